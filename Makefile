@@ -1,0 +1,109 @@
+# `make` alone lists the targets; `make check` is what must pass before a change
+# lands.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Tools are built once per Go version and pinned version, since a linter refuses
+# code newer than the Go it was built with.
+go_version := $(shell go env GOVERSION 2>/dev/null)
+tools      := .tools/$(go_version)
+
+ifeq ($(go_version),)
+ifneq ($(filter-out help setup up,$(MAKECMDGOALS)),)
+$(error go is missing: install Go 1.26 or newer and put it on PATH)
+endif
+endif
+
+LISTEN ?= 127.0.0.1:8080
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
+
+# For one package. Under the race detector everything is several times slower.
+test_timeout := 10m
+race_timeout := 20m
+
+# goose registers every database it knows; only PostgreSQL's driver is wanted.
+goose_tags := no_clickhouse,no_libsql,no_mssql,no_mysql,no_sqlite3,no_vertica,no_ydb
+
+# The test that the migrations need nothing but goose runs this one.
+export PAWL_GOOSE := $(CURDIR)/$(tools)/goose
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## install what run and test need: PostgreSQL, a C compiler (for the race detector)
+	@sh .ci/setup
+
+.PHONY: build
+build: ## build bin/pawl
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/pawl ./cmd/pawl
+
+.PHONY: run
+run: build ## run the service with a PostgreSQL of its own in .pawl/ (LISTEN=127.0.0.1:8080, ARGS=…)
+	@exec bin/pawl dev --data-dir .pawl --listen $(LISTEN) $(ARGS)
+
+.PHONY: test
+test: postgres $(tools)/goose ## run the tests
+	go test -timeout $(test_timeout) ./...
+
+.PHONY: race
+race: postgres $(tools)/goose ## run the tests under the race detector
+	@command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || { echo "the race detector needs a C compiler: run 'make setup'" >&2; exit 1; }
+	go test -race -timeout $(race_timeout) ./...
+
+.PHONY: check
+check: ## run what CI runs: verify, lint, race
+	@for target in verify lint race; do \
+	  start=$$(date +%s); \
+	  $(MAKE) --no-print-directory $$target || exit 1; \
+	  echo "make $$target: $$(($$(date +%s) - start)) s"; \
+	done
+
+.PHONY: generate
+generate: postgres $(tools)/sqlc $(tools)/oapi-codegen ## regenerate the queries, the API types and the schema dump
+	$(tools)/sqlc generate
+	$(tools)/oapi-codegen -config httpapi/oapi-codegen.yaml httpapi/openapi.yaml
+	go test ./db -run '^TestSchemaDump$$' -count 1 -update
+
+.PHONY: verify
+verify: ## fail if what is generated is not what is committed
+	@MAKE='$(MAKE)' sh .ci/verify
+
+.PHONY: lint
+lint: $(tools)/golangci-lint ## lint the code, its formatting and the API contract
+	$(tools)/golangci-lint run
+	@sh .ci/lint-contract
+
+.PHONY: fmt
+fmt: $(tools)/golangci-lint ## format the code
+	$(tools)/golangci-lint fmt
+
+.PHONY: bench
+bench: postgres ## run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: up
+up: ## build and start the service and PostgreSQL in Docker
+	@docker compose version >/dev/null 2>&1 || { echo 'docker compose is missing: install Docker with its compose plugin' >&2; exit 1; }
+	VERSION='$(VERSION)' docker compose up --build
+
+.PHONY: postgres
+postgres:
+	@sh .ci/setup --check
+
+# Without cgo the tools need no C compiler and are the same on every machine;
+# sqlc then parses with the same PostgreSQL grammar compiled to WebAssembly.
+build_tool = CGO_ENABLED=0 go build -C $(1) -o '$(CURDIR)/$@' $(2)
+
+$(tools)/sqlc: tools/go.mod tools/go.sum
+	$(call build_tool,tools,github.com/sqlc-dev/sqlc/cmd/sqlc)
+
+$(tools)/oapi-codegen: tools/go.mod tools/go.sum
+	$(call build_tool,tools,github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen)
+
+$(tools)/golangci-lint: tools/go.mod tools/go.sum
+	$(call build_tool,tools,github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+
+$(tools)/goose: tools/goose/go.mod tools/goose/go.sum
+	$(call build_tool,tools/goose,-tags $(goose_tags) github.com/pressly/goose/v3/cmd/goose)

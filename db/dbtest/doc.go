@@ -1,0 +1,45 @@
+// Package dbtest gives each test a PostgreSQL database of its own.
+//
+//	func TestMain(m *testing.M) { dbtest.Main(m) }
+//
+//	func TestFire(t *testing.T) {
+//		t.Parallel()
+//		pool := dbtest.New(t)
+//		…
+//	}
+//
+// # What it owns
+//
+// One server per test process, started by the first test that needs it and stopped by [Main]. It is, in order:
+//
+//  1. the server of PAWL_TEST_DATABASE_URL, where the role must be allowed to create databases;
+//  2. a container, if a Docker daemon answers (PAWL_TEST_POSTGRES_IMAGE, by default postgres:18-alpine);
+//  3. a private server of the PostgreSQL on this machine, see package localpg.
+//
+// On that server, one template with the schema, made by the migrations once per process, and a clone of it per
+// test, which takes some 50 ms. Databases are called pawl_test_<run>_<number>.
+//
+// # When a test ends
+//
+// Its pool is closed and its database dropped. A failed test's database is kept, and its DSN printed, where
+// keeping makes sense: on the server of PAWL_TEST_DATABASE_URL always, elsewhere with PAWL_TEST_KEEP=1, which
+// also leaves the server running; the output says how to remove it.
+//
+// # When things fail
+//
+//   - No server is to be had: the test fails, and says how to get one. It is never skipped, with one exception:
+//     [Private] needs PostgreSQL on this machine, and skips if the tests run on a container without it.
+//   - Docker answers but has no image or cannot run it: that is logged, and the next kind of server is used.
+//   - The process dies: Linux ends a private server with it, and the next run removes its folder; Docker's reaper
+//     removes a container; databases on a shared server are dropped by the next run. A run is known to be alive
+//     by a connection whose application_name is the databases' prefix, so runs may overlap.
+//   - A package has no TestMain that calls Main: as if the process had died at its end. On systems other than
+//     Linux the private server then goes on until it is killed; so call Main.
+//
+// # Leaks
+//
+// A closed pool leaves no goroutine. While a private server runs, one goroutine watches it; [IgnoreServer] is the
+// option that makes goleak overlook it, and [NoLeaks] checks one test.
+//
+// Nothing but tests may import this package; it is the only one that imports testcontainers.
+package dbtest

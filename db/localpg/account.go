@@ -1,0 +1,167 @@
+package localpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// account is the user that the server runs as when root starts it. A nil *account is the current user.
+type account struct {
+	name     string
+	uid, gid uint32
+}
+
+func (a *account) credential() *syscall.Credential {
+	if a == nil {
+		return nil
+	}
+	return &syscall.Credential{Uid: a.uid, Gid: a.gid}
+}
+
+// chown hands a file over. It does not follow links: the folder may already belong to somebody else.
+func (a *account) chown(path string) error {
+	if a == nil {
+		return nil
+	}
+	if err := os.Lchown(path, int(a.uid), int(a.gid)); err != nil {
+		return fmt.Errorf("localpg: hand over to user %s: %w", a.name, err)
+	}
+	return nil
+}
+
+// accountFor chooses the user for a folder that exists: whoever has it already, so that nobody is locked out of
+// what is theirs, else an unprivileged user of the system.
+func accountFor(home string) (*account, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	data := filepath.Join(home, "data")
+	for _, dir := range []string{data, home} {
+		uid, err := ownerOf(dir)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("localpg: %w", err)
+		case uid != 0:
+			u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+			if err != nil {
+				// PostgreSQL itself looks its user up and gives up when there is none.
+				return nil, fmt.Errorf("localpg: %s belongs to a user this machine does not know: %w", dir, err)
+			}
+			return newAccount(u)
+		case dir == data:
+			return nil, fmt.Errorf("localpg: %s belongs to root, and PostgreSQL refuses to run as root: "+
+				"run \"chown -R postgres %s\"", dir, dir)
+		}
+	}
+	return systemAccount()
+}
+
+// systemAccount is the unprivileged user for folders that nobody else has.
+func systemAccount() (*account, error) {
+	for _, name := range []string{"postgres", "nobody"} {
+		if u, err := user.Lookup(name); err == nil {
+			return newAccount(u)
+		}
+	}
+	return nil, errors.New("localpg: PostgreSQL refuses to run as root, and this machine has " +
+		"neither a user postgres nor a user nobody: run pawl as another user")
+}
+
+func newAccount(u *user.User) (*account, error) {
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("localpg: user %s: %w", u.Username, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("localpg: user %s: %w", u.Username, err)
+	}
+	return &account{name: u.Username, uid: uint32(uid), gid: uint32(gid)}, nil
+}
+
+func ownerOf(path string) (uint32, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Sys().(*syscall.Stat_t).Uid, nil
+}
+
+// checkReach proves that the account can run the server and enter its folder, by doing it: permission bits are
+// not the whole truth. The bits are only read to name what is in the way.
+func (a *account) checkReach(ctx context.Context, bin Binaries, home string) error {
+	if a == nil {
+		return nil
+	}
+	program := filepath.Join(bin.Dir, "postgres")
+	if err := a.try(ctx, program, "/"); err != nil {
+		return a.blocked(program, "name another PostgreSQL in "+BinEnv, err)
+	}
+	if err := a.try(ctx, program, home); err != nil {
+		return a.blocked(home, "choose another folder than "+home, err)
+	}
+	return nil
+}
+
+func (a *account) try(ctx context.Context, program, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "--version")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.credential()}
+	return cmd.Run()
+}
+
+func (a *account) blocked(path, instead string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("localpg: run PostgreSQL as user %s: %w", a.name, err)
+	}
+	if dir, ok := a.firstClosed(path); ok {
+		return fmt.Errorf("localpg: PostgreSQL refuses to run as root and so runs as user %s, who may not enter %s: "+
+			"run \"chmod o+x %s\", or %s", a.name, dir, dir, instead)
+	}
+	return fmt.Errorf("localpg: PostgreSQL refuses to run as root and so runs as user %s, who may not use %s: %w",
+		a.name, path, err)
+}
+
+// firstClosed returns the first folder on the way to path, path included, that the account may not enter.
+func (a *account) firstClosed(path string) (string, bool) {
+	var way []string
+	for dir := path; ; dir = filepath.Dir(dir) {
+		way = append(way, dir)
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	slices.Reverse(way)
+	for _, dir := range way {
+		if info, err := os.Stat(dir); err == nil && !a.mayExecute(info) {
+			return dir, true
+		}
+	}
+	return "", false
+}
+
+func (a *account) mayExecute(info fs.FileInfo) bool {
+	stat, mode := info.Sys().(*syscall.Stat_t), info.Mode().Perm()
+	switch {
+	case stat.Uid == a.uid:
+		return mode&0o100 != 0
+	case stat.Gid == a.gid:
+		return mode&0o010 != 0
+	default:
+		return mode&0o001 != 0
+	}
+}

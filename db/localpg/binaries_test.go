@@ -1,0 +1,123 @@
+package localpg_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pawl-fsm/pawl/db/localpg"
+)
+
+// install makes a folder <root>/<version>/bin whose postgres tells the given version.
+func install(t *testing.T, root, version string) string {
+	t.Helper()
+	dir := filepath.Join(root, version, "bin")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\necho 'postgres (PostgreSQL) %s (made up)'\n", version)
+	for _, name := range []string{"postgres", "initdb"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestFindPrefersTheNewest(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv("PATH", "")
+	install(t, root, "9.6.24")
+	install(t, root, "15.2")
+	newest := install(t, root, "17.1")
+	places := []string{filepath.Join(root, "*", "bin")}
+
+	got, err := localpg.FindIn("", places, 0)
+	if want := (localpg.Binaries{Dir: newest, Version: "17.1", Major: 17}); err != nil || got != want {
+		t.Errorf("find = %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := localpg.FindIn("", places, 15); err != nil || got.Major != 15 {
+		t.Errorf("find for data of 15 = %+v, %v", got, err)
+	}
+	if got, err := localpg.FindIn("", places, 16); err != nil || got.Major != 17 {
+		t.Errorf("find for data of 16, which is not there = %+v, %v", got, err)
+	}
+}
+
+func TestFindPrefersPath(t *testing.T) {
+	root := t.TempDir()
+	mine := install(t, root, "16.3")
+	t.Setenv("PATH", mine)
+	other := t.TempDir()
+	install(t, other, "17.1")
+
+	got, err := localpg.FindIn("", []string{filepath.Join(other, "*", "bin")}, 0)
+	if err != nil || got.Dir != mine {
+		t.Errorf("find = %+v, %v, want the one in PATH", got, err)
+	}
+}
+
+func TestFindObeysOverride(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv("PATH", install(t, root, "17.1"))
+	beta := install(t, root, "19beta1")
+
+	got, err := localpg.FindIn(beta, nil, 0)
+	if want := (localpg.Binaries{Dir: beta, Version: "19beta1", Major: 19}); err != nil || got != want {
+		t.Errorf("find = %+v, %v, want %+v", got, err, want)
+	}
+	// A wrong override is a mistake to be told, not a reason to run something else.
+	if got, err := localpg.FindIn(root, nil, 0); !errors.Is(err, localpg.ErrNotFound) || !strings.Contains(err.Error(), localpg.BinEnv) {
+		t.Errorf("find with a wrong override = %+v, %v", got, err)
+	}
+}
+
+func TestFindRefusesOldVersions(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv("PATH", "")
+	old := install(t, root, "14.11")
+	for _, override := range []string{"", old} {
+		_, err := localpg.FindIn(override, []string{filepath.Join(root, "*", "bin")}, 0)
+		if !errors.Is(err, localpg.ErrNotFound) {
+			t.Fatalf("find = %v, want ErrNotFound", err)
+		}
+		for _, part := range []string{"14.11", "15 or newer", old} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("the message %q does not say %q", err, part)
+			}
+		}
+	}
+}
+
+func TestNotFoundSaysHowToGetOne(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := localpg.FindIn("", nil, 0)
+	if !errors.Is(err, localpg.ErrNotFound) {
+		t.Fatalf("find = %v, want ErrNotFound", err)
+	}
+	for _, part := range []string{"apt install postgresql", "dnf install", "brew install", "PAWL_PG_BIN", "DATABASE_URL"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("the message %q does not say %q", err, part)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("the message is longer than a line: %q", err)
+	}
+}
+
+func TestPathOfOtherPrograms(t *testing.T) {
+	root := t.TempDir()
+	b := localpg.Binaries{Dir: install(t, root, "17.1")}
+	if got, err := b.Path("initdb"); err != nil || got != filepath.Join(b.Dir, "initdb") {
+		t.Errorf("Path(initdb) = %q, %v", got, err)
+	}
+	if got, err := b.Path("sh"); err != nil || filepath.Base(got) != "sh" {
+		t.Errorf("Path(sh) = %q, %v, want the one in PATH", got, err)
+	}
+	if got, err := b.Path("no-such-program"); err == nil {
+		t.Errorf("Path(no-such-program) = %q", got)
+	}
+}

@@ -1,0 +1,70 @@
+package localpg
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// dieWithParent has the kernel end the server when the thread that started it ends, hence also when this process
+// is killed. Data that matters gets a fast shutdown, the rest an immediate one.
+func dieWithParent(attr *syscall.SysProcAttr, temporary bool) {
+	attr.Pdeathsig = syscall.SIGINT
+	if temporary {
+		attr.Pdeathsig = syscall.SIGQUIT
+	}
+}
+
+// stat returns a process's state letter and parent, see proc_pid_stat(5).
+func stat(pid int) (state string, parent int, ok bool) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return "", 0, false
+	}
+	// The second field is the program's name in brackets, and may itself hold spaces and brackets.
+	_, rest, _ := bytes.Cut(raw[max(bytes.LastIndexByte(raw, ')'), 0):], []byte(" "))
+	fields := strings.Fields(string(rest))
+	if len(fields) < 2 {
+		return "", 0, false
+	}
+	parent, err = strconv.Atoi(fields[1])
+	return fields[0], parent, err == nil
+}
+
+func zombie(pid int) bool {
+	state, _, ok := stat(pid)
+	return ok && (state == "Z" || state == "X")
+}
+
+func children(pid int) []int {
+	var kids []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*") // the only error is a malformed pattern
+	for _, dir := range dirs {
+		id, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			continue
+		}
+		if _, parent, ok := stat(id); ok && parent == pid {
+			kids = append(kids, id)
+		}
+	}
+	return kids
+}
+
+// isServerOf tells whether a process is the postmaster of a data folder: it makes that its working directory.
+func isServerOf(pid int, data string) bool {
+	proc := "/proc/" + strconv.Itoa(pid)
+	name, err := os.ReadFile(proc + "/comm")
+	if err != nil || !bytes.HasPrefix(name, []byte("post")) { // postgres, or postmaster, an older name
+		return false
+	}
+	cwd, err := os.Stat(proc + "/cwd")
+	if err != nil {
+		return false
+	}
+	want, err := os.Stat(data)
+	return err == nil && os.SameFile(cwd, want)
+}

@@ -1,0 +1,423 @@
+package localpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const superuser = "postgres"
+
+const (
+	readyWithin     = 2 * time.Minute  // crash recovery of a large database included
+	fastWithin      = 10 * time.Second // a fast shutdown: one checkpoint
+	immediateWithin = 5 * time.Second  // an immediate one: the server itself kills its children after 5 s
+	gonePoll        = 5 * time.Millisecond
+)
+
+// Config describes a server. The zero value is a temporary server of whatever PostgreSQL [Find] finds.
+type Config struct {
+	// Dir is the data folder; it is made if it is missing, and must be empty or made by this package.
+	// Default: a temporary folder, which Stop removes.
+	Dir string
+
+	// Binaries is the PostgreSQL to run. Default: what Find finds, except that a version that made the data in
+	// Dir is preferred to a newer one.
+	Binaries Binaries
+
+	// Settings are server settings, as in postgresql.conf, for example "max_connections": "300". They go before
+	// the defaults of this package, which listen on no address and show time in UTC. The socket's folder is not
+	// to be set.
+	Settings map[string]string
+
+	// Logger is told of starts and stops. Default: nobody. A death is told by Done and Err.
+	Logger *slog.Logger
+
+	// Detached lets the server outlive this process if the process ends without Stop. Without it, Linux shuts
+	// the server down with the process.
+	Detached bool
+}
+
+func (c Config) validate() error {
+	if _, ok := c.Settings["unix_socket_directories"]; ok {
+		return errors.New("localpg: the setting unix_socket_directories belongs to localpg")
+	}
+	if port, ok := c.Settings["port"]; ok {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return fmt.Errorf("localpg: the setting port is %q, not a port number", port)
+		}
+	}
+	return nil
+}
+
+// Server is a running PostgreSQL. Its methods may be called from several goroutines.
+type Server struct {
+	bin      Binaries
+	home     string // the data folder's real path
+	temp     bool   // home goes when the server does
+	args     []string
+	detached bool
+	account  *account
+	lock     *os.File
+	socket   string // the socket's folder
+	output   *os.File
+	dsn      string
+	log      *slog.Logger
+
+	life atomic.Pointer[process] // the present or last run
+
+	mu     sync.Mutex // one of Stop, Kill, Restart at a time
+	closed bool       // by Stop, for good
+}
+
+// Start runs a server and returns when it answers. The context limits the start, not the server's life.
+// A server that an earlier process left behind in the same folder is stopped first.
+//
+// The error is one line that says what to do; it wraps [ErrNotFound] if there is no PostgreSQL to run.
+func Start(ctx context.Context, config Config) (_ *Server, err error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{temp: config.Dir == "", detached: config.Detached, log: config.Logger}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
+
+	if s.temp {
+		sweep(ctx)
+		s.home, err = makeTemp()
+	} else {
+		s.home, err = openFolder(config.Dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.account, err = accountFor(s.home); err != nil {
+		return nil, err
+	}
+	if s.lock, err = takeLock(s.home); err != nil {
+		return nil, err
+	}
+	if err := s.chooseBinaries(config.Binaries); err != nil {
+		return nil, err
+	}
+	if err := s.handOver(); err != nil {
+		return nil, err
+	}
+	if err := s.account.checkReach(ctx, s.bin, s.home); err != nil {
+		return nil, err
+	}
+	if err := stopOrphan(ctx, s.home); err != nil {
+		return nil, err
+	}
+	if err := s.prepare(ctx, config.Settings); err != nil {
+		return nil, err
+	}
+	if err := s.run(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// chooseBinaries settles which PostgreSQL runs, and refuses data that it cannot read.
+func (s *Server) chooseBinaries(given Binaries) (err error) {
+	made, err := dataMajor(s.home)
+	if err != nil {
+		return err
+	}
+	s.bin = given
+	switch {
+	case given.Dir == "":
+		want, _ := strconv.Atoi(made) // 0 for no data; versions before 10 are not whole numbers, and too old
+		s.bin, err = find(os.Getenv(BinEnv), places, want)
+	case given.Major == 0:
+		s.bin, err = inspect(given.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	if made != "" && made != strconv.Itoa(s.bin.Major) {
+		return fmt.Errorf("localpg: the data in %s was made by PostgreSQL %s, and the server in %s is PostgreSQL %s: "+
+			"set %s to the bin folder of PostgreSQL %s, or choose another folder",
+			s.home, made, s.bin.Dir, s.bin.Version, BinEnv, made)
+	}
+	return nil
+}
+
+// handOver gives the folder to the server's user if that user could not enter it, as when root made it by
+// mktemp -d. A folder that can be entered stays its owner's.
+func (s *Server) handOver() error {
+	if s.account == nil {
+		return nil
+	}
+	info, err := os.Stat(s.home)
+	if err != nil {
+		return fmt.Errorf("localpg: data folder: %w", err)
+	}
+	if s.account.mayExecute(info) {
+		return nil
+	}
+	return s.account.chown(s.home)
+}
+
+// prepare makes everything that a run needs and that Restart keeps.
+func (s *Server) prepare(ctx context.Context, settings map[string]string) error {
+	made, err := dataMajor(s.home)
+	if err != nil {
+		return err
+	}
+	if made == "" {
+		if err := makeData(ctx, s.bin, s.home, s.account, s.temp); err != nil {
+			return err
+		}
+	}
+
+	all := map[string]string{
+		"listen_addresses":        "",
+		"port":                    "5432", // set always: both PostgreSQL and pgx would take another from PGPORT
+		"unix_socket_permissions": "0700",
+		"timezone":                "UTC",
+		"log_timezone":            "UTC",
+	}
+	if s.temp {
+		// The default leaves files in /dev/shm when a server is killed for good, and these are small machines.
+		all["dynamic_shared_memory_type"] = "mmap"
+	}
+	maps.Copy(all, settings)
+	if s.socket, err = makeSocketDir(s.home, all["port"], s.account); err != nil {
+		return err
+	}
+	all["unix_socket_directories"] = s.socket
+
+	s.args = []string{"-D", filepath.Join(s.home, "data")}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		s.args = append(s.args, "-c", name+"="+all[name])
+	}
+	query := "?host=" + s.socket + "&port=" + all["port"] // a plainPath needs no escaping, so it can be read
+	s.dsn = (&url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/postgres"}).String() + query
+
+	s.output, err = openLog(s.home)
+	return err
+}
+
+// run starts one life of the server and waits until it answers.
+func (s *Server) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	for {
+		p, err := s.launch()
+		if err != nil {
+			return err
+		}
+		s.life.Store(p)
+		err = s.waitReady(ctx, p)
+		if err == nil {
+			s.log.Info("postgres started", "version", s.bin.Version, "dir", s.home, "pid", p.pid)
+			return nil
+		}
+		p.asked.Store(true)
+		_ = p.end(context.WithoutCancel(ctx), 0)
+		// After a crash the last backends need a moment to notice that their postmaster is gone.
+		if !strings.Contains(err.Error(), "shared memory block") || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (s *Server) waitReady(ctx context.Context, p *process) error {
+	config, err := pgconn.ParseConfig(s.dsn)
+	if err != nil {
+		return fmt.Errorf("localpg: %w", err)
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := pgconn.ConnectConfig(ctx, config)
+		if err == nil {
+			_ = conn.Close(ctx)
+			return nil
+		}
+		select {
+		case <-p.done:
+			return p.err
+		case <-ctx.Done():
+			return fmt.Errorf("localpg: PostgreSQL did not get ready: %w (%w)", ctx.Err(), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// DSN returns a connection string for the superuser and the database postgres, which pgx and psql understand.
+// It stays the same over Restart, and over starts on the same folder.
+func (s *Server) DSN() string { return s.dsn }
+
+// Dir returns the data folder's real path.
+func (s *Server) Dir() string { return s.home }
+
+// Binaries returns the PostgreSQL that runs.
+func (s *Server) Binaries() Binaries { return s.bin }
+
+// PID returns the process id of the postmaster of the present or last run.
+func (s *Server) PID() int { return s.life.Load().pid }
+
+// Done is closed when the present run ends, whoever ended it. After Restart there is a new one.
+func (s *Server) Done() <-chan struct{} { return s.life.Load().done }
+
+// Err says why the server died. It is nil while the server runs, and after a Stop that found it alive.
+func (s *Server) Err() error {
+	p := s.life.Load()
+	select {
+	case <-p.done:
+		return p.err
+	default:
+		return nil
+	}
+}
+
+// Stop shuts the server down in an orderly way (clients are disconnected, what is committed is written), waits
+// until it is gone, and removes a temporary folder. If that takes longer than the context allows or 10 seconds,
+// the server is stopped without a checkpoint, and at last killed; committed data is safe in either case.
+// Stop also cleans up after a server that died. A second Stop does nothing.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	if err := s.end(ctx); err != nil {
+		return err
+	}
+	s.closed = true
+	s.release()
+	s.log.Info("postgres stopped", "dir", s.home)
+	return nil
+}
+
+func (s *Server) end(ctx context.Context) error {
+	p := s.life.Load()
+	p.asked.Store(true)
+	return p.end(ctx, fastWithin)
+}
+
+// Kill makes the server crash: the postmaster and all its children get SIGKILL, and are gone when Kill returns.
+// Restart brings the server back; Stop cleans up.
+func (s *Server) Kill() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life.Load().kill()
+}
+
+// Restart stops the server, if it still runs, and starts it again on the same data with the same DSN.
+func (s *Server) Restart(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("localpg: restart: the server was stopped for good")
+	}
+	if err := s.end(ctx); err != nil {
+		return err
+	}
+	// A killed server's children may outlive it, and its socket's lock file does.
+	if err := stopOrphan(ctx, s.home); err != nil {
+		return err
+	}
+	if err := emptyDir(s.socket); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("localpg: socket folder: %w", err)
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("localpg: socket folder: %w", err)
+		}
+	}
+	return nil
+}
+
+// release gives everything back that is outside the data, and the data of a temporary server.
+// The lock goes last: until then nobody else looks at the folder.
+func (s *Server) release() {
+	if s.output != nil {
+		_ = s.output.Close()
+	}
+	if s.socket != "" {
+		_ = os.RemoveAll(s.socket)
+	}
+	if s.temp && s.home != "" {
+		_ = os.RemoveAll(s.home)
+	}
+	if s.lock != nil {
+		_ = s.lock.Close()
+	}
+}
+
+// stopOrphan ends a postmaster that runs on the folder although no process owns it, and removes a postmaster.pid
+// whose process id has meanwhile gone to another program, which PostgreSQL would take for a live server.
+// The caller holds the lock.
+func stopOrphan(ctx context.Context, home string) error {
+	data := filepath.Join(home, "data")
+	pidFile := filepath.Join(data, "postmaster.pid")
+	raw, err := os.ReadFile(pidFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("localpg: look for a server left behind: %w", err)
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || pid <= 1 || !alive(pid) {
+		return nil // PostgreSQL clears this up itself
+	}
+	if !isServerOf(pid, data) {
+		// The shared memory of such a server, if any, is still found by PostgreSQL itself.
+		if err := os.Remove(pidFile); err != nil {
+			return fmt.Errorf("localpg: remove a stale postmaster.pid: %w", err)
+		}
+		return nil
+	}
+	for _, step := range []struct {
+		signal syscall.Signal
+		within time.Duration
+	}{{syscall.SIGINT, fastWithin}, {syscall.SIGQUIT, immediateWithin}} {
+		_ = syscall.Kill(pid, step.signal)
+		if waitGone(ctx, step.within, pid) {
+			return nil
+		}
+	}
+	if !killTree(pid) {
+		return fmt.Errorf("localpg: the PostgreSQL of %s that an earlier process left behind (process %d) does not end",
+			home, pid)
+	}
+	return nil
+}

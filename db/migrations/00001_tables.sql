@@ -1,0 +1,243 @@
+-- The tables of pawl. Their constraints are the first line of defence: what they
+-- refuse cannot be stored, whoever writes. The functions that write them are in
+-- 00002_engine.sql; nothing else should.
+--
+-- Every table that belongs to a tenant leads its keys with tenant_id, so that a
+-- distributed Postgres can later keep a tenant's rows together. Workflows belong to
+-- the deployment, not to a tenant.
+
+-- +goose Up
+create schema pawl;
+
+comment on schema pawl is 'finite-state-machine service: definitions, instances, history';
+
+-- setting is one row: what every replica and every SQL caller must agree on.
+-- `pawl migrate set` changes it; nothing caches it.
+create table pawl.setting (
+  only_row boolean not null default true,
+  idempotency_ttl interval not null default interval '24 hours',
+  idempotency_ttl_slides boolean not null default false,
+  context_limit integer not null default 65536,
+  payload_limit integer not null default 65536,
+  definition_limit integer not null default 1048576,
+  state_limit integer not null default 500,
+  cursor_secret bytea not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
+  constraint setting_pkey primary key (only_row),
+  constraint setting_is_one_row check (only_row),
+  constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
+  constraint setting_limits_are_positive
+    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
+);
+
+comment on column pawl.setting.idempotency_ttl is 'how long an idempotency key is remembered';
+comment on column pawl.setting.idempotency_ttl_slides is 'whether a replay starts the time again';
+comment on column pawl.setting.context_limit is 'bytes of a context as jsonb text';
+comment on column pawl.setting.payload_limit is 'bytes of a payload as jsonb text';
+comment on column pawl.setting.definition_limit is 'bytes of a definition as jsonb text';
+comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
+
+insert into pawl.setting default values;
+
+-- workflow holds one immutable row per version of a definition.
+create table pawl.workflow (
+  name text not null,
+  version integer not null,
+  definition jsonb not null,
+  checksum text not null,
+  initial text not null,
+  ttl interval,
+  ttl_target text,
+  require_if_match boolean not null,
+  context_schema jsonb,
+  context_schema_checksum text,
+  created_at timestamptz not null,
+  created_by text not null,
+  constraint workflow_pkey primary key (name, version),
+  constraint workflow_name_is_a_slug check (name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'),
+  -- The name becomes part of a constraint's name, of which Postgres keeps 63 bytes;
+  -- there an underscore is written twice, which keeps 'a-b' and 'a_b' apart.
+  constraint workflow_name_fits_a_constraint_name check (length(replace(name, '_', '__')) <= 42),
+  constraint workflow_version_is_positive check (version >= 1),
+  constraint workflow_definition_is_an_object check (jsonb_typeof(definition) = 'object'),
+  constraint workflow_ttl_is_positive check (ttl > interval '0'),
+  constraint workflow_ttl_has_a_target check ((ttl is null) = (ttl_target is null)),
+  constraint workflow_context_schema_has_a_checksum
+    check ((context_schema is null) = (context_schema_checksum is null))
+);
+
+create table pawl.workflow_state (
+  workflow text not null,
+  workflow_version integer not null,
+  state text not null,
+  status text not null,
+  events text[] not null,
+  timeout interval,
+  timeout_event text,
+  constraint workflow_state_pkey primary key (workflow, workflow_version, state),
+  constraint workflow_state_workflow_fkey
+    foreign key (workflow, workflow_version) references pawl.workflow (name, version),
+  constraint workflow_state_name_is_an_identifier check (state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'),
+  constraint workflow_state_status_is_known
+    check (status in ('active', 'completed', 'failed', 'cancelled', 'expired')),
+  constraint workflow_state_final_accepts_nothing
+    check (status = 'active' or (events = '{}' and timeout is null)),
+  constraint workflow_state_timeout_is_positive check (timeout > interval '0'),
+  constraint workflow_state_timeout_has_an_event check ((timeout is null) = (timeout_event is null))
+);
+
+comment on column pawl.workflow_state.status is 'active, or the outcome of a final state';
+comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
+comment on column pawl.workflow_state.timeout is 'its nearest timeout';
+
+-- workflow_transition holds the candidates for an event in a state; the first by
+-- position whose guard holds is taken. A timeout is an event of the engine's own: its
+-- name holds a colon, which no caller's event may.
+create table pawl.workflow_transition (
+  workflow text not null,
+  workflow_version integer not null,
+  source text not null,
+  event text not null,
+  position integer not null,
+  target text not null,
+  guard jsonpath,
+  assign_names text[] not null,
+  assign_paths jsonpath[] not null,
+  assign_payload boolean not null,
+  payload_schema jsonb,
+  payload_schema_checksum text,
+  constraint workflow_transition_pkey primary key (workflow, workflow_version, source, event, position),
+  constraint workflow_transition_source_fkey
+    foreign key (workflow, workflow_version, source) references pawl.workflow_state (workflow, workflow_version, state),
+  constraint workflow_transition_target_fkey
+    foreign key (workflow, workflow_version, target) references pawl.workflow_state (workflow, workflow_version, state),
+  constraint workflow_transition_event_is_an_identifier
+    check (event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' or event ~ '^after:[0-9a-z]+$'),
+  constraint workflow_transition_position_is_positive check (position >= 1),
+  constraint workflow_transition_assigns_are_pairs
+    check (coalesce(array_length(assign_names, 1), 0) = coalesce(array_length(assign_paths, 1), 0)),
+  constraint workflow_transition_payload_schema_has_a_checksum
+    check ((payload_schema is null) = (payload_schema_checksum is null))
+);
+
+comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
+
+-- instance is one running process. Each workflow adds a CHECK of its own to this table
+-- that lists its states by version: instance_<workflow>_state_check.
+create table pawl.instance (
+  tenant_id text not null,
+  id uuid not null,
+  workflow text not null,
+  workflow_version integer not null,
+  state text not null,
+  status text not null,
+  version bigint not null,
+  context jsonb not null,
+  business_key text,
+  correlation_id text,
+  parent_id uuid,
+  created_at timestamptz not null,
+  state_changed_at timestamptz not null,
+  expires_at timestamptz,
+  error jsonb,
+  constraint instance_pkey primary key (tenant_id, id),
+  constraint instance_tenant_id_has_1_to_63_characters check (length(tenant_id) between 1 and 63),
+  constraint instance_status_is_known
+    check (status in ('active', 'completed', 'failed', 'cancelled', 'expired')),
+  constraint instance_version_is_positive check (version >= 1),
+  constraint instance_context_is_an_object check (jsonb_typeof(context) = 'object'),
+  constraint instance_business_key_has_1_to_255_characters check (length(business_key) between 1 and 255),
+  constraint instance_correlation_id_has_1_to_255_characters check (length(correlation_id) between 1 and 255),
+  constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
+);
+
+-- A business key names one instance of a workflow for as long as the instance exists.
+create unique index instance_business_key_key on pawl.instance (tenant_id, workflow, business_key)
+  where business_key is not null;
+-- The indexes below hold columns that never change, so that a transition stays a
+-- heap-only update.
+create index instance_workflow_idx on pawl.instance (tenant_id, workflow, id);
+create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, id)
+  where correlation_id is not null;
+
+-- history is append-only and gapless per instance: each row is one step, with all that
+-- the step left behind. It is the audit trail, the source of replays and of reads of
+-- the past, and the outbox.
+create table pawl.history (
+  tenant_id text not null,
+  instance_id uuid not null,
+  version bigint not null,
+  seq bigint not null generated always as identity,
+  xid xid8 not null default pg_current_xact_id(),
+  workflow text not null,
+  workflow_version integer not null,
+  kind text not null,
+  event text,
+  from_state text,
+  to_state text not null,
+  status text not null,
+  context jsonb not null,
+  payload jsonb,
+  expires_at timestamptz,
+  error jsonb,
+  actor text not null,
+  reason text,
+  key text,
+  correlation_id text,
+  traceparent text,
+  at timestamptz not null,
+  constraint history_pkey primary key (tenant_id, instance_id, version),
+  constraint history_version_is_positive check (version >= 1),
+  constraint history_kind_is_known
+    check (kind in ('created', 'transition', 'timeout', 'expired', 'forced', 'migrated')),
+  constraint history_starts_with_created
+    check ((version = 1) = (kind = 'created') and (kind = 'created') = (from_state is null)),
+  constraint history_status_is_known
+    check (status in ('active', 'completed', 'failed', 'cancelled', 'expired')),
+  constraint history_reason_has_1_to_1000_characters check (length(reason) between 1 and 1000)
+);
+
+-- idempotency_key holds the first decision for a key: which step it made, or which
+-- refusal the machine decided at which version. The answer is rebuilt from history.
+create table pawl.idempotency_key (
+  tenant_id text not null,
+  key text not null,
+  fingerprint bytea not null,
+  outcome text not null,
+  instance_id uuid not null,
+  version bigint not null,
+  expires_at timestamptz not null,
+  constraint idempotency_key_pkey primary key (tenant_id, key),
+  constraint idempotency_key_has_1_to_255_bytes check (octet_length(key) between 1 and 255),
+  constraint idempotency_key_fingerprint_is_sha256 check (length(fingerprint) = 32),
+  constraint idempotency_key_outcome_is_a_decision
+    check (outcome in ('applied', 'transition-not-allowed', 'guard-rejected'))
+);
+
+create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
+
+-- timer holds the nearest deadline of an instance's present state. It is armed and
+-- cleared in the transaction of the step that enters the state.
+create table pawl.timer (
+  tenant_id text not null,
+  instance_id uuid not null,
+  due_at timestamptz not null,
+  event text not null,
+  armed_version bigint not null,
+  constraint timer_pkey primary key (tenant_id, instance_id),
+  constraint timer_event_is_known check (event = 'ttl' or event ~ '^after:'),
+  constraint timer_armed_version_is_positive check (armed_version >= 1)
+);
+
+create index timer_due_at_idx on pawl.timer (due_at);
+
+-- instance_at is pawl.instance as it was after each of its steps: the same columns, one
+-- row per version.
+create view pawl.instance_at as
+select
+  i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
+  i.business_key, i.correlation_id, i.parent_id, i.created_at, h.at as state_changed_at, h.expires_at, h.error
+from pawl.history h
+join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
+
+-- +goose Down
+drop schema pawl cascade;

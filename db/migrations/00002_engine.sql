@@ -1,0 +1,1130 @@
+-- The engine. It decides every command and is the only writer of the tables.
+--
+-- A command is *create* or *fire*. Both take parallel arrays, one entry per command,
+-- and answer one pawl.outcome row per command, so that many requests share a round
+-- trip and a commit; create_one and fire_one wrap them for SQL callers. An empty
+-- string in a text array means "none".
+--
+-- How a call decides, under READ COMMITTED, where each statement of a volatile
+-- function sees a fresh snapshot:
+--
+--   1. Lock the instances, in the order of their ids.
+--   2. Read the clock, then decide and write in one statement: only commands whose
+--      key was claimed, and those without one, have an effect.
+--   3. In a statement of its own, so that it sees what others committed meanwhile,
+--      answer the commands whose key was already taken from what was recorded.
+--
+-- Lock order: instance (by id), idempotency_key (by key), history, timer.
+--
+-- Outcomes are codes, not exceptions: a refusal must not undo its neighbours, and a
+-- subtransaction per command would cost more than the command. Raised conditions are
+-- class PW; `detail` is JSON with the same code and members that HTTP answers with:
+--
+--   PW001 one instance twice in a call      PW400 malformed-request
+--   PW404 instance- or workflow-not-found   PW409 a refusal, or workflow-conflict
+--   PW412 version-mismatch                  PW413 too-large
+--   PW422 unknown-event, invalid-definition, idempotency-key-reuse
+--   PW428 precondition-required
+--
+-- What follows from how Postgres plans and locks, each shown by a test in db:
+--
+--   * An instance is locked first and read afterwards. An update that joins the row it
+--     waits for re-checks the old joined row and silently changes nothing.
+--   * A key that is taken is read in the statement after the one that found it taken;
+--     a single statement could neither insert it nor see it.
+--   * Rows are looked up by their full key through `left join lateral (… limit 1)`. A
+--     generic plan made while the tables are empty takes a tenant for two rows and
+--     would read all of its keys at each call.
+--   * decide and choose are single SELECTs in language sql, and stable, so that the
+--     planner puts them in place. They hold the decision, and dry runs share it.
+--   * No volatile function is called inside the writing statement, and p_tenant is
+--     compared in every access: what a distributed Postgres needs to run the call
+--     where the tenant lives.
+
+-- +goose Up
+
+-- now is the only clock. Tests replace it to move time; nothing else can.
+-- +goose StatementBegin
+create function pawl.now() returns timestamptz
+language sql volatile parallel safe
+as $$ select clock_timestamp() $$;
+-- +goose StatementEnd
+
+-- uuid_v7 makes an id that sorts by time: RFC 9562 version 7, whose twelve bits of
+-- sub-millisecond fraction (its method 3) keep ids in order within a millisecond.
+-- +goose StatementBegin
+create function pawl.uuid_v7(p_at timestamptz) returns uuid
+language sql volatile parallel safe
+as $$
+  select encode(
+    set_byte(
+      set_byte(
+        overlay(uuid_send(gen_random_uuid()) placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
+        6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
+      7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+    'hex')::uuid
+  from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
+$$;
+-- +goose StatementEnd
+
+-- uuid_v7_floor is the lowest id made in the millisecond of p_at: it turns a bound on
+-- created_at into a bound on the primary key.
+-- +goose StatementBegin
+create function pawl.uuid_v7_floor(p_at timestamptz) returns uuid
+language sql immutable parallel safe
+as $$
+  select (lpad(to_hex(floor(extract(epoch from p_at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+-- +goose StatementEnd
+
+-- rfc3339 writes a time for guards and assigns: UTC, microseconds, fixed width, so that
+-- times compare as strings too. The offset is +00:00, since datetime() refuses "Z".
+-- +goose StatementBegin
+create function pawl.rfc3339(p_at timestamptz) returns text
+language sql stable parallel safe
+as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
+-- +goose StatementEnd
+
+-- outcome is the shape of an answer to a command; it never holds rows. A view, because
+-- sqlc knows the columns of a view that a function returns. `outcome` is 'applied' or a
+-- problem's code; the instance's columns are null where there is no instance to show.
+create view pawl.outcome as
+select
+  0 as ordinal,
+  ''::text as outcome,
+  false as replayed,
+  null::uuid as id,
+  null::text as workflow,
+  null::integer as workflow_version,
+  null::text as state,
+  null::text as status,
+  null::bigint as version,
+  null::jsonb as context,
+  null::text as business_key,
+  null::text as correlation_id,
+  null::timestamptz as created_at,
+  null::timestamptz as state_changed_at,
+  null::timestamptz as expires_at,
+  null::jsonb as error,
+  null::text[] as actions,
+  null::text[] as guards,
+  null::jsonb as schema
+where false;
+
+-- choose picks the transition that an event takes from a state: the first by position
+-- whose guard holds on the document {context, payload, instance, now}. A guard that is
+-- false, null, missing or not boolean does not hold. A candidate whose payload schema
+-- the caller has not checked (p_checked: its checksum, or '*' to vouch for any) is
+-- chosen unguarded, with unchecked true and no context, so that a payload is refused
+-- for its shape before a guard sees it.
+-- Returns: one row, or none if no guard holds; context as it becomes. An assign whose
+--          path selects nothing leaves its name as it was.
+-- +goose StatementBegin
+create function pawl.choose(
+  p_workflow text, p_workflow_version integer, p_state text, p_event text,
+  p_document jsonb, p_checked text
+) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb)
+language sql stable parallel safe
+as $$
+  select
+    t.target,
+    t.unchecked,
+    case
+      when t.unchecked then null
+      when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
+      when t.assign_names = '{}' then p_document -> 'context'
+      else p_document -> 'context' || coalesce(
+        (
+          select jsonb_object_agg(a.name, a.value)
+          from (
+            select n.name, jsonb_path_query_first(p_document, n.path, '{}', true) as value
+            from unnest(t.assign_names, t.assign_paths) as n (name, path)
+          ) a
+          where a.value is not null
+        ),
+        '{}')
+    end,
+    t.payload_schema
+  from (
+    select
+      w.*,
+      w.payload_schema is not null and p_checked is distinct from '*'
+        and p_checked is distinct from w.payload_schema_checksum as unchecked
+    from pawl.workflow_transition w
+    where w.workflow = p_workflow
+      and w.workflow_version = p_workflow_version
+      and w.source = p_state
+      and w.event = p_event
+      and case
+        when w.payload_schema is not null and p_checked is distinct from '*'
+          and p_checked is distinct from w.payload_schema_checksum then true
+        when w.guard is null then true
+        else jsonb_path_match(p_document, w.guard, '{}', true)
+      end
+    order by w.position
+    limit 1
+  ) t
+$$;
+-- +goose StatementEnd
+
+-- guards lists the guards of an event in a state as the definition words them.
+-- +goose StatementBegin
+create function pawl.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
+language sql stable parallel safe
+as $$
+  select array_agg(t.value ->> 'guard' order by t.position)
+  from pawl.workflow w
+  cross join lateral jsonb_array_elements(w.definition #> array['states', p_state, 'on', p_event])
+    with ordinality as t (value, position)
+  where w.name = p_workflow and w.version = p_workflow_version
+$$;
+-- +goose StatementEnd
+
+-- document is what guards and assigns see.
+-- +goose StatementBegin
+create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
+language sql stable parallel safe
+as $$
+  select jsonb_build_object(
+    'context', p_instance.context,
+    'payload', p_payload,
+    'now', pawl.rfc3339(p_now),
+    'instance', jsonb_build_object(
+      'id', p_instance.id,
+      'workflow', p_instance.workflow,
+      'workflow_version', p_instance.workflow_version,
+      'state', p_instance.state,
+      'status', p_instance.status,
+      'version', p_instance.version,
+      'business_key', p_instance.business_key,
+      'correlation_id', p_instance.correlation_id,
+      'created_at', pawl.rfc3339(p_instance.created_at),
+      'state_changed_at', pawl.rfc3339(p_instance.state_changed_at),
+      'expires_at', pawl.rfc3339(p_instance.expires_at)))
+$$;
+-- +goose StatementEnd
+
+-- decide says what each fire command comes to, reading only. The order of its refusals
+-- is the contract's: a key already taken ('seen'), not found, precondition, size, event,
+-- guard.
+-- Returns: one row per command. For 'applied', the columns from state to expires_at are
+--          the instance as it becomes, from_state what it leaves; else as it is.
+-- +goose StatementBegin
+create function pawl.decide(
+  p_tenant text, p_now timestamptz,
+  p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
+) returns table (
+  ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea,
+  actor text, reason text, command_correlation_id text, traceparent text,
+  workflow text, workflow_version integer, from_state text, state text, status text, version bigint,
+  context jsonb, business_key text, correlation_id text, created_at timestamptz,
+  state_changed_at timestamptz, expires_at timestamptz, error jsonb, actions text[],
+  timeout interval, timeout_event text, armed boolean, guards text[], payload_schema jsonb, idempotency_ttl interval
+)
+language sql stable
+as $$
+  select
+    c.ordinal::integer,
+    o.outcome,
+    c.id,
+    c.event,
+    c.payload,
+    nullif(c.key, ''),
+    case when c.key <> '' then
+      sha256(convert_to(jsonb_build_array('fire', c.id, c.event, c.payload)::text, 'UTF8'))
+    end,
+    c.actor,
+    nullif(c.reason, ''),
+    coalesce(nullif(c.correlation_id, ''), (i.instance).correlation_id),
+    nullif(c.traceparent, ''),
+    (i.instance).workflow,
+    (i.instance).workflow_version,
+    (i.instance).state,
+    case when o.applied then t.target else (i.instance).state end,
+    case when o.applied then s.status else (i.instance).status end,
+    case when o.applied then (i.instance).version + 1 else (i.instance).version end,
+    case when o.applied then t.context else (i.instance).context end,
+    (i.instance).business_key,
+    (i.instance).correlation_id,
+    (i.instance).created_at,
+    case when o.applied then greatest(p_now, (i.instance).state_changed_at) else (i.instance).state_changed_at end,
+    (i.instance).expires_at,
+    (i.instance).error,
+    coalesce(s.events, f.events),
+    s.timeout,
+    s.timeout_event,
+    m.armed,
+    case when o.outcome = 'guard-rejected' then
+      pawl.guards((i.instance).workflow, (i.instance).workflow_version, (i.instance).state, c.event)
+    end,
+    t.payload_schema,
+    g.idempotency_ttl
+  from unnest(
+      p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
+      p_actors, p_reasons, p_correlation_ids, p_traceparents
+    ) with ordinality as c (
+      id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, ordinal)
+  cross join (select g.* from pawl.setting g limit 1) g
+  left join lateral (
+    select true as seen
+    from pawl.idempotency_key k
+    where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
+    limit 1
+  ) k on true
+  left join lateral (
+    select i as instance
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+  ) i on true
+  left join lateral (
+    select w.require_if_match
+    from pawl.workflow w
+    where w.name = (i.instance).workflow and w.version = (i.instance).workflow_version and c.expected = ''
+    limit 1
+  ) w on true
+  cross join lateral (
+    select case
+      when k.seen then 'seen'
+      when i.instance is null then 'instance-not-found'
+      when c.expected not in ('', '*') and not (i.instance).version = any (c.expected::bigint[]) then 'version-mismatch'
+      when w.require_if_match then 'precondition-required'
+      when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
+      when octet_length(c.payload::text) > g.payload_limit then 'payload-too-large'
+      -- Such events are the engine's own.
+      when c.event like '%:%' then 'unknown-event'
+    end as refusal
+    offset 0
+  ) e
+  left join lateral pawl.choose(
+    (i.instance).workflow,
+    (i.instance).workflow_version,
+    case when e.refusal is null and (i.instance).status = 'active' then (i.instance).state end,
+    c.event,
+    case when e.refusal is null then pawl.document(i.instance, c.payload, p_now) end,
+    nullif(c.checked, '')
+  ) t on true
+  left join lateral (
+    select w.status, w.events, w.timeout, w.timeout_event
+    from pawl.workflow_state w
+    where w.workflow = (i.instance).workflow
+      and w.workflow_version = (i.instance).workflow_version
+      and w.state = t.target
+      and not t.unchecked
+      and octet_length(t.context::text) <= g.context_limit
+    limit 1
+  ) s on true
+  left join lateral (
+    select w.events
+    from pawl.workflow_state w
+    where w.workflow = (i.instance).workflow
+      and w.workflow_version = (i.instance).workflow_version
+      and w.state = (i.instance).state
+      and s.status is null
+    limit 1
+  ) f on true
+  left join lateral (
+    select true as armed
+    from pawl.timer m
+    where m.tenant_id = p_tenant and m.instance_id = c.id and s.status is not null
+    limit 1
+  ) m on true
+  cross join lateral (
+    select
+      case
+        when e.refusal is not null then e.refusal
+        when t.unchecked then 'payload-unchecked'
+        when s.status is not null then 'applied'
+        when t.target is not null then 'context-too-large'
+        when c.event = any (f.events) then 'guard-rejected'
+        when exists (
+          select from pawl.workflow_transition w
+          where w.workflow = (i.instance).workflow
+            and w.workflow_version = (i.instance).workflow_version
+            and w.event = c.event
+        ) then 'transition-not-allowed'
+        else 'unknown-event'
+      end as outcome,
+      s.status is not null as applied
+    offset 0
+  ) o
+$$;
+-- +goose StatementEnd
+
+-- replay answers commands whose key was taken before them from what was recorded.
+-- Returns: one row per key, in order; the instance as it was then.
+-- Raises:  40001 a key vanished while it was read: try again
+-- Locks:   idempotency_key, if the time to live slides
+-- Writes:  idempotency_key.expires_at, if the time to live slides
+-- +goose StatementBegin
+create function pawl.replay(
+  p_tenant text, p_now timestamptz, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]
+) returns setof pawl.outcome
+language plpgsql volatile
+as $$
+declare
+  v_ttl interval;
+  v_found integer;
+begin
+  select g.idempotency_ttl into v_ttl from pawl.setting g where g.idempotency_ttl_slides;
+  if found then
+    update pawl.idempotency_key k
+    set expires_at = p_now + v_ttl
+    where k.tenant_id = p_tenant and k.key = any (p_keys) and k.expires_at > p_now;
+  end if;
+
+  return query
+  select
+    c.ordinal,
+    case when r.same then k.outcome else 'idempotency-key-reuse' end,
+    true,
+    a.id, a.workflow, a.workflow_version, a.state, a.status, a.version, a.context,
+    a.business_key, a.correlation_id, a.created_at, a.state_changed_at, a.expires_at, a.error,
+    s.events,
+    case when r.same and k.outcome = 'guard-rejected' then
+      pawl.guards(a.workflow, a.workflow_version, a.state, c.event)
+    end,
+    null::jsonb
+  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  cross join lateral (
+    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+  ) k
+  cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
+  left join lateral (
+    select a.*
+    from pawl.instance_at a
+    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    limit 1
+  ) a on true
+  left join lateral (
+    select w.events
+    from pawl.workflow_state w
+    where w.workflow = a.workflow and w.workflow_version = a.workflow_version and w.state = a.state
+    limit 1
+  ) s on true;
+
+  get diagnostics v_found = row_count;
+  if v_found < cardinality(p_ordinals) then
+    raise exception 'an idempotency key expired while its outcome was read; try again' using errcode = '40001';
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- fire moves instances along one transition each and records what was decided.
+-- p_expected: '' for none, '*' for any version, else an array literal of the versions
+-- that will do, such as '{3}'. p_checked: the checksum of the payload schema that the
+-- caller has checked the payload against, or '*'; see 'payload-unchecked'.
+-- Returns: one row per command, in no order: outcome, and the instance as it then was.
+--          'payload-unchecked' comes with the schema to check: then call again.
+-- Raises:  PW001 the same instance twice in one call
+-- Locks:   instance (for no key update, by id), then idempotency_key (by key)
+-- Writes:  idempotency_key, instance, history, timer
+-- +goose StatementBegin
+create function pawl.fire(
+  p_tenant text,
+  p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
+) returns setof pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now timestamptz;
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_events text[];
+begin
+  if cardinality(p_ids) > 1 and (select count(distinct c.id) from unnest(p_ids) as c (id)) < cardinality(p_ids) then
+    raise exception 'fire: an instance is named twice in one call; move it one step at a time'
+      using errcode = 'PW001';
+  end if;
+
+  perform i.found
+  from (select c.id from unnest(p_ids) as c (id) order by c.id) c
+  cross join lateral (
+    select true as found
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+    for no key update
+  ) i;
+
+  -- Read under the lock, so that time rises with the version.
+  v_now := pawl.now();
+
+  for v_row in
+    with decided as materialized (
+      select * from pawl.decide(
+        p_tenant, v_now, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
+        p_actors, p_reasons, p_correlation_ids, p_traceparents)
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + d.idempotency_ttl
+      from decided d
+      where d.key is not null and d.outcome in ('applied', 'transition-not-allowed', 'guard-rejected')
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      -- The instance tells two commands with one key apart.
+      returning k.key, k.instance_id
+    ),
+    settled as materialized (
+      select
+        d.*,
+        d.outcome <> 'seen' and (
+          d.key is null
+          or d.outcome not in ('applied', 'transition-not-allowed', 'guard-rejected')
+          or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
+        ) as settled
+      from decided d
+    ),
+    moved as (
+      -- Every row exists and is locked: this is an update whose look-up by the full key
+      -- no plan can change, which an update with a join is not.
+      insert into pawl.instance as i (
+        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+      select
+        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.created_at,
+        s.state_changed_at
+      from settled s
+      where s.settled and s.outcome = 'applied'
+      on conflict on constraint instance_pkey do update
+      set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
+        state_changed_at = excluded.state_changed_at
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+        context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, s.id, s.version, s.workflow, s.workflow_version, 'transition', s.event, s.from_state, s.state, s.status,
+        s.context, s.payload, s.expires_at, s.error, s.actor, s.reason, s.key, s.command_correlation_id,
+        s.traceparent, s.state_changed_at
+      from settled s
+      where s.settled and s.outcome = 'applied'
+    ),
+    armed as (
+      insert into pawl.timer as t (tenant_id, instance_id, due_at, event, armed_version)
+      select
+        p_tenant, s.id, least(s.state_changed_at + s.timeout, s.expires_at),
+        case when s.state_changed_at + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
+        s.version
+      from settled s
+      where s.settled and s.outcome = 'applied' and s.status = 'active'
+        and (s.timeout is not null or s.expires_at is not null)
+      on conflict on constraint timer_pkey do update
+      set due_at = excluded.due_at, event = excluded.event, armed_version = excluded.armed_version
+    )
+    select s.* from settled s
+  loop
+    if v_row.settled then
+      if v_row.outcome = 'applied' and v_row.armed and (
+        v_row.status <> 'active' or (v_row.timeout is null and v_row.expires_at is null)
+      ) then
+        -- One by one, since a delete with a join would not be bound to the full key.
+        delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.id;
+      end if;
+      return query select
+        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version, v_row.state,
+        v_row.status, v_row.version, v_row.context, v_row.business_key, v_row.correlation_id, v_row.created_at,
+        v_row.state_changed_at, v_row.expires_at, v_row.error, v_row.actions, v_row.guards, v_row.payload_schema;
+    else
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+      v_events := v_events || v_row.event;
+    end if;
+  end loop;
+
+  if v_ordinals is not null then
+    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, v_events);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- preview says what fire would come to, and writes nothing: the same decision, in a
+-- read-only transaction if the caller likes. Keys play no part.
+-- Returns: one row per command, in no order; an applied one shows the instance as it would be.
+-- +goose StatementBegin
+create function pawl.preview(
+  p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[]
+) returns setof pawl.outcome
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
+    d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
+    d.payload_schema
+  from pawl.decide(
+    p_tenant, pawl.now(), p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
+$$;
+-- +goose StatementEnd
+
+-- create starts instances of the latest version of their workflow and records what was
+-- decided. p_instance_correlation_ids belong to the instance and to the request's
+-- fingerprint; p_correlation_ids to the command alone, and stand in where the instance
+-- has none. p_lifetimes override the workflow's ttl. p_checked: as for fire, of the
+-- context schema.
+-- Returns: one row per command, in no order: outcome, and the instance as it then was.
+--          'instance-exists' comes with the id of the holder of the business key.
+-- Locks:   idempotency_key (by key), then instance (the business key)
+-- Writes:  idempotency_key, instance, history, timer
+-- +goose StatementBegin
+create function pawl.create(
+  p_tenant text,
+  p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[],
+  p_lifetimes interval[], p_checked text[],
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
+) returns setof pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_ids uuid[] := array(select pawl.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_lost integer[];
+  v_lost_keys text[];
+begin
+  for v_row in
+    with decided as materialized (
+      select
+        c.ordinal::integer as ordinal,
+        case
+          when k.seen then 'seen'
+          when w.name is null then 'workflow-not-found'
+          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
+          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
+          when octet_length(c.context::text) > g.context_limit then 'context-too-large'
+          when w.context_schema is not null and c.checked <> '*' and c.checked <> w.context_schema_checksum
+            then 'context-unchecked'
+          when b.id is not null then 'instance-exists'
+          else 'applied'
+        end as outcome,
+        case when b.id is not null then b.id else c.id end as id,
+        nullif(c.key, '') as key,
+        case when c.key <> '' then sha256(convert_to(
+          jsonb_build_array(
+            'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
+            extract(epoch from c.lifetime))::text,
+          'UTF8'))
+        end as fingerprint,
+        c.workflow,
+        w.version as workflow_version,
+        w.initial as state,
+        s.status,
+        s.events as actions,
+        s.timeout,
+        s.timeout_event,
+        c.context,
+        nullif(c.business_key, '') as business_key,
+        coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
+        coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as command_correlation_id,
+        v_now + coalesce(c.lifetime, w.ttl) as expires_at,
+        w.context_schema,
+        c.actor,
+        nullif(c.reason, '') as reason,
+        nullif(c.traceparent, '') as traceparent,
+        g.idempotency_ttl
+      from unnest(
+          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
+          p_actors, p_reasons, p_correlation_ids, p_traceparents
+        ) with ordinality as c (
+          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          actor, reason, correlation_id, traceparent, ordinal)
+      cross join (select g.* from pawl.setting g limit 1) g
+      left join lateral (
+        select true as seen
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        limit 1
+      ) k on true
+      left join lateral (
+        select w.name, w.version, w.initial, w.ttl, w.context_schema, w.context_schema_checksum
+        from pawl.workflow w
+        where w.name = c.workflow
+        order by w.version desc
+        limit 1
+      ) w on true
+      left join lateral (
+        select s.status, s.events, s.timeout, s.timeout_event
+        from pawl.workflow_state s
+        where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
+        limit 1
+      ) s on true
+      left join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        limit 1
+      ) b on true
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + d.idempotency_ttl
+      from decided d
+      where d.key is not null and d.outcome = 'applied'
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      returning k.key, k.instance_id
+    ),
+    settled as materialized (
+      select
+        d.*,
+        d.outcome <> 'seen' and (
+          d.key is null
+          or d.outcome <> 'applied'
+          or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
+        ) as settled
+      from decided d
+    ),
+    started as (
+      insert into pawl.instance (
+        tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
+        created_at, state_changed_at, expires_at)
+      select
+        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, 1, s.context, s.business_key,
+        s.correlation_id, v_now, v_now, s.expires_at
+      from settled s
+      where s.settled and s.outcome = 'applied'
+      order by s.workflow, s.business_key
+      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      returning id
+    ),
+    kept as materialized (
+      select s.*, s.settled and s.outcome = 'applied' and s.id in (select n.id from started n) as started
+      from settled s
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
+        actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, s.id, 1, s.workflow, s.workflow_version, 'created', s.state, s.status, s.context, s.expires_at,
+        s.actor, s.reason, s.key, s.command_correlation_id, s.traceparent, v_now
+      from kept s
+      where s.started
+    ),
+    armed as (
+      insert into pawl.timer (tenant_id, instance_id, due_at, event, armed_version)
+      select
+        p_tenant, s.id, least(v_now + s.timeout, s.expires_at),
+        case when v_now + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
+        1
+      from kept s
+      where s.started and s.status = 'active' and (s.timeout is not null or s.expires_at is not null)
+    )
+    select s.* from kept s
+  loop
+    if not v_row.settled then
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+    elsif v_row.outcome = 'applied' and not v_row.started then
+      v_lost := v_lost || v_row.ordinal;
+      v_lost_keys := v_lost_keys || v_row.key;
+    elsif v_row.outcome = 'applied' then
+      return query select
+        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version, v_row.state,
+        v_row.status, 1::bigint, v_row.context, v_row.business_key, v_row.correlation_id, v_now, v_now,
+        v_row.expires_at, null::jsonb, v_row.actions, null::text[], null::jsonb;
+    else
+      return query select
+        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version,
+        null::text, null::text, null::bigint, null::jsonb, v_row.business_key, null::text, null::timestamptz,
+        null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], v_row.context_schema;
+    end if;
+  end loop;
+
+  -- Another transaction, or another command of this call, took the business key after
+  -- it was looked up. Such a refusal is not recorded, so its key is given back.
+  if v_lost is not null then
+    delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = any (v_lost_keys);
+    return query
+    select
+      c.ordinal, 'instance-exists', false, i.id, i.workflow, i.workflow_version,
+      null::text, null::text, null::bigint, null::jsonb, i.business_key, null::text, null::timestamptz,
+      null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], null::jsonb
+    from unnest(v_lost) as c (ordinal)
+    join pawl.instance i
+      on i.tenant_id = p_tenant
+      and i.workflow = p_workflows[c.ordinal]
+      and i.business_key = p_business_keys[c.ordinal];
+  end if;
+
+  if v_ordinals is not null then
+    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, '{}');
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- refuse raises an outcome other than 'applied' for a SQL caller, with what it needs to
+-- go on as JSON in the detail.
+-- Raises:  PW400, PW404, PW409, PW412, PW413, PW422, PW428
+-- +goose StatementBegin
+create function pawl.refuse(p_outcome pawl.outcome, p_event text, p_expected bigint) returns void
+language plpgsql stable
+as $$
+declare
+  v_code text := case
+    when p_outcome.outcome in ('payload-too-large', 'context-too-large') then 'too-large'
+    else p_outcome.outcome
+  end;
+begin
+  raise exception '%', case p_outcome.outcome
+      when 'instance-not-found' then 'there is no such instance'
+      when 'workflow-not-found' then 'there is no such workflow'
+      when 'version-mismatch' then format('the instance is at version %s, not %s', p_outcome.version, p_expected)
+      when 'precondition-required' then 'this workflow wants the version you have seen: pass p_expected_version'
+      when 'malformed-request' then 'context and payload must be JSON objects'
+      when 'payload-too-large' then 'the payload is too large'
+      when 'context-too-large' then 'the context is, or would become, too large'
+      when 'unknown-event' then format('the workflow has no event %s', p_event)
+      when 'transition-not-allowed' then format('the state %s does not accept %s', p_outcome.state, p_event)
+      when 'guard-rejected' then format('no guard of %s in the state %s holds', p_event, p_outcome.state)
+      when 'instance-exists' then format('instance %s has this business key', p_outcome.id)
+      when 'idempotency-key-reuse' then 'this key was used for another request'
+      else p_outcome.outcome
+    end
+    using
+      errcode = case v_code
+        when 'malformed-request' then 'PW400'
+        when 'instance-not-found' then 'PW404'
+        when 'workflow-not-found' then 'PW404'
+        when 'version-mismatch' then 'PW412'
+        when 'too-large' then 'PW413'
+        when 'unknown-event' then 'PW422'
+        when 'idempotency-key-reuse' then 'PW422'
+        when 'precondition-required' then 'PW428'
+        else 'PW409'
+      end,
+      detail = jsonb_strip_nulls(jsonb_build_object(
+        'code', v_code,
+        'instance_id', p_outcome.id,
+        'state', p_outcome.state,
+        'instance_status', p_outcome.status,
+        'version', p_outcome.version,
+        'expected', p_expected,
+        'event', p_event,
+        'allowed_events', p_outcome.actions,
+        'guards', p_outcome.guards))::text;
+end
+$$;
+-- +goose StatementEnd
+
+-- create_one starts one instance inside the caller's own transaction. A key is needed
+-- only to make a retry of the whole transaction safe. The caller vouches for the
+-- context: JSON Schema is checked by the service, not by the database.
+-- Returns: the instance
+-- Raises:  PW400, PW404, PW409, PW413, PW422; the detail is JSON
+-- Locks:   idempotency_key, then instance
+-- Writes:  idempotency_key, instance, history, timer
+-- +goose StatementBegin
+create function pawl.create_one(
+  p_workflow text,
+  p_context jsonb default '{}',
+  p_key text default null,
+  p_tenant text default 'default',
+  p_business_key text default null,
+  p_actor text default session_user,
+  p_correlation_id text default null
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select * into strict v_outcome from pawl.create(
+    p_tenant, array[p_workflow], array[p_context], array[coalesce(p_key, '')], array[coalesce(p_business_key, '')],
+    array[coalesce(p_correlation_id, '')], array[null::interval], array['*'], array[p_actor], array[''], array[''],
+    array['']);
+  if v_outcome.outcome <> 'applied' then
+    perform pawl.refuse(v_outcome, null, null);
+  end if;
+  return (
+    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
+    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
+    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+end
+$$;
+-- +goose StatementEnd
+
+-- fire_one moves one instance inside the caller's own transaction, so that the step and
+-- the caller's business rows commit or vanish together. The caller vouches for the
+-- payload's schema, as with create_one.
+-- Returns: the instance after the step
+-- Raises:  PW400, PW404, PW409, PW412, PW413, PW422, PW428; the detail is JSON
+-- Locks:   instance (for no key update), then idempotency_key
+-- Writes:  idempotency_key, instance, history, timer
+-- +goose StatementBegin
+create function pawl.fire_one(
+  p_id uuid,
+  p_event text,
+  p_payload jsonb default '{}',
+  p_key text default null,
+  p_expected_version bigint default null,
+  p_tenant text default 'default',
+  p_actor text default session_user,
+  p_correlation_id text default null
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select * into strict v_outcome from pawl.fire(
+    p_tenant, array[p_id], array[p_event], array[p_payload], array[coalesce(p_key, '')],
+    array[coalesce('{' || p_expected_version || '}', '')], array['*'], array[p_actor], array[''],
+    array[coalesce(p_correlation_id, '')], array['']);
+  if v_outcome.outcome <> 'applied' then
+    perform pawl.refuse(v_outcome, p_event, p_expected_version);
+  end if;
+  return (
+    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
+    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
+    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+end
+$$;
+-- +goose StatementEnd
+
+-- guard_holds says for each event that the instance's state accepts whether a
+-- transition would be taken for p_payload.
+-- Returns: one row per event, by name
+-- +goose StatementBegin
+create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb)
+returns table (event text, holds boolean)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select e.event, t.target is not null
+  from unnest(p_events) as e (event)
+  left join lateral pawl.choose(
+    p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
+    pawl.document(p_instance, p_payload, pawl.now()), '*') t on true
+  order by e.event
+$$;
+-- +goose StatementEnd
+
+-- jsonpath_error says why a text is no SQL/JSON path here, or null if it is one. A
+-- subtransaction is fine: definitions are rare.
+-- +goose StatementBegin
+create function pawl.jsonpath_error(p_path text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform p_path::jsonpath;
+  return null;
+exception when others then
+  return sqlerrm;
+end
+$$;
+-- +goose StatementEnd
+
+-- state_check_name names the CHECK on pawl.instance that lists a workflow's states.
+-- +goose StatementBegin
+create function pawl.state_check_name(p_workflow text) returns text
+language sql immutable parallel safe
+as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
+-- +goose StatementEnd
+
+-- register_workflow stores a definition in canonical form (every event and timeout an
+-- array of transitions, every assign an object or '*', durations like '90s') as the
+-- next version, and makes the named CHECK on pawl.instance list its states too. The
+-- same content again changes nothing. The CHECK binds every write from here on; it is
+-- left "not valid" so that the table is not scanned under the lock, and
+-- validate_workflow marks it valid afterwards.
+-- p_version: the version it must become, if given.
+-- Returns: the version, and whether it is new
+-- Raises:  PW409 workflow-conflict, PW422 invalid-definition; 55P03 if the instance
+--          table stays busy for two seconds: try again
+-- Locks:   workflow (share row exclusive), then instance (access exclusive, briefly)
+-- Writes:  workflow, workflow_state, workflow_transition, the table's CHECK
+-- +goose StatementBegin
+create function pawl.register_workflow(
+  p_definition jsonb, p_actor text default session_user, p_version integer default null,
+  out version integer, out created boolean
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
+  v_name text := p_definition ->> 'name';
+  v_latest pawl.workflow;
+  v_setting pawl.setting;
+  v_fault text;
+  v_check text;
+begin
+  select * into strict v_setting from pawl.setting;
+  v_fault := case
+    when jsonb_typeof(p_definition) is distinct from 'object' then 'a definition must be an object'
+    when v_name is null then 'name is missing'
+    when octet_length(p_definition::text) > v_setting.definition_limit
+      then format('the definition has more than %s bytes', v_setting.definition_limit)
+    when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
+    when (select count(*) from jsonb_object_keys(p_definition -> 'states')) > v_setting.state_limit
+      then format('there are more than %s states', v_setting.state_limit)
+    when not coalesce(p_definition -> 'states' ? (p_definition ->> 'initial'), false) then 'initial must name a state'
+    when not exists (
+      select from jsonb_each(p_definition -> 'states') s where s.value ->> 'type' = 'final'
+    ) then 'no state is final'
+    when p_definition ? 'ttl' and not coalesce(p_definition -> 'states' ? (p_definition #>> '{ttl,target}'), false)
+      then 'ttl.target must name a state'
+    when exists (
+      select from jsonb_each(p_definition -> 'states') s
+      cross join lateral jsonb_each(coalesce(s.value -> 'on', '{}') || coalesce(s.value -> 'after', '{}')) e
+      where jsonb_typeof(e.value) <> 'array'
+    ) then 'each event and timeout must have an array of transitions: this is not the canonical form'
+  end;
+  if v_fault is not null then
+    raise exception 'invalid definition: %', v_fault
+      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
+  end if;
+
+  lock table pawl.workflow in share row exclusive mode;
+  select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
+  version := coalesce(v_latest.version, 0);
+  created := v_latest.definition is distinct from p_definition;
+  if created then
+    version := version + 1;
+  end if;
+  if p_version <> version then
+    raise exception 'workflow %: version % is next, not %', v_name, version, p_version
+      using errcode = 'PW409',
+        detail = jsonb_build_object('code', 'workflow-conflict', 'version', coalesce(v_latest.version, 0))::text;
+  end if;
+  if not created then
+    return;
+  end if;
+
+  insert into pawl.workflow (
+    name, version, definition, checksum, initial, ttl, ttl_target, require_if_match,
+    context_schema, context_schema_checksum, created_at, created_by)
+  values (
+    v_name, version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
+    p_definition ->> 'initial', (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
+    coalesce((p_definition ->> 'require_if_match')::boolean, false), p_definition -> 'context_schema',
+    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
+
+  insert into pawl.workflow_state (workflow, workflow_version, state, status, events, timeout, timeout_event)
+  select
+    v_name, version, s.key,
+    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
+    array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
+    a.delay, 'after:' || a.name
+  from jsonb_each(p_definition -> 'states') s
+  left join lateral (
+    select k as name, k::interval as delay
+    from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k
+    order by k::interval
+    limit 1
+  ) a on true;
+
+  begin
+    insert into pawl.workflow_transition (
+      workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
+      payload_schema, payload_schema_checksum)
+    select
+      v_name, version, s.key, e.event, t.position, t.value ->> 'target', (t.value ->> 'guard')::jsonpath,
+      array(
+        select a.key from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
+        order by a.key collate "C"),
+      array(
+        select a.value::jsonpath from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
+        order by a.key collate "C"),
+      coalesce(t.value ->> 'assign' = '*', false),
+      p.schema, encode(sha256(convert_to(p.schema::text, 'UTF8')), 'hex')
+    from jsonb_each(p_definition -> 'states') s
+    cross join lateral (
+      select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
+      union all
+      select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
+    ) e
+    cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+    -- One schema serves all transitions of an event in a state.
+    left join lateral (
+      select x -> 'payload_schema' as schema
+      from jsonb_array_elements(e.transitions) x
+      where x ? 'payload_schema'
+      limit 1
+    ) p on true;
+  exception when foreign_key_violation or not_null_violation or syntax_error or invalid_text_representation then
+    raise exception 'invalid definition: %', sqlerrm
+      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
+  end;
+
+  select format(
+      'alter table pawl.instance drop constraint if exists %1$I, add constraint %1$I check (workflow <> %2$L or %3$s) not valid',
+      pawl.state_check_name(v_name), v_name, string_agg(v.terms, ' or ' order by v.workflow_version))
+  into v_check
+  from (
+    select
+      s.workflow_version,
+      format('(workflow_version = %s and state in (%s))',
+        s.workflow_version, string_agg(quote_literal(s.state), ', ' order by s.state collate "C")) as terms
+    from pawl.workflow_state s
+    where s.workflow = v_name
+    group by s.workflow_version
+  ) v;
+  execute v_check;
+end
+$$;
+-- +goose StatementEnd
+
+-- validate_workflow marks a workflow's CHECK on pawl.instance as valid, if it is not.
+-- It reads the table under a lock that hinders neither readers nor writers: call it in
+-- a transaction of its own after register_workflow.
+-- Raises:  55P03 if another schema change runs for two seconds: try again
+-- Locks:   instance (share update exclusive)
+-- Writes:  the table's CHECK
+-- +goose StatementBegin
+create function pawl.validate_workflow(p_workflow text) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+as $$
+begin
+  if exists (
+    select from pg_catalog.pg_constraint c
+    where c.conrelid = 'pawl.instance'::regclass
+      and c.conname = pawl.state_check_name(p_workflow)
+      and not c.convalidated
+  ) then
+    execute format('alter table pawl.instance validate constraint %I', pawl.state_check_name(p_workflow));
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- Nothing here is for everybody: `pawl migrate grants` hands out what a role needs.
+revoke execute on all functions in schema pawl from public;
+
+-- +goose Down
+drop function pawl.validate_workflow, pawl.register_workflow, pawl.state_check_name, pawl.jsonpath_error,
+  pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.refuse, pawl.create, pawl.preview, pawl.fire, pawl.replay,
+  pawl.decide, pawl.document, pawl.guards, pawl.choose;
+drop view pawl.outcome;
+drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;

@@ -1,0 +1,28 @@
+-- name: RegisterWorkflow :one
+select r.version::integer as version, r.created::boolean as created
+from pawl.register_workflow(@definition::jsonb, @actor::text, sqlc.narg('version')::integer) r;
+
+-- name: ValidateWorkflow :exec
+select pawl.validate_workflow(@name::text);
+
+-- name: JSONPathErrors :many
+select p.path::text as path, pawl.jsonpath_error(p.path)::text as error
+from unnest(@paths::text[]) as p (path)
+where pawl.jsonpath_error(p.path) is not null;
+
+-- name: GetWorkflow :one
+select * from pawl.workflow where name = @name order by version desc limit 1;
+
+-- name: GetWorkflowVersion :one
+select * from pawl.workflow where name = @name and version = @version;
+
+-- name: ListWorkflows :many
+select w.*
+from pawl.workflow w
+where w.name > @after::text
+  and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
+order by w.name
+limit @row_limit;
+
+-- name: GetSetting :one
+select * from pawl.setting;

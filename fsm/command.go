@@ -1,0 +1,513 @@
+package fsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// A Reply is the outcome of one command of a batch: a result, or an error.
+type Reply struct {
+	Result
+	Err error
+}
+
+// Create starts an instance.
+//
+// Kinds: Malformed, KeyInvalid, KeyReuse, WorkflowNotFound, InstanceExists, TooLarge,
+// InvalidContext, Unavailable.
+func (s *Service) Create(ctx context.Context, c CreateCommand) (Result, error) {
+	r := s.Do(ctx, []any{c})[0]
+	return r.Result, r.Err
+}
+
+// Fire moves an instance along one transition.
+//
+// Kinds: Malformed, KeyInvalid, KeyReuse, InstanceNotFound, VersionMismatch,
+// PreconditionRequired, TooLarge, UnknownEvent, TransitionNotAllowed, InvalidPayload,
+// GuardRejected, GuardError, Unavailable.
+func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
+	r := s.Do(ctx, []any{c})[0]
+	return r.Result, r.Err
+}
+
+// Do carries out commands, each a CreateCommand or a FireCommand, and replies in their
+// order. Each stands for itself: one that is refused undoes no other. Commands for one
+// instance are carried out in order.
+func (s *Service) Do(ctx context.Context, commands []any) []Reply {
+	var (
+		creates []*pending[CreateCommand]
+		fires   []*pending[FireCommand]
+		waits   = make([]func() (Result, error), len(commands))
+		replies = make([]Reply, len(commands))
+	)
+	for i, command := range commands {
+		switch c := command.(type) {
+		case CreateCommand:
+			if replies[i].Err = c.normalise(); replies[i].Err == nil {
+				p := newPending(ctx, c, c.Tenant, "key "+c.Key)
+				creates, waits[i] = append(creates, p), p.wait
+			}
+		case FireCommand:
+			if replies[i].Err = c.normalise(); replies[i].Err == nil {
+				p := newPending(ctx, c, c.Tenant, "key "+c.Key, "instance "+c.ID.String())
+				fires, waits[i] = append(fires, p), p.wait
+			}
+		default:
+			panic(fmt.Sprintf("fsm: %T is no command", command))
+		}
+	}
+	submit(s.creates, creates)
+	submit(s.fires, fires)
+	for i, wait := range waits {
+		if wait != nil {
+			replies[i].Result, replies[i].Err = wait()
+		}
+	}
+	return replies
+}
+
+func newPending[C any](ctx context.Context, c C, tenant string, exclusive ...string) *pending[C] {
+	for i := range exclusive {
+		exclusive[i] = tenant + " " + exclusive[i]
+	}
+	return &pending[C]{ctx: ctx, command: c, tenant: tenant, exclusive: exclusive, done: make(chan struct{})}
+}
+
+// submit queues commands, or settles all of them with what keeps them out.
+func submit[C any](b *batcher[C], commands []*pending[C]) {
+	if len(commands) == 0 {
+		return
+	}
+	if err := b.submit(commands...); err != nil {
+		for _, p := range commands {
+			p.settle(Result{}, err)
+		}
+	}
+}
+
+// FireTx moves an instance in the caller's own transaction, so that the step and the
+// caller's rows commit together or not at all. A refusal leaves the transaction usable;
+// a GuardError or a database error does not. The kinds are those of Fire.
+func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
+	if err := c.normalise(); err != nil {
+		return Result{}, err
+	}
+	p := newPending(ctx, c, c.Tenant)
+	q := queries.New(tx)
+	for range maxRounds {
+		outcomes, err := fire(ctx, q, []*pending[FireCommand]{p})
+		if err != nil {
+			if e := fromDatabase(err); e.Kind != Internal {
+				return Result{}, e
+			}
+			return Result{}, guardError(&c, err)
+		}
+		if settled, again := s.settleFire(p, outcomes[0]); settled {
+			return p.result, p.err
+		} else if again != nil {
+			return Result{}, again
+		}
+	}
+	return Result{}, errSchemaKeepsChanging
+}
+
+// Preview says what Fire would come to and writes nothing. A Result shows the instance
+// as it would be, one version on. Keys play no part. The kinds are those of Fire.
+func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
+	if err := c.normalise(); err != nil {
+		return Result{}, err
+	}
+	p := newPending(ctx, c, c.Tenant)
+	for range maxRounds {
+		outcome, err := s.preview(ctx, p)
+		if err != nil {
+			if e := fromDatabase(err); e.Kind != Internal && !isCode(err, queryCanceled) {
+				return Result{}, e
+			}
+			return Result{}, guardError(&c, err)
+		}
+		if settled, again := s.settleFire(p, outcome); settled {
+			return p.result, p.err
+		} else if again != nil {
+			return Result{}, again
+		}
+	}
+	return Result{}, errSchemaKeepsChanging
+}
+
+func (s *Service) preview(ctx context.Context, p *pending[FireCommand]) (o queries.Outcome, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.CallTimeout)
+	defer cancel()
+	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		c := &p.command
+		outcomes, err := queries.New(tx).Preview(ctx, queries.PreviewParams{
+			Tenant: p.tenant, Ids: []uuid.UUID{c.ID}, Events: []string{c.Event}, Payloads: []rawJSON{rawJSON(c.Payload)},
+			Expected: []string{c.Expect.literal}, Checked: []string{p.checked},
+		})
+		if err == nil {
+			o = outcomes[0]
+		}
+		return err
+	})
+	return o, err
+}
+
+// maxRounds bounds how often a command is sent again because the schema that its
+// document must be checked against has changed meanwhile.
+const maxRounds = 4
+
+var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
+
+var (
+	keyPattern = regexp.MustCompile(`^[!-~]{1,255}$`)
+	emptyJSON  = rawJSON(`{}`)
+)
+
+// CheckKey returns a KeyInvalid error unless the key is 1 to 255 visible ASCII characters.
+func CheckKey(key string) error {
+	if keyPattern.MatchString(key) {
+		return nil
+	}
+	return errorf(KeyInvalid, "an idempotency key must have 1 to 255 visible ASCII characters")
+}
+
+// normalise fills in defaults and refuses what the database must not see.
+func (c *CreateCommand) normalise() error {
+	if err := normalise(&c.Tenant, &c.Key, &c.Context, "/context", &c.Origin); err != nil {
+		return err
+	}
+	if err := checkText("/business_key", c.BusinessKey, 255); err != nil {
+		return err
+	}
+	if err := checkText("/correlation_id", c.CorrelationID, 255); err != nil {
+		return err
+	}
+	if c.ExpiresIn < 0 || c.ExpiresIn > MaxDuration {
+		return malformed("/expires_in", "must be positive and at most "+FormatDuration(MaxDuration))
+	}
+	return checkText("", c.Workflow, 255)
+}
+
+func (c *FireCommand) normalise() error {
+	if err := normalise(&c.Tenant, &c.Key, &c.Payload, "/payload", &c.Origin); err != nil {
+		return err
+	}
+	return checkText("", c.Event, 255)
+}
+
+func normalise(tenant, key *string, document *rawJSON, at string, o *Origin) error {
+	if *tenant == "" {
+		*tenant = DefaultTenant
+	}
+	if *key == "" {
+		*key = "auto:" + uuid.NewString()
+	}
+	if err := CheckKey(*key); err != nil {
+		return err
+	}
+	if *document == nil {
+		*document = emptyJSON
+	} else if err := checkObject(*document); err != nil {
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.Faults[0].Pointer = at + e.Faults[0].Pointer
+		}
+		return err
+	}
+	if o.Actor == "" {
+		o.Actor = "anonymous"
+	}
+	for _, f := range []struct {
+		at, text string
+		max      int
+	}{{"", o.Actor, 255}, {"/reason", o.Reason, 1000}, {"", o.CorrelationID, 255}, {"", o.Traceparent, 255}} {
+		if err := checkText(f.at, f.text, f.max); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkText refuses text that Postgres cannot hold, or that is too long.
+func checkText(at, text string, maxCharacters int) error {
+	if !utf8.ValidString(text) || containsNUL(text) {
+		return malformed(at, "must be UTF-8 without NUL")
+	}
+	if utf8.RuneCountInString(text) > maxCharacters {
+		return malformed(at, fmt.Sprintf("must have at most %d characters", maxCharacters))
+	}
+	return nil
+}
+
+// create and fire make the calls, one outcome per command in their order.
+
+func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateCommand]) ([]queries.Outcome, error) {
+	p := queries.CreateParams{Tenant: batch[0].tenant}
+	for _, c := range batch {
+		p.Workflows = append(p.Workflows, c.command.Workflow)
+		p.Contexts = append(p.Contexts, c.command.Context)
+		p.Keys = append(p.Keys, c.command.Key)
+		p.BusinessKeys = append(p.BusinessKeys, c.command.BusinessKey)
+		p.InstanceCorrelationIds = append(p.InstanceCorrelationIds, c.command.CorrelationID)
+		p.Lifetimes = append(p.Lifetimes, pgtype.Interval{
+			Microseconds: c.command.ExpiresIn.Microseconds(), Valid: c.command.ExpiresIn > 0,
+		})
+		p.Checked = append(p.Checked, c.checked)
+		p.Actors = append(p.Actors, c.command.Actor)
+		p.Reasons = append(p.Reasons, c.command.Reason)
+		p.CorrelationIds = append(p.CorrelationIds, c.command.Origin.CorrelationID)
+		p.Traceparents = append(p.Traceparents, c.command.Traceparent)
+	}
+	return inOrder(len(batch))(q.Create(ctx, p))
+}
+
+func fire(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand]) ([]queries.Outcome, error) {
+	p := queries.FireParams{Tenant: batch[0].tenant}
+	for _, c := range batch {
+		p.Ids = append(p.Ids, c.command.ID)
+		p.Events = append(p.Events, c.command.Event)
+		p.Payloads = append(p.Payloads, c.command.Payload)
+		p.Keys = append(p.Keys, c.command.Key)
+		p.Expected = append(p.Expected, c.command.Expect.literal)
+		p.Checked = append(p.Checked, c.checked)
+		p.Actors = append(p.Actors, c.command.Actor)
+		p.Reasons = append(p.Reasons, c.command.Reason)
+		p.CorrelationIds = append(p.CorrelationIds, c.command.CorrelationID)
+		p.Traceparents = append(p.Traceparents, c.command.Traceparent)
+	}
+	return inOrder(len(batch))(q.Fire(ctx, p))
+}
+
+// inOrder sorts the rows of a call by the command they belong to.
+func inOrder(n int) func([]queries.Outcome, error) ([]queries.Outcome, error) {
+	return func(rows []queries.Outcome, err error) ([]queries.Outcome, error) {
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) != n {
+			return nil, fmt.Errorf("the engine answered %d of %d commands", len(rows), n)
+		}
+		outcomes := make([]queries.Outcome, n)
+		for _, r := range rows {
+			outcomes[r.Ordinal-1] = r
+		}
+		return outcomes, nil
+	}
+}
+
+func (s *Service) flushCreates(batch []*pending[CreateCommand]) {
+	flush(s, batch, create, s.settleCreate, func(_ *pending[CreateCommand], err error) error { return fromDatabase(err) })
+}
+
+func (s *Service) flushFires(batch []*pending[FireCommand]) {
+	flush(s, batch, fire, s.settleFire, s.blame)
+}
+
+// flush makes one call for a batch and settles its commands. If the call fails for
+// another reason than the way there, its commands are called one by one, so that the
+// one to blame harms no other. Commands whose document turns out to need a check
+// against a schema are checked and called again, while no other command can overtake.
+func flush[C any](
+	s *Service, batch []*pending[C],
+	call func(context.Context, *queries.Queries, []*pending[C]) ([]queries.Outcome, error),
+	settle func(*pending[C], queries.Outcome) (bool, error),
+	blame func(*pending[C], error) error,
+) {
+	for range maxRounds {
+		var outcomes []queries.Outcome
+		err := s.attempt(func(ctx context.Context) (err error) {
+			outcomes, err = call(ctx, s.queries, batch)
+			return err
+		})
+		if err != nil {
+			if len(batch) == 1 || isConnectionError(err) {
+				for _, p := range batch {
+					p.settle(Result{}, blame(p, err))
+				}
+				return
+			}
+			var singles sync.WaitGroup
+			slots := make(chan struct{}, s.config.Flushers)
+			for _, p := range batch {
+				slots <- struct{}{}
+				singles.Go(func() {
+					defer func() { <-slots }()
+					flush(s, []*pending[C]{p}, call, settle, blame)
+				})
+			}
+			singles.Wait()
+			return
+		}
+		var again []*pending[C]
+		for i, p := range batch {
+			settled, err := settle(p, outcomes[i])
+			switch {
+			case settled:
+				close(p.done)
+			case err != nil:
+				p.settle(Result{}, err)
+			default:
+				again = append(again, p)
+			}
+		}
+		if batch = again; len(batch) == 0 {
+			return
+		}
+	}
+	for _, p := range batch {
+		p.settle(Result{}, errSchemaKeepsChanging)
+	}
+}
+
+// attempt makes a call and, after a deadlock, a serialization failure or a lost
+// connection, makes it again: the keys see to it that nothing happens twice.
+func (s *Service) attempt(call func(context.Context) error) error {
+	const tries = 4
+	var err error
+	for try := range tries {
+		if try > 0 {
+			time.Sleep(time.Duration(try*try) * 10 * time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), s.config.CallTimeout)
+		err = call(ctx)
+		timedOut := ctx.Err() != nil
+		cancel()
+		switch {
+		case err == nil, timedOut:
+			return err
+		case isConnectionError(err):
+			// Its neighbours in the pool are likely to be as dead.
+			s.pool.Reset()
+		case !isRetryable(err):
+			return err
+		}
+	}
+	return err
+}
+
+// blame says what a single call failed for. What the engine raises while the same
+// decision can be made without writing is the database's fault; else it is a guard's
+// or an assign's.
+func (s *Service) blame(p *pending[FireCommand], err error) error {
+	e := fromDatabase(err)
+	if isConnectionError(err) || isRetryable(err) || isCode(err, lockNotAvailable) {
+		return e
+	}
+	_, previewErr := s.preview(context.WithoutCancel(p.ctx), p)
+	if previewErr == nil || isConnectionError(previewErr) {
+		return e
+	}
+	return guardError(&p.command, err)
+}
+
+func guardError(c *FireCommand, err error) *Error {
+	return &Error{
+		Kind:    GuardError,
+		Message: "a guard or an assign of this event fails or takes too long on this input; nothing was changed",
+		Refusal: &Refusal{Event: c.Event},
+		cause:   err,
+	}
+}
+
+// settleCreate turns an outcome into the command's result or error. If the context must
+// be checked first, it is; then the command is not settled, and the error, if any, is
+// what the check failed with.
+func (s *Service) settleCreate(p *pending[CreateCommand], o queries.Outcome) (settled bool, err error) {
+	if o.Outcome == "context-unchecked" {
+		return false, s.checkDocument(&p.checked, o.Schema, p.command.Context, "/context", InvalidContext)
+	}
+	p.result, p.err = resultOf(o, &Error{
+		Message: fmt.Sprintf("the workflow is %s", p.command.Workflow), Replayed: o.Replayed,
+	})
+	return true, nil
+}
+
+func (s *Service) settleFire(p *pending[FireCommand], o queries.Outcome) (settled bool, err error) {
+	if o.Outcome == "payload-unchecked" {
+		return false, s.checkDocument(&p.checked, o.Schema, p.command.Payload, "/payload", InvalidPayload)
+	}
+	e := &Error{Replayed: o.Replayed}
+	if o.State != nil {
+		e.Refusal = &Refusal{
+			Event: p.command.Event, State: *o.State, Status: Status(*o.Status), Version: *o.Version,
+			AllowedEvents: o.Actions, Guards: o.Guards, Expected: p.command.Expect.String(),
+		}
+	}
+	p.result, p.err = resultOf(o, e)
+	return true, nil
+}
+
+func (s *Service) checkDocument(checked *string, schema, document rawJSON, at string, kind Kind) error {
+	sum, faults, err := s.schemas.check(schema, document, at)
+	if err != nil {
+		return &Error{Kind: Internal, cause: err}
+	}
+	if len(faults) > 0 {
+		return &Error{Kind: kind, Message: "the document does not fit its schema", Faults: faults}
+	}
+	*checked = sum
+	return nil
+}
+
+// resultOf is the one place where an outcome of the engine becomes a result or a Kind.
+func resultOf(o queries.Outcome, e *Error) (Result, error) {
+	switch o.Outcome {
+	case "applied":
+		return Result{
+			Replayed: o.Replayed,
+			Instance: Instance{
+				ID: *o.ID, Workflow: *o.Workflow, WorkflowVersion: int(*o.WorkflowVersion), State: *o.State,
+				Status: Status(*o.Status), Version: *o.Version, Context: o.Context, BusinessKey: o.BusinessKey,
+				CorrelationID: o.CorrelationID, Actions: o.Actions, CreatedAt: *o.CreatedAt,
+				StateChangedAt: *o.StateChangedAt, ExpiresAt: o.ExpiresAt, Error: o.Error,
+			},
+		}, nil
+	case "workflow-not-found":
+		e.Kind, e.Message = WorkflowNotFound, "there is no such workflow"
+	case "instance-not-found":
+		e.Kind, e.Message = InstanceNotFound, "there is no such instance"
+	case "instance-exists":
+		e.Kind, e.InstanceID = InstanceExists, *o.ID
+		e.Message = fmt.Sprintf("instance %s already has this business key", *o.ID)
+	case "lifetime-without-ttl":
+		e.Kind, e.Message = Malformed, "the workflow has no ttl"
+		e.Faults = []Fault{{Pointer: "/expires_in", Detail: "the workflow has no ttl whose target an expiry could lead to"}}
+	case "context-too-large":
+		e.Kind, e.Message = TooLarge, "the context is, or would become, larger than the limit"
+	case "payload-too-large":
+		e.Kind, e.Message = TooLarge, "the payload is larger than the limit"
+	case "malformed-request":
+		e.Kind, e.Message = Malformed, "context and payload must be JSON objects"
+	case "idempotency-key-reuse":
+		e.Kind, e.Message = KeyReuse, "this idempotency key was used for another request; take a new one"
+		e.Replayed = false
+	case "version-mismatch":
+		e.Kind = VersionMismatch
+		e.Message = fmt.Sprintf("the instance is at version %d; read it again and decide anew", e.Refusal.Version)
+	case "precondition-required":
+		e.Kind = PreconditionRequired
+		e.Message = fmt.Sprintf(
+			`this workflow wants every event to name the version it has seen: send it again with If-Match: "%d"`, e.Refusal.Version)
+	case "unknown-event":
+		e.Kind, e.Message = UnknownEvent, fmt.Sprintf("the workflow has no event %q", e.Refusal.Event)
+	case "transition-not-allowed":
+		e.Kind = TransitionNotAllowed
+		e.Message = fmt.Sprintf("the state %s has no transition for %s", e.Refusal.State, e.Refusal.Event)
+	case "guard-rejected":
+		e.Kind = GuardRejected
+		e.Message = fmt.Sprintf("no guard of %s in the state %s holds for this payload", e.Refusal.Event, e.Refusal.State)
+	default:
+		e.Kind, e.cause = Internal, fmt.Errorf("unknown outcome %q", o.Outcome)
+	}
+	return Result{}, e
+}

@@ -1,0 +1,157 @@
+package fsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// MaxDepth is how deep JSON may be nested.
+const MaxDepth = 64
+
+// The limits of Postgres's numeric, which jsonb keeps numbers in.
+const (
+	maxIntegerDigits  = 131072
+	maxFractionDigits = 16383
+)
+
+// Decode reads one strict JSON document: UTF-8 without NUL or lone surrogates, no
+// member twice, none that the target does not know, nothing behind it, no deeper than
+// MaxDepth. It returns a Malformed error with a pointer to the fault.
+func Decode(data []byte, into any) error {
+	if err := checkJSON(data); err != nil {
+		return err
+	}
+	err := json.Unmarshal(data, into, json.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	var semantic *json.SemanticError
+	if !errors.As(err, &semantic) {
+		return malformed("", err.Error())
+	}
+	detail := "does not fit here"
+	switch {
+	case errors.Is(err, json.ErrUnknownName):
+		detail = "is not a member of this object"
+	case semantic.JSONKind != 0 && semantic.GoType != nil:
+		detail = fmt.Sprintf("a JSON %s does not fit here", kindName(semantic.JSONKind))
+	}
+	return malformed(string(semantic.JSONPointer), detail)
+}
+
+// checkJSON refuses what is not strict JSON that jsonb can hold.
+func checkJSON(data []byte) error {
+	d := jsontext.NewDecoder(bytes.NewBuffer(data))
+	mayHoldNUL := bytes.Contains(data, []byte(`\u0000`))
+	for {
+		token, err := d.ReadToken()
+		if err == io.EOF {
+			return malformed("", "there is no JSON document")
+		}
+		if err != nil {
+			return malformed(pointerOf(err), syntaxDetail(err))
+		}
+		switch token.Kind() {
+		case '{', '[':
+			if d.StackDepth() > MaxDepth {
+				return malformed("", fmt.Sprintf("is nested deeper than %d", MaxDepth))
+			}
+		case '"':
+			if mayHoldNUL && strings.ContainsRune(token.String(), 0) {
+				return malformed(string(d.StackPointer()), `a string must not hold \u0000`)
+			}
+		case '0':
+			if !fitsNumeric(token.String()) {
+				return malformed(string(d.StackPointer()), fmt.Sprintf(
+					"a number must have at most %d digits before and %d after the decimal point",
+					maxIntegerDigits, maxFractionDigits))
+			}
+		}
+		if d.StackDepth() == 0 {
+			break
+		}
+	}
+	if _, err := d.ReadToken(); err != io.EOF {
+		return malformed("", "there is something behind the JSON document")
+	}
+	return nil
+}
+
+// checkObject is checkJSON for a document that must be an object.
+func checkObject(data []byte) error {
+	if err := checkJSON(data); err != nil {
+		return err
+	}
+	if jsontext.Value(data).Kind() != '{' {
+		return malformed("", "must be a JSON object")
+	}
+	return nil
+}
+
+// fitsNumeric says whether a JSON number, with its exponent written out, is one that
+// Postgres can hold.
+func fitsNumeric(number string) bool {
+	mantissa, exponent, _ := strings.Cut(strings.ToLower(number), "e")
+	whole, fraction, _ := strings.Cut(strings.TrimPrefix(mantissa, "-"), ".")
+	shift := 0
+	if exponent != "" {
+		var err error
+		if shift, err = strconv.Atoi(exponent); err != nil {
+			return false
+		}
+	}
+	return len(whole)+shift <= maxIntegerDigits && len(fraction)-shift <= maxFractionDigits
+}
+
+func malformed(pointer, detail string) *Error {
+	return &Error{
+		Kind: Malformed, Message: "the JSON document is not acceptable",
+		Faults: []Fault{{Pointer: pointer, Detail: detail}},
+	}
+}
+
+func pointerOf(err error) string {
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		return string(syntactic.JSONPointer)
+	}
+	return ""
+}
+
+func syntaxDetail(err error) string {
+	var syntactic *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return "is a member twice"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the JSON document ends too soon"
+	case errors.As(err, &syntactic) && syntactic.Err != nil:
+		return fmt.Sprintf("%v, at byte %d", syntactic.Err, syntactic.ByteOffset)
+	default:
+		return "is not JSON"
+	}
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "boolean"
+	case '"':
+		return "string"
+	case '0':
+		return "number"
+	case '{':
+		return "object"
+	default:
+		return "array"
+	}
+}

@@ -1,0 +1,447 @@
+package fsm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// rawJSON is what sqlc takes for jsonb.
+type rawJSON = json.RawMessage
+
+// Config tunes a Service. Its zero value works.
+type Config struct {
+	// Flushers is how many calls are made at once, for creates and for fires each.
+	// Default 4.
+	Flushers int
+	// MaxBatch is how many commands share a call. Default 256.
+	MaxBatch int
+	// MaxQueue is how many commands may wait; beyond it they are refused at once as
+	// Unavailable. Default 8192.
+	MaxQueue int
+	// CallTimeout is how long to wait for an answer of the database before it counts as
+	// away. It must be longer than the pool's statement_timeout. Default 1.5 s.
+	CallTimeout time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.Flushers == 0 {
+		c.Flushers = 4
+	}
+	if c.MaxBatch == 0 {
+		c.MaxBatch = 256
+	}
+	if c.MaxQueue == 0 {
+		c.MaxQueue = 8192
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = 1500 * time.Millisecond
+	}
+	return c
+}
+
+// Service carries out commands and answers reads. It keeps nothing between calls but
+// the commands that wait; any number of Services may share a database.
+type Service struct {
+	pool    *pgxpool.Pool
+	queries *queries.Queries
+	config  Config
+	creates *batcher[CreateCommand]
+	fires   *batcher[FireCommand]
+	schemas schemas
+}
+
+// New returns a Service on a pool whose connections see a migrated schema. The pool
+// should set statement_timeout and lock_timeout, as db.Open does: they bound how long a
+// guard may run and how long a locked row may hold up others.
+func New(pool *pgxpool.Pool, config Config) *Service {
+	s := &Service{pool: pool, queries: queries.New(pool), config: config.withDefaults()}
+	s.creates = newBatcher(s.config, s.flushCreates)
+	s.fires = newBatcher(s.config, s.flushFires)
+	return s
+}
+
+// Close refuses new commands and returns when those that were accepted are settled. The
+// pool stays open.
+func (s *Service) Close() {
+	s.creates.close()
+	s.fires.close()
+}
+
+// read runs f with a deadline, once more if the connection was lost, and maps errors.
+func (s *Service) read(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	var err error
+	for range 2 {
+		ctx, cancel := context.WithTimeout(ctx, s.config.CallTimeout)
+		err = f(ctx, s.queries)
+		gone := ctx.Err() != nil
+		cancel()
+		if err == nil || gone || !isConnectionError(err) {
+			break
+		}
+		s.pool.Reset()
+	}
+	if err != nil {
+		return AsError(err)
+	}
+	return nil
+}
+
+// Ping returns nil if the database answers and is migrated, else Unavailable.
+func (s *Service) Ping(ctx context.Context) error {
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		_, err := q.GetSetting(ctx)
+		return err
+	})
+	if err != nil {
+		return &Error{Kind: Unavailable, Message: "the database is away or not migrated", cause: err}
+	}
+	return nil
+}
+
+// Workflow is one registered version of a definition.
+type Workflow struct {
+	Name    string
+	Version int
+	// Checksum is the SHA-256 of the canonical definition's jsonb text, in hexadecimal.
+	Checksum string
+	// Definition is canonical, as JSON.
+	Definition json.RawMessage
+	// CreatedAt and CreatedBy are zero if it is not registered, after a dry run.
+	CreatedAt time.Time
+	CreatedBy string
+}
+
+func workflowOf(w queries.Workflow) Workflow {
+	return Workflow{
+		Name: w.Name, Version: int(w.Version), Checksum: w.Checksum, Definition: w.Definition,
+		CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
+	}
+}
+
+// Registration is the outcome of Register.
+type Registration struct {
+	Workflow
+	// Created is false if the content was the latest version's already, and in a dry run.
+	Created bool
+}
+
+// Register checks a definition and makes it the next version of the workflow with the
+// given name, unless its content is the latest version's. A dry run does all of it and
+// takes it back.
+//
+// Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowConflict,
+// Unavailable.
+func (s *Service) Register(ctx context.Context, name string, data []byte, actor string, dryRun bool) (Registration, error) {
+	var setting queries.Setting
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		setting, err = q.GetSetting(ctx)
+		return err
+	})
+	if err != nil {
+		return Registration{}, err
+	}
+	r, err := readDefinition(data, name, Limits{Bytes: int(setting.DefinitionLimit), States: int(setting.StateLimit)})
+	if err != nil {
+		return Registration{}, err
+	}
+	if err := s.checkPaths(ctx, r); err != nil {
+		return Registration{}, err
+	}
+	if err := r.err(); err != nil {
+		return Registration{}, err
+	}
+	canonical, err := json.Marshal(&r.definition)
+	if err != nil {
+		return Registration{}, &Error{Kind: Internal, cause: err}
+	}
+	var version *int32
+	if v := int32(r.definition.Version); v != 0 { // At most 1<<31-1, as it was read.
+		version = &v
+	}
+	if actor == "" {
+		actor = "anonymous"
+	}
+
+	var registered Registration
+	errDryRun := errors.New("dry run")
+	register := func(tx pgx.Tx) error {
+		// Registering waits for the instance table, and checks a definition that may be
+		// large: it has more time than a command.
+		if _, err := tx.Exec(ctx, "set local statement_timeout = '30s'"); err != nil {
+			return err
+		}
+		q := queries.New(tx)
+		row, err := q.RegisterWorkflow(ctx, queries.RegisterWorkflowParams{
+			Definition: canonical, Actor: actor, Version: version,
+		})
+		if err != nil {
+			return err
+		}
+		w, err := q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: r.definition.Name, Version: row.Version})
+		if err != nil {
+			return err
+		}
+		registered = Registration{Workflow: workflowOf(w), Created: row.Created}
+		if dryRun {
+			if row.Created {
+				registered.CreatedAt, registered.CreatedBy = time.Time{}, ""
+			}
+			registered.Created = false
+			return errDryRun
+		}
+		return nil
+	}
+	const tries = 3
+	for range tries {
+		err = pgx.BeginFunc(ctx, s.pool, register)
+		if !isRetryable(err) && !isCode(err, lockNotAvailable) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, errDryRun):
+		return registered, nil
+	case err != nil:
+		return Registration{}, AsError(err)
+	}
+	// The CHECK binds already; this only lets Postgres know that older rows fit too.
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local statement_timeout = '10min'"); err != nil {
+			return err
+		}
+		return queries.New(tx).ValidateWorkflow(ctx, r.definition.Name)
+	})
+	if err != nil && !isCode(err, lockNotAvailable) {
+		return Registration{}, AsError(err)
+	}
+	return registered, nil
+}
+
+// checkPaths faults the guards and assigns that Postgres cannot parse.
+func (s *Service) checkPaths(ctx context.Context, r *reader) error {
+	if len(r.paths) == 0 {
+		return nil
+	}
+	faulty := map[string]string{}
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		rows, err := q.JSONPathErrors(ctx, slices.Collect(maps.Values(r.paths)))
+		for _, row := range rows {
+			faulty[row.Path] = row.Error
+		}
+		return err
+	})
+	for at, path := range r.paths {
+		if detail, bad := faulty[path]; bad {
+			r.fault(at, "is no SQL/JSON path: %s", detail)
+		}
+	}
+	return err
+}
+
+// GetWorkflow returns a version of a workflow, or the latest for version 0.
+// Kinds: WorkflowNotFound, Unavailable.
+func (s *Service) GetWorkflow(ctx context.Context, name string, version int) (Workflow, error) {
+	var w queries.Workflow
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		switch {
+		case containsNUL(name) || version < 0 || version > 1<<31-1:
+			err = pgx.ErrNoRows
+		case version == 0:
+			w, err = q.GetWorkflow(ctx, name)
+		default:
+			w, err = q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: name, Version: int32(version)})
+		}
+		return notFound(err, WorkflowNotFound, "there is no such workflow, or no such version of it")
+	})
+	return workflowOf(w), err
+}
+
+// ListWorkflows returns the latest version of each workflow, by name.
+// Kinds: Malformed (limit or cursor), Unavailable.
+func (s *Service) ListWorkflows(ctx context.Context, page Page) (List[Workflow], error) {
+	return list(ctx, s, page, "workflows",
+		func(ctx context.Context, q *queries.Queries, after string, limit int32) ([]queries.Workflow, error) {
+			return q.ListWorkflows(ctx, queries.ListWorkflowsParams{After: after, RowLimit: limit})
+		},
+		workflowOf,
+		func(w Workflow) string { return w.Name })
+}
+
+// Get returns an instance as it is.
+// Kinds: InstanceNotFound, Unavailable.
+func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
+	var row queries.GetInstanceRow
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.GetInstance(ctx, queries.GetInstanceParams{TenantID: tenant, ID: id})
+		return notFound(err, InstanceNotFound, "there is no such instance")
+	})
+	return instanceOf(row.Instance, row.Actions), err
+}
+
+// GetAt returns an instance as it was at a time, after the steps made by then.
+// Kinds: InstanceNotFound if it was not there yet, Unavailable.
+func (s *Service) GetAt(ctx context.Context, tenant string, id uuid.UUID, at time.Time) (Instance, error) {
+	var version int64
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		version, err = q.GetInstanceVersionAt(ctx, queries.GetInstanceVersionAtParams{TenantID: tenant, ID: id, At: at})
+		return notFound(err, InstanceNotFound, "there was no such instance at that time")
+	})
+	if err != nil {
+		return Instance{}, err
+	}
+	return s.GetVersion(ctx, tenant, id, version)
+}
+
+// GetVersion returns an instance as it was at a version.
+// Kinds: InstanceNotFound if it has no such version, Unavailable.
+func (s *Service) GetVersion(ctx context.Context, tenant string, id uuid.UUID, version int64) (Instance, error) {
+	var row queries.GetInstanceVersionRow
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.GetInstanceVersion(ctx, queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: version})
+		return notFound(err, InstanceNotFound, "there is no such instance, or no such version of it")
+	})
+	return instanceOf(queries.Instance(row.InstanceAt), row.Actions), err
+}
+
+// Filter chooses instances. A zero member chooses all.
+type Filter struct {
+	Workflow, State, BusinessKey, CorrelationID string
+	Status                                      Status
+	CreatedAfter, CreatedBefore                 time.Time // Both exclusive.
+	// StuckFor chooses active instances that have been in their state for so long.
+	StuckFor time.Duration
+}
+
+// List returns instances, the newest first. A cursor belongs to the filter it came from.
+// Kinds: Malformed (limit or cursor), Unavailable.
+func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (List[Instance], error) {
+	for _, text := range []string{f.Workflow, f.State, f.BusinessKey, f.CorrelationID} {
+		if err := checkText("", text, 255); err != nil {
+			return List[Instance]{}, err
+		}
+	}
+	scope, err := json.Marshal(f)
+	if err != nil {
+		return List[Instance]{}, AsError(err)
+	}
+	return list(ctx, s, page, "instances "+tenant+" "+string(scope),
+		func(ctx context.Context, q *queries.Queries, after string, limit int32) ([]queries.ListInstancesRow, error) {
+			p := queries.ListInstancesParams{
+				TenantID: tenant, Workflow: optional(f.Workflow), State: optional(f.State),
+				Status: optional(string(f.Status)), BusinessKey: optional(f.BusinessKey),
+				CorrelationID: optional(f.CorrelationID), CreatedAfter: optional(f.CreatedAfter),
+				CreatedBefore: optional(f.CreatedBefore),
+				StuckFor:      pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
+				RowLimit:      limit,
+			}
+			if after != "" {
+				id, err := uuid.Parse(after)
+				if err != nil {
+					return nil, err
+				}
+				p.BeforeID = &id
+			}
+			return q.ListInstances(ctx, p)
+		},
+		func(r queries.ListInstancesRow) Instance { return instanceOf(r.Instance, r.Actions) },
+		func(i Instance) string { return i.ID.String() })
+}
+
+// History returns the steps of an instance, the oldest first.
+// Kinds: InstanceNotFound, Malformed (limit or cursor), Unavailable.
+func (s *Service) History(ctx context.Context, tenant string, id uuid.UUID, page Page) (List[Step], error) {
+	if _, err := s.Get(ctx, tenant, id); err != nil {
+		return List[Step]{}, err
+	}
+	return list(ctx, s, page, "history "+tenant+" "+id.String(),
+		func(ctx context.Context, q *queries.Queries, after string, limit int32) ([]queries.History, error) {
+			version, err := parseVersion(after)
+			if err != nil {
+				return nil, err
+			}
+			return q.ListHistory(ctx, queries.ListHistoryParams{
+				TenantID: tenant, InstanceID: id, AfterVersion: version, RowLimit: limit,
+			})
+		},
+		func(h queries.History) Step {
+			return Step{
+				Version: h.Version, WorkflowVersion: int(h.WorkflowVersion), Kind: h.Kind, Event: h.Event, From: h.FromState,
+				To: h.ToState, Status: Status(h.Status), Context: h.Context, Payload: h.Payload, Actor: h.Actor,
+				Reason: h.Reason, Key: h.Key, CorrelationID: h.CorrelationID, Traceparent: h.Traceparent, At: h.At,
+			}
+		},
+		func(s Step) string { return formatVersion(s.Version) })
+}
+
+// Actions returns the events that an instance accepts. With evaluate it says of each
+// whether an empty payload would be taken now.
+// Kinds: InstanceNotFound, Unavailable.
+func (s *Service) Actions(ctx context.Context, tenant string, id uuid.UUID, evaluate bool) ([]Action, error) {
+	i, err := s.Get(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	actions := []Action{}
+	err = s.read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		rows, err := q.ListActions(ctx, queries.ListActionsParams{
+			Workflow: i.Workflow, WorkflowVersion: int32(i.WorkflowVersion), State: i.State,
+		})
+		for _, r := range rows {
+			actions = append(actions, Action{Event: r.Event, PayloadSchema: r.PayloadSchema, Targets: r.Targets})
+		}
+		return err
+	})
+	if err != nil || !evaluate {
+		return actions, err
+	}
+	for n := range actions {
+		// One call each, since a guard that raises must not hide the others.
+		rows, err := s.queries.GuardHolds(ctx, queries.GuardHoldsParams{
+			TenantID: tenant, ID: id, Events: []string{actions[n].Event}, Payload: emptyJSON,
+		})
+		switch {
+		case err != nil && isConnectionError(err):
+			return nil, AsError(err)
+		case err == nil && len(rows) == 1:
+			actions[n].GuardHolds = &rows[0].Holds
+		}
+	}
+	return actions, nil
+}
+
+// notFound names what a read without a row did not find.
+func notFound(err error, kind Kind, message string) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return &Error{Kind: kind, Message: message}
+	}
+	return err
+}
+
+func isCode(err error, code string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == code
+}
+
+func containsNUL(text string) bool { return strings.ContainsRune(text, 0) }
+
+// optional is nil for a zero value.
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}

@@ -1,0 +1,110 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// maxCommands is how many commands a batch may have.
+const maxCommands = 1000
+
+// RunBatch carries out commands, each with its own key and its own result.
+func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBatchResponseObject, error) {
+	if in.Body == nil || len(in.Body.Commands) == 0 || len(in.Body.Commands) > maxCommands {
+		at := "/commands"
+		return nil, &problemError{
+			code: ProblemCodeMalformedRequest, detail: "a batch has commands",
+			faults: []Fault{{Pointer: &at, Detail: fmt.Sprintf("must be an array of 1 to %d commands", maxCommands)}},
+		}
+	}
+	r := requestOf(ctx)
+	results := make([]BatchResult, len(in.Body.Commands))
+	var commands []any
+	var positions []int
+	for i, c := range in.Body.Commands {
+		command, err := r.command(c, fmt.Sprintf("/commands/%d", i))
+		if err != nil {
+			results[i] = refused(ctx, err)
+			continue
+		}
+		commands, positions = append(commands, command), append(positions, i)
+	}
+	for i, reply := range s.service.Do(ctx, commands) {
+		result := &results[positions[i]]
+		if reply.Err != nil {
+			*result = refused(ctx, reply.Err)
+			continue
+		}
+		instance := instanceOf(reply.Instance)
+		*result = BatchResult{Status: http.StatusOK, Replayed: reply.Replayed, Instance: &instance}
+		if _, created := commands[i].(fsm.CreateCommand); created {
+			result.Status = http.StatusCreated
+		}
+	}
+	return RunBatch200JSONResponse{Results: results}, nil
+}
+
+func refused(ctx context.Context, err error) BatchResult {
+	p, headers := problemOf(ctx, err)
+	return BatchResult{Status: p.Status, Replayed: headers.Get("Idempotent-Replayed") != "", Problem: &p}
+}
+
+// command reads one command of a batch.
+func (r *request) command(c Command, at string) (any, error) {
+	if err := fsm.CheckKey(c.Key); err != nil {
+		return nil, err
+	}
+	fault := func(member, detail string) error {
+		pointer := at + "/" + member
+		return &problemError{
+			code: ProblemCodeMalformedRequest, detail: "a command is not well formed",
+			faults: []Fault{{Pointer: &pointer, Detail: detail}},
+		}
+	}
+	switch c.Op {
+	case CommandOpCreate:
+		for member, given := range map[string]bool{
+			"instance_id": c.InstanceID != nil, "event": c.Event != nil, "payload": c.Payload != nil, "if_match": c.IfMatch != nil,
+		} {
+			if given {
+				return nil, fault(member, "does not go with create")
+			}
+		}
+		if c.Workflow == nil {
+			return nil, fault("workflow", "is missing")
+		}
+		return r.createCommand(*c.Workflow, c.Key, CreateRequest{
+			BusinessKey: c.BusinessKey, Context: c.Context, CorrelationID: c.CorrelationID, ExpiresIn: c.ExpiresIn, Reason: c.Reason,
+		}, at)
+	case CommandOpFire:
+		for member, given := range map[string]bool{
+			"workflow": c.Workflow != nil, "context": c.Context != nil, "business_key": c.BusinessKey != nil,
+			"correlation_id": c.CorrelationID != nil, "expires_in": c.ExpiresIn != nil,
+		} {
+			if given {
+				return nil, fault(member, "does not go with fire")
+			}
+		}
+		switch {
+		case c.InstanceID == nil:
+			return nil, fault("instance_id", "is missing")
+		case c.Event == nil || *c.Event == "":
+			return nil, fault("event", "is missing")
+		}
+		id, err := instanceID(strings.TrimSpace(*c.InstanceID))
+		if err != nil {
+			return nil, err
+		}
+		command := r.fireCommand(id, *c.Event, c.Key, c.Payload, c.Reason)
+		if c.IfMatch != nil {
+			command.Expect = fsm.ExpectVersion(*c.IfMatch)
+		}
+		return command, nil
+	default:
+		return nil, fault("op", "must be create or fire")
+	}
+}

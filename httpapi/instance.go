@@ -1,0 +1,315 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+func instanceOf(i fsm.Instance) Instance {
+	return Instance{
+		ID: i.ID.String(), Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State,
+		Status: InstanceStatus(i.Status), Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey,
+		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.Actions...), CreatedAt: Timestamp(i.CreatedAt),
+		StateChangedAt: Timestamp(i.StateChangedAt), ExpiresAt: timestampOf(i.ExpiresAt), Error: i.Error,
+	}
+}
+
+func location(i fsm.Instance) string { return "/v1/instances/" + i.ID.String() }
+
+// instanceID reads an id; what is no UUID names no instance.
+func instanceID(text InstanceID) (uuid.UUID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil || len(text) != len(uuid.Nil.String()) {
+		return uuid.Nil, &fsm.Error{Kind: fsm.InstanceNotFound, Message: "there is no such instance"}
+	}
+	return id, nil
+}
+
+// replayed is the Idempotent-Replayed header, which only replays have.
+func replayed(yes bool) *bool {
+	if !yes {
+		return nil
+	}
+	return &yes
+}
+
+// durationOf reads a member that is a duration.
+func durationOf(text *Duration, pointer string) (time.Duration, error) {
+	if text == nil {
+		return 0, nil
+	}
+	d, err := fsm.ParseDuration(*text)
+	if err != nil {
+		return 0, &problemError{
+			code: ProblemCodeMalformedRequest, detail: err.Error(), faults: []Fault{{Pointer: &pointer, Detail: err.Error()}},
+		}
+	}
+	return d, nil
+}
+
+// notEmpty refuses a member that is there and empty, which is not the same as absent.
+func notEmpty(text *string, pointer string) (string, error) {
+	if text == nil {
+		return "", nil
+	}
+	if *text == "" {
+		return "", &problemError{
+			code: ProblemCodeMalformedRequest, detail: pointer + " must not be empty",
+			faults: []Fault{{Pointer: &pointer, Detail: "must have at least 1 character; leave it out if there is none"}},
+		}
+	}
+	return *text, nil
+}
+
+// createCommand is what a create, alone or in a batch, asks for.
+func (r *request) createCommand(workflow, key string, body CreateRequest, at string) (fsm.CreateCommand, error) {
+	expiresIn, err := durationOf(body.ExpiresIn, at+"/expires_in")
+	if err != nil {
+		return fsm.CreateCommand{}, err
+	}
+	businessKey, err := notEmpty(body.BusinessKey, at+"/business_key")
+	if err != nil {
+		return fsm.CreateCommand{}, err
+	}
+	correlationID, err := notEmpty(body.CorrelationID, at+"/correlation_id")
+	if err != nil {
+		return fsm.CreateCommand{}, err
+	}
+	return fsm.CreateCommand{
+		Tenant: r.principal.tenant, Workflow: workflow, Context: body.Context, Key: key, BusinessKey: businessKey,
+		CorrelationID: correlationID, ExpiresIn: expiresIn, Origin: r.origin(body.Reason),
+	}, nil
+}
+
+// CreateInstance starts an instance.
+func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObject) (CreateInstanceResponseObject, error) {
+	var body CreateRequest
+	if in.Body != nil {
+		body = *in.Body
+	}
+	r := requestOf(ctx)
+	command, err := r.createCommand(in.Name, r.key, body, "")
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.service.Create(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	created := CreateInstance201JSONResponse{
+		Body: instanceOf(result.Instance),
+		Headers: CreateInstance201ResponseHeaders{
+			ETag: etag(result.Instance.Version), Location: location(result.Instance),
+			IdempotentReplayed: replayed(result.Replayed), PreferenceApplied: r.applied(),
+		},
+	}
+	if r.minimal {
+		return createdMinimal(created), nil
+	}
+	return created, nil
+}
+
+// createdMinimal is a 201 with the headers alone.
+type createdMinimal CreateInstance201JSONResponse
+
+// VisitCreateInstanceResponse writes it.
+func (c createdMinimal) VisitCreateInstanceResponse(w http.ResponseWriter) error {
+	h := w.Header()
+	h.Set("ETag", c.Headers.ETag)
+	h.Set("Location", c.Headers.Location)
+	h.Set("Preference-Applied", *c.Headers.PreferenceApplied)
+	if c.Headers.IdempotentReplayed != nil {
+		h.Set("Idempotent-Replayed", "true")
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// FireEvent moves an instance, or says how it would move.
+func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (FireEventResponseObject, error) {
+	id, err := instanceID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	r := requestOf(ctx)
+	var body FireRequest
+	if in.Body != nil {
+		body = *in.Body
+	}
+	command := r.fireCommand(id, in.Event, r.key, body.Payload, body.Reason)
+	command.Expect = r.ifMatch
+	if in.Params.DryRun != nil && *in.Params.DryRun {
+		result, err := s.service.Preview(ctx, command)
+		if err != nil {
+			return nil, err
+		}
+		// The tag is that of the instance as it still is, fit for If-Match.
+		return FireEvent200JSONResponse{
+			Body:    instanceOf(result.Instance),
+			Headers: FireEvent200ResponseHeaders{ETag: etag(result.Instance.Version - 1)},
+		}, nil
+	}
+	result, err := s.service.Fire(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	if r.minimal {
+		return FireEvent204Response{Headers: FireEvent204ResponseHeaders{
+			ETag: etag(result.Instance.Version), IdempotentReplayed: replayed(result.Replayed),
+			PreferenceApplied: r.applied(),
+		}}, nil
+	}
+	return FireEvent200JSONResponse{
+		Body: instanceOf(result.Instance),
+		Headers: FireEvent200ResponseHeaders{
+			ETag: etag(result.Instance.Version), IdempotentReplayed: replayed(result.Replayed),
+			PreferenceApplied: r.applied(),
+		},
+	}, nil
+}
+
+// fireCommand is what a fire, alone or in a batch, asks for.
+func (r *request) fireCommand(id uuid.UUID, event, key string, payload json.RawMessage, reason *string) fsm.FireCommand {
+	return fsm.FireCommand{
+		Tenant: r.principal.tenant, ID: id, Event: event, Payload: payload, Key: key, Origin: r.origin(reason),
+	}
+}
+
+// GetInstance reads an instance as it is, or as it was.
+func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (GetInstanceResponseObject, error) {
+	id, err := instanceID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	r := requestOf(ctx)
+	tenant := r.principal.tenant
+	var i fsm.Instance
+	switch {
+	case in.Params.At != nil && in.Params.Version != nil:
+		return nil, malformed("version", "cannot go together with at")
+	case in.Params.At != nil:
+		i, err = s.service.GetAt(ctx, tenant, id, time.Time(*in.Params.At))
+	case in.Params.Version != nil:
+		i, err = s.service.GetVersion(ctx, tenant, id, *in.Params.Version)
+	default:
+		i, err = s.service.Get(ctx, tenant, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	tag := etag(i.Version)
+	if r.notModified(tag) {
+		return GetInstance304Response{Headers: GetInstance304ResponseHeaders{ETag: tag}}, nil
+	}
+	return GetInstance200JSONResponse{Body: instanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag}}, nil
+}
+
+// ListInstances lists the tenant's instances, the newest first.
+func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObject) (ListInstancesResponseObject, error) {
+	list, err := s.listInstances(ctx, in.Params)
+	if err != nil {
+		return nil, err
+	}
+	return ListInstances200JSONResponse{
+		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: cursorOf(list.Next)},
+		Headers: ListInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
+	}, nil
+}
+
+// ListWorkflowInstances lists those of one workflow, which must exist.
+func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInstancesRequestObject) (ListWorkflowInstancesResponseObject, error) {
+	if _, err := s.service.GetWorkflow(ctx, in.Name, 0); err != nil {
+		return nil, err
+	}
+	p := in.Params
+	list, err := s.listInstances(ctx, ListInstancesParams{
+		Workflow: &in.Name, State: p.State, Status: p.Status, BusinessKey: p.BusinessKey, CorrelationID: p.CorrelationID,
+		CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor, Limit: p.Limit, Cursor: p.Cursor,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ListWorkflowInstances200JSONResponse{
+		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: cursorOf(list.Next)},
+		Headers: ListWorkflowInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
+	}, nil
+}
+
+func (s *server) listInstances(ctx context.Context, p ListInstancesParams) (fsm.List[fsm.Instance], error) {
+	page, err := pageOf(p.Limit, p.Cursor)
+	if err != nil {
+		return fsm.List[fsm.Instance]{}, err
+	}
+	f := fsm.Filter{
+		Workflow: value(p.Workflow), State: value(p.State), Status: fsm.Status(value(p.Status)),
+		BusinessKey: value(p.BusinessKey), CorrelationID: value(p.CorrelationID),
+		CreatedAfter: time.Time(value(p.CreatedAfter)), CreatedBefore: time.Time(value(p.CreatedBefore)),
+	}
+	if p.StuckFor != nil {
+		if f.StuckFor, err = fsm.ParseDuration(*p.StuckFor); err != nil {
+			return fsm.List[fsm.Instance]{}, malformed("stuck_for", err.Error())
+		}
+	}
+	return s.service.List(ctx, requestOf(ctx).principal.tenant, f, page)
+}
+
+// value is a zero value for nil.
+func value[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// ListActions lists the events that an instance accepts now.
+func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (ListActionsResponseObject, error) {
+	id, err := instanceID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	actions, err := s.service.Actions(ctx, requestOf(ctx).principal.tenant, id, value(in.Params.Evaluate))
+	if err != nil {
+		return nil, err
+	}
+	return ListActions200JSONResponse{Items: each(actions, func(a fsm.Action) Action {
+		return Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets}
+	})}, nil
+}
+
+// ListHistory lists the steps of an instance, the oldest first.
+func (s *server) ListHistory(ctx context.Context, in ListHistoryRequestObject) (ListHistoryResponseObject, error) {
+	id, err := instanceID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	page, err := pageOf(in.Params.Limit, in.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	r := requestOf(ctx)
+	list, err := s.service.History(ctx, r.principal.tenant, id, page)
+	if err != nil {
+		return nil, err
+	}
+	return ListHistory200JSONResponse{
+		Body: HistoryList{
+			Items: each(list.Items, func(s fsm.Step) HistoryItem {
+				return HistoryItem{
+					Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: HistoryKind(s.Kind), Event: s.Event,
+					From: s.From, To: s.To, Status: InstanceStatus(s.Status), Context: s.Context, Payload: s.Payload,
+					Actor: s.Actor, Reason: s.Reason, Key: s.Key, CorrelationID: s.CorrelationID,
+					Traceparent: s.Traceparent, At: Timestamp(s.At),
+				}
+			}),
+			NextCursor: cursorOf(list.Next),
+		},
+		Headers: ListHistory200ResponseHeaders{Link: r.nextLink(list.Next)},
+	}, nil
+}

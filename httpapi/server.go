@@ -1,0 +1,218 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// Config of the handler. Its zero value works.
+type Config struct {
+	// Tenant that requests act in while there are no tokens. Default fsm.DefaultTenant.
+	Tenant string
+	// Tokens are those that are accepted; none means that anybody may do anything.
+	Tokens []Token
+	// RateLimit is how many requests per second each subject may make, with bursts of as
+	// many. Default 0: no limit.
+	RateLimit float64
+	// MaxBody is the size of a body in bytes. Default 1 MiB.
+	MaxBody int64
+	// Logger takes a line per request: failures as errors, the rest for debugging.
+	// Default: none.
+	Logger *slog.Logger
+}
+
+// server is the handler: what it holds does not change while it serves.
+type server struct {
+	service  *fsm.Service
+	config   Config
+	contract *contract
+	auth     *authenticator // Nil while there are no tokens.
+	limits   *limits
+	router   http.Handler
+}
+
+// New returns the handler for the whole contract.
+func New(service *fsm.Service, config Config) (http.Handler, error) {
+	if config.Tenant == "" {
+		config.Tenant = fsm.DefaultTenant
+	}
+	if config.MaxBody == 0 {
+		config.MaxBody = 1 << 20
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &server{
+		service: service, config: config,
+		limits: newLimits(config.RateLimit),
+	}
+	var err error
+	if s.contract, err = loadContract(); err != nil {
+		return nil, fmt.Errorf("httpapi: %w", err)
+	}
+	if len(config.Tokens) > 0 {
+		if s.auth, err = newAuthenticator(config.Tokens); err != nil {
+			return nil, fmt.Errorf("httpapi: %w", err)
+		}
+	}
+	e := echo.New()
+	e.Binder = binder{config.MaxBody}
+	e.HTTPErrorHandler = func(err error, c echo.Context) { s.fail(c.Request().Context(), c.Response(), err) }
+	RegisterHandlers(e, NewStrictHandler(s, nil))
+	s.router = e
+	return s, nil
+}
+
+// response remembers what was answered.
+type response struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *response) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+var requestID = regexp.MustCompile(`^[!-~]{1,128}$`)
+
+// ServeHTTP answers every request, whatever happens on the way.
+func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
+	start := time.Now()
+	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL}
+	if !requestID.MatchString(r.id) {
+		r.id = uuid.NewString()
+	}
+	w.Header().Set("X-Request-ID", r.id)
+	ctx := context.WithValue(in.Context(), requestKey{}, r)
+	out := &response{ResponseWriter: w}
+	defer func() {
+		if cause := recover(); cause != nil {
+			if cause == http.ErrAbortHandler {
+				panic(cause)
+			}
+			s.fail(ctx, out, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
+		}
+		s.config.Logger.DebugContext(ctx, "request", "request_id", r.id, "method", in.Method,
+			"path", in.URL.Path, "status", out.status, "duration", time.Since(start))
+	}()
+	if in.Method == http.MethodOptions {
+		if route := s.contract.match(in.URL.EscapedPath()); route != nil {
+			out.Header().Set("Allow", route.allow())
+			out.WriteHeader(http.StatusNoContent)
+			return
+		}
+	}
+	if err := s.admit(r, in); err != nil {
+		s.fail(ctx, out, err)
+		return
+	}
+	in = in.WithContext(ctx)
+	if in.Method == http.MethodHead {
+		// The server leaves out the body of whatever answers a HEAD.
+		in.Method = http.MethodGet
+	}
+	s.router.ServeHTTP(out, in)
+}
+
+// fail answers with a problem, and logs what clients must not see.
+func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
+	if sent, ok := w.(interface{ sent() bool }); ok && sent.sent() {
+		return
+	}
+	err = fromEcho(err)
+	p := writeProblem(ctx, w, err)
+	if p.Status >= http.StatusInternalServerError {
+		s.config.Logger.ErrorContext(ctx, "request failed", "request_id", p.RequestID, "status", p.Status, "error", err)
+	}
+}
+
+func (w *response) sent() bool { return w.status != 0 }
+
+var boundParameter = regexp.MustCompile(`^Invalid format for parameter ([^:]+): `)
+
+// fromEcho words what echo and the generated binding fail with.
+func fromEcho(err error) error {
+	he, ok := errors.AsType[*echo.HTTPError](err)
+	switch {
+	case errors.Is(err, io.EOF):
+		return &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a JSON body"}
+	case !ok:
+		return err
+	case he.Code == http.StatusNotFound:
+		return &problemError{code: ProblemCodeNotFound, detail: "there is nothing at this path"}
+	case he.Code == http.StatusBadRequest:
+		if m := boundParameter.FindStringSubmatch(fmt.Sprint(he.Message)); m != nil {
+			return malformed(m[1], "does not have the form that the contract gives it")
+		}
+		return &problemError{code: ProblemCodeMalformedRequest, detail: "the request is not well formed"}
+	default:
+		return fmt.Errorf("echo: %w", err)
+	}
+}
+
+// binder decodes bodies strictly. It returns io.EOF if there is none.
+type binder struct{ maxBody int64 }
+
+func (b binder) Bind(into any, c echo.Context) error {
+	in := c.Request()
+	if in.ContentLength > b.maxBody {
+		return b.tooLarge()
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), in.Body, b.maxBody))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return b.tooLarge()
+	}
+	if err != nil {
+		return &problemError{code: ProblemCodeMalformedRequest, detail: "the body could not be read", cause: err}
+	}
+	if len(body) == 0 {
+		return io.EOF
+	}
+	if !isJSON(in.Header.Get("Content-Type")) {
+		return &problemError{
+			code: ProblemCodeUnsupportedMediaType, detail: "send the body as Content-Type: application/json, in UTF-8",
+		}
+	}
+	return fsm.Decode(body, into)
+}
+
+func (b binder) tooLarge() error {
+	return &problemError{code: ProblemCodeTooLarge, detail: fmt.Sprintf("a body must have at most %d bytes", b.maxBody)}
+}
+
+// isJSON accepts application/json, or nothing, in UTF-8.
+func isJSON(contentType string) bool {
+	if contentType == "" {
+		return true
+	}
+	media, params, err := mime.ParseMediaType(contentType)
+	charset := params["charset"]
+	return err == nil && media == "application/json" && (charset == "" || strings.EqualFold(charset, "utf-8"))
+}
