@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -30,11 +31,13 @@ type operation struct {
 	open bool
 }
 
-// A route is a path of the contract, split at its slashes; a parameter is "".
+// A route is a path of the contract, split at its slashes; a parameter is parameterSegment.
 type route struct {
 	segments []string
 	methods  map[string]*operation
 }
+
+const parameterSegment = "{}"
 
 // contract finds the operation of a request.
 type contract struct{ routes []route }
@@ -53,7 +56,7 @@ func loadContract() (*contract, error) {
 		r := route{segments: strings.Split(path, "/"), methods: map[string]*operation{}}
 		for i, s := range r.segments {
 			if strings.HasPrefix(s, "{") {
-				r.segments[i] = ""
+				r.segments[i] = parameterSegment
 			}
 		}
 		for method, o := range item.Operations() {
@@ -107,12 +110,12 @@ func (c *contract) match(escapedPath string) *route {
 		}
 		fits := true
 		for j, s := range r.segments {
-			if s != segments[j] && (s != "" || j == 0 || segments[j] == "") {
+			if s != segments[j] && (s != parameterSegment || segments[j] == "") {
 				fits = false
 				break
 			}
 		}
-		if fits && (best == nil || slices.Index(r.segments[1:], "") > slices.Index(best.segments[1:], "")) {
+		if fits && (best == nil || slices.Index(r.segments, parameterSegment) < 0) {
 			best = r
 		}
 	}
@@ -163,9 +166,15 @@ func (op *operation) checkQuery(query url.Values) error {
 // JSON, an unknown member of an enumeration, text that is too short or too long.
 func checkValue(schema *openapi3.Schema, value string) string {
 	switch {
-	case schema.Type.Is("boolean") && value != "true" && value != "false":
-		return "must be true or false"
-	case !schema.Type.Is("string"):
+	case schema.Type.Is("boolean"):
+		if value != "true" && value != "false" {
+			return "must be true or false"
+		}
+		return ""
+	case schema.Type.Is("integer"):
+		if _, err := strconv.ParseInt(value, 10, 64); err != nil {
+			return "must be a whole number"
+		}
 		return ""
 	case schema.Format == "date-time":
 		if err := new(Timestamp).Bind(value); err != nil {

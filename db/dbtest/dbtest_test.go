@@ -155,9 +155,8 @@ func child(t *testing.T, name string, env ...string) (output string, passed bool
 func childCommand(t *testing.T, name string, env ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^TestChild"+name+"$")
-	// No daemon: the children are about the other kinds of server.
-	cmd.Env = append(os.Environ(), childEnv+"=1", "DOCKER_HOST=unix:///nonexistent/docker.sock",
-		"PAWL_TEST_DATABASE_URL=", "PAWL_TEST_KEEP=")
+	// The children are about the other kinds of server.
+	cmd.Env = append(os.Environ(), childEnv+"=1", "PAWL_TEST_DOCKER=off", "PAWL_TEST_DATABASE_URL=", "PAWL_TEST_KEEP=")
 	cmd.Env = append(cmd.Env, env...)
 	return cmd
 }

@@ -13,7 +13,8 @@
 // One server per test process, started by the first test that needs it and stopped by [Main]. It is, in order:
 //
 //  1. the server of PAWL_TEST_DATABASE_URL, where the role must be allowed to create databases;
-//  2. a container, if a Docker daemon answers (PAWL_TEST_POSTGRES_IMAGE, by default postgres:18-alpine);
+//  2. a container of PAWL_TEST_POSTGRES_IMAGE, by default postgres:18-alpine, if a Docker daemon answers and
+//     PAWL_TEST_DOCKER is not "off";
 //  3. a private server of the PostgreSQL on this machine, see package localpg.
 //
 // On that server, one template with the schema, made by the migrations once per process, and a clone of it per

@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	dockerEnv    = "PAWL_TEST_DOCKER"
 	imageEnv     = "PAWL_TEST_POSTGRES_IMAGE"
 	defaultImage = "postgres:18-alpine"
 	answerWithin = 3 * time.Second
@@ -26,6 +27,9 @@ var errNoDocker = errors.New("no Docker daemon answers")
 
 // startDocker runs PostgreSQL in a container.
 func startDocker(ctx context.Context, keep bool) (*server, error) {
+	if os.Getenv(dockerEnv) == "off" {
+		return nil, errNoDocker
+	}
 	if keep {
 		// The reaper would remove the container soon after this process.
 		if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
@@ -57,7 +61,7 @@ func startDocker(ctx context.Context, keep bool) (*server, error) {
 	}
 	return &server{
 		dsn:    dsn,
-		remove: "docker rm -f " + container.GetContainerID(),
+		remove: "docker rm -fv " + container.GetContainerID(),
 		stop: func(ctx context.Context) error {
 			return testcontainers.TerminateContainer(container, testcontainers.StopContext(ctx))
 		},

@@ -115,16 +115,16 @@ func tooOld(b Binaries) error {
 		ErrNotFound, b.Dir, b.Version, OldestMajor, howToGet)
 }
 
-// fromPath returns the folders that PATH leads to.
+// fromPath returns the folders that PATH leads to. Where it leads to a link, the folder of its target goes first:
+// it has all the programs, and links are often made for a few only.
 func fromPath() []string {
 	file, err := exec.LookPath("postgres")
 	if err != nil {
 		return nil
 	}
 	dirs := []string{filepath.Dir(file)}
-	// A link in PATH to the one program, as some administrators make: initdb is beside its target.
 	if target, err := filepath.EvalSymlinks(file); err == nil && filepath.Dir(target) != dirs[0] {
-		dirs = append(dirs, filepath.Dir(target))
+		dirs = []string{filepath.Dir(target), dirs[0]}
 	}
 	return dirs
 }

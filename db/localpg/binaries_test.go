@@ -48,15 +48,24 @@ func TestFindPrefersTheNewest(t *testing.T) {
 }
 
 func TestFindPrefersPath(t *testing.T) {
-	root := t.TempDir()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	mine := install(t, root, "16.3")
-	t.Setenv("PATH", mine)
+	links := t.TempDir()
+	if err := os.Symlink(filepath.Join(mine, "postgres"), filepath.Join(links, "postgres")); err != nil {
+		t.Fatal(err)
+	}
 	other := t.TempDir()
 	install(t, other, "17.1")
 
-	got, err := localpg.FindIn("", []string{filepath.Join(other, "*", "bin")}, 0)
-	if err != nil || got.Dir != mine {
-		t.Errorf("find = %+v, %v, want the one in PATH", got, err)
+	for _, path := range []string{mine, links} {
+		t.Setenv("PATH", path)
+		got, err := localpg.FindIn("", []string{filepath.Join(other, "*", "bin")}, 0)
+		if err != nil || got.Dir != mine {
+			t.Errorf("find with PATH=%s = %+v, %v, want %s", path, got, err, mine)
+		}
 	}
 }
 
