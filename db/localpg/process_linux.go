@@ -39,22 +39,31 @@ func zombie(pid int) bool {
 	return ok && (state == "Z" || state == "X")
 }
 
-func children(pid int) []int {
-	var kids []int
+// processes returns the ids that a test chooses.
+func processes(chosen func(pid int) bool) []int {
+	var pids []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*") // the only error is a malformed pattern
 	for _, dir := range dirs {
-		id, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
-			continue
-		}
-		if _, parent, ok := stat(id); ok && parent == pid {
-			kids = append(kids, id)
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && chosen(pid) {
+			pids = append(pids, pid)
 		}
 	}
-	return kids
+	return pids
 }
 
-// isServerOf tells whether a process is the postmaster of a data folder: it makes that its working directory.
+func children(pid int) []int {
+	return processes(func(id int) bool {
+		_, parent, ok := stat(id)
+		return ok && parent == pid
+	})
+}
+
+// serversOf returns every process of PostgreSQL that works on a data folder.
+func serversOf(data string) []int {
+	return processes(func(pid int) bool { return isServerOf(pid, data) && alive(pid) })
+}
+
+// isServerOf tells whether a process is a PostgreSQL of a data folder, which is then its working directory.
 func isServerOf(pid int, data string) bool {
 	proc := "/proc/" + strconv.Itoa(pid)
 	name, err := os.ReadFile(proc + "/comm")

@@ -381,11 +381,27 @@ func (s *Server) release() {
 	}
 }
 
-// stopOrphan ends a postmaster that runs on the folder although no process owns it, and removes a postmaster.pid
-// whose process id has meanwhile gone to another program, which PostgreSQL would take for a live server.
-// The caller holds the lock.
+// stopOrphan ends whatever PostgreSQL runs on the folder although no process owns it. The caller holds the lock.
 func stopOrphan(ctx context.Context, home string) error {
 	data := filepath.Join(home, "data")
+	if err := stopPostmaster(ctx, data); err != nil {
+		return err
+	}
+	// When only the postmaster was killed, a backend in the middle of a long statement does not notice for as long
+	// as that takes, and keeps a new server from starting.
+	left := serversOf(data)
+	for _, pid := range left {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if !waitGone(ctx, immediateWithin, left...) {
+		return fmt.Errorf("localpg: processes %v of an earlier PostgreSQL of %s do not end", left, home)
+	}
+	return nil
+}
+
+// stopPostmaster ends the postmaster that postmaster.pid names, and removes that file if its process id has
+// meanwhile gone to another program, which PostgreSQL would take for a live server.
+func stopPostmaster(ctx context.Context, data string) error {
 	pidFile := filepath.Join(data, "postmaster.pid")
 	raw, err := os.ReadFile(pidFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -416,8 +432,8 @@ func stopOrphan(ctx context.Context, home string) error {
 		}
 	}
 	if !killTree(pid) {
-		return fmt.Errorf("localpg: the PostgreSQL of %s that an earlier process left behind (process %d) does not end",
-			home, pid)
+		return fmt.Errorf("localpg: the PostgreSQL that an earlier process left behind on %s (process %d) does not end",
+			data, pid)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -39,10 +40,10 @@ func TestMain(m *testing.M) {
 func help(dir string) {
 	s, err := localpg.Start(context.Background(), localpg.Config{Dir: dir, Detached: os.Getenv("DETACHED") != ""})
 	if err != nil {
-		os.Stdout.WriteString("error " + err.Error() + "\n")
+		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	os.Stdout.WriteString("started " + strconv.Itoa(s.PID()) + " " + s.Dir() + " " + s.DSN() + "\n")
+	fmt.Println("started", s.PID(), s.Dir(), s.DSN())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
@@ -319,6 +320,50 @@ func TestDoneTellsOfADeath(t *testing.T) {
 	<-s.Done()
 	if s.Err() == nil {
 		t.Error("Err is nil after a death")
+	}
+}
+
+// A backend that does not look up from its work must not keep the server from coming back.
+func TestRestartAfterTheDeathOfThePostmasterAlone(t *testing.T) {
+	t.Parallel()
+	s := start(t, localpg.Config{})
+	conn, err := pgx.Connect(t.Context(), s.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(context.Background(), "select count(*) from (select generate_series(1, 1000000000000)) s")
+		ended <- err
+	}()
+	for query1[int](t, s.DSN(), "select count(*) from pg_stat_activity where state = 'active'") < 2 {
+	}
+	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("a statement of the dead server succeeded")
+	}
+	if got := query1[int](t, s.DSN(), "select 1"); got != 1 {
+		t.Errorf("select 1 = %d", got)
+	}
+}
+
+// A terminal sends ^C to the processes of one session's foreground group, which the server must not be in.
+func TestTerminalDoesNotReachTheServer(t *testing.T) {
+	t.Parallel()
+	s := start(t, localpg.Config{})
+	group, err := syscall.Getpgid(s.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if group == syscall.Getpgrp() {
+		t.Error("the server is in our process group")
 	}
 }
 

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// clientFlags say which service to talk to, and as whom.
+type clientFlags struct {
+	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"The service."`
+	Token  string `env:"PAWL_TOKEN" help:"Bearer token."`
+	Actor  string `env:"PAWL_ACTOR" help:"Who acts, for history, while the service knows no tokens."`
+	JSON   bool   `help:"Print the answer as JSON."`
+}
+
+// problem is what the service refuses with.
+type problem struct {
+	Status        int      `json:"status"`
+	Code          string   `json:"code"`
+	Detail        string   `json:"detail"`
+	RequestID     string   `json:"request_id"`
+	AllowedEvents []string `json:"allowed_events"`
+	Guards        []string `json:"guards"`
+	Errors        []struct {
+		Pointer   string `json:"pointer"`
+		Parameter string `json:"parameter"`
+		Detail    string `json:"detail"`
+	} `json:"errors"`
+}
+
+func (p *problem) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d %s: %s (request %s)", p.Status, p.Code, p.Detail, p.RequestID)
+	for _, e := range p.Errors {
+		fmt.Fprintf(&b, "\n  %s%s: %s", e.Pointer, e.Parameter, e.Detail)
+	}
+	if len(p.AllowedEvents) > 0 {
+		fmt.Fprintf(&b, "\n  it accepts: %s", strings.Join(p.AllowedEvents, ", "))
+	}
+	for _, g := range p.Guards {
+		fmt.Fprintf(&b, "\n  guard: %s", g)
+	}
+	return b.String()
+}
+
+// call is one request to the service.
+type call struct {
+	method, path string
+	query        url.Values
+	body         any // Nil for none; a json.RawMessage is sent as it is.
+	key          string
+	ifMatch      string
+}
+
+// do sends a request and decodes the answer. A request that changes something gets a
+// key, and is tried again with that key when the way there or back fails, or when the
+// service is unavailable or asks to wait: a few times, ever later, and not in step with
+// other clients.
+func (f *clientFlags) do(ctx context.Context, c call, into any) (status int, err error) {
+	var body []byte
+	if c.body != nil {
+		if body, err = json.Marshal(c.body); err != nil {
+			return 0, err
+		}
+	}
+	if c.method == http.MethodPost && c.key == "" {
+		c.key = uuid.NewString()
+	}
+	const tries = 5
+	for try := 0; ; try++ {
+		status, wait, err := f.once(ctx, c, body, into)
+		var refused *problem
+		again := err != nil && (!errors.As(err, &refused) || status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable)
+		if !again || try == tries-1 || ctx.Err() != nil {
+			return status, err
+		}
+		wait = max(wait, rand.N(100*time.Millisecond<<try))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return status, err
+		}
+	}
+}
+
+func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (status int, wait time.Duration, err error) {
+	target := strings.TrimRight(f.Server, "/") + c.path
+	if len(c.query) > 0 {
+		target += "?" + c.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, c.method, target, bytes.NewReader(body))
+	if err != nil {
+		return 0, 0, err
+	}
+	for name, value := range map[string]string{
+		"Idempotency-Key": c.key, "If-Match": c.ifMatch, "X-Actor": f.Actor,
+	} {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if f.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+f.Token)
+	}
+	client := http.Client{Timeout: 30 * time.Second}
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, 0, err
+	}
+	if res.StatusCode >= http.StatusBadRequest {
+		p := &problem{Status: res.StatusCode, Code: res.Status}
+		_ = json.Unmarshal(answer, p) // What is no problem has its status alone.
+		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
+		return res.StatusCode, time.Duration(seconds) * time.Second, p
+	}
+	if into != nil {
+		if err := json.Unmarshal(answer, into); err != nil {
+			return 0, 0, fmt.Errorf("the service's answer: %w", err)
+		}
+	}
+	return res.StatusCode, 0, nil
+}
+
+// printJSON prints an answer as it came, indented.
+func (c *console) printJSON(v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err == nil {
+		c.printf("%s\n", text)
+	}
+	return err
+}
+
+// input reads an argument that is JSON or YAML itself, @FILE, or - for standard input.
+func (c *console) input(arg string) (json.RawMessage, error) {
+	data := []byte(arg)
+	var err error
+	switch name, file := strings.CutPrefix(arg, "@"); {
+	case arg == "":
+		return nil, nil
+	case arg == "-":
+		data, err = io.ReadAll(c.in)
+	case file:
+		data, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return toJSON(data)
+}

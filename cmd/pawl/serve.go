@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/localpg"
+	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi"
+)
+
+// serviceFlags are those of dev and serve.
+type serviceFlags struct {
+	Tenant          string        `default:"default" env:"PAWL_TENANT" help:"Tenant that requests act in while there are no tokens."`
+	Tokens          string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it anybody may do anything."`
+	RateLimit       float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Requests per second of each subject; 0 for no limit."`
+	MaxConns        int           `default:"16" env:"PAWL_MAX_CONNS" help:"Connections to the database."`
+	MaxQueue        int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Commands that may wait; beyond it the answer is 503."`
+	GuardTimeout    time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"How long a guard, and any statement, may run."`
+	LockTimeout     time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"How long to wait for an instance that another transaction holds."`
+	ShutdownTimeout time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"How long requests may take to finish after SIGTERM."`
+}
+
+type serveCommand struct {
+	Listen      string `default:":8080" env:"PAWL_LISTEN" help:"Address to listen on."`
+	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
+	serviceFlags
+}
+
+func (s *serveCommand) Run(c *console) error {
+	return s.serve(c, s.DatabaseURL, s.Listen, func(addr net.Addr) error {
+		c.log.Info("serving", "address", addr.String())
+		return nil
+	})
+}
+
+// serve answers requests until the context ends, then finishes those that it has: HTTP
+// first, then the commands that wait, then the pool.
+func (s *serviceFlags) serve(c *console, dsn, listen string, started func(net.Addr) error) error {
+	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Logger: c.log}
+	if s.Tokens != "" {
+		data, err := os.ReadFile(s.Tokens)
+		if err != nil {
+			return fmt.Errorf("tokens: %w", err)
+		}
+		if config.Tokens, err = httpapi.ParseTokens(data); err != nil {
+			return err
+		}
+	}
+	pool, err := db.Open(c, dsn, db.Config{
+		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	defer closePool(pool, s.ShutdownTimeout)
+	service := fsm.New(pool, fsm.Config{
+		MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+	})
+	defer service.Close()
+	handler, err := httpapi.New(service, config)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+	}
+	group, ctx := errgroup.WithContext(c)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		c.log.Info("draining")
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout)
+		defer cancel()
+		if err := server.Shutdown(drain); err != nil {
+			return errors.Join(fmt.Errorf("shutdown: %w", err), server.Close())
+		}
+		return nil
+	})
+	if err := started(listener.Addr()); err != nil {
+		group.Go(func() error { return err })
+	}
+	return group.Wait()
+}
+
+// closePool closes a pool, but does not wait for ever for a connection in use.
+func closePool(pool *pgxpool.Pool, timeout time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		pool.Close()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(timeout):
+	}
+}
+
+type devCommand struct {
+	Listen      string `default:"127.0.0.1:8080" env:"PAWL_LISTEN" help:"Address to listen on; port 0 takes a free one."`
+	DataDir     string `default:".pawl" type:"path" env:"PAWL_DATA_DIR" help:"Folder of the private Postgres."`
+	DatabaseURL string `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"Use this database rather than a private one."`
+	serviceFlags
+}
+
+func (d *devCommand) Run(c *console) error {
+	dsn := d.DatabaseURL
+	if dsn == "" {
+		server, err := localpg.Start(c, localpg.Config{Dir: d.DataDir, Logger: c.log})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c), d.ShutdownTimeout)
+			defer cancel()
+			if err := server.Stop(ctx); err != nil {
+				c.log.Error("the private Postgres did not stop", "error", err)
+			}
+		}()
+		dsn = server.DSN()
+		var died context.CancelCauseFunc
+		c.Context, died = context.WithCancelCause(c.Context)
+		defer died(nil)
+		go func() {
+			select {
+			case <-server.Done():
+				if err := server.Err(); err != nil {
+					c.log.Error("the private Postgres died", "error", err)
+				}
+				died(server.Err())
+			case <-c.Done():
+			}
+		}()
+	}
+	if err := db.Up(c, dsn); err != nil {
+		return err
+	}
+	return d.serve(c, dsn, d.Listen, func(addr net.Addr) error {
+		if err := d.registerExample(c, dsn); err != nil {
+			return err
+		}
+		c.printf(devBanner, addr, dsn)
+		return nil
+	})
+}
+
+const devBanner = `pawl listens on http://%[1]s
+its database is %[2]s
+
+try it:
+  curl -i http://%[1]s/v1/workflows/flight-booking/instances -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%%s%%N)" -d '{"context": {"flight_id": "LH454", "price": 420}}'
+  curl http://%[1]s/v1/instances?workflow=flight-booking
+  curl http://%[1]s/v1/workflows/flight-booking
+`
+
+// registerExample registers flight-booking, which is there from the second start on.
+func (d *devCommand) registerExample(ctx context.Context, dsn string) error {
+	definition, err := toJSON(flightbooking.Definition)
+	if err != nil {
+		return err
+	}
+	pool, err := db.Open(ctx, dsn, db.Config{MaxConns: 1})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	_, err = fsm.New(pool, fsm.Config{}).Register(ctx, "flight-booking", definition, "pawl dev", false)
+	return err
+}
