@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -18,6 +19,16 @@ type migrateCommand struct {
 // ownerFlags name the database as the schema's owner.
 type ownerFlags struct {
 	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as the schema's owner."`
+}
+
+// Validate refuses a variable that is set to nothing.
+func (o ownerFlags) Validate() error { return wantDatabase(o.DatabaseURL) }
+
+func wantDatabase(url string) error {
+	if url == "" {
+		return errors.New("--database-url or DATABASE_URL must name the database")
+	}
+	return nil
 }
 
 // settingFlags are those of up and set; what is not given stays as it is.
@@ -82,6 +93,9 @@ type migrateGrants struct {
 
 func (m *migrateGrants) Run(c *console) error {
 	if m.Apply {
+		if err := wantDatabase(m.DatabaseURL); err != nil {
+			return err
+		}
 		return db.Grant(c, m.DatabaseURL, m.Role, m.Privilege)
 	}
 	sql, err := db.Grants(m.Role, m.Privilege)

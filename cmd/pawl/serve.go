@@ -37,6 +37,9 @@ type serveCommand struct {
 	serviceFlags
 }
 
+// Validate refuses a variable that is set to nothing.
+func (s *serveCommand) Validate() error { return wantDatabase(s.DatabaseURL) }
+
 func (s *serveCommand) Run(c *console) error {
 	return s.serve(c, s.DatabaseURL, s.Listen, func(addr net.Addr) error {
 		c.log.Info("serving", "address", addr.String())
@@ -171,7 +174,7 @@ its database is %[2]s
 
 try it:
   curl -i http://%[1]s/v1/workflows/flight-booking/instances -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%%s%%N)" -d '{"context": {"flight_id": "LH454", "price": 420}}'
-  curl http://%[1]s/v1/instances?workflow=flight-booking
+  curl 'http://%[1]s/v1/instances?workflow=flight-booking'
   curl http://%[1]s/v1/workflows/flight-booking
 `
 

@@ -19,13 +19,24 @@ import (
 type account struct {
 	name     string
 	uid, gid uint32
+
+	// closedWay: the account itself may not enter a folder on the way to its own, as below a mktemp -d of root's.
+	// Its processes then keep root's privilege to search folders, and nothing else of root's.
+	closedWay bool
 }
 
-func (a *account) credential() *syscall.Credential {
+// become makes a command run as the account, in a folder if it can be entered so early.
+func (a *account) become(cmd *exec.Cmd, dir string) {
+	cmd.Dir, cmd.SysProcAttr = dir, &syscall.SysProcAttr{}
 	if a == nil {
-		return nil
+		return
 	}
-	return &syscall.Credential{Uid: a.uid, Gid: a.gid}
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: a.uid, Gid: a.gid}
+	if a.closedWay {
+		// The privilege comes with the program, and the folder is changed before that.
+		cmd.Dir = "/"
+		searchFolders(cmd.SysProcAttr)
+	}
 }
 
 // chown hands a file over. It does not follow links: the folder may already belong to somebody else.
@@ -109,7 +120,16 @@ func (a *account) checkReach(ctx context.Context, bin Binaries, home string) err
 	if err := a.try(ctx, program, "/"); err != nil {
 		return a.blocked(program, "name another PostgreSQL in "+BinEnv, err)
 	}
-	if err := a.try(ctx, program, home); err != nil {
+	err := a.try(ctx, program, home)
+	if errors.Is(err, fs.ErrPermission) {
+		a.closedWay = true
+		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `cd "$1"`, "sh", home)
+		a.become(cmd, home)
+		if cmd.Run() == nil {
+			return nil
+		}
+	}
+	if err != nil {
 		return a.blocked(home, "choose another folder than "+home, err)
 	}
 	return nil
@@ -119,8 +139,7 @@ func (a *account) try(ctx context.Context, program, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "--version")
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.credential()}
+	a.become(cmd, dir)
 	return cmd.Run()
 }
 

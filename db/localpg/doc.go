@@ -23,9 +23,10 @@
 // its roles passwords: over TCP the server asks for one.
 //
 // PostgreSQL refuses to run as root. When root starts it, it runs as the owner of the folder when that is not
-// root, else as user postgres, else as nobody. That user must be able to enter every folder on the way. Only the
-// given folder itself is ever handed over, and only when the user cannot enter it; a parent folder that is in
-// the way is named in the error, with the command that opens it.
+// root, else as user postgres, else as nobody. Only the given folder itself is ever handed over, and only when the
+// user cannot enter it. Past a parent folder that the user may not enter, as below root's mktemp -d, Linux lets
+// the server keep root's privilege to search folders (CAP_DAC_READ_SEARCH); where that cannot be, the error names
+// the folder and the command that opens it.
 //
 // # Its life
 //

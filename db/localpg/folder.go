@@ -146,9 +146,9 @@ func makeData(ctx context.Context, bin Binaries, home string, a *account, tempor
 		args = append(args, "--no-sync")
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(bin.Dir, "initdb"), args...)
-	cmd.Dir = home
 	cmd.Env = environ()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.credential(), Setsid: true}
+	a.become(cmd, home)
+	cmd.SysProcAttr.Setsid = true
 	if out, err := cmd.CombinedOutput(); err != nil {
 		_ = os.RemoveAll(work)
 		if ctx.Err() != nil {

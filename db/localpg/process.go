@@ -31,12 +31,12 @@ func (s *Server) launch() (*process, error) {
 		return nil, fmt.Errorf("localpg: %w", err)
 	}
 	cmd := exec.Command(filepath.Join(s.bin.Dir, "postgres"), s.args...)
-	cmd.Dir = s.home
 	cmd.Env = environ()
 	// A file and not a pipe: nothing has to be copied, and the server can outlive us.
 	cmd.Stdout, cmd.Stderr = s.output, s.output
 	// A session of its own: ^C is for us, and we end the server when our work is done.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account.credential(), Setsid: true}
+	s.account.become(cmd, s.home)
+	cmd.SysProcAttr.Setsid = true
 	if !s.detached {
 		dieWithParent(cmd.SysProcAttr, s.temp)
 	}

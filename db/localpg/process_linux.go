@@ -18,6 +18,14 @@ func dieWithParent(attr *syscall.SysProcAttr, temporary bool) {
 	}
 }
 
+// capDACReadSearch is CAP_DAC_READ_SEARCH, see capabilities(7).
+const capDACReadSearch = 2
+
+// searchFolders lets a process that is no longer root's enter every folder.
+func searchFolders(attr *syscall.SysProcAttr) {
+	attr.AmbientCaps = []uintptr{capDACReadSearch}
+}
+
 // stat returns a process's state letter and parent, see proc_pid_stat(5).
 func stat(pid int) (state string, parent int, ok bool) {
 	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

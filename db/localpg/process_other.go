@@ -13,6 +13,9 @@ import (
 // dieWithParent does nothing: only Linux can tie a process to its parent. The next start stops what was left.
 func dieWithParent(*syscall.SysProcAttr, bool) {}
 
+// searchFolders does nothing: only Linux knows such a privilege.
+func searchFolders(*syscall.SysProcAttr) {}
+
 // ps asks for one column of one process.
 func ps(pid int, column string) string {
 	out, err := exec.Command("ps", "-ww", "-o", column+"=", "-p", strconv.Itoa(pid)).Output()

@@ -673,14 +673,18 @@ func TestRootRunsAsSomebodyElse(t *testing.T) {
 	}
 }
 
-func TestClosedParentIsNamed(t *testing.T) {
+func TestClosedParentIsPassedAndLeftAlone(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	needBinaries(t)
 	closed := folder(t) // 0700, root's
-	_, err := localpg.Start(t.Context(), localpg.Config{Dir: filepath.Join(closed, "data")})
-	if err == nil || !strings.Contains(err.Error(), `"chmod o+x `+closed+`"`) || strings.Contains(err.Error(), "\n") {
-		t.Errorf("Start = %v, want one line with the command that helps", err)
+	if runtime.GOOS == "linux" {
+		start(t, localpg.Config{Dir: filepath.Join(closed, "data")})
+	} else {
+		_, err := localpg.Start(t.Context(), localpg.Config{Dir: filepath.Join(closed, "data")})
+		if err == nil || !strings.Contains(err.Error(), `"chmod o+x `+closed+`"`) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("Start = %v, want one line with the command that helps", err)
+		}
 	}
 	info, err := os.Stat(closed)
 	if err != nil {

@@ -1,0 +1,175 @@
+package flightbooking_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
+	"github.com/pawl-fsm/pawl/examples/story"
+)
+
+func TestMain(m *testing.M) { dbtest.Main(m) }
+
+const create = "/v1/workflows/flight-booking/instances"
+
+// TestStory is the README's story over HTTP.
+func TestStory(t *testing.T) {
+	t.Parallel()
+	s := story.Start(t, dbtest.New(t), flightbooking.Definition)
+
+	quote := s.Do(http.MethodPost, create, `{"context": {"flight_id": "LH454", "price": 420}}`, "Idempotency-Key", "quote-1").
+		Want(t, http.StatusCreated).WantMember(t, `"QUOTED"`, "state").WantMember(t, `["cancel","reserve"]`, "actions")
+	booking := quote.Header.Get("Location")
+
+	// The customer cannot make up a price: the quoted one is in the context.
+	s.Fire(booking, "reserve", "reserve-1", `{"payload": {"price": 1, "seat": "12A"}}`).
+		Want(t, http.StatusConflict).WantMember(t, `"guard-rejected"`, "code")
+	reserved := s.Fire(booking, "reserve", "reserve-2", `{"payload": {"price": 420, "seat": "12A"}}`, "If-Match", quote.Header.Get("ETag")).
+		Want(t, http.StatusOK).WantMember(t, `"RESERVED"`, "state").WantMember(t, `420`, "context", "price")
+
+	// Whoever acts on an old version is told so.
+	s.Fire(booking, "cancel", "cancel-1", `{}`, "If-Match", quote.Header.Get("ETag")).Want(t, http.StatusPreconditionFailed)
+
+	// A wrong amount is kept for the clerk, and the right one can follow.
+	s.Fire(booking, "pay", "pay-1", `{"payload": {"amount": 400}}`).
+		Want(t, http.StatusOK).WantMember(t, `"PAYMENT_MISMATCH"`, "state").WantMember(t, `400`, "context", "offered")
+	paid := s.Fire(booking, "pay", "pay-2", `{"payload": {"amount": 420, "payment_ref": "ch_1"}}`).
+		Want(t, http.StatusOK).WantMember(t, `"PAID"`, "state").WantMember(t, `"completed"`, "status")
+
+	// The answer was lost, so the client asks again: the same answer, no second payment.
+	retry := s.Fire(booking, "pay", "pay-2", `{"payload": {"payment_ref": "ch_1", "amount": 420}}`).Want(t, http.StatusOK)
+	if retry.Text != paid.Text || retry.Header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("the retry got %s, want %s", retry.Text, paid.Text)
+	}
+	again := s.Fire(booking, "reserve", "reserve-2", `{"payload": {"price": 420, "seat": "12A"}}`).Want(t, http.StatusOK)
+	if again.Text != reserved.Text {
+		t.Errorf("the replay of an earlier step got %s, want %s", again.Text, reserved.Text)
+	}
+	s.Fire(booking, "cancel", "cancel-2", `{}`).Want(t, http.StatusConflict).WantMember(t, `"completed"`, "instance_status")
+
+	history := s.Do(http.MethodGet, booking+"/history", nil).Want(t, http.StatusOK)
+	if n := len(history.Body["items"].([]any)); n != 4 {
+		t.Errorf("the history has %d steps, want 4: %s", n, history.Text)
+	}
+	s.Do(http.MethodGet, booking+"?version=2", nil).Want(t, http.StatusOK).WantMember(t, `"RESERVED"`, "state")
+}
+
+// TestRace lets two clients reserve one quote: one gets it.
+func TestRace(t *testing.T) {
+	t.Parallel()
+	s := story.Start(t, dbtest.New(t), flightbooking.Definition)
+	booking := s.Do(http.MethodPost, create, `{"context": {"flight_id": "LH454", "price": 420}}`, "Idempotency-Key", "quote-1").
+		Want(t, http.StatusCreated).Header.Get("Location")
+	var clients sync.WaitGroup
+	statuses := make([]int, 2)
+	for i := range statuses {
+		clients.Go(func() {
+			statuses[i] = s.Fire(booking, "reserve", fmt.Sprintf("client-%d", i), `{"payload": {"price": 420, "seat": "12A"}}`, "If-Match", `"1"`).Status
+		})
+	}
+	clients.Wait()
+	if statuses[0]+statuses[1] != http.StatusOK+http.StatusPreconditionFailed {
+		t.Errorf("statuses %v, want one 200 and one 412", statuses)
+	}
+}
+
+// TestAbandoned shows that a quote nobody takes has a deadline from the start: the
+// nearer of its state's and its lifetime's.
+func TestAbandoned(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	start := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+	dbtest.SetClock(t, pool, start)
+	s := story.Start(t, pool, flightbooking.Definition)
+	quote := s.Do(http.MethodPost, create, `{"context": {"flight_id": "LH454", "price": 420}}`, "Idempotency-Key", "quote-1").
+		Want(t, http.StatusCreated).WantMember(t, `"2026-03-01T09:30:00.000000Z"`, "expires_at")
+	deadline := func() (due time.Time, event string) {
+		t.Helper()
+		if err := pool.QueryRow(t.Context(), "select due_at, event from pawl.timer").Scan(&due, &event); err != nil {
+			t.Fatal(err)
+		}
+		return due, event
+	}
+	if due, event := deadline(); !due.Equal(start.Add(10*time.Minute)) || event != "after:10m" {
+		t.Errorf("a quote is due at %s by %s, want 10 minutes by after:10m", due, event)
+	}
+	dbtest.Advance(t, pool, 9*time.Minute)
+	s.Fire(quote.Header.Get("Location"), "reserve", "reserve-1", `{"payload": {"price": 420}}`).Want(t, http.StatusOK)
+	if due, event := deadline(); !due.Equal(start.Add(24*time.Minute)) || event != "after:15m" {
+		t.Errorf("a reservation is due at %s by %s, want 15 minutes after it was made by after:15m", due, event)
+	}
+	s.Fire(quote.Header.Get("Location"), "cancel", "cancel-1", `{}`).Want(t, http.StatusOK)
+	var timers int
+	if err := pool.QueryRow(t.Context(), "select count(*) from pawl.timer").Scan(&timers); err != nil || timers != 0 {
+		t.Errorf("%d timers are left (%v), want none", timers, err)
+	}
+}
+
+// TestSQL pays in the caller's own transaction: the payment's row and the step are one.
+func TestSQL(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	s := story.Start(t, pool, flightbooking.Definition)
+	ctx := t.Context()
+	if _, err := pool.Exec(ctx, "create table payment (booking uuid primary key, amount integer not null)"); err != nil {
+		t.Fatal(err)
+	}
+	var id string
+	err := pool.QueryRow(ctx, `select id from pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`).Scan(&id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, `select * from pawl.fire_one($1, 'reserve', '{"price": 420, "seat": "12A"}')`, id); err != nil {
+		t.Fatal(err)
+	}
+	pay := func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "insert into payment values ($1, 420)", id); err != nil {
+			return err
+		}
+		var state string
+		err := tx.QueryRow(ctx, `select state from pawl.fire_one($1, 'pay', '{"amount": 420, "payment_ref": "ch_1"}')`, id).Scan(&state)
+		if err == nil && state != "PAID" {
+			err = fmt.Errorf("the state is %s, want PAID", state)
+		}
+		return err
+	}
+	payments := func() (n int) {
+		t.Helper()
+		if err := pool.QueryRow(ctx, "select count(*) from payment").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+
+	// Rolled back, there is no trace of either.
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pay(ctx, tx); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.Do(http.MethodGet, "/v1/instances/"+id, nil).Want(t, http.StatusOK).WantMember(t, `"RESERVED"`, "state").WantMember(t, `2`, "version")
+	if n := payments(); n != 0 {
+		t.Errorf("%d payments after the rollback, want none", n)
+	}
+
+	// Committed, both are there, and HTTP shows it.
+	if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return pay(ctx, tx) }); err != nil {
+		t.Fatal(err)
+	}
+	s.Do(http.MethodGet, "/v1/instances/"+id, nil).Want(t, http.StatusOK).WantMember(t, `"PAID"`, "state").WantMember(t, `3`, "version")
+	if n := payments(); n != 1 {
+		t.Errorf("%d payments after the commit, want 1", n)
+	}
+}

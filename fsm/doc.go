@@ -1,0 +1,59 @@
+// Package fsm is pawl for Go programs: it reads definitions, carries out commands, and
+// answers reads. The HTTP API is built on it; a program on the same Postgres can embed
+// it, and move instances in transactions of its own with [Service.FireTx].
+//
+// # What it owns
+//
+// The model of a definition ([Definition], [Parse]), the vocabulary of errors ([Kind]),
+// and how commands reach the engine. The engine itself, which decides every command, is
+// SQL: see the opening comment of db/migrations/00002_engine.sql. Nothing here decides
+// what an event does, and nothing is cached: a decision is made from rows that are read
+// in the transaction that acts on them. The one memo holds compiled JSON Schemas by the
+// checksum of their text, which cannot become stale.
+//
+// # A command's way
+//
+//	Create, Fire, Do ──▶ queue ──▶ flusher ──▶ pawl.create or pawl.fire ──▶ replies
+//	                       ▲          │ one call for all that waits
+//	                       └──────────┘ while it runs, more commands queue
+//
+// The micro-batcher has no timer: a command that finds a flusher free is called at once,
+// and only commands that arrive during a call share the next. A reply is given after the
+// commit. Commands for one instance, or with one key, are never in flight together and
+// keep their order; one call holds commands of one tenant.
+//
+// # What an instance goes through
+//
+//	create ──▶ active ──fire──▶ active ──fire──▶ … ──▶ completed | failed | cancelled | expired
+//
+// An instance's version starts at 1 and rises by 1 with each step; history has exactly
+// one row per version. The state is one that the instance's version of the workflow
+// declares, which a CHECK on the table sees to. The status is active until a final state
+// is reached, then that state's outcome, and nothing moves the instance any more.
+//
+// # Documents and schemas
+//
+// Postgres has no JSON Schema, so the service checks documents that have one: the engine
+// answers a command whose document has not been checked with the schema, and the flusher
+// checks it and calls again with the schema's checksum, before any command behind it is
+// let through. A workflow without schemas costs no second call. A context is checked when
+// an instance is created; later it changes only through assigns, which are not.
+//
+// # When things fail
+//
+//   - A call that fails as a whole (a guard that raises, a row that stays locked) is
+//     repeated command by command, so that only the one to blame fails. Whether a guard
+//     is to blame is found out by making the same decision without writing.
+//   - A deadlock, a serialization failure or a lost connection repeats the call. Every
+//     command has a key, its caller's or a random one, so that nothing happens twice even
+//     if the lost answer was that of a commit.
+//   - A database that is away makes commands Unavailable, at once or after the call
+//     timeout. So does a full queue. Nothing is queued for later.
+//   - A caller that gives up stops waiting. Its command is dropped if it was not sent yet.
+//   - A process that dies loses commands that were not committed, and no others: their
+//     callers have had no answer, and ask again with the same key.
+//
+// # What it may import
+//
+// db/queries, pgx, and libraries for JSON and its schemas. It knows no HTTP.
+package fsm
