@@ -97,7 +97,8 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	}
 	conn := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	locker, err := lock.NewPostgresSessionLocker()
+	// Look every second, for five minutes.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
@@ -181,39 +182,40 @@ type Settings struct {
 
 // Set changes the settings of a database, as the schema's owner.
 func Set(ctx context.Context, dsn string, s Settings) error {
+	switch s.PlanCacheMode {
+	case "", "auto", "force_generic_plan", "force_custom_plan":
+	default:
+		return fmt.Errorf("set: plan cache mode %q: want auto, force_generic_plan or force_custom_plan", s.PlanCacheMode)
+	}
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return fmt.Errorf("set: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	_, err = conn.Exec(ctx, `
-		update pawl.setting set
-			idempotency_ttl = coalesce($1, idempotency_ttl),
-			idempotency_ttl_slides = coalesce($2, idempotency_ttl_slides),
-			context_limit = coalesce($3, context_limit),
-			payload_limit = coalesce($4, payload_limit),
-			definition_limit = coalesce($5, definition_limit),
-			state_limit = coalesce($6, state_limit)`,
-		s.IdempotencyTTL, s.IdempotencyTTLSlides, s.ContextLimit, s.PayloadLimit, s.DefinitionLimit, s.StateLimit)
-	if err != nil {
-		return fmt.Errorf("set: %w", err)
-	}
-	switch s.PlanCacheMode {
-	case "":
-		return nil
-	case "auto", "force_generic_plan", "force_custom_plan":
-		_, err = conn.Exec(ctx, strings.ReplaceAll(`
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			update pawl.setting set
+				idempotency_ttl = coalesce($1, idempotency_ttl),
+				idempotency_ttl_slides = coalesce($2, idempotency_ttl_slides),
+				context_limit = coalesce($3, context_limit),
+				payload_limit = coalesce($4, payload_limit),
+				definition_limit = coalesce($5, definition_limit),
+				state_limit = coalesce($6, state_limit)`,
+			s.IdempotencyTTL, s.IdempotencyTTLSlides, s.ContextLimit, s.PayloadLimit, s.DefinitionLimit, s.StateLimit)
+		if err != nil || s.PlanCacheMode == "" {
+			return err
+		}
+		_, err = tx.Exec(ctx, strings.ReplaceAll(`
 			do $$ declare f regprocedure; begin
 				for f in select oid from pg_proc
 					where pronamespace = 'pawl'::regnamespace and proname in ('fire', 'create') loop
 					execute format('alter function %s set plan_cache_mode = MODE', f);
 				end loop;
 			end $$`, "MODE", s.PlanCacheMode))
-		if err != nil {
-			return fmt.Errorf("set: %w", err)
-		}
-		return nil
-	default:
-		return fmt.Errorf("set: plan cache mode %q: want auto, force_generic_plan or force_custom_plan", s.PlanCacheMode)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("set: %w", err)
 	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 )
 
 // A batcher lets commands that arrive together share a call. Commands queue; a few
@@ -14,10 +15,13 @@ import (
 // Commands that exclude one another (for one instance, or under one key) are never in
 // flight together and keep their order.
 type batcher[C any] struct {
-	flush    func([]*pending[C]) // Settles every one of them.
+	// flush settles every one of them, does not panic, and says whether the database is away.
+	flush    func([]*pending[C]) (away bool)
 	flushers int
 	cap      int
 	maxQueue int
+	// patience is how long a command may have waited when the database turns out to be away.
+	patience time.Duration
 
 	mu       sync.Mutex
 	queue    []*pending[C]
@@ -33,17 +37,25 @@ type pending[C any] struct {
 	command   C
 	tenant    string
 	exclusive []string // What it shares with no command in flight.
+	queued    time.Time
 
 	// checked is the checksum of the schema that the document was checked against.
 	checked string
-	result  Result
-	err     error
-	done    chan struct{}
+	// unanswered: a call with it may have had its effect, but its answer was lost.
+	unanswered bool
+	result     Result
+	err        error
+	done       chan struct{}
 }
 
-func (p *pending[C]) settle(r Result, err error) {
-	p.result, p.err = r, err
-	close(p.done)
+// fail settles a command with an error, unless it is settled.
+func (p *pending[C]) fail(err error) {
+	select {
+	case <-p.done:
+	default:
+		p.err = err
+		close(p.done)
+	}
 }
 
 // wait returns the outcome, or gives up when the caller does; the command may then
@@ -57,9 +69,10 @@ func (p *pending[C]) wait() (Result, error) {
 	}
 }
 
-func newBatcher[C any](config Config, flush func([]*pending[C])) *batcher[C] {
+func newBatcher[C any](config Config, flush func([]*pending[C]) (away bool)) *batcher[C] {
 	b := &batcher[C]{
 		flush: flush, flushers: config.Flushers, cap: config.MaxBatch, maxQueue: config.MaxQueue,
+		patience: config.CallTimeout / 4,
 		inFlight: map[string]bool{},
 	}
 	b.idle = sync.NewCond(&b.mu)
@@ -76,12 +89,21 @@ func (b *batcher[C]) submit(commands ...*pending[C]) error {
 	case len(b.queue)+len(commands) > b.maxQueue:
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting; try again"}
 	}
+	now := time.Now()
+	for _, p := range commands {
+		p.queued = now
+	}
 	b.queue = append(b.queue, commands...)
+	b.start()
+	return nil
+}
+
+// start adds a flusher if there is room for one, with the lock held.
+func (b *batcher[C]) start() {
 	if b.running < b.flushers {
 		b.running++
 		go b.run()
 	}
-	return nil
 }
 
 // run flushes until nothing is left that may be taken.
@@ -93,9 +115,16 @@ func (b *batcher[C]) run() {
 		if len(batch) == 0 {
 			break
 		}
+		if len(b.queue) > 0 {
+			// What did not fit need not wait for this call, unless it is excluded.
+			b.start()
+		}
 		b.mu.Unlock()
-		b.flush(batch)
+		away := b.flush(batch)
 		b.mu.Lock()
+		if away {
+			b.shed()
+		}
 		for _, p := range batch {
 			for _, x := range p.exclusive {
 				delete(b.inFlight, x)
@@ -105,6 +134,18 @@ func (b *batcher[C]) run() {
 	if b.running--; b.running == 0 {
 		b.idle.Broadcast()
 	}
+}
+
+// shed fails the commands that have waited too long to also wait for a call of their own,
+// which is likely to fare as the last one did. The rest may try.
+func (b *batcher[C]) shed() {
+	b.queue = slices.DeleteFunc(b.queue, func(p *pending[C]) bool {
+		if time.Since(p.queued) <= b.patience {
+			return false
+		}
+		p.fail(&Error{Kind: Unavailable, Message: "the database did not answer; try again"})
+		return true
+	})
 }
 
 // take removes from the queue what may go into one call: commands of one tenant, none
@@ -120,7 +161,7 @@ func (b *batcher[C]) take() []*pending[C] {
 			break
 		}
 		if p.ctx.Err() != nil {
-			p.settle(Result{}, &Error{Kind: Unavailable, Message: "the caller gave up waiting", cause: p.ctx.Err()})
+			p.fail(&Error{Kind: Unavailable, Message: "the caller gave up waiting", cause: p.ctx.Err()})
 			continue
 		}
 		held := func(x string) bool { return b.inFlight[x] || blocked[x] }

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime/debug"
+	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -45,6 +46,41 @@ func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
 // order. Each stands for itself: one that is refused undoes no other. Commands for one
 // instance are carried out in order.
 func (s *Service) Do(ctx context.Context, commands []any) []Reply {
+	if len(commands) == 1 {
+		return s.do(ctx, commands)
+	}
+	replies := make([]Reply, 0, len(commands))
+	for len(commands) > 0 {
+		n := inAnyOrder(commands)
+		replies = append(replies, s.do(ctx, commands[:n])...)
+		commands = commands[n:]
+	}
+	return replies
+}
+
+// inAnyOrder counts the commands up to one whose key another kind of command has used
+// before it. Creates and fires queue apart, so only one of them may be under way then.
+func inAnyOrder(commands []any) int {
+	creates, fires := map[string]bool{}, map[string]bool{}
+	for i, command := range commands {
+		var key string
+		mine, others := creates, fires
+		switch c := command.(type) {
+		case CreateCommand:
+			key = c.Tenant + " " + c.Key
+		case FireCommand:
+			key = c.Tenant + " " + c.Key
+			mine, others = fires, creates
+		}
+		if others[key] && !strings.HasSuffix(key, " ") { // No key is none in common.
+			return i
+		}
+		mine[key] = true
+	}
+	return len(commands)
+}
+
+func (s *Service) do(ctx context.Context, commands []any) []Reply {
 	var (
 		creates []*pending[CreateCommand]
 		fires   []*pending[FireCommand]
@@ -54,11 +90,13 @@ func (s *Service) Do(ctx context.Context, commands []any) []Reply {
 	for i, command := range commands {
 		switch c := command.(type) {
 		case CreateCommand:
+			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
 				p := newPending(ctx, c, c.Tenant, "key "+c.Key)
 				creates, waits[i] = append(creates, p), p.wait
 			}
 		case FireCommand:
+			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
 				p := newPending(ctx, c, c.Tenant, "key "+c.Key, "instance "+c.ID.String())
 				fires, waits[i] = append(fires, p), p.wait
@@ -84,6 +122,14 @@ func newPending[C any](ctx context.Context, c C, tenant string, exclusive ...str
 	return &pending[C]{ctx: ctx, command: c, tenant: tenant, exclusive: exclusive, done: make(chan struct{})}
 }
 
+// keyOr returns a key that makes the service's own retries harmless, if there is none.
+func keyOr(key string) string {
+	if key == "" {
+		return "auto:" + uuid.NewString()
+	}
+	return key
+}
+
 // submit queues commands, or settles all of them with what keeps them out.
 func submit[C any](b *batcher[C], commands []*pending[C]) {
 	if len(commands) == 0 {
@@ -91,76 +137,72 @@ func submit[C any](b *batcher[C], commands []*pending[C]) {
 	}
 	if err := b.submit(commands...); err != nil {
 		for _, p := range commands {
-			p.settle(Result{}, err)
+			p.fail(err)
 		}
 	}
 }
 
 // FireTx moves an instance in the caller's own transaction, so that the step and the
-// caller's rows commit together or not at all. A refusal leaves the transaction usable;
-// a GuardError or a database error does not. The kinds are those of Fire.
+// caller's rows commit together or not at all; it needs no key for that. A refusal leaves
+// the transaction usable; a GuardError or a database error does not. The kinds are those
+// of Fire.
 func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
-	if err := c.normalise(); err != nil {
-		return Result{}, err
-	}
-	p := newPending(ctx, c, c.Tenant)
-	q := queries.New(tx)
-	for range maxRounds {
-		outcomes, err := fire(ctx, q, []*pending[FireCommand]{p})
+	return s.decide(&c, func(p *pending[FireCommand]) ([]queries.Outcome, error) {
+		outcomes, err := fire(ctx, queries.New(tx), []*pending[FireCommand]{p})
 		if err != nil {
-			if e := fromDatabase(err); e.Kind != Internal {
-				return Result{}, e
-			}
-			return Result{}, guardError(&c, err)
+			return nil, s.blame(p, err)
 		}
-		if settled, again := s.settleFire(p, outcomes[0]); settled {
-			return p.result, p.err
-		} else if again != nil {
-			return Result{}, again
-		}
-	}
-	return Result{}, errSchemaKeepsChanging
+		return outcomes, nil
+	})
 }
 
 // Preview says what Fire would come to and writes nothing. A Result shows the instance
 // as it would be, one version on. Keys play no part. The kinds are those of Fire.
 func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
+	return s.decide(&c, func(p *pending[FireCommand]) ([]queries.Outcome, error) {
+		outcomes, err := s.preview(ctx, p)
+		switch {
+		case isGuardFailure(err):
+			return nil, s.guardError(p, err)
+		case err != nil:
+			return nil, fromDatabase(err)
+		}
+		return outcomes, nil
+	})
+}
+
+// decide calls for one command that is not queued until its payload needs no check.
+func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand]) ([]queries.Outcome, error)) (Result, error) {
 	if err := c.normalise(); err != nil {
 		return Result{}, err
 	}
-	p := newPending(ctx, c, c.Tenant)
+	p := newPending(context.Background(), *c, c.Tenant)
 	for range maxRounds {
-		outcome, err := s.preview(ctx, p)
+		outcomes, err := call(p)
 		if err != nil {
-			if e := fromDatabase(err); e.Kind != Internal && !isCode(err, queryCanceled) {
-				return Result{}, e
-			}
-			return Result{}, guardError(&c, err)
+			return Result{}, err
 		}
-		if settled, again := s.settleFire(p, outcome); settled {
+		if settled, err := s.settleFire(p, outcomes[0]); settled {
 			return p.result, p.err
-		} else if again != nil {
-			return Result{}, again
+		} else if err != nil {
+			return Result{}, err
 		}
 	}
 	return Result{}, errSchemaKeepsChanging
 }
 
-func (s *Service) preview(ctx context.Context, p *pending[FireCommand]) (o queries.Outcome, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.config.CallTimeout)
-	defer cancel()
-	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		c := &p.command
-		outcomes, err := queries.New(tx).Preview(ctx, queries.PreviewParams{
-			Tenant: p.tenant, Ids: []uuid.UUID{c.ID}, Events: []string{c.Event}, Payloads: []rawJSON{rawJSON(c.Payload)},
-			Expected: []string{c.Expect.literal}, Checked: []string{p.checked},
+func (s *Service) preview(ctx context.Context, p *pending[FireCommand]) (outcomes []queries.Outcome, err error) {
+	_, err = s.attempt(ctx, func(ctx context.Context) error {
+		return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
+			c := &p.command
+			outcomes, err = queries.New(tx).Preview(ctx, queries.PreviewParams{
+				Tenant: p.tenant, Ids: []uuid.UUID{c.ID}, Events: []string{c.Event}, Payloads: []rawJSON{rawJSON(c.Payload)},
+				Expected: []string{c.Expect.literal}, Checked: []string{p.checked},
+			})
+			return err
 		})
-		if err == nil {
-			o = outcomes[0]
-		}
-		return err
 	})
-	return o, err
+	return outcomes, err
 }
 
 // maxRounds bounds how often a command is sent again because the schema that its
@@ -210,11 +252,10 @@ func normalise(tenant, key *string, document *rawJSON, at string, o *Origin) err
 	if *tenant == "" {
 		*tenant = DefaultTenant
 	}
-	if *key == "" {
-		*key = "auto:" + uuid.NewString()
-	}
-	if err := CheckKey(*key); err != nil {
-		return err
+	if *key != "" {
+		if err := CheckKey(*key); err != nil {
+			return err
+		}
 	}
 	if *document == nil {
 		*document = emptyJSON
@@ -230,7 +271,7 @@ func normalise(tenant, key *string, document *rawJSON, at string, o *Origin) err
 	for _, f := range []struct {
 		at, text string
 		max      int
-	}{{"", o.Actor, 255}, {"/reason", o.Reason, 1000}, {"", o.CorrelationID, 255}, {"", o.Traceparent, 255}} {
+	}{{"", *tenant, 63}, {"", o.Actor, 255}, {"/reason", o.Reason, 1000}, {"", o.CorrelationID, 255}, {"", o.Traceparent, 255}} {
 		if err := checkText(f.at, f.text, f.max); err != nil {
 			return err
 		}
@@ -305,36 +346,49 @@ func inOrder(n int) func([]queries.Outcome, error) ([]queries.Outcome, error) {
 	}
 }
 
-func (s *Service) flushCreates(batch []*pending[CreateCommand]) {
-	flush(s, batch, create, s.settleCreate, func(_ *pending[CreateCommand], err error) error { return fromDatabase(err) })
+func (s *Service) flushCreates(batch []*pending[CreateCommand]) (away bool) {
+	return flush(s, batch, create, s.settleCreate, func(_ *pending[CreateCommand], err error) error { return fromDatabase(err) })
 }
 
-func (s *Service) flushFires(batch []*pending[FireCommand]) {
-	flush(s, batch, fire, s.settleFire, s.blame)
+func (s *Service) flushFires(batch []*pending[FireCommand]) (away bool) {
+	return flush(s, batch, fire, s.settleFire, s.blame)
 }
 
 // flush makes one call for a batch and settles its commands. If the call fails for
 // another reason than the way there, its commands are called one by one, so that the
 // one to blame harms no other. Commands whose document turns out to need a check
 // against a schema are checked and called again, while no other command can overtake.
+// It says whether the database is away.
 func flush[C any](
 	s *Service, batch []*pending[C],
 	call func(context.Context, *queries.Queries, []*pending[C]) ([]queries.Outcome, error),
 	settle func(*pending[C], queries.Outcome) (bool, error),
 	blame func(*pending[C], error) error,
-) {
+) (away bool) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			for _, p := range batch {
+				p.fail(&Error{Kind: Internal, cause: fmt.Errorf("panic: %v\n%s", cause, debug.Stack())})
+			}
+		}
+	}()
 	for range maxRounds {
 		var outcomes []queries.Outcome
-		err := s.attempt(func(ctx context.Context) (err error) {
+		unanswered, err := s.attempt(context.Background(), func(ctx context.Context) (err error) {
 			outcomes, err = call(ctx, s.queries, batch)
 			return err
 		})
+		if unanswered {
+			for _, p := range batch {
+				p.unanswered = true
+			}
+		}
 		if err != nil {
 			if len(batch) == 1 || isConnectionError(err) {
 				for _, p := range batch {
-					p.settle(Result{}, blame(p, err))
+					p.fail(blame(p, err))
 				}
-				return
+				return isConnectionError(err)
 			}
 			var singles sync.WaitGroup
 			slots := make(chan struct{}, s.config.Flushers)
@@ -346,77 +400,58 @@ func flush[C any](
 				})
 			}
 			singles.Wait()
-			return
+			return false
 		}
 		var again []*pending[C]
 		for i, p := range batch {
+			// What an unanswered attempt of its own did is no replay.
+			outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
 			settled, err := settle(p, outcomes[i])
 			switch {
 			case settled:
 				close(p.done)
 			case err != nil:
-				p.settle(Result{}, err)
+				p.fail(err)
 			default:
 				again = append(again, p)
 			}
 		}
 		if batch = again; len(batch) == 0 {
-			return
+			return false
 		}
 	}
 	for _, p := range batch {
-		p.settle(Result{}, errSchemaKeepsChanging)
+		p.fail(errSchemaKeepsChanging)
 	}
+	return false
 }
 
-// attempt makes a call and, after a deadlock, a serialization failure or a lost
-// connection, makes it again: the keys see to it that nothing happens twice.
-func (s *Service) attempt(call func(context.Context) error) error {
-	const tries = 4
-	var err error
-	for try := range tries {
-		if try > 0 {
-			time.Sleep(time.Duration(try*try) * 10 * time.Millisecond)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), s.config.CallTimeout)
-		err = call(ctx)
-		timedOut := ctx.Err() != nil
-		cancel()
-		switch {
-		case err == nil, timedOut:
-			return err
-		case isConnectionError(err):
-			// Its neighbours in the pool are likely to be as dead.
-			s.pool.Reset()
-		case !isRetryable(err):
-			return err
-		}
-	}
-	return err
-}
-
-// blame says what a single call failed for. What the engine raises while the same
-// decision can be made without writing is the database's fault; else it is a guard's
-// or an assign's.
+// blame says what a call for a single command failed for. One that ran into the statement
+// timeout waited for something if the same decision is quick without writing; else a
+// guard or an assign is slow.
 func (s *Service) blame(p *pending[FireCommand], err error) error {
-	e := fromDatabase(err)
-	if isConnectionError(err) || isRetryable(err) || isCode(err, lockNotAvailable) {
-		return e
+	if !isGuardFailure(err) {
+		return fromDatabase(err)
 	}
-	_, previewErr := s.preview(context.WithoutCancel(p.ctx), p)
-	if previewErr == nil || isConnectionError(previewErr) {
-		return e
+	if isCode(err, queryCanceled) {
+		if _, previewErr := s.preview(context.Background(), p); !isGuardFailure(previewErr) {
+			return fromDatabase(err)
+		}
 	}
-	return guardError(&p.command, err)
+	return s.guardError(p, err)
 }
 
-func guardError(c *FireCommand, err error) *Error {
-	return &Error{
+func (s *Service) guardError(p *pending[FireCommand], err error) *Error {
+	e := &Error{
 		Kind:    GuardError,
 		Message: "a guard or an assign of this event fails or takes too long on this input; nothing was changed",
-		Refusal: &Refusal{Event: c.Event},
+		Refusal: &Refusal{Event: p.command.Event},
 		cause:   err,
 	}
+	if i, err := s.Get(context.Background(), p.tenant, p.command.ID); err == nil {
+		e.Refusal.State, e.Refusal.Status, e.Refusal.Version, e.Refusal.AllowedEvents = i.State, i.Status, i.Version, i.Actions
+	}
+	return e
 }
 
 // settleCreate turns an outcome into the command's result or error. If the context must

@@ -33,7 +33,7 @@ type Definition struct {
 	Description string
 	// Initial is the state that an instance starts in.
 	Initial string
-	// TTL ends the whole instance; nil for never.
+	// TTL ends the whole instance, in a final state; nil for never.
 	TTL *TTL
 	// RequireIfMatch makes every event name the version it expects.
 	RequireIfMatch bool
@@ -172,7 +172,7 @@ func (r *reader) read(document map[string]any, defaultName string, limits Limits
 		}
 		def.Version = int(n)
 	}
-	def.Description = r.optionalText("/description", document["description"])
+	def.Description = r.description("", document)
 	def.Initial = r.target("/initial", document["initial"])
 	if v, given := document["ttl"]; given {
 		if m, ok := r.object("/ttl", v); ok {
@@ -220,6 +220,11 @@ func (r *reader) states(v any, limits Limits) {
 			r.fault(at, "there is no state %q", r.targets[at])
 		}
 	}
+	if ttl := r.definition.TTL; ttl != nil {
+		if s, known := r.definition.States[ttl.Target]; known && s.Outcome == "" {
+			r.fault("/ttl/target", "must be a final state, since the lifetime ends there")
+		}
+	}
 	r.unreachable()
 }
 
@@ -231,22 +236,25 @@ func (r *reader) state(at, name string, v any) State {
 		return State{Outcome: Completed}
 	}
 	r.members(at, m, "type", "outcome", "description", "on", "after")
-	s.Description = r.optionalText(at+"/description", m["description"])
-	if _, given := m["type"]; given {
-		if r.text(at+"/type", m["type"]) != "final" {
+	s.Description = r.description(at, m)
+	if v, given := m["type"]; given {
+		if v == "final" {
+			s.Outcome = Completed
+		} else {
 			r.fault(at+"/type", `must be "final", or be left out`)
 		}
-		s.Outcome = Completed
 	}
 	if v, given := m["outcome"]; given {
-		outcome := Status(r.text(at+"/outcome", v))
+		text, _ := v.(string)
+		outcome := Status(text)
 		switch {
 		case s.Outcome == "":
 			r.fault(at+"/outcome", "only a final state has an outcome")
 		case !slices.Contains([]Status{Completed, Failed, Cancelled, Expired}, outcome):
 			r.fault(at+"/outcome", "must be completed, failed, cancelled or expired")
+		default:
+			s.Outcome = outcome
 		}
-		s.Outcome = outcome
 	}
 	if s.Outcome != "" {
 		for _, member := range []string{"on", "after"} {
@@ -308,7 +316,7 @@ func (r *reader) candidates(at string, v any) []Transition {
 		at := fmt.Sprintf("%s/%d", at, i)
 		candidates[i] = r.transition(at, v)
 		t := &candidates[i]
-		if i > 0 && candidates[i-1].Guard == "" {
+		if i > 0 && unguarded(list[i-1]) {
 			r.fault(at, "can never be taken, since the transition before it has no guard")
 		}
 		switch {
@@ -322,6 +330,17 @@ func (r *reader) candidates(at string, v any) []Transition {
 	return candidates
 }
 
+// unguarded says whether a candidate, as it is written, is always taken.
+func unguarded(v any) bool {
+	m, written := v.(map[string]any)
+	if !written {
+		_, target := v.(string)
+		return target
+	}
+	_, guarded := m["guard"]
+	return !guarded
+}
+
 func (r *reader) transition(at string, v any) Transition {
 	if target, ok := v.(string); ok {
 		return Transition{Target: r.target(at, target)}
@@ -333,7 +352,7 @@ func (r *reader) transition(at string, v any) Transition {
 	}
 	r.members(at, m, "target", "guard", "assign", "payload_schema", "description")
 	t := Transition{
-		Description:   r.optionalText(at+"/description", m["description"]),
+		Description:   r.description(at, m),
 		Target:        r.target(at+"/target", m["target"]),
 		PayloadSchema: r.schema(at+"/payload_schema", m),
 	}
@@ -423,11 +442,12 @@ func (r *reader) text(at string, v any) string {
 	return s
 }
 
-func (r *reader) optionalText(at string, v any) string {
-	if v == nil {
+func (r *reader) description(at string, m map[string]any) string {
+	v, given := m["description"]
+	if !given {
 		return ""
 	}
-	return r.text(at, v)
+	return r.text(at+"/description", v)
 }
 
 func (r *reader) target(at string, v any) string {

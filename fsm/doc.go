@@ -42,11 +42,13 @@
 // # When things fail
 //
 //   - A call that fails as a whole (a guard that raises, a row that stays locked) is
-//     repeated command by command, so that only the one to blame fails. Whether a guard
-//     is to blame is found out by making the same decision without writing.
+//     repeated command by command, so that only the one to blame fails. What a path raises
+//     has SQLSTATEs of its own; whether one is slow, or waits, is found out by making the
+//     same decision without writing.
 //   - A deadlock, a serialization failure or a lost connection repeats the call. Every
 //     command has a key, its caller's or a random one, so that nothing happens twice even
-//     if the lost answer was that of a commit.
+//     if the lost answer was that of a commit. What such a call finds done is its own
+//     doing, and no replay.
 //   - A database that is away makes commands Unavailable, at once or after the call
 //     timeout. So does a full queue. Nothing is queued for later.
 //   - A caller that gives up stops waiting. Its command is dropped if it was not sent yet.

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
 )
 
 // A Kind says what went wrong, so that callers can write errors.Is(err, fsm.GuardRejected).
@@ -193,6 +196,17 @@ const (
 	queryCanceled        = "57014"
 )
 
+// isGuardFailure says whether the error is one that a read can only have from a guard or
+// an assign: it raised, or it ran into the statement timeout. Evaluated leniently, a path
+// still raises for a variable that is not there (42704), a time without a zone compared
+// with one that has a zone (0A000), a bad template for a time (22), or a result too large
+// (54).
+func isGuardFailure(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == queryCanceled || pg.Code == "42704" || pg.Code == "0A000" ||
+		strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "54"))
+}
+
 // isRetryable says whether the same call may simply be made again.
 func isRetryable(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
@@ -202,11 +216,11 @@ func isRetryable(err error) bool {
 // isConnectionError says whether the server was not reached, went away, or has no room:
 // insufficient resources (53), operator intervention (57P), connection exceptions (08).
 func isConnectionError(err error) bool {
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "53") || strings.HasPrefix(pg.Code, "57P")
-	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "53") || strings.HasPrefix(pg.Code, "57P")
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return true
@@ -214,8 +228,27 @@ func isConnectionError(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || isClosed(err)
 }
 
-// isClosed recognises a connection that ended in the middle; pgconn has no type for it.
+// isLost says whether the error took the connection with it.
+func isLost(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return false
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return !strings.HasPrefix(pg.Code, "53") && isConnectionError(err)
+	}
+	return isConnectionError(err)
+}
+
+// isUnanswered says whether the call may have had its effect although it failed: it was
+// sent, and the server did not say that it failed.
+func isUnanswered(err error) bool {
+	_, refused := errors.AsType[*pgconn.PgError](err)
+	return !refused && !pgconn.SafeToRetry(err)
+}
+
+// isClosed recognises a connection or a pool that ended in the middle.
 func isClosed(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "EOF") || strings.Contains(text, "conn closed") || strings.Contains(text, "closed pool")
+	return slices.ContainsFunc(
+		[]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, pgconn.ErrConnClosed, puddle.ErrClosedPool},
+		func(closed error) bool { return errors.Is(err, closed) })
 }

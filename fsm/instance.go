@@ -94,8 +94,8 @@ type CreateCommand struct {
 	Workflow string
 	// Context is a JSON object; nil means an empty one.
 	Context json.RawMessage
-	// Key makes a retry harmless. Empty: a random one, which guards only against the
-	// retries that the service makes itself.
+	// Key makes a retry harmless. Empty: a random one, "auto:" and a UUID, which guards only
+	// against the retries that the service makes itself.
 	Key string
 	// BusinessKey is unique among the workflow's instances; up to 255 characters.
 	BusinessKey string

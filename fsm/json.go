@@ -15,20 +15,24 @@ import (
 // MaxDepth is how deep JSON may be nested.
 const MaxDepth = 64
 
-// The limits of Postgres's numeric, which jsonb keeps numbers in.
+// The limits of Postgres's numeric, which jsonb keeps numbers in. An exponent is written
+// out in jsonb's text, so a short document could stand for gigabytes: what exponents add
+// to a document is bounded too.
 const (
 	maxIntegerDigits  = 131072
 	maxFractionDigits = 16383
+	maxAddedDigits    = 1 << 20
 )
 
 // Decode reads one strict JSON document: UTF-8 without NUL or lone surrogates, no
-// member twice, none that the target does not know, nothing behind it, no deeper than
-// MaxDepth. It returns a Malformed error with a pointer to the fault.
+// member twice, none that the target does not know, none that is null (but in a
+// RawMessage), nothing behind it, no deeper than MaxDepth. It returns a Malformed error
+// with a pointer to the fault.
 func Decode(data []byte, into any) error {
 	if err := checkJSON(data); err != nil {
 		return err
 	}
-	err := json.Unmarshal(data, into, json.RejectUnknownMembers(true))
+	err := json.Unmarshal(data, into, json.RejectUnknownMembers(true), json.WithUnmarshalers(refuseNull))
 	if err == nil {
 		return nil
 	}
@@ -40,16 +44,29 @@ func Decode(data []byte, into any) error {
 	switch {
 	case errors.Is(err, json.ErrUnknownName):
 		detail = "is not a member of this object"
+	case errors.Is(err, errNull):
+		detail = errNull.Error()
 	case semantic.JSONKind != 0 && semantic.GoType != nil:
 		detail = fmt.Sprintf("a JSON %s does not fit here", kindName(semantic.JSONKind))
 	}
 	return malformed(string(semantic.JSONPointer), detail)
 }
 
+var errNull = errors.New("must not be null; leave it out if there is none")
+
+// refuseNull refuses null for what Go would take for a zero value.
+var refuseNull = json.UnmarshalFromFunc(func(d *jsontext.Decoder, v any) error {
+	if _, free := v.(*rawJSON); !free && d.PeekKind() == 'n' {
+		return errNull
+	}
+	return json.SkipFunc
+})
+
 // checkJSON refuses what is not strict JSON that jsonb can hold.
 func checkJSON(data []byte) error {
 	d := jsontext.NewDecoder(bytes.NewBuffer(data))
 	mayHoldNUL := bytes.Contains(data, []byte(`\u0000`))
+	added := 0
 	for {
 		token, err := d.ReadToken()
 		if err == io.EOF {
@@ -68,10 +85,15 @@ func checkJSON(data []byte) error {
 				return malformed(string(d.StackPointer()), `a string must not hold \u0000`)
 			}
 		case '0':
-			if !fitsNumeric(token.String()) {
+			number := token.String()
+			whole, fraction := digits(number)
+			if whole > maxIntegerDigits || fraction > maxFractionDigits {
 				return malformed(string(d.StackPointer()), fmt.Sprintf(
 					"a number must have at most %d digits before and %d after the decimal point",
 					maxIntegerDigits, maxFractionDigits))
+			}
+			if added += max(whole+fraction-len(number), 0); added > maxAddedDigits {
+				return malformed(string(d.StackPointer()), "the exponents up to here stand for too many digits")
 			}
 		}
 		if d.StackDepth() == 0 {
@@ -95,19 +117,15 @@ func checkObject(data []byte) error {
 	return nil
 }
 
-// fitsNumeric says whether a JSON number, with its exponent written out, is one that
-// Postgres can hold.
-func fitsNumeric(number string) bool {
+// digits counts those of a JSON number before and after the decimal point, its exponent
+// written out.
+func digits(number string) (whole, fraction int) {
 	mantissa, exponent, _ := strings.Cut(strings.ToLower(number), "e")
-	whole, fraction, _ := strings.Cut(strings.TrimPrefix(mantissa, "-"), ".")
-	shift := 0
-	if exponent != "" {
-		var err error
-		if shift, err = strconv.Atoi(exponent); err != nil {
-			return false
-		}
-	}
-	return len(whole)+shift <= maxIntegerDigits && len(fraction)-shift <= maxFractionDigits
+	before, after, _ := strings.Cut(strings.TrimPrefix(mantissa, "-"), ".")
+	shift, _ := strconv.Atoi(exponent) // Out of range, it is the nearest int.
+	const far = 1 << 30
+	shift = min(max(shift, -far), far)
+	return max(len(before)+shift, 0), max(len(after)-shift, 0)
 }
 
 func malformed(pointer, detail string) *Error {

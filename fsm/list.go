@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"strconv"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 )
@@ -100,14 +99,4 @@ func openCursor(secret []byte, scope, cursor string) (key string, err error) {
 	return "", &Error{Kind: Malformed, Message: "the cursor does not belong to this list", Faults: []Fault{{
 		Parameter: "cursor", Detail: "is not one that this list, with these filters, has given",
 	}}}
-}
-
-func formatVersion(v int64) string { return strconv.FormatInt(v, 10) }
-
-// parseVersion reads what formatVersion wrote; nothing is 0.
-func parseVersion(text string) (int64, error) {
-	if text == "" {
-		return 0, nil
-	}
-	return strconv.ParseInt(text, 10, 64)
 }

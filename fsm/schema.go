@@ -15,8 +15,9 @@ import (
 	"golang.org/x/text/message"
 )
 
-// schemaRoot is the address that a schema has while it is compiled; nothing is there.
-const schemaRoot = "pawl:schema"
+// schemaRoot is the address that a schema has while it is compiled; nothing is there. It
+// is a folder, so that no relative reference but an empty one leads back to it.
+const schemaRoot = "pawl:///schema/"
 
 // noLoader refuses every reference out of the document, which would otherwise read
 // files.
@@ -48,7 +49,7 @@ func schemaFault(err error) string {
 	var faults *jsonschema.ValidationError
 	switch {
 	case errors.As(err, &load):
-		return load.Err.Error()
+		return strings.ReplaceAll(load.Err.Error(), schemaRoot, "")
 	case errors.As(err, &invalid) && errors.As(invalid.Err, &faults):
 		words := []string{}
 		for _, f := range leaves(faults, nil) {
@@ -108,7 +109,8 @@ var english = message.NewPrinter(language.English)
 // leaves collects the innermost errors, which name the actual faults.
 func leaves(e *jsonschema.ValidationError, faults []Fault) []Fault {
 	if len(e.Causes) == 0 {
-		return append(faults, Fault{Pointer: pointer(e.InstanceLocation...), Detail: e.ErrorKind.LocalizedString(english)})
+		detail := strings.ReplaceAll(e.ErrorKind.LocalizedString(english), schemaRoot, "")
+		return append(faults, Fault{Pointer: pointer(e.InstanceLocation...), Detail: detail})
 	}
 	for _, cause := range e.Causes {
 		faults = leaves(cause, faults)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,22 +32,23 @@ type Config struct {
 	// MaxQueue is how many commands may wait; beyond it they are refused at once as
 	// Unavailable. Default 8192.
 	MaxQueue int
-	// CallTimeout is how long to wait for an answer of the database before it counts as
-	// away. It must be longer than the pool's statement_timeout. Default 1.5 s.
+	// CallTimeout is how long to wait for an answer of the database, repeated attempts
+	// included, before it counts as away. It must be longer than the pool's
+	// statement_timeout. Default 1.5 s.
 	CallTimeout time.Duration
 }
 
 func (c Config) withDefaults() Config {
-	if c.Flushers == 0 {
+	if c.Flushers <= 0 {
 		c.Flushers = 4
 	}
-	if c.MaxBatch == 0 {
+	if c.MaxBatch <= 0 {
 		c.MaxBatch = 256
 	}
-	if c.MaxQueue == 0 {
+	if c.MaxQueue <= 0 {
 		c.MaxQueue = 8192
 	}
-	if c.CallTimeout == 0 {
+	if c.CallTimeout <= 0 {
 		c.CallTimeout = 1500 * time.Millisecond
 	}
 	return c
@@ -80,23 +82,38 @@ func (s *Service) Close() {
 	s.fires.close()
 }
 
-// read runs f with a deadline, once more if the connection was lost, and maps errors.
+// read runs f as attempt does, and maps errors.
 func (s *Service) read(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
-	var err error
-	for range 2 {
-		ctx, cancel := context.WithTimeout(ctx, s.config.CallTimeout)
-		err = f(ctx, s.queries)
-		gone := ctx.Err() != nil
-		cancel()
-		if err == nil || gone || !isConnectionError(err) {
-			break
-		}
-		s.pool.Reset()
-	}
+	_, err := s.attempt(ctx, func(ctx context.Context) error { return f(ctx, s.queries) })
 	if err != nil {
 		return AsError(err)
 	}
 	return nil
+}
+
+// attempt makes a call and, after a deadlock, a serialization failure or a lost
+// connection, makes it again: a read changes nothing, and the keys of commands see to it
+// that nothing happens twice. It says whether a call was sent that was not answered, and
+// so may have had its effect.
+func (s *Service) attempt(ctx context.Context, call func(context.Context) error) (unanswered bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.CallTimeout)
+	defer cancel()
+	const tries = 4
+	for try := range tries {
+		if try > 0 {
+			time.Sleep(time.Duration(try*try) * 10 * time.Millisecond)
+		}
+		err = call(ctx)
+		switch {
+		case err == nil, ctx.Err() != nil, !isRetryable(err) && !isConnectionError(err):
+			return unanswered, err
+		case isLost(err):
+			unanswered = unanswered || isUnanswered(err)
+			// Its neighbours in the pool are likely to be as dead.
+			s.pool.Reset()
+		}
+	}
+	return unanswered, err
 }
 
 // Ping returns nil if the database answers and is migrated, else Unavailable.
@@ -145,6 +162,12 @@ type Registration struct {
 // Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowConflict,
 // Unavailable.
 func (s *Service) Register(ctx context.Context, name string, data []byte, actor string, dryRun bool) (Registration, error) {
+	if actor == "" {
+		actor = "anonymous"
+	}
+	if err := checkText("", actor, 255); err != nil {
+		return Registration{}, err
+	}
 	var setting queries.Setting
 	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		setting, err = q.GetSetting(ctx)
@@ -170,9 +193,6 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	var version *int32
 	if v := int32(r.definition.Version); v != 0 { // At most 1<<31-1, as it was read.
 		version = &v
-	}
-	if actor == "" {
-		actor = "anonymous"
 	}
 
 	var registered Registration
@@ -328,7 +348,7 @@ type Filter struct {
 // List returns instances, the newest first. A cursor belongs to the filter it came from.
 // Kinds: Malformed (limit or cursor), Unavailable.
 func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (List[Instance], error) {
-	for _, text := range []string{f.Workflow, f.State, f.BusinessKey, f.CorrelationID} {
+	for _, text := range []string{f.Workflow, f.State, string(f.Status), f.BusinessKey, f.CorrelationID} {
 		if err := checkText("", text, 255); err != nil {
 			return List[Instance]{}, err
 		}
@@ -368,9 +388,12 @@ func (s *Service) History(ctx context.Context, tenant string, id uuid.UUID, page
 	}
 	return list(ctx, s, page, "history "+tenant+" "+id.String(),
 		func(ctx context.Context, q *queries.Queries, after string, limit int32) ([]queries.History, error) {
-			version, err := parseVersion(after)
-			if err != nil {
-				return nil, err
+			var version int64
+			if after != "" {
+				var err error
+				if version, err = strconv.ParseInt(after, 10, 64); err != nil {
+					return nil, err
+				}
 			}
 			return q.ListHistory(ctx, queries.ListHistoryParams{
 				TenantID: tenant, InstanceID: id, AfterVersion: version, RowLimit: limit,
@@ -383,7 +406,7 @@ func (s *Service) History(ctx context.Context, tenant string, id uuid.UUID, page
 				Reason: h.Reason, Key: h.Key, CorrelationID: h.CorrelationID, Traceparent: h.Traceparent, At: h.At,
 			}
 		},
-		func(s Step) string { return formatVersion(s.Version) })
+		func(s Step) string { return strconv.FormatInt(s.Version, 10) })
 }
 
 // Actions returns the events that an instance accepts. With evaluate it says of each
@@ -409,14 +432,20 @@ func (s *Service) Actions(ctx context.Context, tenant string, id uuid.UUID, eval
 	}
 	for n := range actions {
 		// One call each, since a guard that raises must not hide the others.
-		rows, err := s.queries.GuardHolds(ctx, queries.GuardHoldsParams{
-			TenantID: tenant, ID: id, Events: []string{actions[n].Event}, Payload: emptyJSON,
+		err := s.read(ctx, func(ctx context.Context, q *queries.Queries) error {
+			rows, err := q.GuardHolds(ctx, queries.GuardHoldsParams{
+				TenantID: tenant, ID: id, Events: []string{actions[n].Event}, Payload: emptyJSON,
+			})
+			if len(rows) == 1 {
+				actions[n].GuardHolds = &rows[0].Holds
+			}
+			if isGuardFailure(err) {
+				return nil
+			}
+			return err
 		})
-		switch {
-		case err != nil && isConnectionError(err):
-			return nil, AsError(err)
-		case err == nil && len(rows) == 1:
-			actions[n].GuardHolds = &rows[0].Holds
+		if err != nil {
+			return nil, err
 		}
 	}
 	return actions, nil

@@ -293,7 +293,7 @@ type Command struct {
 	InstanceID *string `json:"instance_id,omitempty"`
 
 	// Key The command's idempotency key, 1 to 255 visible ASCII characters.
-	Key string `json:"key"`
+	Key *string `json:"key,omitempty"`
 
 	// Op What to do.
 	Op CommandOp `json:"op"`
@@ -649,7 +649,7 @@ type ListInstancesParams struct {
 	// CreatedBefore Only instances created before this time, not at it.
 	CreatedBefore *FilterCreatedBefore `form:"created_before,omitempty" json:"created_before,omitempty"`
 
-	// StuckFor Only instances that have been in their present state for at least this duration.
+	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
 	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
@@ -724,7 +724,7 @@ type ListWorkflowInstancesParams struct {
 	// CreatedBefore Only instances created before this time, not at it.
 	CreatedBefore *FilterCreatedBefore `form:"created_before,omitempty" json:"created_before,omitempty"`
 
-	// StuckFor Only instances that have been in their present state for at least this duration.
+	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
 	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
+	"unicode/utf8"
 
 	"github.com/pawl-fsm/pawl/fsm"
 )
@@ -26,9 +26,9 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 	var commands []any
 	var positions []int
 	for i, c := range in.Body.Commands {
-		command, err := r.command(c, fmt.Sprintf("/commands/%d", i))
+		command, err := r.command(c)
 		if err != nil {
-			results[i] = refused(ctx, err)
+			results[i] = refused(ctx, i, err)
 			continue
 		}
 		commands, positions = append(commands, command), append(positions, i)
@@ -36,7 +36,7 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 	for i, reply := range s.service.Do(ctx, commands) {
 		result := &results[positions[i]]
 		if reply.Err != nil {
-			*result = refused(ctx, reply.Err)
+			*result = refused(ctx, positions[i], reply.Err)
 			continue
 		}
 		instance := instanceOf(reply.Instance)
@@ -48,18 +48,28 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 	return RunBatch200JSONResponse{Results: results}, nil
 }
 
-func refused(ctx context.Context, err error) BatchResult {
+// refused is the result of the i-th command, whose faults lie below its place in the body.
+func refused(ctx context.Context, i int, err error) BatchResult {
 	p, headers := problemOf(ctx, err)
+	for n, f := range p.Errors {
+		if f.Pointer != nil {
+			pointer := fmt.Sprintf("/commands/%d%s", i, *f.Pointer)
+			p.Errors[n].Pointer = &pointer
+		}
+	}
 	return BatchResult{Status: p.Status, Replayed: headers.Get("Idempotent-Replayed") != "", Problem: &p}
 }
 
 // command reads one command of a batch.
-func (r *request) command(c Command, at string) (any, error) {
-	if err := fsm.CheckKey(c.Key); err != nil {
+func (r *request) command(c Command) (any, error) {
+	if c.Key == nil {
+		return nil, &problemError{code: ProblemCodeIdempotencyKeyRequired, detail: "every command needs a key of its own"}
+	}
+	if err := fsm.CheckKey(*c.Key); err != nil {
 		return nil, err
 	}
 	fault := func(member, detail string) error {
-		pointer := at + "/" + member
+		pointer := "/" + member
 		return &problemError{
 			code: ProblemCodeMalformedRequest, detail: "a command is not well formed",
 			faults: []Fault{{Pointer: &pointer, Detail: detail}},
@@ -77,9 +87,9 @@ func (r *request) command(c Command, at string) (any, error) {
 		if c.Workflow == nil {
 			return nil, fault("workflow", "is missing")
 		}
-		return r.createCommand(*c.Workflow, c.Key, CreateRequest{
+		return r.createCommand(*c.Workflow, *c.Key, CreateRequest{
 			BusinessKey: c.BusinessKey, Context: c.Context, CorrelationID: c.CorrelationID, ExpiresIn: c.ExpiresIn, Reason: c.Reason,
-		}, at)
+		})
 	case CommandOpFire:
 		for member, given := range map[string]bool{
 			"workflow": c.Workflow != nil, "context": c.Context != nil, "business_key": c.BusinessKey != nil,
@@ -94,12 +104,16 @@ func (r *request) command(c Command, at string) (any, error) {
 			return nil, fault("instance_id", "is missing")
 		case c.Event == nil || *c.Event == "":
 			return nil, fault("event", "is missing")
+		case utf8.RuneCountInString(*c.Event) > maxName:
+			return nil, fault("event", fmt.Sprintf("must have at most %d characters", maxName))
+		case c.IfMatch != nil && *c.IfMatch < 1:
+			return nil, fault("if_match", "must be at least 1")
 		}
-		id, err := instanceID(strings.TrimSpace(*c.InstanceID))
+		id, err := instanceID(*c.InstanceID)
 		if err != nil {
 			return nil, err
 		}
-		command := r.fireCommand(id, *c.Event, c.Key, c.Payload, c.Reason)
+		command := r.fireCommand(id, *c.Event, *c.Key, c.Payload, c.Reason)
 		if c.IfMatch != nil {
 			command.Expect = fsm.ExpectVersion(*c.IfMatch)
 		}

@@ -3,8 +3,10 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -19,6 +21,9 @@ func instanceOf(i fsm.Instance) Instance {
 		StateChangedAt: Timestamp(i.StateChangedAt), ExpiresAt: timestampOf(i.ExpiresAt), Error: i.Error,
 	}
 }
+
+// maxName is what fsm takes; the names of workflows and events are shorter.
+const maxName = 255
 
 func location(i fsm.Instance) string { return "/v1/instances/" + i.ID.String() }
 
@@ -68,16 +73,19 @@ func notEmpty(text *string, pointer string) (string, error) {
 }
 
 // createCommand is what a create, alone or in a batch, asks for.
-func (r *request) createCommand(workflow, key string, body CreateRequest, at string) (fsm.CreateCommand, error) {
-	expiresIn, err := durationOf(body.ExpiresIn, at+"/expires_in")
+func (r *request) createCommand(workflow, key string, body CreateRequest) (fsm.CreateCommand, error) {
+	if utf8.RuneCountInString(workflow) > maxName {
+		return fsm.CreateCommand{}, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "there is no such workflow"}
+	}
+	expiresIn, err := durationOf(body.ExpiresIn, "/expires_in")
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	businessKey, err := notEmpty(body.BusinessKey, at+"/business_key")
+	businessKey, err := notEmpty(body.BusinessKey, "/business_key")
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	correlationID, err := notEmpty(body.CorrelationID, at+"/correlation_id")
+	correlationID, err := notEmpty(body.CorrelationID, "/correlation_id")
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
@@ -94,7 +102,7 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 		body = *in.Body
 	}
 	r := requestOf(ctx)
-	command, err := r.createCommand(in.Name, r.key, body, "")
+	command, err := r.createCommand(in.Name, r.key, body)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +144,9 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 	id, err := instanceID(in.ID)
 	if err != nil {
 		return nil, err
+	}
+	if utf8.RuneCountInString(in.Event) > maxName {
+		return nil, malformed("event", fmt.Sprintf("must have at most %d characters", maxName))
 	}
 	r := requestOf(ctx)
 	var body FireRequest
@@ -249,7 +260,7 @@ func (s *server) listInstances(ctx context.Context, p ListInstancesParams) (fsm.
 	f := fsm.Filter{
 		Workflow: value(p.Workflow), State: value(p.State), Status: fsm.Status(value(p.Status)),
 		BusinessKey: value(p.BusinessKey), CorrelationID: value(p.CorrelationID),
-		CreatedAfter: time.Time(value(p.CreatedAfter)), CreatedBefore: time.Time(value(p.CreatedBefore)),
+		CreatedAfter: bound(p.CreatedAfter), CreatedBefore: bound(p.CreatedBefore),
 	}
 	if p.StuckFor != nil {
 		if f.StuckFor, err = fsm.ParseDuration(*p.StuckFor); err != nil {
@@ -257,6 +268,15 @@ func (s *server) listInstances(ctx context.Context, p ListInstancesParams) (fsm.
 		}
 	}
 	return s.service.List(ctx, requestOf(ctx).principal.tenant, f, page)
+}
+
+// bound is a zero time for nil, which bounds nothing. The year 1 does, so it is moved by
+// what no instance tells apart.
+func bound(t *Timestamp) time.Time {
+	if t != nil && time.Time(*t).IsZero() {
+		return time.Time{}.Add(time.Microsecond)
+	}
+	return time.Time(value(t))
 }
 
 // value is a zero value for nil.

@@ -158,15 +158,19 @@ func refuse(ctx context.Context, p *Problem, headers http.Header, e *fsm.Error) 
 			expected = sent
 		}
 		p.State, p.Version, p.Expected = &r.State, &r.Version, &expected
-	case fsm.PreconditionRequired, fsm.UnknownEvent:
+	case fsm.PreconditionRequired:
 		p.State, p.Event, p.Version = &r.State, &r.Event, &r.Version
+	case fsm.UnknownEvent:
+		p.State, p.Event, p.Version, p.AllowedEvents = &r.State, &r.Event, &r.Version, r.AllowedEvents
 	case fsm.GuardError:
 		p.Event = &r.Event
 		if r.State != "" {
 			p.State = &r.State
 		}
 	case fsm.WorkflowConflict:
-		p.Version = &r.Version
+		if r.Version > 0 { // There is a latest version.
+			p.Version = &r.Version
+		}
 	}
 }
 

@@ -108,6 +108,9 @@ func (s *server) admit(r *request, in *http.Request) error {
 	if err := s.identify(r, in.Header); err != nil {
 		return err
 	}
+	if r.op.open {
+		return nil // A probe gets its answer, whatever it sends along.
+	}
 	if err := r.op.checkQuery(query); err != nil {
 		return err
 	}
@@ -131,7 +134,10 @@ func cleanURL(u *url.URL) (url.Values, error) {
 	}
 	for name, values := range query {
 		if !isText(name) || !isText(strings.Join(values, "")) {
-			return nil, malformed(strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", ""), ""), "must be UTF-8 without NUL")
+			if !isText(name) {
+				name = "query"
+			}
+			return nil, malformed(name, "must be UTF-8 without NUL")
 		}
 	}
 	return query, nil
@@ -169,8 +175,16 @@ func (s *server) identify(r *request, h http.Header) error {
 
 var (
 	visible     = regexp.MustCompile(`^[!-~]{1,255}$`)
-	traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
+	traceparent = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?$`)
 )
+
+// isTraceparent follows W3C Trace Context, 3.2: no version ff, no ids of zeros, and
+// nothing behind the flags of version 00.
+func isTraceparent(text string) bool {
+	m := traceparent.FindStringSubmatch(text)
+	return m != nil && len(text) <= 255 && m[1] != "ff" && (m[1] != "00" || m[4] == "") &&
+		strings.Trim(m[2], "0") != "" && strings.Trim(m[3], "0") != ""
+}
 
 func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 	if r.op.keyRequired && !dryRun {
@@ -185,19 +199,19 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 		r.correlationID = ids[0]
 	}
 	// Trace context says to ignore what is not valid.
-	if t := h.Get("traceparent"); len(t) <= 255 && traceparent.MatchString(t) {
+	if t := h.Get("traceparent"); isTraceparent(t) {
 		r.traceparent = t
 	}
-	r.ifMatchText = strings.Join(h.Values("If-Match"), ", ")
-	if r.ifMatchText != "" {
+	if lines := h.Values("If-Match"); len(lines) > 0 {
+		r.ifMatchText = strings.Join(lines, ", ")
 		tags, err := entityTags(r.ifMatchText)
 		if err != nil {
 			return malformed("If-Match", err.Error())
 		}
 		r.ifMatch = expect(tags)
 	}
-	if text := strings.Join(h.Values("If-None-Match"), ", "); text != "" {
-		if r.ifNoneMatch, err = entityTags(text); err != nil {
+	if lines := h.Values("If-None-Match"); len(lines) > 0 {
+		if r.ifNoneMatch, err = entityTags(strings.Join(lines, ", ")); err != nil {
 			return malformed("If-None-Match", err.Error())
 		}
 	}
@@ -323,7 +337,7 @@ func expect(tags []string) fsm.Expect {
 // accepts says whether an Accept header leaves one of the media types (RFC 9110, 12.5.1).
 // A problem is always sent, as the RFC allows.
 func accepts(h http.Header, produces []string) bool {
-	if len(h.Values("Accept")) == 0 || len(produces) == 0 {
+	if strings.Join(h.Values("Accept"), "") == "" || len(produces) == 0 {
 		return true
 	}
 	any := false

@@ -160,7 +160,10 @@ var boundParameter = regexp.MustCompile(`^Invalid format for parameter ([^:]+): 
 // fromEcho words what echo and the generated binding fail with.
 func fromEcho(err error) error {
 	he, ok := errors.AsType[*echo.HTTPError](err)
+	_, worded := errors.AsType[*fsm.Error](err)
 	switch {
+	case worded: // Its cause may be an EOF too: that of a lost connection.
+		return err
 	case errors.Is(err, io.EOF):
 		return &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a JSON body"}
 	case !ok:
@@ -195,9 +198,9 @@ func (b binder) Bind(into any, c echo.Context) error {
 	if len(body) == 0 {
 		return io.EOF
 	}
-	if !isJSON(in.Header.Get("Content-Type")) {
+	if !isJSON(in.Header.Get("Content-Type")) || isEncoded(in.Header.Get("Content-Encoding")) {
 		return &problemError{
-			code: ProblemCodeUnsupportedMediaType, detail: "send the body as Content-Type: application/json, in UTF-8",
+			code: ProblemCodeUnsupportedMediaType, detail: "send the body as Content-Type: application/json, in UTF-8, not compressed",
 		}
 	}
 	return fsm.Decode(body, into)
@@ -205,6 +208,11 @@ func (b binder) Bind(into any, c echo.Context) error {
 
 func (b binder) tooLarge() error {
 	return &problemError{code: ProblemCodeTooLarge, detail: fmt.Sprintf("a body must have at most %d bytes", b.maxBody)}
+}
+
+// isEncoded says whether a body is compressed, which none may be.
+func isEncoded(encoding string) bool {
+	return encoding != "" && !strings.EqualFold(encoding, "identity")
 }
 
 // isJSON accepts application/json, or nothing, in UTF-8.

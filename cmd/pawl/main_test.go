@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 // pawl runs a command to its end.
-func pawl(t *testing.T, env []string, args ...string) (stdout, stderr string, code int) {
+func pawl(t testing.TB, env []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, args...)
@@ -59,7 +59,7 @@ func pawl(t *testing.T, env []string, args ...string) (stdout, stderr string, co
 }
 
 // mustPawl is pawl for commands that must succeed.
-func mustPawl(t *testing.T, env []string, args ...string) string {
+func mustPawl(t testing.TB, env []string, args ...string) string {
 	t.Helper()
 	stdout, stderr, code := pawl(t, env, args...)
 	if code != 0 {
@@ -101,7 +101,7 @@ var (
 
 // start runs `pawl dev` or `pawl serve` on a free port and returns when it serves. It is
 // killed when the test ends, unless it has ended by itself.
-func start(t *testing.T, env []string, args ...string) *process {
+func start(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{Cmd: exec.Command(program, append(args, "--listen", "127.0.0.1:0")...), log: &lockedBuffer{}}
 	p.Env = append(os.Environ(), env...)
@@ -179,7 +179,7 @@ func send(ctx context.Context, method, url, body string, headers ...string) (ans
 	return answer{res.StatusCode, res.Header, string(text)}, err
 }
 
-func mustSend(t *testing.T, want int, method, url, body string, headers ...string) answer {
+func mustSend(t testing.TB, want int, method, url, body string, headers ...string) answer {
 	t.Helper()
 	a, err := send(t.Context(), method, url, body, headers...)
 	if err != nil {

@@ -148,14 +148,18 @@ create table pawl.instance (
   constraint instance_business_key_has_1_to_255_characters check (length(business_key) between 1 and 255),
   constraint instance_correlation_id_has_1_to_255_characters check (length(correlation_id) between 1 and 255),
   constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
-);
+) with (fillfactor = 80);
 
 -- A business key names one instance of a workflow for as long as the instance exists.
 create unique index instance_business_key_key on pawl.instance (tenant_id, workflow, business_key)
   where business_key is not null;
 -- The indexes below hold columns that never change, so that a transition stays a
 -- heap-only update.
-create index instance_workflow_idx on pawl.instance (tenant_id, workflow, id);
+-- The first has a condition that always holds, and that lists state: while the tables are
+-- small or were never analysed, the planner takes this index for a look-up by the primary
+-- or the business key to be as good as theirs, and would read all rows of a tenant.
+create index instance_workflow_idx on pawl.instance (tenant_id, workflow, id)
+  where workflow <> '';
 create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, id)
   where correlation_id is not null;
 

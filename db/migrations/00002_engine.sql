@@ -68,12 +68,15 @@ $$;
 -- +goose StatementEnd
 
 -- uuid_v7_floor is the lowest id made in the millisecond of p_at: it turns a bound on
--- created_at into a bound on the primary key.
+-- created_at into a bound on the primary key. Times that 48 bits cannot hold, before
+-- 1970 or infinite, are taken for the nearest that they can.
 -- +goose StatementBegin
 create function pawl.uuid_v7_floor(p_at timestamptz) returns uuid
 language sql immutable parallel safe
 as $$
-  select (lpad(to_hex(floor(extract(epoch from p_at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+  select (
+    lpad(to_hex(least(greatest(floor(extract(epoch from p_at) * 1000), 0), 281474976710655)::bigint), 12, '0')
+    || repeat('0', 20))::uuid
 $$;
 -- +goose StatementEnd
 
@@ -139,6 +142,7 @@ as $$
           from (
             select n.name, jsonb_path_query_first(p_document, n.path, '{}', true) as value
             from unnest(t.assign_names, t.assign_paths) as n (name, path)
+            offset 0
           ) a
           where a.value is not null
         ),
@@ -258,7 +262,7 @@ as $$
     case when o.outcome = 'guard-rejected' then
       pawl.guards((i.instance).workflow, (i.instance).workflow_version, (i.instance).state, c.event)
     end,
-    t.payload_schema,
+    case when t.unchecked then t.payload_schema end,
     g.idempotency_ttl
   from unnest(
       p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
@@ -297,12 +301,17 @@ as $$
     end as refusal
     offset 0
   ) e
+  -- Built once; choose, put in place, would build it for each guard and assign.
+  cross join lateral (
+    select case when e.refusal is null then pawl.document(i.instance, c.payload, p_now) end as document
+    offset 0
+  ) d
   left join lateral pawl.choose(
     (i.instance).workflow,
     (i.instance).workflow_version,
     case when e.refusal is null and (i.instance).status = 'active' then (i.instance).state end,
     c.event,
-    case when e.refusal is null then pawl.document(i.instance, c.payload, p_now) end,
+    d.document,
     nullif(c.checked, '')
   ) t on true
   left join lateral (
@@ -355,7 +364,7 @@ $$;
 -- replay answers commands whose key was taken before them from what was recorded.
 -- Returns: one row per key, in order; the instance as it was then.
 -- Raises:  40001 a key vanished while it was read: try again
--- Locks:   idempotency_key, if the time to live slides
+-- Locks:   idempotency_key (by key), if the time to live slides
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 -- +goose StatementBegin
 create function pawl.replay(
@@ -365,13 +374,17 @@ language plpgsql volatile
 as $$
 declare
   v_ttl interval;
+  v_key text;
   v_found integer;
 begin
   select g.idempotency_ttl into v_ttl from pawl.setting g where g.idempotency_ttl_slides;
   if found then
-    update pawl.idempotency_key k
-    set expires_at = p_now + v_ttl
-    where k.tenant_id = p_tenant and k.key = any (p_keys) and k.expires_at > p_now;
+    -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
+    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+      update pawl.idempotency_key k
+      set expires_at = p_now + v_ttl
+      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+    end loop;
   end if;
 
   return query
@@ -600,6 +613,7 @@ declare
   v_fingerprints bytea[];
   v_lost integer[];
   v_lost_keys text[];
+  v_key text;
 begin
   for v_row in
     with decided as materialized (
@@ -611,8 +625,8 @@ begin
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
           when octet_length(c.context::text) > g.context_limit then 'context-too-large'
-          when w.context_schema is not null and c.checked <> '*' and c.checked <> w.context_schema_checksum
-            then 'context-unchecked'
+          when w.context_schema is not null and c.checked is distinct from '*'
+            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
           else 'applied'
         end as outcome,
@@ -750,24 +764,31 @@ begin
       return query select
         v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version,
         null::text, null::text, null::bigint, null::jsonb, v_row.business_key, null::text, null::timestamptz,
-        null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], v_row.context_schema;
+        null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[],
+        case when v_row.outcome = 'context-unchecked' then v_row.context_schema end;
     end if;
   end loop;
 
   -- Another transaction, or another command of this call, took the business key after
   -- it was looked up. Such a refusal is not recorded, so its key is given back.
   if v_lost is not null then
-    delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = any (v_lost_keys);
+    foreach v_key in array v_lost_keys loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    end loop;
     return query
     select
       c.ordinal, 'instance-exists', false, i.id, i.workflow, i.workflow_version,
       null::text, null::text, null::bigint, null::jsonb, i.business_key, null::text, null::timestamptz,
       null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], null::jsonb
     from unnest(v_lost) as c (ordinal)
-    join pawl.instance i
-      on i.tenant_id = p_tenant
-      and i.workflow = p_workflows[c.ordinal]
-      and i.business_key = p_business_keys[c.ordinal];
+    cross join lateral (
+      select i.*
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.workflow = p_workflows[c.ordinal]
+        and i.business_key = p_business_keys[c.ordinal]
+      limit 1
+    ) i;
   end if;
 
   if v_ordinals is not null then
@@ -969,6 +990,7 @@ create function pawl.register_workflow(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '2s'
+set client_min_messages = warning
 as $$
 #variable_conflict use_column
 declare
@@ -987,6 +1009,9 @@ begin
     when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
     when (select count(*) from jsonb_object_keys(p_definition -> 'states')) > v_setting.state_limit
       then format('there are more than %s states', v_setting.state_limit)
+    when exists (
+      select from jsonb_each(p_definition -> 'states') s where jsonb_typeof(s.value) <> 'object'
+    ) then 'each state must be an object'
     when not coalesce(p_definition -> 'states' ? (p_definition ->> 'initial'), false) then 'initial must name a state'
     when not exists (
       select from jsonb_each(p_definition -> 'states') s where s.value ->> 'type' = 'final'
@@ -998,6 +1023,11 @@ begin
       cross join lateral jsonb_each(coalesce(s.value -> 'on', '{}') || coalesce(s.value -> 'after', '{}')) e
       where jsonb_typeof(e.value) <> 'array'
     ) then 'each event and timeout must have an array of transitions: this is not the canonical form'
+    when exists (
+      select from jsonb_each(p_definition -> 'states') s
+      cross join lateral jsonb_object_keys(coalesce(s.value -> 'on', '{}')) e
+      where e like '%:%'
+    ) then 'an event with a colon is the engine''s own'
   end;
   if v_fault is not null then
     raise exception 'invalid definition: %', v_fault
@@ -1043,38 +1073,33 @@ begin
     limit 1
   ) a on true;
 
-  begin
-    insert into pawl.workflow_transition (
-      workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
-      payload_schema, payload_schema_checksum)
-    select
-      v_name, version, s.key, e.event, t.position, t.value ->> 'target', (t.value ->> 'guard')::jsonpath,
-      array(
-        select a.key from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
-        order by a.key collate "C"),
-      array(
-        select a.value::jsonpath from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
-        order by a.key collate "C"),
-      coalesce(t.value ->> 'assign' = '*', false),
-      p.schema, encode(sha256(convert_to(p.schema::text, 'UTF8')), 'hex')
-    from jsonb_each(p_definition -> 'states') s
-    cross join lateral (
-      select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
-      union all
-      select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
-    ) e
-    cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
-    -- One schema serves all transitions of an event in a state.
-    left join lateral (
-      select x -> 'payload_schema' as schema
-      from jsonb_array_elements(e.transitions) x
-      where x ? 'payload_schema'
-      limit 1
-    ) p on true;
-  exception when foreign_key_violation or not_null_violation or syntax_error or invalid_text_representation then
-    raise exception 'invalid definition: %', sqlerrm
-      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
-  end;
+  insert into pawl.workflow_transition (
+    workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
+    payload_schema, payload_schema_checksum)
+  select
+    v_name, version, s.key, e.event, t.position, t.value ->> 'target', (t.value ->> 'guard')::jsonpath,
+    array(
+      select a.key from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
+      order by a.key collate "C"),
+    array(
+      select a.value::jsonpath from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
+      order by a.key collate "C"),
+    coalesce(t.value ->> 'assign' = '*', false),
+    p.schema, encode(sha256(convert_to(p.schema::text, 'UTF8')), 'hex')
+  from jsonb_each(p_definition -> 'states') s
+  cross join lateral (
+    select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
+    union all
+    select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
+  ) e
+  cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+  -- One schema serves all transitions of an event in a state.
+  left join lateral (
+    select x -> 'payload_schema' as schema
+    from jsonb_array_elements(e.transitions) x
+    where x ? 'payload_schema'
+    limit 1
+  ) p on true;
 
   select format(
       'alter table pawl.instance drop constraint if exists %1$I, add constraint %1$I check (workflow <> %2$L or %3$s) not valid',
@@ -1090,6 +1115,12 @@ begin
     group by s.workflow_version
   ) v;
   execute v_check;
+exception
+  -- What the casts, the constraints and the jsonpath parser refuse.
+  when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+    or program_limit_exceeded then
+    raise exception 'invalid definition: %', sqlerrm
+      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
 end
 $$;
 -- +goose StatementEnd

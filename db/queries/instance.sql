@@ -29,6 +29,7 @@ join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 where i.tenant_id = @tenant_id
   and (sqlc.narg('before_id')::uuid is null or i.id < sqlc.narg('before_id'))
+  and i.workflow <> '' -- The condition of instance_workflow_idx.
   and (sqlc.narg('workflow')::text is null or i.workflow = sqlc.narg('workflow'))
   and (sqlc.narg('state')::text is null or i.state = sqlc.narg('state'))
   and (sqlc.narg('status')::text is null or i.status = sqlc.narg('status'))

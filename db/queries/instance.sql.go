@@ -217,6 +217,7 @@ join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 where i.tenant_id = $1
   and ($2::uuid is null or i.id < $2)
+  and i.workflow <> '' -- The condition of instance_workflow_idx.
   and ($3::text is null or i.workflow = $3)
   and ($4::text is null or i.state = $4)
   and ($5::text is null or i.status = $5)

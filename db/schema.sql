@@ -1,0 +1,1145 @@
+-- What the migrations add up to, as go test ./db -run '^TestSchemaDump$' -update writes it.
+
+set check_function_bodies = off;
+
+create schema pawl;
+
+comment on schema pawl is 'finite-state-machine service: definitions, instances, history';
+
+create table pawl.history (
+  tenant_id text not null,
+  instance_id uuid not null,
+  version bigint not null,
+  seq bigint not null generated always as identity,
+  xid xid8 not null default pg_current_xact_id(),
+  workflow text not null,
+  workflow_version integer not null,
+  kind text not null,
+  event text,
+  from_state text,
+  to_state text not null,
+  status text not null,
+  context jsonb not null,
+  payload jsonb,
+  expires_at timestamp with time zone,
+  error jsonb,
+  actor text not null,
+  reason text,
+  key text,
+  correlation_id text,
+  traceparent text,
+  at timestamp with time zone not null,
+  constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
+  constraint history_kind_is_known CHECK ((kind = ANY (ARRAY['created'::text, 'transition'::text, 'timeout'::text, 'expired'::text, 'forced'::text, 'migrated'::text]))),
+  constraint history_reason_has_1_to_1000_characters CHECK (((length(reason) >= 1) AND (length(reason) <= 1000))),
+  constraint history_starts_with_created CHECK ((((version = 1) = (kind = 'created'::text)) AND ((kind = 'created'::text) = (from_state IS NULL)))),
+  constraint history_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text]))),
+  constraint history_version_is_positive CHECK ((version >= 1))
+);
+
+create table pawl.idempotency_key (
+  tenant_id text not null,
+  key text not null,
+  fingerprint bytea not null,
+  outcome text not null,
+  instance_id uuid not null,
+  version bigint not null,
+  expires_at timestamp with time zone not null,
+  constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key),
+  constraint idempotency_key_fingerprint_is_sha256 CHECK ((length(fingerprint) = 32)),
+  constraint idempotency_key_has_1_to_255_bytes CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 255))),
+  constraint idempotency_key_outcome_is_a_decision CHECK ((outcome = ANY (ARRAY['applied'::text, 'transition-not-allowed'::text, 'guard-rejected'::text])))
+);
+CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
+
+create table pawl.instance (
+  tenant_id text not null,
+  id uuid not null,
+  workflow text not null,
+  workflow_version integer not null,
+  state text not null,
+  status text not null,
+  version bigint not null,
+  context jsonb not null,
+  business_key text,
+  correlation_id text,
+  parent_id uuid,
+  created_at timestamp with time zone not null,
+  state_changed_at timestamp with time zone not null,
+  expires_at timestamp with time zone,
+  error jsonb,
+  constraint instance_pkey PRIMARY KEY (tenant_id, id),
+  constraint instance_business_key_has_1_to_255_characters CHECK (((length(business_key) >= 1) AND (length(business_key) <= 255))),
+  constraint instance_context_is_an_object CHECK ((jsonb_typeof(context) = 'object'::text)),
+  constraint instance_correlation_id_has_1_to_255_characters CHECK (((length(correlation_id) >= 1) AND (length(correlation_id) <= 255))),
+  constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at)),
+  constraint instance_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text]))),
+  constraint instance_tenant_id_has_1_to_63_characters CHECK (((length(tenant_id) >= 1) AND (length(tenant_id) <= 63))),
+  constraint instance_version_is_positive CHECK ((version >= 1))
+) with (fillfactor=80);
+CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, workflow, business_key) WHERE (business_key IS NOT NULL);
+CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, id) WHERE (correlation_id IS NOT NULL);
+CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, id) WHERE (workflow <> ''::text);
+
+create table pawl.setting (
+  only_row boolean not null default true,
+  idempotency_ttl interval not null default '24:00:00'::interval,
+  idempotency_ttl_slides boolean not null default false,
+  context_limit integer not null default 65536,
+  payload_limit integer not null default 65536,
+  definition_limit integer not null default 1048576,
+  state_limit integer not null default 500,
+  cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
+  constraint setting_pkey PRIMARY KEY (only_row),
+  constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
+  constraint setting_is_one_row CHECK (only_row),
+  constraint setting_limits_are_positive CHECK (((context_limit > 0) AND (payload_limit > 0) AND (definition_limit > 0) AND (state_limit > 0)))
+);
+comment on column pawl.setting.idempotency_ttl is 'how long an idempotency key is remembered';
+comment on column pawl.setting.idempotency_ttl_slides is 'whether a replay starts the time again';
+comment on column pawl.setting.context_limit is 'bytes of a context as jsonb text';
+comment on column pawl.setting.payload_limit is 'bytes of a payload as jsonb text';
+comment on column pawl.setting.definition_limit is 'bytes of a definition as jsonb text';
+comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
+
+create table pawl.timer (
+  tenant_id text not null,
+  instance_id uuid not null,
+  due_at timestamp with time zone not null,
+  event text not null,
+  armed_version bigint not null,
+  constraint timer_pkey PRIMARY KEY (tenant_id, instance_id),
+  constraint timer_armed_version_is_positive CHECK ((armed_version >= 1)),
+  constraint timer_event_is_known CHECK (((event = 'ttl'::text) OR (event ~ '^after:'::text)))
+);
+CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
+
+create table pawl.workflow (
+  name text not null,
+  version integer not null,
+  definition jsonb not null,
+  checksum text not null,
+  initial text not null,
+  ttl interval,
+  ttl_target text,
+  require_if_match boolean not null,
+  context_schema jsonb,
+  context_schema_checksum text,
+  created_at timestamp with time zone not null,
+  created_by text not null,
+  constraint workflow_pkey PRIMARY KEY (name, version),
+  constraint workflow_context_schema_has_a_checksum CHECK (((context_schema IS NULL) = (context_schema_checksum IS NULL))),
+  constraint workflow_definition_is_an_object CHECK ((jsonb_typeof(definition) = 'object'::text)),
+  constraint workflow_name_fits_a_constraint_name CHECK ((length(replace(name, '_'::text, '__'::text)) <= 42)),
+  constraint workflow_name_is_a_slug CHECK ((name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'::text)),
+  constraint workflow_ttl_has_a_target CHECK (((ttl IS NULL) = (ttl_target IS NULL))),
+  constraint workflow_ttl_is_positive CHECK ((ttl > '00:00:00'::interval)),
+  constraint workflow_version_is_positive CHECK ((version >= 1))
+);
+
+create table pawl.workflow_state (
+  workflow text not null,
+  workflow_version integer not null,
+  state text not null,
+  status text not null,
+  events text[] not null,
+  timeout interval,
+  timeout_event text,
+  constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
+  constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
+  constraint workflow_state_final_accepts_nothing CHECK (((status = 'active'::text) OR ((events = '{}'::text[]) AND (timeout IS NULL)))),
+  constraint workflow_state_name_is_an_identifier CHECK ((state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text)),
+  constraint workflow_state_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text]))),
+  constraint workflow_state_timeout_has_an_event CHECK (((timeout IS NULL) = (timeout_event IS NULL))),
+  constraint workflow_state_timeout_is_positive CHECK ((timeout > '00:00:00'::interval))
+);
+comment on column pawl.workflow_state.status is 'active, or the outcome of a final state';
+comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
+comment on column pawl.workflow_state.timeout is 'its nearest timeout';
+
+create table pawl.workflow_transition (
+  workflow text not null,
+  workflow_version integer not null,
+  source text not null,
+  event text not null,
+  "position" integer not null,
+  target text not null,
+  guard jsonpath,
+  assign_names text[] not null,
+  assign_paths jsonpath[] not null,
+  assign_payload boolean not null,
+  payload_schema jsonb,
+  payload_schema_checksum text,
+  constraint workflow_transition_pkey PRIMARY KEY (workflow, workflow_version, source, event, "position"),
+  constraint workflow_transition_source_fkey FOREIGN KEY (workflow, workflow_version, source) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
+  constraint workflow_transition_target_fkey FOREIGN KEY (workflow, workflow_version, target) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
+  constraint workflow_transition_assigns_are_pairs CHECK ((COALESCE(array_length(assign_names, 1), 0) = COALESCE(array_length(assign_paths, 1), 0))),
+  constraint workflow_transition_event_is_an_identifier CHECK (((event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text) OR (event ~ '^after:[0-9a-z]+$'::text))),
+  constraint workflow_transition_payload_schema_has_a_checksum CHECK (((payload_schema IS NULL) = (payload_schema_checksum IS NULL))),
+  constraint workflow_transition_position_is_positive CHECK (("position" >= 1))
+);
+comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
+
+create view pawl.instance_at as
+ SELECT i.tenant_id,
+    i.id,
+    i.workflow,
+    h.workflow_version,
+    h.to_state AS state,
+    h.status,
+    h.version,
+    h.context,
+    i.business_key,
+    i.correlation_id,
+    i.parent_id,
+    i.created_at,
+    h.at AS state_changed_at,
+    h.expires_at,
+    h.error
+   FROM (pawl.history h
+     JOIN pawl.instance i ON (((i.tenant_id = h.tenant_id) AND (i.id = h.instance_id))));
+
+create view pawl.outcome as
+ SELECT 0 AS ordinal,
+    ''::text AS outcome,
+    false AS replayed,
+    NULL::uuid AS id,
+    NULL::text AS workflow,
+    NULL::integer AS workflow_version,
+    NULL::text AS state,
+    NULL::text AS status,
+    NULL::bigint AS version,
+    NULL::jsonb AS context,
+    NULL::text AS business_key,
+    NULL::text AS correlation_id,
+    NULL::timestamp with time zone AS created_at,
+    NULL::timestamp with time zone AS state_changed_at,
+    NULL::timestamp with time zone AS expires_at,
+    NULL::jsonb AS error,
+    NULL::text[] AS actions,
+    NULL::text[] AS guards,
+    NULL::jsonb AS schema
+  WHERE false;
+
+create function pawl.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
+language sql stable parallel safe
+as $$
+  select
+    t.target,
+    t.unchecked,
+    case
+      when t.unchecked then null
+      when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
+      when t.assign_names = '{}' then p_document -> 'context'
+      else p_document -> 'context' || coalesce(
+        (
+          select jsonb_object_agg(a.name, a.value)
+          from (
+            select n.name, jsonb_path_query_first(p_document, n.path, '{}', true) as value
+            from unnest(t.assign_names, t.assign_paths) as n (name, path)
+            offset 0
+          ) a
+          where a.value is not null
+        ),
+        '{}')
+    end,
+    t.payload_schema
+  from (
+    select
+      w.*,
+      w.payload_schema is not null and p_checked is distinct from '*'
+        and p_checked is distinct from w.payload_schema_checksum as unchecked
+    from pawl.workflow_transition w
+    where w.workflow = p_workflow
+      and w.workflow_version = p_workflow_version
+      and w.source = p_state
+      and w.event = p_event
+      and case
+        when w.payload_schema is not null and p_checked is distinct from '*'
+          and p_checked is distinct from w.payload_schema_checksum then true
+        when w.guard is null then true
+        else jsonb_path_match(p_document, w.guard, '{}', true)
+      end
+    order by w.position
+    limit 1
+  ) t
+$$;
+revoke execute on function pawl.choose(text,integer,text,text,jsonb,text) from public;
+
+create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_ids uuid[] := array(select pawl.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_lost integer[];
+  v_lost_keys text[];
+  v_key text;
+begin
+  for v_row in
+    with decided as materialized (
+      select
+        c.ordinal::integer as ordinal,
+        case
+          when k.seen then 'seen'
+          when w.name is null then 'workflow-not-found'
+          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
+          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
+          when octet_length(c.context::text) > g.context_limit then 'context-too-large'
+          when w.context_schema is not null and c.checked is distinct from '*'
+            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
+          when b.id is not null then 'instance-exists'
+          else 'applied'
+        end as outcome,
+        case when b.id is not null then b.id else c.id end as id,
+        nullif(c.key, '') as key,
+        case when c.key <> '' then sha256(convert_to(
+          jsonb_build_array(
+            'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
+            extract(epoch from c.lifetime))::text,
+          'UTF8'))
+        end as fingerprint,
+        c.workflow,
+        w.version as workflow_version,
+        w.initial as state,
+        s.status,
+        s.events as actions,
+        s.timeout,
+        s.timeout_event,
+        c.context,
+        nullif(c.business_key, '') as business_key,
+        coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
+        coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as command_correlation_id,
+        v_now + coalesce(c.lifetime, w.ttl) as expires_at,
+        w.context_schema,
+        c.actor,
+        nullif(c.reason, '') as reason,
+        nullif(c.traceparent, '') as traceparent,
+        g.idempotency_ttl
+      from unnest(
+          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
+          p_actors, p_reasons, p_correlation_ids, p_traceparents
+        ) with ordinality as c (
+          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          actor, reason, correlation_id, traceparent, ordinal)
+      cross join (select g.* from pawl.setting g limit 1) g
+      left join lateral (
+        select true as seen
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        limit 1
+      ) k on true
+      left join lateral (
+        select w.name, w.version, w.initial, w.ttl, w.context_schema, w.context_schema_checksum
+        from pawl.workflow w
+        where w.name = c.workflow
+        order by w.version desc
+        limit 1
+      ) w on true
+      left join lateral (
+        select s.status, s.events, s.timeout, s.timeout_event
+        from pawl.workflow_state s
+        where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
+        limit 1
+      ) s on true
+      left join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        limit 1
+      ) b on true
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + d.idempotency_ttl
+      from decided d
+      where d.key is not null and d.outcome = 'applied'
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      returning k.key, k.instance_id
+    ),
+    settled as materialized (
+      select
+        d.*,
+        d.outcome <> 'seen' and (
+          d.key is null
+          or d.outcome <> 'applied'
+          or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
+        ) as settled
+      from decided d
+    ),
+    started as (
+      insert into pawl.instance (
+        tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
+        created_at, state_changed_at, expires_at)
+      select
+        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, 1, s.context, s.business_key,
+        s.correlation_id, v_now, v_now, s.expires_at
+      from settled s
+      where s.settled and s.outcome = 'applied'
+      order by s.workflow, s.business_key
+      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      returning id
+    ),
+    kept as materialized (
+      select s.*, s.settled and s.outcome = 'applied' and s.id in (select n.id from started n) as started
+      from settled s
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
+        actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, s.id, 1, s.workflow, s.workflow_version, 'created', s.state, s.status, s.context, s.expires_at,
+        s.actor, s.reason, s.key, s.command_correlation_id, s.traceparent, v_now
+      from kept s
+      where s.started
+    ),
+    armed as (
+      insert into pawl.timer (tenant_id, instance_id, due_at, event, armed_version)
+      select
+        p_tenant, s.id, least(v_now + s.timeout, s.expires_at),
+        case when v_now + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
+        1
+      from kept s
+      where s.started and s.status = 'active' and (s.timeout is not null or s.expires_at is not null)
+    )
+    select s.* from kept s
+  loop
+    if not v_row.settled then
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+    elsif v_row.outcome = 'applied' and not v_row.started then
+      v_lost := v_lost || v_row.ordinal;
+      v_lost_keys := v_lost_keys || v_row.key;
+    elsif v_row.outcome = 'applied' then
+      return query select
+        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version, v_row.state,
+        v_row.status, 1::bigint, v_row.context, v_row.business_key, v_row.correlation_id, v_now, v_now,
+        v_row.expires_at, null::jsonb, v_row.actions, null::text[], null::jsonb;
+    else
+      return query select
+        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version,
+        null::text, null::text, null::bigint, null::jsonb, v_row.business_key, null::text, null::timestamptz,
+        null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[],
+        case when v_row.outcome = 'context-unchecked' then v_row.context_schema end;
+    end if;
+  end loop;
+
+  -- Another transaction, or another command of this call, took the business key after
+  -- it was looked up. Such a refusal is not recorded, so its key is given back.
+  if v_lost is not null then
+    foreach v_key in array v_lost_keys loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    end loop;
+    return query
+    select
+      c.ordinal, 'instance-exists', false, i.id, i.workflow, i.workflow_version,
+      null::text, null::text, null::bigint, null::jsonb, i.business_key, null::text, null::timestamptz,
+      null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], null::jsonb
+    from unnest(v_lost) as c (ordinal)
+    cross join lateral (
+      select i.*
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.workflow = p_workflows[c.ordinal]
+        and i.business_key = p_business_keys[c.ordinal]
+      limit 1
+    ) i;
+  end if;
+
+  if v_ordinals is not null then
+    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, '{}');
+  end if;
+end
+$$;
+revoke execute on function pawl."create"(text,text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[]) from public;
+
+create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select * into strict v_outcome from pawl.create(
+    p_tenant, array[p_workflow], array[p_context], array[coalesce(p_key, '')], array[coalesce(p_business_key, '')],
+    array[coalesce(p_correlation_id, '')], array[null::interval], array['*'], array[p_actor], array[''], array[''],
+    array['']);
+  if v_outcome.outcome <> 'applied' then
+    perform pawl.refuse(v_outcome, null, null);
+  end if;
+  return (
+    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
+    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
+    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+end
+$$;
+revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
+
+create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], timeout interval, timeout_event text, armed boolean, guards text[], payload_schema jsonb, idempotency_ttl interval)
+language sql stable
+as $$
+  select
+    c.ordinal::integer,
+    o.outcome,
+    c.id,
+    c.event,
+    c.payload,
+    nullif(c.key, ''),
+    case when c.key <> '' then
+      sha256(convert_to(jsonb_build_array('fire', c.id, c.event, c.payload)::text, 'UTF8'))
+    end,
+    c.actor,
+    nullif(c.reason, ''),
+    coalesce(nullif(c.correlation_id, ''), (i.instance).correlation_id),
+    nullif(c.traceparent, ''),
+    (i.instance).workflow,
+    (i.instance).workflow_version,
+    (i.instance).state,
+    case when o.applied then t.target else (i.instance).state end,
+    case when o.applied then s.status else (i.instance).status end,
+    case when o.applied then (i.instance).version + 1 else (i.instance).version end,
+    case when o.applied then t.context else (i.instance).context end,
+    (i.instance).business_key,
+    (i.instance).correlation_id,
+    (i.instance).created_at,
+    case when o.applied then greatest(p_now, (i.instance).state_changed_at) else (i.instance).state_changed_at end,
+    (i.instance).expires_at,
+    (i.instance).error,
+    coalesce(s.events, f.events),
+    s.timeout,
+    s.timeout_event,
+    m.armed,
+    case when o.outcome = 'guard-rejected' then
+      pawl.guards((i.instance).workflow, (i.instance).workflow_version, (i.instance).state, c.event)
+    end,
+    case when t.unchecked then t.payload_schema end,
+    g.idempotency_ttl
+  from unnest(
+      p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
+      p_actors, p_reasons, p_correlation_ids, p_traceparents
+    ) with ordinality as c (
+      id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, ordinal)
+  cross join (select g.* from pawl.setting g limit 1) g
+  left join lateral (
+    select true as seen
+    from pawl.idempotency_key k
+    where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
+    limit 1
+  ) k on true
+  left join lateral (
+    select i as instance
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+  ) i on true
+  left join lateral (
+    select w.require_if_match
+    from pawl.workflow w
+    where w.name = (i.instance).workflow and w.version = (i.instance).workflow_version and c.expected = ''
+    limit 1
+  ) w on true
+  cross join lateral (
+    select case
+      when k.seen then 'seen'
+      when i.instance is null then 'instance-not-found'
+      when c.expected not in ('', '*') and not (i.instance).version = any (c.expected::bigint[]) then 'version-mismatch'
+      when w.require_if_match then 'precondition-required'
+      when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
+      when octet_length(c.payload::text) > g.payload_limit then 'payload-too-large'
+      -- Such events are the engine's own.
+      when c.event like '%:%' then 'unknown-event'
+    end as refusal
+    offset 0
+  ) e
+  -- Built once; choose, put in place, would build it for each guard and assign.
+  cross join lateral (
+    select case when e.refusal is null then pawl.document(i.instance, c.payload, p_now) end as document
+    offset 0
+  ) d
+  left join lateral pawl.choose(
+    (i.instance).workflow,
+    (i.instance).workflow_version,
+    case when e.refusal is null and (i.instance).status = 'active' then (i.instance).state end,
+    c.event,
+    d.document,
+    nullif(c.checked, '')
+  ) t on true
+  left join lateral (
+    select w.status, w.events, w.timeout, w.timeout_event
+    from pawl.workflow_state w
+    where w.workflow = (i.instance).workflow
+      and w.workflow_version = (i.instance).workflow_version
+      and w.state = t.target
+      and not t.unchecked
+      and octet_length(t.context::text) <= g.context_limit
+    limit 1
+  ) s on true
+  left join lateral (
+    select w.events
+    from pawl.workflow_state w
+    where w.workflow = (i.instance).workflow
+      and w.workflow_version = (i.instance).workflow_version
+      and w.state = (i.instance).state
+      and s.status is null
+    limit 1
+  ) f on true
+  left join lateral (
+    select true as armed
+    from pawl.timer m
+    where m.tenant_id = p_tenant and m.instance_id = c.id and s.status is not null
+    limit 1
+  ) m on true
+  cross join lateral (
+    select
+      case
+        when e.refusal is not null then e.refusal
+        when t.unchecked then 'payload-unchecked'
+        when s.status is not null then 'applied'
+        when t.target is not null then 'context-too-large'
+        when c.event = any (f.events) then 'guard-rejected'
+        when exists (
+          select from pawl.workflow_transition w
+          where w.workflow = (i.instance).workflow
+            and w.workflow_version = (i.instance).workflow_version
+            and w.event = c.event
+        ) then 'transition-not-allowed'
+        else 'unknown-event'
+      end as outcome,
+      s.status is not null as applied
+    offset 0
+  ) o
+$$;
+revoke execute on function pawl.decide(text,timestamp with time zone,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[]) from public;
+
+create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
+language sql stable parallel safe
+as $$
+  select jsonb_build_object(
+    'context', p_instance.context,
+    'payload', p_payload,
+    'now', pawl.rfc3339(p_now),
+    'instance', jsonb_build_object(
+      'id', p_instance.id,
+      'workflow', p_instance.workflow,
+      'workflow_version', p_instance.workflow_version,
+      'state', p_instance.state,
+      'status', p_instance.status,
+      'version', p_instance.version,
+      'business_key', p_instance.business_key,
+      'correlation_id', p_instance.correlation_id,
+      'created_at', pawl.rfc3339(p_instance.created_at),
+      'state_changed_at', pawl.rfc3339(p_instance.state_changed_at),
+      'expires_at', pawl.rfc3339(p_instance.expires_at)))
+$$;
+revoke execute on function pawl.document(pawl.instance,jsonb,timestamp with time zone) from public;
+
+create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_events text[];
+begin
+  if cardinality(p_ids) > 1 and (select count(distinct c.id) from unnest(p_ids) as c (id)) < cardinality(p_ids) then
+    raise exception 'fire: an instance is named twice in one call; move it one step at a time'
+      using errcode = 'PW001';
+  end if;
+
+  perform i.found
+  from (select c.id from unnest(p_ids) as c (id) order by c.id) c
+  cross join lateral (
+    select true as found
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+    for no key update
+  ) i;
+
+  -- Read under the lock, so that time rises with the version.
+  v_now := pawl.now();
+
+  for v_row in
+    with decided as materialized (
+      select * from pawl.decide(
+        p_tenant, v_now, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
+        p_actors, p_reasons, p_correlation_ids, p_traceparents)
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + d.idempotency_ttl
+      from decided d
+      where d.key is not null and d.outcome in ('applied', 'transition-not-allowed', 'guard-rejected')
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      -- The instance tells two commands with one key apart.
+      returning k.key, k.instance_id
+    ),
+    settled as materialized (
+      select
+        d.*,
+        d.outcome <> 'seen' and (
+          d.key is null
+          or d.outcome not in ('applied', 'transition-not-allowed', 'guard-rejected')
+          or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
+        ) as settled
+      from decided d
+    ),
+    moved as (
+      -- Every row exists and is locked: this is an update whose look-up by the full key
+      -- no plan can change, which an update with a join is not.
+      insert into pawl.instance as i (
+        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+      select
+        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.created_at,
+        s.state_changed_at
+      from settled s
+      where s.settled and s.outcome = 'applied'
+      on conflict on constraint instance_pkey do update
+      set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
+        state_changed_at = excluded.state_changed_at
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+        context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, s.id, s.version, s.workflow, s.workflow_version, 'transition', s.event, s.from_state, s.state, s.status,
+        s.context, s.payload, s.expires_at, s.error, s.actor, s.reason, s.key, s.command_correlation_id,
+        s.traceparent, s.state_changed_at
+      from settled s
+      where s.settled and s.outcome = 'applied'
+    ),
+    armed as (
+      insert into pawl.timer as t (tenant_id, instance_id, due_at, event, armed_version)
+      select
+        p_tenant, s.id, least(s.state_changed_at + s.timeout, s.expires_at),
+        case when s.state_changed_at + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
+        s.version
+      from settled s
+      where s.settled and s.outcome = 'applied' and s.status = 'active'
+        and (s.timeout is not null or s.expires_at is not null)
+      on conflict on constraint timer_pkey do update
+      set due_at = excluded.due_at, event = excluded.event, armed_version = excluded.armed_version
+    )
+    select s.* from settled s
+  loop
+    if v_row.settled then
+      if v_row.outcome = 'applied' and v_row.armed and (
+        v_row.status <> 'active' or (v_row.timeout is null and v_row.expires_at is null)
+      ) then
+        -- One by one, since a delete with a join would not be bound to the full key.
+        delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.id;
+      end if;
+      return query select
+        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version, v_row.state,
+        v_row.status, v_row.version, v_row.context, v_row.business_key, v_row.correlation_id, v_row.created_at,
+        v_row.state_changed_at, v_row.expires_at, v_row.error, v_row.actions, v_row.guards, v_row.payload_schema;
+    else
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+      v_events := v_events || v_row.event;
+    end if;
+  end loop;
+
+  if v_ordinals is not null then
+    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, v_events);
+  end if;
+end
+$$;
+revoke execute on function pawl.fire(text,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[]) from public;
+
+create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select * into strict v_outcome from pawl.fire(
+    p_tenant, array[p_id], array[p_event], array[p_payload], array[coalesce(p_key, '')],
+    array[coalesce('{' || p_expected_version || '}', '')], array['*'], array[p_actor], array[''],
+    array[coalesce(p_correlation_id, '')], array['']);
+  if v_outcome.outcome <> 'applied' then
+    perform pawl.refuse(v_outcome, p_event, p_expected_version);
+  end if;
+  return (
+    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
+    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
+    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+end
+$$;
+revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
+
+create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select e.event, t.target is not null
+  from unnest(p_events) as e (event)
+  left join lateral pawl.choose(
+    p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
+    pawl.document(p_instance, p_payload, pawl.now()), '*') t on true
+  order by e.event
+$$;
+revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
+
+create function pawl.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
+language sql stable parallel safe
+as $$
+  select array_agg(t.value ->> 'guard' order by t.position)
+  from pawl.workflow w
+  cross join lateral jsonb_array_elements(w.definition #> array['states', p_state, 'on', p_event])
+    with ordinality as t (value, position)
+  where w.name = p_workflow and w.version = p_workflow_version
+$$;
+revoke execute on function pawl.guards(text,integer,text,text) from public;
+
+create function pawl.jsonpath_error(p_path text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform p_path::jsonpath;
+  return null;
+exception when others then
+  return sqlerrm;
+end
+$$;
+revoke execute on function pawl.jsonpath_error(text) from public;
+
+create function pawl.now() returns timestamp with time zone
+language sql volatile parallel safe
+as $$ select clock_timestamp() $$;
+revoke execute on function pawl.now() from public;
+
+create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[]) returns SETOF pawl.outcome
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
+    d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
+    d.payload_schema
+  from pawl.decide(
+    p_tenant, pawl.now(), p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
+$$;
+revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[]) from public;
+
+create function pawl.refuse(p_outcome pawl.outcome, p_event text, p_expected bigint) returns void
+language plpgsql stable
+as $$
+declare
+  v_code text := case
+    when p_outcome.outcome in ('payload-too-large', 'context-too-large') then 'too-large'
+    else p_outcome.outcome
+  end;
+begin
+  raise exception '%', case p_outcome.outcome
+      when 'instance-not-found' then 'there is no such instance'
+      when 'workflow-not-found' then 'there is no such workflow'
+      when 'version-mismatch' then format('the instance is at version %s, not %s', p_outcome.version, p_expected)
+      when 'precondition-required' then 'this workflow wants the version you have seen: pass p_expected_version'
+      when 'malformed-request' then 'context and payload must be JSON objects'
+      when 'payload-too-large' then 'the payload is too large'
+      when 'context-too-large' then 'the context is, or would become, too large'
+      when 'unknown-event' then format('the workflow has no event %s', p_event)
+      when 'transition-not-allowed' then format('the state %s does not accept %s', p_outcome.state, p_event)
+      when 'guard-rejected' then format('no guard of %s in the state %s holds', p_event, p_outcome.state)
+      when 'instance-exists' then format('instance %s has this business key', p_outcome.id)
+      when 'idempotency-key-reuse' then 'this key was used for another request'
+      else p_outcome.outcome
+    end
+    using
+      errcode = case v_code
+        when 'malformed-request' then 'PW400'
+        when 'instance-not-found' then 'PW404'
+        when 'workflow-not-found' then 'PW404'
+        when 'version-mismatch' then 'PW412'
+        when 'too-large' then 'PW413'
+        when 'unknown-event' then 'PW422'
+        when 'idempotency-key-reuse' then 'PW422'
+        when 'precondition-required' then 'PW428'
+        else 'PW409'
+      end,
+      detail = jsonb_strip_nulls(jsonb_build_object(
+        'code', v_code,
+        'instance_id', p_outcome.id,
+        'state', p_outcome.state,
+        'instance_status', p_outcome.status,
+        'version', p_outcome.version,
+        'expected', p_expected,
+        'event', p_event,
+        'allowed_events', p_outcome.actions,
+        'guards', p_outcome.guards))::text;
+end
+$$;
+revoke execute on function pawl.refuse(pawl.outcome,text,bigint) from public;
+
+create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
+language plpgsql volatile security definer
+set client_min_messages = 'warning'
+set lock_timeout = '2s'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_name text := p_definition ->> 'name';
+  v_latest pawl.workflow;
+  v_setting pawl.setting;
+  v_fault text;
+  v_check text;
+begin
+  select * into strict v_setting from pawl.setting;
+  v_fault := case
+    when jsonb_typeof(p_definition) is distinct from 'object' then 'a definition must be an object'
+    when v_name is null then 'name is missing'
+    when octet_length(p_definition::text) > v_setting.definition_limit
+      then format('the definition has more than %s bytes', v_setting.definition_limit)
+    when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
+    when (select count(*) from jsonb_object_keys(p_definition -> 'states')) > v_setting.state_limit
+      then format('there are more than %s states', v_setting.state_limit)
+    when exists (
+      select from jsonb_each(p_definition -> 'states') s where jsonb_typeof(s.value) <> 'object'
+    ) then 'each state must be an object'
+    when not coalesce(p_definition -> 'states' ? (p_definition ->> 'initial'), false) then 'initial must name a state'
+    when not exists (
+      select from jsonb_each(p_definition -> 'states') s where s.value ->> 'type' = 'final'
+    ) then 'no state is final'
+    when p_definition ? 'ttl' and not coalesce(p_definition -> 'states' ? (p_definition #>> '{ttl,target}'), false)
+      then 'ttl.target must name a state'
+    when exists (
+      select from jsonb_each(p_definition -> 'states') s
+      cross join lateral jsonb_each(coalesce(s.value -> 'on', '{}') || coalesce(s.value -> 'after', '{}')) e
+      where jsonb_typeof(e.value) <> 'array'
+    ) then 'each event and timeout must have an array of transitions: this is not the canonical form'
+    when exists (
+      select from jsonb_each(p_definition -> 'states') s
+      cross join lateral jsonb_object_keys(coalesce(s.value -> 'on', '{}')) e
+      where e like '%:%'
+    ) then 'an event with a colon is the engine''s own'
+  end;
+  if v_fault is not null then
+    raise exception 'invalid definition: %', v_fault
+      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
+  end if;
+
+  lock table pawl.workflow in share row exclusive mode;
+  select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
+  version := coalesce(v_latest.version, 0);
+  created := v_latest.definition is distinct from p_definition;
+  if created then
+    version := version + 1;
+  end if;
+  if p_version <> version then
+    raise exception 'workflow %: version % is next, not %', v_name, version, p_version
+      using errcode = 'PW409',
+        detail = jsonb_build_object('code', 'workflow-conflict', 'version', coalesce(v_latest.version, 0))::text;
+  end if;
+  if not created then
+    return;
+  end if;
+
+  insert into pawl.workflow (
+    name, version, definition, checksum, initial, ttl, ttl_target, require_if_match,
+    context_schema, context_schema_checksum, created_at, created_by)
+  values (
+    v_name, version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
+    p_definition ->> 'initial', (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
+    coalesce((p_definition ->> 'require_if_match')::boolean, false), p_definition -> 'context_schema',
+    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
+
+  insert into pawl.workflow_state (workflow, workflow_version, state, status, events, timeout, timeout_event)
+  select
+    v_name, version, s.key,
+    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
+    array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
+    a.delay, 'after:' || a.name
+  from jsonb_each(p_definition -> 'states') s
+  left join lateral (
+    select k as name, k::interval as delay
+    from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k
+    order by k::interval
+    limit 1
+  ) a on true;
+
+  insert into pawl.workflow_transition (
+    workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
+    payload_schema, payload_schema_checksum)
+  select
+    v_name, version, s.key, e.event, t.position, t.value ->> 'target', (t.value ->> 'guard')::jsonpath,
+    array(
+      select a.key from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
+      order by a.key collate "C"),
+    array(
+      select a.value::jsonpath from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
+      order by a.key collate "C"),
+    coalesce(t.value ->> 'assign' = '*', false),
+    p.schema, encode(sha256(convert_to(p.schema::text, 'UTF8')), 'hex')
+  from jsonb_each(p_definition -> 'states') s
+  cross join lateral (
+    select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
+    union all
+    select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
+  ) e
+  cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+  -- One schema serves all transitions of an event in a state.
+  left join lateral (
+    select x -> 'payload_schema' as schema
+    from jsonb_array_elements(e.transitions) x
+    where x ? 'payload_schema'
+    limit 1
+  ) p on true;
+
+  select format(
+      'alter table pawl.instance drop constraint if exists %1$I, add constraint %1$I check (workflow <> %2$L or %3$s) not valid',
+      pawl.state_check_name(v_name), v_name, string_agg(v.terms, ' or ' order by v.workflow_version))
+  into v_check
+  from (
+    select
+      s.workflow_version,
+      format('(workflow_version = %s and state in (%s))',
+        s.workflow_version, string_agg(quote_literal(s.state), ', ' order by s.state collate "C")) as terms
+    from pawl.workflow_state s
+    where s.workflow = v_name
+    group by s.workflow_version
+  ) v;
+  execute v_check;
+exception
+  -- What the casts, the constraints and the jsonpath parser refuse.
+  when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+    or program_limit_exceeded then
+    raise exception 'invalid definition: %', sqlerrm
+      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
+end
+$$;
+revoke execute on function pawl.register_workflow(jsonb,text,integer) from public;
+
+create function pawl.replay(p_tenant text, p_now timestamp with time zone, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
+language plpgsql volatile
+as $$
+declare
+  v_ttl interval;
+  v_key text;
+  v_found integer;
+begin
+  select g.idempotency_ttl into v_ttl from pawl.setting g where g.idempotency_ttl_slides;
+  if found then
+    -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
+    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+      update pawl.idempotency_key k
+      set expires_at = p_now + v_ttl
+      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+    end loop;
+  end if;
+
+  return query
+  select
+    c.ordinal,
+    case when r.same then k.outcome else 'idempotency-key-reuse' end,
+    true,
+    a.id, a.workflow, a.workflow_version, a.state, a.status, a.version, a.context,
+    a.business_key, a.correlation_id, a.created_at, a.state_changed_at, a.expires_at, a.error,
+    s.events,
+    case when r.same and k.outcome = 'guard-rejected' then
+      pawl.guards(a.workflow, a.workflow_version, a.state, c.event)
+    end,
+    null::jsonb
+  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  cross join lateral (
+    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+  ) k
+  cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
+  left join lateral (
+    select a.*
+    from pawl.instance_at a
+    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    limit 1
+  ) a on true
+  left join lateral (
+    select w.events
+    from pawl.workflow_state w
+    where w.workflow = a.workflow and w.workflow_version = a.workflow_version and w.state = a.state
+    limit 1
+  ) s on true;
+
+  get diagnostics v_found = row_count;
+  if v_found < cardinality(p_ordinals) then
+    raise exception 'an idempotency key expired while its outcome was read; try again' using errcode = '40001';
+  end if;
+end
+$$;
+revoke execute on function pawl.replay(text,timestamp with time zone,integer[],text[],bytea[],text[]) from public;
+
+create function pawl.rfc3339(p_at timestamp with time zone) returns text
+language sql stable parallel safe
+as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
+revoke execute on function pawl.rfc3339(timestamp with time zone) from public;
+
+create function pawl.state_check_name(p_workflow text) returns text
+language sql immutable parallel safe
+as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
+revoke execute on function pawl.state_check_name(text) from public;
+
+create function pawl.uuid_v7(p_at timestamp with time zone) returns uuid
+language sql volatile parallel safe
+as $$
+  select encode(
+    set_byte(
+      set_byte(
+        overlay(uuid_send(gen_random_uuid()) placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
+        6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
+      7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+    'hex')::uuid
+  from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
+$$;
+revoke execute on function pawl.uuid_v7(timestamp with time zone) from public;
+
+create function pawl.uuid_v7_floor(p_at timestamp with time zone) returns uuid
+language sql immutable parallel safe
+as $$
+  select (
+    lpad(to_hex(least(greatest(floor(extract(epoch from p_at) * 1000), 0), 281474976710655)::bigint), 12, '0')
+    || repeat('0', 20))::uuid
+$$;
+revoke execute on function pawl.uuid_v7_floor(timestamp with time zone) from public;
+
+create function pawl.validate_workflow(p_workflow text) returns void
+language plpgsql volatile security definer
+set lock_timeout = '2s'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pg_catalog.pg_constraint c
+    where c.conrelid = 'pawl.instance'::regclass
+      and c.conname = pawl.state_check_name(p_workflow)
+      and not c.convalidated
+  ) then
+    execute format('alter table pawl.instance validate constraint %I', pawl.state_check_name(p_workflow));
+  end if;
+end
+$$;
+revoke execute on function pawl.validate_workflow(text) from public;

@@ -1,0 +1,112 @@
+package db_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+var noon = time.Date(2030, 2, 3, 12, 0, 0, 123456000, time.UTC)
+
+// An instance has one timer at most: the nearer of its state's timeout and its own end.
+func TestTimers(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, flight)
+	register(t, pool, door)
+	dbtest.SetClock(t, pool, noon)
+	want := func(id uuid.UUID, event string, after time.Duration, version int) {
+		t.Helper()
+		got := column[string](t, pool, `
+			select format('%s in %s, version %s', event, extract(epoch from due_at - $2::timestamptz)::float8, armed_version)
+			from pawl.timer where instance_id = $1`, id, noon)
+		if want := fmt.Sprintf("%s in %v, version %d", event, after.Seconds(), version); len(got) != 1 || got[0] != want {
+			t.Errorf("timers = %v, want %s", got, want)
+		}
+	}
+	none := func(id uuid.UUID) {
+		t.Helper()
+		if got := column[string](t, pool, "select t::text from pawl.timer t where instance_id = $1", id); len(got) != 0 {
+			t.Errorf("timers = %v, want none", got)
+		}
+	}
+	book := func(lifetime time.Duration) uuid.UUID {
+		t.Helper()
+		o := create(t, pool, tenant, creation{workflow: "flight-booking", context: `{"price": 1}`, lifetime: lifetime})[0]
+		wantOutcome(t, o, "applied")
+		return *o.ID
+	}
+	move := func(id uuid.UUID, event, payload string) {
+		t.Helper()
+		wantOutcome(t, fire(t, pool, tenant, command{id: id, event: event, payload: payload})[0], "applied")
+	}
+
+	id := book(0)
+	want(id, "after:600s", 600*time.Second, 1)
+	dbtest.Advance(t, pool, 100*time.Second)
+	move(id, "reserve", `{"price": 1}`)
+	want(id, "after:900s", 1000*time.Second, 2) // its nearest; from the step on
+	wantOutcome(t, fire(t, pool, tenant, command{id: id, event: "reserve"})[0], "transition-not-allowed")
+	want(id, "after:900s", 1000*time.Second, 2)
+	move(id, "pay", `{"amount": 2}`)
+	want(id, "ttl", 1800*time.Second, 3) // a state without a timeout has the instance's end still
+	move(id, "cancel", "{}")
+	none(id)
+
+	dbtest.SetClock(t, pool, noon)
+	id = book(500 * time.Second)
+	want(id, "ttl", 500*time.Second, 1)
+	id = book(600 * time.Second) // both at once: the state's own comes first
+	want(id, "after:600s", 600*time.Second, 1)
+	dbtest.Advance(t, pool, 590*time.Second)
+	move(id, "reserve", `{"price": 1}`)
+	want(id, "ttl", 600*time.Second, 2)
+	move(id, "pay", `{"amount": 1}`)
+	none(id)
+
+	id = doors(t, pool, 1)[0]
+	none(id)
+	move(id, "open", "{}")
+	none(id)
+
+	// Armed and cleared, though the instance lives for ever.
+	register(t, pool, lamp)
+	dbtest.SetClock(t, pool, noon)
+	id = *create(t, pool, tenant, creation{workflow: "lamp"})[0].ID
+	want(id, "after:60s", 60*time.Second, 1)
+	move(id, "go", `{"n": 1}`)
+	want(id, "after:600s", 600*time.Second, 2)
+	move(id, "go", `{"n": 1}`)
+	none(id)
+	move(id, "go", `{"n": 1}`)
+	want(id, "after:60s", 60*time.Second, 4)
+
+	wantOutcome(t, create(t, pool, tenant, creation{workflow: "door", lifetime: time.Second})[0], "lifetime-without-ttl")
+}
+
+// A refused or replayed command leaves the timer as it is, and so does one that was taken back.
+func TestTimersOfCommandsWithoutEffect(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, lamp)
+	id := *create(t, pool, tenant, creation{workflow: "lamp", key: "c"})[0].ID
+	c := command{id: id, event: "go", payload: `{"n": 1}`, key: "a"}
+	fire(t, pool, tenant, c)
+	const armed = "select row(t.*)::text from pawl.timer t"
+	before := value[string](t, pool, armed)
+	fire(t, pool, tenant, c)
+	fire(t, pool, tenant, command{id: id, event: "go", payload: `{"n": -1}`})
+	create(t, pool, tenant, creation{workflow: "lamp", key: "c"})
+	tx := begin(t, pool)
+	fire(t, tx, tenant, command{id: id, event: "go", payload: `{"n": 1}`})
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := value[string](t, pool, armed); after != before {
+		t.Errorf("the timer is %s, want %s", after, before)
+	}
+}

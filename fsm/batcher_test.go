@@ -1,0 +1,454 @@
+package fsm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// These tests run in a bubble: it knows when every goroutine waits, its clock stands
+// still unless somebody waits for it, and it ends only when no goroutine is left.
+
+// aCall is a call that is being made, until the test lets it return.
+type aCall struct {
+	commands []*fsm.Call
+	finish   chan struct{}
+	away     *bool // What the call says, when it is finished.
+}
+
+func (c aCall) names() []string {
+	names := []string{}
+	for _, p := range c.commands {
+		names = append(names, p.Command())
+	}
+	return names
+}
+
+// gated returns a batcher whose calls are made one step at a time.
+func gated(config fsm.Config) (fsm.Batcher, chan aCall) {
+	calls := make(chan aCall, 100)
+	return fsm.NewBatcher(config, func(commands []*fsm.Call) bool {
+		c := aCall{commands, make(chan struct{}), new(bool)}
+		calls <- c
+		<-c.finish
+		for _, p := range commands {
+			p.Settle(nil)
+		}
+		return *c.away
+	}), calls
+}
+
+func submit(t *testing.T, b fsm.Batcher, calls ...*fsm.Call) {
+	t.Helper()
+	if err := b.Submit(calls...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// next returns the call that is being made, and fails if it is not of these commands.
+func next(t *testing.T, calls chan aCall, want ...string) aCall {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case c := <-calls:
+		if !slices.Equal(c.names(), want) {
+			t.Fatalf("a call of %q, want %q", c.names(), want)
+		}
+		return c
+	default:
+		t.Fatalf("no call is made, want one of %q", want)
+		return aCall{}
+	}
+}
+
+func none(t *testing.T, calls chan aCall) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case c := <-calls:
+		t.Fatalf("a call of %q", c.names())
+	default:
+	}
+}
+
+func idle(t *testing.T, b fsm.Batcher) {
+	t.Helper()
+	synctest.Wait()
+	if queued, inFlight, running := b.Held(); queued+inFlight+running != 0 {
+		t.Errorf("an idle batcher has %d queued, %d names in flight and %d flushers", queued, inFlight, running)
+	}
+}
+
+func call(name string, exclusive ...string) *fsm.Call {
+	return fsm.NewCall(context.Background(), name, "t", exclusive...)
+}
+
+func TestBatcherCallsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1})
+		start := time.Now()
+		first := call("1")
+		submit(t, b, first)
+		c := next(t, calls, "1")
+		// What comes meanwhile makes up the next call, in order.
+		for n := range 5 {
+			submit(t, b, call(fmt.Sprint(n)))
+		}
+		none(t, calls)
+		close(c.finish)
+		if _, err := first.Wait(); err != nil {
+			t.Error(err)
+		}
+		close(next(t, calls, "0", "1", "2", "3", "4").finish)
+		idle(t, b)
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("somebody waited %v for a timer", waited)
+		}
+	})
+}
+
+func TestBatcherUsesItsFlushers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 3, MaxBatch: 2})
+		var commands []*fsm.Call
+		for n := range 7 {
+			commands = append(commands, call(fmt.Sprint(n)))
+		}
+		// One submission of many is carried by as many flushers as there are.
+		submit(t, b, commands...)
+		synctest.Wait()
+		made := []aCall{<-calls, <-calls, <-calls}
+		none(t, calls)
+		seen := []string{}
+		for _, c := range made {
+			if len(c.commands) != 2 {
+				t.Errorf("a call of %d, the cap is 2", len(c.commands))
+			}
+			seen = append(seen, c.names()...)
+		}
+		slices.Sort(seen)
+		if !slices.Equal(seen, []string{"0", "1", "2", "3", "4", "5"}) {
+			t.Errorf("got %q", seen)
+		}
+		close(made[1].finish)
+		close(next(t, calls, "6").finish)
+		close(made[0].finish)
+		close(made[2].finish)
+		idle(t, b)
+	})
+}
+
+func TestBatcherKeepsExclusionAndOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2})
+		submit(t, b, call("a1", "a"), call("a2", "a"), call("b1", "b"), call("ab", "a", "b"), call("b2", "b"), call("c1", "c"))
+		// b2 may not overtake ab, which waits for a; a2 excludes a1.
+		first := next(t, calls, "a1", "b1", "c1")
+		submit(t, b, call("c2", "c"), call("d1", "d"))
+		other := next(t, calls, "d1")
+		close(other.finish)
+		none(t, calls)
+		close(first.finish)
+		second := next(t, calls, "a2", "c2")
+		close(second.finish)
+		close(next(t, calls, "ab").finish)
+		close(next(t, calls, "b2").finish)
+		idle(t, b)
+	})
+}
+
+func TestBatcherCallsForOneTenant(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1})
+		of := func(tenant, name string) *fsm.Call { return fsm.NewCall(t.Context(), name, tenant, "x"+name) }
+		submit(t, b, of("t", "1"), of("u", "2"), of("t", "3"), of("u", "4"), of("v", "5"))
+		c := next(t, calls, "1", "3")
+		// One tenant's flood keeps nobody out: the oldest command is always in the next call.
+		flood := make([]string, 100)
+		for n := range flood {
+			flood[n] = fmt.Sprint("flood", n)
+			submit(t, b, of("t", flood[n]))
+		}
+		close(c.finish)
+		c = next(t, calls, "2", "4")
+		submit(t, b, of("u", "6"))
+		close(c.finish)
+		close(next(t, calls, "5").finish)
+		c = next(t, calls, flood...)
+		submit(t, b, of("t", "7"))
+		close(c.finish)
+		close(next(t, calls, "6").finish)
+		close(next(t, calls, "7").finish)
+		idle(t, b)
+	})
+}
+
+// A queue of commands that exclude one another leaves a flusher for the rest.
+func TestBatcherPassesWhatIsExcluded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2})
+		for n := range 10 {
+			submit(t, b, call(fmt.Sprint("hot", n), "hot"))
+		}
+		c := next(t, calls, "hot0")
+		submit(t, b, call("cold"))
+		close(next(t, calls, "cold").finish)
+		submit(t, b, fsm.NewCall(t.Context(), "other", "u"))
+		close(next(t, calls, "other").finish)
+		for n := 1; n < 10; n++ {
+			close(c.finish)
+			c = next(t, calls, fmt.Sprint("hot", n))
+		}
+		close(c.finish)
+		idle(t, b)
+	})
+}
+
+func TestBatcherBoundsItsQueue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, MaxQueue: 3})
+		submit(t, b, call("1"))
+		c := next(t, calls, "1") // In flight, and no more in the queue.
+		submit(t, b, call("2"), call("3"))
+		tooMany := []*fsm.Call{call("4"), call("5")}
+		refused(t, b.Submit(tooMany...), fsm.Unavailable)
+		submit(t, b, call("6"))
+		refused(t, b.Submit(call("7")), fsm.Unavailable)
+		close(c.finish)
+		close(next(t, calls, "2", "3", "6").finish)
+		submit(t, b, call("8"))
+		close(next(t, calls, "8").finish)
+		idle(t, b)
+	})
+}
+
+func TestBatcherForgetsThoseThatGiveUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1})
+		ctx, cancel := context.WithCancel(t.Context())
+		taken := fsm.NewCall(ctx, "1", "t", "a")
+		submit(t, b, taken)
+		c := next(t, calls, "1")
+		waiting := fsm.NewCall(ctx, "2", "t", "a")
+		submit(t, b, waiting, call("3", "a"))
+		cancel()
+		// Neither waits any longer, though nothing is settled yet.
+		for _, p := range []*fsm.Call{taken, waiting} {
+			_, err := p.Wait()
+			refused(t, err, fsm.Unavailable)
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		}
+		close(c.finish)
+		close(next(t, calls, "3").finish)
+		<-waiting.Settled()
+		idle(t, b)
+	})
+}
+
+// When the database turns out to be away, those that have waited long hear so at once;
+// what has only just come may try.
+func TestBatcherShedsWhatWaitedLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, CallTimeout: 4 * time.Second})
+		submit(t, b, call("1", "a"))
+		c := next(t, calls, "1")
+		early := []*fsm.Call{call("2"), call("3", "a")}
+		submit(t, b, early...)
+		// In the bubble, this moves the clock and waits for nothing.
+		time.Sleep(time.Second + 1)
+		submit(t, b, call("4"), call("5", "a"))
+		time.Sleep(time.Second)
+		*c.away = true
+		close(c.finish)
+		for _, p := range early {
+			_, err := p.Wait()
+			refused(t, err, fsm.Unavailable)
+		}
+		close(next(t, calls, "4", "5").finish)
+		idle(t, b)
+
+		// A call that was answered sheds nobody, however long it took.
+		submit(t, b, call("6"))
+		c = next(t, calls, "6")
+		submit(t, b, call("7"))
+		time.Sleep(time.Minute)
+		close(c.finish)
+		close(next(t, calls, "7").finish)
+		idle(t, b)
+	})
+}
+
+func TestBatcherCloses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2})
+		accepted := []*fsm.Call{call("1", "a"), call("2", "a"), call("3", "b")}
+		submit(t, b, accepted...)
+		c := next(t, calls, "1", "3")
+		closed := make(chan struct{})
+		go func() {
+			b.Close()
+			close(closed)
+		}()
+		synctest.Wait()
+		refused(t, b.Submit(call("4")), fsm.Unavailable)
+		select {
+		case <-closed:
+			t.Error("it is closed before what it accepted is settled")
+		default:
+		}
+		close(c.finish)
+		close(next(t, calls, "2").finish)
+		<-closed
+		for _, p := range accepted {
+			select {
+			case <-p.Settled():
+			default:
+				t.Errorf("%s is not settled", p.Command())
+			}
+		}
+		b.Close() // Twice does no harm.
+		idle(t, b)
+	})
+}
+
+func TestBatcherLetsGoOfMemory(t *testing.T) {
+	t.Parallel()
+	b := fsm.NewBatcher(fsm.Config{Flushers: 1, MaxBatch: 3}, func(commands []*fsm.Call) bool {
+		for _, p := range commands {
+			p.Settle(nil)
+		}
+		return false
+	})
+	var held []weak.Pointer[fsm.Call]
+	func() {
+		for range 3 {
+			var commands []*fsm.Call
+			for n := range 50 {
+				p := call(fmt.Sprint(n), fmt.Sprint(n%7))
+				commands, held = append(commands, p), append(held, weak.Make(p))
+			}
+			submit(t, b, commands...)
+		}
+	}()
+	b.Close()
+	runtime.GC()
+	for _, p := range held {
+		if p.Value() != nil {
+			t.Fatal("a settled command is still held")
+		}
+	}
+	runtime.KeepAlive(b)
+}
+
+// Whatever comes, in whatever order: nothing is lost, nothing in flight excludes
+// another, and what excludes one another keeps its order.
+func TestBatcherUnderLoad(t *testing.T) {
+	t.Parallel()
+	var (
+		mu       sync.Mutex
+		inFlight = map[string]bool{}
+		done     = map[string][]int{} // By name, in the order of the calls.
+		executed = map[*fsm.Call]int{}
+		number   = map[*fsm.Call]int{}
+	)
+	const limit = 8
+	b := fsm.NewBatcher(fsm.Config{Flushers: 3, MaxBatch: limit, MaxQueue: 1 << 20}, func(commands []*fsm.Call) bool {
+		mu.Lock()
+		if len(commands) > limit {
+			t.Errorf("a call of %d", len(commands))
+		}
+		for _, p := range commands {
+			if p.Tenant() != commands[0].Tenant() {
+				t.Errorf("tenants %s and %s in one call", p.Tenant(), commands[0].Tenant())
+			}
+			executed[p]++
+			for _, x := range p.Exclusive() {
+				if inFlight[x] {
+					t.Errorf("%s twice in flight", x)
+				}
+				inFlight[x] = true
+				done[x] = append(done[x], number[p])
+			}
+		}
+		mu.Unlock()
+		for range rand.IntN(50) {
+			runtime.Gosched()
+		}
+		mu.Lock()
+		for _, p := range commands {
+			for _, x := range p.Exclusive() {
+				delete(inFlight, x)
+			}
+		}
+		mu.Unlock()
+		for _, p := range commands {
+			p.Settle(nil)
+		}
+		return false
+	})
+	var all []*fsm.Call
+	var submitting sync.Mutex
+	var writers sync.WaitGroup
+	for range 8 {
+		writers.Go(func() {
+			for range 200 {
+				tenant := fmt.Sprint(rand.IntN(3))
+				commands := make([]*fsm.Call, 1+rand.IntN(4))
+				submitting.Lock()
+				for i := range commands {
+					commands[i] = fsm.NewCall(context.Background(), "c", tenant, fmt.Sprint("k", rand.IntN(20)), fmt.Sprint("i", rand.IntN(5)))
+					all = append(all, commands[i])
+					mu.Lock()
+					number[commands[i]] = len(all)
+					mu.Unlock()
+				}
+				if err := b.Submit(commands...); err != nil {
+					t.Error(err)
+				}
+				submitting.Unlock()
+				if rand.IntN(3) == 0 {
+					_, _ = commands[0].Wait()
+				}
+			}
+		})
+	}
+	writers.Wait()
+	b.Close()
+	for _, p := range all {
+		if executed[p] != 1 {
+			t.Fatalf("a command was in %d calls", executed[p])
+		}
+		if _, err := p.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, order := range done {
+		if !slices.IsSorted(order) {
+			t.Errorf("%s: out of order: %v", name, order)
+		}
+	}
+	if queued, names, running := b.Held(); queued+names+running != 0 {
+		t.Errorf("left: %d queued, %d names, %d flushers", queued, names, running)
+	}
+}

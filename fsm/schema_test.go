@@ -1,0 +1,178 @@
+package fsm_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// checked is a workflow with a schema for its context and one for a payload.
+func checked(contextSchema, payloadSchema string) string {
+	return fmt.Sprintf(`{"name":"checked","initial":"A","context_schema":%s,"states":{
+		"A":{"on":{"go":[{"target":"B","guard":"$.payload.n == 1","payload_schema":%s},{"target":"A","assign":"*"}]}},
+		"B":{"type":"final"}}}`, contextSchema, payloadSchema)
+}
+
+const strict = `{
+	"type": "object", "required": ["id", "price"], "additionalProperties": false,
+	"properties": {
+		"id": {"type": "string", "pattern": "^[A-Z]+$", "maxLength": 3},
+		"price": {"type": "integer", "minimum": 9007199254740993, "maximum": 9007199254740995},
+		"a/b~c": {"items": {"type": "number", "multipleOf": 0.1}},
+		"any": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/flag"}]}
+	},
+	"$defs": {"flag": {"type": "boolean"}}
+}`
+
+func TestDocumentsFitTheirSchemas(t *testing.T) {
+	t.Parallel()
+	s, _ := newService(t, fsm.Config{}, checked(strict, strict))
+	ctx := t.Context()
+	good := `{"id":"AB","price":9007199254740994,"a/b~c":[0.3,1e1],"any":true}`
+	i := create(t, s, "checked", good)
+	for document, want := range map[string][]string{
+		`{}`:                                     {""},
+		`{"id":"AB","price":9007199254740992}`:   {"/price"},
+		`{"id":"AB","price":9007199254740996}`:   {"/price"},
+		`{"id":"AB","price":9007199254740993.5}`: {"/price"},
+		`{"id":"abcd","price":"1","x":1,"any":1,"a/b~c":[0.3,0.35,"1"]}`: {"", "/any", "/any", "/a~1b~0c/1", "/a~1b~0c/2", "/id", "/id", "/price"},
+	} {
+		_, err := s.Create(ctx, fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(document)})
+		_, fireErr := s.Fire(ctx, fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(document)})
+		_, previewErr := s.Preview(ctx, fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(document)})
+		for root, e := range map[string]*fsm.Error{
+			"/context": refusal(t, err, fsm.InvalidContext), "/payload": refusal(t, fireErr, fsm.InvalidPayload),
+			"previewed /payload": refusal(t, previewErr, fsm.InvalidPayload),
+		} {
+			_, root, _ = strings.Cut(root, "/")
+			var wanted []string
+			for _, at := range want {
+				wanted = append(wanted, "/"+root+at)
+			}
+			if got := pointers(e.Faults); !slices.Equal(got, wanted) {
+				t.Errorf("%s: faults\n%swant them at %q", document, describe(e.Faults), wanted)
+			}
+			for _, f := range e.Faults {
+				if f.Detail == "" || strings.Contains(f.Detail, "pawl:") {
+					t.Errorf("the detail is %q", f.Detail)
+				}
+			}
+		}
+	}
+	for _, exact := range []string{"9007199254740993", "9007199254740995", "9007199254740994.0", "9.007199254740994e15"} {
+		create(t, s, "checked", `{"id":"A","price":`+exact+`}`)
+	}
+	if got := fire(t, s, i.ID, "go", good); got.Version != 2 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A schema that can hold of nothing, or refers only to itself, refuses and does not hang.
+func TestOddSchemas(t *testing.T) {
+	t.Parallel()
+	for schema, fits := range map[string]bool{
+		`true`: true, `false`: false, `{}`: true, `{"not":{}}`: false, `{"$ref":"#"}`: false,
+		`{"properties":{"a":{"$ref":"#"}}}`: true, `{"$dynamicRef":"#"}`: false,
+	} {
+		var memo fsm.Schemas
+		_, faults, err := memo.Check([]byte(schema), []byte(`{"a":{"a":1}}`), "/context")
+		if err != nil || (len(faults) == 0) != fits {
+			t.Errorf("%s: %v, %v; want it to fit: %v", schema, faults, err, fits)
+		}
+		for _, f := range faults {
+			if strings.Contains(f.Detail, "pawl:") {
+				t.Errorf("%s: %q", schema, f.Detail)
+			}
+		}
+	}
+}
+
+// A version that is registered while a context is checked makes it be checked again.
+func TestSchemaChangesMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	other := serviceOn(t, spied(t, pool, nil), fsm.Config{}, checked(`{"required":["a"]}`, `true`))
+	schemas := []string{`{"required":["b"]}`, `{"required":["c"]}`}
+	var mu sync.Mutex
+	passes := 0
+	watched := spied(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.Tracer = spy{ended: func(sql string, _ []any) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !strings.Contains(sql, "pawl.create(") {
+				return
+			}
+			if passes++; len(schemas) > 0 {
+				register(t, other, checked(schemas[0], `true`))
+				schemas = schemas[1:]
+			}
+		}}
+	})
+	s := serviceOn(t, watched, fsm.Config{})
+	r, err := s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"a":1,"b":1,"c":1}`)})
+	if err != nil || r.Instance.WorkflowVersion != 3 || passes != 4 {
+		t.Errorf("%d passes: %+v, %v", passes, r, err)
+	}
+
+	schemas = []string{`{"required":["d"]}`}
+	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"c":1}`)})
+	if e := refusal(t, err, fsm.InvalidContext); !strings.Contains(e.Faults[0].Detail, "'d'") {
+		t.Errorf("got %v", e)
+	}
+
+	// If it never ends, the caller hears that it may try again.
+	for n := range 10 {
+		schemas = append(schemas, fmt.Sprintf(`{"minProperties":%d}`, n))
+	}
+	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"d":1,"2":2,"3":3,"4":4,"5":5,"6":6}`)})
+	refused(t, err, fsm.Unavailable)
+}
+
+// A document that needs a check shares its call with others, and no one overtakes it.
+func TestChecksKeepTheOrder(t *testing.T) {
+	t.Parallel()
+	s, _ := newService(t, fsm.Config{}, checked(`true`, `{"type":"object"}`), counter)
+	i, other := create(t, s, "checked", `{}`), create(t, s, "counter", `{"x":0}`)
+	replies := s.Do(t.Context(), []any{
+		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"first":1}`)},
+		fsm.FireCommand{ID: other.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)},
+		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"n":1}`)},
+	})
+	for n, version := range []int64{2, 2, 3} {
+		if replies[n].Err != nil || replies[n].Instance.Version != version {
+			t.Errorf("%d: %+v", n, replies[n])
+		}
+	}
+	sameJSON(t, get(t, s, i.ID).Context, `{"first":1}`)
+}
+
+func TestSchemaMemoIsBounded(t *testing.T) {
+	t.Parallel()
+	var memo fsm.Schemas
+	sums := map[string]bool{}
+	for n := range fsm.MaxSchemas + 10 {
+		sum, faults, err := memo.Check(fmt.Appendf(nil, `{"minProperties":%d}`, n), []byte(`{"a":1}`), "")
+		if err != nil || (len(faults) > 0) != (n > 1) {
+			t.Fatalf("%d: %v, %v", n, faults, err)
+		}
+		sums[sum] = true
+		if memo.Len() > fsm.MaxSchemas {
+			t.Fatalf("%d schemas are held", memo.Len())
+		}
+	}
+	if len(sums) != fsm.MaxSchemas+10 {
+		t.Errorf("%d checksums", len(sums))
+	}
+	before := memo.Len()
+	if _, _, err := memo.Check([]byte(`{"minProperties":1033}`), []byte(`{}`), ""); err != nil || memo.Len() != before {
+		t.Errorf("a schema that is known is compiled anew: %d, then %d, %v", before, memo.Len(), err)
+	}
+}

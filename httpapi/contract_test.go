@@ -1,0 +1,194 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+)
+
+// contract is openapi.yaml, which every answer of the suite is checked against.
+var contract = sync.OnceValue(func() *openapi3.T {
+	text, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		panic(err)
+	}
+	doc, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		panic(err)
+	}
+	return doc
+})
+
+// Claim 16: the contract is valid, its examples included, and it is what the service serves.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	if err := contract().Validate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := start(t).get("/openapi.yaml").want(http.StatusOK).wantHeader("Content-Type", "application/yaml")
+	if !bytes.Equal(served.body, text) {
+		t.Error("the service serves another contract")
+	}
+}
+
+// operationOf finds the operation of a request; it is nil if the contract has none.
+func operationOf(method, target string) (path string, item *openapi3.PathItem, op *openapi3.Operation) {
+	target, _, _ = strings.Cut(target, "?")
+	segments := strings.Split(target, "/")
+	for path, item := range contract().Paths.Map() {
+		pattern := strings.Split(path, "/")
+		fits := len(pattern) == len(segments)
+		for i := 0; fits && i < len(pattern); i++ {
+			fits = pattern[i] == segments[i] || strings.HasPrefix(pattern[i], "{") && segments[i] != ""
+		}
+		if fits {
+			return path, item, item.GetOperation(method)
+		}
+	}
+	return "", nil, nil
+}
+
+var (
+	knownProblems sync.Map // The codes whose page was read, by code.
+	timePattern   = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$`)
+	uuidPattern   = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+)
+
+// check holds an answer against the contract: its status, headers and body, and what
+// every problem has.
+func (a *api) check(method, target string, r answer) {
+	a.t.Helper()
+	id := r.header.Get("X-Request-ID")
+	if id == "" {
+		a.t.Errorf("%s: there is no X-Request-ID", r.request)
+	}
+	bodiless := method == http.MethodHead || r.status == http.StatusNotModified || r.status == http.StatusNoContent ||
+		r.header.Get("Preference-Applied") == "return=minimal"
+	if bodiless && len(r.body) > 0 {
+		a.t.Errorf("%s: %d has the body %q", r.request, r.status, r.body)
+	}
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	path, item, op := operationOf(method, target)
+	if op != nil && r.header.Get("Allow") == "" {
+		in, err := http.NewRequestWithContext(context.Background(), method, "http://pawl.test", nil)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		err = openapi3filter.ValidateResponse(context.Background(), &openapi3filter.ResponseValidationInput{
+			RequestValidationInput: &openapi3filter.RequestValidationInput{Request: in, Route: &routers.Route{
+				Spec: contract(), Path: path, PathItem: item, Method: method, Operation: op,
+			}},
+			Status: r.status, Header: r.header, Body: io.NopCloser(bytes.NewReader(r.body)),
+			Options: &openapi3filter.Options{IncludeResponseStatus: true, ExcludeResponseBody: bodiless},
+		})
+		if err != nil {
+			a.t.Errorf("%s: %d is not what the contract says: %v\n%s", r.request, r.status, err, r.body)
+		}
+	}
+	switch {
+	case r.status >= 400:
+		a.checkProblem(r, bodiless)
+	case r.status == http.StatusNotModified:
+		if r.header.Get("ETag") == "" {
+			a.t.Errorf("%s: 304 without ETag", r.request)
+		}
+	case strings.HasPrefix(r.header.Get("Content-Type"), "application/json"):
+		if !bodiless {
+			a.checkValues(r, "", r.json())
+		}
+	}
+}
+
+func (a *api) checkProblem(r answer, bodiless bool) {
+	a.t.Helper()
+	if got := r.header.Get("Content-Type"); got != "application/problem+json" {
+		a.t.Errorf("%s: the problem is %q: %s", r.request, got, r.body)
+		return
+	}
+	if bodiless {
+		return
+	}
+	if err := contract().Components.Schemas["Problem"].Value.VisitJSON(plain(r), openapi3.EnableJSONSchema2020()); err != nil {
+		a.t.Errorf("%s: %v\n%s", r.request, err, r.body)
+	}
+	code := r.at("code")
+	if r.at("status") != r.statusText() || r.at("type") != "/problems/"+code || r.at("request_id") != r.header.Get("X-Request-ID") {
+		a.t.Errorf("%s: status, type or request_id of the problem are not those of the answer: %d %v\n%s",
+			r.request, r.status, r.header, r.body)
+	}
+	if _, known := knownProblems.LoadOrStore(code, true); !known {
+		page := a.get(r.at("type")).want(http.StatusOK)
+		page.wantAt("code", code, "status", r.at("status"), "title", r.at("title"))
+	}
+	for _, secret := range []string{"pawl.", "SQLSTATE", "goroutine", ".go:", "/work/"} {
+		if bytes.Contains(r.body, []byte(secret)) {
+			a.t.Errorf("%s: the problem gives %q away: %s", r.request, secret, r.body)
+		}
+	}
+}
+
+// checkValues looks at the form of times and ids, which the contract has in words.
+func (a *api) checkValues(r answer, name string, v any) {
+	a.t.Helper()
+	switch v := v.(type) {
+	case map[string]any:
+		for name, child := range v {
+			switch name {
+			case "context", "payload", "payload_schema", "definition": // The client's own.
+			default:
+				a.checkValues(r, name, child)
+			}
+		}
+	case []any:
+		for _, child := range v {
+			a.checkValues(r, "", child)
+		}
+	case string:
+		pattern := map[string]*regexp.Regexp{
+			"id": uuidPattern, "instance_id": uuidPattern,
+			"at": timePattern, "created_at": timePattern, "state_changed_at": timePattern, "expires_at": timePattern,
+		}[name]
+		if pattern != nil && !pattern.MatchString(v) {
+			a.t.Errorf("%s: %s is %q, not like %v", r.request, name, v, pattern)
+		}
+	}
+}
+
+func (r answer) statusText() string { return strconv.Itoa(r.status) }
+
+// plain decodes a body the way that openapi3 wants it.
+func plain(r answer) (v any) {
+	if err := json.Unmarshal(r.body, &v); err != nil {
+		r.t.Errorf("%s: %v in %q", r.request, err, r.body)
+	}
+	return v
+}
+
+func jsonText(t testing.TB, v any) string {
+	t.Helper()
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}

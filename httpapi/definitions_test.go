@@ -1,0 +1,89 @@
+package httpapi_test
+
+import "time"
+
+// The definitions that the tests use.
+const (
+	// booking is the example of the design, and of the contract.
+	booking = `{
+		"name": "booking", "initial": "QUOTED", "ttl": {"after": "30m", "target": "EXPIRED"},
+		"context_schema": {
+			"type": "object", "required": ["price"], "properties": {"price": {"type": "number", "minimum": 0}}
+		},
+		"states": {
+			"QUOTED": {
+				"on": {
+					"reserve": {
+						"target": "RESERVED", "guard": "$.payload.price == $.context.price",
+						"assign": {"seat": "$.payload.seat"},
+						"payload_schema": {
+							"type": "object", "properties": {"seat": {"type": "string"}, "price": {"type": "number"}}
+						}
+					},
+					"cancel": "CANCELLED"
+				},
+				"after": {"10m": "EXPIRED"}
+			},
+			"RESERVED": {
+				"on": {
+					"pay": [
+						{"guard": "$.payload.amount == $.context.price", "target": "PAID"},
+						{"guard": "$.payload.amount > 0", "target": "PAYMENT_MISMATCH", "assign": {"offered": "$.payload.amount"}}
+					],
+					"cancel": "CANCELLED"
+				}
+			},
+			"PAYMENT_MISMATCH": {"on": {"cancel": "CANCELLED"}},
+			"PAID": {"type": "final", "outcome": "completed"},
+			"CANCELLED": {"type": "final", "outcome": "cancelled"},
+			"EXPIRED": {"type": "final", "outcome": "expired"}
+		}
+	}`
+
+	// counter adds up what it is given, so that each step tells of the one before.
+	counter = `{
+		"name": "counter", "initial": "ON", "states": {
+			"ON": {"on": {
+				"add": {"target": "ON", "assign": {"sum": "$.context.sum + $.payload.by"}},
+				"set": {"target": "ON", "assign": "*"},
+				"stop": "OFF"
+			}},
+			"OFF": {"type": "final"}
+		}
+	}`
+
+	// careful wants If-Match with every event.
+	careful = `{
+		"name": "careful", "initial": "A", "require_if_match": true,
+		"states": {"A": {"on": {"go": "B"}}, "B": {"on": {"go": "C"}}, "C": {"type": "final"}}
+	}`
+
+	// touchy has guards that raise, though evaluated leniently, or that take for ever.
+	touchy = `{
+		"name": "touchy", "initial": "A", "states": {
+			"A": {"on": {
+				"when": {"target": "A", "guard": "$.payload.t.datetime() < \"2027-01-01T00:00:00+00:00\".datetime()"},
+				"slow": {
+					"target": "A",
+					"guard": "exists($.payload.xs[*] ? (exists($.payload.xs[*] ? (exists($.payload.xs[*] ? (@ == -1))))))"
+				},
+				"then": {"target": "A", "assign": {"at": "$.payload.t ? (@.datetime() < \"2027-01-01T00:00:00+00:00\".datetime())"}},
+				"stop": "B"
+			}},
+			"B": {"type": "final"}
+		}
+	}`
+	raises = `{"payload": {"t": "2026-01-01T00:00:00"}}`
+	holds  = `{"payload": {"t": "2026-01-01T00:00:00+00:00"}}`
+)
+
+const hour = time.Hour
+
+// at reads a time.
+func at(text string) time.Time {
+	v, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		panic(err)
+	}
+	return v
+}

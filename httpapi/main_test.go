@@ -1,0 +1,315 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	goleak.VerifyTestMain(m, dbtest.IgnoreServer(), goleak.Cleanup(dbtest.Exit))
+}
+
+// An api is a running service as a client sees it. Every answer that it gets is checked
+// against the contract; see check.
+type api struct {
+	t      testing.TB
+	url    string
+	client *http.Client
+	// pool is the schema's owner, for the clock and for what no client can do.
+	pool *pgxpool.Pool
+}
+
+// A setup says how a service differs from the usual one.
+type setup struct {
+	http httpapi.Config
+	fsm  fsm.Config
+	db   db.Config
+}
+
+// start runs a service on a database of its own.
+func start(t testing.TB) *api {
+	t.Helper()
+	return startWith(t, setup{})
+}
+
+func startWith(t testing.TB, s setup) *api {
+	t.Helper()
+	pool := dbtest.New(t)
+	a := serve(t, dbtest.DSN(pool), s)
+	a.pool = pool
+	return a
+}
+
+// another runs a second service on the same database, with a pool of its own.
+func (a *api) another(s setup) *api {
+	a.t.Helper()
+	b := serve(a.t, dbtest.DSN(a.pool), s)
+	b.pool = a.pool
+	return b
+}
+
+func serve(t testing.TB, dsn string, s setup) *api {
+	t.Helper()
+	pool, err := db.Open(t.Context(), dsn, s.db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := fsm.New(pool, s.fsm)
+	t.Cleanup(func() {
+		service.Close()
+		pool.Close()
+	})
+	return serveHandler(t, service, s.http)
+}
+
+func serveHandler(t testing.TB, service *fsm.Service, config httpapi.Config) *api {
+	t.Helper()
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	}
+	handler, err := httpapi.New(service, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return &api{t: t, url: server.URL, client: server.Client()}
+}
+
+// on is the same service for a subtest.
+func (a *api) on(t testing.TB) *api {
+	b := *a
+	b.t = t
+	return &b
+}
+
+// An answer is a response whose body was read.
+type answer struct {
+	t       testing.TB
+	request string // For messages.
+	status  int
+	header  http.Header
+	body    []byte
+}
+
+// do sends a request. The body is sent as it is, as application/json unless the headers
+// say otherwise; headers are names and values in turn.
+func (a *api) do(method, target, body string, headers ...string) answer {
+	a.t.Helper()
+	r, err := a.try(method, target, body, headers...)
+	if err != nil {
+		a.t.Fatalf("%s %s: %v", method, target, err)
+	}
+	return r
+}
+
+// try is do for a request that may fail on the way.
+func (a *api) try(method, target, body string, headers ...string) (answer, error) {
+	a.t.Helper()
+	var content io.Reader
+	if body != "" {
+		content = strings.NewReader(body)
+	}
+	in, err := http.NewRequestWithContext(a.t.Context(), method, a.url, content)
+	if err != nil {
+		return answer{}, err
+	}
+	// The target goes out as it is, without the cleaning of http.NewRequest.
+	in.URL = &url.URL{Scheme: in.URL.Scheme, Host: in.URL.Host, Opaque: target}
+	if strings.HasPrefix(target, "//") {
+		in.URL.Opaque = a.url + target
+	}
+	if body != "" {
+		in.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Content-Type" {
+			in.Header.Del("Content-Type")
+			if headers[i+1] == "" {
+				continue
+			}
+		}
+		in.Header[headers[i]] = append(in.Header[headers[i]], headers[i+1])
+	}
+	out, err := a.client.Do(in)
+	if err != nil {
+		return answer{}, err
+	}
+	defer out.Body.Close()
+	got, err := io.ReadAll(out.Body)
+	if err != nil {
+		return answer{}, err
+	}
+	r := answer{t: a.t, request: method + " " + target, status: out.StatusCode, header: out.Header, body: got}
+	a.check(method, target, r)
+	return r, nil
+}
+
+func (a *api) get(target string, headers ...string) answer {
+	a.t.Helper()
+	return a.do(http.MethodGet, target, "", headers...)
+}
+
+var keys atomic.Int64
+
+// newKey is an idempotency key that nothing has used.
+func newKey() string { return fmt.Sprintf("key-%d", keys.Add(1)) }
+
+// register makes a definition known; its name is that in the document.
+func (a *api) register(definition string) {
+	a.t.Helper()
+	var document struct{ Name string }
+	if err := json.Unmarshal([]byte(definition), &document); err != nil {
+		a.t.Fatal(err)
+	}
+	a.do(http.MethodPut, "/v1/workflows/"+document.Name, definition).want(http.StatusCreated)
+}
+
+// post sends a command under a key; an empty one sends none.
+func (a *api) post(target, key, body string, headers ...string) answer {
+	a.t.Helper()
+	if key != "" {
+		headers = append(headers, "Idempotency-Key", key)
+	}
+	return a.do(http.MethodPost, target, body, headers...)
+}
+
+// create starts an instance under a new key and returns its id.
+func (a *api) create(workflow, body string, headers ...string) string {
+	a.t.Helper()
+	return a.post("/v1/workflows/"+workflow+"/instances", newKey(), body, headers...).want(http.StatusCreated).at("id")
+}
+
+// fire fires an event under a new key.
+func (a *api) fire(id, event, body string, headers ...string) answer {
+	a.t.Helper()
+	return a.post("/v1/instances/"+id+"/actions/"+event, newKey(), body, headers...)
+}
+
+// sql does what no client can.
+func (a *api) sql(query string, args ...any) {
+	a.t.Helper()
+	if _, err := a.pool.Exec(a.t.Context(), query, args...); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// count counts the rows of a table.
+func (a *api) count(table string) (n int) {
+	a.t.Helper()
+	if err := a.pool.QueryRow(a.t.Context(), "select count(*) from "+table).Scan(&n); err != nil {
+		a.t.Fatal(err)
+	}
+	return n
+}
+
+// want stops the test unless the answer has the status and, if given, the problem code.
+func (r answer) want(status int, code ...string) answer {
+	r.t.Helper()
+	if r.status != status || len(code) > 0 && r.at("code") != code[0] {
+		r.t.Fatalf("%s: got %d, want %d %v\n%s", r.request, r.status, status, code, r.body)
+	}
+	return r
+}
+
+// wantHeader compares a header; "" means that it must be absent.
+func (r answer) wantHeader(name, value string) answer {
+	r.t.Helper()
+	if got := strings.Join(r.header.Values(name), ", "); got != value {
+		r.t.Errorf("%s: %s is %q, want %q", r.request, name, got, value)
+	}
+	return r
+}
+
+// wantAt compares values of the body, by their paths: path, value, path, value, …
+func (r answer) wantAt(pairs ...string) answer {
+	r.t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if got := r.at(pairs[i]); got != pairs[i+1] {
+			r.t.Errorf("%s: %s is %s, want %s\n%s", r.request, pairs[i], got, pairs[i+1], r.body)
+		}
+	}
+	return r
+}
+
+const missing = "(missing)"
+
+// at is the value at a path such as items.0.state: text as it is, anything else as JSON.
+func (r answer) at(path string) string {
+	r.t.Helper()
+	return r.textAt(r.json(), path)
+}
+
+func (r answer) textAt(v any, path string) string {
+	r.t.Helper()
+	for name := range strings.SplitSeq(path, ".") {
+		switch parent := v.(type) {
+		case map[string]any:
+			child, known := parent[name]
+			if !known {
+				return missing
+			}
+			v = child
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i >= len(parent) {
+				return missing
+			}
+			v = parent[i]
+		default:
+			return missing
+		}
+	}
+	if text, ok := v.(string); ok {
+		return text
+	}
+	return jsonText(r.t, v)
+}
+
+// json decodes the body, with its numbers as they were written.
+func (r answer) json() (v any) {
+	r.t.Helper()
+	d := json.NewDecoder(bytes.NewReader(r.body))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		r.t.Fatalf("%s: %v in %q", r.request, err, r.body)
+	}
+	return v
+}
+
+// each is the value at a path within each element of a list.
+func (r answer) each(list, path string) []string {
+	r.t.Helper()
+	body, _ := r.json().(map[string]any)
+	items, ok := body[list].([]any)
+	if !ok {
+		r.t.Fatalf("%s: there is no list %s in %s", r.request, list, r.body)
+	}
+	values := make([]string, len(items))
+	for i, item := range items {
+		values[i] = r.textAt(item, path)
+	}
+	return values
+}

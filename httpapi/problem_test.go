@@ -1,0 +1,250 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi"
+)
+
+// The tables between fsm and the wire are total.
+func TestProblemTables(t *testing.T) {
+	t.Parallel()
+	statuses := httpapi.Codes()
+	for _, kind := range fsm.Kinds() {
+		if code, known := httpapi.CodeOf(kind); !known || statuses[code] == 0 {
+			t.Errorf("the kind %q has the code %q", kind.Error(), code)
+		}
+	}
+	inContract := map[httpapi.ProblemCode]bool{}
+	for _, v := range contract().Components.Schemas["ProblemCode"].Value.Enum {
+		code := httpapi.ProblemCode(v.(string))
+		inContract[code] = true
+		if statuses[code] == 0 {
+			t.Errorf("there is no description of %q", code)
+		}
+	}
+	for code := range statuses {
+		if !inContract[code] {
+			t.Errorf("%q is not in the contract", code)
+		}
+	}
+}
+
+var (
+	requestIDs  = regexp.MustCompile(`"request_id": "[^"]*"`)
+	instanceIDs = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+)
+
+// golden compares a problem with the file of its code.
+func golden(t *testing.T, r answer) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Indent(&b, r.body, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	got := requestIDs.ReplaceAllString(b.String(), `"request_id": "REQUEST"`)
+	got = instanceIDs.ReplaceAllString(got, "ID")
+	file := filepath.Join("testdata", "problems", r.at("code")+".json")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v: run the test with -update", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got):\n%s", file, diff)
+	}
+}
+
+// Every row of the table of errors, with a golden body and the headers that go with it.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.register(booking)
+	a.register(careful)
+	a.register(touchy)
+	a.register(counter)
+	books := "/v1/workflows/booking/instances"
+	price := `{"context": {"price": 1}, "business_key": "first"}`
+	id := a.post(books, newKey(), price).want(http.StatusCreated).at("id")
+	a.post(books, "used", `{"context": {"price": 1}}`).want(http.StatusCreated)
+	strict, moody := a.create("careful", ""), a.create("touchy", "")
+	guarded := a.another(setup{http: httpapi.Config{Tokens: []httpapi.Token{
+		{SHA256: sum("reader"), Subject: "r", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
+	}}})
+	busy := a.another(setup{http: httpapi.Config{RateLimit: 0.001}})
+	busy.get("/v1/workflows").want(http.StatusOK)
+	gone := serve(t, "postgres://nobody@127.0.0.1:1/nothing", setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
+	broken := startWith(t, setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
+	broken.sql("drop table pawl.timer")
+	broken.sql("drop view pawl.instance_at")
+
+	var seen sync.Map
+	for name, test := range map[string]struct {
+		status  int
+		headers []string // Names and values that the answer has.
+		do      func(a *api) answer
+	}{
+		"malformed-request": {400, nil, func(a *api) answer {
+			return a.get("/v1/instances?limit=0&colour=red&status=happy&limit=1")
+		}},
+		"idempotency-key-required": {400, nil, func(a *api) answer { return a.post(books, "", price) }},
+		"idempotency-key-invalid":  {400, nil, func(a *api) answer { return a.post(books, "a b", price) }},
+		"unauthenticated": {401, []string{"WWW-Authenticate", `Bearer realm="pawl"`}, func(a *api) answer {
+			return guarded.on(a.t).get("/v1/workflows")
+		}},
+		"forbidden": {403, nil, func(a *api) answer {
+			return guarded.on(a.t).post(books, newKey(), price, "Authorization", "Bearer reader")
+		}},
+		"not-found":          {404, nil, func(a *api) answer { return a.get("/v1/nothing/here") }},
+		"workflow-not-found": {404, nil, func(a *api) answer { return a.get("/v1/workflows/nobody") }},
+		"instance-not-found": {404, nil, func(a *api) answer { return a.get("/v1/instances/" + id + "?version=7") }},
+		"method-not-allowed": {405, []string{"Allow", "GET, HEAD, OPTIONS"}, func(a *api) answer {
+			return a.do(http.MethodPatch, "/v1/instances/"+id, `{"state": "PAID"}`)
+		}},
+		"not-acceptable": {406, nil, func(a *api) answer { return a.get("/v1/workflows", "Accept", "text/html") }},
+		"transition-not-allowed": {409, nil, func(a *api) answer {
+			return a.fire(id, "pay", "")
+		}},
+		"guard-rejected": {409, nil, func(a *api) answer { return a.fire(id, "reserve", `{"payload": {"price": 2}}`) }},
+		"instance-exists": {409, []string{"Location", "/v1/instances/" + id}, func(a *api) answer {
+			return a.post(books, newKey(), price)
+		}},
+		"workflow-conflict": {409, nil, func(a *api) answer {
+			return a.do(http.MethodPut, "/v1/workflows/careful", strings.Replace(careful, `"initial"`, `"version": 7, "initial"`, 1))
+		}},
+		"version-mismatch": {412, []string{"ETag", ""}, func(a *api) answer { return a.fire(id, "cancel", "", "If-Match", `W/"1"`) }},
+		"too-large": {413, nil, func(a *api) answer {
+			return a.fire(id, "cancel", `{"payload": {"a": "`+strings.Repeat("x", 65536)+`"}}`)
+		}},
+		"unsupported-media-type": {415, nil, func(a *api) answer { return a.post(books, newKey(), "price=1", "Content-Type", "text/plain") }},
+		"idempotency-key-reuse":  {422, nil, func(a *api) answer { return a.post(books, "used", `{"context": {"price": 2}}`) }},
+		"guard-error":            {422, nil, func(a *api) answer { return a.fire(moody, "when", raises) }},
+		"invalid-definition": {422, nil, func(a *api) answer {
+			return a.do(http.MethodPut, "/v1/workflows/booking", `{"initial": "A", "states": {"A": {"on": {"go": "C"}}, "B": {}}}`)
+		}},
+		"invalid-context": {422, nil, func(a *api) answer {
+			return a.post(books, newKey(), `{"context": {"price": -1}}`)
+		}},
+		"invalid-payload": {422, nil, func(a *api) answer {
+			return a.fire(id, "reserve", `{"payload": {"seat": 1, "price": "cheap"}}`)
+		}},
+		"unknown-event":         {422, nil, func(a *api) answer { return a.fire(id, "explode", "") }},
+		"precondition-required": {428, nil, func(a *api) answer { return a.fire(strict, "go", "") }},
+		"too-many-requests": {429, []string{"Retry-After", "1"}, func(a *api) answer {
+			return busy.on(a.t).get("/v1/workflows")
+		}},
+		"internal": {500, nil, func(a *api) answer { return broken.on(a.t).get("/v1/instances/" + id + "?version=1") }},
+		"unavailable": {503, []string{"Retry-After", "1"}, func(a *api) answer {
+			return gone.on(a.t).get("/v1/workflows")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := test.do(a.on(t)).want(test.status, name)
+			for i := 0; i < len(test.headers); i += 2 {
+				r.wantHeader(test.headers[i], test.headers[i+1])
+			}
+			golden(t, r)
+			seen.Store(name, true)
+		})
+	}
+	for code := range httpapi.Codes() {
+		if _, ok := seen.Load(string(code)); !ok {
+			t.Errorf("no test provokes %q", code)
+		}
+	}
+	files, err := filepath.Glob("testdata/problems/*.json")
+	if err != nil || len(files) != len(httpapi.Codes()) {
+		t.Errorf("there are %d golden files for %d codes: %v", len(files), len(httpapi.Codes()), err)
+	}
+}
+
+// A problem's type is a page of the service.
+func TestProblemPages(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	for code, status := range httpapi.Codes() {
+		a.get("/problems/"+string(code)).want(http.StatusOK).wantAt("code", string(code), "status", fmt.Sprint(status))
+	}
+	a.get("/problems/nonsense").want(http.StatusNotFound, "not-found")
+}
+
+// What went wrong inside stays inside: in the log, under the id of the request.
+func TestInternalErrors(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	pool := dbtest.New(t)
+	a := serve(t, dbtest.DSN(pool), setup{http: httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}})
+	a.pool = pool
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	a.sql("alter table pawl.history rename column actor to somebody")
+	for i, r := range []answer{
+		a.post("/v1/workflows/counter/instances", newKey(), "", "X-Request-ID", "request-0"),
+		a.fire(id, "add", `{"payload": {"by": 1}}`, "X-Request-ID", "request-1"),
+		a.get("/v1/instances/"+id+"/history", "X-Request-ID", "request-2"),
+	} {
+		r.want(http.StatusInternalServerError, "internal")
+		if bytes.Contains(r.body, []byte("actor")) || bytes.Contains(r.body, []byte("column")) {
+			t.Errorf("the problem gives away the cause: %s", r.body)
+		}
+		if line := log.line(fmt.Sprintf(`"request_id":"request-%d"`, i)); !strings.Contains(line, "actor") {
+			t.Errorf("the log does not tell the cause: %q", line)
+		}
+	}
+	r := a.do(http.MethodPost, "/v1/batch", jsonText(t, map[string]any{"commands": []any{command("create", "workflow", "counter")}}))
+	r.want(http.StatusOK).wantAt("results.0.status", "500", "results.0.problem.code", "internal")
+}
+
+// A panic is answered and logged too. A handler without a service has one at each read.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	a := serveHandler(t, nil, httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	a.get("/v1/workflows", "X-Request-ID", "panicked").want(http.StatusInternalServerError, "internal")
+	if line := log.line("panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
+		t.Errorf("the log does not tell of the panic: %q", line)
+	}
+	a.get("/healthz").want(http.StatusOK) // It goes on.
+}
+
+// A lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// line is the first line that holds a text.
+func (l *lockedBuffer) line(text string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		if strings.Contains(line, text) {
+			return line
+		}
+	}
+	return ""
+}
