@@ -80,6 +80,7 @@ create table pawl.instance (
 CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, workflow, business_key) WHERE (business_key IS NOT NULL);
 CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, id) WHERE (correlation_id IS NOT NULL);
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, id) WHERE (workflow <> ''::text);
+comment on column pawl.instance.error is 'what led to a failed outcome: {event, state, reason}';
 
 create table pawl.setting (
   only_row boolean not null default true,
@@ -516,7 +517,11 @@ as $$
     (i.instance).created_at,
     case when o.applied then greatest(p_now, (i.instance).state_changed_at) else (i.instance).state_changed_at end,
     (i.instance).expires_at,
-    (i.instance).error,
+    case when o.applied and s.status = 'failed' then
+      jsonb_build_object('event', c.event, 'state', (i.instance).state, 'reason', nullif(c.reason, ''))
+    else
+      (i.instance).error
+    end,
     coalesce(s.events, f.events),
     s.timeout,
     s.timeout_event,
@@ -710,15 +715,15 @@ begin
       -- Every row exists and is locked: this is an update whose look-up by the full key
       -- no plan can change, which an update with a join is not.
       insert into pawl.instance as i (
-        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at, error)
       select
         p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.created_at,
-        s.state_changed_at
+        s.state_changed_at, s.error
       from settled s
       where s.settled and s.outcome = 'applied'
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at
+        state_changed_at = excluded.state_changed_at, error = excluded.error
     ),
     appended as (
       insert into pawl.history (
@@ -901,7 +906,7 @@ revoke execute on function pawl.refuse(pawl.outcome,text,bigint) from public;
 create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
 language plpgsql volatile security definer
 set client_min_messages = 'warning'
-set lock_timeout = '2s'
+set lock_timeout = '300ms'
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

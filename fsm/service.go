@@ -224,8 +224,10 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 		}
 		return nil
 	}
-	const tries = 3
-	for range tries {
+	// The lock on the instance table is asked for briefly, since commands wait behind it.
+	const tries = 8
+	for try := range tries {
+		time.Sleep(time.Duration(try) * 50 * time.Millisecond)
 		err = pgx.BeginFunc(ctx, s.pool, register)
 		if !isRetryable(err) && !isCode(err, lockNotAvailable) {
 			break

@@ -448,7 +448,8 @@ type Instance struct {
 	// CreatedAt When it was created.
 	CreatedAt Timestamp `json:"created_at"`
 
-	// Error What went wrong with the instance; null if nothing did.
+	// Error What led to the status `failed`: the `event` that was fired, the `state` it was fired in, and the command's
+	// `reason`, null if it gave none. Null unless the instance failed.
 	Error json.RawMessage `json:"error"`
 
 	// ExpiresAt When its lifetime ends; null if it has no end.

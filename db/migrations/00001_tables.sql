@@ -150,6 +150,8 @@ create table pawl.instance (
   constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
 ) with (fillfactor = 80);
 
+comment on column pawl.instance.error is 'what led to a failed outcome: {event, state, reason}';
+
 -- A business key names one instance of a workflow for as long as the instance exists.
 create unique index instance_business_key_key on pawl.instance (tenant_id, workflow, business_key)
   where business_key is not null;

@@ -254,7 +254,11 @@ as $$
     (i.instance).created_at,
     case when o.applied then greatest(p_now, (i.instance).state_changed_at) else (i.instance).state_changed_at end,
     (i.instance).expires_at,
-    (i.instance).error,
+    case when o.applied and s.status = 'failed' then
+      jsonb_build_object('event', c.event, 'state', (i.instance).state, 'reason', nullif(c.reason, ''))
+    else
+      (i.instance).error
+    end,
     coalesce(s.events, f.events),
     s.timeout,
     s.timeout_event,
@@ -504,15 +508,15 @@ begin
       -- Every row exists and is locked: this is an update whose look-up by the full key
       -- no plan can change, which an update with a join is not.
       insert into pawl.instance as i (
-        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at, error)
       select
         p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.created_at,
-        s.state_changed_at
+        s.state_changed_at, s.error
       from settled s
       where s.settled and s.outcome = 'applied'
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at
+        state_changed_at = excluded.state_changed_at, error = excluded.error
     ),
     appended as (
       insert into pawl.history (
@@ -979,7 +983,7 @@ as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') ||
 -- p_version: the version it must become, if given.
 -- Returns: the version, and whether it is new
 -- Raises:  PW409 workflow-conflict, PW422 invalid-definition; 55P03 if the instance
---          table stays busy for two seconds: try again
+--          table stays busy for 300 ms, since commands wait behind it: try again
 -- Locks:   workflow (share row exclusive), then instance (access exclusive, briefly)
 -- Writes:  workflow, workflow_state, workflow_transition, the table's CHECK
 -- +goose StatementBegin
@@ -989,7 +993,7 @@ create function pawl.register_workflow(
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '2s'
+set lock_timeout = '300ms'
 set client_min_messages = warning
 as $$
 #variable_conflict use_column

@@ -62,7 +62,8 @@ type Instance struct {
 	CreatedAt       time.Time
 	StateChangedAt  time.Time
 	ExpiresAt       *time.Time
-	Error           json.RawMessage
+	// what led to a failed outcome: {event, state, reason}
+	Error json.RawMessage
 }
 
 type InstanceAt struct {

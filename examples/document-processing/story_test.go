@@ -64,5 +64,8 @@ func TestRejected(t *testing.T) {
 		Want(t, http.StatusOK)
 	s.Fire(document, "validated", "validate", `{"payload": {"valid": false, "faults": ["no date"]}}`).
 		Want(t, http.StatusOK).WantMember(t, `"REJECTED"`, "state").WantMember(t, `"failed"`, "status").
-		WantMember(t, `["no date"]`, "context", "validation", "faults")
+		WantMember(t, `["no date"]`, "context", "validation", "faults").
+		WantMember(t, `{"event":"validated","reason":null,"state":"VALIDATE"}`, "error")
+	s.Do(http.MethodGet, document, nil).Want(t, http.StatusOK).WantMember(t, `"VALIDATE"`, "error", "state")
+	s.Do(http.MethodGet, document+"?version=2", nil).Want(t, http.StatusOK).WantMember(t, `null`, "error")
 }
