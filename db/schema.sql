@@ -748,25 +748,35 @@ begin
       on conflict on constraint timer_pkey do update
       set due_at = excluded.due_at, event = excluded.event, armed_version = excluded.armed_version
     )
-    select s.* from settled s
+    select
+      s.settled,
+      s.ordinal,
+      s.key,
+      s.fingerprint,
+      s.event,
+      case
+        when s.outcome = 'applied' and s.armed and (s.status <> 'active' or (s.timeout is null and s.expires_at is null))
+          then s.id
+      end as disarmed,
+      (
+        s.ordinal, s.outcome, false, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context,
+        s.business_key, s.correlation_id, s.created_at, s.state_changed_at, s.expires_at, s.error, s.actions, s.guards,
+        s.payload_schema
+      )::pawl.outcome as answer
+    from settled s
   loop
-    if v_row.settled then
-      if v_row.outcome = 'applied' and v_row.armed and (
-        v_row.status <> 'active' or (v_row.timeout is null and v_row.expires_at is null)
-      ) then
-        -- One by one, since a delete with a join would not be bound to the full key.
-        delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.id;
-      end if;
-      return query select
-        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version, v_row.state,
-        v_row.status, v_row.version, v_row.context, v_row.business_key, v_row.correlation_id, v_row.created_at,
-        v_row.state_changed_at, v_row.expires_at, v_row.error, v_row.actions, v_row.guards, v_row.payload_schema;
-    else
+    if not v_row.settled then
       v_ordinals := v_ordinals || v_row.ordinal;
       v_keys := v_keys || v_row.key;
       v_fingerprints := v_fingerprints || v_row.fingerprint;
       v_events := v_events || v_row.event;
+      continue;
     end if;
+    if v_row.disarmed is not null then
+      -- One by one, since a delete with a join would not be bound to the full key.
+      delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.disarmed;
+    end if;
+    return next v_row.answer;
   end loop;
 
   if v_ordinals is not null then

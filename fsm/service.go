@@ -25,7 +25,7 @@ type rawJSON = json.RawMessage
 // Config tunes a Service. Its zero value works.
 type Config struct {
 	// Flushers is how many calls are made at once, for creates and for fires each.
-	// Default 4.
+	// Default 2: more calls at once share fewer commands each.
 	Flushers int
 	// MaxBatch is how many commands share a call. Default 256.
 	MaxBatch int
@@ -40,7 +40,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.Flushers <= 0 {
-		c.Flushers = 4
+		c.Flushers = 2
 	}
 	if c.MaxBatch <= 0 {
 		c.MaxBatch = 256

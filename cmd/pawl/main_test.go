@@ -71,9 +71,8 @@ func mustPawl(t testing.TB, env []string, args ...string) string {
 // process is a pawl that serves.
 type process struct {
 	*exec.Cmd
-	url    string
-	stdout string // What it printed until it served.
-	log    *lockedBuffer
+	url string
+	log *lockedBuffer
 }
 
 // lockedBuffer is a bytes.Buffer for two goroutines.
