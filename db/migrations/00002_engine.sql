@@ -760,26 +760,39 @@ begin
       from kept s
       where s.started and s.status = 'active' and (s.timeout is not null or s.expires_at is not null)
     )
-    select s.* from kept s
+    select
+      s.settled,
+      s.outcome = 'applied' and not s.started as lost,
+      s.ordinal,
+      s.key,
+      s.fingerprint,
+      (
+        s.ordinal, s.outcome, false, s.id, s.workflow, s.workflow_version,
+        case when s.started then s.state end,
+        case when s.started then s.status end,
+        case when s.started then 1::bigint end,
+        case when s.started then s.context end,
+        s.business_key,
+        case when s.started then s.correlation_id end,
+        case when s.started then v_now end,
+        case when s.started then v_now end,
+        case when s.started then s.expires_at end,
+        null::jsonb,
+        case when s.started then s.actions end,
+        null::text[],
+        case when s.outcome = 'context-unchecked' then s.context_schema end
+      )::pawl.outcome as answer
+    from kept s
   loop
     if not v_row.settled then
       v_ordinals := v_ordinals || v_row.ordinal;
       v_keys := v_keys || v_row.key;
       v_fingerprints := v_fingerprints || v_row.fingerprint;
-    elsif v_row.outcome = 'applied' and not v_row.started then
+    elsif v_row.lost then
       v_lost := v_lost || v_row.ordinal;
       v_lost_keys := v_lost_keys || v_row.key;
-    elsif v_row.outcome = 'applied' then
-      return query select
-        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version, v_row.state,
-        v_row.status, 1::bigint, v_row.context, v_row.business_key, v_row.correlation_id, v_now, v_now,
-        v_row.expires_at, null::jsonb, v_row.actions, null::text[], null::jsonb;
     else
-      return query select
-        v_row.ordinal, v_row.outcome, false, v_row.id, v_row.workflow, v_row.workflow_version,
-        null::text, null::text, null::bigint, null::jsonb, v_row.business_key, null::text, null::timestamptz,
-        null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[],
-        case when v_row.outcome = 'context-unchecked' then v_row.context_schema end;
+      return next v_row.answer;
     end if;
   end loop;
 
