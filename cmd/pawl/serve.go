@@ -84,6 +84,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(net.Ad
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		// OPTIONS * is for the handler too, which answers every error as a problem.
+		DisableGeneralOptionsHandler: true,
 	}
 	group, ctx := errgroup.WithContext(c)
 	group.Go(func() error {
