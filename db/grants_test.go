@@ -65,7 +65,6 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.GetWorkflowVersion(t.Context(), queries.GetWorkflowVersionParams{Name: "door", Version: 1}))
 	must(q.ListWorkflows(t.Context(), queries.ListWorkflowsParams{RowLimit: 1}))
 	must(q.GetSetting(t.Context()))
-	must(q.Ping(t.Context()))
 
 	id := doors(t, conn, 1)[0]
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -28,7 +27,7 @@ type Reply struct {
 // Kinds: Malformed, KeyInvalid, KeyReuse, WorkflowNotFound, InstanceExists, TooLarge,
 // InvalidContext, Unavailable.
 func (s *Service) Create(ctx context.Context, c CreateCommand) (Result, error) {
-	r := s.Do(ctx, []any{c})[0]
+	r := s.Do(ctx, []Command{c})[0]
 	return r.Result, r.Err
 }
 
@@ -38,14 +37,13 @@ func (s *Service) Create(ctx context.Context, c CreateCommand) (Result, error) {
 // PreconditionRequired, TooLarge, UnknownEvent, TransitionNotAllowed, InvalidPayload,
 // GuardRejected, GuardError, Unavailable.
 func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
-	r := s.Do(ctx, []any{c})[0]
+	r := s.Do(ctx, []Command{c})[0]
 	return r.Result, r.Err
 }
 
-// Do carries out commands, each a CreateCommand or a FireCommand, and replies in their
-// order. Each stands for itself: one that is refused undoes no other. Commands for one
+// Do carries out commands and replies in their order. Each stands for itself: one that is refused undoes no other. Commands for one
 // instance are carried out in order.
-func (s *Service) Do(ctx context.Context, commands []any) []Reply {
+func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
 	if len(commands) == 1 {
 		return s.do(ctx, commands)
 	}
@@ -60,27 +58,22 @@ func (s *Service) Do(ctx context.Context, commands []any) []Reply {
 
 // inAnyOrder counts the commands up to one whose key another kind of command has used
 // before it. Creates and fires queue apart, so only one of them may be under way then.
-func inAnyOrder(commands []any) int {
-	creates, fires := map[string]bool{}, map[string]bool{}
-	for i, command := range commands {
-		var key string
-		mine, others := creates, fires
-		switch c := command.(type) {
-		case CreateCommand:
-			key = c.Tenant + " " + c.Key
-		case FireCommand:
-			key = c.Tenant + " " + c.Key
-			mine, others = fires, creates
+func inAnyOrder(commands []Command) int {
+	kinds := map[string]string{}
+	for i, c := range commands {
+		kind, tenant, key := c.identity()
+		if key == "" {
+			continue // No key is none in common.
 		}
-		if others[key] && !strings.HasSuffix(key, " ") { // No key is none in common.
+		if used, known := kinds[tenant+" "+key]; known && used != kind {
 			return i
 		}
-		mine[key] = true
+		kinds[tenant+" "+key] = kind
 	}
 	return len(commands)
 }
 
-func (s *Service) do(ctx context.Context, commands []any) []Reply {
+func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	var (
 		creates []*pending[CreateCommand]
 		fires   []*pending[FireCommand]
@@ -101,8 +94,6 @@ func (s *Service) do(ctx context.Context, commands []any) []Reply {
 				p := newPending(ctx, c, c.Tenant, "key "+c.Key, "instance "+c.ID.String())
 				fires, waits[i] = append(fires, p), p.wait
 			}
-		default:
-			panic(fmt.Sprintf("fsm: %T is no command", command))
 		}
 	}
 	submit(s.creates, creates)

@@ -156,7 +156,7 @@ func TestAnswerIsLost(t *testing.T) {
 	}
 	// Neighbours of the lost call are settled too, each once.
 	s.next(2, loseAnswer, "shared-2")
-	var commands []any
+	var commands []fsm.Command
 	for n := range 4 {
 		one := create(t, service, "counter", `{"x":0}`)
 		commands = append(commands, fsm.FireCommand{ID: one.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`), Key: fmt.Sprint("shared-", n)})
@@ -319,7 +319,7 @@ func TestRetryableErrors(t *testing.T) {
 	for _, code := range []string{"40001", "40p01", "57p01", "53100", "xx000"} {
 		other := create(t, s, "counter", `{"x":0}`)
 		raiseOnce(t, pool, code)
-		replies := s.Do(t.Context(), []any{
+		replies := s.Do(t.Context(), []fsm.Command{
 			fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`), Key: code},
 			fsm.FireCommand{ID: other.ID, Event: "stop"},
 		})
@@ -360,7 +360,7 @@ func TestOneSpoilsNoOther(t *testing.T) {
 		"a row is locked": {"stop", `{}`, true, fsm.Unavailable},
 	} {
 		var ids []uuid.UUID
-		var commands []any
+		var commands []fsm.Command
 		for n := range 5 {
 			ids = append(ids, create(t, s, "counter", `{"x":0}`).ID)
 			f := fsm.FireCommand{ID: ids[n], Event: "add", Payload: json.RawMessage(`{"n":1}`), Key: uuid.NewString()}
@@ -577,7 +577,7 @@ func TestCloseSettlesWhatWasAccepted(t *testing.T) {
 	release := hold(t, pool, ids[0])
 	answers := make(chan []fsm.Reply)
 	go func() {
-		var commands []any
+		var commands []fsm.Command
 		for _, id := range ids {
 			commands = append(commands, fsm.FireCommand{ID: id, Event: "stop"})
 		}

@@ -88,6 +88,14 @@ type Origin struct {
 	Traceparent string
 }
 
+// A Command is a CreateCommand or a FireCommand.
+type Command interface {
+	identity() (kind, tenant, key string)
+}
+
+func (c CreateCommand) identity() (kind, tenant, key string) { return "create", c.Tenant, c.Key }
+func (c FireCommand) identity() (kind, tenant, key string)   { return "fire", c.Tenant, c.Key }
+
 // CreateCommand asks for a new instance of the latest version of a workflow.
 type CreateCommand struct {
 	Tenant   string // Default DefaultTenant.

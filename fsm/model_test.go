@@ -310,7 +310,7 @@ func TestModel(t *testing.T) {
 		}
 		// Each round is one Do: its commands count in order where they touch.
 		for range rapid.IntRange(1, 8).Draw(rt, "rounds") {
-			var commands []any
+			var commands []fsm.Command
 			var want []outcome
 			for range rapid.IntRange(1, 4).Draw(rt, "commands") {
 				n := rapid.IntRange(0, len(runs)-1).Draw(rt, "instance")
@@ -480,7 +480,7 @@ func TestOneKeyManyTimes(t *testing.T) {
 	pool := dbtest.New(t)
 	services := []*fsm.Service{serviceOn(t, pool, fsm.Config{}, counter), serviceOn(t, spied(t, pool, nil), fsm.Config{})}
 	i := create(t, services[0], "counter", `{"x":0}`)
-	for name, command := range map[string]any{
+	for name, command := range map[string]fsm.Command{
 		"fire":   fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`), Key: "fire"},
 		"refuse": fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":-1}`), Key: "refuse"},
 		"create": fsm.CreateCommand{Workflow: "counter", Key: "create", BusinessKey: "b"},
@@ -489,7 +489,7 @@ func TestOneKeyManyTimes(t *testing.T) {
 		replies := make([]fsm.Reply, 100)
 		var all sync.WaitGroup
 		for n := range replies {
-			all.Go(func() { replies[n] = services[n%2].Do(t.Context(), []any{command})[0] })
+			all.Go(func() { replies[n] = services[n%2].Do(t.Context(), []fsm.Command{command})[0] })
 		}
 		all.Wait()
 		first := 0

@@ -141,7 +141,7 @@ func TestChecksKeepTheOrder(t *testing.T) {
 	t.Parallel()
 	s, _ := newService(t, fsm.Config{}, checked(`true`, `{"type":"object"}`), counter)
 	i, other := create(t, s, "checked", `{}`), create(t, s, "counter", `{"x":0}`)
-	replies := s.Do(t.Context(), []any{
+	replies := s.Do(t.Context(), []fsm.Command{
 		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"first":1}`)},
 		fsm.FireCommand{ID: other.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)},
 		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"n":1}`)},

@@ -517,7 +517,7 @@ func TestBusinessKeyGivesItsKeyBack(t *testing.T) {
 	s, _ := newService(t, fsm.Config{}, counter)
 	ctx := t.Context()
 	// All in one call: one wins, the others name it, and their keys stay free.
-	var commands []any
+	var commands []fsm.Command
 	for _, key := range []string{"a", "b", "c"} {
 		commands = append(commands, fsm.CreateCommand{Workflow: "counter", BusinessKey: "one", Key: key})
 	}
@@ -557,7 +557,7 @@ func TestDo(t *testing.T) {
 	if replies := s.Do(t.Context(), nil); len(replies) != 0 {
 		t.Errorf("got %v", replies)
 	}
-	var commands []any
+	var commands []fsm.Command
 	for n := range 20 {
 		commands = append(commands, fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)})
 		switch n % 4 {
@@ -603,9 +603,9 @@ func TestDoKeepsTheOrderOfAKey(t *testing.T) {
 	add := fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)}
 	for n := range 10 {
 		start.Key, add.Key = fmt.Sprint("k", n), fmt.Sprint("k", n)
-		commands := []any{start, add, add, start}
+		commands := []fsm.Command{start, add, add, start}
 		if n%2 == 1 {
-			commands = []any{add, start, start, add}
+			commands = []fsm.Command{add, start, start, add}
 		}
 		replies := s.Do(t.Context(), append(commands, fsm.CreateCommand{Workflow: "counter"}))
 		if replies[0].Err != nil || replies[0].Replayed || replies[3].Err != nil || !replies[3].Replayed || replies[4].Err != nil {

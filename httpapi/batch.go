@@ -23,7 +23,7 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 	}
 	r := requestOf(ctx)
 	results := make([]BatchResult, len(in.Body.Commands))
-	var commands []any
+	var commands []fsm.Command
 	var positions []int
 	for i, c := range in.Body.Commands {
 		command, err := r.command(c)
@@ -61,7 +61,7 @@ func refused(ctx context.Context, i int, err error) BatchResult {
 }
 
 // command reads one command of a batch.
-func (r *request) command(c Command) (any, error) {
+func (r *request) command(c Command) (fsm.Command, error) {
 	if c.Key == nil {
 		return nil, &problemError{code: ProblemCodeIdempotencyKeyRequired, detail: "every command needs a key of its own"}
 	}

@@ -68,6 +68,3 @@ select g.event::text as event, g.holds::boolean as holds
 from pawl.instance i
 cross join lateral pawl.guard_holds(i, @events::text[], @payload::jsonb) g
 where i.tenant_id = @tenant_id and i.id = @id;
-
--- name: Ping :one
-select 1::integer as one;

@@ -309,14 +309,3 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 	}
 	return items, nil
 }
-
-const ping = `-- name: Ping :one
-select 1::integer as one
-`
-
-func (q *Queries) Ping(ctx context.Context) (int32, error) {
-	row := q.db.QueryRow(ctx, ping)
-	var one int32
-	err := row.Scan(&one)
-	return one, err
-}
