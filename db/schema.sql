@@ -246,19 +246,19 @@ as $$
     end,
     t.payload_schema
   from (
-    select
-      w.*,
-      w.payload_schema is not null and p_checked is distinct from '*'
-        and p_checked is distinct from w.payload_schema_checksum as unchecked
+    select w.*, u.unchecked
     from pawl.workflow_transition w
+    cross join lateral (
+      select
+        w.payload_schema is not null and p_checked is distinct from '*'
+          and p_checked is distinct from w.payload_schema_checksum as unchecked
+    ) u
     where w.workflow = p_workflow
       and w.workflow_version = p_workflow_version
       and w.source = p_state
       and w.event = p_event
       and case
-        when w.payload_schema is not null and p_checked is distinct from '*'
-          and p_checked is distinct from w.payload_schema_checksum then true
-        when w.guard is null then true
+        when u.unchecked or w.guard is null then true
         else jsonb_path_match(p_document, w.guard, '{}', true)
       end
     order by w.position
@@ -493,10 +493,7 @@ begin
   if v_outcome.outcome <> 'applied' then
     perform pawl.refuse(v_outcome, null, null);
   end if;
-  return (
-    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
-    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
-    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+  return pawl.instance_of(p_tenant, v_outcome);
 end
 $$;
 revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
@@ -813,10 +810,7 @@ begin
   if v_outcome.outcome <> 'applied' then
     perform pawl.refuse(v_outcome, p_event, p_expected_version);
   end if;
-  return (
-    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
-    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
-    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+  return pawl.instance_of(p_tenant, v_outcome);
 end
 $$;
 revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
@@ -844,6 +838,16 @@ as $$
   where w.name = p_workflow and w.version = p_workflow_version
 $$;
 revoke execute on function pawl.guards(text,integer,text,text) from public;
+
+create function pawl.instance_of(p_tenant text, p_outcome pawl.outcome) returns pawl.instance
+language sql immutable parallel safe
+as $$
+  select (
+    p_tenant, p_outcome.id, p_outcome.workflow, p_outcome.workflow_version, p_outcome.state, p_outcome.status,
+    p_outcome.version, p_outcome.context, p_outcome.business_key, p_outcome.correlation_id, null,
+    p_outcome.created_at, p_outcome.state_changed_at, p_outcome.expires_at, p_outcome.error)::pawl.instance
+$$;
+revoke execute on function pawl.instance_of(text,pawl.outcome) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql immutable

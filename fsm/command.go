@@ -452,9 +452,7 @@ func (s *Service) settleCreate(p *pending[CreateCommand], o queries.Outcome) (se
 	if o.Outcome == "context-unchecked" {
 		return false, s.checkDocument(&p.checked, o.Schema, p.command.Context, "/context", InvalidContext)
 	}
-	p.result, p.err = resultOf(o, &Error{
-		Message: fmt.Sprintf("the workflow is %s", p.command.Workflow), Replayed: o.Replayed,
-	})
+	p.result, p.err = resultOf(o, &Error{Replayed: o.Replayed})
 	return true, nil
 }
 

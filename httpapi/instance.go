@@ -36,14 +36,6 @@ func instanceID(text InstanceID) (uuid.UUID, error) {
 	return id, nil
 }
 
-// replayed is the Idempotent-Replayed header, which only replays have.
-func replayed(yes bool) *bool {
-	if !yes {
-		return nil
-	}
-	return &yes
-}
-
 // durationOf reads a member that is a duration.
 func durationOf(text *Duration, pointer string) (time.Duration, error) {
 	if text == nil {
@@ -97,12 +89,8 @@ func (r *request) createCommand(workflow, key string, body CreateRequest) (fsm.C
 
 // CreateInstance starts an instance.
 func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObject) (CreateInstanceResponseObject, error) {
-	var body CreateRequest
-	if in.Body != nil {
-		body = *in.Body
-	}
 	r := requestOf(ctx)
-	command, err := r.createCommand(in.Name, r.key, body)
+	command, err := r.createCommand(in.Name, r.key, value(in.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +102,7 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 		Body: instanceOf(result.Instance),
 		Headers: CreateInstance201ResponseHeaders{
 			ETag: etag(result.Instance.Version), Location: location(result.Instance),
-			IdempotentReplayed: replayed(result.Replayed), PreferenceApplied: r.applied(),
+			IdempotentReplayed: optional(result.Replayed), PreferenceApplied: r.applied(),
 		},
 	}
 	if r.minimal {
@@ -149,13 +137,10 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 		return nil, malformed("event", fmt.Sprintf("must have at most %d characters", maxName))
 	}
 	r := requestOf(ctx)
-	var body FireRequest
-	if in.Body != nil {
-		body = *in.Body
-	}
+	body := value(in.Body)
 	command := r.fireCommand(id, in.Event, r.key, body.Payload, body.Reason)
 	command.Expect = r.ifMatch
-	if in.Params.DryRun != nil && *in.Params.DryRun {
+	if value(in.Params.DryRun) {
 		result, err := s.service.Preview(ctx, command)
 		if err != nil {
 			return nil, err
@@ -172,14 +157,14 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 	}
 	if r.minimal {
 		return FireEvent204Response{Headers: FireEvent204ResponseHeaders{
-			ETag: etag(result.Instance.Version), IdempotentReplayed: replayed(result.Replayed),
+			ETag: etag(result.Instance.Version), IdempotentReplayed: optional(result.Replayed),
 			PreferenceApplied: r.applied(),
 		}}, nil
 	}
 	return FireEvent200JSONResponse{
 		Body: instanceOf(result.Instance),
 		Headers: FireEvent200ResponseHeaders{
-			ETag: etag(result.Instance.Version), IdempotentReplayed: replayed(result.Replayed),
+			ETag: etag(result.Instance.Version), IdempotentReplayed: optional(result.Replayed),
 			PreferenceApplied: r.applied(),
 		},
 	}, nil
@@ -228,7 +213,7 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 		return nil, err
 	}
 	return ListInstances200JSONResponse{
-		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: cursorOf(list.Next)},
+		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: optional(list.Next)},
 		Headers: ListInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -247,7 +232,7 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 		return nil, err
 	}
 	return ListWorkflowInstances200JSONResponse{
-		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: cursorOf(list.Next)},
+		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: optional(list.Next)},
 		Headers: ListWorkflowInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -286,6 +271,15 @@ func value[T any](p *T) T {
 		return zero
 	}
 	return *p
+}
+
+// optional is nil for a zero value.
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
 }
 
 // ListActions lists the events that an instance accepts now.
@@ -328,7 +322,7 @@ func (s *server) ListHistory(ctx context.Context, in ListHistoryRequestObject) (
 					Traceparent: s.Traceparent, At: Timestamp(s.At),
 				}
 			}),
-			NextCursor: cursorOf(list.Next),
+			NextCursor: optional(list.Next),
 		},
 		Headers: ListHistory200ResponseHeaders{Link: r.nextLink(list.Next)},
 	}, nil

@@ -44,11 +44,9 @@ func requestOf(ctx context.Context) *request {
 
 // origin is what history records of the request.
 func (r *request) origin(reason *string) fsm.Origin {
-	o := fsm.Origin{Actor: r.principal.subject, CorrelationID: r.correlationID, Traceparent: r.traceparent}
-	if reason != nil {
-		o.Reason = *reason
+	return fsm.Origin{
+		Actor: r.principal.subject, Reason: value(reason), CorrelationID: r.correlationID, Traceparent: r.traceparent,
 	}
-	return o
 }
 
 // etag writes a version as a strong entity tag.

@@ -19,8 +19,7 @@ func (s *server) RegisterWorkflow(ctx context.Context, r RegisterWorkflowRequest
 	if r.Body == nil {
 		return nil, &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a definition as its body"}
 	}
-	dryRun := r.Params.DryRun != nil && *r.Params.DryRun
-	registered, err := s.service.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, dryRun)
+	registered, err := s.service.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun))
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +43,7 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 		return nil, err
 	}
 	return ListWorkflows200JSONResponse{
-		Body:    WorkflowList{Items: each(list.Items, workflowOf), NextCursor: cursorOf(list.Next)},
+		Body:    WorkflowList{Items: each(list.Items, workflowOf), NextCursor: optional(list.Next)},
 		Headers: ListWorkflows200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -79,17 +78,8 @@ func pageOf(limit *Limit, cursor *Cursor) (fsm.Page, error) {
 		}
 		page.Limit = int(*limit)
 	}
-	if cursor != nil {
-		page.Cursor = *cursor
-	}
+	page.Cursor = value(cursor)
 	return page, nil
-}
-
-func cursorOf(next string) *string {
-	if next == "" {
-		return nil
-	}
-	return &next
 }
 
 // each maps a list to one that is never nil.

@@ -54,6 +54,15 @@ func (c *console) printInstance(i instanceAnswer, asJSON bool) error {
 	return nil
 }
 
+// showInstance sends a request whose answer is an instance, and prints that.
+func (f *clientFlags) showInstance(c *console, request call) error {
+	var answer instanceAnswer
+	if _, err := f.do(c, request, &answer); err != nil {
+		return err
+	}
+	return c.printInstance(answer, f.JSON)
+}
+
 type instanceCreate struct {
 	clientFlags
 	Workflow      string `arg:"" help:"The workflow."`
@@ -70,17 +79,12 @@ func (i *instanceCreate) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	var answer instanceAnswer
-	_, err = i.do(c, call{
+	return i.showInstance(c, call{
 		method: http.MethodPost, path: "/v1/workflows/" + url.PathEscape(i.Workflow) + "/instances", key: i.Key,
 		body: members(map[string]string{
 			"business_key": i.BusinessKey, "correlation_id": i.CorrelationID, "expires_in": i.ExpiresIn, "reason": i.Reason,
 		}, "context", context),
-	}, &answer)
-	if err != nil {
-		return err
-	}
-	return c.printInstance(answer, i.JSON)
+	})
 }
 
 // members is a body of those that are not empty.
@@ -119,11 +123,7 @@ func (i *instanceGet) Run(c *console) error {
 	if i.AtVersion != 0 {
 		query.Set("version", strconv.FormatInt(i.AtVersion, 10))
 	}
-	var answer instanceAnswer
-	if _, err := i.do(c, call{method: http.MethodGet, path: i.path(), query: query}, &answer); err != nil {
-		return err
-	}
-	return c.printInstance(answer, i.JSON)
+	return i.showInstance(c, call{method: http.MethodGet, path: i.path(), query: query})
 }
 
 type instanceList struct {
@@ -212,11 +212,7 @@ func (i *instanceFire) Run(c *console) error {
 	if i.DryRun {
 		request.query = url.Values{"dry_run": {"true"}}
 	}
-	var answer instanceAnswer
-	if _, err := i.do(c, request, &answer); err != nil {
-		return err
-	}
-	return c.printInstance(answer, i.JSON)
+	return i.showInstance(c, request)
 }
 
 // stepAnswer is a step of a history as the API shows it.

@@ -41,7 +41,7 @@ type serveCommand struct {
 func (s *serveCommand) Validate() error { return wantDatabase(s.DatabaseURL) }
 
 func (s *serveCommand) Run(c *console) error {
-	return s.serve(c, s.DatabaseURL, s.Listen, func(addr net.Addr) error {
+	return s.serve(c, s.DatabaseURL, s.Listen, func(_ *fsm.Service, addr net.Addr) error {
 		c.log.Info("serving", "address", addr.String())
 		return nil
 	})
@@ -49,7 +49,7 @@ func (s *serveCommand) Run(c *console) error {
 
 // serve answers requests until the context ends, then finishes those that it has: HTTP
 // first, then the commands that wait, then the pool.
-func (s *serviceFlags) serve(c *console, dsn, listen string, started func(net.Addr) error) error {
+func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.Service, net.Addr) error) error {
 	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Logger: c.log}
 	if s.Tokens != "" {
 		data, err := os.ReadFile(s.Tokens)
@@ -104,7 +104,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(net.Ad
 		}
 		return nil
 	})
-	if err := started(listener.Addr()); err != nil {
+	if err := started(service, listener.Addr()); err != nil {
 		group.Go(func() error { return err })
 	}
 	return group.Wait()
@@ -162,8 +162,8 @@ func (d *devCommand) Run(c *console) error {
 	if err := db.Up(c, dsn); err != nil {
 		return err
 	}
-	return d.serve(c, dsn, d.Listen, func(addr net.Addr) error {
-		if err := d.registerExample(c, dsn); err != nil {
+	return d.serve(c, dsn, d.Listen, func(service *fsm.Service, addr net.Addr) error {
+		if err := registerExample(c, service); err != nil {
 			return err
 		}
 		c.printf(devBanner, addr, dsn)
@@ -181,16 +181,11 @@ try it:
 `
 
 // registerExample registers flight-booking, which is there from the second start on.
-func (d *devCommand) registerExample(ctx context.Context, dsn string) error {
+func registerExample(ctx context.Context, service *fsm.Service) error {
 	definition, err := toJSON(flightbooking.Definition)
 	if err != nil {
 		return err
 	}
-	pool, err := db.Open(ctx, dsn, db.Config{MaxConns: 1})
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	_, err = fsm.New(pool, fsm.Config{}).Register(ctx, "flight-booking", definition, "pawl dev", false)
+	_, err = service.Register(ctx, "flight-booking", definition, "pawl dev", false)
 	return err
 }

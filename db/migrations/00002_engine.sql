@@ -150,19 +150,19 @@ as $$
     end,
     t.payload_schema
   from (
-    select
-      w.*,
-      w.payload_schema is not null and p_checked is distinct from '*'
-        and p_checked is distinct from w.payload_schema_checksum as unchecked
+    select w.*, u.unchecked
     from pawl.workflow_transition w
+    cross join lateral (
+      select
+        w.payload_schema is not null and p_checked is distinct from '*'
+          and p_checked is distinct from w.payload_schema_checksum as unchecked
+    ) u
     where w.workflow = p_workflow
       and w.workflow_version = p_workflow_version
       and w.source = p_state
       and w.event = p_event
       and case
-        when w.payload_schema is not null and p_checked is distinct from '*'
-          and p_checked is distinct from w.payload_schema_checksum then true
-        when w.guard is null then true
+        when u.unchecked or w.guard is null then true
         else jsonb_path_match(p_document, w.guard, '{}', true)
       end
     order by w.position
@@ -879,6 +879,18 @@ end
 $$;
 -- +goose StatementEnd
 
+-- instance_of is the instance that an applied outcome shows.
+-- +goose StatementBegin
+create function pawl.instance_of(p_tenant text, p_outcome pawl.outcome) returns pawl.instance
+language sql immutable parallel safe
+as $$
+  select (
+    p_tenant, p_outcome.id, p_outcome.workflow, p_outcome.workflow_version, p_outcome.state, p_outcome.status,
+    p_outcome.version, p_outcome.context, p_outcome.business_key, p_outcome.correlation_id, null,
+    p_outcome.created_at, p_outcome.state_changed_at, p_outcome.expires_at, p_outcome.error)::pawl.instance
+$$;
+-- +goose StatementEnd
+
 -- create_one starts one instance inside the caller's own transaction. A key is needed
 -- only to make a retry of the whole transaction safe. The caller vouches for the
 -- context: JSON Schema is checked by the service, not by the database.
@@ -909,10 +921,7 @@ begin
   if v_outcome.outcome <> 'applied' then
     perform pawl.refuse(v_outcome, null, null);
   end if;
-  return (
-    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
-    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
-    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+  return pawl.instance_of(p_tenant, v_outcome);
 end
 $$;
 -- +goose StatementEnd
@@ -948,10 +957,7 @@ begin
   if v_outcome.outcome <> 'applied' then
     perform pawl.refuse(v_outcome, p_event, p_expected_version);
   end if;
-  return (
-    p_tenant, v_outcome.id, v_outcome.workflow, v_outcome.workflow_version, v_outcome.state, v_outcome.status,
-    v_outcome.version, v_outcome.context, v_outcome.business_key, v_outcome.correlation_id, null,
-    v_outcome.created_at, v_outcome.state_changed_at, v_outcome.expires_at, v_outcome.error)::pawl.instance;
+  return pawl.instance_of(p_tenant, v_outcome);
 end
 $$;
 -- +goose StatementEnd
@@ -1182,7 +1188,8 @@ revoke execute on all functions in schema pawl from public;
 
 -- +goose Down
 drop function pawl.validate_workflow, pawl.register_workflow, pawl.state_check_name, pawl.jsonpath_error,
-  pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.refuse, pawl.create, pawl.preview, pawl.fire, pawl.replay,
+  pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.preview,
+  pawl.fire, pawl.replay,
   pawl.decide, pawl.document, pawl.guards, pawl.choose;
 drop view pawl.outcome;
 drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;
