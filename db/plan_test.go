@@ -146,7 +146,7 @@ func TestTransitionsAreHeapOnlyUpdates(t *testing.T) {
 }
 
 const decideCall = `
-	select * from pawl.decide($1::text, $2::timestamptz, $3::uuid[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
+	select * from pawl.decide($1::text, $2::timestamptz, $13::pawl.setting, $3::uuid[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
 		$8::text[], $9::text[], $10::text[], $11::text[], $12::text[])`
 
 // The planner puts decide and choose in place, where it sees what they look up.
@@ -156,7 +156,7 @@ func TestDecideIsPutInPlace(t *testing.T) {
 	conn := connect(t, pool)
 	exec(t, conn, "set plan_cache_mode = force_generic_plan")
 	exec(t, conn, "prepare decide as "+decideCall)
-	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')"), "\n")
+	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', null)"), "\n")
 	wantEnginePlan(t, plan)
 }
 
@@ -175,7 +175,7 @@ func wantEnginePlan(t *testing.T, plan string) {
 			t.Errorf("the plan has: %s", strings.TrimSpace(line))
 		}
 	}
-	if !strings.Contains(plan, "(k.tenant_id = $") || !strings.Contains(plan, "instance_pkey") && !strings.Contains(plan, "instance_business_key_key") {
+	if !strings.Contains(plan, "((k.tenant_id)::text = $") || !strings.Contains(plan, "instance_pkey") && !strings.Contains(plan, "instance_business_key_key") {
 		t.Errorf("the plan is not generic, or reads something else:\n%s", plan)
 	}
 }

@@ -6,76 +6,99 @@ create schema pawl;
 
 comment on schema pawl is 'finite-state-machine service: definitions, instances, history';
 
+create domain pawl.decision as text
+  constraint decision_is_recorded CHECK ((VALUE = ANY (ARRAY['applied'::text, 'transition-not-allowed'::text, 'guard-rejected'::text])));
+comment on domain pawl.decision is 'what is recorded for an idempotency key';
+
+create domain pawl.key as text collate "C"
+  constraint key_has_1_to_255_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
+comment on domain pawl.key is 'what a caller names things by';
+
+create domain pawl.kind as text
+  constraint kind_is_known CHECK ((VALUE = ANY (ARRAY['created'::text, 'transition'::text, 'timeout'::text, 'expired'::text, 'forced'::text, 'migrated'::text])));
+comment on domain pawl.kind is 'what made a step';
+
+create domain pawl.object as jsonb
+  constraint object_is_a_json_object CHECK ((jsonb_typeof(VALUE) = 'object'::text));
+comment on domain pawl.object is 'a JSON object';
+
+create domain pawl.reason as text
+  constraint reason_has_1_to_1000_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 1000)));
+comment on domain pawl.reason is 'why, in an actor''s words';
+
+create domain pawl.sha256 as bytea
+  constraint sha256_has_32_bytes CHECK ((octet_length(VALUE) = 32));
+comment on domain pawl.sha256 is 'a digest';
+
+create domain pawl.status as text
+  constraint status_is_known CHECK ((VALUE = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])));
+comment on domain pawl.status is 'active, or the outcome of a final state';
+
+create domain pawl.tenant_id as text collate "C"
+  constraint tenant_id_has_1_to_63_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 63)));
+comment on domain pawl.tenant_id is 'the namespace of keys and instances';
+
+create domain pawl.version as bigint
+  constraint version_is_positive CHECK ((VALUE >= 1));
+comment on domain pawl.version is 'counts the steps of an instance';
+
 create table pawl.history (
-  tenant_id text not null,
+  tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
-  version bigint not null,
+  version pawl.version not null,
   seq bigint not null generated always as identity,
   xid xid8 not null default pg_current_xact_id(),
   workflow text not null,
   workflow_version integer not null,
-  kind text not null,
+  kind pawl.kind not null,
   event text,
   from_state text,
   to_state text not null,
-  status text not null,
-  context jsonb not null,
-  payload jsonb,
+  status pawl.status not null,
+  context pawl.object not null,
+  payload pawl.object,
   expires_at timestamp with time zone,
-  error jsonb,
+  error pawl.object,
   actor text not null,
-  reason text,
-  key text,
-  correlation_id text,
+  reason pawl.reason,
+  key pawl.key,
+  correlation_id pawl.key,
   traceparent text,
   at timestamp with time zone not null,
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
-  constraint history_kind_is_known CHECK ((kind = ANY (ARRAY['created'::text, 'transition'::text, 'timeout'::text, 'expired'::text, 'forced'::text, 'migrated'::text]))),
-  constraint history_reason_has_1_to_1000_characters CHECK (((length(reason) >= 1) AND (length(reason) <= 1000))),
-  constraint history_starts_with_created CHECK ((((version = 1) = (kind = 'created'::text)) AND ((kind = 'created'::text) = (from_state IS NULL)))),
-  constraint history_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text]))),
-  constraint history_version_is_positive CHECK ((version >= 1))
+  constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 );
 
 create table pawl.idempotency_key (
-  tenant_id text not null,
-  key text not null,
-  fingerprint bytea not null,
-  outcome text not null,
+  tenant_id pawl.tenant_id not null,
+  key pawl.key not null,
+  fingerprint pawl.sha256 not null,
+  outcome pawl.decision not null,
   instance_id uuid not null,
-  version bigint not null,
+  version pawl.version not null,
   expires_at timestamp with time zone not null,
-  constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key),
-  constraint idempotency_key_fingerprint_is_sha256 CHECK ((length(fingerprint) = 32)),
-  constraint idempotency_key_has_1_to_255_bytes CHECK (((octet_length(key) >= 1) AND (octet_length(key) <= 255))),
-  constraint idempotency_key_outcome_is_a_decision CHECK ((outcome = ANY (ARRAY['applied'::text, 'transition-not-allowed'::text, 'guard-rejected'::text])))
+  constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
 );
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
 
 create table pawl.instance (
-  tenant_id text not null,
+  tenant_id pawl.tenant_id not null,
   id uuid not null,
-  workflow text not null,
+  workflow text collate "C" not null,
   workflow_version integer not null,
-  state text not null,
-  status text not null,
-  version bigint not null,
-  context jsonb not null,
-  business_key text,
-  correlation_id text,
+  state text collate "C" not null,
+  status pawl.status not null,
+  version pawl.version not null,
+  context pawl.object not null,
+  business_key pawl.key,
+  correlation_id pawl.key,
   parent_id uuid,
   created_at timestamp with time zone not null,
   state_changed_at timestamp with time zone not null,
   expires_at timestamp with time zone,
-  error jsonb,
+  error pawl.object,
   constraint instance_pkey PRIMARY KEY (tenant_id, id),
-  constraint instance_business_key_has_1_to_255_characters CHECK (((length(business_key) >= 1) AND (length(business_key) <= 255))),
-  constraint instance_context_is_an_object CHECK ((jsonb_typeof(context) = 'object'::text)),
-  constraint instance_correlation_id_has_1_to_255_characters CHECK (((length(correlation_id) >= 1) AND (length(correlation_id) <= 255))),
-  constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at)),
-  constraint instance_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text]))),
-  constraint instance_tenant_id_has_1_to_63_characters CHECK (((length(tenant_id) >= 1) AND (length(tenant_id) <= 63))),
-  constraint instance_version_is_positive CHECK ((version >= 1))
+  constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at))
 ) with (fillfactor=80);
 CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, workflow, business_key) WHERE (business_key IS NOT NULL);
 CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, id) WHERE (correlation_id IS NOT NULL);
@@ -104,33 +127,30 @@ comment on column pawl.setting.definition_limit is 'bytes of a definition as jso
 comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
 
 create table pawl.timer (
-  tenant_id text not null,
+  tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
   due_at timestamp with time zone not null,
   event text not null,
-  armed_version bigint not null,
+  armed_version pawl.version not null,
   constraint timer_pkey PRIMARY KEY (tenant_id, instance_id),
-  constraint timer_armed_version_is_positive CHECK ((armed_version >= 1)),
   constraint timer_event_is_known CHECK (((event = 'ttl'::text) OR (event ~ '^after:'::text)))
 );
 CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
 
 create table pawl.workflow (
-  name text not null,
+  name text collate "C" not null,
   version integer not null,
-  definition jsonb not null,
+  definition pawl.object not null,
   checksum text not null,
   initial text not null,
   ttl interval,
   ttl_target text,
-  require_if_match boolean not null,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamp with time zone not null,
   created_by text not null,
   constraint workflow_pkey PRIMARY KEY (name, version),
   constraint workflow_context_schema_has_a_checksum CHECK (((context_schema IS NULL) = (context_schema_checksum IS NULL))),
-  constraint workflow_definition_is_an_object CHECK ((jsonb_typeof(definition) = 'object'::text)),
   constraint workflow_name_fits_a_constraint_name CHECK ((length(replace(name, '_'::text, '__'::text)) <= 42)),
   constraint workflow_name_is_a_slug CHECK ((name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'::text)),
   constraint workflow_ttl_has_a_target CHECK (((ttl IS NULL) = (ttl_target IS NULL))),
@@ -139,32 +159,32 @@ create table pawl.workflow (
 );
 
 create table pawl.workflow_state (
-  workflow text not null,
+  workflow text collate "C" not null,
   workflow_version integer not null,
-  state text not null,
-  status text not null,
+  state text collate "C" not null,
+  status pawl.status not null,
   events text[] not null,
   timeout interval,
   timeout_event text,
+  require_if_match boolean not null,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
-  constraint workflow_state_final_accepts_nothing CHECK (((status = 'active'::text) OR ((events = '{}'::text[]) AND (timeout IS NULL)))),
+  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeout IS NULL)))),
   constraint workflow_state_name_is_an_identifier CHECK ((state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text)),
-  constraint workflow_state_status_is_known CHECK ((status = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text]))),
   constraint workflow_state_timeout_has_an_event CHECK (((timeout IS NULL) = (timeout_event IS NULL))),
   constraint workflow_state_timeout_is_positive CHECK ((timeout > '00:00:00'::interval))
 );
-comment on column pawl.workflow_state.status is 'active, or the outcome of a final state';
 comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
 comment on column pawl.workflow_state.timeout is 'its nearest timeout';
+comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
 
 create table pawl.workflow_transition (
-  workflow text not null,
+  workflow text collate "C" not null,
   workflow_version integer not null,
-  source text not null,
-  event text not null,
+  source text collate "C" not null,
+  event text collate "C" not null,
   "position" integer not null,
-  target text not null,
+  target text collate "C" not null,
   guard jsonpath,
   assign_names text[] not null,
   assign_paths jsonpath[] not null,
@@ -198,7 +218,7 @@ create view pawl.instance_at as
     h.expires_at,
     h.error
    FROM (pawl.history h
-     JOIN pawl.instance i ON (((i.tenant_id = h.tenant_id) AND (i.id = h.instance_id))));
+     JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))));
 
 create view pawl.outcome as
  SELECT 0 AS ordinal,
@@ -269,6 +289,7 @@ revoke execute on function pawl.choose(text,integer,text,text,jsonb,text) from p
 
 create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
 language plpgsql volatile security definer
+set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
@@ -459,7 +480,7 @@ begin
     return query
     select
       c.ordinal, 'instance-exists', false, i.id, i.workflow, i.workflow_version,
-      null::text, null::text, null::bigint, null::jsonb, i.business_key, null::text, null::timestamptz,
+      null::text, null::text, null::bigint, null::jsonb, i.business_key::text, null::text, null::timestamptz,
       null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], null::jsonb
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
@@ -498,7 +519,7 @@ end
 $$;
 revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
 
-create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], timeout interval, timeout_event text, armed boolean, guards text[], payload_schema jsonb, idempotency_ttl interval)
+create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], timeout interval, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb)
 language sql stable
 as $$
   select
@@ -513,66 +534,60 @@ as $$
     end,
     c.actor,
     nullif(c.reason, ''),
-    coalesce(nullif(c.correlation_id, ''), (i.instance).correlation_id),
+    coalesce(nullif(c.correlation_id, ''), i.correlation_id),
     nullif(c.traceparent, ''),
-    (i.instance).workflow,
-    (i.instance).workflow_version,
-    (i.instance).state,
-    case when o.applied then t.target else (i.instance).state end,
-    case when o.applied then s.status else (i.instance).status end,
-    case when o.applied then (i.instance).version + 1 else (i.instance).version end,
-    case when o.applied then t.context else (i.instance).context end,
-    (i.instance).business_key,
-    (i.instance).correlation_id,
-    (i.instance).created_at,
-    case when o.applied then greatest(p_now, (i.instance).state_changed_at) else (i.instance).state_changed_at end,
-    (i.instance).expires_at,
+    i.workflow,
+    i.workflow_version,
+    i.state,
+    case when o.applied then t.target else i.state end,
+    case when o.applied then s.status else i.status end,
+    case when o.applied then i.version + 1 else i.version end,
+    case when o.applied then t.context else i.context end,
+    i.business_key,
+    i.correlation_id,
+    i.created_at,
+    case when o.applied then greatest(p_now, i.state_changed_at) else i.state_changed_at end,
+    i.expires_at,
     case when o.applied and s.status = 'failed' then
-      jsonb_build_object('event', c.event, 'state', (i.instance).state, 'reason', nullif(c.reason, ''))
+      jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
     else
-      (i.instance).error
+      i.error
     end,
-    coalesce(s.events, f.events),
+    case when o.applied then s.events else f.events end,
     s.timeout,
     s.timeout_event,
-    m.armed,
-    case when o.outcome = 'guard-rejected' then
-      pawl.guards((i.instance).workflow, (i.instance).workflow_version, (i.instance).state, c.event)
-    end,
-    case when t.unchecked then t.payload_schema end,
-    g.idempotency_ttl
+    f.timeout is not null or i.expires_at is not null,
+    case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
+    case when t.unchecked then t.payload_schema end
   from unnest(
       p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
       p_actors, p_reasons, p_correlation_ids, p_traceparents
     ) with ordinality as c (
       id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, ordinal)
-  cross join (select g.* from pawl.setting g limit 1) g
   left join lateral (
-    select true as seen
-    from pawl.idempotency_key k
-    where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
-    limit 1
-  ) k on true
-  left join lateral (
-    select i as instance
+    select i.*
     from pawl.instance i
     where i.tenant_id = p_tenant and i.id = c.id
     limit 1
   ) i on true
   left join lateral (
-    select w.require_if_match
-    from pawl.workflow w
-    where w.name = (i.instance).workflow and w.version = (i.instance).workflow_version and c.expected = ''
+    select w.events, w.timeout, w.require_if_match
+    from pawl.workflow_state w
+    where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
-  ) w on true
+  ) f on true
   cross join lateral (
     select case
-      when k.seen then 'seen'
-      when i.instance is null then 'instance-not-found'
-      when c.expected not in ('', '*') and not (i.instance).version = any (c.expected::bigint[]) then 'version-mismatch'
-      when w.require_if_match then 'precondition-required'
+      when (
+        select true
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
+      ) then 'seen'
+      when i.id is null then 'instance-not-found'
+      when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[]) then 'version-mismatch'
+      when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
-      when octet_length(c.payload::text) > g.payload_limit then 'payload-too-large'
+      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
       -- Such events are the engine's own.
       when c.event like '%:%' then 'unknown-event'
     end as refusal
@@ -580,13 +595,14 @@ as $$
   ) e
   -- Built once; choose, put in place, would build it for each guard and assign.
   cross join lateral (
-    select case when e.refusal is null then pawl.document(i.instance, c.payload, p_now) end as document
+    select
+      case when e.refusal is null then pawl.document((i)::pawl.instance, c.payload, p_now) end as document
     offset 0
   ) d
   left join lateral pawl.choose(
-    (i.instance).workflow,
-    (i.instance).workflow_version,
-    case when e.refusal is null and (i.instance).status = 'active' then (i.instance).state end,
+    i.workflow,
+    i.workflow_version,
+    case when e.refusal is null and i.status = 'active' then i.state end,
     c.event,
     d.document,
     nullif(c.checked, '')
@@ -594,28 +610,13 @@ as $$
   left join lateral (
     select w.status, w.events, w.timeout, w.timeout_event
     from pawl.workflow_state w
-    where w.workflow = (i.instance).workflow
-      and w.workflow_version = (i.instance).workflow_version
+    where w.workflow = i.workflow
+      and w.workflow_version = i.workflow_version
       and w.state = t.target
       and not t.unchecked
-      and octet_length(t.context::text) <= g.context_limit
+      and octet_length(t.context::text) <= p_setting.context_limit
     limit 1
   ) s on true
-  left join lateral (
-    select w.events
-    from pawl.workflow_state w
-    where w.workflow = (i.instance).workflow
-      and w.workflow_version = (i.instance).workflow_version
-      and w.state = (i.instance).state
-      and s.status is null
-    limit 1
-  ) f on true
-  left join lateral (
-    select true as armed
-    from pawl.timer m
-    where m.tenant_id = p_tenant and m.instance_id = c.id and s.status is not null
-    limit 1
-  ) m on true
   cross join lateral (
     select
       case
@@ -624,19 +625,14 @@ as $$
         when s.status is not null then 'applied'
         when t.target is not null then 'context-too-large'
         when c.event = any (f.events) then 'guard-rejected'
-        when exists (
-          select from pawl.workflow_transition w
-          where w.workflow = (i.instance).workflow
-            and w.workflow_version = (i.instance).workflow_version
-            and w.event = c.event
-        ) then 'transition-not-allowed'
+        when pawl.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
         else 'unknown-event'
       end as outcome,
       s.status is not null as applied
     offset 0
   ) o
 $$;
-revoke execute on function pawl.decide(text,timestamp with time zone,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[]) from public;
+revoke execute on function pawl.decide(text,timestamp with time zone,pawl.setting,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[]) from public;
 
 create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language sql stable parallel safe
@@ -662,10 +658,12 @@ revoke execute on function pawl.document(pawl.instance,jsonb,timestamp with time
 
 create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
 language plpgsql volatile security definer
+set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_setting pawl.setting;
   v_now timestamptz;
   v_row record;
   v_ordinals integer[];
@@ -688,19 +686,20 @@ begin
     for no key update
   ) i;
 
+  select * into strict v_setting from pawl.setting;
   -- Read under the lock, so that time rises with the version.
   v_now := pawl.now();
 
   for v_row in
     with decided as materialized (
       select * from pawl.decide(
-        p_tenant, v_now, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
+        p_tenant, v_now, v_setting, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
         p_actors, p_reasons, p_correlation_ids, p_traceparents)
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
       select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + d.idempotency_ttl
+        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.outcome in ('applied', 'transition-not-allowed', 'guard-rejected')
       order by d.key, d.ordinal
@@ -765,7 +764,7 @@ begin
       s.fingerprint,
       s.event,
       case
-        when s.outcome = 'applied' and s.armed and (s.status <> 'active' or (s.timeout is null and s.expires_at is null))
+        when s.outcome = 'applied' and s.was_timed and (s.status <> 'active' or (s.timeout is null and s.expires_at is null))
           then s.id
       end as disarmed,
       (
@@ -862,6 +861,15 @@ end
 $$;
 revoke execute on function pawl.jsonpath_error(text) from public;
 
+create function pawl.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+language sql stable parallel safe
+as $$
+  select exists (
+    select from pawl.workflow_transition t
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+$$;
+revoke execute on function pawl.knows_event(text,integer,text) from public;
+
 create function pawl.now() returns timestamp with time zone
 language sql volatile parallel safe
 as $$ select clock_timestamp() $$;
@@ -876,7 +884,8 @@ as $$
     d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
     d.payload_schema
   from pawl.decide(
-    p_tenant, pawl.now(), p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
+    p_tenant, pawl.now(), (select g from pawl.setting g),
+    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
 $$;
 revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[]) from public;
 
@@ -995,20 +1004,21 @@ begin
   end if;
 
   insert into pawl.workflow (
-    name, version, definition, checksum, initial, ttl, ttl_target, require_if_match,
+    name, version, definition, checksum, initial, ttl, ttl_target,
     context_schema, context_schema_checksum, created_at, created_by)
   values (
     v_name, version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     p_definition ->> 'initial', (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    coalesce((p_definition ->> 'require_if_match')::boolean, false), p_definition -> 'context_schema',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
 
-  insert into pawl.workflow_state (workflow, workflow_version, state, status, events, timeout, timeout_event)
+  insert into pawl.workflow_state (
+    workflow, workflow_version, state, status, events, timeout, timeout_event, require_if_match)
   select
     v_name, version, s.key,
     case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
     array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
-    a.delay, 'after:' || a.name
+    a.delay, 'after:' || a.name, coalesce((p_definition ->> 'require_if_match')::boolean, false)
   from jsonb_each(p_definition -> 'states') s
   left join lateral (
     select k as name, k::interval as delay
@@ -1052,8 +1062,9 @@ begin
   from (
     select
       s.workflow_version,
-      format('(workflow_version = %s and state in (%s))',
-        s.workflow_version, string_agg(quote_literal(s.state), ', ' order by s.state collate "C")) as terms
+      -- One constant is parsed faster than a list of them.
+      format('(workflow_version = %s and state = any (%L))',
+        s.workflow_version, array_agg(s.state order by s.state collate "C")) as terms
     from pawl.workflow_state s
     where s.workflow = v_name
     group by s.workflow_version
@@ -1090,10 +1101,10 @@ begin
   return query
   select
     c.ordinal,
-    case when r.same then k.outcome else 'idempotency-key-reuse' end,
+    case when r.same then k.outcome else 'idempotency-key-reuse' end::text,
     true,
-    a.id, a.workflow, a.workflow_version, a.state, a.status, a.version, a.context,
-    a.business_key, a.correlation_id, a.created_at, a.state_changed_at, a.expires_at, a.error,
+    a.id, a.workflow, a.workflow_version, a.state, a.status::text, a.version::bigint, a.context::jsonb,
+    a.business_key::text, a.correlation_id::text, a.created_at, a.state_changed_at, a.expires_at, a.error::jsonb,
     s.events,
     case when r.same and k.outcome = 'guard-rejected' then
       pawl.guards(a.workflow, a.workflow_version, a.state, c.event)

@@ -37,6 +37,7 @@
 --     would read all of its keys at each call.
 --   * decide and choose are single SELECTs in language sql, and stable, so that the
 --     planner puts them in place. They hold the decision, and dry runs share it.
+--   * No result is memoized: the key would hold the whole context, which never recurs.
 --   * No volatile function is called inside the writing statement, and p_tenant is
 --     compared in every access: what a distributed Postgres needs to run the call
 --     where the tenant lives.
@@ -184,6 +185,17 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- knows_event says whether any state of a workflow accepts an event.
+-- +goose StatementBegin
+create function pawl.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+language sql stable parallel safe
+as $$
+  select exists (
+    select from pawl.workflow_transition t
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+$$;
+-- +goose StatementEnd
+
 -- document is what guards and assigns see.
 -- +goose StatementBegin
 create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
@@ -211,11 +223,12 @@ $$;
 -- decide says what each fire command comes to, reading only. The order of its refusals
 -- is the contract's: a key already taken ('seen'), not found, precondition, size, event,
 -- guard.
--- Returns: one row per command. For 'applied', the columns from state to expires_at are
---          the instance as it becomes, from_state what it leaves; else as it is.
+-- Returns: one row per command. For 'applied', the columns from state to error are the
+--          instance as it becomes, from_state what it leaves; else as it is. was_timed
+--          says whether the state it leaves had a deadline.
 -- +goose StatementBegin
 create function pawl.decide(
-  p_tenant text, p_now timestamptz,
+  p_tenant text, p_now timestamptz, p_setting pawl.setting,
   p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
   p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
 ) returns table (
@@ -224,7 +237,7 @@ create function pawl.decide(
   workflow text, workflow_version integer, from_state text, state text, status text, version bigint,
   context jsonb, business_key text, correlation_id text, created_at timestamptz,
   state_changed_at timestamptz, expires_at timestamptz, error jsonb, actions text[],
-  timeout interval, timeout_event text, armed boolean, guards text[], payload_schema jsonb, idempotency_ttl interval
+  timeout interval, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb
 )
 language sql stable
 as $$
@@ -240,66 +253,60 @@ as $$
     end,
     c.actor,
     nullif(c.reason, ''),
-    coalesce(nullif(c.correlation_id, ''), (i.instance).correlation_id),
+    coalesce(nullif(c.correlation_id, ''), i.correlation_id),
     nullif(c.traceparent, ''),
-    (i.instance).workflow,
-    (i.instance).workflow_version,
-    (i.instance).state,
-    case when o.applied then t.target else (i.instance).state end,
-    case when o.applied then s.status else (i.instance).status end,
-    case when o.applied then (i.instance).version + 1 else (i.instance).version end,
-    case when o.applied then t.context else (i.instance).context end,
-    (i.instance).business_key,
-    (i.instance).correlation_id,
-    (i.instance).created_at,
-    case when o.applied then greatest(p_now, (i.instance).state_changed_at) else (i.instance).state_changed_at end,
-    (i.instance).expires_at,
+    i.workflow,
+    i.workflow_version,
+    i.state,
+    case when o.applied then t.target else i.state end,
+    case when o.applied then s.status else i.status end,
+    case when o.applied then i.version + 1 else i.version end,
+    case when o.applied then t.context else i.context end,
+    i.business_key,
+    i.correlation_id,
+    i.created_at,
+    case when o.applied then greatest(p_now, i.state_changed_at) else i.state_changed_at end,
+    i.expires_at,
     case when o.applied and s.status = 'failed' then
-      jsonb_build_object('event', c.event, 'state', (i.instance).state, 'reason', nullif(c.reason, ''))
+      jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
     else
-      (i.instance).error
+      i.error
     end,
-    coalesce(s.events, f.events),
+    case when o.applied then s.events else f.events end,
     s.timeout,
     s.timeout_event,
-    m.armed,
-    case when o.outcome = 'guard-rejected' then
-      pawl.guards((i.instance).workflow, (i.instance).workflow_version, (i.instance).state, c.event)
-    end,
-    case when t.unchecked then t.payload_schema end,
-    g.idempotency_ttl
+    f.timeout is not null or i.expires_at is not null,
+    case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
+    case when t.unchecked then t.payload_schema end
   from unnest(
       p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
       p_actors, p_reasons, p_correlation_ids, p_traceparents
     ) with ordinality as c (
       id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, ordinal)
-  cross join (select g.* from pawl.setting g limit 1) g
   left join lateral (
-    select true as seen
-    from pawl.idempotency_key k
-    where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
-    limit 1
-  ) k on true
-  left join lateral (
-    select i as instance
+    select i.*
     from pawl.instance i
     where i.tenant_id = p_tenant and i.id = c.id
     limit 1
   ) i on true
   left join lateral (
-    select w.require_if_match
-    from pawl.workflow w
-    where w.name = (i.instance).workflow and w.version = (i.instance).workflow_version and c.expected = ''
+    select w.events, w.timeout, w.require_if_match
+    from pawl.workflow_state w
+    where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
-  ) w on true
+  ) f on true
   cross join lateral (
     select case
-      when k.seen then 'seen'
-      when i.instance is null then 'instance-not-found'
-      when c.expected not in ('', '*') and not (i.instance).version = any (c.expected::bigint[]) then 'version-mismatch'
-      when w.require_if_match then 'precondition-required'
+      when (
+        select true
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
+      ) then 'seen'
+      when i.id is null then 'instance-not-found'
+      when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[]) then 'version-mismatch'
+      when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
-      when octet_length(c.payload::text) > g.payload_limit then 'payload-too-large'
+      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
       -- Such events are the engine's own.
       when c.event like '%:%' then 'unknown-event'
     end as refusal
@@ -307,13 +314,14 @@ as $$
   ) e
   -- Built once; choose, put in place, would build it for each guard and assign.
   cross join lateral (
-    select case when e.refusal is null then pawl.document(i.instance, c.payload, p_now) end as document
+    select
+      case when e.refusal is null then pawl.document((i)::pawl.instance, c.payload, p_now) end as document
     offset 0
   ) d
   left join lateral pawl.choose(
-    (i.instance).workflow,
-    (i.instance).workflow_version,
-    case when e.refusal is null and (i.instance).status = 'active' then (i.instance).state end,
+    i.workflow,
+    i.workflow_version,
+    case when e.refusal is null and i.status = 'active' then i.state end,
     c.event,
     d.document,
     nullif(c.checked, '')
@@ -321,28 +329,13 @@ as $$
   left join lateral (
     select w.status, w.events, w.timeout, w.timeout_event
     from pawl.workflow_state w
-    where w.workflow = (i.instance).workflow
-      and w.workflow_version = (i.instance).workflow_version
+    where w.workflow = i.workflow
+      and w.workflow_version = i.workflow_version
       and w.state = t.target
       and not t.unchecked
-      and octet_length(t.context::text) <= g.context_limit
+      and octet_length(t.context::text) <= p_setting.context_limit
     limit 1
   ) s on true
-  left join lateral (
-    select w.events
-    from pawl.workflow_state w
-    where w.workflow = (i.instance).workflow
-      and w.workflow_version = (i.instance).workflow_version
-      and w.state = (i.instance).state
-      and s.status is null
-    limit 1
-  ) f on true
-  left join lateral (
-    select true as armed
-    from pawl.timer m
-    where m.tenant_id = p_tenant and m.instance_id = c.id and s.status is not null
-    limit 1
-  ) m on true
   cross join lateral (
     select
       case
@@ -351,12 +344,7 @@ as $$
         when s.status is not null then 'applied'
         when t.target is not null then 'context-too-large'
         when c.event = any (f.events) then 'guard-rejected'
-        when exists (
-          select from pawl.workflow_transition w
-          where w.workflow = (i.instance).workflow
-            and w.workflow_version = (i.instance).workflow_version
-            and w.event = c.event
-        ) then 'transition-not-allowed'
+        when pawl.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
         else 'unknown-event'
       end as outcome,
       s.status is not null as applied
@@ -394,10 +382,10 @@ begin
   return query
   select
     c.ordinal,
-    case when r.same then k.outcome else 'idempotency-key-reuse' end,
+    case when r.same then k.outcome else 'idempotency-key-reuse' end::text,
     true,
-    a.id, a.workflow, a.workflow_version, a.state, a.status, a.version, a.context,
-    a.business_key, a.correlation_id, a.created_at, a.state_changed_at, a.expires_at, a.error,
+    a.id, a.workflow, a.workflow_version, a.state, a.status::text, a.version::bigint, a.context::jsonb,
+    a.business_key::text, a.correlation_id::text, a.created_at, a.state_changed_at, a.expires_at, a.error::jsonb,
     s.events,
     case when r.same and k.outcome = 'guard-rejected' then
       pawl.guards(a.workflow, a.workflow_version, a.state, c.event)
@@ -447,8 +435,10 @@ create function pawl.fire(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_memoize = off
 as $$
 declare
+  v_setting pawl.setting;
   v_now timestamptz;
   v_row record;
   v_ordinals integer[];
@@ -471,19 +461,20 @@ begin
     for no key update
   ) i;
 
+  select * into strict v_setting from pawl.setting;
   -- Read under the lock, so that time rises with the version.
   v_now := pawl.now();
 
   for v_row in
     with decided as materialized (
       select * from pawl.decide(
-        p_tenant, v_now, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
+        p_tenant, v_now, v_setting, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
         p_actors, p_reasons, p_correlation_ids, p_traceparents)
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
       select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + d.idempotency_ttl
+        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.outcome in ('applied', 'transition-not-allowed', 'guard-rejected')
       order by d.key, d.ordinal
@@ -548,7 +539,7 @@ begin
       s.fingerprint,
       s.event,
       case
-        when s.outcome = 'applied' and s.armed and (s.status <> 'active' or (s.timeout is null and s.expires_at is null))
+        when s.outcome = 'applied' and s.was_timed and (s.status <> 'active' or (s.timeout is null and s.expires_at is null))
           then s.id
       end as disarmed,
       (
@@ -594,7 +585,8 @@ as $$
     d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
     d.payload_schema
   from pawl.decide(
-    p_tenant, pawl.now(), p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
+    p_tenant, pawl.now(), (select g from pawl.setting g),
+    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
 $$;
 -- +goose StatementEnd
 
@@ -617,6 +609,7 @@ create function pawl.create(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_memoize = off
 as $$
 declare
   v_now timestamptz := pawl.now();
@@ -805,7 +798,7 @@ begin
     return query
     select
       c.ordinal, 'instance-exists', false, i.id, i.workflow, i.workflow_version,
-      null::text, null::text, null::bigint, null::jsonb, i.business_key, null::text, null::timestamptz,
+      null::text, null::text, null::bigint, null::jsonb, i.business_key::text, null::text, null::timestamptz,
       null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], null::jsonb
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
@@ -1084,20 +1077,21 @@ begin
   end if;
 
   insert into pawl.workflow (
-    name, version, definition, checksum, initial, ttl, ttl_target, require_if_match,
+    name, version, definition, checksum, initial, ttl, ttl_target,
     context_schema, context_schema_checksum, created_at, created_by)
   values (
     v_name, version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     p_definition ->> 'initial', (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    coalesce((p_definition ->> 'require_if_match')::boolean, false), p_definition -> 'context_schema',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
 
-  insert into pawl.workflow_state (workflow, workflow_version, state, status, events, timeout, timeout_event)
+  insert into pawl.workflow_state (
+    workflow, workflow_version, state, status, events, timeout, timeout_event, require_if_match)
   select
     v_name, version, s.key,
     case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
     array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
-    a.delay, 'after:' || a.name
+    a.delay, 'after:' || a.name, coalesce((p_definition ->> 'require_if_match')::boolean, false)
   from jsonb_each(p_definition -> 'states') s
   left join lateral (
     select k as name, k::interval as delay
@@ -1141,8 +1135,9 @@ begin
   from (
     select
       s.workflow_version,
-      format('(workflow_version = %s and state in (%s))',
-        s.workflow_version, string_agg(quote_literal(s.state), ', ' order by s.state collate "C")) as terms
+      -- One constant is parsed faster than a list of them.
+      format('(workflow_version = %s and state = any (%L))',
+        s.workflow_version, array_agg(s.state order by s.state collate "C")) as terms
     from pawl.workflow_state s
     where s.workflow = v_name
     group by s.workflow_version
@@ -1190,6 +1185,6 @@ revoke execute on all functions in schema pawl from public;
 drop function pawl.validate_workflow, pawl.register_workflow, pawl.state_check_name, pawl.jsonpath_error,
   pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.preview,
   pawl.fire, pawl.replay,
-  pawl.decide, pawl.document, pawl.guards, pawl.choose;
+  pawl.decide, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
 drop view pawl.outcome;
 drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;

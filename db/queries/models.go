@@ -139,7 +139,6 @@ type Workflow struct {
 	Initial               string
 	Ttl                   pgtype.Interval
 	TtlTarget             *string
-	RequireIfMatch        bool
 	ContextSchema         json.RawMessage
 	ContextSchemaChecksum *string
 	CreatedAt             time.Time
@@ -150,13 +149,14 @@ type WorkflowState struct {
 	Workflow        string
 	WorkflowVersion int32
 	State           string
-	// active, or the outcome of a final state
-	Status string
+	Status          string
 	// the events it accepts, sorted
 	Events []string
 	// its nearest timeout
 	Timeout      pgtype.Interval
 	TimeoutEvent *string
+	// the workflow's, kept here to spare each command a look-up
+	RequireIfMatch bool
 }
 
 type WorkflowTransition struct {
