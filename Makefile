@@ -80,8 +80,8 @@ fmt: $(tools)/golangci-lint ## format the code
 	$(tools)/golangci-lint fmt
 
 .PHONY: bench
-bench: postgres ## run the benchmarks
-	go test -run '^$$' -bench . -benchmem ./...
+bench: build ## measure the service beside pgbench, on a PostgreSQL of its own (ARGS=…)
+	@exec bin/pawl bench $(ARGS)
 
 .PHONY: up
 up: ## build and start the service and PostgreSQL in Docker

@@ -1,154 +1,190 @@
 package main_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
-	"regexp"
+	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/pawl-fsm/pawl/db"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/localpg"
 )
 
-// BenchmarkThroughput drives transitions over HTTP, from this process to a `pawl serve` on
-// loopback, in a closed loop with a guard, an assign and a new key each, and runs
-// `pgbench -N` (one update and one insert) with as many clients on the same server right
-// after. What counts are the ratios within a run. `make bench` runs it.
-func BenchmarkThroughput(b *testing.B) {
-	const (
-		instances = 20_000
-		perBatch  = 500
-		duration  = 5 * time.Second
-	)
-	server, err := localpg.Start(b.Context(), localpg.Config{Settings: map[string]string{
-		"max_connections": "400", "shared_buffers": "1GB", "max_wal_size": "4GB",
-	}})
-	if err != nil {
-		b.Fatal(err)
+// benchFigures is what a run writes, as far as a test can know it.
+type benchFigures struct {
+	Machine struct {
+		Postgres string
+		Settings map[string]string
 	}
-	defer func() { _ = server.Stop(b.Context()) }()
-	if err := db.Up(b.Context(), server.DSN()); err != nil {
-		b.Fatal(err)
+	Measurements []struct {
+		Name         string
+		Connections  int
+		Rate         float64
+		P50          float64 `json:"p50_ms"`
+		Max          float64 `json:"max_ms"`
+		Errors       int
+		FirstError   string   `json:"first_error"`
+		Transactions *float64 `json:"transactions_per_op"`
 	}
-	p := start(b, []string{"DATABASE_URL=" + server.DSN()}, "serve")
-	pgbench, err := server.Binaries().Path("pgbench")
-	if err == nil {
-		if out, err := exec.Command(pgbench, "--initialize", "--quiet", "--scale", "10", server.DSN()).CombinedOutput(); err != nil {
-			b.Fatalf("pgbench: %v: %s", err, out)
-		}
+	References []struct {
+		Name        string
+		Connections int
+		Rate, Ratio float64
 	}
-	mustPawl(b, nil, "workflow", "apply", "--server", p.url, "testdata/bench.yaml")
-	ids := make([]string, 0, instances)
-	for len(ids) < instances {
-		commands := make([]map[string]any, perBatch)
-		for i := range commands {
-			commands[i] = map[string]any{
-				"op": "create", "key": fmt.Sprintf("create-%d", len(ids)+i), "workflow": "bench", "context": map[string]int{"n": 1},
-			}
-		}
-		body, err := json.Marshal(map[string]any{"commands": commands})
-		if err != nil {
-			b.Fatal(err)
-		}
-		var answer struct {
-			Results []struct{ Instance struct{ ID string } }
-		}
-		a := mustSend(b, http.StatusOK, http.MethodPost, p.url+"/v1/batch", string(body))
-		if err := json.Unmarshal([]byte(a.body), &answer); err != nil {
-			b.Fatal(err)
-		}
-		for _, r := range answer.Results {
-			ids = append(ids, r.Instance.ID)
-		}
-	}
+	Remarks []string
+}
 
-	for _, connections := range []int{1, 8, 64, 256} {
-		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
-			for b.Loop() {
-				latencies := fireFor(b, p.url, ids, connections, duration)
-				slices.Sort(latencies)
-				rate := float64(len(latencies)) / duration.Seconds()
-				b.ReportMetric(rate, "transitions/s")
-				b.ReportMetric(float64(latencies[len(latencies)/2].Microseconds())/1000, "p50-ms")
-				b.ReportMetric(float64(latencies[len(latencies)*99/100].Microseconds())/1000, "p99-ms")
-				if pgbench != "" {
-					reference := pgbenchRate(b, pgbench, server.DSN(), connections, duration)
-					b.ReportMetric(reference, "pgbench-N/s")
-					b.ReportMetric(rate/reference, "ratio")
-				}
-				b.ReportMetric(0, "ns/op")
-			}
-		})
+// TestBench measures everything for a moment, and leaves nothing behind. Timings are not
+// looked at.
+func TestBench(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.Empty(t)
+	file := filepath.Join(t.TempDir(), "figures.json")
+	out := mustPawl(t, []string{"DATABASE_URL=" + dsn}, "bench",
+		"--instances", "200", "--duration", "200ms", "--connections", "1,4", "--json", file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid)); err == nil {
-		b.Logf("the service: %s", regexp.MustCompile(`VmHWM:.*`).Find(status))
+	var figures benchFigures
+	if err := json.Unmarshal(text, &figures); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range figures.Measurements {
+		names = append(names, fmt.Sprintf("%s@%d", m.Name, m.Connections))
+		if m.Errors > 0 || m.Rate <= 0 || m.P50 <= 0 || m.Max < m.P50 || m.Transactions == nil {
+			t.Errorf("%+v", m)
+		}
+	}
+	want := []string{
+		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "mixed@64",
+		"before-overload@64", "overload@40", "after-overload@64",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("measured are %v, want %v", names, want)
+	}
+	names = nil
+	for _, r := range figures.References {
+		names = append(names, fmt.Sprintf("%s@%d", r.Name, r.Connections))
+		if r.Rate <= 0 || r.Ratio <= 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	want = []string{"simple-update@1", "writes@1", "fire@1", "simple-update@4", "writes@4", "fire@4"}
+	if !hasPgbench() {
+		want = nil
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("references are %v, want %v; remarks: %q", names, want, figures.Remarks)
+	}
+	if figures.Machine.Postgres == "" || figures.Machine.Settings["synchronous_commit"] == "" {
+		t.Errorf("the machine is %+v", figures.Machine)
+	}
+	if !strings.Contains(out, "hot@64 per second") {
+		t.Errorf("no targets in: %s", out)
+	}
+	if left := leftovers(t, dsn); left != "" {
+		t.Errorf("the database still has %s", left)
 	}
 }
 
-// fireFor moves instances for a while and returns how long each request took.
-func fireFor(b *testing.B, url string, ids []string, connections int, d time.Duration) []time.Duration {
-	client := http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: connections}}
-	defer client.CloseIdleConnections()
-	run := strconv.FormatInt(time.Now().UnixNano(), 36)
-	all := make([][]time.Duration, connections)
-	deadline := time.Now().Add(d)
-	var clients sync.WaitGroup
-	for c := range connections {
-		clients.Go(func() {
-			for i := 0; time.Now().Before(deadline); i++ {
-				id := ids[(c+i*connections)%len(ids)]
-				req, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url+"/v1/instances/"+id+"/actions/go",
-					strings.NewReader(`{"payload": {"n": 1}}`))
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				req.Header.Set("Content-Type", "application/json")
-				req.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d-%d", run, c, i))
-				began := time.Now()
-				res, err := client.Do(req)
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				text, err := io.ReadAll(res.Body)
-				_ = res.Body.Close()
-				if err != nil || res.StatusCode != http.StatusOK {
-					b.Errorf("status %d (%v): %s", res.StatusCode, err, text)
-					return
-				}
-				all[c] = append(all[c], time.Since(began))
-			}
-		})
-	}
-	clients.Wait()
-	return slices.Concat(all...)
+func hasPgbench() bool {
+	bin, _ := localpg.Find() // PATH may have it without a server.
+	_, err := bin.Path("pgbench")
+	return err == nil
 }
 
-var tps = regexp.MustCompile(`tps = ([0-9.]+) \(without`)
+// leftovers lists what is not part of a fresh database.
+func leftovers(t *testing.T, dsn string) (names string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	err = conn.QueryRow(t.Context(), `
+		select concat_ws(', ',
+			(select string_agg(nspname, ', ') from pg_namespace where nspname ~ 'pawl'),
+			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`).Scan(&names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
 
-func pgbenchRate(b *testing.B, pgbench, dsn string, clients int, d time.Duration) float64 {
-	out, err := exec.Command(pgbench, "--no-vacuum", "--skip-some-updates", "--protocol", "prepared",
-		"--client", strconv.Itoa(clients), "--jobs", "2", "--time", strconv.Itoa(int(d.Seconds())), dsn).CombinedOutput()
+// TestBenchInterrupted ends a run in the middle: its processes end, and the database is
+// as empty as before.
+func TestBenchInterrupted(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.Empty(t)
+	ended := make(chan struct{})
+	cmd := exec.Command(program, "bench", "--instances", "100", "--connections", "2", "--duration", "1m", "--only", "transitions")
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn)
+	var log lockedBuffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
-		b.Fatalf("pgbench: %v: %s", err, out)
+		t.Fatal(err)
 	}
-	m := tps.FindSubmatch(out)
-	if m == nil {
-		b.Fatalf("pgbench says %s", out)
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	for moved := false; !moved; {
+		select {
+		case <-ended:
+			t.Fatalf("bench ended: %s", log.String())
+		default:
+		}
+		// There may be no such table yet.
+		_ = conn.QueryRow(t.Context(), "select exists (select from pawl.instance where version > 1)").Scan(&moved)
 	}
-	rate, err := strconv.ParseFloat(string(m[1]), 64)
-	if err != nil {
-		b.Fatal(err)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
 	}
-	return rate
+	<-ended
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(log.String(), "interrupt") {
+		t.Errorf("exit code %d: %s", code, log.String())
+	}
+	if left := leftovers(t, dsn); left != "" {
+		t.Errorf("the database still has %s", left)
+	}
+}
+
+// TestBenchRefuses shows what it does not start on.
+func TestBenchRefuses(t *testing.T) {
+	t.Parallel()
+	for want, args := range map[string][]string{
+		"--instances must be from 1":         {"--instances", "0"},
+		"--instances must not be less than":  {"--instances", "10"},
+		"--duration must be from 100ms":      {"--duration", "1h"},
+		"--connections must be from 1 to":    {"--connections", "1,1001"},
+		"--connections has 8 twice":          {"--connections", "8,8"},
+		`there is no "nonsense"; want some`:  {"--only", "reads,nonsense"},
+		"no-such-folder/figures.json: no su": {"--json", "no-such-folder/figures.json"},
+	} {
+		if _, stderr, code := pawl(t, []string{"DATABASE_URL="}, append([]string{"bench"}, args...)...); code == 0 || !strings.Contains(stderr, want) {
+			t.Errorf("bench %v: exit code %d, no %q in %s", args, code, want, stderr)
+		}
+	}
+	dsn := dbtest.NewDSN(t)
+	if _, stderr, code := pawl(t, []string{"DATABASE_URL=" + dsn}, "bench"); code != 1 || !strings.Contains(stderr, "has a schema pawl") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if left := leftovers(t, dsn); !strings.Contains(left, "pawl") {
+		t.Error("a database that was refused is not as it was")
+	}
 }

@@ -33,6 +33,7 @@ type cli struct {
 	Migrate  migrateCommand  `cmd:"" help:"Deploy the schema."`
 	Workflow workflowCommand `cmd:"" help:"Check, register and read workflows."`
 	Instance instanceCommand `cmd:"" help:"Create, move and read instances."`
+	Bench    benchCommand    `cmd:"" help:"Measure the service on an empty database, beside pgbench on the same server."`
 }
 
 // console is what a command talks to.

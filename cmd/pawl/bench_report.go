@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// benchReport is what --json writes. It names no file, host or user of the machine.
+type benchReport struct {
+	Machine      machine        `json:"machine"`
+	Run          benchParameter `json:"run"`
+	Measurements []*measurement `json:"measurements"`
+	References   []*reference   `json:"references"`
+	Targets      []headline     `json:"targets"`
+	Remarks      []string       `json:"remarks"`
+}
+
+type machine struct {
+	OS       string            `json:"os"`
+	CPUs     int               `json:"cpus"`
+	Go       string            `json:"go"`
+	Pawl     string            `json:"pawl"`
+	Postgres string            `json:"postgres"`
+	Settings map[string]string `json:"settings"`
+}
+
+type benchParameter struct {
+	Instances int     `json:"instances"`
+	Duration  float64 `json:"duration_s"`
+	WarmUp    float64 `json:"warm_up_s"`
+}
+
+// measurement is what the service did. Latencies are of requests, everything else is of
+// operations: a batch is one request of many.
+type measurement struct {
+	Name        string  `json:"name"`
+	Connections int     `json:"connections"`
+	Rate        float64 `json:"rate"`
+	P50         float64 `json:"p50_ms"`
+	P95         float64 `json:"p95_ms"`
+	P99         float64 `json:"p99_ms"`
+	Max         float64 `json:"max_ms"`
+	Operations  int     `json:"operations"`
+	Errors      int     `json:"errors"`
+	FirstError  string  `json:"first_error,omitempty"`
+	// Refused counts answers of 503 with a Retry-After.
+	Refused int `json:"refused"`
+	usage
+	Ratio   *float64 `json:"ratio"`
+	RatioTo string   `json:"ratio_to,omitempty"`
+}
+
+// readMachine describes where the run is.
+func readMachine(ctx context.Context, conn *pgx.Conn) (machine, error) {
+	m := machine{
+		OS: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Go: runtime.Version(), Pawl: version,
+		Postgres: conn.PgConn().ParameterStatus("server_version"), Settings: map[string]string{},
+	}
+	rows, err := conn.Query(ctx, `
+		select name, current_setting(name) from pg_settings where name in (
+			'fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_connections', 'max_wal_size',
+			'checkpoint_timeout', 'wal_level', 'wal_sync_method', 'autovacuum')`)
+	if err != nil {
+		return m, err
+	}
+	var name, value string
+	_, err = pgx.ForEachRow(rows, []any{&name, &value}, func() error {
+		m.Settings[name] = value
+		return nil
+	})
+	return m, err
+}
+
+// comparison sets a rate against another of the same run.
+type comparison struct {
+	of, to string
+	// least is the ratio that is wanted; 0 if none is.
+	least float64
+}
+
+// comparisons are the ratios that the report has.
+func comparisons() []comparison {
+	return []comparison{
+		{"transitions@1", "writes@1", 0.7},
+		{"transitions@8", "writes@8", 0.7},
+		{"transitions@64", "writes@64", 1.8},
+		{"transitions@256", "writes@256", 3.5},
+		{"batch@8", "writes@8", 2.5},
+		{"creates@64", "writes@64", 1.5},
+		{"replays@64", "transitions@64", 2},
+		{"reads@64", "transitions@64", 2},
+		{"mixed@64", "transitions@64", 0},
+		{"after-overload@64", "before-overload@64", 0},
+		{"grown@64", "before-grown@64", 0},
+	}
+}
+
+const (
+	mostRSS = 150e6 // Of the service at 256 connections.
+	leastOf = 1000  // Transitions per second of one instance.
+)
+
+// headline is one figure beside its target.
+type headline struct {
+	Name   string  `json:"name"`
+	Value  float64 `json:"value"`
+	Target string  `json:"target"`
+	Met    bool    `json:"met"`
+}
+
+// rate finds a measurement or reference by its name and connections.
+func (r *benchReport) rate(label string) (float64, bool) {
+	for _, m := range r.Measurements {
+		if m.label() == label {
+			return m.Rate, true
+		}
+	}
+	for _, m := range r.References {
+		if m.label() == label {
+			return m.Rate, true
+		}
+	}
+	return 0, false
+}
+
+func (m *measurement) label() string { return fmt.Sprintf("%s@%d", m.Name, m.Connections) }
+func (m *reference) label() string   { return fmt.Sprintf("%s@%d", m.Name, m.Connections) }
+
+// compare fills in a measurement's ratio as soon as there is something to compare it to.
+func (r *benchReport) compare(m *measurement) {
+	for _, c := range comparisons() {
+		if to, ok := r.rate(c.to); ok && to > 0 && c.of == m.label() {
+			m.Ratio, m.RatioTo = new(m.Rate/to), c.to
+		}
+	}
+}
+
+// conclude draws up the targets.
+func (r *benchReport) conclude() {
+	for _, c := range comparisons() {
+		of, ok := r.rate(c.of)
+		to, also := r.rate(c.to)
+		if c.least > 0 && ok && also && to > 0 {
+			r.Targets = append(r.Targets, headline{c.of + " ÷ " + c.to, of / to, fmt.Sprintf("≥ %.1f", c.least), of/to >= c.least})
+		}
+	}
+	for _, m := range r.Measurements {
+		switch {
+		case m.label() == "hot@64":
+			r.Targets = append(r.Targets, headline{m.label() + " per second", m.Rate, fmt.Sprintf("≥ %d", leastOf), m.Rate >= leastOf})
+		case m.label() == "transitions@256" && m.PeakRSS != nil:
+			rss := float64(*m.PeakRSS)
+			r.Targets = append(r.Targets, headline{m.label() + " peak RSS in MB", rss / 1e6, fmt.Sprintf("≤ %.0f", mostRSS/1e6), rss <= mostRSS})
+		}
+	}
+}
+
+const (
+	benchRow  = "%-17s %5s %8s %8s %7s %7s %8s %6s %7s %7s %6s %6s %5s %6s\n"
+	benchNote = `CPU is seconds per 1,000 operations, of the service and of Postgres. WAL is bytes and tx is transactions that wrote,
+per operation, of the whole server. RSS is the service's peak in MB. References run right after the row above them;
+their ratio is that row's rate to theirs.
+`
+)
+
+func (b *bench) header() {
+	b.c.printf(benchNote+"\n"+benchRow, "", "conns", "rate/s", "p50 ms", "p95", "p99", "max", "errors", "CPU pawl", "CPU pg", "WAL", "tx", "RSS", "ratio")
+}
+
+func (b *bench) row(m *measurement) {
+	b.c.printf(benchRow, m.Name, fmt.Sprint(m.Connections), figure(&m.Rate, 0),
+		figure(&m.P50, 2), figure(&m.P95, 2), figure(&m.P99, 2), figure(&m.Max, 1), fmt.Sprint(m.Errors+m.Refused),
+		figure(m.ServiceCPU, 3), figure(m.PostgresCPU, 3), figure(m.WAL, 0), figure(m.Transactions, 3),
+		megabytes(m.PeakRSS), figure(m.Ratio, 2))
+	if m.Errors > 0 {
+		b.remark("%s: %d errors, the first: %s", m.label(), m.Errors, m.FirstError)
+	}
+	if m.Refused > 0 {
+		b.remark("%s: %d refused with a Retry-After", m.label(), m.Refused)
+	}
+}
+
+func (b *bench) referenceRow(r *reference) {
+	b.c.printf(benchRow, "  "+r.Name, fmt.Sprint(r.Connections), figure(&r.Rate, 0), "", "", "", "", "",
+		"", figure(r.PostgresCPU, 3), figure(r.WAL, 0), figure(r.Transactions, 3), "", figure(r.Ratio, 2))
+}
+
+// remark says something that the figures do not.
+func (b *bench) remark(format string, args ...any) {
+	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
+	b.report.Remarks = append(b.report.Remarks, text)
+	b.c.printf("  %s\n", text)
+}
+
+// figure writes a number, and nothing for one that is unknown.
+func figure(v *float64, digits int) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.*f", digits, *v)
+}
+
+func megabytes(v *int64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f", float64(*v)/1e6)
+}
+
+// summary prints the figures that have a target.
+func (b *bench) summary() error {
+	b.report.conclude()
+	if len(b.report.Targets) == 0 {
+		return nil
+	}
+	b.c.printf("\n")
+	table := tabwriter.NewWriter(b.c.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "FIGURE\tVALUE\tTARGET\t")
+	for _, t := range b.report.Targets {
+		missed := ""
+		if !t.Met {
+			missed = "missed"
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%.2f\t%s\t%s\n", t.Name, t.Value, t.Target, missed)
+	}
+	return table.Flush()
+}
+
+func (r *benchReport) write(to io.Writer) error {
+	encoder := json.NewEncoder(to)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r)
+}
