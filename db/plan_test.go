@@ -147,7 +147,7 @@ func TestTransitionsAreHeapOnlyUpdates(t *testing.T) {
 
 const decideCall = `
 	select * from pawl.decide($1::text, $2::timestamptz, $13::pawl.setting, $3::uuid[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
-		$8::text[], $9::text[], $10::text[], $11::text[], $12::text[])`
+		$8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $14::boolean[])`
 
 // The planner puts decide and choose in place, where it sees what they look up.
 func TestDecideIsPutInPlace(t *testing.T) {
@@ -156,7 +156,7 @@ func TestDecideIsPutInPlace(t *testing.T) {
 	conn := connect(t, pool)
 	exec(t, conn, "set plan_cache_mode = force_generic_plan")
 	exec(t, conn, "prepare decide as "+decideCall)
-	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', null)"), "\n")
+	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', null, '{}')"), "\n")
 	wantEnginePlan(t, plan)
 }
 

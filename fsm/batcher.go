@@ -2,18 +2,19 @@ package fsm
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
 
 // A batcher lets commands that arrive together share a call. Commands queue; a few
-// flushers each take all that waits, up to a cap, and make one call. There is no timer:
-// a command that finds a flusher free is called at once, and those that arrive during a
-// call make up the next one. A flusher is a goroutine that lives while there is work.
+// flushers each take all that waits, up to a cap, and make one call. There is no timer: a
+// command that finds a flusher free is called at once, and those that arrive during a call
+// make up the next one. A flusher is a goroutine that lives while there is work.
 //
 // Commands that exclude one another (for one instance, or under one key) are never in
-// flight together and keep their order.
+// flight together and keep their order: those that share a name stand in line, and only
+// the first of its lines may be taken. So no command is looked at twice, however many
+// stand behind it.
 type batcher[C any] struct {
 	// flush settles every one of them, does not panic, and says whether the database is away.
 	flush    func([]*pending[C]) (away bool)
@@ -23,12 +24,13 @@ type batcher[C any] struct {
 	// patience is how long a command may have waited when the database turns out to be away.
 	patience time.Duration
 
-	mu       sync.Mutex
-	queue    []*pending[C]
-	inFlight map[string]bool
-	running  int
-	closed   bool
-	idle     *sync.Cond // Signalled when running falls to 0.
+	mu      sync.Mutex
+	ready   []*pending[C]            // May be taken, in order.
+	lines   map[string][]*pending[C] // Those that share a name; the first is ready or in flight.
+	waiting int                      // Those that are not in flight: ready or in line.
+	running int                      // Flushers.
+	closed  bool
+	idle    *sync.Cond // Signalled when running falls to 0.
 }
 
 // pending is a command on its way. Whoever settles it closes done.
@@ -37,6 +39,7 @@ type pending[C any] struct {
 	command   C
 	tenant    string
 	exclusive []string // What it shares with no command in flight.
+	behind    int      // In how many lines it is not the first.
 	queued    time.Time
 
 	// checked is the checksum of the schema that the document was checked against.
@@ -65,15 +68,23 @@ func (p *pending[C]) wait() (Result, error) {
 	case <-p.done:
 		return p.result, p.err
 	case <-p.ctx.Done():
-		return Result{}, &Error{Kind: Unavailable, Message: "the caller gave up waiting", cause: p.ctx.Err()}
+		return Result{}, p.gaveUp()
 	}
+}
+
+// gaveUp is the error of a command whose caller is gone, else nil.
+func (p *pending[C]) gaveUp() error {
+	if cause := p.ctx.Err(); cause != nil {
+		return &Error{Kind: Unavailable, Message: "the caller gave up waiting", cause: cause}
+	}
+	return nil
 }
 
 func newBatcher[C any](config Config, flush func([]*pending[C]) (away bool)) *batcher[C] {
 	b := &batcher[C]{
 		flush: flush, flushers: config.Flushers, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
-		inFlight: map[string]bool{},
+		lines:    map[string][]*pending[C]{},
 	}
 	b.idle = sync.NewCond(&b.mu)
 	return b
@@ -86,21 +97,30 @@ func (b *batcher[C]) submit(commands ...*pending[C]) error {
 	switch {
 	case b.closed:
 		return &Error{Kind: Unavailable, Message: "the service is shutting down; try again"}
-	case len(b.queue)+len(commands) > b.maxQueue:
+	case b.waiting+len(commands) > b.maxQueue:
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting; try again"}
 	}
 	now := time.Now()
 	for _, p := range commands {
 		p.queued = now
+		for _, x := range p.exclusive {
+			if len(b.lines[x]) > 0 {
+				p.behind++
+			}
+			b.lines[x] = append(b.lines[x], p)
+		}
+		if p.behind == 0 {
+			b.ready = append(b.ready, p)
+		}
 	}
-	b.queue = append(b.queue, commands...)
-	b.start()
+	b.waiting += len(commands)
+	b.grow()
 	return nil
 }
 
-// start adds a flusher if there is room for one, with the lock held.
-func (b *batcher[C]) start() {
-	if b.running < b.flushers {
+// grow adds a flusher if there is work and room for one, with the lock held.
+func (b *batcher[C]) grow() {
+	if len(b.ready) > 0 && b.running < b.flushers {
 		b.running++
 		go b.run()
 	}
@@ -110,76 +130,97 @@ func (b *batcher[C]) start() {
 func (b *batcher[C]) run() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for {
-		batch := b.take()
-		if len(batch) == 0 {
-			break
-		}
-		if len(b.queue) > 0 {
-			// What did not fit need not wait for this call, unless it is excluded.
-			b.start()
-		}
-		b.mu.Unlock()
-		away := b.flush(batch)
-		b.mu.Lock()
-		if away {
-			b.shed()
-		}
-		for _, p := range batch {
-			for _, x := range p.exclusive {
-				delete(b.inFlight, x)
-			}
-		}
+	for b.step() {
 	}
 	if b.running--; b.running == 0 {
 		b.idle.Broadcast()
 	}
 }
 
-// shed fails the commands that have waited too long to also wait for a call of their own,
-// which is likely to fare as the last one did. The rest may try.
-func (b *batcher[C]) shed() {
-	b.queue = slices.DeleteFunc(b.queue, func(p *pending[C]) bool {
-		if time.Since(p.queued) <= b.patience {
-			return false
-		}
-		p.fail(&Error{Kind: Unavailable, Message: "the database did not answer; try again"})
-		return true
-	})
+// step makes one call, if there is one to make. The lock is held, but not during the call.
+func (b *batcher[C]) step() bool {
+	batch := b.take()
+	if len(batch) == 0 {
+		return false
+	}
+	b.grow() // What did not fit need not wait for this call.
+	b.mu.Unlock()
+	away := b.flush(batch)
+	b.mu.Lock()
+	var freed []*pending[C]
+	for _, p := range batch {
+		freed = append(freed, b.leave(p)...)
+	}
+	// They came before what is ready.
+	b.ready = append(freed, b.ready...)
+	if away {
+		// What has waited too long to also wait for a call of its own, which is likely to
+		// fare as this one did, fails. The rest may try.
+		b.drop(func(p *pending[C]) error {
+			if time.Since(p.queued) <= b.patience {
+				return nil
+			}
+			return &Error{Kind: Unavailable, Message: "the database did not answer; try again"}
+		})
+	}
+	return true
 }
 
-// take removes from the queue what may go into one call: commands of one tenant, none
-// of which excludes another or one in flight, nor overtakes one that it excludes. Those
-// whose caller is gone are dropped.
+// take removes what may go into one call: ready commands of one tenant.
 func (b *batcher[C]) take() []*pending[C] {
+	b.drop((*pending[C]).gaveUp)
 	var batch []*pending[C]
-	blocked := map[string]bool{}
-	rest := b.queue[:0]
-	for i, p := range b.queue {
+	rest := b.ready[:0]
+	for i, p := range b.ready {
 		if len(batch) == b.cap {
-			rest = append(rest, b.queue[i:]...)
+			rest = append(rest, b.ready[i:]...)
 			break
 		}
-		if p.ctx.Err() != nil {
-			p.fail(&Error{Kind: Unavailable, Message: "the caller gave up waiting", cause: p.ctx.Err()})
-			continue
-		}
-		held := func(x string) bool { return b.inFlight[x] || blocked[x] }
-		if len(batch) > 0 && p.tenant != batch[0].tenant || slices.ContainsFunc(p.exclusive, held) {
+		if len(batch) > 0 && p.tenant != batch[0].tenant {
 			rest = append(rest, p)
-			for _, x := range p.exclusive {
-				blocked[x] = true
-			}
+		} else {
+			batch = append(batch, p)
+		}
+	}
+	clear(b.ready[len(rest):])
+	b.ready = rest
+	b.waiting -= len(batch)
+	return batch
+}
+
+// drop fails the ready commands that refuse has an error for, and looks at those behind
+// them too.
+func (b *batcher[C]) drop(refuse func(*pending[C]) error) {
+	rest := b.ready[:0]
+	for i := 0; i < len(b.ready); i++ { // It grows meanwhile.
+		p := b.ready[i]
+		if err := refuse(p); err != nil {
+			p.fail(err)
+			b.waiting--
+			b.ready = append(b.ready, b.leave(p)...)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	clear(b.ready[len(rest):])
+	b.ready = rest
+}
+
+// leave takes a command out of its lines and returns those that are the first now.
+func (b *batcher[C]) leave(p *pending[C]) (freed []*pending[C]) {
+	for _, x := range p.exclusive {
+		line := b.lines[x]
+		line[0] = nil // The array may live on.
+		if line = line[1:]; len(line) == 0 {
+			delete(b.lines, x)
 			continue
 		}
-		for _, x := range p.exclusive {
-			b.inFlight[x] = true
+		b.lines[x] = line
+		if line[0].behind--; line[0].behind == 0 {
+			freed = append(freed, line[0])
 		}
-		batch = append(batch, p)
 	}
-	clear(b.queue[len(rest):])
-	b.queue = rest
-	return batch
+	return freed
 }
 
 // close refuses new commands and waits for those that were accepted.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"runtime/debug"
 	"sync"
 	"unicode/utf8"
@@ -202,14 +201,21 @@ const maxRounds = 4
 
 var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
 
-var (
-	keyPattern = regexp.MustCompile(`^[!-~]{1,255}$`)
-	emptyJSON  = rawJSON(`{}`)
-)
+var emptyJSON = rawJSON(`{}`)
+
+// IsVisible says whether a text is 1 to max visible ASCII characters.
+func IsVisible(text string, max int) bool {
+	for i := range len(text) {
+		if text[i] < '!' || text[i] > '~' {
+			return false
+		}
+	}
+	return text != "" && len(text) <= max
+}
 
 // CheckKey returns a KeyInvalid error unless the key is 1 to 255 visible ASCII characters.
 func CheckKey(key string) error {
-	if keyPattern.MatchString(key) {
+	if IsVisible(key, 255) {
 		return nil
 	}
 	return errorf(KeyInvalid, "an idempotency key must have 1 to 255 visible ASCII characters")

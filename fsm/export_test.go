@@ -29,11 +29,11 @@ func NewBatcher(c Config, flush func([]*Call) (away bool)) Batcher {
 func (b Batcher) Submit(calls ...*Call) error { return b.b.submit(calls...) }
 func (b Batcher) Close()                      { b.b.close() }
 
-// Held says how many commands and names it still knows, and how many flushers run.
-func (b Batcher) Held() (queued, inFlight, running int) {
+// Held says how many commands wait, how many names it knows, and how many flushers run.
+func (b Batcher) Held() (waiting, names, running int) {
 	b.b.mu.Lock()
 	defer b.b.mu.Unlock()
-	return len(b.b.queue), len(b.b.inFlight), b.b.running
+	return b.b.waiting, len(b.b.lines), b.b.running
 }
 
 // FromDatabase maps an error of the driver.

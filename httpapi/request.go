@@ -171,10 +171,7 @@ func (s *server) identify(r *request, h http.Header) error {
 	return nil
 }
 
-var (
-	visible     = regexp.MustCompile(`^[!-~]{1,255}$`)
-	traceparent = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?$`)
-)
+var traceparent = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?$`)
 
 // isTraceparent follows W3C Trace Context, 3.2: no version ff, no ids of zeros, and
 // nothing behind the flags of version 00.
@@ -191,13 +188,13 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 		}
 	}
 	if ids := h.Values("X-Correlation-ID"); len(ids) > 0 {
-		if len(ids) > 1 || !visible.MatchString(ids[0]) {
+		if len(ids) > 1 || !fsm.IsVisible(ids[0], 255) {
 			return malformed("X-Correlation-ID", "must be 1 to 255 visible ASCII characters, sent once")
 		}
 		r.correlationID = ids[0]
 	}
 	// Trace context says to ignore what is not valid.
-	if t := h.Get("traceparent"); isTraceparent(t) {
+	if t := h.Get("traceparent"); t != "" && isTraceparent(t) {
 		r.traceparent = t
 	}
 	if lines := h.Values("If-Match"); len(lines) > 0 {

@@ -100,13 +100,11 @@ func (w *response) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController through.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-var requestID = regexp.MustCompile(`^[!-~]{1,128}$`)
-
 // ServeHTTP answers every request, whatever happens on the way.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start := time.Now()
 	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL}
-	if !requestID.MatchString(r.id) {
+	if !fsm.IsVisible(r.id, 128) {
 		r.id = uuid.NewString()
 	}
 	w.Header().Set("X-Request-ID", r.id)
@@ -119,8 +117,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 			}
 			s.fail(ctx, out, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
 		}
-		s.config.Logger.DebugContext(ctx, "request", "request_id", r.id, "method", in.Method,
-			"path", in.URL.Path, "status", out.status, "duration", time.Since(start))
+		if s.config.Logger.Enabled(ctx, slog.LevelDebug) {
+			s.config.Logger.DebugContext(ctx, "request", "request_id", r.id, "method", in.Method,
+				"path", in.URL.Path, "status", out.status, "duration", time.Since(start))
+		}
 	}()
 	if in.Method == http.MethodOptions {
 		if route := s.contract.match(in.URL.EscapedPath()); route != nil {

@@ -108,6 +108,7 @@ create table pawl.workflow_state (
   timeout interval,
   timeout_event text,
   require_if_match boolean not null,
+  reads_instance boolean not null default false,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey
     foreign key (workflow, workflow_version) references pawl.workflow (name, version),
@@ -120,6 +121,7 @@ create table pawl.workflow_state (
 
 comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
 comment on column pawl.workflow_state.timeout is 'its nearest timeout';
+comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
 
 -- workflow_transition holds the candidates for an event in a state; the first by

@@ -8,11 +8,12 @@
 -- How a call decides, under READ COMMITTED, where each statement of a volatile
 -- function sees a fresh snapshot:
 --
---   1. Lock the instances, in the order of their ids.
---   2. Read the clock, then decide and write in one statement: only commands whose
+--   1. Answer the commands whose key was taken before from what was recorded.
+--   2. Lock the instances of the others, in the order of their ids.
+--   3. Read the clock, then decide and write in one statement: only commands whose
 --      key was claimed, and those without one, have an effect.
---   3. In a statement of its own, so that it sees what others committed meanwhile,
---      answer the commands whose key was already taken from what was recorded.
+--   4. In a statement of its own, so that it sees what others committed meanwhile,
+--      answer the commands whose key was taken since.
 --
 -- Lock order: instance (by id), idempotency_key (by key), history, timer.
 --
@@ -220,9 +221,18 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- fingerprint tells requests under one key apart: SHA-256 of what a fire asks for, as
+-- canonical jsonb text.
+-- +goose StatementBegin
+create function pawl.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
+language sql stable parallel safe
+as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
+-- +goose StatementEnd
+
 -- decide says what each fire command comes to, reading only. The order of its refusals
--- is the contract's: a key already taken ('seen'), not found, precondition, size, event,
--- guard.
+-- is the contract's: not found, precondition, size, event, guard. A refusal that is not
+-- recorded gives way to a key that was taken while the call waited ('seen').
+-- p_seen: which commands to leave out.
 -- Returns: one row per command. For 'applied', the columns from state to error are the
 --          instance as it becomes, from_state what it leaves; else as it is. was_timed
 --          says whether the state it leaves had a deadline.
@@ -230,7 +240,7 @@ $$;
 create function pawl.decide(
   p_tenant text, p_now timestamptz, p_setting pawl.setting,
   p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
-  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[]
 ) returns table (
   ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea,
   actor text, reason text, command_correlation_id text, traceparent text,
@@ -248,9 +258,7 @@ as $$
     c.event,
     c.payload,
     nullif(c.key, ''),
-    case when c.key <> '' then
-      sha256(convert_to(jsonb_build_array('fire', c.id, c.event, c.payload)::text, 'UTF8'))
-    end,
+    case when c.key <> '' then pawl.fingerprint(c.id, c.event, c.payload) end,
     c.actor,
     nullif(c.reason, ''),
     coalesce(nullif(c.correlation_id, ''), i.correlation_id),
@@ -280,9 +288,9 @@ as $$
     case when t.unchecked then t.payload_schema end
   from unnest(
       p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
-      p_actors, p_reasons, p_correlation_ids, p_traceparents
+      p_actors, p_reasons, p_correlation_ids, p_traceparents, p_seen
     ) with ordinality as c (
-      id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, ordinal)
+      id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, ordinal)
   left join lateral (
     select i.*
     from pawl.instance i
@@ -290,18 +298,13 @@ as $$
     limit 1
   ) i on true
   left join lateral (
-    select w.events, w.timeout, w.require_if_match
+    select w.events, w.timeout, w.require_if_match, w.reads_instance
     from pawl.workflow_state w
     where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
   ) f on true
   cross join lateral (
     select case
-      when (
-        select true
-        from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
-      ) then 'seen'
       when i.id is null then 'instance-not-found'
       when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[]) then 'version-mismatch'
       when c.expected = '' and f.require_if_match then 'precondition-required'
@@ -314,8 +317,11 @@ as $$
   ) e
   -- Built once; choose, put in place, would build it for each guard and assign.
   cross join lateral (
-    select
-      case when e.refusal is null then pawl.document((i)::pawl.instance, c.payload, p_now) end as document
+    select case
+      when e.refusal is not null then null
+      when f.reads_instance then pawl.document((i)::pawl.instance, c.payload, p_now)
+      else jsonb_build_object('context', i.context, 'payload', c.payload)
+    end as document
     offset 0
   ) d
   left join lateral pawl.choose(
@@ -337,19 +343,33 @@ as $$
     limit 1
   ) s on true
   cross join lateral (
+    select case
+      when e.refusal is not null then e.refusal
+      when t.unchecked then 'payload-unchecked'
+      when s.status is not null then 'applied'
+      when t.target is not null then 'context-too-large'
+      when c.event = any (f.events) then 'guard-rejected'
+      when pawl.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
+      else 'unknown-event'
+    end as outcome
+    offset 0
+  ) x
+  cross join lateral (
     select
       case
-        when e.refusal is not null then e.refusal
-        when t.unchecked then 'payload-unchecked'
-        when s.status is not null then 'applied'
-        when t.target is not null then 'context-too-large'
-        when c.event = any (f.events) then 'guard-rejected'
-        when pawl.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
-        else 'unknown-event'
+        -- Its claim will tell.
+        when x.outcome in ('applied', 'transition-not-allowed', 'guard-rejected') then x.outcome
+        when (
+          select true
+          from pawl.idempotency_key k
+          where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
+        ) then 'seen'
+        else x.outcome
       end as outcome,
       s.status is not null as applied
     offset 0
   ) o
+  where c.seen is not true
 $$;
 -- +goose StatementEnd
 
@@ -439,7 +459,8 @@ set enable_memoize = off
 as $$
 declare
   v_setting pawl.setting;
-  v_now timestamptz;
+  v_now timestamptz := pawl.now();
+  v_seen boolean[];
   v_row record;
   v_ordinals integer[];
   v_keys text[];
@@ -451,8 +472,33 @@ begin
       using errcode = 'PW001';
   end if;
 
+  v_seen := array(
+    select (
+      select true
+      from pawl.idempotency_key k
+      where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+    )
+    from unnest(p_keys) as c (key));
+  if true = any (v_seen) then
+    -- A retry takes no lock, and no transaction id: what was decided does not change.
+    return query select r.*
+    from (
+      select
+        array_agg(c.ordinal::integer) as ordinals,
+        array_agg(c.key) as keys,
+        array_agg(pawl.fingerprint(c.id, c.event, c.payload)) as fingerprints,
+        array_agg(c.event) as events
+      from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
+      where c.seen
+    ) c
+    cross join lateral pawl.replay(p_tenant, v_now, c.ordinals, c.keys, c.fingerprints, c.events) r;
+    if true = all (v_seen) then
+      return;
+    end if;
+  end if;
+
   perform i.found
-  from (select c.id from unnest(p_ids) as c (id) order by c.id) c
+  from (select c.id from unnest(p_ids, v_seen) as c (id, seen) where c.seen is not true order by c.id) c
   cross join lateral (
     select true as found
     from pawl.instance i
@@ -469,7 +515,7 @@ begin
     with decided as materialized (
       select * from pawl.decide(
         p_tenant, v_now, v_setting, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
-        p_actors, p_reasons, p_correlation_ids, p_traceparents)
+        p_actors, p_reasons, p_correlation_ids, p_traceparents, v_seen)
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
@@ -486,25 +532,25 @@ begin
       returning k.key, k.instance_id
     ),
     settled as materialized (
-      select
-        d.*,
-        d.outcome <> 'seen' and (
-          d.key is null
-          or d.outcome not in ('applied', 'transition-not-allowed', 'guard-rejected')
-          or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
-        ) as settled
+      select d.ordinal
       from decided d
+      where d.outcome <> 'seen' and (
+        d.key is null
+        or d.outcome not in ('applied', 'transition-not-allowed', 'guard-rejected')
+        or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
+      )
     ),
+    -- "is true" keeps the planner, who expects few commands, from comparing each with each.
     moved as (
       -- Every row exists and is locked: this is an update whose look-up by the full key
       -- no plan can change, which an update with a join is not.
       insert into pawl.instance as i (
         tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at, error)
       select
-        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.created_at,
-        s.state_changed_at, s.error
-      from settled s
-      where s.settled and s.outcome = 'applied'
+        p_tenant, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context, d.created_at,
+        d.state_changed_at, d.error
+      from decided d
+      where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
         state_changed_at = excluded.state_changed_at, error = excluded.error
@@ -514,40 +560,40 @@ begin
         tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
         context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, s.id, s.version, s.workflow, s.workflow_version, 'transition', s.event, s.from_state, s.state, s.status,
-        s.context, s.payload, s.expires_at, s.error, s.actor, s.reason, s.key, s.command_correlation_id,
-        s.traceparent, s.state_changed_at
-      from settled s
-      where s.settled and s.outcome = 'applied'
+        p_tenant, d.id, d.version, d.workflow, d.workflow_version, 'transition', d.event, d.from_state, d.state, d.status,
+        d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key, d.command_correlation_id,
+        d.traceparent, d.state_changed_at
+      from decided d
+      where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
     ),
     armed as (
       insert into pawl.timer as t (tenant_id, instance_id, due_at, event, armed_version)
       select
-        p_tenant, s.id, least(s.state_changed_at + s.timeout, s.expires_at),
-        case when s.state_changed_at + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
-        s.version
-      from settled s
-      where s.settled and s.outcome = 'applied' and s.status = 'active'
-        and (s.timeout is not null or s.expires_at is not null)
+        p_tenant, d.id, least(d.state_changed_at + d.timeout, d.expires_at),
+        case when d.state_changed_at + d.timeout <= d.expires_at or d.expires_at is null then d.timeout_event else 'ttl' end,
+        d.version
+      from decided d
+      where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
+        and d.status = 'active' and (d.timeout is not null or d.expires_at is not null)
       on conflict on constraint timer_pkey do update
       set due_at = excluded.due_at, event = excluded.event, armed_version = excluded.armed_version
     )
     select
-      s.settled,
-      s.ordinal,
-      s.key,
-      s.fingerprint,
-      s.event,
+      d.ordinal in (select s.ordinal from settled s) as settled,
+      d.ordinal,
+      d.key,
+      d.fingerprint,
+      d.event,
       case
-        when s.outcome = 'applied' and s.was_timed and (s.status <> 'active' or (s.timeout is null and s.expires_at is null))
-          then s.id
+        when d.outcome = 'applied' and d.was_timed and (d.status <> 'active' or (d.timeout is null and d.expires_at is null))
+          then d.id
       end as disarmed,
       (
-        s.ordinal, s.outcome, false, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context,
-        s.business_key, s.correlation_id, s.created_at, s.state_changed_at, s.expires_at, s.error, s.actions, s.guards,
-        s.payload_schema
+        d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
+        d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
+        d.payload_schema
       )::pawl.outcome as answer
-    from settled s
+    from decided d
   loop
     if not v_row.settled then
       v_ordinals := v_ordinals || v_row.ordinal;
@@ -586,7 +632,7 @@ as $$
     d.payload_schema
   from pawl.decide(
     p_tenant, pawl.now(), (select g from pawl.setting g),
-    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}') d
+    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}', '{}') d
 $$;
 -- +goose StatementEnd
 
@@ -1128,6 +1174,16 @@ begin
     limit 1
   ) p on true;
 
+  update pawl.workflow_state s
+  set reads_instance = exists (
+    select from pawl.workflow_transition t
+    cross join lateral unnest(t.assign_paths || t.guard) as p (path)
+    where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+      -- The text of a jsonpath is canonical.
+      and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+  )
+  where s.workflow = v_name and s.workflow_version = version;
+
   select format(
       'alter table pawl.instance drop constraint if exists %1$I, add constraint %1$I check (workflow <> %2$L or %3$s) not valid',
       pawl.state_check_name(v_name), v_name, string_agg(v.terms, ' or ' order by v.workflow_version))
@@ -1185,6 +1241,6 @@ revoke execute on all functions in schema pawl from public;
 drop function pawl.validate_workflow, pawl.register_workflow, pawl.state_check_name, pawl.jsonpath_error,
   pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.preview,
   pawl.fire, pawl.replay,
-  pawl.decide, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
+  pawl.decide, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
 drop view pawl.outcome;
 drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;

@@ -157,6 +157,8 @@ type WorkflowState struct {
 	TimeoutEvent *string
 	// the workflow's, kept here to spare each command a look-up
 	RequireIfMatch bool
+	// whether its guards or assigns may read more than context and payload
+	ReadsInstance bool
 }
 
 type WorkflowTransition struct {
