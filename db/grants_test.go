@@ -71,7 +71,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")
 	wantOutcome(t, preview(t, conn, command{id: id, event: "close"}), "applied")
 	exec(t, conn, "select pawl.fire_one((pawl.create_one('door', p_key => 'b')).id, 'open', p_key => 'c')")
-	must(q.GetInstance(t.Context(), queries.GetInstanceParams{TenantID: tenant, ID: id}))
+	must(q.GetInstances(t.Context(), queries.GetInstancesParams{TenantID: tenant, Ids: []uuid.UUID{id}}))
 	must(q.GetInstanceVersion(t.Context(), queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: 1}))
 	now := value[any](t, conn, "select pawl.now()")
 	must(now, nil)

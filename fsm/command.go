@@ -362,13 +362,7 @@ func flush[C any](
 	settle func(*pending[C], queries.Outcome) (bool, error),
 	blame func(*pending[C], error) error,
 ) (away bool) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			for _, p := range batch {
-				p.fail(&Error{Kind: Internal, cause: fmt.Errorf("panic: %v\n%s", cause, debug.Stack())})
-			}
-		}
-	}()
+	defer failAll(batch)
 	for range maxRounds {
 		var outcomes []queries.Outcome
 		unanswered, err := s.attempt(context.Background(), func(ctx context.Context) (err error) {
@@ -421,6 +415,15 @@ func flush[C any](
 		p.fail(errSchemaKeepsChanging)
 	}
 	return false
+}
+
+// failAll, deferred, settles commands whose call panicked.
+func failAll[C any](batch []*pending[C]) {
+	if cause := recover(); cause != nil {
+		for _, p := range batch {
+			p.fail(&Error{Kind: Internal, cause: fmt.Errorf("panic: %v\n%s", cause, debug.Stack())})
+		}
+	}
 }
 
 // blame says what a call for a single command failed for. One that ran into the statement

@@ -24,7 +24,7 @@ type rawJSON = json.RawMessage
 
 // Config tunes a Service. Its zero value works.
 type Config struct {
-	// Flushers is how many calls are made at once, for creates and for fires each.
+	// Flushers is how many calls are made at once, for creates, fires and gets each.
 	// Default 2: more calls at once share fewer commands each.
 	Flushers int
 	// MaxBatch is how many commands share a call. Default 256.
@@ -62,6 +62,7 @@ type Service struct {
 	config  Config
 	creates *batcher[CreateCommand]
 	fires   *batcher[FireCommand]
+	gets    *batcher[uuid.UUID]
 	schemas schemas
 }
 
@@ -72,11 +73,12 @@ func New(pool *pgxpool.Pool, config Config) *Service {
 	s := &Service{pool: pool, queries: queries.New(pool), config: config.withDefaults()}
 	s.creates = newBatcher(s.config, s.flushCreates)
 	s.fires = newBatcher(s.config, s.flushFires)
+	s.gets = newBatcher(s.config, s.flushGets)
 	return s
 }
 
 // Close refuses new commands and returns when those that were accepted are settled. The
-// pool stays open.
+// pool stays open, and reads go on.
 func (s *Service) Close() {
 	s.creates.close()
 	s.fires.close()
@@ -305,12 +307,43 @@ func (s *Service) ListWorkflows(ctx context.Context, page Page) (List[Workflow],
 // Get returns an instance as it is.
 // Kinds: InstanceNotFound, Unavailable.
 func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
-	var row queries.GetInstanceRow
-	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		row, err = q.GetInstance(ctx, queries.GetInstanceParams{TenantID: tenant, ID: id})
-		return notFound(err, InstanceNotFound, "there is no such instance")
+	p := newPending(ctx, id, tenant)
+	submit(s.gets, []*pending[uuid.UUID]{p})
+	r, err := p.wait()
+	return r.Instance, err
+}
+
+// flushGets reads instances, those of one tenant in one call.
+func (s *Service) flushGets(batch []*pending[uuid.UUID]) (away bool) {
+	defer failAll(batch)
+	ids := make([]uuid.UUID, len(batch))
+	for i, p := range batch {
+		ids[i] = p.command
+	}
+	var rows []queries.GetInstancesRow
+	_, err := s.attempt(context.Background(), func(ctx context.Context) (err error) {
+		rows, err = s.queries.GetInstances(ctx, queries.GetInstancesParams{TenantID: batch[0].tenant, Ids: ids})
+		return err
 	})
-	return instanceOf(row.Instance, row.Actions), err
+	if err != nil {
+		for _, p := range batch {
+			p.fail(AsError(err))
+		}
+		return isConnectionError(err)
+	}
+	found := make(map[uuid.UUID]queries.GetInstancesRow, len(rows))
+	for _, r := range rows {
+		found[r.Instance.ID] = r
+	}
+	for _, p := range batch {
+		if r, known := found[p.command]; known {
+			p.result.Instance = instanceOf(r.Instance, r.Actions)
+			close(p.done)
+		} else {
+			p.fail(errorf(InstanceNotFound, "there is no such instance"))
+		}
+	}
+	return false
 }
 
 // GetAt returns an instance as it was at a time, after the steps made by then.

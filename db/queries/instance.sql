@@ -1,9 +1,9 @@
--- name: GetInstance :one
+-- name: GetInstances :many
 select sqlc.embed(i), s.events as actions
 from pawl.instance i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-where i.tenant_id = @tenant_id and i.id = @id;
+where i.tenant_id = @tenant_id and i.id = any (@ids::uuid[]);
 
 -- name: GetInstanceVersion :one
 select sqlc.embed(i), s.events as actions

@@ -14,48 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const getInstance = `-- name: GetInstance :one
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
-from pawl.instance i
-join pawl.workflow_state s
-  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-where i.tenant_id = $1 and i.id = $2
-`
-
-type GetInstanceParams struct {
-	TenantID string
-	ID       uuid.UUID
-}
-
-type GetInstanceRow struct {
-	Instance Instance
-	Actions  []string
-}
-
-func (q *Queries) GetInstance(ctx context.Context, arg GetInstanceParams) (GetInstanceRow, error) {
-	row := q.db.QueryRow(ctx, getInstance, arg.TenantID, arg.ID)
-	var i GetInstanceRow
-	err := row.Scan(
-		&i.Instance.TenantID,
-		&i.Instance.ID,
-		&i.Instance.Workflow,
-		&i.Instance.WorkflowVersion,
-		&i.Instance.State,
-		&i.Instance.Status,
-		&i.Instance.Version,
-		&i.Instance.Context,
-		&i.Instance.BusinessKey,
-		&i.Instance.CorrelationID,
-		&i.Instance.ParentID,
-		&i.Instance.CreatedAt,
-		&i.Instance.StateChangedAt,
-		&i.Instance.ExpiresAt,
-		&i.Instance.Error,
-		&i.Actions,
-	)
-	return i, err
-}
-
 const getInstanceVersion = `-- name: GetInstanceVersion :one
 select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
 from pawl.instance_at i
@@ -119,6 +77,61 @@ func (q *Queries) GetInstanceVersionAt(ctx context.Context, arg GetInstanceVersi
 	var version int64
 	err := row.Scan(&version)
 	return version, err
+}
+
+const getInstances = `-- name: GetInstances :many
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
+from pawl.instance i
+join pawl.workflow_state s
+  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+where i.tenant_id = $1 and i.id = any ($2::uuid[])
+`
+
+type GetInstancesParams struct {
+	TenantID string
+	Ids      []uuid.UUID
+}
+
+type GetInstancesRow struct {
+	Instance Instance
+	Actions  []string
+}
+
+func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]GetInstancesRow, error) {
+	rows, err := q.db.Query(ctx, getInstances, arg.TenantID, arg.Ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []GetInstancesRow
+	for rows.Next() {
+		var i GetInstancesRow
+		if err := rows.Scan(
+			&i.Instance.TenantID,
+			&i.Instance.ID,
+			&i.Instance.Workflow,
+			&i.Instance.WorkflowVersion,
+			&i.Instance.State,
+			&i.Instance.Status,
+			&i.Instance.Version,
+			&i.Instance.Context,
+			&i.Instance.BusinessKey,
+			&i.Instance.CorrelationID,
+			&i.Instance.ParentID,
+			&i.Instance.CreatedAt,
+			&i.Instance.StateChangedAt,
+			&i.Instance.ExpiresAt,
+			&i.Instance.Error,
+			&i.Actions,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const guardHolds = `-- name: GuardHolds :many
