@@ -24,8 +24,10 @@ const (
 // the owner's alone.
 var functions = map[Privilege][]string{
 	Service: {
-		"pawl.fire", "pawl.create", "pawl.preview", "pawl.create_one", "pawl.fire_one", "pawl.guard_holds",
+		"pawl.fire", "pawl.create", "pawl.preview", "pawl.simulate", "pawl.create_one", "pawl.fire_one", "pawl.guard_holds",
 		"pawl.register_workflow", "pawl.validate_workflow", "pawl.jsonpath_error", "pawl.now", "pawl.uuid_v7_floor",
+		"pawl.purge_keys", "pawl.fire_timers", "pawl.put_off_timer",
+		"pawl.retire_workflow", "pawl.migrate_instances",
 	},
 	Caller: {"pawl.create_one", "pawl.fire_one"},
 }

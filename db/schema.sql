@@ -67,7 +67,7 @@ create table pawl.history (
   at timestamp with time zone not null,
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
-);
+) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
 
 create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
@@ -78,7 +78,7 @@ create table pawl.idempotency_key (
   version pawl.version not null,
   expires_at timestamp with time zone not null,
   constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
-);
+) with (autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=5000, autovacuum_vacuum_insert_threshold=-1);
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
 
 create table pawl.instance (
@@ -99,10 +99,11 @@ create table pawl.instance (
   error pawl.object,
   constraint instance_pkey PRIMARY KEY (tenant_id, id),
   constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at))
-) with (fillfactor=80);
-CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, workflow, business_key) WHERE (business_key IS NOT NULL);
-CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, id) WHERE (correlation_id IS NOT NULL);
-CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, id) WHERE (workflow <> ''::text);
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, business_key, workflow) WHERE (business_key IS NOT NULL);
+CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, status, id) WHERE (correlation_id IS NOT NULL);
+CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status, id) WHERE (workflow <> ''::text);
+CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
 comment on column pawl.instance.error is 'what led to a failed outcome: {event, state, reason}';
 
 create table pawl.setting (
@@ -130,12 +131,12 @@ create table pawl.timer (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
   due_at timestamp with time zone not null,
-  event text not null,
   armed_version pawl.version not null,
-  constraint timer_pkey PRIMARY KEY (tenant_id, instance_id),
-  constraint timer_event_is_known CHECK (((event = 'ttl'::text) OR (event ~ '^after:'::text)))
-);
+  tried integer not null,
+  constraint timer_pkey PRIMARY KEY (tenant_id, instance_id)
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
+comment on column pawl.timer.tried is 'how many timeouts of the state that was entered with armed_version were refused';
 
 create table pawl.workflow (
   name text collate "C" not null,
@@ -158,25 +159,46 @@ create table pawl.workflow (
   constraint workflow_version_is_positive CHECK ((version >= 1))
 );
 
+create table pawl.workflow_migration (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  from_version integer not null,
+  to_version integer not null,
+  started_at timestamp with time zone not null,
+  batch_at timestamp with time zone not null,
+  finished_at timestamp with time zone,
+  moved bigint not null,
+  actor text not null,
+  constraint workflow_migration_pkey PRIMARY KEY (tenant_id, workflow, from_version, to_version),
+  constraint workflow_migration_leads_elsewhere CHECK ((from_version <> to_version)),
+  constraint workflow_migration_moved_is_not_negative CHECK ((moved >= 0))
+);
+CREATE UNIQUE INDEX workflow_migration_under_way_key ON pawl.workflow_migration USING btree (tenant_id, workflow) WHERE (finished_at IS NULL);
+comment on column pawl.workflow_migration.batch_at is 'of the latest batch: a run without one for a minute is given up';
+comment on column pawl.workflow_migration.finished_at is 'when the latest run came to its end';
+comment on column pawl.workflow_migration.moved is 'how many instances all runs have moved';
+
 create table pawl.workflow_state (
   workflow text collate "C" not null,
   workflow_version integer not null,
   state text collate "C" not null,
   status pawl.status not null,
   events text[] not null,
-  timeout interval,
-  timeout_event text,
+  timeouts interval[] not null,
+  timeout_events text[] not null,
+  ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
-  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeout IS NULL)))),
+  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[])))),
   constraint workflow_state_name_is_an_identifier CHECK ((state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text)),
-  constraint workflow_state_timeout_has_an_event CHECK (((timeout IS NULL) = (timeout_event IS NULL))),
-  constraint workflow_state_timeout_is_positive CHECK ((timeout > '00:00:00'::interval))
+  constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
+  constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events)))
 );
 comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
-comment on column pawl.workflow_state.timeout is 'its nearest timeout';
+comment on column pawl.workflow_state.timeouts is 'from entering it, the nearest first';
+comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
 
@@ -289,6 +311,37 @@ as $$
 $$;
 revoke execute on function pawl.choose(text,integer,text,text,jsonb,text) from public;
 
+create function pawl.count_instances(p_workflow text, p_version integer) returns bigint
+language sql stable
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive tenant as (
+    (select i.tenant_id from pawl.instance i where i.workflow <> '' order by i.tenant_id limit 1)
+    union all
+    select n.tenant_id
+    from tenant t
+    cross join lateral (
+      select i.tenant_id
+      from pawl.instance i
+      where i.tenant_id > t.tenant_id and i.workflow <> ''
+      order by i.tenant_id
+      limit 1
+    ) n
+  )
+  select coalesce(sum(c.instances), 0)::bigint
+  from tenant t
+  cross join lateral (
+    select count(*) as instances
+    from pawl.instance i
+    where i.tenant_id = t.tenant_id
+      and i.workflow = p_workflow
+      and i.workflow <> '' -- The condition of the index.
+      and i.workflow_version = p_version
+  ) c
+$$;
+revoke execute on function pawl.count_instances(text,integer) from public;
+
 create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
@@ -296,6 +349,7 @@ set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_setting pawl.setting;
   v_now timestamptz := pawl.now();
   v_ids uuid[] := array(select pawl.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
   v_row record;
@@ -306,6 +360,7 @@ declare
   v_lost_keys text[];
   v_key text;
 begin
+  select * into strict v_setting from pawl.setting;
   for v_row in
     with decided as materialized (
       select
@@ -315,7 +370,7 @@ begin
           when w.name is null then 'workflow-not-found'
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > g.context_limit then 'context-too-large'
+          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
@@ -334,8 +389,7 @@ begin
         w.initial as state,
         s.status,
         s.events as actions,
-        s.timeout,
-        s.timeout_event,
+        s.timeouts,
         c.context,
         nullif(c.business_key, '') as business_key,
         coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
@@ -344,15 +398,13 @@ begin
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
-        nullif(c.traceparent, '') as traceparent,
-        g.idempotency_ttl
+        nullif(c.traceparent, '') as traceparent
       from unnest(
           v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
           p_actors, p_reasons, p_correlation_ids, p_traceparents
         ) with ordinality as c (
           id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
           actor, reason, correlation_id, traceparent, ordinal)
-      cross join (select g.* from pawl.setting g limit 1) g
       left join lateral (
         select true as seen
         from pawl.idempotency_key k
@@ -367,7 +419,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeout, s.timeout_event
+        select s.status, s.events, s.timeouts
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -381,7 +433,7 @@ begin
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
-      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + d.idempotency_ttl
+      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.outcome = 'applied'
       order by d.key, d.ordinal
@@ -429,13 +481,11 @@ begin
       where s.started
     ),
     armed as (
-      insert into pawl.timer (tenant_id, instance_id, due_at, event, armed_version)
-      select
-        p_tenant, s.id, least(v_now + s.timeout, s.expires_at),
-        case when v_now + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
-        1
+      insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, s.id, t.due_at, 1, 0
       from kept s
-      where s.started and s.status = 'active' and (s.timeout is not null or s.expires_at is not null)
+      cross join lateral (select pawl.deadline(v_now, s.timeouts, s.expires_at) as due_at) t
+      where s.started and s.status = 'active' and t.due_at is not null
     )
     select
       s.settled,
@@ -496,7 +546,7 @@ begin
   end if;
 
   if v_ordinals is not null then
-    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, '{}');
+    return query select * from pawl.replay(p_tenant, v_now, v_setting, v_ordinals, v_keys, v_fingerprints, '{}');
   end if;
 end
 $$;
@@ -521,7 +571,12 @@ end
 $$;
 revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
 
-create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], timeout interval, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb)
+create function pawl.deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_expires_at timestamp with time zone) returns timestamp with time zone
+language sql stable parallel safe
+as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
+revoke execute on function pawl.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
+
+create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[], p_timers boolean, p_instances pawl.instance[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb)
 language sql stable
 as $$
   select
@@ -546,17 +601,16 @@ as $$
     i.business_key,
     i.correlation_id,
     i.created_at,
-    case when o.applied then greatest(p_now, i.state_changed_at) else i.state_changed_at end,
-    i.expires_at,
+    case when o.applied then n.at else i.state_changed_at end,
+    case when o.applied then n.expires_at else i.expires_at end,
     case when o.applied and s.status = 'failed' then
       jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
     else
       i.error
     end,
     case when o.applied then s.events else f.events end,
-    s.timeout,
-    s.timeout_event,
-    f.timeout is not null or i.expires_at is not null,
+    case when s.status = 'active' then pawl.deadline(n.at, s.timeouts, n.expires_at) end,
+    f.timeouts <> '{}' or i.expires_at is not null,
     case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
     case when t.unchecked then t.payload_schema end
   from unnest(
@@ -567,11 +621,15 @@ as $$
   left join lateral (
     select i.*
     from pawl.instance i
-    where i.tenant_id = p_tenant and i.id = c.id
+    where p_instances is null and i.tenant_id = p_tenant and i.id = c.id
+    union all
+    select n.*
+    from unnest(p_instances[c.ordinal:c.ordinal]) n
+    where p_instances is not null
     limit 1
   ) i on true
   left join lateral (
-    select w.events, w.timeout, w.require_if_match, w.reads_instance
+    select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
     from pawl.workflow_state w
     where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
@@ -583,8 +641,7 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
-      -- Such events are the engine's own.
-      when c.event like '%:%' then 'unknown-event'
+      when (c.event like 'after:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -606,7 +663,7 @@ as $$
     nullif(c.checked, '')
   ) t on true
   left join lateral (
-    select w.status, w.events, w.timeout, w.timeout_event
+    select w.status, w.events, w.timeouts
     from pawl.workflow_state w
     where w.workflow = i.workflow
       and w.workflow_version = i.workflow_version
@@ -642,9 +699,16 @@ as $$
       s.status is not null as applied
     offset 0
   ) o
+  cross join lateral (
+    select
+      a.at,
+      -- From each step to the end of the lifetime it is as long as it was from the last.
+      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
+    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+  ) n
   where c.seen is not true
 $$;
-revoke execute on function pawl.decide(text,timestamp with time zone,pawl.setting,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean[]) from public;
+revoke execute on function pawl.decide(text,timestamp with time zone,pawl.setting,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean[],boolean,pawl.instance[]) from public;
 
 create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language sql stable parallel safe
@@ -673,7 +737,7 @@ language sql stable parallel safe
 as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
 revoke execute on function pawl.fingerprint(uuid,text,jsonb) from public;
 
-create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
+create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_timers boolean DEFAULT false) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -694,13 +758,19 @@ begin
       using errcode = 'PW001';
   end if;
 
-  v_seen := array(
-    select (
-      select true
-      from pawl.idempotency_key k
-      where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
-    )
-    from unnest(p_keys) as c (key));
+  select
+    g as setting,
+    array(
+      select (
+        select true
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+      )
+      from unnest(p_keys) as c (key)) as seen
+  into strict v_row
+  from pawl.setting g;
+  v_setting := v_row.setting;
+  v_seen := v_row.seen;
   if true = any (v_seen) then
     -- A retry takes no lock, and no transaction id: what was decided does not change.
     return query select r.*
@@ -713,7 +783,7 @@ begin
       from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
       where c.seen
     ) c
-    cross join lateral pawl.replay(p_tenant, v_now, c.ordinals, c.keys, c.fingerprints, c.events) r;
+    cross join lateral pawl.replay(p_tenant, v_now, v_setting, c.ordinals, c.keys, c.fingerprints, c.events) r;
     if true = all (v_seen) then
       return;
     end if;
@@ -729,7 +799,6 @@ begin
     for no key update
   ) i;
 
-  select * into strict v_setting from pawl.setting;
   -- Read under the lock, so that time rises with the version.
   v_now := pawl.now();
 
@@ -737,7 +806,7 @@ begin
     with decided as materialized (
       select * from pawl.decide(
         p_tenant, v_now, v_setting, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
-        p_actors, p_reasons, p_correlation_ids, p_traceparents, v_seen)
+        p_actors, p_reasons, p_correlation_ids, p_traceparents, v_seen, p_timers, null)
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
@@ -767,38 +836,39 @@ begin
       -- Every row exists and is locked: this is an update whose look-up by the full key
       -- no plan can change, which an update with a join is not.
       insert into pawl.instance as i (
-        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at, error)
+        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at,
+        expires_at, error)
       select
         p_tenant, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context, d.created_at,
-        d.state_changed_at, d.error
+        d.state_changed_at, d.expires_at, d.error
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, error = excluded.error
+        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
     ),
     appended as (
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
         context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, d.id, d.version, d.workflow, d.workflow_version, 'transition', d.event, d.from_state, d.state, d.status,
+        p_tenant, d.id, d.version, d.workflow, d.workflow_version,
+        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event, d.from_state, d.state, d.status,
         d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key, d.command_correlation_id,
         d.traceparent, d.state_changed_at
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
     ),
     armed as (
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, event, armed_version)
-      select
-        p_tenant, d.id, least(d.state_changed_at + d.timeout, d.expires_at),
-        case when d.state_changed_at + d.timeout <= d.expires_at or d.expires_at is null then d.timeout_event else 'ttl' end,
-        d.version
+      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, d.id, d.due_at, d.version, 0
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
-        and d.status = 'active' and (d.timeout is not null or d.expires_at is not null)
+        and d.due_at is not null
       on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, event = excluded.event, armed_version = excluded.armed_version
+      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
+      -- A look that comes too early puts the timer right.
+      where t.due_at > excluded.due_at or t.due_at <= v_now
     )
     select
       d.ordinal in (select s.ordinal from settled s) as settled,
@@ -807,8 +877,7 @@ begin
       d.fingerprint,
       d.event,
       case
-        when d.outcome = 'applied' and d.was_timed and (d.status <> 'active' or (d.timeout is null and d.expires_at is null))
-          then d.id
+        when d.outcome = 'applied' and d.was_timed and d.due_at is null then d.id
       end as disarmed,
       (
         d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
@@ -832,11 +901,11 @@ begin
   end loop;
 
   if v_ordinals is not null then
-    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, v_events);
+    return query select * from pawl.replay(p_tenant, v_now, v_setting, v_ordinals, v_keys, v_fingerprints, v_events);
   end if;
 end
 $$;
-revoke execute on function pawl.fire(text,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[]) from public;
+revoke execute on function pawl.fire(text,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean) from public;
 
 create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -856,6 +925,112 @@ begin
 end
 $$;
 revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
+
+create function pawl.fire_timer_batch(p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_due_at timestamp with time zone[]) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fired integer := 0;
+  v_none text[] := array_fill(''::text, array[cardinality(p_ids)]);
+  v_outcome record;
+begin
+  for v_outcome in
+    select o.outcome, o.ordinal, (i)::pawl.instance as instance
+    from pawl.fire(
+      p_tenant, p_ids, p_events,
+      array(select jsonb_build_object('due_at', pawl.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
+      v_none, array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
+      array_fill('*'::text, array[cardinality(p_ids)]), array_fill('pawl'::text, array[cardinality(p_ids)]),
+      v_none, v_none, v_none, true) o
+    cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = o.id limit 1) i
+  loop
+    if v_outcome.outcome = 'applied' then
+      v_fired := v_fired + 1;
+    else
+      perform pawl.set_timer(v_outcome.instance, p_tried[v_outcome.ordinal]);
+    end if;
+  end loop;
+  return v_fired;
+exception when others then
+  if cardinality(p_ids) = 1 then
+    raise warning 'pawl: % of instance % fails: %', p_events[1], p_ids[1], sqlerrm;
+    update pawl.timer t
+    set due_at = pawl.now() + interval '1 minute'
+    where t.tenant_id = p_tenant and t.instance_id = p_ids[1];
+    return 0;
+  end if;
+  v_fired := 0;
+  for v_i in 1 .. cardinality(p_ids) loop
+    v_fired := v_fired + pawl.fire_timer_batch(
+      p_tenant, p_ids[v_i:v_i], p_versions[v_i:v_i], p_events[v_i:v_i], p_tried[v_i:v_i], p_due_at[v_i:v_i]);
+  end loop;
+  return v_fired;
+end
+$$;
+revoke execute on function pawl.fire_timer_batch(text,uuid[],bigint[],text[],integer[],timestamp with time zone[]) from public;
+
+create function pawl.fire_timers(p_limit integer, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_timer record;
+  v_tenant text;
+  v_ids uuid[];
+  v_versions bigint[];
+  v_events text[];
+  v_tried integer[];
+  v_due_at timestamptz[];
+begin
+  looked_at := -1;
+  fired := 0;
+  late := interval '0';
+  if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
+    looked_at := 0;
+    for v_timer in
+      select t.tenant_id, i.instance, t.armed_version, t.tried, d.due_at, d.event, d.tried as next_tried
+      from (
+        select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
+      ) t
+      cross join lateral (
+        select i as instance
+        from pawl.instance i
+        where i.tenant_id = t.tenant_id and i.id = t.instance_id
+        limit 1
+        for no key update skip locked
+      ) i
+      left join lateral pawl.next_deadline(
+        i.instance, case when t.armed_version = (i.instance).version then t.tried else 0 end) d on true
+      order by t.tenant_id
+    loop
+      looked_at := looked_at + 1;
+      if v_timer.due_at <= v_now then
+        if v_timer.tenant_id <> v_tenant then
+          fired := fired + pawl.fire_timer_batch(v_tenant, v_ids, v_versions, v_events, v_tried, v_due_at);
+          v_ids := null; v_versions := null; v_events := null; v_tried := null; v_due_at := null;
+        end if;
+        v_tenant := v_timer.tenant_id;
+        v_ids := v_ids || (v_timer.instance).id;
+        v_versions := v_versions || (v_timer.instance).version;
+        v_events := v_events || v_timer.event;
+        v_tried := v_tried || v_timer.next_tried;
+        v_due_at := v_due_at || v_timer.due_at;
+        late := greatest(late, v_now - v_timer.due_at);
+      else
+        perform pawl.set_timer(
+          v_timer.instance, case when v_timer.armed_version = (v_timer.instance).version then v_timer.tried else 0 end);
+      end if;
+    end loop;
+    if v_ids is not null then
+      fired := fired + pawl.fire_timer_batch(v_tenant, v_ids, v_versions, v_events, v_tried, v_due_at);
+    end if;
+  end if;
+  select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
+end
+$$;
+revoke execute on function pawl.fire_timers(integer) from public;
 
 create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
 language sql volatile security definer
@@ -913,12 +1088,262 @@ as $$
 $$;
 revoke execute on function pawl.knows_event(text,integer,text) from public;
 
+create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, outcome text)
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_map jsonb := coalesce(p_state_map, '{}');
+  v_after uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+  v_limit integer := greatest(p_limit, 1);
+  v_now timestamptz;
+  v_version integer;
+  v_faults jsonb;
+  v_other pawl.workflow_migration;
+  v_ids uuid[];
+  v_id uuid;
+  v_old pawl.instance;
+  v_new pawl.instance;
+  v_target record;
+  v_moved bigint := 0;
+begin
+  foreach v_version in array array[p_from, p_to] loop
+    if p_dry_run then
+      perform from pawl.workflow w where w.name = p_workflow and w.version = v_version;
+    else
+      -- Not to be retired meanwhile.
+      perform from pawl.workflow w where w.name = p_workflow and w.version = v_version for key share;
+    end if;
+    if not found then
+      raise exception 'workflow % has no version %', p_workflow, v_version
+        using errcode = 'PW404', detail = jsonb_build_object('code', 'workflow-not-found')::text;
+    end if;
+  end loop;
+  v_faults := pawl.migration_faults(p_workflow, p_from, p_to, v_map, p_states);
+  if v_faults is not null then
+    raise exception 'the migration does not fit the versions'
+      using errcode = 'PW422', detail = jsonb_build_object('code', 'malformed-request', 'errors', v_faults)::text;
+  end if;
+
+  if not p_dry_run then
+    perform pg_advisory_xact_lock(hashtextextended(format('pawl.migrate %s %s', p_tenant, p_workflow), 0));
+    v_now := pawl.now();
+    update pawl.workflow_migration m
+    set finished_at = v_now
+    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+      and (m.from_version, m.to_version) <> (p_from, p_to)
+      and m.batch_at <= v_now - interval '1 minute';
+    select m.*
+    into v_other
+    from pawl.workflow_migration m
+    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+      and (m.from_version, m.to_version) <> (p_from, p_to);
+    if found then
+      raise exception 'workflow %: a migration from version % to % is under way', p_workflow, v_other.from_version,
+        v_other.to_version
+        using errcode = 'PW409', detail = jsonb_build_object('code', 'workflow-conflict')::text;
+    end if;
+    insert into pawl.workflow_migration as m (
+      tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
+    values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
+    on conflict on constraint workflow_migration_pkey do update
+    set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
+      actor = case when m.finished_at is null then m.actor else excluded.actor end,
+      batch_at = excluded.batch_at,
+      finished_at = null;
+  end if;
+
+  if p_ids is null then
+    v_ids := array(
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.workflow = p_workflow
+        and i.workflow <> '' -- The condition of the index.
+        and i.status = 'active'
+        and i.id > v_after
+        and i.workflow_version = p_from
+        and (p_states is null or i.state = any (p_states))
+      order by i.id
+      limit v_limit);
+  else
+    v_ids := array(
+      select c.id
+      from (select distinct u.id from unnest(p_ids) as u (id) where u.id > v_after order by u.id) c
+      cross join lateral (
+        select true as found
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.id = c.id
+          and i.workflow = p_workflow
+          and i.status = 'active'
+          and i.workflow_version = p_from
+          and (p_states is null or i.state = any (p_states))
+        limit 1
+      ) i
+      order by c.id
+      limit v_limit);
+  end if;
+
+  foreach v_id in array v_ids loop
+    id := v_id;
+    from_state := null;
+    to_state := null;
+    if p_dry_run then
+      select i.* into v_old from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    else
+      select i.* into v_old
+      from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = v_id
+      for no key update skip locked;
+      if not found then
+        outcome := 'busy';
+        select i.state into from_state from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+        return next;
+        continue;
+      end if;
+    end if;
+    from_state := v_old.state;
+    to_state := coalesce(v_map ->> v_old.state, v_old.state);
+    select s.status, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    into v_target
+    from pawl.workflow w
+    left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
+    left join pawl.workflow_state o
+      on o.workflow = w.name and o.workflow_version = p_from and o.state = v_old.state
+    where w.name = p_workflow and w.version = p_to;
+    outcome := case
+      when v_old.status <> 'active' or v_old.workflow_version <> p_from
+        or not coalesce(v_old.state = any (p_states), true) then 'gone'
+      when v_target.status is null then 'state-unknown'
+      when v_target.status <> 'active' then 'state-final'
+      when p_dry_run then 'would-migrate'
+      else 'migrated'
+    end;
+    if outcome = 'migrated' then
+      v_now := greatest(pawl.now(), v_old.state_changed_at);
+      v_new := v_old;
+      v_new.workflow_version := p_to;
+      v_new.version := v_old.version + 1;
+      v_new.state := to_state;
+      if v_map ? v_old.state then
+        v_new.state_changed_at := v_now;
+      end if;
+      v_new.expires_at := case
+        when v_target.ttl is null then null
+        when v_old.expires_at is null then v_now + v_target.ttl
+        when not v_target.ttl_slides then v_old.expires_at
+        when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
+        else v_new.state_changed_at + v_target.ttl
+      end;
+
+      update pawl.instance i
+      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
+        state_changed_at = v_new.state_changed_at, expires_at = v_new.expires_at
+      where i.tenant_id = p_tenant and i.id = v_id;
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, from_state, to_state, status, context,
+        expires_at, error, actor, reason, correlation_id, traceparent, at)
+      values (
+        p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', from_state, to_state, v_new.status, v_new.context,
+        v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
+        coalesce(nullif(p_correlation_id, ''), v_new.correlation_id), nullif(p_traceparent, ''), v_now);
+      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, v_id, d.due_at, v_new.version, 0
+      from pawl.next_deadline(v_new, 0) d
+      on conflict on constraint timer_pkey do update
+      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0;
+      if not found then
+        delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+      end if;
+      v_moved := v_moved + 1;
+    end if;
+    return next;
+  end loop;
+
+  if not p_dry_run then
+    update pawl.workflow_migration m
+    set moved = m.moved + v_moved,
+      finished_at = case when cardinality(v_ids) < v_limit then pawl.now() end
+    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.from_version = p_from and m.to_version = p_to;
+  end if;
+end
+$$;
+revoke execute on function pawl.migrate_instances(text,text,integer,integer,jsonb,uuid,integer,text,boolean,text[],uuid[],text,text,text) from public;
+
+create function pawl.migration_faults(p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_states text[]) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(jsonb_build_object('pointer', f.pointer, 'detail', f.detail) order by f.pointer collate "C", f.detail)
+  from (
+    select '/to' as pointer, 'is the version that the instances have' as detail
+    where p_from = p_to
+    union all
+    select '/state_map', 'must be an object'
+    where jsonb_typeof(p_state_map) <> 'object'
+    union all
+    select '/state_map/' || replace(replace(m.key, '~', '~0'), '/', '~1'), d.detail
+    from jsonb_each(case when jsonb_typeof(p_state_map) = 'object' then p_state_map end) m
+    cross join lateral (
+      select format('version %s has no state %s', p_from, m.key) as detail
+      where not exists (
+        select from pawl.workflow_state s
+        where s.workflow = p_workflow and s.workflow_version = p_from and s.state = m.key)
+      union all
+      select 'must be the name of a state'
+      where jsonb_typeof(m.value) <> 'string'
+      union all
+      select case
+        when s.status is null then format('version %s has no state %s', p_to, m.value #>> '{}')
+        else format('%s is final in version %s: only an event may end an instance', m.value #>> '{}', p_to)
+      end
+      from (select where jsonb_typeof(m.value) = 'string') t
+      left join pawl.workflow_state s
+        on s.workflow = p_workflow and s.workflow_version = p_to and s.state = m.value #>> '{}'
+      where s.status is distinct from 'active'
+    ) d
+    union all
+    select '/states/' || n.position - 1, format('version %s has no state %s', p_from, n.state)
+    from unnest(p_states) with ordinality as n (state, position)
+    where not exists (
+      select from pawl.workflow_state s
+      where s.workflow = p_workflow and s.workflow_version = p_from and s.state = n.state)
+  ) f
+$$;
+revoke execute on function pawl.migration_faults(text,integer,integer,jsonb,text[]) from public;
+
+create function pawl.next_deadline(p_instance pawl.instance, p_tried integer) returns TABLE(due_at timestamp with time zone, event text, tried integer)
+language sql stable
+as $$
+  select d.due_at, d.event, d.tried
+  from (
+    select p_instance.state_changed_at + u.timeout as due_at, u.event, u.position::integer as tried
+    from pawl.workflow_state s
+    cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
+    where s.workflow = p_instance.workflow
+      and s.workflow_version = p_instance.workflow_version
+      and s.state = p_instance.state
+      and u.position > p_tried
+    union all
+    select p_instance.expires_at, 'ttl', null
+    where p_instance.expires_at is not null
+  ) d
+  where p_instance.status = 'active'
+  order by d.due_at, d.tried
+  limit 1
+$$;
+revoke execute on function pawl.next_deadline(pawl.instance,integer) from public;
+
 create function pawl.now() returns timestamp with time zone
 language sql volatile parallel safe
 as $$ select clock_timestamp() $$;
 revoke execute on function pawl.now() from public;
 
-create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[]) returns SETOF pawl.outcome
+create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -928,9 +1353,55 @@ as $$
     d.payload_schema
   from pawl.decide(
     p_tenant, pawl.now(), (select g from pawl.setting g),
-    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}', '{}') d
+    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}', '{}', false, p_instances) d
 $$;
-revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[]) from public;
+revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
+
+create function pawl.purge_keys(p_limit integer) returns integer
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_purged integer;
+begin
+  delete from pawl.idempotency_key k
+  where k.ctid = any (array(
+    select e.ctid
+    from pawl.idempotency_key e
+    where e.expires_at <= v_now
+    order by e.expires_at
+    -- No limit would be no limit.
+    limit greatest(coalesce(p_limit, 0), 0)
+    for update skip locked
+  ));
+  get diagnostics v_purged = row_count;
+  return v_purged;
+end
+$$;
+revoke execute on function pawl.purge_keys(integer) from public;
+
+create function pawl.put_off_timer() returns uuid
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.timer t
+  set due_at = pawl.now() + interval '1 minute'
+  from (
+    select t.tenant_id, t.instance_id
+    from pawl.timer t
+    where t.due_at <= (select pawl.now())
+    order by t.due_at
+    limit 1
+    for update skip locked
+  ) d
+  where t.tenant_id = d.tenant_id and t.instance_id = d.instance_id
+  returning t.instance_id
+$$;
+revoke execute on function pawl.put_off_timer() from public;
 
 create function pawl.refuse(p_outcome pawl.outcome, p_event text, p_expected bigint) returns void
 language plpgsql stable
@@ -994,7 +1465,6 @@ declare
   v_latest pawl.workflow;
   v_setting pawl.setting;
   v_fault text;
-  v_check text;
 begin
   select * into strict v_setting from pawl.setting;
   v_fault := case
@@ -1022,8 +1492,8 @@ begin
     when exists (
       select from jsonb_each(p_definition -> 'states') s
       cross join lateral jsonb_object_keys(coalesce(s.value -> 'on', '{}')) e
-      where e like '%:%'
-    ) then 'an event with a colon is the engine''s own'
+      where e like '%:%' or e = 'ttl'
+    ) then 'ttl and events with a colon are the engine''s own'
   end;
   if v_fault is not null then
     raise exception 'invalid definition: %', v_fault
@@ -1056,19 +1526,16 @@ begin
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
 
   insert into pawl.workflow_state (
-    workflow, workflow_version, state, status, events, timeout, timeout_event, require_if_match)
+    workflow, workflow_version, state, status, events, timeouts, timeout_events, ttl_slides, require_if_match)
   select
     v_name, version, s.key,
     case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
     array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
-    a.delay, 'after:' || a.name, coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from jsonb_each(p_definition -> 'states') s
-  left join lateral (
-    select k as name, k::interval as delay
-    from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k
-    order by k::interval
-    limit 1
-  ) a on true;
+    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
+    coalesce((p_definition ->> 'require_if_match')::boolean, false)
+  from jsonb_each(p_definition -> 'states') s;
 
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
@@ -1088,6 +1555,9 @@ begin
     select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
     union all
     select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
+    union all
+    select 'ttl', jsonb_build_array(jsonb_build_object('target', p_definition #> '{ttl,target}'))
+    where p_definition ? 'ttl' and s.value ->> 'type' is distinct from 'final'
   ) e
   cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   -- One schema serves all transitions of an event in a state.
@@ -1108,21 +1578,7 @@ begin
   )
   where s.workflow = v_name and s.workflow_version = version;
 
-  select format(
-      'alter table pawl.instance drop constraint if exists %1$I, add constraint %1$I check (workflow <> %2$L or %3$s) not valid',
-      pawl.state_check_name(v_name), v_name, string_agg(v.terms, ' or ' order by v.workflow_version))
-  into v_check
-  from (
-    select
-      s.workflow_version,
-      -- One constant is parsed faster than a list of them.
-      format('(workflow_version = %s and state = any (%L))',
-        s.workflow_version, array_agg(s.state order by s.state collate "C")) as terms
-    from pawl.workflow_state s
-    where s.workflow = v_name
-    group by s.workflow_version
-  ) v;
-  execute v_check;
+  perform pawl.set_state_check(v_name);
 exception
   -- What the casts, the constraints and the jsonpath parser refuse.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
@@ -1133,20 +1589,18 @@ end
 $$;
 revoke execute on function pawl.register_workflow(jsonb,text,integer) from public;
 
-create function pawl.replay(p_tenant text, p_now timestamp with time zone, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
+create function pawl.replay(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
 as $$
 declare
-  v_ttl interval;
   v_key text;
   v_found integer;
 begin
-  select g.idempotency_ttl into v_ttl from pawl.setting g where g.idempotency_ttl_slides;
-  if found then
+  if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
       update pawl.idempotency_key k
-      set expires_at = p_now + v_ttl
+      set expires_at = p_now + p_setting.idempotency_ttl
       where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
     end loop;
   end if;
@@ -1187,12 +1641,127 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.replay(text,timestamp with time zone,integer[],text[],bytea[],text[]) from public;
+revoke execute on function pawl.replay(text,timestamp with time zone,pawl.setting,integer[],text[],bytea[],text[]) from public;
+
+create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer) returns boolean
+language plpgsql volatile security definer
+set lock_timeout = '300ms'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer;
+  v_instances bigint;
+begin
+  lock table pawl.workflow in share row exclusive mode;
+  select w.version
+  into v_version
+  from pawl.workflow w
+  where w.name = p_name and w.checksum = p_checksum and (p_version is null or w.version = p_version)
+  order by w.version desc
+  limit 1
+  for update;
+  if not found then
+    return false;
+  end if;
+
+  v_instances := pawl.count_instances(p_name, v_version);
+  if v_instances = 0 then
+    -- At once in the mode that the CHECK needs: commands hold weaker ones that no other
+    -- could be raised past.
+    lock table pawl.instance in access exclusive mode;
+    v_instances := pawl.count_instances(p_name, v_version);
+  end if;
+  if v_instances > 0 then
+    raise exception 'workflow %: version % is used by % instances', p_name, v_version, v_instances
+      using errcode = 'PW409',
+        detail = jsonb_build_object(
+          'code', 'workflow-conflict', 'version', v_version, 'instances', v_instances)::text;
+  end if;
+
+  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  delete from pawl.workflow w where w.name = p_name and w.version = v_version;
+  -- Nothing is left to move, or nowhere to.
+  update pawl.workflow_migration m
+  set finished_at = pawl.now()
+  where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
+  perform pawl.set_state_check(p_name);
+  return true;
+end
+$$;
+revoke execute on function pawl.retire_workflow(text,text,integer) from public;
 
 create function pawl.rfc3339(p_at timestamp with time zone) returns text
 language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
 revoke execute on function pawl.rfc3339(timestamp with time zone) from public;
+
+create function pawl.set_state_check(p_workflow text) returns void
+language plpgsql volatile
+set client_min_messages = 'warning'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_terms text;
+begin
+  select string_agg(v.term, ' or ' order by v.workflow_version)
+  into v_terms
+  from (
+    select
+      s.workflow_version,
+      -- One constant is parsed faster than a list of them.
+      format('(workflow_version = %s and state = any (%L))',
+        s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
+    from pawl.workflow_state s
+    where s.workflow = p_workflow
+    group by s.workflow_version
+  ) v;
+  execute format('alter table pawl.instance drop constraint if exists %I', pawl.state_check_name(p_workflow))
+    || case when v_terms is null then '' else
+      format(', add constraint %I check (workflow <> %L or %s) not valid',
+        pawl.state_check_name(p_workflow), p_workflow, v_terms)
+    end;
+end
+$$;
+revoke execute on function pawl.set_state_check(text) from public;
+
+create function pawl.set_timer(p_instance pawl.instance, p_tried integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pawl.timer t
+  set due_at = d.due_at, armed_version = p_instance.version, tried = p_tried
+  from pawl.next_deadline(p_instance, p_tried) d
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  if not found then
+    delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  end if;
+end
+$$;
+revoke execute on function pawl.set_timer(pawl.instance,integer) from public;
+
+create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select o.*
+  from (
+    select
+      (
+        'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
+        p_version, p_context, null, null, null, n.at, n.at, n.at + w.ttl, null
+      )::pawl.instance as instance
+    from pawl.workflow w
+    join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+    cross join (select pawl.now() as at) n
+    where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial)
+  ) i
+  cross join lateral pawl.preview(
+    'simulation', array[(i.instance).id], array[p_event], array[p_payload], array['*'], array[p_checked],
+    array[i.instance]) o
+$$;
+revoke execute on function pawl.simulate(text,integer,text,bigint,jsonb,text,jsonb,text) from public;
 
 create function pawl.state_check_name(p_workflow text) returns text
 language sql immutable parallel safe

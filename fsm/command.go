@@ -441,10 +441,12 @@ func (s *Service) blame(p *pending[FireCommand], err error) error {
 	return s.guardError(p, err)
 }
 
+const guardErrorMessage = "a guard or an assign of this event fails or takes too long on this input; nothing was changed"
+
 func (s *Service) guardError(p *pending[FireCommand], err error) *Error {
 	e := &Error{
 		Kind:    GuardError,
-		Message: "a guard or an assign of this event fails or takes too long on this input; nothing was changed",
+		Message: guardErrorMessage,
 		Refusal: &Refusal{Event: p.command.Event},
 		cause:   err,
 	}

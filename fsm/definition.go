@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,6 +47,8 @@ type Definition struct {
 type TTL struct {
 	After  time.Duration
 	Target string
+	// Sliding: each step starts the lifetime again.
+	Sliding bool
 }
 
 // State is one state. A final one has an outcome and nothing else.
@@ -99,6 +102,17 @@ func Parse(data []byte, defaultName string, limits Limits) (*Definition, error) 
 	}
 	if err := r.err(); err != nil {
 		return nil, err
+	}
+	return &r.definition, nil
+}
+
+// Model reads the definition. Its faults are passed over: what is registered runs, even if
+// SQL registered what Parse refuses.
+// Kinds: Internal.
+func (w Workflow) Model() (*Definition, error) {
+	r, err := readDefinition(w.Definition, "", Limits{Bytes: math.MaxInt, States: math.MaxInt})
+	if err != nil {
+		return nil, &Error{Kind: Internal, cause: fmt.Errorf("workflow %s, version %d: %w", w.Name, w.Version, err)}
 	}
 	return &r.definition, nil
 }
@@ -176,16 +190,14 @@ func (r *reader) read(document map[string]any, defaultName string, limits Limits
 	def.Initial = r.target("/initial", document["initial"])
 	if v, given := document["ttl"]; given {
 		if m, ok := r.object("/ttl", v); ok {
-			r.members("/ttl", m, "after", "target")
-			def.TTL = &TTL{After: r.duration("/ttl/after", m["after"]), Target: r.target("/ttl/target", m["target"])}
+			r.members("/ttl", m, "after", "target", "sliding")
+			def.TTL = &TTL{
+				After: r.duration("/ttl/after", m["after"]), Target: r.target("/ttl/target", m["target"]),
+				Sliding: r.boolean("/ttl", m, "sliding"),
+			}
 		}
 	}
-	if v, given := document["require_if_match"]; given {
-		var ok bool
-		if def.RequireIfMatch, ok = v.(bool); !ok {
-			r.fault("/require_if_match", "must be true or false")
-		}
-	}
+	def.RequireIfMatch = r.boolean("", document, "require_if_match")
 	def.ContextSchema = r.schema("/context_schema", document)
 	r.states(document["states"], limits)
 }
@@ -270,7 +282,10 @@ func (r *reader) state(at, name string, v any) State {
 		s.On = make(map[string][]Transition, len(on))
 		for _, event := range slices.Sorted(maps.Keys(on)) {
 			at := at + "/on" + pointer(event)
-			if !identifier.MatchString(event) {
+			switch {
+			case event == "ttl":
+				r.fault(at, "is the engine's own event, which ends an instance's lifetime: name yours otherwise")
+			case !identifier.MatchString(event):
 				r.fault(at, "an event's name must be a letter followed by up to 63 letters, digits, dots, dashes or underscores")
 			}
 			s.On[event] = r.candidates(at, on[event])
@@ -442,6 +457,16 @@ func (r *reader) text(at string, v any) string {
 	return s
 }
 
+// boolean reads a member that may be missing, which is false.
+func (r *reader) boolean(at string, m map[string]any, name string) bool {
+	v, given := m[name]
+	b, ok := v.(bool)
+	if given && !ok {
+		r.fault(at+"/"+name, "must be true or false")
+	}
+	return b
+}
+
 func (r *reader) description(at string, m map[string]any) string {
 	v, given := m["description"]
 	if !given {
@@ -519,8 +544,9 @@ func (d *Definition) MarshalJSON() ([]byte, error) {
 		After       map[string][]transition `json:"after,omitempty"`
 	}
 	type ttl struct {
-		After  string `json:"after"`
-		Target string `json:"target"`
+		After   string `json:"after"`
+		Target  string `json:"target"`
+		Sliding bool   `json:"sliding,omitempty"`
 	}
 	written := func(candidates []Transition) []transition {
 		list := make([]transition, len(candidates))
@@ -550,7 +576,7 @@ func (d *Definition) MarshalJSON() ([]byte, error) {
 		ContextSchema: d.ContextSchema, States: make(map[string]state, len(d.States)),
 	}
 	if d.TTL != nil {
-		document.TTL = &ttl{After: FormatDuration(d.TTL.After), Target: d.TTL.Target}
+		document.TTL = &ttl{After: FormatDuration(d.TTL.After), Target: d.TTL.Target, Sliding: d.TTL.Sliding}
 	}
 	for name, s := range d.States {
 		out := state{Description: s.Description, Outcome: s.Outcome}

@@ -39,6 +39,18 @@
 // let through. A workflow without schemas costs no second call. A context is checked when
 // an instance is created; later it changes only through assigns, which are not.
 //
+// # Time
+//
+// The database's clock is the only one. A step arms the instance's timer in its own
+// transaction: a row that says when to look at it, not later than its next deadline. A step
+// to a later deadline leaves the row as it is, so that most steps write none. [Timers] look
+// at what is due and let the engine end it, under the instance's lock, by the same decision
+// as any event; a row that comes up too early is put right then. One process fires at a
+// time, which an advisory lock sees to that dies with its transaction, and an instance that
+// somebody holds is passed by. A timeout whose guard refuses gives way to the state's next;
+// one that raises, or takes too long, is put off by a minute and holds up no other. [Purger]
+// deletes expired keys, some at a time, and passes by what is locked.
+//
 // # When things fail
 //
 //   - A call that fails as a whole (a guard that raises, a row that stays locked) is

@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
@@ -58,7 +60,7 @@ func list[R, T any](
 			return err
 		}
 		// One more than asked for tells whether there is a next page.
-		found, err := rows(ctx, q, after, int32(limit)+1)
+		found, err := rows(ctx, queries.New(planned{s.pool}), after, int32(limit)+1)
 		if err != nil {
 			return err
 		}
@@ -71,6 +73,15 @@ func list[R, T any](
 		return nil
 	})
 	return l, err
+}
+
+// planned has each query planned for its arguments, which a prepared statement is not: the
+// filters of a list, most of which are absent, decide how it is to be read, and a plan for
+// any of them would read all.
+type planned struct{ queries.DBTX }
+
+func (p planned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return p.DBTX.Query(ctx, sql, append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 }
 
 // A cursor is the key of the last item behind a MAC over it and the list it belongs to.

@@ -105,8 +105,9 @@ create table pawl.workflow_state (
   state text collate "C" not null,
   status pawl.status not null,
   events text[] not null,
-  timeout interval,
-  timeout_event text,
+  timeouts interval[] not null,
+  timeout_events text[] not null,
+  ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
@@ -114,19 +115,20 @@ create table pawl.workflow_state (
     foreign key (workflow, workflow_version) references pawl.workflow (name, version),
   constraint workflow_state_name_is_an_identifier check (state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'),
   constraint workflow_state_final_accepts_nothing
-    check (status = 'active' or (events = '{}' and timeout is null)),
-  constraint workflow_state_timeout_is_positive check (timeout > interval '0'),
-  constraint workflow_state_timeout_has_an_event check ((timeout is null) = (timeout_event is null))
+    check (status = 'active' or (events = '{}' and timeouts = '{}')),
+  constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
+  constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
 comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
-comment on column pawl.workflow_state.timeout is 'its nearest timeout';
+comment on column pawl.workflow_state.timeouts is 'from entering it, the nearest first';
+comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
 
 -- workflow_transition holds the candidates for an event in a state; the first by
--- position whose guard holds is taken. A timeout is an event of the engine's own: its
--- name holds a colon, which no caller's event may.
+-- position whose guard holds is taken. The end of a timeout or of a lifetime is an event
+-- of the engine's own, 'after:10m' or 'ttl', which no caller may fire.
 create table pawl.workflow_transition (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -176,21 +178,34 @@ create table pawl.instance (
   error pawl.object,
   constraint instance_pkey primary key (tenant_id, id),
   constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
-) with (fillfactor = 80);
+)
+-- Room for the next version of a row beside it, so that its page cleans itself. Vacuum has
+-- what is left: versions that found no room, and the entries of the active in the indexes
+-- once they are done, which lists would pass one by one. By default it would wait for a
+-- fifth of the table. Statistics are for the lists, whose shares move slowly, and each
+-- analyze has every session plan the engine anew: that stays at the default.
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.instance.error is 'what led to a failed outcome: {event, state, reason}';
 
--- A business key names one instance of a workflow for as long as the instance exists.
-create unique index instance_business_key_key on pawl.instance (tenant_id, workflow, business_key)
+-- The indexes hold columns that an active instance keeps: state, version, context and
+-- state_changed_at are in none, so that a transition is a heap-only update. The status
+-- changes once, with the last transition.
+--
+-- A business key names one instance of a workflow for as long as the instance exists. It
+-- comes before the workflow for the lists that do not name one.
+create unique index instance_business_key_key on pawl.instance (tenant_id, business_key, workflow)
   where business_key is not null;
--- The indexes below hold columns that never change, so that a transition stays a
--- heap-only update.
--- The first has a condition that always holds, and that lists state: while the tables are
--- small or were never analysed, the planner takes this index for a look-up by the primary
--- or the business key to be as good as theirs, and would read all rows of a tenant.
-create index instance_workflow_idx on pawl.instance (tenant_id, workflow, id)
+-- Lists are read by the indexes below: what is filtered by, then a page of each status in
+-- the order of ids; see ListInstances.
+-- The first two have a condition that always holds, and that lists state: while the tables
+-- are small or were never analysed, the planner takes such an index for a look-up by the
+-- primary or the business key to be as good as theirs, and would read all rows of a tenant.
+create index instance_status_idx on pawl.instance (tenant_id, status, id)
   where workflow <> '';
-create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, id)
+create index instance_workflow_idx on pawl.instance (tenant_id, workflow, status, id)
+  where workflow <> '';
+create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, status, id)
   where correlation_id is not null;
 
 -- history is append-only and gapless per instance: each row is one step, with all that
@@ -221,6 +236,14 @@ create table pawl.history (
   at timestamptz not null,
   constraint history_pkey primary key (tenant_id, instance_id, version),
   constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
+)
+-- Rows come and never change. Vacuum looks at new pages only, so it may come after a fixed
+-- number of rows, however many there are, and freezes them in the same pass: each page is
+-- written once more and never read for that again, and no wraparound finds years of work.
+-- A share of the table would let the visibility map and the statistics fall back with age.
+with (
+  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
 );
 
 -- idempotency_key holds the first decision for a key: which step it made, or which
@@ -234,21 +257,34 @@ create table pawl.idempotency_key (
   version pawl.version not null,
   expires_at timestamptz not null,
   constraint idempotency_key_pkey primary key (tenant_id, key)
+)
+-- As many keys are purged as come, so that the table levels off at what vacuum leaves
+-- behind: a hundredth of it, not a fifth. A vacuum reads both indexes, which is why it
+-- is not a fixed number. Inserts alone need none: what they would freeze is soon deleted,
+-- and nothing reads the visibility map.
+with (
+  autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1
 );
 
 create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
 
--- timer holds the nearest deadline of an instance's present state. It is armed and
--- cleared in the transaction of the step that enters the state.
+-- timer says when to look at an instance: not after its next deadline, the nearest of its
+-- state's timeouts and the end of its lifetime. It is armed and cleared in the transaction
+-- of the step that enters the state; a step to a later deadline leaves it as it is.
 create table pawl.timer (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
   due_at timestamptz not null,
-  event text not null,
   armed_version pawl.version not null,
-  constraint timer_pkey primary key (tenant_id, instance_id),
-  constraint timer_event_is_known check (event = 'ttl' or event ~ '^after:')
-);
+  tried integer not null,
+  constraint timer_pkey primary key (tenant_id, instance_id)
+)
+-- What is armed anew or cleared leaves a dead row and, since due_at is indexed, a dead entry
+-- among those that are due first.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.timer.tried is
+  'how many timeouts of the state that was entered with armed_version were refused';
 
 create index timer_due_at_idx on pawl.timer (due_at);
 

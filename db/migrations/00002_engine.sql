@@ -229,10 +229,21 @@ language sql stable parallel safe
 as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
 -- +goose StatementEnd
 
+-- deadline is when an instance that is in its state since p_entered_at must be looked at.
+-- Null for never.
+-- +goose StatementBegin
+create function pawl.deadline(p_entered_at timestamptz, p_timeouts interval[], p_expires_at timestamptz)
+returns timestamptz
+language sql stable parallel safe
+as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
+-- +goose StatementEnd
+
 -- decide says what each fire command comes to, reading only. The order of its refusals
 -- is the contract's: not found, precondition, size, event, guard. A refusal that is not
 -- recorded gives way to a key that was taken while the call waited ('seen').
--- p_seen: which commands to leave out.
+-- p_seen: which commands to leave out. p_timers: whether they are the engine's own, the
+-- end of timeouts and lifetimes, or those of callers. p_instances: what to take the
+-- instances for, one per command, or null for what they are.
 -- Returns: one row per command. For 'applied', the columns from state to error are the
 --          instance as it becomes, from_state what it leaves; else as it is. was_timed
 --          says whether the state it leaves had a deadline.
@@ -240,14 +251,15 @@ as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payloa
 create function pawl.decide(
   p_tenant text, p_now timestamptz, p_setting pawl.setting,
   p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
-  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[]
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[],
+  p_timers boolean, p_instances pawl.instance[]
 ) returns table (
   ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea,
   actor text, reason text, command_correlation_id text, traceparent text,
   workflow text, workflow_version integer, from_state text, state text, status text, version bigint,
   context jsonb, business_key text, correlation_id text, created_at timestamptz,
   state_changed_at timestamptz, expires_at timestamptz, error jsonb, actions text[],
-  timeout interval, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb
+  due_at timestamptz, was_timed boolean, guards text[], payload_schema jsonb
 )
 language sql stable
 as $$
@@ -273,17 +285,16 @@ as $$
     i.business_key,
     i.correlation_id,
     i.created_at,
-    case when o.applied then greatest(p_now, i.state_changed_at) else i.state_changed_at end,
-    i.expires_at,
+    case when o.applied then n.at else i.state_changed_at end,
+    case when o.applied then n.expires_at else i.expires_at end,
     case when o.applied and s.status = 'failed' then
       jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
     else
       i.error
     end,
     case when o.applied then s.events else f.events end,
-    s.timeout,
-    s.timeout_event,
-    f.timeout is not null or i.expires_at is not null,
+    case when s.status = 'active' then pawl.deadline(n.at, s.timeouts, n.expires_at) end,
+    f.timeouts <> '{}' or i.expires_at is not null,
     case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
     case when t.unchecked then t.payload_schema end
   from unnest(
@@ -294,11 +305,15 @@ as $$
   left join lateral (
     select i.*
     from pawl.instance i
-    where i.tenant_id = p_tenant and i.id = c.id
+    where p_instances is null and i.tenant_id = p_tenant and i.id = c.id
+    union all
+    select n.*
+    from unnest(p_instances[c.ordinal:c.ordinal]) n
+    where p_instances is not null
     limit 1
   ) i on true
   left join lateral (
-    select w.events, w.timeout, w.require_if_match, w.reads_instance
+    select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
     from pawl.workflow_state w
     where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
@@ -310,8 +325,7 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
-      -- Such events are the engine's own.
-      when c.event like '%:%' then 'unknown-event'
+      when (c.event like 'after:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -333,7 +347,7 @@ as $$
     nullif(c.checked, '')
   ) t on true
   left join lateral (
-    select w.status, w.events, w.timeout, w.timeout_event
+    select w.status, w.events, w.timeouts
     from pawl.workflow_state w
     where w.workflow = i.workflow
       and w.workflow_version = i.workflow_version
@@ -369,6 +383,13 @@ as $$
       s.status is not null as applied
     offset 0
   ) o
+  cross join lateral (
+    select
+      a.at,
+      -- From each step to the end of the lifetime it is as long as it was from the last.
+      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
+    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+  ) n
   where c.seen is not true
 $$;
 -- +goose StatementEnd
@@ -380,21 +401,19 @@ $$;
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 -- +goose StatementBegin
 create function pawl.replay(
-  p_tenant text, p_now timestamptz, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]
+  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]
 ) returns setof pawl.outcome
 language plpgsql volatile
 as $$
 declare
-  v_ttl interval;
   v_key text;
   v_found integer;
 begin
-  select g.idempotency_ttl into v_ttl from pawl.setting g where g.idempotency_ttl_slides;
-  if found then
+  if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
       update pawl.idempotency_key k
-      set expires_at = p_now + v_ttl
+      set expires_at = p_now + p_setting.idempotency_ttl
       where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
     end loop;
   end if;
@@ -441,6 +460,8 @@ $$;
 -- p_expected: '' for none, '*' for any version, else an array literal of the versions
 -- that will do, such as '{3}'. p_checked: the checksum of the payload schema that the
 -- caller has checked the payload against, or '*'; see 'payload-unchecked'.
+-- p_timers: whether the events are the engine's own; such a step needs no key, since the
+-- version that it expects is gone afterwards.
 -- Returns: one row per command, in no order: outcome, and the instance as it then was.
 --          'payload-unchecked' comes with the schema to check: then call again.
 -- Raises:  PW001 the same instance twice in one call
@@ -450,7 +471,8 @@ $$;
 create function pawl.fire(
   p_tenant text,
   p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
-  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
+  p_timers boolean default false
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -472,13 +494,19 @@ begin
       using errcode = 'PW001';
   end if;
 
-  v_seen := array(
-    select (
-      select true
-      from pawl.idempotency_key k
-      where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
-    )
-    from unnest(p_keys) as c (key));
+  select
+    g as setting,
+    array(
+      select (
+        select true
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+      )
+      from unnest(p_keys) as c (key)) as seen
+  into strict v_row
+  from pawl.setting g;
+  v_setting := v_row.setting;
+  v_seen := v_row.seen;
   if true = any (v_seen) then
     -- A retry takes no lock, and no transaction id: what was decided does not change.
     return query select r.*
@@ -491,7 +519,7 @@ begin
       from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
       where c.seen
     ) c
-    cross join lateral pawl.replay(p_tenant, v_now, c.ordinals, c.keys, c.fingerprints, c.events) r;
+    cross join lateral pawl.replay(p_tenant, v_now, v_setting, c.ordinals, c.keys, c.fingerprints, c.events) r;
     if true = all (v_seen) then
       return;
     end if;
@@ -507,7 +535,6 @@ begin
     for no key update
   ) i;
 
-  select * into strict v_setting from pawl.setting;
   -- Read under the lock, so that time rises with the version.
   v_now := pawl.now();
 
@@ -515,7 +542,7 @@ begin
     with decided as materialized (
       select * from pawl.decide(
         p_tenant, v_now, v_setting, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
-        p_actors, p_reasons, p_correlation_ids, p_traceparents, v_seen)
+        p_actors, p_reasons, p_correlation_ids, p_traceparents, v_seen, p_timers, null)
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
@@ -545,38 +572,39 @@ begin
       -- Every row exists and is locked: this is an update whose look-up by the full key
       -- no plan can change, which an update with a join is not.
       insert into pawl.instance as i (
-        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at, error)
+        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at,
+        expires_at, error)
       select
         p_tenant, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context, d.created_at,
-        d.state_changed_at, d.error
+        d.state_changed_at, d.expires_at, d.error
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, error = excluded.error
+        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
     ),
     appended as (
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
         context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, d.id, d.version, d.workflow, d.workflow_version, 'transition', d.event, d.from_state, d.state, d.status,
+        p_tenant, d.id, d.version, d.workflow, d.workflow_version,
+        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event, d.from_state, d.state, d.status,
         d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key, d.command_correlation_id,
         d.traceparent, d.state_changed_at
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
     ),
     armed as (
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, event, armed_version)
-      select
-        p_tenant, d.id, least(d.state_changed_at + d.timeout, d.expires_at),
-        case when d.state_changed_at + d.timeout <= d.expires_at or d.expires_at is null then d.timeout_event else 'ttl' end,
-        d.version
+      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, d.id, d.due_at, d.version, 0
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
-        and d.status = 'active' and (d.timeout is not null or d.expires_at is not null)
+        and d.due_at is not null
       on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, event = excluded.event, armed_version = excluded.armed_version
+      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
+      -- A look that comes too early puts the timer right.
+      where t.due_at > excluded.due_at or t.due_at <= v_now
     )
     select
       d.ordinal in (select s.ordinal from settled s) as settled,
@@ -585,8 +613,7 @@ begin
       d.fingerprint,
       d.event,
       case
-        when d.outcome = 'applied' and d.was_timed and (d.status <> 'active' or (d.timeout is null and d.expires_at is null))
-          then d.id
+        when d.outcome = 'applied' and d.was_timed and d.due_at is null then d.id
       end as disarmed,
       (
         d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
@@ -610,18 +637,19 @@ begin
   end loop;
 
   if v_ordinals is not null then
-    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, v_events);
+    return query select * from pawl.replay(p_tenant, v_now, v_setting, v_ordinals, v_keys, v_fingerprints, v_events);
   end if;
 end
 $$;
 -- +goose StatementEnd
 
 -- preview says what fire would come to, and writes nothing: the same decision, in a
--- read-only transaction if the caller likes. Keys play no part.
+-- read-only transaction if the caller likes. Keys play no part. p_instances: as for decide.
 -- Returns: one row per command, in no order; an applied one shows the instance as it would be.
 -- +goose StatementBegin
 create function pawl.preview(
-  p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[]
+  p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
+  p_instances pawl.instance[] default null
 ) returns setof pawl.outcome
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -632,7 +660,37 @@ as $$
     d.payload_schema
   from pawl.decide(
     p_tenant, pawl.now(), (select g from pawl.setting g),
-    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}', '{}') d
+    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}', '{}', false, p_instances) d
+$$;
+-- +goose StatementEnd
+
+-- simulate says what an event would come to for an instance that never was: one in a
+-- state, at a version, with a context. p_state: null for the initial state. p_checked: as
+-- for fire.
+-- Returns: one row, as preview does; none if the workflow has no such version or state
+-- +goose StatementBegin
+create function pawl.simulate(
+  p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
+  p_event text, p_payload jsonb, p_checked text
+) returns setof pawl.outcome
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select o.*
+  from (
+    select
+      (
+        'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
+        p_version, p_context, null, null, null, n.at, n.at, n.at + w.ttl, null
+      )::pawl.instance as instance
+    from pawl.workflow w
+    join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+    cross join (select pawl.now() as at) n
+    where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial)
+  ) i
+  cross join lateral pawl.preview(
+    'simulation', array[(i.instance).id], array[p_event], array[p_payload], array['*'], array[p_checked],
+    array[i.instance]) o
 $$;
 -- +goose StatementEnd
 
@@ -658,6 +716,7 @@ set plan_cache_mode = force_generic_plan
 set enable_memoize = off
 as $$
 declare
+  v_setting pawl.setting;
   v_now timestamptz := pawl.now();
   v_ids uuid[] := array(select pawl.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
   v_row record;
@@ -668,6 +727,7 @@ declare
   v_lost_keys text[];
   v_key text;
 begin
+  select * into strict v_setting from pawl.setting;
   for v_row in
     with decided as materialized (
       select
@@ -677,7 +737,7 @@ begin
           when w.name is null then 'workflow-not-found'
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > g.context_limit then 'context-too-large'
+          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
@@ -696,8 +756,7 @@ begin
         w.initial as state,
         s.status,
         s.events as actions,
-        s.timeout,
-        s.timeout_event,
+        s.timeouts,
         c.context,
         nullif(c.business_key, '') as business_key,
         coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
@@ -706,15 +765,13 @@ begin
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
-        nullif(c.traceparent, '') as traceparent,
-        g.idempotency_ttl
+        nullif(c.traceparent, '') as traceparent
       from unnest(
           v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
           p_actors, p_reasons, p_correlation_ids, p_traceparents
         ) with ordinality as c (
           id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
           actor, reason, correlation_id, traceparent, ordinal)
-      cross join (select g.* from pawl.setting g limit 1) g
       left join lateral (
         select true as seen
         from pawl.idempotency_key k
@@ -729,7 +786,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeout, s.timeout_event
+        select s.status, s.events, s.timeouts
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -743,7 +800,7 @@ begin
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
-      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + d.idempotency_ttl
+      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.outcome = 'applied'
       order by d.key, d.ordinal
@@ -791,13 +848,11 @@ begin
       where s.started
     ),
     armed as (
-      insert into pawl.timer (tenant_id, instance_id, due_at, event, armed_version)
-      select
-        p_tenant, s.id, least(v_now + s.timeout, s.expires_at),
-        case when v_now + s.timeout <= s.expires_at or s.expires_at is null then s.timeout_event else 'ttl' end,
-        1
+      insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, s.id, t.due_at, 1, 0
       from kept s
-      where s.started and s.status = 'active' and (s.timeout is not null or s.expires_at is not null)
+      cross join lateral (select pawl.deadline(v_now, s.timeouts, s.expires_at) as due_at) t
+      where s.started and s.status = 'active' and t.due_at is not null
     )
     select
       s.settled,
@@ -858,7 +913,7 @@ begin
   end if;
 
   if v_ordinals is not null then
-    return query select * from pawl.replay(p_tenant, v_now, v_ordinals, v_keys, v_fingerprints, '{}');
+    return query select * from pawl.replay(p_tenant, v_now, v_setting, v_ordinals, v_keys, v_fingerprints, '{}');
   end if;
 end
 $$;
@@ -1042,6 +1097,41 @@ language sql immutable parallel safe
 as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
 -- +goose StatementEnd
 
+-- set_state_check makes the named CHECK on pawl.instance list the states of all versions
+-- of a workflow, and drops it if there are none. It binds every write from here on, but is
+-- left "not valid"; see validate_workflow.
+-- Locks:   instance (access exclusive)
+-- Writes:  the table's CHECK
+-- +goose StatementBegin
+create function pawl.set_state_check(p_workflow text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set client_min_messages = warning
+as $$
+declare
+  v_terms text;
+begin
+  select string_agg(v.term, ' or ' order by v.workflow_version)
+  into v_terms
+  from (
+    select
+      s.workflow_version,
+      -- One constant is parsed faster than a list of them.
+      format('(workflow_version = %s and state = any (%L))',
+        s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
+    from pawl.workflow_state s
+    where s.workflow = p_workflow
+    group by s.workflow_version
+  ) v;
+  execute format('alter table pawl.instance drop constraint if exists %I', pawl.state_check_name(p_workflow))
+    || case when v_terms is null then '' else
+      format(', add constraint %I check (workflow <> %L or %s) not valid',
+        pawl.state_check_name(p_workflow), p_workflow, v_terms)
+    end;
+end
+$$;
+-- +goose StatementEnd
+
 -- register_workflow stores a definition in canonical form (every event and timeout an
 -- array of transitions, every assign an object or '*', durations like '90s') as the
 -- next version, and makes the named CHECK on pawl.instance list its states too. The
@@ -1070,7 +1160,6 @@ declare
   v_latest pawl.workflow;
   v_setting pawl.setting;
   v_fault text;
-  v_check text;
 begin
   select * into strict v_setting from pawl.setting;
   v_fault := case
@@ -1098,8 +1187,8 @@ begin
     when exists (
       select from jsonb_each(p_definition -> 'states') s
       cross join lateral jsonb_object_keys(coalesce(s.value -> 'on', '{}')) e
-      where e like '%:%'
-    ) then 'an event with a colon is the engine''s own'
+      where e like '%:%' or e = 'ttl'
+    ) then 'ttl and events with a colon are the engine''s own'
   end;
   if v_fault is not null then
     raise exception 'invalid definition: %', v_fault
@@ -1132,19 +1221,16 @@ begin
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
 
   insert into pawl.workflow_state (
-    workflow, workflow_version, state, status, events, timeout, timeout_event, require_if_match)
+    workflow, workflow_version, state, status, events, timeouts, timeout_events, ttl_slides, require_if_match)
   select
     v_name, version, s.key,
     case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
     array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
-    a.delay, 'after:' || a.name, coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from jsonb_each(p_definition -> 'states') s
-  left join lateral (
-    select k as name, k::interval as delay
-    from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k
-    order by k::interval
-    limit 1
-  ) a on true;
+    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
+    coalesce((p_definition ->> 'require_if_match')::boolean, false)
+  from jsonb_each(p_definition -> 'states') s;
 
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
@@ -1164,6 +1250,9 @@ begin
     select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
     union all
     select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
+    union all
+    select 'ttl', jsonb_build_array(jsonb_build_object('target', p_definition #> '{ttl,target}'))
+    where p_definition ? 'ttl' and s.value ->> 'type' is distinct from 'final'
   ) e
   cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   -- One schema serves all transitions of an event in a state.
@@ -1184,21 +1273,7 @@ begin
   )
   where s.workflow = v_name and s.workflow_version = version;
 
-  select format(
-      'alter table pawl.instance drop constraint if exists %1$I, add constraint %1$I check (workflow <> %2$L or %3$s) not valid',
-      pawl.state_check_name(v_name), v_name, string_agg(v.terms, ' or ' order by v.workflow_version))
-  into v_check
-  from (
-    select
-      s.workflow_version,
-      -- One constant is parsed faster than a list of them.
-      format('(workflow_version = %s and state = any (%L))',
-        s.workflow_version, array_agg(s.state order by s.state collate "C")) as terms
-    from pawl.workflow_state s
-    where s.workflow = v_name
-    group by s.workflow_version
-  ) v;
-  execute v_check;
+  perform pawl.set_state_check(v_name);
 exception
   -- What the casts, the constraints and the jsonpath parser refuse.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
@@ -1238,9 +1313,9 @@ $$;
 revoke execute on all functions in schema pawl from public;
 
 -- +goose Down
-drop function pawl.validate_workflow, pawl.register_workflow, pawl.state_check_name, pawl.jsonpath_error,
-  pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.preview,
+drop function pawl.validate_workflow, pawl.register_workflow, pawl.set_state_check, pawl.state_check_name, pawl.jsonpath_error,
+  pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.simulate, pawl.preview,
   pawl.fire, pawl.replay,
-  pawl.decide, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
+  pawl.decide, pawl.deadline, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
 drop view pawl.outcome;
 drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;

@@ -7,6 +7,11 @@ select * from pawl.fire(
 select * from pawl.preview(
   @tenant::text, @ids::uuid[], @events::text[], @payloads::jsonb[], @expected::text[], @checked::text[]);
 
+-- name: Simulate :one
+select * from pawl.simulate(
+  @workflow::text, @workflow_version::integer, sqlc.narg(state)::text, @version::bigint, @context::jsonb, @event::text,
+  @payload::jsonb, @checked::text);
+
 -- name: Create :many
 select * from pawl.create(
   @tenant::text, @workflows::text[], @contexts::jsonb[], @keys::text[], @business_keys::text[],

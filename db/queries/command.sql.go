@@ -220,3 +220,56 @@ func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, er
 	}
 	return items, nil
 }
+
+const simulate = `-- name: Simulate :one
+select ordinal, outcome, replayed, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id, created_at, state_changed_at, expires_at, error, actions, guards, schema from pawl.simulate(
+  $1::text, $2::integer, $3::text, $4::bigint, $5::jsonb, $6::text,
+  $7::jsonb, $8::text)
+`
+
+type SimulateParams struct {
+	Workflow        string
+	WorkflowVersion int32
+	State           *string
+	Version         int64
+	Context         json.RawMessage
+	Event           string
+	Payload         json.RawMessage
+	Checked         string
+}
+
+func (q *Queries) Simulate(ctx context.Context, arg SimulateParams) (Outcome, error) {
+	row := q.db.QueryRow(ctx, simulate,
+		arg.Workflow,
+		arg.WorkflowVersion,
+		arg.State,
+		arg.Version,
+		arg.Context,
+		arg.Event,
+		arg.Payload,
+		arg.Checked,
+	)
+	var i Outcome
+	err := row.Scan(
+		&i.Ordinal,
+		&i.Outcome,
+		&i.Replayed,
+		&i.ID,
+		&i.Workflow,
+		&i.WorkflowVersion,
+		&i.State,
+		&i.Status,
+		&i.Version,
+		&i.Context,
+		&i.BusinessKey,
+		&i.CorrelationID,
+		&i.CreatedAt,
+		&i.StateChangedAt,
+		&i.ExpiresAt,
+		&i.Error,
+		&i.Actions,
+		&i.Guards,
+		&i.Schema,
+	)
+	return i, err
+}

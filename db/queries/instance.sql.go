@@ -185,7 +185,7 @@ select
   array_agg(t.target order by t.position)::text[] as targets
 from pawl.workflow_transition t
 where t.workflow = $1 and t.workflow_version = $2 and t.source = $3
-  and t.event not like '%:%'
+  and t.event <> 'ttl' and t.event not like 'after:%'
 group by t.event
 order by t.event collate "C"
 `
@@ -202,7 +202,8 @@ type ListActionsRow struct {
 	Targets       []string
 }
 
-// ListActions reads the events that a state accepts, with the schema of their payload.
+// ListActions reads the events that a state accepts from callers, with the schema of their
+// payload.
 func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]ListActionsRow, error) {
 	rows, err := q.db.Query(ctx, listActions, arg.Workflow, arg.WorkflowVersion, arg.State)
 	if err != nil {
@@ -225,45 +226,65 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 
 const listInstances = `-- name: ListInstances :many
 select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
-from pawl.instance i
+from (
+  select c.id
+  from (
+    select distinct w.status
+    from pawl.workflow_state w
+    where ($1::text is null or w.workflow = $1)
+      and ($2::text is null or w.state = $2)
+      and ($3::text is null or w.status = $3)
+      and ($4::interval is null or w.status = 'active')
+  ) w
+  cross join lateral (
+    select i.id
+    from pawl.instance i
+    where i.tenant_id = $5
+      and i.status = w.status
+      and i.workflow <> '' -- The condition of the indexes.
+      and ($6::uuid is null or i.id < $6)
+      and ($1::text is null or i.workflow = $1)
+      -- coalesce keeps from the planner how rare a state is: it would read all and sort.
+      and ($2::text is null or coalesce(i.state = $2, false))
+      and ($7::text is null or i.business_key = $7)
+      and ($8::text is null or i.correlation_id = $8)
+      and (
+        $9::timestamptz is null
+        or i.created_at > $9 and i.id >= pawl.uuid_v7_floor($9)
+      )
+      and (
+        $10::timestamptz is null
+        or i.created_at < $10
+          and i.id < pawl.uuid_v7_floor($10::timestamptz + interval '1 millisecond')
+      )
+      and (
+        $4::interval is null
+        or i.state_changed_at <= (select pawl.now() - $4::interval)
+          and i.id < (select pawl.uuid_v7_floor(pawl.now() - $4::interval + interval '1 millisecond'))
+      )
+    order by i.id desc
+    limit $11
+  ) c
+  order by c.id desc
+  limit $11
+) c
+join pawl.instance i on i.tenant_id = $5 and i.id = c.id
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-where i.tenant_id = $1
-  and ($2::uuid is null or i.id < $2)
-  and i.workflow <> '' -- The condition of instance_workflow_idx.
-  and ($3::text is null or i.workflow = $3)
-  and ($4::text is null or i.state = $4)
-  and ($5::text is null or i.status = $5)
-  and ($6::text is null or i.business_key = $6)
-  and ($7::text is null or i.correlation_id = $7)
-  and (
-    $8::timestamptz is null
-    or i.created_at > $8 and i.id >= pawl.uuid_v7_floor($8)
-  )
-  and (
-    $9::timestamptz is null
-    or i.created_at < $9
-      and i.id < pawl.uuid_v7_floor($9::timestamptz + interval '1 millisecond')
-  )
-  and (
-    $10::interval is null
-    or i.status = 'active' and i.state_changed_at <= pawl.now() - $10::interval
-  )
 order by i.id desc
-limit $11
 `
 
 type ListInstancesParams struct {
-	TenantID      string
-	BeforeID      *uuid.UUID
 	Workflow      *string
 	State         *string
 	Status        *string
+	StuckFor      pgtype.Interval
+	TenantID      string
+	BeforeID      *uuid.UUID
 	BusinessKey   *string
 	CorrelationID *string
 	CreatedAfter  *time.Time
 	CreatedBefore *time.Time
-	StuckFor      pgtype.Interval
 	RowLimit      int32
 }
 
@@ -272,20 +293,23 @@ type ListInstancesRow struct {
 	Actions  []string
 }
 
-// ListInstances reads the newest first. Bounds on created_at are bounds on the id too,
-// which the primary key answers.
+// ListInstances reads the newest first. It takes a page of each status that what is asked
+// for can have, which an index has in the order of ids, and merges them: a state that is
+// rare, or a workflow's, is looked for among the instances of its status only. Bounds on
+// created_at are bounds on the id too; what is stuck was created before it got stuck.
+// It is to be planned for its arguments at each call, so that those that are null vanish.
 func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([]ListInstancesRow, error) {
 	rows, err := q.db.Query(ctx, listInstances,
-		arg.TenantID,
-		arg.BeforeID,
 		arg.Workflow,
 		arg.State,
 		arg.Status,
+		arg.StuckFor,
+		arg.TenantID,
+		arg.BeforeID,
 		arg.BusinessKey,
 		arg.CorrelationID,
 		arg.CreatedAfter,
 		arg.CreatedBefore,
-		arg.StuckFor,
 		arg.RowLimit,
 	)
 	if err != nil {

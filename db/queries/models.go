@@ -106,6 +106,21 @@ type Outcome struct {
 	Schema          json.RawMessage
 }
 
+type PawlWorkflowMigration struct {
+	TenantID    string
+	Workflow    string
+	FromVersion int32
+	ToVersion   int32
+	StartedAt   time.Time
+	// of the latest batch: a run without one for a minute is given up
+	BatchAt time.Time
+	// when the latest run came to its end
+	FinishedAt *time.Time
+	// how many instances all runs have moved
+	Moved int64
+	Actor string
+}
+
 type Setting struct {
 	OnlyRow bool
 	// how long an idempotency key is remembered
@@ -127,8 +142,9 @@ type Timer struct {
 	TenantID     string
 	InstanceID   uuid.UUID
 	DueAt        time.Time
-	Event        string
 	ArmedVersion int64
+	// how many timeouts of the state that was entered with armed_version were refused
+	Tried int32
 }
 
 type Workflow struct {
@@ -152,9 +168,11 @@ type WorkflowState struct {
 	Status          string
 	// the events it accepts, sorted
 	Events []string
-	// its nearest timeout
-	Timeout      pgtype.Interval
-	TimeoutEvent *string
+	// from entering it, the nearest first
+	Timeouts      []pgtype.Interval
+	TimeoutEvents []string
+	// whether each step of the workflow starts the lifetime again
+	TtlSlides bool
 	// the workflow's, kept here to spare each command a look-up
 	RequireIfMatch bool
 	// whether its guards or assigns may read more than context and payload

@@ -1,0 +1,441 @@
+package db_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// parcel and claim give one state, CLOSED, two statuses.
+const (
+	parcel = `{"name": "parcel", "initial": "NEW", "states": {
+		"NEW": {"on": {"hold": [{"target": "HELD"}], "ship": [{"target": "DONE"}], "lose": [{"target": "LOST"}], "close": [{"target": "CLOSED"}]}},
+		"HELD": {"on": {"release": [{"target": "NEW"}]}},
+		"DONE": {"type": "final"}, "CLOSED": {"type": "final"}, "LOST": {"type": "final", "outcome": "failed"}}}`
+	claim = `{"name": "claim", "initial": "NEW", "states": {
+		"NEW": {"on": {"hold": [{"target": "HELD"}], "close": [{"target": "CLOSED"}]}},
+		"HELD": {"on": {"release": [{"target": "NEW"}]}},
+		"CLOSED": {"type": "final", "outcome": "failed"}}}`
+)
+
+// millionRows makes a day of a large deployment: a million instances, one a tenth of a
+// second, of which 97 % are done, 2.9 % active and 0.1 % failed. One in a hundred of the
+// active is held, one in a thousand is a claim; two in ten have a correlation id.
+const millionRows = `
+	insert into pawl.instance (
+		tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
+		created_at, state_changed_at)
+	select
+		'default', (lpad(to_hex((extract(epoch from c.at) * 1000)::bigint), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
+		w.workflow, 1, s.state, s.status, 3, '{}', 'key ' || n, case when n % 10 < 2 then 'group ' || n / 1000 end,
+		c.at, c.at + interval '1 second'
+	from generate_series(1, 1000000) n
+	cross join lateral (select $1::timestamptz + n * interval '100 milliseconds' as at) c
+	cross join lateral (
+		select case when n % 1000 = 999 then 'claim' when n % 10 = 9 then 'parcel' else 'door' end as workflow
+	) w
+	cross join lateral (
+		select
+			case
+				when w.workflow = 'claim' then 'NEW'
+				when n % 1000 = 500 then 'LOST'
+				when n % 3000 = 7 then 'HELD'
+				when n % 1000 < 28 then 'NEW'
+				else 'DONE'
+			end as state,
+			case
+				when w.workflow = 'claim' then 'active'
+				when n % 1000 = 500 then 'failed'
+				when n % 1000 < 28 then 'active'
+				else 'completed'
+			end as status
+	) s`
+
+// planned runs statements and keeps the plan of each, with what its execution read.
+type planned struct {
+	*pgx.Conn
+	t    *testing.T
+	mode string // plan_cache_mode
+	plan planNode
+	text string
+}
+
+type planNode struct {
+	Type  string     `json:"Node Type"`
+	Table string     `json:"Relation Name"`
+	Index string     `json:"Index Name"`
+	Rows  float64    `json:"Actual Rows"` // Of each loop.
+	Loops float64    `json:"Actual Loops"`
+	Hit   int        `json:"Shared Hit Blocks"`
+	Read  int        `json:"Shared Read Blocks"`
+	Plans []planNode `json:"Plans"`
+}
+
+func (n planNode) walk(visit func(planNode)) {
+	visit(n)
+	for _, child := range n.Plans {
+		child.walk(visit)
+	}
+}
+
+func (p *planned) explain(ctx context.Context, sql string, args []any) {
+	p.t.Helper()
+	exec(p.t, p.Conn, "set plan_cache_mode = "+p.mode)
+	exec(p.t, p.Conn, "prepare planned as "+sql)
+	args = slices.Clone(args)
+	list := make([]string, len(args))
+	for i, arg := range args {
+		list[i] = fmt.Sprintf("$%d", i+1)
+		if ids, ok := arg.([]uuid.UUID); ok { // Which pgx cannot write without its type.
+			args[i] = texts(ids)
+		}
+	}
+	execute := "explain (analyze, buffers, format json) execute planned"
+	if len(args) > 0 {
+		execute += "(" + strings.Join(list, ", ") + ")"
+	}
+	// EXECUTE takes no parameters of a prepared statement.
+	err := p.Conn.QueryRow(ctx, execute, append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...).Scan(&p.text)
+	if err != nil {
+		p.t.Fatalf("%s: %v", sql, err)
+	}
+	exec(p.t, p.Conn, "deallocate planned")
+	var plans []struct{ Plan planNode }
+	if err := json.Unmarshal([]byte(p.text), &plans); err != nil {
+		p.t.Fatal(err)
+	}
+	p.plan = plans[0].Plan
+}
+
+func texts(ids []uuid.UUID) []string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = id.String()
+	}
+	return list
+}
+
+func (p *planned) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	p.explain(ctx, sql, args)
+	return p.Conn.Exec(ctx, sql, args...)
+}
+
+func (p *planned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	p.explain(ctx, sql, args)
+	return p.Conn.Query(ctx, sql, args...)
+}
+
+func (p *planned) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	p.explain(ctx, sql, args)
+	return p.Conn.QueryRow(ctx, sql, args...)
+}
+
+// wantBounded fails the test if the plan reads a table that grows from end to end, sorts
+// more than a few pages, or touched more buffers than most.
+func (p *planned) wantBounded(most int) {
+	p.t.Helper()
+	grows := []string{"instance", "history", "idempotency_key", "timer"}
+	p.plan.walk(func(n planNode) {
+		if strings.HasSuffix(n.Type, "Seq Scan") && slices.Contains(grows, n.Table) {
+			p.t.Errorf("%s reads %s whole", p.mode, n.Table)
+		}
+		if strings.HasSuffix(n.Type, "Sort") {
+			if rows := n.Plans[0].Rows * n.Plans[0].Loops; rows > 1000 {
+				p.t.Errorf("%s sorts %v rows", p.mode, rows)
+			}
+		}
+	})
+	if read := p.plan.Hit + p.plan.Read; read > most {
+		p.t.Errorf("%s touched %d buffers, more than %d", p.mode, read, most)
+	}
+	if p.t.Failed() {
+		p.t.Log(p.text)
+	}
+}
+
+// At a million instances each read touches what it answers, and little more.
+func TestPlansAtAMillionInstances(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it makes a million instances")
+	}
+	t.Parallel()
+	pool := dbtest.New(t)
+	for _, definition := range []string{parcel, claim, strings.Replace(parcel, "parcel", "door", 1)} {
+		register(t, pool, definition)
+	}
+	exec(t, pool, millionRows, noon)
+	exec(t, pool, `
+		insert into pawl.history (
+			tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, key, at)
+		select i.tenant_id, i.id, v, i.workflow, 1, case v when 1 then 'created' else 'transition' end, i.state, i.status,
+			'{}', 'tester', i.business_key || '.' || v, i.created_at + v * interval '100 milliseconds'
+		from (select * from pawl.instance order by id limit 50000) i
+		cross join generate_series(1, 3) v`)
+	exec(t, pool, `
+		insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+		select h.tenant_id, h.key, sha256(''), 'applied', h.instance_id, h.version, h.at + interval '1 day' from pawl.history h`)
+	exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.workflow_state")
+	end := noon.Add(100_000 * time.Second)
+	dbtest.SetClock(t, pool, end)
+
+	t.Run("lists", func(t *testing.T) { listsAtAMillion(t, pool, end) })
+	t.Run("reads", func(t *testing.T) { readsAtAMillion(t, pool) })
+	t.Run("commands", func(t *testing.T) { commandsAtAMillion(t, pool) })
+}
+
+func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
+	conn := connect(t, pool)
+	hours := func(n int64) pgtype.Interval {
+		return pgtype.Interval{Microseconds: n * time.Hour.Microseconds(), Valid: true}
+	}
+	middle := end.Add(-14 * time.Hour)
+	soon := middle.Add(3 * time.Second)
+	var deep uuid.UUID
+	if err := conn.QueryRow(t.Context(), "select pawl.uuid_v7_floor($1)", middle).Scan(&deep); err != nil {
+		t.Fatal(err)
+	}
+	const page = 51
+	for name, c := range map[string]struct {
+		queries.ListInstancesParams
+		rows int
+		most int // Buffers; 2,000 unless given.
+	}{
+		"all":                       {queries.ListInstancesParams{}, page, 0},
+		"far down":                  {queries.ListInstancesParams{BeforeID: &deep}, page, 0},
+		"workflow":                  {queries.ListInstancesParams{Workflow: new("door")}, page, 0},
+		"rare workflow":             {queries.ListInstancesParams{Workflow: new("claim")}, page, 0},
+		"no such workflow":          {queries.ListInstancesParams{Workflow: new("none")}, 0, 0},
+		"state":                     {queries.ListInstancesParams{State: new("DONE")}, page, 0},
+		"active state":              {queries.ListInstancesParams{State: new("NEW")}, page, 0},
+		"rare final state":          {queries.ListInstancesParams{State: new("LOST")}, page, 0},
+		"rare active state":         {queries.ListInstancesParams{State: new("HELD")}, page, 0},
+		"no such state":             {queries.ListInstancesParams{State: new("NONE")}, 0, 0},
+		"status":                    {queries.ListInstancesParams{Status: new("completed")}, page, 0},
+		"active":                    {queries.ListInstancesParams{Status: new("active")}, page, 0},
+		"failed":                    {queries.ListInstancesParams{Status: new("failed")}, page, 0},
+		"failed, far down":          {queries.ListInstancesParams{Status: new("failed"), BeforeID: &deep}, page, 0},
+		"no such status":            {queries.ListInstancesParams{Status: new("expired")}, 0, 0},
+		"business key":              {queries.ListInstancesParams{BusinessKey: new("key 77777")}, 1, 0},
+		"correlation id":            {queries.ListInstancesParams{CorrelationID: new("group 500")}, page, 0},
+		"created after":             {queries.ListInstancesParams{CreatedAfter: &middle}, page, 0},
+		"created before":            {queries.ListInstancesParams{CreatedBefore: &middle}, page, 0},
+		"created in a moment":       {queries.ListInstancesParams{CreatedAfter: &middle, CreatedBefore: &soon}, 29, 0},
+		"stuck":                     {queries.ListInstancesParams{StuckFor: hours(1)}, page, 0},
+		"stuck for long":            {queries.ListInstancesParams{StuckFor: hours(27)}, page, 0},
+		"workflow and state":        {queries.ListInstancesParams{Workflow: new("door"), State: new("LOST")}, page, 0},
+		"workflow and active state": {queries.ListInstancesParams{Workflow: new("claim"), State: new("NEW")}, page, 0},
+		"workflow and no state":     {queries.ListInstancesParams{Workflow: new("claim"), State: new("HELD")}, 0, 0},
+		"workflow and status":       {queries.ListInstancesParams{Workflow: new("door"), Status: new("failed")}, page, 0},
+		"workflow and no status":    {queries.ListInstancesParams{Workflow: new("parcel"), Status: new("failed")}, 0, 0},
+		"workflow and business key": {queries.ListInstancesParams{Workflow: new("parcel"), BusinessKey: new("key 77779")}, 1, 0},
+		"status and stuck":          {queries.ListInstancesParams{Status: new("active"), StuckFor: hours(27)}, page, 0},
+		"other status and stuck":    {queries.ListInstancesParams{Status: new("failed"), StuckFor: hours(1)}, 0, 0},
+		// No index holds a state, or no step would be a heap-only update; so a state that is
+		// declared, and that nothing is in, is looked for among all of its status.
+		"state of nothing":              {queries.ListInstancesParams{State: new("CLOSED")}, 0, 60_000},
+		"workflow and state of nothing": {queries.ListInstancesParams{Workflow: new("claim"), State: new("CLOSED")}, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.TenantID, c.RowLimit = tenant, page
+			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
+			rows, err := queries.New(p).ListInstances(t.Context(), c.ListInstancesParams)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rows) != c.rows {
+				t.Errorf("%d rows, want %d", len(rows), c.rows)
+			}
+			most := 2000
+			if c.most > 0 {
+				most = c.most
+			}
+			p.wantBounded(most)
+		})
+	}
+}
+
+// readsAtAMillion looks at the other reads, whatever kind of plan the session has.
+func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
+	conn := connect(t, pool)
+	ids := column[uuid.UUID](t, conn, "select id from pawl.instance order by id limit 100")
+	id := ids[7]
+	at := value[time.Time](t, conn, "select at from pawl.history where instance_id = $1 and version = 2", id)
+	check := func(_ any, err error) error { return err }
+	for name, read := range map[string]func(ctx context.Context, q *queries.Queries) error{
+		"GetInstanceVersion": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.GetInstanceVersion(ctx, queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: 2}))
+		},
+		"GetInstanceVersionAt": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.GetInstanceVersionAt(ctx, queries.GetInstanceVersionAtParams{TenantID: tenant, ID: id, At: at}))
+		},
+		"ListHistory": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.ListHistory(ctx, queries.ListHistoryParams{TenantID: tenant, InstanceID: id, AfterVersion: 1, RowLimit: 51}))
+		},
+		"GetInstances": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.GetInstances(ctx, queries.GetInstancesParams{TenantID: tenant, Ids: ids}))
+		},
+		"GuardHolds": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.GuardHolds(ctx, queries.GuardHoldsParams{TenantID: tenant, ID: id, Events: []string{"ship"}, Payload: []byte("{}")}))
+		},
+		"ListActions": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.ListActions(ctx, queries.ListActionsParams{Workflow: "parcel", WorkflowVersion: 1, State: "NEW"}))
+		},
+		"GetWorkflow": func(ctx context.Context, q *queries.Queries) error { return check(q.GetWorkflow(ctx, "parcel")) },
+		"GetWorkflowVersion": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: "parcel", Version: 1}))
+		},
+		"ListWorkflows": func(ctx context.Context, q *queries.Queries) error {
+			return check(q.ListWorkflows(ctx, queries.ListWorkflowsParams{RowLimit: 51}))
+		},
+		"GetSetting": func(ctx context.Context, q *queries.Queries) error { return check(q.GetSetting(ctx)) },
+	} {
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			t.Run(name, func(t *testing.T) {
+				p := &planned{Conn: conn, t: t, mode: mode}
+				if err := read(t.Context(), queries.New(p)); err != nil {
+					t.Fatal(err)
+				}
+				p.wantBounded(1000) // Of a hundred instances.
+			})
+		}
+	}
+}
+
+// commandsAtAMillion counts what the look-ups within the engine read.
+func commandsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
+	conn := connect(t, pool)
+	id := value[uuid.UUID](t, conn, "select id from pawl.instance where business_key = 'key 1001'")
+	exec(t, conn, "select pg_stat_force_next_flush()")
+	exec(t, pool, "select pg_stat_reset()")
+	c := command{id: id, event: "hold", key: "hold"}
+	wantOutcome(t, fire(t, conn, tenant, c)[0], "applied")
+	wantOutcome(t, fire(t, conn, tenant, c)[0], "applied")
+	n := creation{workflow: "door", businessKey: "new", key: "new"}
+	wantOutcome(t, create(t, conn, tenant, n)[0], "applied")
+	wantOutcome(t, create(t, conn, tenant, n)[0], "applied")
+	n.key = "newer"
+	wantOutcome(t, create(t, conn, tenant, n)[0], "instance-exists")
+	exec(t, conn, "select pg_stat_force_next_flush()")
+	for _, use := range column[string](t, pool, `
+		select format('%s was read whole: %s times', relname, seq_scan) from pg_stat_user_tables
+		where schemaname = 'pawl' and seq_scan > 0 and relname in ('instance', 'idempotency_key', 'history', 'timer')
+		union all
+		select format('%s was used: %s times, %s entries read', indexrelname, idx_scan, idx_tup_read) from pg_stat_user_indexes
+		where schemaname = 'pawl' and relname in ('instance', 'idempotency_key', 'history', 'timer')
+			and (idx_tup_read > 2 * idx_scan or idx_scan > 0 and indexrelname ~ '_idx$')`) {
+		t.Error(use)
+	}
+	if n := value[int](t, pool, "select idx_scan from pg_stat_user_indexes where indexrelname = 'idempotency_key_pkey'"); n == 0 {
+		t.Error("idempotency_key_pkey was not used")
+	}
+}
+
+// A page is what is chosen, in the order of ids, whatever statuses it is put together of.
+func TestListsArePutTogetherInOrder(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, parcel)
+	register(t, pool, claim)
+	dbtest.SetClock(t, pool, noon)
+	events := map[string][]string{"parcel": {"", "hold", "ship", "lose", "close"}, "claim": {"", "hold", "close"}}
+	for n := range 60 {
+		workflow := []string{"parcel", "claim"}[n%2]
+		c := creation{workflow: workflow, businessKey: fmt.Sprint("key ", n/6), correlationID: fmt.Sprint("group ", n%4)}
+		if n%6 > 1 { // A business key may be taken in each workflow once.
+			c.businessKey = ""
+		}
+		o := create(t, pool, tenant, c)[0]
+		wantOutcome(t, o, "applied")
+		dbtest.Advance(t, pool, time.Minute)
+		if event := events[workflow][n/2%len(events[workflow])]; event != "" {
+			wantOutcome(t, fire(t, pool, tenant, command{id: *o.ID, event: event})[0], "applied")
+		}
+	}
+	conn := connect(t, pool)
+	rows, err := conn.Query(t.Context(), "select * from pawl.instance order by id desc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[queries.Instance])
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := value[time.Time](t, conn, "select pawl.now()")
+	found := 0
+	for _, workflow := range []string{"", "parcel", "claim"} {
+		for _, state := range []string{"", "NEW", "HELD", "CLOSED", "LOST"} {
+			for _, status := range []string{"", "active", "completed", "failed", "expired"} {
+				for _, other := range []string{"", "key 3", "group 2", "stuck", "created"} {
+					p := queries.ListInstancesParams{TenantID: tenant, RowLimit: 7}
+					if workflow != "" {
+						p.Workflow = &workflow
+					}
+					if state != "" {
+						p.State = &state
+					}
+					if status != "" {
+						p.Status = &status
+					}
+					keep := func(queries.Instance) bool { return true }
+					after, before := noon.Add(9*time.Minute), noon.Add(40*time.Minute)
+					switch other {
+					case "key 3":
+						p.BusinessKey = &other
+						keep = func(i queries.Instance) bool { return i.BusinessKey != nil && *i.BusinessKey == other }
+					case "group 2":
+						p.CorrelationID = &other
+						keep = func(i queries.Instance) bool { return *i.CorrelationID == other }
+					case "stuck":
+						p.StuckFor = pgtype.Interval{Microseconds: (20 * time.Minute).Microseconds(), Valid: true}
+						keep = func(i queries.Instance) bool {
+							return i.Status == "active" && !i.StateChangedAt.After(now.Add(-20*time.Minute))
+						}
+					case "created":
+						p.CreatedAfter, p.CreatedBefore = &after, &before
+						keep = func(i queries.Instance) bool { return i.CreatedAt.After(after) && i.CreatedAt.Before(before) }
+					}
+					var want, got []uuid.UUID
+					for _, i := range all {
+						if (workflow == "" || i.Workflow == workflow) && (state == "" || i.State == state) &&
+							(status == "" || i.Status == status) && keep(i) {
+							want = append(want, i.ID)
+						}
+					}
+					for {
+						page, err := queries.New(conn).ListInstances(t.Context(), p)
+						if err != nil {
+							t.Fatal(err)
+						}
+						for _, r := range page {
+							got = append(got, r.Instance.ID)
+						}
+						if len(page) < 7 {
+							break
+						}
+						p.BeforeID = &got[len(got)-1]
+					}
+					if !slices.Equal(got, want) {
+						t.Errorf("%s %s %s %s: %v, want %v", workflow, state, status, other, got, want)
+					}
+					found += len(got)
+				}
+			}
+		}
+	}
+	if found < 500 {
+		t.Errorf("only %d were found", found)
+	}
+}

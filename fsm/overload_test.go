@@ -1,0 +1,236 @@
+package fsm_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"weak"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// patient is for tests that hold a row for as long as they need.
+var patient = db.Config{LockTimeout: time.Minute, StatementTimeout: time.Minute}
+
+// onceOrRefused fails the test unless each command has made exactly one step, or was
+// refused and made none.
+func onceOrRefused(t *testing.T, s *fsm.Service, ids []uuid.UUID, answers map[string]error) (applied int) {
+	t.Helper()
+	steps := map[string]int{}
+	for _, id := range ids {
+		for _, step := range history(t, s, id) {
+			if step.Kind == "transition" {
+				steps[*step.Key]++
+			}
+		}
+	}
+	for key, err := range answers {
+		want := 1
+		if err != nil {
+			refused(t, err, fsm.Unavailable)
+			want = 0
+		}
+		if steps[key] != want {
+			t.Errorf("%s was answered %v and made %d steps", key, err, steps[key])
+		}
+		applied += steps[key]
+	}
+	return applied
+}
+
+// Ten times as many commands as may wait come at once: those that have no room are told
+// so before anything else happens, the others are applied, and nothing is left of it.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	const burst, room = 2000, 200
+	pool := dbtest.New(t)
+	s := serviceOn(t, open(t, dbtest.DSN(pool), patient), fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: 2 * time.Minute}, counter)
+	stuck := create(t, s, "counter", `{"x":0}`)
+	var ids []uuid.UUID
+	for range 100 {
+		ids = append(ids, create(t, s, "counter", `{"x":0}`).ID)
+	}
+	for _, held := range []bool{true, false} {
+		release := func() {}
+		first := make(chan error, 1)
+		if held { // Then the only flusher waits, and nobody else is served meanwhile.
+			release = hold(t, pool, stuck.ID)
+			go func() { first <- second(s.Fire(t.Context(), fsm.FireCommand{ID: stuck.ID, Event: "stop"})) }()
+			until(t, pool, waiting, 1)
+		}
+		answers, payloads, over := shower(t, s, ids, burst, fmt.Sprint("held-", held, "-"))
+		if held {
+			for range burst - room {
+				a := <-over
+				refused(t, a.err, fsm.Unavailable)
+				answers[a.key] = a.err
+			}
+		}
+		release()
+		for len(answers) < burst {
+			a := <-over
+			answers[a.key] = a.err
+		}
+		applied := onceOrRefused(t, s, ids, answers)
+		if held && applied != room {
+			t.Errorf("%d were applied, and %d had room", applied, room)
+		}
+		if held {
+			if err := <-first; err != nil {
+				t.Error(err)
+			}
+		}
+		if applied == 0 {
+			t.Error("none was applied")
+		}
+		// All that it needed is let go, and all works as before.
+		for n := range 5 {
+			for _, id := range ids[:10] {
+				fire(t, s, id, "add", fmt.Sprintf(`{"n":%d}`, n))
+			}
+		}
+		runtime.GC()
+		kept := 0
+		for _, p := range payloads {
+			if p.Value() != nil {
+				kept++
+			}
+		}
+		if kept > 0 {
+			t.Errorf("%d payloads are kept", kept)
+		}
+	}
+}
+
+type keyedAnswer struct {
+	key string
+	err error
+}
+
+// shower fires many commands at once, each from a goroutine of its own with a payload of
+// its own. The answers come through over, in the order in which they are given.
+func shower(t *testing.T, s *fsm.Service, ids []uuid.UUID, n int, prefix string) (answers map[string]error, payloads []weak.Pointer[byte], over chan keyedAnswer) {
+	t.Helper()
+	over = make(chan keyedAnswer, n)
+	begin := make(chan struct{})
+	for i := range n {
+		payload := json.RawMessage(fmt.Sprintf(`{"n":1,"text":"%s"}`, strings.Repeat("x", 1000)))
+		payloads = append(payloads, weak.Make(&payload[0]))
+		c := fsm.FireCommand{ID: ids[i%len(ids)], Event: "add", Payload: payload, Key: fmt.Sprint(prefix, i)}
+		go func() {
+			<-begin
+			_, err := s.Fire(t.Context(), c)
+			over <- keyedAnswer{c.Key, err}
+		}()
+	}
+	close(begin)
+	return map[string]error{}, payloads, over
+}
+
+// As many rows as there are flushers are held all the time, and commands for them keep
+// coming: the others are served all the same, between waits of lock_timeout.
+func TestStuckRowsHoldUpNobody(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	s := serviceOn(t, open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: 20 * time.Second}),
+		fsm.Config{Flushers: 2, CallTimeout: time.Minute}, counter)
+	enough := make(chan struct{})
+	var insistent, others sync.WaitGroup
+	for range 2 {
+		i := create(t, s, "counter", `{"x":0}`)
+		hold(t, pool, i.ID) // Until the test ends.
+		for range 3 {
+			insistent.Go(func() {
+				for {
+					select {
+					case <-enough:
+						return
+					default:
+					}
+					if err := second(s.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "stop"})); !errors.Is(err, fsm.Unavailable) {
+						t.Errorf("a held row: %v", err)
+					}
+				}
+			})
+		}
+	}
+	const clients, rounds = 50, 5
+	for range clients {
+		i := create(t, s, "counter", `{"x":0}`)
+		others.Go(func() {
+			for range rounds {
+				if err := second(s.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)})); err != nil {
+					t.Errorf("another row: %v", err)
+				}
+			}
+			if v := get(t, s, i.ID).Version; v != rounds+1 {
+				t.Errorf("version %d after %d steps", v, rounds)
+			}
+		})
+	}
+	others.Wait() // The rows are held still.
+	close(enough)
+	insistent.Wait()
+}
+
+// Callers that go away are answered at once, and what was not sent for them never is.
+func TestManyCallersGiveUp(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	s := serviceOn(t, open(t, dbtest.DSN(pool), patient), fsm.Config{Flushers: 1, CallTimeout: 2 * time.Minute}, counter)
+	stuck := create(t, s, "counter", `{"x":0}`)
+	release := hold(t, pool, stuck.ID)
+	sent := make(chan error, 1)
+	go func() { sent <- second(s.Fire(t.Context(), fsm.FireCommand{ID: stuck.ID, Event: "stop"})) }()
+	until(t, pool, waiting, 1)
+
+	const callers = 300
+	ctx, goAway := context.WithCancel(t.Context())
+	var ids []uuid.UUID
+	for range 10 {
+		// Creates have a flusher of their own.
+		ids = append(ids, create(t, s, "counter", `{"x":0}`).ID)
+	}
+	left := make(chan error, callers)
+	for n := range callers {
+		go func() {
+			left <- second(s.Fire(ctx, fsm.FireCommand{ID: ids[n%len(ids)], Event: "add", Payload: json.RawMessage(`{"n":1}`)}))
+		}()
+	}
+	stays := make(chan error, 1)
+	go func() { stays <- second(s.Fire(t.Context(), fsm.FireCommand{ID: ids[0], Event: "stop"})) }()
+	goAway()
+	for range callers { // The flusher is still waiting.
+		err := <-left
+		refused(t, err, fsm.Unavailable)
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	}
+	release()
+	for _, c := range []chan error{sent, stays} {
+		if err := <-c; err != nil {
+			t.Error(err)
+		}
+	}
+	s.Close()
+	for n, id := range ids {
+		want := int64(1)
+		if n == 0 {
+			want = 2 // The one who stayed.
+		}
+		if v := get(t, s, id).Version; v != want {
+			t.Errorf("instance %d is at version %d, want %d", n, v, want)
+		}
+	}
+}
