@@ -79,6 +79,27 @@ func (e HistoryKind) Valid() bool {
 	}
 }
 
+// Defines values for InstanceLeftReason.
+const (
+	InstanceLeftReasonBusy         InstanceLeftReason = "busy"
+	InstanceLeftReasonStateFinal   InstanceLeftReason = "state-final"
+	InstanceLeftReasonStateUnknown InstanceLeftReason = "state-unknown"
+)
+
+// Valid indicates whether the value is a known member of the InstanceLeftReason enum.
+func (e InstanceLeftReason) Valid() bool {
+	switch e {
+	case InstanceLeftReasonBusy:
+		return true
+	case InstanceLeftReasonStateFinal:
+		return true
+	case InstanceLeftReasonStateUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for InstanceStatus.
 const (
 	InstanceStatusActive    InstanceStatus = "active"
@@ -208,6 +229,42 @@ const (
 func (e ReadinessStatus) Valid() bool {
 	switch e {
 	case ReadinessStatusReady:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SimulatedStepOutcome.
+const (
+	SimulatedStepOutcomeApplied SimulatedStepOutcome = "applied"
+	SimulatedStepOutcomeRefused SimulatedStepOutcome = "refused"
+)
+
+// Valid indicates whether the value is a known member of the SimulatedStepOutcome enum.
+func (e SimulatedStepOutcome) Valid() bool {
+	switch e {
+	case SimulatedStepOutcomeApplied:
+		return true
+	case SimulatedStepOutcomeRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetWorkflowDiagramParamsFormat.
+const (
+	GetWorkflowDiagramParamsFormatDot     GetWorkflowDiagramParamsFormat = "dot"
+	GetWorkflowDiagramParamsFormatMermaid GetWorkflowDiagramParamsFormat = "mermaid"
+)
+
+// Valid indicates whether the value is a known member of the GetWorkflowDiagramParamsFormat enum.
+func (e GetWorkflowDiagramParamsFormat) Valid() bool {
+	switch e {
+	case GetWorkflowDiagramParamsFormatDot:
+		return true
+	case GetWorkflowDiagramParamsFormatMermaid:
 		return true
 	default:
 		return false
@@ -477,6 +534,23 @@ type Instance struct {
 	WorkflowVersion int `json:"workflow_version"`
 }
 
+// InstanceLeft An instance that stays at its version.
+type InstanceLeft struct {
+	// ID The instance.
+	ID string `json:"id"`
+
+	// Reason `state-unknown` if the other version has no such state, `state-final` if it is final there, `busy` if
+	// somebody held the instance each time it was tried.
+	Reason InstanceLeftReason `json:"reason"`
+
+	// State Its state.
+	State string `json:"state"`
+}
+
+// InstanceLeftReason `state-unknown` if the other version has no such state, `state-final` if it is final there, `busy` if
+// somebody held the instance each time it was tried.
+type InstanceLeftReason string
+
 // InstanceList One page of instances.
 type InstanceList struct {
 	Items []Instance `json:"items"`
@@ -562,6 +636,61 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// Simulated The outcome of a simulation.
+type Simulated struct {
+	// Context The context at the end.
+	Context json.RawMessage `json:"context"`
+
+	// State The state at the end.
+	State string `json:"state"`
+
+	// Steps One for each event.
+	Steps []SimulatedStep `json:"steps"`
+}
+
+// SimulatedEvent An event to try.
+type SimulatedEvent struct {
+	// Event The event's name.
+	Event string `json:"event"`
+
+	// Payload What the event brings along.
+	Payload json.RawMessage `json:"payload,omitempty"`
+}
+
+// SimulatedStep What an event came to.
+type SimulatedStep struct {
+	// Context The context after it.
+	Context json.RawMessage `json:"context"`
+
+	// Event The event.
+	Event string `json:"event"`
+
+	// From The state before it.
+	From    string               `json:"from"`
+	Outcome SimulatedStepOutcome `json:"outcome"`
+
+	// Problem An error, as RFC 9457 has it.
+	Problem *Problem `json:"problem,omitempty"`
+
+	// To The state after it, the same if it was refused.
+	To string `json:"to"`
+}
+
+// SimulatedStepOutcome defines model for SimulatedStep.Outcome.
+type SimulatedStepOutcome string
+
+// Simulation What to simulate.
+type Simulation struct {
+	// Context The context to begin with.
+	Context json.RawMessage `json:"context,omitempty"`
+
+	// Events The events, in order.
+	Events []SimulatedEvent `json:"events,omitempty"`
+
+	// State The state to begin in; the initial one by default.
+	State *string `json:"state,omitempty"`
+}
+
 // Workflow One version of a workflow.
 type Workflow struct {
 	// Checksum SHA-256 of the canonical definition, in lower-case hexadecimal.
@@ -582,6 +711,9 @@ type Workflow struct {
 
 	// Version The version, from 1.
 	Version int `json:"version"`
+
+	// Versions All versions, the latest first. Only where one workflow is read.
+	Versions []WorkflowUse `json:"versions,omitempty"`
 }
 
 // WorkflowList One page of workflows.
@@ -590,6 +722,81 @@ type WorkflowList struct {
 
 	// NextCursor The cursor of the next page; null on the last.
 	NextCursor *string `json:"next_cursor"`
+}
+
+// WorkflowMigration Which live instances to move to another version, and how.
+type WorkflowMigration struct {
+	// DryRun Only say what would happen.
+	DryRun *bool `json:"dry_run,omitempty"`
+
+	// Filter Which instances; all of the version by default.
+	Filter *WorkflowMigrationFilter `json:"filter,omitempty"`
+
+	// From The version that the instances have.
+	From int `json:"from"`
+
+	// Reason Why, for history.
+	Reason *string `json:"reason,omitempty"`
+
+	// StateMap Where instances in a state go, if not to the state of the same name.
+	StateMap map[string]string `json:"state_map,omitempty"`
+
+	// To The version that they get.
+	To int `json:"to"`
+}
+
+// WorkflowMigrationFilter Which instances; all of the version by default.
+type WorkflowMigrationFilter struct {
+	// Ids Those with one of these ids.
+	Ids []string `json:"ids,omitempty"`
+
+	// States Those in one of these states.
+	States []string `json:"states,omitempty"`
+}
+
+// WorkflowMigrationReport What a migration came to, or would come to.
+type WorkflowMigrationReport struct {
+	// Left The first 1,000 of those that stay at their version.
+	Left []InstanceLeft `json:"left"`
+
+	// Migrated How many were, or would be.
+	Migrated int `json:"migrated"`
+
+	// Moves How many went from which state to which.
+	Moves []WorkflowMove `json:"moves"`
+
+	// Total How many live instances were to be moved.
+	Total int `json:"total"`
+}
+
+// WorkflowMove How many instances went from a state to another, or kept theirs.
+type WorkflowMove struct {
+	// Count How many instances.
+	Count int `json:"count"`
+
+	// From The state before.
+	From string `json:"from"`
+
+	// To The state after.
+	To string `json:"to"`
+}
+
+// WorkflowUse A version of a workflow and what it is used for.
+type WorkflowUse struct {
+	// Checksum SHA-256 of the canonical definition, in lower-case hexadecimal.
+	Checksum string `json:"checksum"`
+
+	// CreatedAt When the version was registered.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who registered the version.
+	CreatedBy string `json:"created_by"`
+
+	// Instances How many of the tenant's instances are in each state; states without any are left out.
+	Instances map[string]int64 `json:"instances"`
+
+	// Version The version, from 1.
+	Version int `json:"version"`
 }
 
 // Cursor defines model for Cursor.
@@ -705,6 +912,21 @@ type RegisterWorkflowParams struct {
 	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
 }
 
+// GetWorkflowDiagramParams defines parameters for GetWorkflowDiagram.
+type GetWorkflowDiagramParams struct {
+	// Version The version; the latest by default, or the instance's.
+	Version *int `form:"version,omitempty" json:"version,omitempty"`
+
+	// Format The language of the diagram.
+	Format *GetWorkflowDiagramParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+
+	// Instance The instance whose path to draw.
+	Instance *string `form:"instance,omitempty" json:"instance,omitempty"`
+}
+
+// GetWorkflowDiagramParamsFormat defines parameters for GetWorkflowDiagram.
+type GetWorkflowDiagramParamsFormat string
+
 // ListWorkflowInstancesParams defines parameters for ListWorkflowInstances.
 type ListWorkflowInstancesParams struct {
 	// State Only instances in this state.
@@ -735,6 +957,12 @@ type ListWorkflowInstancesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// SimulateWorkflowParams defines parameters for SimulateWorkflow.
+type SimulateWorkflowParams struct {
+	// Version The version; the latest by default.
+	Version *int `form:"version,omitempty" json:"version,omitempty"`
+}
+
 // RunBatchJSONRequestBody defines body for RunBatch for application/json ContentType.
 type RunBatchJSONRequestBody = BatchRequest
 
@@ -746,6 +974,12 @@ type RegisterWorkflowJSONRequestBody = Definition
 
 // CreateInstanceJSONRequestBody defines body for CreateInstance for application/json ContentType.
 type CreateInstanceJSONRequestBody = CreateRequest
+
+// MigrateWorkflowJSONRequestBody defines body for MigrateWorkflow for application/json ContentType.
+type MigrateWorkflowJSONRequestBody = WorkflowMigration
+
+// SimulateWorkflowJSONRequestBody defines body for SimulateWorkflow for application/json ContentType.
+type SimulateWorkflowJSONRequestBody = Simulation
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -788,12 +1022,24 @@ type ServerInterface interface {
 	// RegisterWorkflow Register a workflow
 	// (PUT /v1/workflows/{name})
 	RegisterWorkflow(ctx echo.Context, name WorkflowName, params RegisterWorkflowParams) error
+	// GetWorkflowDiagram Draw a workflow
+	// (GET /v1/workflows/{name}/diagram)
+	GetWorkflowDiagram(ctx echo.Context, name WorkflowName, params GetWorkflowDiagramParams) error
 	// ListWorkflowInstances List a workflow's instances
 	// (GET /v1/workflows/{name}/instances)
 	ListWorkflowInstances(ctx echo.Context, name WorkflowName, params ListWorkflowInstancesParams) error
 	// CreateInstance Create an instance
 	// (POST /v1/workflows/{name}/instances)
 	CreateInstance(ctx echo.Context, name WorkflowName) error
+	// MigrateWorkflow Migrate live instances to another version
+	// (POST /v1/workflows/{name}/migrate)
+	MigrateWorkflow(ctx echo.Context, name WorkflowName) error
+	// SimulateWorkflow Simulate an instance
+	// (POST /v1/workflows/{name}/simulate)
+	SimulateWorkflow(ctx echo.Context, name WorkflowName, params SimulateWorkflowParams) error
+	// RetireWorkflowVersion Retire a version of a workflow
+	// (DELETE /v1/workflows/{name}/versions/{version})
+	RetireWorkflowVersion(ctx echo.Context, name WorkflowName, version int) error
 	// GetWorkflowVersion Read one version of a workflow
 	// (GET /v1/workflows/{name}/versions/{version})
 	GetWorkflowVersion(ctx echo.Context, name WorkflowName, version int) error
@@ -1125,6 +1371,45 @@ func (w *ServerInterfaceWrapper) RegisterWorkflow(ctx echo.Context) error {
 	return err
 }
 
+// GetWorkflowDiagram converts echo context to params.
+func (w *ServerInterfaceWrapper) GetWorkflowDiagram(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetWorkflowDiagramParams
+	// ------------- Optional query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "version", ctx.QueryParams(), &params.Version, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter version: %s", err))
+	}
+
+	// ------------- Optional query parameter "format" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "format", ctx.QueryParams(), &params.Format, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter format: %s", err))
+	}
+
+	// ------------- Optional query parameter "instance" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "instance", ctx.QueryParams(), &params.Instance, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter instance: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetWorkflowDiagram(ctx, name, params)
+	return err
+}
+
 // ListWorkflowInstances converts echo context to params.
 func (w *ServerInterfaceWrapper) ListWorkflowInstances(ctx echo.Context) error {
 	var err error
@@ -1222,6 +1507,71 @@ func (w *ServerInterfaceWrapper) CreateInstance(ctx echo.Context) error {
 	return err
 }
 
+// MigrateWorkflow converts echo context to params.
+func (w *ServerInterfaceWrapper) MigrateWorkflow(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.MigrateWorkflow(ctx, name)
+	return err
+}
+
+// SimulateWorkflow converts echo context to params.
+func (w *ServerInterfaceWrapper) SimulateWorkflow(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SimulateWorkflowParams
+	// ------------- Optional query parameter "version" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "version", ctx.QueryParams(), &params.Version, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter version: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SimulateWorkflow(ctx, name, params)
+	return err
+}
+
+// RetireWorkflowVersion converts echo context to params.
+func (w *ServerInterfaceWrapper) RetireWorkflowVersion(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "version" -------------
+	var version int
+
+	err = runtime.BindStyledParameterWithOptions("simple", "version", ctx.Param("version"), &version, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter version: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RetireWorkflowVersion(ctx, name, version)
+	return err
+}
+
 // GetWorkflowVersion converts echo context to params.
 func (w *ServerInterfaceWrapper) GetWorkflowVersion(ctx echo.Context) error {
 	var err error
@@ -1306,8 +1656,12 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/workflows", wrapper.ListWorkflows, options.OperationMiddlewares["listWorkflows"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name", wrapper.GetWorkflow, options.OperationMiddlewares["getWorkflow"]...)
 	router.PUT(options.BaseURL+"/v1/workflows/:name", wrapper.RegisterWorkflow, options.OperationMiddlewares["registerWorkflow"]...)
+	router.GET(options.BaseURL+"/v1/workflows/:name/diagram", wrapper.GetWorkflowDiagram, options.OperationMiddlewares["getWorkflowDiagram"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/instances", wrapper.ListWorkflowInstances, options.OperationMiddlewares["listWorkflowInstances"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/instances", wrapper.CreateInstance, options.OperationMiddlewares["createInstance"]...)
+	router.POST(options.BaseURL+"/v1/workflows/:name/migrate", wrapper.MigrateWorkflow, options.OperationMiddlewares["migrateWorkflow"]...)
+	router.POST(options.BaseURL+"/v1/workflows/:name/simulate", wrapper.SimulateWorkflow, options.OperationMiddlewares["simulateWorkflow"]...)
+	router.DELETE(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.RetireWorkflowVersion, options.OperationMiddlewares["retireWorkflowVersion"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.GetWorkflowVersion, options.OperationMiddlewares["getWorkflowVersion"]...)
 
 }
@@ -1721,6 +2075,55 @@ func (response RegisterWorkflow201JSONResponse) VisitRegisterWorkflowResponse(w 
 	return err
 }
 
+type GetWorkflowDiagramRequestObject struct {
+	Name   WorkflowName `json:"name"`
+	Params GetWorkflowDiagramParams
+}
+
+type GetWorkflowDiagramResponseObject interface {
+	VisitGetWorkflowDiagramResponse(w http.ResponseWriter) error
+}
+
+type GetWorkflowDiagram200TextVndGraphvizResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetWorkflowDiagram200TextVndGraphvizResponse) VisitGetWorkflowDiagramResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/vnd.graphviz")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetWorkflowDiagram200TextVndMermaidResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetWorkflowDiagram200TextVndMermaidResponse) VisitGetWorkflowDiagramResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/vnd.mermaid")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ListWorkflowInstancesRequestObject struct {
 	Name   WorkflowName `json:"name"`
 	Params ListWorkflowInstancesParams
@@ -1795,6 +2198,70 @@ func (response CreateInstance201JSONResponse) VisitCreateInstanceResponse(w http
 	return err
 }
 
+type MigrateWorkflowRequestObject struct {
+	Name WorkflowName `json:"name"`
+	Body *MigrateWorkflowJSONRequestBody
+}
+
+type MigrateWorkflowResponseObject interface {
+	VisitMigrateWorkflowResponse(w http.ResponseWriter) error
+}
+
+type MigrateWorkflow200JSONResponse WorkflowMigrationReport
+
+func (response MigrateWorkflow200JSONResponse) VisitMigrateWorkflowResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SimulateWorkflowRequestObject struct {
+	Name   WorkflowName `json:"name"`
+	Params SimulateWorkflowParams
+	Body   *SimulateWorkflowJSONRequestBody
+}
+
+type SimulateWorkflowResponseObject interface {
+	VisitSimulateWorkflowResponse(w http.ResponseWriter) error
+}
+
+type SimulateWorkflow200JSONResponse Simulated
+
+func (response SimulateWorkflow200JSONResponse) VisitSimulateWorkflowResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetireWorkflowVersionRequestObject struct {
+	Name    WorkflowName `json:"name"`
+	Version int          `json:"version"`
+}
+
+type RetireWorkflowVersionResponseObject interface {
+	VisitRetireWorkflowVersionResponse(w http.ResponseWriter) error
+}
+
+type RetireWorkflowVersion204Response struct {
+}
+
+func (response RetireWorkflowVersion204Response) VisitRetireWorkflowVersionResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
 type GetWorkflowVersionRequestObject struct {
 	Name    WorkflowName `json:"name"`
 	Version int          `json:"version"`
@@ -1859,12 +2326,24 @@ type StrictServerInterface interface {
 	// RegisterWorkflow Register a workflow
 	// (PUT /v1/workflows/{name})
 	RegisterWorkflow(ctx context.Context, request RegisterWorkflowRequestObject) (RegisterWorkflowResponseObject, error)
+	// GetWorkflowDiagram Draw a workflow
+	// (GET /v1/workflows/{name}/diagram)
+	GetWorkflowDiagram(ctx context.Context, request GetWorkflowDiagramRequestObject) (GetWorkflowDiagramResponseObject, error)
 	// ListWorkflowInstances List a workflow's instances
 	// (GET /v1/workflows/{name}/instances)
 	ListWorkflowInstances(ctx context.Context, request ListWorkflowInstancesRequestObject) (ListWorkflowInstancesResponseObject, error)
 	// CreateInstance Create an instance
 	// (POST /v1/workflows/{name}/instances)
 	CreateInstance(ctx context.Context, request CreateInstanceRequestObject) (CreateInstanceResponseObject, error)
+	// MigrateWorkflow Migrate live instances to another version
+	// (POST /v1/workflows/{name}/migrate)
+	MigrateWorkflow(ctx context.Context, request MigrateWorkflowRequestObject) (MigrateWorkflowResponseObject, error)
+	// SimulateWorkflow Simulate an instance
+	// (POST /v1/workflows/{name}/simulate)
+	SimulateWorkflow(ctx context.Context, request SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error)
+	// RetireWorkflowVersion Retire a version of a workflow
+	// (DELETE /v1/workflows/{name}/versions/{version})
+	RetireWorkflowVersion(ctx context.Context, request RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error)
 	// GetWorkflowVersion Read one version of a workflow
 	// (GET /v1/workflows/{name}/versions/{version})
 	GetWorkflowVersion(ctx context.Context, request GetWorkflowVersionRequestObject) (GetWorkflowVersionResponseObject, error)
@@ -2277,6 +2756,32 @@ func (sh *strictHandler) RegisterWorkflow(ctx echo.Context, name WorkflowName, p
 	return nil
 }
 
+// GetWorkflowDiagram operation middleware
+func (sh *strictHandler) GetWorkflowDiagram(ctx echo.Context, name WorkflowName, params GetWorkflowDiagramParams) error {
+	var request GetWorkflowDiagramRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetWorkflowDiagram(ctx.Request().Context(), request.(GetWorkflowDiagramRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetWorkflowDiagram")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetWorkflowDiagramResponseObject); ok {
+		return validResponse.VisitGetWorkflowDiagramResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // ListWorkflowInstances operation middleware
 func (sh *strictHandler) ListWorkflowInstances(ctx echo.Context, name WorkflowName, params ListWorkflowInstancesParams) error {
 	var request ListWorkflowInstancesRequestObject
@@ -2348,6 +2853,132 @@ func (sh *strictHandler) CreateInstance(ctx echo.Context, name WorkflowName) err
 		return err
 	} else if validResponse, ok := response.(CreateInstanceResponseObject); ok {
 		return validResponse.VisitCreateInstanceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// MigrateWorkflow operation middleware
+func (sh *strictHandler) MigrateWorkflow(ctx echo.Context, name WorkflowName) error {
+	var request MigrateWorkflowRequestObject
+
+	request.Name = name
+
+	var body MigrateWorkflowJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.MigrateWorkflow(ctx.Request().Context(), request.(MigrateWorkflowRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "MigrateWorkflow")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(MigrateWorkflowResponseObject); ok {
+		return validResponse.VisitMigrateWorkflowResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// SimulateWorkflow operation middleware
+func (sh *strictHandler) SimulateWorkflow(ctx echo.Context, name WorkflowName, params SimulateWorkflowParams) error {
+	var request SimulateWorkflowRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	var body SimulateWorkflowJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.SimulateWorkflow(ctx.Request().Context(), request.(SimulateWorkflowRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SimulateWorkflow")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(SimulateWorkflowResponseObject); ok {
+		return validResponse.VisitSimulateWorkflowResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RetireWorkflowVersion operation middleware
+func (sh *strictHandler) RetireWorkflowVersion(ctx echo.Context, name WorkflowName, version int) error {
+	var request RetireWorkflowVersionRequestObject
+
+	request.Name = name
+	request.Version = version
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RetireWorkflowVersion(ctx.Request().Context(), request.(RetireWorkflowVersionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RetireWorkflowVersion")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RetireWorkflowVersionResponseObject); ok {
+		return validResponse.VisitRetireWorkflowVersionResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -15,11 +15,11 @@ import (
 type Scope string
 
 const (
-	// ScopeRead allows every GET.
+	// ScopeRead allows every GET, and to simulate.
 	ScopeRead Scope = "read"
 	// ScopeWrite allows creating instances and firing events.
 	ScopeWrite Scope = "write"
-	// ScopeAdmin allows registering workflows.
+	// ScopeAdmin allows registering, migrating and retiring workflows.
 	ScopeAdmin Scope = "admin"
 )
 

@@ -121,12 +121,12 @@ func TestEveryOperationRefuses(t *testing.T) {
 	limited.get("/v1/workflows").want(http.StatusOK)
 	for path, item := range contract().Paths.Map() {
 		target := strings.NewReplacer("{name}", "w", "{version}", "1", "{id}", "i", "{event}", "e").Replace(path)
-		for method := range item.Operations() {
+		for method, operation := range item.Operations() {
 			if !strings.HasPrefix(path, "/v1/") {
 				continue
 			}
 			none.Scopes = []httpapi.Scope{httpapi.ScopeRead}
-			if method == http.MethodGet {
+			if method == http.MethodGet || operation.OperationID == "simulateWorkflow" {
 				none.Scopes = []httpapi.Scope{httpapi.ScopeWrite, httpapi.ScopeAdmin}
 			}
 			t.Run(method+" "+path, func(t *testing.T) {
@@ -134,6 +134,9 @@ func TestEveryOperationRefuses(t *testing.T) {
 				guarded.do(method, target, "").want(http.StatusUnauthorized, "unauthenticated")
 				guarded.do(method, target, "", "Authorization", "Bearer none").want(http.StatusForbidden, "forbidden")
 				limited.on(t).do(method, target, "").want(http.StatusTooManyRequests, "too-many-requests")
+				if operation.Responses.Status(http.StatusNotAcceptable) == nil {
+					return // It answers with nothing but a status.
+				}
 				open := limited.another(setup{}).on(t)
 				open.do(method, target, "", "Accept", "image/png").want(http.StatusNotAcceptable, "not-acceptable")
 			})

@@ -86,9 +86,9 @@ func operationOf(path, method string, o *openapi3.Operation) *operation {
 		}
 	}
 	switch {
-	case method == http.MethodGet:
+	case method == http.MethodGet, op.id == "simulateWorkflow": // It writes nothing.
 		op.scope = ScopeRead
-	case strings.HasPrefix(path, "/v1/workflows/") && method == http.MethodPut:
+	case strings.HasPrefix(path, "/v1/workflows/") && method != http.MethodPost, op.id == "migrateWorkflow":
 		op.scope = ScopeAdmin
 	default:
 		op.scope = ScopeWrite

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
@@ -28,6 +29,9 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	for _, diagram := range []string{"text/vnd.mermaid", "text/vnd.graphviz"} {
+		openapi3filter.RegisterBodyDecoder(diagram, openapi3filter.PlainBodyDecoder)
+	}
 	goleak.VerifyTestMain(m, dbtest.IgnoreServer(), goleak.Cleanup(dbtest.Exit))
 }
 

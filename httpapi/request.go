@@ -20,6 +20,7 @@ type request struct {
 	id        string
 	op        *operation
 	url       *url.URL
+	header    http.Header
 	principal principal
 
 	key           string

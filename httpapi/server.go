@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
+	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
 )
@@ -35,7 +36,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// server is the handler: what it holds does not change while it serves.
+// server is the handler: what it holds decides nothing.
 type server struct {
 	service  *fsm.Service
 	config   Config
@@ -43,6 +44,8 @@ type server struct {
 	auth     *authenticator // Nil while there are no tokens.
 	limits   *limits
 	router   http.Handler
+	// unavailable limits the lines about an overload, or a database that is away.
+	unavailable rate.Sometimes
 }
 
 // New returns the handler for the whole contract.
@@ -58,7 +61,7 @@ func New(service *fsm.Service, config Config) (http.Handler, error) {
 	}
 	s := &server{
 		service: service, config: config,
-		limits: newLimits(config.RateLimit),
+		limits: newLimits(config.RateLimit), unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}
 	var err error
 	if s.contract, err = loadContract(); err != nil {
@@ -103,7 +106,7 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // ServeHTTP answers every request, whatever happens on the way.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start := time.Now()
-	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL}
+	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL, header: in.Header}
 	if !fsm.IsVisible(r.id, 128) {
 		r.id = uuid.NewString()
 	}
@@ -148,7 +151,13 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	}
 	err = fromEcho(err)
 	p := writeProblem(ctx, w, err)
-	if p.Status >= http.StatusInternalServerError {
+	switch {
+	case p.Status == http.StatusServiceUnavailable:
+		// Thousands may fail alike: one line a second tells as much.
+		s.unavailable.Do(func() {
+			s.config.Logger.WarnContext(ctx, "requests are refused", "request_id", p.RequestID, "status", p.Status, "error", err)
+		})
+	case p.Status >= http.StatusInternalServerError:
 		s.config.Logger.ErrorContext(ctx, "request failed", "request_id", p.RequestID, "status", p.Status, "error", err)
 	}
 }

@@ -2,6 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
 )
@@ -48,13 +52,23 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 	}, nil
 }
 
-// GetWorkflow reads the latest version.
+// GetWorkflow reads the latest version, and what all of them are used for.
 func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (GetWorkflowResponseObject, error) {
 	w, err := s.service.GetWorkflow(ctx, r.Name, 0)
 	if err != nil {
 		return nil, err
 	}
-	return GetWorkflow200JSONResponse(workflowOf(w)), nil
+	versions, err := s.service.Versions(ctx, requestOf(ctx).principal.tenant, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	out := workflowOf(w)
+	out.Versions = each(versions, func(v fsm.WorkflowVersion) WorkflowUse {
+		return WorkflowUse{
+			Version: v.Version, Checksum: v.Checksum, CreatedAt: Timestamp(v.CreatedAt), CreatedBy: v.CreatedBy, Instances: v.Instances,
+		}
+	})
+	return GetWorkflow200JSONResponse(out), nil
 }
 
 // GetWorkflowVersion reads one version.
@@ -67,6 +81,187 @@ func (s *server) GetWorkflowVersion(ctx context.Context, r GetWorkflowVersionReq
 		return nil, err
 	}
 	return GetWorkflowVersion200JSONResponse(workflowOf(w)), nil
+}
+
+// RetireWorkflowVersion removes a version that no instance is on.
+func (s *server) RetireWorkflowVersion(ctx context.Context, r RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error) {
+	if err := s.service.Retire(ctx, r.Name, r.Version); err != nil {
+		return nil, err
+	}
+	return RetireWorkflowVersion204Response{}, nil
+}
+
+// MigrateWorkflow moves live instances to another version.
+func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestObject) (MigrateWorkflowResponseObject, error) {
+	if r.Body == nil {
+		return nil, &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a body"}
+	}
+	filter := value(r.Body.Filter)
+	var ids []uuid.UUID
+	for i, text := range filter.Ids {
+		id, err := instanceID(text)
+		if err != nil {
+			pointer := fmt.Sprintf("/filter/ids/%d", i)
+			return nil, &problemError{
+				code: ProblemCodeMalformedRequest, detail: "an id is not well formed", faults: []Fault{{Pointer: &pointer, Detail: "must be a UUID"}},
+			}
+		}
+		ids = append(ids, id)
+	}
+	request := requestOf(ctx)
+	done, err := s.service.Migrate(ctx, fsm.MigrateCommand{
+		Tenant: request.principal.tenant, Workflow: r.Name, From: r.Body.From, To: r.Body.To, StateMap: r.Body.StateMap,
+		States: filter.States, IDs: ids, DryRun: value(r.Body.DryRun), Origin: request.origin(r.Body.Reason),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return MigrateWorkflow200JSONResponse{
+		Total: done.Total, Migrated: done.Migrated,
+		Moves: each(done.Moves, func(m fsm.Move) WorkflowMove { return WorkflowMove{From: m.From, To: m.To, Count: m.Count} }),
+		Left: each(done.Left, func(i fsm.LeftInstance) InstanceLeft {
+			return InstanceLeft{ID: i.ID.String(), State: i.State, Reason: InstanceLeftReason(i.Reason)}
+		}),
+	}, nil
+}
+
+// SimulateWorkflow says what events would come to, and writes nothing.
+func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error) {
+	if r.Params.Version != nil && *r.Params.Version < 1 {
+		return nil, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
+	}
+	body := value(r.Body)
+	state, err := notEmpty(body.State, "/state")
+	if err != nil {
+		return nil, err
+	}
+	simulated, err := s.service.Simulate(ctx, fsm.Simulation{
+		Workflow: r.Name, Version: value(r.Params.Version), State: state, Context: body.Context,
+		Events: each(body.Events, func(e SimulatedEvent) fsm.SimulatedEvent {
+			return fsm.SimulatedEvent{Event: e.Event, Payload: e.Payload}
+		}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return SimulateWorkflow200JSONResponse{
+		State: simulated.State, Context: simulated.Context,
+		Steps: each(simulated.Steps, func(step fsm.SimulatedStep) SimulatedStep {
+			out := SimulatedStep{
+				Event: step.Event, Outcome: SimulatedStepOutcomeApplied, From: step.From, To: step.To, Context: step.Context,
+			}
+			if step.Err != nil {
+				p, _ := problemOf(ctx, step.Err)
+				out.Outcome, out.Problem = SimulatedStepOutcomeRefused, &p
+			}
+			return out
+		}),
+	}, nil
+}
+
+// maxPath is how many steps of an instance a diagram shows. Each comes with its context.
+const maxPath = 1000
+
+// The media types of diagrams, as the contract has them.
+var diagramTypes = map[fsm.DiagramFormat]string{fsm.Mermaid: "text/vnd.mermaid", fsm.DOT: "text/vnd.graphviz"}
+
+// GetWorkflowDiagram draws a version of a workflow, with the path of an instance if one is
+// asked for.
+func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramRequestObject) (GetWorkflowDiagramResponseObject, error) {
+	format, err := requestOf(ctx).diagramFormat(r.Params.Format)
+	if err != nil {
+		return nil, err
+	}
+	version := value(r.Params.Version)
+	if r.Params.Version != nil && version < 1 {
+		return nil, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
+	}
+	w, err := s.service.GetWorkflow(ctx, r.Name, version)
+	if err != nil {
+		return nil, err
+	}
+	var path []fsm.Step
+	if r.Params.Instance != nil {
+		i, err := s.instanceOf(ctx, w.Name, *r.Params.Instance)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case version == 0 && w.Version != i.WorkflowVersion:
+			if w, err = s.service.GetWorkflow(ctx, w.Name, i.WorkflowVersion); err != nil {
+				return nil, err
+			}
+		case w.Version != i.WorkflowVersion:
+			return nil, malformed("version", fmt.Sprintf("is %d, but the instance is on version %d: leave it out", version, i.WorkflowVersion))
+		}
+		if path, err = s.pathOf(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	model, err := w.Model()
+	if err != nil {
+		return nil, err
+	}
+	text, err := model.Diagram(format, path)
+	if err != nil {
+		return nil, err
+	}
+	body, length := strings.NewReader(text), int64(len(text))
+	if format == fsm.DOT {
+		return GetWorkflowDiagram200TextVndGraphvizResponse{Body: body, ContentLength: length}, nil
+	}
+	return GetWorkflowDiagram200TextVndMermaidResponse{Body: body, ContentLength: length}, nil
+}
+
+// diagramFormat is the one asked for, or the first that the Accept header admits. One that
+// is asked for must be admitted too.
+func (r *request) diagramFormat(asked *GetWorkflowDiagramParamsFormat) (fsm.DiagramFormat, error) {
+	formats := []fsm.DiagramFormat{fsm.Mermaid, fsm.DOT}
+	if asked != nil {
+		formats = []fsm.DiagramFormat{fsm.DiagramFormat(*asked)}
+	}
+	for _, f := range formats {
+		if accepts(r.header, []string{diagramTypes[f]}) {
+			return f, nil
+		}
+	}
+	return "", &problemError{
+		code: ProblemCodeNotAcceptable, detail: fmt.Sprintf("this format is %s, which Accept does not admit", diagramTypes[formats[0]]),
+	}
+}
+
+// instanceOf reads an instance that must be one of the workflow.
+func (s *server) instanceOf(ctx context.Context, workflow string, text InstanceID) (fsm.Instance, error) {
+	id, err := instanceID(text)
+	if err != nil {
+		return fsm.Instance{}, err
+	}
+	i, err := s.service.Get(ctx, requestOf(ctx).principal.tenant, id)
+	if err == nil && i.Workflow != workflow {
+		err = &fsm.Error{Kind: fsm.InstanceNotFound, Message: "this workflow has no such instance"}
+	}
+	return i, err
+}
+
+// pathOf reads the first steps of an instance, and sees to it that the last one ends where
+// the instance is.
+func (s *server) pathOf(ctx context.Context, i fsm.Instance) ([]fsm.Step, error) {
+	var path []fsm.Step
+	page := fsm.Page{Limit: fsm.MaxLimit}
+	for len(path) < maxPath {
+		list, err := s.service.History(ctx, requestOf(ctx).principal.tenant, i.ID, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, step := range list.Items {
+			step.Context, step.Payload = nil, nil // A thousand of them would be much to hold.
+			path = append(path, step)
+		}
+		if page.Cursor = list.Next; page.Cursor == "" {
+			return path, nil
+		}
+	}
+	return append(path, fsm.Step{To: i.State}), nil
 }
 
 // pageOf reads the parameters that all lists share.

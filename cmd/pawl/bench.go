@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,8 +47,8 @@ type benchCommand struct {
 	Instances   int           `default:"100000" help:"Instances to load before anything is measured."`
 	Duration    time.Duration `default:"5s" help:"Time of each measurement."`
 	Connections []int         `default:"1,8,64,256" help:"Connections to fire transitions at."`
-	Only        []string      `placeholder:"NAME" help:"Measure only these: transitions, references (pgbench, after transitions), creates, batch, replays, reads, hot, mixed, overload."`
-	Grown       bool          `help:"At last fill the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys, and measure again. Takes about three minutes and 8 GB of disk."`
+	Only        []string      `placeholder:"NAME" help:"Measure only these: transitions, references (pgbench, after transitions), creates, batch, replays, reads, hot, mixed, purge, overload."`
+	Grown       bool          `help:"At last fill the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys, and measure again. Takes about four minutes and 8 GB of disk."`
 	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures to a file too."`
 	DatabaseURL string        `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"An empty database to use, as its owner, and to leave empty; by default a private Postgres is started."`
 }
@@ -91,8 +92,9 @@ type bench struct {
 	meter   *meter
 	address string      // Of the service.
 	log     *serviceLog // Of the service.
-	ids     []string    // As pawl_bench.instance numbers them.
-	pgbench *pgbench    // Nil without the program.
+	stop    func(context.Context) error
+	ids     []string // As pawl_bench.instance numbers them.
+	pgbench *pgbench // Nil without the program.
 	report  benchReport
 	run     string // What all keys of this run begin with.
 	runs    int    // Of loads, each with keys of its own.
@@ -104,7 +106,9 @@ const cleanUpWithin = time.Minute
 
 func (b *benchCommand) Run(c *console) (err error) {
 	own := *c
-	run := &bench{benchCommand: b, c: &own, run: strconv.FormatInt(time.Now().UnixNano(), 36)}
+	run := &bench{
+		benchCommand: b, c: &own, run: strconv.FormatInt(time.Now().UnixNano(), 36), log: &serviceLog{address: make(chan string, 1)},
+	}
 	run.report = benchReport{Measurements: []*measurement{}, References: []*reference{}, Targets: []headline{}, Remarks: []string{}}
 	own.Context, run.died = context.WithCancelCause(c.Context)
 	defer func() {
@@ -131,7 +135,7 @@ func (b *bench) all() error {
 		defer file.Close()
 	}
 	began := time.Now()
-	for _, step := range []func() error{b.openDatabase, b.startService, b.describe, b.load} {
+	for _, step := range []func() error{b.openDatabase, b.runService, b.describe, b.load} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -294,7 +298,8 @@ func (l *serviceLog) line(text string) {
 		default:
 		}
 	}
-	if strings.Contains(text, "level=ERROR") {
+	// That it refuses what has no room is asked of it, and counted by those who are refused.
+	if strings.Contains(text, "level=ERROR") && !strings.Contains(text, "too many commands are waiting") {
 		if l.errors++; l.errors == 1 {
 			l.first = text
 		}
@@ -314,27 +319,40 @@ func (l *serviceLog) ended(err error) error {
 	return fmt.Errorf("the service ended: %w: %s", cmp.Or(err, errors.New("by itself")), l.last)
 }
 
+// runService starts the service, and sees to its end.
+func (b *bench) runService() error {
+	b.undo = append(b.undo, func(ctx context.Context) error {
+		if b.stop == nil {
+			return nil
+		}
+		return b.stop(ctx)
+	})
+	return b.startService()
+}
+
 // startService runs `pawl serve` in a process of its own. The environment configures it as
-// it would any other, but for what would keep the load out.
-func (b *bench) startService() error {
+// it would any other, but for what would keep the load out, and for what is given.
+func (b *bench) startService(env ...string) error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	log := &serviceLog{address: make(chan string, 1)}
-	b.log = log
 	cmd := exec.Command(program, "--log-format", "text", "--log-level", "info", "serve", "--listen", "127.0.0.1:0")
-	cmd.Stderr = log
-	cmd.Env = append(serviceEnv(os.Environ()), "DATABASE_URL="+b.dsn)
+	cmd.Stderr = b.log
+	cmd.Env = append(append(serviceEnv(os.Environ()), "DATABASE_URL="+b.dsn), env...)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	ended := make(chan struct{})
+	var asked atomic.Bool
 	go func() {
-		b.died(log.ended(cmd.Wait()))
+		if err := cmd.Wait(); !asked.Load() {
+			b.died(b.log.ended(err))
+		}
 		close(ended)
 	}()
-	b.undo = append(b.undo, func(ctx context.Context) error {
+	b.stop = func(ctx context.Context) error {
+		asked.Store(true)
 		_ = cmd.Process.Signal(syscall.SIGTERM) // It may have ended.
 		select {
 		case <-ended:
@@ -343,9 +361,9 @@ func (b *bench) startService() error {
 			<-ended
 		}
 		return nil
-	})
+	}
 	select {
-	case b.address = <-log.address:
+	case b.address = <-b.log.address:
 	case <-b.c.Done():
 		return context.Cause(b.c)
 	}
@@ -353,11 +371,19 @@ func (b *bench) startService() error {
 	return nil
 }
 
+// restartService replaces the service by one with another environment.
+func (b *bench) restartService(env ...string) error {
+	if err := b.stop(b.c); err != nil {
+		return err
+	}
+	return b.startService(env...)
+}
+
 func serviceEnv(all []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		switch name {
-		case "DATABASE_URL", "PAWL_DATABASE_URL", "PAWL_TOKENS", "PAWL_TENANT", "PAWL_RATE_LIMIT":
+		case "DATABASE_URL", "PAWL_DATABASE_URL", "PAWL_TOKENS", "PAWL_TENANT", "PAWL_RATE_LIMIT", "PAWL_API", "PAWL_WORKERS":
 			return true
 		}
 		return false

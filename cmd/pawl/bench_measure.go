@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // rawJSON is sent as it is.
@@ -26,8 +29,11 @@ const (
 	manyClients  = 64 // Of the measurements that have no --connections.
 	batchClients = 8
 	perBatch     = 100
-	// overloadFactor is how many times the most connections an overload has.
+	// overloadFactor is how many clients an overload has for each that may wait.
 	overloadFactor = 10
+	// purgeFactor is how many times as long as others the purge is measured.
+	purgeFactor = 6
+	purgedAfter = "2 seconds"
 	// disturbing is the share of the CPUs that others may take before it is said.
 	disturbing = 0.1
 	// replayedKeys is how many requests are sent again and again.
@@ -39,6 +45,8 @@ const (
 const (
 	grownInstances = 1_000_000
 	growAtOnce     = 50_000
+	grownWarmUp    = 20 * time.Second
+	grownDuration  = 10 * time.Second
 )
 
 // step is a part of a run that --only can name.
@@ -57,6 +65,7 @@ func (b *bench) steps() []step {
 		{"reads", b.measureReads},
 		{"hot", b.measureHot},
 		{"mixed", b.measureMixed},
+		{"purge", b.measurePurge},
 		{"overload", b.measureOverload},
 	}
 }
@@ -98,9 +107,14 @@ func (b *bench) warmUp(d time.Duration) time.Duration {
 
 // measure runs a load, prints its figures, and keeps them for the report.
 func (b *bench) measure(name string, d time.Duration, l *load) (*loadResult, error) {
+	return b.measureAfter(name, b.warmUp(d), d, l)
+}
+
+// measureAfter is measure after another time to warm up.
+func (b *bench) measureAfter(name string, warmUp, d time.Duration, l *load) (*loadResult, error) {
 	resetPeakRSS(b.meter.service)
 	var before, after reading
-	result, err := l.run(b.c, b.address, b.ids, b.warmUp(d), d,
+	result, err := l.run(b.c, b.address, b.ids, warmUp, d,
 		func() { before = b.meter.read(b.c) }, func() { after = b.meter.read(b.c) })
 	if err != nil {
 		return nil, err
@@ -340,27 +354,129 @@ func (b *bench) measureHot() error {
 	return nil
 }
 
-// measureOverload bursts with many more clients than the service is made for, between
-// looks at what it does with the usual number.
-func (b *bench) measureOverload() error {
-	burst := overloadFactor * slices.Max(b.Connections)
-	if _, err := b.measure("before-overload", b.Duration/2, b.transitions(manyClients)); err != nil {
+// measurePurge lets keys live for so short a time that as many expire as come, for so long
+// that each is gone many times over. How much they take must level off.
+func (b *bench) measurePurge() (err error) {
+	before, err := b.measure("before-purge", b.Duration, b.transitions(manyClients))
+	if err != nil {
 		return err
 	}
-	if _, err := b.measure("overload", b.Duration, b.transitions(burst)); err != nil {
+	var ttl string
+	if err := b.conn.QueryRow(b.c, "select idempotency_ttl::text from pawl.setting").Scan(&ttl); err != nil {
 		return err
 	}
-	_, err := b.measure("after-overload", b.Duration/2, b.transitions(manyClients))
+	set := func(ctx context.Context, ttl string) error {
+		_, err := b.conn.Exec(ctx, "update pawl.setting set idempotency_ttl = $1::text::interval", ttl)
+		return err
+	}
+	if err := set(b.c, purgedAfter); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, set(context.WithoutCancel(b.c), ttl)) }()
+	// Autovacuum looks once a minute, which is often for keys that live for a day.
+	if err := b.vacuumEvery(b.c, "1s"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.vacuumEvery(context.WithoutCancel(b.c), "")) }()
+
+	const deleted = "select coalesce(sum(n_tup_del), 0)::bigint from pg_stat_user_tables where relid = 'pawl.idempotency_key'::regclass"
+	var had, has int64
+	if err := b.conn.QueryRow(b.c, deleted).Scan(&had); err != nil {
+		return err
+	}
+	d := purgeFactor * b.Duration
+	sampling, stop := context.WithCancel(b.c)
+	sizes := make(chan []int64, 1)
+	go func() { sizes <- b.sampleKeys(sampling, min(d/30, time.Second)) }()
+	after, err := b.measure("purge", d, b.transitions(manyClients))
+	stop()
+	p := &purgeFigures{Sizes: <-sizes}
+	if err != nil {
+		return err
+	}
+	if err := b.conn.QueryRow(b.c, deleted).Scan(&has); err != nil {
+		return err
+	}
+	if p99 := before.percentile(0.99); p99 > 0 {
+		p.P99Ratio = after.percentile(0.99) / p99
+	}
+	p.Purged = has - had
+	half := len(p.Sizes) / 2
+	for i, size := range p.Sizes {
+		if i < half {
+			p.FirstHalf = max(p.FirstHalf, size)
+		} else {
+			p.SecondHalf = max(p.SecondHalf, size)
+		}
+	}
+	b.report.Measurements[len(b.report.Measurements)-1].Purge = p
+	b.remark("purge: %d keys were purged; p99 is %.2f times that without; the keys and their indexes took at most %.1f MB in the first half, %.1f MB in the second",
+		p.Purged, p.P99Ratio, float64(p.FirstHalf)/1e6, float64(p.SecondHalf)/1e6)
+	return nil
+}
+
+// vacuumEvery sets how often autovacuum looks, or "" for the default, on a server of the
+// run's own. Others are left as they are.
+func (b *bench) vacuumEvery(ctx context.Context, naptime string) error {
+	if b.DatabaseURL != "" {
+		return nil
+	}
+	sql := "alter system reset autovacuum_naptime"
+	if naptime != "" {
+		sql = "alter system set autovacuum_naptime = '" + naptime + "'"
+	}
+	if _, err := b.conn.Exec(ctx, sql); err != nil {
+		return err
+	}
+	_, err := b.conn.Exec(ctx, "select pg_reload_conf()")
 	return err
 }
 
+// sampleKeys reads what keys and their indexes take, in bytes, until the context ends.
+func (b *bench) sampleKeys(ctx context.Context, every time.Duration) []int64 {
+	sizes := []int64{}
+	conn, err := pgx.Connect(ctx, b.dsn)
+	if err != nil {
+		return sizes
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for {
+		pause(ctx, every)
+		var size int64
+		if err := conn.QueryRow(ctx, "select pg_total_relation_size('pawl.idempotency_key')").Scan(&size); err != nil {
+			return sizes
+		}
+		sizes = append(sizes, size)
+	}
+}
+
+// measureOverload bursts with many more clients than may wait, between looks at what the
+// same process does with the usual number.
+func (b *bench) measureOverload() error {
+	room := max(manyClients, slices.Max(b.Connections))
+	if err := b.restartService("PAWL_MAX_QUEUE=" + strconv.Itoa(room)); err != nil {
+		return err
+	}
+	if _, err := b.measure("before-overload", b.Duration/2, b.transitions(manyClients)); err != nil {
+		return err
+	}
+	if _, err := b.measure("overload", b.Duration, b.transitions(overloadFactor*room)); err != nil {
+		return err
+	}
+	if _, err := b.measure("after-overload", b.Duration/2, b.transitions(manyClients)); err != nil {
+		return err
+	}
+	return b.restartService()
+}
+
 // measureGrown fills the tables, and fires at instances from all over them. Both its looks
-// come after a checkpoint, which makes every page that is touched first go to the WAL.
+// come after a checkpoint, which makes every page that is touched first go to the WAL; the
+// load runs until that is over before it is measured.
 func (b *bench) measureGrown() error {
 	if _, err := b.conn.Exec(b.c, "checkpoint"); err != nil {
 		return err
 	}
-	if _, err := b.measure("before-grown", b.Duration, b.transitions(manyClients)); err != nil {
+	if _, err := b.measureAfter("before-grown", grownWarmUp, grownDuration, b.transitions(manyClients)); err != nil {
 		return err
 	}
 	var have int
@@ -385,7 +501,7 @@ func (b *bench) measureGrown() error {
 	if b.ids, err = b.readIDs("select id::text from pawl.instance order by random() limit $1", b.Instances); err != nil {
 		return err
 	}
-	_, err = b.measure("grown", b.Duration, b.transitions(manyClients))
+	_, err = b.measureAfter("grown", grownWarmUp, grownDuration, b.transitions(manyClients))
 	return err
 }
 

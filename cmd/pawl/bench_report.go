@@ -55,6 +55,19 @@ type measurement struct {
 	usage
 	Ratio   *float64 `json:"ratio"`
 	RatioTo string   `json:"ratio_to,omitempty"`
+	// Purge is of the measurement of that name only.
+	Purge *purgeFigures `json:"purge,omitempty"`
+}
+
+// purgeFigures is what purging costs, and what it keeps small.
+type purgeFigures struct {
+	Purged   int64   `json:"purged"`
+	P99Ratio float64 `json:"p99_ratio"`
+	// Sizes are of the keys with their indexes in bytes, a second apart or less; then the
+	// largest in each half of the time.
+	Sizes      []int64 `json:"sizes"`
+	FirstHalf  int64   `json:"first_half_max"`
+	SecondHalf int64   `json:"second_half_max"`
 }
 
 // readMachine describes where the run is.
@@ -97,6 +110,7 @@ func comparisons() []comparison {
 		{"replays@64", "transitions@64", 2},
 		{"reads@64", "transitions@64", 2},
 		{"mixed@64", "transitions@64", 0},
+		{"purge@64", "before-purge@64", 0},
 		{"after-overload@64", "before-overload@64", 0},
 		{"grown@64", "before-grown@64", 0},
 	}

@@ -32,6 +32,10 @@ type benchFigures struct {
 		Errors       int
 		FirstError   string   `json:"first_error"`
 		Transactions *float64 `json:"transactions_per_op"`
+		Purge        *struct {
+			Sizes []int64
+			Max   int64 `json:"second_half_max"`
+		}
 	}
 	References []struct {
 		Name        string
@@ -63,10 +67,13 @@ func TestBench(t *testing.T) {
 		if m.Errors > 0 || m.Rate <= 0 || m.P50 <= 0 || m.Max < m.P50 || m.Transactions == nil {
 			t.Errorf("%+v", m)
 		}
+		if p := m.Purge; (m.Name == "purge") != (p != nil && len(p.Sizes) > 1 && p.Max > 0) {
+			t.Errorf("%s has %+v of purging", m.Name, p)
+		}
 	}
 	want := []string{
 		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "mixed@64",
-		"before-overload@64", "overload@40", "after-overload@64",
+		"before-purge@64", "purge@64", "before-overload@64", "overload@640", "after-overload@64",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("measured are %v, want %v", names, want)

@@ -65,10 +65,10 @@ type call struct {
 	ifMatch      string
 }
 
-// do sends a request and decodes the answer. A request that changes something gets a
-// key, and is tried again with that key when the way there or back fails, or when the
-// service is unavailable or asks to wait: a few times, ever later, and not in step with
-// other clients.
+// do sends a request and decodes the answer; a *string gets it as it is. A request that
+// changes something gets a key, and is tried again with that key when the way there or back
+// fails, or when the service is unavailable or asks to wait: a few times, ever later, and
+// not in step with other clients.
 func (f *clientFlags) do(ctx context.Context, c call, into any) (status int, err error) {
 	var body []byte
 	if c.body != nil {
@@ -134,7 +134,9 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
 		return res.StatusCode, time.Duration(seconds) * time.Second, p
 	}
-	if into != nil {
+	if text, ok := into.(*string); ok {
+		*text = string(answer)
+	} else if into != nil {
 		if err := json.Unmarshal(answer, into); err != nil {
 			return 0, 0, fmt.Errorf("the service's answer: %w", err)
 		}

@@ -29,7 +29,7 @@ type cli struct {
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 
 	Dev      devCommand      `cmd:"" help:"Run everything here and now: a private Postgres (or DATABASE_URL), migrated, with the flight-booking example."`
-	Serve    serveCommand    `cmd:"" help:"Serve the API on a migrated database."`
+	Serve    serveCommand    `cmd:"" help:"Serve the API, and work in the background, on a migrated database."`
 	Migrate  migrateCommand  `cmd:"" help:"Deploy the schema."`
 	Workflow workflowCommand `cmd:"" help:"Check, register and read workflows."`
 	Instance instanceCommand `cmd:"" help:"Create, move and read instances."`
@@ -58,7 +58,7 @@ func main() {
 type exit int
 
 // run is the program. It returns the exit code: 0, 1 if the command failed, 2 if it was
-// not understood.
+// not understood or, where 1 is an answer, failed.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	defer func() {
 		if e, ok := recover().(exit); ok {
@@ -95,6 +95,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	case errors.Is(err, errSaid):
 		return 1
+	case errors.As(err, new(trouble)):
+		_, _ = fmt.Fprintln(stderr, "pawl:", err)
+		return 2
 	default:
 		_, _ = fmt.Fprintln(stderr, "pawl:", err)
 		return 1
@@ -103,3 +106,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 // errSaid fails a command that has said why already.
 var errSaid = errors.New("failed")
+
+// trouble is why a command could not answer whose exit code 1 is an answer.
+type trouble struct{ error }
+
+func (t trouble) Unwrap() error { return t.error }

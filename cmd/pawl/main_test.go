@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -96,6 +97,7 @@ func (l *lockedBuffer) String() string {
 var (
 	devAddress   = regexp.MustCompile(`pawl listens on (http://\S+)`)
 	serveAddress = regexp.MustCompile(`msg=serving address=(\S+)`)
+	noAddress    = regexp.MustCompile(`msg="working, without an API"`)
 )
 
 // start runs `pawl dev` or `pawl serve` on a free port and returns when it serves. It is
@@ -130,6 +132,9 @@ func start(t testing.TB, env []string, args ...string) *process {
 			}
 			if m := serveAddress.FindStringSubmatch(lines.Text()); m != nil {
 				serving <- "http://" + m[1]
+			}
+			if noAddress.MatchString(lines.Text()) {
+				serving <- "nowhere"
 			}
 		}
 		close(serving)
@@ -516,11 +521,69 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestWorkersOnly runs the two halves of a service as processes of their own: the one
+// purges and listens nowhere, the other answers and purges nothing.
+func TestWorkersOnly(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	role := serviceRole(t, dsn)
+	api := start(t, []string{"DATABASE_URL=" + role, "PAWL_WORKERS=false"}, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", api.url, flight)
+	if _, err := conn.Exec(t.Context(), "update pawl.setting set idempotency_ttl = '1 microsecond'"); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		mustSend(t, http.StatusCreated, http.MethodPost, api.url+create, quote, "Idempotency-Key", fmt.Sprint("quote-", n))
+	}
+	left := func() (n int) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "select count(*) from pawl.idempotency_key").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := left(); n != 3 {
+		t.Errorf("%d keys are left before anybody purges, want 3", n)
+	}
+	worker := start(t, []string{"DATABASE_URL=" + role}, "serve", "--no-api")
+	if worker.url != "nowhere" {
+		t.Errorf("the worker listens on %s", worker.url)
+	}
+	for left() > 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("the keys are not purged")
+		}
+	}
+	for _, p := range []*process{worker, api} {
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	}
+	if _, stderr, code := pawl(t, []string{"DATABASE_URL=" + dsn, "PAWL_API=false"}, "serve", "--no-workers"); code != 2 || !strings.Contains(stderr, "--no-api and --no-workers") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if _, stderr, code := pawl(t, nil, "dev", "--no-workers", "--no-api"); code != 2 || !strings.Contains(stderr, "--no-api and --no-workers") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
 // TestMigrate deploys, shows and takes back the schema.
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	env := []string{"DATABASE_URL=" + dbtest.Empty(t)}
-	if out := mustPawl(t, env, "migrate", "status"); strings.Count(out, "pending") != 2 {
+	migrations, err := fs.Glob(db.Migrations(), "*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := mustPawl(t, env, "migrate", "status"); strings.Count(out, "pending") != len(migrations) {
 		t.Errorf("status before: %s", out)
 	}
 	mustPawl(t, env, "migrate", "up", "--idempotency-ttl", "48h")
@@ -552,8 +615,12 @@ func TestMigrate(t *testing.T) {
 	if !strings.Contains(grants, `to "odd ""role""";`) {
 		t.Errorf("a role's name is not quoted: %s", grants)
 	}
-	mustPawl(t, env, "migrate", "down")
-	mustPawl(t, env, "migrate", "down")
+	for range migrations {
+		mustPawl(t, env, "migrate", "down")
+	}
+	if out := mustPawl(t, env, "migrate", "status"); strings.Count(out, "pending") != len(migrations) {
+		t.Errorf("status after all are taken back: %s", out)
+	}
 	if _, stderr, code := pawl(t, env, "migrate", "up", "--plan-cache-mode", "nonsense"); code != 2 || !strings.Contains(stderr, "plan-cache-mode") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
@@ -680,7 +747,7 @@ func TestTokens(t *testing.T) {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	help := mustPawl(t, nil, "serve", "--help")
-	for _, name := range []string{"DATABASE_URL", "PAWL_LISTEN", "PAWL_GUARD_TIMEOUT", "PAWL_LOCK_TIMEOUT", "PAWL_TENANT", "PAWL_LOG_LEVEL"} {
+	for _, name := range []string{"DATABASE_URL", "PAWL_LISTEN", "PAWL_GUARD_TIMEOUT", "PAWL_LOCK_TIMEOUT", "PAWL_TENANT", "PAWL_LOG_LEVEL", "PAWL_API", "PAWL_WORKERS"} {
 		if !strings.Contains(help, "$"+name) {
 			t.Errorf("serve --help does not show %s", name)
 		}
@@ -703,18 +770,7 @@ func TestQuickStart(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("the quick start needs curl")
 	}
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(readme), "\n## Quick start\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	var script []string
-	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1) {
-		if !strings.Contains(m[1], "make ") {
-			script = append(script, m[1])
-		}
-	}
+	script := slices.DeleteFunc(readmeScripts(t, "Quick start"), func(block string) bool { return strings.Contains(block, "make ") })
 	if len(script) != 3 {
 		t.Fatalf("the quick start has %d blocks to run, want 3", len(script))
 	}
@@ -735,5 +791,65 @@ func TestQuickStart(t *testing.T) {
 		if want != "order-7" && !strings.Contains(string(out), want) {
 			t.Errorf("no %s in %s", want, out)
 		}
+	}
+}
+
+// readmeScripts returns the shell blocks of a section of the README.
+func readmeScripts(t *testing.T, section string) (blocks []string) {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(readme), "\n## "+section+"\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
+}
+
+// TestPipeline runs the README's pipeline word by word, up to the service that it starts,
+// which is there already.
+func TestPipeline(t *testing.T) {
+	t.Parallel()
+	goose := os.Getenv("PAWL_GOOSE")
+	if goose == "" {
+		t.Skip("PAWL_GOOSE does not name the goose binary; make test builds it and sets it")
+	}
+	blocks := readmeScripts(t, "Workflows in a pipeline")
+	if len(blocks) != 1 {
+		t.Fatalf("the section has %d blocks, want 1", len(blocks))
+	}
+	script, _, found := strings.Cut(blocks[0], "pawl serve\n")
+	if !found {
+		t.Fatal("the pipeline starts no service")
+	}
+	dsn := dbtest.NewDSN(t)
+	p := start(t, []string{"DATABASE_URL=" + dsn}, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
+
+	dir, bin := t.TempDir(), t.TempDir()
+	definition, err := os.ReadFile(flight)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.Symlink(program, filepath.Join(bin, "pawl")), os.Symlink(goose, filepath.Join(bin, "goose")),
+		os.Mkdir(filepath.Join(dir, "workflows"), 0o700), os.Mkdir(filepath.Join(dir, "migrations"), 0o700),
+		os.WriteFile(filepath.Join(dir, "workflows", "flight-booking.yaml"), bytes.Replace(definition, []byte("after: 30m"), []byte("after: 40m"), 1), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-eu")
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(script)
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "PAWL_SERVER="+p.url, "DATABASE_URL="+dsn)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if a := mustSend(t, http.StatusOK, http.MethodGet, p.url+"/v1/workflows/flight-booking", ""); a.member("version") != 2.0 {
+		t.Errorf("after the pipeline the workflow is %s", a.body)
 	}
 }

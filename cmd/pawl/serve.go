@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -29,6 +30,16 @@ type serviceFlags struct {
 	GuardTimeout    time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"How long a guard, and any statement, may run."`
 	LockTimeout     time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"How long to wait for an instance that another transaction holds."`
 	ShutdownTimeout time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"How long requests may take to finish after SIGTERM."`
+	API             bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Answer requests; without it nothing listens."`
+	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Do the work in the background: purge expired idempotency keys. Some process must."`
+}
+
+// Validate refuses a process that would have nothing to do.
+func (s *serviceFlags) Validate() error {
+	if !s.API && !s.Workers {
+		return errors.New("--no-api and --no-workers leave nothing to do")
+	}
+	return nil
 }
 
 type serveCommand struct {
@@ -38,27 +49,29 @@ type serveCommand struct {
 }
 
 // Validate refuses a variable that is set to nothing.
-func (s *serveCommand) Validate() error { return wantDatabase(s.DatabaseURL) }
+func (s *serveCommand) Validate() error {
+	return errors.Join(wantDatabase(s.DatabaseURL), s.serviceFlags.Validate())
+}
 
 func (s *serveCommand) Run(c *console) error {
 	return s.serve(c, s.DatabaseURL, s.Listen, func(_ *fsm.Service, addr net.Addr) error {
+		if addr == nil {
+			c.log.Info("working, without an API")
+			return nil
+		}
 		c.log.Info("serving", "address", addr.String())
 		return nil
 	})
 }
 
-// serve answers requests until the context ends, then finishes those that it has: HTTP
-// first, then the commands that wait, then the pool.
+// serve answers requests and does the work in the background until the context ends. Then
+// it finishes what it has: HTTP first, then the commands that wait and the workers, then
+// the pool. started gets the address, or nil without the API.
 func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.Service, net.Addr) error) error {
-	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Logger: c.log}
-	if s.Tokens != "" {
-		data, err := os.ReadFile(s.Tokens)
-		if err != nil {
-			return fmt.Errorf("tokens: %w", err)
-		}
-		if config.Tokens, err = httpapi.ParseTokens(data); err != nil {
-			return err
-		}
+	if os.Getenv("GOGC") == "" {
+		// What lives is a few megabytes: collecting each time it doubles would take a sixth
+		// of the service's time.
+		debug.SetGCPercent(400)
 	}
 	pool, err := db.Open(c, dsn, db.Config{
 		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
@@ -71,43 +84,79 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
+	group, ctx := errgroup.WithContext(c)
+	// The workers go on while requests are finished.
+	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorking()
+	var addr net.Addr
+	drain := func(context.Context) error { return nil }
+	if s.API {
+		server, err := s.server(c, service)
+		if err != nil {
+			return err
+		}
+		listener, err := net.Listen("tcp", listen)
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		addr = listener.Addr()
+		group.Go(func() error {
+			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve: %w", err)
+			}
+			return nil
+		})
+		drain = func(ctx context.Context) error {
+			if err := server.Shutdown(ctx); err != nil {
+				return errors.Join(fmt.Errorf("shutdown: %w", err), server.Close())
+			}
+			return nil
+		}
+	}
+	group.Go(func() error {
+		defer stopWorking()
+		<-ctx.Done()
+		c.log.Info("draining")
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout)
+		defer cancel()
+		return drain(bounded)
+	})
+	if s.Workers {
+		purger := fsm.NewPurger(pool, fsm.PurgerConfig{Logger: c.log})
+		group.Go(func() error { return purger.Run(working) })
+		timers := fsm.NewTimers(pool, fsm.TimerConfig{Logger: c.log})
+		group.Go(func() error { return timers.Run(working) })
+	}
+	if err := started(service, addr); err != nil {
+		group.Go(func() error { return err })
+	}
+	return group.Wait()
+}
+
+// server makes the API, which does not listen yet.
+func (s *serviceFlags) server(c *console, service *fsm.Service) (*http.Server, error) {
+	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Logger: c.log}
+	if s.Tokens != "" {
+		data, err := os.ReadFile(s.Tokens)
+		if err != nil {
+			return nil, fmt.Errorf("tokens: %w", err)
+		}
+		if config.Tokens, err = httpapi.ParseTokens(data); err != nil {
+			return nil, err
+		}
+	}
 	handler, err := httpapi.New(service, config)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	listener, err := net.Listen("tcp", listen)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	server := &http.Server{
+	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		// OPTIONS * is for the handler too, which answers every error as a problem.
 		DisableGeneralOptionsHandler: true,
-	}
-	group, ctx := errgroup.WithContext(c)
-	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve: %w", err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-ctx.Done()
-		c.log.Info("draining")
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout)
-		defer cancel()
-		if err := server.Shutdown(drain); err != nil {
-			return errors.Join(fmt.Errorf("shutdown: %w", err), server.Close())
-		}
-		return nil
-	})
-	if err := started(service, listener.Addr()); err != nil {
-		group.Go(func() error { return err })
-	}
-	return group.Wait()
+	}, nil
 }
 
 // closePool closes a pool, but does not wait for ever for a connection in use.
@@ -165,6 +214,10 @@ func (d *devCommand) Run(c *console) error {
 	return d.serve(c, dsn, d.Listen, func(service *fsm.Service, addr net.Addr) error {
 		if err := registerExample(c, service); err != nil {
 			return err
+		}
+		if addr == nil {
+			c.printf("pawl works without an API\nits database is %s\n", dsn)
+			return nil
 		}
 		c.printf(devBanner, addr, dsn)
 		return nil

@@ -13,10 +13,13 @@ import (
 )
 
 type workflowCommand struct {
-	Validate workflowValidate `cmd:"" help:"Check definitions, and say everything that is wrong with them."`
-	Apply    workflowApply    `cmd:"" help:"Register definitions."`
-	List     workflowList     `cmd:"" help:"List the workflows."`
-	Show     workflowShow     `cmd:"" help:"Print a workflow's definition."`
+	Validate  workflowValidate  `cmd:"" help:"Check definitions, and say everything that is wrong with them."`
+	Diff      workflowDiff      `cmd:"" help:"Say what differs between two definitions, and what of it is unsafe for live instances."`
+	Migration workflowMigration `cmd:"" help:"Print a migration that registers a definition, for goose and psql."`
+	Apply     workflowApply     `cmd:"" help:"Register definitions."`
+	List      workflowList      `cmd:"" help:"List the workflows."`
+	Show      workflowShow      `cmd:"" help:"Print a workflow's definition."`
+	Diagram   workflowDiagram   `cmd:"" help:"Print a workflow as a diagram, with the path of an instance if wanted."`
 }
 
 // workflowAnswer is a workflow as the API shows it.
@@ -30,72 +33,17 @@ type workflowAnswer struct {
 }
 
 // readDefinition reads a file in YAML or JSON and checks it as far as it can be checked
-// without a database.
-func readDefinition(file string) (definition json.RawMessage, name string, err error) {
+// without a database. It returns the document as it was written, as JSON, and its model.
+func readDefinition(file string) (document json.RawMessage, model *fsm.Definition, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	if definition, err = toJSON(data); err != nil {
-		return nil, "", fmt.Errorf("%s: %w", file, err)
+	if document, err = toJSON(data); err != nil {
+		return nil, nil, err
 	}
-	parsed, err := fsm.Parse(definition, "", fsm.Limits{})
-	if err != nil {
-		return definition, "", err
-	}
-	return definition, parsed.Name, nil
-}
-
-// complain prints each fault of a definition on a line of its own.
-func (c *console) complain(file string, err error) {
-	var refused *fsm.Error
-	var answered *problem
-	say := func(pointer, detail string) { _, _ = fmt.Fprintf(c.err, "%s: %s: %s\n", file, pointer, detail) }
-	switch {
-	case errors.As(err, &refused) && len(refused.Faults) > 0:
-		for _, f := range refused.Faults {
-			say(f.Pointer, f.Detail)
-		}
-	case errors.As(err, &answered) && len(answered.Errors) > 0:
-		for _, f := range answered.Errors {
-			say(f.Pointer, f.Detail)
-		}
-	default:
-		_, _ = fmt.Fprintf(c.err, "%s: %v\n", file, err)
-	}
-}
-
-type workflowValidate struct {
-	Files  []string `arg:"" type:"existingfile" help:"Definitions in YAML or JSON."`
-	Server string   `env:"PAWL_SERVER" help:"A service whose Postgres parses the guards and assigns too. Without it they are not looked at."`
-	Token  string   `env:"PAWL_TOKEN" help:"Bearer token."`
-}
-
-func (w *workflowValidate) Run(c *console) error {
-	failed := false
-	for _, file := range w.Files {
-		definition, name, err := readDefinition(file)
-		if err == nil && w.Server != "" {
-			client := clientFlags{Server: w.Server, Token: w.Token}
-			_, err = client.do(c, call{
-				method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(name),
-				query: url.Values{"dry_run": {"true"}}, body: definition,
-			}, nil)
-		}
-		switch {
-		case err != nil:
-			c.complain(file, err)
-			failed = true
-		case w.Server == "":
-			c.printf("%s: valid, but for its guards and assigns, which need --server\n", file)
-		default:
-			c.printf("%s: valid\n", file)
-		}
-	}
-	if failed {
-		return errSaid
-	}
-	return nil
+	model, err = fsm.Parse(document, "", fsm.Limits{})
+	return document, model, err
 }
 
 type workflowApply struct {
@@ -105,11 +53,11 @@ type workflowApply struct {
 
 func (w *workflowApply) Run(c *console) error {
 	for _, file := range w.Files {
-		definition, name, err := readDefinition(file)
+		definition, model, err := readDefinition(file)
 		var answer workflowAnswer
 		status := 0
 		if err == nil {
-			status, err = w.do(c, call{method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(name), body: definition}, &answer)
+			status, err = w.do(c, call{method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(model.Name), body: definition}, &answer)
 		}
 		if err != nil {
 			c.complain(file, err)
@@ -151,18 +99,24 @@ type workflowShow struct {
 }
 
 func (w *workflowShow) Run(c *console) error {
-	path := "/v1/workflows/" + url.PathEscape(w.Name)
-	if w.At != 0 {
-		path += fmt.Sprintf("/versions/%d", w.At)
-	}
-	var answer workflowAnswer
-	if _, err := w.do(c, call{method: http.MethodGet, path: path}, &answer); err != nil {
+	answer, err := w.workflow(c, w.Name, w.At)
+	if err != nil {
 		return err
 	}
 	if w.JSON {
 		return c.printJSON(answer)
 	}
 	return c.printJSON(answer.Definition)
+}
+
+// workflow reads a version of a workflow, or the latest for version 0.
+func (f *clientFlags) workflow(c *console, name string, version int) (answer workflowAnswer, err error) {
+	path := "/v1/workflows/" + url.PathEscape(name)
+	if version != 0 {
+		path += fmt.Sprintf("/versions/%d", version)
+	}
+	_, err = f.do(c, call{method: http.MethodGet, path: path}, &answer)
+	return answer, err
 }
 
 func text(s *string) string {

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"text/template"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+type workflowMigration struct {
+	File    string `arg:"" type:"existingfile" help:"A definition in YAML or JSON."`
+	Against string `placeholder:"URL" help:"A database. If the definition is the latest version there already, the migration does nothing."`
+}
+
+// Help says more than the line in the list of commands.
+func (w *workflowMigration) Help() string {
+	return "Goose runs it up and down; psql runs it up, as often as you like: to psql its Down section is a comment. " +
+		"Up registers the definition as the workflow's next version, unless it is the latest already. Down takes that " +
+		"version back, if a migration made it, and fails if an instance is on it."
+}
+
+// noMigration is printed where there is nothing to do.
+const noMigration = `-- %[1]s: version %[2]d is this definition already, so there is nothing to do.
+
+-- +goose Up
+select 1;
+
+-- +goose Down
+select 1;
+`
+
+// migration registers a definition. How it is written:
+//
+//   - Without a transaction of goose's, so that what register_workflow locks is free before
+//     validate_workflow reads the table.
+//   - register_workflow asks for its locks briefly, since commands wait behind it. A
+//     subtransaction that fails frees what it had locked, while the next try is awaited.
+//   - psql knows no sections and would run Down after Up. So Down is within a block comment,
+//     which is closed for goose alone: goose replaces the variable by none of its characters.
+//     No text within may close the comment, or open another.
+var migration = template.Must(template.New("").Parse(`-- Registers the workflow {{.Name}}. Printed by pawl workflow migration.
+-- Run again it changes nothing, as long as this is the latest version.
+
+-- +goose NO TRANSACTION
+-- +goose Up
+
+-- +goose StatementBegin
+do {{.Body}}
+declare
+  v_registered record;
+begin
+  for v_try in 1..20 loop
+    begin
+      select * into v_registered from pawl.register_workflow(
+        p_actor => 'migration',{{if .Version}}
+        p_version => {{.Version}},{{end}}
+        p_definition => {{.Tag}}{{.Definition}}{{.Tag}}
+      );
+      raise notice 'workflow {{.Name}}: version %, %', v_registered.version,
+        case when v_registered.created then 'registered' else 'unchanged' end;
+      exit;
+    exception when lock_not_available or deadlock_detected then
+      if v_try = 20 then
+        raise;
+      end if;
+      perform pg_sleep(v_try * 0.05);
+    end;
+  end loop;
+end
+{{.Body}};
+-- +goose StatementEnd
+
+-- The version is in force. This only lets Postgres know that older rows fit too.
+-- +goose StatementBegin
+do {{.Body}}
+begin
+  perform pawl.validate_workflow('{{.Name}}');
+exception when lock_not_available then
+  raise warning 'the states of {{.Name}} are checked, but not validated: select pawl.validate_workflow(''{{.Name}}'') later';
+end
+{{.Body}};
+-- +goose StatementEnd
+
+-- +goose Down
+-- +goose ENVSUB ON
+-- +goose StatementBegin
+/* To all but goose the rest is a comment. *${PAWL:0:0}/
+-- +goose ENVSUB OFF
+do {{.Body}}
+begin
+  for v_try in 1..20 loop
+    begin
+      perform pawl.retire_workflow(w.name, w.checksum, w.version)
+      from (
+        select l.name, l.checksum, l.version
+        from pawl.workflow l
+        where l.name = '{{.Name}}' and l.created_by = 'migration' and l.definition = {{.Tag}}{{.Commented}}{{.Tag}}
+        order by l.version desc
+        limit 1
+      ) w;
+      exit;
+    exception when lock_not_available or deadlock_detected then
+      if v_try = 20 then
+        raise;
+      end if;
+      perform pg_sleep(v_try * 0.05);
+    end;
+  end loop;
+end
+{{.Body}};
+-- +goose StatementEnd
+-- +goose StatementBegin
+do {{.Body}}
+begin
+  perform pawl.validate_workflow('{{.Name}}');
+exception when lock_not_available then
+  null; -- The states are checked all the same.
+end
+{{.Body}};
+-- +goose StatementEnd
+-- */
+`))
+
+func (w *workflowMigration) Run(c *console) error {
+	_, model, err := readDefinition(w.File)
+	if err != nil {
+		c.complain(w.File, err)
+		return errSaid
+	}
+	if w.Against != "" {
+		latest, found, err := w.latest(c, model.Name)
+		if err != nil {
+			return err
+		}
+		if found {
+			registered, err := latest.Model()
+			if err != nil {
+				return err
+			}
+			if len(fsm.Diff(registered, model)) == 0 {
+				c.printf(noMigration, latest.Name, latest.Version)
+				return nil
+			}
+		}
+	}
+	return printMigration(c, model)
+}
+
+// latest reads the latest version of a workflow.
+func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow, found bool, err error) {
+	pool, err := db.Open(c, w.Against, db.Config{MaxConns: 1})
+	if err != nil {
+		return latest, false, err
+	}
+	defer pool.Close()
+	service := fsm.New(pool, fsm.Config{})
+	defer service.Close()
+	latest, err = service.GetWorkflow(c, name, 0)
+	if errors.Is(err, fsm.WorkflowNotFound) {
+		return latest, false, nil
+	}
+	return latest, err == nil, err
+}
+
+// printMigration prints the migration of a definition.
+func printMigration(c *console, model *fsm.Definition) error {
+	canonical, err := model.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	// Indented, one line per member, a definition can be reviewed. No line of it begins with
+	// the dashes that goose looks for.
+	definition := jsontext.Value(canonical)
+	if err := definition.Format(jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
+		return err
+	}
+	text := string(definition)
+	return migration.Execute(c.out, map[string]any{
+		"Name": model.Name, "Version": model.Version, "Definition": text,
+		// Within a string, where alone JSON has slashes, they may be written so.
+		"Commented": strings.ReplaceAll(text, "/", `\u002f`),
+		"Tag":       dollarTag("json", text), "Body": dollarTag("pawl", text),
+	})
+}
+
+// dollarTag makes a quote that the text does not hold.
+func dollarTag(name, text string) string {
+	tag := "$" + name + "$"
+	for i := 1; strings.Contains(text, tag); i++ {
+		tag = fmt.Sprintf("$%s%d$", name, i)
+	}
+	return tag
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+type workflowValidate struct {
+	Files  []string `arg:"" type:"existingfile" help:"Definitions in YAML or JSON."`
+	Format string   `enum:"text,json,github" default:"text" help:"text, json, or github: annotations in the log of a GitHub workflow."`
+	Server string   `env:"PAWL_SERVER" help:"A service whose Postgres parses the guards and assigns too. Without it they are not looked at."`
+	Token  string   `env:"PAWL_TOKEN" help:"Bearer token."`
+}
+
+// Help says more than the line in the list of commands.
+func (w *workflowValidate) Help() string {
+	return "Every file is checked. The exit code is 1 if any has a fault."
+}
+
+// checkedFile is what validate says of a file.
+type checkedFile struct {
+	File   string  `json:"file"`
+	Valid  bool    `json:"valid"`
+	Faults []fault `json:"faults"`
+	// PathsChecked is false if nobody looked at the guards and assigns.
+	PathsChecked bool `json:"paths_checked"`
+}
+
+// fault is one of the things that are wrong with a file. Line and Column are 0 if unknown.
+type fault struct {
+	Pointer string `json:"pointer"`
+	Detail  string `json:"detail"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+}
+
+func (w *workflowValidate) Run(c *console) error {
+	checked := make([]checkedFile, len(w.Files))
+	failed := false
+	for i, file := range w.Files {
+		err := w.check(c, file)
+		checked[i] = checkedFile{File: relative(file), Valid: err == nil, Faults: []fault{}, PathsChecked: w.Server != ""}
+		if err != nil {
+			checked[i].Faults = faultsOf(file, err)
+			failed = true
+		}
+	}
+	if w.Format == "json" {
+		if err := c.printJSON(checked); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range checked {
+			w.say(c, f)
+		}
+	}
+	if failed {
+		return errSaid
+	}
+	return nil
+}
+
+// relative is the path from here to a file below, as annotations need it.
+func relative(file string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return file
+	}
+	path, err := filepath.Rel(here, file)
+	if err != nil || !filepath.IsLocal(path) {
+		return file
+	}
+	return path
+}
+
+func (w *workflowValidate) check(c *console, file string) error {
+	definition, model, err := readDefinition(file)
+	if err != nil || w.Server == "" {
+		return err
+	}
+	client := clientFlags{Server: w.Server, Token: w.Token}
+	_, err = client.do(c, call{
+		method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(model.Name),
+		query: url.Values{"dry_run": {"true"}}, body: definition,
+	}, nil)
+	return err
+}
+
+func (w *workflowValidate) say(c *console, f checkedFile) {
+	switch {
+	case f.Valid && f.PathsChecked:
+		c.printf("%s: valid\n", f.File)
+	case f.Valid:
+		c.printf("%s: valid, but for its guards and assigns, which need --server\n", f.File)
+	case w.Format == "github":
+		for _, fault := range f.Faults {
+			c.printf("%s\n", fault.annotation(f.File))
+		}
+	default:
+		c.complainOf(f.File, f.Faults)
+	}
+}
+
+// annotation is a workflow command of GitHub Actions
+// (docs.github.com/actions/reference/workflow-commands-for-github-actions).
+func (f fault) annotation(file string) string {
+	escape := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
+	text := "::error file=" + property.Replace(file)
+	if f.Line > 0 {
+		text += fmt.Sprintf(",line=%d", f.Line)
+	}
+	if f.Column > 0 {
+		text += fmt.Sprintf(",col=%d", f.Column)
+	}
+	return text + "::" + escape.Replace(f.String())
+}
+
+func (f fault) String() string {
+	if f.Pointer == "" {
+		return f.Detail
+	}
+	return f.Pointer + ": " + f.Detail
+}
+
+// complain prints each fault of a definition on a line of its own.
+func (c *console) complain(file string, err error) { c.complainOf(file, faultsOf(file, err)) }
+
+func (c *console) complainOf(file string, faults []fault) {
+	for _, f := range faults {
+		at := file
+		if f.Line > 0 {
+			at += fmt.Sprintf(":%d", f.Line)
+		}
+		_, _ = fmt.Fprintf(c.err, "%s: %s\n", at, f)
+	}
+}
+
+// faultsOf lists what an error says of a file, with the places that it names.
+func faultsOf(file string, err error) []fault {
+	var faults []fault
+	var refused *fsm.Error
+	var answered *problem
+	if errors.As(err, &refused) {
+		for _, f := range refused.Faults {
+			faults = append(faults, fault{Pointer: f.Pointer, Detail: f.Detail})
+		}
+	}
+	if errors.As(err, &answered) {
+		for _, f := range answered.Errors {
+			faults = append(faults, fault{Pointer: f.Pointer, Detail: f.Parameter + f.Detail})
+		}
+	}
+	if len(faults) == 0 {
+		return []fault{{Detail: err.Error(), Line: lineIn(err)}}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return faults
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil || len(document.Content) == 0 {
+		return faults
+	}
+	for i := range faults {
+		n := locate(document.Content[0], faults[i].Pointer)
+		faults[i].Line, faults[i].Column = n.Line, n.Column
+	}
+	return faults
+}
+
+var yamlLine = regexp.MustCompile(`\bline (\d+)`)
+
+// lineIn is the line that the YAML reader's message names, or 0.
+func lineIn(err error) int {
+	m := yamlLine.FindStringSubmatch(err.Error())
+	if m == nil {
+		return 0
+	}
+	line, _ := strconv.Atoi(m[1])
+	return line
+}
+
+// locate finds where a JSON Pointer leads to in a document: a member by its name, an element
+// by itself, and what is missing by what it is missing from.
+func locate(n *yaml.Node, pointer string) *yaml.Node {
+	at := n
+	for _, name := range strings.Split(pointer, "/")[1:] {
+		name = strings.NewReplacer("~1", "/", "~0", "~").Replace(name)
+		for n.Kind == yaml.AliasNode {
+			n = n.Alias
+		}
+		var next *yaml.Node
+		switch n.Kind {
+		case yaml.MappingNode:
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == name { // Of two, the latter is the one too many.
+					at, next = n.Content[i], n.Content[i+1]
+				}
+			}
+		case yaml.SequenceNode:
+			if i, err := strconv.Atoi(name); err == nil && i < len(n.Content) {
+				at, next = n.Content[i], n.Content[i]
+			}
+		}
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	return at
+}

@@ -1,0 +1,485 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ChangeKind says what became of a part of a definition.
+type ChangeKind string
+
+// The kinds of changes.
+const (
+	Added   ChangeKind = "added"
+	Removed ChangeKind = "removed"
+	Changed ChangeKind = "changed"
+)
+
+// Change is one difference between two definitions.
+type Change struct {
+	Kind ChangeKind
+	// Pointer says where, as a JSON Pointer into the canonical form of the new definition,
+	// or of the old one for what was removed.
+	Pointer string
+	// Detail says what changed, in one sentence.
+	Detail string
+	// Risk says what could happen to a live instance that is migrated from the old definition
+	// to the new one. It is empty if it can do all that it could, by the same rules.
+	Risk string
+}
+
+// Unsafe says whether the change puts live instances that are migrated at risk. Instances
+// that are not stay on their version, and no change concerns them.
+func (c Change) Unsafe() bool { return c.Risk != "" }
+
+// Diff lists what differs between two definitions, in the order of the document. It is
+// empty only if their content is the same to the registry: versions do not count, nor does
+// how JSON is written. Where it cannot tell whether a change is safe, as with guards and most
+// of JSON Schema, it takes it for unsafe.
+func Diff(a, b *Definition) []Change {
+	var d differ
+	d.definition(a, b)
+	return d.changes
+}
+
+type differ struct{ changes []Change }
+
+func (d *differ) add(kind ChangeKind, at, risk, format string, args ...any) {
+	d.changes = append(d.changes, Change{Kind: kind, Pointer: at, Detail: fmt.Sprintf(format, args...), Risk: risk})
+}
+
+func (d *differ) definition(a, b *Definition) {
+	if a.Name != b.Name {
+		d.add(Changed, "/name", "an instance cannot be migrated to another workflow", "the workflow is %s, no longer %s", b.Name, a.Name)
+	}
+	d.description("", a.Description, b.Description)
+	if a.Initial != b.Initial {
+		d.add(Changed, "/initial", "", "new instances start in %s, no longer in %s", b.Initial, a.Initial)
+	}
+	d.ttl(a.TTL, b.TTL)
+	switch {
+	case b.RequireIfMatch && !a.RequireIfMatch:
+		d.add(Changed, "/require_if_match", "callers that send no If-Match are refused with precondition-required",
+			"events must name the version they expect")
+	case a.RequireIfMatch && !b.RequireIfMatch:
+		d.add(Changed, "/require_if_match", "", "events need no longer name the version they expect")
+	}
+	d.schema("/context_schema", "a context", "an instance's context is not checked again, and may lack what the new schema promises to guards and assigns",
+		a.ContextSchema, b.ContextSchema)
+	for _, name := range union(a.States, b.States) {
+		at := pointer("states", name)
+		old, had := a.States[name]
+		state, has := b.States[name]
+		switch {
+		case !had:
+			d.add(Added, at, "", "there is a new %s", kindOf(name, state))
+		case !has && old.Outcome == "":
+			d.add(Removed, at, "an instance that is in it cannot be moved, unless the migration maps the state to another", "the state %s is gone", name)
+		case !has:
+			d.add(Removed, at, "", "the final state %s is gone", name)
+		default:
+			d.state(at, name, old, state)
+		}
+	}
+}
+
+func kindOf(name string, s State) string {
+	if s.Outcome != "" {
+		return fmt.Sprintf("final state %s, %s", name, s.Outcome)
+	}
+	return "state " + name
+}
+
+func (d *differ) description(at, a, b string) {
+	at += "/description"
+	switch {
+	case a == b:
+	case a == "":
+		d.add(Added, at, "", "there is a description")
+	case b == "":
+		d.add(Removed, at, "", "the description is gone")
+	default:
+		d.add(Changed, at, "", "the description is another")
+	}
+}
+
+func (d *differ) ttl(a, b *TTL) {
+	switch {
+	case a == nil && b == nil:
+		return
+	case a == nil:
+		d.add(Added, "/ttl", "an instance ends that long after it is migrated, unless it is final by then",
+			"instances end in %s after %s", b.Target, FormatDuration(b.After))
+		return
+	case b == nil:
+		d.add(Removed, "/ttl", "an instance that nobody moves on stays for ever", "instances no longer end in %s after %s", a.Target, FormatDuration(a.After))
+		return
+	}
+	starts := b.Sliding && !a.Sliding
+	if a.After != b.After {
+		// An instance keeps its lifetime, but for one that begins to slide.
+		risk := ""
+		if starts && b.After < a.After {
+			risk = "an instance whose last step is longer ago ends at once"
+		}
+		d.add(Changed, "/ttl/after", risk, "new instances end after %s, no longer after %s", FormatDuration(b.After), FormatDuration(a.After))
+	}
+	if a.Target != b.Target {
+		d.add(Changed, "/ttl/target", "an instance ends otherwise than when it was started",
+			"instances end in %s, no longer in %s", b.Target, a.Target)
+	}
+	switch {
+	case starts:
+		d.add(Changed, "/ttl/sliding", "", "each step starts the lifetime again")
+	case a.Sliding && !b.Sliding:
+		d.add(Changed, "/ttl/sliding", "an instance ends although steps keep coming", "a step no longer starts the lifetime again")
+	}
+}
+
+func (d *differ) state(at, name string, a, b State) {
+	d.description(at, a.Description, b.Description)
+	switch {
+	case a.Outcome == "" && b.Outcome != "":
+		d.add(Changed, at+"/type", "an instance that is in it cannot be moved, unless the migration maps the state to another", "%s is final", name)
+		return
+	case a.Outcome != "" && b.Outcome == "":
+		d.add(Changed, at+"/type", "", "%s is no longer final", name)
+	case a.Outcome != b.Outcome:
+		d.add(Changed, at+"/outcome", "an instance that gets there ends otherwise than when it was started",
+			"%s means %s, no longer %s", name, b.Outcome, a.Outcome)
+	}
+	for _, event := range union(a.On, b.On) {
+		at := at + "/on" + pointer(event)
+		old, had := a.On[event]
+		candidates, has := b.On[event]
+		switch {
+		case !had:
+			d.add(Added, at, "", "%s accepts %s", name, event)
+		case !has:
+			d.add(Removed, at, "callers that send it to an instance in "+name+" are refused", "%s no longer accepts %s", name, event)
+		default:
+			d.candidates(at, event+" in "+name, old, candidates)
+		}
+	}
+	d.timeouts(at+"/after", name, a.After, b.After)
+}
+
+// timeouts compares those of a state. One whose time is another is taken for the same one,
+// in the order of times.
+func (d *differ) timeouts(at, state string, a, b map[time.Duration][]Transition) {
+	var gone, come []time.Duration
+	for _, delay := range slices.Sorted(maps.Keys(a)) {
+		if _, kept := b[delay]; kept {
+			text := FormatDuration(delay)
+			d.candidates(at+pointer(text), "the timeout of "+state+" after "+text, a[delay], b[delay])
+		} else {
+			gone = append(gone, delay)
+		}
+	}
+	for _, delay := range slices.Sorted(maps.Keys(b)) {
+		if _, known := a[delay]; !known {
+			come = append(come, delay)
+		}
+	}
+	late := "an instance that has been in " + state + " for longer leaves it at once"
+	for i := range max(len(gone), len(come)) {
+		switch {
+		case i >= len(gone):
+			text := FormatDuration(come[i])
+			d.add(Added, at+pointer(text), late, "%s has a timeout after %s", state, text)
+		case i >= len(come):
+			text := FormatDuration(gone[i])
+			d.add(Removed, at+pointer(text), "an instance that nobody moves on stays in "+state, "%s no longer has a timeout after %s", state, text)
+		default:
+			from, to := FormatDuration(gone[i]), FormatDuration(come[i])
+			risk := ""
+			if come[i] < gone[i] {
+				risk = late
+			}
+			d.add(Changed, at+pointer(to), risk, "the timeout of %s comes after %s, no longer after %s", state, to, from)
+			d.candidates(at+pointer(to), "the timeout of "+state+" after "+to, a[gone[i]], b[come[i]])
+		}
+	}
+}
+
+// candidates compares those of an event or a timeout, in order: those that are the same
+// before and behind the first and the last that differ count as kept.
+func (d *differ) candidates(at, what string, a, b []Transition) {
+	atA, schemaA := payloadSchema(at, a)
+	atB, schemaB := payloadSchema(at, b)
+	if schemaB == nil {
+		atB = atA
+	}
+	d.schema(atB, "the payload of "+what, "callers whose payload was accepted may be refused with invalid-payload", schemaA, schemaB)
+	for i := range min(len(a), len(b)) {
+		if schemaA != nil && schemaB != nil && (a[i].PayloadSchema == nil) != (b[i].PayloadSchema == nil) {
+			d.add(Changed, fmt.Sprintf("%s/%d/payload_schema", at, i), "", "the payload schema of %s is given in another place", what)
+		}
+	}
+
+	first := 0
+	for first < min(len(a), len(b)) && sameTransition(a[first], b[first]) {
+		first++
+	}
+	endA, endB := len(a), len(b)
+	for endA > first && endB > first && sameTransition(a[endA-1], b[endB-1]) {
+		endA, endB = endA-1, endB-1
+	}
+	for i := first; i < max(endA, endB); i++ {
+		at := fmt.Sprintf("%s/%d", at, i)
+		switch {
+		case i >= endA:
+			risk := ""
+			if i < len(b)-1 {
+				risk = "it may take what a later transition took"
+			}
+			d.add(Added, at, risk, "%s has another transition, to %s", what, b[i].Target)
+		case i >= endB:
+			d.add(Removed, at, "what it took is refused, or taken by another transition", "%s has a transition to %s no longer", what, a[i].Target)
+		default:
+			d.transition(at, what, a[i], b[i])
+		}
+	}
+}
+
+// payloadSchema is that of an event, which one of its candidates may have for all.
+func payloadSchema(at string, candidates []Transition) (string, json.RawMessage) {
+	for i, t := range candidates {
+		if t.PayloadSchema != nil {
+			return fmt.Sprintf("%s/%d/payload_schema", at, i), t.PayloadSchema
+		}
+	}
+	return at + "/0/payload_schema", nil
+}
+
+// sameTransition compares all but the payload schema, which is the event's.
+func sameTransition(a, b Transition) bool {
+	return a.Description == b.Description && a.Target == b.Target && a.Guard == b.Guard &&
+		a.AssignPayload == b.AssignPayload && maps.Equal(a.Assign, b.Assign)
+}
+
+func (d *differ) transition(at, what string, a, b Transition) {
+	d.description(at, a.Description, b.Description)
+	if a.Target != b.Target {
+		d.add(Changed, at+"/target", "an instance goes another way than when it was started", "%s leads to %s, no longer to %s", what, b.Target, a.Target)
+	}
+	switch {
+	case a.Guard == b.Guard:
+	case a.Guard == "":
+		d.add(Added, at+"/guard", "callers whose event was accepted may be refused with guard-rejected", "%s has a guard, %s", what, b.Guard)
+	case b.Guard == "":
+		d.add(Removed, at+"/guard", "what the guard kept an instance from is allowed", "%s no longer has the guard %s", what, a.Guard)
+	default:
+		d.add(Changed, at+"/guard", "an event may be refused that was accepted, and accepted that was refused",
+			"%s has the guard %s, no longer %s", what, b.Guard, a.Guard)
+	}
+	const stale = "an instance that took this transition before has its context without it, whatever reads it"
+	if a.AssignPayload != b.AssignPayload {
+		if b.AssignPayload {
+			d.add(Changed, at+"/assign", "a payload may overwrite any member of an instance's context", "%s merges the payload into the context", what)
+		} else {
+			d.add(Changed, at+"/assign", "what reads members that only the payload set finds nothing", "%s no longer merges the payload into the context", what)
+		}
+	}
+	for _, name := range union(a.Assign, b.Assign) {
+		at := at + "/assign" + pointer(name)
+		old, had := a.Assign[name]
+		path, has := b.Assign[name]
+		switch {
+		case old == path && had == has:
+		case !had:
+			d.add(Added, at, stale, "%s sets %s to %s", what, name, path)
+		case !has:
+			d.add(Removed, at, "what reads "+name+" finds nothing, or what it was before", "%s no longer sets %s", what, name)
+		default:
+			d.add(Changed, at, "an instance that took this transition before has "+name+" as the old path gave it",
+				"%s sets %s to %s, no longer to %s", what, name, path, old)
+		}
+	}
+}
+
+func (d *differ) schema(at, what, risk string, a, b json.RawMessage) {
+	old, schema := decodeSchema(a), decodeSchema(b)
+	switch {
+	case equalJSON(old, schema) && (a == nil) == (b == nil):
+	case a == nil:
+		if loosens(old, schema) {
+			risk = ""
+		}
+		d.add(Added, at, risk, "%s must fit a schema", what)
+	case b == nil:
+		d.add(Removed, at, "", "%s need no longer fit a schema", what)
+	case loosens(old, schema):
+		d.add(Changed, at, "", "%s must fit another schema, which takes all that the old one took", what)
+	default:
+		d.add(Changed, at, risk, "%s must fit another schema", what)
+	}
+}
+
+// decodeSchema reads a schema; none takes everything, as true does.
+func decodeSchema(text json.RawMessage) any {
+	if text == nil {
+		return true
+	}
+	var v any
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&v); err != nil {
+		return string(text) // No schema, so it equals only itself.
+	}
+	return v
+}
+
+// equalJSON compares as jsonb does: numbers by their value.
+func equalJSON(a, b any) bool {
+	switch a := a.(type) {
+	case map[string]any:
+		b, ok := b.(map[string]any)
+		return ok && maps.EqualFunc(a, b, equalJSON)
+	case []any:
+		b, ok := b.([]any)
+		return ok && slices.EqualFunc(a, b, equalJSON)
+	case json.Number:
+		b, ok := b.(json.Number)
+		return ok && compareNumbers(a, b) == 0
+	default:
+		return a == b
+	}
+}
+
+func compareNumbers(a, b json.Number) int {
+	x, okX := new(big.Rat).SetString(a.String())
+	y, okY := new(big.Rat).SetString(b.String())
+	if !okX || !okY {
+		return strings.Compare(a.String(), b.String())
+	}
+	return x.Cmp(y)
+}
+
+// Keywords of JSON Schema 2020-12 that say nothing about validity, and those that only ever
+// refuse, so that a schema without them takes more.
+var (
+	schemaAnnotations = []string{"title", "description", "$comment", "default", "deprecated", "examples", "readOnly", "writeOnly"}
+	schemaAssertions  = []string{
+		"type", "enum", "const", "format", "multipleOf", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum",
+		"minLength", "maxLength", "pattern", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties",
+		"required", "dependentRequired",
+	}
+)
+
+// loosens says whether one schema certainly takes all that another takes. It knows the
+// usual ways to loosen one, and denies the others.
+func loosens(from, to any) bool {
+	if to == true || from == false || equalJSON(from, to) {
+		return true
+	}
+	if from == true {
+		from = map[string]any{}
+	}
+	a, okA := from.(map[string]any)
+	b, okB := to.(map[string]any)
+	if !okA || !okB {
+		return false
+	}
+	if !loosensProperties(a, b) {
+		return false
+	}
+	for _, keyword := range union(a, b) {
+		old, had := a[keyword]
+		rule, has := b[keyword]
+		switch {
+		case keyword == "properties", keyword == "additionalProperties", slices.Contains(schemaAnnotations, keyword):
+		case had && has && loosensKeyword(keyword, old, rule):
+		case !has && slices.Contains(schemaAssertions, keyword):
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func loosensKeyword(keyword string, from, to any) bool {
+	if equalJSON(from, to) {
+		return true
+	}
+	a, okA := from.(json.Number)
+	b, okB := to.(json.Number)
+	switch keyword {
+	case "minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties":
+		return okA && okB && compareNumbers(b, a) <= 0
+	case "maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties":
+		return okA && okB && compareNumbers(b, a) >= 0
+	case "required":
+		return within(to, from)
+	case "enum", "type":
+		return within(from, to)
+	default:
+		return false
+	}
+}
+
+// loosensProperties compares what two schemas want of each property, declared or not.
+func loosensProperties(a, b map[string]any) bool {
+	same := true
+	for _, keyword := range []string{"properties", "additionalProperties"} {
+		same = same && equalJSON(a[keyword], b[keyword])
+	}
+	if same {
+		return true
+	}
+	for _, s := range []map[string]any{a, b} {
+		_, patterns := s["patternProperties"]
+		_, unevaluated := s["unevaluatedProperties"]
+		if patterns || unevaluated {
+			return false // Too much to tell what a property has to fit.
+		}
+	}
+	declared := func(s map[string]any) map[string]any { m, _ := s["properties"].(map[string]any); return m }
+	rest := func(s map[string]any) any {
+		if rule, given := s["additionalProperties"]; given {
+			return rule
+		}
+		return true
+	}
+	of := func(s map[string]any, name string) any {
+		if rule, known := declared(s)[name]; known {
+			return rule
+		}
+		return rest(s)
+	}
+	for _, name := range union(declared(a), declared(b)) {
+		if !loosens(of(a, name), of(b, name)) {
+			return false
+		}
+	}
+	return loosens(rest(a), rest(b))
+}
+
+// within says whether all that one list holds is in another; a value stands for a list of it.
+func within(a, b any) bool {
+	list := func(v any) []any {
+		if l, ok := v.([]any); ok {
+			return l
+		}
+		return []any{v}
+	}
+	for _, v := range list(a) {
+		if !slices.ContainsFunc(list(b), func(w any) bool { return equalJSON(v, w) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// union lists the keys of two maps, sorted.
+func union[V any](a, b map[string]V) []string {
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}

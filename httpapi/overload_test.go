@@ -1,0 +1,71 @@
+package httpapi_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// While the queue is full, commands are refused at once, with when to come back, and all
+// else is answered. Those that waited get their answer when the queue moves.
+func TestRequestsBeyondTheQueue(t *testing.T) {
+	t.Parallel()
+	const requests, room = 20, 3
+	a := startWith(t, setup{
+		db:  db.Config{LockTimeout: 20 * time.Second, StatementTimeout: 20 * time.Second},
+		fsm: fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: 30 * time.Second},
+	})
+	a.register(counter)
+	stuck := a.create("counter", `{"context": {"sum": 0}}`)
+	ids := make([]string, requests)
+	for i := range ids {
+		ids[i] = a.create("counter", `{"context": {"sum": 0}}`)
+	}
+	tx, err := a.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "select from pawl.instance where id = $1 for update", stuck); err != nil {
+		t.Fatal(err)
+	}
+	type reply struct {
+		i int
+		answer
+	}
+	replies := make(chan reply, requests+1)
+	fire := func(i int, id string) {
+		r, err := a.try(http.MethodPost, "/v1/instances/"+id+"/actions/add", `{"payload": {"by": 1}}`, "Idempotency-Key", newKey())
+		if err != nil {
+			t.Error(err)
+		}
+		replies <- reply{i, r}
+	}
+	go fire(-1, stuck)
+	for waiting := 0; waiting == 0; {
+		err := a.pool.QueryRow(t.Context(), `
+			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, id := range ids {
+		go fire(i, id)
+	}
+	for range requests - room {
+		r := <-replies
+		r.want(http.StatusServiceUnavailable, "unavailable").wantHeader("Retry-After", "1")
+		a.get("/v1/instances/"+ids[r.i]).wantAt("version", "1")
+	}
+	a.get("/v1/instances?status=active").want(http.StatusOK)
+	a.create("counter", "")
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range room + 1 {
+		(<-replies).want(http.StatusOK).wantAt("version", "2")
+	}
+	a.fire(ids[0], "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+}
