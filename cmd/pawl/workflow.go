@@ -20,6 +20,8 @@ type workflowCommand struct {
 	List      workflowList      `cmd:"" help:"List the workflows."`
 	Show      workflowShow      `cmd:"" help:"Print a workflow's definition."`
 	Diagram   workflowDiagram   `cmd:"" help:"Print a workflow as a diagram, with the path of an instance if wanted."`
+	Migrate   workflowMigrate   `cmd:"" help:"Move live instances to another version of their workflow."`
+	Retire    workflowRetire    `cmd:"" help:"Remove a version that no instance is on."`
 }
 
 // workflowAnswer is a workflow as the API shows it.
