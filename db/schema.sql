@@ -238,7 +238,10 @@ create view pawl.instance_at as
     i.correlation_id,
     i.parent_id,
     i.created_at,
-    h.at AS state_changed_at,
+        CASE
+            WHEN ((h.version)::bigint = (i.version)::bigint) THEN i.state_changed_at
+            ELSE h.at
+        END AS state_changed_at,
     h.expires_at,
     h.error
    FROM (pawl.history h
@@ -314,6 +317,7 @@ revoke execute on function pawl.choose(text,integer,text,text,jsonb,text) from p
 create function pawl.count_instances(p_workflow text, p_version integer) returns bigint
 language sql stable
 set enable_seqscan = 'off'
+set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
   with recursive tenant as (
@@ -1092,7 +1096,7 @@ create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from in
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
-set enable_sort = 'off'
+set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -1505,7 +1509,10 @@ begin
   version := coalesce(v_latest.version, 0);
   created := v_latest.definition is distinct from p_definition;
   if created then
-    version := version + 1;
+    -- A number that history names, since instances were migrated away from it, is not given again.
+    version := 1 + greatest(
+      version,
+      (select max(m.from_version) from pawl.workflow_migration m where m.workflow = v_name and m.moved > 0));
   end if;
   if p_version <> version then
     raise exception 'workflow %: version % is next, not %', v_name, version, p_version

@@ -293,7 +293,10 @@ create index timer_due_at_idx on pawl.timer (due_at);
 create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
-  i.business_key, i.correlation_id, i.parent_id, i.created_at, h.at as state_changed_at, h.expires_at, h.error
+  i.business_key, i.correlation_id, i.parent_id, i.created_at,
+  -- A migration may leave an instance in its state, which it entered earlier.
+  (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
+  h.expires_at, h.error
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
 

@@ -15,7 +15,8 @@
 --   4. In a statement of its own, so that it sees what others committed meanwhile,
 --      answer the commands whose key was taken since.
 --
--- Lock order: instance (by id), idempotency_key (by key), history, timer.
+-- Lock order: workflow, workflow_migration, instance (by id), idempotency_key (by key),
+-- history, timer.
 --
 -- Outcomes are codes, not exceptions: a refusal must not undo its neighbours, and a
 -- subtransaction per command would cost more than the command. Raised conditions are
@@ -1200,7 +1201,10 @@ begin
   version := coalesce(v_latest.version, 0);
   created := v_latest.definition is distinct from p_definition;
   if created then
-    version := version + 1;
+    -- A number that history names, since instances were migrated away from it, is not given again.
+    version := 1 + greatest(
+      version,
+      (select max(m.from_version) from pawl.workflow_migration m where m.workflow = v_name and m.moved > 0));
   end if;
   if p_version <> version then
     raise exception 'workflow %: version % is next, not %', v_name, version, p_version

@@ -39,6 +39,7 @@ create function pawl.count_instances(p_workflow text, p_version integer) returns
 language sql stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
   with recursive tenant as (
     (select i.tenant_id from pawl.instance i where i.workflow <> '' order by i.tenant_id limit 1)
@@ -215,10 +216,11 @@ create function pawl.migrate_instances(
 ) returns table (id uuid, from_state text, to_state text, outcome text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
--- There is one way to read a page, whatever is known of the table: by the index, in its order.
+-- There is one way to read a page, whatever is known of the table: by the index, in its
+-- order. What is planned for the lack of another way looks dear, and would be compiled.
 set enable_seqscan = off
 set enable_bitmapscan = off
-set enable_sort = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare

@@ -5,10 +5,11 @@ join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 where i.tenant_id = @tenant_id and i.id = any (@ids::uuid[]);
 
+-- The version of the workflow may be retired since.
 -- name: GetInstanceVersion :one
-select sqlc.embed(i), s.events as actions
+select sqlc.embed(i), coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
-join pawl.workflow_state s
+left join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 where i.tenant_id = @tenant_id and i.id = @id and i.version = @version;
 

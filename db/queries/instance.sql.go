@@ -15,9 +15,9 @@ import (
 )
 
 const getInstanceVersion = `-- name: GetInstanceVersion :one
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
-join pawl.workflow_state s
+left join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 where i.tenant_id = $1 and i.id = $2 and i.version = $3
 `
@@ -33,6 +33,7 @@ type GetInstanceVersionRow struct {
 	Actions    []string
 }
 
+// The version of the workflow may be retired since.
 func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersionParams) (GetInstanceVersionRow, error) {
 	row := q.db.QueryRow(ctx, getInstanceVersion, arg.TenantID, arg.ID, arg.Version)
 	var i GetInstanceVersionRow

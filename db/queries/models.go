@@ -106,21 +106,6 @@ type Outcome struct {
 	Schema          json.RawMessage
 }
 
-type PawlWorkflowMigration struct {
-	TenantID    string
-	Workflow    string
-	FromVersion int32
-	ToVersion   int32
-	StartedAt   time.Time
-	// of the latest batch: a run without one for a minute is given up
-	BatchAt time.Time
-	// when the latest run came to its end
-	FinishedAt *time.Time
-	// how many instances all runs have moved
-	Moved int64
-	Actor string
-}
-
 type Setting struct {
 	OnlyRow bool
 	// how long an idempotency key is remembered
@@ -159,6 +144,21 @@ type Workflow struct {
 	ContextSchemaChecksum *string
 	CreatedAt             time.Time
 	CreatedBy             string
+}
+
+type WorkflowMigration struct {
+	TenantID    string
+	Workflow    string
+	FromVersion int32
+	ToVersion   int32
+	StartedAt   time.Time
+	// of the latest batch: a run without one for a minute is given up
+	BatchAt time.Time
+	// when the latest run came to its end
+	FinishedAt *time.Time
+	// how many instances all runs have moved
+	Moved int64
+	Actor string
 }
 
 type WorkflowState struct {
