@@ -117,10 +117,11 @@ func TestFreshDatabaseIsReadByFullKey(t *testing.T) {
 	}
 	// Rows are counted that were found alive: dead entries stay where no vacuum comes. Entries that conditions on the
 	// columns behind skip are not counted, so that an index that is not looked up by its full key must not be used at all.
+	// Registering looks at what was migrated; no command does.
 	for _, use := range column[string](t, pool, `
 		select format('%s was used: %s times, %s rows found', indexrelname, idx_scan, idx_tup_fetch)
 		from pg_stat_user_indexes
-		where schemaname = 'pawl' and idx_scan > 0 and (indexrelname <> all ($1) or idx_tup_fetch > 2 * idx_scan)`, fullKeys) {
+		where schemaname = 'pawl' and relname <> 'workflow_migration' and idx_scan > 0 and (indexrelname <> all ($1) or idx_tup_fetch > 2 * idx_scan)`, fullKeys) {
 		t.Error(use)
 	}
 	for _, use := range column[string](t, pool, `
