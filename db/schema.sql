@@ -692,7 +692,7 @@ as $$
     select
       case
         -- Its claim will tell.
-        when x.outcome in ('applied', 'transition-not-allowed', 'guard-rejected') then x.outcome
+        when pawl.is_decision(x.outcome) then x.outcome
         when (
           select true
           from pawl.idempotency_key k
@@ -817,7 +817,7 @@ begin
       select distinct on (d.key)
         p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
       from decided d
-      where d.key is not null and d.outcome in ('applied', 'transition-not-allowed', 'guard-rejected')
+      where d.key is not null and pawl.is_decision(d.outcome)
       order by d.key, d.ordinal
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
@@ -831,7 +831,7 @@ begin
       from decided d
       where d.outcome <> 'seen' and (
         d.key is null
-        or d.outcome not in ('applied', 'transition-not-allowed', 'guard-rejected')
+        or not pawl.is_decision(d.outcome)
         or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
       )
     ),
@@ -994,7 +994,7 @@ begin
   if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
     looked_at := 0;
     for v_timer in
-      select t.tenant_id, i.instance, t.armed_version, t.tried, d.due_at, d.event, d.tried as next_tried
+      select t.tenant_id, i.instance, a.tried, d.due_at, d.event, d.tried as next_tried
       from (
         select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
       ) t
@@ -1005,8 +1005,11 @@ begin
         limit 1
         for no key update skip locked
       ) i
-      left join lateral pawl.next_deadline(
-        i.instance, case when t.armed_version = (i.instance).version then t.tried else 0 end) d on true
+      -- What was refused counts for the state that it was refused in.
+      cross join lateral (
+        select case when t.armed_version = (i.instance).version then t.tried else 0 end as tried
+      ) a
+      left join lateral pawl.next_deadline(i.instance, a.tried) d on true
       order by t.tenant_id
     loop
       looked_at := looked_at + 1;
@@ -1023,8 +1026,7 @@ begin
         v_due_at := v_due_at || v_timer.due_at;
         late := greatest(late, v_now - v_timer.due_at);
       else
-        perform pawl.set_timer(
-          v_timer.instance, case when v_timer.armed_version = (v_timer.instance).version then v_timer.tried else 0 end);
+        perform pawl.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
     if v_ids is not null then
@@ -1069,6 +1071,11 @@ as $$
     p_outcome.created_at, p_outcome.state_changed_at, p_outcome.expires_at, p_outcome.error)::pawl.instance
 $$;
 revoke execute on function pawl.instance_of(text,pawl.outcome) from public;
+
+create function pawl.is_decision(p_outcome text) returns boolean
+language sql immutable parallel safe
+as $$ select p_outcome in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
+revoke execute on function pawl.is_decision(text) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql immutable
@@ -1255,14 +1262,7 @@ begin
         p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', from_state, to_state, v_new.status, v_new.context,
         v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
         coalesce(nullif(p_correlation_id, ''), v_new.correlation_id), nullif(p_traceparent, ''), v_now);
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, v_id, d.due_at, v_new.version, 0
-      from pawl.next_deadline(v_new, 0) d
-      on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0;
-      if not found then
-        delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
-      end if;
+      perform pawl.set_timer(v_new, 0);
       v_moved := v_moved + 1;
     end if;
     return next;
@@ -1737,10 +1737,11 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update pawl.timer t
-  set due_at = d.due_at, armed_version = p_instance.version, tried = p_tried
+  insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+  select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
   from pawl.next_deadline(p_instance, p_tried) d
-  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  on conflict on constraint timer_pkey do update
+  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;

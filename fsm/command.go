@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +41,8 @@ func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
 	return r.Result, r.Err
 }
 
-// Do carries out commands and replies in their order. Each stands for itself: one that is refused undoes no other. Commands for one
-// instance are carried out in order.
+// Do carries out commands and replies in their order. Each stands for itself: one that is
+// refused undoes no other. Commands for one instance are carried out in order.
 func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
 	if len(commands) == 1 {
 		return s.do(ctx, commands)
@@ -246,9 +247,6 @@ func (c *FireCommand) normalise() error {
 }
 
 func normalise(tenant, key *string, document *rawJSON, at string, o *Origin) error {
-	if *tenant == "" {
-		*tenant = DefaultTenant
-	}
 	if *key != "" {
 		if err := CheckKey(*key); err != nil {
 			return err
@@ -262,14 +260,27 @@ func normalise(tenant, key *string, document *rawJSON, at string, o *Origin) err
 		}
 		return err
 	}
-	if o.Actor == "" {
-		o.Actor = "anonymous"
-	}
-	for _, f := range []struct {
-		at, text string
-		max      int
-	}{{"", *tenant, 63}, {"", o.Actor, 255}, {"/reason", o.Reason, 1000}, {"", o.CorrelationID, 255}, {"", o.Traceparent, 255}} {
-		if err := checkText(f.at, f.text, f.max); err != nil {
+	return o.normalise(tenant)
+}
+
+// normalise fills in whom a command acts for, and refuses what the database must not see.
+func (o *Origin) normalise(tenant *string) error {
+	*tenant, o.Actor = cmp.Or(*tenant, DefaultTenant), cmp.Or(o.Actor, "anonymous")
+	return checkTexts(
+		boundedText{"", *tenant, 63}, boundedText{"", o.Actor, 255}, boundedText{"/reason", o.Reason, 1000},
+		boundedText{"", o.CorrelationID, 255}, boundedText{"", o.Traceparent, 255})
+}
+
+// boundedText is a text of at most max characters, and where it stands.
+type boundedText struct {
+	at, text string
+	max      int
+}
+
+// checkTexts is checkText for several.
+func checkTexts(texts ...boundedText) error {
+	for _, t := range texts {
+		if err := checkText(t.at, t.text, t.max); err != nil {
 			return err
 		}
 	}

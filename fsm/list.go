@@ -60,7 +60,7 @@ func list[R, T any](
 			return err
 		}
 		// One more than asked for tells whether there is a next page.
-		found, err := rows(ctx, queries.New(planned{s.pool}), after, int32(limit)+1)
+		found, err := rows(ctx, q, after, int32(limit)+1)
 		if err != nil {
 			return err
 		}
@@ -76,8 +76,8 @@ func list[R, T any](
 }
 
 // planned has each query planned for its arguments, which a prepared statement is not: the
-// filters of a list, most of which are absent, decide how it is to be read, and a plan for
-// any of them would read all.
+// filters of a list of instances, most of which are absent, decide how it is to be read, and
+// a plan for any of them would read all.
 type planned struct{ queries.DBTX }
 
 func (p planned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {

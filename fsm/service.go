@@ -199,13 +199,8 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 
 	var registered Registration
 	errDryRun := errors.New("dry run")
-	register := func(tx pgx.Tx) error {
-		// Registering waits for the instance table, and checks a definition that may be
-		// large: it has more time than a command.
-		if _, err := tx.Exec(ctx, "set local statement_timeout = '30s'"); err != nil {
-			return err
-		}
-		q := queries.New(tx)
+	// It checks a definition that may be large.
+	err = s.patient(ctx, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
 		row, err := q.RegisterWorkflow(ctx, queries.RegisterWorkflowParams{
 			Definition: canonical, Actor: actor, Version: version,
 		})
@@ -225,33 +220,56 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 			return errDryRun
 		}
 		return nil
-	}
-	// The lock on the instance table is asked for briefly, since commands wait behind it.
-	const tries = 8
-	for try := range tries {
-		time.Sleep(time.Duration(try) * 50 * time.Millisecond)
-		err = pgx.BeginFunc(ctx, s.pool, register)
-		if !isRetryable(err) && !isCode(err, lockNotAvailable) {
-			break
-		}
-	}
+	})
 	switch {
 	case errors.Is(err, errDryRun):
 		return registered, nil
 	case err != nil:
 		return Registration{}, AsError(err)
 	}
-	// The CHECK binds already; this only lets Postgres know that older rows fit too.
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "set local statement_timeout = '10min'"); err != nil {
-			return err
-		}
-		return queries.New(tx).ValidateWorkflow(ctx, r.definition.Name)
-	})
-	if err != nil && !isCode(err, lockNotAvailable) {
-		return Registration{}, AsError(err)
+	if err := s.validate(ctx, r.definition.Name); err != nil {
+		return Registration{}, err
 	}
 	return registered, nil
+}
+
+// validate lets Postgres know that older rows fit a workflow's CHECK too, which binds
+// already: that another schema change is under way does no harm.
+func (s *Service) validate(ctx context.Context, workflow string) error {
+	err := s.unhurried(ctx, pgx.TxOptions{}, "10min", func(q *queries.Queries) error { return q.ValidateWorkflow(ctx, workflow) })
+	if err != nil && !isCode(err, lockNotAvailable) {
+		return AsError(err)
+	}
+	return nil
+}
+
+// unhurried runs a transaction whose statements have more time than a command's.
+func (s *Service) unhurried(ctx context.Context, options pgx.TxOptions, timeout string, f func(*queries.Queries) error) error {
+	return pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local statement_timeout = '"+timeout+"'"); err != nil {
+			return err
+		}
+		return f(queries.New(tx))
+	})
+}
+
+// patient is unhurried, and tries again if a lock was not to be had, which is asked for
+// briefly, since commands wait behind it.
+func (s *Service) patient(ctx context.Context, options pgx.TxOptions, timeout string, f func(*queries.Queries) error) error {
+	var err error
+	const tries = 8
+	for try := range tries {
+		select {
+		case <-time.After(time.Duration(try) * 50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		err = s.unhurried(ctx, options, timeout, f)
+		if !isRetryable(err) && !isCode(err, lockNotAvailable) {
+			break
+		}
+	}
+	return err
 }
 
 // checkPaths faults the guards and assigns that Postgres cannot parse.
@@ -393,7 +411,7 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 		return List[Instance]{}, AsError(err)
 	}
 	return list(ctx, s, page, "instances "+tenant+" "+string(scope),
-		func(ctx context.Context, q *queries.Queries, after string, limit int32) ([]queries.ListInstancesRow, error) {
+		func(ctx context.Context, _ *queries.Queries, after string, limit int32) ([]queries.ListInstancesRow, error) {
 			p := queries.ListInstancesParams{
 				TenantID: tenant, Workflow: optional(f.Workflow), State: optional(f.State),
 				Status: optional(string(f.Status)), BusinessKey: optional(f.BusinessKey),
@@ -409,7 +427,7 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 				}
 				p.BeforeID = &id
 			}
-			return q.ListInstances(ctx, p)
+			return queries.New(planned{s.pool}).ListInstances(ctx, p)
 		},
 		func(r queries.ListInstancesRow) Instance { return instanceOf(r.Instance, r.Actions) },
 		func(i Instance) string { return i.ID.String() })

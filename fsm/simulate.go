@@ -64,13 +64,9 @@ func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error)
 	if err != nil {
 		return Simulated{}, err
 	}
-	var definition struct {
-		Initial       string                     `json:"initial"`
-		ContextSchema json.RawMessage            `json:"context_schema"`
-		States        map[string]json.RawMessage `json:"states"`
-	}
-	if err := json.Unmarshal(w.Definition, &definition); err != nil {
-		return Simulated{}, &Error{Kind: Internal, cause: err}
+	definition, err := w.Model()
+	if err != nil {
+		return Simulated{}, err
 	}
 	create := CreateCommand{Context: c.Context}
 	if err := create.normalise(); err != nil {

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +43,7 @@ func (s *Service) Versions(ctx context.Context, tenant, name string) ([]Workflow
 		})
 	}
 	if err != nil {
-		return nil, err
+		return nil, AsError(err)
 	}
 	versions := make([]WorkflowVersion, len(rows))
 	for i, r := range rows {
@@ -81,47 +80,9 @@ func (s *Service) Retire(ctx context.Context, name string, version int) error {
 		return err
 	})
 	if err != nil {
-		return err
-	}
-	// The CHECK of the versions that are left binds already; see Register.
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "set local statement_timeout = '10min'"); err != nil {
-			return err
-		}
-		return queries.New(tx).ValidateWorkflow(ctx, name)
-	})
-	if err != nil && !isCode(err, lockNotAvailable) {
 		return AsError(err)
 	}
-	return nil
-}
-
-// patient runs a transaction that has more time for a statement than a command has, and
-// again if a lock was not to be had, which is asked for briefly, since commands wait behind
-// it.
-func (s *Service) patient(ctx context.Context, options pgx.TxOptions, timeout string, f func(*queries.Queries) error) error {
-	var err error
-	const tries = 8
-	for try := range tries {
-		select {
-		case <-time.After(time.Duration(try) * 50 * time.Millisecond):
-		case <-ctx.Done():
-			return AsError(ctx.Err())
-		}
-		err = pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "set local statement_timeout = '"+timeout+"'"); err != nil {
-				return err
-			}
-			return f(queries.New(tx))
-		})
-		switch {
-		case err == nil:
-			return nil
-		case !isRetryable(err) && !isCode(err, lockNotAvailable):
-			return AsError(err)
-		}
-	}
-	return AsError(err)
+	return s.validate(ctx, name)
 }
 
 // MigrateCommand asks for a tenant's active instances of one version of a workflow to be
@@ -228,31 +189,21 @@ func (m *migration) run(ctx context.Context, c MigrateCommand) error {
 }
 
 func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
-	c.Tenant, c.Actor = cmp.Or(c.Tenant, DefaultTenant), cmp.Or(c.Actor, "anonymous")
 	if c.Batch <= 0 {
 		c.Batch = 500
 	}
-	type text struct {
-		at, text string
-		max      int
+	if err := c.Origin.normalise(&c.Tenant); err != nil {
+		return queries.MigrateInstancesParams{}, err
 	}
-	texts := []text{
-		{"", c.Tenant, 63},
-		{"", c.Actor, 255},
-		{"/reason", c.Reason, 1000},
-		{"", c.CorrelationID, 255},
-		{"", c.Traceparent, 255},
-	}
+	var texts []boundedText
 	for from, to := range c.StateMap {
-		texts = append(texts, text{"/state_map", from, 64}, text{"/state_map" + pointer(from), to, 64})
+		texts = append(texts, boundedText{"/state_map", from, 64}, boundedText{"/state_map" + pointer(from), to, 64})
 	}
 	for i, state := range c.States {
-		texts = append(texts, text{fmt.Sprintf("/states/%d", i), state, 64})
+		texts = append(texts, boundedText{fmt.Sprintf("/states/%d", i), state, 64})
 	}
-	for _, t := range texts {
-		if err := checkText(t.at, t.text, t.max); err != nil {
-			return queries.MigrateInstancesParams{}, err
-		}
+	if err := checkTexts(texts...); err != nil {
+		return queries.MigrateInstancesParams{}, err
 	}
 	if containsNUL(c.Workflow) || min(c.From, c.To) < 1 || max(c.From, c.To) > 1<<31-1 {
 		return queries.MigrateInstancesParams{}, errorf(WorkflowNotFound, "there is no such workflow, or no such version of it")
@@ -286,7 +237,7 @@ func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, 
 			return migrationFault(err)
 		})
 		if err != nil {
-			return busy, err
+			return busy, AsError(err)
 		}
 		for _, r := range rows {
 			switch r.Outcome {

@@ -15,11 +15,7 @@ const maxCommands = 1000
 // RunBatch carries out commands, each with its own key and its own result.
 func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBatchResponseObject, error) {
 	if in.Body == nil || len(in.Body.Commands) == 0 || len(in.Body.Commands) > maxCommands {
-		at := "/commands"
-		return nil, &problemError{
-			code: ProblemCodeMalformedRequest, detail: "a batch has commands",
-			faults: []Fault{{Pointer: &at, Detail: fmt.Sprintf("must be an array of 1 to %d commands", maxCommands)}},
-		}
+		return nil, malformedAt("/commands", "a batch has commands", fmt.Sprintf("must be an array of 1 to %d commands", maxCommands))
 	}
 	r := requestOf(ctx)
 	results := make([]BatchResult, len(in.Body.Commands))
@@ -69,11 +65,7 @@ func (r *request) command(c Command) (fsm.Command, error) {
 		return nil, err
 	}
 	fault := func(member, detail string) error {
-		pointer := "/" + member
-		return &problemError{
-			code: ProblemCodeMalformedRequest, detail: "a command is not well formed",
-			faults: []Fault{{Pointer: &pointer, Detail: detail}},
-		}
+		return malformedAt("/"+member, "a command is not well formed", detail)
 	}
 	switch c.Op {
 	case CommandOpCreate:

@@ -43,9 +43,7 @@ func durationOf(text *Duration, pointer string) (time.Duration, error) {
 	}
 	d, err := fsm.ParseDuration(*text)
 	if err != nil {
-		return 0, &problemError{
-			code: ProblemCodeMalformedRequest, detail: err.Error(), faults: []Fault{{Pointer: &pointer, Detail: err.Error()}},
-		}
+		return 0, malformedAt(pointer, err.Error(), err.Error())
 	}
 	return d, nil
 }
@@ -56,10 +54,7 @@ func notEmpty(text *string, pointer string) (string, error) {
 		return "", nil
 	}
 	if *text == "" {
-		return "", &problemError{
-			code: ProblemCodeMalformedRequest, detail: pointer + " must not be empty",
-			faults: []Fault{{Pointer: &pointer, Detail: "must have at least 1 character; leave it out if there is none"}},
-		}
+		return "", malformedAt(pointer, pointer+" must not be empty", "must have at least 1 character; leave it out if there is none")
 	}
 	return *text, nil
 }

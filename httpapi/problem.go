@@ -31,6 +31,13 @@ func malformed(parameter, detail string) *problemError {
 	}
 }
 
+// malformedAt is a 400 about one place of the body.
+func malformedAt(pointer, detail, fault string) *problemError {
+	return &problemError{
+		code: ProblemCodeMalformedRequest, detail: detail, faults: []Fault{{Pointer: &pointer, Detail: fault}},
+	}
+}
+
 // A problemKind is what all problems of a code have in common.
 type problemKind struct {
 	status      int

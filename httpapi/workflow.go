@@ -71,12 +71,25 @@ func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (G
 	return GetWorkflow200JSONResponse(out), nil
 }
 
+// checkVersion refuses a version that none can be; 0 would be the latest.
+func checkVersion(asked *int) error {
+	if asked != nil && *asked < 1 {
+		return &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
+	}
+	return nil
+}
+
+// workflow reads the version asked for, or the latest.
+func (s *server) workflow(ctx context.Context, name string, version *int) (fsm.Workflow, error) {
+	if err := checkVersion(version); err != nil {
+		return fsm.Workflow{}, err
+	}
+	return s.service.GetWorkflow(ctx, name, value(version))
+}
+
 // GetWorkflowVersion reads one version.
 func (s *server) GetWorkflowVersion(ctx context.Context, r GetWorkflowVersionRequestObject) (GetWorkflowVersionResponseObject, error) {
-	if r.Version < 1 {
-		return nil, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
-	}
-	w, err := s.service.GetWorkflow(ctx, r.Name, r.Version)
+	w, err := s.workflow(ctx, r.Name, &r.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +114,7 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 	for i, text := range filter.Ids {
 		id, err := instanceID(text)
 		if err != nil {
-			pointer := fmt.Sprintf("/filter/ids/%d", i)
-			return nil, &problemError{
-				code: ProblemCodeMalformedRequest, detail: "an id is not well formed", faults: []Fault{{Pointer: &pointer, Detail: "must be a UUID"}},
-			}
+			return nil, malformedAt(fmt.Sprintf("/filter/ids/%d", i), "an id is not well formed", "must be a UUID")
 		}
 		ids = append(ids, id)
 	}
@@ -127,8 +137,8 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 
 // SimulateWorkflow says what events would come to, and writes nothing.
 func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error) {
-	if r.Params.Version != nil && *r.Params.Version < 1 {
-		return nil, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
+	if err := checkVersion(r.Params.Version); err != nil {
+		return nil, err
 	}
 	body := value(r.Body)
 	state, err := notEmpty(body.State, "/state")
@@ -173,10 +183,7 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 		return nil, err
 	}
 	version := value(r.Params.Version)
-	if r.Params.Version != nil && version < 1 {
-		return nil, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
-	}
-	w, err := s.service.GetWorkflow(ctx, r.Name, version)
+	w, err := s.workflow(ctx, r.Name, r.Params.Version)
 	if err != nil {
 		return nil, err
 	}

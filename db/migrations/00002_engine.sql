@@ -222,6 +222,13 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- is_decision says whether an outcome is recorded for its key; see the domain decision.
+-- +goose StatementBegin
+create function pawl.is_decision(p_outcome text) returns boolean
+language sql immutable parallel safe
+as $$ select p_outcome in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
+-- +goose StatementEnd
+
 -- fingerprint tells requests under one key apart: SHA-256 of what a fire asks for, as
 -- canonical jsonb text.
 -- +goose StatementBegin
@@ -373,7 +380,7 @@ as $$
     select
       case
         -- Its claim will tell.
-        when x.outcome in ('applied', 'transition-not-allowed', 'guard-rejected') then x.outcome
+        when pawl.is_decision(x.outcome) then x.outcome
         when (
           select true
           from pawl.idempotency_key k
@@ -550,7 +557,7 @@ begin
       select distinct on (d.key)
         p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
       from decided d
-      where d.key is not null and d.outcome in ('applied', 'transition-not-allowed', 'guard-rejected')
+      where d.key is not null and pawl.is_decision(d.outcome)
       order by d.key, d.ordinal
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
@@ -564,7 +571,7 @@ begin
       from decided d
       where d.outcome <> 'seen' and (
         d.key is null
-        or d.outcome not in ('applied', 'transition-not-allowed', 'guard-rejected')
+        or not pawl.is_decision(d.outcome)
         or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
       )
     ),
@@ -1320,6 +1327,6 @@ revoke execute on all functions in schema pawl from public;
 drop function pawl.validate_workflow, pawl.register_workflow, pawl.set_state_check, pawl.state_check_name, pawl.jsonpath_error,
   pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.simulate, pawl.preview,
   pawl.fire, pawl.replay,
-  pawl.decide, pawl.deadline, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
+  pawl.decide, pawl.deadline, pawl.is_decision, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
 drop view pawl.outcome;
 drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;

@@ -35,8 +35,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- set_timer makes an instance's timer that of the deadline after p_tried timeouts, which
--- were refused; without one, the timer goes. The caller holds the instance's lock.
+-- set_timer arms an instance's timer for the deadline after p_tried timeouts, which were
+-- refused; without one, the timer goes. The caller holds the instance's lock.
 -- Writes:  timer
 -- +goose StatementBegin
 create function pawl.set_timer(p_instance pawl.instance, p_tried integer) returns void
@@ -44,10 +44,11 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update pawl.timer t
-  set due_at = d.due_at, armed_version = p_instance.version, tried = p_tried
+  insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+  select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
   from pawl.next_deadline(p_instance, p_tried) d
-  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  on conflict on constraint timer_pkey do update
+  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;
@@ -137,7 +138,7 @@ begin
   if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
     looked_at := 0;
     for v_timer in
-      select t.tenant_id, i.instance, t.armed_version, t.tried, d.due_at, d.event, d.tried as next_tried
+      select t.tenant_id, i.instance, a.tried, d.due_at, d.event, d.tried as next_tried
       from (
         select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
       ) t
@@ -148,8 +149,11 @@ begin
         limit 1
         for no key update skip locked
       ) i
-      left join lateral pawl.next_deadline(
-        i.instance, case when t.armed_version = (i.instance).version then t.tried else 0 end) d on true
+      -- What was refused counts for the state that it was refused in.
+      cross join lateral (
+        select case when t.armed_version = (i.instance).version then t.tried else 0 end as tried
+      ) a
+      left join lateral pawl.next_deadline(i.instance, a.tried) d on true
       order by t.tenant_id
     loop
       looked_at := looked_at + 1;
@@ -166,8 +170,7 @@ begin
         v_due_at := v_due_at || v_timer.due_at;
         late := greatest(late, v_now - v_timer.due_at);
       else
-        perform pawl.set_timer(
-          v_timer.instance, case when v_timer.armed_version = (v_timer.instance).version then v_timer.tried else 0 end);
+        perform pawl.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
     if v_ids is not null then

@@ -378,14 +378,7 @@ begin
         p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', from_state, to_state, v_new.status, v_new.context,
         v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
         coalesce(nullif(p_correlation_id, ''), v_new.correlation_id), nullif(p_traceparent, ''), v_now);
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, v_id, d.due_at, v_new.version, 0
-      from pawl.next_deadline(v_new, 0) d
-      on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0;
-      if not found then
-        delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
-      end if;
+      perform pawl.set_timer(v_new, 0);
       v_moved := v_moved + 1;
     end if;
     return next;
