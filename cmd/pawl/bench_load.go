@@ -92,10 +92,12 @@ type loadAnswer struct {
 }
 
 // run drives a load at an address: first for the warm-up, which is not measured, then for
-// the duration. begin and end are called around what is measured.
+// the duration, or until there is an answer to measure. begin and end are called around
+// what is measured.
 func (l *load) run(ctx context.Context, address string, ids []string, warmUp, duration time.Duration, begin, end func()) (*loadResult, error) {
 	var phase atomic.Int32
 	var clients sync.WaitGroup
+	answered := make(chan struct{}, 1)
 	ctx, cancel := context.WithTimeout(ctx, warmUp+duration+answerWithin)
 	defer cancel()
 	all := make([]*loadClient, l.connections)
@@ -103,7 +105,7 @@ func (l *load) run(ctx context.Context, address string, ids []string, warmUp, du
 		first, last := n*len(ids)/l.connections, (n+1)*len(ids)/l.connections
 		c := &loadClient{load: l, address: address, ids: ids[first:max(last, first+1)], number: n}
 		all[n] = c
-		clients.Go(func() { c.drive(ctx, &phase) })
+		clients.Go(func() { c.drive(ctx, &phase, answered) })
 	}
 	var elapsed time.Duration
 	if l.requests == nil {
@@ -112,6 +114,10 @@ func (l *load) run(ctx context.Context, address string, ids []string, warmUp, du
 		began := time.Now()
 		phase.Store(phaseMeasure)
 		pause(ctx, duration)
+		select {
+		case <-answered:
+		case <-ctx.Done():
+		}
 		phase.Store(phaseOver)
 		elapsed = time.Since(began)
 		end()
@@ -144,7 +150,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (c *loadClient) drive(ctx context.Context, phase *atomic.Int32) {
+func (c *loadClient) drive(ctx context.Context, phase *atomic.Int32, answered chan<- struct{}) {
 	defer c.hangUp()
 	last := math.MaxInt
 	if c.requests != nil {
@@ -157,14 +163,21 @@ func (c *loadClient) drive(ctx context.Context, phase *atomic.Int32) {
 		if ctx.Err() != nil {
 			return
 		}
+		measured := phase.Load() == phaseMeasure
 		switch n := c.judge(err); {
 		case err != nil:
 			pause(ctx, 10*time.Millisecond)
 		case n == 0 && c.answer.retryAfter:
 			pause(ctx, refusedPause)
-		case n > 0 && phase.Load() == phaseMeasure:
+		case n > 0 && measured:
 			c.operations += n
 			c.latencies = append(c.latencies, int32(min(took.Microseconds(), math.MaxInt32)))
+		}
+		if measured {
+			select {
+			case answered <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
