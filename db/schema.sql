@@ -80,6 +80,7 @@ create table pawl.idempotency_key (
   constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
 ) with (autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=5000, autovacuum_vacuum_insert_threshold=-1);
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
+CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id) WHERE ((outcome)::text <> 'applied'::text);
 
 create table pawl.instance (
   tenant_id pawl.tenant_id not null,
@@ -144,8 +145,10 @@ create table pawl.workflow (
   definition pawl.object not null,
   checksum text not null,
   initial text not null,
+  initial_moves boolean not null,
   ttl interval,
   ttl_target text,
+  retention interval,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamp with time zone not null,
@@ -154,10 +157,14 @@ create table pawl.workflow (
   constraint workflow_context_schema_has_a_checksum CHECK (((context_schema IS NULL) = (context_schema_checksum IS NULL))),
   constraint workflow_name_fits_a_constraint_name CHECK ((length(replace(name, '_'::text, '__'::text)) <= 42)),
   constraint workflow_name_is_a_slug CHECK ((name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'::text)),
+  constraint workflow_retention_is_positive CHECK ((retention > '00:00:00'::interval)),
   constraint workflow_ttl_has_a_target CHECK (((ttl IS NULL) = (ttl_target IS NULL))),
   constraint workflow_ttl_is_positive CHECK ((ttl > '00:00:00'::interval)),
   constraint workflow_version_is_positive CHECK ((version >= 1))
 );
+comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
+comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may lead on';
+comment on column pawl.workflow.retention is 'how long final instances are kept, of all versions if this is the latest; null for ever';
 
 create table pawl.workflow_migration (
   tenant_id pawl.tenant_id not null,
@@ -186,18 +193,20 @@ create table pawl.workflow_state (
   events text[] not null,
   timeouts interval[] not null,
   timeout_events text[] not null,
+  eventless boolean not null,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
-  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[])))),
-  constraint workflow_state_name_is_an_identifier CHECK ((state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text)),
+  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (NOT eventless)))),
+  constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
   constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events)))
 );
 comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
 comment on column pawl.workflow_state.timeouts is 'from entering it, the nearest first';
+comment on column pawl.workflow_state.eventless is 'whether it has transitions that no event is needed for';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
@@ -210,19 +219,24 @@ create table pawl.workflow_transition (
   "position" integer not null,
   target text collate "C" not null,
   guard jsonpath,
+  guard_text text,
   assign_names text[] not null,
   assign_paths jsonpath[] not null,
+  assign_stages integer[],
   assign_payload boolean not null,
   payload_schema jsonb,
   payload_schema_checksum text,
   constraint workflow_transition_pkey PRIMARY KEY (workflow, workflow_version, source, event, "position"),
   constraint workflow_transition_source_fkey FOREIGN KEY (workflow, workflow_version, source) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
   constraint workflow_transition_target_fkey FOREIGN KEY (workflow, workflow_version, target) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
-  constraint workflow_transition_assigns_are_pairs CHECK ((COALESCE(array_length(assign_names, 1), 0) = COALESCE(array_length(assign_paths, 1), 0))),
-  constraint workflow_transition_event_is_an_identifier CHECK (((event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text) OR (event ~ '^after:[0-9a-z]+$'::text))),
+  constraint workflow_transition_assigns_are_pairs CHECK ((cardinality(assign_names) = cardinality(assign_paths))),
+  constraint workflow_transition_assigns_have_a_stage CHECK (((assign_stages IS NULL) OR ((cardinality(assign_stages) = cardinality(assign_names)) AND (NOT assign_payload)))),
+  constraint workflow_transition_event_is_an_identifier CHECK (((event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text) OR (event ~ '^after:[0-9a-z]+$'::text) OR (event = ANY (ARRAY[':always'::text, ':initial'::text])))),
+  constraint workflow_transition_guard_has_a_text CHECK (((guard IS NULL) = (guard_text IS NULL))),
   constraint workflow_transition_payload_schema_has_a_checksum CHECK (((payload_schema IS NULL) = (payload_schema_checksum IS NULL))),
   constraint workflow_transition_position_is_positive CHECK (("position" >= 1))
 );
+comment on column pawl.workflow_transition.guard_text is 'as the definition words it';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
 create view pawl.instance_at as
@@ -269,6 +283,86 @@ create view pawl.outcome as
     NULL::jsonb AS schema
   WHERE false;
 
+create view pawl.settlement as
+ SELECT NULL::text AS outcome,
+    NULL::pawl.instance[] AS steps,
+    NULL::text AS state,
+    NULL::text AS status,
+    NULL::bigint AS version,
+    NULL::jsonb AS context,
+    NULL::jsonb AS error,
+    NULL::text[] AS events,
+    NULL::interval[] AS timeouts
+  WHERE false;
+
+create function pawl.append_steps(p_steps pawl.instance[], p_kind text, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
+language sql volatile
+as $$
+  insert into pawl.history (
+    tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+  select
+    s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
+    case when n = 2 then p_kind else 'transition' end,
+    case when n = 2 then p_event end,
+    (p_steps[n - 1]).state,
+    s.state, s.status, s.context,
+    case when n = 2 then p_payload end,
+    s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), s.state_changed_at
+  from generate_series(2, cardinality(p_steps)) n
+  cross join lateral (select (p_steps[n]).*) s
+  order by n
+$$;
+revoke execute on function pawl.append_steps(pawl.instance[],text,text,jsonb,text,text,text,text,text) from public;
+
+create function pawl.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[]) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_document jsonb := p_document;
+  v_stage integer;
+begin
+  for v_stage in 1 .. p_stages[cardinality(p_stages)] loop
+    v_document := v_document || jsonb_build_object('context', v_document -> 'context' || (
+      select
+        case when bool_or(a.name is null) then v_document -> 'payload' else '{}' end
+        || coalesce(jsonb_object_agg(a.name, a.value) filter (where a.name is not null and a.value is not null), '{}')
+      from (
+        select n.name, jsonb_path_query_first(v_document, n.path, '{}', true) as value
+        from unnest(p_names, p_paths, p_stages) as n (name, path, stage)
+        where n.stage = v_stage
+        offset 0
+      ) a));
+  end loop;
+  return v_document -> 'context';
+end
+$$;
+revoke execute on function pawl.assign(jsonb,text[],jsonpath[],integer[]) from public;
+
+create function pawl.begin(p_instance pawl.instance, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl.settlement
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance := p_instance;
+  v_settlement pawl.settlement;
+begin
+  select t.context
+  into v_instance.context
+  from pawl.choose(
+    p_instance.workflow, p_instance.workflow_version, p_instance.state, ':initial',
+    pawl.document(p_instance, '{}', p_now), '*') t;
+  if not found then
+    v_instance.context := p_instance.context;
+  elsif octet_length(v_instance.context::text) > p_setting.context_limit then
+    v_settlement.outcome := 'context-too-large';
+    return v_settlement;
+  end if;
+  return pawl.settle(null, v_instance, null, '{}', p_reason, p_now, p_setting);
+end
+$$;
+revoke execute on function pawl.begin(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
+
 create function pawl.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
 language sql stable parallel safe
 as $$
@@ -278,6 +372,7 @@ as $$
     case
       when t.unchecked then null
       when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
+      when t.assign_stages is not null then pawl.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
       when t.assign_names = '{}' then p_document -> 'context'
       else p_document -> 'context' || coalesce(
         (
@@ -363,23 +458,14 @@ declare
   v_lost integer[];
   v_lost_keys text[];
   v_key text;
+  v_found integer;
 begin
   select * into strict v_setting from pawl.setting;
   for v_row in
     with decided as materialized (
       select
         c.ordinal::integer as ordinal,
-        case
-          when k.seen then 'seen'
-          when w.name is null then 'workflow-not-found'
-          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
-          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
-          when w.context_schema is not null and c.checked is distinct from '*'
-            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
-          when b.id is not null then 'instance-exists'
-          else 'applied'
-        end as outcome,
+        coalesce(e.refusal, (z.settled).outcome, 'applied') as outcome,
         case when b.id is not null then b.id else c.id end as id,
         nullif(c.key, '') as key,
         case when c.key <> '' then sha256(convert_to(
@@ -390,15 +476,18 @@ begin
         end as fingerprint,
         c.workflow,
         w.version as workflow_version,
-        w.initial as state,
-        s.status,
-        s.events as actions,
-        s.timeouts,
-        c.context,
+        coalesce((z.settled).state, w.initial) as state,
+        coalesce((z.settled).status, s.status) as status,
+        coalesce((z.settled).version, 1) as version,
+        coalesce((z.settled).events, s.events) as actions,
+        coalesce((z.settled).timeouts, s.timeouts) as timeouts,
+        coalesce((z.settled).context, c.context) as context,
+        (z.settled).error,
+        (z.settled).steps,
         nullif(c.business_key, '') as business_key,
-        coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
+        n.correlation_id,
         coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as command_correlation_id,
-        v_now + coalesce(c.lifetime, w.ttl) as expires_at,
+        n.expires_at,
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
@@ -416,7 +505,7 @@ begin
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -434,10 +523,41 @@ begin
         where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
         limit 1
       ) b on true
+      cross join lateral (
+        select
+          coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
+          v_now + coalesce(c.lifetime, w.ttl) as expires_at
+      ) n
+      cross join lateral (
+        select case
+          when k.seen then 'seen'
+          when w.name is null then 'workflow-not-found'
+          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
+          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
+          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when w.context_schema is not null and c.checked is distinct from '*'
+            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
+          when b.id is not null then 'instance-exists'
+        end as refusal
+        offset 0
+      ) e
+      cross join lateral (
+        select case
+          when e.refusal is null and w.initial_moves then
+            pawl.begin(
+              (
+                p_tenant, c.id, c.workflow, w.version, w.initial, s.status, 1, c.context, nullif(c.business_key, ''),
+                n.correlation_id, null, v_now, v_now, n.expires_at, null
+              )::pawl.instance,
+              nullif(c.reason, ''), v_now, v_setting)
+        end as settled
+        offset 0
+      ) z
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
-      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + v_setting.idempotency_ttl
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.outcome = 'applied'
       order by d.key, d.ordinal
@@ -460,10 +580,10 @@ begin
     started as (
       insert into pawl.instance (
         tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
-        created_at, state_changed_at, expires_at)
+        created_at, state_changed_at, expires_at, error)
       select
-        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, 1, s.context, s.business_key,
-        s.correlation_id, v_now, v_now, s.expires_at
+        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.business_key,
+        s.correlation_id, v_now, v_now, s.expires_at, s.error
       from settled s
       where s.settled and s.outcome = 'applied'
       order by s.workflow, s.business_key
@@ -482,11 +602,11 @@ begin
         p_tenant, s.id, 1, s.workflow, s.workflow_version, 'created', s.state, s.status, s.context, s.expires_at,
         s.actor, s.reason, s.key, s.command_correlation_id, s.traceparent, v_now
       from kept s
-      where s.started
+      where s.started and s.steps is null
     ),
     armed as (
       insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, s.id, t.due_at, 1, 0
+      select p_tenant, s.id, t.due_at, s.version, 0
       from kept s
       cross join lateral (select pawl.deadline(v_now, s.timeouts, s.expires_at) as due_at) t
       where s.started and s.status = 'active' and t.due_at is not null
@@ -497,18 +617,19 @@ begin
       s.ordinal,
       s.key,
       s.fingerprint,
+      case when s.started then s.steps end as steps,
       (
         s.ordinal, s.outcome, false, s.id, s.workflow, s.workflow_version,
         case when s.started then s.state end,
         case when s.started then s.status end,
-        case when s.started then 1::bigint end,
+        case when s.started then s.version end,
         case when s.started then s.context end,
         s.business_key,
         case when s.started then s.correlation_id end,
         case when s.started then v_now end,
         case when s.started then v_now end,
         case when s.started then s.expires_at end,
-        null::jsonb,
+        s.error,
         case when s.started then s.actions end,
         null::text[],
         case when s.outcome = 'context-unchecked' then s.context_schema end
@@ -523,6 +644,11 @@ begin
       v_lost := v_lost || v_row.ordinal;
       v_lost_keys := v_lost_keys || v_row.key;
     else
+      if v_row.steps is not null then
+        perform pawl.append_steps(
+          v_row.steps, 'created', null, null, p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
+          p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
+      end if;
       return next v_row.answer;
     end if;
   end loop;
@@ -547,6 +673,10 @@ begin
         and i.business_key = p_business_keys[c.ordinal]
       limit 1
     ) i;
+    get diagnostics v_found = row_count;
+    if v_found < cardinality(v_lost) then
+      raise exception 'the holder of a business key was removed meanwhile; try again' using errcode = '40001';
+    end if;
   end if;
 
   if v_ordinals is not null then
@@ -580,7 +710,7 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 revoke execute on function pawl.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
 
-create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[], p_timers boolean, p_instances pawl.instance[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb)
+create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[], p_timers boolean, p_instances pawl.instance[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
 language sql stable
 as $$
   select
@@ -598,25 +728,30 @@ as $$
     i.workflow,
     i.workflow_version,
     i.state,
-    case when o.applied then t.target else i.state end,
-    case when o.applied then s.status else i.status end,
-    case when o.applied then i.version + 1 else i.version end,
-    case when o.applied then t.context else i.context end,
+    case when o.applied then coalesce((s.settled).state, t.target) else i.state end,
+    case when o.applied then coalesce((s.settled).status, s.status) else i.status end,
+    case when o.applied then coalesce((s.settled).version, i.version + 1) else i.version end,
+    case when o.applied then coalesce((s.settled).context, t.context) else i.context end,
     i.business_key,
     i.correlation_id,
     i.created_at,
     case when o.applied then n.at else i.state_changed_at end,
     case when o.applied then n.expires_at else i.expires_at end,
-    case when o.applied and s.status = 'failed' then
-      jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
-    else
-      i.error
+    case
+      when o.applied and s.status = 'failed' then
+        jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
+      when o.applied and s.eventless then (s.settled).error
+      else i.error
     end,
-    case when o.applied then s.events else f.events end,
-    case when s.status = 'active' then pawl.deadline(n.at, s.timeouts, n.expires_at) end,
+    case when o.applied then coalesce((s.settled).events, s.events) else f.events end,
+    case
+      when coalesce((s.settled).status, s.status) = 'active' then
+        pawl.deadline(n.at, coalesce((s.settled).timeouts, s.timeouts), n.expires_at)
+    end,
     f.timeouts <> '{}' or i.expires_at is not null,
     case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
-    case when t.unchecked then t.payload_schema end
+    case when t.unchecked then t.payload_schema end,
+    case when o.applied then (s.settled).steps end
   from unnest(
       p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
       p_actors, p_reasons, p_correlation_ids, p_traceparents, p_seen
@@ -645,7 +780,7 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
-      when (c.event like 'after:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
+      when (c.event like '%:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -666,8 +801,25 @@ as $$
     d.document,
     nullif(c.checked, '')
   ) t on true
+  cross join lateral (
+    select
+      a.at,
+      -- From each step to the end of the lifetime it is as long as it was from the last.
+      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
+    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+  ) n
   left join lateral (
-    select w.status, w.events, w.timeouts
+    select
+      w.status, w.events, w.timeouts, w.eventless,
+      case when w.eventless then
+        pawl.settle(
+          (i)::pawl.instance,
+          (
+            i.tenant_id, i.id, i.workflow, i.workflow_version, t.target, w.status, i.version + 1, t.context,
+            i.business_key, i.correlation_id, i.parent_id, i.created_at, n.at, n.expires_at, i.error
+          )::pawl.instance,
+          c.event, c.payload, nullif(c.reason, ''), p_now, p_setting)
+      end as settled
     from pawl.workflow_state w
     where w.workflow = i.workflow
       and w.workflow_version = i.workflow_version
@@ -680,6 +832,7 @@ as $$
     select case
       when e.refusal is not null then e.refusal
       when t.unchecked then 'payload-unchecked'
+      when (s.settled).outcome is not null then (s.settled).outcome
       when s.status is not null then 'applied'
       when t.target is not null then 'context-too-large'
       when c.event = any (f.events) then 'guard-rejected'
@@ -700,19 +853,204 @@ as $$
         ) then 'seen'
         else x.outcome
       end as outcome,
-      s.status is not null as applied
+      s.status is not null and (s.settled).outcome is null as applied
     offset 0
   ) o
-  cross join lateral (
-    select
-      a.at,
-      -- From each step to the end of the lifetime it is as long as it was from the last.
-      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
-    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
-  ) n
   where c.seen is not true
 $$;
 revoke execute on function pawl.decide(text,timestamp with time zone,pawl.setting,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean[],boolean,pawl.instance[]) from public;
+
+create function pawl.definition_fault(p_definition jsonb) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(p_definition) is distinct from 'object' then 'a definition must be an object'
+    when p_definition ->> 'name' is null then 'name is missing'
+    when octet_length(p_definition::text) > g.definition_limit
+      then format('the definition has more than %s bytes', g.definition_limit)
+    when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
+    else (
+      with node as materialized (
+        select * from pawl.definition_states(p_definition)
+      )
+      select case
+        when (select count(*) from node) > g.state_limit
+          then format('there are more than %s states', g.state_limit)
+        when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
+        when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ? 'ttl' and not exists (
+          select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
+        ) then 'ttl.target must name a final state'
+        else coalesce(
+          (
+            select case
+              when jsonb_typeof(n.value) <> 'object' then format('%s must be an object', n.path)
+              when n.leaf is null then format('initial of %s must name a state within it', n.path)
+              when n.value ->> 'type' = 'final' and (cardinality(n.lineage) > 1 or not n.atomic)
+                then format('%s is final, so that it must neither be within another state nor have states within', n.path)
+              when n.value ? 'after' and not n.atomic then format('%s has states within, and so no timeouts', n.path)
+            end as fault
+            from node n
+            order by fault nulls last
+            limit 1
+          ),
+          (
+            select case
+              when jsonb_typeof(e.value) <> 'array'
+                then 'each event and timeout, and always, must have an array of transitions: this is not the canonical form'
+              when e.own and (e.key like '%:%' or e.key = 'ttl') then 'ttl and events with a colon are the engine''s own'
+              else (
+                select format('there is no state %s', t.value ->> 'target')
+                from jsonb_array_elements(e.value) t
+                where not exists (select from node o where o.path = t.value ->> 'target')
+                limit 1
+              )
+            end as fault
+            from node n
+            cross join lateral (
+              select o.key, o.value, true as own from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+              union all
+              select a.key, a.value, false from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+              union all
+              select 'always', n.value -> 'always', false where n.value ? 'always'
+            ) e
+            order by fault nulls last
+            limit 1
+          ),
+          (
+            select 'the states have more than 50000 transitions, with those that they inherit'
+            from node s
+            join node n on n.path = any (s.lineage)
+            where s.atomic
+            having sum(n.transitions) > 50000
+          ))
+      end
+    )
+  end
+  from pawl.setting g
+$$;
+revoke execute on function pawl.definition_fault(jsonb) from public;
+
+create function pawl.definition_states(p_definition jsonb) returns TABLE(path text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive node as (
+    select s.key as path, array[s.key] as lineage, s.value
+    from jsonb_each(p_definition -> 'states') s
+    union all
+    select n.path || '.' || s.key, n.lineage || (n.path || '.' || s.key), s.value
+    from node n
+    cross join lateral jsonb_each(n.value -> 'states') s
+  ),
+  entered as (
+    select n.path, n.path as leaf, n.value
+    from node n
+    union all
+    select e.path, n.path, n.value
+    from entered e
+    join node n on n.path = e.leaf || '.' || (e.value ->> 'initial')
+    where e.value ? 'states'
+  )
+  select n.path, n.lineage, n.value, not n.value ? 'states', e.leaf, t.transitions
+  from node n
+  left join entered e on e.path = n.path and not e.value ? 'states'
+  cross join lateral (
+    select coalesce(sum(case when jsonb_typeof(d.value) = 'array' then jsonb_array_length(d.value) end), 0) as transitions
+    from (
+      select o.value from jsonb_each(coalesce(n.value -> 'on', '{}') || coalesce(n.value -> 'after', '{}')) o
+      union all
+      select n.value -> 'always'
+    ) d
+  ) t
+$$;
+revoke execute on function pawl.definition_states(jsonb) from public;
+
+create function pawl.definition_transitions(p_definition jsonb) returns TABLE(source text, event text, "position" bigint, target text, guard_text text, assign_names text[], assign_paths jsonpath[], assign_stages integer[], assign_payload boolean, payload_schema jsonb)
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with node as materialized (
+    select * from pawl.definition_states(p_definition)
+  ),
+  declared as materialized (
+    select n.path, n.lineage, e.event, t.position, t.value, t.value ->> 'target' as target
+    from node n
+    cross join lateral (
+      select o.key as event, o.value as transitions from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+      union all
+      select 'after:' || a.key, a.value from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+      union all
+      select ':always', n.value -> 'always' where n.value ? 'always'
+    ) e
+    cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+  ),
+  -- inside is around both the declaring state and the target: what neither leaves nor enters.
+  inherited as (
+    select
+      s.path as source, s.lineage, d.event, d.value, d.target,
+      row_number() over (partition by s.path, d.event order by cardinality(d.lineage) desc, d.position) as position,
+      -- One schema serves all transitions of an event in a state.
+      (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
+        over (partition by s.path, d.event))[1] as payload_schema,
+      d.lineage[:cardinality(d.lineage) - 1] as inside
+    from node s
+    join declared d on d.path = any (s.lineage)
+    where s.atomic
+    union all
+    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}'
+    from node s
+    where p_definition ? 'ttl' and s.atomic and s.value ->> 'type' is distinct from 'final'
+    union all
+    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}'
+    from node i
+    where i.path = p_definition ->> 'initial'
+  )
+  select
+    i.source, i.event, i.position, t.leaf, i.value ->> 'guard', coalesce(a.names, '{}'), coalesce(a.paths, '{}'),
+    a.stages, coalesce(a.payload, false), i.payload_schema
+  from inherited i
+  left join node t on t.path = i.target
+  left join node l on l.path = t.leaf
+  cross join lateral (
+    select
+      array_agg(p.name order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as names,
+      array_agg(p.path order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as paths,
+      array_agg(p.stage order by p.stage, p.name collate "C") filter (where not p.lone) as stages,
+      bool_or(p.lone and p.name is null) as payload
+    from (
+      select g.stage, count(*) filter (where g.first) over () = 1 as lone, g.name, g.path
+      from (
+        select b.stage, m.name, m.path::jsonpath as path, row_number() over (partition by b.stage) = 1 as first
+        from (
+          select row_number() over (order by x.place)::integer as stage, x.assign
+          from (
+            -- Left, the transition itself, entered: by their place in the order.
+            select -cardinality(n.lineage) as place, n.value #> '{exit,assign}' as assign
+            from node n
+            where n.path = any (i.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
+            union all
+            select 0, i.value -> 'assign'
+            union all
+            select cardinality(n.lineage), n.value #> '{entry,assign}'
+            from node n
+            where n.path = any (l.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
+          ) x
+          where x.assign is not null and x.assign <> '{}'
+        ) b
+        cross join lateral (
+          select o.key as name, o.value as path
+          from jsonb_each_text(case when jsonb_typeof(b.assign) = 'object' then b.assign end) o
+          union all
+          select null, null where b.assign = '"*"'
+        ) m
+      ) g
+    ) p
+  ) a
+  where i.event <> ':initial' or a.names is not null or a.payload
+$$;
+revoke execute on function pawl.definition_transitions(jsonb) from public;
 
 create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language sql stable parallel safe
@@ -735,6 +1073,82 @@ as $$
       'expires_at', pawl.rfc3339(p_instance.expires_at)))
 $$;
 revoke execute on function pawl.document(pawl.instance,jsonb,timestamp with time zone) from public;
+
+create function pawl.final_instances(p_limit integer, p_age interval, p_tenant text, p_workflows text[], INOUT at_tenant text, INOUT at_workflow text, INOUT at_status text, INOUT at_id uuid, OUT ids uuid[], OUT before timestamp with time zone) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_limit integer := greatest(p_limit, 1);
+  v_next record;
+  v_row record;
+  v_read boolean;
+  v_steps bigint := 0;
+begin
+  ids := '{}';
+  at_tenant := coalesce(nullif(at_tenant, ''), p_tenant, '');
+  if p_age is null and not exists (select from pawl.workflow w where w.retention is not null) then
+    at_tenant := '';
+    return;
+  end if;
+  -- Tenants and workflows without anything to read are passed one by one: some in each call.
+  for v_try in 1 .. 100 loop
+    select i.tenant_id, i.workflow, i.status
+    into v_next
+    from pawl.instance i
+    where (i.tenant_id, i.workflow, i.status, i.id) > (at_tenant, at_workflow, at_status, at_id)
+      and i.workflow <> '' -- The condition of the index.
+    order by i.tenant_id, i.workflow, i.status, i.id
+    limit 1;
+    if not found or v_next.tenant_id <> p_tenant then
+      at_tenant := ''; at_workflow := ''; at_status := ''; at_id := '00000000-0000-0000-0000-000000000000';
+      return;
+    end if;
+    if (v_next.tenant_id, v_next.workflow, v_next.status) <> (at_tenant, at_workflow, at_status) then
+      at_tenant := v_next.tenant_id;
+      at_workflow := v_next.workflow;
+      at_status := v_next.status;
+      at_id := '00000000-0000-0000-0000-000000000000';
+    end if;
+    before := v_now - coalesce(p_age, (
+      select w.retention from pawl.workflow w where w.name = at_workflow order by w.version desc limit 1));
+    v_read := false;
+    if at_status <> 'active' and before is not null and coalesce(at_workflow = any (p_workflows), true) then
+      for v_row in
+        select i.id, i.version, i.state_changed_at
+        from pawl.instance i
+        -- As rows, since by its columns one by one the primary key would seem as good.
+        where (i.tenant_id, i.workflow, i.status, i.id) > (at_tenant, at_workflow, at_status, at_id)
+          and (i.tenant_id, i.workflow, i.status, i.id) <
+            (at_tenant, at_workflow, at_status, pawl.uuid_v7_floor(before + interval '1 millisecond'))
+          and i.workflow <> ''
+        order by i.tenant_id, i.workflow, i.status, i.id
+        limit v_limit
+      loop
+        v_read := true;
+        if v_row.state_changed_at <= before then
+          v_steps := v_steps + v_row.version;
+          -- A long history is a page of its own, or removing one would take long.
+          exit when ids <> '{}' and v_steps > 20 * v_limit;
+          ids := ids || v_row.id;
+        end if;
+        at_id := v_row.id;
+      end loop;
+    end if;
+    if v_read then
+      return;
+    end if;
+    at_id := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+  end loop;
+end
+$$;
+revoke execute on function pawl.final_instances(integer,interval,text,text[],text,text,text,uuid) from public;
 
 create function pawl.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
 language sql stable parallel safe
@@ -857,11 +1271,12 @@ begin
         context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
         p_tenant, d.id, d.version, d.workflow, d.workflow_version,
-        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event, d.from_state, d.state, d.status,
-        d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key, d.command_correlation_id,
-        d.traceparent, d.state_changed_at
+        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event,
+        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key,
+        d.command_correlation_id, d.traceparent, d.state_changed_at
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
+        and d.steps is null
     ),
     armed as (
       insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
@@ -883,6 +1298,7 @@ begin
       case
         when d.outcome = 'applied' and d.was_timed and d.due_at is null then d.id
       end as disarmed,
+      d.steps,
       (
         d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
         d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
@@ -896,6 +1312,12 @@ begin
       v_fingerprints := v_fingerprints || v_row.fingerprint;
       v_events := v_events || v_row.event;
       continue;
+    end if;
+    if v_row.steps is not null then
+      perform pawl.append_steps(
+        v_row.steps, case when not p_timers then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
+        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
+        p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
     end if;
     if v_row.disarmed is not null then
       -- One by one, since a delete with a join would not be bound to the full key.
@@ -1054,11 +1476,12 @@ revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from pub
 create function pawl.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
 language sql stable parallel safe
 as $$
-  select array_agg(t.value ->> 'guard' order by t.position)
-  from pawl.workflow w
-  cross join lateral jsonb_array_elements(w.definition #> array['states', p_state, 'on', p_event])
-    with ordinality as t (value, position)
-  where w.name = p_workflow and w.version = p_workflow_version
+  select array_agg(t.guard_text order by t.position)
+  from pawl.workflow_transition t
+  where t.workflow = p_workflow
+    and t.workflow_version = p_workflow_version
+    and t.source = p_state
+    and t.event = p_event
 $$;
 revoke execute on function pawl.guards(text,integer,text,text) from public;
 
@@ -1120,8 +1543,11 @@ declare
   v_old pawl.instance;
   v_new pawl.instance;
   v_target record;
+  v_settlement pawl.settlement;
+  v_setting pawl.setting;
   v_moved bigint := 0;
 begin
+  select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
       perform from pawl.workflow w where w.name = p_workflow and w.version = v_version;
@@ -1219,7 +1645,7 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -1234,7 +1660,7 @@ begin
       when p_dry_run then 'would-migrate'
       else 'migrated'
     end;
-    if outcome = 'migrated' then
+    if outcome in ('migrated', 'would-migrate') then
       v_now := greatest(pawl.now(), v_old.state_changed_at);
       v_new := v_old;
       v_new.workflow_version := p_to;
@@ -1250,18 +1676,34 @@ begin
         when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
         else v_new.state_changed_at + v_target.ttl
       end;
-
-      update pawl.instance i
-      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
-        state_changed_at = v_new.state_changed_at, expires_at = v_new.expires_at
-      where i.tenant_id = p_tenant and i.id = v_id;
+      v_settlement := null;
+      if v_target.eventless then
+        v_settlement := pawl.settle(v_old, v_new, null, '{}', nullif(p_reason, ''), v_now, v_setting);
+        if v_settlement.outcome is null then
+          to_state := v_settlement.state;
+        else
+          outcome := 'unsettled';
+        end if;
+      end if;
+    end if;
+    if outcome = 'migrated' then
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, from_state, to_state, status, context,
         expires_at, error, actor, reason, correlation_id, traceparent, at)
       values (
-        p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', from_state, to_state, v_new.status, v_new.context,
-        v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
+        p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', v_old.state, v_new.state, v_new.status,
+        v_new.context, v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
         coalesce(nullif(p_correlation_id, ''), v_new.correlation_id), nullif(p_traceparent, ''), v_now);
+      if cardinality(v_settlement.steps) > 2 then
+        perform pawl.append_steps(
+          v_settlement.steps[2:], 'transition', null, null, p_actor, p_reason, null, p_correlation_id, p_traceparent);
+        v_new := v_settlement.steps[cardinality(v_settlement.steps)];
+      end if;
+      update pawl.instance i
+      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
+        status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
+        expires_at = v_new.expires_at, error = v_new.error
+      where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl.set_timer(v_new, 0);
       v_moved := v_moved + 1;
     end if;
@@ -1413,6 +1855,7 @@ as $$
 declare
   v_code text := case
     when p_outcome.outcome in ('payload-too-large', 'context-too-large') then 'too-large'
+    when p_outcome.outcome = 'always-loop' then 'guard-error'
     else p_outcome.outcome
   end;
 begin
@@ -1427,6 +1870,7 @@ begin
       when 'unknown-event' then format('the workflow has no event %s', p_event)
       when 'transition-not-allowed' then format('the state %s does not accept %s', p_outcome.state, p_event)
       when 'guard-rejected' then format('no guard of %s in the state %s holds', p_event, p_outcome.state)
+      when 'always-loop' then 'eventless transitions follow one another without coming to rest'
       when 'instance-exists' then format('instance %s has this business key', p_outcome.id)
       when 'idempotency-key-reuse' then 'this key was used for another request'
       else p_outcome.outcome
@@ -1440,6 +1884,7 @@ begin
         when 'too-large' then 'PW413'
         when 'unknown-event' then 'PW422'
         when 'idempotency-key-reuse' then 'PW422'
+        when 'guard-error' then 'PW422'
         when 'precondition-required' then 'PW428'
         else 'PW409'
       end,
@@ -1460,6 +1905,7 @@ revoke execute on function pawl.refuse(pawl.outcome,text,bigint) from public;
 create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
 language plpgsql volatile security definer
 set client_min_messages = 'warning'
+set jit = 'off'
 set lock_timeout = '300ms'
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1467,38 +1913,9 @@ as $$
 declare
   v_name text := p_definition ->> 'name';
   v_latest pawl.workflow;
-  v_setting pawl.setting;
   v_fault text;
 begin
-  select * into strict v_setting from pawl.setting;
-  v_fault := case
-    when jsonb_typeof(p_definition) is distinct from 'object' then 'a definition must be an object'
-    when v_name is null then 'name is missing'
-    when octet_length(p_definition::text) > v_setting.definition_limit
-      then format('the definition has more than %s bytes', v_setting.definition_limit)
-    when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
-    when (select count(*) from jsonb_object_keys(p_definition -> 'states')) > v_setting.state_limit
-      then format('there are more than %s states', v_setting.state_limit)
-    when exists (
-      select from jsonb_each(p_definition -> 'states') s where jsonb_typeof(s.value) <> 'object'
-    ) then 'each state must be an object'
-    when not coalesce(p_definition -> 'states' ? (p_definition ->> 'initial'), false) then 'initial must name a state'
-    when not exists (
-      select from jsonb_each(p_definition -> 'states') s where s.value ->> 'type' = 'final'
-    ) then 'no state is final'
-    when p_definition ? 'ttl' and not coalesce(p_definition -> 'states' ? (p_definition #>> '{ttl,target}'), false)
-      then 'ttl.target must name a state'
-    when exists (
-      select from jsonb_each(p_definition -> 'states') s
-      cross join lateral jsonb_each(coalesce(s.value -> 'on', '{}') || coalesce(s.value -> 'after', '{}')) e
-      where jsonb_typeof(e.value) <> 'array'
-    ) then 'each event and timeout must have an array of transitions: this is not the canonical form'
-    when exists (
-      select from jsonb_each(p_definition -> 'states') s
-      cross join lateral jsonb_object_keys(coalesce(s.value -> 'on', '{}')) e
-      where e like '%:%' or e = 'ttl'
-    ) then 'ttl and events with a colon are the engine''s own'
-  end;
+  v_fault := pawl.definition_fault(p_definition);
   if v_fault is not null then
     raise exception 'invalid definition: %', v_fault
       using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
@@ -1523,68 +1940,7 @@ begin
     return;
   end if;
 
-  insert into pawl.workflow (
-    name, version, definition, checksum, initial, ttl, ttl_target,
-    context_schema, context_schema_checksum, created_at, created_by)
-  values (
-    v_name, version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    p_definition ->> 'initial', (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    p_definition -> 'context_schema',
-    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
-
-  insert into pawl.workflow_state (
-    workflow, workflow_version, state, status, events, timeouts, timeout_events, ttl_slides, require_if_match)
-  select
-    v_name, version, s.key,
-    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
-    array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
-    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
-    coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from jsonb_each(p_definition -> 'states') s;
-
-  insert into pawl.workflow_transition (
-    workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
-    payload_schema, payload_schema_checksum)
-  select
-    v_name, version, s.key, e.event, t.position, t.value ->> 'target', (t.value ->> 'guard')::jsonpath,
-    array(
-      select a.key from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
-      order by a.key collate "C"),
-    array(
-      select a.value::jsonpath from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
-      order by a.key collate "C"),
-    coalesce(t.value ->> 'assign' = '*', false),
-    p.schema, encode(sha256(convert_to(p.schema::text, 'UTF8')), 'hex')
-  from jsonb_each(p_definition -> 'states') s
-  cross join lateral (
-    select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
-    union all
-    select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
-    union all
-    select 'ttl', jsonb_build_array(jsonb_build_object('target', p_definition #> '{ttl,target}'))
-    where p_definition ? 'ttl' and s.value ->> 'type' is distinct from 'final'
-  ) e
-  cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
-  -- One schema serves all transitions of an event in a state.
-  left join lateral (
-    select x -> 'payload_schema' as schema
-    from jsonb_array_elements(e.transitions) x
-    where x ? 'payload_schema'
-    limit 1
-  ) p on true;
-
-  update pawl.workflow_state s
-  set reads_instance = exists (
-    select from pawl.workflow_transition t
-    cross join lateral unnest(t.assign_paths || t.guard) as p (path)
-    where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-      -- The text of a jsonpath is canonical.
-      and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
-  )
-  where s.workflow = v_name and s.workflow_version = version;
-
+  perform pawl.store_definition(v_name, version, p_definition, p_actor);
   perform pawl.set_state_check(v_name);
 exception
   -- What the casts, the constraints and the jsonpath parser refuse.
@@ -1595,6 +1951,73 @@ exception
 end
 $$;
 revoke execute on function pawl.register_workflow(jsonb,text,integer) from public;
+
+create function pawl.remove_instances(p_tenant text, p_ids uuid[], p_before timestamp with time zone) returns uuid[]
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_ids uuid[];
+  v_id uuid;
+  v_key record;
+  v_removed uuid[] := '{}';
+begin
+  v_ids := array(
+    select i.id
+    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
+    cross join lateral (
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
+      limit 1
+      for update skip locked
+    ) i
+  );
+  v_now := pawl.now();
+
+  -- One by one, to be bound to the full key.
+  foreach v_id in array v_ids loop
+    select array_agg(l.place) as places, coalesce(bool_and(l.place is not null), true) as expired
+    into v_key
+    from (
+      select h.key
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_id and h.key is not null
+      union
+      select r.key
+      from pawl.idempotency_key r
+      where r.tenant_id = p_tenant and r.instance_id = v_id and r.outcome <> 'applied'
+    ) n
+    cross join lateral (
+      select k.instance_id
+      from pawl.idempotency_key k
+      where k.tenant_id = p_tenant and k.key = n.key
+      limit 1
+    ) k
+    left join lateral (
+      select k.ctid as place
+      from pawl.idempotency_key k
+      where k.tenant_id = p_tenant and k.key = n.key and k.instance_id = v_id and k.expires_at <= v_now
+      limit 1
+      for update skip locked
+    ) l on true
+    where k.instance_id = v_id; -- Another may have taken the key since it expired.
+    continue when not v_key.expired;
+
+    delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
+    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
+    delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    v_removed := v_removed || v_id;
+  end loop;
+  return v_removed;
+end
+$$;
+revoke execute on function pawl.remove_instances(text,uuid[],timestamp with time zone) from public;
 
 create function pawl.replay(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
@@ -1749,25 +2172,97 @@ end
 $$;
 revoke execute on function pawl.set_timer(pawl.instance,integer) from public;
 
+create function pawl.settle(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl.settlement
+language plpgsql stable
+as $$
+declare
+  v_settlement pawl.settlement;
+  v_instance pawl.instance := p_instance;
+  v_next record;
+  v_eventless boolean;
+begin
+  v_settlement.steps := array[p_before, p_instance];
+  loop
+    select s.events, s.timeouts, s.eventless
+    into strict v_settlement.events, v_settlement.timeouts, v_eventless
+    from pawl.workflow_state s
+    where s.workflow = v_instance.workflow
+      and s.workflow_version = v_instance.workflow_version
+      and s.state = v_instance.state;
+    exit when not v_eventless;
+    select t.target, t.context, s.status
+    into v_next
+    from pawl.choose(
+      v_instance.workflow, v_instance.workflow_version, v_instance.state, ':always',
+      pawl.document(v_instance, p_payload, p_now), '*') t
+    join pawl.workflow_state s
+      on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
+    exit when not found;
+    if cardinality(v_settlement.steps) > 101 then
+      v_settlement.outcome := 'always-loop';
+      return v_settlement;
+    elsif octet_length(v_next.context::text) > p_setting.context_limit then
+      v_settlement.outcome := 'context-too-large';
+      return v_settlement;
+    end if;
+    if v_next.status = 'failed' then
+      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+    end if;
+    v_instance.state := v_next.target;
+    v_instance.status := v_next.status;
+    v_instance.context := v_next.context;
+    v_instance.version := v_instance.version + 1;
+    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
+    v_settlement.steps := v_settlement.steps || v_instance;
+  end loop;
+  v_settlement.state := v_instance.state;
+  v_settlement.status := v_instance.status;
+  v_settlement.version := v_instance.version;
+  v_settlement.context := v_instance.context;
+  v_settlement.error := v_instance.error;
+  return v_settlement;
+end
+$$;
+revoke execute on function pawl.settle(pawl.instance,pawl.instance,text,jsonb,text,timestamp with time zone,pawl.setting) from public;
+
 create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select o.*
-  from (
-    select
-      (
-        'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
-        p_version, p_context, null, null, null, n.at, n.at, n.at + w.ttl, null
-      )::pawl.instance as instance
-    from pawl.workflow w
-    join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
-    cross join (select pawl.now() as at) n
-    where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial)
-  ) i
-  cross join lateral pawl.preview(
-    'simulation', array[(i.instance).id], array[p_event], array[p_payload], array['*'], array[p_checked],
-    array[i.instance]) o
+declare
+  v_now timestamptz := pawl.now();
+  v_instance pawl.instance;
+  v_settlement pawl.settlement;
+begin
+  select
+    'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
+    p_version, p_context, null, null, null, v_now, v_now, v_now + w.ttl, null
+  into v_instance
+  from pawl.workflow w
+  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial);
+  if not found then
+    return;
+  end if;
+  if p_state is null then
+    v_settlement := pawl.begin(v_instance, null, v_now, (select g from pawl.setting g));
+    if v_settlement.outcome is null then
+      v_instance := v_settlement.steps[cardinality(v_settlement.steps)];
+    end if;
+  end if;
+  if p_event is not null and v_settlement.outcome is null then
+    return query select o.*
+    from pawl.preview(
+      'simulation', array[v_instance.id], array[p_event], array[p_payload], array['*'], array[p_checked],
+      array[v_instance]) o;
+  else
+    return query select
+      1, coalesce(v_settlement.outcome, 'applied'), false, v_instance.id, v_instance.workflow,
+      v_instance.workflow_version, v_instance.state, v_instance.status::text, v_instance.version::bigint,
+      v_instance.context::jsonb, null::text, null::text, v_instance.created_at, v_instance.state_changed_at,
+      v_instance.expires_at, v_instance.error::jsonb, v_settlement.events, null::text[], null::jsonb;
+  end if;
+end
 $$;
 revoke execute on function pawl.simulate(text,integer,text,bigint,jsonb,text,jsonb,text) from public;
 
@@ -1775,6 +2270,78 @@ create function pawl.state_check_name(p_workflow text) returns text
 language sql immutable parallel safe
 as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
 revoke execute on function pawl.state_check_name(text) from public;
+
+create function pawl.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.workflow (
+    name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
+    context_schema, context_schema_checksum, created_at, created_by)
+  select
+    p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
+    n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
+    (p_definition ->> 'retention')::interval, p_definition -> 'context_schema',
+    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
+  from pawl.definition_states(p_definition) n
+  where n.path = p_definition ->> 'initial';
+
+  insert into pawl.workflow_state (
+    workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides,
+    require_if_match)
+  select
+    p_name, p_version, s.path,
+    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
+    array(
+      select distinct k collate "C"
+      from pawl.definition_states(p_definition) n
+      cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
+      where n.path = any (s.lineage)
+      order by k collate "C"),
+    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    false,
+    coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
+    coalesce((p_definition ->> 'require_if_match')::boolean, false)
+  from pawl.definition_states(p_definition) s
+  where s.atomic;
+
+  insert into pawl.workflow_transition (
+    workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
+    assign_stages, assign_payload, payload_schema, payload_schema_checksum)
+  select
+    p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
+    t.assign_paths, t.assign_stages, t.assign_payload, t.payload_schema,
+    encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
+  from pawl.definition_transitions(p_definition) t;
+
+  update pawl.workflow_state s
+  set
+    reads_instance = exists (
+      select from pawl.workflow_transition t
+      cross join lateral unnest(t.assign_paths || t.guard) as p (path)
+      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+        -- The text of a jsonpath is canonical.
+        and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+    ),
+    eventless = exists (
+      select from pawl.workflow_transition t
+      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+        and t.event = ':always'
+    )
+  where s.workflow = p_name and s.workflow_version = p_version;
+
+  update pawl.workflow w
+  set initial_moves = exists (
+    select from pawl.workflow_transition t
+    where t.workflow = w.name and t.workflow_version = w.version and t.source = w.initial
+      and t.event in (':always', ':initial')
+  )
+  where w.name = p_name and w.version = p_version;
+end
+$$;
+revoke execute on function pawl.store_definition(text,integer,jsonb,text) from public;
 
 create function pawl.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe

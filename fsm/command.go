@@ -25,7 +25,7 @@ type Reply struct {
 // Create starts an instance.
 //
 // Kinds: Malformed, KeyInvalid, KeyReuse, WorkflowNotFound, InstanceExists, TooLarge,
-// InvalidContext, Unavailable.
+// InvalidContext, GuardError, Unavailable.
 func (s *Service) Create(ctx context.Context, c CreateCommand) (Result, error) {
 	r := s.Do(ctx, []Command{c})[0]
 	return r.Result, r.Err
@@ -355,7 +355,7 @@ func inOrder(n int) func([]queries.Outcome, error) ([]queries.Outcome, error) {
 }
 
 func (s *Service) flushCreates(batch []*pending[CreateCommand]) (away bool) {
-	return flush(s, batch, create, s.settleCreate, func(_ *pending[CreateCommand], err error) error { return fromDatabase(err) })
+	return flush(s, batch, create, s.settleCreate, s.blameCreate)
 }
 
 func (s *Service) flushFires(batch []*pending[FireCommand]) (away bool) {
@@ -452,7 +452,25 @@ func (s *Service) blame(p *pending[FireCommand], err error) error {
 	return s.guardError(p, err)
 }
 
-const guardErrorMessage = "a guard or an assign of this event fails or takes too long on this input; nothing was changed"
+// blameCreate is blame for a creation, which assigns and is led on by what the definition
+// says of the initial state.
+func (s *Service) blameCreate(p *pending[CreateCommand], err error) error {
+	if !isGuardFailure(err) {
+		return fromDatabase(err)
+	}
+	if isCode(err, queryCanceled) {
+		w, err := s.GetWorkflow(context.Background(), p.command.Workflow, 0)
+		if err == nil {
+			_, err = s.simulateCreate(context.Background(), w, p.command.Context)
+		}
+		if !errors.Is(err, GuardError) {
+			return fromDatabase(err)
+		}
+	}
+	return &Error{Kind: GuardError, Message: guardErrorMessage, cause: err}
+}
+
+const guardErrorMessage = "a guard or an assign of the definition fails or takes too long on this input; nothing was changed"
 
 func (s *Service) guardError(p *pending[FireCommand], err error) *Error {
 	e := &Error{
@@ -552,6 +570,8 @@ func resultOf(o queries.Outcome, e *Error) (Result, error) {
 	case "guard-rejected":
 		e.Kind = GuardRejected
 		e.Message = fmt.Sprintf("no guard of %s in the state %s holds for this payload", e.Refusal.Event, e.Refusal.State)
+	case "always-loop":
+		e.Kind, e.Message = GuardError, "eventless transitions follow one another without coming to rest; nothing was changed"
 	default:
 		e.Kind, e.cause = Internal, fmt.Errorf("unknown outcome %q", o.Outcome)
 	}

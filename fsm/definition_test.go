@@ -35,7 +35,7 @@ func TestParse(t *testing.T) {
 				On: map[string][]fsm.Transition{
 					"reserve": {{
 						Target: "RESERVED", Guard: "$.payload.price == $.context.price",
-						Assign: map[string]string{"seat": "$.payload.seat", "reserved_at": "$.now"},
+						Assign: fsm.Assign{Paths: map[string]string{"seat": "$.payload.seat", "reserved_at": "$.now"}},
 					}},
 					"cancel": cancel,
 				},
@@ -46,9 +46,9 @@ func TestParse(t *testing.T) {
 					"pay": {
 						{
 							Target: "PAID", Guard: "$.payload.amount == $.context.price",
-							Assign: map[string]string{"payment_ref": "$.payload.payment_ref", "paid_at": "$.now"},
+							Assign: fsm.Assign{Paths: map[string]string{"payment_ref": "$.payload.payment_ref", "paid_at": "$.now"}},
 						},
-						{Target: "PAYMENT_MISMATCH", Assign: map[string]string{"offered": "$.payload.amount"}},
+						{Target: "PAYMENT_MISMATCH", Assign: fsm.Assign{Paths: map[string]string{"offered": "$.payload.amount"}}},
 					},
 					"cancel": cancel,
 				},
@@ -57,7 +57,7 @@ func TestParse(t *testing.T) {
 			"PAYMENT_MISMATCH": {On: map[string][]fsm.Transition{
 				"pay": {{
 					Target: "PAID", Guard: "$.payload.amount == $.context.price",
-					Assign: map[string]string{"payment_ref": "$.payload.payment_ref"},
+					Assign: fsm.Assign{Paths: map[string]string{"payment_ref": "$.payload.payment_ref"}},
 				}},
 				"cancel": cancel,
 			}},

@@ -23,7 +23,8 @@ const (
 
 // Diagram writes the definition as a diagram: its states from the initial one on, final
 // ones with their outcome, and an edge per transition with its event or its timeout and its
-// guard. The same definition always gives the same text.
+// guard. States within others go by their paths, each with the transitions that it inherits.
+// The same definition always gives the same text.
 //
 // The steps of an instance's history, the oldest first, mark the states it went through and
 // the edges it took, with the versions it reached by them. History does not say which
@@ -78,7 +79,9 @@ type diagramEdge struct {
 
 func (d *Definition) diagram() *diagram {
 	g := &diagram{name: d.Name}
-	g.edges = append(g.edges, &diagramEdge{from: beginning, to: d.Initial})
+	flat := d.flat()
+	initial, _ := d.enter(d.Initial)
+	g.edges = append(g.edges, &diagramEdge{from: beginning, to: initial})
 	candidates := func(from, event, label string, list []Transition) {
 		for i, t := range list {
 			text := label
@@ -91,12 +94,13 @@ func (d *Definition) diagram() *diagram {
 			g.edges = append(g.edges, &diagramEdge{from: from, to: t.Target, event: event, label: text})
 		}
 	}
-	for _, name := range d.fromInitial() {
-		s := d.States[name]
+	for _, name := range nearest(flat, initial) {
+		s := flat[name]
 		g.nodes = append(g.nodes, &diagramNode{name: name, outcome: s.Outcome})
 		for _, event := range slices.Sorted(maps.Keys(s.On)) {
 			candidates(name, event, event, s.On[event])
 		}
+		candidates(name, "", "always", s.Always)
 		for _, delay := range slices.Sorted(maps.Keys(s.After)) {
 			text := FormatDuration(delay)
 			candidates(name, "after:"+text, "after "+text, s.After[delay])
@@ -112,30 +116,22 @@ func (d *Definition) diagram() *diagram {
 	return g
 }
 
-// fromInitial lists the states, those nearest to the initial one first.
-func (d *Definition) fromInitial() []string {
+// nearest lists the states, those first that are the fewest steps away from one.
+func nearest(flat map[string]State, from string) []string {
 	var order []string
-	add := func(name string) {
-		if _, known := d.States[name]; known && !slices.Contains(order, name) {
-			order = append(order, name)
+	add := func(path string) {
+		if _, known := flat[path]; known && !slices.Contains(order, path) {
+			order = append(order, path)
 		}
 	}
-	add(d.Initial)
+	add(from)
 	for i := 0; i < len(order); i++ {
-		s := d.States[order[i]]
-		for _, event := range slices.Sorted(maps.Keys(s.On)) {
-			for _, t := range s.On[event] {
-				add(t.Target)
-			}
-		}
-		for _, delay := range slices.Sorted(maps.Keys(s.After)) {
-			for _, t := range s.After[delay] {
-				add(t.Target)
-			}
+		for _, path := range targets(flat[order[i]]) {
+			add(path)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.States)) {
-		add(name)
+	for _, path := range slices.Sorted(maps.Keys(flat)) {
+		add(path)
 	}
 	return order
 }

@@ -61,6 +61,12 @@ var flightPath = []fsm.Step{
 	step(4, "expired", "ttl", "PAYMENT_MISMATCH", "EXPIRED"),
 }
 
+var shopPath = []fsm.Step{
+	step(1, "created", "", "", "ORDER.CART"),
+	step(2, "transition", "checkout", "ORDER.CART", "ORDER.PAYMENT.CHECK"),
+	step(3, "transition", "", "ORDER.PAYMENT.CHECK", "DONE"),
+}
+
 var nastyPath = []fsm.Step{
 	step(1, "created", "", "", "gone"), // In an older version.
 	step(2, "transition", "go", "gone", "gone"),
@@ -90,6 +96,8 @@ func TestDiagram(t *testing.T) {
 		{"flight-booking.dot", parse(t, flightBooking), nil, fsm.DOT},
 		{"flight-booking-path.mmd", parse(t, flightBooking), flightPath, fsm.Mermaid},
 		{"flight-booking-path.dot", parse(t, flightBooking), flightPath, fsm.DOT},
+		{"shop-path.mmd", parse(t, shop), shopPath, fsm.Mermaid},
+		{"shop-path.dot", parse(t, shop), shopPath, fsm.DOT},
 		{"nasty.mmd", parse(t, nasty), nil, fsm.Mermaid},
 		{"nasty.dot", parse(t, nasty), nil, fsm.DOT},
 		{"nasty-path.mmd", parse(t, nasty), nastyPath, fsm.Mermaid},

@@ -72,19 +72,42 @@ func (d *differ) definition(a, b *Definition) {
 	}
 	d.schema("/context_schema", "a context", "an instance's context is not checked again, and may lack what the new schema promises to guards and assigns",
 		a.ContextSchema, b.ContextSchema)
-	for _, name := range union(a.States, b.States) {
-		at := pointer("states", name)
-		old, had := a.States[name]
-		state, has := b.States[name]
+	switch {
+	case a.Retention == b.Retention:
+	case a.Retention == 0:
+		d.add(Added, "/retention", "final instances that are older are removed, those of older versions too",
+			"final instances are removed after %s", FormatDuration(b.Retention))
+	case b.Retention == 0:
+		d.add(Removed, "/retention", "", "final instances are kept for ever, no longer for %s", FormatDuration(a.Retention))
+	default:
+		risk := ""
+		if b.Retention < a.Retention {
+			risk = "final instances that are older are removed, those of older versions too"
+		}
+		d.add(Changed, "/retention", risk, "final instances are removed after %s, no longer after %s",
+			FormatDuration(b.Retention), FormatDuration(a.Retention))
+	}
+	d.states("", "", a.States, b.States)
+}
+
+// unfit is the risk of an instance whose state is none that the new definition has.
+const unfit = "an instance that is in it cannot be moved, unless the migration maps the state to another"
+
+func (d *differ) states(at, within string, a, b map[string]State) {
+	for _, name := range union(a, b) {
+		at := at + pointer("states", name)
+		path := join(within, name)
+		old, had := a[name]
+		state, has := b[name]
 		switch {
 		case !had:
-			d.add(Added, at, "", "there is a new %s", kindOf(name, state))
+			d.add(Added, at, "", "there is a new %s", kindOf(path, state))
 		case !has && old.Outcome == "":
-			d.add(Removed, at, "an instance that is in it cannot be moved, unless the migration maps the state to another", "the state %s is gone", name)
+			d.add(Removed, at, unfit, "the %s is gone", kindOf(path, old))
 		case !has:
-			d.add(Removed, at, "", "the final state %s is gone", name)
+			d.add(Removed, at, "", "the final state %s is gone", path)
 		default:
-			d.state(at, name, old, state)
+			d.state(at, path, old, state)
 		}
 	}
 }
@@ -92,6 +115,9 @@ func (d *differ) definition(a, b *Definition) {
 func kindOf(name string, s State) string {
 	if s.Outcome != "" {
 		return fmt.Sprintf("final state %s, %s", name, s.Outcome)
+	}
+	if s.States != nil {
+		return fmt.Sprintf("compound state %s", name)
 	}
 	return "state " + name
 }
@@ -146,13 +172,34 @@ func (d *differ) state(at, name string, a, b State) {
 	d.description(at, a.Description, b.Description)
 	switch {
 	case a.Outcome == "" && b.Outcome != "":
-		d.add(Changed, at+"/type", "an instance that is in it cannot be moved, unless the migration maps the state to another", "%s is final", name)
+		d.add(Changed, at+"/type", unfit, "%s is final", name)
 		return
+	case a.States == nil && b.States != nil:
+		d.add(Added, at+"/states", unfit, "%s has states within", name)
+	case a.States != nil && b.States == nil:
+		d.add(Removed, at+"/states", "an instance that is in one cannot be moved, unless the migration maps the state to another",
+			"%s no longer has states within", name)
 	case a.Outcome != "" && b.Outcome == "":
 		d.add(Changed, at+"/type", "", "%s is no longer final", name)
 	case a.Outcome != b.Outcome:
 		d.add(Changed, at+"/outcome", "an instance that gets there ends otherwise than when it was started",
 			"%s means %s, no longer %s", name, b.Outcome, a.Outcome)
+	}
+	if a.States != nil && b.States != nil {
+		if a.Initial != b.Initial {
+			d.add(Changed, at+"/initial", "an instance goes another way than when it was started", "%s begins with %s, no longer with %s", name, b.Initial, a.Initial)
+		}
+		d.states(at, name, a.States, b.States)
+	}
+	d.assign(at+"/entry", "entering "+name, a.Entry, b.Entry)
+	d.assign(at+"/exit", "leaving "+name, a.Exit, b.Exit)
+	switch {
+	case len(a.Always) == 0 && len(b.Always) > 0:
+		d.add(Added, at+"/always", "an instance that is migrated into it is led on, if a guard holds", "%s has eventless transitions", name)
+	case len(a.Always) > 0 && len(b.Always) == 0:
+		d.add(Removed, at+"/always", "an instance stays in "+name+" that was led on", "%s no longer has eventless transitions", name)
+	default:
+		d.candidates(at+"/always", "always in "+name, a.Always, b.Always)
 	}
 	for _, event := range union(a.On, b.On) {
 		at := at + "/on" + pointer(event)
@@ -261,7 +308,7 @@ func payloadSchema(at string, candidates []Transition) (string, json.RawMessage)
 // sameTransition compares all but the payload schema, which is the event's.
 func sameTransition(a, b Transition) bool {
 	return a.Description == b.Description && a.Target == b.Target && a.Guard == b.Guard &&
-		a.AssignPayload == b.AssignPayload && maps.Equal(a.Assign, b.Assign)
+		a.Assign.Payload == b.Assign.Payload && maps.Equal(a.Assign.Paths, b.Assign.Paths)
 }
 
 func (d *differ) transition(at, what string, a, b Transition) {
@@ -279,18 +326,22 @@ func (d *differ) transition(at, what string, a, b Transition) {
 		d.add(Changed, at+"/guard", "an event may be refused that was accepted, and accepted that was refused",
 			"%s has the guard %s, no longer %s", what, b.Guard, a.Guard)
 	}
-	const stale = "an instance that took this transition before has its context without it, whatever reads it"
-	if a.AssignPayload != b.AssignPayload {
-		if b.AssignPayload {
+	d.assign(at, what, a.Assign, b.Assign)
+}
+
+func (d *differ) assign(at, what string, a, b Assign) {
+	const stale = "an instance that is past this has its context without it, whatever reads it"
+	if a.Payload != b.Payload {
+		if b.Payload {
 			d.add(Changed, at+"/assign", "a payload may overwrite any member of an instance's context", "%s merges the payload into the context", what)
 		} else {
 			d.add(Changed, at+"/assign", "what reads members that only the payload set finds nothing", "%s no longer merges the payload into the context", what)
 		}
 	}
-	for _, name := range union(a.Assign, b.Assign) {
+	for _, name := range union(a.Paths, b.Paths) {
 		at := at + "/assign" + pointer(name)
-		old, had := a.Assign[name]
-		path, has := b.Assign[name]
+		old, had := a.Paths[name]
+		path, has := b.Paths[name]
 		switch {
 		case old == path && had == has:
 		case !had:
@@ -298,7 +349,7 @@ func (d *differ) transition(at, what string, a, b Transition) {
 		case !has:
 			d.add(Removed, at, "what reads "+name+" finds nothing, or what it was before", "%s no longer sets %s", what, name)
 		default:
-			d.add(Changed, at, "an instance that took this transition before has "+name+" as the old path gave it",
+			d.add(Changed, at, "an instance that is past this has "+name+" as the old path gave it",
 				"%s sets %s to %s, no longer to %s", what, name, path, old)
 		}
 	}

@@ -31,6 +31,37 @@
 // declares, which a CHECK on the table sees to. The status is active until a final state
 // is reached, then that state's outcome, and nothing moves the instance any more.
 //
+// # Nested and eventless states
+//
+// A definition may nest states. Registration flattens it, so that the engine knows atomic
+// states only, by their paths (CHECKOUT.PAYMENT), each with the transitions that it inherits
+// behind its own and with all that is assigned on the way as stages of one assign; see
+// pawl.definition_transitions. What comes of it is what SCXML's algorithm
+// (www.w3.org/TR/scxml/#AlgorithmforSCXMLInterpretation) does for a machine without parallel
+// regions:
+//
+//   - Of the transitions for an event, the first is taken whose guard holds, the innermost
+//     state's before those of the states around it.
+//   - It leaves all states up to the innermost that is around both the one that declares the
+//     transition and its target, and enters those down to the target, and from there what
+//     each initial leads to. A transition to oneself, to a state within or to one around
+//     leaves and enters it again: all transitions are external.
+//   - Exit assigns come first, the innermost state's before the others, then the transition's,
+//     then entry assigns, the outermost first. Each sees the context that the one before has
+//     left, and the instance as it was before the step.
+//   - Then eventless transitions (always) are taken, until no guard of theirs holds. They see
+//     the payload of the command, are steps of their own in history with the command's key,
+//     and are done or undone with it. After 100 the command fails with GuardError; a loop that
+//     no guard could end is refused at registration.
+//
+// They are looked at after each step, a migration's too, not when time passes: a guard over
+// $.now alone is what timeouts are for.
+//
+// Not supported: parallel states; history states; final states within others, and so events
+// when a part is done; transitions without a target, and internal ones; more than an assign on
+// entry, on exit or with initial; events that the machine sends itself; timeouts of compound
+// states, since an instance tells the time from its last step only.
+//
 // # Documents and schemas
 //
 // Postgres has no JSON Schema, so the service checks documents that have one: the engine
@@ -49,7 +80,10 @@
 // time, which an advisory lock sees to that dies with its transaction, and an instance that
 // somebody holds is passed by. A timeout whose guard refuses gives way to the state's next;
 // one that raises, or takes too long, is put off by a minute and holds up no other. [Purger]
-// deletes expired keys, some at a time, and passes by what is locked.
+// deletes expired keys, some at a time, and passes by what is locked. [Remover] does the same
+// with final instances that are older than their workflow's retention, each with its history
+// and keys in one transaction, once no key replays it any more; [Service.Archive] writes them
+// somewhere else first.
 //
 // # When things fail
 //

@@ -54,7 +54,8 @@ type Simulated struct {
 // decision as Fire's, and writes nothing. A refused event leaves the state, and the next one
 // is tried.
 //
-// Kinds: Malformed, WorkflowNotFound, TooLarge, InvalidContext, Unavailable. What Fire
+// Kinds: Malformed, WorkflowNotFound, TooLarge, InvalidContext, Unavailable; GuardError if the
+// creation raises. What Fire
 // would refuse an event with is the step's.
 func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error) {
 	if len(c.Events) > MaxSimulated {
@@ -68,28 +69,34 @@ func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error)
 	if err != nil {
 		return Simulated{}, err
 	}
+	states := definition.flat()
 	create := CreateCommand{Context: c.Context}
 	if err := create.normalise(); err != nil {
 		return Simulated{}, err
 	}
 	now := Simulated{Steps: []SimulatedStep{}, State: c.State, Context: create.Context}
+	version := int64(1)
 	if c.State == "" {
-		now.State = definition.Initial
 		if definition.ContextSchema != nil {
 			var checked string
 			if err := s.checkDocument(&checked, definition.ContextSchema, create.Context, "/context", InvalidContext); err != nil {
 				return Simulated{}, err
 			}
 		}
-	} else if _, known := definition.States[c.State]; !known {
+		created, err := s.simulateCreate(ctx, w, create.Context)
+		if err != nil {
+			return Simulated{}, err
+		}
+		now.State, now.Context, version = created.State, created.Context, created.Version
+	} else if _, known := states[c.State]; !known {
 		return Simulated{}, malformed("/state", "the workflow has no such state")
 	}
-	version := int64(1)
 	for _, e := range c.Events {
 		step := SimulatedStep{Event: e.Event, From: now.State}
 		fire := FireCommand{Event: e.Event, Payload: e.Payload, Expect: ExpectAny()}
 		r, err := s.decide(&fire, func(p *pending[FireCommand]) ([]queries.Outcome, error) {
-			return s.simulate(ctx, w, now, version, p)
+			o, err := s.simulate(ctx, w, &now.State, version, now.Context, &p.command.Event, p)
+			return []queries.Outcome{o}, err
 		})
 		if err != nil {
 			if step.Err = AsError(err); step.Err.Kind == Unavailable || step.Err.Kind == Internal {
@@ -104,28 +111,39 @@ func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error)
 	return now, nil
 }
 
-// simulate decides on one event, in a read-only transaction.
+// simulateCreate says what a creation with a context would come to.
+func (s *Service) simulateCreate(ctx context.Context, w Workflow, document rawJSON) (Instance, error) {
+	o, err := s.simulate(ctx, w, nil, 1, document, nil, &pending[FireCommand]{command: FireCommand{Payload: emptyJSON}})
+	if err != nil {
+		return Instance{}, err
+	}
+	r, err := resultOf(o, &Error{})
+	return r.Instance, err
+}
+
+// simulate decides on one event, or on a creation if there is no state, in a read-only
+// transaction.
 func (s *Service) simulate(
-	ctx context.Context, w Workflow, now Simulated, version int64, p *pending[FireCommand],
-) ([]queries.Outcome, error) {
-	var o queries.Outcome
-	_, err := s.attempt(ctx, func(ctx context.Context) error {
+	ctx context.Context, w Workflow, state *string, version int64, document rawJSON, event *string, p *pending[FireCommand],
+) (o queries.Outcome, err error) {
+	_, err = s.attempt(ctx, func(ctx context.Context) error {
 		return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
 			o, err = queries.New(tx).Simulate(ctx, queries.SimulateParams{
-				Workflow: w.Name, WorkflowVersion: int32(w.Version), State: &now.State, Version: version, Context: now.Context,
-				Event: p.command.Event, Payload: p.command.Payload, Checked: p.checked,
+				Workflow: w.Name, WorkflowVersion: int32(w.Version), State: state, Version: version, Context: document,
+				Event: event, Payload: p.command.Payload, Checked: p.checked,
 			})
 			return err
 		})
 	})
 	switch {
 	case isGuardFailure(err):
-		return nil, &Error{
-			Kind: GuardError, Message: guardErrorMessage, cause: err,
-			Refusal: &Refusal{Event: p.command.Event, State: now.State, Version: version},
+		e := &Error{Kind: GuardError, Message: guardErrorMessage, cause: err}
+		if state != nil {
+			e.Refusal = &Refusal{Event: p.command.Event, State: *state, Version: version}
 		}
+		return o, e
 	case err != nil:
-		return nil, fromDatabase(err)
+		return o, fromDatabase(err)
 	}
-	return []queries.Outcome{o}, nil
+	return o, nil
 }

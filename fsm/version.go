@@ -130,7 +130,8 @@ type LeftInstance struct {
 	ID    uuid.UUID
 	State string
 	// Reason is "state-unknown" if the other version has no such state, "state-final" if it
-	// is final there, or "busy" if commands or other transactions held the instance each
+	// is final there, "unsettled" if eventless transitions would come to no rest there, or
+	// "busy" if commands or other transactions held the instance each
 	// time it was tried.
 	Reason string
 }
@@ -197,7 +198,7 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 	}
 	var texts []boundedText
 	for from, to := range c.StateMap {
-		texts = append(texts, boundedText{"/state_map", from, 64}, boundedText{"/state_map" + pointer(from), to, 64})
+		texts = append(texts, boundedText{"/state_map", from, maxStatePath}, boundedText{"/state_map" + pointer(from), to, maxStatePath})
 	}
 	for i, state := range c.States {
 		texts = append(texts, boundedText{fmt.Sprintf("/states/%d", i), state, 64})

@@ -34,6 +34,60 @@ func (e CommandOp) Valid() bool {
 	}
 }
 
+// Defines values for DefinitionAssign0.
+const (
+	DefinitionAssign0Asterisk DefinitionAssign0 = "*"
+)
+
+// Valid indicates whether the value is a known member of the DefinitionAssign0 enum.
+func (e DefinitionAssign0) Valid() bool {
+	switch e {
+	case DefinitionAssign0Asterisk:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DefinitionStateOutcome.
+const (
+	DefinitionStateOutcomeCancelled DefinitionStateOutcome = "cancelled"
+	DefinitionStateOutcomeCompleted DefinitionStateOutcome = "completed"
+	DefinitionStateOutcomeExpired   DefinitionStateOutcome = "expired"
+	DefinitionStateOutcomeFailed    DefinitionStateOutcome = "failed"
+)
+
+// Valid indicates whether the value is a known member of the DefinitionStateOutcome enum.
+func (e DefinitionStateOutcome) Valid() bool {
+	switch e {
+	case DefinitionStateOutcomeCancelled:
+		return true
+	case DefinitionStateOutcomeCompleted:
+		return true
+	case DefinitionStateOutcomeExpired:
+		return true
+	case DefinitionStateOutcomeFailed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DefinitionStateType.
+const (
+	DefinitionStateTypeFinal DefinitionStateType = "final"
+)
+
+// Valid indicates whether the value is a known member of the DefinitionStateType enum.
+func (e DefinitionStateType) Valid() bool {
+	switch e {
+	case DefinitionStateTypeFinal:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusOk HealthStatus = "ok"
@@ -84,6 +138,7 @@ const (
 	InstanceLeftReasonBusy         InstanceLeftReason = "busy"
 	InstanceLeftReasonStateFinal   InstanceLeftReason = "state-final"
 	InstanceLeftReasonStateUnknown InstanceLeftReason = "state-unknown"
+	InstanceLeftReasonUnsettled    InstanceLeftReason = "unsettled"
 )
 
 // Valid indicates whether the value is a known member of the InstanceLeftReason enum.
@@ -94,6 +149,8 @@ func (e InstanceLeftReason) Valid() bool {
 	case InstanceLeftReasonStateFinal:
 		return true
 	case InstanceLeftReasonStateUnknown:
+		return true
+	case InstanceLeftReasonUnsettled:
 		return true
 	default:
 		return false
@@ -393,6 +450,100 @@ type CreateRequest struct {
 // fixed. At most 1 MiB and 500 states unless the deployment says otherwise.
 type Definition = json.RawMessage
 
+// DefinitionAssign How the context changes: members and the SQL/JSON path of their value, or `*` to merge the payload's top level.
+type DefinitionAssign struct {
+	union json.RawMessage
+}
+
+// DefinitionAssign0 defines model for DefinitionAssign.0.
+type DefinitionAssign0 string
+
+// DefinitionAssign1 defines model for DefinitionAssign.1.
+type DefinitionAssign1 map[string]string
+
+// DefinitionBlock What is done when a state is entered or left. Of one transition, the states it leaves come first, the innermost
+// of them before the others, then the transition, then the states it enters, the outermost first; each sees the
+// context as the one before has left it.
+type DefinitionBlock struct {
+	// Assign How the context changes: members and the SQL/JSON path of their value, or `*` to merge the payload's top level.
+	Assign *DefinitionAssign `json:"assign,omitempty"`
+}
+
+// DefinitionState One state of a definition. One that has `states` within is compound: an instance is never in it alone, but in one
+// of those, which inherits its transitions. Instances show the path, such as `CHECKOUT.PAYMENT`.
+type DefinitionState struct {
+	// After What happens after a duration in this state, by that duration. Not for a compound state.
+	After map[string]DefinitionTransitions `json:"after,omitempty"`
+
+	// Always What happens without an event, after each step that leads here, in the same command.
+	Always *DefinitionTransitions `json:"always,omitempty"`
+
+	// Description What it means to be in this state.
+	Description *string `json:"description,omitempty"`
+
+	// Entry What is done when a state is entered or left. Of one transition, the states it leaves come first, the innermost
+	// of them before the others, then the transition, then the states it enters, the outermost first; each sees the
+	// context as the one before has left it.
+	Entry *DefinitionBlock `json:"entry,omitempty"`
+
+	// Exit What is done when a state is entered or left. Of one transition, the states it leaves come first, the innermost
+	// of them before the others, then the transition, then the states it enters, the outermost first; each sees the
+	// context as the one before has left it.
+	Exit *DefinitionBlock `json:"exit,omitempty"`
+
+	// Initial The name of the one of `states` that entering a compound state leads to.
+	Initial *string `json:"initial,omitempty"`
+
+	// On What each event does, by its name. Where no guard holds, the transitions of the compound around are tried.
+	On map[string]DefinitionTransitions `json:"on,omitempty"`
+
+	// Outcome The status of an instance that ends here.
+	Outcome *DefinitionStateOutcome `json:"outcome,omitempty"`
+
+	// States The states within a compound state, by name.
+	States map[string]DefinitionState `json:"states,omitempty"`
+
+	// Type `final` if the instance ends here; such a state stands at the top, has an `outcome` and no transitions.
+	Type *DefinitionStateType `json:"type,omitempty"`
+}
+
+// DefinitionStateOutcome The status of an instance that ends here.
+type DefinitionStateOutcome string
+
+// DefinitionStateType `final` if the instance ends here; such a state stands at the top, has an `outcome` and no transitions.
+type DefinitionStateType string
+
+// DefinitionTransition One transition.
+type DefinitionTransition struct {
+	// Assign How the context changes: members and the SQL/JSON path of their value, or `*` to merge the payload's top level.
+	Assign *DefinitionAssign `json:"assign,omitempty"`
+
+	// Description What the transition does.
+	Description *string `json:"description,omitempty"`
+
+	// Guard An SQL/JSON path predicate over `{"context", "payload", "instance", "now"}`. False, null and undefined refuse.
+	Guard *string `json:"guard,omitempty"`
+
+	// PayloadSchema A JSON Schema (2020-12) for the event's payload.
+	PayloadSchema json.RawMessage `json:"payload_schema,omitempty"`
+
+	// Target The state that it leads to: its path, or the name of a state within, beside or around the one that declares
+	// the transition, of which the nearest counts. Answers have the path.
+	Target string `json:"target"`
+}
+
+// DefinitionTransitions A target state, a transition, or a list of transitions of which the first whose guard holds is taken. A string is
+// short for `{"target": …}`.
+type DefinitionTransitions struct {
+	union json.RawMessage
+}
+
+// DefinitionTransitions0 defines model for DefinitionTransitions.0.
+type DefinitionTransitions0 = string
+
+// DefinitionTransitions2 defines model for DefinitionTransitions.2.
+type DefinitionTransitions2 = []DefinitionTransition
+
 // Duration A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
 //
 // Examples: 15m
@@ -539,16 +690,18 @@ type InstanceLeft struct {
 	// ID The instance.
 	ID string `json:"id"`
 
-	// Reason `state-unknown` if the other version has no such state, `state-final` if it is final there, `busy` if
-	// somebody held the instance each time it was tried.
+	// Reason `state-unknown` if the other version has no such state, `state-final` if it is final there, `unsettled`
+	// if eventless transitions would come to no rest there, `busy` if somebody held the instance each time it
+	// was tried.
 	Reason InstanceLeftReason `json:"reason"`
 
 	// State Its state.
 	State string `json:"state"`
 }
 
-// InstanceLeftReason `state-unknown` if the other version has no such state, `state-final` if it is final there, `busy` if
-// somebody held the instance each time it was tried.
+// InstanceLeftReason `state-unknown` if the other version has no such state, `state-final` if it is final there, `unsettled`
+// if eventless transitions would come to no rest there, `busy` if somebody held the instance each time it
+// was tried.
 type InstanceLeftReason string
 
 // InstanceList One page of instances.
@@ -980,6 +1133,156 @@ type MigrateWorkflowJSONRequestBody = WorkflowMigration
 
 // SimulateWorkflowJSONRequestBody defines body for SimulateWorkflow for application/json ContentType.
 type SimulateWorkflowJSONRequestBody = Simulation
+
+// AsDefinitionAssign0 returns the union data inside the DefinitionAssign as a DefinitionAssign0
+func (t DefinitionAssign) AsDefinitionAssign0() (DefinitionAssign0, error) {
+	var body DefinitionAssign0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromDefinitionAssign0 overwrites any union data inside the DefinitionAssign as the provided DefinitionAssign0
+func (t *DefinitionAssign) FromDefinitionAssign0(v DefinitionAssign0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeDefinitionAssign0 performs a merge with any union data inside the DefinitionAssign, using the provided DefinitionAssign0
+func (t *DefinitionAssign) MergeDefinitionAssign0(v DefinitionAssign0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsDefinitionAssign1 returns the union data inside the DefinitionAssign as a DefinitionAssign1
+func (t DefinitionAssign) AsDefinitionAssign1() (DefinitionAssign1, error) {
+	var body DefinitionAssign1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromDefinitionAssign1 overwrites any union data inside the DefinitionAssign as the provided DefinitionAssign1
+func (t *DefinitionAssign) FromDefinitionAssign1(v DefinitionAssign1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeDefinitionAssign1 performs a merge with any union data inside the DefinitionAssign, using the provided DefinitionAssign1
+func (t *DefinitionAssign) MergeDefinitionAssign1(v DefinitionAssign1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t DefinitionAssign) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *DefinitionAssign) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
+// AsDefinitionTransitions0 returns the union data inside the DefinitionTransitions as a DefinitionTransitions0
+func (t DefinitionTransitions) AsDefinitionTransitions0() (DefinitionTransitions0, error) {
+	var body DefinitionTransitions0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromDefinitionTransitions0 overwrites any union data inside the DefinitionTransitions as the provided DefinitionTransitions0
+func (t *DefinitionTransitions) FromDefinitionTransitions0(v DefinitionTransitions0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeDefinitionTransitions0 performs a merge with any union data inside the DefinitionTransitions, using the provided DefinitionTransitions0
+func (t *DefinitionTransitions) MergeDefinitionTransitions0(v DefinitionTransitions0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsDefinitionTransition returns the union data inside the DefinitionTransitions as a DefinitionTransition
+func (t DefinitionTransitions) AsDefinitionTransition() (DefinitionTransition, error) {
+	var body DefinitionTransition
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromDefinitionTransition overwrites any union data inside the DefinitionTransitions as the provided DefinitionTransition
+func (t *DefinitionTransitions) FromDefinitionTransition(v DefinitionTransition) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeDefinitionTransition performs a merge with any union data inside the DefinitionTransitions, using the provided DefinitionTransition
+func (t *DefinitionTransitions) MergeDefinitionTransition(v DefinitionTransition) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsDefinitionTransitions2 returns the union data inside the DefinitionTransitions as a DefinitionTransitions2
+func (t DefinitionTransitions) AsDefinitionTransitions2() (DefinitionTransitions2, error) {
+	var body DefinitionTransitions2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromDefinitionTransitions2 overwrites any union data inside the DefinitionTransitions as the provided DefinitionTransitions2
+func (t *DefinitionTransitions) FromDefinitionTransitions2(v DefinitionTransitions2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeDefinitionTransitions2 performs a merge with any union data inside the DefinitionTransitions, using the provided DefinitionTransitions2
+func (t *DefinitionTransitions) MergeDefinitionTransitions2(v DefinitionTransitions2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t DefinitionTransitions) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *DefinitionTransitions) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {

@@ -81,8 +81,10 @@ create table pawl.workflow (
   definition pawl.object not null,
   checksum text not null,
   initial text not null,
+  initial_moves boolean not null,
   ttl interval,
   ttl_target text,
+  retention interval,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamptz not null,
@@ -95,10 +97,17 @@ create table pawl.workflow (
   constraint workflow_version_is_positive check (version >= 1),
   constraint workflow_ttl_is_positive check (ttl > interval '0'),
   constraint workflow_ttl_has_a_target check ((ttl is null) = (ttl_target is null)),
+  constraint workflow_retention_is_positive check (retention > interval '0'),
   constraint workflow_context_schema_has_a_checksum
     check ((context_schema is null) = (context_schema_checksum is null))
 );
 
+comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
+comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may lead on';
+comment on column pawl.workflow.retention is 'how long final instances are kept, of all versions if this is the latest; null for ever';
+
+-- workflow_state holds the atomic states: those that instances are in. A state within
+-- others is a path with dots, and accepts what they accept.
 create table pawl.workflow_state (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -107,28 +116,37 @@ create table pawl.workflow_state (
   events text[] not null,
   timeouts interval[] not null,
   timeout_events text[] not null,
+  eventless boolean not null,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey
     foreign key (workflow, workflow_version) references pawl.workflow (name, version),
-  constraint workflow_state_name_is_an_identifier check (state ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'),
+  constraint workflow_state_is_a_path_of_names
+    check (length(state) <= 255 and state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'),
   constraint workflow_state_final_accepts_nothing
-    check (status = 'active' or (events = '{}' and timeouts = '{}')),
+    check (status = 'active' or (events = '{}' and timeouts = '{}' and not eventless)),
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
 comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
 comment on column pawl.workflow_state.timeouts is 'from entering it, the nearest first';
+comment on column pawl.workflow_state.eventless is 'whether it has transitions that no event is needed for';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
 
--- workflow_transition holds the candidates for an event in a state; the first by
--- position whose guard holds is taken. The end of a timeout or of a lifetime is an event
--- of the engine's own, 'after:10m' or 'ttl', which no caller may fire.
+-- workflow_transition holds the candidates for an event in an atomic state, its own before
+-- those of the states around it; the first by position whose guard holds is taken. The
+-- events of the engine's own are the end of a timeout, 'after:10m', or of the lifetime,
+-- 'ttl', no event at all, ':always', and the creation of the instance, ':initial'. No
+-- caller may fire them.
+--
+-- A transition's assigns are what the states it leaves, it itself and the states it enters
+-- assign, in this order: stages, of which each sees what those before it have left. Without
+-- assign_stages there is one. In a stage, a null name stands for all of the payload's.
 create table pawl.workflow_transition (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -137,8 +155,10 @@ create table pawl.workflow_transition (
   position integer not null,
   target text collate "C" not null,
   guard jsonpath,
+  guard_text text,
   assign_names text[] not null,
   assign_paths jsonpath[] not null,
+  assign_stages integer[],
   assign_payload boolean not null,
   payload_schema jsonb,
   payload_schema_checksum text,
@@ -148,14 +168,17 @@ create table pawl.workflow_transition (
   constraint workflow_transition_target_fkey
     foreign key (workflow, workflow_version, target) references pawl.workflow_state (workflow, workflow_version, state),
   constraint workflow_transition_event_is_an_identifier
-    check (event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' or event ~ '^after:[0-9a-z]+$'),
+    check (event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' or event ~ '^after:[0-9a-z]+$' or event in (':always', ':initial')),
   constraint workflow_transition_position_is_positive check (position >= 1),
-  constraint workflow_transition_assigns_are_pairs
-    check (coalesce(array_length(assign_names, 1), 0) = coalesce(array_length(assign_paths, 1), 0)),
+  constraint workflow_transition_guard_has_a_text check ((guard is null) = (guard_text is null)),
+  constraint workflow_transition_assigns_are_pairs check (cardinality(assign_names) = cardinality(assign_paths)),
+  constraint workflow_transition_assigns_have_a_stage
+    check (assign_stages is null or cardinality(assign_stages) = cardinality(assign_names) and not assign_payload),
   constraint workflow_transition_payload_schema_has_a_checksum
     check ((payload_schema is null) = (payload_schema_checksum is null))
 );
 
+comment on column pawl.workflow_transition.guard_text is 'as the definition words it';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
 -- instance is one running process. Each workflow adds a CHECK of its own to this table
@@ -210,7 +233,7 @@ create index instance_correlation_id_idx on pawl.instance (tenant_id, correlatio
 
 -- history is append-only and gapless per instance: each row is one step, with all that
 -- the step left behind. It is the audit trail, the source of replays and of reads of
--- the past, and the outbox.
+-- the past, and the outbox. Rows go with their instance, if its workflow has a retention.
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
@@ -267,6 +290,10 @@ with (
 );
 
 create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
+-- The refusals that are recorded for an instance, which keep it while they live. The keys of
+-- its steps are found through history, so that those, nearly all, cost nothing here.
+create index idempotency_key_refused_idx on pawl.idempotency_key (tenant_id, instance_id)
+  where outcome <> 'applied';
 
 -- timer says when to look at an instance: not after its next deadline, the nearest of its
 -- state's timeouts and the end of its lifetime. It is armed and cleared in the transaction

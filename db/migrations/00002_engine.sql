@@ -25,7 +25,7 @@
 --   PW001 one instance twice in a call      PW400 malformed-request
 --   PW404 instance- or workflow-not-found   PW409 a refusal, or workflow-conflict
 --   PW412 version-mismatch                  PW413 too-large
---   PW422 unknown-event, invalid-definition, idempotency-key-reuse
+--   PW422 unknown-event, guard-error, invalid-definition, idempotency-key-reuse
 --   PW428 precondition-required
 --
 -- What follows from how Postgres plans and locks, each shown by a test in db:
@@ -39,6 +39,8 @@
 --     would read all of its keys at each call.
 --   * decide and choose are single SELECTs in language sql, and stable, so that the
 --     planner puts them in place. They hold the decision, and dry runs share it.
+--   * Eventless transitions are a loop in a function of their own, settle, which is called
+--     for states that have some. Other commands pay nothing for them.
 --   * No result is memoized: the key would hold the whole context, which never recurs.
 --   * No volatile function is called inside the writing statement, and p_tenant is
 --     compared in every access: what a distributed Postgres needs to run the call
@@ -117,6 +119,34 @@ select
   null::jsonb as schema
 where false;
 
+-- assign makes a context of a document's by a transition's assigns, stage after stage:
+-- each sees the context as the one before has left it. What a path selects nothing for
+-- stays as it was.
+-- +goose StatementBegin
+create function pawl.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[]) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_document jsonb := p_document;
+  v_stage integer;
+begin
+  for v_stage in 1 .. p_stages[cardinality(p_stages)] loop
+    v_document := v_document || jsonb_build_object('context', v_document -> 'context' || (
+      select
+        case when bool_or(a.name is null) then v_document -> 'payload' else '{}' end
+        || coalesce(jsonb_object_agg(a.name, a.value) filter (where a.name is not null and a.value is not null), '{}')
+      from (
+        select n.name, jsonb_path_query_first(v_document, n.path, '{}', true) as value
+        from unnest(p_names, p_paths, p_stages) as n (name, path, stage)
+        where n.stage = v_stage
+        offset 0
+      ) a));
+  end loop;
+  return v_document -> 'context';
+end
+$$;
+-- +goose StatementEnd
+
 -- choose picks the transition that an event takes from a state: the first by position
 -- whose guard holds on the document {context, payload, instance, now}. A guard that is
 -- false, null, missing or not boolean does not hold. A candidate whose payload schema
@@ -138,6 +168,7 @@ as $$
     case
       when t.unchecked then null
       when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
+      when t.assign_stages is not null then pawl.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
       when t.assign_names = '{}' then p_document -> 'context'
       else p_document -> 'context' || coalesce(
         (
@@ -179,11 +210,12 @@ $$;
 create function pawl.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
 language sql stable parallel safe
 as $$
-  select array_agg(t.value ->> 'guard' order by t.position)
-  from pawl.workflow w
-  cross join lateral jsonb_array_elements(w.definition #> array['states', p_state, 'on', p_event])
-    with ordinality as t (value, position)
-  where w.name = p_workflow and w.version = p_workflow_version
+  select array_agg(t.guard_text order by t.position)
+  from pawl.workflow_transition t
+  where t.workflow = p_workflow
+    and t.workflow_version = p_workflow_version
+    and t.source = p_state
+    and t.event = p_event
 $$;
 -- +goose StatementEnd
 
@@ -246,6 +278,111 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 -- +goose StatementEnd
 
+-- settlement is where eventless transitions lead: steps are the instance as it was before
+-- the first step, null at its creation, and after each; state to timeouts tell of the last.
+-- outcome is null, or why the steps cannot be. A shape, as pawl.outcome is.
+create view pawl.settlement as
+select
+  null::text as outcome,
+  null::pawl.instance[] as steps,
+  null::text as state,
+  null::text as status,
+  null::bigint as version,
+  null::jsonb as context,
+  null::jsonb as error,
+  null::text[] as events,
+  null::interval[] as timeouts
+where false;
+
+-- settle takes the eventless transitions of an instance that has made a step, one after the
+-- other, until no guard holds: they complete the macrostep, as SCXML calls it. Each is a
+-- step of its own, at the same time. p_event, p_payload and p_reason are those of the
+-- command, which guards and assigns go on to see.
+-- Returns: the settlement; outcome 'always-loop' after 100 eventless transitions, or
+--          'context-too-large'
+-- +goose StatementBegin
+create function pawl.settle(
+  p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text,
+  p_now timestamptz, p_setting pawl.setting
+) returns pawl.settlement
+language plpgsql stable
+as $$
+declare
+  v_settlement pawl.settlement;
+  v_instance pawl.instance := p_instance;
+  v_next record;
+  v_eventless boolean;
+begin
+  v_settlement.steps := array[p_before, p_instance];
+  loop
+    select s.events, s.timeouts, s.eventless
+    into strict v_settlement.events, v_settlement.timeouts, v_eventless
+    from pawl.workflow_state s
+    where s.workflow = v_instance.workflow
+      and s.workflow_version = v_instance.workflow_version
+      and s.state = v_instance.state;
+    exit when not v_eventless;
+    select t.target, t.context, s.status
+    into v_next
+    from pawl.choose(
+      v_instance.workflow, v_instance.workflow_version, v_instance.state, ':always',
+      pawl.document(v_instance, p_payload, p_now), '*') t
+    join pawl.workflow_state s
+      on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
+    exit when not found;
+    if cardinality(v_settlement.steps) > 101 then
+      v_settlement.outcome := 'always-loop';
+      return v_settlement;
+    elsif octet_length(v_next.context::text) > p_setting.context_limit then
+      v_settlement.outcome := 'context-too-large';
+      return v_settlement;
+    end if;
+    if v_next.status = 'failed' then
+      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+    end if;
+    v_instance.state := v_next.target;
+    v_instance.status := v_next.status;
+    v_instance.context := v_next.context;
+    v_instance.version := v_instance.version + 1;
+    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
+    v_settlement.steps := v_settlement.steps || v_instance;
+  end loop;
+  v_settlement.state := v_instance.state;
+  v_settlement.status := v_instance.status;
+  v_settlement.version := v_instance.version;
+  v_settlement.context := v_instance.context;
+  v_settlement.error := v_instance.error;
+  return v_settlement;
+end
+$$;
+-- +goose StatementEnd
+
+-- begin is settle for a new instance: what the states that it enters assign comes first.
+-- +goose StatementBegin
+create function pawl.begin(p_instance pawl.instance, p_reason text, p_now timestamptz, p_setting pawl.setting)
+returns pawl.settlement
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance := p_instance;
+  v_settlement pawl.settlement;
+begin
+  select t.context
+  into v_instance.context
+  from pawl.choose(
+    p_instance.workflow, p_instance.workflow_version, p_instance.state, ':initial',
+    pawl.document(p_instance, '{}', p_now), '*') t;
+  if not found then
+    v_instance.context := p_instance.context;
+  elsif octet_length(v_instance.context::text) > p_setting.context_limit then
+    v_settlement.outcome := 'context-too-large';
+    return v_settlement;
+  end if;
+  return pawl.settle(null, v_instance, null, '{}', p_reason, p_now, p_setting);
+end
+$$;
+-- +goose StatementEnd
+
 -- decide says what each fire command comes to, reading only. The order of its refusals
 -- is the contract's: not found, precondition, size, event, guard. A refusal that is not
 -- recorded gives way to a key that was taken while the call waited ('seen').
@@ -254,7 +391,8 @@ as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 -- instances for, one per command, or null for what they are.
 -- Returns: one row per command. For 'applied', the columns from state to error are the
 --          instance as it becomes, from_state what it leaves; else as it is. was_timed
---          says whether the state it leaves had a deadline.
+--          says whether the state it leaves had a deadline. steps are those of the
+--          settlement if eventless transitions may have followed, else null.
 -- +goose StatementBegin
 create function pawl.decide(
   p_tenant text, p_now timestamptz, p_setting pawl.setting,
@@ -267,7 +405,7 @@ create function pawl.decide(
   workflow text, workflow_version integer, from_state text, state text, status text, version bigint,
   context jsonb, business_key text, correlation_id text, created_at timestamptz,
   state_changed_at timestamptz, expires_at timestamptz, error jsonb, actions text[],
-  due_at timestamptz, was_timed boolean, guards text[], payload_schema jsonb
+  due_at timestamptz, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[]
 )
 language sql stable
 as $$
@@ -286,25 +424,30 @@ as $$
     i.workflow,
     i.workflow_version,
     i.state,
-    case when o.applied then t.target else i.state end,
-    case when o.applied then s.status else i.status end,
-    case when o.applied then i.version + 1 else i.version end,
-    case when o.applied then t.context else i.context end,
+    case when o.applied then coalesce((s.settled).state, t.target) else i.state end,
+    case when o.applied then coalesce((s.settled).status, s.status) else i.status end,
+    case when o.applied then coalesce((s.settled).version, i.version + 1) else i.version end,
+    case when o.applied then coalesce((s.settled).context, t.context) else i.context end,
     i.business_key,
     i.correlation_id,
     i.created_at,
     case when o.applied then n.at else i.state_changed_at end,
     case when o.applied then n.expires_at else i.expires_at end,
-    case when o.applied and s.status = 'failed' then
-      jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
-    else
-      i.error
+    case
+      when o.applied and s.status = 'failed' then
+        jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
+      when o.applied and s.eventless then (s.settled).error
+      else i.error
     end,
-    case when o.applied then s.events else f.events end,
-    case when s.status = 'active' then pawl.deadline(n.at, s.timeouts, n.expires_at) end,
+    case when o.applied then coalesce((s.settled).events, s.events) else f.events end,
+    case
+      when coalesce((s.settled).status, s.status) = 'active' then
+        pawl.deadline(n.at, coalesce((s.settled).timeouts, s.timeouts), n.expires_at)
+    end,
     f.timeouts <> '{}' or i.expires_at is not null,
     case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
-    case when t.unchecked then t.payload_schema end
+    case when t.unchecked then t.payload_schema end,
+    case when o.applied then (s.settled).steps end
   from unnest(
       p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
       p_actors, p_reasons, p_correlation_ids, p_traceparents, p_seen
@@ -333,7 +476,7 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
-      when (c.event like 'after:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
+      when (c.event like '%:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -354,8 +497,25 @@ as $$
     d.document,
     nullif(c.checked, '')
   ) t on true
+  cross join lateral (
+    select
+      a.at,
+      -- From each step to the end of the lifetime it is as long as it was from the last.
+      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
+    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+  ) n
   left join lateral (
-    select w.status, w.events, w.timeouts
+    select
+      w.status, w.events, w.timeouts, w.eventless,
+      case when w.eventless then
+        pawl.settle(
+          (i)::pawl.instance,
+          (
+            i.tenant_id, i.id, i.workflow, i.workflow_version, t.target, w.status, i.version + 1, t.context,
+            i.business_key, i.correlation_id, i.parent_id, i.created_at, n.at, n.expires_at, i.error
+          )::pawl.instance,
+          c.event, c.payload, nullif(c.reason, ''), p_now, p_setting)
+      end as settled
     from pawl.workflow_state w
     where w.workflow = i.workflow
       and w.workflow_version = i.workflow_version
@@ -368,6 +528,7 @@ as $$
     select case
       when e.refusal is not null then e.refusal
       when t.unchecked then 'payload-unchecked'
+      when (s.settled).outcome is not null then (s.settled).outcome
       when s.status is not null then 'applied'
       when t.target is not null then 'context-too-large'
       when c.event = any (f.events) then 'guard-rejected'
@@ -388,16 +549,9 @@ as $$
         ) then 'seen'
         else x.outcome
       end as outcome,
-      s.status is not null as applied
+      s.status is not null and (s.settled).outcome is null as applied
     offset 0
   ) o
-  cross join lateral (
-    select
-      a.at,
-      -- From each step to the end of the lifetime it is as long as it was from the last.
-      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
-    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
-  ) n
   where c.seen is not true
 $$;
 -- +goose StatementEnd
@@ -464,7 +618,36 @@ end
 $$;
 -- +goose StatementEnd
 
--- fire moves instances along one transition each and records what was decided.
+-- append_steps appends a settlement's steps to history. The first is what p_kind and p_event
+-- say, the others are eventless; all were made by one command.
+-- Writes:  history
+-- +goose StatementBegin
+create function pawl.append_steps(
+  p_steps pawl.instance[], p_kind text, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text,
+  p_correlation_id text, p_traceparent text
+) returns void
+language sql volatile
+as $$
+  insert into pawl.history (
+    tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+  select
+    s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
+    case when n = 2 then p_kind else 'transition' end,
+    case when n = 2 then p_event end,
+    (p_steps[n - 1]).state,
+    s.state, s.status, s.context,
+    case when n = 2 then p_payload end,
+    s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), s.state_changed_at
+  from generate_series(2, cardinality(p_steps)) n
+  cross join lateral (select (p_steps[n]).*) s
+  order by n
+$$;
+-- +goose StatementEnd
+
+-- fire moves instances along one transition each, and the eventless ones that follow, and
+-- records what was decided.
 -- p_expected: '' for none, '*' for any version, else an array literal of the versions
 -- that will do, such as '{3}'. p_checked: the checksum of the payload schema that the
 -- caller has checked the payload against, or '*'; see 'payload-unchecked'.
@@ -597,11 +780,12 @@ begin
         context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
         p_tenant, d.id, d.version, d.workflow, d.workflow_version,
-        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event, d.from_state, d.state, d.status,
-        d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key, d.command_correlation_id,
-        d.traceparent, d.state_changed_at
+        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event,
+        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key,
+        d.command_correlation_id, d.traceparent, d.state_changed_at
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
+        and d.steps is null
     ),
     armed as (
       insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
@@ -623,6 +807,7 @@ begin
       case
         when d.outcome = 'applied' and d.was_timed and d.due_at is null then d.id
       end as disarmed,
+      d.steps,
       (
         d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
         d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
@@ -636,6 +821,12 @@ begin
       v_fingerprints := v_fingerprints || v_row.fingerprint;
       v_events := v_events || v_row.event;
       continue;
+    end if;
+    if v_row.steps is not null then
+      perform pawl.append_steps(
+        v_row.steps, case when not p_timers then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
+        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
+        p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
     end if;
     if v_row.disarmed is not null then
       -- One by one, since a delete with a join would not be bound to the full key.
@@ -673,32 +864,51 @@ $$;
 -- +goose StatementEnd
 
 -- simulate says what an event would come to for an instance that never was: one in a
--- state, at a version, with a context. p_state: null for the initial state. p_checked: as
--- for fire.
+-- state, at a version, with a context. p_state: null for one that is created with the
+-- context first. p_event: null for nothing more than that. p_checked: as for fire.
 -- Returns: one row, as preview does; none if the workflow has no such version or state
 -- +goose StatementBegin
 create function pawl.simulate(
   p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
   p_event text, p_payload jsonb, p_checked text
 ) returns setof pawl.outcome
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select o.*
-  from (
-    select
-      (
-        'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
-        p_version, p_context, null, null, null, n.at, n.at, n.at + w.ttl, null
-      )::pawl.instance as instance
-    from pawl.workflow w
-    join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
-    cross join (select pawl.now() as at) n
-    where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial)
-  ) i
-  cross join lateral pawl.preview(
-    'simulation', array[(i.instance).id], array[p_event], array[p_payload], array['*'], array[p_checked],
-    array[i.instance]) o
+declare
+  v_now timestamptz := pawl.now();
+  v_instance pawl.instance;
+  v_settlement pawl.settlement;
+begin
+  select
+    'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
+    p_version, p_context, null, null, null, v_now, v_now, v_now + w.ttl, null
+  into v_instance
+  from pawl.workflow w
+  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial);
+  if not found then
+    return;
+  end if;
+  if p_state is null then
+    v_settlement := pawl.begin(v_instance, null, v_now, (select g from pawl.setting g));
+    if v_settlement.outcome is null then
+      v_instance := v_settlement.steps[cardinality(v_settlement.steps)];
+    end if;
+  end if;
+  if p_event is not null and v_settlement.outcome is null then
+    return query select o.*
+    from pawl.preview(
+      'simulation', array[v_instance.id], array[p_event], array[p_payload], array['*'], array[p_checked],
+      array[v_instance]) o;
+  else
+    return query select
+      1, coalesce(v_settlement.outcome, 'applied'), false, v_instance.id, v_instance.workflow,
+      v_instance.workflow_version, v_instance.state, v_instance.status::text, v_instance.version::bigint,
+      v_instance.context::jsonb, null::text, null::text, v_instance.created_at, v_instance.state_changed_at,
+      v_instance.expires_at, v_instance.error::jsonb, v_settlement.events, null::text[], null::jsonb;
+  end if;
+end
 $$;
 -- +goose StatementEnd
 
@@ -709,6 +919,7 @@ $$;
 -- context schema.
 -- Returns: one row per command, in no order: outcome, and the instance as it then was.
 --          'instance-exists' comes with the id of the holder of the business key.
+-- Raises:  40001 what it found vanished: try again
 -- Locks:   idempotency_key (by key), then instance (the business key)
 -- Writes:  idempotency_key, instance, history, timer
 -- +goose StatementBegin
@@ -734,23 +945,14 @@ declare
   v_lost integer[];
   v_lost_keys text[];
   v_key text;
+  v_found integer;
 begin
   select * into strict v_setting from pawl.setting;
   for v_row in
     with decided as materialized (
       select
         c.ordinal::integer as ordinal,
-        case
-          when k.seen then 'seen'
-          when w.name is null then 'workflow-not-found'
-          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
-          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
-          when w.context_schema is not null and c.checked is distinct from '*'
-            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
-          when b.id is not null then 'instance-exists'
-          else 'applied'
-        end as outcome,
+        coalesce(e.refusal, (z.settled).outcome, 'applied') as outcome,
         case when b.id is not null then b.id else c.id end as id,
         nullif(c.key, '') as key,
         case when c.key <> '' then sha256(convert_to(
@@ -761,15 +963,18 @@ begin
         end as fingerprint,
         c.workflow,
         w.version as workflow_version,
-        w.initial as state,
-        s.status,
-        s.events as actions,
-        s.timeouts,
-        c.context,
+        coalesce((z.settled).state, w.initial) as state,
+        coalesce((z.settled).status, s.status) as status,
+        coalesce((z.settled).version, 1) as version,
+        coalesce((z.settled).events, s.events) as actions,
+        coalesce((z.settled).timeouts, s.timeouts) as timeouts,
+        coalesce((z.settled).context, c.context) as context,
+        (z.settled).error,
+        (z.settled).steps,
         nullif(c.business_key, '') as business_key,
-        coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
+        n.correlation_id,
         coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as command_correlation_id,
-        v_now + coalesce(c.lifetime, w.ttl) as expires_at,
+        n.expires_at,
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
@@ -787,7 +992,7 @@ begin
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -805,10 +1010,41 @@ begin
         where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
         limit 1
       ) b on true
+      cross join lateral (
+        select
+          coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
+          v_now + coalesce(c.lifetime, w.ttl) as expires_at
+      ) n
+      cross join lateral (
+        select case
+          when k.seen then 'seen'
+          when w.name is null then 'workflow-not-found'
+          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
+          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
+          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when w.context_schema is not null and c.checked is distinct from '*'
+            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
+          when b.id is not null then 'instance-exists'
+        end as refusal
+        offset 0
+      ) e
+      cross join lateral (
+        select case
+          when e.refusal is null and w.initial_moves then
+            pawl.begin(
+              (
+                p_tenant, c.id, c.workflow, w.version, w.initial, s.status, 1, c.context, nullif(c.business_key, ''),
+                n.correlation_id, null, v_now, v_now, n.expires_at, null
+              )::pawl.instance,
+              nullif(c.reason, ''), v_now, v_setting)
+        end as settled
+        offset 0
+      ) z
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
-      select distinct on (d.key) p_tenant, d.key, d.fingerprint, d.outcome, d.id, 1, v_now + v_setting.idempotency_ttl
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.outcome = 'applied'
       order by d.key, d.ordinal
@@ -831,10 +1067,10 @@ begin
     started as (
       insert into pawl.instance (
         tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
-        created_at, state_changed_at, expires_at)
+        created_at, state_changed_at, expires_at, error)
       select
-        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, 1, s.context, s.business_key,
-        s.correlation_id, v_now, v_now, s.expires_at
+        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.business_key,
+        s.correlation_id, v_now, v_now, s.expires_at, s.error
       from settled s
       where s.settled and s.outcome = 'applied'
       order by s.workflow, s.business_key
@@ -853,11 +1089,11 @@ begin
         p_tenant, s.id, 1, s.workflow, s.workflow_version, 'created', s.state, s.status, s.context, s.expires_at,
         s.actor, s.reason, s.key, s.command_correlation_id, s.traceparent, v_now
       from kept s
-      where s.started
+      where s.started and s.steps is null
     ),
     armed as (
       insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, s.id, t.due_at, 1, 0
+      select p_tenant, s.id, t.due_at, s.version, 0
       from kept s
       cross join lateral (select pawl.deadline(v_now, s.timeouts, s.expires_at) as due_at) t
       where s.started and s.status = 'active' and t.due_at is not null
@@ -868,18 +1104,19 @@ begin
       s.ordinal,
       s.key,
       s.fingerprint,
+      case when s.started then s.steps end as steps,
       (
         s.ordinal, s.outcome, false, s.id, s.workflow, s.workflow_version,
         case when s.started then s.state end,
         case when s.started then s.status end,
-        case when s.started then 1::bigint end,
+        case when s.started then s.version end,
         case when s.started then s.context end,
         s.business_key,
         case when s.started then s.correlation_id end,
         case when s.started then v_now end,
         case when s.started then v_now end,
         case when s.started then s.expires_at end,
-        null::jsonb,
+        s.error,
         case when s.started then s.actions end,
         null::text[],
         case when s.outcome = 'context-unchecked' then s.context_schema end
@@ -894,6 +1131,11 @@ begin
       v_lost := v_lost || v_row.ordinal;
       v_lost_keys := v_lost_keys || v_row.key;
     else
+      if v_row.steps is not null then
+        perform pawl.append_steps(
+          v_row.steps, 'created', null, null, p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
+          p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
+      end if;
       return next v_row.answer;
     end if;
   end loop;
@@ -918,6 +1160,10 @@ begin
         and i.business_key = p_business_keys[c.ordinal]
       limit 1
     ) i;
+    get diagnostics v_found = row_count;
+    if v_found < cardinality(v_lost) then
+      raise exception 'the holder of a business key was removed meanwhile; try again' using errcode = '40001';
+    end if;
   end if;
 
   if v_ordinals is not null then
@@ -937,6 +1183,7 @@ as $$
 declare
   v_code text := case
     when p_outcome.outcome in ('payload-too-large', 'context-too-large') then 'too-large'
+    when p_outcome.outcome = 'always-loop' then 'guard-error'
     else p_outcome.outcome
   end;
 begin
@@ -951,6 +1198,7 @@ begin
       when 'unknown-event' then format('the workflow has no event %s', p_event)
       when 'transition-not-allowed' then format('the state %s does not accept %s', p_outcome.state, p_event)
       when 'guard-rejected' then format('no guard of %s in the state %s holds', p_event, p_outcome.state)
+      when 'always-loop' then 'eventless transitions follow one another without coming to rest'
       when 'instance-exists' then format('instance %s has this business key', p_outcome.id)
       when 'idempotency-key-reuse' then 'this key was used for another request'
       else p_outcome.outcome
@@ -964,6 +1212,7 @@ begin
         when 'too-large' then 'PW413'
         when 'unknown-event' then 'PW422'
         when 'idempotency-key-reuse' then 'PW422'
+        when 'guard-error' then 'PW422'
         when 'precondition-required' then 'PW428'
         else 'PW409'
       end,
@@ -1140,9 +1389,301 @@ end
 $$;
 -- +goose StatementEnd
 
--- register_workflow stores a definition in canonical form (every event and timeout an
--- array of transitions, every assign an object or '*', durations like '90s') as the
--- next version, and makes the named CHECK on pawl.instance list its states too. The
+-- definition_states lists the states of a definition in canonical form.
+-- Returns: one row per state: its path; its lineage, the paths of the states around it and
+--          its own, from the outside in; whether it is atomic, which is to have no states
+--          within; the atomic state that entering it leads to by each initial; how many
+--          transitions it declares
+-- +goose StatementBegin
+create function pawl.definition_states(p_definition jsonb)
+returns table (path text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive node as (
+    select s.key as path, array[s.key] as lineage, s.value
+    from jsonb_each(p_definition -> 'states') s
+    union all
+    select n.path || '.' || s.key, n.lineage || (n.path || '.' || s.key), s.value
+    from node n
+    cross join lateral jsonb_each(n.value -> 'states') s
+  ),
+  entered as (
+    select n.path, n.path as leaf, n.value
+    from node n
+    union all
+    select e.path, n.path, n.value
+    from entered e
+    join node n on n.path = e.leaf || '.' || (e.value ->> 'initial')
+    where e.value ? 'states'
+  )
+  select n.path, n.lineage, n.value, not n.value ? 'states', e.leaf, t.transitions
+  from node n
+  left join entered e on e.path = n.path and not e.value ? 'states'
+  cross join lateral (
+    select coalesce(sum(case when jsonb_typeof(d.value) = 'array' then jsonb_array_length(d.value) end), 0) as transitions
+    from (
+      select o.value from jsonb_each(coalesce(n.value -> 'on', '{}') || coalesce(n.value -> 'after', '{}')) o
+      union all
+      select n.value -> 'always'
+    ) d
+  ) t
+$$;
+-- +goose StatementEnd
+
+-- definition_transitions flattens a definition in canonical form: every atomic state with
+-- its own transitions and those that it inherits, the innermost first, each leading to an
+-- atomic state; 'ttl' and ':initial' among them. The algorithm is SCXML's for a machine
+-- without parallel regions: a transition leaves the states up to the innermost one around
+-- both the state that declares it and its target, the innermost first, and enters those
+-- down to its target, the outermost first.
+-- Returns: rows of pawl.workflow_transition
+-- +goose StatementBegin
+create function pawl.definition_transitions(p_definition jsonb)
+returns table (
+  source text, event text, "position" bigint, target text, guard_text text, assign_names text[], assign_paths jsonpath[],
+  assign_stages integer[], assign_payload boolean, payload_schema jsonb
+)
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with node as materialized (
+    select * from pawl.definition_states(p_definition)
+  ),
+  declared as materialized (
+    select n.path, n.lineage, e.event, t.position, t.value, t.value ->> 'target' as target
+    from node n
+    cross join lateral (
+      select o.key as event, o.value as transitions from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+      union all
+      select 'after:' || a.key, a.value from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+      union all
+      select ':always', n.value -> 'always' where n.value ? 'always'
+    ) e
+    cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+  ),
+  -- inside is around both the declaring state and the target: what neither leaves nor enters.
+  inherited as (
+    select
+      s.path as source, s.lineage, d.event, d.value, d.target,
+      row_number() over (partition by s.path, d.event order by cardinality(d.lineage) desc, d.position) as position,
+      -- One schema serves all transitions of an event in a state.
+      (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
+        over (partition by s.path, d.event))[1] as payload_schema,
+      d.lineage[:cardinality(d.lineage) - 1] as inside
+    from node s
+    join declared d on d.path = any (s.lineage)
+    where s.atomic
+    union all
+    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}'
+    from node s
+    where p_definition ? 'ttl' and s.atomic and s.value ->> 'type' is distinct from 'final'
+    union all
+    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}'
+    from node i
+    where i.path = p_definition ->> 'initial'
+  )
+  select
+    i.source, i.event, i.position, t.leaf, i.value ->> 'guard', coalesce(a.names, '{}'), coalesce(a.paths, '{}'),
+    a.stages, coalesce(a.payload, false), i.payload_schema
+  from inherited i
+  left join node t on t.path = i.target
+  left join node l on l.path = t.leaf
+  cross join lateral (
+    select
+      array_agg(p.name order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as names,
+      array_agg(p.path order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as paths,
+      array_agg(p.stage order by p.stage, p.name collate "C") filter (where not p.lone) as stages,
+      bool_or(p.lone and p.name is null) as payload
+    from (
+      select g.stage, count(*) filter (where g.first) over () = 1 as lone, g.name, g.path
+      from (
+        select b.stage, m.name, m.path::jsonpath as path, row_number() over (partition by b.stage) = 1 as first
+        from (
+          select row_number() over (order by x.place)::integer as stage, x.assign
+          from (
+            -- Left, the transition itself, entered: by their place in the order.
+            select -cardinality(n.lineage) as place, n.value #> '{exit,assign}' as assign
+            from node n
+            where n.path = any (i.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
+            union all
+            select 0, i.value -> 'assign'
+            union all
+            select cardinality(n.lineage), n.value #> '{entry,assign}'
+            from node n
+            where n.path = any (l.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
+          ) x
+          where x.assign is not null and x.assign <> '{}'
+        ) b
+        cross join lateral (
+          select o.key as name, o.value as path
+          from jsonb_each_text(case when jsonb_typeof(b.assign) = 'object' then b.assign end) o
+          union all
+          select null, null where b.assign = '"*"'
+        ) m
+      ) g
+    ) p
+  ) a
+  where i.event <> ':initial' or a.names is not null or a.payload
+$$;
+-- +goose StatementEnd
+
+-- definition_fault says what is wrong with a definition that is not in canonical form, or
+-- that the engine could not run. Guards, assigns, durations and names are left to the casts
+-- and constraints that they meet when they are stored.
+-- Returns: one fault, or null
+-- +goose StatementBegin
+create function pawl.definition_fault(p_definition jsonb) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(p_definition) is distinct from 'object' then 'a definition must be an object'
+    when p_definition ->> 'name' is null then 'name is missing'
+    when octet_length(p_definition::text) > g.definition_limit
+      then format('the definition has more than %s bytes', g.definition_limit)
+    when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
+    else (
+      with node as materialized (
+        select * from pawl.definition_states(p_definition)
+      )
+      select case
+        when (select count(*) from node) > g.state_limit
+          then format('there are more than %s states', g.state_limit)
+        when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
+        when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ? 'ttl' and not exists (
+          select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
+        ) then 'ttl.target must name a final state'
+        else coalesce(
+          (
+            select case
+              when jsonb_typeof(n.value) <> 'object' then format('%s must be an object', n.path)
+              when n.leaf is null then format('initial of %s must name a state within it', n.path)
+              when n.value ->> 'type' = 'final' and (cardinality(n.lineage) > 1 or not n.atomic)
+                then format('%s is final, so that it must neither be within another state nor have states within', n.path)
+              when n.value ? 'after' and not n.atomic then format('%s has states within, and so no timeouts', n.path)
+            end as fault
+            from node n
+            order by fault nulls last
+            limit 1
+          ),
+          (
+            select case
+              when jsonb_typeof(e.value) <> 'array'
+                then 'each event and timeout, and always, must have an array of transitions: this is not the canonical form'
+              when e.own and (e.key like '%:%' or e.key = 'ttl') then 'ttl and events with a colon are the engine''s own'
+              else (
+                select format('there is no state %s', t.value ->> 'target')
+                from jsonb_array_elements(e.value) t
+                where not exists (select from node o where o.path = t.value ->> 'target')
+                limit 1
+              )
+            end as fault
+            from node n
+            cross join lateral (
+              select o.key, o.value, true as own from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+              union all
+              select a.key, a.value, false from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+              union all
+              select 'always', n.value -> 'always', false where n.value ? 'always'
+            ) e
+            order by fault nulls last
+            limit 1
+          ),
+          (
+            select 'the states have more than 50000 transitions, with those that they inherit'
+            from node s
+            join node n on n.path = any (s.lineage)
+            where s.atomic
+            having sum(n.transitions) > 50000
+          ))
+      end
+    )
+  end
+  from pawl.setting g
+$$;
+-- +goose StatementEnd
+
+-- store_definition stores a definition in canonical form, flattened, as a version of a
+-- workflow. No instance can be in its states before the CHECK on pawl.instance lists them.
+-- Writes:  workflow, workflow_state, workflow_transition
+-- +goose StatementBegin
+create function pawl.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.workflow (
+    name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
+    context_schema, context_schema_checksum, created_at, created_by)
+  select
+    p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
+    n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
+    (p_definition ->> 'retention')::interval, p_definition -> 'context_schema',
+    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
+  from pawl.definition_states(p_definition) n
+  where n.path = p_definition ->> 'initial';
+
+  insert into pawl.workflow_state (
+    workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides,
+    require_if_match)
+  select
+    p_name, p_version, s.path,
+    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
+    array(
+      select distinct k collate "C"
+      from pawl.definition_states(p_definition) n
+      cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
+      where n.path = any (s.lineage)
+      order by k collate "C"),
+    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    false,
+    coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
+    coalesce((p_definition ->> 'require_if_match')::boolean, false)
+  from pawl.definition_states(p_definition) s
+  where s.atomic;
+
+  insert into pawl.workflow_transition (
+    workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
+    assign_stages, assign_payload, payload_schema, payload_schema_checksum)
+  select
+    p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
+    t.assign_paths, t.assign_stages, t.assign_payload, t.payload_schema,
+    encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
+  from pawl.definition_transitions(p_definition) t;
+
+  update pawl.workflow_state s
+  set
+    reads_instance = exists (
+      select from pawl.workflow_transition t
+      cross join lateral unnest(t.assign_paths || t.guard) as p (path)
+      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+        -- The text of a jsonpath is canonical.
+        and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+    ),
+    eventless = exists (
+      select from pawl.workflow_transition t
+      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+        and t.event = ':always'
+    )
+  where s.workflow = p_name and s.workflow_version = p_version;
+
+  update pawl.workflow w
+  set initial_moves = exists (
+    select from pawl.workflow_transition t
+    where t.workflow = w.name and t.workflow_version = w.version and t.source = w.initial
+      and t.event in (':always', ':initial')
+  )
+  where w.name = p_name and w.version = p_version;
+end
+$$;
+-- +goose StatementEnd
+
+-- register_workflow stores a definition in canonical form (every event and timeout, and
+-- always, an array of transitions, every target the path of a state, every assign an object
+-- or '*', durations like '90s') as the next version, and makes the named CHECK on pawl.instance list its states too. The
 -- same content again changes nothing. The CHECK binds every write from here on; it is
 -- left "not valid" so that the table is not scanned under the lock, and
 -- validate_workflow marks it valid afterwards.
@@ -1161,43 +1702,16 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '300ms'
 set client_min_messages = warning
+-- What is planned for JSON of unknown size looks dear, and would be compiled for seconds.
+set jit = off
 as $$
 #variable_conflict use_column
 declare
   v_name text := p_definition ->> 'name';
   v_latest pawl.workflow;
-  v_setting pawl.setting;
   v_fault text;
 begin
-  select * into strict v_setting from pawl.setting;
-  v_fault := case
-    when jsonb_typeof(p_definition) is distinct from 'object' then 'a definition must be an object'
-    when v_name is null then 'name is missing'
-    when octet_length(p_definition::text) > v_setting.definition_limit
-      then format('the definition has more than %s bytes', v_setting.definition_limit)
-    when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
-    when (select count(*) from jsonb_object_keys(p_definition -> 'states')) > v_setting.state_limit
-      then format('there are more than %s states', v_setting.state_limit)
-    when exists (
-      select from jsonb_each(p_definition -> 'states') s where jsonb_typeof(s.value) <> 'object'
-    ) then 'each state must be an object'
-    when not coalesce(p_definition -> 'states' ? (p_definition ->> 'initial'), false) then 'initial must name a state'
-    when not exists (
-      select from jsonb_each(p_definition -> 'states') s where s.value ->> 'type' = 'final'
-    ) then 'no state is final'
-    when p_definition ? 'ttl' and not coalesce(p_definition -> 'states' ? (p_definition #>> '{ttl,target}'), false)
-      then 'ttl.target must name a state'
-    when exists (
-      select from jsonb_each(p_definition -> 'states') s
-      cross join lateral jsonb_each(coalesce(s.value -> 'on', '{}') || coalesce(s.value -> 'after', '{}')) e
-      where jsonb_typeof(e.value) <> 'array'
-    ) then 'each event and timeout must have an array of transitions: this is not the canonical form'
-    when exists (
-      select from jsonb_each(p_definition -> 'states') s
-      cross join lateral jsonb_object_keys(coalesce(s.value -> 'on', '{}')) e
-      where e like '%:%' or e = 'ttl'
-    ) then 'ttl and events with a colon are the engine''s own'
-  end;
+  v_fault := pawl.definition_fault(p_definition);
   if v_fault is not null then
     raise exception 'invalid definition: %', v_fault
       using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
@@ -1222,68 +1736,7 @@ begin
     return;
   end if;
 
-  insert into pawl.workflow (
-    name, version, definition, checksum, initial, ttl, ttl_target,
-    context_schema, context_schema_checksum, created_at, created_by)
-  values (
-    v_name, version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    p_definition ->> 'initial', (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    p_definition -> 'context_schema',
-    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
-
-  insert into pawl.workflow_state (
-    workflow, workflow_version, state, status, events, timeouts, timeout_events, ttl_slides, require_if_match)
-  select
-    v_name, version, s.key,
-    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
-    array(select k from jsonb_object_keys(coalesce(s.value -> 'on', '{}')) k order by k collate "C"),
-    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
-    coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from jsonb_each(p_definition -> 'states') s;
-
-  insert into pawl.workflow_transition (
-    workflow, workflow_version, source, event, position, target, guard, assign_names, assign_paths, assign_payload,
-    payload_schema, payload_schema_checksum)
-  select
-    v_name, version, s.key, e.event, t.position, t.value ->> 'target', (t.value ->> 'guard')::jsonpath,
-    array(
-      select a.key from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
-      order by a.key collate "C"),
-    array(
-      select a.value::jsonpath from jsonb_each_text(case when jsonb_typeof(t.value -> 'assign') = 'object' then t.value -> 'assign' else '{}' end) a
-      order by a.key collate "C"),
-    coalesce(t.value ->> 'assign' = '*', false),
-    p.schema, encode(sha256(convert_to(p.schema::text, 'UTF8')), 'hex')
-  from jsonb_each(p_definition -> 'states') s
-  cross join lateral (
-    select o.key as event, o.value as transitions from jsonb_each(coalesce(s.value -> 'on', '{}')) o
-    union all
-    select 'after:' || o.key, o.value from jsonb_each(coalesce(s.value -> 'after', '{}')) o
-    union all
-    select 'ttl', jsonb_build_array(jsonb_build_object('target', p_definition #> '{ttl,target}'))
-    where p_definition ? 'ttl' and s.value ->> 'type' is distinct from 'final'
-  ) e
-  cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
-  -- One schema serves all transitions of an event in a state.
-  left join lateral (
-    select x -> 'payload_schema' as schema
-    from jsonb_array_elements(e.transitions) x
-    where x ? 'payload_schema'
-    limit 1
-  ) p on true;
-
-  update pawl.workflow_state s
-  set reads_instance = exists (
-    select from pawl.workflow_transition t
-    cross join lateral unnest(t.assign_paths || t.guard) as p (path)
-    where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-      -- The text of a jsonpath is canonical.
-      and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
-  )
-  where s.workflow = v_name and s.workflow_version = version;
-
+  perform pawl.store_definition(v_name, version, p_definition, p_actor);
   perform pawl.set_state_check(v_name);
 exception
   -- What the casts, the constraints and the jsonpath parser refuse.
@@ -1324,9 +1777,11 @@ $$;
 revoke execute on all functions in schema pawl from public;
 
 -- +goose Down
-drop function pawl.validate_workflow, pawl.register_workflow, pawl.set_state_check, pawl.state_check_name, pawl.jsonpath_error,
+drop function pawl.validate_workflow, pawl.register_workflow, pawl.store_definition, pawl.definition_fault,
+  pawl.definition_transitions, pawl.definition_states,
+  pawl.set_state_check, pawl.state_check_name, pawl.jsonpath_error,
   pawl.guard_holds, pawl.fire_one, pawl.create_one, pawl.instance_of, pawl.refuse, pawl.create, pawl.simulate, pawl.preview,
-  pawl.fire, pawl.replay,
-  pawl.decide, pawl.deadline, pawl.is_decision, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose;
-drop view pawl.outcome;
+  pawl.fire, pawl.append_steps, pawl.replay,
+  pawl.decide, pawl.begin, pawl.settle, pawl.deadline, pawl.is_decision, pawl.fingerprint, pawl.document, pawl.knows_event, pawl.guards, pawl.choose, pawl.assign;
+drop view pawl.settlement, pawl.outcome;
 drop function pawl.rfc3339, pawl.uuid_v7_floor, pawl.uuid_v7, pawl.now;

@@ -194,14 +194,16 @@ $$;
 --   * expires_at goes if the new version has no ttl, and is that ttl from now if there was
 --     none. Else it stays; where the new version's ttl slides, the lifetime is counted
 --     from the step that state_changed_at tells, as long as it was if it slid before.
---   * The context stays as it is; nobody checks it against the new version's schema.
+--   * The context stays as it is; nobody checks it against the new version's schema, and
+--     nothing is assigned for states that are left or entered.
+--   * Eventless transitions of the state it is in then are taken, as after every step.
 -- An instance that a command holds is passed by, and so is one whose state does not fit.
--- No instance is ended by a migration.
+-- No instance is mapped to a final state: an event ends it, or an eventless transition.
 -- p_states, p_ids: only instances in these states, with these ids; null for all.
 -- p_dry_run: write and lock nothing; the caller's transaction may be read-only.
 -- Returns: one row per instance that was looked at, by id: outcome is 'migrated' or
---          'would-migrate'; 'state-unknown' or 'state-final' if to_state does not fit;
---          'busy' if somebody holds it; 'gone' if it ended or was moved meanwhile
+--          'would-migrate'; 'state-unknown' or 'state-final' if to_state does not fit, or
+--          'unsettled' if its eventless transitions come to no rest; 'busy' if somebody holds it; 'gone' if it ended or was moved meanwhile
 -- Raises:  PW404 workflow-not-found, PW409 workflow-conflict if another migration of the
 --          workflow is under way, PW422 with all faults of the request
 -- Locks:   workflow (for key share, both versions), an advisory lock by tenant and
@@ -236,8 +238,11 @@ declare
   v_old pawl.instance;
   v_new pawl.instance;
   v_target record;
+  v_settlement pawl.settlement;
+  v_setting pawl.setting;
   v_moved bigint := 0;
 begin
+  select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
       perform from pawl.workflow w where w.name = p_workflow and w.version = v_version;
@@ -335,7 +340,7 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -350,7 +355,7 @@ begin
       when p_dry_run then 'would-migrate'
       else 'migrated'
     end;
-    if outcome = 'migrated' then
+    if outcome in ('migrated', 'would-migrate') then
       v_now := greatest(pawl.now(), v_old.state_changed_at);
       v_new := v_old;
       v_new.workflow_version := p_to;
@@ -366,18 +371,34 @@ begin
         when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
         else v_new.state_changed_at + v_target.ttl
       end;
-
-      update pawl.instance i
-      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
-        state_changed_at = v_new.state_changed_at, expires_at = v_new.expires_at
-      where i.tenant_id = p_tenant and i.id = v_id;
+      v_settlement := null;
+      if v_target.eventless then
+        v_settlement := pawl.settle(v_old, v_new, null, '{}', nullif(p_reason, ''), v_now, v_setting);
+        if v_settlement.outcome is null then
+          to_state := v_settlement.state;
+        else
+          outcome := 'unsettled';
+        end if;
+      end if;
+    end if;
+    if outcome = 'migrated' then
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, from_state, to_state, status, context,
         expires_at, error, actor, reason, correlation_id, traceparent, at)
       values (
-        p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', from_state, to_state, v_new.status, v_new.context,
-        v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
+        p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', v_old.state, v_new.state, v_new.status,
+        v_new.context, v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
         coalesce(nullif(p_correlation_id, ''), v_new.correlation_id), nullif(p_traceparent, ''), v_now);
+      if cardinality(v_settlement.steps) > 2 then
+        perform pawl.append_steps(
+          v_settlement.steps[2:], 'transition', null, null, p_actor, p_reason, null, p_correlation_id, p_traceparent);
+        v_new := v_settlement.steps[cardinality(v_settlement.steps)];
+      end if;
+      update pawl.instance i
+      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
+        status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
+        expires_at = v_new.expires_at, error = v_new.error
+      where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl.set_timer(v_new, 0);
       v_moved := v_moved + 1;
     end if;

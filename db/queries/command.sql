@@ -9,7 +9,7 @@ select * from pawl.preview(
 
 -- name: Simulate :one
 select * from pawl.simulate(
-  @workflow::text, @workflow_version::integer, sqlc.narg(state)::text, @version::bigint, @context::jsonb, @event::text,
+  @workflow::text, @workflow_version::integer, sqlc.narg(state)::text, @version::bigint, @context::jsonb, sqlc.narg(event)::text,
   @payload::jsonb, @checked::text);
 
 -- name: Create :many

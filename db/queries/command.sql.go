@@ -233,7 +233,7 @@ type SimulateParams struct {
 	State           *string
 	Version         int64
 	Context         json.RawMessage
-	Event           string
+	Event           *string
 	Payload         json.RawMessage
 	Checked         string
 }

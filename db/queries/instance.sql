@@ -84,7 +84,7 @@ select
   array_agg(t.target order by t.position)::text[] as targets
 from pawl.workflow_transition t
 where t.workflow = @workflow and t.workflow_version = @workflow_version and t.source = @state
-  and t.event <> 'ttl' and t.event not like 'after:%'
+  and t.event <> 'ttl' and t.event not like '%:%' -- The engine's own.
 group by t.event
 order by t.event collate "C";
 

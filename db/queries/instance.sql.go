@@ -186,7 +186,7 @@ select
   array_agg(t.target order by t.position)::text[] as targets
 from pawl.workflow_transition t
 where t.workflow = $1 and t.workflow_version = $2 and t.source = $3
-  and t.event <> 'ttl' and t.event not like 'after:%'
+  and t.event <> 'ttl' and t.event not like '%:%' -- The engine's own.
 group by t.event
 order by t.event collate "C"
 `

@@ -123,6 +123,18 @@ type Setting struct {
 	CursorSecret []byte
 }
 
+type Settlement struct {
+	Outcome  *string
+	Steps    []Instance
+	State    *string
+	Status   *string
+	Version  *int64
+	Context  json.RawMessage
+	Error    json.RawMessage
+	Events   []string
+	Timeouts []pgtype.Interval
+}
+
 type Timer struct {
 	TenantID     string
 	InstanceID   uuid.UUID
@@ -133,13 +145,18 @@ type Timer struct {
 }
 
 type Workflow struct {
-	Name                  string
-	Version               int32
-	Definition            json.RawMessage
-	Checksum              string
-	Initial               string
-	Ttl                   pgtype.Interval
-	TtlTarget             *string
+	Name       string
+	Version    int32
+	Definition json.RawMessage
+	Checksum   string
+	// the atomic state that an instance starts in
+	Initial string
+	// whether entering it assigns, or eventless transitions may lead on
+	InitialMoves bool
+	Ttl          pgtype.Interval
+	TtlTarget    *string
+	// how long final instances are kept, of all versions if this is the latest; null for ever
+	Retention             pgtype.Interval
 	ContextSchema         json.RawMessage
 	ContextSchemaChecksum *string
 	CreatedAt             time.Time
@@ -171,6 +188,8 @@ type WorkflowState struct {
 	// from entering it, the nearest first
 	Timeouts      []pgtype.Interval
 	TimeoutEvents []string
+	// whether it has transitions that no event is needed for
+	Eventless bool
 	// whether each step of the workflow starts the lifetime again
 	TtlSlides bool
 	// the workflow's, kept here to spare each command a look-up
@@ -187,8 +206,11 @@ type WorkflowTransition struct {
 	Position        int32
 	Target          string
 	Guard           *string
-	AssignNames     []string
-	AssignPaths     []string
+	// as the definition words it
+	GuardText    *string
+	AssignNames  []string
+	AssignPaths  []string
+	AssignStages []int32
 	// merges the payload's top level into the context
 	AssignPayload         bool
 	PayloadSchema         json.RawMessage
