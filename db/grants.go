@@ -26,7 +26,7 @@ var functions = map[Privilege][]string{
 	Service: {
 		"pawl.fire", "pawl.create", "pawl.preview", "pawl.simulate", "pawl.create_one", "pawl.fire_one", "pawl.guard_holds",
 		"pawl.register_workflow", "pawl.validate_workflow", "pawl.jsonpath_error", "pawl.now", "pawl.uuid_v7_floor",
-		"pawl.purge_keys", "pawl.fire_timers", "pawl.put_off_timer",
+		"pawl.purge_keys", "pawl.final_instances", "pawl.remove_instances", "pawl.fire_timers", "pawl.put_off_timer",
 		"pawl.retire_workflow", "pawl.migrate_instances",
 	},
 	Caller: {"pawl.create_one", "pawl.fire_one"},

@@ -63,6 +63,14 @@ type Step struct {
 	At                                      time.Time
 }
 
+func stepOf(h queries.History) Step {
+	return Step{
+		Version: h.Version, WorkflowVersion: int(h.WorkflowVersion), Kind: h.Kind, Event: h.Event, From: h.FromState,
+		To: h.ToState, Status: Status(h.Status), Context: h.Context, Payload: h.Payload, Actor: h.Actor,
+		Reason: h.Reason, Key: h.Key, CorrelationID: h.CorrelationID, Traceparent: h.Traceparent, At: h.At,
+	}
+}
+
 // Action is an event that an instance accepts in its present state.
 type Action struct {
 	Event string

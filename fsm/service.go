@@ -170,30 +170,12 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	if err := checkText("", actor, 255); err != nil {
 		return Registration{}, err
 	}
-	var setting queries.Setting
-	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		setting, err = q.GetSetting(ctx)
-		return err
-	})
+	definition, canonical, err := s.readDefinition(ctx, name, data)
 	if err != nil {
 		return Registration{}, err
-	}
-	r, err := readDefinition(data, name, Limits{Bytes: int(setting.DefinitionLimit), States: int(setting.StateLimit)})
-	if err != nil {
-		return Registration{}, err
-	}
-	if err := s.checkPaths(ctx, r); err != nil {
-		return Registration{}, err
-	}
-	if err := r.err(); err != nil {
-		return Registration{}, err
-	}
-	canonical, err := json.Marshal(&r.definition)
-	if err != nil {
-		return Registration{}, &Error{Kind: Internal, cause: err}
 	}
 	var version *int32
-	if v := int32(r.definition.Version); v != 0 { // At most 1<<31-1, as it was read.
+	if v := int32(definition.Version); v != 0 { // At most 1<<31-1, as it was read.
 		version = &v
 	}
 
@@ -207,7 +189,7 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 		if err != nil {
 			return err
 		}
-		w, err := q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: r.definition.Name, Version: row.Version})
+		w, err := q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: definition.Name, Version: row.Version})
 		if err != nil {
 			return err
 		}
@@ -227,10 +209,38 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	case err != nil:
 		return Registration{}, AsError(err)
 	}
-	if err := s.validate(ctx, r.definition.Name); err != nil {
+	if err := s.validate(ctx, definition.Name); err != nil {
 		return Registration{}, err
 	}
 	return registered, nil
+}
+
+// readDefinition checks a definition with all that is known of it before it is stored, and
+// returns it with its canonical form.
+func (s *Service) readDefinition(ctx context.Context, name string, data []byte) (*Definition, rawJSON, error) {
+	var setting queries.Setting
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		setting, err = q.GetSetting(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := readDefinition(data, name, Limits{Bytes: int(setting.DefinitionLimit), States: int(setting.StateLimit)})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.checkPaths(ctx, r); err != nil {
+		return nil, nil, err
+	}
+	if err := r.err(); err != nil {
+		return nil, nil, err
+	}
+	canonical, err := json.Marshal(&r.definition)
+	if err != nil {
+		return nil, nil, &Error{Kind: Internal, cause: err}
+	}
+	return &r.definition, canonical, nil
 }
 
 // validate lets Postgres know that older rows fit a workflow's CHECK too, which binds
@@ -452,13 +462,7 @@ func (s *Service) History(ctx context.Context, tenant string, id uuid.UUID, page
 				TenantID: tenant, InstanceID: id, AfterVersion: version, RowLimit: limit,
 			})
 		},
-		func(h queries.History) Step {
-			return Step{
-				Version: h.Version, WorkflowVersion: int(h.WorkflowVersion), Kind: h.Kind, Event: h.Event, From: h.FromState,
-				To: h.ToState, Status: Status(h.Status), Context: h.Context, Payload: h.Payload, Actor: h.Actor,
-				Reason: h.Reason, Key: h.Key, CorrelationID: h.CorrelationID, Traceparent: h.Traceparent, At: h.At,
-			}
-		},
+		stepOf,
 		func(s Step) string { return strconv.FormatInt(s.Version, 10) })
 }
 

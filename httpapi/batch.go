@@ -35,7 +35,7 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 			*result = refused(ctx, positions[i], reply.Err)
 			continue
 		}
-		instance := instanceOf(reply.Instance)
+		instance := InstanceOf(reply.Instance)
 		*result = BatchResult{Status: http.StatusOK, Replayed: reply.Replayed, Instance: &instance}
 		if _, created := commands[i].(fsm.CreateCommand); created {
 			result.Status = http.StatusCreated

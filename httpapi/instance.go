@@ -13,7 +13,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-func instanceOf(i fsm.Instance) Instance {
+// InstanceOf is an instance as the contract shows it.
+func InstanceOf(i fsm.Instance) Instance {
 	return Instance{
 		ID: i.ID.String(), Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State,
 		Status: InstanceStatus(i.Status), Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey,
@@ -94,7 +95,7 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 		return nil, err
 	}
 	created := CreateInstance201JSONResponse{
-		Body: instanceOf(result.Instance),
+		Body: InstanceOf(result.Instance),
 		Headers: CreateInstance201ResponseHeaders{
 			ETag: etag(result.Instance.Version), Location: location(result.Instance),
 			IdempotentReplayed: optional(result.Replayed), PreferenceApplied: r.applied(),
@@ -142,7 +143,7 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 		}
 		// The tag is that of the instance as it still is, fit for If-Match.
 		return FireEvent200JSONResponse{
-			Body:    instanceOf(result.Instance),
+			Body:    InstanceOf(result.Instance),
 			Headers: FireEvent200ResponseHeaders{ETag: etag(result.Instance.Version - 1)},
 		}, nil
 	}
@@ -157,7 +158,7 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 		}}, nil
 	}
 	return FireEvent200JSONResponse{
-		Body: instanceOf(result.Instance),
+		Body: InstanceOf(result.Instance),
 		Headers: FireEvent200ResponseHeaders{
 			ETag: etag(result.Instance.Version), IdempotentReplayed: optional(result.Replayed),
 			PreferenceApplied: r.applied(),
@@ -198,7 +199,7 @@ func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (
 	if r.notModified(tag) {
 		return GetInstance304Response{Headers: GetInstance304ResponseHeaders{ETag: tag}}, nil
 	}
-	return GetInstance200JSONResponse{Body: instanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag}}, nil
+	return GetInstance200JSONResponse{Body: InstanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag}}, nil
 }
 
 // ListInstances lists the tenant's instances, the newest first.
@@ -208,7 +209,7 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 		return nil, err
 	}
 	return ListInstances200JSONResponse{
-		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: optional(list.Next)},
+		Body:    InstanceList{Items: each(list.Items, InstanceOf), NextCursor: optional(list.Next)},
 		Headers: ListInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -227,7 +228,7 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 		return nil, err
 	}
 	return ListWorkflowInstances200JSONResponse{
-		Body:    InstanceList{Items: each(list.Items, instanceOf), NextCursor: optional(list.Next)},
+		Body:    InstanceList{Items: each(list.Items, InstanceOf), NextCursor: optional(list.Next)},
 		Headers: ListWorkflowInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -292,6 +293,16 @@ func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (
 	})}, nil
 }
 
+// HistoryItemOf is a step as the contract shows it.
+func HistoryItemOf(s fsm.Step) HistoryItem {
+	return HistoryItem{
+		Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: HistoryKind(s.Kind), Event: s.Event,
+		From: s.From, To: s.To, Status: InstanceStatus(s.Status), Context: s.Context, Payload: s.Payload,
+		Actor: s.Actor, Reason: s.Reason, Key: s.Key, CorrelationID: s.CorrelationID,
+		Traceparent: s.Traceparent, At: Timestamp(s.At),
+	}
+}
+
 // ListHistory lists the steps of an instance, the oldest first.
 func (s *server) ListHistory(ctx context.Context, in ListHistoryRequestObject) (ListHistoryResponseObject, error) {
 	id, err := instanceID(in.ID)
@@ -309,14 +320,7 @@ func (s *server) ListHistory(ctx context.Context, in ListHistoryRequestObject) (
 	}
 	return ListHistory200JSONResponse{
 		Body: HistoryList{
-			Items: each(list.Items, func(s fsm.Step) HistoryItem {
-				return HistoryItem{
-					Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: HistoryKind(s.Kind), Event: s.Event,
-					From: s.From, To: s.To, Status: InstanceStatus(s.Status), Context: s.Context, Payload: s.Payload,
-					Actor: s.Actor, Reason: s.Reason, Key: s.Key, CorrelationID: s.CorrelationID,
-					Traceparent: s.Traceparent, At: Timestamp(s.At),
-				}
-			}),
+			Items:      each(list.Items, HistoryItemOf),
 			NextCursor: optional(list.Next),
 		},
 		Headers: ListHistory200ResponseHeaders{Link: r.nextLink(list.Next)},

@@ -19,6 +19,7 @@ type instanceCommand struct {
 	Fire    instanceFire    `cmd:"" help:"Fire an event at an instance."`
 	History instanceHistory `cmd:"" help:"Show the steps of an instance."`
 	Actions instanceActions `cmd:"" help:"Show the events that an instance accepts."`
+	Archive instanceArchive `cmd:"" help:"Write final instances with their history as JSON lines, and remove them if wanted."`
 }
 
 // instanceAnswer is an instance as the API shows it; raw is all of it.

@@ -31,7 +31,7 @@ type serviceFlags struct {
 	LockTimeout     time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"How long to wait for an instance that another transaction holds."`
 	ShutdownTimeout time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"How long requests may take to finish after SIGTERM."`
 	API             bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Answer requests; without it nothing listens."`
-	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Do the work in the background: purge expired idempotency keys. Some process must."`
+	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Do the work in the background: end timeouts, purge expired idempotency keys, remove old instances. Some process must."`
 }
 
 // Validate refuses a process that would have nothing to do.
@@ -126,6 +126,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		group.Go(func() error { return purger.Run(working) })
 		timers := fsm.NewTimers(pool, fsm.TimerConfig{Logger: c.log})
 		group.Go(func() error { return timers.Run(working) })
+		remover := fsm.NewRemover(pool, fsm.RemoverConfig{Logger: c.log})
+		group.Go(func() error { return remover.Run(working) })
 	}
 	if err := started(service, addr); err != nil {
 		group.Go(func() error { return err })

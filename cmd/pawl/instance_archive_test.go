@@ -1,0 +1,237 @@
+package main_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+// archiveLines reads an archive, of which the last line may be cut short.
+func archiveLines(t testing.TB, text string, whole bool) (list []map[string]any) {
+	t.Helper()
+	for line := range strings.SplitAfterSeq(text, "\n") {
+		if line == "" || !whole && !strings.HasSuffix(line, "\n") {
+			continue
+		}
+		var m map[string]any
+		d := json.NewDecoder(strings.NewReader(line))
+		d.UseNumber()
+		if err := d.Decode(&m); err != nil || !strings.HasSuffix(line, "\n") {
+			t.Fatalf("%v: %s", err, line)
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// asObject decodes an answer of the API.
+func asObject(t testing.TB, a answer) (m map[string]any) {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(a.body))
+	d.UseNumber()
+	if err := d.Decode(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// ended makes n instances that ended a year and a day ago, whose keys have expired.
+func ended(t testing.TB, conn *pgx.Conn, n int) {
+	t.Helper()
+	_, err := conn.Exec(t.Context(), `
+		do $$ declare v pawl.instance; begin
+			for i in 1 .. `+fmt.Sprint(n)+` loop
+				v := pawl.create_one('flight-booking', '{"flight_id": "LH <&>", "price": 9007199254740993}', 'create' || i, p_business_key => 'booking ' || i);
+				v := pawl.fire_one(v.id, 'cancel', '{"n": 1.50}', 'cancel' || i, p_correlation_id => 'c');
+			end loop;
+		end $$`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	longAgo(t, conn)
+}
+
+func longAgo(t testing.TB, conn *pgx.Conn) {
+	t.Helper()
+	for _, sql := range []string{
+		"update pawl.idempotency_key set expires_at = pawl.now()",
+		`create temporary table moved as
+			select id, pawl.uuid_v7(created_at - interval '366 days') as moved from pawl.instance`,
+		"update pawl.history h set instance_id = m.moved, at = at - interval '366 days' from moved m where m.id = h.instance_id",
+		"update pawl.idempotency_key k set instance_id = m.moved from moved m where m.id = k.instance_id",
+		`update pawl.instance i
+			set id = m.moved, created_at = created_at - interval '366 days', state_changed_at = state_changed_at - interval '366 days'
+			from moved m where m.id = i.id`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func instancesLeft(t testing.TB, conn *pgx.Conn) (ids map[string]bool) {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), "select id::text from pawl.instance")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids = map[string]bool{}
+	for _, id := range list {
+		ids[id] = true
+	}
+	return ids
+}
+
+func TestInstanceArchive(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	conn := dialDSN(t, dsn)
+	env := []string{"DATABASE_URL=" + serviceRole(t, dsn)}
+	// Its own workers would take what is old; this workflow keeps all.
+	p := start(t, env, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
+	ended(t, conn, 12)
+	if _, err := conn.Exec(t.Context(), "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 day' where key = 'cancel7'"); err != nil {
+		t.Fatal(err)
+	}
+	mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "alive")
+
+	// What it writes is what the API shows.
+	out, stderr, code := pawl(t, env, "instance", "archive", "--older-than", "365d", "--tenant", "default", "--workflow", "flight-booking")
+	lines := archiveLines(t, out, true)
+	if code != 0 || len(lines) != 12 || stderr != "12 instances written\n" {
+		t.Fatalf("exit code %d, %d lines: %s", code, len(lines), stderr)
+	}
+	for _, line := range lines {
+		url := fmt.Sprint(p.url, "/v1/instances/", line["id"])
+		want := asObject(t, mustSend(t, http.StatusOK, http.MethodGet, url, ""))
+		want["tenant_id"] = "default"
+		want["history"] = asObject(t, mustSend(t, http.StatusOK, http.MethodGet, url+"/history", ""))["items"]
+		if diff := cmp.Diff(want, line); diff != "" {
+			t.Errorf("(-API +archive):\n%s", diff)
+		}
+	}
+	for args, want := range map[string]int{"--older-than 367d": 0, "--older-than 1d --limit 5": 5, "--older-than 1d --workflow other": 0, "--older-than 1d --tenant other": 0} {
+		if got := archiveLines(t, mustPawl(t, env, append([]string{"instance", "archive"}, strings.Fields(args)...)...), true); len(got) != want {
+			t.Errorf("%s: %d lines, want %d", args, len(got), want)
+		}
+	}
+	if n := len(instancesLeft(t, conn)); n != 13 {
+		t.Errorf("%d instances are left", n)
+	}
+
+	// Nothing goes that could not be written.
+	file := filepath.Join(t.TempDir(), "archive.jsonl")
+	if err := os.WriteFile(file, []byte("precious\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"instance", "archive", "--older-than", "365d", "--remove", "--output", file}
+	if _, stderr, code := pawl(t, env, args...); code != 1 || !strings.Contains(stderr, "file exists") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0); err == nil {
+		cmd := exec.CommandContext(t.Context(), program, args[:5]...)
+		cmd.Env, cmd.Stdout = append(os.Environ(), env...), full
+		if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+			t.Errorf("with a full disk: %v", err)
+		}
+		_ = full.Close()
+	}
+	if n := len(instancesLeft(t, conn)); n != 13 {
+		t.Errorf("%d instances are left", n)
+	}
+
+	// One stays, since a key replays it.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code = pawl(t, env, args...)
+	if want := "12 instances written, 11 removed; 1 stay"; code != 0 || !strings.HasPrefix(stderr, want) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil || string(text) != out {
+		t.Errorf("%v: the file has\n%s\nwant\n%s", err, text, out)
+	}
+	if n := len(instancesLeft(t, conn)); n != 2 {
+		t.Errorf("%d instances are left", n)
+	}
+	a := mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, `{"context": {"flight_id": "x", "price": 1}, "business_key": "booking 1"}`,
+		"Idempotency-Key", "create1")
+	if a.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("the key of what was removed replays %s", a.body)
+	}
+
+	for _, args := range [][]string{{}, {"--older-than", "soon"}, {"--older-than", "0d"}, {"--older-than", "1d", "--limit", "-1"}} {
+		if _, stderr, code := pawl(t, env, append([]string{"instance", "archive"}, args...)...); code != 2 {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr)
+		}
+	}
+	if _, stderr, code := pawl(t, nil, "instance", "archive", "--older-than", "1d", "--database-url", "postgres://127.0.0.1:1/x"); code != 1 || stderr == "" {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// Killed in the middle, an archive loses nothing: what is not in the file is in the database.
+func TestArchiveIsKilled(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	conn := dialDSN(t, dsn)
+	p := start(t, []string{"DATABASE_URL=" + dsn}, "serve", "--no-workers")
+	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
+	ended(t, conn, 3000)
+	all := instancesLeft(t, conn)
+	file := filepath.Join(t.TempDir(), "archive.jsonl")
+	cmd := exec.CommandContext(t.Context(), program, "instance", "archive", "--older-than", "365d", "--remove", "--output", file, "--database-url", dsn)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for n := len(all); n == len(all); {
+		if err := conn.QueryRow(context.Background(), "select count(*) from pawl.instance").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	// What it had begun ends, or is taken back.
+	for n := 1; n > 0; {
+		err := conn.QueryRow(t.Context(), `
+			select count(*) from pg_stat_activity
+			where datname = current_database() and state <> 'idle' and query like '%remove_instances%' and pid <> pg_backend_pid()`).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := instancesLeft(t, conn)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := map[string]bool{}
+	for _, line := range archiveLines(t, string(text), false) {
+		written[line["id"].(string)] = true
+	}
+	if len(left) == len(all) || len(left) == 0 {
+		t.Fatalf("%d of %d are left: it was not killed in the middle", len(left), len(all))
+	}
+	for id := range all {
+		if !left[id] && !written[id] {
+			t.Errorf("%s is lost", id)
+		}
+	}
+}
