@@ -27,7 +27,7 @@ var functions = map[Privilege][]string{
 		"pawl.fire", "pawl.create", "pawl.preview", "pawl.simulate", "pawl.create_one", "pawl.fire_one", "pawl.guard_holds",
 		"pawl.register_workflow", "pawl.validate_workflow", "pawl.jsonpath_error", "pawl.now", "pawl.uuid_v7_floor",
 		"pawl.purge_keys", "pawl.final_instances", "pawl.remove_instances", "pawl.fire_timers", "pawl.put_off_timer",
-		"pawl.retire_workflow", "pawl.migrate_instances",
+		"pawl.retire_workflow", "pawl.migrate_instances", "pawl.backtest",
 	},
 	Caller: {"pawl.create_one", "pawl.fire_one"},
 }

@@ -161,7 +161,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		select p.proname::text from pg_proc p
 		where p.pronamespace = 'pawl'::regnamespace and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
-	want := "create create_one final_instances fire fire_one fire_timers guard_holds jsonpath_error migrate_instances now preview purge_keys put_off_timer " +
+	want := "backtest create create_one final_instances fire fire_one fire_timers guard_holds jsonpath_error migrate_instances now preview purge_keys put_off_timer " +
 		"register_workflow remove_instances retire_workflow simulate uuid_v7_floor validate_workflow"
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)

@@ -340,6 +340,377 @@ end
 $$;
 revoke execute on function pawl.assign(jsonb,text[],jsonpath[],integer[]) from public;
 
+create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
+language plpgsql volatile security definer
+set enable_memoize = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_begun timestamptz := clock_timestamp(); -- No time that anything is decided by.
+  v_until timestamptz;
+  v_now timestamptz := pawl.now();
+  v_setting pawl.setting;
+  v_version integer := p_version;
+  v_fault text;
+begin
+  if (p_version is null) = (p_definition is null) then
+    raise exception 'give either a version or a definition'
+      using errcode = 'PW400', detail = jsonb_build_object('code', 'malformed-request')::text;
+  end if;
+  if not exists (
+    select from pawl.workflow w where w.name = p_workflow and (p_version is null or w.version = p_version)
+  ) then
+    raise exception 'workflow % does not exist, or has no such version', p_workflow
+      using errcode = 'PW404', detail = jsonb_build_object('code', 'workflow-not-found')::text;
+  end if;
+  select * into strict v_setting from pawl.setting;
+  begin
+    if p_definition is not null then
+      v_fault := case
+        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+        else pawl.definition_fault(p_definition)
+      end;
+      -- Two back-tests do not wait for one another, as a rule.
+      v_version := 1073741824 + floor(random() * 1073741823)::integer;
+      if v_fault is null then
+        begin
+          perform pawl.store_definition(p_workflow, v_version, p_definition, 'backtest');
+        exception
+          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+            or program_limit_exceeded then
+            v_fault := sqlerrm;
+        end;
+      end if;
+      if v_fault is not null then
+        raise exception 'invalid definition: %', v_fault
+          using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
+      end if;
+    end if;
+    v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
+    foreach id in array p_ids loop
+      select b.steps, b.complete, b.difference, b.checks
+      into steps, complete, difference, checks
+      from pawl.backtest_instance(p_tenant, id, p_workflow, v_version, v_now, v_setting) b;
+      return next; -- What was returned outlives the subtransaction.
+      exit when clock_timestamp() > v_until;
+    end loop;
+    raise exception 'taken back' using errcode = 'PW999';
+  exception when sqlstate 'PW999' then
+    null;
+  end;
+end
+$$;
+revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text) from public;
+
+create function pawl.backtest_instance(p_tenant text, p_id uuid, p_workflow text, p_version integer, p_now timestamp with time zone, p_setting pawl.setting, OUT steps integer, OUT complete boolean, OUT difference jsonb, OUT checks jsonb) returns record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_candidate pawl.workflow;
+  v_origin pawl.workflow;
+  v_entered boolean;
+  v_instance pawl.instance; -- The candidate's.
+  v_before pawl.instance; -- As recorded, before the command.
+  v_after pawl.instance; -- As recorded, after it and what followed.
+  v_command pawl.history;
+  v_row record;
+  v_goes_on boolean := false;
+  v_schema record;
+  v_step record;
+  v_place jsonb;
+  v_timeout text;
+  v_schemas jsonb := '{}';
+  v_checks jsonb := '[]';
+begin
+  steps := 0;
+  complete := true;
+  select i.* into v_after from pawl.instance i where i.tenant_id = p_tenant and i.id = p_id and i.workflow = p_workflow;
+  if not found then
+    return;
+  end if;
+  select w.* into strict v_candidate from pawl.workflow w where w.name = p_workflow and w.version = p_version;
+
+  for v_row in
+    select
+      h as step,
+      coalesce(lead(h.kind = 'transition' and h.event is null) over (order by h.version), false) as goes_on
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_id and h.version <= 1001
+    order by h.version
+  loop
+    if (v_row.step).version > 1000 then
+      complete := false;
+      exit;
+    end if;
+    if not v_goes_on then
+      v_command := v_row.step;
+      v_before := v_after;
+    end if;
+    v_after.workflow_version := (v_row.step).workflow_version;
+    v_after.state := (v_row.step).to_state;
+    v_after.status := (v_row.step).status;
+    v_after.version := (v_row.step).version;
+    v_after.context := (v_row.step).context;
+    v_after.state_changed_at := (v_row.step).at;
+    v_after.expires_at := (v_row.step).expires_at;
+    v_goes_on := v_row.goes_on;
+    continue when v_goes_on;
+    v_place := jsonb_build_object(
+      'version', v_command.version, 'workflow_version', v_command.workflow_version, 'event', v_command.event,
+      'from', v_command.from_state, 'to', v_after.state);
+    steps := v_command.version;
+
+    if v_command.kind = 'created' then
+      v_origin := null;
+      select w.* into v_origin from pawl.workflow w where w.name = p_workflow and w.version = v_command.workflow_version;
+      v_instance := v_after;
+      v_instance.workflow_version := p_version;
+      v_instance.state := v_candidate.initial;
+      v_instance.version := 1;
+      v_instance.context := v_command.context;
+      v_instance.created_at := v_command.at;
+      v_instance.state_changed_at := v_command.at;
+      v_instance.error := null;
+      v_instance.expires_at := case
+        when v_candidate.ttl is null then null
+        when v_command.expires_at - v_command.at is distinct from v_origin.ttl then v_command.expires_at
+        else v_command.at + v_candidate.ttl
+      end;
+      select s.status into strict v_instance.status
+      from pawl.workflow_state s
+      where s.workflow = p_workflow and s.workflow_version = p_version and s.state = v_candidate.initial;
+      select v_candidate.context_schema as schema, v_candidate.context_schema_checksum as checksum,
+        v_origin.context_schema_checksum as met
+      into v_schema;
+      v_entered := not exists (
+        select t.assign_names, t.assign_paths::text[], t.assign_stages, t.assign_payload
+        from pawl.workflow_transition t
+        where t.workflow = p_workflow and t.workflow_version = p_version and t.event = ':initial'
+        except
+        select t.assign_names, t.assign_paths::text[], t.assign_stages, t.assign_payload
+        from pawl.workflow_transition t
+        where t.workflow = p_workflow and t.workflow_version = v_command.workflow_version and t.event = ':initial');
+    else
+      select t.*
+      into v_step
+      from pawl.backtest_timeout(v_instance, v_before, v_command, v_command.at, p_setting) t;
+      if v_command.kind in ('timeout', 'expired') then
+        v_step.outcome := coalesce(v_step.outcome, 'no-timeout');
+        if v_step.outcome = 'applied' and (v_step.instance).state <> v_after.state
+          and v_step.due_at < (v_command.payload ->> 'due_at')::timestamptz then
+          v_step.outcome := 'timeout';
+        end if;
+      elsif v_step.outcome = 'applied' then
+        v_step.outcome := 'timeout';
+      end if;
+      if v_step.outcome <> 'applied' then
+        difference := jsonb_build_object(
+          'outcome', v_step.outcome, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
+          'error', v_step.error);
+        exit;
+      elsif v_command.kind in ('migrated', 'forced') then
+        complete := false;
+        exit;
+      end if;
+      v_timeout := v_step.event;
+      select c.payload_schema as schema, c.payload_schema_checksum as checksum, r.payload_schema_checksum as met
+      into v_schema
+      from (
+        select t.payload_schema, t.payload_schema_checksum
+        from pawl.workflow_transition t
+        where t.workflow = p_workflow and t.workflow_version = p_version and t.source = v_instance.state
+          and t.event = v_command.event and v_command.kind = 'transition'
+        order by t.position
+        limit 1
+      ) c
+      left join lateral (
+        select t.payload_schema_checksum
+        from pawl.workflow_transition t
+        where t.workflow = p_workflow and t.workflow_version = v_command.workflow_version
+          and t.source = v_before.state and t.event = v_command.event
+        order by t.position
+        limit 1
+      ) r on true;
+    end if;
+
+    if v_schema.checksum <> coalesce(v_schema.met, '') then
+      v_schemas := v_schemas || jsonb_build_object(v_schema.checksum, v_schema.schema);
+      v_checks := v_checks || (v_place || jsonb_build_object('checksum', v_schema.checksum));
+    end if;
+    if v_command.kind not in ('timeout', 'expired') then
+      select s.*
+      into v_step
+      from pawl.backtest_step(
+        v_instance, v_command.kind, v_command.event, v_command.payload, v_command.reason, v_command.at, v_entered,
+        p_setting) s;
+      if v_step.outcome <> 'applied' then
+        difference := jsonb_build_object('outcome', v_step.outcome, 'guards', v_step.guards, 'error', v_step.error);
+        exit;
+      end if;
+    end if;
+    v_instance := v_step.instance;
+    if v_instance.state <> v_after.state then
+      difference := jsonb_build_object('outcome', 'elsewhere', 'would_be', v_instance.state, 'timeout', v_timeout);
+      exit;
+    elsif v_instance.status <> v_after.status then
+      difference := jsonb_build_object(
+        'outcome', 'other-status', 'status', v_after.status, 'would_be_status', v_instance.status);
+      exit;
+    end if;
+    steps := v_after.version;
+  end loop;
+
+  if steps > 0 and complete and difference is null and v_after.status = 'active' then
+    select t.* into v_step from pawl.backtest_timeout(v_instance, v_after, null, p_now, p_setting) t;
+    if v_step.outcome is not null then
+      v_place := jsonb_build_object(
+        'version', v_after.version, 'workflow_version', v_after.workflow_version, 'from', v_after.state, 'to', v_after.state);
+      difference := jsonb_build_object(
+        'outcome', case v_step.outcome when 'applied' then 'timeout' else v_step.outcome end,
+        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at, 'error', v_step.error);
+    end if;
+  end if;
+  difference := jsonb_strip_nulls(v_place || difference);
+  if v_checks <> '[]' then
+    checks := jsonb_build_object('schemas', v_schemas, 'steps', v_checks);
+  end if;
+end
+$$;
+revoke execute on function pawl.backtest_instance(text,uuid,text,integer,timestamp with time zone,pawl.setting) from public;
+
+create function pawl.backtest_overdue(p_recorded pawl.instance, p_at timestamp with time zone, p_except text, p_setting pawl.setting) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tried integer := 0;
+  v_deadline record;
+begin
+  if not exists (
+    select from pawl.workflow w where w.name = p_recorded.workflow and w.version = p_recorded.workflow_version
+  ) then
+    return true;
+  end if;
+  loop
+    select d.* into v_deadline from pawl.next_deadline(p_recorded, v_tried) d;
+    if not found or v_deadline.due_at > p_at then
+      return false;
+    end if;
+    if v_deadline.event is distinct from p_except and exists (
+      select
+      from pawl.backtest_step(
+        p_recorded, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl.rfc3339(v_deadline.due_at)), null,
+        v_deadline.due_at, null, p_setting) s
+      where s.outcome in ('applied', 'guard-error')
+    ) then
+      return true;
+    end if;
+    v_tried := v_deadline.tried;
+    if v_tried is null then
+      return false;
+    end if;
+  end loop;
+end
+$$;
+revoke execute on function pawl.backtest_overdue(pawl.instance,timestamp with time zone,text,pawl.setting) from public;
+
+create function pawl.backtest_step(p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_reason text, p_at timestamp with time zone, p_entered boolean, p_setting pawl.setting, OUT outcome text, OUT instance pawl.instance, OUT guards text[], OUT error text) returns record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_settlement pawl.settlement;
+  v_decided record;
+begin
+  if p_kind = 'created' then
+    v_settlement := case
+      when p_entered then pawl.settle(null, p_instance, null, '{}', p_reason, p_at, p_setting)
+      else pawl.begin(p_instance, p_reason, p_at, p_setting)
+    end;
+    outcome := coalesce(v_settlement.outcome, 'applied');
+    if outcome = 'applied' then
+      instance := v_settlement.steps[cardinality(v_settlement.steps)];
+    end if;
+  else
+    select d.*
+    into strict v_decided
+    from pawl.decide(
+      p_instance.tenant_id, p_at, p_setting, array[p_instance.id], array[p_event], array[p_payload], '{}', array['*'],
+      array['*'], '{}', array[p_reason], '{}', '{}', '{}', p_kind <> 'transition', array[p_instance]) d;
+    outcome := v_decided.outcome;
+    guards := v_decided.guards;
+    if outcome = 'applied' then
+      instance := p_instance;
+      instance.state := v_decided.state;
+      instance.status := v_decided.status;
+      instance.version := v_decided.version;
+      instance.context := v_decided.context;
+      instance.state_changed_at := v_decided.state_changed_at;
+      instance.expires_at := v_decided.expires_at;
+      instance.error := v_decided.error;
+    end if;
+  end if;
+  if outcome in ('payload-too-large', 'context-too-large') then
+    outcome := 'too-large';
+  elsif outcome = 'always-loop' then
+    outcome := 'guard-error';
+    error := 'eventless transitions follow one another without coming to rest';
+  end if;
+exception
+  -- What guards and assigns raise, evaluated leniently.
+  when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+    outcome := 'guard-error';
+    instance := null;
+    error := sqlerrm;
+end
+$$;
+revoke execute on function pawl.backtest_step(pawl.instance,text,text,jsonb,text,timestamp with time zone,boolean,pawl.setting) from public;
+
+create function pawl.backtest_timeout(p_candidate pawl.instance, p_recorded pawl.instance, p_step pawl.history, p_until timestamp with time zone, p_setting pawl.setting, OUT outcome text, OUT instance pawl.instance, OUT error text, OUT event text, OUT due_at timestamp with time zone) returns record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_timed boolean := coalesce(p_step.kind in ('timeout', 'expired'), false);
+  v_due_at timestamptz := case when v_timed then (p_step.payload ->> 'due_at')::timestamptz end;
+  v_tried integer := 0;
+  v_deadline record;
+  v_same boolean;
+  v_step record;
+begin
+  while v_tried is not null loop
+    select d.* into v_deadline from pawl.next_deadline(p_candidate, v_tried) d;
+    exit when not found or v_deadline.due_at > p_until or v_deadline.due_at = p_until and not v_timed;
+    v_tried := v_deadline.tried;
+    v_same := coalesce(v_deadline.due_at = v_due_at and v_deadline.event = p_step.event, false);
+    select s.*
+    into v_step
+    from pawl.backtest_step(
+      p_candidate, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl.rfc3339(v_deadline.due_at)), null,
+      case when v_same or v_deadline.due_at > v_due_at then p_step.at else v_deadline.due_at end, null, p_setting) s;
+    continue when v_step.outcome not in ('applied', 'guard-error');
+    if not v_timed then
+      exit when pawl.backtest_overdue(p_recorded, v_deadline.due_at, null, p_setting);
+    elsif not v_same and v_deadline.due_at <= v_due_at then
+      continue when pawl.backtest_overdue(p_recorded, v_deadline.due_at, p_step.event, p_setting);
+    end if;
+    outcome := v_step.outcome;
+    instance := v_step.instance;
+    error := v_step.error;
+    event := v_deadline.event;
+    due_at := v_deadline.due_at;
+    exit;
+  end loop;
+end
+$$;
+revoke execute on function pawl.backtest_timeout(pawl.instance,pawl.instance,pawl.history,timestamp with time zone,pawl.setting) from public;
+
 create function pawl.begin(p_instance pawl.instance, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl.settlement
 language plpgsql stable
 as $$
@@ -994,16 +1365,21 @@ as $$
       -- One schema serves all transitions of an event in a state.
       (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
         over (partition by s.path, d.event))[1] as payload_schema,
-      d.lineage[:cardinality(d.lineage) - 1] as inside
+      d.lineage[:cardinality(d.lineage) - 1] as inside,
+      -- One that is inherited behind one without a guard is never taken.
+      bool_or(not d.value ? 'guard') over (
+        partition by s.path, d.event order by cardinality(d.lineage) desc
+        groups between unbounded preceding and 1 preceding
+      ) as idle
     from node s
     join declared d on d.path = any (s.lineage)
     where s.atomic
     union all
-    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}'
+    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}', null
     from node s
     where p_definition ? 'ttl' and s.atomic and s.value ->> 'type' is distinct from 'final'
     union all
-    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}'
+    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}', null
     from node i
     where i.path = p_definition ->> 'initial'
   )
@@ -1048,7 +1424,7 @@ as $$
       ) g
     ) p
   ) a
-  where i.event <> ':initial' or a.names is not null or a.payload
+  where i.idle is not true and (i.event <> ':initial' or a.names is not null or a.payload)
 $$;
 revoke execute on function pawl.definition_transitions(jsonb) from public;
 
@@ -1272,8 +1648,9 @@ begin
       select
         p_tenant, d.id, d.version, d.workflow, d.workflow_version,
         case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event,
-        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key,
-        d.command_correlation_id, d.traceparent, d.state_changed_at
+        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason,
+        case when p_timers then 'timer:' || d.version - 1 else d.key end, d.command_correlation_id,
+        d.traceparent, d.state_changed_at
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
         and d.steps is null
@@ -1316,7 +1693,8 @@ begin
     if v_row.steps is not null then
       perform pawl.append_steps(
         v_row.steps, case when not p_timers then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
+        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal],
+        case when p_timers then 'timer:' || (v_row.steps[1]).version else v_row.key end,
         p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
     end if;
     if v_row.disarmed is not null then

@@ -472,6 +472,14 @@ func TestNestedStates(t *testing.T) {
 	}
 	sameJSON(t, free.Context, `{"price":0,"total":0,"left":0,"free":true,"note":0}`)
 
+	// What is inherited behind a transition without a guard is none.
+	register(t, s, `{"name":"w","initial":"A","states":{"END":{"type":"final"},
+		"A":{"initial":"X","on":{"go":"END","stop":"END"},"states":{"X":{"on":{"go":"Y","stop":{"guard":"$.payload.a","target":"Y"}}},"Y":{}}}}}`)
+	actions, err := s.Actions(t.Context(), fsm.DefaultTenant, create(t, s, "w", `{}`).ID, false)
+	if want := []fsm.Action{{Event: "go", Targets: []string{"A.Y"}}, {Event: "stop", Targets: []string{"A.Y", "END"}}}; err != nil || !cmp.Equal(actions, want) {
+		t.Errorf("actions %+v, %v", actions, err)
+	}
+
 	// A guard that refuses is told as the definition words it, those inherited too.
 	due := fire(t, s, create(t, s, "shop", `{"price":1}`).ID, "checkout", `{}`)
 	_, err = s.Fire(t.Context(), fsm.FireCommand{ID: due.ID, Event: "pay", Payload: json.RawMessage(`{"amount":2}`)})

@@ -77,8 +77,8 @@ func TestTimeoutEndsOnce(t *testing.T) {
 	wantStep(t, step, "timeout", "after:10m", "EXPIRED", 2)
 	// History tells when it was due, and so how late it was.
 	sameJSON(t, step.Payload, `{"due_at": "2030-02-03T12:10:00.000000+00:00"}`)
-	if want := noon.Add(10*time.Minute + 3*time.Second - time.Microsecond); !step.At.Equal(want) || step.Actor != "pawl" {
-		t.Errorf("it was at %v by %s, want %v by pawl", step.At, step.Actor, want)
+	if want := noon.Add(10*time.Minute + 3*time.Second - time.Microsecond); !step.At.Equal(want) || step.Actor != "pawl" || *step.Key != "timer:1" {
+		t.Errorf("it was at %v by %s with key %s, want %v by pawl with timer:1", step.At, step.Actor, *step.Key, want)
 	}
 	if now := get(t, s, i.ID); now.Status != fsm.Expired || len(now.Actions) != 0 {
 		t.Errorf("it is %s and accepts %v", now.Status, now.Actions)

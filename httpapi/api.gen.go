@@ -16,6 +16,51 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for BacktestOutcome.
+const (
+	BacktestOutcomeElsewhere            BacktestOutcome = "elsewhere"
+	BacktestOutcomeGuardError           BacktestOutcome = "guard-error"
+	BacktestOutcomeGuardRejected        BacktestOutcome = "guard-rejected"
+	BacktestOutcomeInvalidContext       BacktestOutcome = "invalid-context"
+	BacktestOutcomeInvalidPayload       BacktestOutcome = "invalid-payload"
+	BacktestOutcomeNoTimeout            BacktestOutcome = "no-timeout"
+	BacktestOutcomeOtherStatus          BacktestOutcome = "other-status"
+	BacktestOutcomeTimeout              BacktestOutcome = "timeout"
+	BacktestOutcomeTooLarge             BacktestOutcome = "too-large"
+	BacktestOutcomeTransitionNotAllowed BacktestOutcome = "transition-not-allowed"
+	BacktestOutcomeUnknownEvent         BacktestOutcome = "unknown-event"
+)
+
+// Valid indicates whether the value is a known member of the BacktestOutcome enum.
+func (e BacktestOutcome) Valid() bool {
+	switch e {
+	case BacktestOutcomeElsewhere:
+		return true
+	case BacktestOutcomeGuardError:
+		return true
+	case BacktestOutcomeGuardRejected:
+		return true
+	case BacktestOutcomeInvalidContext:
+		return true
+	case BacktestOutcomeInvalidPayload:
+		return true
+	case BacktestOutcomeNoTimeout:
+		return true
+	case BacktestOutcomeOtherStatus:
+		return true
+	case BacktestOutcomeTimeout:
+		return true
+	case BacktestOutcomeTooLarge:
+		return true
+	case BacktestOutcomeTransitionNotAllowed:
+		return true
+	case BacktestOutcomeUnknownEvent:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CommandOp.
 const (
 	CommandOpCreate CommandOp = "create"
@@ -352,6 +397,75 @@ type ActionList struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
+// BacktestDifference The first step in which an instance would have gone another way.
+type BacktestDifference struct {
+	// Detail Why, in a sentence.
+	Detail string `json:"detail"`
+
+	// Errors The faults of the recorded context or payload, of `invalid-context` and `invalid-payload`.
+	Errors []Fault `json:"errors,omitempty"`
+
+	// Event The event or timeout as recorded; `null` for the creation, and for an instance that is still in its state.
+	Event *string `json:"event"`
+
+	// From The recorded state before it, `null` for the creation.
+	From *string `json:"from"`
+
+	// Guards The guards that were tried, of `guard-rejected`.
+	Guards []string `json:"guards,omitempty"`
+
+	// InstanceID The instance.
+	InstanceID string `json:"instance_id"`
+
+	// Outcome `elsewhere` if the step would have led to another state, `other-status` if to the same state with another status,
+	// `timeout` if a timeout or the end of the lifetime would have come first, `no-timeout` if the recorded one would
+	// not have come. Otherwise the code that the step would have been refused with.
+	Outcome BacktestOutcome `json:"outcome"`
+
+	// To The recorded state after it, and after the eventless transitions that followed.
+	To string `json:"to"`
+
+	// Version The step in the instance's history.
+	Version int64 `json:"version"`
+
+	// WorkflowVersion The version of the workflow that made the step.
+	WorkflowVersion int `json:"workflow_version"`
+
+	// WouldBe The state that the candidate would have led to, `null` if it would have stayed.
+	WouldBe *string `json:"would_be"`
+}
+
+// BacktestGroup Instances that differ alike.
+type BacktestGroup struct {
+	// Count How many instances.
+	Count int `json:"count"`
+
+	// Event The event or timeout as recorded; `null` for the creation, and for an instance that is still in its state.
+	Event *string `json:"event"`
+
+	// Examples The newest of them, up to three.
+	Examples []string `json:"examples"`
+
+	// From The recorded state before it, `null` for the creation.
+	From *string `json:"from"`
+
+	// Outcome `elsewhere` if the step would have led to another state, `other-status` if to the same state with another status,
+	// `timeout` if a timeout or the end of the lifetime would have come first, `no-timeout` if the recorded one would
+	// not have come. Otherwise the code that the step would have been refused with.
+	Outcome BacktestOutcome `json:"outcome"`
+
+	// To The recorded state after it, and after the eventless transitions that followed.
+	To string `json:"to"`
+
+	// WouldBe The state that the candidate would have led to, `null` if it would have stayed.
+	WouldBe *string `json:"would_be"`
+}
+
+// BacktestOutcome `elsewhere` if the step would have led to another state, `other-status` if to the same state with another status,
+// `timeout` if a timeout or the end of the lifetime would have come first, `no-timeout` if the recorded one would
+// not have come. Otherwise the code that the step would have been refused with.
+type BacktestOutcome string
+
 // BatchRequest Commands to run.
 type BatchRequest struct {
 	// Commands 1 to 1,000 commands.
@@ -598,7 +712,8 @@ type HistoryItem struct {
 	// From The state before the step; null for `created`.
 	From *string `json:"from"`
 
-	// Key The idempotency key of the command; null if it had none.
+	// Key The idempotency key of the command; `timer:` and the version it was armed for, of what a timer ended; null if it
+	// had none.
 	Key *string `json:"key"`
 
 	// Kind What made the step: `created` by a create, `transition` by an event, `timeout` by a state's `after`, `expired` by
@@ -869,6 +984,43 @@ type Workflow struct {
 	Versions []WorkflowUse `json:"versions,omitempty"`
 }
 
+// WorkflowBacktest The candidate, either a definition or a version, and how much to replay.
+type WorkflowBacktest struct {
+	// Definition A workflow's definition. Answers give it in canonical form: shorthands written out, and the order of members
+	// fixed. At most 1 MiB and 500 states unless the deployment says otherwise.
+	Definition *Definition `json:"definition,omitempty"`
+
+	// Sample How many instances to replay, the newest first. More than 10,000 means 10,000.
+	Sample *int `json:"sample,omitempty"`
+
+	// Version A registered version of the workflow.
+	Version *int `json:"version,omitempty"`
+}
+
+// WorkflowBacktestReport What a back-test came to.
+type WorkflowBacktestReport struct {
+	// Differences The first 100 differences, of the newest instances first.
+	Differences []BacktestDifference `json:"differences"`
+
+	// Different How many would have gone another way.
+	Different int `json:"different"`
+
+	// Incomplete How many would have gone the same way up to where their replay ended before their history.
+	Incomplete int `json:"incomplete"`
+
+	// Instances How many instances were replayed.
+	Instances int `json:"instances"`
+
+	// Same How many would have gone the same way.
+	Same int `json:"same"`
+
+	// Summary The differences, counted by what they have in common, the most frequent first.
+	Summary []BacktestGroup `json:"summary"`
+
+	// Version The candidate's version, `null` for a definition.
+	Version *int `json:"version"`
+}
+
 // WorkflowList One page of workflows.
 type WorkflowList struct {
 	Items []Workflow `json:"items"`
@@ -1125,6 +1277,9 @@ type FireEventJSONRequestBody = FireRequest
 // RegisterWorkflowJSONRequestBody defines body for RegisterWorkflow for application/json ContentType.
 type RegisterWorkflowJSONRequestBody = Definition
 
+// BacktestWorkflowJSONRequestBody defines body for BacktestWorkflow for application/json ContentType.
+type BacktestWorkflowJSONRequestBody = WorkflowBacktest
+
 // CreateInstanceJSONRequestBody defines body for CreateInstance for application/json ContentType.
 type CreateInstanceJSONRequestBody = CreateRequest
 
@@ -1325,6 +1480,9 @@ type ServerInterface interface {
 	// RegisterWorkflow Register a workflow
 	// (PUT /v1/workflows/{name})
 	RegisterWorkflow(ctx echo.Context, name WorkflowName, params RegisterWorkflowParams) error
+	// BacktestWorkflow Back-test a definition
+	// (POST /v1/workflows/{name}/backtest)
+	BacktestWorkflow(ctx echo.Context, name WorkflowName) error
 	// GetWorkflowDiagram Draw a workflow
 	// (GET /v1/workflows/{name}/diagram)
 	GetWorkflowDiagram(ctx echo.Context, name WorkflowName, params GetWorkflowDiagramParams) error
@@ -1674,6 +1832,22 @@ func (w *ServerInterfaceWrapper) RegisterWorkflow(ctx echo.Context) error {
 	return err
 }
 
+// BacktestWorkflow converts echo context to params.
+func (w *ServerInterfaceWrapper) BacktestWorkflow(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.BacktestWorkflow(ctx, name)
+	return err
+}
+
 // GetWorkflowDiagram converts echo context to params.
 func (w *ServerInterfaceWrapper) GetWorkflowDiagram(ctx echo.Context) error {
 	var err error
@@ -1959,6 +2133,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/workflows", wrapper.ListWorkflows, options.OperationMiddlewares["listWorkflows"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name", wrapper.GetWorkflow, options.OperationMiddlewares["getWorkflow"]...)
 	router.PUT(options.BaseURL+"/v1/workflows/:name", wrapper.RegisterWorkflow, options.OperationMiddlewares["registerWorkflow"]...)
+	router.POST(options.BaseURL+"/v1/workflows/:name/backtest", wrapper.BacktestWorkflow, options.OperationMiddlewares["backtestWorkflow"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/diagram", wrapper.GetWorkflowDiagram, options.OperationMiddlewares["getWorkflowDiagram"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/instances", wrapper.ListWorkflowInstances, options.OperationMiddlewares["listWorkflowInstances"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/instances", wrapper.CreateInstance, options.OperationMiddlewares["createInstance"]...)
@@ -2378,6 +2553,29 @@ func (response RegisterWorkflow201JSONResponse) VisitRegisterWorkflowResponse(w 
 	return err
 }
 
+type BacktestWorkflowRequestObject struct {
+	Name WorkflowName `json:"name"`
+	Body *BacktestWorkflowJSONRequestBody
+}
+
+type BacktestWorkflowResponseObject interface {
+	VisitBacktestWorkflowResponse(w http.ResponseWriter) error
+}
+
+type BacktestWorkflow200JSONResponse WorkflowBacktestReport
+
+func (response BacktestWorkflow200JSONResponse) VisitBacktestWorkflowResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetWorkflowDiagramRequestObject struct {
 	Name   WorkflowName `json:"name"`
 	Params GetWorkflowDiagramParams
@@ -2629,6 +2827,9 @@ type StrictServerInterface interface {
 	// RegisterWorkflow Register a workflow
 	// (PUT /v1/workflows/{name})
 	RegisterWorkflow(ctx context.Context, request RegisterWorkflowRequestObject) (RegisterWorkflowResponseObject, error)
+	// BacktestWorkflow Back-test a definition
+	// (POST /v1/workflows/{name}/backtest)
+	BacktestWorkflow(ctx context.Context, request BacktestWorkflowRequestObject) (BacktestWorkflowResponseObject, error)
 	// GetWorkflowDiagram Draw a workflow
 	// (GET /v1/workflows/{name}/diagram)
 	GetWorkflowDiagram(ctx context.Context, request GetWorkflowDiagramRequestObject) (GetWorkflowDiagramResponseObject, error)
@@ -3053,6 +3254,54 @@ func (sh *strictHandler) RegisterWorkflow(ctx echo.Context, name WorkflowName, p
 		return err
 	} else if validResponse, ok := response.(RegisterWorkflowResponseObject); ok {
 		return validResponse.VisitRegisterWorkflowResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// BacktestWorkflow operation middleware
+func (sh *strictHandler) BacktestWorkflow(ctx echo.Context, name WorkflowName) error {
+	var request BacktestWorkflowRequestObject
+
+	request.Name = name
+
+	var body BacktestWorkflowJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.BacktestWorkflow(ctx.Request().Context(), request.(BacktestWorkflowRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "BacktestWorkflow")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(BacktestWorkflowResponseObject); ok {
+		return validResponse.VisitBacktestWorkflowResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

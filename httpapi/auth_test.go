@@ -126,7 +126,7 @@ func TestEveryOperationRefuses(t *testing.T) {
 				continue
 			}
 			none.Scopes = []httpapi.Scope{httpapi.ScopeRead}
-			if method == http.MethodGet || operation.OperationID == "simulateWorkflow" {
+			if method == http.MethodGet || operation.OperationID == "simulateWorkflow" || operation.OperationID == "backtestWorkflow" {
 				none.Scopes = []httpapi.Scope{httpapi.ScopeWrite, httpapi.ScopeAdmin}
 			}
 			t.Run(method+" "+path, func(t *testing.T) {

@@ -86,7 +86,7 @@ func operationOf(path, method string, o *openapi3.Operation) *operation {
 		}
 	}
 	switch {
-	case method == http.MethodGet, op.id == "simulateWorkflow": // It writes nothing.
+	case method == http.MethodGet, op.id == "simulateWorkflow", op.id == "backtestWorkflow": // They write nothing.
 		op.scope = ScopeRead
 	case strings.HasPrefix(path, "/v1/workflows/") && method != http.MethodPost, op.id == "migrateWorkflow":
 		op.scope = ScopeAdmin

@@ -169,6 +169,44 @@ func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequest
 	}, nil
 }
 
+// BacktestWorkflow replays recorded histories against another definition, and writes nothing.
+func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequestObject) (BacktestWorkflowResponseObject, error) {
+	if r.Body == nil {
+		return nil, &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a body"}
+	}
+	if err := checkVersion(r.Body.Version); err != nil {
+		return nil, err
+	}
+	if r.Body.Sample != nil && *r.Body.Sample < 1 {
+		return nil, malformedAt("/sample", "the sample is too small", "must be at least 1")
+	}
+	done, err := s.service.Backtest(ctx, fsm.BacktestCommand{
+		Tenant: requestOf(ctx).principal.tenant, Workflow: r.Name, Version: value(r.Body.Version),
+		Definition: value(r.Body.Definition), Sample: value(r.Body.Sample),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return BacktestWorkflow200JSONResponse{
+		Version: optional(done.Version), Instances: done.Instances, Same: done.Same, Different: done.Different,
+		Incomplete: done.Incomplete,
+		Summary: each(done.Summary, func(g fsm.DifferenceGroup) BacktestGroup {
+			return BacktestGroup{
+				Event: g.Event, From: g.From, To: g.To, Outcome: BacktestOutcome(g.Outcome), WouldBe: g.WouldBe, Count: g.Count,
+				Examples: each(g.Examples, uuid.UUID.String),
+			}
+		}),
+		Differences: each(done.Differences, func(d fsm.Difference) BacktestDifference {
+			return BacktestDifference{
+				InstanceID: d.InstanceID.String(), WorkflowVersion: d.WorkflowVersion, Version: d.Version, Event: d.Event,
+				From: d.From, To: d.To, Outcome: BacktestOutcome(d.Outcome), WouldBe: d.WouldBe, Guards: d.Guards,
+				Errors: each(d.Faults, func(f fsm.Fault) Fault { return Fault{Pointer: &f.Pointer, Detail: f.Detail} }),
+				Detail: d.Detail,
+			}
+		}),
+	}, nil
+}
+
 // maxPath is how many steps of an instance a diagram shows. Each comes with its context.
 const maxPath = 1000
 

@@ -15,6 +15,7 @@ import (
 type workflowCommand struct {
 	Validate  workflowValidate  `cmd:"" help:"Check definitions, and say everything that is wrong with them."`
 	Diff      workflowDiff      `cmd:"" help:"Say what differs between two definitions, and what of it is unsafe for live instances."`
+	Backtest  workflowBacktest  `cmd:"" help:"Replay recorded histories against a definition, and say which instances would have gone another way."`
 	Migration workflowMigration `cmd:"" help:"Print a migration that registers a definition, for goose and psql."`
 	Apply     workflowApply     `cmd:"" help:"Register definitions."`
 	List      workflowList      `cmd:"" help:"List the workflows."`

@@ -651,8 +651,8 @@ $$;
 -- p_expected: '' for none, '*' for any version, else an array literal of the versions
 -- that will do, such as '{3}'. p_checked: the checksum of the payload schema that the
 -- caller has checked the payload against, or '*'; see 'payload-unchecked'.
--- p_timers: whether the events are the engine's own; such a step needs no key, since the
--- version that it expects is gone afterwards.
+-- p_timers: whether the events are the engine's own. Such a step claims no key, since the
+-- version that it expects is gone afterwards; in history its key is that, as 'timer:3'.
 -- Returns: one row per command, in no order: outcome, and the instance as it then was.
 --          'payload-unchecked' comes with the schema to check: then call again.
 -- Raises:  PW001 the same instance twice in one call
@@ -781,8 +781,9 @@ begin
       select
         p_tenant, d.id, d.version, d.workflow, d.workflow_version,
         case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event,
-        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason, d.key,
-        d.command_correlation_id, d.traceparent, d.state_changed_at
+        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason,
+        case when p_timers then 'timer:' || d.version - 1 else d.key end, d.command_correlation_id,
+        d.traceparent, d.state_changed_at
       from decided d
       where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
         and d.steps is null
@@ -825,7 +826,8 @@ begin
     if v_row.steps is not null then
       perform pawl.append_steps(
         v_row.steps, case when not p_timers then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
+        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal],
+        case when p_timers then 'timer:' || (v_row.steps[1]).version else v_row.key end,
         p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
     end if;
     if v_row.disarmed is not null then
@@ -1470,16 +1472,21 @@ as $$
       -- One schema serves all transitions of an event in a state.
       (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
         over (partition by s.path, d.event))[1] as payload_schema,
-      d.lineage[:cardinality(d.lineage) - 1] as inside
+      d.lineage[:cardinality(d.lineage) - 1] as inside,
+      -- One that is inherited behind one without a guard is never taken.
+      bool_or(not d.value ? 'guard') over (
+        partition by s.path, d.event order by cardinality(d.lineage) desc
+        groups between unbounded preceding and 1 preceding
+      ) as idle
     from node s
     join declared d on d.path = any (s.lineage)
     where s.atomic
     union all
-    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}'
+    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}', null
     from node s
     where p_definition ? 'ttl' and s.atomic and s.value ->> 'type' is distinct from 'final'
     union all
-    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}'
+    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}', null
     from node i
     where i.path = p_definition ->> 'initial'
   )
@@ -1524,7 +1531,7 @@ as $$
       ) g
     ) p
   ) a
-  where i.event <> ':initial' or a.names is not null or a.payload
+  where i.idle is not true and (i.event <> ':initial' or a.names is not null or a.payload)
 $$;
 -- +goose StatementEnd
 
