@@ -32,6 +32,9 @@ type load struct {
 	write func(c *loadClient, i int)
 	// applied says how many operations an answer stands for; 0 makes it an error.
 	applied func(a *loadAnswer) int
+	// every is the time between the requests of a client, if it is to take longer than their
+	// answers; 0 sends the next at once.
+	every time.Duration
 	// requests ends a client after so many, rather than when the time is up. Then nothing
 	// is measured, and the duration is what it may take.
 	requests func(client int) int
@@ -162,6 +165,9 @@ func (c *loadClient) drive(ctx context.Context, phase *atomic.Int32, answered ch
 		took := time.Since(began)
 		if ctx.Err() != nil {
 			return
+		}
+		if took < c.every {
+			pause(ctx, c.every-took)
 		}
 		measured := phase.Load() == phaseMeasure
 		switch n := c.judge(err); {

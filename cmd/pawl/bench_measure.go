@@ -66,6 +66,8 @@ func (b *bench) steps() []step {
 		{"hot", b.measureHot},
 		{"mixed", b.measureMixed},
 		{"purge", b.measurePurge},
+		{"relay", b.measureRelay},
+		{"longpoll", b.measureLongPolls},
 		{"overload", b.measureOverload},
 	}
 }
@@ -119,6 +121,12 @@ func (b *bench) measureAfter(name string, warmUp, d time.Duration, l *load) (*lo
 	if err != nil {
 		return nil, err
 	}
+	b.keep(name, l, result, before, after)
+	return result, nil
+}
+
+// keep prints the figures of a load, and keeps them for the report.
+func (b *bench) keep(name string, l *load, result *loadResult, before, after reading) *measurement {
 	m := &measurement{
 		Name: name, Connections: l.connections, Rate: result.rate(),
 		P50: result.percentile(0.5), P95: result.percentile(0.95), P99: result.percentile(0.99), Max: result.percentile(1),
@@ -129,7 +137,7 @@ func (b *bench) measureAfter(name string, warmUp, d time.Duration, l *load) (*lo
 	b.report.Measurements = append(b.report.Measurements, m)
 	b.row(m)
 	b.disturbed(m.label(), before, after)
-	return result, nil
+	return m
 }
 
 // disturbed says so if others took much of the machine.

@@ -20,6 +20,8 @@ type benchReport struct {
 	References   []*reference   `json:"references"`
 	Targets      []headline     `json:"targets"`
 	Remarks      []string       `json:"remarks"`
+	// LongPollP50 is in milliseconds from a step's answer to that of one who waits for it.
+	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
 }
 
 type machine struct {
@@ -57,6 +59,8 @@ type measurement struct {
 	RatioTo string   `json:"ratio_to,omitempty"`
 	// Purge is of the measurement of that name only.
 	Purge *purgeFigures `json:"purge,omitempty"`
+	// Relay is of the measurement "relayed" only.
+	Relay *relayFigures `json:"relay,omitempty"`
 }
 
 // purgeFigures is what purging costs, and what it keeps small.
@@ -113,6 +117,7 @@ func comparisons() []comparison {
 		{"purge@64", "before-purge@64", 0},
 		{"after-overload@64", "before-overload@64", 0},
 		{"grown@64", "before-grown@64", 0},
+		{"relayed@256", "unrelayed@256", 0.9},
 	}
 }
 
@@ -173,6 +178,15 @@ func (r *benchReport) conclude() {
 			rss := float64(*m.PeakRSS)
 			r.Targets = append(r.Targets, headline{m.label() + " peak RSS in MB", rss / 1e6, fmt.Sprintf("≤ %.0f", mostRSS/1e6), rss <= mostRSS})
 		}
+		if f := m.Relay; f != nil {
+			r.Targets = append(r.Targets,
+				headline{"events relayed ÷ " + m.label(), f.Rate / m.Rate, "≥ 1", f.Rate >= m.Rate},
+				headline{"step to sink p50 in ms", f.P50, fmt.Sprintf("≤ %d", sinkP50), f.P50 <= sinkP50},
+				headline{"step to sink p99 in ms", f.P99, fmt.Sprintf("≤ %d", sinkP99), f.P99 <= sinkP99})
+		}
+	}
+	if p50 := r.LongPollP50; p50 != nil {
+		r.Targets = append(r.Targets, headline{"step to long-poll p50 in ms", *p50, fmt.Sprintf("≤ %d", pollP50), *p50 <= pollP50})
 	}
 }
 

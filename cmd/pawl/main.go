@@ -33,6 +33,7 @@ type cli struct {
 	Migrate  migrateCommand  `cmd:"" help:"Deploy the schema."`
 	Workflow workflowCommand `cmd:"" help:"Check, register and read workflows."`
 	Instance instanceCommand `cmd:"" help:"Create, move and read instances."`
+	Outbox   outboxCommand   `cmd:"" help:"See what the world has been told, and what not yet."`
 	Bench    benchCommand    `cmd:"" help:"Measure the service on an empty database, beside pgbench on the same server."`
 }
 

@@ -136,7 +136,8 @@ $$;
 
 -- remove_instances removes instances that are final since p_before or longer, each with its
 -- history and the keys that it replayed, all or nothing. Those that somebody holds stay, and
--- so do those that a key still names.
+-- so do those that a key still names, and those whose last step a consumer of the outbox has
+-- not relayed.
 --
 -- Which keys name an instance is looked up under its lock, and in a statement of its own: a
 -- command writes a key under that lock, and may have had it just before. Each key is then
@@ -206,6 +207,19 @@ begin
     ) l on true
     where k.instance_id = v_id; -- Another may have taken the key since it expired.
     continue when not v_key.expired;
+    -- Whoever sees the last step sees all.
+    continue when exists (
+      select from pawl.consumer c
+      where not pg_visible_in_snapshot(
+        (
+          select h.xid
+          from pawl.history h
+          where h.tenant_id = p_tenant and h.instance_id = v_id
+          order by h.version desc
+          limit 1
+        ),
+        c.cursor)
+    );
 
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;

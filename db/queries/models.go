@@ -12,6 +12,52 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type Consumer struct {
+	Name string
+	// what it sees is relayed
+	Cursor string
+	// where the cursor goes next, if part of that is relayed
+	Batch *string
+	// up to where the batch is relayed
+	BatchSeq int64
+	// counts the leaders
+	Term       int64
+	Leader     string
+	LeaseUntil time.Time
+	// how many steps, repeats among them
+	Relayed    int64
+	AdvancedAt time.Time
+}
+
+type Event struct {
+	TenantID              string
+	InstanceID            uuid.UUID
+	Version               int64
+	Seq                   int64
+	Xid                   uint64
+	Workflow              string
+	WorkflowVersion       int32
+	Kind                  string
+	Event                 *string
+	FromState             *string
+	ToState               string
+	Status                string
+	Context               json.RawMessage
+	Payload               json.RawMessage
+	ExpiresAt             *time.Time
+	Error                 json.RawMessage
+	Actor                 string
+	Reason                *string
+	Key                   *string
+	CorrelationID         *string
+	Traceparent           *string
+	At                    time.Time
+	BusinessKey           *string
+	InstanceCorrelationID *string
+	CreatedAt             *time.Time
+	Actions               []string
+}
+
 type History struct {
 	TenantID        string
 	InstanceID      uuid.UUID

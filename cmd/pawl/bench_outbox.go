@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox"
+)
+
+const (
+	pacedRate    = 1000 // Transitions per second whose way to the sink is timed.
+	pacedClients = 50
+	longPolls    = 200
+	longPollWait = "wait=20"
+	// What is wanted of them, in milliseconds.
+	sinkP50, sinkP99, pollP50 = 30, 150, 30
+)
+
+// relayFigures tell of a relay to a sink that keeps nothing, while a transaction is held open
+// that keeps vacuum from removing anything.
+type relayFigures struct {
+	// Rate is of the events that the sink got while the transitions were measured.
+	Rate float64 `json:"rate"`
+	// P50 and P99 are from the step's own time, before it is committed, to the sink.
+	P50 float64 `json:"p50_ms"`
+	P99 float64 `json:"p99_ms"`
+	// Dead counts dead tuples, by table, of those that the relay touches.
+	Dead map[string]int64 `json:"dead_tuples"`
+}
+
+// nowhere is a sink that counts, and times the way from the step to itself. The service's
+// clock is the database's here.
+type nowhere struct {
+	mu        sync.Mutex
+	count     int
+	latencies []int32 // Microseconds.
+}
+
+func (n *nowhere) Publish(_ context.Context, events []outbox.Event) error {
+	now := time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.count += len(events)
+	for _, e := range events {
+		n.latencies = append(n.latencies, int32(now.Sub(e.Step.At).Microseconds()))
+	}
+	return nil
+}
+
+func (n *nowhere) Close() error { return nil }
+
+// take returns what came since the last call.
+func (n *nowhere) take() loadResult {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := loadResult{operations: n.count, latencies: n.latencies}
+	n.count, n.latencies = 0, nil
+	slices.Sort(r.latencies)
+	return r
+}
+
+// measureRelay has transitions at the most connections, without a relay and with one, and then
+// paced ones, whose way to the sink is timed.
+func (b *bench) measureRelay() (err error) {
+	most := slices.Max(b.Connections)
+	if _, err := b.measure("unrelayed", b.Duration, b.transitions(most)); err != nil {
+		return err
+	}
+	sink := &nowhere{}
+	stop, err := b.relay(sink)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	// Behind what it sees, nothing can be removed.
+	held, err := pgx.Connect(b.c, b.dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close(context.WithoutCancel(b.c)) }()
+	if _, err := held.Exec(b.c, "begin isolation level repeatable read; select pg_current_xact_id()"); err != nil {
+		return err
+	}
+	l := b.transitions(most)
+	var began, ended time.Time
+	var relayed loadResult
+	var before, after reading
+	result, err := l.run(b.c, b.address, b.ids, b.warmUp(b.Duration), b.Duration,
+		func() { before = b.meter.read(b.c); sink.take(); began = time.Now() },
+		func() { relayed = sink.take(); ended = time.Now(); after = b.meter.read(b.c) })
+	if err != nil {
+		return err
+	}
+	m := b.keep("relayed", l, result, before, after)
+	figures := &relayFigures{Rate: float64(relayed.operations) / ended.Sub(began).Seconds()}
+	m.Relay = figures
+
+	pause(b.c, b.warmUp(b.Duration)) // What is left of it.
+	sink.take()
+	paced := b.transitions(min(pacedClients, b.Instances))
+	paced.every = time.Duration(paced.connections) * time.Second / pacedRate
+	if _, err := b.measure("paced", b.Duration, paced); err != nil {
+		return err
+	}
+	came := sink.take()
+	figures.P50, figures.P99 = came.percentile(0.5), came.percentile(0.99)
+	if figures.Dead, err = b.deadTuples("history", "consumer"); err != nil {
+		return err
+	}
+	b.remark("relayed: %.0f events per second came to the sink; at %d per second, p50 %.1f ms and p99 %.1f ms after their step; "+
+		"with a transaction held open, dead tuples: history %d, consumer %d", figures.Rate, pacedRate, figures.P50, figures.P99,
+		figures.Dead["history"], figures.Dead["consumer"])
+	return nil
+}
+
+// relay runs a relay of this process, from now on.
+func (b *bench) relay(sink outbox.Sink) (stop func() error, err error) {
+	pool, err := pgxpool.New(b.c, b.dsn)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(b.c)
+	hub := fsm.NewHub(pool, fsm.HubConfig{})
+	wake := hub.All()
+	relay := outbox.NewRelay(pool, "bench", sink, outbox.RelayConfig{Wake: wake.C(), Logger: b.c.log})
+	var running sync.WaitGroup
+	var failed [2]error
+	running.Go(func() { failed[0] = hub.Run(ctx) })
+	running.Go(func() { failed[1] = relay.Run(ctx) })
+	return func() error {
+		cancel()
+		running.Wait()
+		wake.Close()
+		defer pool.Close()
+		_, err := pool.Exec(context.WithoutCancel(b.c), "delete from pawl.consumer where name = 'bench'")
+		return errors.Join(failed[0], failed[1], err)
+	}, nil
+}
+
+// deadTuples counts those of tables, as the statistics have it.
+func (b *bench) deadTuples(tables ...string) (map[string]int64, error) {
+	dead := map[string]int64{}
+	for _, table := range tables {
+		var n int64
+		err := b.conn.QueryRow(b.c, "select pg_stat_get_dead_tuples(('pawl.' || $1::text)::regclass)", table).Scan(&n)
+		if err != nil {
+			return nil, err
+		}
+		dead[table] = n
+	}
+	return dead, nil
+}
+
+// measureLongPolls times how long after a step was answered one who waits for it is.
+func (b *bench) measureLongPolls() error {
+	var i struct {
+		ID      string
+		Version int64
+	}
+	client := clientFlags{Server: "http://" + b.address}
+	if _, err := client.do(b.c, call{method: http.MethodPost, path: createPath, body: rawJSON(benchContext)}, &i); err != nil {
+		return err
+	}
+	took := loadResult{}
+	for n := range longPolls {
+		answered := make(chan error, 1)
+		var at time.Time
+		go func() {
+			answered <- b.longPoll(i.ID, i.Version+int64(n))
+			at = time.Now()
+			answered <- nil
+		}()
+		pause(b.c, 5*time.Millisecond) // So that it waits.
+		if _, err := client.do(b.c, call{method: http.MethodPost, path: instancesPath + i.ID + goPath, body: rawJSON(benchPayload)}, nil); err != nil {
+			return err
+		}
+		fired := time.Now()
+		if err := errors.Join(<-answered, <-answered); err != nil {
+			return err
+		}
+		took.latencies = append(took.latencies, int32(max(at.Sub(fired), 0).Microseconds()))
+	}
+	slices.Sort(took.latencies)
+	p50 := took.percentile(0.5)
+	b.report.LongPollP50 = &p50
+	b.remark("longpoll: one who waits is answered %.1f ms (p50) and %.1f ms (p99) after the step was", p50, took.percentile(0.99))
+	return nil
+}
+
+// longPoll waits until an instance is at another version.
+func (b *bench) longPoll(id string, version int64) error {
+	r, err := http.NewRequestWithContext(b.c, http.MethodGet, "http://"+b.address+instancesPath+id, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Prefer", longPollWait)
+	r.Header.Set("If-None-Match", strconv.Quote(strconv.FormatInt(version, 10)))
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("a long-poll was answered with %s", response.Status)
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+package main_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+// What two replicas are told of is printed by one of them, once, and the password of a sink
+// by none.
+func TestServeToASink(t *testing.T) {
+	t.Parallel()
+	env := []string{"DATABASE_URL=" + serviceRole(t, dbtest.NewDSN(t)), "PAWL_SINKS=stdout:?from=start"}
+	one, two := start(t, env, "serve"), start(t, env, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", one.url, flight)
+	id := mustSend(t, http.StatusCreated, http.MethodPost, two.url+create, quote, "Idempotency-Key", "quote-1").member("id").(string)
+	until := time.Now().Add(30 * time.Second)
+	for !strings.Contains(one.log.String()+two.log.String(), `{"specversion":"1.0","id":"`+id+`:1"`) {
+		if time.Now().After(until) {
+			t.Fatalf("the step is not printed: %s%s", one.log, two.log)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := strings.Count(one.log.String()+two.log.String(), `"specversion"`); n != 1 {
+		t.Errorf("%d events are printed, want 1", n)
+	}
+}
+
+func TestSinksThatCannotWork(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ sinks, want string }{
+		{"nats://bob:hunter2@host", "write nats://[user:password@]host[:4222]/STREAM"},
+		{"redis://bob:hunter2@host", "unknown scheme"},
+		{"stdout: stdout:?from=start", `two sinks are the consumer "sink stdout:"; name one with consumer=NAME`},
+		{"nats://bob:hunter2@host/S nats://eve:hunter2@host/S", `two sinks are the consumer "sink nats://host/S"`},
+	} {
+		for _, command := range []string{"serve", "dev"} {
+			_, stderr, code := pawl(t, []string{"DATABASE_URL=postgres://nowhere", "PAWL_SINKS=" + c.sinks}, command)
+			last := stderr[strings.LastIndex(strings.TrimSpace(stderr), "\n")+1:]
+			if code != 2 || !strings.Contains(last, c.want) || strings.Contains(stderr, "hunter2") {
+				t.Errorf("pawl %s with %s: exit code %d: %s", command, c.sinks, code, stderr)
+			}
+		}
+	}
+}

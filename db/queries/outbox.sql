@@ -1,0 +1,29 @@
+-- name: Lead :one
+select coalesce(pawl.lead(@consumer::text, @leader::text, @lease::interval, @from_start::boolean), 0)::bigint as term;
+
+-- name: Resign :exec
+select pawl.resign(@consumer::text, @term::bigint);
+
+-- name: GetConsumer :one
+select * from pawl.consumer where name = @name;
+
+-- CurrentSnapshot is taken before what it sees is read.
+-- name: CurrentSnapshot :one
+select pg_current_snapshot()::text as snapshot;
+
+-- name: ReadEvents :many
+select * from pawl.read_events(@cursor::pg_snapshot, @batch::pg_snapshot, @after::bigint, @row_limit::integer);
+
+-- name: Advance :one
+select pawl.advance(
+  @consumer::text, @term::bigint, sqlc.narg('batch')::pg_snapshot, sqlc.narg('seq')::bigint, @relayed::bigint,
+  @lease::interval)::boolean as leads;
+
+-- name: OutboxStatus :many
+select
+  s.name::text as name, coalesce(s.leader, '')::text as leader, s.term::bigint as term, s.relayed::bigint as relayed,
+  s.steps::bigint as steps, coalesce(extract(epoch from s.behind), 0)::float8 as behind_seconds, s.advanced_at::timestamptz as advanced_at
+from pawl.outbox_status() s;
+
+-- name: Forget :one
+select pawl.forget(@consumer::text)::boolean as forgotten;

@@ -1,0 +1,267 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// RelayConfig tunes a Relay. Its zero value works.
+type RelayConfig struct {
+	// FromStart begins with the first step that there ever was, not with the next one, if the
+	// consumer is new.
+	FromStart bool
+	// Page is how many events are published at once. Default 1000.
+	Page int
+	// Poll is the longest time between looks. Default 200 ms.
+	Poll time.Duration
+	// Pause is the least time between batches, and so between writes of the cursor. Default
+	// 10 ms.
+	Pause time.Duration
+	// Lease is for how long a process leads after its last advance. Default 10 s.
+	Lease time.Duration
+	// Wake, if given, is signalled when there may be something to relay.
+	Wake <-chan struct{}
+	// Logger is told who leads and what fails. Default: nobody.
+	Logger *slog.Logger
+}
+
+func (c RelayConfig) withDefaults() RelayConfig {
+	if c.Page <= 0 {
+		c.Page = 1000
+	}
+	if c.Poll <= 0 {
+		c.Poll = 200 * time.Millisecond
+	}
+	if c.Pause <= 0 {
+		c.Pause = 10 * time.Millisecond
+	}
+	if c.Lease <= 0 {
+		c.Lease = 10 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// A Relay publishes every committed step to a sink for a named consumer, which remembers in
+// the database how far it is. Any number of processes may run the same one; one at a time
+// publishes.
+type Relay struct {
+	queries  *queries.Queries
+	consumer string
+	sink     Sink
+	config   RelayConfig
+	leader   string
+	// page is config.Page, or less after one took the sink too long.
+	page int
+}
+
+// NewRelay returns a Relay on a pool, of which it takes one connection at a time.
+func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig) *Relay {
+	host, _ := os.Hostname()
+	config = config.withDefaults()
+	return &Relay{
+		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: config.Page,
+		leader: fmt.Sprintf("%s %d %s", host, os.Getpid(), uuid.NewString()),
+	}
+}
+
+// errDeposed says that another process leads.
+var errDeposed = errors.New("another process leads now")
+
+// Run relays until the context ends, and returns nil then. Nothing else ends it.
+func (r *Relay) Run(ctx context.Context) error {
+	log := r.config.Logger.With("consumer", r.consumer)
+	failed := 0
+	for ctx.Err() == nil {
+		wait := r.config.Lease / 3
+		term, err := r.queries.Lead(ctx, queries.LeadParams{
+			Consumer: r.consumer, Leader: r.leader, Lease: interval(r.config.Lease), FromStart: r.config.FromStart,
+		})
+		if err == nil && term > 0 {
+			log.InfoContext(ctx, "leading", "term", term)
+			l := leadership{Relay: r, term: term}
+			var relayed bool
+			relayed, err = l.run(ctx)
+			if relayed {
+				failed = 0
+			}
+			l.resign(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errDeposed):
+			log.WarnContext(ctx, "no longer leading", "term", term)
+		case err != nil:
+			// Later and later, up to a minute. The lease is given up meanwhile: another
+			// process may reach what this one does not.
+			wait = min(100*time.Millisecond<<min(failed, 10), time.Minute)
+			failed++
+			log.ErrorContext(ctx, "relaying fails; trying on", "error", err, "in", wait)
+		}
+		sleep(ctx, wait)
+	}
+	return nil
+}
+
+// leadership is a Relay during one term.
+type leadership struct {
+	*Relay
+	term int64
+	// cursor is what is relayed; batch what it goes to, empty if nothing of that is relayed,
+	// and seq up to where it is.
+	cursor, batch string
+	seq           int64
+	renewed       time.Time
+}
+
+func (l *leadership) run(ctx context.Context) (relayed bool, err error) {
+	c, err := l.queries.GetConsumer(ctx, l.consumer)
+	if err != nil {
+		return false, err
+	}
+	if c.Term != l.term {
+		return false, errDeposed
+	}
+	l.cursor, l.renewed = c.Cursor, time.Now()
+	if c.Batch != nil {
+		l.batch, l.seq = *c.Batch, c.BatchSeq
+	}
+	for {
+		n, err := l.step(ctx)
+		switch {
+		case err != nil:
+			return relayed, err
+		case n > 0 && l.batch != "":
+			relayed = true // There is more.
+		case n > 0:
+			relayed = true
+			sleep(ctx, l.config.Pause)
+		default:
+			if time.Since(l.renewed) > l.config.Lease/3 {
+				if err := l.advance(ctx, nil, nil, 0); err != nil {
+					return relayed, err
+				}
+			}
+			l.idle(ctx)
+		}
+		if ctx.Err() != nil {
+			return relayed, nil
+		}
+	}
+}
+
+// step relays a page and says how many events it had.
+func (l *leadership) step(ctx context.Context) (int, error) {
+	batch := l.batch
+	if batch == "" {
+		var err error
+		if batch, err = l.queries.CurrentSnapshot(ctx); err != nil || batch == l.cursor {
+			return 0, err
+		}
+	}
+	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{
+		Cursor: l.cursor, Batch: batch, After: l.seq, RowLimit: int32(l.page),
+	})
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) == 0 && l.batch == "" {
+		return 0, nil // The cursor may stay: what it does not see is still nothing.
+	}
+	if len(rows) > 0 {
+		events := make([]Event, len(rows))
+		for i, row := range rows {
+			events[i] = eventOf(row)
+		}
+		if err := l.publish(ctx, events); err != nil {
+			return 0, err
+		}
+	}
+	if len(rows) < l.page {
+		l.page = min(2*l.page, l.config.Page)
+		if err := l.advance(ctx, &batch, nil, len(rows)); err != nil {
+			return 0, err
+		}
+		l.cursor, l.batch, l.seq = batch, "", 0
+		return len(rows), nil
+	}
+	seq := rows[len(rows)-1].Seq
+	if err := l.advance(ctx, &batch, &seq, len(rows)); err != nil {
+		return 0, err
+	}
+	l.batch, l.seq = batch, seq
+	l.page = min(2*l.page, l.config.Page)
+	return len(rows), nil
+}
+
+// publish gives the sink no more time than the lease has left: later, its events could come
+// between those of a successor.
+func (l *leadership) publish(ctx context.Context, events []Event) error {
+	ctx, cancel := context.WithDeadline(ctx, l.renewed.Add(l.config.Lease))
+	defer cancel()
+	if err := l.sink.Publish(ctx, events); err != nil {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			l.page = max(len(events)/2, 1) // Less may be done in time.
+		}
+		return fmt.Errorf("publish: %w", err)
+	}
+	return nil
+}
+
+func (l *leadership) advance(ctx context.Context, batch *string, seq *int64, relayed int) error {
+	// What was published is noted even if the process is to end now.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.config.Lease/2)
+	defer cancel()
+	now := time.Now()
+	leads, err := l.queries.Advance(ctx, queries.AdvanceParams{
+		Consumer: l.consumer, Term: l.term, Batch: batch, Seq: seq, Relayed: int64(relayed), Lease: interval(l.config.Lease),
+	})
+	if err == nil && !leads {
+		return errDeposed
+	}
+	l.renewed = now
+	return err
+}
+
+func (l *leadership) idle(ctx context.Context) {
+	timer := time.NewTimer(l.config.Poll)
+	defer timer.Stop()
+	select {
+	case <-l.config.Wake:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (l *leadership) resign(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	// Without it the lease runs out.
+	_ = l.queries.Resign(ctx, queries.ResignParams{Consumer: l.consumer, Term: l.term})
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
+}
