@@ -28,6 +28,8 @@ var functions = map[Privilege][]string{
 		"pawl.register_workflow", "pawl.validate_workflow", "pawl.jsonpath_error", "pawl.now", "pawl.uuid_v7_floor",
 		"pawl.purge_keys", "pawl.final_instances", "pawl.remove_instances", "pawl.fire_timers", "pawl.put_off_timer",
 		"pawl.retire_workflow", "pawl.migrate_instances", "pawl.backtest",
+		"pawl.lead", "pawl.resign", "pawl.read_steps", "pawl.read_events", "pawl.advance", "pawl.outbox_status",
+		"pawl.moved", "pawl.stream_steps", "pawl.stream_past", "pawl.can_resume",
 	},
 	Caller: {"pawl.create_one", "pawl.fire_one"},
 }

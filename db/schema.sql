@@ -42,6 +42,27 @@ create domain pawl.version as bigint
   constraint version_is_positive CHECK ((VALUE >= 1));
 comment on domain pawl.version is 'counts the steps of an instance';
 
+create table pawl.consumer (
+  name text collate "C" not null,
+  cursor pg_snapshot not null,
+  batch pg_snapshot,
+  batch_seq bigint not null,
+  term bigint not null,
+  leader text not null,
+  lease_until timestamp with time zone not null,
+  relayed bigint not null,
+  advanced_at timestamp with time zone not null,
+  constraint consumer_pkey PRIMARY KEY (name),
+  constraint consumer_batch_has_a_place CHECK (((batch IS NOT NULL) OR (batch_seq = 0))),
+  constraint consumer_name_is_a_key CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+  constraint consumer_term_is_positive CHECK ((term >= 1))
+) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
+comment on column pawl.consumer.cursor is 'what it sees is relayed';
+comment on column pawl.consumer.batch is 'where the cursor goes next, if part of that is relayed';
+comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
+comment on column pawl.consumer.term is 'counts the leaders';
+comment on column pawl.consumer.relayed is 'how many steps, repeats among them';
+
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
@@ -68,6 +89,7 @@ create table pawl.history (
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
+CREATE INDEX history_xid_idx ON pawl.history USING btree (xid);
 
 create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
@@ -239,6 +261,37 @@ create table pawl.workflow_transition (
 comment on column pawl.workflow_transition.guard_text is 'as the definition words it';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
+create view pawl.event as
+ SELECT h.tenant_id,
+    h.instance_id,
+    h.version,
+    h.seq,
+    h.xid,
+    h.workflow,
+    h.workflow_version,
+    h.kind,
+    h.event,
+    h.from_state,
+    h.to_state,
+    h.status,
+    h.context,
+    h.payload,
+    h.expires_at,
+    h.error,
+    h.actor,
+    h.reason,
+    h.key,
+    h.correlation_id,
+    h.traceparent,
+    h.at,
+    i.business_key,
+    i.correlation_id AS instance_correlation_id,
+    i.created_at,
+    s.events AS actions
+   FROM ((pawl.history h
+     LEFT JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))))
+     LEFT JOIN pawl.workflow_state s ON (((s.workflow = h.workflow) AND (s.workflow_version = h.workflow_version) AND (s.state = h.to_state))));
+
 create view pawl.instance_at as
  SELECT i.tenant_id,
     i.id,
@@ -294,6 +347,27 @@ create view pawl.settlement as
     NULL::text[] AS events,
     NULL::interval[] AS timeouts
   WHERE false;
+
+create function pawl.advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update pawl.consumer c
+  set cursor = case when p_seq is null then coalesce(p_batch, c.cursor) else c.cursor end,
+    batch = case when p_seq is null then null else p_batch end,
+    batch_seq = coalesce(p_seq, 0),
+    relayed = c.relayed + p_relayed,
+    advanced_at = case when p_batch is null then c.advanced_at else v_now end,
+    lease_until = v_now + p_lease
+  where c.name = p_consumer and c.term = p_term;
+  return found;
+end
+$$;
+revoke execute on function pawl.advance(text,bigint,pg_snapshot,bigint,bigint,interval) from public;
 
 create function pawl.append_steps(p_steps pawl.instance[], p_kind text, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language sql volatile
@@ -733,6 +807,24 @@ begin
 end
 $$;
 revoke execute on function pawl.begin(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
+
+create function pawl.can_resume(p_cursor pg_snapshot, p_at timestamp with time zone, p_limit integer) returns boolean
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
+    and not exists (select from pawl.workflow w where p_at + w.retention < pawl.now())
+    and (
+      select count(*)
+      from (select from pawl.history h where h.xid >= pg_snapshot_xmax(p_cursor) limit p_limit + 1) h
+    ) <= p_limit;
+end
+$$;
+revoke execute on function pawl.can_resume(pg_snapshot,timestamp with time zone,integer) from public;
 
 create function pawl.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
 language sql stable parallel safe
@@ -1838,6 +1930,22 @@ end
 $$;
 revoke execute on function pawl.fire_timers(integer) from public;
 
+create function pawl.forget(p_consumer text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from pawl.consumer c where c.name = p_consumer and c.lease_until <= pawl.now();
+  if found then
+    return true;
+  elsif exists (select from pawl.consumer c where c.name = p_consumer) then
+    raise exception 'consumer %: a process leads; stop it first', p_consumer using errcode = 'PW409';
+  end if;
+  return false;
+end
+$$;
+revoke execute on function pawl.forget(text) from public;
+
 create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -1899,6 +2007,28 @@ as $$
     where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
 $$;
 revoke execute on function pawl.knows_event(text,integer,text) from public;
+
+create function pawl.lead(p_consumer text, p_leader text, p_lease interval, p_from_start boolean DEFAULT false) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_term bigint;
+begin
+  insert into pawl.consumer as c (
+    name, cursor, batch_seq, term, leader, lease_until, relayed, advanced_at)
+  values (
+    p_consumer, case when p_from_start then '1:1:'::pg_snapshot else pg_current_snapshot() end, 0, 1, p_leader,
+    v_now + p_lease, 0, v_now)
+  on conflict on constraint consumer_pkey do update
+  set term = c.term + 1, leader = excluded.leader, lease_until = excluded.lease_until
+  where c.lease_until <= v_now or c.leader = excluded.leader
+  returning c.term into v_term;
+  return v_term;
+end
+$$;
+revoke execute on function pawl.lead(text,text,interval,boolean) from public;
 
 create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, outcome text)
 language plpgsql volatile security definer
@@ -2140,6 +2270,41 @@ as $$
 $$;
 revoke execute on function pawl.migration_faults(text,integer,integer,jsonb,text[]) from public;
 
+create function pawl.moved(p_cursor pg_snapshot, p_limit integer, OUT snapshot pg_snapshot, OUT instances uuid[], OUT tenants text[]) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_steps bigint;
+begin
+  snapshot := pg_current_snapshot();
+  if p_cursor is null then
+    return;
+  end if;
+  select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
+  into v_steps, instances, tenants
+  from (
+    select h.tenant_id, h.instance_id
+    from pawl.history h
+    where h.xid >= pg_snapshot_xmax(p_cursor)
+    union all
+    -- Those that were in progress.
+    select h.tenant_id, h.instance_id
+    from pg_snapshot_xip(p_cursor) as x (xid)
+    join pawl.history h on h.xid = x.xid
+    limit p_limit + 1
+  ) s;
+  if v_steps > p_limit then
+    instances := null;
+    tenants := null;
+  end if;
+end
+$$;
+revoke execute on function pawl.moved(pg_snapshot,integer) from public;
+
 create function pawl.next_deadline(p_instance pawl.instance, p_tried integer) returns TABLE(due_at timestamp with time zone, event text, tried integer)
 language sql stable
 as $$
@@ -2166,6 +2331,29 @@ create function pawl.now() returns timestamp with time zone
 language sql volatile parallel safe
 as $$ select clock_timestamp() $$;
 revoke execute on function pawl.now() from public;
+
+create function pawl.outbox_status() returns TABLE(name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamp with time zone)
+language sql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps, n.at - l.oldest, c.advanced_at
+  from pawl.consumer c
+  cross join (select pawl.now() as at offset 0) n
+  cross join lateral (
+    select count(*) as steps, min(h.at) as oldest
+    from (
+      select h.xid, h.seq, h.at from pawl.history h where h.xid >= pg_snapshot_xmax(c.cursor)
+      union all
+      select h.xid, h.seq, h.at from pg_snapshot_xip(c.cursor) as x (xid) join pawl.history h on h.xid = x.xid
+    ) h
+    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
+  ) l
+  order by c.name
+$$;
+revoke execute on function pawl.outbox_status() from public;
 
 create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
 language sql volatile security definer
@@ -2226,6 +2414,64 @@ as $$
   returning t.instance_id
 $$;
 revoke execute on function pawl.put_off_timer() from public;
+
+create function pawl.read_events(p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer) returns SETOF pawl.event
+language plpgsql stable security definer
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select
+    h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
+    h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
+    h.traceparent, h.at, i.business_key, i.correlation_id, i.created_at, s.events
+  from pawl.read_steps(p_cursor, p_batch, p_after, p_limit) h
+  left join lateral (
+    select i.* from pawl.instance i where i.tenant_id = h.tenant_id and i.id = h.instance_id limit 1
+  ) i on true
+  left join lateral (
+    select s.events
+    from pawl.workflow_state s
+    where s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state
+    limit 1
+  ) s on true
+  order by h.seq;
+end
+$$;
+revoke execute on function pawl.read_events(pg_snapshot,pg_snapshot,bigint,integer) from public;
+
+create function pawl.read_steps(p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_tenant text DEFAULT NULL::text) returns SETOF pawl.history
+language plpgsql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select h.*
+  from (
+    select h.*
+    from pawl.history h
+    where h.xid >= pg_snapshot_xmax(p_cursor)
+      and h.xid < pg_snapshot_xmax(p_batch)
+      and pg_visible_in_snapshot(h.xid, p_batch)
+      and h.seq > p_after
+      and (p_tenant is null or h.tenant_id = p_tenant)
+    union all
+    -- Those that were in progress.
+    select h.*
+    from pg_snapshot_xip(p_cursor) as x (xid)
+    join pawl.history h on h.xid = x.xid
+    where pg_visible_in_snapshot(h.xid, p_batch)
+      and h.seq > p_after
+      and (p_tenant is null or h.tenant_id = p_tenant)
+  ) h
+  order by h.seq
+  limit p_limit;
+end
+$$;
+revoke execute on function pawl.read_steps(pg_snapshot,pg_snapshot,bigint,integer,text) from public;
 
 create function pawl.refuse(p_outcome pawl.outcome, p_event text, p_expected bigint) returns void
 language plpgsql stable
@@ -2385,6 +2631,19 @@ begin
     ) l on true
     where k.instance_id = v_id; -- Another may have taken the key since it expired.
     continue when not v_key.expired;
+    -- Whoever sees the last step sees all.
+    continue when exists (
+      select from pawl.consumer c
+      where not pg_visible_in_snapshot(
+        (
+          select h.xid
+          from pawl.history h
+          where h.tenant_id = p_tenant and h.instance_id = v_id
+          order by h.version desc
+          limit 1
+        ),
+        c.cursor)
+    );
 
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
@@ -2450,6 +2709,14 @@ begin
 end
 $$;
 revoke execute on function pawl.replay(text,timestamp with time zone,pawl.setting,integer[],text[],bytea[],text[]) from public;
+
+create function pawl.resign(p_consumer text, p_term bigint) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.term = p_term
+$$;
+revoke execute on function pawl.resign(text,bigint) from public;
 
 create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer) returns boolean
 language plpgsql volatile security definer
@@ -2720,6 +2987,54 @@ begin
 end
 $$;
 revoke execute on function pawl.store_definition(text,integer,jsonb,text) from public;
+
+create function pawl.stream_past(p_tenant text, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select (s.step).*
+  from (
+    select
+      h as step,
+      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
+        over (order by h.instance_id, h.version rows between unbounded preceding and 1 preceding) as before
+    from (
+      select h.*
+      from pawl.history h
+      where h.tenant_id = p_tenant
+        and (h.instance_id, h.version) > (p_after_instance, p_after_version)
+        and pg_visible_in_snapshot(h.xid, p_batch)
+      order by h.instance_id, h.version
+      limit p_limit
+    ) h
+  ) s
+  where coalesce(s.before, 0) < p_bytes;
+end
+$$;
+revoke execute on function pawl.stream_past(text,pg_snapshot,uuid,bigint,integer,bigint) from public;
+
+create function pawl.stream_steps(p_tenant text, p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select (s.step).*
+  from (
+    select
+      h as step,
+      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
+        over (order by h.seq rows between unbounded preceding and 1 preceding) as before
+    from pawl.read_steps(p_cursor, p_batch, p_after, p_limit, p_tenant) h
+  ) s
+  where coalesce(s.before, 0) < p_bytes
+  order by (s.step).seq
+$$;
+revoke execute on function pawl.stream_steps(text,pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
 
 create function pawl.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe

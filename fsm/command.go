@@ -405,9 +405,13 @@ func flush[C any](
 			return false
 		}
 		var again []*pending[C]
+		var moved []uuid.UUID
 		for i, p := range batch {
 			// What an unanswered attempt of its own did is no replay.
 			outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
+			if outcomes[i].Outcome == "applied" && !outcomes[i].Replayed {
+				moved = append(moved, *outcomes[i].ID)
+			}
 			settled, err := settle(p, outcomes[i])
 			switch {
 			case settled:
@@ -418,6 +422,7 @@ func flush[C any](
 				again = append(again, p)
 			}
 		}
+		s.moved.add(moved)
 		if batch = again; len(batch) == 0 {
 			return false
 		}

@@ -85,6 +85,17 @@
 // and keys in one transaction, once no key replays it any more; [Service.Archive] writes them
 // somewhere else first.
 //
+// # Who waits
+//
+// After the commit of creates and fires a process tells all others which instances have
+// moved: at once if it was idle, else what has come together in 10 ms, on a connection and in
+// a transaction apart from the engine's. A [Hub] hears it on one connection of the process and
+// wakes whoever waits for those instances. It is a hint: once a second the hub looks, by one
+// query from its last snapshot on, for steps that it was not told of, those of SQL callers
+// among them, and does no less while it cannot hear. [Service.Await] and [Stream] read again
+// when they are woken, and before they first wait, so that nothing is missed. A [Stream] keeps
+// its place, which each event's id tells, and nothing else.
+//
 // # When things fail
 //
 //   - A call that fails as a whole (a guard that raises, a row that stays locked) is

@@ -56,6 +56,8 @@ const (
 	InvalidPayload
 	// UnknownEvent: no state of the workflow has the event.
 	UnknownEvent
+	// EventIDTooOld: what follows an event's id is no longer all there, or is too much.
+	EventIDTooOld
 	// Unavailable: the database is away or busy, or the queue is full. Try again.
 	Unavailable
 
@@ -66,7 +68,8 @@ var kindNames = [kindCount]string{
 	"internal error", "malformed request", "invalid idempotency key", "idempotency key reused",
 	"workflow not found", "instance not found", "transition not allowed", "guard rejected", "guard error",
 	"instance exists", "workflow conflict", "version mismatch", "precondition required", "too large",
-	"invalid definition", "invalid context", "invalid payload", "unknown event", "unavailable",
+	"invalid definition", "invalid context", "invalid payload", "unknown event", "event id too old",
+	"unavailable",
 }
 
 // Kinds returns every kind, for tables that must be total.

@@ -50,3 +50,16 @@ func (s *Schemas) Check(schema, document []byte, root string) (string, []Fault, 
 }
 
 func (s *Schemas) Len() int { return len(s.s.compiled) }
+
+// Listens says whether the hub has a connection that listens.
+func (h *Hub) Listens() bool { return h.running.Load() && !h.deaf.Load() }
+
+// Waiters counts them.
+func (h *Hub) Waiters() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, list := range h.waiters {
+		n += len(list)
+	}
+	return n
+}

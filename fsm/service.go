@@ -36,6 +36,9 @@ type Config struct {
 	// included, before it counts as away. It must be longer than the pool's
 	// statement_timeout. Default 1.5 s.
 	CallTimeout time.Duration
+	// Hub wakes those who wait for instances to move; the process runs it. Default: none,
+	// and each of them looks once a second.
+	Hub *Hub
 }
 
 func (c Config) withDefaults() Config {
@@ -64,6 +67,8 @@ type Service struct {
 	fires   *batcher[FireCommand]
 	gets    *batcher[uuid.UUID]
 	schemas schemas
+	hub     *Hub
+	moved   *notifier
 }
 
 // New returns a Service on a pool whose connections see a migrated schema. The pool
@@ -71,17 +76,22 @@ type Service struct {
 // guard may run and how long a locked row may hold up others.
 func New(pool *pgxpool.Pool, config Config) *Service {
 	s := &Service{pool: pool, queries: queries.New(pool), config: config.withDefaults()}
+	if s.hub = config.Hub; s.hub == nil {
+		s.hub = NewHub(pool, HubConfig{})
+	}
+	s.moved = newNotifier(s.queries, s.config.CallTimeout)
 	s.creates = newBatcher(s.config, s.flushCreates)
 	s.fires = newBatcher(s.config, s.flushFires)
 	s.gets = newBatcher(s.config, s.flushGets)
 	return s
 }
 
-// Close refuses new commands and returns when those that were accepted are settled. The
-// pool stays open, and reads go on.
+// Close refuses new commands and returns when those that were accepted are settled and
+// told of. The pool stays open, and reads go on.
 func (s *Service) Close() {
 	s.creates.close()
 	s.fires.close()
+	s.moved.close()
 }
 
 // read runs f as attempt does, and maps errors.

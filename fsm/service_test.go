@@ -448,6 +448,17 @@ func TestEveryKind(t *testing.T) {
 		t.Errorf("before: %s, after: %s, without the refusals' keys: %s", before, after, rest)
 	}
 
+	// A stream has been where history is no longer whole.
+	exec(t, pool, "update pawl.history set version = 2, kind = 'transition' where instance_id = $1 and version = 1", id)
+	stream, err := s.StreamInstance(ctx, fsm.DefaultTenant, id, fsm.EventFilter{}, fsm.FromStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = stream.Next(ctx)
+	refused(t, err, fsm.EventIDTooOld)
+	produced[fsm.EventIDTooOld] = true
+	stream.Close()
+
 	// Nobody foresaw that the engine is gone, nor that it answers nonsense.
 	exec(t, pool, "drop function pawl.fire")
 	exec(t, pool, `create function pawl.fire(text, uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])

@@ -79,6 +79,10 @@ func (t *Timers) step(ctx context.Context) (wait time.Duration, err error) {
 	case err != nil:
 		return t.config.Poll, err
 	case r.LookedAt > 0:
+		if r.Fired > 0 {
+			// A hint: whoever waits looks anyway.
+			_ = t.queries.Notify(ctx, anything)
+		}
 		t.config.Logger.DebugContext(ctx, "timers", "looked_at", r.LookedAt, "fired", r.Fired, "late_seconds", r.LateSeconds)
 		if int(r.LookedAt) == t.batch {
 			return 0, nil

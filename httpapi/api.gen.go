@@ -231,6 +231,7 @@ func (e InstanceStatus) Valid() bool {
 
 // Defines values for ProblemCode.
 const (
+	ProblemCodeEventIDTooOld          ProblemCode = "event-id-too-old"
 	ProblemCodeForbidden              ProblemCode = "forbidden"
 	ProblemCodeGuardError             ProblemCode = "guard-error"
 	ProblemCodeGuardRejected          ProblemCode = "guard-rejected"
@@ -263,6 +264,8 @@ const (
 // Valid indicates whether the value is a known member of the ProblemCode enum.
 func (e ProblemCode) Valid() bool {
 	switch e {
+	case ProblemCodeEventIDTooOld:
+		return true
 	case ProblemCodeForbidden:
 		return true
 	case ProblemCodeGuardError:
@@ -349,6 +352,60 @@ func (e SimulatedStepOutcome) Valid() bool {
 	case SimulatedStepOutcomeApplied:
 		return true
 	case SimulatedStepOutcomeRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StreamFrom.
+const (
+	StreamFromNow   StreamFrom = "now"
+	StreamFromStart StreamFrom = "start"
+)
+
+// Valid indicates whether the value is a known member of the StreamFrom enum.
+func (e StreamFrom) Valid() bool {
+	switch e {
+	case StreamFromNow:
+		return true
+	case StreamFromStart:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StreamEventsParamsFrom.
+const (
+	StreamEventsParamsFromNow   StreamEventsParamsFrom = "now"
+	StreamEventsParamsFromStart StreamEventsParamsFrom = "start"
+)
+
+// Valid indicates whether the value is a known member of the StreamEventsParamsFrom enum.
+func (e StreamEventsParamsFrom) Valid() bool {
+	switch e {
+	case StreamEventsParamsFromNow:
+		return true
+	case StreamEventsParamsFromStart:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StreamInstanceParamsFrom.
+const (
+	StreamInstanceParamsFromNow   StreamInstanceParamsFrom = "now"
+	StreamInstanceParamsFromStart StreamInstanceParamsFrom = "start"
+)
+
+// Valid indicates whether the value is a known member of the StreamInstanceParamsFrom enum.
+func (e StreamInstanceParamsFrom) Valid() bool {
+	switch e {
+	case StreamInstanceParamsFromNow:
+		return true
+	case StreamInstanceParamsFromStart:
 		return true
 	default:
 		return false
@@ -1136,8 +1193,41 @@ type InstanceID = string
 // Limit defines model for Limit.
 type Limit = int
 
+// StreamEvent defines model for StreamEvent.
+type StreamEvent = string
+
+// StreamFrom defines model for StreamFrom.
+type StreamFrom string
+
+// StreamState defines model for StreamState.
+type StreamState = string
+
+// StreamTerminalOnly defines model for StreamTerminalOnly.
+type StreamTerminalOnly = bool
+
 // WorkflowName defines model for WorkflowName.
 type WorkflowName = string
+
+// StreamEventsParams defines parameters for StreamEvents.
+type StreamEventsParams struct {
+	// From Where to begin without `Last-Event-ID` - with what happens from now on, or from the start.
+	From *StreamEventsParamsFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// Workflow Only instances of these workflows, with commas between them.
+	Workflow *string `form:"workflow,omitempty" json:"workflow,omitempty"`
+
+	// Event Only steps made by one of these events, with commas between them.
+	Event *StreamEvent `form:"event,omitempty" json:"event,omitempty"`
+
+	// State Only steps that lead to one of these states, with commas between them.
+	State *StreamState `form:"state,omitempty" json:"state,omitempty"`
+
+	// TerminalOnly Only steps that lead to a final state.
+	TerminalOnly *StreamTerminalOnly `form:"terminal_only,omitempty" json:"terminal_only,omitempty"`
+}
+
+// StreamEventsParamsFrom defines parameters for StreamEvents.
+type StreamEventsParamsFrom string
 
 // ListInstancesParams defines parameters for ListInstances.
 type ListInstancesParams struct {
@@ -1179,6 +1269,11 @@ type GetInstanceParams struct {
 
 	// Version Read the instance as it was at this version.
 	Version *int64 `form:"version,omitempty" json:"version,omitempty"`
+
+	// Until What to wait for instead of another version: `final`, or states with commas between them. A state with states
+	// within stands for all of those. One that the instance's version of the workflow does not have is 400. The
+	// answer is always 200 then; without `Prefer: wait=N` it comes at once. Not together with `at` or `version`.
+	Until *string `form:"until,omitempty" json:"until,omitempty"`
 }
 
 // ListActionsParams defines parameters for ListActions.
@@ -1192,6 +1287,24 @@ type FireEventParams struct {
 	// DryRun Decide and write nothing.
 	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
 }
+
+// StreamInstanceParams defines parameters for StreamInstance.
+type StreamInstanceParams struct {
+	// From Where to begin without `Last-Event-ID` - with what happens from now on, or from the start.
+	From *StreamInstanceParamsFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// Event Only steps made by one of these events, with commas between them.
+	Event *StreamEvent `form:"event,omitempty" json:"event,omitempty"`
+
+	// State Only steps that lead to one of these states, with commas between them.
+	State *StreamState `form:"state,omitempty" json:"state,omitempty"`
+
+	// TerminalOnly Only steps that lead to a final state.
+	TerminalOnly *StreamTerminalOnly `form:"terminal_only,omitempty" json:"terminal_only,omitempty"`
+}
+
+// StreamInstanceParamsFrom defines parameters for StreamInstance.
+type StreamInstanceParamsFrom string
 
 // ListHistoryParams defines parameters for ListHistory.
 type ListHistoryParams struct {
@@ -1456,6 +1569,9 @@ type ServerInterface interface {
 	// RunBatch Run many commands
 	// (POST /v1/batch)
 	RunBatch(ctx echo.Context) error
+	// StreamEvents Follow all instances
+	// (GET /v1/events)
+	StreamEvents(ctx echo.Context, params StreamEventsParams) error
 	// ListInstances List instances
 	// (GET /v1/instances)
 	ListInstances(ctx echo.Context, params ListInstancesParams) error
@@ -1468,6 +1584,9 @@ type ServerInterface interface {
 	// FireEvent Fire an event
 	// (POST /v1/instances/{id}/actions/{event})
 	FireEvent(ctx echo.Context, id InstanceID, event string, params FireEventParams) error
+	// StreamInstance Follow an instance
+	// (GET /v1/instances/{id}/events)
+	StreamInstance(ctx echo.Context, id InstanceID, params StreamInstanceParams) error
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx echo.Context, id InstanceID, params ListHistoryParams) error
@@ -1560,6 +1679,52 @@ func (w *ServerInterfaceWrapper) RunBatch(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.RunBatch(ctx)
+	return err
+}
+
+// StreamEvents converts echo context to params.
+func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StreamEventsParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "workflow" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "workflow", ctx.QueryParams(), &params.Workflow, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter workflow: %s", err))
+	}
+
+	// ------------- Optional query parameter "event" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "event", ctx.QueryParams(), &params.Event, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter event: %s", err))
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", ctx.QueryParams(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter state: %s", err))
+	}
+
+	// ------------- Optional query parameter "terminal_only" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "terminal_only", ctx.QueryParams(), &params.TerminalOnly, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter terminal_only: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StreamEvents(ctx, params)
 	return err
 }
 
@@ -1671,6 +1836,13 @@ func (w *ServerInterfaceWrapper) GetInstance(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter version: %s", err))
 	}
 
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", ctx.QueryParams(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter until: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetInstance(ctx, id, params)
 	return err
@@ -1731,6 +1903,52 @@ func (w *ServerInterfaceWrapper) FireEvent(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.FireEvent(ctx, id, event, params)
+	return err
+}
+
+// StreamInstance converts echo context to params.
+func (w *ServerInterfaceWrapper) StreamInstance(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StreamInstanceParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "event" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "event", ctx.QueryParams(), &params.Event, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter event: %s", err))
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", ctx.QueryParams(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter state: %s", err))
+	}
+
+	// ------------- Optional query parameter "terminal_only" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "terminal_only", ctx.QueryParams(), &params.TerminalOnly, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter terminal_only: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StreamInstance(ctx, id, params)
 	return err
 }
 
@@ -2125,10 +2343,12 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/problems/:code", wrapper.GetProblem, options.OperationMiddlewares["getProblem"]...)
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReadiness, options.OperationMiddlewares["getReadiness"]...)
 	router.POST(options.BaseURL+"/v1/batch", wrapper.RunBatch, options.OperationMiddlewares["runBatch"]...)
+	router.GET(options.BaseURL+"/v1/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/v1/instances", wrapper.ListInstances, options.OperationMiddlewares["listInstances"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id", wrapper.GetInstance, options.OperationMiddlewares["getInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/actions", wrapper.ListActions, options.OperationMiddlewares["listActions"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/actions/:event", wrapper.FireEvent, options.OperationMiddlewares["fireEvent"]...)
+	router.GET(options.BaseURL+"/v1/instances/:id/events", wrapper.StreamInstance, options.OperationMiddlewares["streamInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/history", wrapper.ListHistory, options.OperationMiddlewares["listHistory"]...)
 	router.GET(options.BaseURL+"/v1/workflows", wrapper.ListWorkflows, options.OperationMiddlewares["listWorkflows"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name", wrapper.GetWorkflow, options.OperationMiddlewares["getWorkflow"]...)
@@ -2257,6 +2477,57 @@ func (response RunBatch200JSONResponse) VisitRunBatchResponse(w http.ResponseWri
 	return err
 }
 
+type StreamEventsRequestObject struct {
+	Params StreamEventsParams
+}
+
+type StreamEventsResponseObject interface {
+	VisitStreamEventsResponse(w http.ResponseWriter) error
+}
+
+type StreamEvents200TextEventStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response StreamEvents200TextEventStreamResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
 type ListInstancesRequestObject struct {
 	Params ListInstancesParams
 }
@@ -2299,7 +2570,8 @@ type GetInstanceResponseObject interface {
 }
 
 type GetInstance200ResponseHeaders struct {
-	ETag string
+	ETag              string
+	PreferenceApplied *string
 }
 
 type GetInstance200JSONResponse struct {
@@ -2315,13 +2587,17 @@ func (response GetInstance200JSONResponse) VisitGetInstanceResponse(w http.Respo
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
 }
 
 type GetInstance304ResponseHeaders struct {
-	ETag string
+	ETag              string
+	PreferenceApplied *string
 }
 
 type GetInstance304Response struct {
@@ -2330,6 +2606,9 @@ type GetInstance304Response struct {
 
 func (response GetInstance304Response) VisitGetInstanceResponse(w http.ResponseWriter) error {
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	if response.Headers.PreferenceApplied != nil {
+		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
+	}
 	w.WriteHeader(304)
 	return nil
 }
@@ -2416,6 +2695,66 @@ func (response FireEvent204Response) VisitFireEventResponse(w http.ResponseWrite
 	if response.Headers.PreferenceApplied != nil {
 		w.Header().Set("Preference-Applied", fmt.Sprint(*response.Headers.PreferenceApplied))
 	}
+	w.WriteHeader(204)
+	return nil
+}
+
+type StreamInstanceRequestObject struct {
+	ID     InstanceID `json:"id"`
+	Params StreamInstanceParams
+}
+
+type StreamInstanceResponseObject interface {
+	VisitStreamInstanceResponse(w http.ResponseWriter) error
+}
+
+type StreamInstance200TextEventStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response StreamInstance200TextEventStreamResponse) VisitStreamInstanceResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type StreamInstance204Response struct {
+}
+
+func (response StreamInstance204Response) VisitStreamInstanceResponse(w http.ResponseWriter) error {
 	w.WriteHeader(204)
 	return nil
 }
@@ -2803,6 +3142,9 @@ type StrictServerInterface interface {
 	// RunBatch Run many commands
 	// (POST /v1/batch)
 	RunBatch(ctx context.Context, request RunBatchRequestObject) (RunBatchResponseObject, error)
+	// StreamEvents Follow all instances
+	// (GET /v1/events)
+	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
 	// ListInstances List instances
 	// (GET /v1/instances)
 	ListInstances(ctx context.Context, request ListInstancesRequestObject) (ListInstancesResponseObject, error)
@@ -2815,6 +3157,9 @@ type StrictServerInterface interface {
 	// FireEvent Fire an event
 	// (POST /v1/instances/{id}/actions/{event})
 	FireEvent(ctx context.Context, request FireEventRequestObject) (FireEventResponseObject, error)
+	// StreamInstance Follow an instance
+	// (GET /v1/instances/{id}/events)
+	StreamInstance(ctx context.Context, request StreamInstanceRequestObject) (StreamInstanceResponseObject, error)
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx context.Context, request ListHistoryRequestObject) (ListHistoryResponseObject, error)
@@ -3005,6 +3350,31 @@ func (sh *strictHandler) RunBatch(ctx echo.Context) error {
 	return nil
 }
 
+// StreamEvents operation middleware
+func (sh *strictHandler) StreamEvents(ctx echo.Context, params StreamEventsParams) error {
+	var request StreamEventsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StreamEvents(ctx.Request().Context(), request.(StreamEventsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StreamEvents")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StreamEventsResponseObject); ok {
+		return validResponse.VisitStreamEventsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // ListInstances operation middleware
 func (sh *strictHandler) ListInstances(ctx echo.Context, params ListInstancesParams) error {
 	var request ListInstancesRequestObject
@@ -3129,6 +3499,32 @@ func (sh *strictHandler) FireEvent(ctx echo.Context, id InstanceID, event string
 		return err
 	} else if validResponse, ok := response.(FireEventResponseObject); ok {
 		return validResponse.VisitFireEventResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// StreamInstance operation middleware
+func (sh *strictHandler) StreamInstance(ctx echo.Context, id InstanceID, params StreamInstanceParams) error {
+	var request StreamInstanceRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StreamInstance(ctx.Request().Context(), request.(StreamInstanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StreamInstance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StreamInstanceResponseObject); ok {
+		return validResponse.VisitStreamInstanceResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -173,7 +173,7 @@ func (r *request) fireCommand(id uuid.UUID, event, key string, payload json.RawM
 	}
 }
 
-// GetInstance reads an instance as it is, or as it was.
+// GetInstance reads an instance as it is, as it was, or as it becomes.
 func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (GetInstanceResponseObject, error) {
 	id, err := instanceID(in.ID)
 	if err != nil {
@@ -182,24 +182,30 @@ func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (
 	r := requestOf(ctx)
 	tenant := r.principal.tenant
 	var i fsm.Instance
+	var applied *string
 	switch {
 	case in.Params.At != nil && in.Params.Version != nil:
 		return nil, malformed("version", "cannot go together with at")
+	case in.Params.Until != nil && (in.Params.At != nil || in.Params.Version != nil):
+		return nil, malformed("until", "cannot go together with at or version")
 	case in.Params.At != nil:
 		i, err = s.service.GetAt(ctx, tenant, id, time.Time(*in.Params.At))
 	case in.Params.Version != nil:
 		i, err = s.service.GetVersion(ctx, tenant, id, *in.Params.Version)
 	default:
-		i, err = s.service.Get(ctx, tenant, id)
+		i, err = s.awaitInstance(ctx, id, in.Params.Until)
+		applied = r.waitApplied()
 	}
 	if err != nil {
 		return nil, err
 	}
 	tag := etag(i.Version)
-	if r.notModified(tag) {
-		return GetInstance304Response{Headers: GetInstance304ResponseHeaders{ETag: tag}}, nil
+	if in.Params.Until == nil && r.notModified(tag) {
+		return GetInstance304Response{Headers: GetInstance304ResponseHeaders{ETag: tag, PreferenceApplied: applied}}, nil
 	}
-	return GetInstance200JSONResponse{Body: InstanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag}}, nil
+	return GetInstance200JSONResponse{
+		Body: InstanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag, PreferenceApplied: applied},
+	}, nil
 }
 
 // ListInstances lists the tenant's instances, the newest first.

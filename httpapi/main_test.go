@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	for _, diagram := range []string{"text/vnd.mermaid", "text/vnd.graphviz"} {
+	for _, diagram := range []string{"text/vnd.mermaid", "text/vnd.graphviz", "text/event-stream"} {
 		openapi3filter.RegisterBodyDecoder(diagram, openapi3filter.PlainBodyDecoder)
 	}
 	goleak.VerifyTestMain(m, dbtest.IgnoreServer(), goleak.Cleanup(dbtest.Exit))

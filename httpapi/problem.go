@@ -63,6 +63,7 @@ var problemKinds = map[ProblemCode]problemKind{
 	ProblemCodeInstanceExists:         {409, "Instance exists", "Another instance of this workflow has the business key; the Location header leads to it."},
 	ProblemCodeWorkflowConflict:       {409, "Workflow conflict", "The definition names a version that is not the next one. Compare it with the latest version, then leave `version` out or name the next."},
 	ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance is no longer at the version that If-Match names. Read it again and decide anew; the same key may be used."},
+	ProblemCodeEventIDTooOld:          {410, "Event id too old", "What follows the event that Last-Event-ID names is no longer all there, or more has happened since than a stream catches up with. It comes as an event of a stream. Read the instances, and begin anew without an id, or with from=start."},
 	ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload is over its limit."},
 	ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8."},
 	ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
@@ -97,6 +98,7 @@ var codes = map[fsm.Kind]ProblemCode{
 	fsm.InvalidContext:       ProblemCodeInvalidContext,
 	fsm.InvalidPayload:       ProblemCodeInvalidPayload,
 	fsm.UnknownEvent:         ProblemCodeUnknownEvent,
+	fsm.EventIDTooOld:        ProblemCodeEventIDTooOld,
 	fsm.Unavailable:          ProblemCodeUnavailable,
 }
 

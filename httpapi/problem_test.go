@@ -165,6 +165,9 @@ func TestProblems(t *testing.T) {
 			seen.Store(name, true)
 		})
 	}
+	// This one is an event of a stream.
+	golden(t, tooOld(t))
+	seen.Store("event-id-too-old", true)
 	for code := range httpapi.Codes() {
 		if _, ok := seen.Load(string(code)); !ok {
 			t.Errorf("no test provokes %q", code)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/pawl-fsm/pawl/fsm"
@@ -31,6 +32,9 @@ type request struct {
 	ifNoneMatch   []string
 	minimal       bool // Prefer: return=minimal
 	preferred     bool // Prefer: return=…
+	head          bool
+	// wait is how long it may wait, nil if it did not say.
+	wait *time.Duration
 }
 
 type requestKey struct{}
@@ -212,12 +216,20 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 		}
 	}
 	for preference := range tokens(h, "Prefer") {
+		// Unknown preferences are to be ignored, and the first one of a name counts.
 		name, value, _ := strings.Cut(preference, "=")
-		if !strings.EqualFold(strings.TrimSpace(name), "return") || r.preferred {
-			continue // Unknown preferences are to be ignored, and the first one counts.
-		}
 		value, _, _ = strings.Cut(value, ";")
-		switch strings.ToLower(strings.Trim(strings.TrimSpace(value), `"`)) {
+		value = strings.ToLower(strings.Trim(strings.TrimSpace(value), `"`))
+		name = strings.ToLower(strings.TrimSpace(name))
+		if name == "wait" && r.wait == nil {
+			if wait, ok := waitOf(value); ok {
+				r.wait = &wait
+			}
+		}
+		if name != "return" || r.preferred {
+			continue
+		}
+		switch value {
 		case "minimal":
 			r.minimal, r.preferred = true, true
 		case "representation":

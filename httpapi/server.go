@@ -31,6 +31,14 @@ type Config struct {
 	RateLimit float64
 	// MaxBody is the size of a body in bytes. Default 1 MiB.
 	MaxBody int64
+	// Heartbeat is how often an idle stream shows that it lives; at most 15 s. Default 10 s.
+	Heartbeat time.Duration
+	// StreamPatience is how long the client of a stream may take for what is sent to it.
+	// Default 10 s.
+	StreamPatience time.Duration
+	// Draining ends when the process begins to shut down: those who wait are answered, and
+	// streams end. Default: never.
+	Draining context.Context
 	// Logger takes a line per request: failures as errors, the rest for debugging.
 	// Default: none.
 	Logger *slog.Logger
@@ -55,6 +63,12 @@ func New(service *fsm.Service, config Config) (http.Handler, error) {
 	}
 	if config.MaxBody == 0 {
 		config.MaxBody = 1 << 20
+	}
+	if config.Heartbeat <= 0 || config.Heartbeat > 15*time.Second {
+		config.Heartbeat = 10 * time.Second
+	}
+	if config.StreamPatience <= 0 {
+		config.StreamPatience = 10 * time.Second
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
@@ -139,7 +153,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	in = in.WithContext(ctx)
 	if in.Method == http.MethodHead {
 		// The server leaves out the body of whatever answers a HEAD.
-		in.Method = http.MethodGet
+		in.Method, r.head = http.MethodGet, true
 	}
 	s.router.ServeHTTP(out, in)
 }

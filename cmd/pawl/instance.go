@@ -18,6 +18,7 @@ type instanceCommand struct {
 	List    instanceList    `cmd:"" help:"List instances, the newest first."`
 	Fire    instanceFire    `cmd:"" help:"Fire an event at an instance."`
 	History instanceHistory `cmd:"" help:"Show the steps of an instance."`
+	Watch   instanceWatch   `cmd:"" help:"Show the steps of an instance as they are made, until it is final."`
 	Actions instanceActions `cmd:"" help:"Show the events that an instance accepts."`
 	Archive instanceArchive `cmd:"" help:"Write final instances with their history as JSON lines, and remove them if wanted."`
 }

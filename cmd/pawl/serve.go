@@ -32,6 +32,7 @@ type serviceFlags struct {
 	ShutdownTimeout time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"How long requests may take to finish after SIGTERM."`
 	API             bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Answer requests; without it nothing listens."`
 	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Do the work in the background: end timeouts, purge expired idempotency keys, remove old instances. Some process must."`
+	sinkFlags
 }
 
 // Validate refuses a process that would have nothing to do.
@@ -39,7 +40,7 @@ func (s *serviceFlags) Validate() error {
 	if !s.API && !s.Workers {
 		return errors.New("--no-api and --no-workers leave nothing to do")
 	}
-	return nil
+	return s.sinkFlags.Validate()
 }
 
 type serveCommand struct {
@@ -80,8 +81,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		return err
 	}
 	defer closePool(pool, s.ShutdownTimeout)
+	hub := fsm.NewHub(pool, fsm.HubConfig{Logger: c.log})
 	service := fsm.New(pool, fsm.Config{
-		MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Hub: hub, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	group, ctx := errgroup.WithContext(c)
@@ -91,7 +93,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	var addr net.Addr
 	drain := func(context.Context) error { return nil }
 	if s.API {
-		server, err := s.server(c, service)
+		server, err := s.server(ctx, c, service)
 		if err != nil {
 			return err
 		}
@@ -121,6 +123,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		defer cancel()
 		return drain(bounded)
 	})
+	group.Go(func() error { return hub.Run(working) })
 	if s.Workers {
 		purger := fsm.NewPurger(pool, fsm.PurgerConfig{Logger: c.log})
 		group.Go(func() error { return purger.Run(working) })
@@ -128,6 +131,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		group.Go(func() error { return timers.Run(working) })
 		remover := fsm.NewRemover(pool, fsm.RemoverConfig{Logger: c.log})
 		group.Go(func() error { return remover.Run(working) })
+		if err := s.relay(working, c, pool, hub, group); err != nil {
+			group.Go(func() error { return err })
+		}
 	}
 	if err := started(service, addr); err != nil {
 		group.Go(func() error { return err })
@@ -135,9 +141,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	return group.Wait()
 }
 
-// server makes the API, which does not listen yet.
-func (s *serviceFlags) server(c *console, service *fsm.Service) (*http.Server, error) {
-	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Logger: c.log}
+// server makes the API, which does not listen yet. Who waits is answered when serving ends.
+func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service) (*http.Server, error) {
+	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Draining: serving, Logger: c.log}
 	if s.Tokens != "" {
 		data, err := os.ReadFile(s.Tokens)
 		if err != nil {

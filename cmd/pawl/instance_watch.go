@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+type instanceWatch struct {
+	oneInstance
+	From string `enum:"now,start" default:"now" help:"Where to begin: now or start."`
+}
+
+const (
+	// maxStep is how long a line of a stream may be: a step has a context and a payload.
+	maxStep = 4 << 20
+	// maxSilence is how long to hear nothing, not even a heartbeat, before connecting again.
+	maxSilence = 30 * time.Second
+)
+
+// Run prints each step as it is made, until the instance is final or the command is
+// interrupted. A stream that breaks off is resumed behind the last step.
+func (i *instanceWatch) Run(c *console) error {
+	var at following
+	const most = 5 * time.Second
+	for backoff := 100 * time.Millisecond; ; backoff = min(2*backoff, most) {
+		before := at
+		ended, err := i.follow(c, &at)
+		var refused *problem
+		switch {
+		case ended || c.Err() != nil:
+			return nil
+		case !at.connected:
+			return err // Of an address that is wrong, too.
+		case errors.As(err, &refused) && refused.Status < http.StatusInternalServerError && refused.Status != http.StatusTooManyRequests:
+			return err
+		}
+		if at != before {
+			backoff = 100 * time.Millisecond
+		}
+		c.log.Debug("connecting again", "error", err)
+		select {
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		case <-c.Done():
+			return nil
+		}
+	}
+}
+
+// following is how far a command has followed.
+type following struct {
+	connected bool
+	last      string // The id of the last event.
+}
+
+// follow prints one stream, from behind the last event on. It says whether nothing is left
+// to come.
+func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error) {
+	ctx, cancel := context.WithCancel(c)
+	defer cancel()
+	silence := time.AfterFunc(maxSilence, cancel)
+	defer silence.Stop()
+	target := strings.TrimRight(i.Server, "/") + i.path() + "/events?" + url.Values{"from": {i.From}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	if at.last != "" {
+		req.Header.Set("Last-Event-ID", at.last)
+	}
+	if i.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+i.Token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	switch {
+	case res.StatusCode == http.StatusNoContent:
+		return true, nil
+	case res.StatusCode >= http.StatusBadRequest:
+		body, _ := io.ReadAll(io.LimitReader(res.Body, maxStep))
+		p := &problem{Status: res.StatusCode, Code: res.Status}
+		_ = json.Unmarshal(body, p) // What is no problem has its status alone.
+		return false, p
+	}
+	at.connected = true
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, maxStep)
+	var id, kind, data string
+	for lines.Scan() {
+		silence.Reset(maxSilence)
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch name {
+		case "id":
+			id = value
+		case "event":
+			kind = value
+		case "data":
+			data = value // The service sends one line.
+		case "":
+			if lines.Text() != "" {
+				continue // A heartbeat.
+			}
+			if data != "" {
+				if ended, err = i.print(c, kind, data); err != nil || ended {
+					return ended, err
+				}
+			}
+			if id != "" {
+				at.last = id
+			}
+			kind, data = "", ""
+		}
+	}
+	return false, lines.Err()
+}
+
+// print shows an event, and says whether the instance is final with it.
+func (i *instanceWatch) print(c *console, kind, data string) (final bool, err error) {
+	if kind == "error" {
+		p := &problem{}
+		if err := json.Unmarshal([]byte(data), p); err != nil {
+			return false, err
+		}
+		return false, p
+	}
+	var step struct {
+		stepAnswer
+		Status string `json:"status"`
+	}
+	if err := json.Unmarshal([]byte(data), &step); err != nil {
+		return false, fmt.Errorf("the service's event: %w", err)
+	}
+	if i.JSON {
+		c.printf("%s\n", data)
+	} else {
+		status := ""
+		if step.Status != "active" {
+			status = " (" + step.Status + ")"
+		}
+		c.printf("%s  %s  %s  %s -> %s%s  by %s\n", step.At.Format(time.RFC3339Nano), strconv.FormatInt(step.Version, 10),
+			strings.TrimSpace(step.Kind+" "+text(step.Event)), text(step.From), step.To, status, step.Actor)
+	}
+	return step.Status != "active", nil
+}

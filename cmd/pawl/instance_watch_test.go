@@ -1,0 +1,119 @@
+package main_test
+
+import (
+	"bufio"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+// watching is a pawl instance watch, whose lines are read as they come.
+type watching struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	lines *bufio.Scanner
+}
+
+func watch(t *testing.T, args ...string) *watching {
+	t.Helper()
+	w := &watching{t: t, cmd: exec.CommandContext(t.Context(), program, append([]string{"instance", "watch"}, args...)...)}
+	w.cmd.Stderr = os.Stderr
+	out, err := w.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.cmd.Process.Kill() })
+	w.lines = bufio.NewScanner(out)
+	return w
+}
+
+func (w *watching) want(pattern string) {
+	w.t.Helper()
+	if !w.lines.Scan() || !regexp.MustCompile(pattern).MatchString(w.lines.Text()) {
+		w.t.Fatalf("the next line is %q, want %s", w.lines.Text(), pattern)
+	}
+}
+
+func (w *watching) wantEnd() {
+	w.t.Helper()
+	if w.lines.Scan() {
+		w.t.Errorf("there is another line: %s", w.lines.Text())
+	}
+	if err := w.cmd.Wait(); err != nil {
+		w.t.Errorf("it ends with %v", err)
+	}
+}
+
+// A watch goes on over a restart of the service, and ends with the instance. Streams hold
+// up no shutdown.
+func TestInstanceWatch(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	env := []string{"DATABASE_URL=" + serviceRole(t, dsn)}
+	first := start(t, env, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", first.url, flight)
+	id := mustSend(t, http.StatusCreated, http.MethodPost, first.url+create, quote, "Idempotency-Key", "w").member("id").(string)
+	// The service's address outlives its process.
+	var address atomic.Pointer[url.URL]
+	use := func(p *process) {
+		u, err := url.Parse(p.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		address.Store(u)
+	}
+	use(first)
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(address.Load()) },
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0),
+	})
+	t.Cleanup(proxy.Close)
+	server := "--server=" + proxy.URL
+	all, asJSON := watch(t, server, id, "--from", "start"), watch(t, server, id, "--json", "--from=start")
+	all.want(`  1  created -  - -> QUOTED  by anonymous$`)
+	asJSON.want(`^\{"instance_id":"` + id + `","workflow":"flight-booking",.*"kind":"created"`)
+	if err := first.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	second := start(t, env, "serve")
+	use(second)
+	mustPawl(t, nil, "instance", "fire", "--server", second.url, "--actor", "clerk", id, "cancel")
+	all.want(`  2  transition cancel  QUOTED -> CANCELLED \(cancelled\)  by clerk$`)
+	asJSON.want(`"version":2`)
+	all.wantEnd()
+	asJSON.wantEnd()
+	watch(t, server, id).wantEnd() // Nothing is left to come.
+
+	if _, stderr, code := pawl(t, nil, "instance", "watch", server, "nobody"); code != 1 || !strings.Contains(stderr, "instance-not-found") {
+		t.Errorf("watching nobody: code %d: %s", code, stderr)
+	}
+	if _, stderr, code := pawl(t, nil, "instance", "watch", "--server=http://127.0.0.1:1", id); code != 1 || !strings.Contains(stderr, "refused") {
+		t.Errorf("watching nowhere: code %d: %s", code, stderr)
+	}
+	open := mustSend(t, http.StatusCreated, http.MethodPost, second.url+create, quote, "Idempotency-Key", "o").member("id").(string)
+	interrupted := watch(t, server, open, "--from=start")
+	interrupted.want("QUOTED")
+	if err := interrupted.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	interrupted.wantEnd()
+}

@@ -1,0 +1,35 @@
+-- live
+-- name: Notify :exec
+select pg_notify('pawl_step', @payload::text);
+
+-- name: Moved :one
+select
+  m.snapshot::text as snapshot,
+  (m.instances is not null)::boolean as known,
+  coalesce(m.instances, '{}')::uuid[] as instances,
+  coalesce(m.tenants, '{}')::text[] as tenants
+from pawl.moved(sqlc.narg('cursor')::pg_snapshot, @step_limit::integer) m;
+
+-- name: StreamSnapshot :one
+select pg_current_snapshot()::text as snapshot, pawl.now()::timestamptz as at;
+
+-- name: CanResume :one
+select pawl.can_resume(@cursor::pg_snapshot, @at::timestamptz, @step_limit::integer)::boolean as can;
+
+-- name: StreamSteps :many
+select h.*
+from pawl.stream_steps(
+  @tenant::text, @cursor::pg_snapshot, @batch::pg_snapshot, @after::bigint, @row_limit::integer, @bytes::bigint) h
+order by h.seq;
+
+-- name: StreamPast :many
+select h.*
+from pawl.stream_past(
+  @tenant::text, @batch::pg_snapshot, @after_instance::uuid, @after_version::bigint, @row_limit::integer, @bytes::bigint) h
+order by h.instance_id, h.version;
+
+-- name: ListStates :many
+select s.state, s.status
+from pawl.workflow_state s
+where s.workflow = @workflow and s.workflow_version = @workflow_version
+order by s.state;

@@ -1,0 +1,316 @@
+package fsm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+const (
+	// A page of a stream ends after so many steps, or behind the one that exceeds so many
+	// bytes of documents, so that no reader costs much memory.
+	streamRows  = 1000
+	streamBytes = 1 << 20
+	// maxBehind is how many steps, of all tenants, a stream catches up with: each page sorts
+	// what is left of them.
+	maxBehind = 100000
+)
+
+// EventFilter chooses steps. A zero member chooses all.
+type EventFilter struct {
+	// Workflows, Events and States are lists of which one must fit; a state is the one that
+	// the step led to.
+	Workflows, Events, States []string
+	// TerminalOnly chooses the steps to a final state.
+	TerminalOnly bool
+}
+
+func (f EventFilter) chooses(h *queries.History) bool {
+	return (len(f.Workflows) == 0 || slices.Contains(f.Workflows, h.Workflow)) &&
+		(len(f.Events) == 0 || h.Event != nil && slices.Contains(f.Events, *h.Event)) &&
+		(len(f.States) == 0 || slices.Contains(f.States, h.ToState)) &&
+		(!f.TerminalOnly || Status(h.Status) != Active)
+}
+
+// An Event is a step as a Stream shows it.
+type Event struct {
+	// ID lets a stream go on behind the event.
+	ID         string
+	InstanceID uuid.UUID
+	Workflow   string
+	Step
+}
+
+// A Stream reads the steps of an instance, or of a tenant, as they are committed. It keeps
+// nothing but its place, which its client has too: any process goes on from an event's id.
+//
+// A tenant's steps have no order that they are committed in. A stream's place is a snapshot,
+// as a consumer's of the outbox: what it sees has been read. The next page is what a later
+// snapshot sees besides, in the order in which the steps were made; the id of an event in
+// the middle of it has both snapshots.
+type Stream struct {
+	service *Service
+	waiter  *Waiter
+	// next reads a page, and says whether there may be another one at once.
+	next func(ctx context.Context) (events []Event, more bool, err error)
+	// id is where the stream stands.
+	id func() string
+	// ended: nothing is left to come.
+	ended bool
+}
+
+// C is signalled when there may be something to read.
+func (s *Stream) C() <-chan struct{} { return s.waiter.C() }
+
+// ID is the id of the last event, or a later place to go on from without loss.
+func (s *Stream) ID() string { return s.id() }
+
+// Next reads what has been committed since, up to a page, and does not wait for more. It
+// says whether there may be more at once.
+// Kinds: EventIDTooOld, InstanceNotFound, Unavailable.
+func (s *Stream) Next(ctx context.Context) (events []Event, more bool, err error) { return s.next(ctx) }
+
+// Ended says that nothing is left to come: the instance is final, and its last step was read.
+func (s *Stream) Ended() bool { return s.ended }
+
+// Alone is how long to wait for C at most: a long time, unless no hub runs that would signal.
+func (s *Stream) Alone() time.Duration {
+	if s.service.hub.running.Load() {
+		return time.Hour
+	}
+	return s.service.hub.config.Poll
+}
+
+// Close ends the stream.
+func (s *Stream) Close() { s.waiter.Close() }
+
+// FromStart is the id that no event has, of the beginning.
+const FromStart = "0"
+
+func notOfStream(format string, args ...any) *Error {
+	return &Error{Kind: Malformed, Message: "the event id does not belong to this stream", Faults: []Fault{{
+		Parameter: "Last-Event-ID", Detail: fmt.Sprintf(format, args...),
+	}}}
+}
+
+var errTooOld = &Error{
+	Kind:    EventIDTooOld,
+	Message: "what follows the event id is no longer all there, or is too much; read the instances and begin anew",
+}
+
+// StreamInstance streams the steps of an instance behind the version that id names, of all
+// of them for FromStart, and of those to come if it is empty.
+// Kinds: InstanceNotFound, Malformed (id), Unavailable.
+func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUID, filter EventFilter, lastID string) (*Stream, error) {
+	waiter := s.hub.Instance(id)
+	i, err := s.Get(ctx, tenant, id)
+	if err != nil {
+		waiter.Close()
+		return nil, err
+	}
+	at := i.Version
+	if lastID != "" {
+		at, err = strconv.ParseInt(lastID, 10, 64)
+		if err != nil || at < 0 || at > i.Version || strconv.FormatInt(at, 10) != lastID {
+			waiter.Close()
+			return nil, notOfStream("is not one of the %d versions of the instance", i.Version)
+		}
+	}
+	stream := &Stream{service: s, waiter: waiter, ended: i.Status != Active && at == i.Version}
+	stream.id = func() string { return strconv.FormatInt(at, 10) }
+	stream.next = func(ctx context.Context) (events []Event, more bool, err error) {
+		// Few at a time: each may have a context and a payload of some size.
+		const limit = 50
+		var rows []queries.History
+		err = s.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+			rows, err = q.ListHistory(ctx, queries.ListHistoryParams{
+				TenantID: tenant, InstanceID: id, AfterVersion: at, RowLimit: limit,
+			})
+			return err
+		})
+		for n := range rows {
+			if rows[n].Version != at+1 {
+				return events, false, errTooOld
+			}
+			at = rows[n].Version
+			stream.ended = Status(rows[n].Status) != Active
+			if filter.chooses(&rows[n]) {
+				events = append(events, eventOf(rows[n], stream.id()))
+			}
+		}
+		return events, len(rows) == limit, err
+	}
+	return stream, nil
+}
+
+func eventOf(h queries.History, id string) Event {
+	return Event{ID: id, InstanceID: h.InstanceID, Workflow: h.Workflow, Step: stepOf(h)}
+}
+
+// A streamPlace is where a stream of a tenant stands.
+type streamPlace struct {
+	// cursor sees what has been read, before the page that is being read; it was taken at a
+	// time of the database's clock.
+	cursor string
+	at     time.Time
+	// batch sees what is being read, up to seq; empty between pages.
+	batch string
+	seq   int64
+	// From the beginning, all that cursor sees is being read, up to a version of an instance.
+	past     bool
+	instance uuid.UUID
+	version  int64
+}
+
+func (p streamPlace) String() string {
+	if p.past {
+		return fmt.Sprintf("%d past %s %s %d", p.at.Unix(), p.cursor, p.instance, p.version)
+	}
+	if p.batch == "" {
+		return fmt.Sprintf("%d at %s", p.at.Unix(), p.cursor)
+	}
+	return fmt.Sprintf("%d in %s %s %d", p.at.Unix(), p.cursor, p.batch, p.seq)
+}
+
+// placeOf reads what String wrote and a MAC has protected since.
+func placeOf(text string) (p streamPlace, err error) {
+	var (
+		unix     int64
+		kind     string
+		instance string
+	)
+	if _, err = fmt.Sscan(text, &unix, &kind, &p.cursor); err != nil {
+		return p, err
+	}
+	p.at = time.Unix(unix, 0)
+	rest := strings.Join(strings.Fields(text)[3:], " ")
+	switch kind {
+	case "past":
+		p.past = true
+		if _, err = fmt.Sscan(rest, &instance, &p.version); err == nil {
+			p.instance, err = uuid.Parse(instance)
+		}
+	case "in":
+		_, err = fmt.Sscan(rest, &p.batch, &p.seq)
+	}
+	return p, err
+}
+
+// StreamTenant streams the steps of a tenant behind the event that lastID names, of all of
+// them for FromStart, and of those to come if it is empty. The steps that were there from the
+// start come instance by instance.
+// Kinds: Malformed (filter or id), EventIDTooOld, Unavailable.
+func (s *Service) StreamTenant(ctx context.Context, tenant string, filter EventFilter, lastID string) (*Stream, error) {
+	t := &tenantStream{
+		service: s, tenant: tenant, filter: filter,
+		scope: fmt.Sprintf("events %s %q %q %q %t", tenant, filter.Workflows, filter.Events, filter.States, filter.TerminalOnly),
+	}
+	stream := &Stream{service: s, waiter: s.hub.Tenant(tenant), next: t.next, id: t.id}
+	err := s.read(ctx, func(ctx context.Context, q *queries.Queries) error { return t.open(ctx, q, lastID) })
+	if err != nil {
+		stream.Close()
+		return nil, err
+	}
+	return stream, nil
+}
+
+// tenantStream is what StreamTenant reads with.
+type tenantStream struct {
+	service       *Service
+	tenant, scope string
+	filter        EventFilter
+	secret        []byte
+	place         streamPlace
+	batchAt       time.Time
+}
+
+func (t *tenantStream) id() string { return sealCursor(t.secret, t.scope, t.place.String()) }
+
+func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID string) error {
+	setting, err := q.GetSetting(ctx)
+	if err != nil {
+		return err
+	}
+	t.secret = setting.CursorSecret
+	if lastID == "" || lastID == FromStart {
+		now, err := q.StreamSnapshot(ctx)
+		t.place = streamPlace{cursor: now.Snapshot, at: now.At, past: lastID == FromStart}
+		return err
+	}
+	text, err := openCursor(t.secret, t.scope, lastID)
+	if err == nil {
+		t.place, err = placeOf(text)
+	}
+	if err != nil {
+		return notOfStream("is not one that this stream, with these filters, has given")
+	}
+	can, err := q.CanResume(ctx, queries.CanResumeParams{Cursor: t.place.cursor, At: t.place.at, StepLimit: maxBehind})
+	if err == nil && !can {
+		return errTooOld
+	}
+	return err
+}
+
+func (t *tenantStream) next(ctx context.Context) (events []Event, more bool, err error) {
+	var rows []queries.History
+	err = t.service.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		if t.place.past {
+			rows, err = q.StreamPast(ctx, queries.StreamPastParams{
+				Tenant: t.tenant, Batch: t.place.cursor, AfterInstance: t.place.instance, AfterVersion: t.place.version,
+				RowLimit: streamRows, Bytes: streamBytes,
+			})
+			return err
+		}
+		if t.place.batch == "" {
+			now, err := q.StreamSnapshot(ctx)
+			if err != nil || now.Snapshot == t.place.cursor {
+				return err
+			}
+			t.place.batch, t.place.seq, t.batchAt = now.Snapshot, 0, now.At
+		}
+		rows, err = q.StreamSteps(ctx, queries.StreamStepsParams{
+			Tenant: t.tenant, Cursor: t.place.cursor, Batch: t.place.batch, After: t.place.seq,
+			RowLimit: streamRows, Bytes: streamBytes,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	bytes := 0
+	for n := range rows {
+		bytes += len(rows[n].Context) + len(rows[n].Payload)
+		if t.place.past {
+			t.place.instance, t.place.version = rows[n].InstanceID, rows[n].Version
+		} else {
+			t.place.seq = rows[n].Seq
+		}
+		if t.filter.chooses(&rows[n]) {
+			events = append(events, eventOf(rows[n], t.id()))
+		}
+	}
+	if more = len(rows) == streamRows || bytes >= streamBytes; more {
+		return events, true, nil
+	}
+	// All of it is read: what comes next is what the batch did not see.
+	switch {
+	case t.place.past:
+		t.place = streamPlace{cursor: t.place.cursor, at: t.place.at}
+		more = true
+	case t.place.batch != "":
+		// The batch may be one of a place that another process has given.
+		at := t.batchAt
+		if at.IsZero() {
+			at = t.place.at
+		}
+		t.place = streamPlace{cursor: t.place.batch, at: at}
+	}
+	return events, more, nil
+}

@@ -1,0 +1,107 @@
+package fsm_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// readAll reads pages until there are no more, opening the stream anew behind each.
+func readAll(t *testing.T, s *fsm.Service, id string) (events []fsm.Event, last string, pages int) {
+	t.Helper()
+	for {
+		stream, err := s.StreamTenant(t.Context(), fsm.DefaultTenant, fsm.EventFilter{}, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, more, err := stream.Next(t.Context())
+		stream.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, page...)
+		id = stream.ID()
+		if len(page) > 0 {
+			pages++
+			if more {
+				id = page[len(page)-1].ID // It is as good as the stream's.
+			}
+		}
+		if !more {
+			return events, id, pages
+		}
+	}
+}
+
+// wantSteps fails unless events are n steps, each instance's once and in order.
+func wantSteps(t *testing.T, events []fsm.Event, n int) {
+	t.Helper()
+	versions := map[uuid.UUID]int64{}
+	for _, e := range events {
+		if before, known := versions[e.InstanceID]; known && e.Version != before+1 {
+			t.Fatalf("version %d of %s comes after %d", e.Version, e.InstanceID, before)
+		}
+		versions[e.InstanceID] = e.Version
+	}
+	if len(events) != n {
+		t.Errorf("%d events, want %d", len(events), n)
+	}
+}
+
+// A long past, and much that has happened since, come in pages that are bounded by their
+// rows and by their bytes.
+func TestStreamsComeInPages(t *testing.T) {
+	t.Parallel()
+	s, pool := newService(t, fsm.Config{}, counter)
+	const more = `select pawl.create_one('counter', jsonb_build_object('x', 0, 'text', repeat('x', $2))) from generate_series(1, $1)`
+	exec(t, pool, more, 2500, 1)
+	exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance limit 100) i")
+	events, id, pages := readAll(t, s, fsm.FromStart)
+	wantSteps(t, events, 2600)
+	if pages != 3 {
+		t.Errorf("the past has %d pages, want 3", pages)
+	}
+	exec(t, pool, more, 40, 60000)
+	events, id, pages = readAll(t, s, id)
+	wantSteps(t, events, 40)
+	if pages != 3 {
+		t.Errorf("40 contexts of 60 kB have %d pages, want 3", pages)
+	}
+	exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance where version = 1 limit 2001) i")
+	events, id, _ = readAll(t, s, id)
+	wantSteps(t, events, 2001)
+	if events, _, _ = readAll(t, s, id); len(events) > 0 {
+		t.Errorf("%d events come again", len(events))
+	}
+}
+
+// A stream cannot go on from where the database has not been, or from too far behind.
+func TestWhereStreamsCannotResume(t *testing.T) {
+	t.Parallel()
+	s, pool := newService(t, fsm.Config{}, counter)
+	for range 3 {
+		create(t, s, "counter", `{"x": 0}`)
+	}
+	here := scan[string](t, pool, "select pg_current_snapshot()::text")
+	var xmin, xmax int64
+	if _, err := fmt.Sscanf(here, "%d:%d:", &xmin, &xmax); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		cursor string
+		limit  int
+		want   bool
+	}{
+		{here, 0, true},
+		{"1:1:", 3, true},
+		{"1:1:", 2, false},
+		{fmt.Sprintf("%d:%d:", xmax+1000, xmax+1000), 3, false},
+	} {
+		if got := scan[bool](t, pool, "select pawl.can_resume($1::text::pg_snapshot, pawl.now(), $2)", c.cursor, c.limit); got != c.want {
+			t.Errorf("from %s with at most %d: %v, want %v", c.cursor, c.limit, got, c.want)
+		}
+	}
+}

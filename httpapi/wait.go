@@ -1,0 +1,107 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// maxWait is the longest that a request may wait.
+const maxWait = 60 * time.Second
+
+// waitOf reads the value of Prefer: wait (RFC 7240, 4.3). What is no number of seconds is
+// ignored, as any preference is that is not understood.
+func waitOf(value string) (wait time.Duration, ok bool) {
+	seconds, err := strconv.ParseUint(value, 10, 63)
+	if err != nil {
+		return 0, false
+	}
+	return time.Duration(min(seconds, uint64(maxWait/time.Second))) * time.Second, true
+}
+
+// waitApplied is the Preference-Applied header of a request that could wait.
+func (r *request) waitApplied() *string {
+	if r.wait == nil {
+		return nil
+	}
+	applied := fmt.Sprintf("wait=%d", *r.wait/time.Second)
+	return &applied
+}
+
+// draining ends with the request, and when the process begins to shut down, so that
+// whoever waits is answered.
+func (s *server) draining(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if s.config.Draining == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(s.config.Draining, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// awaitInstance reads an instance for GetInstance, at once or when what the request waits
+// for has come about.
+func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string) (fsm.Instance, error) {
+	r := requestOf(ctx)
+	i, err := s.service.Get(ctx, r.principal.tenant, id)
+	if err != nil {
+		return i, err
+	}
+	done := func(i fsm.Instance) bool { return !r.notModified(etag(i.Version)) }
+	if until != nil {
+		if done, err = s.until(ctx, i, *until); err != nil {
+			return i, err
+		}
+	} else if r.ifNoneMatch == nil {
+		r.wait = nil // There is nothing to wait for.
+	}
+	if r.wait == nil || *r.wait == 0 || done(i) {
+		return i, nil
+	}
+	waiting, cancel := s.draining(ctx)
+	defer cancel()
+	waiting, cancelTimeout := context.WithTimeout(waiting, *r.wait)
+	defer cancelTimeout()
+	return s.service.Await(waiting, r.principal.tenant, id, done)
+}
+
+// until reads the parameter: final, or states with commas between them.
+func (s *server) until(ctx context.Context, i fsm.Instance, text string) (done func(fsm.Instance) bool, err error) {
+	const final = "final"
+	wanted := list(&text)
+	if !slices.Equal(wanted, []string{final}) {
+		known, err := s.service.States(ctx, i.Workflow, i.WorkflowVersion)
+		if err != nil {
+			return nil, err
+		}
+		for _, state := range wanted {
+			if state != final && !slices.Contains(known, state) {
+				return nil, malformed("until", fmt.Sprintf("is %q, which is neither final nor a state of version %d of %s",
+					state, i.WorkflowVersion, i.Workflow))
+			}
+		}
+	}
+	return func(i fsm.Instance) bool {
+		return slices.ContainsFunc(wanted, func(state string) bool {
+			return i.State == state || strings.HasPrefix(i.State, state+".") || state == final && i.Status != fsm.Active
+		})
+	}, nil
+}
+
+// list splits a parameter at its commas; nil for none.
+func list(text *string) []string {
+	if text == nil {
+		return nil
+	}
+	return strings.Split(*text, ",")
+}

@@ -1,0 +1,178 @@
+package httpapi_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi"
+)
+
+// live is a service with a hub that runs, which looks rarely enough for a test to notice.
+func live(t testing.TB, config httpapi.Config) *api {
+	t.Helper()
+	pool := dbtest.New(t)
+	a := liveOn(t, dbtest.DSN(pool), config)
+	a.pool = pool
+	return a
+}
+
+func liveOn(t testing.TB, dsn string, config httpapi.Config) *api {
+	t.Helper()
+	pool, err := db.Open(t.Context(), dsn, db.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub := fsm.NewHub(pool, fsm.HubConfig{Poll: 300 * time.Millisecond})
+	service := fsm.New(pool, fsm.Config{Hub: hub})
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- hub.Run(ctx) }()
+	t.Cleanup(func() {
+		service.Close()
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		pool.Close()
+	})
+	return serveHandler(t, service, config)
+}
+
+// later sends a request that waits.
+func (a *api) later(target string, headers ...string) <-chan answer {
+	got := make(chan answer, 1)
+	go func() {
+		r, err := a.try(http.MethodGet, target, "", headers...)
+		if err != nil {
+			a.t.Error(err)
+		}
+		got <- r
+	}()
+	return got
+}
+
+// settled is true of an answer that has come; the channel keeps it.
+func settled(t testing.TB, got <-chan answer) answer {
+	t.Helper()
+	select {
+	case r := <-got:
+		return r
+	case <-time.After(20 * time.Second):
+		t.Fatal("there is no answer")
+		return answer{}
+	}
+}
+
+func TestLongPoll(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	path := "/v1/instances/" + id
+
+	// Time over.
+	start := time.Now()
+	a.get(path, "Prefer", "wait=1", "If-None-Match", `"1"`).want(http.StatusNotModified).
+		wantHeader("Preference-Applied", "wait=1").wantHeader("ETag", `"1"`)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("the answer comes after %v", took)
+	}
+	// Nothing to wait for.
+	a.get(path, "Prefer", "wait=60").want(http.StatusOK).wantHeader("Preference-Applied", "")
+	a.get(path, "Prefer", "wait=600", "If-None-Match", `"7"`).want(http.StatusOK).wantHeader("Preference-Applied", "wait=60")
+	a.get(path, "Prefer", `respond-async, WAIT="0" ; x=y, wait=5, return=minimal`, "If-None-Match", `"1"`).
+		want(http.StatusNotModified).wantHeader("Preference-Applied", "wait=0")
+	for _, odd := range []string{"wait=x", "wait=-1", "wait", "wait=", "wait=1.5"} {
+		a.get(path, "Prefer", odd, "If-None-Match", `"1"`).want(http.StatusNotModified).wantHeader("Preference-Applied", "")
+	}
+	a.get(path+"?version=1", "Prefer", "wait=60", "If-None-Match", `"1"`).want(http.StatusNotModified).wantHeader("Preference-Applied", "")
+	a.get("/v1/instances/nobody", "Prefer", "wait=60", "If-None-Match", `"1"`).want(http.StatusNotFound, "instance-not-found")
+
+	// Moved over HTTP by another replica, and by SQL.
+	other := a.another(setup{})
+	got := a.later(path, "Prefer", "wait=60", "If-None-Match", `"1"`)
+	other.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+	settled(t, got).want(http.StatusOK).wantHeader("ETag", `"2"`).wantHeader("Preference-Applied", "wait=60").wantAt("context.sum", "1")
+	got = a.later(path, "Prefer", "wait=60", "If-None-Match", `W/"1", "2"`)
+	a.sql(`select pawl.fire_one($1, 'add', '{"by": 1}')`, id)
+	settled(t, got).want(http.StatusOK).wantHeader("ETag", `"3"`)
+}
+
+func TestUntil(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	path := "/v1/instances/" + id
+	for _, bad := range []string{"?until=NOWHERE", "?until=ON,NOWHERE", "?until=", "?until=ON,", "?until=on", "?until=ON&version=1", "?until=ON&at=2026-01-01T00:00:00Z"} {
+		a.get(path+bad).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "until")
+	}
+	// Without waiting, and where there is nothing to wait for.
+	a.get(path+"?until=final").want(http.StatusOK).wantHeader("Preference-Applied", "").wantAt("state", "ON")
+	a.get(path+"?until=OFF,ON", "Prefer", "wait=60", "If-None-Match", `"1"`).want(http.StatusOK).wantHeader("Preference-Applied", "wait=60")
+	a.get(path+"?until=final", "Prefer", "wait=1").want(http.StatusOK).wantAt("state", "ON")
+
+	final := a.later(path+"?until=final", "Prefer", "wait=60")
+	state := a.later(path+"?until=OFF", "Prefer", "wait=60")
+	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+	select {
+	case r := <-final:
+		t.Errorf("the wait ends too early: %s", r.body)
+	case <-time.After(100 * time.Millisecond):
+	}
+	a.fire(id, "stop", "").want(http.StatusOK)
+	settled(t, final).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
+	settled(t, state).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
+	// It is final: no other state will come.
+	a.get(path+"?until=ON", "Prefer", "wait=60").want(http.StatusOK).wantAt("state", "OFF")
+	a.get(path, "Prefer", "wait=60", "If-None-Match", `"3"`).want(http.StatusNotModified)
+}
+
+// Who waits is answered when the service shuts down, with what is true.
+func TestWaitsEndAtShutdown(t *testing.T) {
+	t.Parallel()
+	draining, drain := context.WithCancel(context.Background())
+	defer drain()
+	a := live(t, httpapi.Config{Draining: draining})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	same := a.later("/v1/instances/"+id, "Prefer", "wait=60", "If-None-Match", `"1"`)
+	final := a.later("/v1/instances/"+id+"?until=final", "Prefer", "wait=60")
+	drain()
+	settled(t, same).want(http.StatusNotModified)
+	settled(t, final).want(http.StatusOK).wantAt("state", "ON")
+}
+
+// The limit on reading a request, which pawl serve has, cuts neither waits nor streams:
+// net/http lifts it while it watches the connection of a request that it has read.
+func TestReadTimeoutCutsNoWait(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	service := fsm.New(pool, fsm.Config{})
+	t.Cleanup(service.Close)
+	handler, err := httpapi.New(service, httpapi.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(handler)
+	server.Config.ReadTimeout = 300 * time.Millisecond
+	server.Start()
+	t.Cleanup(server.Close)
+	a := &api{t: t, url: server.URL, client: server.Client(), pool: pool}
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	stream := a.stream("/v1/events", "")
+	start := time.Now()
+	a.get("/v1/instances/"+id, "Prefer", "wait=1", "If-None-Match", `"1"`).want(http.StatusNotModified)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("the wait is cut after %v", took)
+	}
+	a.create("counter", `{"context": {"sum": 0}}`)
+	stream.want("created 1 ON")
+}
