@@ -30,6 +30,9 @@ var functions = map[Privilege][]string{
 		"pawl.retire_workflow", "pawl.migrate_instances", "pawl.backtest",
 		"pawl.lead", "pawl.resign", "pawl.read_steps", "pawl.read_events", "pawl.advance", "pawl.outbox_status",
 		"pawl.moved", "pawl.stream_steps", "pawl.stream_past", "pawl.can_resume",
+		"pawl.route", "pawl.due_deliveries", "pawl.events_of", "pawl.endpoints_of", "pawl.settle_deliveries", "pawl.replay_deliveries",
+		"pawl.purge_deliveries", "pawl.create_subscription", "pawl.update_subscription", "pawl.delete_subscription",
+		"pawl.rotate_secret", "pawl.test_subscription",
 	},
 	Caller: {"pawl.create_one", "pawl.fire_one"},
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -101,6 +102,27 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	}))
 	must(q.StreamPast(t.Context(), queries.StreamPastParams{Tenant: tenant, Batch: here.Snapshot, RowLimit: 1, Bytes: 1}))
 	must(q.ListStates(t.Context(), queries.ListStatesParams{Workflow: "door", WorkflowVersion: 1}))
+	subscription, err := q.CreateSubscription(t.Context(), queries.CreateSubscriptionParams{
+		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Secret: "whsec_", Actor: "tester",
+	})
+	must(subscription, err)
+	must(q.UpdateSubscription(t.Context(), queries.UpdateSubscriptionParams{Tenant: tenant, ID: subscription.ID}))
+	must(q.RotateSecret(t.Context(), queries.RotateSecretParams{
+		Tenant: tenant, ID: subscription.ID, Secret: "whsec_", Overlap: pgtype.Interval{Days: 1, Valid: true},
+	}))
+	must(q.TestSubscription(t.Context(), queries.TestSubscriptionParams{Tenant: tenant, ID: subscription.ID}))
+	must(q.GetSubscription(t.Context(), queries.GetSubscriptionParams{TenantID: tenant, ID: subscription.ID}))
+	must(q.ListSubscriptions(t.Context(), queries.ListSubscriptionsParams{TenantID: tenant, RowLimit: 1}))
+	must(q.UnknownNames(t.Context(), queries.UnknownNamesParams{Workflows: []string{"x"}, Events: []string{"x"}, States: []string{"x"}}))
+	must(q.Route(t.Context(), queries.RouteParams{Term: 1, RowLimit: 1}))
+	must(q.DueDeliveries(t.Context(), queries.DueDeliveriesParams{RowLimit: 9, Each: 9, Flying: []string{}, FlyingSubscriptions: []string{}}))
+	must(q.Endpoints(t.Context(), queries.EndpointsParams{Tenants: []string{tenant}, Ids: []uuid.UUID{id}}))
+	must(q.EventsOf(t.Context(), queries.EventsOfParams{Tenants: []string{tenant}, Instances: []uuid.UUID{id}, Versions: []int64{1}}))
+	must(q.SettleDeliveries(t.Context(), queries.SettleDeliveriesParams{}))
+	must(q.ListDeliveries(t.Context(), queries.ListDeliveriesParams{TenantID: tenant, RowLimit: 1}))
+	must(q.ReplayDeliveries(t.Context(), queries.ReplayDeliveriesParams{Tenant: tenant, Status: "dead", RowLimit: 1}))
+	must(q.PurgeDeliveries(t.Context(), queries.PurgeDeliveriesParams{RowLimit: 1}))
+	must(q.DeleteSubscription(t.Context(), queries.DeleteSubscriptionParams{Tenant: tenant, ID: subscription.ID}))
 	for _, table := range tables(t, pool) {
 		exec(t, conn, "select * from "+table)
 	}
@@ -175,8 +197,12 @@ func TestServiceMayNotWrite(t *testing.T) {
 		select p.proname::text from pg_proc p
 		where p.pronamespace = 'pawl'::regnamespace and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
-	want := "advance backtest can_resume create create_one final_instances fire fire_one fire_timers guard_holds jsonpath_error lead migrate_instances moved " +
-		"now outbox_status preview purge_keys put_off_timer read_events read_steps register_workflow remove_instances resign retire_workflow simulate stream_past stream_steps uuid_v7_floor validate_workflow"
+	want := "advance backtest can_resume create create_one create_subscription delete_subscription due_deliveries " +
+		"endpoints_of events_of final_instances fire fire_one fire_timers guard_holds jsonpath_error lead " +
+		"migrate_instances moved now outbox_status preview purge_deliveries purge_keys put_off_timer read_events " +
+		"read_steps register_workflow remove_instances replay_deliveries resign retire_workflow rotate_secret route " +
+		"settle_deliveries simulate stream_past stream_steps test_subscription update_subscription uuid_v7_floor " +
+		"validate_workflow"
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)
 	}

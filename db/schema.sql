@@ -42,6 +42,18 @@ create domain pawl.version as bigint
   constraint version_is_positive CHECK ((VALUE >= 1));
 comment on domain pawl.version is 'counts the steps of an instance';
 
+create table pawl.callback (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  url text not null,
+  secret text,
+  created_at timestamp with time zone not null,
+  constraint callback_pkey PRIMARY KEY (tenant_id, instance_id),
+  constraint callback_secret_has_a_prefix CHECK ((secret ~~ 'whsec\_%'::text)),
+  constraint callback_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+comment on column pawl.callback.secret is 'null for the deployment''s';
+
 create table pawl.consumer (
   name text collate "C" not null,
   cursor pg_snapshot not null,
@@ -62,6 +74,43 @@ comment on column pawl.consumer.batch is 'where the cursor goes next, if part of
 comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps, repeats among them';
+
+create table pawl.delivery (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  subscription_id uuid not null,
+  callback boolean not null,
+  instance_id uuid,
+  version bigint,
+  type text not null,
+  status text not null,
+  attempts integer not null,
+  next_attempt_at timestamp with time zone,
+  last_status integer,
+  last_error text,
+  last_response text,
+  created_at timestamp with time zone not null,
+  delivered_at timestamp with time zone,
+  constraint delivery_pkey PRIMARY KEY (tenant_id, id),
+  constraint delivery_step_key UNIQUE (tenant_id, instance_id, version, subscription_id),
+  constraint delivery_attempts_are_counted CHECK ((attempts >= 0)),
+  constraint delivery_callback_is_of_its_instance CHECK (((NOT callback) OR (subscription_id = instance_id))),
+  constraint delivery_delivered_has_a_time CHECK (((status = 'delivered'::text) = (delivered_at IS NOT NULL))),
+  constraint delivery_response_is_an_excerpt CHECK ((octet_length(last_response) <= 1024)),
+  constraint delivery_settled_is_not_tried_again CHECK (((status = 'pending'::text) OR (next_attempt_at IS NULL))),
+  constraint delivery_status_is_known CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'dead'::text]))),
+  constraint delivery_tells_of_a_step_or_is_a_test CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (type = 'pawl.subscription.test'::text))))
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (next_attempt_at) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND callback);
+CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
+CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (status = 'delivered'::text);
+CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, id) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
+CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, subscription_id, instance_id, version) WHERE (status = 'pending'::text);
+CREATE INDEX delivery_subscription_idx ON pawl.delivery USING btree (tenant_id, subscription_id, id);
+comment on column pawl.delivery.id is 'the webhook-id: the same however often it is sent';
+comment on column pawl.delivery.subscription_id is 'of a callback, the instance';
+comment on column pawl.delivery.next_attempt_at is 'null while an earlier step of the instance is to be tried again, and when settled';
+comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
@@ -149,6 +198,37 @@ comment on column pawl.setting.context_limit is 'bytes of a context as jsonb tex
 comment on column pawl.setting.payload_limit is 'bytes of a payload as jsonb text';
 comment on column pawl.setting.definition_limit is 'bytes of a definition as jsonb text';
 comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
+
+create table pawl.subscription (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  url text not null,
+  workflows text[] not null,
+  events text[] not null,
+  states text[] not null,
+  terminal_only boolean not null,
+  secret text not null,
+  previous_secret text,
+  previous_secret_until timestamp with time zone,
+  since pg_snapshot not null,
+  disabled_at timestamp with time zone,
+  disabled_reason text,
+  failures integer not null default 0,
+  rests_until timestamp with time zone,
+  created_at timestamp with time zone not null,
+  created_by text not null,
+  constraint subscription_pkey PRIMARY KEY (tenant_id, id),
+  constraint subscription_disabled_has_a_reason CHECK (((disabled_at IS NULL) = (disabled_reason IS NULL))),
+  constraint subscription_failures_are_counted CHECK ((failures >= 0)),
+  constraint subscription_previous_secret_has_an_end CHECK (((previous_secret IS NULL) = (previous_secret_until IS NULL))),
+  constraint subscription_secrets_have_a_prefix CHECK (((secret ~~ 'whsec\_%'::text) AND COALESCE((previous_secret ~~ 'whsec\_%'::text), true))),
+  constraint subscription_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
+) with (fillfactor=50);
+comment on column pawl.subscription.workflows is 'names to be told of; all if empty, as for events and states';
+comment on column pawl.subscription.states is 'entered states, or states around them';
+comment on column pawl.subscription.since is 'what it sees was committed before the subscription was made';
+comment on column pawl.subscription.failures is 'how many attempts have failed since one got there';
+comment on column pawl.subscription.rests_until is 'nothing is sent before';
 
 create table pawl.timer (
   tenant_id pawl.tenant_id not null,
@@ -260,6 +340,14 @@ create table pawl.workflow_transition (
 );
 comment on column pawl.workflow_transition.guard_text is 'as the definition words it';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
+
+create view pawl.endpoint as
+ SELECT ''::text AS tenant_id,
+    '00000000-0000-0000-0000-000000000000'::uuid AS id,
+    ''::text AS url,
+    ''::text AS secret,
+    ''::text AS previous_secret
+  WHERE false;
 
 create view pawl.event as
  SELECT h.tenant_id,
@@ -904,7 +992,7 @@ as $$
 $$;
 revoke execute on function pawl.count_instances(text,integer) from public;
 
-create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]) returns SETOF pawl.outcome
+create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[]) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -934,7 +1022,8 @@ begin
         case when c.key <> '' then sha256(convert_to(
           jsonb_build_array(
             'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
-            extract(epoch from c.lifetime))::text,
+            extract(epoch from c.lifetime))::text
+          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
           'UTF8'))
         end as fingerprint,
         c.workflow,
@@ -1112,6 +1201,11 @@ begin
           v_row.steps, 'created', null, null, p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
           p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
       end if;
+      if p_callback_urls[v_row.ordinal] <> '' and (v_row.answer).outcome = 'applied' then
+        insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
+        values (
+          p_tenant, (v_row.answer).id, p_callback_urls[v_row.ordinal], nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
+      end if;
       return next v_row.answer;
     end if;
   end loop;
@@ -1147,7 +1241,7 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl."create"(text,text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[]) from public;
+revoke execute on function pawl."create"(text,text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[]) from public;
 
 create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -1167,6 +1261,24 @@ begin
 end
 $$;
 revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
+
+create function pawl.create_subscription(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text) returns SETOF pawl.subscription
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  return query
+  insert into pawl.subscription (
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+  values (
+    p_tenant, pawl.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    pg_current_snapshot(), v_now, p_actor)
+  returning *;
+end
+$$;
+revoke execute on function pawl.create_subscription(text,text,text[],text[],text[],boolean,text,text) from public;
 
 create function pawl.deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_expires_at timestamp with time zone) returns timestamp with time zone
 language sql stable parallel safe
@@ -1520,6 +1632,17 @@ as $$
 $$;
 revoke execute on function pawl.definition_transitions(jsonb) from public;
 
+create function pawl.delete_subscription(p_tenant text, p_id uuid) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
+  return found;
+end
+$$;
+revoke execute on function pawl.delete_subscription(text,uuid) from public;
+
 create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language sql stable parallel safe
 as $$
@@ -1541,6 +1664,137 @@ as $$
       'expires_at', pawl.rfc3339(p_instance.expires_at)))
 $$;
 revoke execute on function pawl.document(pawl.instance,jsonb,timestamp with time zone) from public;
+
+create function pawl.due_deliveries(p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid) returns SETOF pawl.delivery
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_left integer := p_limit;
+  v_tenant text := p_after_tenant;
+  v_id uuid := p_after_subscription;
+  v_next record;
+  v_health record;
+  v_each integer;
+  v_read integer;
+begin
+  return query
+  select d.*
+  from pawl.delivery d
+  where d.status = 'pending' and d.next_attempt_at is not null and d.callback
+    and d.next_attempt_at <= v_now
+    and d.id <> all (p_flying)
+  order by d.next_attempt_at
+  limit least(p_each, v_left / 2);
+  get diagnostics v_read = row_count;
+  v_left := v_left - v_read;
+
+  while v_left > 0 loop
+    select d.tenant_id, d.subscription_id, d.next_attempt_at
+    into v_next
+    from pawl.delivery d
+    where (d.tenant_id, d.subscription_id) > (v_tenant, v_id)
+      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at
+    limit 1;
+    exit when not found;
+    v_tenant := v_next.tenant_id;
+    v_id := v_next.subscription_id;
+    continue when v_next.next_attempt_at > v_now;
+    select s.failures, s.rests_until, s.disabled_at
+    into v_health
+    from pawl.subscription s
+    where s.tenant_id = v_tenant and s.id = v_id;
+    v_each := p_each;
+    if found then
+      continue when v_health.disabled_at is not null or v_health.rests_until > v_now;
+      if pawl.rests_after(v_health.failures, interval '1 second') is not null then
+        v_each := 1;
+      end if;
+    end if;
+    v_read := (select count(*) from unnest(p_flying_subscriptions) as f (id) where f.id = v_id);
+    continue when v_read * 2 >= v_each;
+    return query
+    select d.*
+    from pawl.delivery d
+    where d.tenant_id = v_tenant and d.subscription_id = v_id
+      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+      and d.next_attempt_at <= v_now
+      and d.id <> all (p_flying)
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
+    limit least(v_each - v_read, v_left);
+    get diagnostics v_read = row_count;
+    v_left := v_left - v_read;
+  end loop;
+end
+$$;
+revoke execute on function pawl.due_deliveries(integer,integer,uuid[],uuid[],text,uuid) from public;
+
+create function pawl.endpoints_of(p_tenants text[], p_ids uuid[]) returns SETOF pawl.endpoint
+language sql stable security definer
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, '')
+  from unnest(p_tenants, p_ids) as k (tenant_id, id)
+  cross join lateral (
+    select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
+  ) s
+  union all
+  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), ''
+  from unnest(p_tenants, p_ids) as k (tenant_id, id)
+  cross join lateral (
+    select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
+  ) b
+$$;
+revoke execute on function pawl.endpoints_of(text[],uuid[]) from public;
+
+create function pawl.event_type(p_kind text) returns text
+language sql immutable parallel safe
+as $$
+  select 'pawl.instance.' || case p_kind
+    when 'transition' then 'transitioned'
+    when 'timeout' then 'timed-out'
+    else p_kind
+  end
+$$;
+revoke execute on function pawl.event_type(text) from public;
+
+create function pawl.events_of(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns SETOF pawl.event
+language sql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
+    h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
+    h.traceparent, h.at, i.business_key, i.correlation_id, i.created_at, s.events
+  from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
+  cross join lateral (
+    select h.*
+    from pawl.history h
+    where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
+    limit 1
+  ) h
+  left join lateral (
+    select i.* from pawl.instance i where i.tenant_id = k.tenant_id and i.id = k.instance_id limit 1
+  ) i on true
+  left join lateral (
+    select s.events
+    from pawl.workflow_state s
+    where s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state
+    limit 1
+  ) s on true
+$$;
+revoke execute on function pawl.events_of(text[],uuid[],bigint[]) from public;
 
 create function pawl.final_instances(p_limit integer, p_age interval, p_tenant text, p_workflows text[], INOUT at_tenant text, INOUT at_workflow text, INOUT at_status text, INOUT at_id uuid, OUT ids uuid[], OUT before timestamp with time zone) returns record
 language plpgsql volatile
@@ -1999,6 +2253,25 @@ end
 $$;
 revoke execute on function pawl.jsonpath_error(text) from public;
 
+create function pawl.keep_lead(p_consumer text, p_term bigint, p_lease interval) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pawl.consumer c
+    where c.name = p_consumer and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
+  ) then
+    return true;
+  end if;
+  update pawl.consumer c
+  set lease_until = pawl.now() + p_lease
+  where c.name = p_consumer and c.term = p_term;
+  return found;
+end
+$$;
+revoke execute on function pawl.keep_lead(text,bigint,interval) from public;
+
 create function pawl.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 language sql stable parallel safe
 as $$
@@ -2369,6 +2642,52 @@ as $$
 $$;
 revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
 
+create function pawl.purge_deliveries(p_limit integer, p_delivered interval, p_dead interval) returns integer
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_purged integer;
+begin
+  with old as materialized (
+    select p.place
+    from (
+      select d.ctid as place
+      from pawl.delivery d
+      where d.status = 'delivered' and d.id < pawl.uuid_v7_floor(v_now - p_delivered) and d.delivered_at < v_now - p_delivered
+      order by d.id
+      limit greatest(p_limit, 0)
+      for update skip locked
+    ) p
+    union all
+    select p.place
+    from (
+      select d.ctid as place
+      from pawl.delivery d
+      where d.status = 'dead' and d.id < pawl.uuid_v7_floor(v_now - p_dead)
+      limit greatest(p_limit, 0)
+      for update skip locked
+    ) p
+  ),
+  purged as (
+    delete from pawl.delivery d
+    where d.ctid = any (array(select o.place from old o))
+    returning d.tenant_id, d.instance_id, d.callback
+  ),
+  released as (
+    delete from pawl.callback b
+    using (select p.tenant_id, p.instance_id from purged p where p.callback) p
+    where b.tenant_id = p.tenant_id and b.instance_id = p.instance_id
+  )
+  select count(*) into v_purged from purged;
+  return v_purged;
+end
+$$;
+revoke execute on function pawl.purge_deliveries(integer,interval,interval) from public;
+
 create function pawl.purge_keys(p_limit integer) returns integer
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
@@ -2710,6 +3029,80 @@ end
 $$;
 revoke execute on function pawl.replay(text,timestamp with time zone,pawl.setting,integer[],text[],bytea[],text[]) from public;
 
+create function pawl.replay_deliveries(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, OUT replayed integer, OUT looked_at integer, OUT last uuid) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_after uuid := greatest(p_after, pawl.uuid_v7_floor(coalesce(p_from, '-infinity')));
+  v_before uuid := pawl.uuid_v7_floor(coalesce(p_to, 'infinity') + interval '1 millisecond');
+  v_ids uuid[];
+  v_row record;
+begin
+  replayed := 0; looked_at := 0; last := p_after;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  -- Dead letters have an index of their own.
+  if p_ids is not null then
+    v_ids := p_ids;
+  elsif p_status = 'dead' then
+    v_ids := array(
+      select d.id
+      from pawl.delivery d
+      where d.tenant_id = p_tenant and d.id > v_after and d.id < v_before and d.status = 'dead'
+        and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
+        and coalesce(d.subscription_id = p_subscription, true)
+      order by d.tenant_id, d.id
+      limit p_limit
+    );
+  else
+    v_ids := array(
+      select d.id
+      from pawl.delivery d
+      where d.tenant_id = p_tenant and d.id > v_after and d.id < v_before and d.status = p_status
+        and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
+        and coalesce(d.subscription_id = p_subscription, true)
+      order by d.tenant_id, d.id
+      limit p_limit
+    );
+  end if;
+  for v_row in
+    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    from unnest(v_ids) as u (id)
+    cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
+    ) d
+    order by d.id
+  loop
+    looked_at := looked_at + 1;
+    last := v_row.id;
+    continue when v_row.status = 'pending';
+    continue when not exists (
+      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
+      union all
+      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
+    );
+    -- Before those of the instance that are pending.
+    update pawl.delivery d
+    set status = 'pending', attempts = 0, delivered_at = null,
+      next_attempt_at = least(
+        v_now,
+        (
+          select min(o.next_attempt_at)
+          from pawl.delivery o
+          where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+            and o.instance_id = v_row.instance_id and o.status = 'pending' and o.version > v_row.version
+        ))
+    where d.tenant_id = p_tenant and d.id = v_row.id;
+    replayed := replayed + 1;
+  end loop;
+end
+$$;
+revoke execute on function pawl.replay_deliveries(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
+
 create function pawl.resign(p_consumer text, p_term bigint) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2717,6 +3110,13 @@ as $$
   update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.term = p_term
 $$;
 revoke execute on function pawl.resign(text,bigint) from public;
+
+create function pawl.rests_after(p_failures integer, p_rest interval) returns interval
+language sql immutable parallel safe
+as $$
+  select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
+$$;
+revoke execute on function pawl.rests_after(integer,interval) from public;
 
 create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer) returns boolean
 language plpgsql volatile security definer
@@ -2770,6 +3170,125 @@ create function pawl.rfc3339(p_at timestamp with time zone) returns text
 language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
 revoke execute on function pawl.rfc3339(timestamp with time zone) from public;
+
+create function pawl.rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval) returns SETOF pawl.subscription
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.subscription s
+  set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
+  where s.tenant_id = p_tenant and s.id = p_id
+  returning s.*
+$$;
+revoke execute on function pawl.rotate_secret(text,uuid,text,interval) from public;
+
+create function pawl.route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean) returns record
+language plpgsql volatile security definer
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_consumer pawl.consumer;
+  -- Taken before what it sees is read, and before it is asked who is to be told.
+  v_snapshot pg_snapshot := pg_current_snapshot();
+  v_batch pg_snapshot;
+  v_seq bigint;
+begin
+  leads := false; steps := 0; deliveries := 0; more := false;
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
+  if not found then
+    return;
+  end if;
+  v_batch := coalesce(v_consumer.batch, v_snapshot);
+  if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
+    and not exists (select from pawl.callback b limit 1) then
+    if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
+      leads := pawl.advance('webhooks', p_term, v_snapshot, null, 0, p_lease);
+    else
+      leads := pawl.keep_lead('webhooks', p_term, p_lease);
+    end if;
+    return;
+  end if;
+  if v_consumer.batch is null and not exists (
+    select from pawl.read_steps(v_consumer.cursor, v_batch, v_consumer.batch_seq, 1)
+  ) then
+    leads := pawl.keep_lead('webhooks', p_term, p_lease);
+    return;
+  end if;
+
+  -- From here on nothing is settled or replayed, so that what waits for what stays true.
+  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  if not found then
+    return;
+  end if;
+  with step as materialized (
+    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    from pawl.read_steps(v_consumer.cursor, v_batch, v_consumer.batch_seq, p_limit) h
+  ),
+  matching as (
+    select h.*, s.id as subscription_id, false as callback
+    from step h
+    cross join lateral (
+      select s.id
+      from pawl.subscription s
+      where s.tenant_id = h.tenant_id
+        and s.disabled_at is null
+        and not pg_visible_in_snapshot(h.xid, s.since)
+        and (s.workflows = '{}' or h.workflow = any (s.workflows))
+        and (s.events = '{}' or h.event = any (s.events))
+        and (
+          s.states = '{}'
+          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
+        )
+        and (not s.terminal_only or h.status <> 'active')
+    ) s
+    union all
+    select h.*, h.instance_id, true
+    from step h
+    cross join lateral (
+      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
+    ) b
+    where h.status <> 'active'
+  ),
+  made as (
+    insert into pawl.delivery (
+      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+    select
+      m.tenant_id, pawl.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl.event_type(m.kind),
+      'pending', 0, case when w.failed then null else v_now end, v_now
+    from (
+      -- Ids are in the order of the steps.
+      select m.*, row_number() over (order by m.seq) as ordinal
+      from matching m
+    ) m
+    left join lateral (
+      select d.attempts > 0 or d.next_attempt_at is null as failed
+      from pawl.delivery d
+      where d.tenant_id = m.tenant_id
+        and d.subscription_id = m.subscription_id
+        and d.instance_id = m.instance_id
+        and d.status = 'pending'
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      limit 1
+    ) w on true
+    order by m.ordinal
+    -- Only where somebody has put the cursor back.
+    on conflict on constraint delivery_step_key do nothing
+    returning 1
+  )
+  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
+  into steps, deliveries, v_seq;
+
+  more := steps >= p_limit;
+  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease);
+end
+$$;
+revoke execute on function pawl.route(bigint,integer,interval) from public;
 
 create function pawl.set_state_check(p_workflow text) returns void
 language plpgsql volatile
@@ -2869,6 +3388,140 @@ begin
 end
 $$;
 revoke execute on function pawl.settle(pawl.instance,pawl.instance,text,jsonb,text,timestamp with time zone,pawl.setting) from public;
+
+create function pawl.settle_deliveries(p_term bigint, p_tenants text[], p_ids uuid[], p_outcomes text[], p_delays interval[], p_pauses interval[], p_statuses integer[], p_errors text[], p_responses text[], p_rest interval) returns boolean
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_incremental_sort = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_tenants text[];
+  v_subscriptions uuid[];
+  v_instances uuid[];
+  v_result record;
+  v_delivery record;
+begin
+  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  if not found then
+    return false;
+  end if;
+  v_now := pawl.now();
+
+  -- Nearly all get there. A row is looked up without its status, which would make other
+  -- indexes look as good as the key's.
+  with settled as (
+    update pawl.delivery d
+    set status = 'delivered', attempts = d.attempts + 1, next_attempt_at = null, last_status = r.status, last_error = null,
+      last_response = nullif(r.response, ''), delivered_at = v_now
+    from (
+      select p.place, r.status, r.response
+      from unnest(p_tenants, p_ids, p_outcomes, p_statuses, p_responses) as r (tenant_id, id, outcome, status, response)
+      cross join lateral (
+        select d.ctid as place, d.status from pawl.delivery d where d.tenant_id = r.tenant_id and d.id = r.id limit 1
+      ) p
+      where r.outcome = 'delivered' and p.status = 'pending'
+    ) r
+    where d.ctid = r.place
+    returning d.tenant_id, d.subscription_id, d.instance_id
+  )
+  select array_agg(d.tenant_id::text), array_agg(d.subscription_id), array_agg(d.instance_id)
+  into v_tenants, v_subscriptions, v_instances
+  from settled d;
+  delete from pawl.callback b
+  using unnest(v_tenants, v_subscriptions, v_instances) as c (tenant_id, subscription_id, instance_id)
+  where c.subscription_id = c.instance_id and b.tenant_id = c.tenant_id and b.instance_id = c.instance_id;
+  update pawl.subscription s
+  set failures = 0, rests_until = null
+  from (select distinct c.tenant_id, c.id from unnest(v_tenants, v_subscriptions) as c (tenant_id, id)) c
+  where s.tenant_id = c.tenant_id and s.id = c.id and (s.failures > 0 or s.rests_until is not null);
+
+  -- The others one by one.
+  for v_result in
+    select *
+    from unnest(p_tenants, p_ids, p_outcomes, p_delays, p_pauses, p_statuses, p_errors, p_responses)
+      with ordinality as r (tenant_id, id, outcome, delay, pause, status, error, response, place)
+    where r.outcome <> 'delivered'
+  loop
+    select d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    into v_delivery
+    from pawl.delivery d
+    where d.tenant_id = v_result.tenant_id and d.id = v_result.id;
+    continue when not found or v_delivery.status <> 'pending';
+    update pawl.delivery d
+    set
+      status = case when v_result.outcome in ('dead', 'gone', 'void') then 'dead' else 'pending' end,
+      attempts = d.attempts + case when v_result.outcome in ('put-off', 'void') then 0 else 1 end,
+      next_attempt_at = case when v_result.outcome in ('retry', 'put-off') then v_now + v_result.delay end,
+      last_status = case when v_result.outcome = 'put-off' then d.last_status else nullif(v_result.status, 0) end,
+      last_error = case when v_result.outcome = 'put-off' then d.last_error else nullif(v_result.error, '') end,
+      last_response = case when v_result.outcome = 'put-off' then d.last_response else nullif(v_result.response, '') end
+    where d.tenant_id = v_result.tenant_id and d.id = v_result.id;
+    continue when v_delivery.callback;
+    if v_result.outcome = 'retry' then
+      update pawl.delivery d
+      set next_attempt_at = null
+      where d.tenant_id = v_result.tenant_id and d.subscription_id = v_delivery.subscription_id
+        and d.instance_id = v_delivery.instance_id and d.version > v_delivery.version
+        and d.status = 'pending' and d.next_attempt_at is not null;
+    else
+      v_tenants := v_tenants || v_result.tenant_id;
+      v_subscriptions := v_subscriptions || v_delivery.subscription_id;
+      v_instances := v_instances || v_delivery.instance_id;
+    end if;
+
+    case v_result.outcome
+    when 'retry', 'dead' then
+      -- What was under way when the rest began does not prolong it.
+      update pawl.subscription s
+      set failures = s.failures + 1,
+        rests_until = greatest(
+          v_now + pawl.rests_after(s.failures + 1, p_rest), v_now + v_result.pause, s.rests_until)
+      where s.tenant_id = v_result.tenant_id and s.id = v_delivery.subscription_id
+        and (s.rests_until is null or s.rests_until <= v_now or s.rests_until < v_now + v_result.pause);
+    when 'gone' then
+      update pawl.subscription s
+      set disabled_at = v_now, disabled_reason = 'the endpoint answered 410 Gone'
+      where s.tenant_id = v_result.tenant_id and s.id = v_delivery.subscription_id and s.disabled_at is null;
+    else
+      null;
+    end case;
+  end loop;
+
+  -- What waited for one that is settled now has its time.
+  update pawl.delivery d
+  set next_attempt_at = v_now
+  from (
+    select w.place
+    from unnest(v_tenants, v_subscriptions, v_instances) as c (tenant_id, subscription_id, instance_id)
+    cross join lateral (
+      select d.next_attempt_at
+      from pawl.delivery d
+      where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
+        and d.status = 'pending'
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      limit 1
+    ) f
+    cross join lateral (
+      select d.ctid as place
+      from pawl.delivery d
+      where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
+        and d.status = 'pending' and d.next_attempt_at is null
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+    ) w
+    where f.next_attempt_at is null
+  ) w
+  where d.ctid = w.place;
+  return true;
+end
+$$;
+revoke execute on function pawl.settle_deliveries(bigint,text[],uuid[],text[],interval[],interval[],integer[],text[],text[],interval) from public;
 
 create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
 language plpgsql volatile security definer
@@ -3035,6 +3688,51 @@ as $$
   order by (s.step).seq
 $$;
 revoke execute on function pawl.stream_steps(text,pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
+
+create function pawl.test_subscription(p_tenant text, p_id uuid) returns SETOF pawl.delivery
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  update pawl.subscription s
+  set rests_until = least(s.rests_until, v_now)
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    return query
+    insert into pawl.delivery (
+      tenant_id, id, subscription_id, callback, type, status, attempts, next_attempt_at, created_at)
+    values (p_tenant, pawl.uuid_v7(v_now), p_id, false, 'pawl.subscription.test', 'pending', 0, 'epoch', v_now)
+    returning *;
+  end if;
+end
+$$;
+revoke execute on function pawl.test_subscription(text,uuid) from public;
+
+create function pawl.update_subscription(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean) returns SETOF pawl.subscription
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.subscription s
+  set
+    url = coalesce(p_url, s.url),
+    workflows = coalesce(p_workflows, s.workflows),
+    events = coalesce(p_events, s.events),
+    states = coalesce(p_states, s.states),
+    terminal_only = coalesce(p_terminal_only, s.terminal_only),
+    disabled_at = case when p_disabled then coalesce(s.disabled_at, pawl.now()) when p_disabled is null then s.disabled_at end,
+    disabled_reason = case
+      when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
+      when p_disabled is null then s.disabled_reason
+    end,
+    since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
+    failures = case when p_url <> s.url or not p_disabled then 0 else s.failures end,
+    rests_until = case when p_url <> s.url or not p_disabled then null else s.rests_until end
+  where s.tenant_id = p_tenant and s.id = p_id
+  returning s.*
+$$;
+revoke execute on function pawl.update_subscription(text,uuid,text,text[],text[],text[],boolean,boolean) from public;
 
 create function pawl.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe

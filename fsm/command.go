@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"unicode/utf8"
 
@@ -25,7 +26,7 @@ type Reply struct {
 // Create starts an instance.
 //
 // Kinds: Malformed, KeyInvalid, KeyReuse, WorkflowNotFound, InstanceExists, TooLarge,
-// InvalidContext, GuardError, Unavailable.
+// InvalidContext, CallbackSecretRequired, GuardError, Unavailable.
 func (s *Service) Create(ctx context.Context, c CreateCommand) (Result, error) {
 	r := s.Do(ctx, []Command{c})[0]
 	return r.Result, r.Err
@@ -84,7 +85,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		switch c := command.(type) {
 		case CreateCommand:
 			c.Key = keyOr(c.Key)
-			if replies[i].Err = c.normalise(); replies[i].Err == nil {
+			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
 				p := newPending(ctx, c, c.Tenant, "key "+c.Key)
 				creates, waits[i] = append(creates, p), p.wait
 			}
@@ -316,6 +317,12 @@ func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateComm
 		p.Reasons = append(p.Reasons, c.command.Reason)
 		p.CorrelationIds = append(p.CorrelationIds, c.command.Origin.CorrelationID)
 		p.Traceparents = append(p.Traceparents, c.command.Traceparent)
+	}
+	if slices.ContainsFunc(batch, func(c *pending[CreateCommand]) bool { return c.command.CallbackURL != "" }) {
+		for _, c := range batch {
+			p.CallbackUrls = append(p.CallbackUrls, c.command.CallbackURL)
+			p.CallbackSecrets = append(p.CallbackSecrets, c.command.CallbackSecret)
+		}
 	}
 	return inOrder(len(batch))(q.Create(ctx, p))
 }

@@ -58,6 +58,12 @@ const (
 	UnknownEvent
 	// EventIDTooOld: what follows an event's id is no longer all there, or is too much.
 	EventIDTooOld
+	// NotFound: the tenant has no such subscription or delivery.
+	NotFound
+	// DeliveryConflict: a delivery, or its subscription, is not in the state that was asked for.
+	DeliveryConflict
+	// CallbackSecretRequired: there is nothing to sign a callback with.
+	CallbackSecretRequired
 	// Unavailable: the database is away or busy, or the queue is full. Try again.
 	Unavailable
 
@@ -69,7 +75,7 @@ var kindNames = [kindCount]string{
 	"workflow not found", "instance not found", "transition not allowed", "guard rejected", "guard error",
 	"instance exists", "workflow conflict", "version mismatch", "precondition required", "too large",
 	"invalid definition", "invalid context", "invalid payload", "unknown event", "event id too old",
-	"unavailable",
+	"not found", "delivery conflict", "callback secret required", "unavailable",
 }
 
 // Kinds returns every kind, for tables that must be total.

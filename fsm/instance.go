@@ -119,6 +119,11 @@ type CreateCommand struct {
 	CorrelationID string
 	// ExpiresIn overrides the workflow's ttl; 0 leaves it.
 	ExpiresIn time.Duration
+	// CallbackURL, if not empty, is sent the last step of the instance, once it is final.
+	CallbackURL string
+	// CallbackSecret signs it: "whsec_" and 24 to 64 bytes in base64. Without it the deployment's
+	// does.
+	CallbackSecret string
 	Origin
 }
 

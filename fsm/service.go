@@ -36,6 +36,8 @@ type Config struct {
 	// included, before it counts as away. It must be longer than the pool's
 	// statement_timeout. Default 1.5 s.
 	CallTimeout time.Duration
+	// Webhooks says where webhooks may be sent to.
+	Webhooks WebhookPolicy
 	// Hub wakes those who wait for instances to move; the process runs it. Default: none,
 	// and each of them looks once a second.
 	Hub *Hub

@@ -417,6 +417,8 @@ func TestEveryKind(t *testing.T) {
 		"version is not the next": {second(s.Register(ctx, "stepwise", []byte(strings.Replace(stepwise, "{", `{"version":9,`, 1)), "", false)), fsm.WorkflowConflict, &fsm.Refusal{Version: 1}, nil},
 		"cursor of another list":  {second(s.List(ctx, "t", fsm.Filter{}, fsm.Page{Cursor: "AAAA"})), fsm.Malformed, nil, []string{""}},
 		"filter has NUL":          {second(s.List(ctx, "t", fsm.Filter{Status: "\x00"}, fsm.Page{})), fsm.Malformed, nil, []string{""}},
+		"no such delivery":        {second(s.ReplayDelivery(ctx, fsm.DefaultTenant, uuid.New())), fsm.NotFound, nil, nil},
+		"callback has no secret":  {doCreate(func(c *fsm.CreateCommand) { c.CallbackURL = "https://93.184.215.14" }), fsm.CallbackSecretRequired, nil, nil},
 		"limit is negative":       {second(s.History(ctx, fsm.DefaultTenant, id, fsm.Page{Limit: -1})), fsm.Malformed, nil, []string{""}},
 	} {
 		e, ok := errors.AsType[*fsm.Error](c.err)
@@ -447,6 +449,19 @@ func TestEveryKind(t *testing.T) {
 	if rest := counts(t, pool); before != rest || after == before {
 		t.Errorf("before: %s, after: %s, without the refusals' keys: %s", before, after, rest)
 	}
+
+	// What is pending is not replayed.
+	subscription, err := s.Subscribe(ctx, fsm.DefaultTenant, "https://93.184.215.14", fsm.SubscriptionFilter{}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pending, err := s.TestSubscription(ctx, fsm.DefaultTenant, subscription.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.ReplayDelivery(ctx, fsm.DefaultTenant, pending.ID)
+	refused(t, err, fsm.DeliveryConflict)
+	produced[fsm.DeliveryConflict] = true
 
 	// A stream has been where history is no longer whole.
 	exec(t, pool, "update pawl.history set version = 2, kind = 'transition' where instance_id = $1 and version = 1", id)

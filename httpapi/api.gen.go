@@ -133,6 +133,27 @@ func (e DefinitionStateType) Valid() bool {
 	}
 }
 
+// Defines values for DeliveryStatus.
+const (
+	DeliveryStatusDead      DeliveryStatus = "dead"
+	DeliveryStatusDelivered DeliveryStatus = "delivered"
+	DeliveryStatusPending   DeliveryStatus = "pending"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryStatus enum.
+func (e DeliveryStatus) Valid() bool {
+	switch e {
+	case DeliveryStatusDead:
+		return true
+	case DeliveryStatusDelivered:
+		return true
+	case DeliveryStatusPending:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusOk HealthStatus = "ok"
@@ -231,6 +252,8 @@ func (e InstanceStatus) Valid() bool {
 
 // Defines values for ProblemCode.
 const (
+	ProblemCodeCallbackSecretRequired ProblemCode = "callback-secret-required"
+	ProblemCodeDeliveryConflict       ProblemCode = "delivery-conflict"
 	ProblemCodeEventIDTooOld          ProblemCode = "event-id-too-old"
 	ProblemCodeForbidden              ProblemCode = "forbidden"
 	ProblemCodeGuardError             ProblemCode = "guard-error"
@@ -264,6 +287,10 @@ const (
 // Valid indicates whether the value is a known member of the ProblemCode enum.
 func (e ProblemCode) Valid() bool {
 	switch e {
+	case ProblemCodeCallbackSecretRequired:
+		return true
+	case ProblemCodeDeliveryConflict:
+		return true
 	case ProblemCodeEventIDTooOld:
 		return true
 	case ProblemCodeForbidden:
@@ -334,6 +361,24 @@ const (
 func (e ReadinessStatus) Valid() bool {
 	switch e {
 	case ReadinessStatusReady:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReplayRequestStatus.
+const (
+	ReplayRequestStatusDead      ReplayRequestStatus = "dead"
+	ReplayRequestStatusDelivered ReplayRequestStatus = "delivered"
+)
+
+// Valid indicates whether the value is a known member of the ReplayRequestStatus enum.
+func (e ReplayRequestStatus) Valid() bool {
+	switch e {
+	case ReplayRequestStatusDead:
+		return true
+	case ReplayRequestStatusDelivered:
 		return true
 	default:
 		return false
@@ -551,11 +596,17 @@ type BatchResult struct {
 }
 
 // Command One command. With `op: create`: `workflow` is required, and `context`, `business_key`, `correlation_id`,
-// `expires_in` and `reason` are allowed. With `op: fire`: `instance_id` and `event` are required, and `payload`,
+// `expires_in`, `callback_url`, `callback_secret` and `reason` are allowed. With `op: fire`: `instance_id` and `event` are required, and `payload`,
 // `if_match` and `reason` are allowed. A member of the other `op` is 400 for that command.
 type Command struct {
 	// BusinessKey Create: what the client calls the instance.
 	BusinessKey *string `json:"business_key,omitempty"`
+
+	// CallbackSecret Create: what signs that.
+	CallbackSecret *string `json:"callback_secret,omitempty"`
+
+	// CallbackURL Create: where to send the last step to.
+	CallbackURL *string `json:"callback_url,omitempty"`
 
 	// Context Create: the instance's data; `{}` by default.
 	Context json.RawMessage `json:"context,omitempty"`
@@ -601,6 +652,13 @@ type CreateRequest struct {
 	// BusinessKey What the client calls the instance, 1 to 255 characters. Unique within the tenant and the workflow for as
 	// long as the instance exists.
 	BusinessKey *string `json:"business_key,omitempty"`
+
+	// CallbackSecret What signs it: `whsec_` and 24 to 64 bytes in base64. Without it the deployment's secret does, if it has one.
+	CallbackSecret *string `json:"callback_secret,omitempty"`
+
+	// CallbackURL Where to send the last step to, once the instance is final: http or https. One signed delivery, as of a
+	// subscription.
+	CallbackURL *string `json:"callback_url,omitempty"`
 
 	// Context The instance's data, at most 64 KiB unless the deployment says otherwise.
 	Context json.RawMessage `json:"context,omitempty"`
@@ -714,6 +772,61 @@ type DefinitionTransitions0 = string
 
 // DefinitionTransitions2 defines model for DefinitionTransitions.2.
 type DefinitionTransitions2 = []DefinitionTransition
+
+// Delivery A step, and what became of telling a subscription of it.
+type Delivery struct {
+	// Attempts How many were made, since the last replay if there was one.
+	Attempts int `json:"attempts"`
+
+	// CreatedAt When it was made of the step.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DeliveredAt When it was answered with a 2xx.
+	DeliveredAt *Timestamp `json:"delivered_at"`
+
+	// ID The `webhook-id`, the same in each attempt.
+	ID string `json:"id"`
+
+	// InstanceID The instance that made the step; `null` for a test.
+	InstanceID *string `json:"instance_id"`
+
+	// LastError Why the last attempt failed.
+	LastError *string `json:"last_error"`
+
+	// LastResponse The first KiB of the answer to the last attempt.
+	LastResponse *string `json:"last_response"`
+
+	// LastStatus The status that the last attempt was answered with, `null` if there was no answer.
+	LastStatus *int `json:"last_status"`
+
+	// NextAttemptAt When it is sent, if its endpoint does not rest; `null` if it is not pending, and while an earlier step of the
+	// instance is to be tried again.
+	NextAttemptAt *Timestamp `json:"next_attempt_at"`
+
+	// Status `pending` is to be sent, for the first time or again; `delivered` was answered with a 2xx; `dead` was given up.
+	Status DeliveryStatus `json:"status"`
+
+	// SubscriptionID The subscription; `null` for the `callback_url` of an instance.
+	SubscriptionID *string `json:"subscription_id"`
+
+	// Type The type of the CloudEvent.
+	Type string `json:"type"`
+
+	// Version The step in the instance's history; `null` for a test.
+	Version *int64 `json:"version"`
+}
+
+// DeliveryList A page of deliveries.
+type DeliveryList struct {
+	// Items The newest first.
+	Items []Delivery `json:"items"`
+
+	// NextCursor The cursor of the next page, `null` on the last.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// DeliveryStatus `pending` is to be sent, for the first time or again; `delivered` was answered with a 2xx; `dead` was given up.
+type DeliveryStatus string
 
 // Duration A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
 //
@@ -961,6 +1074,36 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// ReplayReport What was replayed.
+type ReplayReport struct {
+	// Replayed How many deliveries are pending again.
+	Replayed int `json:"replayed"`
+}
+
+// ReplayRequest Which deliveries to replay; those that every member leaves.
+type ReplayRequest struct {
+	// After Only those made after this time, not at it.
+	After *Timestamp `json:"after,omitempty"`
+
+	// Before Only those made before this time, not at it.
+	Before *Timestamp `json:"before,omitempty"`
+
+	// Status Those that are dead, or those that were delivered.
+	Status *ReplayRequestStatus `json:"status,omitempty"`
+
+	// SubscriptionID Only those of this subscription.
+	SubscriptionID *string `json:"subscription_id,omitempty"`
+}
+
+// ReplayRequestStatus Those that are dead, or those that were delivered.
+type ReplayRequestStatus string
+
+// SecretRequest A secret.
+type SecretRequest struct {
+	// Secret `whsec_` and 24 to 64 bytes in base64. Without it one is made.
+	Secret *string `json:"secret,omitempty"`
+}
+
 // Simulated The outcome of a simulation.
 type Simulated struct {
 	// Context The context at the end.
@@ -1014,6 +1157,97 @@ type Simulation struct {
 
 	// State The state to begin in; the initial one by default.
 	State *string `json:"state,omitempty"`
+}
+
+// Subscription An endpoint that is told of steps.
+type Subscription struct {
+	// CreatedAt When it was made.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who made it.
+	CreatedBy string `json:"created_by"`
+
+	// Disabled Whether it is told of nothing.
+	Disabled bool `json:"disabled"`
+
+	// DisabledAt Since when it is disabled.
+	DisabledAt *Timestamp `json:"disabled_at"`
+
+	// DisabledReason Why it is disabled.
+	DisabledReason *string `json:"disabled_reason"`
+
+	// Failures How many attempts have failed since one got there.
+	Failures int `json:"failures"`
+
+	// Filter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
+	// workflow, or to one of those that the filter names.
+	Filter SubscriptionFilter `json:"filter"`
+
+	// ID The subscription's id.
+	ID string `json:"id"`
+
+	// PreviousSecretUntil Until when the secret before this one signs as well.
+	PreviousSecretUntil *Timestamp `json:"previous_secret_until"`
+
+	// RestsUntil When an endpoint that keeps failing, or asked to wait, is tried again.
+	RestsUntil *Timestamp `json:"rests_until"`
+
+	// Secret What signs, only in the answer to the request that made it.
+	Secret *string `json:"secret,omitempty"`
+
+	// URL Where steps are sent to.
+	URL string `json:"url"`
+}
+
+// SubscriptionFilter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
+// workflow, or to one of those that the filter names.
+type SubscriptionFilter struct {
+	// Events Made by these events. Timeouts are `after:10m` and so on, and `ttl`.
+	Events []string `json:"events,omitzero"`
+
+	// States Into these states, or states within them.
+	States []string `json:"states,omitzero"`
+
+	// TerminalOnly Into final states only.
+	TerminalOnly *bool `json:"terminal_only,omitempty"`
+
+	// Workflows Of these workflows.
+	Workflows []string `json:"workflows,omitzero"`
+}
+
+// SubscriptionList A page of subscriptions.
+type SubscriptionList struct {
+	// Items The newest first.
+	Items []Subscription `json:"items"`
+
+	// NextCursor The cursor of the next page, `null` on the last.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// SubscriptionPatch What to change of a subscription.
+type SubscriptionPatch struct {
+	// Disabled Whether it is told of nothing.
+	Disabled *bool `json:"disabled,omitempty"`
+
+	// Filter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
+	// workflow, or to one of those that the filter names.
+	Filter *SubscriptionFilter `json:"filter,omitempty"`
+
+	// URL Where to send to, http or https.
+	URL *string `json:"url,omitempty"`
+}
+
+// SubscriptionRequest An endpoint, and what to tell it of.
+type SubscriptionRequest struct {
+	// Filter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
+	// workflow, or to one of those that the filter names.
+	Filter *SubscriptionFilter `json:"filter,omitempty"`
+
+	// Secret `whsec_` and 24 to 64 bytes in base64. Without it one is made.
+	Secret *string `json:"secret,omitempty"`
+
+	// URL Where to send to, http or https.
+	URL string `json:"url"`
 }
 
 // Workflow One version of a workflow.
@@ -1205,8 +1439,29 @@ type StreamState = string
 // StreamTerminalOnly defines model for StreamTerminalOnly.
 type StreamTerminalOnly = bool
 
+// SubscriptionID defines model for SubscriptionID.
+type SubscriptionID = string
+
 // WorkflowName defines model for WorkflowName.
 type WorkflowName = string
+
+// ListDeliveriesParams defines parameters for ListDeliveries.
+type ListDeliveriesParams struct {
+	// SubscriptionID Only those of this subscription.
+	SubscriptionID *string `form:"subscription_id,omitempty" json:"subscription_id,omitempty"`
+
+	// InstanceID Only those that tell of this instance.
+	InstanceID *string `form:"instance_id,omitempty" json:"instance_id,omitempty"`
+
+	// Status Only those with this status.
+	Status *DeliveryStatus `form:"status,omitempty" json:"status,omitempty"`
+
+	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the page before this one.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
 
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
@@ -1315,6 +1570,15 @@ type ListHistoryParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ListSubscriptionsParams defines parameters for ListSubscriptions.
+type ListSubscriptionsParams struct {
+	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the page before this one.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ListWorkflowsParams defines parameters for ListWorkflows.
 type ListWorkflowsParams struct {
 	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
@@ -1384,8 +1648,20 @@ type SimulateWorkflowParams struct {
 // RunBatchJSONRequestBody defines body for RunBatch for application/json ContentType.
 type RunBatchJSONRequestBody = BatchRequest
 
+// ReplayDeliveriesJSONRequestBody defines body for ReplayDeliveries for application/json ContentType.
+type ReplayDeliveriesJSONRequestBody = ReplayRequest
+
 // FireEventJSONRequestBody defines body for FireEvent for application/json ContentType.
 type FireEventJSONRequestBody = FireRequest
+
+// CreateSubscriptionJSONRequestBody defines body for CreateSubscription for application/json ContentType.
+type CreateSubscriptionJSONRequestBody = SubscriptionRequest
+
+// UpdateSubscriptionJSONRequestBody defines body for UpdateSubscription for application/json ContentType.
+type UpdateSubscriptionJSONRequestBody = SubscriptionPatch
+
+// RotateSubscriptionSecretJSONRequestBody defines body for RotateSubscriptionSecret for application/json ContentType.
+type RotateSubscriptionSecretJSONRequestBody = SecretRequest
 
 // RegisterWorkflowJSONRequestBody defines body for RegisterWorkflow for application/json ContentType.
 type RegisterWorkflowJSONRequestBody = Definition
@@ -1569,6 +1845,15 @@ type ServerInterface interface {
 	// RunBatch Run many commands
 	// (POST /v1/batch)
 	RunBatch(ctx echo.Context) error
+	// ListDeliveries List deliveries
+	// (GET /v1/deliveries)
+	ListDeliveries(ctx echo.Context, params ListDeliveriesParams) error
+	// ReplayDeliveries Replay deliveries
+	// (POST /v1/deliveries/replay)
+	ReplayDeliveries(ctx echo.Context) error
+	// ReplayDelivery Replay a delivery
+	// (POST /v1/deliveries/{id}/replay)
+	ReplayDelivery(ctx echo.Context, id string) error
 	// StreamEvents Follow all instances
 	// (GET /v1/events)
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
@@ -1590,6 +1875,27 @@ type ServerInterface interface {
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx echo.Context, id InstanceID, params ListHistoryParams) error
+	// ListSubscriptions List subscriptions
+	// (GET /v1/subscriptions)
+	ListSubscriptions(ctx echo.Context, params ListSubscriptionsParams) error
+	// CreateSubscription Subscribe an endpoint
+	// (POST /v1/subscriptions)
+	CreateSubscription(ctx echo.Context) error
+	// DeleteSubscription Delete a subscription
+	// (DELETE /v1/subscriptions/{id})
+	DeleteSubscription(ctx echo.Context, id SubscriptionID) error
+	// GetSubscription Read a subscription
+	// (GET /v1/subscriptions/{id})
+	GetSubscription(ctx echo.Context, id SubscriptionID) error
+	// UpdateSubscription Change a subscription
+	// (PATCH /v1/subscriptions/{id})
+	UpdateSubscription(ctx echo.Context, id SubscriptionID) error
+	// RotateSubscriptionSecret Replace the secret
+	// (POST /v1/subscriptions/{id}/rotate-secret)
+	RotateSubscriptionSecret(ctx echo.Context, id SubscriptionID) error
+	// TestSubscription Send a test
+	// (POST /v1/subscriptions/{id}/test)
+	TestSubscription(ctx echo.Context, id SubscriptionID) error
 	// ListWorkflows List workflows
 	// (GET /v1/workflows)
 	ListWorkflows(ctx echo.Context, params ListWorkflowsParams) error
@@ -1679,6 +1985,77 @@ func (w *ServerInterfaceWrapper) RunBatch(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.RunBatch(ctx)
+	return err
+}
+
+// ListDeliveries converts echo context to params.
+func (w *ServerInterfaceWrapper) ListDeliveries(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeliveriesParams
+	// ------------- Optional query parameter "subscription_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "subscription_id", ctx.QueryParams(), &params.SubscriptionID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter subscription_id: %s", err))
+	}
+
+	// ------------- Optional query parameter "instance_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "instance_id", ctx.QueryParams(), &params.InstanceID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter instance_id: %s", err))
+	}
+
+	// ------------- Optional query parameter "status" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", ctx.QueryParams(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter status: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListDeliveries(ctx, params)
+	return err
+}
+
+// ReplayDeliveries converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplayDeliveries(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplayDeliveries(ctx)
+	return err
+}
+
+// ReplayDelivery converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplayDelivery(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplayDelivery(ctx, id)
 	return err
 }
 
@@ -1981,6 +2358,120 @@ func (w *ServerInterfaceWrapper) ListHistory(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListHistory(ctx, id, params)
+	return err
+}
+
+// ListSubscriptions converts echo context to params.
+func (w *ServerInterfaceWrapper) ListSubscriptions(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSubscriptionsParams
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListSubscriptions(ctx, params)
+	return err
+}
+
+// CreateSubscription converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateSubscription(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateSubscription(ctx)
+	return err
+}
+
+// DeleteSubscription converts echo context to params.
+func (w *ServerInterfaceWrapper) DeleteSubscription(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriptionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DeleteSubscription(ctx, id)
+	return err
+}
+
+// GetSubscription converts echo context to params.
+func (w *ServerInterfaceWrapper) GetSubscription(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriptionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetSubscription(ctx, id)
+	return err
+}
+
+// UpdateSubscription converts echo context to params.
+func (w *ServerInterfaceWrapper) UpdateSubscription(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriptionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.UpdateSubscription(ctx, id)
+	return err
+}
+
+// RotateSubscriptionSecret converts echo context to params.
+func (w *ServerInterfaceWrapper) RotateSubscriptionSecret(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriptionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RotateSubscriptionSecret(ctx, id)
+	return err
+}
+
+// TestSubscription converts echo context to params.
+func (w *ServerInterfaceWrapper) TestSubscription(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id SubscriptionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.TestSubscription(ctx, id)
 	return err
 }
 
@@ -2343,6 +2834,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/problems/:code", wrapper.GetProblem, options.OperationMiddlewares["getProblem"]...)
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReadiness, options.OperationMiddlewares["getReadiness"]...)
 	router.POST(options.BaseURL+"/v1/batch", wrapper.RunBatch, options.OperationMiddlewares["runBatch"]...)
+	router.GET(options.BaseURL+"/v1/deliveries", wrapper.ListDeliveries, options.OperationMiddlewares["listDeliveries"]...)
+	router.POST(options.BaseURL+"/v1/deliveries/:id/replay", wrapper.ReplayDelivery, options.OperationMiddlewares["replayDelivery"]...)
+	router.POST(options.BaseURL+"/v1/deliveries/replay", wrapper.ReplayDeliveries, options.OperationMiddlewares["replayDeliveries"]...)
 	router.GET(options.BaseURL+"/v1/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/v1/instances", wrapper.ListInstances, options.OperationMiddlewares["listInstances"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id", wrapper.GetInstance, options.OperationMiddlewares["getInstance"]...)
@@ -2350,6 +2844,13 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/instances/:id/actions/:event", wrapper.FireEvent, options.OperationMiddlewares["fireEvent"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/events", wrapper.StreamInstance, options.OperationMiddlewares["streamInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/history", wrapper.ListHistory, options.OperationMiddlewares["listHistory"]...)
+	router.GET(options.BaseURL+"/v1/subscriptions", wrapper.ListSubscriptions, options.OperationMiddlewares["listSubscriptions"]...)
+	router.POST(options.BaseURL+"/v1/subscriptions", wrapper.CreateSubscription, options.OperationMiddlewares["createSubscription"]...)
+	router.DELETE(options.BaseURL+"/v1/subscriptions/:id", wrapper.DeleteSubscription, options.OperationMiddlewares["deleteSubscription"]...)
+	router.GET(options.BaseURL+"/v1/subscriptions/:id", wrapper.GetSubscription, options.OperationMiddlewares["getSubscription"]...)
+	router.PATCH(options.BaseURL+"/v1/subscriptions/:id", wrapper.UpdateSubscription, options.OperationMiddlewares["updateSubscription"]...)
+	router.POST(options.BaseURL+"/v1/subscriptions/:id/rotate-secret", wrapper.RotateSubscriptionSecret, options.OperationMiddlewares["rotateSubscriptionSecret"]...)
+	router.POST(options.BaseURL+"/v1/subscriptions/:id/test", wrapper.TestSubscription, options.OperationMiddlewares["testSubscription"]...)
 	router.GET(options.BaseURL+"/v1/workflows", wrapper.ListWorkflows, options.OperationMiddlewares["listWorkflows"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name", wrapper.GetWorkflow, options.OperationMiddlewares["getWorkflow"]...)
 	router.PUT(options.BaseURL+"/v1/workflows/:name", wrapper.RegisterWorkflow, options.OperationMiddlewares["registerWorkflow"]...)
@@ -2473,6 +2974,82 @@ func (response RunBatch200JSONResponse) VisitRunBatchResponse(w http.ResponseWri
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDeliveriesRequestObject struct {
+	Params ListDeliveriesParams
+}
+
+type ListDeliveriesResponseObject interface {
+	VisitListDeliveriesResponse(w http.ResponseWriter) error
+}
+
+type ListDeliveries200ResponseHeaders struct {
+	Link *string
+}
+
+type ListDeliveries200JSONResponse struct {
+	Body    DeliveryList
+	Headers ListDeliveries200ResponseHeaders
+}
+
+func (response ListDeliveries200JSONResponse) VisitListDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeliveriesRequestObject struct {
+	Body *ReplayDeliveriesJSONRequestBody
+}
+
+type ReplayDeliveriesResponseObject interface {
+	VisitReplayDeliveriesResponse(w http.ResponseWriter) error
+}
+
+type ReplayDeliveries200JSONResponse ReplayReport
+
+func (response ReplayDeliveries200JSONResponse) VisitReplayDeliveriesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplayDeliveryRequestObject struct {
+	ID string `json:"id"`
+}
+
+type ReplayDeliveryResponseObject interface {
+	VisitReplayDeliveryResponse(w http.ResponseWriter) error
+}
+
+type ReplayDelivery202JSONResponse Delivery
+
+func (response ReplayDelivery202JSONResponse) VisitReplayDeliveryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2788,6 +3365,174 @@ func (response ListHistory200JSONResponse) VisitListHistoryResponse(w http.Respo
 		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
 	}
 	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSubscriptionsRequestObject struct {
+	Params ListSubscriptionsParams
+}
+
+type ListSubscriptionsResponseObject interface {
+	VisitListSubscriptionsResponse(w http.ResponseWriter) error
+}
+
+type ListSubscriptions200ResponseHeaders struct {
+	Link *string
+}
+
+type ListSubscriptions200JSONResponse struct {
+	Body    SubscriptionList
+	Headers ListSubscriptions200ResponseHeaders
+}
+
+func (response ListSubscriptions200JSONResponse) VisitListSubscriptionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Link != nil {
+		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSubscriptionRequestObject struct {
+	Body *CreateSubscriptionJSONRequestBody
+}
+
+type CreateSubscriptionResponseObject interface {
+	VisitCreateSubscriptionResponse(w http.ResponseWriter) error
+}
+
+type CreateSubscription201ResponseHeaders struct {
+	Location string
+}
+
+type CreateSubscription201JSONResponse struct {
+	Body    Subscription
+	Headers CreateSubscription201ResponseHeaders
+}
+
+func (response CreateSubscription201JSONResponse) VisitCreateSubscriptionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSubscriptionRequestObject struct {
+	ID SubscriptionID `json:"id"`
+}
+
+type DeleteSubscriptionResponseObject interface {
+	VisitDeleteSubscriptionResponse(w http.ResponseWriter) error
+}
+
+type DeleteSubscription204Response struct {
+}
+
+func (response DeleteSubscription204Response) VisitDeleteSubscriptionResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type GetSubscriptionRequestObject struct {
+	ID SubscriptionID `json:"id"`
+}
+
+type GetSubscriptionResponseObject interface {
+	VisitGetSubscriptionResponse(w http.ResponseWriter) error
+}
+
+type GetSubscription200JSONResponse Subscription
+
+func (response GetSubscription200JSONResponse) VisitGetSubscriptionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSubscriptionRequestObject struct {
+	ID   SubscriptionID `json:"id"`
+	Body *UpdateSubscriptionJSONRequestBody
+}
+
+type UpdateSubscriptionResponseObject interface {
+	VisitUpdateSubscriptionResponse(w http.ResponseWriter) error
+}
+
+type UpdateSubscription200JSONResponse Subscription
+
+func (response UpdateSubscription200JSONResponse) VisitUpdateSubscriptionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateSubscriptionSecretRequestObject struct {
+	ID   SubscriptionID `json:"id"`
+	Body *RotateSubscriptionSecretJSONRequestBody
+}
+
+type RotateSubscriptionSecretResponseObject interface {
+	VisitRotateSubscriptionSecretResponse(w http.ResponseWriter) error
+}
+
+type RotateSubscriptionSecret200JSONResponse Subscription
+
+func (response RotateSubscriptionSecret200JSONResponse) VisitRotateSubscriptionSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestSubscriptionRequestObject struct {
+	ID SubscriptionID `json:"id"`
+}
+
+type TestSubscriptionResponseObject interface {
+	VisitTestSubscriptionResponse(w http.ResponseWriter) error
+}
+
+type TestSubscription202JSONResponse Delivery
+
+func (response TestSubscription202JSONResponse) VisitTestSubscriptionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3142,6 +3887,15 @@ type StrictServerInterface interface {
 	// RunBatch Run many commands
 	// (POST /v1/batch)
 	RunBatch(ctx context.Context, request RunBatchRequestObject) (RunBatchResponseObject, error)
+	// ListDeliveries List deliveries
+	// (GET /v1/deliveries)
+	ListDeliveries(ctx context.Context, request ListDeliveriesRequestObject) (ListDeliveriesResponseObject, error)
+	// ReplayDeliveries Replay deliveries
+	// (POST /v1/deliveries/replay)
+	ReplayDeliveries(ctx context.Context, request ReplayDeliveriesRequestObject) (ReplayDeliveriesResponseObject, error)
+	// ReplayDelivery Replay a delivery
+	// (POST /v1/deliveries/{id}/replay)
+	ReplayDelivery(ctx context.Context, request ReplayDeliveryRequestObject) (ReplayDeliveryResponseObject, error)
 	// StreamEvents Follow all instances
 	// (GET /v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -3163,6 +3917,27 @@ type StrictServerInterface interface {
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx context.Context, request ListHistoryRequestObject) (ListHistoryResponseObject, error)
+	// ListSubscriptions List subscriptions
+	// (GET /v1/subscriptions)
+	ListSubscriptions(ctx context.Context, request ListSubscriptionsRequestObject) (ListSubscriptionsResponseObject, error)
+	// CreateSubscription Subscribe an endpoint
+	// (POST /v1/subscriptions)
+	CreateSubscription(ctx context.Context, request CreateSubscriptionRequestObject) (CreateSubscriptionResponseObject, error)
+	// DeleteSubscription Delete a subscription
+	// (DELETE /v1/subscriptions/{id})
+	DeleteSubscription(ctx context.Context, request DeleteSubscriptionRequestObject) (DeleteSubscriptionResponseObject, error)
+	// GetSubscription Read a subscription
+	// (GET /v1/subscriptions/{id})
+	GetSubscription(ctx context.Context, request GetSubscriptionRequestObject) (GetSubscriptionResponseObject, error)
+	// UpdateSubscription Change a subscription
+	// (PATCH /v1/subscriptions/{id})
+	UpdateSubscription(ctx context.Context, request UpdateSubscriptionRequestObject) (UpdateSubscriptionResponseObject, error)
+	// RotateSubscriptionSecret Replace the secret
+	// (POST /v1/subscriptions/{id}/rotate-secret)
+	RotateSubscriptionSecret(ctx context.Context, request RotateSubscriptionSecretRequestObject) (RotateSubscriptionSecretResponseObject, error)
+	// TestSubscription Send a test
+	// (POST /v1/subscriptions/{id}/test)
+	TestSubscription(ctx context.Context, request TestSubscriptionRequestObject) (TestSubscriptionResponseObject, error)
 	// ListWorkflows List workflows
 	// (GET /v1/workflows)
 	ListWorkflows(ctx context.Context, request ListWorkflowsRequestObject) (ListWorkflowsResponseObject, error)
@@ -3344,6 +4119,105 @@ func (sh *strictHandler) RunBatch(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(RunBatchResponseObject); ok {
 		return validResponse.VisitRunBatchResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListDeliveries operation middleware
+func (sh *strictHandler) ListDeliveries(ctx echo.Context, params ListDeliveriesParams) error {
+	var request ListDeliveriesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDeliveries(ctx.Request().Context(), request.(ListDeliveriesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDeliveries")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListDeliveriesResponseObject); ok {
+		return validResponse.VisitListDeliveriesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReplayDeliveries operation middleware
+func (sh *strictHandler) ReplayDeliveries(ctx echo.Context) error {
+	var request ReplayDeliveriesRequestObject
+
+	var body ReplayDeliveriesJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplayDeliveries(ctx.Request().Context(), request.(ReplayDeliveriesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplayDeliveries")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReplayDeliveriesResponseObject); ok {
+		return validResponse.VisitReplayDeliveriesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReplayDelivery operation middleware
+func (sh *strictHandler) ReplayDelivery(ctx echo.Context, id string) error {
+	var request ReplayDeliveryRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplayDelivery(ctx.Request().Context(), request.(ReplayDeliveryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplayDelivery")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReplayDeliveryResponseObject); ok {
+		return validResponse.VisitReplayDeliveryResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -3551,6 +4425,251 @@ func (sh *strictHandler) ListHistory(ctx echo.Context, id InstanceID, params Lis
 		return err
 	} else if validResponse, ok := response.(ListHistoryResponseObject); ok {
 		return validResponse.VisitListHistoryResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListSubscriptions operation middleware
+func (sh *strictHandler) ListSubscriptions(ctx echo.Context, params ListSubscriptionsParams) error {
+	var request ListSubscriptionsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSubscriptions(ctx.Request().Context(), request.(ListSubscriptionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSubscriptions")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListSubscriptionsResponseObject); ok {
+		return validResponse.VisitListSubscriptionsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateSubscription operation middleware
+func (sh *strictHandler) CreateSubscription(ctx echo.Context) error {
+	var request CreateSubscriptionRequestObject
+
+	var body CreateSubscriptionJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateSubscription(ctx.Request().Context(), request.(CreateSubscriptionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateSubscription")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateSubscriptionResponseObject); ok {
+		return validResponse.VisitCreateSubscriptionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// DeleteSubscription operation middleware
+func (sh *strictHandler) DeleteSubscription(ctx echo.Context, id SubscriptionID) error {
+	var request DeleteSubscriptionRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteSubscription(ctx.Request().Context(), request.(DeleteSubscriptionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteSubscription")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DeleteSubscriptionResponseObject); ok {
+		return validResponse.VisitDeleteSubscriptionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetSubscription operation middleware
+func (sh *strictHandler) GetSubscription(ctx echo.Context, id SubscriptionID) error {
+	var request GetSubscriptionRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSubscription(ctx.Request().Context(), request.(GetSubscriptionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSubscription")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetSubscriptionResponseObject); ok {
+		return validResponse.VisitGetSubscriptionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// UpdateSubscription operation middleware
+func (sh *strictHandler) UpdateSubscription(ctx echo.Context, id SubscriptionID) error {
+	var request UpdateSubscriptionRequestObject
+
+	request.ID = id
+
+	var body UpdateSubscriptionJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateSubscription(ctx.Request().Context(), request.(UpdateSubscriptionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateSubscription")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(UpdateSubscriptionResponseObject); ok {
+		return validResponse.VisitUpdateSubscriptionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RotateSubscriptionSecret operation middleware
+func (sh *strictHandler) RotateSubscriptionSecret(ctx echo.Context, id SubscriptionID) error {
+	var request RotateSubscriptionSecretRequestObject
+
+	request.ID = id
+
+	var body RotateSubscriptionSecretJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateSubscriptionSecret(ctx.Request().Context(), request.(RotateSubscriptionSecretRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateSubscriptionSecret")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RotateSubscriptionSecretResponseObject); ok {
+		return validResponse.VisitRotateSubscriptionSecretResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// TestSubscription operation middleware
+func (sh *strictHandler) TestSubscription(ctx echo.Context, id SubscriptionID) error {
+	var request TestSubscriptionRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.TestSubscription(ctx.Request().Context(), request.(TestSubscriptionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestSubscription")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(TestSubscriptionResponseObject); ok {
+		return validResponse.VisitTestSubscriptionResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

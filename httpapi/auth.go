@@ -17,9 +17,10 @@ type Scope string
 const (
 	// ScopeRead allows every GET, and to simulate.
 	ScopeRead Scope = "read"
-	// ScopeWrite allows creating instances and firing events.
+	// ScopeWrite allows creating instances, firing events and replaying deliveries.
 	ScopeWrite Scope = "write"
-	// ScopeAdmin allows registering, migrating and retiring workflows.
+	// ScopeAdmin allows registering, migrating and retiring workflows, and subscribing
+	// endpoints.
 	ScopeAdmin Scope = "admin"
 )
 

@@ -80,12 +80,14 @@ func (r *request) command(c Command) (fsm.Command, error) {
 			return nil, fault("workflow", "is missing")
 		}
 		return r.createCommand(*c.Workflow, *c.Key, CreateRequest{
-			BusinessKey: c.BusinessKey, Context: c.Context, CorrelationID: c.CorrelationID, ExpiresIn: c.ExpiresIn, Reason: c.Reason,
+			BusinessKey: c.BusinessKey, Context: c.Context, CorrelationID: c.CorrelationID, ExpiresIn: c.ExpiresIn,
+			CallbackURL: c.CallbackURL, CallbackSecret: c.CallbackSecret, Reason: c.Reason,
 		})
 	case CommandOpFire:
 		for member, given := range map[string]bool{
 			"workflow": c.Workflow != nil, "context": c.Context != nil, "business_key": c.BusinessKey != nil,
-			"correlation_id": c.CorrelationID != nil, "expires_in": c.ExpiresIn != nil,
+			"correlation_id": c.CorrelationID != nil, "expires_in": c.ExpiresIn != nil, "callback_url": c.CallbackURL != nil,
+			"callback_secret": c.CallbackSecret != nil,
 		} {
 			if given {
 				return nil, fault(member, "does not go with fire")

@@ -88,7 +88,8 @@ func operationOf(path, method string, o *openapi3.Operation) *operation {
 	switch {
 	case method == http.MethodGet, op.id == "simulateWorkflow", op.id == "backtestWorkflow": // They write nothing.
 		op.scope = ScopeRead
-	case strings.HasPrefix(path, "/v1/workflows/") && method != http.MethodPost, op.id == "migrateWorkflow":
+	case strings.HasPrefix(path, "/v1/workflows/") && method != http.MethodPost, op.id == "migrateWorkflow",
+		strings.HasPrefix(path, "/v1/subscriptions"): // Whoever is subscribed sees all of the tenant's steps.
 		op.scope = ScopeAdmin
 	default:
 		op.scope = ScopeWrite

@@ -20,8 +20,9 @@ func TestMethods(t *testing.T) {
 	a := start(t)
 	a.register(booking)
 	id := a.create("booking", `{"context": {"price": 1}}`)
+	subscription := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
 	for path, item := range contract().Paths.Map() {
-		target := strings.NewReplacer("{name}", "booking", "{version}", "1", "{id}", id, "{event}", "cancel",
+		target := strings.NewReplacer("subscriptions/{id}", "subscriptions/"+subscription, "{name}", "booking", "{version}", "1", "{id}", id, "{event}", "cancel",
 			"{code}", "internal").Replace(path)
 		allow := []string{}
 		for _, method := range []string{"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"} {

@@ -77,9 +77,18 @@ func (r *request) createCommand(workflow, key string, body CreateRequest) (fsm.C
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
+	callbackURL, err := notEmpty(body.CallbackURL, "/callback_url")
+	if err != nil {
+		return fsm.CreateCommand{}, err
+	}
+	callbackSecret, err := notEmpty(body.CallbackSecret, "/callback_secret")
+	if err != nil {
+		return fsm.CreateCommand{}, err
+	}
 	return fsm.CreateCommand{
 		Tenant: r.principal.tenant, Workflow: workflow, Context: body.Context, Key: key, BusinessKey: businessKey,
-		CorrelationID: correlationID, ExpiresIn: expiresIn, Origin: r.origin(body.Reason),
+		CorrelationID: correlationID, ExpiresIn: expiresIn, CallbackURL: callbackURL, CallbackSecret: callbackSecret,
+		Origin: r.origin(body.Reason),
 	}, nil
 }
 

@@ -130,6 +130,14 @@ func TestProblems(t *testing.T) {
 		"workflow-conflict": {409, nil, func(a *api) answer {
 			return a.do(http.MethodPut, "/v1/workflows/careful", strings.Replace(careful, `"initial"`, `"version": 7, "initial"`, 1))
 		}},
+		"delivery-conflict": {409, nil, func(a *api) answer {
+			subscription := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
+			delivery := a.post(subscriptions+"/"+subscription+"/test", "", "").want(http.StatusAccepted).at("id")
+			return a.post("/v1/deliveries/"+delivery+"/replay", "", "")
+		}},
+		"callback-secret-required": {422, nil, func(a *api) answer {
+			return a.post(books, newKey(), `{"context": {"price": 1}, "callback_url": "`+endpoint+`"}`)
+		}},
 		"version-mismatch": {412, []string{"ETag", ""}, func(a *api) answer { return a.fire(id, "cancel", "", "If-Match", `W/"1"`) }},
 		"too-large": {413, nil, func(a *api) answer {
 			return a.fire(id, "cancel", `{"payload": {"a": "`+strings.Repeat("x", 65536)+`"}}`)

@@ -24,6 +24,9 @@ func (t *Timestamp) Bind(s string) error {
 	return nil
 }
 
+// UnmarshalText reads a member of a body, as Bind a parameter.
+func (t *Timestamp) UnmarshalText(text []byte) error { return t.Bind(string(text)) }
+
 func timestampOf(t *time.Time) *Timestamp {
 	return (*Timestamp)(t)
 }

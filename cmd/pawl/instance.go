@@ -67,13 +67,15 @@ func (f *clientFlags) showInstance(c *console, request call) error {
 
 type instanceCreate struct {
 	clientFlags
-	Workflow      string `arg:"" help:"The workflow."`
-	Context       string `placeholder:"JSON|@FILE|-" help:"The context: JSON or YAML, a file of it, or standard input."`
-	BusinessKey   string `help:"Unique name among the workflow's instances."`
-	CorrelationID string `help:"Id of the work that the instance belongs to."`
-	ExpiresIn     string `help:"Lifetime, such as 15m, instead of the workflow's."`
-	Reason        string `help:"Why, for history."`
-	Key           string `help:"Idempotency key; a new one by default."`
+	Workflow       string `arg:"" help:"The workflow."`
+	Context        string `placeholder:"JSON|@FILE|-" help:"The context: JSON or YAML, a file of it, or standard input."`
+	BusinessKey    string `help:"Unique name among the workflow's instances."`
+	CorrelationID  string `help:"Id of the work that the instance belongs to."`
+	ExpiresIn      string `help:"Lifetime, such as 15m, instead of the workflow's."`
+	CallbackURL    string `name:"callback-url" help:"Where to send the last step to."`
+	CallbackSecret string `env:"PAWL_CALLBACK_SECRET" help:"What signs that; the deployment's secret by default."`
+	Reason         string `help:"Why, for history."`
+	Key            string `help:"Idempotency key; a new one by default."`
 }
 
 func (i *instanceCreate) Run(c *console) error {
@@ -85,6 +87,7 @@ func (i *instanceCreate) Run(c *console) error {
 		method: http.MethodPost, path: "/v1/workflows/" + url.PathEscape(i.Workflow) + "/instances", key: i.Key,
 		body: members(map[string]string{
 			"business_key": i.BusinessKey, "correlation_id": i.CorrelationID, "expires_in": i.ExpiresIn, "reason": i.Reason,
+			"callback_url": i.CallbackURL, "callback_secret": i.CallbackSecret,
 		}, "context", context),
 	})
 }

@@ -28,13 +28,14 @@ type cli struct {
 	LogFormat string           `default:"text" enum:"text,json" env:"PAWL_LOG_FORMAT" help:"Form of log lines: text or json."`
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 
-	Dev      devCommand      `cmd:"" help:"Run everything here and now: a private Postgres (or DATABASE_URL), migrated, with the flight-booking example."`
-	Serve    serveCommand    `cmd:"" help:"Serve the API, and work in the background, on a migrated database."`
-	Migrate  migrateCommand  `cmd:"" help:"Deploy the schema."`
-	Workflow workflowCommand `cmd:"" help:"Check, register and read workflows."`
-	Instance instanceCommand `cmd:"" help:"Create, move and read instances."`
-	Outbox   outboxCommand   `cmd:"" help:"See what the world has been told, and what not yet."`
-	Bench    benchCommand    `cmd:"" help:"Measure the service on an empty database, beside pgbench on the same server."`
+	Dev          devCommand          `cmd:"" help:"Run everything here and now: a private Postgres (or DATABASE_URL), migrated, with the flight-booking example."`
+	Serve        serveCommand        `cmd:"" help:"Serve the API, and work in the background, on a migrated database."`
+	Migrate      migrateCommand      `cmd:"" help:"Deploy the schema."`
+	Workflow     workflowCommand     `cmd:"" help:"Check, register and read workflows."`
+	Instance     instanceCommand     `cmd:"" help:"Create, move and read instances."`
+	Subscription subscriptionCommand `cmd:"" help:"Subscribe endpoints to steps: webhooks."`
+	Outbox       outboxCommand       `cmd:"" help:"See what the world has been told, and what not yet."`
+	Bench        benchCommand        `cmd:"" help:"Measure the service on an empty database, beside pgbench on the same server."`
 }
 
 // console is what a command talks to.

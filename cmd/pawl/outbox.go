@@ -10,8 +10,10 @@ import (
 )
 
 type outboxCommand struct {
-	Status outboxStatus `cmd:"" help:"Show the consumers of the outbox: who leads, and how far behind they are."`
-	Forget outboxForget `cmd:"" help:"Remove a consumer that nobody runs any more."`
+	Status     outboxStatus     `cmd:"" help:"Show the consumers of the outbox: who leads, and how far behind they are."`
+	Deliveries outboxDeliveries `cmd:"" help:"List the deliveries of webhooks, the newest first."`
+	Replay     outboxReplay     `cmd:"" help:"Send a delivery again, or all dead letters."`
+	Forget     outboxForget     `cmd:"" help:"Remove a consumer that nobody runs any more."`
 }
 
 type outboxStatus struct {

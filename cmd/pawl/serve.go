@@ -31,8 +31,9 @@ type serviceFlags struct {
 	LockTimeout     time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"How long to wait for an instance that another transaction holds."`
 	ShutdownTimeout time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"How long requests may take to finish after SIGTERM."`
 	API             bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Answer requests; without it nothing listens."`
-	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Do the work in the background: end timeouts, purge expired idempotency keys, remove old instances. Some process must."`
+	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Do the work in the background: end timeouts, purge expired idempotency keys, remove old instances, send webhooks. Some process must."`
 	sinkFlags
+	webhookFlags
 }
 
 // Validate refuses a process that would have nothing to do.
@@ -40,7 +41,7 @@ func (s *serviceFlags) Validate() error {
 	if !s.API && !s.Workers {
 		return errors.New("--no-api and --no-workers leave nothing to do")
 	}
-	return s.sinkFlags.Validate()
+	return errors.Join(s.sinkFlags.Validate(), s.webhookFlags.Validate())
 }
 
 type serveCommand struct {
@@ -83,7 +84,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	defer closePool(pool, s.ShutdownTimeout)
 	hub := fsm.NewHub(pool, fsm.HubConfig{Logger: c.log})
 	service := fsm.New(pool, fsm.Config{
-		Hub: hub, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Hub: hub, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	group, ctx := errgroup.WithContext(c)
@@ -131,6 +132,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		group.Go(func() error { return timers.Run(working) })
 		remover := fsm.NewRemover(pool, fsm.RemoverConfig{Logger: c.log})
 		group.Go(func() error { return remover.Run(working) })
+		s.deliver(working, c, pool, hub, group)
 		if err := s.relay(working, c, pool, hub, group); err != nil {
 			group.Go(func() error { return err })
 		}

@@ -917,19 +917,21 @@ $$;
 -- create starts instances of the latest version of their workflow and records what was
 -- decided. p_instance_correlation_ids belong to the instance and to the request's
 -- fingerprint; p_correlation_ids to the command alone, and stand in where the instance
--- has none. p_lifetimes override the workflow's ttl. p_checked: as for fire, of the
+-- has none. p_lifetimes override the workflow's ttl. p_callback_urls are told of the end of
+-- the instance, and signed with p_callback_secrets; most calls have none of them. p_checked: as for fire, of the
 -- context schema.
 -- Returns: one row per command, in no order: outcome, and the instance as it then was.
 --          'instance-exists' comes with the id of the holder of the business key.
 -- Raises:  40001 what it found vanished: try again
 -- Locks:   idempotency_key (by key), then instance (the business key)
--- Writes:  idempotency_key, instance, history, timer
+-- Writes:  idempotency_key, instance, history, timer, callback
 -- +goose StatementBegin
 create function pawl.create(
   p_tenant text,
   p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[],
   p_lifetimes interval[], p_checked text[],
-  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[]
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
+  p_callback_urls text[] default null, p_callback_secrets text[] default null
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -960,7 +962,8 @@ begin
         case when c.key <> '' then sha256(convert_to(
           jsonb_build_array(
             'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
-            extract(epoch from c.lifetime))::text,
+            extract(epoch from c.lifetime))::text
+          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
           'UTF8'))
         end as fingerprint,
         c.workflow,
@@ -1137,6 +1140,11 @@ begin
         perform pawl.append_steps(
           v_row.steps, 'created', null, null, p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
           p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
+      end if;
+      if p_callback_urls[v_row.ordinal] <> '' and (v_row.answer).outcome = 'applied' then
+        insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
+        values (
+          p_tenant, (v_row.answer).id, p_callback_urls[v_row.ordinal], nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
       return next v_row.answer;
     end if;

@@ -16,4 +16,4 @@ select * from pawl.simulate(
 select * from pawl.create(
   @tenant::text, @workflows::text[], @contexts::jsonb[], @keys::text[], @business_keys::text[],
   @instance_correlation_ids::text[], @lifetimes::interval[], @checked::text[], @actors::text[], @reasons::text[],
-  @correlation_ids::text[], @traceparents::text[]);
+  @correlation_ids::text[], @traceparents::text[], sqlc.narg('callback_urls')::text[], sqlc.narg('callback_secrets')::text[]);

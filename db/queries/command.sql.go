@@ -17,7 +17,7 @@ const create = `-- name: Create :many
 select ordinal, outcome, replayed, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id, created_at, state_changed_at, expires_at, error, actions, guards, schema from pawl.create(
   $1::text, $2::text[], $3::jsonb[], $4::text[], $5::text[],
   $6::text[], $7::interval[], $8::text[], $9::text[], $10::text[],
-  $11::text[], $12::text[])
+  $11::text[], $12::text[], $13::text[], $14::text[])
 `
 
 type CreateParams struct {
@@ -33,6 +33,8 @@ type CreateParams struct {
 	Reasons                []string
 	CorrelationIds         []string
 	Traceparents           []string
+	CallbackUrls           []string
+	CallbackSecrets        []string
 }
 
 func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, error) {
@@ -49,6 +51,8 @@ func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, erro
 		arg.Reasons,
 		arg.CorrelationIds,
 		arg.Traceparents,
+		arg.CallbackUrls,
+		arg.CallbackSecrets,
 	)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,15 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type Callback struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Url        string
+	// null for the deployment's
+	Secret    *string
+	CreatedAt time.Time
+}
+
 type Consumer struct {
 	Name string
 	// what it sees is relayed
@@ -27,6 +36,36 @@ type Consumer struct {
 	// how many steps, repeats among them
 	Relayed    int64
 	AdvancedAt time.Time
+}
+
+type Delivery struct {
+	TenantID string
+	// the webhook-id: the same however often it is sent
+	ID uuid.UUID
+	// of a callback, the instance
+	SubscriptionID uuid.UUID
+	Callback       bool
+	InstanceID     *uuid.UUID
+	Version        *int64
+	Type           string
+	Status         string
+	Attempts       int32
+	// null while an earlier step of the instance is to be tried again, and when settled
+	NextAttemptAt *time.Time
+	LastStatus    *int32
+	LastError     *string
+	// the first 1 KiB, as text
+	LastResponse *string
+	CreatedAt    time.Time
+	DeliveredAt  *time.Time
+}
+
+type Endpoint struct {
+	TenantID       string
+	ID             uuid.UUID
+	Url            string
+	Secret         string
+	PreviousSecret string
 }
 
 type Event struct {
@@ -179,6 +218,31 @@ type Settlement struct {
 	Error    json.RawMessage
 	Events   []string
 	Timeouts []pgtype.Interval
+}
+
+type Subscription struct {
+	TenantID string
+	ID       uuid.UUID
+	Url      string
+	// names to be told of; all if empty, as for events and states
+	Workflows []string
+	Events    []string
+	// entered states, or states around them
+	States              []string
+	TerminalOnly        bool
+	Secret              string
+	PreviousSecret      *string
+	PreviousSecretUntil *time.Time
+	// what it sees was committed before the subscription was made
+	Since          string
+	DisabledAt     *time.Time
+	DisabledReason *string
+	// how many attempts have failed since one got there
+	Failures int32
+	// nothing is sent before
+	RestsUntil *time.Time
+	CreatedAt  time.Time
+	CreatedBy  string
 }
 
 type Timer struct {

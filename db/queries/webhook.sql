@@ -1,0 +1,103 @@
+-- name: CreateSubscription :one
+select * from pawl.create_subscription(
+  @tenant::text, @url::text, @workflows::text[], @events::text[], @states::text[], @terminal_only::boolean, @secret::text,
+  @actor::text);
+
+-- name: UpdateSubscription :one
+select * from pawl.update_subscription(
+  @tenant::text, @id::uuid, sqlc.narg('url')::text, sqlc.narg('workflows')::text[], sqlc.narg('events')::text[],
+  sqlc.narg('states')::text[], sqlc.narg('terminal_only')::boolean, sqlc.narg('disabled')::boolean);
+
+-- name: DeleteSubscription :one
+select pawl.delete_subscription(@tenant::text, @id::uuid)::boolean as deleted;
+
+-- name: RotateSecret :one
+select * from pawl.rotate_secret(@tenant::text, @id::uuid, @secret::text, @overlap::interval);
+
+-- name: TestSubscription :one
+select * from pawl.test_subscription(@tenant::text, @id::uuid);
+
+-- name: GetSubscription :one
+select * from pawl.subscription where tenant_id = @tenant_id and id = @id;
+
+-- name: ListSubscriptions :many
+select s.*
+from pawl.subscription s
+where s.tenant_id = @tenant_id and (sqlc.narg('before_id')::uuid is null or s.id < sqlc.narg('before_id'))
+order by s.id desc
+limit @row_limit;
+
+-- UnknownNames are the parts of a filter that no version of the workflows has, or of any
+-- workflow if none is named. A state may be one around others.
+-- name: UnknownNames :many
+select u.kind::text as kind, (u.place - 1)::integer as place
+from (
+  select 'workflows' as kind, w.place
+  from unnest(@workflows::text[]) with ordinality as w (name, place)
+  where not exists (select from pawl.workflow f where f.name = w.name)
+  union all
+  select 'events', e.place
+  from unnest(@events::text[]) with ordinality as e (name, place)
+  where not exists (
+    select from pawl.workflow_transition t
+    where t.event = e.name and t.event not in (':always', ':initial')
+      and (@workflows::text[] = '{}' or t.workflow = any (@workflows::text[])))
+  union all
+  select 'states', s.place
+  from unnest(@states::text[]) with ordinality as s (name, place)
+  where not exists (
+    select from pawl.workflow_state f
+    where (f.state = s.name or starts_with(f.state, s.name || '.'))
+      and (@workflows::text[] = '{}' or f.workflow = any (@workflows::text[])))
+) u
+order by u.kind desc, u.place;
+
+-- name: GetDelivery :one
+select * from pawl.delivery where tenant_id = @tenant_id and id = @id;
+
+-- ListDeliveries reads the newest first. It is to be planned for its arguments, as
+-- ListInstances.
+-- name: ListDeliveries :many
+select d.*
+from pawl.delivery d
+where d.tenant_id = @tenant_id
+  and (sqlc.narg('before_id')::uuid is null or d.id < sqlc.narg('before_id'))
+  and (sqlc.narg('subscription_id')::uuid is null or d.subscription_id = sqlc.narg('subscription_id'))
+  and (sqlc.narg('instance_id')::uuid is null or d.instance_id = sqlc.narg('instance_id'))
+  and (sqlc.narg('status')::text is null or d.status = sqlc.narg('status'))
+order by d.id desc
+limit @row_limit;
+
+-- name: ReplayDeliveries :one
+select
+  r.replayed::integer as replayed,
+  r.looked_at::integer as looked_at,
+  coalesce(r.last, '00000000-0000-0000-0000-000000000000')::uuid as last
+from pawl.replay_deliveries(
+  @tenant::text, sqlc.narg('ids')::uuid[], sqlc.narg('subscription_id')::uuid, @status::text,
+  sqlc.narg('created_after')::timestamptz, sqlc.narg('created_before')::timestamptz, sqlc.narg('after')::uuid,
+  @row_limit::integer) r;
+
+-- name: Route :one
+select
+  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more
+from pawl.route(@term::bigint, @row_limit::integer, @lease::interval) r;
+
+-- name: DueDeliveries :many
+select * from pawl.due_deliveries(
+  @row_limit::integer, @each::integer, (@flying::text[])::uuid[], (@flying_subscriptions::text[])::uuid[], @after_tenant::text,
+  @after_subscription::uuid);
+
+-- name: Endpoints :many
+select * from pawl.endpoints_of(@tenants::text[], @ids::uuid[]);
+
+-- name: EventsOf :many
+select * from pawl.events_of(@tenants::text[], @instances::uuid[], @versions::bigint[]);
+
+-- name: SettleDeliveries :one
+select pawl.settle_deliveries(
+  @term::bigint, @tenants::text[], @ids::uuid[], @outcomes::text[], @delays::interval[], @pauses::interval[],
+  @statuses::integer[], @errors::text[], @responses::text[], @rest::interval)::boolean as leads;
+
+-- name: PurgeDeliveries :one
+select pawl.purge_deliveries(@row_limit::integer, @delivered::interval, @dead::interval)::integer as purged;

@@ -1,0 +1,302 @@
+package db_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+var anHour = pgtype.Interval{Microseconds: 3600e6, Valid: true}
+
+// subscribeAll makes a subscription to everything, and the test the leader, in term 1.
+func subscribeAll(t testing.TB, pool *pgxpool.Pool) uuid.UUID {
+	t.Helper()
+	exec(t, pool, "select pawl.lead('webhooks', 'x', '1 hour', true)")
+	return value[uuid.UUID](t, pool, `select id from pawl.create_subscription('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
+}
+
+func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.RouteRow {
+	t.Helper()
+	row, err := queries.New(q).Route(t.Context(), queries.RouteParams{Term: term, RowLimit: limit, Lease: anHour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return row
+}
+
+// due lists what is due as "<version>", in the order that it is read.
+func due(t testing.TB, q queries.DBTX) []queries.Delivery {
+	t.Helper()
+	list, err := queries.New(q).DueDeliveries(t.Context(), queries.DueDeliveriesParams{
+		RowLimit: 1000, Each: 1000, Flying: []string{}, FlyingSubscriptions: []string{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func versions(list []queries.Delivery) (out []int64) {
+	for _, d := range list {
+		out = append(out, *d.Version)
+	}
+	return out
+}
+
+func settle(t testing.TB, q queries.DBTX, term int64, outcome string, list ...queries.Delivery) bool {
+	t.Helper()
+	p := queries.SettleDeliveriesParams{Term: term, Rest: anHour}
+	for _, d := range list {
+		p.Tenants, p.Ids, p.Outcomes = append(p.Tenants, d.TenantID), append(p.Ids, d.ID), append(p.Outcomes, outcome)
+		p.Delays, p.Pauses = append(p.Delays, anHour), append(p.Pauses, pgtype.Interval{})
+		p.Statuses, p.Errors, p.Responses = append(p.Statuses, 500), append(p.Errors, "e"), append(p.Responses, "r")
+	}
+	leads, err := queries.New(q).SettleDeliveries(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leads
+}
+
+// A router that dies between reading and advancing has done nothing; one that was deposed
+// neither; and what was routed is not routed again.
+func TestRoutingIsExactlyOnce(t *testing.T) {
+	t.Parallel()
+	pool, ids := withDoors(t, 3)
+	subscribeAll(t, pool)
+	for _, id := range ids {
+		fire(t, pool, tenant, command{id: id, event: "open"})
+	}
+	fire(t, pool, tenant, command{id: ids[0], event: "close"})
+	steps := value[int](t, pool, "select count(*) from pawl.history h, pawl.subscription s where not pg_visible_in_snapshot(h.xid, s.since)")
+
+	crashed := begin(t, pool)
+	if r := route(t, crashed, 1, 100); !r.Leads || int(r.Deliveries) != steps {
+		t.Errorf("routed %+v, want %d deliveries", r, steps)
+	}
+	if err := crashed.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := route(t, pool, 2, 100); r.Leads {
+		t.Error("a term that never was leads")
+	}
+	if n := value[int](t, pool, "select count(*) from pawl.delivery"); n != 0 {
+		t.Errorf("%d deliveries were made", n)
+	}
+	// Page by page.
+	made, pages := 0, 0
+	for more := true; more; pages++ {
+		r := route(t, pool, 1, 2)
+		made, more = made+int(r.Deliveries), r.More
+	}
+	if r := route(t, pool, 1, 100); r.Steps != 0 || made != steps || pages < 2 {
+		t.Errorf("%d deliveries were made in %d pages, and then %+v", made, pages, r)
+	}
+	// Somebody puts the cursor back: what there is stays.
+	exec(t, pool, "update pawl.consumer set cursor = '1:1:', batch = null, batch_seq = 0")
+	if r := route(t, pool, 1, 100); r.Deliveries != 0 || int(r.Steps) <= steps {
+		t.Errorf("routed again: %+v", r)
+	}
+	if settle(t, pool, 2, "delivered", due(t, pool)...) {
+		t.Error("a term that never was settles")
+	}
+	if n := value[int](t, pool, "select count(*) from pawl.delivery where status <> 'pending'"); n != 0 {
+		t.Errorf("%d deliveries were settled", n)
+	}
+}
+
+// Without subscriptions nothing is written but the cursor, and that only when there is something behind it.
+func TestRoutingForNobody(t *testing.T) {
+	t.Parallel()
+	pool, _ := withDoors(t, 5)
+	exec(t, pool, "select pawl.lead('webhooks', 'x', '1 hour', true)")
+	if r := route(t, pool, 1, 100); !r.Leads || r.Steps != 0 || r.Deliveries != 0 {
+		t.Errorf("routed %+v", r)
+	}
+	if value[bool](t, pool, "select cursor::text = '1:1:' from pawl.consumer") || value[int](t, pool, "select count(*) from pawl.delivery") != 0 {
+		t.Error("the cursor stayed, or there is a delivery")
+	}
+	before := value[string](t, pool, "select c::text from pawl.consumer c")
+	exec(t, pool, "update pawl.setting set only_row = true") // Transactions, but no steps.
+	route(t, pool, 1, 100)
+	if after := value[string](t, pool, "select c::text from pawl.consumer c"); after != before {
+		t.Errorf("an idle router wrote %s, it was %s", after, before)
+	}
+	// Who comes later is told of what is later.
+	subscribeAll(t, pool)
+	exec(t, pool, "update pawl.consumer set term = 1")
+	if r := route(t, pool, 1, 100); r.Deliveries != 0 {
+		t.Errorf("routed %+v", r)
+	}
+	doors(t, pool, 2)
+	if r := route(t, pool, 1, 100); r.Deliveries != 2 {
+		t.Errorf("routed %+v", r)
+	}
+}
+
+// What follows one that is to be tried again waits for it, also what comes later, and goes on when it is given up.
+func TestWhatWaitsForARetry(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, door)
+	subscribeAll(t, pool)
+	id := doors(t, pool, 1)[0]
+	step := func(event string) { wantOutcome(t, fire(t, pool, tenant, command{id: id, event: event})[0], "applied") }
+	want := func(want ...int64) []queries.Delivery {
+		t.Helper()
+		list := due(t, pool)
+		if got := versions(list); !slices.Equal(got, want) {
+			t.Fatalf("due are %v, want %v", got, want)
+		}
+		return list
+	}
+	step("open")
+	step("close")
+	route(t, pool, 1, 100)
+	settle(t, pool, 1, "retry", want(1, 2, 3)[0])
+	step("open")
+	route(t, pool, 1, 100)
+	want()
+	first := value[uuid.UUID](t, pool, "select id from pawl.delivery where version = 1")
+	settle(t, pool, 1, "dead", queries.Delivery{TenantID: tenant, ID: first})
+	list := want(2, 3, 4)
+	settle(t, pool, 1, "delivered", list[0], list[1])
+	// One that is replayed goes before those that wait.
+	replayed, err := queries.New(pool).ReplayDeliveries(t.Context(), queries.ReplayDeliveriesParams{Tenant: tenant, Ids: []uuid.UUID{first}, RowLimit: 1})
+	if err != nil || replayed.Replayed != 1 {
+		t.Fatalf("replayed %+v: %v", replayed, err)
+	}
+	settle(t, pool, 1, "retry", want(1, 4)[0])
+	want()
+	if n := value[int](t, pool, "select failures from pawl.subscription"); n != 1 { // One has got there since the others.
+		t.Errorf("%d failures were counted", n)
+	}
+}
+
+// An endpoint that has failed five times in a row rests, and gets one at a time afterwards; a test goes first.
+func TestRests(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, door)
+	id := subscribeAll(t, pool)
+	doors(t, pool, 10)
+	route(t, pool, 1, 100)
+	list := due(t, pool)
+	for i := range 4 {
+		settle(t, pool, 1, "retry", list[i])
+	}
+	if got := len(due(t, pool)); got != 6 {
+		t.Errorf("after four failures %d are due", got)
+	}
+	settle(t, pool, 1, "retry", list[4], list[5], list[6])
+	if got := due(t, pool); len(got) != 0 || value[int](t, pool, "select failures from pawl.subscription") != 5 {
+		t.Errorf("while it rests %d are due", len(got))
+	}
+	if _, err := queries.New(pool).TestSubscription(t.Context(), queries.TestSubscriptionParams{Tenant: tenant, ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	probe := due(t, pool)
+	if len(probe) != 1 || probe[0].Version != nil {
+		t.Fatalf("the probe is %+v", probe)
+	}
+	settle(t, pool, 1, "retry", probe...)
+	if value[bool](t, pool, "select rests_until < pawl.now() + interval '9 minutes' from pawl.subscription") {
+		t.Error("the second rest is no longer than the first")
+	}
+	exec(t, pool, "update pawl.subscription set rests_until = pawl.now()")
+	probe = due(t, pool)
+	if len(probe) != 1 {
+		t.Fatalf("%d are sent as a probe", len(probe))
+	}
+	settle(t, pool, 1, "delivered", probe...)
+	if got := len(due(t, pool)); got != 2 {
+		t.Errorf("when it is well %d are due", got)
+	}
+}
+
+func TestPurgeDeliveries(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, door)
+	subscribeAll(t, pool)
+	doors(t, pool, 6)
+	route(t, pool, 1, 100)
+	list := due(t, pool)
+	settle(t, pool, 1, "delivered", list[:2]...)
+	settle(t, pool, 1, "dead", list[2:4]...)
+	purge := func(limit int32) int32 {
+		n, err := queries.New(pool).PurgeDeliveries(t.Context(), queries.PurgeDeliveriesParams{
+			RowLimit: limit, Delivered: pgtype.Interval{Days: 7, Valid: true}, Dead: pgtype.Interval{Days: 30, Valid: true},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, c := range []struct {
+		days int
+		want []int32
+	}{{6, []int32{0}}, {2, []int32{1, 1, 0}}, {30, []int32{1, 1, 0}}} {
+		dbtest.Advance(t, pool, 24*time.Hour*time.Duration(c.days))
+		for _, want := range c.want {
+			if n := purge(1); n != want {
+				t.Errorf("%d were purged, want %d", n, want)
+			}
+		}
+	}
+	if n := value[int](t, pool, "select count(*) from pawl.delivery where status = 'pending'"); n != 2 {
+		t.Errorf("%d are left pending", n)
+	}
+}
+
+// Plans made while the tables are empty stay good.
+func TestFreshWebhooksAreReadByFullKey(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	exec(t, pool, `
+		do $$ declare t regclass; begin
+			for t in select oid from pg_class where relnamespace = 'pawl'::regnamespace and relkind = 'r' loop
+				execute format('alter table %s set (autovacuum_enabled = off)', t);
+			end loop;
+		end $$`)
+	register(t, pool, door)
+	subscribeAll(t, pool)
+	conn := connect(t, pool)
+	const rounds, batch = 12, 250
+	var n int
+	for range rounds {
+		doors(t, conn, batch)
+		if r := route(t, conn, 1, 1000); r.Deliveries != batch || r.Steps != batch {
+			t.Fatalf("routed %+v", r)
+		}
+		list := due(t, conn)
+		p := queries.EventsOfParams{}
+		for _, d := range list {
+			p.Tenants, p.Instances, p.Versions = append(p.Tenants, d.TenantID), append(p.Instances, *d.InstanceID), append(p.Versions, *d.Version)
+		}
+		if events, err := queries.New(conn).EventsOf(t.Context(), p); err != nil || len(events) != batch {
+			t.Fatalf("%d events: %v", len(events), err)
+		}
+		settle(t, conn, 1, "delivered", list[1:]...)
+		settle(t, conn, 1, "dead", list[0])
+		n += batch
+	}
+	exec(t, conn, "select pg_stat_force_next_flush()")
+	exec(t, conn, "select 1")
+	for _, index := range column[string](t, pool, `
+		select format('%s was read for %s entries, in %s scans', indexrelname, idx_tup_read, idx_scan)
+		from pg_stat_user_indexes
+		where schemaname = 'pawl' and (relname = 'delivery' or indexrelname = 'history_pkey') and idx_tup_read > 6 * $1`, n) {
+		t.Error(index)
+	}
+	if scans := value[int](t, pool, "select seq_scan from pg_stat_user_tables where relid = 'pawl.delivery'::regclass"); scans > 0 {
+		t.Errorf("the deliveries were read whole %d times", scans)
+	}
+}
