@@ -68,8 +68,33 @@ func newReceiver(ctx context.Context, pool *pgxpool.Pool, secret string) (*recei
 	return &receiver{pool: pool, webhook: webhook}, nil
 }
 
-// ServeHTTP receives a delivery.
+// ServeHTTP receives a delivery, or shows what was received.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	switch request.Method {
+	case http.MethodPost:
+		r.receive(w, request)
+	case http.MethodGet:
+		r.show(w, request)
+	default:
+		w.Header().Set("Allow", "GET, POST")
+		http.Error(w, "deliveries are posted", http.StatusMethodNotAllowed)
+	}
+}
+
+// show lists the instances.
+func (r *receiver) show(w http.ResponseWriter, request *http.Request) {
+	var list []byte
+	err := r.pool.QueryRow(request.Context(), `
+		select coalesce(jsonb_agg(to_jsonb(i) order by i.id), '[]') from receiver.instance i`).Scan(&list)
+	if err != nil {
+		http.Error(w, "the database is away", http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(list, '\n')) // Nobody is left to tell if it fails.
+}
+
+func (r *receiver) receive(w http.ResponseWriter, request *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, request.Body, maxBody))
 	if err != nil {
 		http.Error(w, "the body cannot be read", http.StatusBadRequest)
