@@ -345,7 +345,7 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 	t.Parallel()
 	pool := withCounter(t)
 	config := quick
-	config.Lease = 200 * time.Millisecond
+	config.Lease = 2 * time.Second // Longer than what a busy machine pauses the other.
 	paused, resume := make(chan struct{}), make(chan struct{})
 	first, second := newRecorder(), newRecorder()
 	var once sync.Once

@@ -959,6 +959,7 @@ func BenchmarkWebhooks(b *testing.B) {
 		exec(b, pool, "select pawl.fire_one(i.id, 'add') from pawl.instance i")
 	}
 	total = int64(instances * steps)
+	exec(b, pool, "analyze")
 	b.ResetTimer()
 	webhooks(b, pool, outbox.WebhookConfig{AllowPrivate: true})
 	<-done

@@ -127,7 +127,8 @@ begin
     -- Those that were in progress.
     select h.*
     from pg_snapshot_xip(p_cursor) as x (xid)
-    join pawl.history h on h.xid = x.xid
+    -- One by one: a join would read all that there is.
+    cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
     where pg_visible_in_snapshot(h.xid, p_batch)
       and h.seq > p_after
       and (p_tenant is null or h.tenant_id = p_tenant)
@@ -218,7 +219,9 @@ as $$
     from (
       select h.xid, h.seq, h.at from pawl.history h where h.xid >= pg_snapshot_xmax(c.cursor)
       union all
-      select h.xid, h.seq, h.at from pg_snapshot_xip(c.cursor) as x (xid) join pawl.history h on h.xid = x.xid
+      select h.xid, h.seq, h.at
+      from pg_snapshot_xip(c.cursor) as x (xid)
+      cross join lateral (select h.xid, h.seq, h.at from pawl.history h where h.xid = x.xid offset 0) h
     ) h
     where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
   ) l
