@@ -3,8 +3,8 @@
 //
 // # What it owns
 //
-// [Relay], which follows history for one consumer; [Sink], where a relay publishes to; and the
-// shape of an [Event] on the wire. History is the outbox: a step is relayed because it was
+// [Relay], which follows history for one consumer; [Sink], where a relay publishes to;
+// [Webhooks], which tell subscribed endpoints; and the shape of an [Event] on the wire. History is the outbox: a step is relayed because it was
 // committed, in the service, by a timer or by a SQL caller, and nothing else has to be done
 // for it.
 //
@@ -27,6 +27,15 @@
 // advance renews. A leader that was paused for longer is refused by its term when it comes
 // back, and what it published meanwhile was published by its successor too: in their order
 // by each of them.
+//
+// # Webhooks
+//
+// They are a consumer too, whose leader routes and sends. Routing makes a delivery of each step
+// for each subscription that matches, in the transaction that moves the cursor: each once.
+// Sending has no claims: what is under way is in the leader's memory, and one write settles
+// many. So what a leader that died had sent, and not settled, is sent again under the same
+// webhook-id. An instance's next step waits until the one before is delivered or dead; others
+// flow on. See the opening comment of db/migrations/00009_webhooks.sql.
 //
 // # When things fail
 //
