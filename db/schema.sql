@@ -445,11 +445,11 @@ declare
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
-  set cursor = case when p_seq is null then coalesce(p_batch, c.cursor) else c.cursor end,
+  set cursor = case when p_seq is null then p_batch else c.cursor end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
     relayed = c.relayed + p_relayed,
-    advanced_at = case when p_batch is null then c.advanced_at else v_now end,
+    advanced_at = v_now,
     lease_until = v_now + p_lease
   where c.name = p_consumer and c.term = p_term;
   return found;
@@ -1756,6 +1756,28 @@ as $$
 $$;
 revoke execute on function pawl.endpoints_of(text[],uuid[]) from public;
 
+create function pawl.event_of(p_step pawl.history) returns SETOF pawl.event
+language sql stable
+as $$
+  select (p_step).*, i.business_key, i.correlation_id, i.created_at, s.events
+  from (select) one
+  left join lateral (
+    select i.*
+    from pawl.instance i
+    where i.tenant_id = (p_step).tenant_id and i.id = (p_step).instance_id
+    limit 1
+  ) i on true
+  left join lateral (
+    select s.events
+    from pawl.workflow_state s
+    where s.workflow = (p_step).workflow
+      and s.workflow_version = (p_step).workflow_version
+      and s.state = (p_step).to_state
+    limit 1
+  ) s on true
+$$;
+revoke execute on function pawl.event_of(pawl.history) from public;
+
 create function pawl.event_type(p_kind text) returns text
 language sql immutable parallel safe
 as $$
@@ -1773,26 +1795,15 @@ set enable_seqscan = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
-    h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
-    h.traceparent, h.at, i.business_key, i.correlation_id, i.created_at, s.events
+  select e.*
   from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
   cross join lateral (
-    select h.*
+    select h as step
     from pawl.history h
     where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
     limit 1
   ) h
-  left join lateral (
-    select i.* from pawl.instance i where i.tenant_id = k.tenant_id and i.id = k.instance_id limit 1
-  ) i on true
-  left join lateral (
-    select s.events
-    from pawl.workflow_state s
-    where s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state
-    limit 1
-  ) s on true
+  cross join lateral pawl.event_of(h.step) e
 $$;
 revoke execute on function pawl.events_of(text[],uuid[],bigint[]) from public;
 
@@ -2264,10 +2275,7 @@ begin
   ) then
     return true;
   end if;
-  update pawl.consumer c
-  set lease_until = pawl.now() + p_lease
-  where c.name = p_consumer and c.term = p_term;
-  return found;
+  return pawl.renew(p_consumer, p_term, p_lease);
 end
 $$;
 revoke execute on function pawl.keep_lead(text,bigint,interval) from public;
@@ -2560,15 +2568,7 @@ begin
   select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
   into v_steps, instances, tenants
   from (
-    select h.tenant_id, h.instance_id
-    from pawl.history h
-    where h.xid >= pg_snapshot_xmax(p_cursor)
-    union all
-    -- Those that were in progress.
-    select h.tenant_id, h.instance_id
-    from pg_snapshot_xip(p_cursor) as x (xid)
-    join pawl.history h on h.xid = x.xid
-    limit p_limit + 1
+    select h.tenant_id, h.instance_id from pawl.steps_since(p_cursor) h limit p_limit + 1
   ) s;
   if v_steps > p_limit then
     instances := null;
@@ -2617,13 +2617,7 @@ as $$
   cross join (select pawl.now() as at offset 0) n
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
-    from (
-      select h.xid, h.seq, h.at from pawl.history h where h.xid >= pg_snapshot_xmax(c.cursor)
-      union all
-      select h.xid, h.seq, h.at
-      from pg_snapshot_xip(c.cursor) as x (xid)
-      cross join lateral (select h.xid, h.seq, h.at from pawl.history h where h.xid = x.xid offset 0) h
-    ) h
+    from pawl.steps_since(c.cursor) h
     where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
   ) l
   order by c.name
@@ -2743,20 +2737,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
-  select
-    h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
-    h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
-    h.traceparent, h.at, i.business_key, i.correlation_id, i.created_at, s.events
+  select e.*
   from pawl.read_steps(p_cursor, p_batch, p_after, p_limit) h
-  left join lateral (
-    select i.* from pawl.instance i where i.tenant_id = h.tenant_id and i.id = h.instance_id limit 1
-  ) i on true
-  left join lateral (
-    select s.events
-    from pawl.workflow_state s
-    where s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state
-    limit 1
-  ) s on true
+  cross join lateral pawl.event_of(h) e
   order by h.seq;
 end
 $$;
@@ -2771,24 +2754,11 @@ as $$
 begin
   return query
   select h.*
-  from (
-    select h.*
-    from pawl.history h
-    where h.xid >= pg_snapshot_xmax(p_cursor)
-      and h.xid < pg_snapshot_xmax(p_batch)
-      and pg_visible_in_snapshot(h.xid, p_batch)
-      and h.seq > p_after
-      and (p_tenant is null or h.tenant_id = p_tenant)
-    union all
-    -- Those that were in progress.
-    select h.*
-    from pg_snapshot_xip(p_cursor) as x (xid)
-    -- One by one: a join would read all that there is.
-    cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
-    where pg_visible_in_snapshot(h.xid, p_batch)
-      and h.seq > p_after
-      and (p_tenant is null or h.tenant_id = p_tenant)
-  ) h
+  from pawl.steps_since(p_cursor) h
+  where h.xid < pg_snapshot_xmax(p_batch)
+    and pg_visible_in_snapshot(h.xid, p_batch)
+    and h.seq > p_after
+    and (p_tenant is null or h.tenant_id = p_tenant)
   order by h.seq
   limit p_limit;
 end
@@ -2977,6 +2947,20 @@ begin
 end
 $$;
 revoke execute on function pawl.remove_instances(text,uuid[],timestamp with time zone) from public;
+
+create function pawl.renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update pawl.consumer c
+  set lease_until = pawl.now() + p_lease
+  where c.name = p_consumer and c.term = p_term;
+  return found;
+end
+$$;
+revoke execute on function pawl.renew(text,bigint,interval) from public;
 
 create function pawl.replay(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
@@ -3571,6 +3555,20 @@ create function pawl.state_check_name(p_workflow text) returns text
 language sql immutable parallel safe
 as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
 revoke execute on function pawl.state_check_name(text) from public;
+
+create function pawl.steps_since(p_cursor pg_snapshot) returns SETOF pawl.history
+language sql stable
+as $$
+  select h.*
+  from pawl.history h
+  where h.xid >= pg_snapshot_xmax(p_cursor)
+  union all
+  -- One by one: a join would read all that there is.
+  select h.*
+  from pg_snapshot_xip(p_cursor) as x (xid)
+  cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
+$$;
+revoke execute on function pawl.steps_since(pg_snapshot) from public;
 
 create function pawl.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile

@@ -72,17 +72,18 @@ func (d *differ) definition(a, b *Definition) {
 	}
 	d.schema("/context_schema", "a context", "an instance's context is not checked again, and may lack what the new schema promises to guards and assigns",
 		a.ContextSchema, b.ContextSchema)
+	const older = "final instances that are older are removed, those of older versions too"
 	switch {
 	case a.Retention == b.Retention:
 	case a.Retention == 0:
-		d.add(Added, "/retention", "final instances that are older are removed, those of older versions too",
+		d.add(Added, "/retention", older,
 			"final instances are removed after %s", FormatDuration(b.Retention))
 	case b.Retention == 0:
 		d.add(Removed, "/retention", "", "final instances are kept for ever, no longer for %s", FormatDuration(a.Retention))
 	default:
 		risk := ""
 		if b.Retention < a.Retention {
-			risk = "final instances that are older are removed, those of older versions too"
+			risk = older
 		}
 		d.add(Changed, "/retention", risk, "final instances are removed after %s, no longer after %s",
 			FormatDuration(b.Retention), FormatDuration(a.Retention))

@@ -57,6 +57,12 @@ func ParseDuration(text string) (time.Duration, error) {
 	return sum, nil
 }
 
+// FormatTime writes a time as the API and the events do: RFC 3339, UTC, with six decimals,
+// however many are zero.
+func FormatTime(t time.Time) string {
+	return t.UTC().Format("2006-01-02T15:04:05.000000Z07:00")
+}
+
 // FormatDuration writes a duration in its canonical form, the largest units first.
 func FormatDuration(d time.Duration) string {
 	var b strings.Builder

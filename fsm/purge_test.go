@@ -1,7 +1,6 @@
 package fsm_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -17,20 +16,6 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 )
-
-// runPurger runs a purger until stop, which returns what Run did.
-func runPurger(t *testing.T, pool *pgxpool.Pool, config fsm.PurgerConfig) (stop func() error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- fsm.NewPurger(pool, config).Run(ctx) }()
-	stop = sync.OnceValue(func() error {
-		cancel()
-		return <-ended
-	})
-	t.Cleanup(func() { _ = stop() })
-	return stop
-}
 
 // expiredKeys inserts n keys that expired a second ago by pawl.now(), and one that has not.
 func expiredKeys(t *testing.T, pool *pgxpool.Pool, n int) {
@@ -51,7 +36,7 @@ func TestPurgerDrains(t *testing.T) {
 	dbtest.SetClock(t, pool, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	expiredKeys(t, pool, 10_000)
 	// The look for more is an hour away: it goes on because its batches are full.
-	stop := runPurger(t, pool, fsm.PurgerConfig{Interval: time.Hour, Pause: time.Millisecond})
+	stop := running(t, fsm.NewPurger(pool, fsm.PurgerConfig{Interval: time.Hour, Pause: time.Millisecond}).Run)
 	until(t, pool, keysLeft, 1)
 	if key := scan[string](t, pool, "select key from pawl.idempotency_key"); key != "0" {
 		t.Errorf("key %s is left, which has expired", key)
@@ -83,7 +68,7 @@ func TestPurgerLooksAgain(t *testing.T) {
 			}
 		}}
 	})
-	runPurger(t, watched, fsm.PurgerConfig{Interval: time.Millisecond})
+	running(t, fsm.NewPurger(watched, fsm.PurgerConfig{Interval: time.Millisecond}).Run)
 	dbtest.Advance(t, pool, 24*time.Hour-time.Microsecond)
 	for len(calls) > 0 {
 		<-calls
@@ -158,7 +143,7 @@ func TestPurgersUnderLoad(t *testing.T) {
 	s, pool := newService(t, fsm.Config{}, counter)
 	exec(t, pool, "update pawl.setting set idempotency_ttl = interval '1 microsecond'")
 	for range 2 {
-		runPurger(t, pool, fsm.PurgerConfig{Interval: time.Microsecond, Batch: 7})
+		running(t, fsm.NewPurger(pool, fsm.PurgerConfig{Interval: time.Microsecond, Batch: 7}).Run)
 	}
 	const clients, rounds = 16, 20
 	firsts := make([]int64, clients)
@@ -196,7 +181,7 @@ func TestPurgerWithoutADatabase(t *testing.T) {
 	}
 	pool := open(t, server.DSN(), db.Config{})
 	lines := make(chan string, 100)
-	stop := runPurger(t, pool, fsm.PurgerConfig{Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(logLines(lines), nil))})
+	stop := running(t, fsm.NewPurger(pool, fsm.PurgerConfig{Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(logLines(lines), nil))}).Run)
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -23,20 +23,6 @@ import (
 // passing is counter with a retention of an hour.
 var passing = strings.Replace(counter, `"states"`, `"retention": "1h", "states"`, 1)
 
-// runRemover runs a remover until stop, which returns what Run did.
-func runRemover(t *testing.T, pool *pgxpool.Pool, config fsm.RemoverConfig) (stop func() error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- fsm.NewRemover(pool, config).Run(ctx) }()
-	stop = sync.OnceValue(func() error {
-		cancel()
-		return <-ended
-	})
-	t.Cleanup(func() { _ = stop() })
-	return stop
-}
-
 // passes tells of each pass that a remover on the pool that it returns has ended.
 func passes(t *testing.T, pool *pgxpool.Pool) (watched *pgxpool.Pool, pass func()) {
 	t.Helper()
@@ -108,7 +94,7 @@ func TestRemover(t *testing.T) {
 	young := stopped(t, s, "default", 1)[0]
 
 	watched, pass := passes(t, pool)
-	stop := runRemover(t, watched, fsm.RemoverConfig{Batch: 10, Pause: time.Microsecond, Interval: time.Microsecond})
+	stop := running(t, fsm.NewRemover(watched, fsm.RemoverConfig{Batch: 10, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
 	pass()
 	if n := scan[int](t, pool, "select count(*) from pawl.instance"); n != len(old)+4 {
 		t.Errorf("%d instances are left a microsecond before their time, want %d", n, len(old)+4)
@@ -165,8 +151,8 @@ func TestRemoverWaitsForKeys(t *testing.T) {
 	dbtest.Advance(t, pool, 24*time.Hour-time.Microsecond)
 
 	watched, pass := passes(t, pool)
-	runRemover(t, watched, fsm.RemoverConfig{Interval: time.Microsecond})
-	runPurger(t, pool, fsm.PurgerConfig{Interval: time.Microsecond})
+	running(t, fsm.NewRemover(watched, fsm.RemoverConfig{Interval: time.Microsecond}).Run)
+	running(t, fsm.NewPurger(pool, fsm.PurgerConfig{Interval: time.Microsecond}).Run)
 	pass()
 	for range 2 {
 		again, err := s.Fire(t.Context(), stops)
@@ -193,7 +179,7 @@ func TestRemoversUnderLoad(t *testing.T) {
 	s, pool := newService(t, fsm.Config{}, brief)
 	exec(t, pool, "update pawl.setting set idempotency_ttl = '5 milliseconds'")
 	for range 2 {
-		runRemover(t, pool, fsm.RemoverConfig{Batch: 7, Pause: time.Microsecond, Interval: time.Microsecond})
+		running(t, fsm.NewRemover(pool, fsm.RemoverConfig{Batch: 7, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
 	}
 	var all sync.WaitGroup
 	for n := range 8 {
@@ -239,9 +225,9 @@ func TestRemoverPassesWhatFails(t *testing.T) {
 		create trigger fail before delete on pawl.instance for each row when (old.id = '`+ids[1].String()+`') execute function fail()`)
 	dbtest.Advance(t, pool, time.Hour)
 	lines := make(chan string, 100)
-	runRemover(t, pool, fsm.RemoverConfig{
+	running(t, fsm.NewRemover(pool, fsm.RemoverConfig{
 		Batch: 1, Pause: time.Microsecond, Logger: slog.New(slog.NewTextHandler(logLines(lines), nil)),
-	})
+	}).Run)
 	if line := <-lines; !strings.Contains(line, "removing old instances fails") || !strings.Contains(line, "not this one") {
 		t.Errorf("it says %s", line)
 	}

@@ -55,8 +55,7 @@ type Simulated struct {
 // is tried.
 //
 // Kinds: Malformed, WorkflowNotFound, TooLarge, InvalidContext, Unavailable; GuardError if the
-// creation raises. What Fire
-// would refuse an event with is the step's.
+// creation raises. What Fire would refuse an event with is the step's.
 func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error) {
 	if len(c.Events) > MaxSimulated {
 		return Simulated{}, malformed("/events", fmt.Sprintf("must have at most %d events", MaxSimulated))
@@ -69,7 +68,6 @@ func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error)
 	if err != nil {
 		return Simulated{}, err
 	}
-	states := definition.flat()
 	create := CreateCommand{Context: c.Context}
 	if err := create.normalise(); err != nil {
 		return Simulated{}, err
@@ -88,7 +86,7 @@ func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error)
 			return Simulated{}, err
 		}
 		now.State, now.Context, version = created.State, created.Context, created.Version
-	} else if _, known := states[c.State]; !known {
+	} else if _, known := definition.flat()[c.State]; !known {
 		return Simulated{}, malformed("/state", "the workflow has no such state")
 	}
 	for _, e := range c.Events {

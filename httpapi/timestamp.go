@@ -3,15 +3,15 @@ package httpapi
 import (
 	"fmt"
 	"time"
+
+	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// Timestamp is a time as the contract writes it: RFC 3339, UTC, with six decimals.
+// Timestamp is a time as the contract writes it; see fsm.FormatTime.
 type Timestamp time.Time
 
-// MarshalText writes the time with its microseconds, however many are zero.
-func (t Timestamp) MarshalText() ([]byte, error) {
-	return []byte(time.Time(t).UTC().Format("2006-01-02T15:04:05.000000Z07:00")), nil
-}
+// MarshalText writes it.
+func (t Timestamp) MarshalText() ([]byte, error) { return []byte(fsm.FormatTime(time.Time(t))), nil }
 
 // Bind reads a query parameter. The generated binding looks for this method; without it
 // a bare date would do, and nothing at all would be the year 1.

@@ -156,10 +156,8 @@ type eventInstance struct {
 	Error           json.RawMessage `json:"error"`
 }
 
-// timestamp is a time as the API writes it: RFC 3339, UTC, microseconds.
+// timestamp is a time as the API writes it.
 type timestamp time.Time
 
 // MarshalText writes it.
-func (t timestamp) MarshalText() ([]byte, error) {
-	return []byte(time.Time(t).UTC().Format("2006-01-02T15:04:05.000000Z07:00")), nil
-}
+func (t timestamp) MarshalText() ([]byte, error) { return []byte(fsm.FormatTime(time.Time(t))), nil }

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -62,57 +60,25 @@ type Relay struct {
 	consumer string
 	sink     Sink
 	config   RelayConfig
-	leader   string
 	// page is config.Page, or less after one took the sink too long.
 	page int
 }
 
 // NewRelay returns a Relay on a pool, of which it takes one connection at a time.
 func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig) *Relay {
-	host, _ := os.Hostname()
 	config = config.withDefaults()
 	return &Relay{
 		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: config.Page,
-		leader: fmt.Sprintf("%s %d %s", host, os.Getpid(), uuid.NewString()),
 	}
 }
 
-// errDeposed says that another process leads.
-var errDeposed = errors.New("another process leads now")
-
 // Run relays until the context ends, and returns nil then. Nothing else ends it.
 func (r *Relay) Run(ctx context.Context) error {
-	log := r.config.Logger.With("consumer", r.consumer)
-	failed := 0
-	for ctx.Err() == nil {
-		wait := r.config.Lease / 3
-		term, err := r.queries.Lead(ctx, queries.LeadParams{
-			Consumer: r.consumer, Leader: r.leader, Lease: interval(r.config.Lease), FromStart: r.config.FromStart,
-		})
-		if err == nil && term > 0 {
-			log.InfoContext(ctx, "leading", "term", term)
-			l := leadership{Relay: r, term: term}
-			var relayed bool
-			relayed, err = l.run(ctx)
-			if relayed {
-				failed = 0
-			}
-			l.resign(ctx)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errDeposed):
-			log.WarnContext(ctx, "no longer leading", "term", term)
-		case err != nil:
-			// Later and later, up to a minute. The lease is given up meanwhile: another
-			// process may reach what this one does not.
-			wait = min(100*time.Millisecond<<min(failed, 10), time.Minute)
-			failed++
-			log.ErrorContext(ctx, "relaying fails; trying on", "error", err, "in", wait)
-		}
-		sleep(ctx, wait)
-	}
+	election{
+		queries: r.queries, consumer: r.consumer, fromStart: r.config.FromStart, lease: r.config.Lease, logger: r.config.Logger,
+	}.run(ctx, "relaying", func(ctx context.Context, term int64) (worked bool, err error) {
+		return (&leadership{Relay: r, term: term}).run(ctx)
+	})
 	return nil
 }
 
@@ -151,7 +117,7 @@ func (l *leadership) run(ctx context.Context) (relayed bool, err error) {
 			sleep(ctx, l.config.Pause)
 		default:
 			if time.Since(l.renewed) > l.config.Lease/3 {
-				if err := l.advance(ctx, nil, nil, 0); err != nil {
+				if err := l.renew(ctx); err != nil {
 					return relayed, err
 				}
 			}
@@ -190,20 +156,20 @@ func (l *leadership) step(ctx context.Context) (int, error) {
 			return 0, err
 		}
 	}
-	if len(rows) < l.page {
-		l.page = min(2*l.page, l.config.Page)
-		if err := l.advance(ctx, &batch, nil, len(rows)); err != nil {
+	last := len(rows) < l.page
+	l.page = min(2*l.page, l.config.Page)
+	if last {
+		if err := l.advance(ctx, batch, nil, len(rows)); err != nil {
 			return 0, err
 		}
 		l.cursor, l.batch, l.seq = batch, "", 0
 		return len(rows), nil
 	}
 	seq := rows[len(rows)-1].Seq
-	if err := l.advance(ctx, &batch, &seq, len(rows)); err != nil {
+	if err := l.advance(ctx, batch, &seq, len(rows)); err != nil {
 		return 0, err
 	}
 	l.batch, l.seq = batch, seq
-	l.page = min(2*l.page, l.config.Page)
 	return len(rows), nil
 }
 
@@ -221,14 +187,28 @@ func (l *leadership) publish(ctx context.Context, events []Event) error {
 	return nil
 }
 
-func (l *leadership) advance(ctx context.Context, batch *string, seq *int64, relayed int) error {
-	// What was published is noted even if the process is to end now.
+// advance notes what was published, even if the process is to end now: the batch, or with seq
+// the batch up to there.
+func (l *leadership) advance(ctx context.Context, batch string, seq *int64, relayed int) error {
+	return l.note(ctx, func(ctx context.Context) (leads bool, err error) {
+		return l.queries.Advance(ctx, queries.AdvanceParams{
+			Consumer: l.consumer, Term: l.term, Batch: batch, Seq: seq, Relayed: int64(relayed), Lease: interval(l.config.Lease),
+		})
+	})
+}
+
+func (l *leadership) renew(ctx context.Context) error {
+	return l.note(ctx, func(ctx context.Context) (leads bool, err error) {
+		return l.queries.Renew(ctx, queries.RenewParams{Consumer: l.consumer, Term: l.term, Lease: interval(l.config.Lease)})
+	})
+}
+
+// note makes a call that renews the lease.
+func (l *leadership) note(ctx context.Context, call func(context.Context) (leads bool, err error)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.config.Lease/2)
 	defer cancel()
 	now := time.Now()
-	leads, err := l.queries.Advance(ctx, queries.AdvanceParams{
-		Consumer: l.consumer, Term: l.term, Batch: batch, Seq: seq, Relayed: int64(relayed), Lease: interval(l.config.Lease),
-	})
+	leads, err := call(ctx)
 	if err == nil && !leads {
 		return errDeposed
 	}
@@ -244,13 +224,6 @@ func (l *leadership) idle(ctx context.Context) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-}
-
-func (l *leadership) resign(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	// Without it the lease runs out.
-	_ = l.queries.Resign(ctx, queries.ResignParams{Consumer: l.consumer, Term: l.term})
 }
 
 func sleep(ctx context.Context, d time.Duration) {

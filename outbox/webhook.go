@@ -2,12 +2,10 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -88,17 +86,12 @@ type Webhooks struct {
 	queries *queries.Queries
 	config  WebhookConfig
 	client  *http.Client
-	leader  string
 }
 
 // NewWebhooks returns Webhooks on a pool, of which they take one connection at a time.
 func NewWebhooks(pool *pgxpool.Pool, config WebhookConfig) *Webhooks {
 	config = config.withDefaults()
-	host, _ := os.Hostname()
-	return &Webhooks{
-		queries: queries.New(pool), config: config, client: newWebhookClient(config),
-		leader: fmt.Sprintf("%s %d %s", host, os.Getpid(), uuid.NewString()),
-	}
+	return &Webhooks{queries: queries.New(pool), config: config, client: newWebhookClient(config)}
 }
 
 // webhooksConsumer is the consumer that routes.
@@ -107,35 +100,14 @@ const webhooksConsumer = "webhooks"
 // Run routes and delivers until the context ends, and returns nil then. Nothing else ends it.
 func (w *Webhooks) Run(ctx context.Context) error {
 	defer w.client.CloseIdleConnections()
-	log := w.config.Logger.With("consumer", webhooksConsumer)
-	failed := 0
-	for ctx.Err() == nil {
-		wait := w.config.Lease / 3
-		// From the first step: what a subscription is not to see, it does not.
-		term, err := w.queries.Lead(ctx, queries.LeadParams{
-			Consumer: webhooksConsumer, Leader: w.leader, Lease: interval(w.config.Lease), FromStart: true,
-		})
-		if err == nil && term > 0 {
-			log.InfoContext(ctx, "leading", "term", term)
-			d := newDispatch(w, term)
-			err = d.run(ctx)
-			if d.worked {
-				failed = 0
-			}
-			d.resign(ctx)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errDeposed):
-			log.WarnContext(ctx, "no longer leading", "term", term)
-		case err != nil:
-			wait = min(100*time.Millisecond<<min(failed, 10), time.Minute)
-			failed++
-			log.ErrorContext(ctx, "delivering webhooks fails; trying on", "error", err, "in", wait)
-		}
-		sleep(ctx, wait)
-	}
+	// From the first step: what a subscription is not to see, it does not.
+	election{
+		queries: w.queries, consumer: webhooksConsumer, fromStart: true, lease: w.config.Lease, logger: w.config.Logger,
+	}.run(ctx, "delivering webhooks", func(ctx context.Context, term int64) (worked bool, err error) {
+		d := newDispatch(w, term)
+		err = d.run(ctx)
+		return d.worked, err
+	})
 	return nil
 }
 
@@ -720,11 +692,4 @@ func (d *dispatch) purge(ctx context.Context) error {
 	}
 	d.nextPurge = time.Now().Add(pause)
 	return nil
-}
-
-func (d *dispatch) resign(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	// Without it the lease runs out.
-	_ = d.queries.Resign(ctx, queries.ResignParams{Consumer: webhooksConsumer, Term: d.term})
 }

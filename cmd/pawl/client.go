@@ -65,6 +65,17 @@ type call struct {
 	ifMatch      string
 }
 
+// parameters are the query parameters that are given.
+func parameters(values map[string]string) url.Values {
+	query := url.Values{}
+	for name, value := range values {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return query
+}
+
 // do sends a request and decodes the answer; a *string gets it as it is. A request that
 // changes something gets a key, and is tried again with that key when the way there or back
 // fails, or when the service is unavailable or asks to wait: a few times, ever later, and

@@ -145,16 +145,11 @@ type instanceList struct {
 }
 
 func (i *instanceList) Run(c *console) error {
-	query := url.Values{}
-	for name, value := range map[string]string{
+	query := parameters(map[string]string{
 		"workflow": i.Workflow, "state": i.State, "status": i.Status, "business_key": i.BusinessKey,
 		"correlation_id": i.CorrelationID, "created_after": i.CreatedAfter, "created_before": i.CreatedBefore,
 		"stuck_for": i.StuckFor,
-	} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
+	})
 	items, err := pages[instanceAnswer](c, &i.clientFlags, "/v1/instances", query, i.Limit)
 	if err != nil || i.JSON {
 		return errors.Join(err, c.printJSON(items))

@@ -62,14 +62,9 @@ type outboxDeliveries struct {
 }
 
 func (o *outboxDeliveries) Run(c *console) error {
-	query := url.Values{}
-	for name, value := range map[string]string{
+	query := parameters(map[string]string{
 		"subscription_id": o.Subscription, "instance_id": o.Instance, "status": o.Status,
-	} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
+	})
 	items, err := pages[deliveryAnswer](c, &o.clientFlags, "/v1/deliveries", query, o.Limit)
 	if err != nil || o.JSON {
 		return errors.Join(err, c.printJSON(items))

@@ -50,14 +50,36 @@ comment on column pawl.consumer.relayed is 'how many steps, repeats among them';
 -- event is a step as the world is told of it: a row of history, and what else the instance
 -- shows.
 create view pawl.event as
-select
-  h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
-  h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
-  h.traceparent, h.at, i.business_key, i.correlation_id as instance_correlation_id, i.created_at, s.events as actions
+select h.*, i.business_key, i.correlation_id as instance_correlation_id, i.created_at, s.events as actions
 from pawl.history h
 left join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id
 left join pawl.workflow_state s
   on s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state;
+
+-- event_of is the event of a step, looked up by full keys. The planner puts it in place.
+-- Returns: one row
+-- +goose StatementBegin
+create function pawl.event_of(p_step pawl.history) returns setof pawl.event
+language sql stable
+as $$
+  select (p_step).*, i.business_key, i.correlation_id, i.created_at, s.events
+  from (select) one
+  left join lateral (
+    select i.*
+    from pawl.instance i
+    where i.tenant_id = (p_step).tenant_id and i.id = (p_step).instance_id
+    limit 1
+  ) i on true
+  left join lateral (
+    select s.events
+    from pawl.workflow_state s
+    where s.workflow = (p_step).workflow
+      and s.workflow_version = (p_step).workflow_version
+      and s.state = (p_step).to_state
+    limit 1
+  ) s on true
+$$;
+-- +goose StatementEnd
 
 -- lead makes p_leader the leader of a consumer, if it has none, or the same one has lost
 -- count. A consumer that is not there begins now, or with the first step if p_from_start.
@@ -99,6 +121,45 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- renew renews a lease.
+-- Returns: whether p_term still leads; if not, nothing is changed
+-- Locks:   consumer
+-- Writes:  consumer
+-- +goose StatementBegin
+create function pawl.renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update pawl.consumer c
+  set lease_until = pawl.now() + p_lease
+  where c.name = p_consumer and c.term = p_term;
+  return found;
+end
+$$;
+-- +goose StatementEnd
+
+-- steps_since are the steps that p_cursor does not see: those of later transactions, and those
+-- of transactions that were in progress. The planner puts it in place. Who calls it sees to it
+-- that seqscans are off, since statistics know nothing of the newest rows, which are always the
+-- ones to be read.
+-- Returns: rows of history, in no order
+-- +goose StatementBegin
+create function pawl.steps_since(p_cursor pg_snapshot) returns setof pawl.history
+language sql stable
+as $$
+  select h.*
+  from pawl.history h
+  where h.xid >= pg_snapshot_xmax(p_cursor)
+  union all
+  -- One by one: a join would read all that there is.
+  select h.*
+  from pg_snapshot_xip(p_cursor) as x (xid)
+  cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
+$$;
+-- +goose StatementEnd
+
 -- read_steps reads the steps that p_batch sees and p_cursor does not, in the order of seq,
 -- from after p_after on. p_tenant: only this one's; null for all.
 -- Returns: up to p_limit rows of history
@@ -108,31 +169,17 @@ create function pawl.read_steps(
 ) returns setof pawl.history
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
--- Statistics know nothing of the newest rows, which are always the ones to be read.
 set enable_seqscan = off
 set jit = off
 as $$
 begin
   return query
   select h.*
-  from (
-    select h.*
-    from pawl.history h
-    where h.xid >= pg_snapshot_xmax(p_cursor)
-      and h.xid < pg_snapshot_xmax(p_batch)
-      and pg_visible_in_snapshot(h.xid, p_batch)
-      and h.seq > p_after
-      and (p_tenant is null or h.tenant_id = p_tenant)
-    union all
-    -- Those that were in progress.
-    select h.*
-    from pg_snapshot_xip(p_cursor) as x (xid)
-    -- One by one: a join would read all that there is.
-    cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
-    where pg_visible_in_snapshot(h.xid, p_batch)
-      and h.seq > p_after
-      and (p_tenant is null or h.tenant_id = p_tenant)
-  ) h
+  from pawl.steps_since(p_cursor) h
+  where h.xid < pg_snapshot_xmax(p_batch)
+    and pg_visible_in_snapshot(h.xid, p_batch)
+    and h.seq > p_after
+    and (p_tenant is null or h.tenant_id = p_tenant)
   order by h.seq
   limit p_limit;
 end
@@ -150,20 +197,9 @@ set jit = off
 as $$
 begin
   return query
-  select
-    h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
-    h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
-    h.traceparent, h.at, i.business_key, i.correlation_id, i.created_at, s.events
+  select e.*
   from pawl.read_steps(p_cursor, p_batch, p_after, p_limit) h
-  left join lateral (
-    select i.* from pawl.instance i where i.tenant_id = h.tenant_id and i.id = h.instance_id limit 1
-  ) i on true
-  left join lateral (
-    select s.events
-    from pawl.workflow_state s
-    where s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state
-    limit 1
-  ) s on true
+  cross join lateral pawl.event_of(h) e
   order by h.seq;
 end
 $$;
@@ -187,11 +223,11 @@ declare
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
-  set cursor = case when p_seq is null then coalesce(p_batch, c.cursor) else c.cursor end,
+  set cursor = case when p_seq is null then p_batch else c.cursor end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
     relayed = c.relayed + p_relayed,
-    advanced_at = case when p_batch is null then c.advanced_at else v_now end,
+    advanced_at = v_now,
     lease_until = v_now + p_lease
   where c.name = p_consumer and c.term = p_term;
   return found;
@@ -216,13 +252,7 @@ as $$
   cross join (select pawl.now() as at offset 0) n
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
-    from (
-      select h.xid, h.seq, h.at from pawl.history h where h.xid >= pg_snapshot_xmax(c.cursor)
-      union all
-      select h.xid, h.seq, h.at
-      from pg_snapshot_xip(c.cursor) as x (xid)
-      cross join lateral (select h.xid, h.seq, h.at from pawl.history h where h.xid = x.xid offset 0) h
-    ) h
+    from pawl.steps_since(c.cursor) h
     where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
   ) l
   order by c.name
@@ -251,10 +281,12 @@ end
 $$;
 -- +goose StatementEnd
 
-revoke execute on function pawl.outbox_status, pawl.forget, pawl.lead, pawl.resign, pawl.read_steps, pawl.read_events, pawl.advance from public;
+revoke execute on function pawl.event_of, pawl.lead, pawl.resign, pawl.renew, pawl.steps_since, pawl.read_steps,
+  pawl.read_events, pawl.advance, pawl.outbox_status, pawl.forget from public;
 
 -- +goose Down
-drop function pawl.forget, pawl.outbox_status, pawl.advance, pawl.read_events, pawl.read_steps, pawl.resign, pawl.lead;
+drop function pawl.forget, pawl.outbox_status, pawl.advance, pawl.read_events, pawl.read_steps, pawl.steps_since,
+  pawl.renew, pawl.resign, pawl.lead, pawl.event_of;
 drop view pawl.event;
 drop table pawl.consumer;
 drop index pawl.history_xid_idx;

@@ -28,15 +28,7 @@ begin
   select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
   into v_steps, instances, tenants
   from (
-    select h.tenant_id, h.instance_id
-    from pawl.history h
-    where h.xid >= pg_snapshot_xmax(p_cursor)
-    union all
-    -- Those that were in progress.
-    select h.tenant_id, h.instance_id
-    from pg_snapshot_xip(p_cursor) as x (xid)
-    join pawl.history h on h.xid = x.xid
-    limit p_limit + 1
+    select h.tenant_id, h.instance_id from pawl.steps_since(p_cursor) h limit p_limit + 1
   ) s;
   if v_steps > p_limit then
     instances := null;

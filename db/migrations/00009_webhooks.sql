@@ -274,10 +274,7 @@ begin
   ) then
     return true;
   end if;
-  update pawl.consumer c
-  set lease_until = pawl.now() + p_lease
-  where c.name = p_consumer and c.term = p_term;
-  return found;
+  return pawl.renew(p_consumer, p_term, p_lease);
 end
 $$;
 -- +goose StatementEnd
@@ -384,26 +381,15 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off
 as $$
-  select
-    h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state,
-    h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id,
-    h.traceparent, h.at, i.business_key, i.correlation_id, i.created_at, s.events
+  select e.*
   from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
   cross join lateral (
-    select h.*
+    select h as step
     from pawl.history h
     where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
     limit 1
   ) h
-  left join lateral (
-    select i.* from pawl.instance i where i.tenant_id = k.tenant_id and i.id = k.instance_id limit 1
-  ) i on true
-  left join lateral (
-    select s.events
-    from pawl.workflow_state s
-    where s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state
-    limit 1
-  ) s on true
+  cross join lateral pawl.event_of(h.step) e
 $$;
 -- +goose StatementEnd
 

@@ -4,6 +4,9 @@ select coalesce(pawl.lead(@consumer::text, @leader::text, @lease::interval, @fro
 -- name: Resign :exec
 select pawl.resign(@consumer::text, @term::bigint);
 
+-- name: Renew :one
+select pawl.renew(@consumer::text, @term::bigint, @lease::interval)::boolean as leads;
+
 -- name: GetConsumer :one
 select * from pawl.consumer where name = @name;
 
@@ -16,7 +19,7 @@ select * from pawl.read_events(@cursor::pg_snapshot, @batch::pg_snapshot, @after
 
 -- name: Advance :one
 select pawl.advance(
-  @consumer::text, @term::bigint, sqlc.narg('batch')::pg_snapshot, sqlc.narg('seq')::bigint, @relayed::bigint,
+  @consumer::text, @term::bigint, @batch::pg_snapshot, sqlc.narg('seq')::bigint, @relayed::bigint,
   @lease::interval)::boolean as leads;
 
 -- name: OutboxStatus :many

@@ -21,7 +21,7 @@ select pawl.advance(
 type AdvanceParams struct {
 	Consumer string
 	Term     int64
-	Batch    *string
+	Batch    string
 	Seq      *int64
 	Relayed  int64
 	Lease    pgtype.Interval
@@ -214,6 +214,23 @@ func (q *Queries) ReadEvents(ctx context.Context, arg ReadEventsParams) ([]Event
 		return nil, err
 	}
 	return items, nil
+}
+
+const renew = `-- name: Renew :one
+select pawl.renew($1::text, $2::bigint, $3::interval)::boolean as leads
+`
+
+type RenewParams struct {
+	Consumer string
+	Term     int64
+	Lease    pgtype.Interval
+}
+
+func (q *Queries) Renew(ctx context.Context, arg RenewParams) (bool, error) {
+	row := q.db.QueryRow(ctx, renew, arg.Consumer, arg.Term, arg.Lease)
+	var leads bool
+	err := row.Scan(&leads)
+	return leads, err
 }
 
 const resign = `-- name: Resign :exec
