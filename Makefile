@@ -48,9 +48,9 @@ test: postgres $(tools)/goose ## run the tests
 	go test -timeout $(test_timeout) ./...
 
 .PHONY: race
-race: postgres $(tools)/goose ## run the tests under the race detector
+race: postgres $(tools)/goose ## run the tests under the race detector, those of a million rows with fewer, or not
 	@command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || { echo "the race detector needs a C compiler: run 'make setup'" >&2; exit 1; }
-	go test -race -timeout $(race_timeout) ./...
+	go test -race -short -timeout $(race_timeout) ./...
 
 .PHONY: check
 check: ## run what CI runs: verify, lint, race

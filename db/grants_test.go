@@ -197,10 +197,10 @@ func TestServiceMayNotWrite(t *testing.T) {
 		select p.proname::text from pg_proc p
 		where p.pronamespace = 'pawl'::regnamespace and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
-	want := "advance backtest can_resume create create_one create_subscription delete_subscription due_deliveries " +
+	want := "add_consumer advance backtest can_resume create create_one create_subscription delete_subscription due_deliveries " +
 		"endpoints_of events_of final_instances fire fire_one fire_timers guard_holds jsonpath_error lead " +
 		"migrate_instances moved now outbox_status preview purge_deliveries purge_keys put_off_timer read_events " +
-		"read_steps register_workflow remove_instances renew replay_deliveries resign retire_workflow rotate_secret route " +
+		"register_workflow remove_instances renew replay_deliveries resign retire_workflow rotate_secret route " +
 		"settle_deliveries simulate stream_past stream_steps test_subscription update_subscription uuid_v7_floor " +
 		"validate_workflow"
 	if got := strings.Join(may, " "); got != want {

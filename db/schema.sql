@@ -56,7 +56,10 @@ comment on column pawl.callback.secret is 'null for the deployment''s';
 
 create table pawl.consumer (
   name text collate "C" not null,
-  cursor pg_snapshot not null,
+  cursor pg_snapshot,
+  floor bigint not null,
+  next_floor bigint not null,
+  next_floor_xid xid8 not null,
   batch pg_snapshot,
   batch_seq bigint not null,
   term bigint not null,
@@ -66,10 +69,13 @@ create table pawl.consumer (
   advanced_at timestamp with time zone not null,
   constraint consumer_pkey PRIMARY KEY (name),
   constraint consumer_batch_has_a_place CHECK (((batch IS NOT NULL) OR (batch_seq = 0))),
+  constraint consumer_begins_when_led CHECK (((cursor IS NOT NULL) OR (term = 0))),
   constraint consumer_name_is_a_key CHECK (((length(name) >= 1) AND (length(name) <= 255))),
-  constraint consumer_term_is_positive CHECK ((term >= 1))
+  constraint consumer_term_is_a_count CHECK ((term >= 0))
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
-comment on column pawl.consumer.cursor is 'what it sees is relayed';
+comment on column pawl.consumer.cursor is 'what it sees is relayed; null until somebody leads, if the consumer is to begin then';
+comment on column pawl.consumer.floor is 'steps of transactions that the cursor is older than have a larger seq';
+comment on column pawl.consumer.next_floor is 'the floor of a cursor that sees next_floor_xid';
 comment on column pawl.consumer.batch is 'where the cursor goes next, if part of that is relayed';
 comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
 comment on column pawl.consumer.term is 'counts the leaders';
@@ -138,7 +144,8 @@ create table pawl.history (
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
-CREATE INDEX history_xid_idx ON pawl.history USING btree (xid);
+CREATE INDEX history_seq_idx ON pawl.history USING btree (seq);
+CREATE INDEX history_xid_idx ON pawl.history USING btree (xid, seq);
 
 create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
@@ -436,16 +443,40 @@ create view pawl.settlement as
     NULL::interval[] AS timeouts
   WHERE false;
 
-create function pawl.advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval) returns boolean
+create function pawl.add_consumer(p_consumer text, p_from_start boolean DEFAULT false) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_floor bigint := coalesce(pawl.seq_floor(), 0);
+begin
+  insert into pawl.consumer (
+    name, cursor, floor, next_floor, next_floor_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
+  values (
+    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_floor, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  on conflict on constraint consumer_pkey do nothing;
+end
+$$;
+revoke execute on function pawl.add_consumer(text,boolean) from public;
+
+create function pawl.advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval, p_floor bigint DEFAULT NULL::bigint) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_floor bigint := coalesce(p_floor, pawl.seq_floor());
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
   set cursor = case when p_seq is null then p_batch else c.cursor end,
+    floor = case
+      when p_seq is null and pg_visible_in_snapshot(c.next_floor_xid, p_batch) then c.next_floor
+      else c.floor
+    end,
+    next_floor = case when p_seq is null and v_floor is not null then v_floor else c.next_floor end,
+    next_floor_xid = case when p_seq is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
     relayed = c.relayed + p_relayed,
@@ -455,7 +486,7 @@ begin
   return found;
 end
 $$;
-revoke execute on function pawl.advance(text,bigint,pg_snapshot,bigint,bigint,interval) from public;
+revoke execute on function pawl.advance(text,bigint,pg_snapshot,bigint,bigint,interval,bigint) from public;
 
 create function pawl.append_steps(p_steps pawl.instance[], p_kind text, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language sql volatile
@@ -2289,27 +2320,32 @@ as $$
 $$;
 revoke execute on function pawl.knows_event(text,integer,text) from public;
 
-create function pawl.lead(p_consumer text, p_leader text, p_lease interval, p_from_start boolean DEFAULT false) returns bigint
+create function pawl.lead(p_consumer text, p_leader text, p_lease interval) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_floor bigint := pawl.seq_floor();
+  v_snapshot pg_snapshot := pg_current_snapshot();
   v_term bigint;
 begin
-  insert into pawl.consumer as c (
-    name, cursor, batch_seq, term, leader, lease_until, relayed, advanced_at)
-  values (
-    p_consumer, case when p_from_start then '1:1:'::pg_snapshot else pg_current_snapshot() end, 0, 1, p_leader,
-    v_now + p_lease, 0, v_now)
-  on conflict on constraint consumer_pkey do update
-  set term = c.term + 1, leader = excluded.leader, lease_until = excluded.lease_until
-  where c.lease_until <= v_now or c.leader = excluded.leader
+  update pawl.consumer c
+  set cursor = coalesce(c.cursor, v_snapshot),
+    floor = case
+      when c.cursor is null and pg_visible_in_snapshot(c.next_floor_xid, v_snapshot) then c.next_floor
+      else c.floor
+    end,
+    -- What is read next is older than this only if it is a batch that was begun.
+    next_floor = case when c.batch is null and v_floor is not null then v_floor else c.next_floor end,
+    next_floor_xid = case when c.batch is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
+    term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
   returning c.term into v_term;
   return v_term;
 end
 $$;
-revoke execute on function pawl.lead(text,text,interval,boolean) from public;
+revoke execute on function pawl.lead(text,text,interval) from public;
 
 create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, outcome text)
 language plpgsql volatile security definer
@@ -2730,7 +2766,7 @@ as $$
 $$;
 revoke execute on function pawl.put_off_timer() from public;
 
-create function pawl.read_events(p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer) returns SETOF pawl.event
+create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.event
 language plpgsql stable security definer
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
@@ -2738,32 +2774,54 @@ as $$
 begin
   return query
   select e.*
-  from pawl.read_steps(p_cursor, p_batch, p_after, p_limit) h
+  from pawl.consumer c
+  cross join lateral pawl.read_steps(c, p_batch, p_limit) h
   cross join lateral pawl.event_of(h) e
+  where c.name = p_consumer
   order by h.seq;
 end
 $$;
-revoke execute on function pawl.read_events(pg_snapshot,pg_snapshot,bigint,integer) from public;
+revoke execute on function pawl.read_events(text,pg_snapshot,integer) from public;
 
-create function pawl.read_steps(p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_tenant text DEFAULT NULL::text) returns SETOF pawl.history
+create function pawl.read_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.history
 language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
 set enable_seqscan = 'off'
+set enable_sort = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_read integer := 0;
 begin
+  if p_consumer.batch_seq < p_consumer.floor then
+    return query
+    select h.*
+    from pg_snapshot_xip(p_consumer.cursor) as x (xid)
+    cross join lateral (
+      select h.*
+      from pawl.history h
+      where h.xid = x.xid and h.seq > p_consumer.batch_seq and h.seq <= p_consumer.floor
+      order by h.xid, h.seq
+      limit p_limit
+    ) h
+    where pg_visible_in_snapshot(x.xid, p_batch)
+    order by h.seq
+    limit p_limit;
+    get diagnostics v_read = row_count;
+  end if;
   return query
   select h.*
-  from pawl.steps_since(p_cursor) h
-  where h.xid < pg_snapshot_xmax(p_batch)
+  from pawl.history h
+  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor)
+    and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
     and pg_visible_in_snapshot(h.xid, p_batch)
-    and h.seq > p_after
-    and (p_tenant is null or h.tenant_id = p_tenant)
   order by h.seq
-  limit p_limit;
+  limit p_limit - v_read;
 end
 $$;
-revoke execute on function pawl.read_steps(pg_snapshot,pg_snapshot,bigint,integer,text) from public;
+revoke execute on function pawl.read_steps(pawl.consumer,pg_snapshot,integer) from public;
 
 create function pawl.refuse(p_outcome pawl.outcome, p_event text, p_expected bigint) returns void
 language plpgsql stable
@@ -3181,6 +3239,7 @@ as $$
 declare
   v_now timestamptz := pawl.now();
   v_consumer pawl.consumer;
+  v_floor bigint := pawl.seq_floor();
   -- Taken before what it sees is read, and before it is asked who is to be told.
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_batch pg_snapshot;
@@ -3202,7 +3261,7 @@ begin
     return;
   end if;
   if v_consumer.batch is null and not exists (
-    select from pawl.read_steps(v_consumer.cursor, v_batch, v_consumer.batch_seq, 1)
+    select from pawl.read_steps(v_consumer, v_batch, 1)
   ) then
     leads := pawl.keep_lead('webhooks', p_term, p_lease);
     return;
@@ -3215,7 +3274,7 @@ begin
   end if;
   with step as materialized (
     select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl.read_steps(v_consumer.cursor, v_batch, v_consumer.batch_seq, p_limit) h
+    from pawl.read_steps(v_consumer, v_batch, p_limit) h
   ),
   matching as (
     select h.*, s.id as subscription_id, false as callback
@@ -3272,10 +3331,17 @@ begin
   into steps, deliveries, v_seq;
 
   more := steps >= p_limit;
-  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease);
+  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease, v_floor);
 end
 $$;
 revoke execute on function pawl.route(bigint,integer,interval) from public;
+
+create function pawl.seq_floor() returns bigint
+language sql volatile
+as $$
+  select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
+$$;
+revoke execute on function pawl.seq_floor() from public;
 
 create function pawl.set_state_check(p_workflow text) returns void
 language plpgsql volatile
@@ -3674,19 +3740,33 @@ $$;
 revoke execute on function pawl.stream_past(text,pg_snapshot,uuid,bigint,integer,bigint) from public;
 
 create function pawl.stream_steps(p_tenant text, p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
-language sql stable security definer
+language plpgsql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return query
   select (s.step).*
   from (
     select
       h as step,
       sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
         over (order by h.seq rows between unbounded preceding and 1 preceding) as before
-    from pawl.read_steps(p_cursor, p_batch, p_after, p_limit, p_tenant) h
+    from (
+      select h.*
+      from pawl.steps_since(p_cursor) h
+      where h.xid < pg_snapshot_xmax(p_batch)
+        and pg_visible_in_snapshot(h.xid, p_batch)
+        and h.seq > p_after
+        and h.tenant_id = p_tenant
+      order by h.seq
+      limit p_limit
+    ) h
   ) s
   where coalesce(s.before, 0) < p_bytes
-  order by (s.step).seq
+  order by (s.step).seq;
+end
 $$;
 revoke execute on function pawl.stream_steps(text,pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
 

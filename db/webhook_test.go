@@ -18,7 +18,7 @@ var anHour = pgtype.Interval{Microseconds: 3600e6, Valid: true}
 // subscribeAll makes a subscription to everything, and the test the leader, in term 1.
 func subscribeAll(t testing.TB, pool *pgxpool.Pool) uuid.UUID {
 	t.Helper()
-	exec(t, pool, "select pawl.lead('webhooks', 'x', '1 hour', true)")
+	exec(t, pool, "select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
 	return value[uuid.UUID](t, pool, `select id from pawl.create_subscription('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
 }
 
@@ -100,7 +100,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 		t.Errorf("%d deliveries were made in %d pages, and then %+v", made, pages, r)
 	}
 	// Somebody puts the cursor back: what there is stays.
-	exec(t, pool, "update pawl.consumer set cursor = '1:1:', batch = null, batch_seq = 0")
+	exec(t, pool, "update pawl.consumer set cursor = '1:1:', floor = 0, next_floor = 0, batch = null, batch_seq = 0")
 	if r := route(t, pool, 1, 100); r.Deliveries != 0 || int(r.Steps) <= steps {
 		t.Errorf("routed again: %+v", r)
 	}
@@ -116,7 +116,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 func TestRoutingForNobody(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 5)
-	exec(t, pool, "select pawl.lead('webhooks', 'x', '1 hour', true)")
+	exec(t, pool, "select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
 	if r := route(t, pool, 1, 100); !r.Leads || r.Steps != 0 || r.Deliveries != 0 {
 		t.Errorf("routed %+v", r)
 	}

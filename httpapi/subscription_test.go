@@ -128,7 +128,7 @@ func TestDeliveries(t *testing.T) {
 	id := a.create("booking", `{"context": {"price": 1}}`)
 	a.fire(id, "cancel", "").want(http.StatusOK)
 	// As the worker would.
-	a.sql("select pawl.lead('webhooks', 'x', '1 hour', true)")
+	a.sql("select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
 	a.sql("select pawl.route(1, 100, '1 hour')")
 	all := a.get("/v1/deliveries").want(http.StatusOK).wantAt(
 		"items.0.subscription_id", subscription, "items.0.instance_id", id, "items.0.version", "2", "items.0.type", "pawl.instance.transitioned",

@@ -36,9 +36,7 @@ func (e election) run(ctx context.Context, work string, lead func(ctx context.Co
 	failed := 0
 	for ctx.Err() == nil {
 		wait := e.lease / 3
-		term, err := e.queries.Lead(ctx, queries.LeadParams{
-			Consumer: e.consumer, Leader: leader, Lease: interval(e.lease), FromStart: e.fromStart,
-		})
+		term, err := e.lead(ctx, leader)
 		if err == nil && term > 0 {
 			log.InfoContext(ctx, "leading", "term", term)
 			var worked bool
@@ -61,6 +59,14 @@ func (e election) run(ctx context.Context, work string, lead func(ctx context.Co
 		}
 		sleep(ctx, wait)
 	}
+}
+
+// lead returns the term, or 0 if another process leads.
+func (e election) lead(ctx context.Context, leader string) (term int64, err error) {
+	if err := e.queries.AddConsumer(ctx, queries.AddConsumerParams{Consumer: e.consumer, FromStart: e.fromStart}); err != nil {
+		return 0, err
+	}
+	return e.queries.Lead(ctx, queries.LeadParams{Consumer: e.consumer, Leader: leader, Lease: interval(e.lease)})
 }
 
 func (e election) resign(ctx context.Context, term int64) {

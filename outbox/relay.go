@@ -86,10 +86,8 @@ func (r *Relay) Run(ctx context.Context) error {
 type leadership struct {
 	*Relay
 	term int64
-	// cursor is what is relayed; batch what it goes to, empty if nothing of that is relayed,
-	// and seq up to where it is.
+	// cursor is what is relayed; batch what it goes to, empty if nothing of that is relayed.
 	cursor, batch string
-	seq           int64
 	renewed       time.Time
 }
 
@@ -101,9 +99,9 @@ func (l *leadership) run(ctx context.Context) (relayed bool, err error) {
 	if c.Term != l.term {
 		return false, errDeposed
 	}
-	l.cursor, l.renewed = c.Cursor, time.Now()
+	l.cursor, l.renewed = *c.Cursor, time.Now()
 	if c.Batch != nil {
-		l.batch, l.seq = *c.Batch, c.BatchSeq
+		l.batch = *c.Batch
 	}
 	for {
 		n, err := l.step(ctx)
@@ -138,9 +136,7 @@ func (l *leadership) step(ctx context.Context) (int, error) {
 			return 0, err
 		}
 	}
-	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{
-		Cursor: l.cursor, Batch: batch, After: l.seq, RowLimit: int32(l.page),
-	})
+	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{Consumer: l.consumer, Batch: batch, RowLimit: int32(l.page)})
 	if err != nil {
 		return 0, err
 	}
@@ -162,14 +158,14 @@ func (l *leadership) step(ctx context.Context) (int, error) {
 		if err := l.advance(ctx, batch, nil, len(rows)); err != nil {
 			return 0, err
 		}
-		l.cursor, l.batch, l.seq = batch, "", 0
+		l.cursor, l.batch = batch, ""
 		return len(rows), nil
 	}
 	seq := rows[len(rows)-1].Seq
 	if err := l.advance(ctx, batch, &seq, len(rows)); err != nil {
 		return 0, err
 	}
-	l.batch, l.seq = batch, seq
+	l.batch = batch
 	return len(rows), nil
 }
 

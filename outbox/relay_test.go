@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
@@ -140,7 +141,7 @@ func ids(id uuid.UUID, versions ...int) (list []string) {
 func caughtUp(t testing.TB, pool *pgxpool.Pool, consumer string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {
-		if value[int](t, pool, "select coalesce(sum(steps), -1)::int from pawl.outbox_status() where name = $1", consumer) == 0 {
+		if value[int](t, pool, "select coalesce(sum(steps), -1)::int from pawl.outbox_status() where name = $1 and term > 0", consumer) == 0 {
 			return
 		}
 		if time.Now().After(end) {
@@ -430,48 +431,162 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	}
 }
 
-// A backlog is drained page by page, in bounded memory, and goes on after a restart in the
-// middle.
+// A publisher is a sink that is a function.
+type publisher func(ctx context.Context, events []outbox.Event) error
+
+func (p publisher) Publish(ctx context.Context, events []outbox.Event) error { return p(ctx, events) }
+
+func (publisher) Close() error { return nil }
+
+// A million steps that came while nobody relayed are relayed page by page, each in its
+// instance's order, though the relay is stopped in the middle. A page costs what a page costs:
+// no step is read much more than once, and no more are in memory than a page has.
 func TestBacklog(t *testing.T) {
 	t.Parallel()
 	pool := withCounter(t)
-	const steps = 50_000
-	exec(t, pool, `
-		with i as (
-			insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-			select 'default', pawl.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', 10, '{}', now(), now() from generate_series(1, $1 / 10)
-			returning id
-		)
-		insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
-		select 'default', i.id, n, 'counter', 1, case when n = 1 then 'created' else 'transition' end, 'COUNTING', 'active',
-			jsonb_build_object('text', repeat('x', 500)), 'tester', now()
-		from i cross join generate_series(1, 10) n`, steps)
-	sink := newRecorder()
-	largest, count := 0, 0
-	half := make(chan struct{})
-	sink.before = func(_ context.Context, events []outbox.Event) error {
-		largest = max(largest, len(events))
-		if count += len(events); count >= steps/2 && count-len(events) < steps/2 {
-			close(half)
+	const page, each = 2000, 10 // Events, steps of an instance.
+	steps := 1_000_000
+	if testing.Short() {
+		steps = 100_000
+	}
+	const transactions = 10
+	insert := func(q interface {
+		Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	},
+	) {
+		t.Helper()
+		if _, err := q.Exec(t.Context(), `
+			with i as (
+				insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+				select 'default', pawl.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', $2, '{}', now(), now() from generate_series(1, $1::integer / $2)
+				returning id
+			)
+			insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
+			select 'default', i.id, n, 'counter', 1, case when n = 1 then 'created' else 'transition' end, 'COUNTING', 'active',
+				jsonb_build_object('text', repeat('x', 200)), 'tester', now()
+			from i cross join generate_series(1, $2) n`, steps/transactions, each); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The consumer begins while the first of them is not committed, and is led again after
+	// the last, as when its sink fails.
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert(open)
+	exec(t, pool, "select pawl.add_consumer('all')")
+	exec(t, pool, "select pawl.lead('all', 'x', '0')")
+	for range transactions - 1 {
+		insert(pool)
+	}
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	var largest, relayed, repeated int
+	var memory uint64
+	last := make(map[uuid.UUID]int64, steps/each)
+	half, all, more := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	sink := publisher(func(_ context.Context, events []outbox.Event) error {
+		if largest = max(largest, len(events)); relayed%(100*page) < page {
+			memory = max(memory, heap())
+		}
+		for _, e := range events {
+			switch version := last[e.Instance.ID]; {
+			case e.Step.Version == version+1:
+				last[e.Instance.ID]++
+				switch relayed++; relayed {
+				case steps / 2:
+					close(half)
+				case steps:
+					close(all)
+				case steps + 2:
+					close(more)
+				}
+			case e.Step.Version <= version:
+				repeated++
+			default:
+				return fmt.Errorf("%s comes after version %d", e.ID(), version)
+			}
 		}
 		return nil
-	}
+	})
 	config := quick
-	config.Page = 2000
+	config.Page = page
+	began := time.Now()
 	stop := relay(t, pool, "all", sink, config)
-	<-half
-	stop()
-	relay(t, pool, "all", sink, config)
-	sink.want(t, steps)
-	if largest > 2000 {
-		t.Errorf("a page of %d", largest)
-	}
-	next := map[string]int{}
-	for _, id := range sink.list() {
-		instance, text, _ := strings.Cut(id, ":")
-		if next[instance]++; fmt.Sprint(next[instance]) != text {
-			t.Fatalf("%s comes as number %d", id, next[instance])
+	wait := func(c chan struct{}) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(3 * time.Minute):
+			t.Fatalf("after 3 minutes %d events have come", value[int](t, pool, "select relayed::int from pawl.consumer"))
 		}
+	}
+	wait(half)
+	stop()
+	stop = relay(t, pool, "all", sink, config)
+	wait(all)
+	t.Logf("%.0f events per second", float64(steps)/time.Since(began).Seconds())
+	// What comes then is found without reading it all again.
+	add(t, pool, create(t, pool))
+	wait(more)
+	stop()
+	if largest > page || repeated > page {
+		t.Errorf("the largest page is of %d, and %d steps came twice", largest, repeated)
+	}
+	// All of them would be more than half a gigabyte.
+	if grown := int64(memory) - int64(before); grown > 200<<20 {
+		t.Errorf("it took %d MB", grown>>20)
+	}
+	exec(t, pool, "select pg_stat_force_next_flush()")
+	for _, index := range []string{"history_seq_idx", "history_xid_idx"} {
+		if n := value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*5/4 {
+			t.Errorf("of %s %d entries were read", index, n)
+		}
+	}
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// A step is found wherever it is to the consumer's floor: its transaction may have begun last
+// of all, and drawn its seq before others that the cursor sees.
+func TestStepBelowTheFloor(t *testing.T) {
+	t.Parallel()
+	pool := withCounter(t)
+	sink := newRecorder()
+	relay(t, pool, "all", sink, quick)
+	id, other := create(t, pool), create(t, pool)
+	var want []string
+	for n := range 20 {
+		first, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		value[string](t, first, "select pg_current_xact_id()::text")
+		add(t, second, id)
+		add(t, first, other)
+		if err := first.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sink.want(t, 2*n+3) // Relayed with a cursor that second's xid is beyond, if nothing else runs.
+		caughtUp(t, pool, "all")
+		if err := second.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want = sink.want(t, 2*n+4)
+	}
+	if n := len(want); n != 42 {
+		t.Errorf("%d events", n)
 	}
 }
 

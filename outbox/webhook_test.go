@@ -817,7 +817,7 @@ func TestNothingLeftToTell(t *testing.T) {
 	kept, deleted := subscribe(t, service, r.url, everything), subscribe(t, service, r.url, everything)
 	id := create(t, pool)
 	add(t, pool, id)
-	exec(t, pool, "select pawl.lead('webhooks', 'x', '0', true); select pawl.route(1, 100, '0')")
+	exec(t, pool, "select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '0'); select pawl.route(1, 100, '0')")
 	exec(t, pool, "delete from pawl.history where version = 1")
 	if err := service.Unsubscribe(t.Context(), tenant, deleted.ID); err != nil {
 		t.Fatal(err)

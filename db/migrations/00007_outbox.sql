@@ -13,6 +13,12 @@
 -- steps are relayed in their order. No other bound may cut a batch: by xid, a step could come
 -- before its predecessor, whose transaction may have the larger one.
 --
+-- A batch may be all that a day brought, and each page of it must cost what a page costs. So
+-- a consumer has a floor beside its cursor, above which the steps of later transactions are,
+-- and pages are walks up the index on seq. What was in progress at the cursor may be below the
+-- floor, and is found by its xid. The floor comes from the sequence: what has its xid after
+-- somebody's who had read the sequence before draws what comes after. See seq_floor.
+--
 -- One process at a time relays for a consumer: it has a lease, and each lease a term. What
 -- an earlier leader writes after it has lost the lease is refused by its term.
 --
@@ -20,11 +26,15 @@
 
 -- +goose Up
 
-create index history_xid_idx on pawl.history (xid);
+create index history_seq_idx on pawl.history (seq);
+create index history_xid_idx on pawl.history (xid, seq);
 
 create table pawl.consumer (
   name text collate "C" not null,
-  cursor pg_snapshot not null,
+  cursor pg_snapshot,
+  floor bigint not null,
+  next_floor bigint not null,
+  next_floor_xid xid8 not null,
   batch pg_snapshot,
   batch_seq bigint not null,
   term bigint not null,
@@ -34,14 +44,17 @@ create table pawl.consumer (
   advanced_at timestamptz not null,
   constraint consumer_pkey primary key (name),
   constraint consumer_name_is_a_key check (length(name) between 1 and 255),
-  constraint consumer_term_is_positive check (term >= 1),
+  constraint consumer_term_is_a_count check (term >= 0),
+  constraint consumer_begins_when_led check (cursor is not null or term = 0),
   constraint consumer_batch_has_a_place check (batch is not null or batch_seq = 0)
 )
 -- A row that is written some times a second, however much is relayed: what a transaction that
 -- stays open keeps of it stays in its page.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
-comment on column pawl.consumer.cursor is 'what it sees is relayed';
+comment on column pawl.consumer.cursor is 'what it sees is relayed; null until somebody leads, if the consumer is to begin then';
+comment on column pawl.consumer.floor is 'steps of transactions that the cursor is older than have a larger seq';
+comment on column pawl.consumer.next_floor is 'the floor of a cursor that sees next_floor_xid';
 comment on column pawl.consumer.batch is 'where the cursor goes next, if part of that is relayed';
 comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
 comment on column pawl.consumer.term is 'counts the leaders';
@@ -81,29 +94,65 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- lead makes p_leader the leader of a consumer, if it has none, or the same one has lost
--- count. A consumer that is not there begins now, or with the first step if p_from_start.
--- Returns: the term, or null if another leads
--- Locks:   consumer
+-- seq_floor is what the seqs of all transactions will be above that get their xid after this
+-- one gets its own: an engine's step draws its seq when the transaction has locked, and so has
+-- an xid. Null if this one has its own already.
+-- +goose StatementBegin
+create function pawl.seq_floor() returns bigint
+language sql volatile
+as $$
+  select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
+$$;
+-- +goose StatementEnd
+
+-- add_consumer adds a consumer that is not there: it begins with the first step that there ever
+-- was if p_from_start, or when somebody leads.
 -- Writes:  consumer
 -- +goose StatementBegin
-create function pawl.lead(p_consumer text, p_leader text, p_lease interval, p_from_start boolean default false)
-returns bigint
+create function pawl.add_consumer(p_consumer text, p_from_start boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_floor bigint := coalesce(pawl.seq_floor(), 0);
+begin
+  insert into pawl.consumer (
+    name, cursor, floor, next_floor, next_floor_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
+  values (
+    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_floor, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  on conflict on constraint consumer_pkey do nothing;
+end
+$$;
+-- +goose StatementEnd
+
+-- lead makes p_leader the leader of a consumer, if it has none, or the same one has lost
+-- count.
+-- Returns: the term, or null if another leads, or there is no such consumer
+-- Locks:   consumer
+-- Writes:  consumer
+-- +goose StatementBegin
+create function pawl.lead(p_consumer text, p_leader text, p_lease interval) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_floor bigint := pawl.seq_floor();
+  v_snapshot pg_snapshot := pg_current_snapshot();
   v_term bigint;
 begin
-  insert into pawl.consumer as c (
-    name, cursor, batch_seq, term, leader, lease_until, relayed, advanced_at)
-  values (
-    p_consumer, case when p_from_start then '1:1:'::pg_snapshot else pg_current_snapshot() end, 0, 1, p_leader,
-    v_now + p_lease, 0, v_now)
-  on conflict on constraint consumer_pkey do update
-  set term = c.term + 1, leader = excluded.leader, lease_until = excluded.lease_until
-  where c.lease_until <= v_now or c.leader = excluded.leader
+  update pawl.consumer c
+  set cursor = coalesce(c.cursor, v_snapshot),
+    floor = case
+      when c.cursor is null and pg_visible_in_snapshot(c.next_floor_xid, v_snapshot) then c.next_floor
+      else c.floor
+    end,
+    -- What is read next is older than this only if it is a batch that was begun.
+    next_floor = case when c.batch is null and v_floor is not null then v_floor else c.next_floor end,
+    next_floor_xid = case when c.batch is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
+    term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
   returning c.term into v_term;
   return v_term;
 end
@@ -160,37 +209,54 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- read_steps reads the steps that p_batch sees and p_cursor does not, in the order of seq,
--- from after p_after on. p_tenant: only this one's; null for all.
+-- read_steps reads what p_batch sees that a consumer is to relay, in the order of seq.
 -- Returns: up to p_limit rows of history
 -- +goose StatementBegin
-create function pawl.read_steps(
-  p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_tenant text default null
-) returns setof pawl.history
+create function pawl.read_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns setof pawl.history
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+-- There is one way to read each: by its index, in its order.
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
 set jit = off
 as $$
+declare
+  v_read integer := 0;
 begin
+  if p_consumer.batch_seq < p_consumer.floor then
+    return query
+    select h.*
+    from pg_snapshot_xip(p_consumer.cursor) as x (xid)
+    cross join lateral (
+      select h.*
+      from pawl.history h
+      where h.xid = x.xid and h.seq > p_consumer.batch_seq and h.seq <= p_consumer.floor
+      order by h.xid, h.seq
+      limit p_limit
+    ) h
+    where pg_visible_in_snapshot(x.xid, p_batch)
+    order by h.seq
+    limit p_limit;
+    get diagnostics v_read = row_count;
+  end if;
   return query
   select h.*
-  from pawl.steps_since(p_cursor) h
-  where h.xid < pg_snapshot_xmax(p_batch)
+  from pawl.history h
+  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor)
+    and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
     and pg_visible_in_snapshot(h.xid, p_batch)
-    and h.seq > p_after
-    and (p_tenant is null or h.tenant_id = p_tenant)
   order by h.seq
-  limit p_limit;
+  limit p_limit - v_read;
 end
 $$;
 -- +goose StatementEnd
 
--- read_events is read_steps with what else the instances show.
+-- read_events is read_steps, by the consumer's name, with what else the instances show.
 -- Returns: up to p_limit events
 -- +goose StatementBegin
-create function pawl.read_events(p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer)
-returns setof pawl.event
+create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.event
 language plpgsql stable security definer -- Its plan is kept, which in SQL it would not be.
 set search_path = pg_catalog, pg_temp
 set jit = off
@@ -198,32 +264,43 @@ as $$
 begin
   return query
   select e.*
-  from pawl.read_steps(p_cursor, p_batch, p_after, p_limit) h
+  from pawl.consumer c
+  cross join lateral pawl.read_steps(c, p_batch, p_limit) h
   cross join lateral pawl.event_of(h) e
+  where c.name = p_consumer
   order by h.seq;
 end
 $$;
 -- +goose StatementEnd
 
 -- advance moves a consumer's cursor to p_batch, or notes that p_batch is relayed up to
--- p_seq, if that is not null. The lease is renewed with it.
+-- p_seq, if that is not null. The lease is renewed with it. p_floor: what seq_floor was, if
+-- this transaction has an xid by now.
 -- The commit need not reach the disk: what a crash takes back of it is relayed again.
 -- Returns: whether p_term still leads; if not, nothing is changed
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
 create function pawl.advance(
-  p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval
+  p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval,
+  p_floor bigint default null
 ) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_floor bigint := coalesce(p_floor, pawl.seq_floor());
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
   set cursor = case when p_seq is null then p_batch else c.cursor end,
+    floor = case
+      when p_seq is null and pg_visible_in_snapshot(c.next_floor_xid, p_batch) then c.next_floor
+      else c.floor
+    end,
+    next_floor = case when p_seq is null and v_floor is not null then v_floor else c.next_floor end,
+    next_floor_xid = case when p_seq is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
     relayed = c.relayed + p_relayed,
@@ -281,12 +358,12 @@ end
 $$;
 -- +goose StatementEnd
 
-revoke execute on function pawl.event_of, pawl.lead, pawl.resign, pawl.renew, pawl.steps_since, pawl.read_steps,
+revoke execute on function pawl.event_of, pawl.seq_floor, pawl.add_consumer, pawl.lead, pawl.resign, pawl.renew, pawl.steps_since, pawl.read_steps,
   pawl.read_events, pawl.advance, pawl.outbox_status, pawl.forget from public;
 
 -- +goose Down
 drop function pawl.forget, pawl.outbox_status, pawl.advance, pawl.read_events, pawl.read_steps, pawl.steps_since,
-  pawl.renew, pawl.resign, pawl.lead, pawl.event_of;
+  pawl.renew, pawl.resign, pawl.lead, pawl.add_consumer, pawl.seq_floor, pawl.event_of;
 drop view pawl.event;
 drop table pawl.consumer;
-drop index pawl.history_xid_idx;
+drop index pawl.history_xid_idx, pawl.history_seq_idx;

@@ -38,26 +38,41 @@ end
 $$;
 -- +goose StatementEnd
 
--- stream_steps is read_steps for a stream: the page ends where its documents have more than
--- p_bytes, but has at least one row.
+-- stream_steps reads a tenant's steps that p_batch sees and p_cursor does not, from after
+-- p_after on. There are no more of them than can_resume allows, so that each page may sort
+-- them. It ends where its documents have more than p_bytes, but has at least one row.
 -- Returns: up to p_limit rows of history, in the order of seq
 -- +goose StatementBegin
 create function pawl.stream_steps(
   p_tenant text, p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint
 ) returns setof pawl.history
-language sql stable security definer
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
 as $$
+begin
+  return query
   select (s.step).*
   from (
     select
       h as step,
       sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
         over (order by h.seq rows between unbounded preceding and 1 preceding) as before
-    from pawl.read_steps(p_cursor, p_batch, p_after, p_limit, p_tenant) h
+    from (
+      select h.*
+      from pawl.steps_since(p_cursor) h
+      where h.xid < pg_snapshot_xmax(p_batch)
+        and pg_visible_in_snapshot(h.xid, p_batch)
+        and h.seq > p_after
+        and h.tenant_id = p_tenant
+      order by h.seq
+      limit p_limit
+    ) h
   ) s
   where coalesce(s.before, 0) < p_bytes
-  order by (s.step).seq
+  order by (s.step).seq;
+end
 $$;
 -- +goose StatementEnd
 

@@ -162,6 +162,7 @@ as $$
 declare
   v_now timestamptz := pawl.now();
   v_consumer pawl.consumer;
+  v_floor bigint := pawl.seq_floor();
   -- Taken before what it sees is read, and before it is asked who is to be told.
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_batch pg_snapshot;
@@ -183,7 +184,7 @@ begin
     return;
   end if;
   if v_consumer.batch is null and not exists (
-    select from pawl.read_steps(v_consumer.cursor, v_batch, v_consumer.batch_seq, 1)
+    select from pawl.read_steps(v_consumer, v_batch, 1)
   ) then
     leads := pawl.keep_lead('webhooks', p_term, p_lease);
     return;
@@ -196,7 +197,7 @@ begin
   end if;
   with step as materialized (
     select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl.read_steps(v_consumer.cursor, v_batch, v_consumer.batch_seq, p_limit) h
+    from pawl.read_steps(v_consumer, v_batch, p_limit) h
   ),
   matching as (
     select h.*, s.id as subscription_id, false as callback
@@ -253,7 +254,7 @@ begin
   into steps, deliveries, v_seq;
 
   more := steps >= p_limit;
-  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease);
+  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease, v_floor);
 end
 $$;
 -- +goose StatementEnd

@@ -23,8 +23,13 @@ type Callback struct {
 
 type Consumer struct {
 	Name string
-	// what it sees is relayed
-	Cursor string
+	// what it sees is relayed; null until somebody leads, if the consumer is to begin then
+	Cursor *string
+	// steps of transactions that the cursor is older than have a larger seq
+	Floor int64
+	// the floor of a cursor that sees next_floor_xid
+	NextFloor    int64
+	NextFloorXid uint64
 	// where the cursor goes next, if part of that is relayed
 	Batch *string
 	// up to where the batch is relayed

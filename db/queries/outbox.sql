@@ -1,5 +1,8 @@
+-- name: AddConsumer :exec
+select pawl.add_consumer(@consumer::text, @from_start::boolean);
+
 -- name: Lead :one
-select coalesce(pawl.lead(@consumer::text, @leader::text, @lease::interval, @from_start::boolean), 0)::bigint as term;
+select coalesce(pawl.lead(@consumer::text, @leader::text, @lease::interval), 0)::bigint as term;
 
 -- name: Resign :exec
 select pawl.resign(@consumer::text, @term::bigint);
@@ -15,7 +18,7 @@ select * from pawl.consumer where name = @name;
 select pg_current_snapshot()::text as snapshot;
 
 -- name: ReadEvents :many
-select * from pawl.read_events(@cursor::pg_snapshot, @batch::pg_snapshot, @after::bigint, @row_limit::integer);
+select * from pawl.read_events(@consumer::text, @batch::pg_snapshot, @row_limit::integer);
 
 -- name: Advance :one
 select pawl.advance(

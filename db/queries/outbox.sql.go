@@ -12,6 +12,20 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const addConsumer = `-- name: AddConsumer :exec
+select pawl.add_consumer($1::text, $2::boolean)
+`
+
+type AddConsumerParams struct {
+	Consumer  string
+	FromStart bool
+}
+
+func (q *Queries) AddConsumer(ctx context.Context, arg AddConsumerParams) error {
+	_, err := q.db.Exec(ctx, addConsumer, arg.Consumer, arg.FromStart)
+	return err
+}
+
 const advance = `-- name: Advance :one
 select pawl.advance(
   $1::text, $2::bigint, $3::pg_snapshot, $4::bigint, $5::bigint,
@@ -65,7 +79,7 @@ func (q *Queries) Forget(ctx context.Context, consumer string) (bool, error) {
 }
 
 const getConsumer = `-- name: GetConsumer :one
-select name, cursor, batch, batch_seq, term, leader, lease_until, relayed, advanced_at from pawl.consumer where name = $1
+select name, cursor, floor, next_floor, next_floor_xid, batch, batch_seq, term, leader, lease_until, relayed, advanced_at from pawl.consumer where name = $1
 `
 
 func (q *Queries) GetConsumer(ctx context.Context, name string) (Consumer, error) {
@@ -74,6 +88,9 @@ func (q *Queries) GetConsumer(ctx context.Context, name string) (Consumer, error
 	err := row.Scan(
 		&i.Name,
 		&i.Cursor,
+		&i.Floor,
+		&i.NextFloor,
+		&i.NextFloorXid,
 		&i.Batch,
 		&i.BatchSeq,
 		&i.Term,
@@ -86,23 +103,17 @@ func (q *Queries) GetConsumer(ctx context.Context, name string) (Consumer, error
 }
 
 const lead = `-- name: Lead :one
-select coalesce(pawl.lead($1::text, $2::text, $3::interval, $4::boolean), 0)::bigint as term
+select coalesce(pawl.lead($1::text, $2::text, $3::interval), 0)::bigint as term
 `
 
 type LeadParams struct {
-	Consumer  string
-	Leader    string
-	Lease     pgtype.Interval
-	FromStart bool
+	Consumer string
+	Leader   string
+	Lease    pgtype.Interval
 }
 
 func (q *Queries) Lead(ctx context.Context, arg LeadParams) (int64, error) {
-	row := q.db.QueryRow(ctx, lead,
-		arg.Consumer,
-		arg.Leader,
-		arg.Lease,
-		arg.FromStart,
-	)
+	row := q.db.QueryRow(ctx, lead, arg.Consumer, arg.Leader, arg.Lease)
 	var term int64
 	err := row.Scan(&term)
 	return term, err
@@ -154,23 +165,17 @@ func (q *Queries) OutboxStatus(ctx context.Context) ([]OutboxStatusRow, error) {
 }
 
 const readEvents = `-- name: ReadEvents :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.read_events($1::pg_snapshot, $2::pg_snapshot, $3::bigint, $4::integer)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.read_events($1::text, $2::pg_snapshot, $3::integer)
 `
 
 type ReadEventsParams struct {
-	Cursor   string
+	Consumer string
 	Batch    string
-	After    int64
 	RowLimit int32
 }
 
 func (q *Queries) ReadEvents(ctx context.Context, arg ReadEventsParams) ([]Event, error) {
-	rows, err := q.db.Query(ctx, readEvents,
-		arg.Cursor,
-		arg.Batch,
-		arg.After,
-		arg.RowLimit,
-	)
+	rows, err := q.db.Query(ctx, readEvents, arg.Consumer, arg.Batch, arg.RowLimit)
 	if err != nil {
 		return nil, err
 	}
