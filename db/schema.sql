@@ -2994,6 +2994,14 @@ begin
         ),
         c.cursor)
     );
+    continue when exists (
+      select from pawl.delivery d
+      where d.tenant_id = p_tenant and d.instance_id = v_id and d.status = 'pending'
+        and not exists (
+          select from pawl.subscription s
+          where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
+        )
+    );
 
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;

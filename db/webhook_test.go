@@ -300,3 +300,44 @@ func TestFreshWebhooksAreReadByFullKey(t *testing.T) {
 		t.Errorf("the deliveries were read whole %d times", scans)
 	}
 }
+
+// What an endpoint is to be told of is not removed before it has been, or never will be.
+func TestRetentionWaitsForWebhooks(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]func(pool *pgxpool.Pool, subscription uuid.UUID){
+		"delivered": func(pool *pgxpool.Pool, _ uuid.UUID) { settle(t, pool, 1, "delivered", due(t, pool)...) },
+		"dead":      func(pool *pgxpool.Pool, _ uuid.UUID) { settle(t, pool, 1, "dead", due(t, pool)...) },
+		"disabled": func(pool *pgxpool.Pool, _ uuid.UUID) {
+			exec(t, pool, "update pawl.subscription set disabled_at = now(), disabled_reason = 'by the test'")
+		},
+		"deleted": func(pool *pgxpool.Pool, s uuid.UUID) {
+			exec(t, pool, "select pawl.delete_subscription('default', $1)", s)
+			settle(t, pool, 1, "dead", due(t, pool)...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := dbtest.New(t)
+			register(t, pool, door)
+			subscription := subscribeAll(t, pool)
+			id := doors(t, pool, 1)[0]
+			exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
+			removed := func() bool {
+				t.Helper()
+				return value[bool](t, pool, "select cardinality(pawl.remove_instances('default', array[$1::uuid], pawl.now())) = 1", id)
+			}
+			if removed() {
+				t.Fatal("it went before it was routed")
+			}
+			if r := route(t, pool, 1, 100); r.Deliveries != 3 {
+				t.Fatalf("routed %+v", r)
+			}
+			if removed() {
+				t.Fatal("it went before it was delivered")
+			}
+			if ends(pool, subscription); !removed() {
+				t.Error("it stays")
+			}
+		})
+	}
+}

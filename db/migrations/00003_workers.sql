@@ -136,8 +136,8 @@ $$;
 
 -- remove_instances removes instances that are final since p_before or longer, each with its
 -- history and the keys that it replayed, all or nothing. Those that somebody holds stay, and
--- so do those that a key still names, and those whose last step a consumer of the outbox has
--- not relayed.
+-- so do those that a key still names, those whose last step a consumer of the outbox has not
+-- relayed, and those of which a subscription that is not disabled, or a callback, is to be told.
 --
 -- Which keys name an instance is looked up under its lock, and in a statement of its own: a
 -- command writes a key under that lock, and may have had it just before. Each key is then
@@ -219,6 +219,14 @@ begin
           limit 1
         ),
         c.cursor)
+    );
+    continue when exists (
+      select from pawl.delivery d
+      where d.tenant_id = p_tenant and d.instance_id = v_id and d.status = 'pending'
+        and not exists (
+          select from pawl.subscription s
+          where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
+        )
     );
 
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
