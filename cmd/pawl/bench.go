@@ -47,7 +47,7 @@ type benchCommand struct {
 	Instances   int           `default:"100000" help:"Instances to load before anything is measured."`
 	Duration    time.Duration `default:"5s" help:"Time of each measurement."`
 	Connections []int         `default:"1,8,64,256" help:"Connections to fire transitions at."`
-	Only        []string      `placeholder:"NAME" help:"Measure only these: transitions, references (pgbench, after transitions), creates, batch, replays, reads, hot, mixed, purge, relay, longpoll, overload."`
+	Only        []string      `placeholder:"NAME" help:"Measure only these: transitions, references (pgbench, after transitions), creates, batch, replays, reads, hot, mixed, purge, relay, longpoll, webhooks, overload."`
 	Grown       bool          `help:"At last fill the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys, and measure again. Takes about four minutes and 8 GB of disk."`
 	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures to a file too."`
 	DatabaseURL string        `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"An empty database to use, as its owner, and to leave empty; by default a private Postgres is started."`

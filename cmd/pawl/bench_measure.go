@@ -68,6 +68,7 @@ func (b *bench) steps() []step {
 		{"purge", b.measurePurge},
 		{"relay", b.measureRelay},
 		{"longpoll", b.measureLongPolls},
+		{"webhooks", b.measureWebhooks},
 		{"overload", b.measureOverload},
 	}
 }

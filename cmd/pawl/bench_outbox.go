@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -24,6 +26,9 @@ const (
 	longPollWait = "wait=20"
 	// What is wanted of them, in milliseconds.
 	sinkP50, sinkP99, pollP50 = 30, 150, 30
+	leastWebhooks             = 2000 // Per second.
+	// drainWithin bounds the wait for what is to come.
+	drainWithin = 10 * time.Minute
 )
 
 // relayFigures tell of a relay to a sink that keeps nothing.
@@ -33,6 +38,8 @@ type relayFigures struct {
 	// P50 and P99 are from the step's own time, before it is committed, to the sink.
 	P50 float64 `json:"p50_ms"`
 	P99 float64 `json:"p99_ms"`
+	// Backlog is the rate of a relay that begins with the first step of all.
+	Backlog float64 `json:"backlog_rate"`
 	// Dead counts the dead tuples that came while a transaction was held open, by table, of those
 	// that the relay touches.
 	Dead map[string]int64 `json:"dead_tuples"`
@@ -59,6 +66,12 @@ func (n *nowhere) Publish(_ context.Context, events []outbox.Event) error {
 
 func (n *nowhere) Close() error { return nil }
 
+func (n *nowhere) came() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.count
+}
+
 // take returns what came since the last call.
 func (n *nowhere) take() loadResult {
 	n.mu.Lock()
@@ -77,7 +90,7 @@ func (b *bench) measureRelay() (err error) {
 		return err
 	}
 	sink := &nowhere{}
-	stop, err := b.relay(sink)
+	stop, err := b.relay("bench", sink, false)
 	if err != nil {
 		return err
 	}
@@ -108,9 +121,12 @@ func (b *bench) measureRelay() (err error) {
 	if figures.Dead, err = b.measureHeld(most); err != nil {
 		return err
 	}
+	if figures.Backlog, err = b.measureBacklog(); err != nil {
+		return err
+	}
 	b.remark("relayed: %.0f events per second came to the sink; at %d per second, p50 %.1f ms and p99 %.1f ms after their step; "+
-		"with a transaction held open, dead tuples: history %d, consumer %d", figures.Rate, pacedRate, figures.P50, figures.P99,
-		figures.Dead["history"], figures.Dead["consumer"])
+		"with a transaction held open, dead tuples: history %d, consumer %d; from the first step on, %.0f per second",
+		figures.Rate, pacedRate, figures.P50, figures.P99, figures.Dead["history"], figures.Dead["consumer"], figures.Backlog)
 	return nil
 }
 
@@ -139,8 +155,38 @@ func (b *bench) measureHeld(connections int) (map[string]int64, error) {
 	return dead, err
 }
 
-// relay runs a relay of this process, from now on.
-func (b *bench) relay(sink outbox.Sink) (stop func() error, err error) {
+// measureBacklog relays all that there is.
+func (b *bench) measureBacklog() (rate float64, err error) {
+	var steps int
+	if err := b.conn.QueryRow(b.c, "select count(*) from pawl.history").Scan(&steps); err != nil {
+		return 0, err
+	}
+	sink := &nowhere{}
+	began := time.Now()
+	stop, err := b.relay("bench-backlog", sink, true)
+	if err != nil {
+		return 0, err
+	}
+	err = b.await(func() bool { return sink.came() >= steps })
+	rate = float64(steps) / time.Since(began).Seconds()
+	return rate, errors.Join(err, stop())
+}
+
+// await waits until something is so.
+func (b *bench) await(so func() bool) error {
+	for end := time.Now().Add(drainWithin); !so(); pause(b.c, 5*time.Millisecond) {
+		if b.c.Err() != nil {
+			return context.Cause(b.c)
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("not all has come after %s", drainWithin)
+		}
+	}
+	return nil
+}
+
+// relay runs a relay of this process, from now on or from the first step on.
+func (b *bench) relay(consumer string, sink outbox.Sink, fromStart bool) (stop func() error, err error) {
 	pool, err := pgxpool.New(b.c, b.dsn)
 	if err != nil {
 		return nil, err
@@ -148,7 +194,7 @@ func (b *bench) relay(sink outbox.Sink) (stop func() error, err error) {
 	ctx, cancel := context.WithCancel(b.c)
 	hub := fsm.NewHub(pool, fsm.HubConfig{})
 	wake := hub.All()
-	relay := outbox.NewRelay(pool, "bench", sink, outbox.RelayConfig{Wake: wake.C(), Logger: b.c.log})
+	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: wake.C(), Logger: b.c.log})
 	var running sync.WaitGroup
 	var failed [2]error
 	running.Go(func() { failed[0] = hub.Run(ctx) })
@@ -158,7 +204,7 @@ func (b *bench) relay(sink outbox.Sink) (stop func() error, err error) {
 		running.Wait()
 		wake.Close()
 		defer pool.Close()
-		_, err := pool.Exec(context.WithoutCancel(b.c), "delete from pawl.consumer where name = 'bench'")
+		_, err := pool.Exec(context.WithoutCancel(b.c), "delete from pawl.consumer where name = $1", consumer)
 		return errors.Join(failed[0], failed[1], err)
 	}, nil
 }
@@ -230,4 +276,81 @@ func (b *bench) longPoll(id string, version int64) error {
 		return fmt.Errorf("a long-poll was answered with %s", response.Status)
 	}
 	return nil
+}
+
+// receiver counts webhooks, and notes when the first and the last came.
+type receiver struct {
+	mu          sync.Mutex
+	count       int
+	first, last time.Time
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, in *http.Request) {
+	_, _ = io.Copy(io.Discard, in.Body)
+	w.WriteHeader(http.StatusNoContent)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count++; r.count == 1 {
+		r.first = time.Now()
+	}
+	r.last = time.Now()
+}
+
+func (r *receiver) came() (n int, took time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.count, r.last.Sub(r.first)
+}
+
+// measureWebhooks has transitions while nobody sends webhooks, and then a service send those of
+// all of them to a receiver in this process.
+func (b *bench) measureWebhooks() (err error) {
+	listener, err := new(net.ListenConfig).Listen(b.c, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	got := &receiver{}
+	server := &http.Server{Handler: got, ReadHeaderTimeout: time.Minute}
+	go func() { _ = server.Serve(listener) }() // It ends when it is closed.
+	defer func() { err = errors.Join(err, server.Close()) }()
+	const allow = "PAWL_WEBHOOK_ALLOW_PRIVATE=true"
+	if err := b.restartService(allow, "PAWL_WORKERS=false"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.restartService()) }()
+	client := clientFlags{Server: "http://" + b.address}
+	var subscription subscriptionAnswer
+	create := call{method: http.MethodPost, path: "/v1/subscriptions", body: map[string]any{"url": "http://" + listener.Addr().String(), "filter": map[string]any{}}}
+	if _, err := client.do(b.c, create, &subscription); err != nil {
+		return err
+	}
+	if _, err := b.measure("untold", b.Duration, b.transitions(slices.Max(b.Connections))); err != nil {
+		return err
+	}
+	var steps int
+	err = b.conn.QueryRow(b.c, `
+		select count(*)
+		from pawl.subscription s
+		join pawl.history h on not pg_visible_in_snapshot(h.xid, s.since)
+		where s.id = $1`, subscription.ID).Scan(&steps)
+	if err != nil {
+		return err
+	}
+	if err := b.restartService(allow); err != nil {
+		return err
+	}
+	err = b.await(func() bool {
+		n, _ := got.came()
+		return n >= steps
+	})
+	if err != nil {
+		return err
+	}
+	n, took := got.came()
+	rate := float64(n) / took.Seconds()
+	b.report.Webhooks = &rate
+	b.remark("webhooks: %d, %.0f per second, to a receiver on this machine", n, rate)
+	client.Server = "http://" + b.address
+	_, err = client.do(b.c, call{method: http.MethodDelete, path: "/v1/subscriptions/" + subscription.ID}, nil)
+	return err
 }

@@ -22,6 +22,8 @@ type benchReport struct {
 	Remarks      []string       `json:"remarks"`
 	// LongPollP50 is in milliseconds from a step's answer to that of one who waits for it.
 	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
+	// Webhooks is how many a local receiver gets per second.
+	Webhooks *float64 `json:"webhooks_per_s,omitempty"`
 }
 
 type machine struct {
@@ -185,6 +187,9 @@ func (r *benchReport) conclude() {
 				headline{"step to sink p50 in ms", f.P50, fmt.Sprintf("≤ %d", sinkP50), f.P50 <= sinkP50},
 				headline{"step to sink p99 in ms", f.P99, fmt.Sprintf("≤ %d", sinkP99), f.P99 <= sinkP99})
 		}
+	}
+	if rate := r.Webhooks; rate != nil {
+		r.Targets = append(r.Targets, headline{"webhooks per second", *rate, fmt.Sprintf("≥ %d", leastWebhooks), *rate >= leastWebhooks})
 	}
 	if p50 := r.LongPollP50; p50 != nil {
 		r.Targets = append(r.Targets, headline{"step to long-poll p50 in ms", *p50, fmt.Sprintf("≤ %d", pollP50), *p50 <= pollP50})

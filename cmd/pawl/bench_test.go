@@ -73,7 +73,7 @@ func TestBench(t *testing.T) {
 	}
 	want := []string{
 		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "mixed@64",
-		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "before-overload@64", "overload@640", "after-overload@64",
+		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4", "before-overload@64", "overload@640", "after-overload@64",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("measured are %v, want %v", names, want)
@@ -95,7 +95,7 @@ func TestBench(t *testing.T) {
 	if figures.Machine.Postgres == "" || figures.Machine.Settings["synchronous_commit"] == "" {
 		t.Errorf("the machine is %+v", figures.Machine)
 	}
-	if !strings.Contains(out, "hot@64 per second") || !strings.Contains(out, "step to sink p99") || !strings.Contains(out, "step to long-poll p50") {
+	if !strings.Contains(out, "hot@64 per second") || !strings.Contains(out, "step to sink p99") || !strings.Contains(out, "step to long-poll p50") || !strings.Contains(out, "webhooks per second") {
 		t.Errorf("no targets in: %s", out)
 	}
 	if left := leftovers(t, dsn); left != "" {
