@@ -28,7 +28,7 @@ var functions = map[Privilege][]string{
 		"pawl.register_workflow", "pawl.validate_workflow", "pawl.jsonpath_error", "pawl.now", "pawl.uuid_v7_floor",
 		"pawl.purge_keys", "pawl.final_instances", "pawl.remove_instances", "pawl.fire_timers", "pawl.put_off_timer",
 		"pawl.retire_workflow", "pawl.migrate_instances", "pawl.backtest",
-		"pawl.add_consumer", "pawl.lead", "pawl.resign", "pawl.renew", "pawl.read_events", "pawl.advance", "pawl.outbox_status",
+		"pawl.add_consumer", "pawl.lead", "pawl.resign", "pawl.renew", "pawl.look", "pawl.read_events", "pawl.advance", "pawl.outbox_status",
 		"pawl.moved", "pawl.stream_steps", "pawl.stream_past", "pawl.can_resume",
 		"pawl.route", "pawl.due_deliveries", "pawl.events_of", "pawl.endpoints_of", "pawl.settle_deliveries", "pawl.replay_deliveries",
 		"pawl.purge_deliveries", "pawl.create_subscription", "pawl.update_subscription", "pawl.delete_subscription",

@@ -198,7 +198,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		where p.pronamespace = 'pawl'::regnamespace and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
 	want := "add_consumer advance backtest can_resume create create_one create_subscription delete_subscription due_deliveries " +
-		"endpoints_of events_of final_instances fire fire_one fire_timers guard_holds jsonpath_error lead " +
+		"endpoints_of events_of final_instances fire fire_one fire_timers guard_holds jsonpath_error lead look " +
 		"migrate_instances moved now outbox_status preview purge_deliveries purge_keys put_off_timer read_events " +
 		"register_workflow remove_instances renew replay_deliveries resign retire_workflow rotate_secret route " +
 		"settle_deliveries simulate stream_past stream_steps test_subscription update_subscription uuid_v7_floor " +

@@ -62,6 +62,7 @@ create table pawl.consumer (
   next_floor_xid xid8 not null,
   batch pg_snapshot,
   batch_seq bigint not null,
+  batch_end bigint,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
@@ -69,6 +70,7 @@ create table pawl.consumer (
   advanced_at timestamp with time zone not null,
   constraint consumer_pkey PRIMARY KEY (name),
   constraint consumer_batch_has_a_place CHECK (((batch IS NOT NULL) OR (batch_seq = 0))),
+  constraint consumer_batch_has_an_end CHECK (((batch IS NULL) = (batch_end IS NULL))),
   constraint consumer_begins_when_led CHECK (((cursor IS NOT NULL) OR (term = 0))),
   constraint consumer_name_is_a_key CHECK (((length(name) >= 1) AND (length(name) <= 255))),
   constraint consumer_term_is_a_count CHECK ((term >= 0))
@@ -78,6 +80,7 @@ comment on column pawl.consumer.floor is 'steps of transactions that the cursor 
 comment on column pawl.consumer.next_floor is 'the floor of a cursor that sees next_floor_xid';
 comment on column pawl.consumer.batch is 'where the cursor goes next, if part of that is relayed';
 comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
+comment on column pawl.consumer.batch_end is 'no step of the batch has a larger seq';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps, repeats among them';
 
@@ -479,6 +482,7 @@ begin
     next_floor_xid = case when p_seq is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
+    batch_end = case when p_seq is not null then coalesce(c.batch_end, (select s.last_value from pawl.history_seq_seq s)) end,
     relayed = c.relayed + p_relayed,
     advanced_at = v_now,
     lease_until = v_now + p_lease
@@ -2330,6 +2334,13 @@ declare
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_term bigint;
 begin
+  if exists (
+    select from pawl.consumer c
+    where c.name = p_consumer and pg_snapshot_xmax(coalesce(c.batch, c.cursor)) > pg_snapshot_xmax(v_snapshot)
+  ) then
+    raise exception 'consumer %: its cursor is of another server, so this database was restored from a dump', p_consumer
+      using errcode = 'PW409', hint = 'Run as the owner of the schema: select pawl.restored()';
+  end if;
   update pawl.consumer c
   set cursor = coalesce(c.cursor, v_snapshot),
     floor = case
@@ -2346,6 +2357,17 @@ begin
 end
 $$;
 revoke execute on function pawl.lead(text,text,interval) from public;
+
+create function pawl.look(p_consumer text, OUT batch pg_snapshot, OUT begun boolean, OUT idle boolean, OUT place bigint) returns record
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl.place_after(c)
+  from pawl.consumer c
+  cross join (select pg_current_snapshot() as now offset 0) s
+  where c.name = p_consumer
+$$;
+revoke execute on function pawl.look(text) from public;
 
 create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, outcome text)
 language plpgsql volatile security definer
@@ -2660,6 +2682,22 @@ as $$
 $$;
 revoke execute on function pawl.outbox_status() from public;
 
+create function pawl.page_end(p_consumer pawl.consumer) returns bigint
+language sql immutable parallel safe
+as $$
+  select greatest(p_consumer.batch_seq, p_consumer.floor) + 20000
+$$;
+revoke execute on function pawl.page_end(pawl.consumer) from public;
+
+create function pawl.place_after(p_consumer pawl.consumer) returns bigint
+language sql volatile
+as $$
+  select pawl.page_end(p_consumer)
+  from pawl.history_seq_seq s
+  where pawl.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
+$$;
+revoke execute on function pawl.place_after(pawl.consumer) from public;
+
 create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2802,7 +2840,8 @@ begin
     cross join lateral (
       select h.*
       from pawl.history h
-      where h.xid = x.xid and h.seq > p_consumer.batch_seq and h.seq <= p_consumer.floor
+      -- As rows, since the order of a single xid is that of the index on seq, too.
+      where (h.xid, h.seq) > (x.xid, p_consumer.batch_seq) and (h.xid, h.seq) <= (x.xid, p_consumer.floor)
       order by h.xid, h.seq
       limit p_limit
     ) h
@@ -2814,7 +2853,7 @@ begin
   return query
   select h.*
   from pawl.history h
-  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor)
+  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor) and h.seq <= pawl.page_end(p_consumer)
     and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
     and pg_visible_in_snapshot(h.xid, p_batch)
   order by h.seq
@@ -2995,8 +3034,12 @@ begin
         c.cursor)
     );
     continue when exists (
-      select from pawl.delivery d
-      where d.tenant_id = p_tenant and d.instance_id = v_id and d.status = 'pending'
+      select
+      from (
+        -- Without the status, which an index on what is pending has.
+        select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.instance_id = v_id offset 0
+      ) d
+      where d.status = 'pending'
         and not exists (
           select from pawl.subscription s
           where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
@@ -3005,6 +3048,7 @@ begin
 
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
     delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
     delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
     v_removed := v_removed || v_id;
@@ -3164,6 +3208,27 @@ as $$
 $$;
 revoke execute on function pawl.resign(text,bigint) from public;
 
+create function pawl.restored() returns void
+language plpgsql volatile
+as $$
+declare
+  -- Frozen, and so behind every transaction.
+  v_past constant xid8 := '2';
+begin
+  lock table pawl.consumer, pawl.history, pawl.subscription in exclusive mode;
+  update pawl.history h
+  set xid = case
+    when exists (select from pawl.consumer c where not pg_visible_in_snapshot(h.xid, c.cursor)) then pg_current_xact_id()
+    else v_past
+  end;
+  update pawl.consumer c
+  set cursor = pg_current_snapshot(), floor = 0, next_floor = 0, next_floor_xid = v_past, batch = null, batch_seq = 0, batch_end = null
+  where c.cursor is not null;
+  update pawl.subscription s set since = '3:3:';
+end
+$$;
+revoke execute on function pawl.restored() from public;
+
 create function pawl.rests_after(p_failures integer, p_rest interval) returns interval
 language sql immutable parallel safe
 as $$
@@ -3251,6 +3316,7 @@ declare
   -- Taken before what it sees is read, and before it is asked who is to be told.
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_batch pg_snapshot;
+  v_place bigint;
   v_seq bigint;
 begin
   leads := false; steps := 0; deliveries := 0; more := false;
@@ -3259,6 +3325,7 @@ begin
     return;
   end if;
   v_batch := coalesce(v_consumer.batch, v_snapshot);
+  v_place := pawl.place_after(v_consumer);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
@@ -3268,7 +3335,7 @@ begin
     end if;
     return;
   end if;
-  if v_consumer.batch is null and not exists (
+  if v_consumer.batch is null and v_place is null and not exists (
     select from pawl.read_steps(v_consumer, v_batch, 1)
   ) then
     leads := pawl.keep_lead('webhooks', p_term, p_lease);
@@ -3280,6 +3347,7 @@ begin
   if not found then
     return;
   end if;
+  v_now := pawl.now(); -- Nobody replayed anything later.
   with step as materialized (
     select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
     from pawl.read_steps(v_consumer, v_batch, p_limit) h
@@ -3338,8 +3406,11 @@ begin
   select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
   into steps, deliveries, v_seq;
 
-  more := steps >= p_limit;
-  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease, v_floor);
+  if steps >= p_limit then
+    v_place := v_seq;
+  end if;
+  more := v_place is not null;
+  leads := pawl.advance('webhooks', p_term, v_batch, v_place, steps, p_lease, v_floor);
 end
 $$;
 revoke execute on function pawl.route(bigint,integer,interval) from public;
@@ -3786,7 +3857,7 @@ declare
   v_now timestamptz := pawl.now();
 begin
   update pawl.subscription s
-  set rests_until = least(s.rests_until, v_now)
+  set rests_until = case when s.rests_until > v_now then v_now else s.rests_until end
   where s.tenant_id = p_tenant and s.id = p_id;
   if found then
     return query

@@ -18,7 +18,8 @@ type RelayConfig struct {
 	// FromStart begins with the first step that there ever was, not with the next one, if the
 	// consumer is new.
 	FromStart bool
-	// Page is how many events are published at once. Default 1000.
+	// Page is how many events are published at once, at most: fewer after that took too long.
+	// Default 500.
 	Page int
 	// Poll is the longest time between looks. Default 200 ms.
 	Poll time.Duration
@@ -35,7 +36,7 @@ type RelayConfig struct {
 
 func (c RelayConfig) withDefaults() RelayConfig {
 	if c.Page <= 0 {
-		c.Page = 1000
+		c.Page = 500
 	}
 	if c.Poll <= 0 {
 		c.Poll = 200 * time.Millisecond
@@ -60,15 +61,14 @@ type Relay struct {
 	consumer string
 	sink     Sink
 	config   RelayConfig
-	// page is config.Page, or less after one took the sink too long.
-	page int
+	page     pace
 }
 
 // NewRelay returns a Relay on a pool, of which it takes one connection at a time.
 func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig) *Relay {
 	config = config.withDefaults()
 	return &Relay{
-		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: config.Page,
+		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: newPace(config.Page),
 	}
 }
 
@@ -76,8 +76,8 @@ func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig
 func (r *Relay) Run(ctx context.Context) error {
 	election{
 		queries: r.queries, consumer: r.consumer, fromStart: r.config.FromStart, lease: r.config.Lease, logger: r.config.Logger,
-	}.run(ctx, "relaying", func(ctx context.Context, term int64) (worked bool, err error) {
-		return (&leadership{Relay: r, term: term}).run(ctx)
+	}.run(ctx, "relaying", func(ctx context.Context, term int64, since time.Time) (worked bool, err error) {
+		return (&leadership{Relay: r, term: term, renewed: since}).run(ctx)
 	})
 	return nil
 }
@@ -86,32 +86,18 @@ func (r *Relay) Run(ctx context.Context) error {
 type leadership struct {
 	*Relay
 	term int64
-	// cursor is what is relayed; batch what it goes to, empty if nothing of that is relayed.
-	cursor, batch string
-	renewed       time.Time
+	renewed time.Time
 }
 
 func (l *leadership) run(ctx context.Context) (relayed bool, err error) {
-	c, err := l.queries.GetConsumer(ctx, l.consumer)
-	if err != nil {
-		return false, err
-	}
-	if c.Term != l.term {
-		return false, errDeposed
-	}
-	l.cursor, l.renewed = *c.Cursor, time.Now()
-	if c.Batch != nil {
-		l.batch = *c.Batch
-	}
-	for {
-		n, err := l.step(ctx)
+	for ctx.Err() == nil {
+		n, more, err := l.step(ctx)
+		relayed = relayed || n > 0
 		switch {
 		case err != nil:
 			return relayed, err
-		case n > 0 && l.batch != "":
-			relayed = true // There is more.
+		case more:
 		case n > 0:
-			relayed = true
 			sleep(ctx, l.config.Pause)
 		default:
 			if time.Since(l.renewed) > l.config.Lease/3 {
@@ -121,27 +107,29 @@ func (l *leadership) run(ctx context.Context) (relayed bool, err error) {
 			}
 			l.idle(ctx)
 		}
-		if ctx.Err() != nil {
-			return relayed, nil
-		}
 	}
+	return relayed, nil
 }
 
-// step relays a page and says how many events it had.
-func (l *leadership) step(ctx context.Context) (int, error) {
-	batch := l.batch
-	if batch == "" {
-		var err error
-		if batch, err = l.queries.CurrentSnapshot(ctx); err != nil || batch == l.cursor {
-			return 0, err
-		}
+// step relays a page. It says how many events it had, and whether there are more.
+func (l *leadership) step(ctx context.Context) (n int, more bool, err error) {
+	look, err := l.queries.Look(ctx, l.consumer)
+	if err != nil || look.Idle {
+		return 0, false, err
 	}
-	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{Consumer: l.consumer, Batch: batch, RowLimit: int32(l.page)})
+	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{
+		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(l.page.now),
+	})
 	if err != nil {
-		return 0, err
+		l.page.after(err)
+		return 0, false, err
 	}
-	if len(rows) == 0 && l.batch == "" {
-		return 0, nil // The cursor may stay: what it does not see is still nothing.
+	place := look.Place
+	if len(rows) == l.page.now {
+		place = &rows[len(rows)-1].Seq
+	}
+	if len(rows) == 0 && place == nil && !look.Begun {
+		return 0, false, nil // The cursor may stay: what it does not see is still nothing.
 	}
 	if len(rows) > 0 {
 		events := make([]Event, len(rows))
@@ -149,24 +137,10 @@ func (l *leadership) step(ctx context.Context) (int, error) {
 			events[i] = eventOf(row)
 		}
 		if err := l.publish(ctx, events); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
-	last := len(rows) < l.page
-	l.page = min(2*l.page, l.config.Page)
-	if last {
-		if err := l.advance(ctx, batch, nil, len(rows)); err != nil {
-			return 0, err
-		}
-		l.cursor, l.batch = batch, ""
-		return len(rows), nil
-	}
-	seq := rows[len(rows)-1].Seq
-	if err := l.advance(ctx, batch, &seq, len(rows)); err != nil {
-		return 0, err
-	}
-	l.batch = batch
-	return len(rows), nil
+	return len(rows), place != nil, l.advance(ctx, look.Batch, place, len(rows))
 }
 
 // publish gives the sink no more time than the lease has left: later, its events could come
@@ -174,13 +148,17 @@ func (l *leadership) step(ctx context.Context) (int, error) {
 func (l *leadership) publish(ctx context.Context, events []Event) error {
 	ctx, cancel := context.WithDeadline(ctx, l.renewed.Add(l.config.Lease))
 	defer cancel()
-	if err := l.sink.Publish(ctx, events); err != nil {
-		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-			l.page = max(len(events)/2, 1) // Less may be done in time.
-		}
-		return fmt.Errorf("publish: %w", err)
+	err := l.sink.Publish(ctx, events)
+	if err != nil {
+		err = fmt.Errorf("publish: %w", err)
 	}
-	return nil
+	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		l.page.now = len(events)
+		l.page.after(context.DeadlineExceeded)
+	} else if err == nil {
+		l.page.after(nil)
+	}
+	return err
 }
 
 // advance notes what was published, even if the process is to end now: the batch, or with seq

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"runtime"
 	"slices"
@@ -284,7 +285,7 @@ func TestRelayLosesNothing(t *testing.T) {
 	relays.Go(func() {
 		for ctx.Err() == nil {
 			// A run is cut wherever it is.
-			short, stop := context.WithTimeout(ctx, 30*time.Millisecond)
+			short, stop := context.WithTimeout(ctx, 50*time.Millisecond)
 			if err := outbox.NewRelay(pool, "all", sink, config).Run(short); err != nil {
 				t.Error(err)
 			}
@@ -431,6 +432,18 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	}
 }
 
+// manySteps makes $1 steps, $2 of each instance.
+const manySteps = `
+	with i as (
+		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+		select 'default', pawl.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', $2, '{}', now(), now() from generate_series(1, $1::integer / $2)
+		returning id
+	)
+	insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
+	select 'default', i.id, n, 'counter', 1, case when n = 1 then 'created' else 'transition' end, 'COUNTING', 'active',
+		jsonb_build_object('text', repeat('x', 200)), 'tester', now()
+	from i cross join generate_series(1, $2) n`
+
 // A publisher is a sink that is a function.
 type publisher func(ctx context.Context, events []outbox.Event) error
 
@@ -455,16 +468,7 @@ func TestBacklog(t *testing.T) {
 	},
 	) {
 		t.Helper()
-		if _, err := q.Exec(t.Context(), `
-			with i as (
-				insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-				select 'default', pawl.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', $2, '{}', now(), now() from generate_series(1, $1::integer / $2)
-				returning id
-			)
-			insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
-			select 'default', i.id, n, 'counter', 1, case when n = 1 then 'created' else 'transition' end, 'COUNTING', 'active',
-				jsonb_build_object('text', repeat('x', 200)), 'tester', now()
-			from i cross join generate_series(1, $2) n`, steps/transactions, each); err != nil {
+		if _, err := q.Exec(t.Context(), manySteps, steps/transactions, each); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -546,6 +550,118 @@ func TestBacklog(t *testing.T) {
 			t.Errorf("of %s %d entries were read", index, n)
 		}
 	}
+}
+
+// What comes at once, and once, is not looked at again and again by a relay that is idle then.
+func TestFloorFollows(t *testing.T) {
+	t.Parallel()
+	pool := withCounter(t)
+	sink := newRecorder()
+	relay(t, pool, "all", sink, quick)
+	sink.want(t, 0)
+	const steps = 60_000
+	exec(t, pool, manySteps, steps, 10)
+	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		exec(t, pool, "select pg_current_xact_id()") // A reason to look.
+		if value[bool](t, pool, "select relayed >= $1 and floor > $1 - 20000 from pawl.consumer", steps) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the consumer is %s", value[string](t, pool, "select c::text from pawl.consumer c"))
+		}
+	}
+}
+
+// A page reads no more than its share of what is no part of the batch.
+func TestPagesAreBounded(t *testing.T) {
+	t.Parallel()
+	pool := withCounter(t)
+	exec(t, pool, "alter table pawl.history set (autovacuum_enabled = off)")
+	exec(t, pool, "select pawl.add_consumer('all', true)")
+	exec(t, pool, "select pawl.lead('all', 'x', '1 hour')")
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		create(t, open)
+	}
+	const advance = "select pawl.advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
+	exec(t, pool, advance)
+	exec(t, pool, manySteps, 50_000, 1)
+	exec(t, pool, advance) // The floor is far below them, and the batch that follows begins there.
+	create(t, pool)
+	exec(t, pool, "select pawl.advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
+	exec(t, pool, manySteps, 50_000, 1)
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	read := func(want int) {
+		t.Helper()
+		exec(t, pool, "select pg_stat_reset()")
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+		for range 8 {
+			// The batch does not see those that were open, but what is read below is of the next.
+			if n := value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl.read_steps(c, pg_current_snapshot(), 1000)"); n != want {
+				t.Errorf("%d steps, want %d", n, want)
+			}
+		}
+		value[string](t, conn, "select pg_stat_force_next_flush()::text")
+		value[int](t, conn, "select 1")
+		if n := value[int](t, pool, "select sum(idx_tup_read) from pg_stat_user_indexes where indexrelname like 'history_%'"); n > 8*20_100 {
+			t.Errorf("%d entries were read for 8 pages", n)
+		}
+	}
+	exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, floor = 10, batch_seq = 0")
+	read(10)
+	exec(t, pool, "analyze pawl.history") // Of few transactions, for the planner.
+	read(10)
+	exec(t, pool, "update pawl.consumer set floor = next_floor")
+	read(1000)
+}
+
+// A cursor from another server hides all that comes, so nobody may lead with it before the
+// owner has said that the database was restored.
+func TestRestoredFromADump(t *testing.T) {
+	t.Parallel()
+	pool := withCounter(t)
+	id, late := create(t, pool), create(t, pool)
+	exec(t, pool, "select pawl.add_consumer('all', true)")
+	exec(t, pool, "select pawl.lead('all', 'x', '0')")
+	// As if these had been the transactions of another server, of which one was not relayed.
+	exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
+	exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_floor_xid = '4999999999'")
+	lines := make(chan string, 100)
+	config := quick
+	config.Lease = time.Second
+	config.Logger = slog.New(slog.NewTextHandler(lineWriter(lines), nil))
+	sink := newRecorder()
+	relay(t, pool, "all", sink, config)
+	for line := range lines {
+		if strings.Contains(line, "restored from a dump") {
+			break
+		}
+	}
+	exec(t, pool, "select pawl.restored()")
+	add(t, pool, id)
+	if got := sink.want(t, 2); !slices.Equal(got, append(ids(late, 1), ids(id, 2)...)) {
+		t.Errorf("relayed %v", got)
+	}
+}
+
+// lineWriter sends each write, and drops it where nobody takes it.
+type lineWriter chan<- string
+
+func (w lineWriter) Write(p []byte) (int, error) {
+	select {
+	case w <- string(p):
+	default:
+	}
+	return len(p), nil
 }
 
 func heap() uint64 {

@@ -86,12 +86,17 @@ type Webhooks struct {
 	queries *queries.Queries
 	config  WebhookConfig
 	client  *http.Client
+	// steps are routed, and deliveries fetched, at a time.
+	steps, fetched pace
 }
 
 // NewWebhooks returns Webhooks on a pool, of which they take one connection at a time.
 func NewWebhooks(pool *pgxpool.Pool, config WebhookConfig) *Webhooks {
 	config = config.withDefaults()
-	return &Webhooks{queries: queries.New(pool), config: config, client: newWebhookClient(config)}
+	return &Webhooks{
+		queries: queries.New(pool), config: config, client: newWebhookClient(config),
+		steps: newPace(config.Page), fetched: newPace(4 * config.Concurrency),
+	}
 }
 
 // webhooksConsumer is the consumer that routes.
@@ -103,8 +108,8 @@ func (w *Webhooks) Run(ctx context.Context) error {
 	// From the first step: what a subscription is not to see, it does not.
 	election{
 		queries: w.queries, consumer: webhooksConsumer, fromStart: true, lease: w.config.Lease, logger: w.config.Logger,
-	}.run(ctx, "delivering webhooks", func(ctx context.Context, term int64) (worked bool, err error) {
-		d := newDispatch(w, term)
+	}.run(ctx, "delivering webhooks", func(ctx context.Context, term int64, since time.Time) (worked bool, err error) {
+		d := newDispatch(w, term, since)
 		err = d.run(ctx)
 		return d.worked, err
 	})
@@ -178,15 +183,15 @@ type result struct {
 	delay   time.Duration
 }
 
-func newDispatch(w *Webhooks, term int64) *dispatch {
+func newDispatch(w *Webhooks, term int64, since time.Time) *dispatch {
 	return &dispatch{
-		Webhooks: w, term: term, renewed: time.Now(), hosts: map[string]*webhookHost{}, known: map[uuid.UUID]*job{},
+		Webhooks: w, term: term, renewed: since, hosts: map[string]*webhookHost{}, known: map[uuid.UUID]*job{},
 		chains: map[chain][]*job{}, results: make(chan result, w.config.Concurrency),
 	}
 }
 
 // window is how many deliveries are kept in memory.
-func (d *dispatch) window() int { return 4 * d.config.Concurrency }
+func (d *dispatch) window() int { return d.fetched.most }
 
 // share is how many of them may be of one subscription: fewer, the more subscriptions there
 // are, so that endpoints that take nothing leave room for others.
@@ -306,10 +311,11 @@ func (d *dispatch) route(ctx context.Context) (more, routed bool, err error) {
 	var r queries.RouteRow
 	err = d.call(ctx, func(ctx context.Context) (err error) {
 		r, err = d.queries.Route(ctx, queries.RouteParams{
-			Term: d.term, RowLimit: int32(d.config.Page), Lease: interval(d.config.Lease),
+			Term: d.term, RowLimit: int32(d.steps.now), Lease: interval(d.config.Lease),
 		})
 		return err
 	})
+	d.steps.after(err)
 	switch {
 	case err != nil:
 		return false, false, fmt.Errorf("route: %w", err)
@@ -328,6 +334,7 @@ func (d *dispatch) fetch(ctx context.Context) (again bool, err error) {
 	if limit < d.window()/4 {
 		return true, nil
 	}
+	limit = min(limit, d.fetched.now)
 	p := queries.DueDeliveriesParams{
 		RowLimit: int32(limit), Each: int32(d.share()), Flying: make([]string, 0, len(d.known)),
 		FlyingSubscriptions: make([]string, 0, len(d.known)), AfterTenant: d.afterTenant, AfterSubscription: d.afterSubscription,
@@ -347,6 +354,7 @@ func (d *dispatch) fetch(ctx context.Context) (again bool, err error) {
 		jobs, err = d.load(ctx, rows)
 		return err
 	})
+	d.fetched.after(err)
 	if err != nil {
 		return false, err
 	}

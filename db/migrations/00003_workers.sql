@@ -221,8 +221,12 @@ begin
         c.cursor)
     );
     continue when exists (
-      select from pawl.delivery d
-      where d.tenant_id = p_tenant and d.instance_id = v_id and d.status = 'pending'
+      select
+      from (
+        -- Without the status, which an index on what is pending has.
+        select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.instance_id = v_id offset 0
+      ) d
+      where d.status = 'pending'
         and not exists (
           select from pawl.subscription s
           where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
@@ -231,6 +235,7 @@ begin
 
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
     delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
     delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
     v_removed := v_removed || v_id;

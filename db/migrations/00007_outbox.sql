@@ -15,9 +15,11 @@
 --
 -- A batch may be all that a day brought, and each page of it must cost what a page costs. So
 -- a consumer has a floor beside its cursor, above which the steps of later transactions are,
--- and pages are walks up the index on seq. What was in progress at the cursor may be below the
--- floor, and is found by its xid. The floor comes from the sequence: what has its xid after
--- somebody's who had read the sequence before draws what comes after. See seq_floor.
+-- and pages are walks up the index on seq, of a bounded number of entries, whether they are of
+-- the batch or not. What was in progress at the cursor may be below the floor, and is found by
+-- its xid. The floor comes from the sequence: what has its xid after somebody's who had read
+-- the sequence before draws what comes after. See seq_floor. It needs a sequence without a
+-- cache.
 --
 -- One process at a time relays for a consumer: it has a lease, and each lease a term. What
 -- an earlier leader writes after it has lost the lease is refused by its term.
@@ -37,6 +39,7 @@ create table pawl.consumer (
   next_floor_xid xid8 not null,
   batch pg_snapshot,
   batch_seq bigint not null,
+  batch_end bigint,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -46,7 +49,8 @@ create table pawl.consumer (
   constraint consumer_name_is_a_key check (length(name) between 1 and 255),
   constraint consumer_term_is_a_count check (term >= 0),
   constraint consumer_begins_when_led check (cursor is not null or term = 0),
-  constraint consumer_batch_has_a_place check (batch is not null or batch_seq = 0)
+  constraint consumer_batch_has_a_place check (batch is not null or batch_seq = 0),
+  constraint consumer_batch_has_an_end check ((batch is null) = (batch_end is null))
 )
 -- A row that is written some times a second, however much is relayed: what a transaction that
 -- stays open keeps of it stays in its page.
@@ -57,6 +61,7 @@ comment on column pawl.consumer.floor is 'steps of transactions that the cursor 
 comment on column pawl.consumer.next_floor is 'the floor of a cursor that sees next_floor_xid';
 comment on column pawl.consumer.batch is 'where the cursor goes next, if part of that is relayed';
 comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
+comment on column pawl.consumer.batch_end is 'no step of the batch has a larger seq';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps, repeats among them';
 
@@ -129,6 +134,7 @@ $$;
 -- lead makes p_leader the leader of a consumer, if it has none, or the same one has lost
 -- count.
 -- Returns: the term, or null if another leads, or there is no such consumer
+-- Raises:  PW409 if the database was restored from a dump; see restored
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
@@ -142,6 +148,13 @@ declare
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_term bigint;
 begin
+  if exists (
+    select from pawl.consumer c
+    where c.name = p_consumer and pg_snapshot_xmax(coalesce(c.batch, c.cursor)) > pg_snapshot_xmax(v_snapshot)
+  ) then
+    raise exception 'consumer %: its cursor is of another server, so this database was restored from a dump', p_consumer
+      using errcode = 'PW409', hint = 'Run as the owner of the schema: select pawl.restored()';
+  end if;
   update pawl.consumer c
   set cursor = coalesce(c.cursor, v_snapshot),
     floor = case
@@ -209,7 +222,43 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- read_steps reads what p_batch sees that a consumer is to relay, in the order of seq.
+-- page_end is up to which seq a page looks.
+-- +goose StatementBegin
+create function pawl.page_end(p_consumer pawl.consumer) returns bigint
+language sql immutable parallel safe
+as $$
+  select greatest(p_consumer.batch_seq, p_consumer.floor) + 20000
+$$;
+-- +goose StatementEnd
+
+-- place_after is up to which seq a batch is read after a page that was not full; null if it
+-- ends with that. The batch must have been taken before.
+-- +goose StatementBegin
+create function pawl.place_after(p_consumer pawl.consumer) returns bigint
+language sql volatile
+as $$
+  select pawl.page_end(p_consumer)
+  from pawl.history_seq_seq s
+  where pawl.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
+$$;
+-- +goose StatementEnd
+
+-- look says what a consumer is to read next: the batch that it has begun, or a new one.
+-- Returns: idle: there is certainly nothing; place: place_after of the next page
+-- +goose StatementBegin
+create function pawl.look(p_consumer text, out batch pg_snapshot, out begun boolean, out idle boolean, out place bigint)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl.place_after(c)
+  from pawl.consumer c
+  cross join (select pg_current_snapshot() as now offset 0) s
+  where c.name = p_consumer
+$$;
+-- +goose StatementEnd
+
+-- read_steps reads what p_batch sees that a consumer is to relay, in the order of seq, up to
+-- page_end.
 -- Returns: up to p_limit rows of history
 -- +goose StatementBegin
 create function pawl.read_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns setof pawl.history
@@ -232,7 +281,8 @@ begin
     cross join lateral (
       select h.*
       from pawl.history h
-      where h.xid = x.xid and h.seq > p_consumer.batch_seq and h.seq <= p_consumer.floor
+      -- As rows, since the order of a single xid is that of the index on seq, too.
+      where (h.xid, h.seq) > (x.xid, p_consumer.batch_seq) and (h.xid, h.seq) <= (x.xid, p_consumer.floor)
       order by h.xid, h.seq
       limit p_limit
     ) h
@@ -244,7 +294,7 @@ begin
   return query
   select h.*
   from pawl.history h
-  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor)
+  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor) and h.seq <= pawl.page_end(p_consumer)
     and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
     and pg_visible_in_snapshot(h.xid, p_batch)
   order by h.seq
@@ -303,6 +353,7 @@ begin
     next_floor_xid = case when p_seq is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
+    batch_end = case when p_seq is not null then coalesce(c.batch_end, (select s.last_value from pawl.history_seq_seq s)) end,
     relayed = c.relayed + p_relayed,
     advanced_at = v_now,
     lease_until = v_now + p_lease
@@ -358,11 +409,38 @@ end
 $$;
 -- +goose StatementEnd
 
-revoke execute on function pawl.event_of, pawl.seq_floor, pawl.add_consumer, pawl.lead, pawl.resign, pawl.renew, pawl.steps_since, pawl.read_steps,
+-- restored sees to it that consumers and subscriptions go on after the database was restored
+-- from a dump, on a server that counts its transactions anew: what any consumer had not relayed
+-- is relayed to all of them, some of it again. It writes all of history; only the owner may.
+-- Writes:  history, consumer, subscription
+-- +goose StatementBegin
+create function pawl.restored() returns void
+language plpgsql volatile
+as $$
+declare
+  -- Frozen, and so behind every transaction.
+  v_past constant xid8 := '2';
+begin
+  lock table pawl.consumer, pawl.history, pawl.subscription in exclusive mode;
+  update pawl.history h
+  set xid = case
+    when exists (select from pawl.consumer c where not pg_visible_in_snapshot(h.xid, c.cursor)) then pg_current_xact_id()
+    else v_past
+  end;
+  update pawl.consumer c
+  set cursor = pg_current_snapshot(), floor = 0, next_floor = 0, next_floor_xid = v_past, batch = null, batch_seq = 0, batch_end = null
+  where c.cursor is not null;
+  update pawl.subscription s set since = '3:3:';
+end
+$$;
+-- +goose StatementEnd
+
+revoke execute on function pawl.restored, pawl.page_end, pawl.place_after, pawl.look, pawl.event_of, pawl.seq_floor, pawl.add_consumer, pawl.lead, pawl.resign, pawl.renew, pawl.steps_since, pawl.read_steps,
   pawl.read_events, pawl.advance, pawl.outbox_status, pawl.forget from public;
 
 -- +goose Down
-drop function pawl.forget, pawl.outbox_status, pawl.advance, pawl.read_events, pawl.read_steps, pawl.steps_since,
+drop function pawl.restored, pawl.forget, pawl.outbox_status, pawl.advance, pawl.read_events, pawl.read_steps, pawl.look,
+  pawl.place_after, pawl.page_end, pawl.steps_since,
   pawl.renew, pawl.resign, pawl.lead, pawl.add_consumer, pawl.seq_floor, pawl.event_of;
 drop view pawl.event;
 drop table pawl.consumer;

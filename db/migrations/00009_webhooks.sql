@@ -166,6 +166,7 @@ declare
   -- Taken before what it sees is read, and before it is asked who is to be told.
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_batch pg_snapshot;
+  v_place bigint;
   v_seq bigint;
 begin
   leads := false; steps := 0; deliveries := 0; more := false;
@@ -174,6 +175,7 @@ begin
     return;
   end if;
   v_batch := coalesce(v_consumer.batch, v_snapshot);
+  v_place := pawl.place_after(v_consumer);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
@@ -183,7 +185,7 @@ begin
     end if;
     return;
   end if;
-  if v_consumer.batch is null and not exists (
+  if v_consumer.batch is null and v_place is null and not exists (
     select from pawl.read_steps(v_consumer, v_batch, 1)
   ) then
     leads := pawl.keep_lead('webhooks', p_term, p_lease);
@@ -195,6 +197,7 @@ begin
   if not found then
     return;
   end if;
+  v_now := pawl.now(); -- Nobody replayed anything later.
   with step as materialized (
     select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
     from pawl.read_steps(v_consumer, v_batch, p_limit) h
@@ -253,8 +256,11 @@ begin
   select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
   into steps, deliveries, v_seq;
 
-  more := steps >= p_limit;
-  leads := pawl.advance('webhooks', p_term, v_batch, case when more then v_seq end, steps, p_lease, v_floor);
+  if steps >= p_limit then
+    v_place := v_seq;
+  end if;
+  more := v_place is not null;
+  leads := pawl.advance('webhooks', p_term, v_batch, v_place, steps, p_lease, v_floor);
 end
 $$;
 -- +goose StatementEnd
@@ -679,7 +685,7 @@ declare
   v_now timestamptz := pawl.now();
 begin
   update pawl.subscription s
-  set rests_until = least(s.rests_until, v_now)
+  set rests_until = case when s.rests_until > v_now then v_now else s.rests_until end
   where s.tenant_id = p_tenant and s.id = p_id;
   if found then
     return query

@@ -34,6 +34,8 @@ type Consumer struct {
 	Batch *string
 	// up to where the batch is relayed
 	BatchSeq int64
+	// no step of the batch has a larger seq
+	BatchEnd *int64
 	// counts the leaders
 	Term       int64
 	Leader     string

@@ -13,9 +13,9 @@ select pawl.renew(@consumer::text, @term::bigint, @lease::interval)::boolean as 
 -- name: GetConsumer :one
 select * from pawl.consumer where name = @name;
 
--- CurrentSnapshot is taken before what it sees is read.
--- name: CurrentSnapshot :one
-select pg_current_snapshot()::text as snapshot;
+-- name: Look :one
+select l.batch::text as batch, l.begun::boolean as begun, l.idle::boolean as idle, l.place
+from pawl.look(@consumer::text) l;
 
 -- name: ReadEvents :many
 select * from pawl.read_events(@consumer::text, @batch::pg_snapshot, @row_limit::integer);

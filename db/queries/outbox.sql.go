@@ -55,18 +55,6 @@ func (q *Queries) Advance(ctx context.Context, arg AdvanceParams) (bool, error) 
 	return leads, err
 }
 
-const currentSnapshot = `-- name: CurrentSnapshot :one
-select pg_current_snapshot()::text as snapshot
-`
-
-// CurrentSnapshot is taken before what it sees is read.
-func (q *Queries) CurrentSnapshot(ctx context.Context) (string, error) {
-	row := q.db.QueryRow(ctx, currentSnapshot)
-	var snapshot string
-	err := row.Scan(&snapshot)
-	return snapshot, err
-}
-
 const forget = `-- name: Forget :one
 select pawl.forget($1::text)::boolean as forgotten
 `
@@ -79,7 +67,7 @@ func (q *Queries) Forget(ctx context.Context, consumer string) (bool, error) {
 }
 
 const getConsumer = `-- name: GetConsumer :one
-select name, cursor, floor, next_floor, next_floor_xid, batch, batch_seq, term, leader, lease_until, relayed, advanced_at from pawl.consumer where name = $1
+select name, cursor, floor, next_floor, next_floor_xid, batch, batch_seq, batch_end, term, leader, lease_until, relayed, advanced_at from pawl.consumer where name = $1
 `
 
 func (q *Queries) GetConsumer(ctx context.Context, name string) (Consumer, error) {
@@ -93,6 +81,7 @@ func (q *Queries) GetConsumer(ctx context.Context, name string) (Consumer, error
 		&i.NextFloorXid,
 		&i.Batch,
 		&i.BatchSeq,
+		&i.BatchEnd,
 		&i.Term,
 		&i.Leader,
 		&i.LeaseUntil,
@@ -117,6 +106,30 @@ func (q *Queries) Lead(ctx context.Context, arg LeadParams) (int64, error) {
 	var term int64
 	err := row.Scan(&term)
 	return term, err
+}
+
+const look = `-- name: Look :one
+select l.batch::text as batch, l.begun::boolean as begun, l.idle::boolean as idle, l.place
+from pawl.look($1::text) l
+`
+
+type LookRow struct {
+	Batch string
+	Begun bool
+	Idle  bool
+	Place *int64
+}
+
+func (q *Queries) Look(ctx context.Context, consumer string) (LookRow, error) {
+	row := q.db.QueryRow(ctx, look, consumer)
+	var i LookRow
+	err := row.Scan(
+		&i.Batch,
+		&i.Begun,
+		&i.Idle,
+		&i.Place,
+	)
+	return i, err
 }
 
 const outboxStatus = `-- name: OutboxStatus :many
