@@ -356,7 +356,8 @@ create view pawl.endpoint as
     '00000000-0000-0000-0000-000000000000'::uuid AS id,
     ''::text AS url,
     ''::text AS secret,
-    ''::text AS previous_secret
+    ''::text AS previous_secret,
+    false AS disabled
   WHERE false;
 
 create view pawl.event as
@@ -1716,6 +1717,7 @@ declare
   v_id uuid := p_after_subscription;
   v_next record;
   v_health record;
+  v_due timestamptz;
   v_each integer;
   v_read integer;
 begin
@@ -1741,12 +1743,13 @@ begin
     exit when not found;
     v_tenant := v_next.tenant_id;
     v_id := v_next.subscription_id;
-    continue when v_next.next_attempt_at > v_now;
     select s.failures, s.rests_until, s.disabled_at
     into v_health
     from pawl.subscription s
     where s.tenant_id = v_tenant and s.id = v_id;
     v_each := p_each;
+    v_due := case when found then v_now else 'infinity' end;
+    continue when v_next.next_attempt_at > v_due;
     if found then
       continue when v_health.disabled_at is not null or v_health.rests_until > v_now;
       if pawl.rests_after(v_health.failures, interval '1 second') is not null then
@@ -1760,7 +1763,7 @@ begin
     from pawl.delivery d
     where d.tenant_id = v_tenant and d.subscription_id = v_id
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-      and d.next_attempt_at <= v_now
+      and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
     order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
     limit least(v_each - v_read, v_left);
@@ -1777,13 +1780,14 @@ set enable_seqscan = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, '')
+    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, ''),
+    s.disabled_at is not null
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
   ) s
   union all
-  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), ''
+  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
@@ -2368,6 +2372,79 @@ as $$
   where c.name = p_consumer
 $$;
 revoke execute on function pawl.look(text) from public;
+
+create function pawl.make_deliveries(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid DEFAULT NULL::uuid, OUT steps integer, OUT deliveries integer, OUT last bigint) returns record
+language plpgsql volatile
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  with step as materialized (
+    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    from pawl.read_steps(p_consumer, p_batch, p_limit) h
+  ),
+  matching as (
+    select h.*, s.id as subscription_id, false as callback
+    from step h
+    cross join lateral (
+      select s.id
+      from pawl.subscription s
+      where s.tenant_id = h.tenant_id
+        and (p_only is null or s.id = p_only)
+        and s.disabled_at is null
+        and not pg_visible_in_snapshot(h.xid, s.since)
+        and (s.workflows = '{}' or h.workflow = any (s.workflows))
+        and (s.events = '{}' or h.event = any (s.events))
+        and (
+          s.states = '{}'
+          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
+        )
+        and (not s.terminal_only or h.status <> 'active')
+    ) s
+    union all
+    select h.*, h.instance_id, true
+    from step h
+    cross join lateral (
+      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
+    ) b
+    where h.status <> 'active' and p_only is null
+  ),
+  made as (
+    insert into pawl.delivery (
+      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+    select
+      m.tenant_id, pawl.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl.event_type(m.kind),
+      'pending', 0, case when w.failed then null else v_now end, v_now
+    from (
+      -- Ids are in the order of the steps.
+      select m.*, row_number() over (order by m.seq) as ordinal
+      from matching m
+    ) m
+    left join lateral (
+      select d.attempts > 0 or d.next_attempt_at is null as failed
+      from pawl.delivery d
+      where d.tenant_id = m.tenant_id
+        and d.subscription_id = m.subscription_id
+        and d.instance_id = m.instance_id
+        and d.status = 'pending'
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      limit 1
+    ) w on true
+    order by m.ordinal
+    -- Where somebody has put the cursor back, or changed the subscription.
+    on conflict on constraint delivery_step_key do nothing
+    returning 1
+  )
+  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
+  into steps, deliveries, last;
+end
+$$;
+revoke execute on function pawl.make_deliveries(pawl.consumer,pg_snapshot,integer,uuid) from public;
 
 create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, outcome text)
 language plpgsql volatile security definer
@@ -3182,17 +3259,18 @@ begin
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
     );
-    -- Before those of the instance that are pending.
+    -- Before those of the instance that are pending and behind it, after those before it.
     update pawl.delivery d
     set status = 'pending', attempts = 0, delivered_at = null,
-      next_attempt_at = least(
-        v_now,
-        (
-          select min(o.next_attempt_at)
-          from pawl.delivery o
-          where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
-            and o.instance_id = v_row.instance_id and o.status = 'pending' and o.version > v_row.version
-        ))
+      next_attempt_at = (
+        select case
+          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+        end
+        from pawl.delivery o
+        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+          and o.instance_id = v_row.instance_id and o.status = 'pending'
+      )
     where d.tenant_id = p_tenant and d.id = v_row.id;
     replayed := replayed + 1;
   end loop;
@@ -3302,15 +3380,11 @@ revoke execute on function pawl.rotate_secret(text,uuid,text,interval) from publ
 
 create function pawl.route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean) returns record
 language plpgsql volatile security definer
-set enable_hashjoin = 'off'
-set enable_mergejoin = 'off'
 set enable_seqscan = 'off'
-set enable_sort = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := pawl.now();
   v_consumer pawl.consumer;
   v_floor bigint := pawl.seq_floor();
   -- Taken before what it sees is read, and before it is asked who is to be told.
@@ -3342,70 +3416,13 @@ begin
     return;
   end if;
 
-  -- From here on nothing is settled or replayed, so that what waits for what stays true.
   perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
   if not found then
     return;
   end if;
-  v_now := pawl.now(); -- Nobody replayed anything later.
-  with step as materialized (
-    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl.read_steps(v_consumer, v_batch, p_limit) h
-  ),
-  matching as (
-    select h.*, s.id as subscription_id, false as callback
-    from step h
-    cross join lateral (
-      select s.id
-      from pawl.subscription s
-      where s.tenant_id = h.tenant_id
-        and s.disabled_at is null
-        and not pg_visible_in_snapshot(h.xid, s.since)
-        and (s.workflows = '{}' or h.workflow = any (s.workflows))
-        and (s.events = '{}' or h.event = any (s.events))
-        and (
-          s.states = '{}'
-          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
-        )
-        and (not s.terminal_only or h.status <> 'active')
-    ) s
-    union all
-    select h.*, h.instance_id, true
-    from step h
-    cross join lateral (
-      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
-    ) b
-    where h.status <> 'active'
-  ),
-  made as (
-    insert into pawl.delivery (
-      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
-    select
-      m.tenant_id, pawl.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl.event_type(m.kind),
-      'pending', 0, case when w.failed then null else v_now end, v_now
-    from (
-      -- Ids are in the order of the steps.
-      select m.*, row_number() over (order by m.seq) as ordinal
-      from matching m
-    ) m
-    left join lateral (
-      select d.attempts > 0 or d.next_attempt_at is null as failed
-      from pawl.delivery d
-      where d.tenant_id = m.tenant_id
-        and d.subscription_id = m.subscription_id
-        and d.instance_id = m.instance_id
-        and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
-      limit 1
-    ) w on true
-    order by m.ordinal
-    -- Only where somebody has put the cursor back.
-    on conflict on constraint delivery_step_key do nothing
-    returning 1
-  )
-  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
-  into steps, deliveries, v_seq;
-
+  select m.steps, m.deliveries, m.last
+  into steps, deliveries, v_seq
+  from pawl.make_deliveries(v_consumer, v_batch, p_limit) m;
   if steps >= p_limit then
     v_place := v_seq;
   end if;
@@ -3871,9 +3888,40 @@ $$;
 revoke execute on function pawl.test_subscription(text,uuid) from public;
 
 create function pawl.update_subscription(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean) returns SETOF pawl.subscription
-language sql volatile security definer
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_now timestamptz;
+  v_consumer pawl.consumer;
+  v_batch pg_snapshot;
+  v_place bigint;
+  v_made record;
+  v_afresh boolean;
+begin
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
+    v_batch := pg_current_snapshot();
+    -- From the cursor on, since what a begun batch does not see may be below its place.
+    v_consumer.batch := null;
+    v_consumer.batch_seq := 0;
+    v_consumer.batch_end := null;
+    for page in 1..20 loop
+      v_place := pawl.place_after(v_consumer);
+      v_made := pawl.make_deliveries(v_consumer, v_batch, 1000, p_id);
+      if v_made.steps = 1000 then
+        v_place := v_made.last;
+      end if;
+      exit when v_place is null;
+      v_consumer.batch_seq := v_place;
+    end loop;
+  end if;
+
+  select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
+  return query
   update pawl.subscription s
   set
     url = coalesce(p_url, s.url),
@@ -3881,16 +3929,30 @@ as $$
     events = coalesce(p_events, s.events),
     states = coalesce(p_states, s.states),
     terminal_only = coalesce(p_terminal_only, s.terminal_only),
-    disabled_at = case when p_disabled then coalesce(s.disabled_at, pawl.now()) when p_disabled is null then s.disabled_at end,
+    disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
     disabled_reason = case
       when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
-    failures = case when p_url <> s.url or not p_disabled then 0 else s.failures end,
-    rests_until = case when p_url <> s.url or not p_disabled then null else s.rests_until end
+    failures = case when v_afresh then 0 else s.failures end,
+    rests_until = case when not v_afresh or v_afresh is null then s.rests_until end
   where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*
+  returning s.*;
+  if v_afresh then
+    update pawl.delivery d
+    set next_attempt_at = v_now
+    where d.ctid = any (array(
+      select w.ctid
+      from pawl.delivery w
+      where w.tenant_id = p_tenant and w.subscription_id = p_id
+        and w.status = 'pending' and w.next_attempt_at is not null and not w.callback
+        and w.next_attempt_at > v_now
+      order by w.tenant_id, w.subscription_id, w.next_attempt_at
+      limit 10000
+    ));
+  end if;
+end
 $$;
 revoke execute on function pawl.update_subscription(text,uuid,text,text[],text[],text[],boolean,boolean) from public;
 

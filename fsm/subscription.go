@@ -268,6 +268,14 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 	return nil
 }
 
+// NewAddressGuard returns what refuses the addresses that webhooks must not go to: all that are
+// not public, and those by which clouds let machines ask about themselves.
+func NewAddressGuard() *ssrf.Guardian {
+	// Public, but each machine of Azure reaches its platform by it.
+	azure := netip.MustParsePrefix("168.63.129.16/32")
+	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(azure))
+}
+
 // checkEndpoint faults a URL that nothing can, or may, be sent to. A host is looked up, if
 // wanted, but one that cannot be just now is no fault: what is sent is checked again, whatever
 // the name resolves to then.
@@ -289,7 +297,7 @@ func (s *Service) checkEndpoint(ctx context.Context, at, address string, lookUp 
 	case s.config.Webhooks.AllowPrivate:
 		return nil
 	}
-	guard := ssrf.New(ssrf.WithAnyPort())
+	guard := NewAddressGuard()
 	var addresses []netip.Addr
 	if literal, err := netip.ParseAddr(u.Hostname()); err == nil {
 		addresses = []netip.Addr{literal}

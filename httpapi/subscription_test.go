@@ -80,7 +80,7 @@ func TestSubscriptionsThatWillNotDo(t *testing.T) {
 		"", "nonsense", "/hook", "ftp://example.com", "https://", "https://:443", "https://bob:pass@93.184.215.14/", "https://93.184.215.14/#x",
 		"https://93.184.215.14:0/", "https://93.184.215.14:70000/", "https://93.184.215.14:x/", "https://93.184.215.14/ü\\u0000",
 		"http://127.0.0.1/", "http://localhost:8080/", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://10.1.2.3/", "http://192.168.0.1/",
-		"http://169.254.169.254/latest/meta-data", "http://0.0.0.0/", "http://[fe80::1%25eth0]/", "http://[fd00::1]/", "http://[64:ff9b::7f00:1]/",
+		"http://169.254.169.254/latest/meta-data", "http://168.63.129.16/", "http://0.0.0.0/", "http://[fe80::1%25eth0]/", "http://[fd00::1]/", "http://[64:ff9b::7f00:1]/",
 		"http://100.64.0.1/", "https://93.184.215.14/" + strings.Repeat("x", 2048),
 	} {
 		a.do(http.MethodPost, subscriptions, `{"url": "`+url+`"}`).want(http.StatusBadRequest, "malformed-request")

@@ -85,7 +85,7 @@ func (r *Relay) Run(ctx context.Context) error {
 // leadership is a Relay during one term.
 type leadership struct {
 	*Relay
-	term int64
+	term    int64
 	renewed time.Time
 }
 

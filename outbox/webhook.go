@@ -31,9 +31,11 @@ type WebhookConfig struct {
 	Secret string
 	// Timeout is how long an attempt may take. Default 15 s.
 	Timeout time.Duration
-	// Concurrency is how many attempts are under way at once, and PerHost how many to one host.
-	// Default 512 and 32: sixteen hosts must hang at once for others to wait, until they rest.
-	Concurrency, PerHost int
+	// Concurrency is how many attempts are under way at once, and PerEndpoint how many of one
+	// subscription, or of callbacks to one URL, or to one host. Default 512 and 32. An endpoint
+	// begins with two and gets more as it answers, fewer as it fails, and its share of all if
+	// there are many.
+	Concurrency, PerEndpoint int
 	// Rest is the first rest of an endpoint that has failed five times in a row. It doubles with
 	// each failed probe, up to 10 minutes. Default 10 s.
 	Rest time.Duration
@@ -64,7 +66,7 @@ func (c WebhookConfig) withDefaults() WebhookConfig {
 	orDefault(&c.KeepDead, 30*24*time.Hour)
 	orDefault(&c.Poll, 200*time.Millisecond)
 	orDefault(&c.Lease, 10*time.Second)
-	for n, value := range map[*int]int{&c.MaxAttempts: 12, &c.Concurrency: 512, &c.PerHost: 32, &c.Page: 1000} {
+	for n, value := range map[*int]int{&c.MaxAttempts: 12, &c.Concurrency: 512, &c.PerEndpoint: 32, &c.Page: 1000} {
 		if *n <= 0 {
 			*n = value
 		}
@@ -79,7 +81,7 @@ func (c WebhookConfig) withDefaults() WebhookConfig {
 // an instance to a subscription in their order, each at least once, with the same id in each
 // attempt. Any number of processes may run it; one at a time leads.
 //
-// What is due is read into memory, some of each subscription, and sent by host. An attempt is
+// What is due is read into memory, some of each subscription, and sent by endpoint. An attempt is
 // noted when it has ended, many in one write: until then the database knows nothing of it, so
 // that a leader that dies is followed by one that sends the same again.
 type Webhooks struct {
@@ -124,7 +126,8 @@ type dispatch struct {
 	renewed time.Time
 	worked  bool
 
-	hosts map[string]*webhookHost
+	lanes map[laneKey]*lane
+	hosts map[string]*callbackHost
 	// known are all that are in memory, until they are settled.
 	known map[uuid.UUID]*job
 	// chains are those of them that have an order to keep, in it. The first may be under way;
@@ -136,6 +139,10 @@ type dispatch struct {
 	ended   []result
 	sending context.Context
 	senders sync.WaitGroup
+	// stopping has no attempt begin.
+	stopping bool
+	// refreshed is when subscriptions were last looked up.
+	refreshed time.Time
 
 	// after is the subscription up to which what is due was read.
 	afterTenant       string
@@ -149,19 +156,51 @@ type chain struct {
 	subscription, instance uuid.UUID
 }
 
-// A webhookHost is what endpoints of one host share.
-type webhookHost struct {
+// A laneKey is whose attempts go in a lane: a subscription's, or those of callbacks to a URL.
+type laneKey struct {
+	tenant       string
+	subscription uuid.UUID
+	url          string
+}
+
+// A lane has the attempts of an endpoint, so that no endpoint takes the place of another.
+type lane struct {
 	ready    []*job
 	inFlight int
-	// failures and restsUntil are for callbacks, which have no subscription that would rest.
+	// limit is for inFlight.
+	limit int
+	used  time.Time
+	// callbacks is what those share, which have no subscription that would rest.
+	callbacks *callbackHost
+	health
+}
+
+// A callbackHost is what the lanes of callbacks to one host share.
+type callbackHost struct {
+	name            string
+	inFlight, lanes int
+	health
+}
+
+// A health tells of a callback's URL, or of a host that does not answer.
+type health struct {
 	failures   int
 	restsUntil time.Time
+}
+
+func (h *health) failed(rest time.Duration) {
+	if time.Now().Before(h.restsUntil) {
+		return // What began before says nothing new.
+	}
+	if h.failures++; h.failures >= 5 {
+		h.restsUntil = time.Now().Add(min(rest<<min(h.failures-5, 20), 10*time.Minute))
+	}
 }
 
 // A job is a delivery in memory.
 type job struct {
 	delivery queries.Delivery
-	host     string
+	lane     laneKey
 	message  message
 	event    *queries.Event // Nil for a test.
 	// begun is set when an attempt is, and over when it has ended.
@@ -185,7 +224,7 @@ type result struct {
 
 func newDispatch(w *Webhooks, term int64, since time.Time) *dispatch {
 	return &dispatch{
-		Webhooks: w, term: term, renewed: since, hosts: map[string]*webhookHost{}, known: map[uuid.UUID]*job{},
+		Webhooks: w, term: term, renewed: since, lanes: map[laneKey]*lane{}, hosts: map[string]*callbackHost{}, known: map[uuid.UUID]*job{},
 		chains: map[chain][]*job{}, results: make(chan result, w.config.Concurrency),
 	}
 }
@@ -200,7 +239,7 @@ func (d *dispatch) share() int {
 	for _, j := range d.known {
 		subscriptions[j.delivery.SubscriptionID] = true
 	}
-	return max(d.config.PerHost, d.window()/(4*(max(len(subscriptions), 1)+1)))
+	return max(2, d.window()/(4*(max(len(subscriptions), 1)+1)))
 }
 
 // grace is how long attempts under way may take to end when the process is to.
@@ -235,6 +274,9 @@ func (d *dispatch) run(ctx context.Context) (err error) {
 				return err
 			}
 		}
+		if err := d.refresh(ctx); err != nil {
+			return err
+		}
 		d.start()
 		if d.take(); more || len(d.ended) > 0 {
 			continue
@@ -261,6 +303,7 @@ func (d *dispatch) run(ctx context.Context) (err error) {
 // finish settles what has ended, and what ends soon after the context has. What is left is
 // sent again.
 func (d *dispatch) finish(ctx context.Context) error {
+	d.stopping = true
 	deadline := time.NewTimer(min(grace, d.config.Timeout))
 	defer deadline.Stop()
 	for waiting := true; waiting && d.inFlight > 0; {
@@ -398,12 +441,20 @@ func (d *dispatch) queue(j *job) {
 	d.ready(j)
 }
 
-// ready has a job wait for its host alone. One that there is nothing to send for has ended.
+// ready has a job wait for its lane alone. One that there is nothing to send for has ended.
 func (d *dispatch) ready(j *job) {
-	h := d.hosts[j.host]
-	if h == nil {
-		h = &webhookHost{}
-		d.hosts[j.host] = h
+	l := d.lanes[j.lane]
+	if l == nil {
+		l = &lane{limit: min(2, d.config.PerEndpoint)}
+		d.lanes[j.lane] = l
+		if j.delivery.Callback {
+			name := hostOf(j.message.url)
+			if d.hosts[name] == nil {
+				d.hosts[name] = &callbackHost{name: name}
+			}
+			l.callbacks = d.hosts[name]
+			l.callbacks.lanes++
+		}
 	}
 	switch {
 	case j.message.url == "":
@@ -411,13 +462,13 @@ func (d *dispatch) ready(j *job) {
 	case j.delivery.InstanceID != nil && j.event == nil:
 		d.void(j, "the instance was removed before it could be told of")
 	default:
-		h.ready = append(h.ready, j)
+		l.ready = append(l.ready, j)
 	}
 }
 
 func (d *dispatch) unready(j *job) {
-	h := d.hosts[j.host]
-	h.ready = slices.DeleteFunc(h.ready, func(r *job) bool { return r == j })
+	l := d.lanes[j.lane]
+	l.ready = slices.DeleteFunc(l.ready, func(r *job) bool { return r == j })
 }
 
 // void ends a job without an attempt.
@@ -442,108 +493,212 @@ func (d *dispatch) over(j *job) {
 	d.ready(list[0])
 }
 
+// A step is what a delivery tells of.
+type step struct {
+	tenant   string
+	instance uuid.UUID
+	version  int64
+}
+
 // load reads what belongs to deliveries: where they go, and what they tell of.
 func (d *dispatch) load(ctx context.Context, rows []queries.Delivery) ([]*job, error) {
-	type key struct {
-		tenant string
-		id     uuid.UUID
-	}
 	var (
-		to       queries.EndpointsParams
-		steps    queries.EventsOfParams
-		asked    = map[key]bool{}
-		messages = map[key]message{}
-		jobs     = make([]*job, len(rows))
-		ofStep   = map[chain]map[int64]*queries.Event{}
+		of     queries.EventsOfParams
+		to     = make([]subscriptionKey, len(rows))
+		events = map[step]*queries.Event{}
+		jobs   = make([]*job, len(rows))
 	)
-	for _, r := range rows {
-		if k := (key{r.TenantID, r.SubscriptionID}); !asked[k] {
-			asked[k] = true
-			to.Tenants, to.Ids = append(to.Tenants, k.tenant), append(to.Ids, k.id)
-		}
-		if r.InstanceID != nil {
-			steps.Tenants = append(steps.Tenants, r.TenantID)
-			steps.Instances = append(steps.Instances, *r.InstanceID)
-			steps.Versions = append(steps.Versions, *r.Version)
-		}
-	}
 	if len(rows) == 0 {
 		return nil, nil
 	}
-	endpoints, err := d.queries.Endpoints(ctx, to)
+	for i, r := range rows {
+		to[i] = subscriptionKey{r.TenantID, r.SubscriptionID}
+		if r.InstanceID == nil {
+			continue
+		}
+		k := step{r.TenantID, *r.InstanceID, *r.Version}
+		if _, asked := events[k]; !asked {
+			events[k] = nil
+			of.Tenants, of.Instances, of.Versions = append(of.Tenants, k.tenant), append(of.Instances, k.instance), append(of.Versions, k.version)
+		}
+	}
+	endpoints, err := d.endpoints(ctx, to)
 	if err != nil {
-		return nil, fmt.Errorf("endpoints: %w", err)
+		return nil, err
 	}
-	for _, e := range endpoints {
-		m := message{url: e.Url}
-		for _, secret := range []string{e.Secret, e.PreviousSecret} {
-			if secret != "" {
-				m.secrets = append(m.secrets, secret)
-			}
-		}
-		if len(m.secrets) == 0 && d.config.Secret != "" {
-			m.secrets = []string{d.config.Secret}
-		}
-		messages[key{e.TenantID, e.ID}] = m
-	}
-	events, err := d.queries.EventsOf(ctx, steps)
+	list, err := d.queries.EventsOf(ctx, of)
 	if err != nil {
 		return nil, fmt.Errorf("events: %w", err)
 	}
-	for i, e := range events {
-		c := chain{tenant: e.TenantID, instance: e.InstanceID}
-		if ofStep[c] == nil {
-			ofStep[c] = map[int64]*queries.Event{}
-		}
-		ofStep[c][e.Version] = &events[i]
+	for i, e := range list {
+		events[step{e.TenantID, e.InstanceID, e.Version}] = &list[i]
 	}
 	for i, r := range rows {
-		j := &job{delivery: r, message: messages[key{r.TenantID, r.SubscriptionID}]}
+		j := &job{delivery: r, lane: laneKey{tenant: r.TenantID, subscription: r.SubscriptionID}}
 		j.message.id = r.ID.String()
-		j.host = hostOf(j.message.url)
+		j.message.endpoint = endpoints[to[i]].endpoint
+		if r.Callback {
+			j.lane = laneKey{url: j.message.url}
+		}
 		if r.InstanceID != nil {
-			j.event = ofStep[chain{tenant: r.TenantID, instance: *r.InstanceID}][*r.Version]
+			j.event = events[step{r.TenantID, *r.InstanceID, *r.Version}]
 		}
 		jobs[i] = j
 	}
 	return jobs, nil
 }
 
-// start begins attempts, as many as the limits allow, and puts off callbacks to a host that
-// keeps failing.
-func (d *dispatch) start() {
-	if time.Since(d.renewed) > d.config.Lease {
-		return // It may not lead any more: the next call will tell.
+type subscriptionKey struct {
+	tenant string
+	id     uuid.UUID
+}
+
+type subscribed struct {
+	endpoint
+	disabled bool
+}
+
+// endpoints looks up where deliveries of subscriptions, and of callbacks, go. Those that are
+// gone are missing.
+func (d *dispatch) endpoints(ctx context.Context, keys []subscriptionKey) (map[subscriptionKey]subscribed, error) {
+	var p queries.EndpointsParams
+	asked, found := map[subscriptionKey]bool{}, map[subscriptionKey]subscribed{}
+	for _, k := range keys {
+		if !asked[k] {
+			asked[k] = true
+			p.Tenants, p.Ids = append(p.Tenants, k.tenant), append(p.Ids, k.id)
+		}
 	}
-	for name, h := range d.hosts {
-		if len(h.ready) == 0 && h.inFlight == 0 && time.Since(h.restsUntil) > maxWait {
-			delete(d.hosts, name)
+	list, err := d.queries.Endpoints(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("endpoints: %w", err)
+	}
+	for _, e := range list {
+		s := subscribed{endpoint: endpoint{url: e.Url}, disabled: e.Disabled}
+		for _, secret := range []string{e.Secret, e.PreviousSecret} {
+			if secret != "" {
+				s.secrets = append(s.secrets, secret)
+			}
+		}
+		if len(s.secrets) == 0 && d.config.Secret != "" {
+			s.secrets = []string{d.config.Secret}
+		}
+		found[subscriptionKey{e.TenantID, e.ID}] = s
+	}
+	return found, nil
+}
+
+// refreshEvery is for how long a subscription that has changed may be taken for what it was.
+const refreshEvery = 100 * time.Millisecond
+
+// refresh has what waits in memory go where its subscription now says, if anywhere.
+func (d *dispatch) refresh(ctx context.Context) error {
+	if time.Since(d.refreshed) < refreshEvery {
+		return nil
+	}
+	d.refreshed = time.Now()
+	var keys []subscriptionKey
+	for _, j := range d.known {
+		if !j.begun && !j.over && !j.delivery.Callback {
+			keys = append(keys, subscriptionKey{j.delivery.TenantID, j.delivery.SubscriptionID})
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	var now map[subscriptionKey]subscribed
+	err := d.call(ctx, func(ctx context.Context) (err error) {
+		now, err = d.endpoints(ctx, keys)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	asked := map[subscriptionKey]bool{}
+	for _, k := range keys {
+		if asked[k] {
 			continue
 		}
-		for len(h.ready) > 0 && h.inFlight < d.config.PerHost && d.inFlight < d.config.Concurrency {
-			j := h.ready[0]
-			h.ready = h.ready[1:]
-			if rest := time.Until(h.restsUntil); j.delivery.Callback && rest > 0 {
-				d.ended = append(d.ended, result{job: j, outcome: "put-off", delay: rest + rand.N(d.config.Rest)})
-				d.over(j)
-				continue
-			}
-			j.begun = true
-			h.inFlight++
-			d.inFlight++
-			d.senders.Go(func() {
-				a, cut := d.attempt(d.sending, j)
-				if !cut {
-					d.results <- result{job: j, answer: a} // It has room for all that are in flight.
+		asked[k] = true
+		if s, there := now[k]; !there || s.disabled {
+			d.drop(k) // What was deleted is read again, to be settled.
+		}
+	}
+	for _, j := range d.known {
+		if s, there := now[subscriptionKey{j.delivery.TenantID, j.delivery.SubscriptionID}]; there && !j.begun {
+			j.message.endpoint = s.endpoint
+		}
+	}
+	return nil
+}
+
+// start begins attempts, one of each lane in turn, as many as the limits allow, and puts off
+// callbacks that keep failing.
+func (d *dispatch) start() {
+	if d.stopping || time.Since(d.renewed) > d.config.Lease {
+		return // If it may not lead any more, the next call will tell.
+	}
+	busy := 1
+	for _, l := range d.lanes {
+		if len(l.ready) > 0 || l.inFlight > 0 {
+			busy++
+		}
+	}
+	share := max(d.config.Concurrency/busy, 1)
+	for began := true; began; {
+		began = false
+		for key, l := range d.lanes {
+			switch {
+			case len(l.ready) > 0:
+				full := l.callbacks != nil && l.callbacks.inFlight >= d.config.PerEndpoint
+				if l.inFlight < min(l.limit, share) && d.inFlight < d.config.Concurrency && !full {
+					began = true
+					d.begin(l)
 				}
-			})
+			case l.inFlight == 0 && time.Since(l.used) > time.Minute && time.Since(l.restsUntil) > time.Minute:
+				d.close(key)
+			}
 		}
 	}
 }
 
+// close forgets a lane.
+func (d *dispatch) close(key laneKey) {
+	if h := d.lanes[key].callbacks; h != nil {
+		if h.lanes--; h.lanes == 0 {
+			delete(d.hosts, h.name)
+		}
+	}
+	delete(d.lanes, key)
+}
+
+// begin begins the next attempt of a lane.
+func (d *dispatch) begin(l *lane) {
+	j := l.ready[0]
+	l.ready = l.ready[1:]
+	if l.callbacks != nil {
+		if rest := max(time.Until(l.restsUntil), time.Until(l.callbacks.restsUntil)); rest > 0 {
+			d.ended = append(d.ended, result{job: j, outcome: "put-off", delay: rest + rand.N(d.config.Rest)})
+			d.over(j)
+			return
+		}
+		l.callbacks.inFlight++
+	}
+	j.begun = true
+	l.used = time.Now()
+	l.inFlight++
+	d.inFlight++
+	m := j.message // The job's may change.
+	d.senders.Go(func() {
+		a, cut := d.attempt(d.sending, j, m)
+		if !cut {
+			d.results <- result{job: j, answer: a} // It has room for all that are in flight.
+		}
+	})
+}
+
 // attempt sends a job once. An attempt that was cut off here is none.
-func (d *dispatch) attempt(ctx context.Context, j *job) (a answer, cut bool) {
-	m := j.message
+func (d *dispatch) attempt(ctx context.Context, j *job, m message) (a answer, cut bool) {
 	var err error
 	if j.event == nil {
 		m.body, err = testEvent(j.delivery.TenantID, m.id, j.delivery.SubscriptionID.String(), j.delivery.CreatedAt)
@@ -568,26 +723,33 @@ func (d *dispatch) attempt(ctx context.Context, j *job) (a answer, cut bool) {
 
 // end takes a result, and decides what the answer means.
 func (d *dispatch) end(r result) {
-	h := d.hosts[r.job.host]
-	h.inFlight--
+	l := d.lanes[r.job.lane]
+	l.inFlight--
 	d.inFlight--
+	if l.callbacks != nil {
+		l.callbacks.inFlight--
+		if r.answer.status > 0 {
+			l.callbacks.failures = 0
+		} else {
+			l.callbacks.failed(d.config.Rest)
+		}
+	}
 	r.outcome, r.delay = d.decide(r)
 	d.ended = append(d.ended, r)
-	switch {
-	case r.outcome == "delivered":
-		h.failures = 0
+	if r.outcome == "delivered" {
+		l.failures = 0
+		l.limit = min(l.limit+1, d.config.PerEndpoint)
 		d.over(r.job)
 		return
-	case r.job.delivery.Callback:
+	}
+	l.limit = max(l.limit/2, 1)
+	if r.job.delivery.Callback {
 		d.over(r.job)
-		// Those that began while the host was well say nothing new.
-		if time.Now().After(h.restsUntil) {
-			if h.failures++; h.failures >= 5 {
-				h.restsUntil = time.Now().Add(min(d.config.Rest<<min(h.failures-5, 20), 10*time.Minute))
-			}
-		}
-	default:
-		d.forget(r.job)
+		l.failed(d.config.Rest)
+	} else {
+		// Whether there is more to be sent is for the database to say.
+		r.job.over = true
+		d.drop(subscriptionKey{r.job.delivery.TenantID, r.job.delivery.SubscriptionID})
 	}
 	d.config.Logger.Debug("a webhook did not get there", "delivery", r.job.delivery.ID, "outcome", r.outcome, "error", r.answer.failure)
 }
@@ -609,16 +771,13 @@ func (d *dispatch) decide(r result) (outcome string, delay time.Duration) {
 	}
 }
 
-// forget drops what waits for the subscription of a job that failed. Whether there is more to
-// be sent to it is for the database to say.
-func (d *dispatch) forget(failed *job) {
-	failed.over = true
+// drop forgets what waits in memory for a subscription. What is under way ends by itself.
+func (d *dispatch) drop(k subscriptionKey) {
 	for id, j := range d.known {
-		if j.delivery.TenantID != failed.delivery.TenantID || j.delivery.SubscriptionID != failed.delivery.SubscriptionID {
+		if j.delivery.TenantID != k.tenant || j.delivery.SubscriptionID != k.id {
 			continue
 		}
 		if c, ordered := j.chain(); ordered {
-			// What is under way ends by itself.
 			if list := slices.DeleteFunc(d.chains[c], func(o *job) bool { return !o.begun || o.over }); len(list) > 0 {
 				d.chains[c] = list
 			} else {
@@ -629,8 +788,9 @@ func (d *dispatch) forget(failed *job) {
 			delete(d.known, id)
 		}
 	}
-	h := d.hosts[failed.host]
-	h.ready = slices.DeleteFunc(h.ready, func(j *job) bool { return d.known[j.delivery.ID] != j })
+	if l := d.lanes[laneKey{tenant: k.tenant, subscription: k.id}]; l != nil {
+		l.ready = nil
+	}
 }
 
 // backoff is how long to wait after so many attempts: anything up to base, which doubles with

@@ -39,7 +39,7 @@ const (
 func newWebhookClient(c WebhookConfig) *http.Client {
 	dialer := &net.Dialer{Timeout: min(connectTimeout, c.Timeout), KeepAlive: 30 * time.Second}
 	if !c.AllowPrivate {
-		dialer.Control = ssrf.New(ssrf.WithAnyPort()).Safe
+		dialer.Control = fsm.NewAddressGuard().Safe
 	}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -50,7 +50,7 @@ func newWebhookClient(c WebhookConfig) *http.Client {
 			DisableCompression:     true,
 			TLSHandshakeTimeout:    min(connectTimeout, c.Timeout),
 			MaxIdleConns:           c.Concurrency,
-			MaxIdleConnsPerHost:    c.PerHost,
+			MaxIdleConnsPerHost:    c.PerEndpoint,
 			IdleConnTimeout:        30 * time.Second,
 			MaxResponseHeaderBytes: 64 << 10,
 		},
@@ -59,11 +59,17 @@ func newWebhookClient(c WebhookConfig) *http.Client {
 
 // A message is what is sent, the same in each attempt but for what is renewed.
 type message struct {
-	id, url string
-	// secrets are the present one, and the one before it while that is good.
-	secrets                    []string
+	endpoint
+	id                         string
 	body                       []byte
 	traceparent, correlationID string
+}
+
+// An endpoint is where messages go, and what signs them.
+type endpoint struct {
+	url string
+	// secrets are the present one, and the one before it while that is good.
+	secrets []string
 }
 
 // An answer is what came of an attempt.
@@ -90,6 +96,10 @@ func send(ctx context.Context, client *http.Client, timeout time.Duration, m mes
 		return answer{failure: describe(err, timeout)}
 	}
 	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		// What follows is no body, and does not end with the request's context.
+		return answer{status: response.StatusCode, failure: "the endpoint answered 101"}
+	}
 	defer time.AfterFunc(bodyTimeout, cancel).Stop()
 	excerpt := make([]byte, maxExcerpt)
 	n, _ := io.ReadFull(response.Body, excerpt) // The status counts, whatever becomes of the body.
@@ -150,6 +160,9 @@ func (m message) request(ctx context.Context, now time.Time) (*http.Request, err
 func describe(err error, timeout time.Duration) string {
 	if failed, ok := errors.AsType[*url.Error](err); ok {
 		err = failed.Err // Its words repeat the URL.
+	}
+	if failed, ok := errors.AsType[*net.DNSError](err); ok {
+		failed.Server = "" // It is nobody else's business.
 	}
 	var timedOut net.Error
 	switch {

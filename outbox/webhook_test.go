@@ -473,7 +473,7 @@ func TestBadEndpointsHarmNobody(t *testing.T) {
 		subscriptions[name] = subscribe(t, service, url, everything)
 	}
 	config := quickly
-	config.Timeout, config.PerHost, config.Concurrency = 3*time.Second, 4, 24
+	config.Timeout, config.PerEndpoint, config.Concurrency = 3*time.Second, 4, 24
 	webhooks(t, pool, config)
 	const n = 50
 	start := time.Now()
@@ -519,7 +519,7 @@ func TestEndpointRests(t *testing.T) {
 	})
 	subscription := subscribe(t, service, r.url, everything)
 	config := quickly
-	config.Backoff, config.Rest, config.PerHost = time.Millisecond, 200*time.Millisecond, 4
+	config.Backoff, config.Rest, config.PerEndpoint = time.Millisecond, 200*time.Millisecond, 4
 	webhooks(t, pool, config)
 	for range 200 {
 		create(t, pool)
@@ -619,7 +619,7 @@ func TestRetryAfter(t *testing.T) {
 			}
 			subscribe(t, service, r.url, everything)
 			config := quickly
-			config.Backoff, config.PerHost = time.Millisecond, 1
+			config.Backoff, config.PerEndpoint = time.Millisecond, 1
 			webhooks(t, pool, config)
 			for range 3 { // The others wait as well: it is the endpoint that asks for it.
 				create(t, pool)
@@ -637,7 +637,7 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
 	port := r.url[strings.LastIndex(r.url, ":"):]
-	hosts := []string{"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "169.254.169.254", "10.0.0.1", "[fe80::1]", "[64:ff9b::7f00:1]"}
+	hosts := []string{"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "169.254.169.254", "168.63.129.16", "10.0.0.1", "[fe80::1]", "[64:ff9b::7f00:1]"}
 	for _, host := range hosts {
 		subscribe(t, service, "http://"+host+port, everything)
 	}
@@ -925,7 +925,7 @@ func TestCallbacksToAHostThatFails(t *testing.T) {
 		value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", made.Instance.ID)
 	}
 	config := quickly
-	config.Secret, config.PerHost, config.Rest = "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu", 2, 500*time.Millisecond
+	config.Secret, config.PerEndpoint, config.Rest = "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu", 2, 500*time.Millisecond
 	webhooks(t, pool, config)
 	until(t, pool, "select count(*) = $1 and bool_and(next_attempt_at > created_at) from pawl.delivery", n)
 	if attempts := len(r.list()); attempts > n/2 {

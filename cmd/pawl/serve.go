@@ -66,6 +66,9 @@ func (s *serveCommand) Run(c *console) error {
 	})
 }
 
+// tellWithin is how long a statement may take of who tells the world: less than a lease.
+const tellWithin = 5 * time.Second
+
 // serve answers requests and does the work in the background until the context ends. Then
 // it finishes what it has: HTTP first, then the commands that wait and the workers, then
 // the pool. started gets the address, or nil without the API.
@@ -82,6 +85,12 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		return err
 	}
 	defer closePool(pool, s.ShutdownTimeout)
+	// Who tells the world reads many rows at a time, and holds up nobody.
+	wide, err := db.Open(c, dsn, db.Config{MaxConns: 2 + len(s.Sinks), StatementTimeout: tellWithin, LockTimeout: tellWithin})
+	if err != nil {
+		return err
+	}
+	defer closePool(wide, s.ShutdownTimeout)
 	hub := fsm.NewHub(pool, fsm.HubConfig{Logger: c.log})
 	service := fsm.New(pool, fsm.Config{
 		Hub: hub, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
@@ -132,8 +141,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		group.Go(func() error { return timers.Run(working) })
 		remover := fsm.NewRemover(pool, fsm.RemoverConfig{Logger: c.log})
 		group.Go(func() error { return remover.Run(working) })
-		s.deliver(working, c, pool, hub, group)
-		if err := s.relay(working, c, pool, hub, group); err != nil {
+		s.deliver(working, c, wide, hub, group)
+		if err := s.relay(working, c, wide, hub, group); err != nil {
 			group.Go(func() error { return err })
 		}
 	}

@@ -139,6 +139,88 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- make_deliveries makes those of the next steps that a consumer is to relay. p_only: to this
+-- subscription alone. The caller holds the consumer's row, so that nothing is settled or
+-- replayed meanwhile, and what waits for what stays true.
+-- Returns: how many steps were read, how many deliveries made, and the last step's seq
+-- Writes:  delivery
+-- +goose StatementBegin
+create function pawl.make_deliveries(
+  p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid default null,
+  out steps integer, out deliveries integer, out last bigint
+)
+language plpgsql volatile
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  with step as materialized (
+    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    from pawl.read_steps(p_consumer, p_batch, p_limit) h
+  ),
+  matching as (
+    select h.*, s.id as subscription_id, false as callback
+    from step h
+    cross join lateral (
+      select s.id
+      from pawl.subscription s
+      where s.tenant_id = h.tenant_id
+        and (p_only is null or s.id = p_only)
+        and s.disabled_at is null
+        and not pg_visible_in_snapshot(h.xid, s.since)
+        and (s.workflows = '{}' or h.workflow = any (s.workflows))
+        and (s.events = '{}' or h.event = any (s.events))
+        and (
+          s.states = '{}'
+          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
+        )
+        and (not s.terminal_only or h.status <> 'active')
+    ) s
+    union all
+    select h.*, h.instance_id, true
+    from step h
+    cross join lateral (
+      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
+    ) b
+    where h.status <> 'active' and p_only is null
+  ),
+  made as (
+    insert into pawl.delivery (
+      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+    select
+      m.tenant_id, pawl.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl.event_type(m.kind),
+      'pending', 0, case when w.failed then null else v_now end, v_now
+    from (
+      -- Ids are in the order of the steps.
+      select m.*, row_number() over (order by m.seq) as ordinal
+      from matching m
+    ) m
+    left join lateral (
+      select d.attempts > 0 or d.next_attempt_at is null as failed
+      from pawl.delivery d
+      where d.tenant_id = m.tenant_id
+        and d.subscription_id = m.subscription_id
+        and d.instance_id = m.instance_id
+        and d.status = 'pending'
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      limit 1
+    ) w on true
+    order by m.ordinal
+    -- Where somebody has put the cursor back, or changed the subscription.
+    on conflict on constraint delivery_step_key do nothing
+    returning 1
+  )
+  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
+  into steps, deliveries, last;
+end
+$$;
+-- +goose StatementEnd
+
 -- route makes the deliveries of the next steps that the consumer `webhooks` has not seen, and
 -- moves its cursor. Without subscriptions the cursor is moved and nothing is read. The lease
 -- is renewed when a third of it is over, and whenever the cursor moves.
@@ -154,13 +236,9 @@ create function pawl.route(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set enable_sort = off
 set jit = off
 as $$
 declare
-  v_now timestamptz := pawl.now();
   v_consumer pawl.consumer;
   v_floor bigint := pawl.seq_floor();
   -- Taken before what it sees is read, and before it is asked who is to be told.
@@ -192,70 +270,13 @@ begin
     return;
   end if;
 
-  -- From here on nothing is settled or replayed, so that what waits for what stays true.
   perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
   if not found then
     return;
   end if;
-  v_now := pawl.now(); -- Nobody replayed anything later.
-  with step as materialized (
-    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl.read_steps(v_consumer, v_batch, p_limit) h
-  ),
-  matching as (
-    select h.*, s.id as subscription_id, false as callback
-    from step h
-    cross join lateral (
-      select s.id
-      from pawl.subscription s
-      where s.tenant_id = h.tenant_id
-        and s.disabled_at is null
-        and not pg_visible_in_snapshot(h.xid, s.since)
-        and (s.workflows = '{}' or h.workflow = any (s.workflows))
-        and (s.events = '{}' or h.event = any (s.events))
-        and (
-          s.states = '{}'
-          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
-        )
-        and (not s.terminal_only or h.status <> 'active')
-    ) s
-    union all
-    select h.*, h.instance_id, true
-    from step h
-    cross join lateral (
-      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
-    ) b
-    where h.status <> 'active'
-  ),
-  made as (
-    insert into pawl.delivery (
-      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
-    select
-      m.tenant_id, pawl.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl.event_type(m.kind),
-      'pending', 0, case when w.failed then null else v_now end, v_now
-    from (
-      -- Ids are in the order of the steps.
-      select m.*, row_number() over (order by m.seq) as ordinal
-      from matching m
-    ) m
-    left join lateral (
-      select d.attempts > 0 or d.next_attempt_at is null as failed
-      from pawl.delivery d
-      where d.tenant_id = m.tenant_id
-        and d.subscription_id = m.subscription_id
-        and d.instance_id = m.instance_id
-        and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
-      limit 1
-    ) w on true
-    order by m.ordinal
-    -- Only where somebody has put the cursor back.
-    on conflict on constraint delivery_step_key do nothing
-    returning 1
-  )
-  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
-  into steps, deliveries, v_seq;
-
+  select m.steps, m.deliveries, m.last
+  into steps, deliveries, v_seq
+  from pawl.make_deliveries(v_consumer, v_batch, p_limit) m;
   if steps >= p_limit then
     v_place := v_seq;
   end if;
@@ -300,7 +321,7 @@ $$;
 -- that neither rests nor is disabled what has been due for longest, one delivery if it has
 -- kept failing. Subscriptions are passed in their order, from the one after the place given
 -- on; those without anything due cost one look each. A subscription that was deleted shows
--- what it has left, which is to be settled.
+-- what it has left, due or not, which is to be settled.
 -- p_flying: deliveries that are under way, with their subscriptions. A subscription of which
 -- half of p_each are under way gets no more.
 -- Returns: up to p_limit deliveries; if fewer, all subscriptions from the place on were seen
@@ -325,6 +346,7 @@ declare
   v_id uuid := p_after_subscription;
   v_next record;
   v_health record;
+  v_due timestamptz;
   v_each integer;
   v_read integer;
 begin
@@ -350,12 +372,13 @@ begin
     exit when not found;
     v_tenant := v_next.tenant_id;
     v_id := v_next.subscription_id;
-    continue when v_next.next_attempt_at > v_now;
     select s.failures, s.rests_until, s.disabled_at
     into v_health
     from pawl.subscription s
     where s.tenant_id = v_tenant and s.id = v_id;
     v_each := p_each;
+    v_due := case when found then v_now else 'infinity' end;
+    continue when v_next.next_attempt_at > v_due;
     if found then
       continue when v_health.disabled_at is not null or v_health.rests_until > v_now;
       if pawl.rests_after(v_health.failures, interval '1 second') is not null then
@@ -369,7 +392,7 @@ begin
     from pawl.delivery d
     where d.tenant_id = v_tenant and d.subscription_id = v_id
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-      and d.next_attempt_at <= v_now
+      and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
     order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
     limit least(v_each - v_read, v_left);
@@ -404,7 +427,7 @@ $$;
 -- empty secret is the deployment's. A shape, as pawl.outcome is.
 create view pawl.endpoint as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as url, ''::text as secret,
-  ''::text as previous_secret
+  ''::text as previous_secret, false as disabled
 where false;
 
 -- endpoints_of reads those of subscriptions, and of callbacks by their instance, that are
@@ -416,13 +439,14 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
   select
-    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, '')
+    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, ''),
+    s.disabled_at is not null
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
   ) s
   union all
-  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), ''
+  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
@@ -606,19 +630,52 @@ end
 $$;
 -- +goose StatementEnd
 
--- update_subscription changes what is not null. One that is enabled again, or gets another
--- URL, has a clean record; what was committed while it was disabled it is not told of.
+-- update_subscription changes what is not null. What was committed before is still for the
+-- subscription as it was, unless the router is some 20,000 steps behind. One that is enabled
+-- again, or gets another URL, has a clean record, and what waits for another attempt is sent
+-- now; what was committed while it was disabled it is not told of.
 -- Returns: it, or no row
--- Locks:   subscription
--- Writes:  subscription
+-- Locks:   consumer, subscription
+-- Writes:  subscription, delivery
 -- +goose StatementBegin
 create function pawl.update_subscription(
   p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean,
   p_disabled boolean
 ) returns setof pawl.subscription
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
+declare
+  v_now timestamptz;
+  v_consumer pawl.consumer;
+  v_batch pg_snapshot;
+  v_place bigint;
+  v_made record;
+  v_afresh boolean;
+begin
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
+    v_batch := pg_current_snapshot();
+    -- From the cursor on, since what a begun batch does not see may be below its place.
+    v_consumer.batch := null;
+    v_consumer.batch_seq := 0;
+    v_consumer.batch_end := null;
+    for page in 1..20 loop
+      v_place := pawl.place_after(v_consumer);
+      v_made := pawl.make_deliveries(v_consumer, v_batch, 1000, p_id);
+      if v_made.steps = 1000 then
+        v_place := v_made.last;
+      end if;
+      exit when v_place is null;
+      v_consumer.batch_seq := v_place;
+    end loop;
+  end if;
+
+  select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
+  return query
   update pawl.subscription s
   set
     url = coalesce(p_url, s.url),
@@ -626,16 +683,30 @@ as $$
     events = coalesce(p_events, s.events),
     states = coalesce(p_states, s.states),
     terminal_only = coalesce(p_terminal_only, s.terminal_only),
-    disabled_at = case when p_disabled then coalesce(s.disabled_at, pawl.now()) when p_disabled is null then s.disabled_at end,
+    disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
     disabled_reason = case
       when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
-    failures = case when p_url <> s.url or not p_disabled then 0 else s.failures end,
-    rests_until = case when p_url <> s.url or not p_disabled then null else s.rests_until end
+    failures = case when v_afresh then 0 else s.failures end,
+    rests_until = case when not v_afresh or v_afresh is null then s.rests_until end
   where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*
+  returning s.*;
+  if v_afresh then
+    update pawl.delivery d
+    set next_attempt_at = v_now
+    where d.ctid = any (array(
+      select w.ctid
+      from pawl.delivery w
+      where w.tenant_id = p_tenant and w.subscription_id = p_id
+        and w.status = 'pending' and w.next_attempt_at is not null and not w.callback
+        and w.next_attempt_at > v_now
+      order by w.tenant_id, w.subscription_id, w.next_attempt_at
+      limit 10000
+    ));
+  end if;
+end
 $$;
 -- +goose StatementEnd
 
@@ -765,17 +836,18 @@ begin
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
     );
-    -- Before those of the instance that are pending.
+    -- Before those of the instance that are pending and behind it, after those before it.
     update pawl.delivery d
     set status = 'pending', attempts = 0, delivered_at = null,
-      next_attempt_at = least(
-        v_now,
-        (
-          select min(o.next_attempt_at)
-          from pawl.delivery o
-          where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
-            and o.instance_id = v_row.instance_id and o.status = 'pending' and o.version > v_row.version
-        ))
+      next_attempt_at = (
+        select case
+          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+        end
+        from pawl.delivery o
+        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+          and o.instance_id = v_row.instance_id and o.status = 'pending'
+      )
     where d.tenant_id = p_tenant and d.id = v_row.id;
     replayed := replayed + 1;
   end loop;
@@ -836,13 +908,13 @@ end
 $$;
 -- +goose StatementEnd
 
-revoke execute on function pawl.event_type, pawl.route, pawl.keep_lead, pawl.rests_after, pawl.due_deliveries, pawl.events_of, pawl.endpoints_of,
+revoke execute on function pawl.event_type, pawl.make_deliveries, pawl.route, pawl.keep_lead, pawl.rests_after, pawl.due_deliveries, pawl.events_of, pawl.endpoints_of,
   pawl.settle_deliveries, pawl.create_subscription, pawl.update_subscription, pawl.delete_subscription,
   pawl.rotate_secret, pawl.test_subscription, pawl.replay_deliveries, pawl.purge_deliveries from public;
 
 -- +goose Down
 drop function pawl.purge_deliveries, pawl.replay_deliveries, pawl.test_subscription, pawl.rotate_secret,
   pawl.delete_subscription, pawl.update_subscription, pawl.create_subscription, pawl.settle_deliveries,
-  pawl.endpoints_of, pawl.events_of, pawl.due_deliveries, pawl.rests_after, pawl.keep_lead, pawl.route, pawl.event_type;
+  pawl.endpoints_of, pawl.events_of, pawl.due_deliveries, pawl.rests_after, pawl.keep_lead, pawl.route, pawl.make_deliveries, pawl.event_type;
 drop view pawl.endpoint;
 drop table pawl.delivery, pawl.callback, pawl.subscription;

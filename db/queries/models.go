@@ -73,6 +73,7 @@ type Endpoint struct {
 	Url            string
 	Secret         string
 	PreviousSecret string
+	Disabled       bool
 }
 
 type Event struct {

@@ -139,7 +139,7 @@ func (q *Queries) DueDeliveries(ctx context.Context, arg DueDeliveriesParams) ([
 }
 
 const endpoints = `-- name: Endpoints :many
-select tenant_id, id, url, secret, previous_secret from pawl.endpoints_of($1::text[], $2::uuid[])
+select tenant_id, id, url, secret, previous_secret, disabled from pawl.endpoints_of($1::text[], $2::uuid[])
 `
 
 type EndpointsParams struct {
@@ -162,6 +162,7 @@ func (q *Queries) Endpoints(ctx context.Context, arg EndpointsParams) ([]Endpoin
 			&i.Url,
 			&i.Secret,
 			&i.PreviousSecret,
+			&i.Disabled,
 		); err != nil {
 			return nil, err
 		}

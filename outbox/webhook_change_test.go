@@ -1,0 +1,319 @@
+package outbox_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox"
+)
+
+// Endpoints that hang take no place from others, not even on their host.
+func TestHangingNeighbours(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	good := newReceiver(t, nil)
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) {
+		if in.URL.Path == "/good" {
+			good.ServeHTTP(w, in)
+			return
+		}
+		_, _ = io.Copy(io.Discard, in.Body)
+		<-hang
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(hang) })
+	for n := range 40 {
+		subscribe(t, service, fmt.Sprintf("%s/hanging/%d", server.URL, n), everything)
+	}
+	subscribe(t, service, server.URL+"/good", everything)
+	config := quickly
+	config.Timeout = time.Minute
+	webhooks(t, pool, config)
+	const n = 50
+	for range n {
+		create(t, pool)
+	}
+	good.want(t, n)
+}
+
+// An endpoint that switches protocols gets no say in how long that takes.
+func TestSwitchingProtocols(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	over := make(chan struct{})
+	conns.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				_, _ = conn.Read(make([]byte, 1<<16))
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+				<-over
+				_ = conn.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		close(over)
+		_ = listener.Close()
+		conns.Wait()
+	})
+	subscribe(t, service, "http://"+listener.Addr().String(), everything)
+	stop := webhooks(t, pool, quickly)
+	create(t, pool)
+	until(t, pool, "select bool_or(last_status = 101 and last_error = 'the endpoint answered 101') from pawl.delivery")
+	stop()
+}
+
+// What waits in memory behind an attempt follows a change of its subscription.
+func TestChangeWhileSending(t *testing.T) {
+	t.Parallel()
+	type world struct {
+		t       *testing.T
+		service *fsm.Service
+		s       fsm.WebhookSubscription
+		other   *receiver
+		rotated fsm.WebhookSubscription
+	}
+	change := func(c fsm.SubscriptionChange) func(*world) error {
+		return func(w *world) error {
+			_, err := w.service.UpdateSubscription(w.t.Context(), tenant, w.s.ID, c)
+			return err
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*world) error
+		// settled is of the deliveries in the end, told what the endpoint was.
+		settled string
+		told    int
+	}{
+		"deleted": {
+			func(w *world) error { return w.service.Unsubscribe(w.t.Context(), tenant, w.s.ID) },
+			"select count(*) = 3 and count(*) filter (where status = 'dead' and last_error like '%deleted%') = 2 from pawl.delivery", 1,
+		},
+		"disabled": {
+			change(fsm.SubscriptionChange{Disabled: new(true)}),
+			"select count(*) = 3 and count(*) filter (where status = 'pending' and attempts = 0) = 2 from pawl.delivery where next_attempt_at is not null or status <> 'pending'", 1,
+		},
+		"another URL": {
+			func(w *world) error { return change(fsm.SubscriptionChange{URL: &w.other.url})(w) },
+			"select count(*) = 3 and bool_and(status = 'delivered') from pawl.delivery", 1,
+		},
+		"another secret": {
+			func(w *world) (err error) {
+				w.rotated, err = w.service.RotateSecret(w.t.Context(), tenant, w.s.ID, "")
+				return err
+			},
+			"select count(*) = 3 and bool_and(status = 'delivered') from pawl.delivery", 3,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, service := withService(t)
+			release := make(chan struct{})
+			r := newReceiver(t, func(http.ResponseWriter, hook) { <-release })
+			w := &world{t: t, service: service, s: subscribe(t, service, r.url, everything), other: newReceiver(t, nil)}
+			id := create(t, pool)
+			add(t, pool, id)
+			add(t, pool, id)
+			webhooks(t, pool, quickly)
+			r.want(t, 1)
+			if err := test.change(w); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond) // It is looked at ten times a second.
+			close(release)
+			until(t, pool, test.settled)
+			time.Sleep(100 * time.Millisecond)
+			hooks := r.list()
+			if len(hooks) != test.told {
+				t.Errorf("it was told of %v", whats(hooks))
+			}
+			if name == "another URL" {
+				wantWhats(t, w.other.list(), ids(id, 2, 3))
+			}
+			if name == "another secret" {
+				webhook, err := standardwebhooks.NewWebhook(w.rotated.Secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, h := range hooks[1:] {
+					if err := webhook.Verify(h.body, h.header); err != nil {
+						t.Errorf("by the new secret: %v", err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// What was committed before a subscription was changed it is told of as it was.
+func TestStepsBeforeAChange(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]fsm.SubscriptionChange{
+		"disabled": {Disabled: new(true)},
+		"narrowed": {Filter: &fsm.SubscriptionFilter{TerminalOnly: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, service := withService(t)
+			r := newReceiver(t, nil)
+			s := subscribe(t, service, r.url, everything)
+			stop := webhooks(t, pool, quickly)
+			create(t, pool)
+			r.want(t, 1)
+			stop()
+			before := create(t, pool)
+			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, change); err != nil {
+				t.Fatal(err)
+			}
+			create(t, pool) // Of this it is not told.
+			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
+				t.Fatal(err)
+			}
+			webhooks(t, pool, quickly)
+			caughtUp(t, pool, "webhooks")
+			until(t, pool, allDelivered, 2)
+			wantWhats(t, r.list()[1:], ids(before, 1))
+		})
+	}
+}
+
+// What waits for another attempt, for however long, is given up when the subscription is
+// deleted, and sent when it is enabled.
+func TestWhatWaitsIsDecidedNow(t *testing.T) {
+	t.Parallel()
+	waiting := func(t *testing.T) (service *fsm.Service, s fsm.WebhookSubscription, well func(), settled func(status string)) {
+		pool, service := withService(t)
+		var ill atomic.Bool
+		ill.Store(true)
+		r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+			if ill.Load() {
+				w.Header().Set("Retry-After", "3600")
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		s = subscribe(t, service, r.url, everything)
+		webhooks(t, pool, quickly)
+		id := create(t, pool)
+		add(t, pool, id)
+		until(t, pool, "select count(*) = 2 and bool_or(attempts = 1 and next_attempt_at > now() + interval '50 minutes') from pawl.delivery")
+		return service, s, func() { ill.Store(false) }, func(status string) {
+			t.Helper()
+			until(t, pool, "select count(*) = 2 and bool_and(status = $1) from pawl.delivery", status)
+		}
+	}
+	t.Run("deleted", func(t *testing.T) {
+		t.Parallel()
+		service, s, _, settled := waiting(t)
+		if err := service.Unsubscribe(t.Context(), tenant, s.ID); err != nil {
+			t.Fatal(err)
+		}
+		settled("dead")
+	})
+	t.Run("enabled", func(t *testing.T) {
+		t.Parallel()
+		service, s, well, settled := waiting(t)
+		well()
+		if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
+			t.Fatal(err)
+		}
+		settled("delivered")
+	})
+}
+
+// A replay does not overtake an earlier step that is to be tried again.
+func TestReplayKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	s := subscribe(t, service, r.url, everything)
+	config := quickly
+	config.MaxAttempts, config.Backoff, config.Rest = 2, 300*time.Millisecond, time.Millisecond
+	webhooks(t, pool, config)
+	id := create(t, pool)
+	add(t, pool, id)
+	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: s.ID})
+	before := len(r.list())
+	replay := func(d fsm.Delivery) {
+		t.Helper()
+		if _, err := service.ReplayDelivery(t.Context(), tenant, d.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replay(dead[1])
+	until(t, pool, "select attempts = 1 and status = 'pending' from pawl.delivery where version = 1")
+	exec(t, pool, "update pawl.delivery set next_attempt_at = next_attempt_at + interval '1 s' where version = 1")
+	broken.Store(false)
+	replay(dead[0])
+	until(t, pool, allDelivered, 2)
+	wantWhats(t, r.list()[before:], ids(id, 1, 1, 2))
+}
+
+// Many subscriptions make a page of steps many deliveries: more than a statement may make, so
+// that a page has fewer.
+func TestManySubscriptions(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	served := withTimeout(t, pool, "300ms")
+	var got atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
+		_, _ = io.Copy(io.Discard, in.Body)
+		got.Add(1)
+	}))
+	t.Cleanup(server.Close)
+	const subscriptions, steps = 60, 1000
+	for range subscriptions {
+		subscribe(t, service, server.URL, everything)
+	}
+	exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", steps)
+	webhooks(t, served, outbox.WebhookConfig{AllowPrivate: true, Poll: 5 * time.Millisecond})
+	for end := time.Now().Add(30 * time.Second); got.Load() < 100; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody is told")
+		}
+	}
+}
+
+// Documents of the largest size allowed do not keep a page from being read.
+func TestLargeDocuments(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	const instances = 150
+	r := newReceiver(t, nil)
+	subscribe(t, service, r.url, everything)
+	exec(t, pool, `select pawl.create_one('counter', jsonb_build_object('t', (
+		select string_agg(md5(random()::text || n || m), '') from generate_series(1, 2000) m))) from generate_series(1, $1) n`, instances)
+	exec(t, pool, "select pawl.fire_one(id, 'add', context) from pawl.instance")
+	served := withTimeout(t, pool, "150ms")
+	sink := newRecorder()
+	relay(t, served, "all", sink, quick)
+	webhooks(t, served, quickly)
+	sink.want(t, 2*instances)
+	r.want(t, 2*instances)
+}
