@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -87,6 +89,24 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 		return nil, fmt.Errorf("db: %w", err)
 	}
 	return pool, nil
+}
+
+// OneLine is the text of an error in one line, if it is that nobody could connect: the driver has
+// a line for each attempt, and makes two at each address, with TLS and without.
+func OneLine(err error) string {
+	text := err.Error()
+	failed, ok := errors.AsType[*pgconn.ConnectError](err)
+	if !ok {
+		return text
+	}
+	lines := strings.Split(failed.Error(), "\n\t")
+	var attempts []string
+	for _, line := range lines[1:] {
+		if !slices.ContainsFunc(attempts, func(said string) bool { return strings.HasSuffix(said, line) }) {
+			attempts = append(attempts, line)
+		}
+	}
+	return strings.Replace(text, failed.Error(), strings.TrimSpace(lines[0]+" "+strings.Join(attempts, "; ")), 1)
 }
 
 // migrate runs f with goose on a connection of its own.

@@ -241,7 +241,11 @@ func checkSecret(at, secret string) error {
 	encoded, prefixed := strings.CutPrefix(secret, secretPrefix)
 	key, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if !prefixed || err != nil || len(key) < 24 || len(key) > 64 || strings.ContainsAny(encoded, "\r\n") {
-		return malformed(at, "must be "+secretPrefix+" and 24 to 64 bytes in base64; leave it out to get one")
+		detail := "must be " + secretPrefix + " and 24 to 64 bytes in base64"
+		if at == "/secret" { // A subscription's, of which one is made.
+			detail += "; leave it out to get one"
+		}
+		return malformed(at, detail)
 	}
 	return nil
 }

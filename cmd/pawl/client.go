@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"mime"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,8 +28,30 @@ type clientFlags struct {
 	JSON   bool   `help:"Print the answer as JSON."`
 }
 
+// Validate refuses what no request can be sent to.
+func (f *clientFlags) Validate() error {
+	u, err := url.Parse(f.Server)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return errors.New("--server or PAWL_SERVER must be a URL such as http://127.0.0.1:8080")
+	}
+	return nil
+}
+
+// moment is a time as the service reads it.
+type moment string
+
+// UnmarshalText refuses what the service would.
+func (m *moment) UnmarshalText(text []byte) error {
+	if _, err := time.Parse(time.RFC3339, string(text)); err != nil {
+		return fmt.Errorf("%q is no RFC 3339 time such as 2026-03-01T09:30:00Z", text)
+	}
+	*m = moment(text)
+	return nil
+}
+
 // problem is what the service refuses with.
 type problem struct {
+	stranger      string   // Of an answer that is not pawl's: all there is to say.
 	Status        int      `json:"status"`
 	Code          string   `json:"code"`
 	Detail        string   `json:"detail"`
@@ -42,6 +66,9 @@ type problem struct {
 }
 
 func (p *problem) Error() string {
+	if p.stranger != "" {
+		return p.stranger
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d %s: %s (request %s)", p.Status, p.Code, p.Detail, p.RequestID)
 	for _, e := range p.Errors {
@@ -76,7 +103,7 @@ func parameters(values map[string]string) url.Values {
 	return query
 }
 
-// do sends a request and decodes the answer; a *string gets it as it is. A request that
+// do sends a request and decodes the answer; a *string gets a diagram, as it is. A request that
 // changes something gets a key, and is tried again with that key when the way there or back
 // fails, or when the service is unavailable or asks to wait: a few times, ever later, and
 // not in step with other clients.
@@ -135,17 +162,23 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 		return 0, 0, err
 	}
 	defer func() { _ = res.Body.Close() }()
+	if into == nil && res.StatusCode == http.StatusNoContent {
+		return res.StatusCode, 0, nil
+	}
+	kinds := []string{"application/json"}
+	text, drawn := into.(*string)
+	if drawn {
+		kinds = []string{"text/vnd.mermaid", "text/vnd.graphviz"}
+	}
+	if err := f.refusal(res, kinds...); err != nil {
+		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
+		return res.StatusCode, time.Duration(seconds) * time.Second, err
+	}
 	answer, err := io.ReadAll(res.Body)
 	if err != nil {
 		return 0, 0, err
 	}
-	if res.StatusCode >= http.StatusBadRequest {
-		p := &problem{Status: res.StatusCode, Code: res.Status}
-		_ = json.Unmarshal(answer, p) // What is no problem has its status alone.
-		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
-		return res.StatusCode, time.Duration(seconds) * time.Second, p
-	}
-	if text, ok := into.(*string); ok {
+	if drawn {
 		*text = string(answer)
 	} else if into != nil {
 		if err := json.Unmarshal(answer, into); err != nil {
@@ -153,6 +186,31 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 		}
 	}
 	return res.StatusCode, 0, nil
+}
+
+// refusal is nil for an answer of one of these media types, and what the service, or somebody in
+// its place, says instead.
+func (f *clientFlags) refusal(res *http.Response, kinds ...string) error {
+	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if res.StatusCode < http.StatusBadRequest {
+		if slices.Contains(kinds, kind) {
+			return nil
+		}
+	} else if kind == "application/problem+json" {
+		p := &problem{Status: res.StatusCode}
+		if err := json.NewDecoder(io.LimitReader(res.Body, maxStep)).Decode(p); err == nil {
+			return p
+		}
+	}
+	server := f.Server
+	if u, err := url.Parse(server); err == nil {
+		server = u.Redacted()
+	}
+	text := fmt.Sprintf("%s does not answer as pawl does: %s", server, res.Status)
+	if kind != "" {
+		text += " with " + kind
+	}
+	return &problem{Status: res.StatusCode, stranger: text}
 }
 
 // printJSON prints an answer as it came, indented.

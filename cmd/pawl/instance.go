@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -116,14 +115,14 @@ func (o *oneInstance) path() string { return "/v1/instances/" + url.PathEscape(o
 
 type instanceGet struct {
 	oneInstance
-	At        string `help:"As it was at a time, such as 2026-03-01T09:30:00Z."`
+	At        moment `help:"As it was at a time, such as 2026-03-01T09:30:00Z."`
 	AtVersion int64  `help:"As it was at a version."`
 }
 
 func (i *instanceGet) Run(c *console) error {
 	query := url.Values{}
 	if i.At != "" {
-		query.Set("at", i.At)
+		query.Set("at", string(i.At))
 	}
 	if i.AtVersion != 0 {
 		query.Set("version", strconv.FormatInt(i.AtVersion, 10))
@@ -138,8 +137,8 @@ type instanceList struct {
 	Status        string `help:"active, completed, failed, cancelled or expired."`
 	BusinessKey   string `help:"With this business key."`
 	CorrelationID string `help:"With this correlation id."`
-	CreatedAfter  string `help:"Created after a time."`
-	CreatedBefore string `help:"Created before a time."`
+	CreatedAfter  moment `help:"Created after a time, such as 2026-03-01T09:30:00Z."`
+	CreatedBefore moment `help:"Created before a time."`
 	StuckFor      string `help:"Active, and in their state for at least so long."`
 	Limit         int    `default:"50" help:"How many at most; 0 for all."`
 }
@@ -147,12 +146,15 @@ type instanceList struct {
 func (i *instanceList) Run(c *console) error {
 	query := parameters(map[string]string{
 		"workflow": i.Workflow, "state": i.State, "status": i.Status, "business_key": i.BusinessKey,
-		"correlation_id": i.CorrelationID, "created_after": i.CreatedAfter, "created_before": i.CreatedBefore,
+		"correlation_id": i.CorrelationID, "created_after": string(i.CreatedAfter), "created_before": string(i.CreatedBefore),
 		"stuck_for": i.StuckFor,
 	})
 	items, err := pages[instanceAnswer](c, &i.clientFlags, "/v1/instances", query, i.Limit)
-	if err != nil || i.JSON {
-		return errors.Join(err, c.printJSON(items))
+	if err != nil {
+		return err
+	}
+	if i.JSON {
+		return c.printJSON(items)
 	}
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "ID\tWORKFLOW\tSTATE\tSTATUS\tVERSION\tSINCE")
@@ -235,7 +237,10 @@ type instanceHistory struct{ oneInstance }
 func (i *instanceHistory) Run(c *console) error {
 	if i.JSON {
 		items, err := pages[json.RawMessage](c, &i.clientFlags, i.path()+"/history", url.Values{}, 0)
-		return errors.Join(err, c.printJSON(items))
+		if err != nil {
+			return err
+		}
+		return c.printJSON(items)
 	}
 	items, err := pages[stepAnswer](c, &i.clientFlags, i.path()+"/history", url.Values{}, 0)
 	if err != nil {

@@ -93,7 +93,9 @@ func (i *instanceArchive) Run(c *console) (err error) {
 	if flushed := flush(); err == nil {
 		err = flushed
 	}
-	i.say(c, archive)
+	if err == nil || archive.Written > 0 {
+		i.say(c, archive)
+	}
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -86,14 +85,11 @@ func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error
 		return false, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	switch {
-	case res.StatusCode == http.StatusNoContent:
+	if res.StatusCode == http.StatusNoContent {
 		return true, nil
-	case res.StatusCode >= http.StatusBadRequest:
-		body, _ := io.ReadAll(io.LimitReader(res.Body, maxStep))
-		p := &problem{Status: res.StatusCode, Code: res.Status}
-		_ = json.Unmarshal(body, p) // What is no problem has its status alone.
-		return false, p
+	}
+	if err := i.refusal(res, "text/event-stream"); err != nil {
+		return false, err
 	}
 	at.connected = true
 	lines := bufio.NewScanner(res.Body)

@@ -13,9 +13,15 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pawl-fsm/pawl/db"
 )
 
 // version is set by the linker.
@@ -82,6 +88,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 2
 	}
 	parsed, err := parser.Parse(args)
+	if err == nil {
+		err = refuseEmpty(parsed, args)
+	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "pawl: %v (see pawl --help)\n", err)
 		return 2
@@ -98,18 +107,72 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case errors.Is(err, errSaid):
 		return 1
 	case errors.As(err, new(trouble)):
-		_, _ = fmt.Fprintln(stderr, "pawl:", err)
+		_, _ = fmt.Fprintln(stderr, "pawl:", explain(err))
 		return 2
 	default:
-		_, _ = fmt.Fprintln(stderr, "pawl:", err)
+		_, _ = fmt.Fprintln(stderr, "pawl:", explain(err))
 		return 1
 	}
 }
 
+// refuseEmpty refuses an argument that is given but empty, and a list with such an element: as a
+// rule a script's variable is not set, and without the argument the command would do more than
+// was meant. A variable of the environment that is set to nothing is not given.
+func refuseEmpty(parsed *kong.Context, args []string) error {
+	flags := map[string]*kong.Flag{}
+	for _, p := range parsed.Path {
+		switch {
+		case p.Flag != nil:
+			flags["--"+p.Flag.Name] = p.Flag
+		case p.Positional != nil && parsed.Value(p).IsZero() && parsed.Value(p).Kind() == reflect.String:
+			return fmt.Errorf("<%s> must not be empty", p.Positional.Name)
+		}
+	}
+	// Of a list, what was parsed no longer has all that was empty.
+	for i, arg := range args {
+		name, value, joined := strings.Cut(arg, "=")
+		if !joined && i+1 < len(args) {
+			value = args[i+1]
+		}
+		switch flag := flags[name]; {
+		case flag == nil || flag.IsBool():
+		case value == "":
+			return fmt.Errorf("%s must not be empty", name)
+		case flag.IsSlice() && slices.Contains(strings.Split(value, string(flag.Tag.Sep)), ""):
+			return fmt.Errorf("%s must have no empty element", name)
+		}
+	}
+	return nil
+}
+
+// explain words an error for whoever typed the command, in one line as a rule.
+func explain(err error) string {
+	pg, refused := errors.AsType[*pgconn.PgError](err)
+	if _, away := errors.AsType[*pgconn.ConnectError](err); away || !refused {
+		return db.OneLine(err)
+	}
+	advise := func(advice string) string { return strings.Replace(err.Error(), pg.Error(), pg.Message+": "+advice, 1) }
+	switch {
+	case strings.HasPrefix(pg.Code, "PW"): // The engine's own are written for people.
+		return pg.Message
+	case pg.Code == insufficientPrivilege:
+		return advise("the role needs what 'pawl migrate grants' grants")
+	case slices.Contains(missing, pg.Code) && strings.Contains(pg.Message, "pawl"):
+		return advise("run 'pawl migrate up'")
+	}
+	return err.Error()
+}
+
+const insufficientPrivilege = "42501"
+
+// missing are the SQLSTATEs of a schema, a table and a function that are not there.
+var missing = []string{"3F000", "42P01", "42883"}
+
 // errSaid fails a command that has said why already.
 var errSaid = errors.New("failed")
 
-// trouble is why a command could not answer whose exit code 1 is an answer.
+// trouble is why a command was not understood, or why one could not answer whose exit code 1 is
+// an answer.
 type trouble struct{ error }
 
 func (t trouble) Unwrap() error { return t.error }

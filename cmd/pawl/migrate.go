@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pawl-fsm/pawl/db"
 )
@@ -31,6 +34,14 @@ func wantDatabase(url string) error {
 	return nil
 }
 
+// asOwner says of what was denied whose it is.
+func asOwner(err error) error {
+	if pg, refused := errors.AsType[*pgconn.PgError](err); refused && pg.Code == insufficientPrivilege {
+		return fmt.Errorf("%s: it needs the schema's owner", pg.Message)
+	}
+	return err
+}
+
 // settingFlags are those of up and set; what is not given stays as it is.
 type settingFlags struct {
 	IdempotencyTTL       *time.Duration `env:"PAWL_IDEMPOTENCY_TTL" help:"How long idempotency keys are remembered; 24h at first."`
@@ -57,14 +68,14 @@ type migrateUp struct {
 
 func (m *migrateUp) Run(c *console) error {
 	if err := db.Up(c, m.DatabaseURL); err != nil {
-		return err
+		return asOwner(err)
 	}
-	return db.Set(c, m.DatabaseURL, m.settings())
+	return asOwner(db.Set(c, m.DatabaseURL, m.settings()))
 }
 
 type migrateDown struct{ ownerFlags }
 
-func (m *migrateDown) Run(c *console) error { return db.Down(c, m.DatabaseURL) }
+func (m *migrateDown) Run(c *console) error { return asOwner(db.Down(c, m.DatabaseURL)) }
 
 type migrateStatus struct{ ownerFlags }
 
@@ -77,7 +88,7 @@ func (m *migrateStatus) Run(c *console) error {
 		}
 		c.printf("%-20s  %s\n", at, migration.File)
 	}
-	return err
+	return asOwner(err)
 }
 
 type migratePrint struct{}
@@ -96,7 +107,7 @@ func (m *migrateGrants) Run(c *console) error {
 		if err := wantDatabase(m.DatabaseURL); err != nil {
 			return err
 		}
-		return db.Grant(c, m.DatabaseURL, m.Role, m.Privilege)
+		return asOwner(db.Grant(c, m.DatabaseURL, m.Role, m.Privilege))
 	}
 	sql, err := db.Grants(m.Role, m.Privilege)
 	c.printf("%s", sql)
@@ -108,4 +119,4 @@ type migrateSet struct {
 	settingFlags
 }
 
-func (m *migrateSet) Run(c *console) error { return db.Set(c, m.DatabaseURL, m.settings()) }
+func (m *migrateSet) Run(c *console) error { return asOwner(db.Set(c, m.DatabaseURL, m.settings())) }

@@ -66,5 +66,5 @@ func (o *outboxForget) Run(c *console) error {
 	if err == nil && !forgotten {
 		err = fmt.Errorf("there is no consumer %q", o.Consumer)
 	}
-	return err
+	return asOwner(err)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -66,8 +65,11 @@ func (o *outboxDeliveries) Run(c *console) error {
 		"subscription_id": o.Subscription, "instance_id": o.Instance, "status": o.Status,
 	})
 	items, err := pages[deliveryAnswer](c, &o.clientFlags, "/v1/deliveries", query, o.Limit)
-	if err != nil || o.JSON {
-		return errors.Join(err, c.printJSON(items))
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		return c.printJSON(items)
 	}
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "ID\tSTEP\tTYPE\tSTATUS\tATTEMPTS\tNEXT\tERROR")
@@ -83,8 +85,8 @@ type outboxReplay struct {
 	ID           string `arg:"" optional:"" help:"The delivery; without it, those that the flags leave."`
 	Subscription string `help:"Those of this subscription."`
 	Status       string `default:"dead" enum:"dead,delivered" help:"Those that are dead, or those that were delivered."`
-	After        string `help:"Those made after a time."`
-	Before       string `help:"Those made before a time."`
+	After        moment `help:"Those made after a time, such as 2026-03-01T09:30:00Z."`
+	Before       moment `help:"Those made before a time."`
 }
 
 func (o *outboxReplay) Run(c *console) error {
@@ -97,7 +99,7 @@ func (o *outboxReplay) Run(c *console) error {
 	if _, err := o.do(c, call{
 		method: http.MethodPost, path: "/v1/deliveries/replay",
 		body: members(map[string]string{
-			"subscription_id": o.Subscription, "status": o.Status, "after": o.After, "before": o.Before,
+			"subscription_id": o.Subscription, "status": o.Status, "after": string(o.After), "before": string(o.Before),
 		}, "", nil),
 	}, &report); err != nil {
 		return err

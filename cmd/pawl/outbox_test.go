@@ -145,7 +145,7 @@ func TestForgetAConsumer(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if _, stderr, code := pawl(t, nil, "outbox", "forget", "--database-url", dsn, "sink stdout:"); code != 1 || !strings.Contains(stderr, "leads") {
+	if _, stderr, code := pawl(t, nil, "outbox", "forget", "--database-url", dsn, "sink stdout:"); code != 1 || stderr != "pawl: consumer sink stdout:: a process leads; stop it first\n" {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if out := mustPawl(t, nil, "outbox", "status", "--database-url", dsn); !strings.Contains(out, "sink stdout:") || strings.Contains(out, "nobody") {

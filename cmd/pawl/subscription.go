@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -127,8 +126,11 @@ type subscriptionList struct {
 
 func (s *subscriptionList) Run(c *console) error {
 	items, err := pages[subscriptionAnswer](c, &s.clientFlags, "/v1/subscriptions", url.Values{}, s.Limit)
-	if err != nil || s.JSON {
-		return errors.Join(err, c.printJSON(items))
+	if err != nil {
+		return err
+	}
+	if s.JSON {
+		return c.printJSON(items)
 	}
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "ID\tURL\tFILTER\tHEALTH")

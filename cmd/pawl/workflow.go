@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -84,8 +83,11 @@ type workflowList struct{ clientFlags }
 
 func (w *workflowList) Run(c *console) error {
 	items, err := pages[workflowAnswer](c, &w.clientFlags, "/v1/workflows", url.Values{}, 0)
-	if err != nil || w.JSON {
-		return errors.Join(err, c.printJSON(items))
+	if err != nil {
+		return err
+	}
+	if w.JSON {
+		return c.printJSON(items)
 	}
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "NAME\tVERSION\tREGISTERED\tBY")

@@ -32,6 +32,9 @@ func (w *workflowDiagram) Run(c *console) error {
 		query.Set("instance", w.Instance)
 	}
 	client := clientFlags{Server: w.Server, Token: w.Token}
+	if err := client.Validate(); err != nil {
+		return trouble{err}
+	}
 	var diagram string
 	_, err := client.do(c, call{
 		method: http.MethodGet, path: "/v1/workflows/" + url.PathEscape(w.Of) + "/diagram", query: query,

@@ -97,6 +97,9 @@ func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
 		}
 	}
 	client := clientFlags{Server: w.Server, Token: w.Token}
+	if err := client.Validate(); err != nil {
+		return nil, err
+	}
 	answer, err := client.workflow(c, name, version)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)

@@ -28,6 +28,14 @@ func (w *workflowValidate) Help() string {
 	return "Every file is checked. The exit code is 1 if any has a fault."
 }
 
+// Validate refuses what no request can be sent to.
+func (w *workflowValidate) Validate() error {
+	if w.Server == "" {
+		return nil
+	}
+	return (&clientFlags{Server: w.Server}).Validate()
+}
+
 // checkedFile is what validate says of a file.
 type checkedFile struct {
 	File   string  `json:"file"`

@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Getenv); err != nil {
-		fmt.Fprintln(os.Stderr, "webhook-receiver:", err)
+		fmt.Fprintln(os.Stderr, "webhook-receiver:", db.OneLine(err))
 		os.Exit(1)
 	}
 }
