@@ -23,9 +23,8 @@ func TestWebhookEndToEnd(t *testing.T) {
 	if len(blocks) != 2 {
 		t.Fatalf("the section has %d blocks, want 2", len(blocks))
 	}
-	_, rest, _ := strings.Cut(blocks[0], "WEBHOOK_SECRET=")
-	secret, run, _ := strings.Cut(rest, " ")
-	if !strings.Contains(run, "go run ./examples/webhook-receiver") || !strings.Contains(blocks[0], "PAWL_WEBHOOK_ALLOW_PRIVATE=true make run") {
+	run, receive, _ := strings.Cut(blocks[0], "\n")
+	if run != "PAWL_WEBHOOK_ALLOW_PRIVATE=true make run" || !strings.Contains(receive, "go run ./examples/webhook-receiver") {
 		t.Fatalf("the first block is %s", blocks[0])
 	}
 	receiver := filepath.Join(t.TempDir(), "receiver")
@@ -40,8 +39,15 @@ func TestWebhookEndToEnd(t *testing.T) {
 	_ = listener.Close()
 	dsn := dbtest.NewDSN(t)
 	p := start(t, []string{"PAWL_WEBHOOK_ALLOW_PRIVATE=true"}, "dev", "--database-url", dsn)
-	cmd := exec.CommandContext(t.Context(), receiver)
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn, "WEBHOOK_SECRET="+secret, "LISTEN="+address)
+	// Pasted as it is printed, with what a shell makes something else of.
+	pasted := dsn + "?"
+	if strings.Contains(dsn, "?") {
+		pasted = dsn + "&"
+	}
+	pasted += "application_name=receiver&timezone=UTC"
+	receive = strings.NewReplacer("postgres://…", pasted, "go run ./examples/webhook-receiver", receiver).Replace(receive)
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", "exec env "+receive)
+	cmd.Env = append(os.Environ(), "DATABASE_URL=", "WEBHOOK_SECRET=", "LISTEN="+address)
 	cmd.Stderr = p.log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -53,6 +59,12 @@ func TestWebhookEndToEnd(t *testing.T) {
 		} else if time.Now().After(until) {
 			t.Fatalf("the receiver does not answer: %v %v", a, err)
 		}
+	}
+
+	away := exec.CommandContext(t.Context(), receiver)
+	away.Env = append(os.Environ(), "DATABASE_URL=postgres://127.0.0.1:1/x", "WEBHOOK_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+	if out, err := away.CombinedOutput(); err == nil || strings.Count(string(out), "\n") != 1 || strings.Count(string(out), "refused") != 1 {
+		t.Errorf("without a database the receiver says (%v) %s", err, out)
 	}
 
 	text := strings.NewReplacer("http://127.0.0.1:9090", "http://"+address, "bin/pawl", program).Replace(blocks[1])
