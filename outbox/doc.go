@@ -4,9 +4,9 @@
 // # What it owns
 //
 // [Relay], which follows history for one consumer; [Sink], where a relay publishes to;
-// [Webhooks], which tell subscribed endpoints; and the shape of an [Event] on the wire. History is the outbox: a step is relayed because it was
-// committed, in the service, by a timer or by a SQL caller, and nothing else has to be done
-// for it.
+// [Webhooks], which tell subscribed endpoints; and the shape of an [Event] on the wire. History
+// is the outbox: a step is relayed because it was committed, in the service, by a timer or by
+// a SQL caller, and nothing else has to be done for it.
 //
 // # A step's way
 //
@@ -35,13 +35,15 @@
 // Sending has no claims: what is under way is in the leader's memory, and one write settles
 // many. So what a leader that died had sent, and not settled, is sent again under the same
 // webhook-id. An instance's next step waits until the one before is delivered or dead; others
-// flow on. See the opening comment of db/migrations/00009_webhooks.sql.
+// flow on. Attempts go in lanes, one for each subscription, which get as many at once as their
+// endpoint has shown to answer: one that hangs takes no place from its neighbours. See the
+// opening comment of db/migrations/00009_webhooks.sql.
 //
 // # When things fail
 //
 //   - A Sink that fails is tried again with the same page, later and later. Nothing is skipped:
-//     other consumers go on by themselves. A page that takes the sink longer than the lease is
-//     halved.
+//     other consumers go on by themselves. A page that takes longer than a statement or the
+//     lease may is halved, and grows again.
 //   - A broker that takes some events of a page and refuses others gets none of an instance
 //     behind a refused one, since a repeat of what it has would be dropped as a duplicate, out
 //     of its place.

@@ -25,7 +25,7 @@ type outboxStatus struct {
 func (o outboxStatus) Validate() error { return wantDatabase(o.DatabaseURL) }
 
 func (o *outboxStatus) Run(c *console) error {
-	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1})
+	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ type outboxForget struct {
 }
 
 func (o *outboxForget) Run(c *console) error {
-	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1})
+	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
 	if err != nil {
 		return err
 	}
