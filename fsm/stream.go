@@ -78,6 +78,7 @@ func (s *Stream) ID() string { return s.id() }
 func (s *Stream) Next(ctx context.Context) (events []Event, more bool, err error) { return s.next(ctx) }
 
 // Ended says that nothing is left to come: the instance is final, and its last step was read.
+// A new stream has ended if no step behind its id is chosen.
 func (s *Stream) Ended() bool { return s.ended }
 
 // Alone is how long to wait for C at most: a long time, unless no hub runs that would signal.
@@ -106,7 +107,8 @@ var errTooOld = &Error{
 }
 
 // StreamInstance streams the steps of an instance behind the version that id names, of all
-// of them for FromStart, and of those to come if it is empty.
+// of them for FromStart, and of those to come if it is empty. If the instance is final it
+// looks for a step that is chosen, since there may be none.
 // Kinds: InstanceNotFound, Malformed (id), Unavailable.
 func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUID, filter EventFilter, lastID string) (*Stream, error) {
 	waiter := s.hub.Instance(id)
@@ -145,7 +147,17 @@ func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUI
 				events = append(events, eventOf(rows[n], stream.id()))
 			}
 		}
+		if err == nil && len(rows) == 0 && at < i.Version {
+			err = errTooOld // The instance has been removed.
+		}
 		return events, len(rows) == limit, err
+	}
+	for i.Status != Active && !stream.ended {
+		before := at
+		if events, _, err := stream.next(ctx); len(events) > 0 || err != nil {
+			at, stream.ended = before, false // That page is for Next.
+			break
+		}
 	}
 	return stream, nil
 }

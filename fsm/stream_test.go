@@ -105,3 +105,26 @@ func TestWhereStreamsCannotResume(t *testing.T) {
 		}
 	}
 }
+
+// What is final may be removed before its last steps are read.
+func TestStreamOfWhatIsRemoved(t *testing.T) {
+	t.Parallel()
+	s, pool := newService(t, fsm.Config{}, counter)
+	id := stopped(t, s, fsm.DefaultTenant, 1)[0]
+	stream, err := s.StreamInstance(t.Context(), fsm.DefaultTenant, id, fsm.EventFilter{}, fsm.FromStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	exec(t, pool, "delete from pawl.history where instance_id = $1", id)
+	_, _, err = stream.Next(t.Context())
+	refused(t, err, fsm.EventIDTooOld)
+	again, err := s.StreamInstance(t.Context(), fsm.DefaultTenant, id, fsm.EventFilter{}, fsm.FromStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if again.Ended() {
+		t.Error("a stream that has lost steps has ended")
+	}
+}

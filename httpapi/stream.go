@@ -16,6 +16,8 @@ const (
 	pace = 50 * time.Millisecond
 	// retry is when to connect again, in milliseconds. Browsers would take some seconds.
 	retry = "1000"
+	// silence is how long to read steps that are not chosen before telling where the stream is.
+	silence = time.Second
 )
 
 // A StreamedStep is the data of an event: a history item, and whose it is.
@@ -148,6 +150,8 @@ func (s *streaming) follow(ctx context.Context) bool {
 		s.event(e)
 	}
 	if s.stream.Ended() {
+		// The last step may not be chosen; only behind it the answer is 204.
+		s.move()
 		s.flush()
 		return false
 	}
@@ -158,6 +162,8 @@ func (s *streaming) follow(ctx context.Context) bool {
 	case idle <= 0:
 		s.page.WriteString(": still here\n\n")
 		s.move()
+		return true
+	case time.Since(s.flushed) > silence && s.move():
 		return true
 	case more:
 		return true
@@ -199,12 +205,15 @@ func (s *streaming) event(e fsm.Event) {
 }
 
 // move tells the client a later place to go on from than that of the last event, if there
-// is one. To a browser a block without data is no event.
-func (s *streaming) move() {
-	if id := s.stream.ID(); id != s.sent {
-		s.page.WriteString("id: " + id + "\n\n")
-		s.sent = id
+// is one, and says whether there is. To a browser a block without data is no event.
+func (s *streaming) move() bool {
+	id := s.stream.ID()
+	if id == s.sent {
+		return false
 	}
+	s.page.WriteString("id: " + id + "\n\n")
+	s.sent = id
+	return true
 }
 
 // fail ends the stream with an event that says why. Where the id is to blame it is taken

@@ -191,6 +191,82 @@ func TestStreamInstance(t *testing.T) {
 	a.get("/v1/instances/nobody/events").want(http.StatusNotFound, "instance-not-found")
 }
 
+// Whatever is filtered, a stream of what is final leaves its client with an id to which the
+// answer is that nothing is left to come, or a browser would connect for ever.
+func TestFilteredStreamsEndForGood(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	path := "/v1/instances/" + id + "/events"
+	running := a.stream(path+"?event=add", "1")
+	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+	running.want("transition 2 ON")
+	a.fire(id, "stop", "").want(http.StatusOK)
+	running.wantEnd()
+	again := a.stream(path+"?event=add", "1")
+	again.want("transition 2 ON")
+	again.wantEnd()
+	for _, s := range []*streamed{running, again} {
+		a.get(path+"?event=add", "Last-Event-ID", s.id).want(http.StatusNoContent)
+	}
+	for query, last := range map[string]string{
+		"event=add": "2", "state=NOWHERE": "1", "state=ON": "0", "state=OFF": "3", "terminal_only=true": "3",
+	} {
+		r := a.get(path+"?"+query, "Last-Event-ID", last)
+		if want := query != "state=ON"; (r.status == http.StatusNoContent) != want {
+			t.Errorf("?%s behind %s is answered with %d", query, last, r.status)
+		}
+	}
+	a.get(path + "?from=start&event=never").want(http.StatusNoContent)
+	// It may take pages to see that nothing is left.
+	long := a.create("counter", `{"context": {"sum": 0}}`)
+	a.sql(`do $$ begin for n in 1..120 loop perform pawl.fire_one('`+long+`', 'add', '{"by": 1}'); end loop; end $$`)
+	a.fire(long, "stop", "").want(http.StatusOK)
+	a.get("/v1/instances/"+long+"/events?from=start&event=never").want(http.StatusNoContent)
+	s := a.stream("/v1/instances/"+long+"/events?from=start&state=OFF", "")
+	s.want("transition 122 OFF")
+	s.wantEnd()
+}
+
+// Where nothing is chosen the id moves on nevertheless, long before the next heartbeat.
+func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{Heartbeat: time.Hour})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	stop := make(chan struct{})
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if _, err := a.pool.Exec(t.Context(), `select pawl.fire_one($1, 'add', '{"by": 1}')`, id); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for _, path := range []string{"/v1/instances/" + id + "/events?event=stop", "/v1/events?event=stop"} {
+		s := a.stream(path, "")
+		timer := time.AfterFunc(20*time.Second, s.cancel)
+		ids := map[string]bool{}
+		for len(ids) < 3 && s.lines.Scan() {
+			if id, is := strings.CutPrefix(s.lines.Text(), "id: "); is {
+				ids[id] = true
+			}
+		}
+		if timer.Stop(); len(ids) < 3 {
+			t.Errorf("%s has the ids %v", path, ids)
+		}
+	}
+	close(stop)
+	writing.Wait()
+}
+
 func TestStreamTenant(t *testing.T) {
 	t.Parallel()
 	a := live(t, httpapi.Config{})
