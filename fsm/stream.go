@@ -106,9 +106,30 @@ var errTooOld = &Error{
 	Message: "what follows the event id is no longer all there, or is too much; read the instances and begin anew",
 }
 
-// StreamInstance streams the steps of an instance behind the version that id names, of all
-// of them for FromStart, and of those to come if it is empty. If the instance is final it
-// looks for a step that is chosen, since there may be none.
+// placeIn is the version that lastID names: an event's id, which no other instance has, or a
+// version alone.
+func placeIn(i Instance, lastID string) (version int64, err error) {
+	if lastID == "" {
+		return i.Version, nil
+	}
+	instance, text, both := strings.Cut(lastID, ":")
+	if !both {
+		instance, text = i.ID.String(), lastID
+	}
+	if other, err := uuid.Parse(instance); err == nil && other != i.ID {
+		return 0, notOfStream("is an event's of another instance, %s", other)
+	}
+	version, err = strconv.ParseInt(text, 10, 64)
+	if instance != i.ID.String() || err != nil || version < 0 || version > i.Version || strconv.FormatInt(version, 10) != text {
+		return 0, notOfStream("is neither an event of the instance nor one of its %d versions", i.Version)
+	}
+	return version, nil
+}
+
+// StreamInstance streams the steps of an instance behind the event or the version that lastID
+// names, all of them for FromStart, and those to come if it is empty. An event's id is that of
+// its CloudEvent. If the instance is final it looks for a step that is chosen, since there may
+// be none.
 // Kinds: InstanceNotFound, Malformed (id), Unavailable.
 func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUID, filter EventFilter, lastID string) (*Stream, error) {
 	waiter := s.hub.Instance(id)
@@ -117,16 +138,13 @@ func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUI
 		waiter.Close()
 		return nil, err
 	}
-	at := i.Version
-	if lastID != "" {
-		at, err = strconv.ParseInt(lastID, 10, 64)
-		if err != nil || at < 0 || at > i.Version || strconv.FormatInt(at, 10) != lastID {
-			waiter.Close()
-			return nil, notOfStream("is not one of the %d versions of the instance", i.Version)
-		}
+	at, err := placeIn(i, lastID)
+	if err != nil {
+		waiter.Close()
+		return nil, err
 	}
 	stream := &Stream{service: s, waiter: waiter, ended: i.Status != Active && at == i.Version}
-	stream.id = func() string { return strconv.FormatInt(at, 10) }
+	stream.id = func() string { return id.String() + ":" + strconv.FormatInt(at, 10) }
 	stream.next = func(ctx context.Context) (events []Event, more bool, err error) {
 		// Few at a time: each may have a context and a payload of some size.
 		const limit = 50

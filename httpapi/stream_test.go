@@ -165,14 +165,16 @@ func TestStreamInstance(t *testing.T) {
 	final.want("transition 5 OFF")
 	for _, s := range []*streamed{now, all, zero, resumed, filtered, final} {
 		s.wantEnd()
-		if s.id != "5" {
+		if s.id != id+":5" {
 			t.Errorf("the last id is %q", s.id)
 		}
 	}
 	// Nothing is left to come.
+	a.get(path, "Last-Event-ID", id+":5").want(http.StatusNoContent)
 	a.get(path, "Last-Event-ID", "5").want(http.StatusNoContent)
 	a.get(path).want(http.StatusNoContent)
-	again := a.stream(path, "4")
+	a.stream(path, id+":0").want("created 1 ON")
+	again := a.stream(path, id+":4")
 	e, _ := again.next()
 	var item, step map[string]any
 	_ = json.Unmarshal([]byte(e.data), &step)
@@ -181,9 +183,12 @@ func TestStreamInstance(t *testing.T) {
 	if got, want := jsonText(t, step), jsonText(t, item); got != want {
 		t.Errorf("the data is %s, want %s", got, want)
 	}
-	for _, bad := range []string{"6", "-1", "x", "05", "1.5", "99999999999999999999"} {
+	for _, bad := range []string{"6", "-1", "x", "05", "1.5", "99999999999999999999", ":1", id, id + ":", id + ":6", id + ":1:1", id + "1"} {
 		a.get(path, "Last-Event-ID", bad).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "Last-Event-ID")
 	}
+	other := a.create("counter", `{"context": {"sum": 0}}`)
+	a.get(path, "Last-Event-ID", other+":1").want(http.StatusBadRequest, "malformed-request").
+		wantAt("errors.0.parameter", "Last-Event-ID", "errors.0.detail", "is an event's of another instance, "+other)
 	a.get(path, "Last-Event-ID", "1", "Last-Event-ID", "2").want(http.StatusBadRequest, "malformed-request")
 	a.get(path+"?from=end").want(http.StatusBadRequest, "malformed-request")
 	a.get(path+"?workflow=counter").want(http.StatusBadRequest, "malformed-request")
