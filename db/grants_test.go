@@ -95,12 +95,12 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(nil, q.Notify(t.Context(), "*"))
 	here, err := q.StreamSnapshot(t.Context())
 	must(here, err)
-	must(q.Moved(t.Context(), queries.MovedParams{Cursor: &here.Snapshot, StepLimit: 1}))
-	must(q.CanResume(t.Context(), queries.CanResumeParams{Cursor: here.Snapshot, At: here.At, StepLimit: 1}))
+	must(q.Moved(t.Context(), queries.MovedParams{Cursor: &here, StepLimit: 1}))
+	must(q.CanResume(t.Context(), queries.CanResumeParams{Tenant: tenant, Cursor: here, StepLimit: 1}))
 	must(q.StreamSteps(t.Context(), queries.StreamStepsParams{
-		Tenant: tenant, Cursor: "1:1:", Batch: here.Snapshot, RowLimit: 1, Bytes: 1,
+		Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1,
 	}))
-	must(q.StreamPast(t.Context(), queries.StreamPastParams{Tenant: tenant, Batch: here.Snapshot, RowLimit: 1, Bytes: 1}))
+	must(q.StreamPast(t.Context(), queries.StreamPastParams{Tenant: tenant, Batch: here, RowLimit: 1, Bytes: 1}))
 	must(q.ListStates(t.Context(), queries.ListStatesParams{Workflow: "door", WorkflowVersion: 1}))
 	subscription, err := q.CreateSubscription(t.Context(), queries.CreateSubscriptionParams{
 		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Secret: "whsec_", Actor: "tester",

@@ -188,6 +188,14 @@ CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
 comment on column pawl.instance.error is 'what led to a failed outcome: {event, state, reason}';
 
+create table pawl.removal (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  removed_by xid8 not null,
+  xid xid8 not null,
+  constraint removal_pkey PRIMARY KEY (tenant_id, workflow, removed_by)
+);
+
 create table pawl.setting (
   only_row boolean not null default true,
   idempotency_ttl interval not null default '24:00:00'::interval,
@@ -932,7 +940,7 @@ end
 $$;
 revoke execute on function pawl.begin(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl.can_resume(p_cursor pg_snapshot, p_at timestamp with time zone, p_limit integer) returns boolean
+create function pawl.can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -941,14 +949,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
-    and not exists (select from pawl.workflow w where p_at + w.retention < pawl.now())
+    and not pawl.steps_lost(p_tenant, p_workflows, p_cursor)
     and (
       select count(*)
-      from (select from pawl.history h where h.xid >= pg_snapshot_xmax(p_cursor) limit p_limit + 1) h
+      from (select from pawl.steps_since(p_cursor) h limit p_limit + 1) h
     ) <= p_limit;
 end
 $$;
-revoke execute on function pawl.can_resume(pg_snapshot,timestamp with time zone,integer) from public;
+revoke execute on function pawl.can_resume(text,text[],pg_snapshot,integer) from public;
 
 create function pawl.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
 language sql stable parallel safe
@@ -3055,6 +3063,9 @@ declare
   v_id uuid;
   v_key record;
   v_removed uuid[] := '{}';
+  v_workflows text[] := '{}';
+  v_xids xid8[] := '{}';
+  v_xid xid8;
 begin
   v_ids := array(
     select i.id
@@ -3126,10 +3137,32 @@ begin
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
     delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
-    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
+    with gone as (
+      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
+    )
+    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
     delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
     v_removed := v_removed || v_id;
   end loop;
+
+  if v_removed = '{}' then
+    return v_removed;
+  end if;
+  v_xid := pg_current_xact_id();
+  insert into pawl.removal as r (tenant_id, workflow, removed_by, xid)
+  select p_tenant, g.workflow, v_xid, max(g.xid)
+  from unnest(v_workflows, v_xids) as g (workflow, xid)
+  where g.xid is not null -- Of an instance without history there is nothing to lose.
+  group by g.workflow
+  on conflict on constraint removal_pkey do update set xid = excluded.xid where r.xid < excluded.xid;
+  delete from pawl.removal r
+  where r.ctid = any (array(
+    select o.ctid
+    from pawl.removal n
+    join pawl.removal o on o.tenant_id = n.tenant_id and o.workflow = n.workflow and o.xid <= n.xid and o.removed_by <> n.removed_by
+    where n.tenant_id = p_tenant and n.workflow = any (v_workflows) and n.removed_by = v_xid
+    for update of o skip locked
+  ));
   return v_removed;
 end
 $$;
@@ -3718,6 +3751,30 @@ language sql immutable parallel safe
 as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
 revoke execute on function pawl.state_check_name(text) from public;
 
+create function pawl.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_unseen xid8 := coalesce((
+    select min(x.xid)
+    from pg_snapshot_xip(p_cursor) as x (xid)
+    where pg_visible_in_snapshot(x.xid, pg_current_snapshot())
+  ), pg_snapshot_xmax(p_cursor));
+begin
+  return exists (
+    select from pawl.removal r
+    where r.tenant_id = p_tenant
+      and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
+      and r.xid >= v_unseen
+  );
+end
+$$;
+revoke execute on function pawl.steps_lost(text,text[],pg_snapshot) from public;
+
 create function pawl.steps_since(p_cursor pg_snapshot) returns SETOF pawl.history
 language sql stable
 as $$
@@ -3813,6 +3870,12 @@ set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if p_after_version > 0 and not exists (
+    select from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
+  ) then
+    raise exception 'steps that follow have been removed' using errcode = 'PW410';
+  end if;
   return query
   select (s.step).*
   from (
@@ -3835,13 +3898,16 @@ end
 $$;
 revoke execute on function pawl.stream_past(text,pg_snapshot,uuid,bigint,integer,bigint) from public;
 
-create function pawl.stream_steps(p_tenant text, p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+create function pawl.stream_steps(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
 language plpgsql stable security definer
 set enable_seqscan = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if pawl.steps_lost(p_tenant, p_workflows, p_cursor) then
+    raise exception 'steps that follow have been removed' using errcode = 'PW410';
+  end if;
   return query
   select (s.step).*
   from (
@@ -3864,7 +3930,7 @@ begin
   order by (s.step).seq;
 end
 $$;
-revoke execute on function pawl.stream_steps(text,pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
+revoke execute on function pawl.stream_steps(text,text[],pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
 
 create function pawl.test_subscription(p_tenant text, p_id uuid) returns SETOF pawl.delivery
 language plpgsql volatile security definer

@@ -181,6 +181,8 @@ func fromDatabase(err error) *Error {
 	switch {
 	case pg.Code == "PW409":
 		e.Kind, e.Message = WorkflowConflict, pg.Message
+	case pg.Code == "PW410":
+		e.Kind, e.Message = EventIDTooOld, errTooOld.Message
 	case pg.Code == "PW422":
 		e.Kind, e.Message = InvalidDefinition, pg.Message
 	case isRetryable(err), isConnectionError(err):

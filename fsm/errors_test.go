@@ -48,6 +48,7 @@ func TestFromDatabase(t *testing.T) {
 		"deadline":                {context.DeadlineExceeded, fsm.Unavailable},
 		"cancelled":               {context.Canceled, fsm.Unavailable},
 		"workflow conflict":       {code("PW409"), fsm.WorkflowConflict},
+		"event id too old":        {code("PW410"), fsm.EventIDTooOld},
 		"invalid definition":      {code("PW422"), fsm.InvalidDefinition},
 		"twice in a call":         {code("PW001"), fsm.Internal},
 		"unique violation":        {code("23505"), fsm.Internal},

@@ -18,8 +18,8 @@ const (
 	// bytes of documents, so that no reader costs much memory.
 	streamRows  = 1000
 	streamBytes = 1 << 20
-	// maxBehind is how many steps, of all tenants, a stream catches up with: each page sorts
-	// what is left of them.
+	// maxBehind is how many steps, of all tenants, a stream catches up with, whether it resumes
+	// or has been slow: each page sorts what is left of them.
 	maxBehind = 100000
 )
 
@@ -54,7 +54,7 @@ type Event struct {
 // A tenant's steps have no order that they are committed in. A stream's place is a snapshot,
 // as a consumer's of the outbox: what it sees has been read. The next page is what a later
 // snapshot sees besides, in the order in which the steps were made; the id of an event in
-// the middle of it has both snapshots.
+// the middle of it has both snapshots, that of its last the later one.
 type Stream struct {
 	service *Service
 	waiter  *Waiter
@@ -186,10 +186,8 @@ func eventOf(h queries.History, id string) Event {
 
 // A streamPlace is where a stream of a tenant stands.
 type streamPlace struct {
-	// cursor sees what has been read, before the page that is being read; it was taken at a
-	// time of the database's clock.
+	// cursor sees what has been read, before the page that is being read.
 	cursor string
-	at     time.Time
 	// batch sees what is being read, up to seq; empty between pages.
 	batch string
 	seq   int64
@@ -201,26 +199,21 @@ type streamPlace struct {
 
 func (p streamPlace) String() string {
 	if p.past {
-		return fmt.Sprintf("%d past %s %s %d", p.at.Unix(), p.cursor, p.instance, p.version)
+		return fmt.Sprintf("past %s %s %d", p.cursor, p.instance, p.version)
 	}
 	if p.batch == "" {
-		return fmt.Sprintf("%d at %s", p.at.Unix(), p.cursor)
+		return fmt.Sprintf("at %s", p.cursor)
 	}
-	return fmt.Sprintf("%d in %s %s %d", p.at.Unix(), p.cursor, p.batch, p.seq)
+	return fmt.Sprintf("in %s %s %d", p.cursor, p.batch, p.seq)
 }
 
 // placeOf reads what String wrote and a MAC has protected since.
 func placeOf(text string) (p streamPlace, err error) {
-	var (
-		unix     int64
-		kind     string
-		instance string
-	)
-	if _, err = fmt.Sscan(text, &unix, &kind, &p.cursor); err != nil {
+	var kind, instance string
+	if _, err = fmt.Sscan(text, &kind, &p.cursor); err != nil {
 		return p, err
 	}
-	p.at = time.Unix(unix, 0)
-	rest := strings.Join(strings.Fields(text)[3:], " ")
+	rest := strings.Join(strings.Fields(text)[2:], " ")
 	switch kind {
 	case "past":
 		p.past = true
@@ -258,7 +251,6 @@ type tenantStream struct {
 	filter        EventFilter
 	secret        []byte
 	place         streamPlace
-	batchAt       time.Time
 }
 
 func (t *tenantStream) id() string { return sealCursor(t.secret, t.scope, t.place.String()) }
@@ -270,8 +262,8 @@ func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID stri
 	}
 	t.secret = setting.CursorSecret
 	if lastID == "" || lastID == FromStart {
-		now, err := q.StreamSnapshot(ctx)
-		t.place = streamPlace{cursor: now.Snapshot, at: now.At, past: lastID == FromStart}
+		t.place = streamPlace{past: lastID == FromStart}
+		t.place.cursor, err = q.StreamSnapshot(ctx)
 		return err
 	}
 	text, err := openCursor(t.secret, t.scope, lastID)
@@ -281,11 +273,19 @@ func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID stri
 	if err != nil {
 		return notOfStream("is not one that this stream, with these filters, has given")
 	}
-	can, err := q.CanResume(ctx, queries.CanResumeParams{Cursor: t.place.cursor, At: t.place.at, StepLimit: maxBehind})
-	if err == nil && !can {
-		return errTooOld
-	}
+	_, err = t.resume(ctx, q)
 	return err
+}
+
+// resume returns the snapshot to read up to now, if the stream can go on from where it is.
+func (t *tenantStream) resume(ctx context.Context, q *queries.Queries) (batch string, err error) {
+	now, err := q.CanResume(ctx, queries.CanResumeParams{
+		Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: t.place.cursor, StepLimit: maxBehind,
+	})
+	if err == nil && !now.Can {
+		return "", errTooOld
+	}
+	return now.Snapshot, err
 }
 
 func (t *tenantStream) next(ctx context.Context) (events []Event, more bool, err error) {
@@ -299,14 +299,14 @@ func (t *tenantStream) next(ctx context.Context) (events []Event, more bool, err
 			return err
 		}
 		if t.place.batch == "" {
-			now, err := q.StreamSnapshot(ctx)
-			if err != nil || now.Snapshot == t.place.cursor {
+			batch, err := t.resume(ctx, q)
+			if err != nil || batch == t.place.cursor {
 				return err
 			}
-			t.place.batch, t.place.seq, t.batchAt = now.Snapshot, 0, now.At
+			t.place.batch, t.place.seq = batch, 0
 		}
 		rows, err = q.StreamSteps(ctx, queries.StreamStepsParams{
-			Tenant: t.tenant, Cursor: t.place.cursor, Batch: t.place.batch, After: t.place.seq,
+			Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: t.place.cursor, Batch: t.place.batch, After: t.place.seq,
 			RowLimit: streamRows, Bytes: streamBytes,
 		})
 		return err
@@ -332,15 +332,13 @@ func (t *tenantStream) next(ctx context.Context) (events []Event, more bool, err
 	// All of it is read: what comes next is what the batch did not see.
 	switch {
 	case t.place.past:
-		t.place = streamPlace{cursor: t.place.cursor, at: t.place.at}
+		t.place = streamPlace{cursor: t.place.cursor}
 		more = true
 	case t.place.batch != "":
-		// The batch may be one of a place that another process has given.
-		at := t.batchAt
-		if at.IsZero() {
-			at = t.place.at
-		}
-		t.place = streamPlace{cursor: t.place.batch, at: at}
+		t.place = streamPlace{cursor: t.place.batch}
+	}
+	if n := len(events); n > 0 {
+		events[n-1].ID = t.id() // The rest of the batch is behind it too.
 	}
 	return events, more, nil
 }

@@ -134,6 +134,18 @@ end
 $$;
 -- +goose StatementEnd
 
+-- removal is what is left of the steps that were removed of a tenant's workflow: the largest
+-- xid of them. A stream whose place saw all up to it has lost none; see 00008_live.sql. Each
+-- transaction that removes has a row of its own, so that none waits for another, and takes
+-- away those that its own makes superfluous.
+create table pawl.removal (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  removed_by xid8 not null,
+  xid xid8 not null,
+  constraint removal_pkey primary key (tenant_id, workflow, removed_by)
+);
+
 -- remove_instances removes instances that are final since p_before or longer, each with its
 -- history and the keys that it replayed, all or nothing. Those that somebody holds stay, and
 -- so do those that a key still names, those whose last step a consumer of the outbox has not
@@ -149,8 +161,8 @@ $$;
 -- Under read committed only, as all of the engine.
 -- Returns: the ids of those that were removed
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for
---          update, those that are not locked)
--- Writes:  instance, idempotency_key, history, timer
+--          update, those that are not locked), removal (those that are not locked)
+-- Writes:  instance, idempotency_key, history, timer, callback, removal
 -- +goose StatementBegin
 create function pawl.remove_instances(p_tenant text, p_ids uuid[], p_before timestamptz) returns uuid[]
 language plpgsql volatile security definer
@@ -165,6 +177,9 @@ declare
   v_id uuid;
   v_key record;
   v_removed uuid[] := '{}';
+  v_workflows text[] := '{}';
+  v_xids xid8[] := '{}';
+  v_xid xid8;
 begin
   v_ids := array(
     select i.id
@@ -236,10 +251,32 @@ begin
     delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
     delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
-    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
+    with gone as (
+      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
+    )
+    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
     delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
     v_removed := v_removed || v_id;
   end loop;
+
+  if v_removed = '{}' then
+    return v_removed;
+  end if;
+  v_xid := pg_current_xact_id();
+  insert into pawl.removal as r (tenant_id, workflow, removed_by, xid)
+  select p_tenant, g.workflow, v_xid, max(g.xid)
+  from unnest(v_workflows, v_xids) as g (workflow, xid)
+  where g.xid is not null -- Of an instance without history there is nothing to lose.
+  group by g.workflow
+  on conflict on constraint removal_pkey do update set xid = excluded.xid where r.xid < excluded.xid;
+  delete from pawl.removal r
+  where r.ctid = any (array(
+    select o.ctid
+    from pawl.removal n
+    join pawl.removal o on o.tenant_id = n.tenant_id and o.workflow = n.workflow and o.xid <= n.xid and o.removed_by <> n.removed_by
+    where n.tenant_id = p_tenant and n.workflow = any (v_workflows) and n.removed_by = v_xid
+    for update of o skip locked
+  ));
   return v_removed;
 end
 $$;
@@ -249,3 +286,4 @@ revoke execute on function pawl.purge_keys, pawl.final_instances, pawl.remove_in
 
 -- +goose Down
 drop function pawl.remove_instances, pawl.final_instances, pawl.purge_keys;
+drop table pawl.removal;

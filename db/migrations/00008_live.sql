@@ -38,13 +38,75 @@ end
 $$;
 -- +goose StatementEnd
 
+-- steps_lost says whether steps of a tenant that p_cursor does not see have been removed, of
+-- p_workflows, or of any if there are none. What reads the steps asks in the same statement:
+-- a removal that its snapshot sees has been noted, and of any other it sees the steps.
+--
+-- A step that p_cursor does not see has an xid that is not below its xmax, or is that of a
+-- transaction that was in progress; if that is in progress still, nothing of it can have been
+-- removed. While all that were removed have smaller xids, none is lost. The time of a step
+-- would not tell: it is of before the commit, by as much as the transaction takes.
+--
+-- It may err, by refusing: of what is noted the largest xid may be one that p_cursor sees, when
+-- a transaction that it does not see was open for longer than a workflow's final instances are
+-- kept.
+-- +goose StatementBegin
+create function pawl.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_unseen xid8 := coalesce((
+    select min(x.xid)
+    from pg_snapshot_xip(p_cursor) as x (xid)
+    where pg_visible_in_snapshot(x.xid, pg_current_snapshot())
+  ), pg_snapshot_xmax(p_cursor));
+begin
+  return exists (
+    select from pawl.removal r
+    where r.tenant_id = p_tenant
+      and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
+      and r.xid >= v_unseen
+  );
+end
+$$;
+-- +goose StatementEnd
+
+-- can_resume says whether a stream can go on from p_cursor: no more than p_limit steps, of all
+-- tenants, were made since, none that it would show has been removed, and the database has been
+-- there, which it has not if it was restored from an older copy.
+-- +goose StatementBegin
+create function pawl.can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
+    and not pawl.steps_lost(p_tenant, p_workflows, p_cursor)
+    and (
+      select count(*)
+      from (select from pawl.steps_since(p_cursor) h limit p_limit + 1) h
+    ) <= p_limit;
+end
+$$;
+-- +goose StatementEnd
+
 -- stream_steps reads a tenant's steps that p_batch sees and p_cursor does not, from after
--- p_after on. There are no more of them than can_resume allows, so that each page may sort
--- them. It ends where its documents have more than p_bytes, but has at least one row.
+-- p_after on. There are no more of them than can_resume allows when p_batch is taken, so that
+-- each page may sort them. It ends where its documents have more than p_bytes, but has at
+-- least one row.
 -- Returns: up to p_limit rows of history, in the order of seq
+-- Raises:  PW410 steps that p_cursor does not see have been removed
 -- +goose StatementBegin
 create function pawl.stream_steps(
-  p_tenant text, p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint
+  p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer,
+  p_bytes bigint
 ) returns setof pawl.history
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -52,6 +114,9 @@ set enable_seqscan = off
 set jit = off
 as $$
 begin
+  if pawl.steps_lost(p_tenant, p_workflows, p_cursor) then
+    raise exception 'steps that follow have been removed' using errcode = 'PW410';
+  end if;
   return query
   select (s.step).*
   from (
@@ -78,8 +143,10 @@ $$;
 
 -- stream_past reads the steps that p_batch sees, from the beginning. They come by instance
 -- and version, which the primary key has in order however many there are: the order of seq
--- would have to be sorted for each page.
+-- would have to be sorted for each page. An instance that was removed before it came is left
+-- out, as if it had been before.
 -- Returns: up to p_limit rows of history from behind the given step on, as few as p_bytes asks
+-- Raises:  PW410 the given step has been removed, and with it those of its instance that follow
 -- +goose StatementBegin
 create function pawl.stream_past(
   p_tenant text, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint
@@ -92,6 +159,12 @@ set enable_sort = off
 set jit = off
 as $$
 begin
+  if p_after_version > 0 and not exists (
+    select from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
+  ) then
+    raise exception 'steps that follow have been removed' using errcode = 'PW410';
+  end if;
   return query
   select (s.step).*
   from (
@@ -114,29 +187,7 @@ end
 $$;
 -- +goose StatementEnd
 
--- can_resume says whether a stream can go on from p_cursor, taken at p_at: no more than
--- p_limit steps were made since, none of them can have been removed by a retention, and the
--- database has been there, which it has not if it was restored from an older copy.
--- +goose StatementBegin
-create function pawl.can_resume(p_cursor pg_snapshot, p_at timestamptz, p_limit integer) returns boolean
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-as $$
-begin
-  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
-    and not exists (select from pawl.workflow w where p_at + w.retention < pawl.now())
-    and (
-      select count(*)
-      from (select from pawl.history h where h.xid >= pg_snapshot_xmax(p_cursor) limit p_limit + 1) h
-    ) <= p_limit;
-end
-$$;
--- +goose StatementEnd
-
-revoke execute on function pawl.moved, pawl.stream_steps, pawl.stream_past, pawl.can_resume from public;
+revoke execute on function pawl.moved, pawl.steps_lost, pawl.can_resume, pawl.stream_steps, pawl.stream_past from public;
 
 -- +goose Down
-drop function pawl.can_resume, pawl.stream_past, pawl.stream_steps, pawl.moved;
+drop function pawl.stream_past, pawl.stream_steps, pawl.can_resume, pawl.steps_lost, pawl.moved;

@@ -11,15 +11,18 @@ select
 from pawl.moved(sqlc.narg('cursor')::pg_snapshot, @step_limit::integer) m;
 
 -- name: StreamSnapshot :one
-select pg_current_snapshot()::text as snapshot, pawl.now()::timestamptz as at;
+select pg_current_snapshot()::text as snapshot;
 
 -- name: CanResume :one
-select pawl.can_resume(@cursor::pg_snapshot, @at::timestamptz, @step_limit::integer)::boolean as can;
+select
+  pg_current_snapshot()::text as snapshot,
+  pawl.can_resume(@tenant::text, @workflows::text[], @cursor::pg_snapshot, @step_limit::integer)::boolean as can;
 
 -- name: StreamSteps :many
 select h.*
 from pawl.stream_steps(
-  @tenant::text, @cursor::pg_snapshot, @batch::pg_snapshot, @after::bigint, @row_limit::integer, @bytes::bigint) h
+  @tenant::text, @workflows::text[], @cursor::pg_snapshot, @batch::pg_snapshot, @after::bigint, @row_limit::integer,
+  @bytes::bigint) h
 order by h.seq;
 
 -- name: StreamPast :many

@@ -7,26 +7,38 @@ package queries
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 )
 
 const canResume = `-- name: CanResume :one
-select pawl.can_resume($1::pg_snapshot, $2::timestamptz, $3::integer)::boolean as can
+select
+  pg_current_snapshot()::text as snapshot,
+  pawl.can_resume($1::text, $2::text[], $3::pg_snapshot, $4::integer)::boolean as can
 `
 
 type CanResumeParams struct {
+	Tenant    string
+	Workflows []string
 	Cursor    string
-	At        time.Time
 	StepLimit int32
 }
 
-func (q *Queries) CanResume(ctx context.Context, arg CanResumeParams) (bool, error) {
-	row := q.db.QueryRow(ctx, canResume, arg.Cursor, arg.At, arg.StepLimit)
-	var can bool
-	err := row.Scan(&can)
-	return can, err
+type CanResumeRow struct {
+	Snapshot string
+	Can      bool
+}
+
+func (q *Queries) CanResume(ctx context.Context, arg CanResumeParams) (CanResumeRow, error) {
+	row := q.db.QueryRow(ctx, canResume,
+		arg.Tenant,
+		arg.Workflows,
+		arg.Cursor,
+		arg.StepLimit,
+	)
+	var i CanResumeRow
+	err := row.Scan(&i.Snapshot, &i.Can)
+	return i, err
 }
 
 const listStates = `-- name: ListStates :many
@@ -176,40 +188,38 @@ func (q *Queries) StreamPast(ctx context.Context, arg StreamPastParams) ([]Histo
 }
 
 const streamSnapshot = `-- name: StreamSnapshot :one
-select pg_current_snapshot()::text as snapshot, pawl.now()::timestamptz as at
+select pg_current_snapshot()::text as snapshot
 `
 
-type StreamSnapshotRow struct {
-	Snapshot string
-	At       time.Time
-}
-
-func (q *Queries) StreamSnapshot(ctx context.Context) (StreamSnapshotRow, error) {
+func (q *Queries) StreamSnapshot(ctx context.Context) (string, error) {
 	row := q.db.QueryRow(ctx, streamSnapshot)
-	var i StreamSnapshotRow
-	err := row.Scan(&i.Snapshot, &i.At)
-	return i, err
+	var snapshot string
+	err := row.Scan(&snapshot)
+	return snapshot, err
 }
 
 const streamSteps = `-- name: StreamSteps :many
 select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
 from pawl.stream_steps(
-  $1::text, $2::pg_snapshot, $3::pg_snapshot, $4::bigint, $5::integer, $6::bigint) h
+  $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::bigint, $6::integer,
+  $7::bigint) h
 order by h.seq
 `
 
 type StreamStepsParams struct {
-	Tenant   string
-	Cursor   string
-	Batch    string
-	After    int64
-	RowLimit int32
-	Bytes    int64
+	Tenant    string
+	Workflows []string
+	Cursor    string
+	Batch     string
+	After     int64
+	RowLimit  int32
+	Bytes     int64
 }
 
 func (q *Queries) StreamSteps(ctx context.Context, arg StreamStepsParams) ([]History, error) {
 	rows, err := q.db.Query(ctx, streamSteps,
 		arg.Tenant,
+		arg.Workflows,
 		arg.Cursor,
 		arg.Batch,
 		arg.After,

@@ -199,6 +199,13 @@ type Outcome struct {
 	Schema          json.RawMessage
 }
 
+type Removal struct {
+	TenantID  string
+	Workflow  string
+	RemovedBy uint64
+	Xid       uint64
+}
+
 type Setting struct {
 	OnlyRow bool
 	// how long an idempotency key is remembered
