@@ -96,11 +96,11 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	here, err := q.StreamSnapshot(t.Context())
 	must(here, err)
 	must(q.Moved(t.Context(), queries.MovedParams{Cursor: &here, StepLimit: 1}))
-	must(q.CanResume(t.Context(), queries.CanResumeParams{Tenant: tenant, Cursor: here, StepLimit: 1}))
+	must(q.CanResume(t.Context(), queries.CanResumeParams{Tenant: tenant, Cursor: here}))
 	must(q.StreamSteps(t.Context(), queries.StreamStepsParams{
 		Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1,
 	}))
-	must(q.StreamPast(t.Context(), queries.StreamPastParams{Tenant: tenant, Batch: here, RowLimit: 1, Bytes: 1}))
+	must(q.StreamPast(t.Context(), queries.StreamPastParams{Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1}))
 	must(q.ListStates(t.Context(), queries.ListStatesParams{Workflow: "door", WorkflowVersion: 1}))
 	subscription, err := q.CreateSubscription(t.Context(), queries.CreateSubscriptionParams{
 		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Secret: "whsec_", Actor: "tester",

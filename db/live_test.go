@@ -12,7 +12,7 @@ import (
 func canResume(t testing.TB, q queries.DBTX, tenant, cursor string, workflows ...string) bool {
 	t.Helper()
 	now, err := queries.New(q).CanResume(t.Context(), queries.CanResumeParams{
-		Tenant: tenant, Workflows: workflows, Cursor: cursor, StepLimit: 1000,
+		Tenant: tenant, Workflows: workflows, Cursor: cursor,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestStreamsLoseWhatIsRemoved(t *testing.T) {
 	})
 	wantCode(t, err, "PW410")
 	_, err = queries.New(pool).StreamPast(t.Context(), queries.StreamPastParams{
-		Tenant: tenant, Batch: after, AfterInstance: last, AfterVersion: 1, RowLimit: 10, Bytes: 1000,
+		Tenant: tenant, Cursor: "1:1:", Batch: after, AfterInstance: last, AfterVersion: 1, RowLimit: 10, Bytes: 1000,
 	})
 	wantCode(t, err, "PW410")
 }

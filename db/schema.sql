@@ -950,10 +950,10 @@ as $$
 begin
   return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
     and not pawl.steps_lost(p_tenant, p_workflows, p_cursor)
-    and (
+    and coalesce((
       select count(*)
-      from (select from pawl.steps_since(p_cursor) h limit p_limit + 1) h
-    ) <= p_limit;
+      from (select from pawl.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
+    ) <= p_limit, true);
 end
 $$;
 revoke execute on function pawl.can_resume(text,text[],pg_snapshot,integer) from public;
@@ -3765,7 +3765,7 @@ declare
     where pg_visible_in_snapshot(x.xid, pg_current_snapshot())
   ), pg_snapshot_xmax(p_cursor));
 begin
-  return exists (
+  return pg_snapshot_xmax(p_cursor) > '1' and exists (
     select from pawl.removal r
     where r.tenant_id = p_tenant
       and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
@@ -3861,7 +3861,7 @@ end
 $$;
 revoke execute on function pawl.store_definition(text,integer,jsonb,text) from public;
 
-create function pawl.stream_past(p_tenant text, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+create function pawl.stream_past(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -3869,34 +3869,45 @@ set enable_sort = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_step pawl.history;
+  v_end pawl.history;
+  v_unread boolean;
+  v_bytes bigint := 0;
 begin
-  if p_after_version > 0 and not exists (
-    select from pawl.history h
-    where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
-  ) then
+  if pawl.steps_lost(p_tenant, p_workflows, p_cursor)
+    or p_after_version > 0 and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
+    )
+  then
     raise exception 'steps that follow have been removed' using errcode = 'PW410';
   end if;
-  return query
-  select (s.step).*
-  from (
-    select
-      h as step,
-      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
-        over (order by h.instance_id, h.version rows between unbounded preceding and 1 preceding) as before
-    from (
-      select h.*
-      from pawl.history h
-      where h.tenant_id = p_tenant
-        and (h.instance_id, h.version) > (p_after_instance, p_after_version)
-        and pg_visible_in_snapshot(h.xid, p_batch)
-      order by h.instance_id, h.version
-      limit p_limit
-    ) h
-  ) s
-  where coalesce(s.before, 0) < p_bytes;
+  for v_step in
+    select h.*
+    from pawl.history h
+    where h.tenant_id = p_tenant and (h.instance_id, h.version) > (p_after_instance, p_after_version)
+    order by h.instance_id, h.version
+    limit p_limit
+  loop
+    v_unread := pg_visible_in_snapshot(v_step.xid, p_batch) and not pg_visible_in_snapshot(v_step.xid, p_cursor);
+    if v_unread then
+      return next v_step;
+      v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
+      exit when v_bytes >= p_bytes;
+    else
+      v_end := v_step;
+    end if;
+  end loop;
+  if not v_unread then
+    v_end.seq := -v_end.seq;
+    v_end.context := '{}';
+    v_end.payload := null;
+    return next v_end;
+  end if;
 end
 $$;
-revoke execute on function pawl.stream_past(text,pg_snapshot,uuid,bigint,integer,bigint) from public;
+revoke execute on function pawl.stream_past(text,text[],pg_snapshot,pg_snapshot,uuid,bigint,integer,bigint) from public;
 
 create function pawl.stream_steps(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
 language plpgsql stable security definer

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -19,7 +20,8 @@ const (
 	streamRows  = 1000
 	streamBytes = 1 << 20
 	// maxBehind is how many steps, of all tenants, a stream catches up with, whether it resumes
-	// or has been slow: each page sorts what is left of them.
+	// or has been slow: each page sorts what is left of them. From the beginning any number is
+	// read, in another order.
 	maxBehind = 100000
 )
 
@@ -188,23 +190,26 @@ func eventOf(h queries.History, id string) Event {
 type streamPlace struct {
 	// cursor sees what has been read, before the page that is being read.
 	cursor string
-	// batch sees what is being read, up to seq; empty between pages.
+	// batch sees what is being read, up to seq; empty between batches.
 	batch string
 	seq   int64
-	// From the beginning, all that cursor sees is being read, up to a version of an instance.
+	// From the beginning, a batch is read by instance, up to a version of one.
 	past     bool
 	instance uuid.UUID
 	version  int64
 }
 
+// seesNothing is the cursor of the beginning.
+const seesNothing = "1:1:"
+
 func (p streamPlace) String() string {
-	if p.past {
-		return fmt.Sprintf("past %s %s %d", p.cursor, p.instance, p.version)
+	switch {
+	case p.past:
+		return fmt.Sprintf("past %s %s %s %d", p.cursor, p.batch, p.instance, p.version)
+	case p.batch != "":
+		return fmt.Sprintf("in %s %s %d", p.cursor, p.batch, p.seq)
 	}
-	if p.batch == "" {
-		return fmt.Sprintf("at %s", p.cursor)
-	}
-	return fmt.Sprintf("in %s %s %d", p.cursor, p.batch, p.seq)
+	return "at " + p.cursor
 }
 
 // placeOf reads what String wrote and a MAC has protected since.
@@ -217,7 +222,7 @@ func placeOf(text string) (p streamPlace, err error) {
 	switch kind {
 	case "past":
 		p.past = true
-		if _, err = fmt.Sscan(rest, &instance, &p.version); err == nil {
+		if _, err = fmt.Sscan(rest, &p.batch, &instance, &p.version); err == nil {
 			p.instance, err = uuid.Parse(instance)
 		}
 	case "in":
@@ -227,8 +232,8 @@ func placeOf(text string) (p streamPlace, err error) {
 }
 
 // StreamTenant streams the steps of a tenant behind the event that lastID names, of all of
-// them for FromStart, and of those to come if it is empty. The steps that were there from the
-// start come instance by instance.
+// them for FromStart, and of those to come if it is empty. From the start the steps come
+// instance by instance, and those that are made meanwhile behind them.
 // Kinds: Malformed (filter or id), EventIDTooOld, Unavailable.
 func (s *Service) StreamTenant(ctx context.Context, tenant string, filter EventFilter, lastID string) (*Stream, error) {
 	t := &tenantStream{
@@ -262,8 +267,10 @@ func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID stri
 	}
 	t.secret = setting.CursorSecret
 	if lastID == "" || lastID == FromStart {
-		t.place = streamPlace{past: lastID == FromStart}
-		t.place.cursor, err = q.StreamSnapshot(ctx)
+		now, err := q.StreamSnapshot(ctx)
+		if t.place = (streamPlace{cursor: now}); lastID == FromStart {
+			t.place = streamPlace{past: true, cursor: seesNothing, batch: now}
+		}
 		return err
 	}
 	text, err := openCursor(t.secret, t.scope, lastID)
@@ -273,14 +280,19 @@ func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID stri
 	if err != nil {
 		return notOfStream("is not one that this stream, with these filters, has given")
 	}
-	_, err = t.resume(ctx, q)
+	most := new(int32(maxBehind))
+	if t.place.past {
+		most = nil
+	}
+	_, err = t.resume(ctx, q, t.place.cursor, most)
 	return err
 }
 
-// resume returns the snapshot to read up to now, if the stream can go on from where it is.
-func (t *tenantStream) resume(ctx context.Context, q *queries.Queries) (batch string, err error) {
+// resume returns the snapshot to read up to now, if a stream can go on from the cursor and has
+// at most so many steps to read, or any number.
+func (t *tenantStream) resume(ctx context.Context, q *queries.Queries, cursor string, most *int32) (batch string, err error) {
 	now, err := q.CanResume(ctx, queries.CanResumeParams{
-		Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: t.place.cursor, StepLimit: maxBehind,
+		Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: cursor, StepLimit: most,
 	})
 	if err == nil && !now.Can {
 		return "", errTooOld
@@ -288,18 +300,37 @@ func (t *tenantStream) resume(ctx context.Context, q *queries.Queries) (batch st
 	return now.Snapshot, err
 }
 
+// endPast goes on behind a past that has been read. What was made meanwhile is read in its
+// order or, if it is too much for that, by instance once more.
+func (t *tenantStream) endPast(ctx context.Context, q *queries.Queries) error {
+	next := streamPlace{cursor: t.place.batch}
+	_, err := t.resume(ctx, q, next.cursor, new(int32(maxBehind)))
+	if errors.Is(err, EventIDTooOld) {
+		next.past = true
+		next.batch, err = t.resume(ctx, q, next.cursor, nil)
+	}
+	if err == nil {
+		t.place = next
+	}
+	return err
+}
+
 func (t *tenantStream) next(ctx context.Context) (events []Event, more bool, err error) {
 	var rows []queries.History
+	past := t.place.past
 	err = t.service.read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		if t.place.past {
+		if past {
 			rows, err = q.StreamPast(ctx, queries.StreamPastParams{
-				Tenant: t.tenant, Batch: t.place.cursor, AfterInstance: t.place.instance, AfterVersion: t.place.version,
-				RowLimit: streamRows, Bytes: streamBytes,
+				Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: t.place.cursor, Batch: t.place.batch,
+				AfterInstance: t.place.instance, AfterVersion: t.place.version, RowLimit: streamRows, Bytes: streamBytes,
 			})
+			if err == nil && len(rows) == 0 {
+				err = t.endPast(ctx, q)
+			}
 			return err
 		}
 		if t.place.batch == "" {
-			batch, err := t.resume(ctx, q)
+			batch, err := t.resume(ctx, q, t.place.cursor, new(int32(maxBehind)))
 			if err != nil || batch == t.place.cursor {
 				return err
 			}
@@ -317,28 +348,28 @@ func (t *tenantStream) next(ctx context.Context) (events []Event, more bool, err
 	bytes := 0
 	for n := range rows {
 		bytes += len(rows[n].Context) + len(rows[n].Payload)
-		if t.place.past {
+		if past {
 			t.place.instance, t.place.version = rows[n].InstanceID, rows[n].Version
 		} else {
 			t.place.seq = rows[n].Seq
 		}
-		if t.filter.chooses(&rows[n]) {
+		// A negative seq only says how far the page goes.
+		if rows[n].Seq > 0 && t.filter.chooses(&rows[n]) {
 			events = append(events, eventOf(rows[n], t.id()))
 		}
+	}
+	if past {
+		return events, true, nil
 	}
 	if more = len(rows) == streamRows || bytes >= streamBytes; more {
 		return events, true, nil
 	}
 	// All of it is read: what comes next is what the batch did not see.
-	switch {
-	case t.place.past:
-		t.place = streamPlace{cursor: t.place.cursor}
-		more = true
-	case t.place.batch != "":
+	if t.place.batch != "" {
 		t.place = streamPlace{cursor: t.place.batch}
 	}
 	if n := len(events); n > 0 {
 		events[n-1].ID = t.id() // The rest of the batch is behind it too.
 	}
-	return events, more, nil
+	return events, false, nil
 }

@@ -78,6 +78,68 @@ func TestStreamsComeInPages(t *testing.T) {
 	}
 }
 
+// More than a stream catches up with in order is refused also while it goes on, except
+// behind the past, where it comes by instance once more.
+func TestStreamsThatFallFarBehind(t *testing.T) {
+	t.Parallel()
+	s, pool := newService(t, fsm.Config{}, counter)
+	// Instances of one step each, of another tenant too: a limit is a limit of work.
+	much := func(tenant string) {
+		t.Helper()
+		exec(t, pool, `
+			insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
+			select $1, gen_random_uuid(), 1, 'counter', 1, 'created', 'COUNTING', 'active', '{}', 'tester', pawl.now()
+			from generate_series(1, 100001)`, tenant)
+	}
+	open := func(id string) *fsm.Stream {
+		t.Helper()
+		stream, err := s.StreamTenant(t.Context(), fsm.DefaultTenant, fsm.EventFilter{}, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(stream.Close)
+		return stream
+	}
+	next := func(stream *fsm.Stream, want int) string {
+		t.Helper()
+		events, _, err := stream.Next(t.Context())
+		if err != nil || len(events) != want {
+			t.Fatalf("there are %d events, %v, want %d", len(events), err, want)
+		}
+		return events[len(events)-1].ID
+	}
+	idle, slow := open(""), open("")
+	exec(t, pool, `select pawl.create_one('counter', '{"x": 0}') from generate_series(1, 1100)`)
+	start := open(fsm.FromStart)
+	next(slow, 1000)
+	id := next(start, 1000)
+	start.Close()
+	much("other")
+	_, _, err := idle.Next(t.Context())
+	refused(t, err, fsm.EventIDTooOld)
+	// What it has begun to read is not too much.
+	next(slow, 100)
+	_, _, err = slow.Next(t.Context())
+	refused(t, err, fsm.EventIDTooOld)
+
+	exec(t, pool, `select pawl.fire_one(id, 'add', '{"n": 1}') from pawl.instance`)
+	much(fsm.DefaultTenant)
+	rest, id, _ := readAll(t, s, id)
+	versions := map[uuid.UUID]int64{}
+	for _, e := range rest {
+		if before := versions[e.InstanceID]; before != 0 && e.Version != before+1 || e.Version > 2 {
+			t.Fatalf("version %d of %s comes after %d", e.Version, e.InstanceID, before)
+		}
+		versions[e.InstanceID] = e.Version
+	}
+	if want := 100 + 1100 + 100001; len(rest) != want {
+		t.Errorf("%d events, want %d", len(rest), want)
+	}
+	create(t, s, "counter", `{"x": 0}`)
+	rest, _, _ = readAll(t, s, id)
+	wantSteps(t, rest, 1)
+}
+
 // A stream cannot go on from where the database has not been, or from too far behind.
 func TestWhereStreamsCannotResume(t *testing.T) {
 	t.Parallel()

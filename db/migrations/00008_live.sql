@@ -47,6 +47,9 @@ $$;
 -- removed. While all that were removed have smaller xids, none is lost. The time of a step
 -- would not tell: it is of before the commit, by as much as the transaction takes.
 --
+-- From the beginning, where p_cursor sees nothing at all, nothing is lost: what was removed
+-- before it was read is left out, as if that had been before the stream began.
+--
 -- It may err, by refusing: of what is noted the largest xid may be one that p_cursor sees, when
 -- a transaction that it does not see was open for longer than a workflow's final instances are
 -- kept.
@@ -65,7 +68,7 @@ declare
     where pg_visible_in_snapshot(x.xid, pg_current_snapshot())
   ), pg_snapshot_xmax(p_cursor));
 begin
-  return exists (
+  return pg_snapshot_xmax(p_cursor) > '1' and exists (
     select from pawl.removal r
     where r.tenant_id = p_tenant
       and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
@@ -76,7 +79,7 @@ $$;
 -- +goose StatementEnd
 
 -- can_resume says whether a stream can go on from p_cursor: no more than p_limit steps, of all
--- tenants, were made since, none that it would show has been removed, and the database has been
+-- tenants, were made since (null for any number), none that it would show has been removed, and the database has been
 -- there, which it has not if it was restored from an older copy.
 -- +goose StatementBegin
 create function pawl.can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
@@ -89,10 +92,10 @@ as $$
 begin
   return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
     and not pawl.steps_lost(p_tenant, p_workflows, p_cursor)
-    and (
+    and coalesce((
       select count(*)
-      from (select from pawl.steps_since(p_cursor) h limit p_limit + 1) h
-    ) <= p_limit;
+      from (select from pawl.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
+    ) <= p_limit, true);
 end
 $$;
 -- +goose StatementEnd
@@ -141,15 +144,17 @@ end
 $$;
 -- +goose StatementEnd
 
--- stream_past reads the steps that p_batch sees, from the beginning. They come by instance
--- and version, which the primary key has in order however many there are: the order of seq
--- would have to be sorted for each page. An instance that was removed before it came is left
--- out, as if it had been before.
--- Returns: up to p_limit rows of history from behind the given step on, as few as p_bytes asks
--- Raises:  PW410 the given step has been removed, and with it those of its instance that follow
+-- stream_past reads the steps that p_batch sees and p_cursor does not, however many they are:
+-- it looks at all of the tenant's, a page at a time, by instance and version, which the primary
+-- key has in order. The order of seq would have to be sorted for each page.
+-- Returns: rows of history from behind the given step on, of which it looks at p_limit, or as
+--          few as p_bytes asks; if the last one that it looked at is not among them, it comes
+--          too, without its documents and with a negative seq; no row: there are no more
+-- Raises:  PW410 steps that p_cursor does not see have been removed, or the given step
 -- +goose StatementBegin
 create function pawl.stream_past(
-  p_tenant text, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint
+  p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid,
+  p_after_version bigint, p_limit integer, p_bytes bigint
 ) returns setof pawl.history
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -158,31 +163,42 @@ set enable_bitmapscan = off
 set enable_sort = off
 set jit = off
 as $$
+declare
+  v_step pawl.history;
+  v_end pawl.history;
+  v_unread boolean;
+  v_bytes bigint := 0;
 begin
-  if p_after_version > 0 and not exists (
-    select from pawl.history h
-    where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
-  ) then
+  if pawl.steps_lost(p_tenant, p_workflows, p_cursor)
+    or p_after_version > 0 and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
+    )
+  then
     raise exception 'steps that follow have been removed' using errcode = 'PW410';
   end if;
-  return query
-  select (s.step).*
-  from (
-    select
-      h as step,
-      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
-        over (order by h.instance_id, h.version rows between unbounded preceding and 1 preceding) as before
-    from (
-      select h.*
-      from pawl.history h
-      where h.tenant_id = p_tenant
-        and (h.instance_id, h.version) > (p_after_instance, p_after_version)
-        and pg_visible_in_snapshot(h.xid, p_batch)
-      order by h.instance_id, h.version
-      limit p_limit
-    ) h
-  ) s
-  where coalesce(s.before, 0) < p_bytes;
+  for v_step in
+    select h.*
+    from pawl.history h
+    where h.tenant_id = p_tenant and (h.instance_id, h.version) > (p_after_instance, p_after_version)
+    order by h.instance_id, h.version
+    limit p_limit
+  loop
+    v_unread := pg_visible_in_snapshot(v_step.xid, p_batch) and not pg_visible_in_snapshot(v_step.xid, p_cursor);
+    if v_unread then
+      return next v_step;
+      v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
+      exit when v_bytes >= p_bytes;
+    else
+      v_end := v_step;
+    end if;
+  end loop;
+  if not v_unread then
+    v_end.seq := -v_end.seq;
+    v_end.context := '{}';
+    v_end.payload := null;
+    return next v_end;
+  end if;
 end
 $$;
 -- +goose StatementEnd

@@ -16,7 +16,7 @@ select pg_current_snapshot()::text as snapshot;
 -- name: CanResume :one
 select
   pg_current_snapshot()::text as snapshot,
-  pawl.can_resume(@tenant::text, @workflows::text[], @cursor::pg_snapshot, @step_limit::integer)::boolean as can;
+  pawl.can_resume(@tenant::text, @workflows::text[], @cursor::pg_snapshot, sqlc.narg('step_limit')::integer)::boolean as can;
 
 -- name: StreamSteps :many
 select h.*
@@ -28,7 +28,8 @@ order by h.seq;
 -- name: StreamPast :many
 select h.*
 from pawl.stream_past(
-  @tenant::text, @batch::pg_snapshot, @after_instance::uuid, @after_version::bigint, @row_limit::integer, @bytes::bigint) h
+  @tenant::text, @workflows::text[], @cursor::pg_snapshot, @batch::pg_snapshot, @after_instance::uuid,
+  @after_version::bigint, @row_limit::integer, @bytes::bigint) h
 order by h.instance_id, h.version;
 
 -- name: ListStates :many

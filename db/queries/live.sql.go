@@ -21,7 +21,7 @@ type CanResumeParams struct {
 	Tenant    string
 	Workflows []string
 	Cursor    string
-	StepLimit int32
+	StepLimit *int32
 }
 
 type CanResumeRow struct {
@@ -124,12 +124,15 @@ func (q *Queries) Notify(ctx context.Context, payload string) error {
 const streamPast = `-- name: StreamPast :many
 select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
 from pawl.stream_past(
-  $1::text, $2::pg_snapshot, $3::uuid, $4::bigint, $5::integer, $6::bigint) h
+  $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::uuid,
+  $6::bigint, $7::integer, $8::bigint) h
 order by h.instance_id, h.version
 `
 
 type StreamPastParams struct {
 	Tenant        string
+	Workflows     []string
+	Cursor        string
 	Batch         string
 	AfterInstance uuid.UUID
 	AfterVersion  int64
@@ -140,6 +143,8 @@ type StreamPastParams struct {
 func (q *Queries) StreamPast(ctx context.Context, arg StreamPastParams) ([]History, error) {
 	rows, err := q.db.Query(ctx, streamPast,
 		arg.Tenant,
+		arg.Workflows,
+		arg.Cursor,
 		arg.Batch,
 		arg.AfterInstance,
 		arg.AfterVersion,
