@@ -3336,6 +3336,7 @@ begin
   set cursor = pg_current_snapshot(), floor = 0, next_floor = 0, next_floor_xid = v_past, batch = null, batch_seq = 0, batch_end = null
   where c.cursor is not null;
   update pawl.subscription s set since = '3:3:';
+  delete from pawl.removal;
 end
 $$;
 revoke execute on function pawl.restored() from public;

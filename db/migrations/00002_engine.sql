@@ -24,7 +24,8 @@
 --
 --   PW001 one instance twice in a call      PW400 malformed-request
 --   PW404 instance- or workflow-not-found   PW409 a refusal, or workflow-conflict
---   PW412 version-mismatch                  PW413 too-large
+--   PW410 event-id-too-old                  PW412 version-mismatch
+--   PW413 too-large
 --   PW422 unknown-event, guard-error, invalid-definition, idempotency-key-reuse
 --   PW428 precondition-required
 --

@@ -412,7 +412,7 @@ $$;
 -- restored sees to it that consumers and subscriptions go on after the database was restored
 -- from a dump, on a server that counts its transactions anew: what any consumer had not relayed
 -- is relayed to all of them, some of it again. It writes all of history; only the owner may.
--- Writes:  history, consumer, subscription
+-- Writes:  history, consumer, subscription, removal
 -- +goose StatementBegin
 create function pawl.restored() returns void
 language plpgsql volatile
@@ -431,6 +431,7 @@ begin
   set cursor = pg_current_snapshot(), floor = 0, next_floor = 0, next_floor_xid = v_past, batch = null, batch_seq = 0, batch_end = null
   where c.cursor is not null;
   update pawl.subscription s set since = '3:3:';
+  delete from pawl.removal;
 end
 $$;
 -- +goose StatementEnd
