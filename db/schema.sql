@@ -2371,13 +2371,16 @@ $$;
 revoke execute on function pawl.lead(text,text,interval) from public;
 
 create function pawl.look(p_consumer text, OUT batch pg_snapshot, OUT begun boolean, OUT idle boolean, OUT place bigint) returns record
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+begin
   select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl.place_after(c)
+  into batch, begun, idle, place
   from pawl.consumer c
   cross join (select pg_current_snapshot() as now offset 0) s
-  where c.name = p_consumer
+  where c.name = p_consumer;
+end
 $$;
 revoke execute on function pawl.look(text) from public;
 
@@ -2892,6 +2895,7 @@ revoke execute on function pawl.put_off_timer() from public;
 create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.event
 language plpgsql stable security definer
 set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -2913,6 +2917,7 @@ set enable_incremental_sort = 'off'
 set enable_seqscan = 'off'
 set enable_sort = 'off'
 set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
 declare

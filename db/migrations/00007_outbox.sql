@@ -247,13 +247,16 @@ $$;
 -- Returns: idle: there is certainly nothing; place: place_after of the next page
 -- +goose StatementBegin
 create function pawl.look(p_consumer text, out batch pg_snapshot, out begun boolean, out idle boolean, out place bigint)
-language sql volatile security definer
+language plpgsql volatile security definer -- Its plan is kept.
 set search_path = pg_catalog, pg_temp
 as $$
+begin
   select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl.place_after(c)
+  into batch, begun, idle, place
   from pawl.consumer c
   cross join (select pg_current_snapshot() as now offset 0) s
-  where c.name = p_consumer
+  where c.name = p_consumer;
+end
 $$;
 -- +goose StatementEnd
 
@@ -265,6 +268,7 @@ create function pawl.read_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 -- There is one way to read each: by its index, in its order.
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
@@ -309,6 +313,7 @@ $$;
 create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.event
 language plpgsql stable security definer -- Its plan is kept, which in SQL it would not be.
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 begin
