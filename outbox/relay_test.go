@@ -748,16 +748,3 @@ func TestSlowSinkGetsSmallerPages(t *testing.T) {
 		t.Errorf("%d events came, want %d", len(got), steps)
 	}
 }
-
-// withTimeout returns a pool whose statements may take so long.
-func withTimeout(t testing.TB, pool *pgxpool.Pool, timeout string) *pgxpool.Pool {
-	t.Helper()
-	config := pool.Config().Copy()
-	config.ConnConfig.RuntimeParams["statement_timeout"] = timeout
-	limited, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(limited.Close)
-	return limited
-}

@@ -14,7 +14,6 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
-	"github.com/pawl-fsm/pawl/outbox"
 )
 
 // Endpoints that hang take no place from others, not even on their host.
@@ -275,45 +274,49 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 	wantWhats(t, r.list()[before:], ids(id, 1, 1, 2))
 }
 
-// Many subscriptions make a page of steps many deliveries: more than a statement may make, so
-// that a page has fewer.
-func TestManySubscriptions(t *testing.T) {
+// What takes longer than a statement may, for its large documents or its many subscriptions,
+// is asked for in smaller pages.
+func TestPagesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
-	served := withTimeout(t, pool, "300ms")
-	var got atomic.Int64
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
-		_, _ = io.Copy(io.Discard, in.Body)
-		got.Add(1)
-	}))
-	t.Cleanup(server.Close)
-	const subscriptions, steps = 60, 1000
-	for range subscriptions {
-		subscribe(t, service, server.URL, everything)
+	for _, name := range []string{"read_events", "route", "due_deliveries"} {
+		exec(t, pool, fmt.Sprintf("alter function pawl.%s rename to %[1]s_really", name))
 	}
-	exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", steps)
-	webhooks(t, served, outbox.WebhookConfig{AllowPrivate: true, Poll: 5 * time.Millisecond})
-	for end := time.Now().Add(30 * time.Second); got.Load() < 100; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("nobody is told")
-		}
-	}
-}
-
-// Documents of the largest size allowed do not keep a page from being read.
-func TestLargeDocuments(t *testing.T) {
-	t.Parallel()
-	pool, service := withService(t)
-	const instances = 150
+	exec(t, pool, `
+		create function pawl.at_most(p_limit integer) returns void language plpgsql as $$ begin
+			if p_limit > 8 then
+				raise exception 'canceling statement due to statement timeout' using errcode = '57014';
+			end if;
+		end $$;
+		create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.event
+		language plpgsql as $$ begin
+			perform pawl.at_most(p_limit);
+			return query select * from pawl.read_events_really(p_consumer, p_batch, p_limit);
+		end $$;
+		create function pawl.route(
+			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean
+		) language plpgsql as $$ begin
+			perform pawl.at_most(p_limit);
+			select * into leads, steps, deliveries, more from pawl.route_really(p_term, p_limit, p_lease);
+		end $$;
+		create function pawl.due_deliveries(
+			p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid
+		) returns setof pawl.delivery language plpgsql as $$ begin
+			perform pawl.at_most(p_limit);
+			return query select * from pawl.due_deliveries_really(
+				p_limit, p_each, p_flying, p_flying_subscriptions, p_after_tenant, p_after_subscription);
+		end $$`)
+	const n = 40
 	r := newReceiver(t, nil)
 	subscribe(t, service, r.url, everything)
-	exec(t, pool, `select pawl.create_one('counter', jsonb_build_object('t', (
-		select string_agg(md5(random()::text || n || m), '') from generate_series(1, 2000) m))) from generate_series(1, $1) n`, instances)
-	exec(t, pool, "select pawl.fire_one(id, 'add', context) from pawl.instance")
-	served := withTimeout(t, pool, "150ms")
+	exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)
 	sink := newRecorder()
-	relay(t, served, "all", sink, quick)
-	webhooks(t, served, quickly)
-	sink.want(t, 2*instances)
-	r.want(t, 2*instances)
+	pages := quick
+	pages.Page = 16
+	relay(t, pool, "all", sink, pages)
+	config := quickly
+	config.Page, config.Concurrency = 16, 4
+	webhooks(t, pool, config)
+	sink.want(t, n)
+	r.want(t, n)
 }
