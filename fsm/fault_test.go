@@ -206,14 +206,15 @@ func TestNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	var s strikes
 	plain := dbtest.New(t)
-	service := serviceOn(t, s.pool(t, plain), fsm.Config{CallTimeout: 100 * time.Millisecond}, counter)
+	patient := serviceOn(t, plain, fsm.Config{}, counter)
+	service := serviceOn(t, s.pool(t, plain), fsm.Config{CallTimeout: 100 * time.Millisecond})
 	ctx := t.Context()
-	i := create(t, service, "counter", `{"x":0}`)
+	i := create(t, patient, "counter", `{"x":0}`)
 	s.next(1, loseBoth, "unheard")
 	c := fsm.FireCommand{ID: i.ID, Event: "stop", Key: "unheard"}
 	_, err := service.Fire(ctx, c)
 	refused(t, err, fsm.Unavailable)
-	if r, err := service.Fire(ctx, c); err != nil || r.Replayed || r.Instance.Version != 2 {
+	if r, err := patient.Fire(ctx, c); err != nil || r.Replayed || r.Instance.Version != 2 {
 		t.Errorf("the retry: %+v, %v", r, err)
 	}
 	s.next(1, loseBoth, "unread")
