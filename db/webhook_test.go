@@ -341,3 +341,19 @@ func TestRetentionWaitsForWebhooks(t *testing.T) {
 		})
 	}
 }
+
+// A callback that nobody has routed goes with its instance.
+func TestRetentionTakesCallbacks(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, door)
+	id := doors(t, pool, 1)[0]
+	exec(t, pool, "insert into pawl.callback (tenant_id, instance_id, url, created_at) values ('default', $1, 'https://example.com', now())", id)
+	exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
+	if n := value[int](t, pool, "select cardinality(pawl.remove_instances('default', array[$1::uuid], pawl.now()))", id); n != 1 {
+		t.Fatalf("%d instances were removed", n)
+	}
+	if n := value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
+		t.Errorf("%d callbacks are left", n)
+	}
+}

@@ -161,11 +161,11 @@ func describe(err error, timeout time.Duration) string {
 	if failed, ok := errors.AsType[*url.Error](err); ok {
 		err = failed.Err // Its words repeat the URL.
 	}
-	if failed, ok := errors.AsType[*net.DNSError](err); ok {
-		failed.Server = "" // It is nobody else's business.
-	}
 	var timedOut net.Error
+	var unresolved *net.DNSError
 	switch {
+	case errors.As(err, &unresolved):
+		return "the host's name does not resolve" // By which server is nobody else's business.
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork):
 		return "the host has an address that webhooks must not be sent to"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timedOut) && timedOut.Timeout():

@@ -652,6 +652,17 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	}
 }
 
+func TestUnknownHost(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	subscribe(t, service, "http://nowhere.invalid/", everything)
+	config := quickly
+	config.Timeout = time.Minute // Longer than a look-up may take.
+	webhooks(t, pool, config)
+	create(t, pool)
+	until(t, pool, "select bool_or(last_error = 'the host''s name does not resolve') from pawl.delivery")
+}
+
 func TestSecretRotation(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
