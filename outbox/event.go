@@ -76,6 +76,9 @@ const CloudEventType = "application/cloudevents+json"
 // any. data is the item of history, as the API shows it, with the instance as it was then.
 func (e Event) CloudEvent() ([]byte, error) {
 	s, i := e.Step, e.Instance
+	if i.Actions == nil {
+		i.Actions = []string{}
+	}
 	out := cloudEvent{
 		SpecVersion: "1.0", ID: e.ID(), Source: e.Source(), Type: e.Type(), Subject: i.ID.String(), Time: timestamp(s.At),
 		DataContentType: "application/json", Sequence: strconv.FormatInt(s.Version, 10), TenantID: e.Tenant,
@@ -97,9 +100,6 @@ func (e Event) CloudEvent() ([]byte, error) {
 	if s.Traceparent != nil {
 		out.Traceparent = *s.Traceparent
 	}
-	if out.Data.Instance.Actions == nil {
-		out.Data.Instance.Actions = []string{}
-	}
 	return json.Marshal(out)
 }
 
@@ -111,11 +111,11 @@ type cloudEvent struct {
 	Subject         string    `json:"subject"`
 	Time            timestamp `json:"time"`
 	DataContentType string    `json:"datacontenttype"`
-	Sequence        string    `json:"sequence"`
+	Sequence        string    `json:"sequence,omitempty"` // Of a step.
 	TenantID        string    `json:"tenantid"`
 	CorrelationID   string    `json:"correlationid,omitempty"`
 	Traceparent     string    `json:"traceparent,omitempty"`
-	Data            eventData `json:"data"`
+	Data            any       `json:"data"`
 }
 
 // eventData has the members of the API's HistoryItem, and the instance.

@@ -149,16 +149,15 @@ func (l *leadership) publish(ctx context.Context, events []Event) error {
 	ctx, cancel := context.WithDeadline(ctx, l.renewed.Add(l.config.Lease))
 	defer cancel()
 	err := l.sink.Publish(ctx, events)
-	if err != nil {
-		err = fmt.Errorf("publish: %w", err)
-	}
-	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		l.page.now = len(events)
-		l.page.after(context.DeadlineExceeded)
-	} else if err == nil {
+	if err == nil {
 		l.page.after(nil)
+		return nil
 	}
-	return err
+	if late := context.Cause(ctx); errors.Is(late, context.DeadlineExceeded) {
+		l.page.now = len(events)
+		l.page.after(late)
+	}
+	return fmt.Errorf("publish: %w", err)
 }
 
 // advance notes what was published, even if the process is to end now: the batch, or with seq

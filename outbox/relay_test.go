@@ -118,13 +118,19 @@ var quick = outbox.RelayConfig{FromStart: true, Poll: 5 * time.Millisecond, Paus
 // relay runs a relay until the test ends, or stop is called.
 func relay(t testing.TB, pool *pgxpool.Pool, consumer string, sink outbox.Sink, config outbox.RelayConfig) (stop func()) {
 	t.Helper()
+	return running(t, outbox.NewRelay(pool, consumer, sink, config).Run)
+}
+
+// running runs a worker until the test ends, or stop is called.
+func running(t testing.TB, worker func(context.Context) error) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- outbox.NewRelay(pool, consumer, sink, config).Run(ctx) }()
+	go func() { done <- worker(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("the relay ended with %v", err)
+			t.Errorf("the worker ended with %v", err)
 		}
 	})
 	t.Cleanup(stop)

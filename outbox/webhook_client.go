@@ -193,23 +193,10 @@ func retryAfter(header string, now time.Time) time.Duration {
 
 // testEvent is the CloudEvent of a delivery that tells of no step.
 func testEvent(tenant, id, subscription string, at time.Time) ([]byte, error) {
-	type data struct {
-		SubscriptionID string `json:"subscription_id"`
-	}
-	return json.Marshal(struct {
-		SpecVersion     string    `json:"specversion"`
-		ID              string    `json:"id"`
-		Source          string    `json:"source"`
-		Type            string    `json:"type"`
-		Subject         string    `json:"subject"`
-		Time            timestamp `json:"time"`
-		DataContentType string    `json:"datacontenttype"`
-		TenantID        string    `json:"tenantid"`
-		Data            data      `json:"data"`
-	}{
-		"1.0", id, "/tenants/" + url.PathEscape(tenant) + "/subscriptions/" + subscription, fsm.TestDeliveryType, subscription,
-		timestamp(at), "application/json", tenant,
-		data{subscription},
+	return json.Marshal(cloudEvent{
+		SpecVersion: "1.0", ID: id, Source: "/tenants/" + url.PathEscape(tenant) + "/subscriptions/" + subscription,
+		Type: fsm.TestDeliveryType, Subject: subscription, Time: timestamp(at), DataContentType: "application/json", TenantID: tenant,
+		Data: map[string]string{"subscription_id": subscription},
 	})
 }
 

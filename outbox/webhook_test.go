@@ -2,7 +2,6 @@ package outbox_test
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -136,17 +135,7 @@ var quickly = outbox.WebhookConfig{
 // webhooks runs the worker until the test ends, or stop is called.
 func webhooks(t testing.TB, pool *pgxpool.Pool, config outbox.WebhookConfig) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- outbox.NewWebhooks(pool, config).Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the webhooks ended with %v", err)
-		}
-	})
-	t.Cleanup(stop)
-	return stop
+	return running(t, outbox.NewWebhooks(pool, config).Run)
 }
 
 // withService is withCounter with the façade, which lets endpoints be here.

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/httpapi"
 )
 
 // clientFlags say which service to talk to, and as whom.
@@ -42,11 +44,8 @@ type moment string
 
 // UnmarshalText refuses what the service would.
 func (m *moment) UnmarshalText(text []byte) error {
-	if _, err := time.Parse(time.RFC3339, string(text)); err != nil {
-		return fmt.Errorf("%q is no RFC 3339 time such as 2026-03-01T09:30:00Z", text)
-	}
 	*m = moment(text)
-	return nil
+	return new(httpapi.Timestamp).UnmarshalText(text)
 }
 
 // problem is what the service refuses with.
