@@ -142,12 +142,13 @@ $$;
 -- make_deliveries makes those of the next steps that a consumer is to relay. p_only: to this
 -- subscription alone. The caller holds the consumer's row, so that nothing is settled or
 -- replayed meanwhile, and what waits for what stays true.
--- Returns: how many steps were read, how many deliveries made, and the last step's seq
+-- Returns: how many steps were read, how many deliveries made, and up to where the batch is
+--          read then; null if it ends there
 -- Writes:  delivery
 -- +goose StatementBegin
 create function pawl.make_deliveries(
   p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid default null,
-  out steps integer, out deliveries integer, out last bigint
+  out steps integer, out deliveries integer, out place bigint
 )
 language plpgsql volatile
 set enable_seqscan = off
@@ -216,7 +217,10 @@ begin
     returning 1
   )
   select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
-  into steps, deliveries, last;
+  into steps, deliveries, place;
+  if steps < p_limit then
+    place := pawl.place_after(p_consumer);
+  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -245,7 +249,6 @@ declare
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_batch pg_snapshot;
   v_place bigint;
-  v_seq bigint;
 begin
   leads := false; steps := 0; deliveries := 0; more := false;
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
@@ -253,7 +256,6 @@ begin
     return;
   end if;
   v_batch := coalesce(v_consumer.batch, v_snapshot);
-  v_place := pawl.place_after(v_consumer);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
@@ -263,7 +265,7 @@ begin
     end if;
     return;
   end if;
-  if v_consumer.batch is null and v_place is null and not exists (
+  if v_consumer.batch is null and pawl.place_after(v_consumer) is null and not exists (
     select from pawl.read_steps(v_consumer, v_batch, 1)
   ) then
     leads := pawl.keep_lead('webhooks', p_term, p_lease);
@@ -274,12 +276,9 @@ begin
   if not found then
     return;
   end if;
-  select m.steps, m.deliveries, m.last
-  into steps, deliveries, v_seq
+  select m.steps, m.deliveries, m.place
+  into steps, deliveries, v_place
   from pawl.make_deliveries(v_consumer, v_batch, p_limit) m;
-  if steps >= p_limit then
-    v_place := v_seq;
-  end if;
   more := v_place is not null;
   leads := pawl.advance('webhooks', p_term, v_batch, v_place, steps, p_lease, v_floor);
 end
@@ -652,7 +651,6 @@ declare
   v_consumer pawl.consumer;
   v_batch pg_snapshot;
   v_place bigint;
-  v_made record;
   v_afresh boolean;
 begin
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
@@ -664,11 +662,7 @@ begin
     v_consumer.batch_seq := 0;
     v_consumer.batch_end := null;
     for page in 1..20 loop
-      v_place := pawl.place_after(v_consumer);
-      v_made := pawl.make_deliveries(v_consumer, v_batch, 1000, p_id);
-      if v_made.steps = 1000 then
-        v_place := v_made.last;
-      end if;
+      select m.place into v_place from pawl.make_deliveries(v_consumer, v_batch, 1000, p_id) m;
       exit when v_place is null;
       v_consumer.batch_seq := v_place;
     end loop;
