@@ -29,9 +29,9 @@ func TestProblemTables(t *testing.T) {
 			t.Errorf("the kind %q has the code %q", kind.Error(), code)
 		}
 	}
-	inContract := map[httpapi.ProblemCode]bool{}
+	inContract := map[string]bool{}
 	for _, v := range contract().Components.Schemas["ProblemCode"].Value.Enum {
-		code := httpapi.ProblemCode(v.(string))
+		code := v.(string)
 		inContract[code] = true
 		if statuses[code] == 0 {
 			t.Errorf("there is no description of %q", code)
@@ -177,7 +177,7 @@ func TestProblems(t *testing.T) {
 	golden(t, tooOld(t))
 	seen.Store("event-id-too-old", true)
 	for code := range httpapi.Codes() {
-		if _, ok := seen.Load(string(code)); !ok {
+		if _, ok := seen.Load(code); !ok {
 			t.Errorf("no test provokes %q", code)
 		}
 	}
@@ -192,7 +192,7 @@ func TestProblemPages(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	for code, status := range httpapi.Codes() {
-		a.get("/problems/"+string(code)).want(http.StatusOK).wantAt("code", string(code), "status", fmt.Sprint(status))
+		a.get("/problems/"+code).want(http.StatusOK).wantAt("code", code, "status", fmt.Sprint(status))
 	}
 	a.get("/problems/nonsense").want(http.StatusNotFound, "not-found")
 }
