@@ -16,6 +16,8 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
+
+	"github.com/pawl-fsm/pawl/httpapi"
 )
 
 // contract is openapi.yaml, which every answer of the suite is checked against.
@@ -45,6 +47,55 @@ func TestContract(t *testing.T) {
 	if !bytes.Equal(served.body, text) {
 		t.Error("the service serves another contract")
 	}
+}
+
+// The problems in the contract's examples are those that the service sends.
+func TestContractExamples(t *testing.T) {
+	t.Parallel()
+	text, err := json.Marshal(contract())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document any
+	if err := json.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			code, _ := v["code"].(string)
+			if status, known := httpapi.Codes()[code]; known {
+				seen++
+				if v["status"] != float64(status) || v["title"] != httpapi.TitleOf(code) {
+					t.Errorf("the example of %s has the status %v and the title %q, want %d and %q", code, v["status"], v["title"], status, httpapi.TitleOf(code))
+				}
+				if kind, ok := v["type"]; ok && kind != "/problems/"+code {
+					t.Errorf("the example of %s has the type %v", code, kind)
+				}
+			}
+			for _, child := range v {
+				walk(child)
+			}
+		case []any:
+			for _, child := range v {
+				walk(child)
+			}
+		}
+	}
+	if walk(document); seen < 10 {
+		t.Errorf("only %d examples of problems were found", seen)
+	}
+	var page struct{ Code, Title, Description string }
+	example, err := json.Marshal(contract().Paths.Value("/problems/{code}").Get.Responses.Status(http.StatusOK).Value.Content["application/json"].Example)
+	if err == nil {
+		err = json.Unmarshal(example, &page)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t).get("/problems/"+page.Code).want(http.StatusOK).wantAt("title", page.Title, "description", page.Description)
 }
 
 // operationOf finds the operation of a request; it is nil if the contract has none.

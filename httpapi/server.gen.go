@@ -19,7 +19,7 @@ import (
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// GetHealth Is the process alive?
+	// GetHealth Probe liveness
 	// (GET /healthz)
 	GetHealth(ctx echo.Context) error
 	// GetContract Read this document
@@ -28,7 +28,7 @@ type ServerInterface interface {
 	// GetProblem Read what a problem means
 	// (GET /problems/{code})
 	GetProblem(ctx echo.Context, code string) error
-	// GetReadiness Can it serve requests?
+	// GetReadiness Probe readiness
 	// (GET /readyz)
 	GetReadiness(ctx echo.Context) error
 	// RunBatch Run many commands
@@ -43,7 +43,7 @@ type ServerInterface interface {
 	// ReplayDelivery Replay a delivery
 	// (POST /v1/deliveries/{id}/replay)
 	ReplayDelivery(ctx echo.Context, id string) error
-	// StreamEvents Follow all instances
+	// StreamEvents Stream the steps of all instances
 	// (GET /v1/events)
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
 	// ListInstances List instances
@@ -52,13 +52,13 @@ type ServerInterface interface {
 	// GetInstance Read an instance
 	// (GET /v1/instances/{id})
 	GetInstance(ctx echo.Context, id InstanceID, params GetInstanceParams) error
-	// ListActions List the legal events
+	// ListActions List the accepted events
 	// (GET /v1/instances/{id}/actions)
 	ListActions(ctx echo.Context, id InstanceID, params ListActionsParams) error
 	// FireEvent Fire an event
 	// (POST /v1/instances/{id}/actions/{event})
 	FireEvent(ctx echo.Context, id InstanceID, event string, params FireEventParams) error
-	// StreamInstance Follow an instance
+	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx echo.Context, id InstanceID, params StreamInstanceParams) error
 	// ListHistory List an instance's history
@@ -106,7 +106,7 @@ type ServerInterface interface {
 	// CreateInstance Create an instance
 	// (POST /v1/workflows/{name}/instances)
 	CreateInstance(ctx echo.Context, name WorkflowName) error
-	// MigrateWorkflow Migrate live instances to another version
+	// MigrateWorkflow Migrate active instances to another version
 	// (POST /v1/workflows/{name}/migrate)
 	MigrateWorkflow(ctx echo.Context, name WorkflowName) error
 	// SimulateWorkflow Simulate an instance
@@ -2061,7 +2061,7 @@ func (response GetWorkflowVersion200JSONResponse) VisitGetWorkflowVersionRespons
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
-	// GetHealth Is the process alive?
+	// GetHealth Probe liveness
 	// (GET /healthz)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
 	// GetContract Read this document
@@ -2070,7 +2070,7 @@ type StrictServerInterface interface {
 	// GetProblem Read what a problem means
 	// (GET /problems/{code})
 	GetProblem(ctx context.Context, request GetProblemRequestObject) (GetProblemResponseObject, error)
-	// GetReadiness Can it serve requests?
+	// GetReadiness Probe readiness
 	// (GET /readyz)
 	GetReadiness(ctx context.Context, request GetReadinessRequestObject) (GetReadinessResponseObject, error)
 	// RunBatch Run many commands
@@ -2085,7 +2085,7 @@ type StrictServerInterface interface {
 	// ReplayDelivery Replay a delivery
 	// (POST /v1/deliveries/{id}/replay)
 	ReplayDelivery(ctx context.Context, request ReplayDeliveryRequestObject) (ReplayDeliveryResponseObject, error)
-	// StreamEvents Follow all instances
+	// StreamEvents Stream the steps of all instances
 	// (GET /v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
 	// ListInstances List instances
@@ -2094,13 +2094,13 @@ type StrictServerInterface interface {
 	// GetInstance Read an instance
 	// (GET /v1/instances/{id})
 	GetInstance(ctx context.Context, request GetInstanceRequestObject) (GetInstanceResponseObject, error)
-	// ListActions List the legal events
+	// ListActions List the accepted events
 	// (GET /v1/instances/{id}/actions)
 	ListActions(ctx context.Context, request ListActionsRequestObject) (ListActionsResponseObject, error)
 	// FireEvent Fire an event
 	// (POST /v1/instances/{id}/actions/{event})
 	FireEvent(ctx context.Context, request FireEventRequestObject) (FireEventResponseObject, error)
-	// StreamInstance Follow an instance
+	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx context.Context, request StreamInstanceRequestObject) (StreamInstanceResponseObject, error)
 	// ListHistory List an instance's history
@@ -2148,7 +2148,7 @@ type StrictServerInterface interface {
 	// CreateInstance Create an instance
 	// (POST /v1/workflows/{name}/instances)
 	CreateInstance(ctx context.Context, request CreateInstanceRequestObject) (CreateInstanceResponseObject, error)
-	// MigrateWorkflow Migrate live instances to another version
+	// MigrateWorkflow Migrate active instances to another version
 	// (POST /v1/workflows/{name}/migrate)
 	MigrateWorkflow(ctx context.Context, request MigrateWorkflowRequestObject) (MigrateWorkflowResponseObject, error)
 	// SimulateWorkflow Simulate an instance

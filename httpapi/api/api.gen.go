@@ -414,17 +414,17 @@ func (e GetWorkflowDiagramParamsFormat) Valid() bool {
 
 // Action An event that the instance's state accepts.
 type Action struct {
-	// Event The event's name.
+	// Event The name of the event.
 	Event string `json:"event"`
 
-	// GuardHolds Whether firing the event with an empty payload would find a guard that holds. Null without `?evaluate=true`,
-	// and if that cannot be told.
+	// GuardHolds Whether a guard of the event holds for an empty payload. Null without `?evaluate=true`, and if the
+	// evaluation of a guard fails.
 	GuardHolds *bool `json:"guard_holds"`
 
-	// PayloadSchema The JSON Schema of the event's payload; null if any payload will do.
+	// PayloadSchema The JSON Schema of the payload; null if any payload is accepted.
 	PayloadSchema json.RawMessage `json:"payload_schema"`
 
-	// Targets The states that its transitions lead to, in their order.
+	// Targets The target states of the event's transitions, in the order of the transitions.
 	Targets []string `json:"targets"`
 }
 
@@ -432,123 +432,126 @@ type Action struct {
 type ActionList struct {
 	Items []Action `json:"items"`
 
-	// NextCursor Always null; the list is one page.
+	// NextCursor Always null, since the list is a single page.
 	NextCursor *string `json:"next_cursor"`
 }
 
-// BacktestDifference The first step in which an instance would have gone another way.
+// BacktestDifference The first step at which an instance would have taken another course.
 type BacktestDifference struct {
-	// Detail Why, in a sentence.
+	// Detail The reason in one sentence.
 	Detail string `json:"detail"`
 
-	// Errors The faults of the recorded context or payload, of `invalid-context` and `invalid-payload`.
+	// Errors The faults of the recorded context or payload. Only with `invalid-context` and `invalid-payload`.
 	Errors []Fault `json:"errors,omitempty"`
 
-	// Event The event or timeout as recorded; `null` for the creation, and for an instance that is still in its state.
+	// Event The recorded event or timeout; null for the creation, and for an instance that is still in its state.
 	Event *string `json:"event"`
 
-	// From The recorded state before it, `null` for the creation.
+	// From The recorded state before the step; null for the creation.
 	From *string `json:"from"`
 
-	// Guards The guards that were tried, of `guard-rejected`.
+	// Guards The guards that were tried. Only with `guard-rejected`.
 	Guards []string `json:"guards,omitempty"`
 
-	// InstanceID The instance.
+	// InstanceID The id of the instance.
 	InstanceID string `json:"instance_id"`
 
-	// Outcome `elsewhere` if the step would have led to another state, `other-status` if to the same state with another status,
-	// `timeout` if a timeout or the end of the lifetime would have come first, `no-timeout` if the recorded one would
-	// not have come. Otherwise the code that the step would have been refused with.
+	// Outcome How the step would have differed. `elsewhere`: it would have led to another state. `other-status`: it would have
+	// led to the same state with another status. `timeout`: a timeout or the end of the lifetime would have come
+	// first. `no-timeout`: the recorded timeout would not have come. Any other value is the code of the problem with
+	// which the step would have been refused.
 	Outcome BacktestOutcome `json:"outcome"`
 
-	// To The recorded state after it, and after the eventless transitions that followed.
+	// To The recorded state after the step and the eventless transitions that followed it.
 	To string `json:"to"`
 
-	// Version The step in the instance's history.
+	// Version The version of the instance after the step.
 	Version int64 `json:"version"`
 
-	// WorkflowVersion The version of the workflow that made the step.
+	// WorkflowVersion The version of the workflow that the step was made under.
 	WorkflowVersion int `json:"workflow_version"`
 
-	// WouldBe The state that the candidate would have led to, `null` if it would have stayed.
+	// WouldBe The state that the candidate would have led to; null if the state would not have changed.
 	WouldBe *string `json:"would_be"`
 }
 
-// BacktestGroup Instances that differ alike.
+// BacktestGroup Instances with the same difference.
 type BacktestGroup struct {
-	// Count How many instances.
+	// Count The number of instances.
 	Count int `json:"count"`
 
-	// Event The event or timeout as recorded; `null` for the creation, and for an instance that is still in its state.
+	// Event The recorded event or timeout; null for the creation, and for an instance that is still in its state.
 	Event *string `json:"event"`
 
-	// Examples The newest of them, up to three.
+	// Examples The ids of the newest instances of the group, at most three.
 	Examples []string `json:"examples"`
 
-	// From The recorded state before it, `null` for the creation.
+	// From The recorded state before the step; null for the creation.
 	From *string `json:"from"`
 
-	// Outcome `elsewhere` if the step would have led to another state, `other-status` if to the same state with another status,
-	// `timeout` if a timeout or the end of the lifetime would have come first, `no-timeout` if the recorded one would
-	// not have come. Otherwise the code that the step would have been refused with.
+	// Outcome How the step would have differed. `elsewhere`: it would have led to another state. `other-status`: it would have
+	// led to the same state with another status. `timeout`: a timeout or the end of the lifetime would have come
+	// first. `no-timeout`: the recorded timeout would not have come. Any other value is the code of the problem with
+	// which the step would have been refused.
 	Outcome BacktestOutcome `json:"outcome"`
 
-	// To The recorded state after it, and after the eventless transitions that followed.
+	// To The recorded state after the step and the eventless transitions that followed it.
 	To string `json:"to"`
 
-	// WouldBe The state that the candidate would have led to, `null` if it would have stayed.
+	// WouldBe The state that the candidate would have led to; null if the state would not have changed.
 	WouldBe *string `json:"would_be"`
 }
 
-// BacktestOutcome `elsewhere` if the step would have led to another state, `other-status` if to the same state with another status,
-// `timeout` if a timeout or the end of the lifetime would have come first, `no-timeout` if the recorded one would
-// not have come. Otherwise the code that the step would have been refused with.
+// BacktestOutcome How the step would have differed. `elsewhere`: it would have led to another state. `other-status`: it would have
+// led to the same state with another status. `timeout`: a timeout or the end of the lifetime would have come
+// first. `no-timeout`: the recorded timeout would not have come. Any other value is the code of the problem with
+// which the step would have been refused.
 type BacktestOutcome string
 
-// BatchRequest Commands to run.
+// BatchRequest The commands of a batch.
 type BatchRequest struct {
 	// Commands 1 to 1,000 commands.
 	Commands []Command `json:"commands"`
 }
 
-// BatchResponse What the commands did.
+// BatchResponse The results of a batch.
 type BatchResponse struct {
-	// Results One result for each command, in their order.
+	// Results One result for each command, in the same order.
 	Results []BatchResult `json:"results"`
 }
 
-// BatchResult What one command did, with either `instance` or `problem`.
+// BatchResult The result of one command, with either `instance` or `problem`.
 type BatchResult struct {
 	// Instance One running process of a workflow.
 	Instance *Instance `json:"instance,omitempty"`
 
-	// Problem An error, as RFC 9457 has it.
+	// Problem An error in the format of RFC 9457.
 	Problem *Problem `json:"problem,omitempty"`
 
-	// Replayed Whether this is the recorded outcome of an earlier request with this key.
+	// Replayed Whether the result is a replay of an earlier command with the same key.
 	Replayed bool `json:"replayed"`
 
-	// Status The status that the command alone would have been answered with.
+	// Status The status that a single request with this command would get.
 	Status int `json:"status"`
 }
 
-// Command One command. With `op: create`: `workflow` is required, and `context`, `business_key`, `correlation_id`,
-// `expires_in`, `callback_url`, `callback_secret` and `reason` are allowed. With `op: fire`: `instance_id` and `event` are required, and `payload`,
-// `if_match` and `reason` are allowed. A member of the other `op` is 400 for that command.
+// Command One command. `op: create` requires `workflow` and allows `context`, `business_key`, `correlation_id`,
+// `expires_in`, `callback_url`, `callback_secret` and `reason`. `op: fire` requires `instance_id` and `event` and
+// allows `payload`, `if_match` and `reason`. A member of the other `op` is 400 for that command.
 type Command struct {
-	// BusinessKey Create: what the client calls the instance.
+	// BusinessKey Create: the client's id for the instance.
 	BusinessKey *string `json:"business_key,omitempty"`
 
-	// CallbackSecret Create: what signs that.
+	// CallbackSecret Create: the secret that signs the callback.
 	CallbackSecret *string `json:"callback_secret,omitempty"`
 
-	// CallbackURL Create: where to send the last step to.
+	// CallbackURL Create: the URL of a callback, as in a single create.
 	CallbackURL *string `json:"callback_url,omitempty"`
 
-	// Context Create: the instance's data; `{}` by default.
+	// Context Create: the data of the instance. The default is `{}`.
 	Context json.RawMessage `json:"context,omitempty"`
 
-	// CorrelationID Create: what the client calls the work that the instance belongs to.
+	// CorrelationID Create: the client's id for the work that the instance belongs to.
 	CorrelationID *string `json:"correlation_id,omitempty"`
 
 	// Event Fire: the name of the event.
@@ -565,42 +568,43 @@ type Command struct {
 	// InstanceID Fire: the id of the instance.
 	InstanceID *string `json:"instance_id,omitempty"`
 
-	// Key The command's idempotency key, 1 to 255 visible ASCII characters.
+	// Key The idempotency key of the command, 1 to 255 visible ASCII characters.
 	Key *string `json:"key,omitempty"`
 
-	// Op What to do.
+	// Op Whether to create an instance or to fire an event.
 	Op CommandOp `json:"op"`
 
-	// Payload Fire: the event's data; `{}` by default.
+	// Payload Fire: the data of the event. The default is `{}`.
 	Payload json.RawMessage `json:"payload,omitempty"`
 
-	// Reason Why, for history. At most 1,000 characters.
+	// Reason The reason to record in history, at most 1,000 characters.
 	Reason *string `json:"reason,omitempty"`
 
 	// Workflow Create: the name of the workflow.
 	Workflow *string `json:"workflow,omitempty"`
 }
 
-// CommandOp What to do.
+// CommandOp Whether to create an instance or to fire an event.
 type CommandOp string
 
-// CreateRequest What an instance starts with.
+// CreateRequest The context and the settings of a new instance.
 type CreateRequest struct {
-	// BusinessKey What the client calls the instance, 1 to 255 characters. Unique within the tenant and the workflow for as
-	// long as the instance exists.
+	// BusinessKey The client's id for the instance, 1 to 255 characters. Unique within the tenant and the workflow for as long
+	// as the instance exists.
 	BusinessKey *string `json:"business_key,omitempty"`
 
-	// CallbackSecret What signs it: `whsec_` and 24 to 64 bytes in base64. Without it the deployment's secret does, if it has one.
+	// CallbackSecret The secret that signs the callback: `whsec_` followed by 24 to 64 bytes in base64. The default is the secret
+	// of the deployment, if it has one.
 	CallbackSecret *string `json:"callback_secret,omitempty"`
 
-	// CallbackURL Where to send the last step to, once the instance is final: http or https. One signed delivery, as of a
-	// subscription.
+	// CallbackURL The http or https URL of a callback. When the instance reaches a final state, it gets one signed delivery of
+	// that step, in the form of a subscription's deliveries.
 	CallbackURL *string `json:"callback_url,omitempty"`
 
-	// Context The instance's data, at most 64 KiB unless the deployment says otherwise.
+	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit.
 	Context json.RawMessage `json:"context,omitempty"`
 
-	// CorrelationID What the client calls the work that the instance belongs to, 1 to 255 visible characters. Need not be unique.
+	// CorrelationID The client's id for the work that the instance belongs to, 1 to 255 characters. It need not be unique.
 	CorrelationID *string `json:"correlation_id,omitempty"`
 
 	// ExpiresIn A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
@@ -608,67 +612,71 @@ type CreateRequest struct {
 	// Examples: 15m
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
 
-	// Reason Why, for history. At most 1,000 characters. It does not make another request under the same key.
+	// Reason The reason to record in history, at most 1,000 characters. It is not part of the content that an idempotency
+	// key stands for.
 	Reason *string `json:"reason,omitempty"`
 }
 
-// Definition A workflow's definition. Answers give it in canonical form: shorthands written out, and the order of members
-// fixed. At most 1 MiB and 500 states unless the deployment says otherwise.
+// Definition The definition of one version of a workflow. Answers give it in canonical form: shorthands are written out, and
+// the order of members is fixed. It has at most 1 MiB, and 500 states unless the deployment configures another
+// limit.
 type Definition = json.RawMessage
 
-// Delivery A step, and what became of telling a subscription of it.
+// Delivery A message for one subscription or callback, with the results of its attempts.
 type Delivery struct {
-	// Attempts How many were made, since the last replay if there was one.
+	// Attempts The number of attempts, since the last replay if there was one.
 	Attempts int `json:"attempts"`
 
-	// CreatedAt When it was made of the step.
+	// CreatedAt When the delivery was made.
 	CreatedAt Timestamp `json:"created_at"`
 
-	// DeliveredAt When it was answered with a 2xx.
+	// DeliveredAt When the endpoint answered with 2xx; null if it has not.
 	DeliveredAt *Timestamp `json:"delivered_at"`
 
-	// ID The `webhook-id`, the same in each attempt.
+	// ID The id of the delivery, sent as `webhook-id` in each attempt.
 	ID string `json:"id"`
 
-	// InstanceID The instance that made the step; `null` for a test.
+	// InstanceID The id of the instance that made the step; null for a test.
 	InstanceID *string `json:"instance_id"`
 
-	// LastError Why the last attempt failed.
+	// LastError Why the last attempt failed; null if it did not.
 	LastError *string `json:"last_error"`
 
-	// LastResponse The first KiB of the answer to the last attempt.
+	// LastResponse The first KiB of the answer to the last attempt; null if there was none.
 	LastResponse *string `json:"last_response"`
 
-	// LastStatus The status that the last attempt was answered with, `null` if there was no answer.
+	// LastStatus The HTTP status of the last attempt; null if there was no answer.
 	LastStatus *int `json:"last_status"`
 
-	// NextAttemptAt When it is sent, if its endpoint does not rest; `null` if it is not pending, and while an earlier step of the
-	// instance is to be tried again.
+	// NextAttemptAt When the next attempt is due, unless the circuit of the endpoint is open. Null if the delivery is not
+	// pending, and while it waits for the retry of an earlier step of the same instance.
 	NextAttemptAt *Timestamp `json:"next_attempt_at"`
 
-	// Status `pending` is to be sent, for the first time or again; `delivered` was answered with a 2xx; `dead` was given up.
+	// Status `pending`: an attempt is due, the first one or a retry. `delivered`: the endpoint answered with 2xx. `dead`: a
+	// dead letter, which is not sent again unless it is replayed.
 	Status DeliveryStatus `json:"status"`
 
-	// SubscriptionID The subscription; `null` for the `callback_url` of an instance.
+	// SubscriptionID The id of the subscription; null for the callback of an instance.
 	SubscriptionID *string `json:"subscription_id"`
 
 	// Type The type of the CloudEvent.
 	Type string `json:"type"`
 
-	// Version The step in the instance's history; `null` for a test.
+	// Version The version of the instance after the step; null for a test.
 	Version *int64 `json:"version"`
 }
 
-// DeliveryList A page of deliveries.
+// DeliveryList One page of deliveries.
 type DeliveryList struct {
-	// Items The newest first.
+	// Items Newest first.
 	Items []Delivery `json:"items"`
 
-	// NextCursor The cursor of the next page, `null` on the last.
+	// NextCursor The cursor of the next page; null on the last page.
 	NextCursor *string `json:"next_cursor"`
 }
 
-// DeliveryStatus `pending` is to be sent, for the first time or again; `delivered` was answered with a 2xx; `dead` was given up.
+// DeliveryStatus `pending`: an attempt is due, the first one or a retry. `delivered`: the endpoint answered with 2xx. `dead`: a
+// dead letter, which is not sent again unless it is replayed.
 type DeliveryStatus string
 
 // Duration A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
@@ -678,26 +686,27 @@ type Duration = string
 
 // Fault One fault of a request, with `pointer` or `parameter`.
 type Fault struct {
-	// Detail What is wrong there.
+	// Detail What is wrong at that place.
 	Detail string `json:"detail"`
 
-	// Parameter Which path, query or header parameter.
+	// Parameter The name of the path, query or header parameter.
 	Parameter *string `json:"parameter,omitempty"`
 
-	// Pointer Where in the body, as a JSON Pointer (RFC 6901).
+	// Pointer The place in the body, as a JSON Pointer (RFC 6901).
 	Pointer *string `json:"pointer,omitempty"`
 }
 
-// FireRequest What comes with an event.
+// FireRequest The payload of an event, and a reason.
 type FireRequest struct {
-	// Payload The event's data, at most 64 KiB unless the deployment says otherwise.
+	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit.
 	Payload json.RawMessage `json:"payload,omitempty"`
 
-	// Reason Why, for history. At most 1,000 characters. It does not make another request under the same key.
+	// Reason The reason to record in history, at most 1,000 characters. It is not part of the content that an idempotency
+	// key stands for.
 	Reason *string `json:"reason,omitempty"`
 }
 
-// Health The process is alive.
+// Health The process serves requests.
 type Health struct {
 	Status HealthStatus `json:"status"`
 }
@@ -707,181 +716,185 @@ type HealthStatus string
 
 // HistoryItem One step of an instance.
 type HistoryItem struct {
-	// Actor Who made the step.
+	// Actor Who caused the step.
 	Actor string `json:"actor"`
 
-	// At When the step was made, by the database's clock.
+	// At When the step was made, by the clock of the database.
 	At Timestamp `json:"at"`
 
 	// Context The context after the step.
 	Context json.RawMessage `json:"context"`
 
-	// CorrelationID The command's `X-Correlation-ID`; null if it had none.
+	// CorrelationID The `X-Correlation-ID` of the command; null if it had none.
 	CorrelationID *string `json:"correlation_id"`
 
-	// Event The event that was fired; null if none was.
+	// Event The event that was fired, or the timeout (`after:10m`, `ttl`); null if there was none.
 	Event *string `json:"event"`
 
 	// From The state before the step; null for `created`.
 	From *string `json:"from"`
 
-	// Key The idempotency key of the command; `timer:` and the version it was armed for, of what a timer ended; null if it
-	// had none.
+	// Key The idempotency key of the command; null if it had none. A step that a timer made has `timer:` and the
+	// version that the timer was set at.
 	Key *string `json:"key"`
 
-	// Kind What made the step: `created` by a create, `transition` by an event, `timeout` by a state's `after`, `expired` by
-	// the end of the lifetime, `forced` by an operator, `migrated` by a move to another version of the workflow.
+	// Kind What made the step. `created`: the creation. `transition`: an event, or an eventless transition. `timeout`: a
+	// timeout of the state (`after`). `expired`: the end of the lifetime (`ttl`, `expires_in`). `migrated`: a
+	// migration to another version of the workflow. `forced`: reserved for an intervention by an operator; no
+	// operation of this contract makes such a step.
 	Kind HistoryKind `json:"kind"`
 
-	// Payload The event's payload; null if there was none.
+	// Payload The payload of the event; null if there was none.
 	Payload json.RawMessage `json:"payload"`
 
-	// Reason Why; null if the command did not say.
+	// Reason The reason of the command; null if it had none.
 	Reason *string `json:"reason"`
 
-	// Status `active` until the instance reaches a final state, then that state's outcome.
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
 	Status InstanceStatus `json:"status"`
 
 	// To The state after the step.
 	To string `json:"to"`
 
-	// Traceparent The command's `traceparent`; null if it had none.
+	// Traceparent The `traceparent` of the command; null if it had none.
 	Traceparent *string `json:"traceparent"`
 
-	// Version The instance's version after the step.
+	// Version The version of the instance after the step.
 	Version int64 `json:"version"`
 
 	// WorkflowVersion The version of the workflow after the step.
 	WorkflowVersion int `json:"workflow_version"`
 }
 
-// HistoryKind What made the step: `created` by a create, `transition` by an event, `timeout` by a state's `after`, `expired` by
-// the end of the lifetime, `forced` by an operator, `migrated` by a move to another version of the workflow.
+// HistoryKind What made the step. `created`: the creation. `transition`: an event, or an eventless transition. `timeout`: a
+// timeout of the state (`after`). `expired`: the end of the lifetime (`ttl`, `expires_in`). `migrated`: a
+// migration to another version of the workflow. `forced`: reserved for an intervention by an operator; no
+// operation of this contract makes such a step.
 type HistoryKind string
 
 // HistoryList One page of history, oldest first.
 type HistoryList struct {
 	Items []HistoryItem `json:"items"`
 
-	// NextCursor The cursor of the next page; null on the last.
+	// NextCursor The cursor of the next page; null on the last page.
 	NextCursor *string `json:"next_cursor"`
 }
 
 // Instance One running process of a workflow.
 type Instance struct {
-	// Actions The events that this state accepts, by name; none if it is final.
+	// Actions The events that the state accepts, ordered by name. Empty if the state is final.
 	Actions []string `json:"actions"`
 
-	// BusinessKey What the client calls the instance; unique within the workflow.
+	// BusinessKey The client's id for the instance, unique within the tenant and the workflow; null if it has none.
 	BusinessKey *string `json:"business_key"`
 
-	// Context The instance's data, which only transitions change.
+	// Context The data of the instance. Only assigns change it.
 	Context json.RawMessage `json:"context"`
 
-	// CorrelationID What the client calls the work that the instance belongs to.
+	// CorrelationID The client's id for the work that the instance belongs to; null if it has none.
 	CorrelationID *string `json:"correlation_id"`
 
-	// CreatedAt When it was created.
+	// CreatedAt When the instance was created.
 	CreatedAt Timestamp `json:"created_at"`
 
-	// Error What led to the status `failed`: the `event` that was fired, the `state` it was fired in, and the command's
-	// `reason`, null if it gave none. Null unless the instance failed.
+	// Error The cause of the status `failed`: the `event` that led to it, the `state` before the event, and the `reason`
+	// of the command, which is null if the command had none. Null unless the status is `failed`.
 	Error json.RawMessage `json:"error"`
 
-	// ExpiresAt When its lifetime ends; null if it has no end.
+	// ExpiresAt When the lifetime ends; null if it is unlimited.
 	ExpiresAt *Timestamp `json:"expires_at"`
 
-	// ID The instance's id.
+	// ID The id of the instance.
 	ID string `json:"id"`
 
-	// State The state it is in.
+	// State The path of the present state.
 	State string `json:"state"`
 
-	// StateChangedAt When it came into its state.
+	// StateChangedAt When the instance entered its state.
 	StateChangedAt Timestamp `json:"state_changed_at"`
 
-	// Status `active` until the instance reaches a final state, then that state's outcome.
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
 	Status InstanceStatus `json:"status"`
 
-	// Version Starts at 1 and rises by 1 with each step.
+	// Version 1 at the creation, and one more with each step.
 	Version int64 `json:"version"`
 
-	// Workflow The name of its workflow.
+	// Workflow The name of the workflow.
 	Workflow string `json:"workflow"`
 
-	// WorkflowVersion The version of its workflow, from 1.
+	// WorkflowVersion The version of the workflow that the instance follows, from 1.
 	WorkflowVersion int `json:"workflow_version"`
 }
 
-// InstanceLeft An instance that stays at its version.
+// InstanceLeft An instance that was not migrated and keeps its version.
 type InstanceLeft struct {
-	// ID The instance.
+	// ID The id of the instance.
 	ID string `json:"id"`
 
-	// Reason `state-unknown` if the other version has no such state, `state-final` if it is final there, `unsettled`
-	// if eventless transitions would come to no rest there, `busy` if somebody held the instance each time it
-	// was tried.
+	// Reason Why the instance was not migrated. `state-unknown`: the new version has no such state. `state-final`: the
+	// state is final in the new version. `unsettled`: the eventless transitions of the new version would not end.
+	// `busy`: another command held the instance at each attempt.
 	Reason InstanceLeftReason `json:"reason"`
 
-	// State Its state.
+	// State The present state of the instance.
 	State string `json:"state"`
 }
 
-// InstanceLeftReason `state-unknown` if the other version has no such state, `state-final` if it is final there, `unsettled`
-// if eventless transitions would come to no rest there, `busy` if somebody held the instance each time it
-// was tried.
+// InstanceLeftReason Why the instance was not migrated. `state-unknown`: the new version has no such state. `state-final`: the
+// state is final in the new version. `unsettled`: the eventless transitions of the new version would not end.
+// `busy`: another command held the instance at each attempt.
 type InstanceLeftReason string
 
 // InstanceList One page of instances.
 type InstanceList struct {
 	Items []Instance `json:"items"`
 
-	// NextCursor The cursor of the next page; null on the last.
+	// NextCursor The cursor of the next page; null on the last page.
 	NextCursor *string `json:"next_cursor"`
 }
 
-// InstanceStatus `active` until the instance reaches a final state, then that state's outcome.
+// InstanceStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 type InstanceStatus string
 
-// Problem An error, as RFC 9457 has it.
+// Problem An error in the format of RFC 9457.
 type Problem struct {
-	// AllowedEvents The events that the state accepts, by name.
+	// AllowedEvents The events that the state accepts, ordered by name.
 	AllowedEvents []string `json:"allowed_events,omitzero"`
 
 	// Code The stable name of a problem. `/problems/{code}` explains it.
 	Code ProblemCode `json:"code"`
 
-	// Detail What happened this time.
+	// Detail What happened in this case.
 	Detail string `json:"detail"`
 
-	// Errors The faults of the request, all at once.
+	// Errors All faults of the request.
 	Errors []Fault `json:"errors,omitzero"`
 
 	// Event The event that was fired.
 	Event *string `json:"event,omitempty"`
 
-	// Expected What `If-Match` asked for, as it was sent.
+	// Expected The value of `If-Match` as it was sent.
 	Expected *string `json:"expected,omitempty"`
 
-	// Guards The guards that refused, in the order they were tried.
+	// Guards The guards that did not hold, in the order in which they were tried.
 	Guards []string `json:"guards,omitzero"`
 
-	// InstanceID The instance that exists.
+	// InstanceID The id of the existing instance.
 	InstanceID *string `json:"instance_id,omitempty"`
 
-	// InstanceStatus `active` until the instance reaches a final state, then that state's outcome.
+	// InstanceStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 	InstanceStatus *InstanceStatus `json:"instance_status,omitempty"`
 
-	// RequestID The id of the request, as in `X-Request-ID`.
+	// RequestID The id of the request, the same as in `X-Request-ID`.
 	RequestID string `json:"request_id"`
 
 	// State The state of the instance.
 	State *string `json:"state,omitempty"`
 
-	// Status The status of the answer.
+	// Status The HTTP status of the answer.
 	Status int `json:"status"`
 
-	// Title What kind of problem it is, the same for every problem of this code.
+	// Title The title of the code, the same for every problem with this code.
 	Title string `json:"title"`
 
 	// Type The page that explains the problem, `/problems/{code}`.
@@ -894,18 +907,18 @@ type Problem struct {
 // ProblemCode The stable name of a problem. `/problems/{code}` explains it.
 type ProblemCode string
 
-// ProblemType What a problem means.
+// ProblemType The explanation of a code.
 type ProblemType struct {
 	// Code The stable name of a problem. `/problems/{code}` explains it.
 	Code ProblemCode `json:"code"`
 
-	// Description What it means and what to do about it.
+	// Description What the problem means and what to do about it.
 	Description string `json:"description"`
 
-	// Status The status that it is answered with.
+	// Status The HTTP status of problems with this code.
 	Status int `json:"status"`
 
-	// Title What kind of problem it is.
+	// Title The title of the code.
 	Title string `json:"title"`
 }
 
@@ -917,37 +930,37 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
-// ReplayReport What was replayed.
+// ReplayReport The result of a replay.
 type ReplayReport struct {
-	// Replayed How many deliveries are pending again.
+	// Replayed The number of deliveries that are pending again.
 	Replayed int `json:"replayed"`
 }
 
-// ReplayRequest Which deliveries to replay; those that every member leaves.
+// ReplayRequest The filter of the deliveries to replay. A delivery is replayed if every given member chooses it.
 type ReplayRequest struct {
-	// After Only those made after this time, not at it.
+	// After Only deliveries made after this time, exclusive.
 	After *Timestamp `json:"after,omitempty"`
 
-	// Before Only those made before this time, not at it.
+	// Before Only deliveries made before this time, exclusive.
 	Before *Timestamp `json:"before,omitempty"`
 
-	// Status Those that are dead, or those that were delivered.
+	// Status Whether to replay dead letters or successful deliveries.
 	Status *ReplayRequestStatus `json:"status,omitempty"`
 
-	// SubscriptionID Only those of this subscription.
+	// SubscriptionID Only deliveries for this subscription.
 	SubscriptionID *string `json:"subscription_id,omitempty"`
 }
 
-// ReplayRequestStatus Those that are dead, or those that were delivered.
+// ReplayRequestStatus Whether to replay dead letters or successful deliveries.
 type ReplayRequestStatus string
 
-// SecretRequest A secret.
+// SecretRequest The new secret.
 type SecretRequest struct {
-	// Secret `whsec_` and 24 to 64 bytes in base64. Without it one is made.
+	// Secret `whsec_` followed by 24 to 64 bytes in base64. By default one is generated.
 	Secret *string `json:"secret,omitempty"`
 }
 
-// Simulated The outcome of a simulation.
+// Simulated The result of a simulation.
 type Simulated struct {
 	// Context The context at the end.
 	Context json.RawMessage `json:"context"`
@@ -955,141 +968,143 @@ type Simulated struct {
 	// State The state at the end.
 	State string `json:"state"`
 
-	// Steps One for each event.
+	// Steps One step for each event.
 	Steps []SimulatedStep `json:"steps"`
 }
 
-// SimulatedEvent An event to try.
+// SimulatedEvent An event to simulate.
 type SimulatedEvent struct {
-	// Event The event's name.
+	// Event The name of the event.
 	Event string `json:"event"`
 
-	// Payload What the event brings along.
+	// Payload The data of the event. The default is `{}`.
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// SimulatedStep What an event came to.
+// SimulatedStep The outcome of one event.
 type SimulatedStep struct {
-	// Context The context after it.
+	// Context The context after the event.
 	Context json.RawMessage `json:"context"`
 
-	// Event The event.
+	// Event The name of the event.
 	Event string `json:"event"`
 
-	// From The state before it.
+	// From The state before the event.
 	From    string               `json:"from"`
 	Outcome SimulatedStepOutcome `json:"outcome"`
 
-	// Problem An error, as RFC 9457 has it.
+	// Problem An error in the format of RFC 9457.
 	Problem *Problem `json:"problem,omitempty"`
 
-	// To The state after it, the same if it was refused.
+	// To The state after the event, which is the same if the event was refused.
 	To string `json:"to"`
 }
 
 // SimulatedStepOutcome defines model for SimulatedStep.Outcome.
 type SimulatedStepOutcome string
 
-// Simulation What to simulate.
+// Simulation A sequence of events and where to start.
 type Simulation struct {
-	// Context The context to begin with.
+	// Context The context to start with.
 	Context json.RawMessage `json:"context,omitempty"`
 
-	// Events The events, in order.
+	// Events The events in the order in which they are fired.
 	Events []SimulatedEvent `json:"events,omitempty"`
 
-	// State The state to begin in; the initial one by default.
+	// State The state to start in. The default is the initial state.
 	State *string `json:"state,omitempty"`
 }
 
-// Subscription An endpoint that is told of steps.
+// Subscription A subscription of an endpoint, with the state of its circuit.
 type Subscription struct {
-	// CreatedAt When it was made.
+	// CreatedAt When the subscription was created.
 	CreatedAt Timestamp `json:"created_at"`
 
-	// CreatedBy Who made it.
+	// CreatedBy Who created the subscription.
 	CreatedBy string `json:"created_by"`
 
-	// Disabled Whether it is told of nothing.
+	// Disabled Whether the subscription is disabled, so that nothing is sent to it.
 	Disabled bool `json:"disabled"`
 
-	// DisabledAt Since when it is disabled.
+	// DisabledAt Since when the subscription is disabled; null if it is not.
 	DisabledAt *Timestamp `json:"disabled_at"`
 
-	// DisabledReason Why it is disabled.
+	// DisabledReason Why the subscription is disabled; null if it is not.
 	DisabledReason *string `json:"disabled_reason"`
 
-	// Failures How many attempts have failed since one got there.
+	// Failures The number of failed attempts since the last successful one.
 	Failures int `json:"failures"`
 
-	// Filter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
-	// workflow, or to one of those that the filter names.
+	// Filter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
 	Filter SubscriptionFilter `json:"filter"`
 
-	// ID The subscription's id.
+	// ID The id of the subscription.
 	ID string `json:"id"`
 
-	// PreviousSecretUntil Until when the secret before this one signs as well.
+	// PreviousSecretUntil Until when deliveries are also signed with the previous secret; null if they are not.
 	PreviousSecretUntil *Timestamp `json:"previous_secret_until"`
 
-	// RestsUntil When an endpoint that keeps failing, or asked to wait, is tried again.
+	// RestsUntil Until when nothing is sent, because the circuit is open or the endpoint asked to wait; null if there is no
+	// such time.
 	RestsUntil *Timestamp `json:"rests_until"`
 
-	// Secret What signs, only in the answer to the request that made it.
+	// Secret The secret that signs deliveries. Only in the answer to the request that set it.
 	Secret *string `json:"secret,omitempty"`
 
-	// URL Where steps are sent to.
+	// URL The URL that steps are delivered to.
 	URL string `json:"url"`
 }
 
-// SubscriptionFilter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
-// workflow, or to one of those that the filter names.
+// SubscriptionFilter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
 type SubscriptionFilter struct {
-	// Events Made by these events. Timeouts are `after:10m` and so on, and `ttl`.
+	// Events Steps made by these events. The event of a timeout is `after:10m` for example, that of the lifetime is
+	// `ttl`.
 	Events []string `json:"events,omitzero"`
 
-	// States Into these states, or states within them.
+	// States Steps that lead to one of these states. The name of a compound state stands for all states within.
 	States []string `json:"states,omitzero"`
 
-	// TerminalOnly Into final states only.
+	// TerminalOnly Only steps that lead to a final state.
 	TerminalOnly *bool `json:"terminal_only,omitempty"`
 
-	// Workflows Of these workflows.
+	// Workflows Steps of instances of these workflows.
 	Workflows []string `json:"workflows,omitzero"`
 }
 
-// SubscriptionList A page of subscriptions.
+// SubscriptionList One page of subscriptions.
 type SubscriptionList struct {
-	// Items The newest first.
+	// Items Newest first.
 	Items []Subscription `json:"items"`
 
-	// NextCursor The cursor of the next page, `null` on the last.
+	// NextCursor The cursor of the next page; null on the last page.
 	NextCursor *string `json:"next_cursor"`
 }
 
-// SubscriptionPatch What to change of a subscription.
+// SubscriptionPatch The members of a subscription to change.
 type SubscriptionPatch struct {
-	// Disabled Whether it is told of nothing.
+	// Disabled Whether the subscription is disabled, so that nothing is sent to it.
 	Disabled *bool `json:"disabled,omitempty"`
 
-	// Filter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
-	// workflow, or to one of those that the filter names.
+	// Filter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
 	Filter *SubscriptionFilter `json:"filter,omitempty"`
 
-	// URL Where to send to, http or https.
+	// URL The http or https URL to deliver to.
 	URL *string `json:"url,omitempty"`
 }
 
-// SubscriptionRequest An endpoint, and what to tell it of.
+// SubscriptionRequest The endpoint of a subscription, and the filter of the steps to deliver.
 type SubscriptionRequest struct {
-	// Filter Which steps to be told of: those that every member leaves. An empty list leaves all. Names must be known to a
-	// workflow, or to one of those that the filter names.
+	// Filter Chooses the steps to deliver. A step is chosen if every member chooses it; an empty list chooses every step.
+	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
 	Filter *SubscriptionFilter `json:"filter,omitempty"`
 
-	// Secret `whsec_` and 24 to 64 bytes in base64. Without it one is made.
+	// Secret `whsec_` followed by 24 to 64 bytes in base64. By default one is generated.
 	Secret *string `json:"secret,omitempty"`
 
-	// URL Where to send to, http or https.
+	// URL The http or https URL to deliver to.
 	URL string `json:"url"`
 }
 
@@ -1098,60 +1113,62 @@ type Workflow struct {
 	// Checksum SHA-256 of the canonical definition, in lower-case hexadecimal.
 	Checksum string `json:"checksum"`
 
-	// CreatedAt When the version was registered; null if it was not, in a dry run.
+	// CreatedAt When the version was registered; null in a dry run of a version that does not exist.
 	CreatedAt *Timestamp `json:"created_at"`
 
-	// CreatedBy Who registered the version; null if it was not, in a dry run.
+	// CreatedBy Who registered the version; null in a dry run of a version that does not exist.
 	CreatedBy *string `json:"created_by"`
 
-	// Definition A workflow's definition. Answers give it in canonical form: shorthands written out, and the order of members
-	// fixed. At most 1 MiB and 500 states unless the deployment says otherwise.
+	// Definition The definition of one version of a workflow. Answers give it in canonical form: shorthands are written out, and
+	// the order of members is fixed. It has at most 1 MiB, and 500 states unless the deployment configures another
+	// limit.
 	Definition Definition `json:"definition"`
 
-	// Name The workflow's name.
+	// Name The name of the workflow.
 	Name string `json:"name"`
 
 	// Version The version, from 1.
 	Version int `json:"version"`
 
-	// Versions All versions, the latest first. Only where one workflow is read.
+	// Versions All versions, latest first. Only in the answer of `getWorkflow`.
 	Versions []WorkflowUse `json:"versions,omitempty"`
 }
 
-// WorkflowBacktest The candidate, either a definition or a version, and how much to replay.
+// WorkflowBacktest The candidate, either a definition or a version, and the size of the sample.
 type WorkflowBacktest struct {
-	// Definition A workflow's definition. Answers give it in canonical form: shorthands written out, and the order of members
-	// fixed. At most 1 MiB and 500 states unless the deployment says otherwise.
+	// Definition The definition of one version of a workflow. Answers give it in canonical form: shorthands are written out, and
+	// the order of members is fixed. It has at most 1 MiB, and 500 states unless the deployment configures another
+	// limit.
 	Definition *Definition `json:"definition,omitempty"`
 
-	// Sample How many instances to replay, the newest first. More than 10,000 means 10,000.
+	// Sample The number of instances to re-run, newest first. A value above 10,000 means 10,000.
 	Sample *int `json:"sample,omitempty"`
 
 	// Version A registered version of the workflow.
 	Version *int `json:"version,omitempty"`
 }
 
-// WorkflowBacktestReport What a back-test came to.
+// WorkflowBacktestReport The report of a back-test.
 type WorkflowBacktestReport struct {
-	// Differences The first 100 differences, of the newest instances first.
+	// Differences The first 100 differences, newest instance first.
 	Differences []BacktestDifference `json:"differences"`
 
-	// Different How many would have gone another way.
+	// Different The number of instances that would have taken another course.
 	Different int `json:"different"`
 
-	// Incomplete How many would have gone the same way up to where their replay ended before their history.
+	// Incomplete The number of instances whose re-run ended before their history did, without a difference until then.
 	Incomplete int `json:"incomplete"`
 
-	// Instances How many instances were replayed.
+	// Instances The number of instances that were re-run.
 	Instances int `json:"instances"`
 
-	// Same How many would have gone the same way.
+	// Same The number of instances that would have taken the same course.
 	Same int `json:"same"`
 
-	// Summary The differences, counted by what they have in common, the most frequent first.
+	// Summary The differences in groups of the same event, states and outcome, most frequent first.
 	Summary []BacktestGroup `json:"summary"`
 
-	// Version The candidate's version, `null` for a definition.
+	// Version The version of the candidate; null for a definition.
 	Version *int `json:"version"`
 }
 
@@ -1159,68 +1176,68 @@ type WorkflowBacktestReport struct {
 type WorkflowList struct {
 	Items []Workflow `json:"items"`
 
-	// NextCursor The cursor of the next page; null on the last.
+	// NextCursor The cursor of the next page; null on the last page.
 	NextCursor *string `json:"next_cursor"`
 }
 
-// WorkflowMigration Which live instances to move to another version, and how.
+// WorkflowMigration An instance migration - which active instances to move to another version, and how their states are mapped.
 type WorkflowMigration struct {
-	// DryRun Only say what would happen.
+	// DryRun Whether to write nothing and report what would happen.
 	DryRun *bool `json:"dry_run,omitempty"`
 
-	// Filter Which instances; all of the version by default.
+	// Filter The instances to migrate. The default is all active instances of the version.
 	Filter *WorkflowMigrationFilter `json:"filter,omitempty"`
 
-	// From The version that the instances have.
+	// From The present version of the instances.
 	From int `json:"from"`
 
-	// Reason Why, for history.
+	// Reason The reason to record in history.
 	Reason *string `json:"reason,omitempty"`
 
-	// StateMap Where instances in a state go, if not to the state of the same name.
+	// StateMap The new state for each old state whose name changes.
 	StateMap map[string]string `json:"state_map,omitempty"`
 
-	// To The version that they get.
+	// To The new version of the instances.
 	To int `json:"to"`
 }
 
-// WorkflowMigrationFilter Which instances; all of the version by default.
+// WorkflowMigrationFilter The instances to migrate. The default is all active instances of the version.
 type WorkflowMigrationFilter struct {
-	// Ids Those with one of these ids.
+	// Ids Only instances with one of these ids.
 	Ids []string `json:"ids,omitempty"`
 
-	// States Those in one of these states.
+	// States Only instances in one of these states.
 	States []string `json:"states,omitempty"`
 }
 
-// WorkflowMigrationReport What a migration came to, or would come to.
+// WorkflowMigrationReport The result of a migration, or of its dry run.
 type WorkflowMigrationReport struct {
-	// Left The first 1,000 of those that stay at their version.
+	// Left The first 1,000 instances that keep their version.
 	Left []InstanceLeft `json:"left"`
 
-	// Migrated How many were, or would be.
+	// Migrated The number of instances that were migrated, or would be in a dry run.
 	Migrated int `json:"migrated"`
 
-	// Moves How many went from which state to which.
+	// Moves The migrated instances, counted by their old and new state.
 	Moves []WorkflowMove `json:"moves"`
 
-	// Total How many live instances were to be moved.
+	// Total The number of instances that were to be migrated.
 	Total int `json:"total"`
 }
 
-// WorkflowMove How many instances went from a state to another, or kept theirs.
+// WorkflowMove The number of instances that were migrated from one state to another, or to the state of the same name.
 type WorkflowMove struct {
-	// Count How many instances.
+	// Count The number of instances.
 	Count int `json:"count"`
 
-	// From The state before.
+	// From The old state.
 	From string `json:"from"`
 
-	// To The state after.
+	// To The new state.
 	To string `json:"to"`
 }
 
-// WorkflowUse A version of a workflow and what it is used for.
+// WorkflowUse A version of a workflow with the number of its instances.
 type WorkflowUse struct {
 	// Checksum SHA-256 of the canonical definition, in lower-case hexadecimal.
 	Checksum string `json:"checksum"`
@@ -1231,7 +1248,7 @@ type WorkflowUse struct {
 	// CreatedBy Who registered the version.
 	CreatedBy string `json:"created_by"`
 
-	// Instances How many of the tenant's instances are in each state; states without any are left out.
+	// Instances The number of the tenant's instances in each state. States without instances are left out.
 	Instances map[string]int64 `json:"instances"`
 
 	// Version The version, from 1.
@@ -1256,7 +1273,7 @@ type FilterCreatedBefore = Timestamp
 // FilterState defines model for FilterState.
 type FilterState = string
 
-// FilterStatus `active` until the instance reaches a final state, then that state's outcome.
+// FilterStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 type FilterStatus = InstanceStatus
 
 // FilterStuckFor A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
@@ -1290,34 +1307,35 @@ type WorkflowName = string
 
 // ListDeliveriesParams defines parameters for ListDeliveries.
 type ListDeliveriesParams struct {
-	// SubscriptionID Only those of this subscription.
+	// SubscriptionID Only deliveries for this subscription.
 	SubscriptionID *string `form:"subscription_id,omitempty" json:"subscription_id,omitempty"`
 
-	// InstanceID Only those that tell of this instance.
+	// InstanceID Only deliveries of steps of this instance.
 	InstanceID *string `form:"instance_id,omitempty" json:"instance_id,omitempty"`
 
-	// Status Only those with this status.
+	// Status Only deliveries with this status.
 	Status *DeliveryStatus `form:"status,omitempty" json:"status,omitempty"`
 
-	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before this one.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
-	// From Where to begin without `Last-Event-ID` - with what happens from now on, or from the start.
+	// From Where a stream without `Last-Event-ID` starts - now, or at the beginning of history.
 	From *StreamEventsParamsFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// Workflow Only instances of these workflows, with commas between them.
+	// Workflow Only steps of instances of these workflows. Names are separated by commas.
 	Workflow *string `form:"workflow,omitempty" json:"workflow,omitempty"`
 
-	// Event Only steps made by one of these events, with commas between them.
+	// Event Only steps made by one of these events. Names are separated by commas.
 	Event *StreamEvent `form:"event,omitempty" json:"event,omitempty"`
 
-	// State Only steps that lead to one of these states, with commas between them.
+	// State Only steps that lead to one of these states. Names are separated by commas. The name of a compound state stands
+	// for all states within.
 	State *StreamState `form:"state,omitempty" json:"state,omitempty"`
 
 	// TerminalOnly Only steps that lead to a final state.
@@ -1329,10 +1347,10 @@ type StreamEventsParamsFrom string
 
 // ListInstancesParams defines parameters for ListInstances.
 type ListInstancesParams struct {
-	// Workflow Only instances of this workflow, of any of its versions.
+	// Workflow Only instances of this workflow, of any version.
 	Workflow *string `form:"workflow,omitempty" json:"workflow,omitempty"`
 
-	// State Only instances in this state.
+	// State Only instances in exactly this state, given by its path.
 	State *FilterState `form:"state,omitempty" json:"state,omitempty"`
 
 	// Status Only instances with this status.
@@ -1344,57 +1362,59 @@ type ListInstancesParams struct {
 	// CorrelationID Only instances with this correlation id.
 	CorrelationID *FilterCorrelationID `form:"correlation_id,omitempty" json:"correlation_id,omitempty"`
 
-	// CreatedAfter Only instances created after this time, not at it.
+	// CreatedAfter Only instances created after this time, exclusive.
 	CreatedAfter *FilterCreatedAfter `form:"created_after,omitempty" json:"created_after,omitempty"`
 
-	// CreatedBefore Only instances created before this time, not at it.
+	// CreatedBefore Only instances created before this time, exclusive.
 	CreatedBefore *FilterCreatedBefore `form:"created_before,omitempty" json:"created_before,omitempty"`
 
 	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
-	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before this one.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // GetInstanceParams defines parameters for GetInstance.
 type GetInstanceParams struct {
-	// At Read the instance as it was at this time.
+	// At The time to read the instance at.
 	At *Timestamp `form:"at,omitempty" json:"at,omitempty"`
 
-	// Version Read the instance as it was at this version.
+	// Version The version to read the instance at.
 	Version *int64 `form:"version,omitempty" json:"version,omitempty"`
 
-	// Until What to wait for instead of another version: `final`, or states with commas between them. A state with states
-	// within stands for all of those. One that the instance's version of the workflow does not have is 400. The
-	// answer is always 200 then; without `Prefer: wait=N` it comes at once. Not together with `at` or `version`.
+	// Until What to wait for instead of another version: state names separated by commas, where `final` stands for every
+	// final state and the name of a compound state for all states within. A name that is not a state of the
+	// instance's version of the workflow is 400. With `until` the answer is always 200; without `Prefer: wait=N` it
+	// comes at once. Must not be combined with `at` or `version`.
 	Until *string `form:"until,omitempty" json:"until,omitempty"`
 }
 
 // ListActionsParams defines parameters for ListActions.
 type ListActionsParams struct {
-	// Evaluate Evaluate the guards for an empty payload.
+	// Evaluate Whether to evaluate the guards for an empty payload.
 	Evaluate *bool `form:"evaluate,omitempty" json:"evaluate,omitempty"`
 }
 
 // FireEventParams defines parameters for FireEvent.
 type FireEventParams struct {
-	// DryRun Decide and write nothing.
+	// DryRun Whether to decide the event and write nothing.
 	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
 }
 
 // StreamInstanceParams defines parameters for StreamInstance.
 type StreamInstanceParams struct {
-	// From Where to begin without `Last-Event-ID` - with what happens from now on, or from the start.
+	// From Where a stream without `Last-Event-ID` starts - now, or at the beginning of history.
 	From *StreamInstanceParamsFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// Event Only steps made by one of these events, with commas between them.
+	// Event Only steps made by one of these events. Names are separated by commas.
 	Event *StreamEvent `form:"event,omitempty" json:"event,omitempty"`
 
-	// State Only steps that lead to one of these states, with commas between them.
+	// State Only steps that lead to one of these states. Names are separated by commas. The name of a compound state stands
+	// for all states within.
 	State *StreamState `form:"state,omitempty" json:"state,omitempty"`
 
 	// TerminalOnly Only steps that lead to a final state.
@@ -1406,28 +1426,28 @@ type StreamInstanceParamsFrom string
 
 // ListHistoryParams defines parameters for ListHistory.
 type ListHistoryParams struct {
-	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before this one.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // ListSubscriptionsParams defines parameters for ListSubscriptions.
 type ListSubscriptionsParams struct {
-	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before this one.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // ListWorkflowsParams defines parameters for ListWorkflows.
 type ListWorkflowsParams struct {
-	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before this one.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
@@ -1439,13 +1459,13 @@ type RegisterWorkflowParams struct {
 
 // GetWorkflowDiagramParams defines parameters for GetWorkflowDiagram.
 type GetWorkflowDiagramParams struct {
-	// Version The version; the latest by default, or the instance's.
+	// Version The version of the workflow. The default is the version of the instance, else the latest.
 	Version *int `form:"version,omitempty" json:"version,omitempty"`
 
-	// Format The language of the diagram.
+	// Format The format of the diagram.
 	Format *GetWorkflowDiagramParamsFormat `form:"format,omitempty" json:"format,omitempty"`
 
-	// Instance The instance whose path to draw.
+	// Instance The id of the instance whose steps to mark.
 	Instance *string `form:"instance,omitempty" json:"instance,omitempty"`
 }
 
@@ -1454,7 +1474,7 @@ type GetWorkflowDiagramParamsFormat string
 
 // ListWorkflowInstancesParams defines parameters for ListWorkflowInstances.
 type ListWorkflowInstancesParams struct {
-	// State Only instances in this state.
+	// State Only instances in exactly this state, given by its path.
 	State *FilterState `form:"state,omitempty" json:"state,omitempty"`
 
 	// Status Only instances with this status.
@@ -1466,25 +1486,25 @@ type ListWorkflowInstancesParams struct {
 	// CorrelationID Only instances with this correlation id.
 	CorrelationID *FilterCorrelationID `form:"correlation_id,omitempty" json:"correlation_id,omitempty"`
 
-	// CreatedAfter Only instances created after this time, not at it.
+	// CreatedAfter Only instances created after this time, exclusive.
 	CreatedAfter *FilterCreatedAfter `form:"created_after,omitempty" json:"created_after,omitempty"`
 
-	// CreatedBefore Only instances created before this time, not at it.
+	// CreatedBefore Only instances created before this time, exclusive.
 	CreatedBefore *FilterCreatedBefore `form:"created_before,omitempty" json:"created_before,omitempty"`
 
 	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
-	// Limit The most items to answer. More than 200 means 200; less than 1 is 400.
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before this one.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // SimulateWorkflowParams defines parameters for SimulateWorkflow.
 type SimulateWorkflowParams struct {
-	// Version The version; the latest by default.
+	// Version The version of the workflow. The default is the latest.
 	Version *int `form:"version,omitempty" json:"version,omitempty"`
 }
 
