@@ -11,7 +11,7 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// Claim 11: JSON that is not strict.
+// JSON that is not strict is 400, with the place of the fault where there is one.
 func TestStrictJSON(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -86,6 +86,14 @@ func TestStrictJSON(t *testing.T) {
 			t.Errorf("%.100q: got %d %s", fine, r.status, r.body)
 		}
 	}
+}
+
+// Members that are empty, too long or of another type are 400, with the place of the fault. So
+// are bodies of other operations that are no JSON object.
+func TestStrictMembers(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.register(counter)
 	for body, pointer := range map[string]string{
 		`{"business_key": ""}`:                                   "/business_key",
 		`{"business_key": null}`:                                 "/business_key",
@@ -110,8 +118,7 @@ func TestStrictJSON(t *testing.T) {
 	a.do(http.MethodPost, "/v1/batch", ``).want(http.StatusBadRequest, "malformed-request")
 }
 
-// Numbers keep their digits, through the request, the guard, the context, the answer and
-// history.
+// Numbers keep all digits in the request, the guard, the context, the answer and history.
 func TestNumbers(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -130,19 +137,19 @@ func TestNumbers(t *testing.T) {
 		a.get("/v1/instances/"+id+"/history").wantAt("items.0.context.n", n, "items.1.payload.n", n, "items.1.context.n", n)
 	}
 	id := a.create("exact", `{"context": {"n": 0}}`)
-	// In doubles these two are the same.
+	// As float64 these two numbers are equal.
 	a.fire(id, "keep", `{"payload": {"n": 9007199254740992}}`).want(http.StatusConflict, "guard-rejected")
 	a.fire(id, "keep", `{"payload": {"n": 9007199254740993}}`).want(http.StatusOK).wantAt("context.next", "9007199254740994")
 }
 
-// Claim 11: 413.
+// A body, a context or a payload above its limit is 413.
 func TestSizes(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	a.register(counter)
 	instances := "/v1/workflows/counter/instances"
 	id := a.create("counter", `{"context": {"sum": 0}}`)
-	fill := func(member string, bytes int) string { // {"a": "xxx"} has 9 bytes more than x.
+	fill := func(member string, bytes int) string { // The quotes, braces, colon, name and spaces take 9 bytes.
 		return `{"` + member + `":{"a":"` + strings.Repeat("x", bytes-9) + `"}}`
 	}
 	limit := 64 << 10
@@ -162,7 +169,7 @@ func TestSizes(t *testing.T) {
 		a.post(target, newKey(), "{"+space+" }").want(http.StatusRequestEntityTooLarge, "too-large")
 	}
 	a.do(http.MethodPut, "/v1/workflows/counter", "{"+space+" }").want(http.StatusRequestEntityTooLarge, "too-large")
-	// Without Content-Length the size shows only in the reading.
+	// Without Content-Length the size is known only after reading.
 	chunked := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: pawl.test\r\nIdempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n{%s }\r\n0\r\n\r\n",
 		instances, 1<<20+1, space)
 	if status := a.raw(chunked); status != http.StatusRequestEntityTooLarge {
@@ -201,7 +208,7 @@ func TestMediaTypes(t *testing.T) {
 		}
 	}
 	a.post(instances, newKey(), "{}", "Content-Encoding", "gzip").want(http.StatusUnsupportedMediaType, "unsupported-media-type")
-	a.post(instances, newKey(), "", "Content-Type", "text/plain").want(http.StatusCreated) // There is no body to be of it.
+	a.post(instances, newKey(), "", "Content-Type", "text/plain").want(http.StatusCreated) // Without a body its type does not matter.
 	a.do(http.MethodPut, "/v1/workflows/counter", counter, "Content-Type", "application/yaml").want(http.StatusUnsupportedMediaType)
 	a.do(http.MethodPost, "/v1/batch", "{}", "Content-Type", "text/plain").want(http.StatusUnsupportedMediaType)
 

@@ -16,7 +16,7 @@ func TestDeliveries(t *testing.T) {
 	subscription := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
 	id := a.create("booking", `{"context": {"price": 1}}`)
 	a.fire(id, "cancel", "").want(http.StatusOK)
-	// As the worker would.
+	// In place of the worker, which does not run here.
 	a.sql("select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
 	a.sql("select pawl.route(1, 100, '1 hour')")
 	all := a.get("/v1/deliveries").want(http.StatusOK).wantAt(

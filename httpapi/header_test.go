@@ -31,10 +31,10 @@ func TestPrefer(t *testing.T) {
 		a.fire(r.at("id"), "stop", "", "Prefer", prefer).want(http.StatusOK).wantHeader("Preference-Applied", applied).
 			wantAt("state", "OFF")
 	}
-	// Two lines are one list.
+	// Two header lines form one list.
 	a.post(instances, newKey(), "", "Prefer", "wait=1", "Prefer", "return=minimal").want(http.StatusCreated).
 		wantHeader("Preference-Applied", "return=minimal")
-	// A refusal always says what it is.
+	// A problem is sent in full.
 	a.post("/v1/workflows/none/instances", newKey(), "", "Prefer", "return=minimal").want(http.StatusNotFound, "workflow-not-found").
 		wantHeader("Preference-Applied", "")
 }

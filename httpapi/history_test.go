@@ -30,7 +30,7 @@ func TestHistory(t *testing.T) {
 		"items.2.payload", "{}", "items.2.correlation_id", "mine", "items.2.traceparent", "null", "items.3", missing)
 	a.get("/v1/instances/x/history").want(http.StatusNotFound, "instance-not-found")
 
-	// The header stands in where the body names no correlation.
+	// The header is used if the body has no correlation id.
 	id = a.create("counter", "", "X-Correlation-ID", "theirs")
 	a.get("/v1/instances/"+id).wantAt("correlation_id", "theirs")
 

@@ -50,7 +50,8 @@ func TestInstanceShape(t *testing.T) {
 	}
 }
 
-// Claim 11: what was, or was not yet.
+// An instance is read at a past time or version. Before its creation and after its last
+// version it is 404.
 func TestPast(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -85,12 +86,12 @@ func TestPast(t *testing.T) {
 	} {
 		a.get(path+never).want(http.StatusNotFound, "instance-not-found")
 	}
-	// A version of the past never changes, so its tag holds for it.
+	// A past version never changes, so its tag stays valid.
 	a.get(path+"?version=2", "If-None-Match", `"2"`).want(http.StatusNotModified)
 	a.get(path+"?version=2", "If-None-Match", `"4"`).want(http.StatusOK)
 }
 
-// Claim 12.
+// If-None-Match with the present version gets 304 without a body.
 func TestNotModified(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -134,7 +135,7 @@ func TestActions(t *testing.T) {
 	a.get("/v1/instances/x/actions").want(http.StatusNotFound, "instance-not-found")
 	a.get("/v1/instances/"+id+"/actions?evaluate=yes").want(http.StatusBadRequest, "malformed-request")
 
-	// A guard that raises is neither true nor false, and does not hide the others.
+	// guard_holds is null for a guard that raises. The other events are still evaluated.
 	a.register(`{"name": "moody", "initial": "A", "states": {"A": {"on": {
 		"bad": {"target": "B", "guard": "$.now.datetime() < \"2026-01-01T00:00:00\".datetime()"}, "good": "B"}}, "B": {"type": "final"}}}`)
 	a.get("/v1/instances/"+a.create("moody", "")+"/actions?evaluate=true").

@@ -15,9 +15,9 @@ func TestRateLimit(t *testing.T) {
 	one, two := []string{"Authorization", "Bearer one"}, []string{"Authorization", "Bearer two"}
 	a.get("/v1/workflows", one...).want(http.StatusOK)
 	a.get("/v1/workflows", one...).want(http.StatusTooManyRequests, "too-many-requests").wantHeader("Retry-After", "1")
-	a.get("/v1/workflows", two...).want(http.StatusOK) // Each subject has its own.
+	a.get("/v1/workflows", two...).want(http.StatusOK) // Each subject has a limit of its own.
 	a.get("/v1/workflows").want(http.StatusUnauthorized)
-	for range 3 { // Probes are not counted.
+	for range 3 { // Public operations have no limit.
 		a.get("/healthz").want(http.StatusOK)
 	}
 	open := a.another(setup{http: httpapi.Config{RateLimit: 0.0001}})

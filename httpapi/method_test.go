@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// Claim 11: HEAD, OPTIONS and 405, on every path of the contract.
+// Every path of the contract supports HEAD where it supports GET, answers OPTIONS, and refuses
+// other methods with 405 and Allow.
 func TestMethods(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -40,7 +41,7 @@ func TestMethods(t *testing.T) {
 				return
 			}
 			if strings.HasSuffix(path, "/events") {
-				// A GET would never end.
+				// A GET would not end.
 				a.do(http.MethodHead, target, "").want(http.StatusOK).wantHeader("Content-Type", "text/event-stream")
 				return
 			}

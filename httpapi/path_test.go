@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// Claim 11: paths that are only nearly one of ours.
+// Paths that differ slightly from a path of the contract are 404, and malformed ones are 400.
 func TestPaths(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -80,13 +80,13 @@ func TestPaths(t *testing.T) {
 	a.post("/v1/workflows/"+long+"/instances", newKey(), "").want(http.StatusNotFound, "workflow-not-found")
 	a.fire(id, long, "").want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "event")
 
-	// A request that is no HTTP never gets as far as the handler, and is 400 all the same.
+	// net/http itself answers a malformed request line with 400.
 	if status := a.raw("GET /v1/instances/%zz HTTP/1.1\r\nHost: pawl.test\r\n\r\n"); status != http.StatusBadRequest {
 		t.Errorf("a bad escape gets %d", status)
 	}
 }
 
-// raw sends bytes and returns the status.
+// raw sends text over a connection of its own and returns the status of the response.
 func (a *api) raw(text string) int {
 	a.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
@@ -104,7 +104,7 @@ func (a *api) raw(text string) int {
 	return r.StatusCode
 }
 
-// Claim 11: parameters.
+// Unknown, repeated and bad parameters are 400, and the faults name all of them.
 func TestQueryParameters(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -163,7 +163,7 @@ func TestQueryParameters(t *testing.T) {
 	a.do(http.MethodPost, "/v1/batch?x=1", `{"commands": []}`).want(http.StatusBadRequest, "malformed-request")
 	a.get("/v1/workflows?limit=201").want(http.StatusOK)
 	a.get("/v1/workflows?limit=1000000000000").want(http.StatusOK)
-	// A probe is answered, whatever it sends along.
+	// A probe is answered whatever parameters and headers it has.
 	a.get("/healthz?x=1", "Accept", "text/html", "If-None-Match", "x").want(http.StatusOK)
 	a.get("/readyz?x=1", "Accept", "text/html").want(http.StatusOK)
 }

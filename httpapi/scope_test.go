@@ -31,8 +31,8 @@ var scopes = map[string]string{
 	"rotateSubscriptionSecret": "admin", "testSubscription": "admin",
 }
 
-// everyOperation runs a subtest for each operation of the contract. Nothing exists at the
-// target.
+// everyOperation runs a subtest for each operation of the contract, with a target whose
+// resource does not exist.
 func everyOperation(t *testing.T, test func(t *testing.T, id, method, target string)) {
 	t.Helper()
 	for path, item := range contract().Paths.Map() {
@@ -55,9 +55,9 @@ func hasStatus(id string, status int) bool {
 	return false
 }
 
-// Each operation, called without a token, with an unknown token and with each set of scopes,
-// is answered as the contract's x-scope says. x-scope is read here from the file, apart from
-// the code under test, and compared with the table above.
+// Each operation is called without a token, with an unknown token and with each set of scopes,
+// and answers as its x-scope requires. The test reads x-scope from the file itself, not through
+// the code under test, and compares it with the table above.
 func TestScopes(t *testing.T) {
 	t.Parallel()
 	var tokens []httpapi.Token
@@ -82,7 +82,8 @@ func TestScopes(t *testing.T) {
 		if got := strings.Join(declared, " "); got != scopes[id] {
 			t.Fatalf("x-scope is %q, want %q", got, scopes[id])
 		}
-		// What comes after the check of the scope: Accept, else the resource, which is not there.
+		// The check after that of the scope is Accept, which admits nothing here. An operation
+		// without a body to accept looks for its resource, which does not exist.
 		admitted := http.StatusNotFound
 		if hasStatus(id, http.StatusNotAcceptable) {
 			admitted = http.StatusNotAcceptable
@@ -133,7 +134,7 @@ func declaredScopes(t *testing.T, id string) (declared []string) {
 					declared = append(declared, fmt.Sprint(s))
 				}
 			}
-			// OpenAPI states a public operation as one without security requirements.
+			// In OpenAPI a public operation has an empty list of security requirements.
 			if public := operation.Security != nil && len(*operation.Security) == 0; public != slices.Equal(declared, []string{"none"}) {
 				t.Errorf("x-scope is %v, but security says %v", declared, operation.Security)
 			}
@@ -142,7 +143,7 @@ func declaredScopes(t *testing.T, id string) (declared []string) {
 	return declared
 }
 
-// The service does not start with a contract that leaves open who may call an operation.
+// The service does not start if an operation of the contract has no valid x-scope.
 func TestContractWithoutScope(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("openapi.yaml")
@@ -166,7 +167,7 @@ func TestContractWithoutScope(t *testing.T) {
 			t.Errorf("%q: the error is %v", bad, err)
 		}
 	}
-	// All such operations are named at once.
+	// The error names all such operations.
 	err = httpapi.CheckContract(bytes.ReplaceAll(text, []byte("x-scope: admin"), []byte("x-scope: root")))
 	for id, scope := range scopes {
 		if named := err != nil && strings.Contains(err.Error(), "("+id+")"); named != (scope == "admin") {

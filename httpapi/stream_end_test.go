@@ -46,7 +46,7 @@ func TestStreamsEndAtShutdown(t *testing.T) {
 	all.wantEnd()
 }
 
-// An id that is too old is said to be, and taken back.
+// A stream from an id that is too old ends with an error event that clears the client's id.
 func TestEventIDTooOld(t *testing.T) {
 	t.Parallel()
 	tooOld(t)
@@ -65,7 +65,7 @@ func tooOld(t *testing.T) answer {
 	other, _ := of.next()
 	s.close()
 	of.close()
-	// A retention may have passed: only what is removed is lost, to whoever has not read it.
+	// The retention has passed, but nothing has been purged yet, so the stream can resume.
 	dbtest.Advance(t, a.pool, 25*time.Hour)
 	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 	a.stream("/v1/events", e.id).want("transition 2 OFF", "transition 2 ON")
@@ -80,7 +80,7 @@ func tooOld(t *testing.T) answer {
 	s.wantEnd()
 	r := answer{t: t, request: "GET /v1/events", status: http.StatusGone, header: s.res.Header, body: []byte(failed.data)}
 	r.wantAt("code", "event-id-too-old", "status", "410", "request_id", s.res.Header.Get("X-Request-ID"))
-	// A step of the instance's own is missing.
+	// A step of the streamed instance is missing.
 	a.sql("delete from pawl.history where instance_id = $1 and version = 1", id)
 	s = a.stream("/v1/instances/"+id+"/events", "0")
 	if failed, _ := s.next(); failed.kind != "error" || !strings.Contains(failed.data, `"event-id-too-old"`) {
@@ -90,7 +90,7 @@ func tooOld(t *testing.T) answer {
 	return r
 }
 
-// A client that does not read is left, and holds up nobody.
+// A client that does not read is disconnected, and delays no other client.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	a := live(t, httpapi.Config{StreamPatience: 100 * time.Millisecond})
@@ -110,7 +110,7 @@ func TestSlowReader(t *testing.T) {
 		a.fire(id, "add", `{"payload": {"by": 1}}`, "Prefer", "return=minimal")
 		quick.want(fmt.Sprintf("transition %d ON", version))
 	}
-	// More than fits on the way has been written, or the stream was ended before.
+	// The service has written more than the buffers hold, so it has ended the stream.
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	text, err := io.ReadAll(conn)
 	if err != nil && !strings.Contains(err.Error(), "reset") {
@@ -121,8 +121,8 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// Whatever is filtered, a stream of what is final leaves its client with an id to which the
-// answer is that nothing is left to come, or a browser would connect for ever.
+// The stream of a final instance ends with an id that is answered with 204, whatever the
+// filters choose. Otherwise a browser would reconnect for ever.
 func TestFilteredStreamsEndForGood(t *testing.T) {
 	t.Parallel()
 	a := live(t, httpapi.Config{})
@@ -149,7 +149,7 @@ func TestFilteredStreamsEndForGood(t *testing.T) {
 		}
 	}
 	a.get(path + "?from=start&event=never").want(http.StatusNoContent)
-	// It may take pages to see that nothing is left.
+	// The filters choose no step in several pages of history.
 	long := a.create("counter", `{"context": {"sum": 0}}`)
 	a.sql(`do $$ begin for n in 1..120 loop perform pawl.fire_one('` + long + `', 'add', '{"by": 1}'); end loop; end $$`)
 	a.fire(long, "stop", "").want(http.StatusOK)

@@ -14,8 +14,11 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// Cut anywhere and resumed on either replica, streams lose and repeat nothing, though
-// transactions commit in another order than they began, and one stays open for long.
+// Streams that are cut at random places and resumed on either of two replicas lose and repeat
+// no step, although transactions commit in another order than they began, and one stays open
+// until the end.
+// The function is long because writers, readers and the open transaction run at the same time
+// and share the expected versions.
 func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 	t.Parallel()
 	a := live(t, httpapi.Config{})
@@ -37,7 +40,7 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 	want[slow] = 2
 
 	var writing sync.WaitGroup
-	// The smallest xid, and the last commit.
+	// This transaction has the smallest xid and commits last.
 	held, err := a.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +53,7 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 		writing.Go(func() {
 			for range steps {
 				err := pgx.BeginFunc(t.Context(), a.pool, func(tx pgx.Tx) error {
-					// Some take their xid long before they write.
+					// Some transactions get their xid long before they write.
 					if n%3 == 0 {
 						if _, err := tx.Exec(t.Context(), "select pg_current_xact_id(), pg_sleep(random() / 100)"); err != nil {
 							return err
@@ -77,7 +80,7 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 			got := map[string]int{}
 			total, all := 0, instances*(1+steps)+2
 			if reader != 3 {
-				// The first event of the stream was read before.
+				// The first event was read above.
 				id := ids[0]
 				got[id], total = 1, 1
 			}
@@ -116,7 +119,8 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 	reading.Wait()
 }
 
-// Where nothing is chosen the id moves on nevertheless, long before the next heartbeat.
+// While the filters choose no step, the stream sends new ids to resume from, long before the
+// next heartbeat.
 func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 	t.Parallel()
 	a := live(t, httpapi.Config{Heartbeat: time.Hour})

@@ -15,7 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// A streamed is an open stream, read as the standard says (WHATWG HTML, 9.2.6).
+// A streamed is a client's open stream, parsed according to WHATWG HTML, 9.2.6.
 type streamed struct {
 	t      testing.TB
 	cancel context.CancelFunc
@@ -25,10 +25,10 @@ type streamed struct {
 	beats  int
 }
 
-// An sse is an event.
+// An sse is one event of a stream.
 type sse struct{ id, kind, data string }
 
-// step is what an event is about: the instance, its version and the state it is in.
+// step returns the instance, the version and the new state of the step in an event.
 func (e sse) step(t testing.TB) (instance string, version int, state string) {
 	t.Helper()
 	var d struct {
@@ -111,7 +111,7 @@ func (s *streamed) next() (e sse, ok bool) {
 	return sse{}, false
 }
 
-// want reads events and compares their versions and states.
+// want reads events and compares their kinds, versions and states.
 func (s *streamed) want(steps ...string) {
 	s.t.Helper()
 	for _, want := range steps {
@@ -164,7 +164,7 @@ func TestStreamInstance(t *testing.T) {
 			t.Errorf("the last id is %q", s.id)
 		}
 	}
-	// Nothing is left to come.
+	// No further step can come.
 	a.get(path, "Last-Event-ID", id+":5").want(http.StatusNoContent)
 	a.get(path, "Last-Event-ID", "5").want(http.StatusNoContent)
 	a.get(path).want(http.StatusNoContent)
@@ -210,7 +210,7 @@ func TestStreamTenant(t *testing.T) {
 	}
 	now.want("transition 2 ON", "transition 3 OFF")
 	a.stream("/v1/events", first).want("transition 2 ON", "transition 3 OFF")
-	// From the beginning: what is there comes by instance, and what happens afterwards behind it.
+	// From the beginning: first the existing steps, instance by instance, then the new ones.
 	start := a.stream("/v1/events?from=start", "")
 	start.want("created 1 ON", "transition 2 ON", "transition 3 OFF")
 	_, ok := start.next()
@@ -221,7 +221,7 @@ func TestStreamTenant(t *testing.T) {
 	if !ok {
 		t.Error("the booking is missing")
 	}
-	// The filters.
+	// Filters.
 	for query, want := range map[string][]string{
 		"workflow=counter":                   {"created 1 ON", "transition 2 ON", "transition 3 OFF", "created 1 ON"},
 		"event=add,stop":                     {"transition 2 ON", "transition 3 OFF"},
@@ -240,7 +240,7 @@ func TestStreamTenant(t *testing.T) {
 	}
 	foreign.get("/v1/events", "Last-Event-ID", first).want(http.StatusBadRequest, "malformed-request")
 	a.get("/v1/events?status=active").want(http.StatusBadRequest, "malformed-request")
-	// Another tenant sees only its own.
+	// Another tenant sees only its own steps.
 	foreign.create("counter", `{"context": {"sum": 0}}`)
 	e, _ = strange.next()
 	if id, _, _ := e.step(t); id == one || id == two {
@@ -249,7 +249,7 @@ func TestStreamTenant(t *testing.T) {
 	foreign.get("/v1/instances/"+one+"/events").want(http.StatusNotFound, "instance-not-found")
 }
 
-// A token sees the streams of its tenant if it may read.
+// A stream requires the scope read.
 func TestStreamScopes(t *testing.T) {
 	t.Parallel()
 	a := live(t, httpapi.Config{Tokens: []httpapi.Token{

@@ -13,7 +13,7 @@ import (
 
 const (
 	subscriptions = "/v1/subscriptions"
-	// A public address, which nothing is sent to here.
+	// endpoint has a public address. Nothing is sent to it, since no worker runs here.
 	endpoint = "https://93.184.215.14/hook"
 )
 
@@ -35,7 +35,7 @@ func TestSubscriptions(t *testing.T) {
 		t.Errorf("the secret is %s", secret)
 	}
 	a.get(subscriptions+"/"+id).want(http.StatusOK).wantAt("id", id, "secret", missing)
-	// Without a filter it is told of everything.
+	// Without a filter the subscription gets every step.
 	other := a.do(http.MethodPost, subscriptions, `{"url": "http://93.184.215.14:8080/", "secret": "`+secretOf(24)+`"}`).
 		want(http.StatusCreated).wantAt("secret", secretOf(24), "filter", `{"events":[],"states":[],"terminal_only":false,"workflows":[]}`)
 	page := a.get(subscriptions+"?limit=1").want(http.StatusOK).wantAt("items.0.id", other.at("id"), "items.1", missing, "items.0.secret", missing)
@@ -105,7 +105,7 @@ func TestSubscriptionsThatWillNotDo(t *testing.T) {
 		a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`", "filter": `+filter+`}`).
 			want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", pointer)
 	}
-	// All at once.
+	// All faults are listed.
 	r := a.do(http.MethodPost, subscriptions, `{"url": "http://10.0.0.1", "secret": "x", "filter": {"states": ["X"]}}`).want(http.StatusBadRequest)
 	if got := fmt.Sprint(r.each("errors", "pointer")); got != "[/url /filter/states/0 /secret]" {
 		t.Errorf("the faults are at %s", got)
@@ -135,7 +135,7 @@ func TestWebhookScopes(t *testing.T) {
 	delivery := a.post(subscriptions+"/"+id+"/test", "", "", as("admin")...).want(http.StatusAccepted).at("id")
 	a.post("/v1/deliveries/replay", "", "", as("admin")...).want(http.StatusForbidden, "forbidden")
 	a.post("/v1/deliveries/replay", "", "", as("writer")...).want(http.StatusOK)
-	// Another tenant sees, and changes, nothing of it.
+	// Another tenant can neither see nor change it.
 	a.get(subscriptions+"/"+id, as("stranger")...).want(http.StatusNotFound, "not-found")
 	a.do(http.MethodDelete, subscriptions+"/"+id, "", as("stranger")...).want(http.StatusNotFound, "not-found")
 	a.post("/v1/deliveries/"+delivery+"/replay", "", "", as("stranger")...).want(http.StatusNotFound, "not-found")

@@ -10,7 +10,7 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// sum is a token's SHA-256, as a Token wants it.
+// sum returns the digest of a token in the form of Token.SHA256.
 func sum(token string) string {
 	s := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(s[:])
@@ -44,7 +44,7 @@ func TestTokens(t *testing.T) {
 		}
 		a.post("/v1/batch", "", "nonsense", headers...).want(http.StatusUnauthorized, "unauthenticated")
 	}
-	// Claim 10: 401 before anything of the request is looked at.
+	// The token is checked before anything else of the request.
 	a.post("/v1/instances/nobody/actions/go", newKey(), "", "If-Match", `"9"`).want(http.StatusUnauthorized, "unauthenticated")
 	for _, open := range []string{"/healthz", "/readyz", "/openapi.yaml", "/problems/forbidden"} {
 		a.get(open).want(http.StatusOK)
@@ -63,7 +63,7 @@ func TestTokens(t *testing.T) {
 	a.post("/v1/instances/"+id+"/actions/stop", newKey(), "", "Authorization", "bearer writer").want(http.StatusOK)
 	a.get("/v1/instances/"+id+"/history", as("reader")...).wantAt("items.0.actor", "wilma", "items.1.actor", "wilma")
 
-	// Another tenant's token sees nothing of it, and its keys are its own.
+	// A token of another tenant sees none of this, and has idempotency keys of its own.
 	a.get("/v1/workflows/counter", as("stranger")...).want(http.StatusOK)
 	a.get("/v1/instances/"+id, as("stranger")...).want(http.StatusNotFound, "instance-not-found")
 	a.get("/v1/instances", as("stranger")...).want(http.StatusOK).wantAt("items", "[]")

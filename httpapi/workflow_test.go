@@ -21,7 +21,7 @@ func TestRegister(t *testing.T) {
 	first.wantAt("name", "booking", "version", "1", "created_by", "deployer",
 		"definition.states.QUOTED.on.cancel", `[{"target":"CANCELLED"}]`, "definition.ttl.after", "30m")
 
-	// The same content, whatever its form.
+	// The same content in another form is no new version.
 	again := put(booking, "X-Actor", "somebody else").want(http.StatusOK).wantHeader("Location", "")
 	if string(again.body) != string(first.body) {
 		t.Errorf("got %s\nwant %s", again.body, first.body)
@@ -31,7 +31,7 @@ func TestRegister(t *testing.T) {
 		want(http.StatusOK).wantAt("version", "1")
 	put(strings.Replace(booking, `"initial"`, `"version": 1, "initial"`, 1)).want(http.StatusOK).wantAt("version", "1")
 
-	// Another content, checked only and then registered.
+	// Other content is checked in a dry run, then registered.
 	next := strings.Replace(booking, `"30m"`, `"1h"`, 1)
 	dry := a.do(http.MethodPut, "/v1/workflows/booking?dry_run=true", next).want(http.StatusOK)
 	dry.wantAt("version", "2", "created_at", "null", "created_by", "null", "definition.ttl.after", "1h")
@@ -50,11 +50,11 @@ func TestRegister(t *testing.T) {
 	a.get("/v1/workflows/booking/versions/3").want(http.StatusNotFound, "workflow-not-found")
 	a.get("/v1/workflows").wantAt("items.0.version", "2", "items.1", missing, "next_cursor", "null")
 
-	// An instance stays on its version.
+	// An instance keeps its version.
 	a.get("/v1/instances/"+id).wantAt("workflow_version", "1")
 	a.get("/v1/instances/"+a.create("booking", `{"context": {"price": 1}}`)).wantAt("workflow_version", "2")
 
-	// What was an older version's content is a new version.
+	// The content of an older version becomes a new version.
 	put(booking).want(http.StatusCreated).wantAt("version", "3", "checksum", first.at("checksum"))
 
 	a.do(http.MethodPut, "/v1/workflows/brand-new", strings.Replace(counter, `"name": "counter"`, `"version": 4`, 1)).
@@ -62,7 +62,7 @@ func TestRegister(t *testing.T) {
 	a.get("/v1/workflows/brand-new").want(http.StatusNotFound, "workflow-not-found")
 }
 
-// Registering the same content many times at once makes one version.
+// Concurrent registrations of the same content make one version.
 func TestConcurrentRegister(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -81,7 +81,7 @@ func TestConcurrentRegister(t *testing.T) {
 	}
 }
 
-// A definition's faults come all at once, each with its place.
+// All faults of a definition are listed, each with its JSON Pointer.
 func TestInvalidDefinition(t *testing.T) {
 	t.Parallel()
 	a := start(t)
