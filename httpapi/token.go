@@ -77,11 +77,12 @@ func newAuthenticator(tokens []Token) (*authenticator, error) {
 // authenticate returns the principal for an Authorization header, or an unauthenticated
 // problem.
 //
-// The look-up in the map takes a time that depends on the digest, not on the token. A caller
-// cannot use that to find a token byte by byte: to probe a digest with a chosen prefix he
-// needs a token with that digest, which SHA-256 (preimage resistance) makes as hard as
-// guessing the token. Go also seeds the hash of each map at random. A digest that did leak
-// would be no secret either, since it does not admit anybody.
+// The time of the map look-up depends on the digest, not on the token, so a comparison in
+// constant time is not needed. To find a token byte by byte, a caller would have to choose
+// digests with a certain prefix. SHA-256 makes that as hard as guessing: a caller chooses the
+// token, and cannot tell which token has a wanted digest. Go also seeds the hash of each map at
+// random. A digest that leaked would not admit anybody, since the service hashes what it is
+// sent.
 func (a *authenticator) authenticate(header string) (principal, error) {
 	scheme, token, _ := strings.Cut(header, " ")
 	if !strings.EqualFold(scheme, "Bearer") {

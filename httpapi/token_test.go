@@ -44,7 +44,7 @@ func TestTokens(t *testing.T) {
 		}
 		a.post("/v1/batch", "", "nonsense", headers...).want(http.StatusUnauthorized, "unauthenticated")
 	}
-	// The token is checked before anything else of the request.
+	// The token is checked before the resource, the key and If-Match.
 	a.post("/v1/instances/nobody/actions/go", newKey(), "", "If-Match", `"9"`).want(http.StatusUnauthorized, "unauthenticated")
 	for _, open := range []string{"/healthz", "/readyz", "/openapi.yaml", "/problems/forbidden"} {
 		a.get(open).want(http.StatusOK)
