@@ -19,7 +19,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 // clientFlags say which service to talk to, and as whom.
@@ -45,7 +45,7 @@ type moment string
 // UnmarshalText refuses what the service would.
 func (m *moment) UnmarshalText(text []byte) error {
 	*m = moment(text)
-	return new(httpapi.Timestamp).UnmarshalText(text)
+	return new(api.Timestamp).UnmarshalText(text)
 }
 
 // problem is what the service refuses with.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
-	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 type instanceArchive struct {
@@ -57,8 +57,8 @@ func (i *instanceArchive) Validate() error {
 // archivedInstance is a line of an archive.
 type archivedInstance struct {
 	TenantID string `json:"tenant_id"`
-	httpapi.Instance
-	History []httpapi.HistoryItem `json:"history"`
+	api.Instance
+	History []api.HistoryItem `json:"history"`
 }
 
 func (i *instanceArchive) Run(c *console) (err error) {
@@ -101,10 +101,10 @@ func (i *instanceArchive) Run(c *console) (err error) {
 
 func writeLine(to io.Writer, a fsm.Archived) error {
 	line := archivedInstance{
-		TenantID: a.Tenant, Instance: httpapi.InstanceOf(a.Instance), History: make([]httpapi.HistoryItem, len(a.History)),
+		TenantID: a.Tenant, Instance: api.InstanceOf(a.Instance), History: make([]api.HistoryItem, len(a.History)),
 	}
 	for n, step := range a.History {
-		line.History[n] = httpapi.HistoryItemOf(step)
+		line.History[n] = api.HistoryItemOf(step)
 	}
 	return json.NewEncoder(to).Encode(line)
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// bookingTwo is booking with a state renamed.
+// bookingTwo is booking with one state renamed.
 var bookingTwo = strings.ReplaceAll(booking, "RESERVED", "HELD")
 
 func TestMigrateAndRetire(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// sum is a token's SHA-256, as a Token wants it.
+// sum returns the digest of a token in the form of Token.SHA256.
 func sum(token string) string {
 	s := sha256.Sum256([]byte(token))
 	return hex.EncodeToString(s[:])
@@ -44,7 +44,7 @@ func TestTokens(t *testing.T) {
 		}
 		a.post("/v1/batch", "", "nonsense", headers...).want(http.StatusUnauthorized, "unauthenticated")
 	}
-	// Claim 10: 401 before anything of the request is looked at.
+	// The token is checked before the resource, the key and If-Match.
 	a.post("/v1/instances/nobody/actions/go", newKey(), "", "If-Match", `"9"`).want(http.StatusUnauthorized, "unauthenticated")
 	for _, open := range []string{"/healthz", "/readyz", "/openapi.yaml", "/problems/forbidden"} {
 		a.get(open).want(http.StatusOK)
@@ -63,7 +63,7 @@ func TestTokens(t *testing.T) {
 	a.post("/v1/instances/"+id+"/actions/stop", newKey(), "", "Authorization", "bearer writer").want(http.StatusOK)
 	a.get("/v1/instances/"+id+"/history", as("reader")...).wantAt("items.0.actor", "wilma", "items.1.actor", "wilma")
 
-	// Another tenant's token sees nothing of it, and its keys are its own.
+	// A token of another tenant sees none of this, and has idempotency keys of its own.
 	a.get("/v1/workflows/counter", as("stranger")...).want(http.StatusOK)
 	a.get("/v1/instances/"+id, as("stranger")...).want(http.StatusNotFound, "instance-not-found")
 	a.get("/v1/instances", as("stranger")...).want(http.StatusOK).wantAt("items", "[]")
@@ -91,55 +91,5 @@ func TestTokenFiles(t *testing.T) {
 	}
 	if _, err := httpapi.New(nil, httpapi.Config{Tokens: []httpapi.Token{{SHA256: "x"}}}); err == nil {
 		t.Error("a bad token is accepted")
-	}
-}
-
-func TestRateLimit(t *testing.T) {
-	t.Parallel()
-	a := startWith(t, setup{http: httpapi.Config{RateLimit: 0.0001, Tokens: []httpapi.Token{
-		{SHA256: sum("one"), Subject: "one"}, {SHA256: sum("two"), Subject: "two"},
-	}}})
-	one, two := []string{"Authorization", "Bearer one"}, []string{"Authorization", "Bearer two"}
-	a.get("/v1/workflows", one...).want(http.StatusOK)
-	a.get("/v1/workflows", one...).want(http.StatusTooManyRequests, "too-many-requests").wantHeader("Retry-After", "1")
-	a.get("/v1/workflows", two...).want(http.StatusOK) // Each subject has its own.
-	a.get("/v1/workflows").want(http.StatusUnauthorized)
-	for range 3 { // Probes are not counted.
-		a.get("/healthz").want(http.StatusOK)
-	}
-	open := a.another(setup{http: httpapi.Config{RateLimit: 0.0001}})
-	open.get("/v1/workflows", "X-Actor", "a").want(http.StatusOK)
-	open.get("/v1/workflows", "X-Actor", "b").want(http.StatusTooManyRequests, "too-many-requests")
-}
-
-// Every operation of the API asks for a token, for its scope, for no more than the rate,
-// and for a media type that it has.
-func TestEveryOperationRefuses(t *testing.T) {
-	t.Parallel()
-	none := httpapi.Token{SHA256: sum("none"), Subject: "nobody"}
-	limited := startWith(t, setup{http: httpapi.Config{RateLimit: 0.0001}})
-	limited.get("/v1/workflows").want(http.StatusOK)
-	for path, item := range contract().Paths.Map() {
-		target := strings.NewReplacer("{name}", "w", "{version}", "1", "{id}", "i", "{event}", "e").Replace(path)
-		for method, operation := range item.Operations() {
-			if !strings.HasPrefix(path, "/v1/") {
-				continue
-			}
-			none.Scopes = []httpapi.Scope{httpapi.ScopeRead}
-			if method == http.MethodGet || operation.OperationID == "simulateWorkflow" || operation.OperationID == "backtestWorkflow" {
-				none.Scopes = []httpapi.Scope{httpapi.ScopeWrite, httpapi.ScopeAdmin}
-			}
-			t.Run(method+" "+path, func(t *testing.T) {
-				guarded := limited.another(setup{http: httpapi.Config{Tokens: []httpapi.Token{none}}}).on(t)
-				guarded.do(method, target, "").want(http.StatusUnauthorized, "unauthenticated")
-				guarded.do(method, target, "", "Authorization", "Bearer none").want(http.StatusForbidden, "forbidden")
-				limited.on(t).do(method, target, "").want(http.StatusTooManyRequests, "too-many-requests")
-				if operation.Responses.Status(http.StatusNotAcceptable) == nil {
-					return // It answers with nothing but a status.
-				}
-				open := limited.another(setup{}).on(t)
-				open.do(method, target, "", "Accept", "image/png").want(http.StatusNotAcceptable, "not-acceptable")
-			})
-		}
 	}
 }
