@@ -18,6 +18,8 @@ var forbidden = map[string][]string{
 	"fsm":        {module + "httpapi", module + "outbox", module + "cmd", "github.com/labstack/echo", "net/http"},
 	"httpapi":    {module + "db", module + "outbox", module + "cmd", "github.com/jackc/pgx"},
 	"outbox":     {module + "httpapi", module + "cmd", "github.com/labstack/echo"},
+
+	"internal/bench": {module + "httpapi", module + "cmd", "github.com/alecthomas/kong"},
 }
 
 // TestImports keeps dependencies pointing one way: cmd → httpapi, outbox → fsm → db/queries.
