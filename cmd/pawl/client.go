@@ -158,7 +158,7 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 	client := http.Client{Timeout: 30 * time.Second}
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, unreachable(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if into == nil && res.StatusCode == http.StatusNoContent {
@@ -185,6 +185,11 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 		}
 	}
 	return res.StatusCode, 0, nil
+}
+
+// unreachable adds advice to the error of a request that got no answer.
+func unreachable(err error) error {
+	return fmt.Errorf("%w (check --server, and that the service is running)", err)
 }
 
 // refusal returns nil for a successful answer of one of these media types, and a *problem otherwise. An

@@ -83,7 +83,7 @@ func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false, err
+		return false, unreachable(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode == http.StatusNoContent {

@@ -109,22 +109,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		if err != nil {
 			return err
 		}
-		listener, err := net.Listen("tcp", listen)
-		if err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
-		addr = listener.Addr()
-		group.Go(func() error {
-			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve: %w", err)
-			}
-			return nil
-		})
-		drain = func(ctx context.Context) error {
-			if err := server.Shutdown(ctx); err != nil {
-				return errors.Join(fmt.Errorf("shutdown: %w", err), server.Close())
-			}
-			return nil
+		if addr, drain, err = listenAndServe(server, listen, group); err != nil {
+			return err
 		}
 	}
 	group.Go(func() error {
@@ -178,6 +164,27 @@ func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.
 		IdleTimeout:       2 * time.Minute,
 		// The handler answers OPTIONS * too, since it answers every error as a problem.
 		DisableGeneralOptionsHandler: true,
+	}, nil
+}
+
+// listenAndServe listens on an address and adds the server to the group. drain finishes the requests of
+// the server; when its context ends, it closes their connections.
+func listenAndServe(server *http.Server, listen string, group *errgroup.Group) (addr net.Addr, drain func(context.Context) error, err error) {
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen: %w", err)
+	}
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	return listener.Addr(), func(ctx context.Context) error {
+		if err := server.Shutdown(ctx); err != nil {
+			return errors.Join(fmt.Errorf("shutdown: %w", err), server.Close())
+		}
+		return nil
 	}, nil
 }
 
