@@ -19,7 +19,8 @@ var forbidden = map[string][]string{
 	"httpapi":    {module + "db", module + "outbox", module + "cmd", "github.com/jackc/pgx"},
 	"outbox":     {module + "httpapi", module + "cmd", "github.com/labstack/echo"},
 
-	"httpapi/api": {module + "httpapi", "github.com/labstack/echo", "net/http"},
+	"httpapi/api":    {module + "httpapi", "github.com/labstack/echo", "net/http"},
+	"internal/bench": {module + "httpapi", module + "cmd", "github.com/alecthomas/kong"},
 }
 
 // TestImports keeps dependencies pointing one way: cmd → httpapi, outbox → fsm → db/queries.

@@ -13,15 +13,15 @@ import (
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// webhookFlags say how webhooks are sent.
+// webhookFlags are the flags of serve and dev for webhooks.
 type webhookFlags struct {
-	WebhookMaxAttempts  int           `default:"12" env:"PAWL_WEBHOOK_MAX_ATTEMPTS" help:"Attempts after which a webhook is a dead letter."`
-	WebhookBackoffBase  time.Duration `default:"5s" env:"PAWL_WEBHOOK_BACKOFF_BASE" help:"Longest wait after the first failed attempt; it doubles with each, up to 1h."`
-	WebhookAllowPrivate bool          `env:"PAWL_WEBHOOK_ALLOW_PRIVATE" help:"Let webhooks go to loopback, private and link-local addresses; for development."`
-	WebhookSecret       string        `env:"PAWL_WEBHOOK_SECRET" help:"Signs the callbacks that bring no secret: whsec_ and 24 to 64 bytes in base64."`
+	WebhookMaxAttempts  int           `default:"12" env:"PAWL_WEBHOOK_MAX_ATTEMPTS" help:"Number of attempts after which a delivery is a dead letter."`
+	WebhookBackoffBase  time.Duration `default:"5s" env:"PAWL_WEBHOOK_BACKOFF_BASE" help:"Longest wait after the first failed attempt; it doubles with each further one, up to 1h."`
+	WebhookAllowPrivate bool          `env:"PAWL_WEBHOOK_ALLOW_PRIVATE" help:"Allow webhooks to loopback, private and link-local addresses; for development only."`
+	WebhookSecret       string        `env:"PAWL_WEBHOOK_SECRET" help:"Secret that signs callbacks without a secret of their own: whsec_ and 24 to 64 bytes in base64."`
 }
 
-// Validate refuses what nothing could be sent with.
+// Validate refuses values with which no webhook could be sent.
 func (w *webhookFlags) Validate() error {
 	if w.WebhookMaxAttempts < 1 || w.WebhookBackoffBase <= 0 {
 		return errors.New("--webhook-max-attempts and --webhook-backoff-base must be positive")
@@ -32,11 +32,12 @@ func (w *webhookFlags) Validate() error {
 	return nil
 }
 
+// policy is what the creation of an instance checks its callback against.
 func (w *webhookFlags) policy() fsm.WebhookPolicy {
 	return fsm.WebhookPolicy{AllowPrivate: w.WebhookAllowPrivate, Secret: w.WebhookSecret}
 }
 
-// deliver sends webhooks until the context ends.
+// deliver adds the worker that sends webhooks to the group. It runs until the context ends.
 func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) {
 	wake := hub.All()
 	webhooks := outbox.NewWebhooks(pool, outbox.WebhookConfig{

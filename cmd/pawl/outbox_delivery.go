@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 )
 
-// deliveryAnswer is a delivery as the API shows it; raw is all of it.
+// deliveryAnswer is a delivery as the API shows it. raw is the whole answer.
 type deliveryAnswer struct {
 	raw            json.RawMessage
 	ID             string  `json:"id"`
@@ -22,17 +22,17 @@ type deliveryAnswer struct {
 	LastError      *string `json:"last_error"`
 }
 
-// UnmarshalJSON keeps the whole answer, for --json.
+// UnmarshalJSON keeps the whole answer for --json.
 func (d *deliveryAnswer) UnmarshalJSON(data []byte) error {
 	type plain deliveryAnswer
 	d.raw = append(json.RawMessage{}, data...)
 	return json.Unmarshal(data, (*plain)(d))
 }
 
-// MarshalJSON gives it back.
+// MarshalJSON returns the whole answer.
 func (d deliveryAnswer) MarshalJSON() ([]byte, error) { return d.raw, nil }
 
-// step is what it tells of.
+// step is the step of the delivered message, as instance:version; a test delivery has none.
 func (d *deliveryAnswer) step() string {
 	if d.InstanceID == nil || d.Version == nil {
 		return "-"
@@ -40,6 +40,7 @@ func (d *deliveryAnswer) step() string {
 	return fmt.Sprintf("%s:%d", *d.InstanceID, *d.Version)
 }
 
+// showDelivery sends a request and prints the delivery that is its answer.
 func (f *clientFlags) showDelivery(c *console, request call) error {
 	var d deliveryAnswer
 	if _, err := f.do(c, request, &d); err != nil {
@@ -52,12 +53,13 @@ func (f *clientFlags) showDelivery(c *console, request call) error {
 	return nil
 }
 
+// outboxDeliveries prints the deliveries that its flags choose.
 type outboxDeliveries struct {
 	clientFlags
-	Subscription string `help:"Of this subscription."`
-	Instance     string `help:"That tell of this instance."`
-	Status       string `help:"pending, delivered or dead."`
-	Limit        int    `default:"50" help:"How many at most; 0 for all."`
+	Subscription string `help:"Only deliveries of this subscription."`
+	Instance     string `help:"Only deliveries of this instance's messages."`
+	Status       string `help:"Only deliveries with this status: pending, delivered or dead."`
+	Limit        int    `default:"50" help:"Largest number of deliveries; 0 for all."`
 }
 
 func (o *outboxDeliveries) Run(c *console) error {
@@ -75,18 +77,19 @@ func (o *outboxDeliveries) Run(c *console) error {
 	_, _ = fmt.Fprintln(table, "ID\tSTEP\tTYPE\tSTATUS\tATTEMPTS\tNEXT\tERROR")
 	for _, d := range items {
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n",
-			d.ID, d.step(), d.Type, d.Status, d.Attempts, text(d.NextAttemptAt), text(d.LastError))
+			d.ID, d.step(), d.Type, d.Status, d.Attempts, orDash(d.NextAttemptAt), orDash(d.LastError))
 	}
 	return table.Flush()
 }
 
+// outboxReplay makes settled deliveries pending again: one, or all that its flags choose.
 type outboxReplay struct {
 	clientFlags
-	ID           string `arg:"" optional:"" help:"The delivery; without it, those that the flags leave."`
-	Subscription string `help:"Those of this subscription."`
-	Status       string `default:"dead" enum:"dead,delivered" help:"Those that are dead, or those that were delivered."`
-	After        moment `help:"Those made after a time, such as 2026-03-01T09:30:00Z."`
-	Before       moment `help:"Those made before a time."`
+	ID           string `arg:"" optional:"" help:"Id of a delivery; by default all deliveries that the flags choose."`
+	Subscription string `help:"Only deliveries of this subscription."`
+	Status       string `default:"dead" enum:"dead,delivered" help:"Only deliveries with this status: dead or delivered."`
+	After        moment `help:"Only deliveries made after a time, such as 2026-03-01T09:30:00Z."`
+	Before       moment `help:"Only deliveries made before a time."`
 }
 
 func (o *outboxReplay) Run(c *console) error {

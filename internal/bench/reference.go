@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bytes"
@@ -20,16 +20,16 @@ import (
 )
 
 var (
-	//go:embed bench/writes.sql
+	//go:embed sql/writes.sql
 	writesScript string
-	//go:embed bench/fire.sql
+	//go:embed sql/fire.sql
 	fireScript string
 )
 
-// pgbenchScale is that of its own tables: a million accounts.
+// pgbenchScale is the size of pgbench's own tables: a million accounts.
 const pgbenchScale = 10
 
-// A reference is what pgbench measures on the same server.
+// reference is a measurement by pgbench on the same server.
 type reference struct {
 	Name        string  `json:"name"`
 	Connections int     `json:"connections"`
@@ -37,12 +37,12 @@ type reference struct {
 	Mean        float64 `json:"mean_ms"`
 	Operations  int     `json:"operations"`
 	usage
-	// Ratio is the rate of transitions over HTTP to this one.
+	// Ratio is the rate of transitions over HTTP divided by this rate.
 	Ratio *float64 `json:"ratio"`
 }
 
-// references are pgbench's builtin of one update and one insert, the engine's writes as
-// plain statements, and the engine itself.
+// references are pgbench's builtin script of one update and one insert, the engine's writes as plain
+// statements, and the engine called directly.
 func references() []pgbenchScript {
 	return []pgbenchScript{
 		{name: "simple-update", args: []string{"--skip-some-updates"}},
@@ -56,22 +56,21 @@ type pgbenchScript struct {
 	args         []string
 }
 
-// pgbench runs the program on a database. Its own tables are kept in the bench's schema,
-// away from those that the database may have.
+// pgbench runs the program on a database. The tables of the program are in the benchmark's schema.
 type pgbench struct {
 	program, dsn string
 	env          []string
 }
 
-// findPgbench returns nil if there is none. Passwords are kept from the command line,
-// which everybody may read.
+// findPgbench returns nil if the program is missing. A password is passed in the environment, since
+// every user of the machine can read the command line of a process.
 func findPgbench(bin localpg.Binaries, dsn, password string) *pgbench {
 	program, err := bin.Path("pgbench")
 	if err != nil {
 		return nil
 	}
 	p := &pgbench{program: program, dsn: withoutPassword(dsn)}
-	p.env = append(os.Environ(), "PGOPTIONS=-c search_path="+benchSchema)
+	p.env = append(os.Environ(), "PGOPTIONS=-c search_path="+schema)
 	if password != "" {
 		p.env = append(p.env, "PGPASSWORD="+password)
 	}
@@ -80,6 +79,7 @@ func findPgbench(bin localpg.Binaries, dsn, password string) *pgbench {
 
 var passwordPair = regexp.MustCompile(`\bpassword\s*=\s*('(\\.|[^'\\])*'|\S+)`)
 
+// withoutPassword removes the password from a connection URL, or from a string of key=value pairs.
 func withoutPassword(dsn string) string {
 	u, err := url.Parse(dsn)
 	if err != nil || u.Scheme == "" {
@@ -91,6 +91,7 @@ func withoutPassword(dsn string) string {
 	return u.String()
 }
 
+// run returns what the program prints.
 func (p *pgbench) run(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, p.program, append(args, p.dsn)...)
 	cmd.Env = p.env
@@ -101,12 +102,13 @@ func (p *pgbench) run(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// lastLine is where pgbench says what ended it.
+// lastLine is where pgbench prints the error that ended it.
 func lastLine(out []byte) []byte {
 	out = bytes.TrimSpace(out)
 	return out[bytes.LastIndexByte(out, '\n')+1:]
 }
 
+// initialise makes and fills the tables of pgbench.
 func (p *pgbench) initialise(ctx context.Context) error {
 	_, err := p.run(ctx, "--initialize", "--quiet", "--scale", strconv.Itoa(pgbenchScale))
 	return err
@@ -119,8 +121,10 @@ var (
 	pgbenchProgress = regexp.MustCompile(`(?m)^progress: [0-9.]+ s, ([0-9.]+) tps`)
 )
 
-// measure runs one script for a time, and from a second on for a second more to warm up,
-// which does not count towards the rate: pgbench knows whole seconds. run makes keys unique; slice is how many instances each client has.
+// measure runs one script for a duration, rounded up to whole seconds, which are all that pgbench
+// knows. A duration of a second or more is preceded by a second of warm-up, which does not count
+// towards the rate. run is the prefix of the idempotency keys; slice is the number of instances of
+// each client.
 func (p *pgbench) measure(ctx context.Context, s pgbenchScript, connections int, d time.Duration, run string, slice int) (*reference, error) {
 	seconds := 1
 	if d >= time.Second {
@@ -159,7 +163,7 @@ func (p *pgbench) measure(ctx context.Context, s pgbenchScript, connections int,
 	if lines := pgbenchProgress.FindAllStringSubmatch(out, -1); len(lines) > 1 {
 		sum := 0.0
 		for _, line := range lines[1:] {
-			rate, _ := strconv.ParseFloat(line[1], 64) // The pattern sees to its form.
+			rate, _ := strconv.ParseFloat(line[1], 64) // The pattern admits nothing else.
 			sum += rate
 		}
 		r.Rate = sum / float64(len(lines)-1)
@@ -167,6 +171,7 @@ func (p *pgbench) measure(ctx context.Context, s pgbenchScript, connections int,
 	return r, err
 }
 
+// matched returns the number that a pattern finds in the output of pgbench.
 func matched(pattern *regexp.Regexp, out string) (float64, error) {
 	m := pattern.FindStringSubmatch(out)
 	if m == nil {

@@ -1,4 +1,4 @@
--- Counts the instances whose history has a gap, or does not end where they are.
+-- Counts the instances whose history has a gap, or does not end at the version of the instance.
 select count(*)
 from (
   select h.tenant_id, h.instance_id as id, count(*) as steps, min(h.version) as first, max(h.version) as last

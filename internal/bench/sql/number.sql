@@ -1,5 +1,5 @@
--- Numbers the instances, in no order of theirs, for the load and for pgbench. The
--- fingerprint is the one that the engine would compute for the transition.
+-- Numbers the instances in random order, for the load and for pgbench. The fingerprint is the one
+-- that the engine computes for the transition.
 create table pawl_bench.instance (n integer primary key, id uuid not null, fingerprint bytea not null);
 
 insert into pawl_bench.instance (n, id, fingerprint)

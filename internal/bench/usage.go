@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bytes"
@@ -15,31 +15,31 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// usage is what operations cost. What cannot be known, as on a system without /proc or of
-// a server on another machine, is nil.
+// usage is the cost of operations. A figure that cannot be known is nil: all of the CPU times on a
+// system without /proc, and the server's if it runs on another machine.
 type usage struct {
 	ServiceCPU  *float64 `json:"service_cpu_s_per_1000"`
 	PostgresCPU *float64 `json:"postgres_cpu_s_per_1000"`
 	LoadCPU     *float64 `json:"load_cpu_s_per_1000"`
-	// WAL and Transactions are those of the whole server.
+	// WAL is that of the whole server.
 	WAL *float64 `json:"wal_bytes_per_op"`
-	// Transactions counts those that wrote, by their ids: exact at once, while the
-	// server's statistics lag.
+	// Transactions counts those of the whole server that wrote. It is the difference of transaction
+	// ids, which is exact at once, while the server's statistics lag behind.
 	Transactions *float64 `json:"transactions_per_op"`
 	PeakRSS      *int64   `json:"peak_rss_bytes"`
 }
 
-// meter reads counters of the processes and of the server.
+// meter reads the counters of the processes and of the server.
 type meter struct {
 	conn     *pgx.Conn
 	service  int
-	postgres int // The postmaster; 0 if it is not to be seen here.
+	postgres int // The postmaster; 0 if it cannot be seen from here.
 }
 
-// reading holds counters that only rise; -1 is unknown.
+// reading holds counters that only rise; -1 means unknown.
 type reading struct {
 	service, postgres, load float64 // CPU seconds.
-	machine                 float64 // CPU seconds of every process, and those that a hypervisor kept.
+	machine                 float64 // CPU seconds of all processes, and those that a hypervisor took.
 	at                      time.Time
 	wal, transactions       float64
 }
@@ -62,7 +62,7 @@ func (m *meter) read(ctx context.Context) reading {
 	return r
 }
 
-// since makes the costs of each of so many operations.
+// since returns the usage per operation between two readings.
 func (m *meter) since(before, after reading, operations int) usage {
 	per := func(before, after, scale float64) *float64 {
 		if before < 0 || after < before || operations == 0 {
@@ -80,8 +80,8 @@ func (m *meter) since(before, after reading, operations int) usage {
 	}
 }
 
-// others returns the share of the machine that was kept busy by what is not the run's own,
-// or 0 if that is unknown.
+// others returns the share of the machine's CPU time, from 0 to 1, that processes outside the run
+// used between two readings, or 0 if it is unknown.
 func others(before, after reading) float64 {
 	if before.machine < 0 || before.service < 0 || before.postgres < 0 {
 		return 0
@@ -90,7 +90,8 @@ func others(before, after reading) float64 {
 	return (used(after) - used(before)) / (after.at.Sub(before.at).Seconds() * float64(runtime.NumCPU()))
 }
 
-// machineCPU reads the first line of /proc/stat, see proc_stat(5); -1 if there is none.
+// machineCPU returns the CPU seconds of all processes from the first line of /proc/stat, see
+// proc_stat(5), or -1 without that file.
 func machineCPU() float64 {
 	raw, err := os.ReadFile("/proc/stat")
 	line, _, _ := bytes.Cut(raw, []byte("\n"))
@@ -106,14 +107,14 @@ func machineCPU() float64 {
 	return sum / ticks
 }
 
-// ticks per second of the times in /proc, which Linux fixes for programs.
+// ticks is the number of clock ticks per second of the times in /proc. Linux fixes it for programs.
 const ticks = 100
 
-// Whose time is counted as that of a process.
+// Which processes are counted with a process.
 const (
-	ownTime     = iota
-	endedToo    // And of the children that it had: pgbench, for this process.
-	childrenToo // And of those that it has.
+	ownTime     = iota // None.
+	endedToo           // Its children that have ended: for this process, pgbench.
+	childrenToo        // Its children that have ended and those that run.
 )
 
 // cpu returns the seconds that a process has used, or -1 if they are unknown.
@@ -128,7 +129,7 @@ func cpu(pid, whose int) float64 {
 	}
 	if whose >= childrenToo {
 		sum += ofChildren(pid)
-		// A child that ended in between may have been counted twice, or not at all.
+		// A child that ended between the two readings was counted twice, or not at all.
 		if again, _ := statTimes(pid); again.ofEnded != own.ofEnded {
 			return cpu(pid, whose)
 		}
@@ -136,6 +137,7 @@ func cpu(pid, whose int) float64 {
 	return float64(sum) / ticks
 }
 
+// ofChildren returns the ticks of the running children of a process.
 func ofChildren(pid int) (sum int64) {
 	files, _ := filepath.Glob("/proc/[0-9]*") // The only error is a malformed pattern.
 	for _, file := range files {
@@ -171,7 +173,7 @@ func statTimes(pid int) (t processTimes, ok bool) {
 	return processTimes{parent: int(number(4)), used: number(14) + number(15), ofEnded: number(16) + number(17)}, true
 }
 
-// resetPeakRSS makes the peak begin anew, where that is possible.
+// resetPeakRSS resets the peak of a process's resident memory, where the system allows it.
 func resetPeakRSS(pid int) {
 	file, err := os.OpenFile("/proc/"+strconv.Itoa(pid)+"/clear_refs", os.O_WRONLY, 0)
 	if err != nil {
@@ -181,6 +183,7 @@ func resetPeakRSS(pid int) {
 	file.Close()
 }
 
+// peakRSS returns the peak of a process's resident memory in bytes, or nil if it is unknown.
 func peakRSS(pid int) *int64 {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
@@ -198,8 +201,8 @@ func peakRSS(pid int) *int64 {
 	return new(kib << 10)
 }
 
-// findPostmaster returns the process that a connection's server runs as, or 0 if it is
-// not on this machine, or not to be seen.
+// findPostmaster returns the process id of a connection's server, or 0 if the server is not on this
+// machine or its process cannot be seen.
 func findPostmaster(ctx context.Context, conn *pgx.Conn) int {
 	host := conn.Config().Host
 	ip := net.ParseIP(host)
@@ -210,7 +213,7 @@ func findPostmaster(ctx context.Context, conn *pgx.Conn) int {
 	if err := conn.QueryRow(ctx, "select pg_backend_pid()").Scan(&backend); err != nil {
 		return 0
 	}
-	// A port may lead into a container, whose process ids mean others here.
+	// A port may lead into a container, whose process ids are those of other processes here.
 	title, err := os.ReadFile("/proc/" + strconv.Itoa(backend) + "/cmdline")
 	words := strings.Fields(string(bytes.ReplaceAll(title, []byte{0}, []byte(" "))))
 	if err != nil || !slices.Contains(words, "postgres:") || !slices.Contains(words, conn.Config().Database) {

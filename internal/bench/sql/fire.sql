@@ -1,5 +1,5 @@
--- One transition by the engine, called without a service and without a batch. Dividing
--- by zero ends the run if it is not applied.
+-- One transition by the engine, called without a service and without a batch. If it is not
+-- applied, the division by zero ends the run.
 \set i :i + 1
 \set n 1 + :client_id * :slice + :i % :slice
 select f.*, 1 / (f.outcome = 'applied')::integer as applied

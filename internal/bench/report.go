@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -12,17 +12,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// benchReport is what --json writes. It names no file, host or user of the machine.
-type benchReport struct {
+// report has all figures of a run. It names no file, host or user of the machine.
+type report struct {
 	Machine      machine        `json:"machine"`
-	Run          benchParameter `json:"run"`
+	Run          parameters     `json:"run"`
 	Measurements []*measurement `json:"measurements"`
 	References   []*reference   `json:"references"`
 	Targets      []headline     `json:"targets"`
 	Remarks      []string       `json:"remarks"`
-	// LongPollP50 is in milliseconds from a step's answer to that of one who waits for it.
+	// LongPollP50 is the delay of a waiting read in milliseconds, see measureLongPolls.
 	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
-	// Webhooks is how many a local receiver gets per second.
+	// Webhooks is the number of webhooks per second that a local receiver gets.
 	Webhooks *float64 `json:"webhooks_per_s,omitempty"`
 }
 
@@ -35,14 +35,14 @@ type machine struct {
 	Settings map[string]string `json:"settings"`
 }
 
-type benchParameter struct {
+type parameters struct {
 	Instances int     `json:"instances"`
 	Duration  float64 `json:"duration_s"`
 	WarmUp    float64 `json:"warm_up_s"`
 }
 
-// measurement is what the service did. Latencies are of requests, everything else is of
-// operations: a batch is one request of many.
+// measurement has the figures of one load. Latencies are those of requests. Everything else counts
+// operations: a batch is one request of many operations.
 type measurement struct {
 	Name        string  `json:"name"`
 	Connections int     `json:"connections"`
@@ -59,25 +59,25 @@ type measurement struct {
 	usage
 	Ratio   *float64 `json:"ratio"`
 	RatioTo string   `json:"ratio_to,omitempty"`
-	// Purge is of the measurement of that name only.
+	// Purge is set for the measurement "purge" only.
 	Purge *purgeFigures `json:"purge,omitempty"`
-	// Relay is of the measurement "relayed" only.
+	// Relay is set for the measurement "relayed" only.
 	Relay *relayFigures `json:"relay,omitempty"`
 }
 
-// purgeFigures is what purging costs, and what it keeps small.
+// purgeFigures are the cost of purging keys, and the sizes that it keeps small.
 type purgeFigures struct {
 	Purged   int64   `json:"purged"`
 	P99Ratio float64 `json:"p99_ratio"`
-	// Sizes are of the keys with their indexes in bytes, a second apart or less; then the
-	// largest in each half of the time.
+	// Sizes are those of the keys with their indexes in bytes, read every second or more often.
+	// FirstHalf and SecondHalf are the largest in each half of the time.
 	Sizes      []int64 `json:"sizes"`
 	FirstHalf  int64   `json:"first_half_max"`
 	SecondHalf int64   `json:"second_half_max"`
 }
 
-// readMachine describes where the run is.
-func readMachine(ctx context.Context, conn *pgx.Conn) (machine, error) {
+// readMachine describes the machine, the programs, and the settings of the server.
+func readMachine(ctx context.Context, conn *pgx.Conn, version string) (machine, error) {
 	m := machine{
 		OS: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Go: runtime.Version(), Pawl: version,
 		Postgres: conn.PgConn().ParameterStatus("server_version"), Settings: map[string]string{},
@@ -97,14 +97,14 @@ func readMachine(ctx context.Context, conn *pgx.Conn) (machine, error) {
 	return m, err
 }
 
-// comparison sets a rate against another of the same run.
+// comparison divides a rate by another rate of the same run.
 type comparison struct {
 	of, to string
-	// least is the ratio that is wanted; 0 if none is.
+	// least is the target of the ratio; 0 if it has none.
 	least float64
 }
 
-// comparisons are the ratios that the report has.
+// comparisons are the ratios of the report.
 func comparisons() []comparison {
 	return []comparison{
 		{"transitions@1", "writes@1", 0.7},
@@ -124,8 +124,8 @@ func comparisons() []comparison {
 }
 
 const (
-	mostRSS = 150e6 // Of the service at 256 connections.
-	leastOf = 1000  // Transitions per second of one instance.
+	mostRSS  = 150e6 // Bytes, of the service at 256 connections.
+	leastHot = 1000  // Transitions per second of one instance.
 )
 
 // headline is one figure beside its target.
@@ -136,8 +136,8 @@ type headline struct {
 	Met    bool    `json:"met"`
 }
 
-// rate finds a measurement or reference by its name and connections.
-func (r *benchReport) rate(label string) (float64, bool) {
+// rate returns the rate of a measurement or reference by its label.
+func (r *report) rate(label string) (float64, bool) {
 	for _, m := range r.Measurements {
 		if m.label() == label {
 			return m.Rate, true
@@ -151,11 +151,12 @@ func (r *benchReport) rate(label string) (float64, bool) {
 	return 0, false
 }
 
+// label is the name with the number of connections.
 func (m *measurement) label() string { return fmt.Sprintf("%s@%d", m.Name, m.Connections) }
 func (m *reference) label() string   { return fmt.Sprintf("%s@%d", m.Name, m.Connections) }
 
-// compare fills in a measurement's ratio as soon as there is something to compare it to.
-func (r *benchReport) compare(m *measurement) {
+// compare sets the ratio of a measurement, if the rate to divide by is known already.
+func (r *report) compare(m *measurement) {
 	for _, c := range comparisons() {
 		if to, ok := r.rate(c.to); ok && to > 0 && c.of == m.label() {
 			m.Ratio, m.RatioTo = new(m.Rate/to), c.to
@@ -163,8 +164,8 @@ func (r *benchReport) compare(m *measurement) {
 	}
 }
 
-// conclude draws up the targets.
-func (r *benchReport) conclude() {
+// conclude compares the figures that have a target with it.
+func (r *report) conclude() {
 	for _, c := range comparisons() {
 		of, ok := r.rate(c.of)
 		to, also := r.rate(c.to)
@@ -175,15 +176,15 @@ func (r *benchReport) conclude() {
 	for _, m := range r.Measurements {
 		switch {
 		case m.label() == "hot@64":
-			r.Targets = append(r.Targets, headline{m.label() + " per second", m.Rate, fmt.Sprintf("≥ %d", leastOf), m.Rate >= leastOf})
+			r.Targets = append(r.Targets, headline{m.label() + " per second", m.Rate, fmt.Sprintf("≥ %d", leastHot), m.Rate >= leastHot})
 		case m.label() == "transitions@256" && m.PeakRSS != nil:
 			rss := float64(*m.PeakRSS)
 			r.Targets = append(r.Targets, headline{m.label() + " peak RSS in MB", rss / 1e6, fmt.Sprintf("≤ %.0f", mostRSS/1e6), rss <= mostRSS})
 		}
 		if f := m.Relay; f != nil {
 			r.Targets = append(r.Targets,
-				// The last ones are on their way when the time is over.
-				headline{"events relayed ÷ " + m.label(), f.Rate / m.Rate, "≥ 0.99", f.Rate >= 0.99*m.Rate},
+				// The last messages are still on their way when the measurement ends.
+				headline{"messages relayed ÷ " + m.label(), f.Rate / m.Rate, "≥ 0.99", f.Rate >= 0.99*m.Rate},
 				headline{"step to sink p50 in ms", f.P50, fmt.Sprintf("≤ %d", sinkP50), f.P50 <= sinkP50},
 				headline{"step to sink p99 in ms", f.P99, fmt.Sprintf("≤ %d", sinkP99), f.P99 <= sinkP99})
 		}
@@ -197,19 +198,21 @@ func (r *benchReport) conclude() {
 }
 
 const (
-	benchRow  = "%-17s %5s %8s %8s %7s %7s %8s %6s %7s %7s %6s %6s %5s %6s\n"
-	benchNote = `CPU is seconds per 1,000 operations, of the service and of Postgres. WAL is bytes and tx is transactions that wrote,
-per operation, of the whole server. RSS is the service's peak in MB. References run right after the row above them;
-their ratio is that row's rate to theirs.
+	rowFormat = "%-17s %5s %8s %8s %7s %7s %8s %6s %7s %7s %6s %6s %5s %6s\n"
+	note      = `CPU is seconds per 1,000 operations, of the service and of Postgres. WAL is bytes, and tx is transactions that wrote,
+per operation and of the whole server. RSS is the service's peak in MB. The references of a row are indented below it;
+their ratio is the rate of that row divided by theirs.
 `
 )
 
-func (b *bench) header() {
-	b.c.printf(benchNote+"\n"+benchRow, "", "conns", "rate/s", "p50 ms", "p95", "p99", "max", "errors", "CPU pawl", "CPU pg", "WAL", "tx", "RSS", "ratio")
+// header prints the meaning of the columns and their names.
+func (b *benchmark) header() {
+	b.printf(note+"\n"+rowFormat, "", "conns", "rate/s", "p50 ms", "p95", "p99", "max", "errors", "CPU pawl", "CPU pg", "WAL", "tx", "RSS", "ratio")
 }
 
-func (b *bench) row(m *measurement) {
-	b.c.printf(benchRow, m.Name, fmt.Sprint(m.Connections), figure(&m.Rate, 0),
+// row prints a measurement.
+func (b *benchmark) row(m *measurement) {
+	b.printf(rowFormat, m.Name, fmt.Sprint(m.Connections), figure(&m.Rate, 0),
 		figure(&m.P50, 2), figure(&m.P95, 2), figure(&m.P99, 2), figure(&m.Max, 1), fmt.Sprint(m.Errors+m.Refused),
 		figure(m.ServiceCPU, 3), figure(m.PostgresCPU, 3), figure(m.WAL, 0), figure(m.Transactions, 3),
 		megabytes(m.PeakRSS), figure(m.Ratio, 2))
@@ -221,19 +224,20 @@ func (b *bench) row(m *measurement) {
 	}
 }
 
-func (b *bench) referenceRow(r *reference) {
-	b.c.printf(benchRow, "  "+r.Name, fmt.Sprint(r.Connections), figure(&r.Rate, 0), "", "", "", "", "",
+// referenceRow prints a reference below the measurement that it belongs to.
+func (b *benchmark) referenceRow(r *reference) {
+	b.printf(rowFormat, "  "+r.Name, fmt.Sprint(r.Connections), figure(&r.Rate, 0), "", "", "", "", "",
 		"", figure(r.PostgresCPU, 3), figure(r.WAL, 0), figure(r.Transactions, 3), "", figure(r.Ratio, 2))
 }
 
-// remark says something that the figures do not.
-func (b *bench) remark(format string, args ...any) {
+// remark prints a sentence and adds it to the report.
+func (b *benchmark) remark(format string, args ...any) {
 	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
 	b.report.Remarks = append(b.report.Remarks, text)
-	b.c.printf("  %s\n", text)
+	b.printf("  %s\n", text)
 }
 
-// figure writes a number, and nothing for one that is unknown.
+// figure formats a number, or "-" if it is unknown.
 func figure(v *float64, digits int) string {
 	if v == nil {
 		return "-"
@@ -241,6 +245,7 @@ func figure(v *float64, digits int) string {
 	return fmt.Sprintf("%.*f", digits, *v)
 }
 
+// megabytes formats a number of bytes, or "-" if it is unknown.
 func megabytes(v *int64) string {
 	if v == nil {
 		return "-"
@@ -248,14 +253,14 @@ func megabytes(v *int64) string {
 	return fmt.Sprintf("%.0f", float64(*v)/1e6)
 }
 
-// summary prints the figures that have a target.
-func (b *bench) summary() error {
+// summary prints the figures that have a target, and marks those that missed it.
+func (b *benchmark) summary() error {
 	b.report.conclude()
 	if len(b.report.Targets) == 0 {
 		return nil
 	}
-	b.c.printf("\n")
-	table := tabwriter.NewWriter(b.c.out, 0, 0, 2, ' ', 0)
+	b.printf("\n")
+	table := tabwriter.NewWriter(b.Output, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "FIGURE\tVALUE\tTARGET\t")
 	for _, t := range b.report.Targets {
 		missed := ""
@@ -267,7 +272,7 @@ func (b *bench) summary() error {
 	return table.Flush()
 }
 
-func (r *benchReport) write(to io.Writer) error {
+func (r *report) write(to io.Writer) error {
 	encoder := json.NewEncoder(to)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(r)

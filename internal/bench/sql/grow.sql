@@ -1,6 +1,6 @@
--- Makes the instances $1 to $2 of $3, as they would be after nine transitions each over
--- the last day: with a gapless history, and a key for each of the last five steps, which
--- expire evenly over the next day. Ids rise with the number, as time-ordered ids do.
+-- Inserts the instances $1 to $2 of $3. Each has made nine transitions during the last day, has a
+-- gapless history, and has an idempotency key for each of its last five steps. The keys expire
+-- evenly over the next day. Ids are time-ordered, so they rise with the number of the instance.
 with made as materialized (
   select
     n, pawl.uuid_v7(t.created_at) as id, t.created_at, n::double precision / $3 * interval '24 hours' as left_to_live

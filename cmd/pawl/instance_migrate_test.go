@@ -10,6 +10,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
+// Live instances are migrated where their state exists, and then their old version can be retired.
 func TestMigrateAndRetire(t *testing.T) {
 	t.Parallel()
 	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t)}, "serve")
@@ -26,7 +27,7 @@ func TestMigrateAndRetire(t *testing.T) {
 	a := mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "c")
 	mustPawl(t, env, "workflow", "apply", second)
 
-	retire, migrate := []string{"workflow", "retire", "flight-booking", "1"}, []string{"workflow", "migrate", "flight-booking", "--from=1", "--to=2"}
+	retire, migrate := []string{"workflow", "retire", "flight-booking", "1"}, []string{"instance", "migrate", "flight-booking", "--from=1", "--to=2"}
 	if _, stderr, code := pawl(t, env, retire...); code != 1 || !strings.Contains(stderr, "409 workflow-conflict") {
 		t.Errorf("a version in use: exit code %d: %s", code, stderr)
 	}
@@ -37,7 +38,7 @@ func TestMigrateAndRetire(t *testing.T) {
 	if out := mustPawl(t, env, append(migrate, "--map=QUOTED=OFFERED", "--state=QUOTED", "--reason=renamed")...); out != "QUOTED to OFFERED: 1\n1 of 1 instances migrated\n" {
 		t.Errorf("migrate: %s", out)
 	}
-	if out := mustPawl(t, env, "workflow", "migrate", "flight-booking", "--from=1", "--to=2", "--json"); !strings.Contains(out, `"total": 0`) {
+	if out := mustPawl(t, env, "instance", "migrate", "flight-booking", "--from=1", "--to=2", "--json"); !strings.Contains(out, `"total": 0`) {
 		t.Errorf("again: %s", out)
 	}
 	if out := mustPawl(t, env, retire...); out != "flight-booking: version 1 retired\n" {

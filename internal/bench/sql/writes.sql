@@ -1,7 +1,7 @@
--- The engine's writes for one transition of the workflow, as an application would make
--- them itself: plain statements in one transaction, in the engine's lock order, with the
--- guard and the assign already decided. What it moves stays consistent for the engine.
--- Each client walks instances of its own; pawl_bench.instance numbers them.
+-- The engine's writes for one transition of the workflow, as plain statements of an application: in
+-- one transaction, in the engine's lock order, with the guard and the assign already decided. The
+-- rows stay consistent, so that the engine can move the same instances later. Each client moves
+-- instances of its own, which pawl_bench.instance numbers.
 \set i :i + 1
 \set n 1 + :client_id * :slice + :i % :slice
 begin;
