@@ -15,10 +15,10 @@ import (
 	"strings"
 	"time"
 
-	"code.dny.dev/ssrf"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/internal/address"
 )
 
 const (
@@ -39,7 +39,7 @@ const (
 func newWebhookClient(c WebhookConfig) *http.Client {
 	dialer := &net.Dialer{Timeout: min(connectTimeout, c.Timeout), KeepAlive: 30 * time.Second}
 	if !c.AllowPrivate {
-		dialer.Control = fsm.NewAddressGuard().Safe
+		dialer.Control = address.NewGuard().Control
 	}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -166,7 +166,7 @@ func describe(err error, timeout time.Duration) string {
 	switch {
 	case errors.As(err, &unresolved):
 		return "the host's name does not resolve" // By which server is nobody else's business.
-	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork):
+	case errors.Is(err, address.ErrProhibited):
 		return "the host has an address that webhooks must not be sent to"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timedOut) && timedOut.Timeout():
 		return "no answer within " + timeout.String()

@@ -27,7 +27,7 @@ func (w *webhookFlags) Validate() error {
 		return errors.New("--webhook-max-attempts and --webhook-backoff-base must be positive")
 	}
 	if err := w.policy().Validate(); err != nil {
-		return fmt.Errorf("--webhook-secret: %s", fsm.AsError(err).Faults[0].Detail)
+		return fmt.Errorf("--webhook-secret: %w", err)
 	}
 	return nil
 }
