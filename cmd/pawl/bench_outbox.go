@@ -53,13 +53,13 @@ type nowhere struct {
 	latencies []int32 // Microseconds.
 }
 
-func (n *nowhere) Publish(_ context.Context, events []outbox.Event) error {
+func (n *nowhere) Publish(_ context.Context, messages []outbox.Message) error {
 	now := time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.count += len(events)
-	for _, e := range events {
-		n.latencies = append(n.latencies, int32(now.Sub(e.Step.At).Microseconds()))
+	n.count += len(messages)
+	for _, m := range messages {
+		n.latencies = append(n.latencies, int32(now.Sub(m.Step.At).Microseconds()))
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func (o *outboxForget) Run(c *console) error {
 		return err
 	}
 	defer pool.Close()
-	forgotten, err := outbox.Forget(c, pool, o.Consumer)
+	forgotten, err := outbox.DeleteConsumer(c, pool, o.Consumer)
 	if err == nil && !forgotten {
 		err = fmt.Errorf("there is no consumer %q", o.Consumer)
 	}

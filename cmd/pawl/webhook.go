@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/fsm"
-	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
 // webhookFlags say how webhooks are sent.
@@ -39,9 +39,8 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 // deliver sends webhooks until the context ends.
 func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) {
 	wake := hub.All()
-	webhooks := outbox.NewWebhooks(pool, outbox.WebhookConfig{
-		MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, AllowPrivate: w.WebhookAllowPrivate,
-		Secret: w.WebhookSecret, Wake: wake.C(), Logger: c.log,
+	webhooks := webhook.New(pool, webhook.Config{
+		Policy: w.policy(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: wake.C(), Logger: c.log,
 	})
 	group.Go(func() error {
 		defer wake.Close()

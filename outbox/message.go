@@ -12,19 +12,21 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// An Event is a committed step of an instance, as the world is told of it.
-type Event struct {
+// A Message is a committed step of an instance, in the shape in which sinks and webhooks publish
+// it.
+type Message struct {
 	Tenant string
-	// Seq rises with each step of an instance. It is no order between instances.
+	// Seq rises with each step of an instance. Between instances it gives no order.
 	Seq int64
-	// Step is what happened.
+	// Step is the step itself.
 	Step fsm.Step
-	// Instance is as the step left it.
+	// Instance is the instance as the step left it.
 	Instance fsm.Instance
 }
 
-func eventOf(e queries.Event) Event {
-	out := Event{
+// MessageOf returns the message of a step that was read from the outbox.
+func MessageOf(e queries.Event) Message {
+	out := Message{
 		Tenant: e.TenantID, Seq: e.Seq,
 		Step: fsm.Step{
 			Version: e.Version, WorkflowVersion: int(e.WorkflowVersion), Kind: e.Kind, Event: e.Event, From: e.FromState,
@@ -44,12 +46,14 @@ func eventOf(e queries.Event) Event {
 	return out
 }
 
-// ID is the same however often the event is published: the instance and its version.
-func (e Event) ID() string {
-	return e.Instance.ID.String() + ":" + strconv.FormatInt(e.Step.Version, 10)
+// ID is "<instance>:<version>". It is the same each time the message is published, so a receiver
+// can drop repeats by it.
+func (m Message) ID() string {
+	return m.Instance.ID.String() + ":" + strconv.FormatInt(m.Step.Version, 10)
 }
 
-// types are the event types of CloudEvents by the kind of step.
+// types are the types of CloudEvents by the kind of step. The database derives the same types for
+// the log of deliveries, by pawl.event_type; a test compares them.
 var types = map[string]string{
 	"created":    "pawl.instance.created",
 	"transition": "pawl.instance.transitioned",
@@ -59,34 +63,37 @@ var types = map[string]string{
 	"migrated":   "pawl.instance.migrated",
 }
 
-// Type is that of the CloudEvent, such as pawl.instance.transitioned.
-func (e Event) Type() string { return types[e.Step.Kind] }
+// Type is the type of the CloudEvent, such as pawl.instance.transitioned.
+func (m Message) Type() string { return types[m.Step.Kind] }
 
-// Source is that of the CloudEvent: the workflow, as the API's path, within the tenant.
-func (e Event) Source() string {
-	return "/tenants/" + url.PathEscape(e.Tenant) + "/workflows/" + url.PathEscape(e.Instance.Workflow)
+// Source is the source of the CloudEvent: /tenants/{tenant}/workflows/{workflow}, each name
+// percent-encoded.
+func (m Message) Source() string {
+	return "/tenants/" + url.PathEscape(m.Tenant) + "/workflows/" + url.PathEscape(m.Instance.Workflow)
 }
 
 // CloudEventType is the media type of a CloudEvent in structured mode.
 const CloudEventType = "application/cloudevents+json"
 
-// CloudEvent writes the event in the structured mode of CloudEvents 1.0
-// (github.com/cloudevents/spec). The extension sequence is the instance's version, of which
-// each is the one before plus one; correlationid and traceparent are the command's, if it had
-// any. data is the item of history, as the API shows it, with the instance as it was then.
-func (e Event) CloudEvent() ([]byte, error) {
-	s, i := e.Step, e.Instance
+// CloudEvent returns the message as JSON, in the structured mode of CloudEvents 1.0
+// (github.com/cloudevents/spec). The subject is the instance. The extension sequence is the
+// instance's version, which rises by one with each message of the instance. The extensions
+// correlationid and traceparent are those of the command, if it had any. The data is an item of
+// the instance's history as the API shows it, with one more member, instance: the instance after
+// that step.
+func (m Message) CloudEvent() ([]byte, error) {
+	s, i := m.Step, m.Instance
 	if i.Actions == nil {
 		i.Actions = []string{}
 	}
-	out := cloudEvent{
-		SpecVersion: "1.0", ID: e.ID(), Source: e.Source(), Type: e.Type(), Subject: i.ID.String(), Time: timestamp(s.At),
-		DataContentType: "application/json", Sequence: strconv.FormatInt(s.Version, 10), TenantID: e.Tenant,
-		Data: eventData{
+	out := Envelope{
+		ID: m.ID(), Source: m.Source(), Type: m.Type(), Subject: i.ID.String(), Time: s.At,
+		Sequence: strconv.FormatInt(s.Version, 10), TenantID: m.Tenant,
+		Data: messageData{
 			Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: s.Kind, Event: s.Event, From: s.From, To: s.To,
 			Status: s.Status, Context: s.Context, Payload: s.Payload, Actor: s.Actor, Reason: s.Reason, Key: s.Key,
 			CorrelationID: s.CorrelationID, Traceparent: s.Traceparent, At: timestamp(s.At),
-			Instance: eventInstance{
+			Instance: messageInstance{
 				ID: i.ID, Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State, Status: i.Status,
 				Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey, CorrelationID: i.CorrelationID,
 				Actions: i.Actions, CreatedAt: timestamp(i.CreatedAt), StateChangedAt: timestamp(i.StateChangedAt),
@@ -100,26 +107,43 @@ func (e Event) CloudEvent() ([]byte, error) {
 	if s.Traceparent != nil {
 		out.Traceparent = *s.Traceparent
 	}
-	return json.Marshal(out)
+	return out.CloudEvent()
 }
 
-type cloudEvent struct {
-	SpecVersion     string    `json:"specversion"`
-	ID              string    `json:"id"`
-	Source          string    `json:"source"`
-	Type            string    `json:"type"`
-	Subject         string    `json:"subject"`
-	Time            timestamp `json:"time"`
-	DataContentType string    `json:"datacontenttype"`
-	Sequence        string    `json:"sequence,omitempty"` // Of a step.
-	TenantID        string    `json:"tenantid"`
-	CorrelationID   string    `json:"correlationid,omitempty"`
-	Traceparent     string    `json:"traceparent,omitempty"`
-	Data            any       `json:"data"`
+// An Envelope is what every CloudEvent of pawl has around its data.
+type Envelope struct {
+	ID, Source, Type, Subject string
+	Time                      time.Time
+	TenantID                  string
+	// Sequence, CorrelationID and Traceparent are left out if they are empty.
+	Sequence, CorrelationID, Traceparent string
+	// Data is written as JSON.
+	Data any
 }
 
-// eventData has the members of the API's HistoryItem, and the instance.
-type eventData struct {
+// CloudEvent returns the CloudEvent as JSON, in the structured mode of CloudEvents 1.0.
+func (e Envelope) CloudEvent() ([]byte, error) {
+	return json.Marshal(struct {
+		SpecVersion     string    `json:"specversion"`
+		ID              string    `json:"id"`
+		Source          string    `json:"source"`
+		Type            string    `json:"type"`
+		Subject         string    `json:"subject"`
+		Time            timestamp `json:"time"`
+		DataContentType string    `json:"datacontenttype"`
+		Sequence        string    `json:"sequence,omitempty"`
+		TenantID        string    `json:"tenantid"`
+		CorrelationID   string    `json:"correlationid,omitempty"`
+		Traceparent     string    `json:"traceparent,omitempty"`
+		Data            any       `json:"data"`
+	}{
+		"1.0", e.ID, e.Source, e.Type, e.Subject, timestamp(e.Time), "application/json", e.Sequence, e.TenantID,
+		e.CorrelationID, e.Traceparent, e.Data,
+	})
+}
+
+// messageData has the members of the API's HistoryItem, and the instance.
+type messageData struct {
 	Version         int64           `json:"version"`
 	WorkflowVersion int             `json:"workflow_version"`
 	Kind            string          `json:"kind"`
@@ -135,11 +159,11 @@ type eventData struct {
 	CorrelationID   *string         `json:"correlation_id"`
 	Traceparent     *string         `json:"traceparent"`
 	At              timestamp       `json:"at"`
-	Instance        eventInstance   `json:"instance"`
+	Instance        messageInstance `json:"instance"`
 }
 
-// eventInstance has the members of the API's Instance.
-type eventInstance struct {
+// messageInstance has the members of the API's Instance.
+type messageInstance struct {
 	ID              uuid.UUID       `json:"id"`
 	Workflow        string          `json:"workflow"`
 	WorkflowVersion int             `json:"workflow_version"`
@@ -156,7 +180,7 @@ type eventInstance struct {
 	Error           json.RawMessage `json:"error"`
 }
 
-// timestamp is a time as the API writes it.
+// timestamp is a time that is written as the API writes times.
 type timestamp time.Time
 
 // MarshalText writes it.

@@ -1,4 +1,4 @@
-package outbox
+package sink
 
 import (
 	"cmp"
@@ -14,13 +14,15 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// openKafka returns the Sink of a topic. The key of a record is the instance, so that its
-// steps are in one partition, in their order. The producer is idempotent, so that the
-// client's own retries are dropped; what is published again after an error is not, and has
-// the same Event.ID.
-func openKafka(u SinkURL, _ io.Writer) (Sink, error) {
+// openKafka returns the sink of a topic. The key of a record is the instance, so all messages of
+// an instance are in one partition, in order. The producer is idempotent, so the broker drops the
+// client's own retries. It does not drop a page that the relay publishes again; consumers can,
+// since the CloudEvent has the same id.
+func openKafka(u URL, _ io.Writer) (outbox.Sink, error) {
 	if u.path == "" || strings.Contains(u.path, "/") {
 		return nil, u.kind.errUsage("the name of a topic is missing or wrong")
 	}
@@ -30,8 +32,8 @@ func openKafka(u SinkURL, _ io.Writer) (Sink, error) {
 		kgo.DefaultProduceTopic(u.path),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchMaxBytes(kafkaBatch),
-		// A page is sent when all of it is buffered: if a batch fails, the client fails what is
-		// buffered behind it in its partition, but not what comes later.
+		// A page is sent when all of it is buffered. If a batch fails, the client fails the records
+		// that are buffered behind it in its partition, but not records that are added later.
 		kgo.ManualFlushing(),
 		kgo.MaxBufferedRecords(kafkaFlush),
 		kgo.RequestRetries(2),
@@ -66,11 +68,11 @@ func openKafka(u SinkURL, _ io.Writer) (Sink, error) {
 }
 
 const (
-	// kafkaBatch is the largest batch, a little below what brokers take if nobody has told them
-	// otherwise, and kafkaRecord the largest body: the rest is for key, headers and the batch.
+	// kafkaBatch is the most bytes of a batch, a little below the brokers' default limit.
+	// kafkaRecord is the most bytes of a body: the rest is for the key, headers and the batch.
 	kafkaBatch  = 1000012
 	kafkaRecord = kafkaBatch - 1024
-	// kafkaFlush is how many records are sent at once.
+	// kafkaFlush is the most records that are sent at once.
 	kafkaFlush = 1000
 )
 
@@ -78,8 +80,8 @@ type kafkaConnection struct {
 	client *kgo.Client
 }
 
-// connectKafka asks for the topic, which the client would do for itself, to say at once what
-// is wrong.
+// connectKafka asks for the topic first, so that a missing topic or a wrong password is an error
+// at once. The client itself would keep asking.
 func connectKafka(ctx context.Context, topic string, create bool, options []kgo.Opt) (connection, error) {
 	client, err := kgo.NewClient(options...)
 	if err != nil {
@@ -95,7 +97,7 @@ func connectKafka(ctx context.Context, topic string, create bool, options []kgo.
 	if errors.Is(err, kerr.UnknownTopicOrPartition) && !create {
 		err = fmt.Errorf("there is no topic %s: create it, or add create=true to the sink: %w", topic, err)
 	}
-	// A topic that has just been made has no leader yet, which the producer waits for.
+	// A topic that has just been created has no leader yet. The producer waits for one.
 	if err != nil && !(create && kerr.IsRetriable(err)) {
 		client.Close()
 		return nil, err
@@ -103,56 +105,57 @@ func connectKafka(ctx context.Context, topic string, create bool, options []kgo.
 	return &kafkaConnection{client}, nil
 }
 
-// alive: the client reconnects by itself, and knows what it has sent.
+// alive is always true: the client reconnects by itself, and knows what it has sent.
 func (c *kafkaConnection) alive() bool { return true }
 
 func (c *kafkaConnection) close() { c.client.Close() }
 
-func (c *kafkaConnection) publish(ctx context.Context, messages []brokerMessage) error {
-	// A record that the client refuses for its size would not hold up those behind it.
+func (c *kafkaConnection) publish(ctx context.Context, items []item) error {
+	// The client would refuse a record that is too large and accept those behind it, out of their
+	// order. So nothing from that record on is sent.
 	var tooLarge error
-	for i, m := range messages {
+	for i, m := range items {
 		if len(m.body) > kafkaRecord {
-			tooLarge = fmt.Errorf("event %s has %d bytes, and a record at most %d", m.id, len(m.body), kafkaRecord)
-			messages = messages[:i]
+			tooLarge = fmt.Errorf("message %s has %d bytes, and a record at most %d", m.id, len(m.body), kafkaRecord)
+			items = items[:i]
 			break
 		}
 	}
-	for len(messages) > 0 {
-		n := min(len(messages), kafkaFlush)
-		if err := c.flush(ctx, messages[:n]); err != nil {
+	for len(items) > 0 {
+		n := min(len(items), kafkaFlush)
+		if err := c.flush(ctx, items[:n]); err != nil {
 			return err
 		}
-		messages = messages[n:]
+		items = items[n:]
 	}
 	return tooLarge
 }
 
-func (c *kafkaConnection) flush(ctx context.Context, messages []brokerMessage) error {
+func (c *kafkaConnection) flush(ctx context.Context, items []item) error {
 	type outcome struct {
 		index int
 		err   error
 	}
-	outcomes := make(chan outcome, len(messages))
-	for i, m := range messages {
+	outcomes := make(chan outcome, len(items))
+	for i, m := range items {
 		record := &kgo.Record{
 			Key: []byte(m.instance.String()), Value: m.body, Timestamp: m.at,
-			Headers: []kgo.RecordHeader{{Key: "content-type", Value: []byte(CloudEventType)}},
+			Headers: []kgo.RecordHeader{{Key: "content-type", Value: []byte(outbox.CloudEventType)}},
 		}
 		c.client.Produce(ctx, record, func(_ *kgo.Record, err error) { outcomes <- outcome{i, err} })
 	}
 	if err := c.client.Flush(ctx); err != nil {
 		return err
 	}
-	// What fails first in a partition fails the rest of it.
-	first := outcome{index: len(messages)}
-	for range messages {
+	// The first record that fails in a partition is the reason that the rest of it fails.
+	first := outcome{index: len(items)}
+	for range items {
 		if o := <-outcomes; o.err != nil && o.index < first.index {
 			first = o
 		}
 	}
 	if first.err != nil {
-		return fmt.Errorf("event %s: %w", messages[first.index].id, first.err)
+		return fmt.Errorf("message %s: %w", items[first.index].id, first.err)
 	}
 	return nil
 }

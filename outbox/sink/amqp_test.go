@@ -1,4 +1,4 @@
-package outbox_test
+package sink_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
 // rabbitMQ runs a real RabbitMQ in a folder of its own, as nobody if the tests are root's, and
@@ -190,14 +191,14 @@ func TestAMQP(t *testing.T) {
 	t.Run("a page arrives in order", func(t *testing.T) {
 		q := bindQueue(t, addr, "page", "page.#")
 		sink := openSink(t, amqpURL(addr, "page"))
-		events := page("default", 10, 100)
-		publish(t, sink, events)
+		messages := page("default", 10, 100)
+		publish(t, sink, messages)
 		got := q.take(t)
-		if len(got) != len(events) {
-			t.Errorf("the queue has %d messages, want %d", len(got), len(events))
+		if len(got) != len(messages) {
+			t.Errorf("the queue has %d messages, want %d", len(got), len(messages))
 		}
-		checkOrder(t, events, got)
-		checkBodies(t, events, got)
+		checkOrder(t, messages, got)
+		checkBodies(t, messages, got)
 		if want := "page.default.flight-booking.created"; got[0].subject != want {
 			t.Errorf("the routing key is %s, want %s", got[0].subject, want)
 		}
@@ -205,80 +206,80 @@ func TestAMQP(t *testing.T) {
 
 	t.Run("tenants are words", func(t *testing.T) {
 		q := bindQueue(t, addr, "odd", "odd.*.*.*")
-		var events []outbox.Event
-		for _, tenant := range oddTenants {
-			events = append(events, page(tenant, 1, 2)...)
+		var messages []outbox.Message
+		for _, tenant := range outboxtest.OddTenants {
+			messages = append(messages, page(tenant, 1, 2)...)
 		}
-		publish(t, openSink(t, amqpURL(addr, "odd")), events)
+		publish(t, openSink(t, amqpURL(addr, "odd")), messages)
 		got := q.take(t)
-		checkOrder(t, events, got)
-		checkBodies(t, events, got)
+		checkOrder(t, messages, got)
+		checkBodies(t, messages, got)
 		checkSubjects(t, got)
 	})
 
 	t.Run("a connection that is cut in the middle", func(t *testing.T) {
 		q := bindQueue(t, addr, "cut", "#")
 		p := newProxy(t, addr)
-		events := page("default", 50, 20)
-		publishCut(t, openSink(t, amqpURL(p.addr, "cut")), p, events)
-		checkOrder(t, events, q.take(t))
+		messages := page("default", 50, 20)
+		publishCut(t, openSink(t, amqpURL(p.addr, "cut")), p, messages)
+		checkOrder(t, messages, q.take(t))
 	})
 
 	t.Run("a broker that takes no more", func(t *testing.T) {
 		q := bindQueue(t, addr, "stall", "#")
 		p := newProxy(t, addr)
 		sink := openSink(t, amqpURL(p.addr, "stall"))
-		events := page("default", 50, 20)
+		messages := page("default", 50, 20)
 		for _, after := range []int{1, 300 << 10} {
-			publishStalled(t, sink, p, events, after)
+			publishStalled(t, sink, p, messages, after)
 		}
-		publish(t, sink, events)
-		checkOrder(t, events, q.take(t))
+		publish(t, sink, messages)
+		checkOrder(t, messages, q.take(t))
 	})
 
-	t.Run("an event that no queue takes holds up what follows it", func(t *testing.T) {
+	t.Run("a message that no queue takes holds up what follows it", func(t *testing.T) {
 		q := bindQueue(t, addr, "picky", "#.created", "#.timed-out")
-		events := page("default", 1, 3)
-		events[2].Step.Kind = "timeout"
+		messages := page("default", 1, 3)
+		messages[2].Step.Kind = "timeout"
 		sink := openSink(t, amqpURL(addr, "picky"))
-		refuses(t, sink.Publish(bounded(t), events),
-			"AMQP: no queue takes event "+events[1].ID(), "bind one to the exchange picky for picky.default.flight-booking.transitioned")
+		refuses(t, sink.Publish(bounded(t), messages),
+			"AMQP: no queue takes message "+messages[1].ID(), "bind one to the exchange picky for picky.default.flight-booking.transitioned")
 		got := q.take(t)
 		if len(got) != 1 {
 			t.Errorf("the queue has %d messages, want the first step", len(got))
 		}
 		q.bind(t, "picky", "#.transitioned")
-		publish(t, sink, events)
-		checkOrder(t, events, append(got, q.take(t)...))
+		publish(t, sink, messages)
+		checkOrder(t, messages, append(got, q.take(t)...))
 	})
 
 	t.Run("what is missing or wrong is said", func(t *testing.T) {
-		events := page("default", 3, 2)
-		refuses(t, openSink(t, amqpURL(addr, "none")).Publish(bounded(t), events),
+		messages := page("default", 3, 2)
+		refuses(t, openSink(t, amqpURL(addr, "none")).Publish(bounded(t), messages),
 			"AMQP: there is no exchange none: declare it, or add create=true")
-		refuses(t, openSink(t, amqpURL(addr, "made")+"&create=true").Publish(bounded(t), events), "AMQP: no queue takes")
+		refuses(t, openSink(t, amqpURL(addr, "made")+"&create=true").Publish(bounded(t), messages), "AMQP: no queue takes")
 		q := bindQueue(t, addr, "made", "#")
 		sink := openSink(t, amqpURL(addr, "made")+"&create=true")
-		publish(t, sink, events)
+		publish(t, sink, messages)
 		got := q.take(t)
-		checkOrder(t, events, got)
+		checkOrder(t, messages, got)
 		// An exchange that goes is missed, and found when it is back.
 		if err := q.channel.ExchangeDelete("made", false, false); err != nil {
 			t.Fatal(err)
 		}
-		refuses(t, openSink(t, amqpURL(addr, "made")).Publish(bounded(t), events), "there is no exchange made")
-		refuses(t, sink.Publish(bounded(t), events), "AMQP: ", "NOT_FOUND")
+		refuses(t, openSink(t, amqpURL(addr, "made")).Publish(bounded(t), messages), "there is no exchange made")
+		refuses(t, sink.Publish(bounded(t), messages), "AMQP: ", "NOT_FOUND")
 		bindQueue(t, addr, "made", "#")
-		publish(t, sink, events)
+		publish(t, sink, messages)
 
-		err := openSink(t, fmt.Sprintf("amqp://guest:hunter3@%s/%%2F?exchange=made", addr)).Publish(bounded(t), events)
+		err := openSink(t, fmt.Sprintf("amqp://guest:hunter3@%s/%%2F?exchange=made", addr)).Publish(bounded(t), messages)
 		refuses(t, err, "AMQP: ", "403")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {
 			t.Errorf("the error has the password: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := openSink(t, amqpURL(addr, "made")).Publish(ctx, events); !errors.Is(err, context.Canceled) {
+		if err := openSink(t, amqpURL(addr, "made")).Publish(ctx, messages); !errors.Is(err, context.Canceled) {
 			t.Errorf("the error is %v", err)
 		}
 	})

@@ -1,4 +1,4 @@
-package outbox_test
+package sink_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
 // kafkaCluster runs the stand-in by the author of the client: brokers within the test that
@@ -34,8 +35,8 @@ func kafkaCluster(t *testing.T, options ...kfake.Opt) (_ *kfake.Cluster, hosts s
 	return cluster, strings.Join(cluster.ListenAddrs(), ",")
 }
 
-// consumed reads a topic until the order of every event can be told.
-func consumed(t *testing.T, cluster *kfake.Cluster, topic string, events []outbox.Event) (got []delivery) {
+// consumed reads a topic until the order of every message can be told.
+func consumed(t *testing.T, cluster *kfake.Cluster, topic string, messages []outbox.Message) (got []delivery) {
 	t.Helper()
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.SASL(plainAuth("eve", "hunter2")),
@@ -46,10 +47,10 @@ func consumed(t *testing.T, cluster *kfake.Cluster, topic string, events []outbo
 	defer client.Close()
 	seen := make(map[string]bool)
 	partition := make(map[string]int32)
-	for len(seen) < len(events) {
+	for len(seen) < len(messages) {
 		fetches := client.PollFetches(bounded(t))
 		if err := fetches.Err(); err != nil {
-			t.Fatalf("after %d of %d events: %v", len(seen), len(events), err)
+			t.Fatalf("after %d of %d messages: %v", len(seen), len(messages), err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			d := delivery{key: string(r.Key), body: r.Value}
@@ -101,23 +102,23 @@ func TestKafka(t *testing.T) {
 	t.Run("pages arrive in order", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
 		sink := openSink(t, kafkaURL(hosts, "steps"))
-		events := page("default", 20, 75) // more than are sent at once
-		for _, tenant := range oddTenants {
-			events = append(events, page(tenant, 1, 2)...)
+		messages := page("default", 20, 75) // more than are sent at once
+		for _, tenant := range outboxtest.OddTenants {
+			messages = append(messages, page(tenant, 1, 2)...)
 		}
-		publish(t, sink, events)
-		got := consumed(t, cluster, "steps", events)
-		if len(got) != len(events) {
-			t.Errorf("the topic has %d records, want %d", len(got), len(events))
+		publish(t, sink, messages)
+		got := consumed(t, cluster, "steps", messages)
+		if len(got) != len(messages) {
+			t.Errorf("the topic has %d records, want %d", len(got), len(messages))
 		}
-		checkOrder(t, events, got)
-		checkBodies(t, events, got)
+		checkOrder(t, messages, got)
+		checkBodies(t, messages, got)
 	})
 
 	t.Run("connections that are cut, and answers that are lost", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
 		sink := openSink(t, kafkaURL(hosts, "steps"))
-		events := page("default", 50, 20)
+		messages := page("default", 50, 20)
 		var cuts atomic.Int32
 		cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 			if cuts.Add(1) > 3 {
@@ -126,21 +127,21 @@ func TestKafka(t *testing.T) {
 			cluster.KeepControl()
 			return nil, errors.New("cut"), true
 		})
-		publish(t, sink, events)
+		publish(t, sink, messages)
 		if cuts.Load() < 4 {
 			t.Error("nothing was cut")
 		}
-		got := consumed(t, cluster, "steps", events)
-		if len(got) != len(events) {
-			t.Errorf("the topic has %d records, want %d: the client's own retries are dropped", len(got), len(events))
+		got := consumed(t, cluster, "steps", messages)
+		if len(got) != len(messages) {
+			t.Errorf("the topic has %d records, want %d: the client's own retries are dropped", len(got), len(messages))
 		}
-		checkOrder(t, events, got)
+		checkOrder(t, messages, got)
 	})
 
 	t.Run("a batch that is refused holds up what follows it", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
 		sink := openSink(t, kafkaURL(hosts, "steps"))
-		events := page("default", 50, 60)
+		messages := page("default", 50, 60)
 		var n atomic.Int32
 		cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 			cluster.KeepControl()
@@ -161,31 +162,31 @@ func TestKafka(t *testing.T) {
 			}
 			return answer, nil, true
 		})
-		refuses(t, sink.Publish(bounded(t), events), "Kafka: event ", "POLICY_VIOLATION")
-		publish(t, sink, events)
-		checkOrder(t, events, consumed(t, cluster, "steps", events))
+		refuses(t, sink.Publish(bounded(t), messages), "Kafka: message ", "POLICY_VIOLATION")
+		publish(t, sink, messages)
+		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
 	})
 
-	t.Run("an event that is too large holds up what follows it", func(t *testing.T) {
+	t.Run("a message that is too large holds up what follows it", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
 		sink := openSink(t, kafkaURL(hosts, "steps"))
-		events := page("default", 2, 5)
-		large := &events[4]
+		messages := page("default", 2, 5)
+		large := &messages[4]
 		large.Step.Reason = ptr(strings.Repeat("x", 1000000))
-		refuses(t, sink.Publish(bounded(t), events), "Kafka: event "+large.ID()+" has 1", "at most")
-		got := consumed(t, cluster, "steps", events[:4])
+		refuses(t, sink.Publish(bounded(t), messages), "Kafka: message "+large.ID()+" has 1", "at most")
+		got := consumed(t, cluster, "steps", messages[:4])
 		if len(got) != 4 {
 			t.Errorf("the topic has %d records, want 4", len(got))
 		}
 		large.Step.Reason = nil
-		publish(t, sink, events)
-		checkOrder(t, events, consumed(t, cluster, "steps", events))
+		publish(t, sink, messages)
+		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
 	})
 
 	t.Run("a broker that says nothing", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
 		sink := openSink(t, kafkaURL(hosts, "steps"))
-		events := page("default", 3, 3)
+		messages := page("default", 3, 3)
 		asked := make(chan struct{}, 1)
 		for _, key := range []kmsg.Key{kmsg.Metadata, kmsg.Produce} {
 			cluster.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -194,56 +195,56 @@ func TestKafka(t *testing.T) {
 			})
 			ctx, cancel := context.WithCancel(bounded(t))
 			done := make(chan error, 1)
-			go func() { done <- sink.Publish(ctx, events) }()
+			go func() { done <- sink.Publish(ctx, messages) }()
 			<-asked
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
 				t.Fatalf("the error is %v, want that of the context", err)
 			}
 		}
-		publish(t, sink, events)
-		checkOrder(t, events, consumed(t, cluster, "steps", events))
+		publish(t, sink, messages)
+		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
 	})
 
 	t.Run("brokers that restart", func(t *testing.T) {
 		dir := t.TempDir()
 		cluster, hosts := kafkaCluster(t, kfake.DataDir(dir))
 		sink := openSink(t, kafkaURL(hosts, "steps"))
-		events := page("default", 10, 10)
-		publish(t, sink, events[:50])
+		messages := page("default", 10, 10)
+		publish(t, sink, messages[:50])
 		ports := cluster.ListenAddrs()
 		cluster.Close()
 		// The client would try for ever.
 		ctx, cancel := context.WithCancel(bounded(t))
 		done := make(chan error, 1)
-		go func() { done <- sink.Publish(ctx, events) }()
+		go func() { done <- sink.Publish(ctx, messages) }()
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Fatalf("the error is %v, want that of the context", err)
 		}
-		refuses(t, sink.Publish(bounded(t), events), "Kafka: ", "connection refused")
+		refuses(t, sink.Publish(bounded(t), messages), "Kafka: ", "connection refused")
 		cluster, _ = kafkaCluster(t, kfake.DataDir(dir), kfake.Ports(portsOf(t, ports)...))
-		publish(t, sink, events)
-		checkOrder(t, events, consumed(t, cluster, "steps", events))
+		publish(t, sink, messages)
+		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
 	})
 
 	t.Run("what is missing or wrong is said", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t, kfake.AllowAutoTopicCreation())
-		events := page("default", 3, 2)
-		refuses(t, openSink(t, kafkaURL(hosts, "none")).Publish(bounded(t), events),
+		messages := page("default", 3, 2)
+		refuses(t, openSink(t, kafkaURL(hosts, "none")).Publish(bounded(t), messages),
 			"Kafka: there is no topic none: create it, or add create=true")
-		publish(t, openSink(t, kafkaURL(hosts, "made")+"?create=true"), events)
-		checkOrder(t, events, consumed(t, cluster, "made", events))
-		publish(t, openSink(t, "kafka://eve:hunter2@"+hosts+"/steps?sasl=plain"), events)
+		publish(t, openSink(t, kafkaURL(hosts, "made")+"?create=true"), messages)
+		checkOrder(t, messages, consumed(t, cluster, "made", messages))
+		publish(t, openSink(t, "kafka://eve:hunter2@"+hosts+"/steps?sasl=plain"), messages)
 		// The stand-in hangs up where Kafka would say more.
-		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded(t), events)
+		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded(t), messages)
 		refuses(t, err, "Kafka: ")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {
 			t.Errorf("the error has the password: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := openSink(t, kafkaURL(hosts, "steps")).Publish(ctx, slices.Clone(events)); !errors.Is(err, context.Canceled) {
+		if err := openSink(t, kafkaURL(hosts, "steps")).Publish(ctx, slices.Clone(messages)); !errors.Is(err, context.Canceled) {
 			t.Errorf("the error is %v", err)
 		}
 	})

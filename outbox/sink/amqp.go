@@ -1,4 +1,4 @@
-package outbox
+package sink
 
 import (
 	"context"
@@ -9,12 +9,14 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// openAMQP returns the Sink of an exchange of an AMQP 0-9-1 broker, such as RabbitMQ. The
-// message-id is Event.ID: brokers of AMQP drop no duplicates, so consumers tell by it. Messages are
-// persistent and confirmed, and one that goes to no queue is an error.
-func openAMQP(u SinkURL, _ io.Writer) (Sink, error) {
+// openAMQP returns the sink of an exchange of an AMQP 0-9-1 broker, such as RabbitMQ. Messages are
+// persistent, mandatory (a message that reaches no queue is an error) and confirmed by the broker.
+// AMQP brokers do not drop repeats, so consumers must: the message-id is Message.ID.
+func openAMQP(u URL, _ io.Writer) (outbox.Sink, error) {
 	prefix, err := u.prefix("key")
 	if err != nil {
 		return nil, err
@@ -27,7 +29,7 @@ func openAMQP(u SinkURL, _ io.Writer) (Sink, error) {
 	if vhost == "" {
 		vhost = "/"
 	}
-	user, password := "guest", "guest" // as AMQP has it
+	user, password := "guest", "guest" // The defaults of AMQP.
 	if u.user != nil {
 		user = u.user.Username()
 		password, _ = u.user.Password()
@@ -51,14 +53,14 @@ type amqpConnection struct {
 	wire     *wire
 	conn     *amqp.Connection
 	channel  *amqp.Channel
-	// returned has what no queue took, before its confirmation; closed why the broker closed
-	// the channel.
+	// returned gets each message that no queue took, before its confirmation comes. closed gets
+	// the reason for which the broker closed the channel.
 	returned chan amqp.Return
 	closed   chan *amqp.Error
 }
 
-// amqpRound bounds what is sent before a confirmation, and so what can be returned: the client
-// stops reading while nobody takes that.
+// amqpRound is the most messages in a round, and so the most that can be returned before the
+// round is confirmed. The client stops reading when its channel of returned messages is full.
 const amqpRound = 1000
 
 func connectAMQP(
@@ -69,7 +71,7 @@ func connectAMQP(
 	config.Dial = c.wire.Dial
 	for _, server := range servers {
 		if config.TLSClientConfig != nil {
-			config.TLSClientConfig = config.TLSClientConfig.Clone() // The client writes the server's name to it.
+			config.TLSClientConfig = config.TLSClientConfig.Clone() // The client sets ServerName in it.
 		}
 		if c.conn, err = amqp.DialConfig(server, config); err == nil {
 			break
@@ -111,14 +113,14 @@ func (c *amqpConnection) close() {
 	_ = c.conn.Close()
 }
 
-func (c *amqpConnection) publish(ctx context.Context, messages []brokerMessage) error {
+func (c *amqpConnection) publish(ctx context.Context, items []item) error {
 	defer context.AfterFunc(ctx, c.wire.cut)()
-	for round := range rounds(messages) {
+	for round := range rounds(items) {
 		confirmations := make([]*amqp.DeferredConfirmation, len(round))
 		for i, m := range round {
 			var err error
 			confirmations[i], err = c.channel.PublishWithDeferredConfirm(c.exchange, m.subject, true, false, amqp.Publishing{
-				ContentType: CloudEventType, DeliveryMode: amqp.Persistent, MessageId: m.id, Timestamp: m.at,
+				ContentType: outbox.CloudEventType, DeliveryMode: amqp.Persistent, MessageId: m.id, Timestamp: m.at,
 				AppId: "pawl", Body: m.body,
 			})
 			if err != nil {
@@ -130,20 +132,21 @@ func (c *amqpConnection) publish(ctx context.Context, messages []brokerMessage) 
 			case err != nil:
 				return err
 			case !acknowledged:
-				return c.explain(fmt.Errorf("the broker refuses event %s", round[i].id))
+				return c.explain(fmt.Errorf("the broker refuses message %s", round[i].id))
 			}
 		}
 		select {
 		case r := <-c.returned:
-			return fmt.Errorf("no queue takes event %s: bind one to the exchange %s for %s (%s)", r.MessageId, c.exchange, r.RoutingKey, r.ReplyText)
+			return fmt.Errorf("no queue takes message %s: bind one to the exchange %s for %s (%s)", r.MessageId, c.exchange, r.RoutingKey, r.ReplyText)
 		default:
 		}
 	}
 	return nil
 }
 
-// explain prefers why the broker has closed the channel to what came of that. The client says
-// so a moment after it has begun to refuse.
+// explain returns the reason for which the broker closed the channel, if it did, and not the
+// error that followed from it. The client passes the reason on shortly after its calls begin to
+// fail.
 func (c *amqpConnection) explain(err error) error {
 	if !c.channel.IsClosed() {
 		return err

@@ -1,4 +1,4 @@
-package outbox
+package sink
 
 import (
 	"context"
@@ -9,12 +9,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// openNATS returns the Sink of a JetStream stream. Event.ID is the Nats-Msg-Id: within the
-// stream's window for duplicates (two minutes, if it does not say otherwise) what is published
-// again is dropped. Structured mode is named as the CloudEvents binding for NATS has it.
-func openNATS(u SinkURL, _ io.Writer) (Sink, error) {
+// openNATS returns the sink of a JetStream stream. The Nats-Msg-Id is Message.ID: the stream drops
+// what is published again within its duplicate window (two minutes by default). The content type
+// is that of the NATS protocol binding for CloudEvents in structured mode.
+func openNATS(u URL, _ io.Writer) (outbox.Sink, error) {
 	prefix, err := u.prefix("subject")
 	switch {
 	case err != nil:
@@ -28,8 +30,8 @@ func openNATS(u SinkURL, _ io.Writer) (Sink, error) {
 	}
 	options := []nats.Option{
 		nats.Name("pawl"),
-		// The client would send what it has buffered when it has reconnected, which may be
-		// when another process publishes. broker reconnects.
+		// On reconnecting, the client would send what it has buffered, perhaps while another
+		// process leads and publishes. The broker connects anew instead.
 		nats.NoReconnect(),
 		nats.Timeout(handshake),
 	}
@@ -62,8 +64,8 @@ type natsConnection struct {
 	wire   *wire
 	conn   *nats.Conn
 	stream jetstream.JetStream
-	// lost is closed with the connection, and refused has what the server says by itself,
-	// such as that it does not permit a subject.
+	// lost is closed when the connection is. refused gets errors that the server sends without
+	// being asked, such as that a subject is not permitted.
 	lost    chan struct{}
 	refused chan error
 }
@@ -87,7 +89,7 @@ func connectNATS(ctx context.Context, servers string, target natsTarget, options
 	if c.stream, err = jetstream.New(c.conn); err == nil && target.create {
 		_, err = c.stream.CreateStream(ctx, jetstream.StreamConfig{Name: target.stream, Subjects: []string{target.subjects}})
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			err = nil // It is there, made otherwise.
+			err = nil // It exists, with another configuration.
 		}
 	}
 	if err != nil {
@@ -100,26 +102,26 @@ func connectNATS(ctx context.Context, servers string, target natsTarget, options
 func (c *natsConnection) alive() bool { return !c.conn.IsClosed() }
 
 func (c *natsConnection) close() {
-	// Close would send what is buffered.
+	// Close alone would send what is buffered.
 	c.wire.cut()
 	c.conn.Close()
 }
 
-func (c *natsConnection) publish(ctx context.Context, messages []brokerMessage) error {
+func (c *natsConnection) publish(ctx context.Context, items []item) error {
 	defer context.AfterFunc(ctx, c.wire.cut)()
-	for round := range rounds(messages) {
+	for round := range rounds(items) {
 		acks := make([]jetstream.PubAckFuture, len(round))
 		for i, m := range round {
 			msg := nats.NewMsg(m.subject)
 			msg.Data = m.body
-			msg.Header.Set("Content-Type", CloudEventType)
+			msg.Header.Set("Content-Type", outbox.CloudEventType)
 			var err error
-			// What the client tries again while a stream has no leader comes behind later
-			// messages of the round, of which none is of the same instance.
+			// While a stream has no leader the client retries a message, which then comes behind
+			// later ones of its round. None of those is of the same instance.
 			acks[i], err = c.stream.PublishMsgAsync(msg,
 				jetstream.WithMsgID(m.id), jetstream.WithExpectStream(c.target.stream))
 			if err != nil {
-				return fmt.Errorf("event %s: %w", m.id, err)
+				return fmt.Errorf("message %s: %w", m.id, err)
 			}
 		}
 		for i, ack := range acks {
@@ -139,14 +141,14 @@ func (c *natsConnection) publish(ctx context.Context, messages []brokerMessage) 
 	return nil
 }
 
-func (c *natsConnection) explain(m brokerMessage, err error) error {
+func (c *natsConnection) explain(m item, err error) error {
 	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
 		return fmt.Errorf("no stream takes %s: create %s for %s, or add create=true to the sink", m.subject, c.target.stream, c.target.subjects)
-	case errors.As(err, &api) && api.ErrorCode == jetstream.ErrorCode(10060): // as the server names it: JSStreamNotMatchErr
+	case errors.As(err, &api) && api.ErrorCode == jetstream.ErrorCode(10060): // JSStreamNotMatchErr in the server.
 		return fmt.Errorf("another stream than %s takes %s", c.target.stream, m.subject)
 	default:
-		return fmt.Errorf("event %s: %w", m.id, err)
+		return fmt.Errorf("message %s: %w", m.id, err)
 	}
 }

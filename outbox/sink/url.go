@@ -1,4 +1,4 @@
-package outbox
+package sink
 
 import (
 	"cmp"
@@ -14,35 +14,40 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// A SinkURL says where to publish. The schemes, in brackets what may be left out:
+// A URL says where and how to publish. The schemes, with optional parts in brackets:
 //
 //	stdout:
 //	nats://[user:password@]host[:4222][,host…]/STREAM     tls:// for TLS
 //	kafka://[user:password@]host[:9092][,host…]/TOPIC
 //	amqp://[user:password@]host[:5672][,host…][/vhost]    amqps:// for TLS
 //
-// As a query all take consumer=NAME, which names the consumer anew, and from=start, which
-// makes a new one begin with the first step that there ever was. Users and passwords are
-// percent-encoded where they have to be. Of the rest:
+// Every scheme takes two options as its query: consumer=NAME gives the consumer another name, and
+// from=start makes a new consumer begin with the first step that there is. Users and passwords
+// are percent-encoded where a URL requires it. The other options:
 //
-//   - subject=pawl (nats), key=pawl (amqp): how subjects and routing keys begin. They go on with
-//     tenant, workflow and the last part of the event's type: pawl.default.door.transitioned.
-//     In each, what is not a letter, a digit, - or _ is percent-encoded.
-//   - exchange=NAME (amqp): where to publish; needed.
-//   - create=true: makes the stream, the topic or the exchange if there is none.
-//   - token=…, creds=FILE (nats): other credentials.
-//   - sasl=plain, scram-sha-256 or scram-sha-512 (kafka; default the last): how a user logs in.
-//   - tls=true (kafka); cacertfile, certfile, keyfile (not stdout): TLS, with PEM files.
-type SinkURL struct {
-	// Consumer is the name for [NewRelay]: "sink ", and consumer=NAME or else the URL without
-	// its credentials and query. A sink that moves starts anew unless it has a name of its own.
+//   - subject=pawl (nats), key=pawl (amqp): the prefix of subjects and routing keys. Behind it
+//     come the tenant, the workflow and the last word of the message's type, as in
+//     pawl.default.door.transitioned. In each of these, everything but letters, digits, - and _
+//     is percent-encoded.
+//   - exchange=NAME (amqp): the exchange; required.
+//   - create=true: creates the stream, the topic or the exchange if it is missing.
+//   - token=…, creds=FILE (nats): credentials other than user and password.
+//   - sasl=plain, scram-sha-256 or scram-sha-512 (kafka): how a user logs in. Default
+//     scram-sha-512.
+//   - tls=true (kafka), and cacertfile, certfile, keyfile (all but stdout): TLS, with PEM files.
+type URL struct {
+	// Consumer is the name of the consumer for [outbox.NewRelay]: "sink " and then NAME of
+	// consumer=NAME, or else the URL without credentials and query. A receiver that moves to
+	// another host is a new consumer unless it has such a name.
 	Consumer string
-	// FromStart is for [RelayConfig].
+	// FromStart is for [outbox.RelayConfig].
 	FromStart bool
 
-	kind  *sinkKind
+	kind  *kind
 	user  *url.Userinfo
 	hosts []string
 	path  string
@@ -50,11 +55,11 @@ type SinkURL struct {
 	tls   *tls.Config
 }
 
-// A sinkKind is a scheme.
-type sinkKind struct {
+// A kind is what one scheme means.
+type kind struct {
 	scheme, port, usage string
 	options             []string
-	open                func(SinkURL, io.Writer) (Sink, error)
+	open                func(URL, io.Writer) (outbox.Sink, error)
 }
 
 var (
@@ -64,7 +69,7 @@ var (
 	kafkaOptions = append([]string{"create", "sasl", "tls"}, tlsOptions...)
 	amqpOptions  = append([]string{"exchange", "key", "create"}, tlsOptions...)
 
-	sinkKinds = []*sinkKind{
+	kinds = []*kind{
 		{"stdout", "", "stdout:", nil, openStdout},
 		{"nats", "4222", "nats://[user:password@]host[:4222]/STREAM[?subject=pawl]", natsOptions, openNATS},
 		{"tls", "4222", "tls://[user:password@]host[:4222]/STREAM[?subject=pawl]", natsOptions, openNATS},
@@ -74,26 +79,26 @@ var (
 	}
 )
 
-// errUsage refuses a URL. What it is made of is never shown: it may hold a password, even
-// where none belongs.
-func (k *sinkKind) errUsage(why string) error {
+// errUsage returns the error of a URL that is refused. It shows no part of the URL, which may hold
+// a password even where none belongs.
+func (k *kind) errUsage(why string) error {
 	return fmt.Errorf("sink %s: %s; write %s", k.scheme, why, k.usage)
 }
 
-// ParseSinkURL reads a URL, and files that it names. Its errors are one line, say what to
-// write, and hold no credentials.
-func ParseSinkURL(raw string) (SinkURL, error) {
+// Parse reads a URL, and the files that it names. An error is one line, says what to write, and
+// shows no credentials.
+func Parse(raw string) (URL, error) {
 	scheme, rest, found := strings.Cut(raw, ":")
-	i := slices.IndexFunc(sinkKinds, func(k *sinkKind) bool { return k.scheme == strings.ToLower(scheme) })
+	i := slices.IndexFunc(kinds, func(k *kind) bool { return k.scheme == strings.ToLower(scheme) })
 	if !found || i < 0 {
-		return SinkURL{}, errors.New("sink: unknown scheme; write stdout:, nats://…, tls://…, kafka://…, amqp://… or amqps://…")
+		return URL{}, errors.New("sink: unknown scheme; write stdout:, nats://…, tls://…, kafka://…, amqp://… or amqps://…")
 	}
-	u := SinkURL{kind: sinkKinds[i]}
+	u := URL{kind: kinds[i]}
 	rest, found = strings.CutPrefix(rest, "//")
 	if !found && u.kind.port != "" {
 		return u, u.kind.errUsage("// is missing")
 	}
-	// net/url reads one host with one port, so what is before the path is read here.
+	// net/url reads one host with one port only, so the hosts are read here.
 	end := strings.IndexAny(rest, "/?#")
 	if end < 0 {
 		end = len(rest)
@@ -123,7 +128,7 @@ func ParseSinkURL(raw string) (SinkURL, error) {
 	if len(u.Consumer) > 255 {
 		return u, u.kind.errUsage("the name of its consumer is too long: give it a shorter one with consumer=NAME")
 	}
-	_, err = u.Open(io.Discard) // What each kind refuses is refused now.
+	_, err = u.Open(io.Discard) // Checks the rules of the kind. It does not connect.
 	return u, err
 }
 
@@ -132,7 +137,7 @@ func validQuery(raw string) bool {
 	return err == nil
 }
 
-func (u *SinkURL) readHosts(authority string) error {
+func (u *URL) readHosts(authority string) error {
 	if u.kind.port == "" {
 		if authority != "" || u.user != nil || u.path != "" {
 			return u.kind.errUsage("nothing but a query may follow")
@@ -158,7 +163,7 @@ func (u *SinkURL) readHosts(authority string) error {
 	return nil
 }
 
-func (u *SinkURL) readOptions() error {
+func (u *URL) readOptions() error {
 	known := append([]string{"consumer", "from"}, u.kind.options...)
 	for _, name := range slices.Sorted(maps.Keys(u.query)) {
 		if !slices.Contains(known, name) || len(u.query[name]) > 1 {
@@ -180,8 +185,8 @@ func (u *SinkURL) readOptions() error {
 	return u.readTLS()
 }
 
-// readTLS leaves tls nil if the connection is not to be encrypted.
-func (u *SinkURL) readTLS() error {
+// readTLS sets tls if the connection is to be encrypted.
+func (u *URL) readTLS() error {
 	files := slices.ContainsFunc(tlsOptions, u.query.Has)
 	if !files && !u.flag("tls") && u.kind.scheme != "tls" && u.kind.scheme != "amqps" {
 		return nil
@@ -210,10 +215,10 @@ func (u *SinkURL) readTLS() error {
 	return nil
 }
 
-func (u SinkURL) flag(name string) bool { return u.query.Get(name) == "true" }
+func (u URL) flag(name string) bool { return u.query.Get(name) == "true" }
 
-// prefix is how subjects begin.
-func (u SinkURL) prefix(option string) (string, error) {
+// prefix returns the prefix of subjects.
+func (u URL) prefix(option string) (string, error) {
 	prefix := cmp.Or(u.query.Get(option), "pawl")
 	for word := range strings.SplitSeq(prefix, ".") {
 		if word == "" || word != token(word) || len(prefix) > maxPrefix {
@@ -224,8 +229,8 @@ func (u SinkURL) prefix(option string) (string, error) {
 	return prefix, nil
 }
 
-// String is the URL without credentials and query.
-func (u SinkURL) String() string {
+// String returns the URL without credentials and query.
+func (u URL) String() string {
 	if u.kind.port == "" {
 		return u.kind.scheme + ":"
 	}
@@ -236,13 +241,13 @@ func (u SinkURL) String() string {
 	return u.kind.scheme + "://" + strings.Join(hosts, ",") + "/" + url.PathEscape(u.path)
 }
 
-// Open returns the Sink, which connects when there is something to publish. stdout is what
-// the one of that name writes to. A Sink publishes for one goroutine at a time.
-func (u SinkURL) Open(stdout io.Writer) (Sink, error) { return u.kind.open(u, stdout) }
+// Open returns the sink. It connects when there is something to publish. stdout is what the
+// scheme of that name writes to.
+func (u URL) Open(stdout io.Writer) (outbox.Sink, error) { return u.kind.open(u, stdout) }
 
-// OpenSink is ParseSinkURL and Open.
-func OpenSink(raw string, stdout io.Writer) (Sink, error) {
-	u, err := ParseSinkURL(raw)
+// Open parses a URL and opens its sink.
+func Open(raw string, stdout io.Writer) (outbox.Sink, error) {
+	u, err := Parse(raw)
 	if err != nil {
 		return nil, err
 	}

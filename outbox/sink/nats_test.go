@@ -1,4 +1,4 @@
-package outbox_test
+package sink_test
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
 // natsServer runs the real server within the test.
@@ -87,18 +88,18 @@ func TestNATS(t *testing.T) {
 
 	t.Run("a page arrives once and in order, however often it is published", func(t *testing.T) {
 		sink := openSink(t, natsURL(addr, "ONCE", "?subject=once&create=true"))
-		events := page("default", 10, 100)
+		messages := page("default", 10, 100)
 		for range 2 {
-			publish(t, sink, events)
+			publish(t, sink, messages)
 		}
 		// So it does from another process, which makes the stream no more.
-		publish(t, openSink(t, natsURL(addr, "ONCE", "?subject=once&create=true")), events)
+		publish(t, openSink(t, natsURL(addr, "ONCE", "?subject=once&create=true")), messages)
 		got := streamed(t, js, "ONCE")
-		if len(got) != len(events) {
-			t.Errorf("the stream has %d messages, want %d", len(got), len(events))
+		if len(got) != len(messages) {
+			t.Errorf("the stream has %d messages, want %d", len(got), len(messages))
 		}
-		checkOrder(t, events, got)
-		checkBodies(t, events, got)
+		checkOrder(t, messages, got)
+		checkBodies(t, messages, got)
 		if want := "once.default.flight-booking.created"; got[0].subject != want {
 			t.Errorf("the subject is %s, want %s", got[0].subject, want)
 		}
@@ -106,51 +107,51 @@ func TestNATS(t *testing.T) {
 
 	t.Run("tenants are tokens", func(t *testing.T) {
 		sink := openSink(t, natsURL(addr, "ODD", "?subject=odd&create=true"))
-		var events []outbox.Event
-		for _, tenant := range oddTenants {
-			events = append(events, page(tenant, 1, 2)...)
+		var messages []outbox.Message
+		for _, tenant := range outboxtest.OddTenants {
+			messages = append(messages, page(tenant, 1, 2)...)
 		}
-		publish(t, sink, events)
+		publish(t, sink, messages)
 		got := streamed(t, js, "ODD")
-		checkOrder(t, events, got)
-		checkBodies(t, events, got)
+		checkOrder(t, messages, got)
+		checkBodies(t, messages, got)
 		checkSubjects(t, got)
 	})
 
 	t.Run("a connection that is cut in the middle", func(t *testing.T) {
 		p := newProxy(t, addr)
 		sink := openSink(t, natsURL(p.addr, "CUT", "?subject=cut&create=true"))
-		events := page("default", 50, 20)
-		publishCut(t, sink, p, events)
+		messages := page("default", 50, 20)
+		publishCut(t, sink, p, messages)
 		got := streamed(t, js, "CUT")
-		if len(got) != len(events) {
-			t.Errorf("the stream has %d messages, want %d", len(got), len(events))
+		if len(got) != len(messages) {
+			t.Errorf("the stream has %d messages, want %d", len(got), len(messages))
 		}
-		checkOrder(t, events, got)
+		checkOrder(t, messages, got)
 	})
 
 	t.Run("a server that takes no more", func(t *testing.T) {
 		p := newProxy(t, addr)
 		sink := openSink(t, natsURL(p.addr, "STALL", "?subject=stall&create=true"))
-		events := page("default", 50, 20)
+		messages := page("default", 50, 20)
 		for _, after := range []int{1, 300 << 10} {
-			publishStalled(t, sink, p, events, after)
+			publishStalled(t, sink, p, messages, after)
 		}
-		publish(t, sink, events)
-		checkOrder(t, events, streamed(t, js, "STALL"))
+		publish(t, sink, messages)
+		checkOrder(t, messages, streamed(t, js, "STALL"))
 	})
 
-	t.Run("an event that is refused holds up what follows it", func(t *testing.T) {
+	t.Run("a message that is refused holds up what follows it", func(t *testing.T) {
 		config := jetstream.StreamConfig{Name: "SMALL", Subjects: []string{"small.>"}, MaxMsgSize: 20 << 10}
 		if _, err := js.CreateStream(t.Context(), config); err != nil {
 			t.Fatal(err)
 		}
 		sink := openSink(t, natsURL(addr, "SMALL", "?subject=small"))
-		events := page("default", 2, 5)
-		large := &events[4] // the third step of the first instance
+		messages := page("default", 2, 5)
+		large := &messages[4] // the third step of the first instance
 		large.Step.Reason = ptr(strings.Repeat("x", 30<<10))
-		err := sink.Publish(bounded(t), events)
-		refuses(t, err, "JetStream: event "+large.ID(), "maximum")
+		err := sink.Publish(bounded(t), messages)
+		refuses(t, err, "JetStream: message "+large.ID(), "maximum")
 		if got := streamed(t, js, "SMALL"); len(got) < 4 || len(got) > 5 {
 			t.Errorf("the stream has %d messages, want what comes before %s, and the same step of the other", len(got), large.ID())
 		}
@@ -158,30 +159,30 @@ func TestNATS(t *testing.T) {
 		if _, err := js.UpdateStream(t.Context(), config); err != nil {
 			t.Fatal(err)
 		}
-		publish(t, sink, events)
+		publish(t, sink, messages)
 		got := streamed(t, js, "SMALL")
-		if len(got) != len(events) {
-			t.Errorf("the stream has %d messages, want %d", len(got), len(events))
+		if len(got) != len(messages) {
+			t.Errorf("the stream has %d messages, want %d", len(got), len(messages))
 		}
-		checkOrder(t, events, got)
+		checkOrder(t, messages, got)
 	})
 
 	t.Run("what is missing or wrong is said", func(t *testing.T) {
-		events := page("default", 3, 2)
-		refuses(t, openSink(t, natsURL(addr, "NONE", "?subject=none")).Publish(bounded(t), events),
+		messages := page("default", 3, 2)
+		refuses(t, openSink(t, natsURL(addr, "NONE", "?subject=none")).Publish(bounded(t), messages),
 			"JetStream: no stream takes none.default.flight-booking.created: create NONE for none.>, or add create=true")
 		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}}); err != nil {
 			t.Fatal(err)
 		}
-		refuses(t, openSink(t, natsURL(addr, "MINE", "?subject=other")).Publish(bounded(t), events), "another stream than MINE takes")
-		err := openSink(t, "nats://bob:hunter3@"+addr+"/NONE").Publish(bounded(t), events)
+		refuses(t, openSink(t, natsURL(addr, "MINE", "?subject=other")).Publish(bounded(t), messages), "another stream than MINE takes")
+		err := openSink(t, "nats://bob:hunter3@"+addr+"/NONE").Publish(bounded(t), messages)
 		refuses(t, err, "JetStream: ", "Authorization")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {
 			t.Errorf("the error has the password: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := openSink(t, natsURL(addr, "ONCE", "?subject=once")).Publish(ctx, events); !errors.Is(err, context.Canceled) {
+		if err := openSink(t, natsURL(addr, "ONCE", "?subject=once")).Publish(ctx, messages); !errors.Is(err, context.Canceled) {
 			t.Errorf("the error is %v", err)
 		}
 	})
@@ -194,20 +195,20 @@ func TestNATSRestarts(t *testing.T) {
 	s := natsServer(t, dir, -1)
 	addr, port := s.Addr().String(), s.Addr().(*net.TCPAddr).Port
 	sink := openSink(t, natsURL(addr, "STEPS", "?create=true"))
-	events := page("default", 10, 10)
-	publish(t, sink, events[:50])
+	messages := page("default", 10, 10)
+	publish(t, sink, messages[:50])
 	s.Shutdown()
 	s.WaitForShutdown()
-	if err := sink.Publish(bounded(t), events); err == nil {
+	if err := sink.Publish(bounded(t), messages); err == nil {
 		t.Fatal("nobody noticed that the server is away")
 	}
 	s = natsServer(t, dir, port)
-	publish(t, sink, events)
+	publish(t, sink, messages)
 	got := streamed(t, natsClient(t, s), "STEPS")
-	if len(got) != len(events) {
-		t.Errorf("the stream has %d messages, want %d", len(got), len(events))
+	if len(got) != len(messages) {
+		t.Errorf("the stream has %d messages, want %d", len(got), len(messages))
 	}
-	checkOrder(t, events, got)
+	checkOrder(t, messages, got)
 }
 
 // checkSubjects wants a subject of four plain tokens for each tenant.
@@ -229,8 +230,8 @@ func checkSubjects(t *testing.T, got []delivery) {
 		}
 		tenants[tokens[1]] = e.Tenant
 	}
-	if len(tenants) != len(oddTenants) {
-		t.Errorf("there are %d tenants, want %d", len(tenants), len(oddTenants))
+	if len(tenants) != len(outboxtest.OddTenants) {
+		t.Errorf("there are %d tenants, want %d", len(tenants), len(outboxtest.OddTenants))
 	}
 }
 
