@@ -14,7 +14,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// manySteps makes $1 steps, $2 of each instance.
+// manySteps inserts $1 steps, $2 for each instance.
 const manySteps = `
 	with i as (
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
@@ -35,13 +35,13 @@ func (p publisher) Publish(ctx context.Context, messages []outbox.Message) error
 
 func (publisher) Close() error { return nil }
 
-// A million steps that came while nobody relayed are relayed page by page, each in its
-// instance's order, though the relay is stopped in the middle. A page costs what a page costs:
-// no step is read much more than once, and no more are in memory than a page has.
+// A backlog of a million steps is relayed page by page, in order within each instance, though the
+// relay is stopped in the middle. A page costs no more for the backlog: no step is read much more
+// than once, and no more steps are in memory than a page has.
 func TestBacklog(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	const page, each = 2000, 10 // Events, steps of an instance.
+	const page, each = 2000, 10 // Messages of a page, steps of an instance.
 	steps := 1_000_000
 	if testing.Short() {
 		steps = 100_000
@@ -56,8 +56,8 @@ func TestBacklog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The consumer begins while the first of them is not committed, and is led again after
-	// the last, as when its sink fails.
+	// The consumer begins while the first transaction is not committed. It is led again after the
+	// last one, as after a failure of its sink.
 	open, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -117,14 +117,14 @@ func TestBacklog(t *testing.T) {
 	stop = outboxtest.Relay(t, pool, "all", sink, config)
 	wait(all)
 	t.Logf("%.0f messages per second", float64(steps)/time.Since(began).Seconds())
-	// What comes then is found without reading it all again.
+	// New steps are found without reading the backlog again.
 	outboxtest.Add(t, pool, outboxtest.Create(t, pool))
 	wait(more)
 	stop()
 	if largest > page || repeated > page {
 		t.Errorf("the largest page is of %d, and %d steps came twice", largest, repeated)
 	}
-	// All of them would be more than half a gigabyte.
+	// The whole backlog would take more than half a gigabyte.
 	if grown := int64(memory) - int64(before); grown > 200<<20 {
 		t.Errorf("it took %d MB", grown>>20)
 	}
@@ -142,7 +142,8 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// What comes at once, and once, is not looked at again and again by a relay that is idle then.
+// After one burst of steps the floor follows, so that an idle relay does not read the burst again
+// at each look.
 func TestFloorFollows(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -162,7 +163,7 @@ func TestFloorFollows(t *testing.T) {
 	}
 }
 
-// A page reads no more than its share of what is no part of the batch.
+// A page reads a bounded number of steps that are not part of its batch.
 func TestPagesAreBounded(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -195,7 +196,7 @@ func TestPagesAreBounded(t *testing.T) {
 		}
 		defer conn.Release()
 		for range 8 {
-			// The batch does not see those that were open, but what is read below is of the next.
+			// This batch does not see the steps of the transaction that was open. The next one does.
 			if n := outboxtest.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl.read_steps(c, pg_current_snapshot(), 1000)"); n != want {
 				t.Errorf("%d steps, want %d", n, want)
 			}
@@ -214,7 +215,7 @@ func TestPagesAreBounded(t *testing.T) {
 	read(1000)
 }
 
-// A page that takes the sink longer than a lease comes in parts.
+// A page that takes the sink longer than the lease is published in parts.
 func TestSlowSinkGetsSmallerPages(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)

@@ -16,12 +16,12 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// A leader that was paused for longer than its lease comes back, and is refused.
+// A leader that was paused for longer than its lease is refused when it comes back.
 func TestDeposedLeaderIsRefused(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	config := outboxtest.Quick
-	config.Lease = 2 * time.Second // Longer than what a busy machine pauses the other.
+	config.Lease = 2 * time.Second // Longer than a busy machine pauses the other relay.
 	paused, resume := make(chan struct{}), make(chan struct{})
 	first, second := outboxtest.NewRecorder(), outboxtest.NewRecorder()
 	var once sync.Once
@@ -46,7 +46,7 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 		t.Error("an old term moved the cursor")
 	}
 	close(resume)
-	first.Want(t, 1) // Its page, again; then it finds out.
+	first.Want(t, 1) // It publishes its page again, and then cannot move the cursor.
 	outboxtest.Add(t, pool, id)
 	second.Want(t, 3)
 	outboxtest.CaughtUp(t, pool, "all")
@@ -61,7 +61,7 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 	}
 }
 
-// Killed between publishing and advancing: the page comes again, none is lost.
+// A relay is killed between publishing a page and moving the cursor. The page is published again.
 func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -69,7 +69,7 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	for range 4 {
 		outboxtest.Add(t, pool, id)
 	}
-	// The process that dies is a connection that is cut when the page is out.
+	// The process that dies is played by a connection that is cut once the page is published.
 	doomed, err := pgxpool.NewWithConfig(t.Context(), func() *pgxpool.Config { c := pool.Config().Copy(); c.MaxConns = 1; return c }())
 	if err != nil {
 		t.Fatal(err)
@@ -106,15 +106,15 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	}
 }
 
-// A cursor from another server hides all that comes, so nobody may lead with it before the
-// owner has said that the database was restored.
+// A cursor from another server hides every new step. So no process may lead with it until the
+// schema's owner has called pawl.restored.
 func TestRestoredFromADump(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	id, late := outboxtest.Create(t, pool), outboxtest.Create(t, pool)
 	outboxtest.Exec(t, pool, "select pawl.add_consumer('all', true)")
 	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '0')")
-	// As if these had been the transactions of another server, of which one was not relayed.
+	// The steps get the transaction ids of another server. One of them is not relayed yet.
 	outboxtest.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
 	outboxtest.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_floor_xid = '4999999999'")
 	lines := make(chan string, 100)
@@ -135,7 +135,7 @@ func TestRestoredFromADump(t *testing.T) {
 	}
 }
 
-// lineWriter sends each write, and drops it where nobody takes it.
+// A lineWriter sends each write to the channel, and drops it if the channel is full.
 type lineWriter chan<- string
 
 func (w lineWriter) Write(p []byte) (int, error) {

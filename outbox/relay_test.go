@@ -34,14 +34,14 @@ func TestRelay(t *testing.T) {
 	}
 	sink.Want(t, 2)
 	stop()
-	// Where it was left it goes on, in another process.
+	// Another process goes on where this one stopped.
 	outboxtest.Add(t, pool, old)
 	next := outboxtest.NewRecorder()
 	outboxtest.Relay(t, pool, "all", next, outboxtest.Quick)
 	if got := next.Want(t, 1); !slices.Equal(got, outboxtest.IDs(old, 3)) {
 		t.Errorf("afterwards: %v", got)
 	}
-	// What is rolled back never was.
+	// A step that is rolled back is not relayed.
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +56,8 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// A transaction that began early and commits late has a smaller xid and smaller seqs than what
-// was relayed meanwhile.
+// A transaction that begins early and commits late has a smaller xid and smaller seqs than steps
+// that were relayed meanwhile. Its steps are relayed all the same.
 func TestLateCommitterIsNotSkipped(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -80,9 +80,9 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 		}
 	}
 	late, held := begin(), begin()
-	outboxtest.Add(t, held, c) // Stays open all the while.
+	outboxtest.Add(t, held, c) // It stays open.
 	outboxtest.Add(t, late, a)
-	// Others flow on past them, more than once, so that the cursor moves behind them.
+	// Other steps are relayed meanwhile, more than once, so that the cursor moves beyond the open ones.
 	for n := range 3 {
 		outboxtest.Add(t, pool, b)
 		sink.Want(t, 4+n)
@@ -99,7 +99,7 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 	if low >= high || !smaller {
 		t.Errorf("seqs %d and %d, smaller xid %v: this shows nothing", low, high, smaller)
 	}
-	// Another that waits for the held one has the smaller xid, and comes after it.
+	// A transaction that waits for the held one has the smaller xid and commits after it.
 	waits := begin()
 	outboxtest.Value[string](t, waits, "select pg_current_xact_id()::text")
 	blocked := make(chan struct{})
@@ -125,8 +125,8 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 	}
 }
 
-// Many writers whose transactions overlap at random, relays that die at random: nothing is
-// lost, and an instance's steps come in order.
+// Transactions of many writers overlap at random, and relays die at random. No step is lost, and
+// the steps of an instance come in order.
 func TestRelayLosesNothing(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -149,7 +149,7 @@ func TestRelayLosesNothing(t *testing.T) {
 	var relays, all sync.WaitGroup
 	relays.Go(func() {
 		for ctx.Err() == nil {
-			// A run is cut wherever it is.
+			// The relay is stopped wherever it is.
 			short, stop := context.WithTimeout(ctx, 50*time.Millisecond)
 			if err := outbox.NewRelay(pool, "all", sink, config).Run(short); err != nil {
 				t.Error(err)
@@ -195,7 +195,7 @@ func TestRelayLosesNothing(t *testing.T) {
 		if _, err := fmt.Sscan(text, &version); err != nil {
 			t.Fatal(err)
 		}
-		// A repeat goes back, and then on from there.
+		// A repeat may begin with an earlier version, and goes on from there.
 		if !seen[id] && version != next[instance]+1 {
 			t.Errorf("%s comes after version %d", id, next[instance])
 		}
@@ -207,8 +207,8 @@ func TestRelayLosesNothing(t *testing.T) {
 	}
 }
 
-// A step is found wherever it is to the consumer's floor: its transaction may have begun last
-// of all, and drawn its seq before others that the cursor sees.
+// A step below the consumer's floor is found: its transaction may have got its xid after others
+// that the cursor sees, and its seq before them.
 func TestStepBelowTheFloor(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -231,7 +231,7 @@ func TestStepBelowTheFloor(t *testing.T) {
 		if err := first.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sink.Want(t, 2*n+3) // Relayed with a cursor that second's xid is beyond, if nothing else runs.
+		sink.Want(t, 2*n+3) // The cursor does not see second's xid then, if nothing else runs.
 		outboxtest.CaughtUp(t, pool, "all")
 		if err := second.Commit(t.Context()); err != nil {
 			t.Fatal(err)
@@ -243,7 +243,7 @@ func TestStepBelowTheFloor(t *testing.T) {
 	}
 }
 
-// The cursor costs some writes a second, however much goes through it, and none when idle.
+// An idle relay writes nothing while its lease is fresh.
 func TestIdleRelayWritesNothing(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -256,7 +256,7 @@ func TestIdleRelayWritesNothing(t *testing.T) {
 	outboxtest.CaughtUp(t, pool, "all")
 	before := outboxtest.Value[string](t, pool, "select xmin::text || ctid::text from pawl.consumer")
 	for range 50 {
-		outboxtest.Value[string](t, pool, "select pg_current_xact_id()::text") // What others do is nothing to it.
+		outboxtest.Value[string](t, pool, "select pg_current_xact_id()::text") // Transactions that make no step.
 	}
 	outboxtest.CaughtUp(t, pool, "all")
 	if after := outboxtest.Value[string](t, pool, "select xmin::text || ctid::text from pawl.consumer"); after != before {

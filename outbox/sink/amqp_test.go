@@ -21,8 +21,8 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// rabbitMQ runs a real RabbitMQ in a folder of its own, as nobody if the tests are root's, and
-// returns where it listens. Debian has it as rabbitmq-server: apt-get install rabbitmq-server.
+// rabbitMQ runs a real RabbitMQ in a folder of its own and returns its address. It runs as the user
+// nobody if the tests run as root. Debian has it as rabbitmq-server: apt-get install rabbitmq-server.
 func rabbitMQ(t *testing.T) (addr string) {
 	t.Helper()
 	script := "/usr/lib/rabbitmq/bin/rabbitmq-server" // Debian's in PATH runs for one user only.
@@ -84,7 +84,7 @@ func rabbitMQ(t *testing.T) (addr string) {
 			close(ended)
 		}()
 		t.Cleanup(func() {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with what the script has started
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // With the processes that the script has started.
 			<-ended
 		})
 		return ended
@@ -105,7 +105,7 @@ func rabbitMQ(t *testing.T) (addr string) {
 		case <-until:
 			text, _ := os.ReadFile(log.Name())
 			t.Fatalf("RabbitMQ is not ready after two minutes: %s", text)
-		case <-time.After(100 * time.Millisecond): // It tells nobody when it listens.
+		case <-time.After(100 * time.Millisecond): // It does not say when it listens.
 		}
 	}
 }
@@ -124,7 +124,7 @@ func freePorts(t *testing.T, n int) (ports []string) {
 	return ports
 }
 
-// a queue of somebody else, bound to an exchange.
+// A rabbitQueue is a queue that a consumer has bound to an exchange.
 type rabbitQueue struct {
 	channel *amqp.Channel
 	name    string
@@ -163,7 +163,7 @@ func (q *rabbitQueue) bind(t *testing.T, exchange string, keys ...string) {
 }
 
 // take empties the queue.
-func (q *rabbitQueue) take(t *testing.T) (got []delivery) {
+func (q *rabbitQueue) take(t *testing.T) (got []received) {
 	t.Helper()
 	for {
 		d, ok, err := q.channel.Get(q.name, true)
@@ -176,7 +176,7 @@ func (q *rabbitQueue) take(t *testing.T) (got []delivery) {
 		if d.DeliveryMode != amqp.Persistent {
 			t.Errorf("%s is not persistent", d.MessageId)
 		}
-		got = append(got, delivery{id: d.MessageId, subject: d.RoutingKey, contentType: d.ContentType, body: d.Body})
+		got = append(got, received{id: d.MessageId, subject: d.RoutingKey, contentType: d.ContentType, body: d.Body})
 	}
 }
 
@@ -263,7 +263,7 @@ func TestAMQP(t *testing.T) {
 		publish(t, sink, messages)
 		got := q.take(t)
 		checkOrder(t, messages, got)
-		// An exchange that goes is missed, and found when it is back.
+		// An exchange that is deleted is an error, until it is declared again.
 		if err := q.channel.ExchangeDelete("made", false, false); err != nil {
 			t.Fatal(err)
 		}

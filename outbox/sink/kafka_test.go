@@ -20,8 +20,8 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// kafkaCluster runs the stand-in by the author of the client: brokers within the test that
-// speak Kafka's protocol.
+// kafkaCluster runs brokers within the test that speak Kafka's protocol: kfake, by the author of
+// the client.
 func kafkaCluster(t *testing.T, options ...kfake.Opt) (_ *kfake.Cluster, hosts string) {
 	t.Helper()
 	cluster, err := kfake.NewCluster(append([]kfake.Opt{
@@ -35,8 +35,8 @@ func kafkaCluster(t *testing.T, options ...kfake.Opt) (_ *kfake.Cluster, hosts s
 	return cluster, strings.Join(cluster.ListenAddrs(), ",")
 }
 
-// consumed reads a topic until the order of every message can be told.
-func consumed(t *testing.T, cluster *kfake.Cluster, topic string, messages []outbox.Message) (got []delivery) {
+// consumed reads a topic until the order of every message is known.
+func consumed(t *testing.T, cluster *kfake.Cluster, topic string, messages []outbox.Message) (got []received) {
 	t.Helper()
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.SASL(plainAuth("eve", "hunter2")),
@@ -53,7 +53,7 @@ func consumed(t *testing.T, cluster *kfake.Cluster, topic string, messages []out
 			t.Fatalf("after %d of %d messages: %v", len(seen), len(messages), err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			d := delivery{key: string(r.Key), body: r.Value}
+			d := received{key: string(r.Key), body: r.Value}
 			for _, h := range r.Headers {
 				if h.Key == "content-type" {
 					d.contentType = string(h.Value)
@@ -214,7 +214,7 @@ func TestKafka(t *testing.T) {
 		publish(t, sink, messages[:50])
 		ports := cluster.ListenAddrs()
 		cluster.Close()
-		// The client would try for ever.
+		// The client would retry for ever.
 		ctx, cancel := context.WithCancel(bounded(t))
 		done := make(chan error, 1)
 		go func() { done <- sink.Publish(ctx, messages) }()
@@ -236,7 +236,7 @@ func TestKafka(t *testing.T) {
 		publish(t, openSink(t, kafkaURL(hosts, "made")+"?create=true"), messages)
 		checkOrder(t, messages, consumed(t, cluster, "made", messages))
 		publish(t, openSink(t, "kafka://eve:hunter2@"+hosts+"/steps?sasl=plain"), messages)
-		// The stand-in hangs up where Kafka would say more.
+		// kfake closes the connection, where Kafka would give the reason.
 		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded(t), messages)
 		refuses(t, err, "Kafka: ")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {

@@ -38,7 +38,7 @@ func natsServer(t *testing.T, dir string, port int) *server.Server {
 	return s
 }
 
-// natsClient is a JetStream of somebody else.
+// natsClient returns the JetStream of a consumer.
 func natsClient(t *testing.T, s *server.Server) jetstream.JetStream {
 	t.Helper()
 	conn, err := nats.Connect(s.ClientURL(), nats.UserInfo("bob", "hunter2"))
@@ -53,8 +53,8 @@ func natsClient(t *testing.T, s *server.Server) jetstream.JetStream {
 	return js
 }
 
-// streamed reads all that a stream has.
-func streamed(t *testing.T, js jetstream.JetStream, name string) (got []delivery) {
+// streamed reads all messages of a stream.
+func streamed(t *testing.T, js jetstream.JetStream, name string) (got []received) {
 	t.Helper()
 	stream, err := js.Stream(t.Context(), name)
 	if err != nil {
@@ -69,7 +69,7 @@ func streamed(t *testing.T, js jetstream.JetStream, name string) (got []delivery
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, delivery{
+		got = append(got, received{
 			id: m.Header.Get("Nats-Msg-Id"), subject: m.Subject, contentType: m.Header.Get("Content-Type"), body: m.Data,
 		})
 	}
@@ -92,7 +92,7 @@ func TestNATS(t *testing.T) {
 		for range 2 {
 			publish(t, sink, messages)
 		}
-		// So it does from another process, which makes the stream no more.
+		// The same holds for another process, which finds the stream there.
 		publish(t, openSink(t, natsURL(addr, "ONCE", "?subject=once&create=true")), messages)
 		got := streamed(t, js, "ONCE")
 		if len(got) != len(messages) {
@@ -188,7 +188,7 @@ func TestNATS(t *testing.T) {
 	})
 }
 
-// A server that is killed and comes back with what it had is found again.
+// A sink finds its server again after a restart.
 func TestNATSRestarts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -212,7 +212,7 @@ func TestNATSRestarts(t *testing.T) {
 }
 
 // checkSubjects wants a subject of four plain tokens for each tenant.
-func checkSubjects(t *testing.T, got []delivery) {
+func checkSubjects(t *testing.T, got []received) {
 	t.Helper()
 	tenants := make(map[string]string)
 	for _, d := range got {

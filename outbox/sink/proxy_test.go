@@ -11,10 +11,10 @@ import (
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// A proxy is between a sink and its broker, and fails once, after so many bytes.
+// A proxy stands between a sink and its broker. It can fail once, after a number of bytes.
 type proxy struct {
 	addr string
-	// reached is told when it fails.
+	// reached is signalled when it fails.
 	reached chan struct{}
 
 	mu    sync.Mutex
@@ -73,7 +73,7 @@ func newProxy(t *testing.T, target string) *proxy {
 	return p
 }
 
-// fail cuts the next connection that sends so many bytes, or takes no more from it.
+// fail makes the proxy cut the next connection that has sent so many bytes, or stop reading it.
 func (p *proxy) fail(after int, stall bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -103,7 +103,7 @@ func (p *proxy) forward(server, client net.Conn) {
 		if failing {
 			p.reached <- struct{}{}
 			if stall {
-				// It reads nothing more, and says nothing, until the client has had enough.
+				// Nothing more is forwarded or answered until the client hangs up.
 				_, _ = io.Copy(io.Discard, client)
 			}
 			return
@@ -122,7 +122,7 @@ func publishCut(t *testing.T, sink outbox.Sink, p *proxy, messages []outbox.Mess
 	publish(t, sink, messages)
 }
 
-// publishStalled gives up on a broker that takes no more after so many bytes.
+// publishStalled publishes to a broker that stops reading after so many bytes, and cancels.
 func publishStalled(t *testing.T, sink outbox.Sink, p *proxy, messages []outbox.Message, after int) {
 	t.Helper()
 	p.fail(after, true)

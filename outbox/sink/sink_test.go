@@ -17,7 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/sink"
 )
 
-// page has the steps of so many instances, one step of each after the other.
+// page returns messages of so many instances: the first step of each, then the second of each …
 func page(tenant string, instances, steps int) (messages []outbox.Message) {
 	ids := make([]uuid.UUID, instances)
 	for i := range ids {
@@ -35,15 +35,15 @@ func page(tenant string, instances, steps int) (messages []outbox.Message) {
 	return messages
 }
 
-// A delivery is what a subscriber got.
-type delivery struct {
+// A received is a message as a consumer got it.
+type received struct {
 	id, subject, key, contentType string
 	body                          []byte
 }
 
-// checkOrder wants every message to be there, and none before the one that precedes it in its
-// instance. Repeats are the way of the world.
-func checkOrder(t *testing.T, messages []outbox.Message, got []delivery) {
+// checkOrder checks that every message came, and none before the one before it in its instance.
+// Repeats are allowed.
+func checkOrder(t *testing.T, messages []outbox.Message, got []received) {
 	t.Helper()
 	reached := make(map[string]int64)
 	for _, d := range got {
@@ -61,8 +61,8 @@ func checkOrder(t *testing.T, messages []outbox.Message, got []delivery) {
 	}
 }
 
-// checkBodies wants the deliveries to be the messages.
-func checkBodies(t *testing.T, messages []outbox.Message, got []delivery) {
+// checkBodies checks that what came are the messages, as CloudEvents.
+func checkBodies(t *testing.T, messages []outbox.Message, got []received) {
 	t.Helper()
 	bodies := make(map[string][]byte)
 	for _, e := range messages {
@@ -98,7 +98,7 @@ func openSink(t *testing.T, raw string) outbox.Sink {
 	return sink
 }
 
-// bounded is the context of a call that ought to take no time.
+// bounded returns the context of a call that should be quick.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -113,7 +113,7 @@ func publish(t *testing.T, sink outbox.Sink, messages []outbox.Message) {
 	}
 }
 
-// refuses wants an error of one line that holds the parts.
+// refuses checks that there is an error of one line that contains the parts.
 func refuses(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if err == nil {

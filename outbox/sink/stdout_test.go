@@ -17,7 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/sink"
 )
 
-// gate is a writer that waits, and may fail in the middle.
+// A gate is a writer that waits until it is opened, and may fail in the middle of a write.
 type gate struct {
 	bytes.Buffer
 	open     chan struct{}
@@ -35,7 +35,7 @@ func (g *gate) Write(p []byte) (int, error) {
 	return g.Buffer.Write(p)
 }
 
-func lines(t *testing.T, r io.Reader) (got []delivery) {
+func lines(t *testing.T, r io.Reader) (got []received) {
 	t.Helper()
 	scanner := bufio.NewScanner(r)
 	for scanner.Scan() {
@@ -43,7 +43,7 @@ func lines(t *testing.T, r io.Reader) (got []delivery) {
 			ID string `json:"id"`
 		}
 		if json.Unmarshal(scanner.Bytes(), &e) == nil {
-			got = append(got, delivery{id: e.ID, contentType: outbox.CloudEventType, body: bytes.Clone(scanner.Bytes())})
+			got = append(got, received{id: e.ID, contentType: outbox.CloudEventType, body: bytes.Clone(scanner.Bytes())})
 		}
 	}
 	return got
@@ -76,8 +76,8 @@ func TestStdout(t *testing.T) {
 	refuses(t, sink.Publish(t.Context(), messages), "stdout: the sink is closed")
 }
 
-// A reader that holds up the stream holds up nobody who has given up; and after a write that
-// failed within a line, lines are whole again.
+// Publish returns when its context ends, though a reader holds up the stream. After a write that
+// failed within a line, the next lines are whole.
 func TestStdoutThatStalls(t *testing.T) {
 	t.Parallel()
 	out := &gate{open: make(chan struct{}), entered: make(chan struct{}, 3)}
@@ -92,7 +92,7 @@ func TestStdoutThatStalls(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("the error is %v", err)
 	}
-	// The write goes on; another does not come between.
+	// The write goes on, and no other begins.
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() { done <- sink.Publish(ctx, messages) }()
 	cancel()
@@ -116,7 +116,7 @@ func TestStdoutThatStalls(t *testing.T) {
 	checkBodies(t, messages, last)
 }
 
-// From the database to the lines, once each.
+// Steps are relayed from the database to lines, each once.
 func TestRelayToStdout(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)

@@ -69,7 +69,7 @@ func TestCallback(t *testing.T) {
 	for i, id := range ids {
 		hooks := deliveredOf(r.list()[before:], id)
 		if len(hooks) != 1 || hooks[0].what() != fmt.Sprintf("%s:3", id) {
-			t.Fatalf("it was told of %v", whats(hooks))
+			t.Fatalf("the attempts were for %v", whats(hooks))
 		}
 		webhook, err := standardwebhooks.NewWebhook(secrets[i])
 		if err != nil {
@@ -87,7 +87,7 @@ func TestCallback(t *testing.T) {
 	}
 }
 
-// Callbacks to a host that keeps failing are put off, and lose no attempt by it.
+// Callbacks to a host that keeps failing are postponed, and lose no attempt by it.
 func TestCallbacksToAHostThatFails(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)

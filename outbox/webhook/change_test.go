@@ -12,7 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// What waits in memory behind an attempt follows a change of its subscription.
+// Deliveries that wait in memory behind an attempt follow a change of their subscription.
 func TestChangeWhileSending(t *testing.T) {
 	t.Parallel()
 	type world struct {
@@ -30,9 +30,9 @@ func TestChangeWhileSending(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		change func(*world) error
-		// settled is of the deliveries in the end, told what the endpoint was.
-		settled string
-		told    int
+		// settled holds of the deliveries in the end. attempts is how many the first endpoint got.
+		settled  string
+		attempts int
 	}{
 		"deleted": {
 			func(w *world) error { return w.service.Unsubscribe(w.t.Context(), tenant, w.s.ID) },
@@ -68,13 +68,13 @@ func TestChangeWhileSending(t *testing.T) {
 			if err := test.change(w); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(300 * time.Millisecond) // It is looked at ten times a second.
+			time.Sleep(300 * time.Millisecond) // Subscriptions are read again every 100 ms.
 			close(release)
 			until(t, pool, test.settled)
 			time.Sleep(100 * time.Millisecond)
 			hooks := r.list()
-			if len(hooks) != test.told {
-				t.Errorf("it was told of %v", whats(hooks))
+			if len(hooks) != test.attempts {
+				t.Errorf("the attempts were for %v", whats(hooks))
 			}
 			if name == "another URL" {
 				wantWhats(t, w.other.list(), outboxtest.IDs(id, 2, 3))
@@ -94,7 +94,7 @@ func TestChangeWhileSending(t *testing.T) {
 	}
 }
 
-// What was committed before a subscription was changed it is told of as it was.
+// A step that was committed before a subscription was changed is routed as the subscription was.
 func TestStepsBeforeAChange(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]fsm.SubscriptionChange{
@@ -114,7 +114,7 @@ func TestStepsBeforeAChange(t *testing.T) {
 			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, change); err != nil {
 				t.Fatal(err)
 			}
-			outboxtest.Create(t, pool) // Of this it is not told.
+			outboxtest.Create(t, pool) // It is not routed.
 			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
 				t.Fatal(err)
 			}
@@ -126,9 +126,9 @@ func TestStepsBeforeAChange(t *testing.T) {
 	}
 }
 
-// What waits for another attempt, for however long, is given up when the subscription is
-// deleted, and sent when it is enabled.
-func TestWhatWaitsIsDecidedNow(t *testing.T) {
+// A delivery that waits for its next attempt, however long, is abandoned when the subscription is
+// deleted, and sent when the subscription is enabled.
+func TestChangeWhileWaiting(t *testing.T) {
 	t.Parallel()
 	waiting := func(t *testing.T) (service *fsm.Service, s fsm.WebhookSubscription, well func(), settled func(status string)) {
 		pool, service := withService(t)
@@ -169,8 +169,8 @@ func TestWhatWaitsIsDecidedNow(t *testing.T) {
 	})
 }
 
-// What is pending when a subscription, or an instance, goes is given up without an attempt.
-func TestNothingLeftToTell(t *testing.T) {
+// A pending delivery whose subscription was deleted, or whose step was purged, is abandoned.
+func TestNothingLeftToSend(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
 	r := newReceiver(t, func(w http.ResponseWriter, _ hook) { w.WriteHeader(http.StatusBadGateway) })
@@ -186,6 +186,6 @@ func TestNothingLeftToTell(t *testing.T) {
 	until(t, pool, "select count(*) = 3 from pawl.delivery where status = 'dead' and attempts = 0")
 	until(t, pool, "select attempts > 0 from pawl.delivery where subscription_id = $1 and version = 2", kept.ID)
 	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.delivery where last_error = 'the subscription was deleted'"); n != 2 {
-		t.Errorf("%d were given up for the deletion", n)
+		t.Errorf("%d were abandoned for the deletion", n)
 	}
 }

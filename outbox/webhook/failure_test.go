@@ -15,7 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// A failing instance holds up its own later steps alone, and they come in their order.
+// A delivery that fails holds up the later ones of its instance and no others. They come in order.
 func TestOrderThroughFailures(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -64,8 +64,8 @@ func TestOrderThroughFailures(t *testing.T) {
 	}
 }
 
-// After failures in a row an endpoint rests, and is probed with one delivery at a time.
-func TestEndpointRests(t *testing.T) {
+// After failures in a row the circuit opens, and one delivery at a time probes the endpoint.
+func TestCircuitOfASubscription(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
 	var broken atomic.Bool
@@ -88,13 +88,13 @@ func TestEndpointRests(t *testing.T) {
 		outboxtest.Create(t, pool)
 	}
 	until(t, pool, "select failures >= 7 and rests_until is not null from pawl.subscription")
-	// Five, with those that were under way, and then one by one.
+	// Five, those that were under way with them, and then one by one.
 	if n := len(r.list()); n > 8+3 {
 		t.Errorf("it was asked %d times", n)
 	}
 	got, err := service.GetSubscription(t.Context(), tenant, subscription.ID)
 	if err != nil || got.RestsUntil == nil || got.Failures < 7 {
-		t.Errorf("its health is %+v: %v", got, err)
+		t.Errorf("its circuit is %+v: %v", got, err)
 	}
 	broken.Store(false)
 	until(t, pool, allDelivered, 200)
@@ -131,7 +131,7 @@ func TestGone(t *testing.T) {
 	if _, err := service.TestSubscription(t.Context(), tenant, subscription.ID); !isKind(err, fsm.DeliveryConflict) {
 		t.Errorf("a test of what is disabled: %v", err)
 	}
-	outboxtest.Add(t, pool, id) // It is never told of this.
+	outboxtest.Add(t, pool, id) // This step is not delivered.
 	until(t, pool, "select batch is null and relayed >= 1 from pawl.consumer")
 	gone.Store(false)
 	enabled := false
@@ -170,7 +170,7 @@ func TestRetryAfter(t *testing.T) {
 			var times []time.Time
 			r := newReceiver(t, nil)
 			r.answer = func(w http.ResponseWriter, _ hook) {
-				times = append(times, time.Now()) // One at a time.
+				times = append(times, time.Now()) // PerEndpoint is 1.
 				if len(times) == 1 {
 					value := header
 					if header == "date" {
@@ -184,7 +184,7 @@ func TestRetryAfter(t *testing.T) {
 			config := quickly
 			config.Backoff, config.PerEndpoint = time.Millisecond, 1
 			webhooks(t, pool, config)
-			for range 3 { // The others wait as well: it is the endpoint that asks for it.
+			for range 3 { // All of them wait, since Retry-After is about the endpoint.
 				outboxtest.Create(t, pool)
 			}
 			until(t, pool, allDelivered, 3)
@@ -211,7 +211,7 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	until(t, pool, `select count(*) = $1 and bool_and(status = 'dead' and last_error = 'the host has an address that webhooks must not be sent to')
 		from pawl.delivery`, len(hosts))
 	if len(r.list()) > 0 {
-		t.Error("it was told all the same")
+		t.Error("a private address was asked")
 	}
 }
 
@@ -220,7 +220,7 @@ func TestUnknownHost(t *testing.T) {
 	pool, service := withService(t)
 	subscribe(t, service, "http://nowhere.invalid/", everything)
 	config := quickly
-	config.Timeout = time.Minute // Longer than a look-up may take.
+	config.Timeout = time.Minute // Longer than a look-up takes.
 	webhooks(t, pool, config)
 	outboxtest.Create(t, pool)
 	until(t, pool, "select bool_or(last_error = 'the host''s name does not resolve') from pawl.delivery")

@@ -12,7 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// A leader that has sent and not noted it is followed by one that sends the same again.
+// A leader that has sent a delivery and not settled it is followed by one that sends it again.
 func TestCrashBetweenSendAndSettle(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -33,7 +33,7 @@ func TestCrashBetweenSendAndSettle(t *testing.T) {
 	<-first
 	until(t, pool, allDelivered, 2)
 	hooks := r.list()
-	// The old leader may send the next step before it finds out.
+	// The old leader may send the next step before it settles and is refused.
 	before := 1
 	if len(hooks) == 4 {
 		before = 2
@@ -49,7 +49,7 @@ func TestCrashBetweenSendAndSettle(t *testing.T) {
 	}
 }
 
-// Of several workers one leads, and each delivery is made once. One that ends hands over.
+// One of several senders leads, and each delivery is sent once. A leader that stops is succeeded.
 func TestSeveralWorkers(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -83,8 +83,8 @@ func TestSeveralWorkers(t *testing.T) {
 	}
 }
 
-// A transaction that stays open holds up nobody, and is told of when it is committed; one that
-// is rolled back never.
+// A transaction that stays open delays no other. Its steps are delivered when it is committed, and
+// never if it is rolled back.
 func TestHeldTransactionIsDelivered(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -106,7 +106,7 @@ func TestHeldTransactionIsDelivered(t *testing.T) {
 			}
 		}
 	}
-	// It began before the subscription was made, and is committed after it.
+	// The transaction begins before the subscription is made, and is committed after it.
 	end, undo := begin(held), begin(undone)
 	subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)

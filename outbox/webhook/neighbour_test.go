@@ -15,7 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// An endpoint that hangs, sends without end, resets, or is slow harms nobody else.
+// An endpoint that hangs, floods, resets or trickles does not delay another endpoint.
 func TestBadEndpointsHarmNobody(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -82,7 +82,7 @@ func TestBadEndpointsHarmNobody(t *testing.T) {
 		until(t, pool, "select bool_or(status = $2 and attempts > 0) from pawl.delivery where subscription_id = $1", subscriptions[name].ID, want)
 	}
 	status("flooding", "delivered")
-	status("trickling", "delivered") // The status counts.
+	status("trickling", "delivered") // The status counts, though the body never ends.
 	for _, name := range []string{"hanging", "resetting", "garbage"} {
 		status(name, "pending")
 	}
@@ -95,7 +95,7 @@ func TestBadEndpointsHarmNobody(t *testing.T) {
 	}
 }
 
-// Endpoints that hang take no place from others, not even on their host.
+// Endpoints that hang take no place from other endpoints, not even on the same host.
 func TestHangingNeighbours(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -125,7 +125,7 @@ func TestHangingNeighbours(t *testing.T) {
 	good.want(t, n)
 }
 
-// An endpoint that switches protocols gets no say in how long that takes.
+// An endpoint that switches protocols cannot keep an attempt from ending.
 func TestSwitchingProtocols(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)

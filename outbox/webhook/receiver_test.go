@@ -24,7 +24,7 @@ type hook struct {
 	event  event.Event
 }
 
-// what is "<instance>:<version>", or the type of a test.
+// what is the id of the message, or the type of a test delivery.
 func (h hook) what() string {
 	if h.event.Type() == fsm.TestDeliveryType {
 		return h.event.Type()
@@ -34,20 +34,20 @@ func (h hook) what() string {
 
 func (h hook) id() string { return h.header.Get("webhook-id") }
 
-// A receiver is an endpoint. Each attempt must be a valid CloudEvent.
+// A receiver is an endpoint that keeps the attempts. Each must be a valid CloudEvent.
 type receiver struct {
 	t   testing.TB
 	url string
-	// answer, if set, answers; otherwise it is a 204.
+	// answer writes the answer. If it is nil the answer is 204.
 	answer func(w http.ResponseWriter, h hook)
 	mu     sync.Mutex
 	hooks  []hook
-	told   chan struct{}
+	came   chan struct{}
 }
 
 func newReceiver(t testing.TB, answer func(w http.ResponseWriter, h hook)) *receiver {
 	t.Helper()
-	r := &receiver{t: t, answer: answer, told: make(chan struct{}, 1)}
+	r := &receiver{t: t, answer: answer, came: make(chan struct{}, 1)}
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
 	r.url = server.URL
@@ -57,7 +57,7 @@ func newReceiver(t testing.TB, answer func(w http.ResponseWriter, h hook)) *rece
 func (r *receiver) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	body, err := io.ReadAll(in.Body)
 	if err != nil {
-		return // It was cut off.
+		return // The attempt was cut.
 	}
 	h := hook{header: in.Header, body: body}
 	if err := json.Unmarshal(body, &h.event); err != nil {
@@ -72,7 +72,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	r.hooks = append(r.hooks, h)
 	r.mu.Unlock()
 	select {
-	case r.told <- struct{}{}:
+	case r.came <- struct{}{}:
 	default:
 	}
 	if r.answer == nil {
@@ -88,7 +88,7 @@ func (r *receiver) list() []hook {
 	return slices.Clone(r.hooks)
 }
 
-// want waits until there were so many attempts.
+// want waits until there have been so many attempts, and returns them.
 func (r *receiver) want(t testing.TB, n int) []hook {
 	t.Helper()
 	for end := time.After(20 * time.Second); ; {
@@ -96,7 +96,7 @@ func (r *receiver) want(t testing.TB, n int) []hook {
 			return list
 		}
 		select {
-		case <-r.told:
+		case <-r.came:
 		case <-end:
 			t.Fatalf("%d attempts came, want %d: %v", len(r.list()), n, whats(r.list()))
 		}
@@ -113,7 +113,7 @@ func whats(hooks []hook) (list []string) {
 func wantWhats(t testing.TB, hooks []hook, want []string) {
 	t.Helper()
 	if got := whats(hooks); !slices.Equal(got, want) {
-		t.Errorf("it was told of %v, want %v", got, want)
+		t.Errorf("the attempts were for %v, want %v", got, want)
 	}
 }
 

@@ -32,7 +32,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
 	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
-	wantWhats(t, r.list(), outboxtest.IDs(id, 1, 1, 2, 2)) // The next comes when the one before it is given up.
+	wantWhats(t, r.list(), outboxtest.IDs(id, 1, 1, 2, 2)) // The next is sent when the one before it is dead.
 	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: subscription.ID})
 	if len(dead) != 2 || dead[0].Attempts != 2 || *dead[0].LastStatus != http.StatusTeapot || len(*dead[0].LastResponse) != 1024 ||
 		!strings.Contains(*dead[0].LastError, "418") {
@@ -48,7 +48,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	if again := r.list()[len(before)]; again.id() != before[0].id() || string(again.body) != string(before[0].body) {
 		t.Errorf("the replay has another id or body: %s", again.body)
 	}
-	// By filter, in the order of the steps.
+	// Replayed by filter, they are sent in the order of the steps.
 	for _, status := range []fsm.DeliveryStatus{fsm.DeliveryDead, fsm.DeliveryDelivered} {
 		before = r.list()
 		n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{SubscriptionID: subscription.ID, Status: status})
@@ -92,7 +92,7 @@ func TestReplayOfPending(t *testing.T) {
 	}
 }
 
-// A replay does not overtake an earlier step that is to be tried again.
+// A replay does not overtake an earlier delivery of its instance that waits for its next attempt.
 func TestReplayKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)

@@ -160,7 +160,7 @@ func (l *leadership) finish(ctx context.Context) error {
 }
 
 // start begins attempts, unless the lease may have run out: another process may lead then, and
-// the next call to the database will tell.
+// the next call to the database will find out.
 func (l *leadership) start() {
 	if l.stopping || time.Since(l.renewed) > l.config.Lease {
 		return

@@ -37,7 +37,7 @@ func webhooks(t testing.TB, pool *pgxpool.Pool, config webhook.Config) (stop fun
 	return outboxtest.Run(t, webhook.New(pool, config).Run)
 }
 
-// withService is withCounter with the façade, which lets endpoints be here.
+// withService returns a database and a service that allows endpoints on this machine.
 func withService(t testing.TB) (*pgxpool.Pool, *fsm.Service) {
 	t.Helper()
 	pool := outboxtest.NewPool(t)
@@ -127,7 +127,7 @@ func TestWebhook(t *testing.T) {
 		log[0].Attempts != 1 || *log[0].LastStatus != 204 || log[0].DeliveredAt == nil || log[0].NextAttemptAt != nil {
 		t.Errorf("the log has %+v", log)
 	}
-	// What was before the subscription it is not told of.
+	// A step from before the subscription is not delivered.
 	wantWhats(t, deliveredOf(r.list(), old), outboxtest.IDs(old, 2))
 }
 
@@ -144,7 +144,7 @@ func TestFilters(t *testing.T) {
 		receivers[name] = newReceiver(t, nil)
 		subscribe(t, service, receivers[name].url, filter)
 	}
-	// Another tenant's, which is told of nothing.
+	// A subscription of another tenant, which gets nothing.
 	stranger := newReceiver(t, nil)
 	if _, err := service.Subscribe(t.Context(), "elsewhere", stranger.url, everything, "", "tester"); err != nil {
 		t.Fatal(err)
@@ -167,21 +167,21 @@ func TestFilters(t *testing.T) {
 		slices.Sort(got)
 		slices.Sort(want)
 		if !slices.Equal(got, want) {
-			t.Errorf("%s was told of %v, want %v", name, got, want)
+			t.Errorf("%s got %v, want %v", name, got, want)
 		}
 	}
 	if n := len(stranger.list()); n > 0 {
-		t.Errorf("another tenant was told of %d steps", n)
+		t.Errorf("another tenant got %d messages", n)
 	}
 }
 
-// A hundred subscribers are told of every step, each in the order of the instances.
+// A hundred subscriptions get every step, each in the order of its instance.
 func TestHundredSubscribers(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
 	const subscribers, instances, steps = 100, 10, 4
 	var mu sync.Mutex
-	got := map[string][]string{} // The webhook's sequences, by endpoint and instance.
+	got := map[string][]string{} // The ids of messages, by endpoint and instance.
 	count, done := 0, make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -215,15 +215,15 @@ func TestHundredSubscribers(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(60 * time.Second):
-		t.Fatal("not all were told")
+		t.Fatal("not all messages came")
 	}
 	until(t, pool, allDelivered, subscribers*instances*steps)
 	mu.Lock()
 	defer mu.Unlock()
 	for n := range subscribers {
 		for _, id := range list {
-			if told := got[fmt.Sprintf("/%d %s", n, id)]; !slices.Equal(told, outboxtest.IDs(id, 1, 2, 3, 4)) {
-				t.Errorf("subscriber %d was told of %v", n, told)
+			if list := got[fmt.Sprintf("/%d %s", n, id)]; !slices.Equal(list, outboxtest.IDs(id, 1, 2, 3, 4)) {
+				t.Errorf("subscriber %d got %v", n, list)
 			}
 		}
 	}
