@@ -37,7 +37,8 @@ func (publisher) Close() error { return nil }
 
 // A backlog of a million steps is relayed page by page, in order within each instance, though the
 // relay is stopped in the middle. A page costs no more for the backlog: no step is read much more
-// than once, and no more steps are in memory than a page has.
+// than once, and no more steps are in memory than a page has. This is one test, since making the
+// backlog takes longer than all that is looked at.
 func TestBacklog(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)

@@ -22,7 +22,8 @@ import (
 )
 
 // rabbitMQ runs a real RabbitMQ in a folder of its own and returns its address. It runs as the user
-// nobody if the tests run as root. Debian has it as rabbitmq-server: apt-get install rabbitmq-server.
+// nobody if the tests run as root. The steps are one function since each needs what the one before
+// has made, and undoes it at the end. Debian has it as rabbitmq-server: apt-get install rabbitmq-server.
 func rabbitMQ(t *testing.T) (addr string) {
 	t.Helper()
 	script := "/usr/lib/rabbitmq/bin/rabbitmq-server" // Debian's in PATH runs for one user only.
@@ -184,6 +185,7 @@ func amqpURL(addr, exchange string) string {
 	return "amqp://guest:guest@" + addr + "/%2F?exchange=" + exchange + "&key=" + exchange
 }
 
+// The parts are one test because they share a broker, which takes seconds to start.
 func TestAMQP(t *testing.T) {
 	t.Parallel()
 	addr := rabbitMQ(t)

@@ -96,6 +96,7 @@ func portsOf(t *testing.T, addrs []string) (ports []int) {
 
 func kafkaURL(hosts, topic string) string { return "kafka://bob:hunter2@" + hosts + "/" + topic }
 
+// Every message arrives once and in order, though connections are cut.
 func TestKafka(t *testing.T) {
 	t.Parallel()
 
@@ -137,6 +138,11 @@ func TestKafka(t *testing.T) {
 		}
 		checkOrder(t, messages, got)
 	})
+}
+
+// A message that a broker refuses holds up those behind it, and the error says what is wrong.
+func TestKafkaRefusals(t *testing.T) {
+	t.Parallel()
 
 	t.Run("a batch that is refused holds up what follows it", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
@@ -183,6 +189,32 @@ func TestKafka(t *testing.T) {
 		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
 	})
 
+	t.Run("what is missing or wrong is said", func(t *testing.T) {
+		cluster, hosts := kafkaCluster(t, kfake.AllowAutoTopicCreation())
+		messages := page("default", 3, 2)
+		refuses(t, openSink(t, kafkaURL(hosts, "none")).Publish(bounded(t), messages),
+			"Kafka: there is no topic none: create it, or add create=true")
+		publish(t, openSink(t, kafkaURL(hosts, "made")+"?create=true"), messages)
+		checkOrder(t, messages, consumed(t, cluster, "made", messages))
+		publish(t, openSink(t, "kafka://eve:hunter2@"+hosts+"/steps?sasl=plain"), messages)
+		// kfake closes the connection, where Kafka would give the reason.
+		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded(t), messages)
+		refuses(t, err, "Kafka: ")
+		if err != nil && strings.Contains(err.Error(), "hunter3") {
+			t.Errorf("the error has the password: %v", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := openSink(t, kafkaURL(hosts, "steps")).Publish(ctx, slices.Clone(messages)); !errors.Is(err, context.Canceled) {
+			t.Errorf("the error is %v", err)
+		}
+	})
+}
+
+// A broker that hangs or is away does not hold up Publish beyond its context, and is found again.
+func TestKafkaOutages(t *testing.T) {
+	t.Parallel()
+
 	t.Run("a broker that says nothing", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t)
 		sink := openSink(t, kafkaURL(hosts, "steps"))
@@ -226,26 +258,5 @@ func TestKafka(t *testing.T) {
 		cluster, _ = kafkaCluster(t, kfake.DataDir(dir), kfake.Ports(portsOf(t, ports)...))
 		publish(t, sink, messages)
 		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
-	})
-
-	t.Run("what is missing or wrong is said", func(t *testing.T) {
-		cluster, hosts := kafkaCluster(t, kfake.AllowAutoTopicCreation())
-		messages := page("default", 3, 2)
-		refuses(t, openSink(t, kafkaURL(hosts, "none")).Publish(bounded(t), messages),
-			"Kafka: there is no topic none: create it, or add create=true")
-		publish(t, openSink(t, kafkaURL(hosts, "made")+"?create=true"), messages)
-		checkOrder(t, messages, consumed(t, cluster, "made", messages))
-		publish(t, openSink(t, "kafka://eve:hunter2@"+hosts+"/steps?sasl=plain"), messages)
-		// kfake closes the connection, where Kafka would give the reason.
-		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded(t), messages)
-		refuses(t, err, "Kafka: ")
-		if err != nil && strings.Contains(err.Error(), "hunter3") {
-			t.Errorf("the error has the password: %v", err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := openSink(t, kafkaURL(hosts, "steps")).Publish(ctx, slices.Clone(messages)); !errors.Is(err, context.Canceled) {
-			t.Errorf("the error is %v", err)
-		}
 	})
 }

@@ -80,6 +80,7 @@ func natsURL(addr, stream, query string) string {
 	return "nats://bob:hunter2@" + addr + "/" + stream + query
 }
 
+// The parts are one test because they share a server.
 func TestNATS(t *testing.T) {
 	t.Parallel()
 	s := natsServer(t, t.TempDir(), -1)
