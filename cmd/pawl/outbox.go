@@ -65,7 +65,7 @@ func (o *outboxDelete) Run(c *console) error {
 		return err
 	}
 	defer pool.Close()
-	deleted, err := outbox.Forget(c, pool, o.Consumer)
+	deleted, err := outbox.DeleteConsumer(c, pool, o.Consumer)
 	if err == nil && !deleted {
 		err = fmt.Errorf("there is no consumer %q; 'pawl outbox status' lists the consumers", o.Consumer)
 	}

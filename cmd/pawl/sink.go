@@ -9,6 +9,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/sink"
 )
 
 // sinkFlags are the flags of serve and dev for sinks.
@@ -24,11 +25,11 @@ func (s *sinkFlags) Validate() error {
 }
 
 // parse reads the URLs of the sinks.
-func (s *sinkFlags) parse() ([]outbox.SinkURL, error) {
-	var urls []outbox.SinkURL
+func (s *sinkFlags) parse() ([]sink.URL, error) {
+	var urls []sink.URL
 	seen := make(map[string]bool)
 	for _, raw := range s.Sinks {
-		u, err := outbox.ParseSinkURL(raw)
+		u, err := sink.Parse(raw)
 		if err != nil {
 			return nil, err
 		}
@@ -48,15 +49,15 @@ func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, h
 		return err
 	}
 	for _, u := range urls {
-		sink, err := u.Open(c.out)
+		receiver, err := u.Open(c.out)
 		if err != nil {
 			return err
 		}
 		wake := hub.All()
-		relay := outbox.NewRelay(pool, u.Consumer, sink, outbox.RelayConfig{FromStart: u.FromStart, Wake: wake.C(), Logger: c.log})
+		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: wake.C(), Logger: c.log})
 		group.Go(func() error {
 			defer wake.Close()
-			defer func() { _ = sink.Close() }()
+			defer func() { _ = receiver.Close() }()
 			return relay.Run(ctx)
 		})
 	}

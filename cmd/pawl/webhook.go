@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/fsm"
-	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
 // webhookFlags are the flags of serve and dev for webhooks.
@@ -27,7 +27,7 @@ func (w *webhookFlags) Validate() error {
 		return errors.New("--webhook-max-attempts and --webhook-backoff-base must be positive")
 	}
 	if err := w.policy().Validate(); err != nil {
-		return fmt.Errorf("--webhook-secret: %s", fsm.AsError(err).Faults[0].Detail)
+		return fmt.Errorf("--webhook-secret: %w", err)
 	}
 	return nil
 }
@@ -40,9 +40,8 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 // deliver adds the worker that sends webhooks to the group. It runs until the context ends.
 func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) {
 	wake := hub.All()
-	webhooks := outbox.NewWebhooks(pool, outbox.WebhookConfig{
-		MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, AllowPrivate: w.WebhookAllowPrivate,
-		Secret: w.WebhookSecret, Wake: wake.C(), Logger: c.log,
+	webhooks := webhook.New(pool, webhook.Config{
+		Policy: w.policy(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: wake.C(), Logger: c.log,
 	})
 	group.Go(func() error {
 		defer wake.Close()

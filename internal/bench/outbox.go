@@ -54,13 +54,13 @@ type counter struct {
 	latencies []int32 // Microseconds.
 }
 
-func (c *counter) Publish(_ context.Context, events []outbox.Event) error {
+func (c *counter) Publish(_ context.Context, messages []outbox.Message) error {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.count += len(events)
-	for _, e := range events {
-		c.latencies = append(c.latencies, int32(now.Sub(e.Step.At).Microseconds()))
+	c.count += len(messages)
+	for _, m := range messages {
+		c.latencies = append(c.latencies, int32(now.Sub(m.Step.At).Microseconds()))
 	}
 	return nil
 }
