@@ -137,7 +137,7 @@ func TestCommandsAndFlags(t *testing.T) {
 			}
 		}
 		for _, text := range named {
-			text = asRun(strings.TrimSpace(text))
+			text = strings.TrimSpace(text)
 			m := words.FindStringSubmatch(text)
 			if m == nil {
 				continue
@@ -199,7 +199,7 @@ func TestNames(t *testing.T) {
 		if p.path == "CHANGELOG.md" {
 			continue // It tells of what was, too.
 		}
-		text := asRun(p.text)
+		text := p.text
 		for _, m := range regexp.MustCompile(`\bpawl\.([a-z][a-z0-9_]*)`).FindAllStringSubmatch(text, -1) {
 			if !objects[m[1]] {
 				t.Errorf("%s: the schema has no pawl.%s", p.path, m[1])

@@ -12,27 +12,6 @@ import (
 // root is the repository, as seen from this package.
 const root = ".."
 
-// renamed maps a new name to the one that the program still has. A page is written with the new
-// names, and its blocks are run with the old ones.
-//
-// DELETE AT MERGE: when the commands and functions have their new names, remove this map and its
-// uses in asRun, asShown and the tests of names.
-var renamed = [][2]string{
-	{"pawl instance migrate", "pawl workflow migrate"},
-	{"pawl outbox delete", "pawl outbox forget"},
-	{"pawl.workflow_register", "pawl.register_workflow"},
-	{"pawl.workflow_retire", "pawl.retire_workflow"},
-	{"pawl.log_restored", "pawl.restored"},
-}
-
-// asRun gives the words of a page as the program has them.
-func asRun(text string) string {
-	for _, names := range renamed {
-		text = strings.ReplaceAll(text, names[0], names[1])
-	}
-	return text
-}
-
 // page is a Markdown file.
 type page struct {
 	path   string // From the root, with slashes.

@@ -218,7 +218,7 @@ func (r *runner) asRun(text string) string {
 			r.files[file] = true
 		}
 	}
-	return r.bound.replace(r.words.Replace(asRun(text)))
+	return r.bound.replace(r.words.Replace(text))
 }
 
 func (r *runner) fail(b block, format string, args ...any) {
