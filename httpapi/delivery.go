@@ -5,10 +5,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 )
 
-func deliveryOf(d fsm.Delivery) Delivery {
+func deliveryOf(d subscription.Delivery) Delivery {
 	text := func(id *uuid.UUID) *string {
 		if id == nil {
 			return nil
@@ -30,7 +30,7 @@ func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObj
 	if err != nil {
 		return nil, err
 	}
-	filter := fsm.DeliveryFilter{Status: fsm.DeliveryStatus(value(in.Params.Status))}
+	filter := subscription.DeliveryFilter{Status: subscription.DeliveryStatus(value(in.Params.Status))}
 	if filter.SubscriptionID, err = parameterID("subscription_id", in.Params.SubscriptionID); err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObj
 		return nil, err
 	}
 	r := requestOf(ctx)
-	list, err := s.service.Deliveries(ctx, r.principal.tenant, filter, page)
+	list, err := s.subscriptions.Deliveries(ctx, r.principal.tenant, filter, page)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObj
 	if err != nil {
 		return nil, err
 	}
-	delivery, err := s.service.ReplayDelivery(ctx, requestOf(ctx).principal.tenant, id)
+	delivery, err := s.subscriptions.ReplayDelivery(ctx, requestOf(ctx).principal.tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +76,8 @@ func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObj
 // ReplayDeliveries sends those that a filter leaves again.
 func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesRequestObject) (ReplayDeliveriesResponseObject, error) {
 	body := value(in.Body)
-	filter := fsm.ReplayFilter{
-		Status: fsm.DeliveryStatus(value(body.Status)), After: bound(body.After), Before: bound(body.Before),
+	filter := subscription.ReplayFilter{
+		Status: subscription.DeliveryStatus(value(body.Status)), After: bound(body.After), Before: bound(body.Before),
 	}
 	if body.Status != nil && *body.Status == "" {
 		return nil, malformedAt("/status", "the status is empty", "must be dead or delivered")
@@ -89,7 +89,7 @@ func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesReques
 		}
 		filter.SubscriptionID = id
 	}
-	replayed, err := s.service.ReplayDeliveries(ctx, requestOf(ctx).principal.tenant, filter)
+	replayed, err := s.subscriptions.ReplayDeliveries(ctx, requestOf(ctx).principal.tenant, filter)
 	if err != nil {
 		return nil, err
 	}

@@ -18,3 +18,6 @@ func Codes() map[ProblemCode]int {
 	}
 	return statuses
 }
+
+// ETags writes a precondition as entity tags.
+func ETags(e fsm.Expect) string { return etags(e) }

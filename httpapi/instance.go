@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 // InstanceOf is an instance as the contract shows it.
@@ -18,7 +19,7 @@ func InstanceOf(i fsm.Instance) Instance {
 	return Instance{
 		ID: i.ID.String(), Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State,
 		Status: InstanceStatus(i.Status), Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey,
-		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.Actions...), CreatedAt: Timestamp(i.CreatedAt),
+		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.AcceptedEvents...), CreatedAt: Timestamp(i.CreatedAt),
 		StateChangedAt: Timestamp(i.StateChangedAt), ExpiresAt: timestampOf(i.ExpiresAt), Error: i.Error,
 	}
 }
@@ -42,7 +43,7 @@ func durationOf(text *Duration, pointer string) (time.Duration, error) {
 	if text == nil {
 		return 0, nil
 	}
-	d, err := fsm.ParseDuration(*text)
+	d, err := definition.ParseDuration(*text)
 	if err != nil {
 		return 0, malformedAt(pointer, err.Error(), err.Error())
 	}
@@ -231,7 +232,7 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 
 // ListWorkflowInstances lists those of one workflow, which must exist.
 func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInstancesRequestObject) (ListWorkflowInstancesResponseObject, error) {
-	if _, err := s.service.GetWorkflow(ctx, in.Name, 0); err != nil {
+	if _, err := s.workflows.GetWorkflow(ctx, in.Name, 0); err != nil {
 		return nil, err
 	}
 	p := in.Params
@@ -259,7 +260,7 @@ func (s *server) listInstances(ctx context.Context, p ListInstancesParams) (fsm.
 		CreatedAfter: bound(p.CreatedAfter), CreatedBefore: bound(p.CreatedBefore),
 	}
 	if p.StuckFor != nil {
-		if f.StuckFor, err = fsm.ParseDuration(*p.StuckFor); err != nil {
+		if f.StuckFor, err = definition.ParseDuration(*p.StuckFor); err != nil {
 			return fsm.List[fsm.Instance]{}, malformed("stuck_for", err.Error())
 		}
 	}
@@ -299,11 +300,11 @@ func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	actions, err := s.service.Actions(ctx, requestOf(ctx).principal.tenant, id, value(in.Params.Evaluate))
+	actions, err := s.service.AcceptedEvents(ctx, requestOf(ctx).principal.tenant, id, value(in.Params.Evaluate))
 	if err != nil {
 		return nil, err
 	}
-	return ListActions200JSONResponse{Items: each(actions, func(a fsm.Action) Action {
+	return ListActions200JSONResponse{Items: each(actions, func(a fsm.AcceptedEvent) Action {
 		return Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets}
 	})}, nil
 }

@@ -18,6 +18,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 )
 
 // Config of the handler. Its zero value works.
@@ -46,7 +49,11 @@ type Config struct {
 
 // server is the handler: what it holds decides nothing.
 type server struct {
-	service  *fsm.Service
+	service       *fsm.Service
+	workflows     *lifecycle.Service
+	live          *live.Service
+	subscriptions *subscription.Service
+
 	config   Config
 	contract *contract
 	auth     *authenticator // Nil while there are no tokens.
@@ -56,8 +63,25 @@ type server struct {
 	unavailable rate.Sometimes
 }
 
+// Services are what the handler answers from, all on one database.
+type Services struct {
+	Instances     *fsm.Service
+	Workflows     *lifecycle.Service
+	Live          *live.Service
+	Subscriptions *subscription.Service
+}
+
+// ServicesOf returns the services on the database of one. The hub wakes the requests that wait; nil means
+// that they look once a second.
+func ServicesOf(instances *fsm.Service, hub *live.Hub) Services {
+	return Services{
+		Instances: instances, Workflows: lifecycle.New(instances), Live: live.New(instances, hub),
+		Subscriptions: subscription.New(instances),
+	}
+}
+
 // New returns the handler for the whole contract.
-func New(service *fsm.Service, config Config) (http.Handler, error) {
+func New(services Services, config Config) (http.Handler, error) {
 	if config.Tenant == "" {
 		config.Tenant = fsm.DefaultTenant
 	}
@@ -74,7 +98,8 @@ func New(service *fsm.Service, config Config) (http.Handler, error) {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &server{
-		service: service, config: config,
+		service: services.Instances, workflows: services.Workflows, live: services.Live, subscriptions: services.Subscriptions,
+		config: config,
 		limits: newLimits(config.RateLimit), unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}
 	var err error

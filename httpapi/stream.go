@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 )
 
 const (
@@ -28,8 +29,8 @@ type StreamedStep struct {
 }
 
 // eventFilter is what the parameters of a stream choose.
-func eventFilter(workflow, event, state *string, terminalOnly *bool) fsm.EventFilter {
-	return fsm.EventFilter{
+func eventFilter(workflow, event, state *string, terminalOnly *bool) live.Filter {
+	return live.Filter{
 		Workflows: list(workflow), Events: list(event), States: list(state), TerminalOnly: value(terminalOnly),
 	}
 }
@@ -43,7 +44,7 @@ func (r *request) lastEventID(fromStart bool) (string, error) {
 	case len(ids) == 1 && ids[0] != "":
 		return ids[0], nil // A browser that resumes repeats the query too.
 	case fromStart:
-		return fsm.FromStart, nil
+		return live.FromStart, nil
 	}
 	return "", nil
 }
@@ -60,7 +61,7 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 		return nil, err
 	}
 	tenant := r.principal.tenant
-	stream, err := s.service.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
+	stream, err := s.live.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := s.service.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
+	stream, err := s.live.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil && !errors.Is(err, fsm.EventIDTooOld) {
 		return nil, err
 	}
@@ -89,7 +90,7 @@ func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject)
 type streaming struct {
 	server *server
 	ctx    context.Context // The request's, which the answer lasts as long as.
-	stream *fsm.Stream     // Nil if err is not.
+	stream *live.Stream    // Nil if err is not.
 	err    error           // What there is to tell instead.
 	out    http.ResponseWriter
 	page   bytes.Buffer
@@ -191,7 +192,7 @@ func (s *streaming) follow(ctx context.Context) bool {
 }
 
 // event adds an event to the page.
-func (s *streaming) event(e fsm.Event) {
+func (s *streaming) event(e live.Message) {
 	data, err := json.Marshal(StreamedStep{
 		InstanceID: e.InstanceID.String(), Workflow: e.Workflow, HistoryItem: HistoryItemOf(e.Step),
 	})

@@ -140,7 +140,7 @@ func (s *streamed) wantEnd() {
 
 func TestStreamInstance(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id + "/events"
@@ -200,7 +200,7 @@ func TestStreamInstance(t *testing.T) {
 // answer is that nothing is left to come, or a browser would connect for ever.
 func TestFilteredStreamsEndForGood(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id + "/events"
@@ -237,7 +237,7 @@ func TestFilteredStreamsEndForGood(t *testing.T) {
 // Where nothing is chosen the id moves on nevertheless, long before the next heartbeat.
 func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{Heartbeat: time.Hour})
+	a := startLive(t, httpapi.Config{Heartbeat: time.Hour})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	stop := make(chan struct{})
@@ -274,7 +274,7 @@ func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 
 func TestStreamTenant(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	a.register(booking)
 	one := a.create("counter", `{"context": {"sum": 0}}`)
@@ -334,7 +334,7 @@ func TestStreamTenant(t *testing.T) {
 // transactions commit in another order than they began, and one stays open for long.
 func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	b := liveOn(t, dbtest.DSN(a.pool), httpapi.Config{})
 	a.register(counter)
 	const instances, steps = 12, 20
@@ -434,7 +434,7 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{Heartbeat: 20 * time.Millisecond})
+	a := startLive(t, httpapi.Config{Heartbeat: 20 * time.Millisecond})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	for _, path := range []string{"/v1/instances/" + id + "/events", "/v1/events"} {
@@ -454,7 +454,7 @@ func TestStreamsEndAtShutdown(t *testing.T) {
 	t.Parallel()
 	draining, drain := context.WithCancel(context.Background())
 	defer drain()
-	a := live(t, httpapi.Config{Draining: draining})
+	a := startLive(t, httpapi.Config{Draining: draining})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	one, all := a.stream("/v1/instances/"+id+"/events", ""), a.stream("/v1/events?from=start", "")
@@ -472,7 +472,7 @@ func TestEventIDTooOld(t *testing.T) {
 
 func tooOld(t *testing.T) answer {
 	t.Helper()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(strings.Replace(counter, `"states"`, `"retention": "1h", "states"`, 1))
 	a.register(booking)
 	id, gone := a.create("counter", `{"context": {"sum": 0}}`), a.create("counter", `{"context": {"sum": 0}}`)
@@ -511,7 +511,7 @@ func tooOld(t *testing.T) answer {
 // A client that does not read is left, and holds up nobody.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{StreamPatience: 100 * time.Millisecond})
+	a := startLive(t, httpapi.Config{StreamPatience: 100 * time.Millisecond})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0, "text": "`+strings.Repeat("x", 60000)+`"}}`)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
@@ -542,7 +542,7 @@ func TestSlowReader(t *testing.T) {
 // A token sees the streams of its tenant if it may read.
 func TestStreamScopes(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{Tokens: []httpapi.Token{
+	a := startLive(t, httpapi.Config{Tokens: []httpapi.Token{
 		{SHA256: sum("reader"), Subject: "r", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
 		{SHA256: sum("writer"), Subject: "w", Scopes: []httpapi.Scope{httpapi.ScopeWrite}},
 	}})

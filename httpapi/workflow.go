@@ -8,9 +8,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
-func workflowOf(w fsm.Workflow) Workflow {
+func workflowOf(w lifecycle.Workflow) Workflow {
 	out := Workflow{Name: w.Name, Version: w.Version, Checksum: w.Checksum, Definition: w.Definition}
 	if w.CreatedBy != "" {
 		out.CreatedAt, out.CreatedBy = timestampOf(&w.CreatedAt), &w.CreatedBy
@@ -23,7 +25,7 @@ func (s *server) RegisterWorkflow(ctx context.Context, r RegisterWorkflowRequest
 	if r.Body == nil {
 		return nil, &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a definition as its body"}
 	}
-	registered, err := s.service.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun))
+	registered, err := s.workflows.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun))
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +44,7 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.service.ListWorkflows(ctx, page)
+	list, err := s.workflows.ListWorkflows(ctx, page)
 	if err != nil {
 		return nil, err
 	}
@@ -54,16 +56,16 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 
 // GetWorkflow reads the latest version, and what all of them are used for.
 func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (GetWorkflowResponseObject, error) {
-	w, err := s.service.GetWorkflow(ctx, r.Name, 0)
+	w, err := s.workflows.GetWorkflow(ctx, r.Name, 0)
 	if err != nil {
 		return nil, err
 	}
-	versions, err := s.service.Versions(ctx, requestOf(ctx).principal.tenant, r.Name)
+	versions, err := s.workflows.Versions(ctx, requestOf(ctx).principal.tenant, r.Name)
 	if err != nil {
 		return nil, err
 	}
 	out := workflowOf(w)
-	out.Versions = each(versions, func(v fsm.WorkflowVersion) WorkflowUse {
+	out.Versions = each(versions, func(v lifecycle.WorkflowVersion) WorkflowUse {
 		return WorkflowUse{
 			Version: v.Version, Checksum: v.Checksum, CreatedAt: Timestamp(v.CreatedAt), CreatedBy: v.CreatedBy, Instances: v.Instances,
 		}
@@ -80,11 +82,11 @@ func checkVersion(asked *int) error {
 }
 
 // workflow reads the version asked for, or the latest.
-func (s *server) workflow(ctx context.Context, name string, version *int) (fsm.Workflow, error) {
+func (s *server) workflow(ctx context.Context, name string, version *int) (lifecycle.Workflow, error) {
 	if err := checkVersion(version); err != nil {
-		return fsm.Workflow{}, err
+		return lifecycle.Workflow{}, err
 	}
-	return s.service.GetWorkflow(ctx, name, value(version))
+	return s.workflows.GetWorkflow(ctx, name, value(version))
 }
 
 // GetWorkflowVersion reads one version.
@@ -98,7 +100,7 @@ func (s *server) GetWorkflowVersion(ctx context.Context, r GetWorkflowVersionReq
 
 // RetireWorkflowVersion removes a version that no instance is on.
 func (s *server) RetireWorkflowVersion(ctx context.Context, r RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error) {
-	if err := s.service.Retire(ctx, r.Name, r.Version); err != nil {
+	if err := s.workflows.Retire(ctx, r.Name, r.Version); err != nil {
 		return nil, err
 	}
 	return RetireWorkflowVersion204Response{}, nil
@@ -119,7 +121,7 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 		ids = append(ids, id)
 	}
 	request := requestOf(ctx)
-	done, err := s.service.Migrate(ctx, fsm.MigrateCommand{
+	done, err := s.workflows.Migrate(ctx, lifecycle.MigrateCommand{
 		Tenant: request.principal.tenant, Workflow: r.Name, From: r.Body.From, To: r.Body.To, StateMap: r.Body.StateMap,
 		States: filter.States, IDs: ids, DryRun: value(r.Body.DryRun), Origin: request.origin(r.Body.Reason),
 	})
@@ -128,8 +130,8 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 	}
 	return MigrateWorkflow200JSONResponse{
 		Total: done.Total, Migrated: done.Migrated,
-		Moves: each(done.Moves, func(m fsm.Move) WorkflowMove { return WorkflowMove{From: m.From, To: m.To, Count: m.Count} }),
-		Left: each(done.Left, func(i fsm.LeftInstance) InstanceLeft {
+		Moves: each(done.Moves, func(m lifecycle.Move) WorkflowMove { return WorkflowMove{From: m.From, To: m.To, Count: m.Count} }),
+		Left: each(done.Left, func(i lifecycle.LeftInstance) InstanceLeft {
 			return InstanceLeft{ID: i.ID.String(), State: i.State, Reason: InstanceLeftReason(i.Reason)}
 		}),
 	}, nil
@@ -145,10 +147,10 @@ func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequest
 	if err != nil {
 		return nil, err
 	}
-	simulated, err := s.service.Simulate(ctx, fsm.Simulation{
+	simulated, err := s.workflows.Simulate(ctx, lifecycle.Simulation{
 		Workflow: r.Name, Version: value(r.Params.Version), State: state, Context: body.Context,
-		Events: each(body.Events, func(e SimulatedEvent) fsm.SimulatedEvent {
-			return fsm.SimulatedEvent{Event: e.Event, Payload: e.Payload}
+		Events: each(body.Events, func(e SimulatedEvent) lifecycle.SimulatedEvent {
+			return lifecycle.SimulatedEvent{Event: e.Event, Payload: e.Payload}
 		}),
 	})
 	if err != nil {
@@ -156,7 +158,7 @@ func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequest
 	}
 	return SimulateWorkflow200JSONResponse{
 		State: simulated.State, Context: simulated.Context,
-		Steps: each(simulated.Steps, func(step fsm.SimulatedStep) SimulatedStep {
+		Steps: each(simulated.Steps, func(step lifecycle.SimulatedStep) SimulatedStep {
 			out := SimulatedStep{
 				Event: step.Event, Outcome: SimulatedStepOutcomeApplied, From: step.From, To: step.To, Context: step.Context,
 			}
@@ -180,7 +182,7 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	if r.Body.Sample != nil && *r.Body.Sample < 1 {
 		return nil, malformedAt("/sample", "the sample is too small", "must be at least 1")
 	}
-	done, err := s.service.Backtest(ctx, fsm.BacktestCommand{
+	done, err := s.workflows.Backtest(ctx, lifecycle.BacktestCommand{
 		Tenant: requestOf(ctx).principal.tenant, Workflow: r.Name, Version: value(r.Body.Version),
 		Definition: value(r.Body.Definition), Sample: value(r.Body.Sample),
 	})
@@ -190,13 +192,13 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	return BacktestWorkflow200JSONResponse{
 		Version: optional(done.Version), Instances: done.Instances, Same: done.Same, Different: done.Different,
 		Incomplete: done.Incomplete,
-		Summary: each(done.Summary, func(g fsm.DifferenceGroup) BacktestGroup {
+		Summary: each(done.Summary, func(g lifecycle.DifferenceGroup) BacktestGroup {
 			return BacktestGroup{
 				Event: g.Event, From: g.From, To: g.To, Outcome: BacktestOutcome(g.Outcome), WouldBe: g.WouldBe, Count: g.Count,
 				Examples: each(g.Examples, uuid.UUID.String),
 			}
 		}),
-		Differences: each(done.Differences, func(d fsm.Difference) BacktestDifference {
+		Differences: each(done.Differences, func(d lifecycle.Difference) BacktestDifference {
 			return BacktestDifference{
 				InstanceID: d.InstanceID.String(), WorkflowVersion: d.WorkflowVersion, Version: d.Version, Event: d.Event,
 				From: d.From, To: d.To, Outcome: BacktestOutcome(d.Outcome), WouldBe: d.WouldBe, Guards: d.Guards,
@@ -211,7 +213,7 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 const maxPath = 1000
 
 // The media types of diagrams, as the contract has them.
-var diagramTypes = map[fsm.DiagramFormat]string{fsm.Mermaid: "text/vnd.mermaid", fsm.DOT: "text/vnd.graphviz"}
+var diagramTypes = map[definition.DiagramFormat]string{definition.Mermaid: "text/vnd.mermaid", definition.DOT: "text/vnd.graphviz"}
 
 // GetWorkflowDiagram draws a version of a workflow, with the path of an instance if one is
 // asked for.
@@ -233,7 +235,7 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 		}
 		switch {
 		case version == 0 && w.Version != i.WorkflowVersion:
-			if w, err = s.service.GetWorkflow(ctx, w.Name, i.WorkflowVersion); err != nil {
+			if w, err = s.workflows.GetWorkflow(ctx, w.Name, i.WorkflowVersion); err != nil {
 				return nil, err
 			}
 		case w.Version != i.WorkflowVersion:
@@ -247,12 +249,17 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 	if err != nil {
 		return nil, err
 	}
-	text, err := model.Diagram(format, path)
+	if !format.Known() {
+		return nil, &fsm.Error{Kind: fsm.Malformed, Message: "there is no such format of diagrams", Faults: []fsm.Fault{{
+			Parameter: "format", Detail: "must be mermaid or dot",
+		}}}
+	}
+	text, err := model.Diagram(format, each(path, fsm.Step.Visit))
 	if err != nil {
 		return nil, err
 	}
 	body, length := strings.NewReader(text), int64(len(text))
-	if format == fsm.DOT {
+	if format == definition.DOT {
 		return GetWorkflowDiagram200TextVndGraphvizResponse{Body: body, ContentLength: length}, nil
 	}
 	return GetWorkflowDiagram200TextVndMermaidResponse{Body: body, ContentLength: length}, nil
@@ -260,10 +267,10 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 
 // diagramFormat is the one asked for, or the first that the Accept header admits. One that
 // is asked for must be admitted too.
-func (r *request) diagramFormat(asked *GetWorkflowDiagramParamsFormat) (fsm.DiagramFormat, error) {
-	formats := []fsm.DiagramFormat{fsm.Mermaid, fsm.DOT}
+func (r *request) diagramFormat(asked *GetWorkflowDiagramParamsFormat) (definition.DiagramFormat, error) {
+	formats := []definition.DiagramFormat{definition.Mermaid, definition.DOT}
 	if asked != nil {
-		formats = []fsm.DiagramFormat{fsm.DiagramFormat(*asked)}
+		formats = []definition.DiagramFormat{definition.DiagramFormat(*asked)}
 	}
 	for _, f := range formats {
 		if accepts(r.header, []string{diagramTypes[f]}) {

@@ -34,7 +34,7 @@ func eventOf(e queries.Event) Event {
 		Instance: fsm.Instance{
 			ID: e.InstanceID, Workflow: e.Workflow, WorkflowVersion: int(e.WorkflowVersion), State: e.ToState,
 			Status: fsm.Status(e.Status), Version: e.Version, Context: e.Context, BusinessKey: e.BusinessKey,
-			CorrelationID: e.InstanceCorrelationID, Actions: e.Actions, CreatedAt: e.At, StateChangedAt: e.At,
+			CorrelationID: e.InstanceCorrelationID, AcceptedEvents: e.Actions, CreatedAt: e.At, StateChangedAt: e.At,
 			ExpiresAt: e.ExpiresAt, Error: e.Error,
 		},
 	}
@@ -76,8 +76,8 @@ const CloudEventType = "application/cloudevents+json"
 // any. data is the item of history, as the API shows it, with the instance as it was then.
 func (e Event) CloudEvent() ([]byte, error) {
 	s, i := e.Step, e.Instance
-	if i.Actions == nil {
-		i.Actions = []string{}
+	if i.AcceptedEvents == nil {
+		i.AcceptedEvents = []string{}
 	}
 	out := cloudEvent{
 		SpecVersion: "1.0", ID: e.ID(), Source: e.Source(), Type: e.Type(), Subject: i.ID.String(), Time: timestamp(s.At),
@@ -89,7 +89,7 @@ func (e Event) CloudEvent() ([]byte, error) {
 			Instance: eventInstance{
 				ID: i.ID, Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State, Status: i.Status,
 				Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey, CorrelationID: i.CorrelationID,
-				Actions: i.Actions, CreatedAt: timestamp(i.CreatedAt), StateChangedAt: timestamp(i.StateChangedAt),
+				Actions: i.AcceptedEvents, CreatedAt: timestamp(i.CreatedAt), StateChangedAt: timestamp(i.StateChangedAt),
 				ExpiresAt: (*timestamp)(i.ExpiresAt), Error: i.Error,
 			},
 		},

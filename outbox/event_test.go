@@ -32,7 +32,7 @@ func step(tenant string, id uuid.UUID, version int64, kind string) outbox.Event 
 		Instance: fsm.Instance{
 			ID: id, Workflow: "flight-booking", WorkflowVersion: 1, State: "RESERVED", Status: fsm.Active,
 			Version: version, Context: json.RawMessage(`{"price": 420.00}`), BusinessKey: text("order-7"),
-			CorrelationID: text("order 7"), Actions: []string{"pay"}, CreatedAt: at, StateChangedAt: at, ExpiresAt: &at,
+			CorrelationID: text("order 7"), AcceptedEvents: []string{"pay"}, CreatedAt: at, StateChangedAt: at, ExpiresAt: &at,
 			Error: json.RawMessage(`{"code": "x"}`),
 		},
 	}
@@ -42,7 +42,7 @@ func step(tenant string, id uuid.UUID, version int64, kind string) outbox.Event 
 func bare(e outbox.Event) outbox.Event {
 	s, i := &e.Step, &e.Instance
 	s.Event, s.From, s.Reason, s.Key, s.CorrelationID, s.Traceparent, s.Payload = nil, nil, nil, nil, nil, nil, nil
-	i.BusinessKey, i.CorrelationID, i.Actions, i.ExpiresAt, i.Error = nil, nil, nil, nil, nil
+	i.BusinessKey, i.CorrelationID, i.AcceptedEvents, i.ExpiresAt, i.Error = nil, nil, nil, nil, nil
 	return e
 }
 

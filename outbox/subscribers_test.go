@@ -13,8 +13,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/uuid"
-
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 )
 
 // A hundred subscribers are told of every step, each in the order of the instances.
@@ -43,7 +42,7 @@ func TestHundredSubscribers(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	for n := range subscribers {
-		subscribe(t, service, fmt.Sprintf("%s/%d", server.URL, n), fsm.SubscriptionFilter{Workflows: []string{"counter"}})
+		subscribe(t, service, fmt.Sprintf("%s/%d", server.URL, n), subscription.Filter{Workflows: []string{"counter"}})
 	}
 	var list []uuid.UUID
 	for range instances {

@@ -18,6 +18,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/address"
 )
 
@@ -192,11 +193,11 @@ func retryAfter(header string, now time.Time) time.Duration {
 }
 
 // testEvent is the CloudEvent of a delivery that tells of no step.
-func testEvent(tenant, id, subscription string, at time.Time) ([]byte, error) {
+func testEvent(tenant, id, subscriptionID string, at time.Time) ([]byte, error) {
 	return json.Marshal(cloudEvent{
-		SpecVersion: "1.0", ID: id, Source: "/tenants/" + url.PathEscape(tenant) + "/subscriptions/" + subscription,
-		Type: fsm.TestDeliveryType, Subject: subscription, Time: timestamp(at), DataContentType: "application/json", TenantID: tenant,
-		Data: map[string]string{"subscription_id": subscription},
+		SpecVersion: "1.0", ID: id, Source: "/tenants/" + url.PathEscape(tenant) + "/subscriptions/" + subscriptionID,
+		Type: subscription.TestDeliveryType, Subject: subscriptionID, Time: timestamp(at), DataContentType: "application/json", TenantID: tenant,
+		Data: map[string]string{"subscription_id": subscriptionID},
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -36,7 +37,7 @@ type hook struct {
 
 // what is "<instance>:<version>", or the type of a test.
 func (h hook) what() string {
-	if h.event.Type() == fsm.TestDeliveryType {
+	if h.event.Type() == subscription.TestDeliveryType {
 		return h.event.Type()
 	}
 	return h.event.ID()
@@ -138,16 +139,29 @@ func webhooks(t testing.TB, pool *pgxpool.Pool, config outbox.WebhookConfig) (st
 	return running(t, outbox.NewWebhooks(pool, config).Run)
 }
 
+// services are what a client of the API uses.
+type services struct {
+	*fsm.Service
+	*subscriptions
+}
+
+type subscriptions = subscription.Service
+
+func newServices(pool *pgxpool.Pool, config fsm.Config) services {
+	service := fsm.New(pool, config)
+	return services{service, subscription.New(service)}
+}
+
 // withService is withCounter with the façade, which lets endpoints be here.
-func withService(t testing.TB) (*pgxpool.Pool, *fsm.Service) {
+func withService(t testing.TB) (*pgxpool.Pool, services) {
 	t.Helper()
 	pool := withCounter(t)
-	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true}})
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true}})
 	t.Cleanup(service.Close)
 	return pool, service
 }
 
-func subscribe(t testing.TB, s *fsm.Service, url string, filter fsm.SubscriptionFilter) fsm.WebhookSubscription {
+func subscribe(t testing.TB, s services, url string, filter subscription.Filter) subscription.Subscription {
 	t.Helper()
 	out, err := s.Subscribe(t.Context(), tenant, url, filter, "", "tester")
 	if err != nil {
@@ -156,7 +170,7 @@ func subscribe(t testing.TB, s *fsm.Service, url string, filter fsm.Subscription
 	return out
 }
 
-var everything fsm.SubscriptionFilter
+var everything subscription.Filter
 
 // until polls the database until a condition holds.
 func until(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
@@ -171,7 +185,7 @@ func until(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
 
 const allDelivered = "select count(*) = $1 and bool_and(status = 'delivered') from pawl.delivery"
 
-func deliveries(t testing.TB, s *fsm.Service, f fsm.DeliveryFilter) []fsm.Delivery {
+func deliveries(t testing.TB, s services, f subscription.DeliveryFilter) []subscription.Delivery {
 	t.Helper()
 	l, err := s.Deliveries(t.Context(), tenant, f, fsm.Page{Limit: fsm.MaxLimit})
 	if err != nil {
@@ -185,7 +199,7 @@ func TestWebhook(t *testing.T) {
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
 	old := create(t, pool)
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)
 	created, err := service.Create(t.Context(), fsm.CreateCommand{
 		Workflow: "counter", Context: json.RawMessage(`{"price": 12345678901234567890.5}`), CorrelationID: "order-7",
@@ -197,7 +211,7 @@ func TestWebhook(t *testing.T) {
 	id := created.Instance.ID
 	add(t, pool, old)
 	h := r.want(t, 2)[slices.IndexFunc(r.want(t, 2), func(h hook) bool { return h.what() == ids(id, 1)[0] })]
-	webhook, err := standardwebhooks.NewWebhook(subscription.Secret)
+	webhook, err := standardwebhooks.NewWebhook(subscribed.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,8 +235,8 @@ func TestWebhook(t *testing.T) {
 		t.Errorf("the number lost digits: %s", h.body)
 	}
 	until(t, pool, allDelivered, 2)
-	log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: id})
-	if len(log) != 1 || log[0].ID.String() != h.id() || log[0].Type != h.event.Type() || *log[0].SubscriptionID != subscription.ID ||
+	log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: id})
+	if len(log) != 1 || log[0].ID.String() != h.id() || log[0].Type != h.event.Type() || *log[0].SubscriptionID != subscribed.ID ||
 		log[0].Attempts != 1 || *log[0].LastStatus != 204 || log[0].DeliveredAt == nil || log[0].NextAttemptAt != nil {
 		t.Errorf("the log has %+v", log)
 	}
@@ -245,7 +259,7 @@ func TestFilters(t *testing.T) {
 	pool, service := withService(t)
 	exec(t, pool, "select pawl.register_workflow($1)", strings.Replace(counter, `"counter"`, `"other"`, 1))
 	receivers := map[string]*receiver{}
-	for name, filter := range map[string]fsm.SubscriptionFilter{
+	for name, filter := range map[string]subscription.Filter{
 		"all": {}, "workflow": {Workflows: []string{"counter"}}, "event": {Events: []string{"add"}},
 		"state": {States: []string{"STOPPED"}}, "final": {TerminalOnly: true},
 		"both": {Workflows: []string{"other"}, Events: []string{"stop", "add"}, States: []string{"COUNTING"}},
@@ -294,7 +308,7 @@ func TestOrderThroughFailures(t *testing.T) {
 			_, _ = io.WriteString(w, "not today\x00\xff")
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)
 	var good []uuid.UUID
 	for range 5 {
@@ -310,7 +324,7 @@ func TestOrderThroughFailures(t *testing.T) {
 	}
 	attempts := deliveredOf(r.list(), bad)
 	wantWhats(t, attempts, ids(bad, 2, 2, 2, 2, 2, 3, 4, 5, 6))
-	webhook, err := standardwebhooks.NewWebhook(subscription.Secret)
+	webhook, err := standardwebhooks.NewWebhook(subscribed.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +339,7 @@ func TestOrderThroughFailures(t *testing.T) {
 	if attempts[5].id() == attempts[0].id() {
 		t.Error("two deliveries have one id")
 	}
-	log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: bad})
+	log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: bad})
 	if first := log[len(log)-1]; first.Attempts != 5 {
 		t.Errorf("it was delivered after %d attempts", first.Attempts)
 	}
@@ -341,7 +355,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 			http.Error(w, strings.Repeat("x", 5000), http.StatusTeapot)
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	config := quickly
 	config.MaxAttempts, config.Backoff, config.Rest = 2, time.Millisecond, time.Millisecond
 	webhooks(t, pool, config)
@@ -349,7 +363,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	add(t, pool, id)
 	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
 	wantWhats(t, r.list(), ids(id, 1, 1, 2, 2)) // The next comes when the one before it is given up.
-	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: subscription.ID})
+	dead := deliveries(t, service, subscription.DeliveryFilter{Status: subscription.DeliveryDead, SubscriptionID: subscribed.ID})
 	if len(dead) != 2 || dead[0].Attempts != 2 || *dead[0].LastStatus != http.StatusTeapot || len(*dead[0].LastResponse) != 1024 ||
 		!strings.Contains(*dead[0].LastError, "418") {
 		t.Fatalf("the dead letters are %+v", dead)
@@ -365,20 +379,20 @@ func TestDeadLettersAndReplay(t *testing.T) {
 		t.Errorf("the replay has another id or body: %s", again.body)
 	}
 	// By filter, in the order of the steps.
-	for _, status := range []fsm.DeliveryStatus{fsm.DeliveryDead, fsm.DeliveryDelivered} {
+	for _, status := range []subscription.DeliveryStatus{subscription.DeliveryDead, subscription.DeliveryDelivered} {
 		before = r.list()
-		n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{SubscriptionID: subscription.ID, Status: status})
-		want := map[fsm.DeliveryStatus]int{fsm.DeliveryDead: 1, fsm.DeliveryDelivered: 2}[status]
+		n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{SubscriptionID: subscribed.ID, Status: status})
+		want := map[subscription.DeliveryStatus]int{subscription.DeliveryDead: 1, subscription.DeliveryDelivered: 2}[status]
 		if err != nil || n != want {
 			t.Fatalf("replayed %d %s: %v", n, status, err)
 		}
 		until(t, pool, allDelivered, 2)
 		wantWhats(t, r.list()[len(before):], ids(id, 1, 2)[2-want:])
 	}
-	if n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
 		t.Errorf("replayed %d: %v", n, err)
 	}
-	if err := service.Unsubscribe(t.Context(), tenant, subscription.ID); err != nil {
+	if err := service.Unsubscribe(t.Context(), tenant, subscribed.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := service.ReplayDelivery(t.Context(), tenant, dead[0].ID); !isKind(err, fsm.DeliveryConflict) {
@@ -395,8 +409,8 @@ func TestReplayOfPending(t *testing.T) {
 	webhooks(t, pool, outbox.WebhookConfig{AllowPrivate: true, Poll: 5 * time.Millisecond, Backoff: time.Hour})
 	create(t, pool)
 	until(t, pool, "select count(*) = 1 and bool_and(attempts = 1) from pawl.delivery")
-	d := deliveries(t, service, fsm.DeliveryFilter{})[0]
-	if d.Status != fsm.DeliveryPending || d.LastStatus != nil || *d.LastError == "" || d.NextAttemptAt == nil {
+	d := deliveries(t, service, subscription.DeliveryFilter{})[0]
+	if d.Status != subscription.DeliveryPending || d.LastStatus != nil || *d.LastError == "" || d.NextAttemptAt == nil {
 		t.Errorf("after a refused connection: %+v", d)
 	}
 	if _, err := service.ReplayDelivery(t.Context(), tenant, d.ID); !isKind(err, fsm.DeliveryConflict) {
@@ -457,7 +471,7 @@ func TestBadEndpointsHarmNobody(t *testing.T) {
 		"good": good.url, "hanging": hanging.url, "flooding": flooding.url, "resetting": resetting.url, "trickling": trickling.url,
 		"garbage": "http://" + garbage.Addr().String(),
 	}
-	subscriptions := map[string]fsm.WebhookSubscription{}
+	subscriptions := map[string]subscription.Subscription{}
 	for name, url := range urls {
 		subscriptions[name] = subscribe(t, service, url, everything)
 	}
@@ -506,7 +520,7 @@ func TestEndpointRests(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	config := quickly
 	config.Backoff, config.Rest, config.PerEndpoint = time.Millisecond, 200*time.Millisecond, 4
 	webhooks(t, pool, config)
@@ -518,7 +532,7 @@ func TestEndpointRests(t *testing.T) {
 	if n := len(r.list()); n > 8+3 {
 		t.Errorf("it was asked %d times", n)
 	}
-	got, err := service.GetSubscription(t.Context(), tenant, subscription.ID)
+	got, err := service.GetSubscription(t.Context(), tenant, subscribed.ID)
 	if err != nil || got.RestsUntil == nil || got.Failures < 7 {
 		t.Errorf("its health is %+v: %v", got, err)
 	}
@@ -543,25 +557,25 @@ func TestGone(t *testing.T) {
 			w.WriteHeader(http.StatusGone)
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)
 	id := create(t, pool)
 	until(t, pool, "select disabled_at is not null from pawl.subscription")
-	got, err := service.GetSubscription(t.Context(), tenant, subscription.ID)
+	got, err := service.GetSubscription(t.Context(), tenant, subscribed.ID)
 	if err != nil || got.DisabledAt == nil || *got.DisabledReason != "the endpoint answered 410 Gone" {
 		t.Errorf("got %+v: %v", got, err)
 	}
-	if d := deliveries(t, service, fsm.DeliveryFilter{})[0]; d.Status != fsm.DeliveryDead || d.Attempts != 1 {
+	if d := deliveries(t, service, subscription.DeliveryFilter{})[0]; d.Status != subscription.DeliveryDead || d.Attempts != 1 {
 		t.Errorf("the delivery is %+v", d)
 	}
-	if _, err := service.TestSubscription(t.Context(), tenant, subscription.ID); !isKind(err, fsm.DeliveryConflict) {
+	if _, err := service.TestSubscription(t.Context(), tenant, subscribed.ID); !isKind(err, fsm.DeliveryConflict) {
 		t.Errorf("a test of what is disabled: %v", err)
 	}
 	add(t, pool, id) // It is never told of this.
 	until(t, pool, "select batch is null and relayed >= 1 from pawl.consumer")
 	gone.Store(false)
 	enabled := false
-	if _, err := service.UpdateSubscription(t.Context(), tenant, subscription.ID, fsm.SubscriptionChange{Disabled: &enabled}); err != nil {
+	if _, err := service.UpdateSubscription(t.Context(), tenant, subscribed.ID, subscription.Change{Disabled: &enabled}); err != nil {
 		t.Fatal(err)
 	}
 	add(t, pool, id)
@@ -688,14 +702,14 @@ func TestTestDelivery(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
-	subscription := subscribe(t, service, r.url, fsm.SubscriptionFilter{TerminalOnly: true})
+	subscribed := subscribe(t, service, r.url, subscription.Filter{TerminalOnly: true})
 	exec(t, pool, "update pawl.subscription set failures = 9, rests_until = pawl.now() + interval '1 hour'")
-	d, err := service.TestSubscription(t.Context(), tenant, subscription.ID)
-	if err != nil || d.InstanceID != nil || d.Type != fsm.TestDeliveryType {
+	d, err := service.TestSubscription(t.Context(), tenant, subscribed.ID)
+	if err != nil || d.InstanceID != nil || d.Type != subscription.TestDeliveryType {
 		t.Fatalf("got %+v: %v", d, err)
 	}
 	webhooks(t, pool, quickly)
-	if h := r.want(t, 1)[0]; h.id() != d.ID.String() || h.event.Type() != fsm.TestDeliveryType {
+	if h := r.want(t, 1)[0]; h.id() != d.ID.String() || h.event.Type() != subscription.TestDeliveryType {
 		t.Errorf("the test has %v and %s", h.header, h.body)
 	}
 	until(t, pool, "select failures = 0 from pawl.subscription")
@@ -836,7 +850,7 @@ func TestCallback(t *testing.T) {
 	t.Parallel()
 	const own, shared = "whsec_b3duIHNlY3JldCBvZiB0aGUgY2FsbGVyLi4u", "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"
 	pool := withCounter(t)
-	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: shared}})
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: shared}})
 	t.Cleanup(service.Close)
 	var broken atomic.Bool
 	broken.Store(true)
@@ -878,7 +892,7 @@ func TestCallback(t *testing.T) {
 	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead' and attempts = 3) from pawl.delivery")
 	broken.Store(false)
 	before := len(r.list())
-	if n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{}); err != nil || n != 2 {
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{}); err != nil || n != 2 {
 		t.Fatalf("replayed %d: %v", n, err)
 	}
 	until(t, pool, allDelivered, 2)
@@ -898,7 +912,7 @@ func TestCallback(t *testing.T) {
 	if n := value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
 		t.Errorf("%d callbacks are left", n)
 	}
-	if log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: ids[0]}); len(log) != 1 || log[0].SubscriptionID != nil {
+	if log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: ids[0]}); len(log) != 1 || log[0].SubscriptionID != nil {
 		t.Errorf("the log has %+v", log)
 	}
 }
@@ -907,7 +921,7 @@ func TestCallback(t *testing.T) {
 func TestCallbacksToAHostThatFails(t *testing.T) {
 	t.Parallel()
 	pool := withCounter(t)
-	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"}})
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"}})
 	t.Cleanup(service.Close)
 	var broken atomic.Bool
 	broken.Store(true)

@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -192,7 +192,7 @@ func (b *bench) relay(consumer string, sink outbox.Sink, fromStart bool) (stop f
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(b.c)
-	hub := fsm.NewHub(pool, fsm.HubConfig{})
+	hub := live.NewHub(pool, live.HubConfig{})
 	wake := hub.All()
 	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: wake.C(), Logger: b.c.log})
 	var running sync.WaitGroup

@@ -12,6 +12,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -30,7 +32,7 @@ type age time.Duration
 
 // UnmarshalText reads it.
 func (a *age) UnmarshalText(text []byte) error {
-	d, err := fsm.ParseDuration(string(text))
+	d, err := definition.ParseDuration(string(text))
 	*a = age(d)
 	return err
 }
@@ -86,9 +88,9 @@ func (i *instanceArchive) Run(c *console) (err error) {
 		}
 		return sync()
 	}
-	archive, err := service.Archive(c, fsm.ArchiveCommand{
-		Tenant: i.Tenant, Workflows: i.Workflow, OlderThan: time.Duration(i.OlderThan), Limit: i.Limit, Remove: i.Remove,
-		Write: func(a fsm.Archived) error { return writeLine(lines, a) }, Flush: flush,
+	archive, err := lifecycle.New(service).Archive(c, lifecycle.ArchiveCommand{
+		Tenant: i.Tenant, Workflows: i.Workflow, OlderThan: time.Duration(i.OlderThan), Limit: i.Limit, Purge: i.Remove,
+		Write: func(a lifecycle.Archived) error { return writeLine(lines, a) }, Flush: flush,
 	})
 	if flushed := flush(); err == nil {
 		err = flushed
@@ -99,7 +101,7 @@ func (i *instanceArchive) Run(c *console) (err error) {
 	return err
 }
 
-func writeLine(to io.Writer, a fsm.Archived) error {
+func writeLine(to io.Writer, a lifecycle.Archived) error {
 	line := archivedInstance{
 		TenantID: a.Tenant, Instance: httpapi.InstanceOf(a.Instance), History: make([]httpapi.HistoryItem, len(a.History)),
 	}
@@ -109,12 +111,12 @@ func writeLine(to io.Writer, a fsm.Archived) error {
 	return json.NewEncoder(to).Encode(line)
 }
 
-func (i *instanceArchive) say(c *console, a fsm.Archive) {
+func (i *instanceArchive) say(c *console, a lifecycle.Archive) {
 	_, _ = fmt.Fprintf(c.err, "%d instances written", a.Written)
 	if i.Remove {
-		_, _ = fmt.Fprintf(c.err, ", %d removed", a.Removed)
+		_, _ = fmt.Fprintf(c.err, ", %d removed", a.Purged)
 	}
-	if stay := a.Written - a.Removed; i.Remove && stay > 0 {
+	if stay := a.Written - a.Purged; i.Remove && stay > 0 {
 		_, _ = fmt.Fprintf(c.err, "; %d stay, since a key still replays them or somebody held them, and are written again next time", stay)
 	}
 	_, _ = fmt.Fprintln(c.err)

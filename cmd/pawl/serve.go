@@ -17,6 +17,9 @@ import (
 	"github.com/pawl-fsm/pawl/db/localpg"
 	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/fsm/worker"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -91,9 +94,11 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		return err
 	}
 	defer closePool(wide, s.ShutdownTimeout)
-	hub := fsm.NewHub(pool, fsm.HubConfig{Logger: c.log})
+	hub := live.NewHub(pool, live.HubConfig{Logger: c.log})
+	notifier := live.NewNotifier(pool)
+	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
-		Hub: hub, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	group, ctx := errgroup.WithContext(c)
@@ -103,7 +108,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	var addr net.Addr
 	drain := func(context.Context) error { return nil }
 	if s.API {
-		server, err := s.server(ctx, c, service)
+		server, err := s.server(ctx, c, service, hub)
 		if err != nil {
 			return err
 		}
@@ -135,12 +140,12 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	})
 	group.Go(func() error { return hub.Run(working) })
 	if s.Workers {
-		purger := fsm.NewPurger(pool, fsm.PurgerConfig{Logger: c.log})
-		group.Go(func() error { return purger.Run(working) })
-		timers := fsm.NewTimers(pool, fsm.TimerConfig{Logger: c.log})
+		keys := worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Logger: c.log})
+		group.Go(func() error { return keys.Run(working) })
+		timers := worker.NewTimers(pool, worker.TimerConfig{Fired: notifier.MovedAny, Logger: c.log})
 		group.Go(func() error { return timers.Run(working) })
-		remover := fsm.NewRemover(pool, fsm.RemoverConfig{Logger: c.log})
-		group.Go(func() error { return remover.Run(working) })
+		instances := worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Logger: c.log})
+		group.Go(func() error { return instances.Run(working) })
 		s.deliver(working, c, wide, hub, group)
 		if err := s.relay(working, c, wide, hub, group); err != nil {
 			group.Go(func() error { return err })
@@ -153,7 +158,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 }
 
 // server makes the API, which does not listen yet. Who waits is answered when serving ends.
-func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service) (*http.Server, error) {
+func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub) (*http.Server, error) {
 	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Draining: serving, Logger: c.log}
 	if s.Tokens != "" {
 		data, err := os.ReadFile(s.Tokens)
@@ -164,7 +169,7 @@ func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.
 			return nil, err
 		}
 	}
-	handler, err := httpapi.New(service, config)
+	handler, err := httpapi.New(httpapi.ServicesOf(service, hub), config)
 	if err != nil {
 		return nil, err
 	}
@@ -258,6 +263,6 @@ func registerExample(ctx context.Context, service *fsm.Service) error {
 	if err != nil {
 		return err
 	}
-	_, err = service.Register(ctx, "flight-booking", definition, "pawl dev", false)
+	_, err = lifecycle.New(service).Register(ctx, "flight-booking", definition, "pawl dev", false)
 	return err
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -41,7 +41,7 @@ func (s *sinkFlags) parse() ([]outbox.SinkURL, error) {
 }
 
 // relay publishes to every sink until the context ends.
-func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) error {
+func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) error {
 	urls, err := s.parse()
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -37,7 +38,7 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 }
 
 // deliver sends webhooks until the context ends.
-func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) {
+func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) {
 	wake := hub.All()
 	webhooks := outbox.NewWebhooks(pool, outbox.WebhookConfig{
 		MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, AllowPrivate: w.WebhookAllowPrivate,

@@ -8,7 +8,7 @@ import (
 	"os"
 	"text/tabwriter"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 type workflowCommand struct {
@@ -36,7 +36,7 @@ type workflowAnswer struct {
 
 // readDefinition reads a file in YAML or JSON and checks it as far as it can be checked
 // without a database. It returns the document as it was written, as JSON, and its model.
-func readDefinition(file string) (document json.RawMessage, model *fsm.Definition, err error) {
+func readDefinition(file string) (document json.RawMessage, model *definition.Definition, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, nil, err
@@ -44,7 +44,7 @@ func readDefinition(file string) (document json.RawMessage, model *fsm.Definitio
 	if document, err = toJSON(data); err != nil {
 		return nil, nil, err
 	}
-	model, err = fsm.Parse(document, "", fsm.Limits{})
+	model, err = definition.Parse(document, "", definition.Limits{})
 	return document, model, err
 }
 

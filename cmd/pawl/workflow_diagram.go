@@ -8,16 +8,16 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 type workflowDiagram struct {
-	Of       string            `arg:"" name:"name-or-file" help:"A workflow of the service, or a definition in YAML or JSON, which is drawn without one."`
-	Format   fsm.DiagramFormat `enum:"mermaid,dot" default:"mermaid" help:"mermaid or dot."`
-	At       int               `name:"workflow-version" help:"The version; by default the latest, or the instance's."`
-	Instance string            `help:"The instance whose path to mark."`
-	Server   string            `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"The service."`
-	Token    string            `env:"PAWL_TOKEN" help:"Bearer token."`
+	Of       string                   `arg:"" name:"name-or-file" help:"A workflow of the service, or a definition in YAML or JSON, which is drawn without one."`
+	Format   definition.DiagramFormat `enum:"mermaid,dot" default:"mermaid" help:"mermaid or dot."`
+	At       int                      `name:"workflow-version" help:"The version; by default the latest, or the instance's."`
+	Instance string                   `help:"The instance whose path to mark."`
+	Server   string                   `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"The service."`
+	Token    string                   `env:"PAWL_TOKEN" help:"Bearer token."`
 }
 
 func (w *workflowDiagram) Run(c *console) error {

@@ -5,7 +5,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
 type workflowDiff struct {
@@ -27,11 +28,11 @@ func (w *workflowDiff) Help() string {
 
 // difference is a change as JSON.
 type difference struct {
-	Kind    fsm.ChangeKind `json:"kind"`
-	Pointer string         `json:"pointer"`
-	Detail  string         `json:"detail"`
-	Unsafe  bool           `json:"unsafe"`
-	Risk    string         `json:"risk,omitempty"`
+	Kind    definition.ChangeKind `json:"kind"`
+	Pointer string                `json:"pointer"`
+	Detail  string                `json:"detail"`
+	Unsafe  bool                  `json:"unsafe"`
+	Risk    string                `json:"risk,omitempty"`
 }
 
 func (w *workflowDiff) Run(c *console) error {
@@ -44,7 +45,7 @@ func (w *workflowDiff) Run(c *console) error {
 		return trouble{err}
 	}
 	changes, unsafe := []difference{}, 0
-	for _, change := range fsm.Diff(a, b) {
+	for _, change := range definition.Diff(a, b) {
 		changes = append(changes, difference{
 			Kind: change.Kind, Pointer: change.Pointer, Detail: change.Detail, Unsafe: change.Unsafe(), Risk: change.Risk,
 		})
@@ -80,7 +81,7 @@ func (w *workflowDiff) say(c *console, changes []difference, unsafe int) {
 }
 
 // read gets a definition from a file or from the service.
-func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
+func (w *workflowDiff) read(c *console, from string) (*definition.Definition, error) {
 	if isFile(from) {
 		_, model, err := readDefinition(from)
 		if err != nil {
@@ -104,5 +105,5 @@ func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	return fsm.Workflow{Name: answer.Name, Version: answer.Version, Definition: answer.Definition}.Model()
+	return lifecycle.Workflow{Name: answer.Name, Version: answer.Version, Definition: answer.Definition}.Model()
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
 type workflowMigration struct {
@@ -142,7 +144,7 @@ func (w *workflowMigration) Run(c *console) error {
 			if err != nil {
 				return err
 			}
-			if len(fsm.Diff(registered, model)) == 0 {
+			if len(definition.Diff(registered, model)) == 0 {
 				c.printf(noMigration, latest.Name, latest.Version)
 				return nil
 			}
@@ -152,7 +154,7 @@ func (w *workflowMigration) Run(c *console) error {
 }
 
 // latest reads the latest version of a workflow.
-func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow, found bool, err error) {
+func (w *workflowMigration) latest(c *console, name string) (latest lifecycle.Workflow, found bool, err error) {
 	pool, err := db.Open(c, w.Against, db.Config{MaxConns: 1})
 	if err != nil {
 		return latest, false, err
@@ -160,7 +162,7 @@ func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow
 	defer pool.Close()
 	service := fsm.New(pool, fsm.Config{})
 	defer service.Close()
-	latest, err = service.GetWorkflow(c, name, 0)
+	latest, err = lifecycle.New(service).GetWorkflow(c, name, 0)
 	if errors.Is(err, fsm.WorkflowNotFound) {
 		return latest, false, nil
 	}
@@ -168,18 +170,18 @@ func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow
 }
 
 // printMigration prints the migration of a definition.
-func printMigration(c *console, model *fsm.Definition) error {
+func printMigration(c *console, model *definition.Definition) error {
 	canonical, err := model.MarshalJSON()
 	if err != nil {
 		return err
 	}
 	// Indented, one line per member, a definition can be reviewed. No line of it begins with
 	// the dashes that goose looks for.
-	definition := jsontext.Value(canonical)
-	if err := definition.Format(jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
+	indented := jsontext.Value(canonical)
+	if err := indented.Format(jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
 		return err
 	}
-	text := string(definition)
+	text := string(indented)
 	return migration.Execute(c.out, map[string]any{
 		"Name": model.Name, "Version": model.Version, "Definition": text,
 		// Within a string, where alone JSON has slashes, they may be written so.

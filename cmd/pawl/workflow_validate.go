@@ -13,7 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 type workflowValidate struct {
@@ -158,7 +158,7 @@ func (c *console) complainOf(file string, faults []fault) {
 // faultsOf lists what an error says of a file, with the places that it names.
 func faultsOf(file string, err error) []fault {
 	var faults []fault
-	var refused *fsm.Error
+	var refused *definition.Error
 	var answered *problem
 	if errors.As(err, &refused) {
 		for _, f := range refused.Faults {
