@@ -2,22 +2,26 @@ package fsm
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
 
-// A batcher lets commands that arrive together share a call. Commands queue; a few
-// flushers each take all that waits, up to a cap, and make one call. There is no timer: a
-// command that finds a flusher free is called at once, and those that arrive during a call
-// make up the next one. A flusher is a goroutine that lives while there is work.
+// A batcher lets commands that arrive together share a call. Commands queue; a few flushers each take
+// everything that waits, up to a cap, and make one call with it. There is no timer: a command that
+// finds a flusher free is called at once, and those that arrive during a call make up the next one. A
+// flusher is a goroutine that lives while there is work. C is the type of the commands, and R of their
+// results.
 //
-// Commands that exclude one another (for one instance, or under one key) are never in
-// flight together and keep their order: those that share a name stand in line, and only
-// the first of its lines may be taken. So no command is looked at twice, however many
-// stand behind it.
-type batcher[C any] struct {
-	// flush settles every one of them, does not panic, and says whether the database is away.
-	flush    func([]*pending[C]) (away bool)
+// Commands that exclude one another, for one instance or under one key, are never in flight together
+// and keep their order. Each has names; commands that share a name stand in line, and only a command
+// that is the first in all of its lines may be taken. So no command is looked at twice, however many
+// are behind it.
+type batcher[C, R any] struct {
+	// flush completes or fails each of the commands, does not panic, and returns whether the database
+	// is away.
+	flush    func([]*pending[C, R]) (away bool)
 	flushers int
 	cap      int
 	maxQueue int
@@ -25,34 +29,50 @@ type batcher[C any] struct {
 	patience time.Duration
 
 	mu      sync.Mutex
-	ready   []*pending[C]            // May be taken, in order.
-	lines   map[string][]*pending[C] // Those that share a name; the first is ready or in flight.
-	waiting int                      // Those that are not in flight: ready or in line.
-	running int                      // Flushers.
+	ready   []*pending[C, R]            // May be taken, in order.
+	lines   map[string][]*pending[C, R] // By name; the first of a line is ready or in flight.
+	waiting int                         // Commands that are not in flight: ready or in line.
+	running int                         // Flushers.
 	closed  bool
 	idle    *sync.Cond // Signalled when running falls to 0.
 }
 
-// pending is a command on its way. Whoever settles it closes done.
-type pending[C any] struct {
-	ctx       context.Context
-	command   C
-	tenant    string
-	exclusive []string // What it shares with no command in flight.
-	behind    int      // In how many lines it is not the first.
-	queued    time.Time
+// pending is a command on its way. It ends with complete or fail.
+type pending[C, R any] struct {
+	ctx     context.Context
+	command C
+	tenant  string
+	// exclusive are the names that it shares with no command in flight.
+	exclusive []string
+	// behind counts the lines in which it is not the first.
+	behind int
+	queued time.Time
 
 	// checked is the checksum of the schema that the document was checked against.
 	checked string
 	// unanswered: a call with it may have had its effect, but its answer was lost.
 	unanswered bool
-	result     Result
-	err        error
-	done       chan struct{}
+
+	result R
+	err    error
+	done   chan struct{}
 }
 
-// fail settles a command with an error, unless it is settled.
-func (p *pending[C]) fail(err error) {
+func newPending[C, R any](ctx context.Context, c C, tenant string, exclusive ...string) *pending[C, R] {
+	for i := range exclusive {
+		exclusive[i] = tenant + " " + exclusive[i]
+	}
+	return &pending[C, R]{ctx: ctx, command: c, tenant: tenant, exclusive: exclusive, done: make(chan struct{})}
+}
+
+// complete ends a command with its result.
+func (p *pending[C, R]) complete(result R) {
+	p.result = result
+	close(p.done)
+}
+
+// fail ends a command with an error, unless it has ended.
+func (p *pending[C, R]) fail(err error) {
 	select {
 	case <-p.done:
 	default:
@@ -61,37 +81,56 @@ func (p *pending[C]) fail(err error) {
 	}
 }
 
-// wait returns the outcome, or gives up when the caller does; the command may then
-// still be applied.
-func (p *pending[C]) wait() (Result, error) {
+// wait returns the result or the error, or gives up when the caller does. A command that is given up
+// may still be applied.
+func (p *pending[C, R]) wait() (R, error) {
 	select {
 	case <-p.done:
 		return p.result, p.err
 	case <-p.ctx.Done():
-		return Result{}, p.gaveUp()
+		var none R
+		return none, p.gaveUp()
 	}
 }
 
 // gaveUp is the error of a command whose caller is gone, else nil.
-func (p *pending[C]) gaveUp() error {
+func (p *pending[C, R]) gaveUp() error {
 	if cause := p.ctx.Err(); cause != nil {
-		return &Error{Kind: Unavailable, Message: "the caller gave up waiting", cause: cause}
+		return &Error{Kind: Unavailable, Message: "the caller gave up waiting", Cause: cause}
 	}
 	return nil
 }
 
-func newBatcher[C any](config Config, flush func([]*pending[C]) (away bool)) *batcher[C] {
-	b := &batcher[C]{
+// failAll, deferred, fails the commands whose call panicked.
+func failAll[C, R any](batch []*pending[C, R]) {
+	if cause := recover(); cause != nil {
+		for _, p := range batch {
+			p.fail(&Error{Kind: Internal, Cause: fmt.Errorf("panic: %v\n%s", cause, debug.Stack())})
+		}
+	}
+}
+
+func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) (away bool)) *batcher[C, R] {
+	b := &batcher[C, R]{
 		flush: flush, flushers: config.Flushers, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
-		lines:    map[string][]*pending[C]{},
+		lines:    map[string][]*pending[C, R]{},
 	}
 	b.idle = sync.NewCond(&b.mu)
 	return b
 }
 
-// submit queues commands in order, all or, beyond the queue's bound, none.
-func (b *batcher[C]) submit(commands ...*pending[C]) error {
+// submit queues commands in order, or fails all of them if they cannot be queued.
+func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
+	if err := b.offer(commands...); err != nil {
+		for _, p := range commands {
+			p.fail(err)
+		}
+	}
+}
+
+// offer queues commands in order: all of them, or none if the queue has no room for all or is closed.
+func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
@@ -118,16 +157,16 @@ func (b *batcher[C]) submit(commands ...*pending[C]) error {
 	return nil
 }
 
-// grow adds a flusher if there is work and room for one, with the lock held.
-func (b *batcher[C]) grow() {
+// grow starts a flusher if there is work and fewer than flushers run. The lock is held.
+func (b *batcher[C, R]) grow() {
 	if len(b.ready) > 0 && b.running < b.flushers {
 		b.running++
 		go b.run()
 	}
 }
 
-// run flushes until nothing is left that may be taken.
-func (b *batcher[C]) run() {
+// run is a flusher: it makes calls until nothing is left that may be taken.
+func (b *batcher[C, R]) run() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.step() {
@@ -137,8 +176,8 @@ func (b *batcher[C]) run() {
 	}
 }
 
-// step makes one call, if there is one to make. The lock is held, but not during the call.
-func (b *batcher[C]) step() bool {
+// step makes one call, if there is one to make. The lock is held, except during the call.
+func (b *batcher[C, R]) step() bool {
 	batch := b.take()
 	if len(batch) == 0 {
 		return false
@@ -147,16 +186,16 @@ func (b *batcher[C]) step() bool {
 	b.mu.Unlock()
 	away := b.flush(batch)
 	b.mu.Lock()
-	var freed []*pending[C]
+	var freed []*pending[C, R]
 	for _, p := range batch {
 		freed = append(freed, b.leave(p)...)
 	}
-	// They came before what is ready.
+	// Those freed arrived before those that are ready.
 	b.ready = append(freed, b.ready...)
 	if away {
-		// What has waited too long to also wait for a call of its own, which is likely to
-		// fare as this one did, fails. The rest may try.
-		b.drop(func(p *pending[C]) error {
+		// The next call is likely to fail as late as this one did. Commands that have already waited
+		// for long fail now; the others may try.
+		b.drop(func(p *pending[C, R]) error {
 			if time.Since(p.queued) <= b.patience {
 				return nil
 			}
@@ -166,10 +205,10 @@ func (b *batcher[C]) step() bool {
 	return true
 }
 
-// take removes what may go into one call: ready commands of one tenant.
-func (b *batcher[C]) take() []*pending[C] {
-	b.drop((*pending[C]).gaveUp)
-	var batch []*pending[C]
+// take removes the commands of the next call from the queue: ready commands of one tenant.
+func (b *batcher[C, R]) take() []*pending[C, R] {
+	b.drop((*pending[C, R]).gaveUp)
+	var batch []*pending[C, R]
 	rest := b.ready[:0]
 	for i, p := range b.ready {
 		if len(batch) == b.cap {
@@ -188,11 +227,11 @@ func (b *batcher[C]) take() []*pending[C] {
 	return batch
 }
 
-// drop fails the ready commands that refuse has an error for, and looks at those behind
-// them too.
-func (b *batcher[C]) drop(refuse func(*pending[C]) error) {
+// drop fails the ready commands for which refuse returns an error, and the commands behind them that
+// it then returns an error for.
+func (b *batcher[C, R]) drop(refuse func(*pending[C, R]) error) {
 	rest := b.ready[:0]
-	for i := 0; i < len(b.ready); i++ { // It grows meanwhile.
+	for i := 0; i < len(b.ready); i++ { // ready grows meanwhile.
 		p := b.ready[i]
 		if err := refuse(p); err != nil {
 			p.fail(err)
@@ -206,11 +245,11 @@ func (b *batcher[C]) drop(refuse func(*pending[C]) error) {
 	b.ready = rest
 }
 
-// leave takes a command out of its lines and returns those that are the first now.
-func (b *batcher[C]) leave(p *pending[C]) (freed []*pending[C]) {
+// leave takes a command out of its lines, and returns the commands that may be taken because of that.
+func (b *batcher[C, R]) leave(p *pending[C, R]) (freed []*pending[C, R]) {
 	for _, x := range p.exclusive {
 		line := b.lines[x]
-		line[0] = nil // The array may live on.
+		line[0] = nil // The array may be kept by other slices of it.
 		if line = line[1:]; len(line) == 0 {
 			delete(b.lines, x)
 			continue
@@ -223,8 +262,8 @@ func (b *batcher[C]) leave(p *pending[C]) (freed []*pending[C]) {
 	return freed
 }
 
-// close refuses new commands and waits for those that were accepted.
-func (b *batcher[C]) close() {
+// close refuses new commands, and waits until those that were accepted have ended.
+func (b *batcher[C, R]) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true

@@ -14,6 +14,7 @@ import (
 	"weak"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 )
 
 // These tests run in a bubble: it knows when every goroutine waits, its clock stands
@@ -42,7 +43,7 @@ func gated(config fsm.Config) (fsm.Batcher, chan aCall) {
 		calls <- c
 		<-c.finish
 		for _, p := range commands {
-			p.Settle(nil)
+			p.Fail(nil)
 		}
 		return *c.away
 	}), calls
@@ -227,9 +228,9 @@ func TestBatcherBoundsItsQueue(t *testing.T) {
 		c := next(t, calls, "1") // In flight, and no more in the queue.
 		submit(t, b, call("2"), call("3"))
 		tooMany := []*fsm.Call{call("4"), call("5")}
-		refused(t, b.Submit(tooMany...), fsm.Unavailable)
+		fsmtest.Refused(t, b.Submit(tooMany...), fsm.Unavailable)
 		submit(t, b, call("6"))
-		refused(t, b.Submit(call("7")), fsm.Unavailable)
+		fsmtest.Refused(t, b.Submit(call("7")), fsm.Unavailable)
 		close(c.finish)
 		close(next(t, calls, "2", "3", "6").finish)
 		submit(t, b, call("8"))
@@ -252,14 +253,14 @@ func TestBatcherForgetsThoseThatGiveUp(t *testing.T) {
 		// Neither waits any longer, though nothing is settled yet.
 		for _, p := range []*fsm.Call{taken, waiting} {
 			_, err := p.Wait()
-			refused(t, err, fsm.Unavailable)
+			fsmtest.Refused(t, err, fsm.Unavailable)
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
 			}
 		}
 		close(c.finish)
 		close(next(t, calls, "3").finish)
-		<-waiting.Settled()
+		<-waiting.Done()
 		idle(t, b)
 	})
 }
@@ -282,7 +283,7 @@ func TestBatcherShedsWhatWaitedLong(t *testing.T) {
 		close(c.finish)
 		for _, p := range early {
 			_, err := p.Wait()
-			refused(t, err, fsm.Unavailable)
+			fsmtest.Refused(t, err, fsm.Unavailable)
 		}
 		close(next(t, calls, "4", "5").finish)
 		idle(t, b)
@@ -311,7 +312,7 @@ func TestBatcherCloses(t *testing.T) {
 			close(closed)
 		}()
 		synctest.Wait()
-		refused(t, b.Submit(call("4")), fsm.Unavailable)
+		fsmtest.Refused(t, b.Submit(call("4")), fsm.Unavailable)
 		select {
 		case <-closed:
 			t.Error("it is closed before what it accepted is settled")
@@ -322,7 +323,7 @@ func TestBatcherCloses(t *testing.T) {
 		<-closed
 		for _, p := range accepted {
 			select {
-			case <-p.Settled():
+			case <-p.Done():
 			default:
 				t.Errorf("%s is not settled", p.Command())
 			}
@@ -336,7 +337,7 @@ func TestBatcherLetsGoOfMemory(t *testing.T) {
 	t.Parallel()
 	b := fsm.NewBatcher(fsm.Config{Flushers: 1, MaxBatch: 3}, func(commands []*fsm.Call) bool {
 		for _, p := range commands {
-			p.Settle(nil)
+			p.Fail(nil)
 		}
 		return false
 	})
@@ -403,7 +404,7 @@ func TestBatcherUnderLoad(t *testing.T) {
 		}
 		mu.Unlock()
 		for _, p := range commands {
-			p.Settle(nil)
+			p.Fail(nil)
 		}
 		return false
 	})

@@ -1,70 +1,76 @@
 package fsm
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/puddle/v2"
+
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
-// A Kind says what went wrong, so that callers can write errors.Is(err, fsm.GuardRejected).
-// What every error of this package comes to is one of these.
+// A Kind says what went wrong. It is an error, so that callers can write
+// errors.Is(err, fsm.GuardRejected). Every error of this package and of the packages under it has
+// one of these kinds.
 type Kind int
 
 const (
-	// Internal is anything that nobody foresaw.
+	// Internal is a failure that is not foreseen.
 	Internal Kind = iota
-	// Malformed is a request that makes no sense whatever the state of the database:
-	// JSON that is not strict, a parameter out of its range. See Error.Faults.
+	// Malformed: the request cannot be carried out whatever the state of the database. Its JSON is
+	// not strict, or a parameter is out of its range. See Error.Faults.
 	Malformed
-	// KeyInvalid is an idempotency key that is not 1 to 255 visible ASCII characters.
+	// KeyInvalid: the idempotency key is not 1 to 255 visible ASCII characters.
 	KeyInvalid
-	// KeyReuse is an idempotency key that was used for another request.
+	// KeyReuse: the idempotency key was used for another request.
 	KeyReuse
-	// WorkflowNotFound and InstanceNotFound are what they say, for this tenant. The
-	// latter also means a version or a time at which the instance did not exist.
+	// WorkflowNotFound: there is no such workflow, or no such version of it.
 	WorkflowNotFound
+	// InstanceNotFound: the tenant has no such instance, or the instance did not exist at the
+	// version or the time that was asked for.
 	InstanceNotFound
 	// TransitionNotAllowed: the state has no transition for the event, or is final.
 	TransitionNotAllowed
-	// GuardRejected: there are transitions, but no guard of theirs holds.
+	// GuardRejected: there are transitions for the event, but no guard of theirs holds.
 	GuardRejected
-	// GuardError: a guard or an assign raises, although evaluated leniently, or takes
-	// longer than the statement timeout.
+	// GuardError: a guard or an assign raises, although it is evaluated leniently, or takes longer
+	// than the statement timeout.
 	GuardError
 	// InstanceExists: another instance has the business key. See Error.InstanceID.
 	InstanceExists
-	// WorkflowConflict: the definition names a version that is not the next.
+	// WorkflowConflict: the definition names a version that is not the next one, or a version of a
+	// workflow is in use.
 	WorkflowConflict
 	// VersionMismatch: the instance is not at an expected version.
 	VersionMismatch
 	// PreconditionRequired: the workflow wants every event to expect a version.
 	PreconditionRequired
-	// TooLarge: a context, payload or definition is over its limit.
+	// TooLarge: a context, a payload or a definition is over its limit.
 	TooLarge
-	// InvalidDefinition, InvalidContext and InvalidPayload come with every fault at once.
+	// InvalidDefinition: the definition has faults. Error.Faults has all of them.
 	InvalidDefinition
+	// InvalidContext: the context does not fit the workflow's schema. Error.Faults has all faults.
 	InvalidContext
+	// InvalidPayload: the payload does not fit the event's schema. Error.Faults has all faults.
 	InvalidPayload
 	// UnknownEvent: no state of the workflow has the event.
 	UnknownEvent
-	// EventIDTooOld: what follows an event's id is no longer all there, or is too much.
+	// EventIDTooOld: some of the messages behind the given id no longer exist, or they are more than
+	// a stream catches up with.
 	EventIDTooOld
 	// NotFound: the tenant has no such subscription or delivery.
 	NotFound
-	// DeliveryConflict: a delivery, or its subscription, is not in the state that was asked for.
+	// DeliveryConflict: a delivery or its subscription is not in the state that is asked for.
 	DeliveryConflict
-	// CallbackSecretRequired: there is nothing to sign a callback with.
+	// CallbackSecretRequired: neither the callback nor the deployment has a secret to sign it with.
 	CallbackSecretRequired
-	// Unavailable: the database is away or busy, or the queue is full. Try again.
+	// Unavailable: the database is away or busy, or the queue is full. The same request may be made
+	// again.
 	Unavailable
 
 	kindCount
@@ -90,42 +96,54 @@ func Kinds() []Kind {
 // Error makes a Kind a target for errors.Is.
 func (k Kind) Error() string { return kindNames[k] }
 
-// Fault is one of the things that are wrong with a document.
+// Fault is one thing that is wrong with a request.
 type Fault struct {
 	// Pointer says where, as a JSON Pointer (RFC 6901) into the document.
 	Pointer string
-	// Parameter says which parameter, where there is no document.
+	// Parameter names the parameter, if it is not part of a document.
 	Parameter string
 	// Detail says what is wrong there, and what would be right.
 	Detail string
 }
 
-// Error is the error type of this package. Which members are set depends on the kind.
+// Faults returns the faults of a document as those of a request.
+func Faults(list []definition.Fault) []Fault {
+	var faults []Fault
+	for _, f := range list {
+		faults = append(faults, Fault{Pointer: f.Pointer, Detail: f.Detail})
+	}
+	return faults
+}
+
+// Error is the error type of this package and of the packages under it. Which members are set
+// depends on the kind.
 type Error struct {
 	Kind Kind
-	// Message is fit for a client: it has no SQL and no path.
+	// Message is fit for clients: it has no SQL and no file name.
 	Message string
 	// Faults of a Malformed, InvalidDefinition, InvalidContext or InvalidPayload.
 	Faults []Fault
-	// Refusal is set where the instance was found and refuses.
+	// Refusal is set if the instance was found and refuses the event.
 	Refusal *Refusal
-	// InstanceID of InstanceExists.
+	// InstanceID of InstanceExists: the instance that has the business key.
 	InstanceID uuid.UUID
 	// Replayed: the refusal was decided before, for the same idempotency key.
 	Replayed bool
-	// cause is for logs, never for clients.
-	cause error
+	// Cause is for logs, and never for clients.
+	Cause error
 }
 
-// Refusal is what a caller needs to go on after an instance refused.
+// Refusal describes the instance that refused an event, so that its caller can go on.
 type Refusal struct {
-	Event         string
-	State         string
-	Status        Status
-	Version       int64
-	AllowedEvents []string
-	Guards        []string // Of GuardRejected: those tried, in order.
-	Expected      string   // Of VersionMismatch: as ETags.
+	Event          string
+	State          string
+	Status         Status
+	Version        int64
+	AcceptedEvents []string
+	// Guards of GuardRejected: those that were tried, in order.
+	Guards []string
+	// Expected is what the command expected, for VersionMismatch.
+	Expected Expect
 }
 
 func (e *Error) Error() string {
@@ -141,8 +159,8 @@ func (e *Error) Error() string {
 		}
 		b.WriteString(sep + f.Pointer + f.Parameter + ": " + f.Detail)
 	}
-	if e.cause != nil {
-		b.WriteString(": " + e.cause.Error())
+	if e.Cause != nil {
+		b.WriteString(": " + e.Cause.Error())
 	}
 	return b.String()
 }
@@ -153,113 +171,97 @@ func (e *Error) Is(target error) bool {
 	return ok && k == e.Kind
 }
 
-func (e *Error) Unwrap() error { return e.cause }
+// Unwrap returns the Cause.
+func (e *Error) Unwrap() error { return e.Cause }
 
-func errorf(k Kind, format string, args ...any) *Error {
+// Errorf returns an Error with a message.
+func Errorf(k Kind, format string, args ...any) *Error {
 	return &Error{Kind: k, Message: fmt.Sprintf(format, args...)}
 }
 
-// AsError returns err as an *Error; one that nobody made such is Internal, or
-// Unavailable if it comes from a lost connection or a context that ended.
+// MalformedAt returns a Malformed error with one fault, at a JSON Pointer into the request.
+func MalformedAt(pointer, detail string) *Error {
+	return &Error{
+		Kind: Malformed, Message: "the JSON document is not acceptable",
+		Faults: []Fault{{Pointer: pointer, Detail: detail}},
+	}
+}
+
+// IfNoRows returns an Error of the kind if a query found no row, and err otherwise.
+func IfNoRows(err error, kind Kind, message string) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return &Error{Kind: kind, Message: message}
+	}
+	return err
+}
+
+// AsError returns err as an *Error. Errors of package definition and of the database get the kind
+// that they stand for; every other error is Internal. A lost connection and a context that ended
+// are Unavailable.
 func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
+	if e, ok := errors.AsType[*definition.Error](err); ok {
+		return &Error{Kind: kindOf(e.Reason), Message: e.Message, Faults: Faults(e.Faults)}
+	}
+	if e, ok := errors.AsType[*database.PageError](err); ok {
+		return &Error{Kind: Malformed, Message: e.Message, Faults: []Fault{{Parameter: e.Parameter, Detail: e.Detail}}}
+	}
 	return fromDatabase(err)
 }
 
-// fromDatabase is the one place where what Postgres says becomes a Kind.
+// asError is AsError for [database.Client].
+func asError(err error) error { return AsError(err) }
+
+func kindOf(reason error) Kind {
+	switch reason {
+	case definition.ErrTooLarge:
+		return TooLarge
+	case definition.ErrInvalid:
+		return InvalidDefinition
+	default:
+		return Malformed
+	}
+}
+
+// fromDatabase is the one place where an error of the driver gets a Kind.
 func fromDatabase(err error) *Error {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
-		if isConnectionError(err) {
-			return &Error{Kind: Unavailable, Message: "the database did not answer; try again", cause: err}
+		if database.IsConnectionError(err) {
+			return &Error{Kind: Unavailable, Message: "the database did not answer; try again", Cause: err}
 		}
-		return &Error{Kind: Internal, cause: err}
+		return &Error{Kind: Internal, Cause: err}
 	}
-	e := &Error{Kind: Internal, cause: err}
+	// The detail of what the engine raises is JSON.
+	var detail struct {
+		Code    string
+		Version int64
+		Errors  []struct{ Pointer, Detail string }
+	}
+	if strings.HasPrefix(pg.Code, "PW") {
+		_ = json.Unmarshal([]byte(pg.Detail), &detail) // Zero values if there is none.
+	}
+	e := &Error{Kind: Internal, Cause: err}
 	switch {
+	case pg.Code == "PW404":
+		e.Kind, e.Message = WorkflowNotFound, pg.Message
 	case pg.Code == "PW409":
-		e.Kind, e.Message = WorkflowConflict, pg.Message
+		e.Kind, e.Message, e.Refusal = WorkflowConflict, pg.Message, &Refusal{Version: detail.Version}
 	case pg.Code == "PW410":
-		e.Kind, e.Message = EventIDTooOld, errTooOld.Message
+		e.Kind, e.Message = EventIDTooOld, "steps behind the event id have been purged; read the instances and begin anew"
+	case pg.Code == "PW422" && detail.Code == "malformed-request":
+		e.Kind, e.Message = Malformed, pg.Message
+		for _, f := range detail.Errors {
+			e.Faults = append(e.Faults, Fault{Pointer: f.Pointer, Detail: f.Detail})
+		}
 	case pg.Code == "PW422":
 		e.Kind, e.Message = InvalidDefinition, pg.Message
-	case isRetryable(err), isConnectionError(err):
+	case database.IsRetryable(err), database.IsConnectionError(err):
 		e.Kind, e.Message = Unavailable, "the database is busy; try again"
-	case pg.Code == lockNotAvailable, pg.Code == queryCanceled:
+	case pg.Code == database.LockNotAvailable, pg.Code == database.QueryCanceled:
 		e.Kind, e.Message = Unavailable, "another transaction holds what this one needs; try again"
 	}
-	var detail struct {
-		Version int64 `json:"version"`
-	}
-	if e.Kind == WorkflowConflict && json.Unmarshal([]byte(pg.Detail), &detail) == nil {
-		e.Refusal = &Refusal{Version: detail.Version}
-	}
 	return e
-}
-
-// SQLSTATEs that are told apart.
-const (
-	serializationFailure = "40001"
-	deadlockDetected     = "40P01"
-	lockNotAvailable     = "55P03"
-	queryCanceled        = "57014"
-)
-
-// isGuardFailure says whether the error is one that a read can only have from a guard or
-// an assign: it raised, or it ran into the statement timeout. Evaluated leniently, a path
-// still raises for a variable that is not there (42704), a time without a zone compared
-// with one that has a zone (0A000), a bad template for a time (22), or a result too large
-// (54).
-func isGuardFailure(err error) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pg.Code == queryCanceled || pg.Code == "42704" || pg.Code == "0A000" ||
-		strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "54"))
-}
-
-// isRetryable says whether the same call may simply be made again.
-func isRetryable(err error) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pg.Code == serializationFailure || pg.Code == deadlockDetected)
-}
-
-// isConnectionError says whether the server was not reached, went away, or has no room:
-// insufficient resources (53), operator intervention (57P), connection exceptions (08).
-func isConnectionError(err error) bool {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return true
-	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "53") || strings.HasPrefix(pg.Code, "57P")
-	}
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return true
-	}
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || isClosed(err)
-}
-
-// isLost says whether the error took the connection with it.
-func isLost(err error) bool {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return false
-	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return !strings.HasPrefix(pg.Code, "53") && isConnectionError(err)
-	}
-	return isConnectionError(err)
-}
-
-// isUnanswered says whether the call may have had its effect although it failed: it was
-// sent, and the server did not say that it failed.
-func isUnanswered(err error) bool {
-	_, refused := errors.AsType[*pgconn.PgError](err)
-	return !refused && !pgconn.SafeToRetry(err)
-}
-
-// isClosed recognises a connection or a pool that ended in the middle.
-func isClosed(err error) bool {
-	return slices.ContainsFunc(
-		[]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, pgconn.ErrConnClosed, puddle.ErrClosedPool},
-		func(closed error) bool { return errors.Is(err, closed) })
 }

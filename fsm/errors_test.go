@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/puddle/v2"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 func TestFromDatabase(t *testing.T) {
@@ -48,6 +49,7 @@ func TestFromDatabase(t *testing.T) {
 		"deadline":                {context.DeadlineExceeded, fsm.Unavailable},
 		"cancelled":               {context.Canceled, fsm.Unavailable},
 		"workflow conflict":       {code("PW409"), fsm.WorkflowConflict},
+		"workflow not found":      {code("PW404"), fsm.WorkflowNotFound},
 		"event id too old":        {code("PW410"), fsm.EventIDTooOld},
 		"invalid definition":      {code("PW422"), fsm.InvalidDefinition},
 		"twice in a call":         {code("PW001"), fsm.Internal},
@@ -70,7 +72,7 @@ func TestFromDatabase(t *testing.T) {
 			t.Errorf("%s: no message", name)
 		}
 		// What the engine words itself is for its callers; nothing else of it is.
-		if worded := c.kind == fsm.WorkflowConflict || c.kind == fsm.InvalidDefinition; !worded {
+		if worded := c.kind == fsm.WorkflowConflict || c.kind == fsm.InvalidDefinition || c.kind == fsm.WorkflowNotFound; !worded {
 			for _, internal := range []string{"SQL", "pawl.", "relation", "SQLSTATE", "ERROR", "select"} {
 				if strings.Contains(e.Message, internal) {
 					t.Errorf("%s: the message %q has %q", name, e.Message, internal)
@@ -80,6 +82,11 @@ func TestFromDatabase(t *testing.T) {
 	}
 	if e := fsm.FromDatabase(code("PW409")); e.Refusal == nil || e.Refusal.Version != 3 {
 		t.Errorf("the conflict names no version: %+v", e.Refusal)
+	}
+
+	faulty := fsm.FromDatabase(&pgconn.PgError{Code: "PW422", Message: "no", Detail: `{"code": "malformed-request", "errors": [{"pointer": "/a", "detail": "x"}]}`})
+	if faulty.Kind != fsm.Malformed || len(faulty.Faults) != 1 || faulty.Faults[0] != (fsm.Fault{Pointer: "/a", Detail: "x"}) {
+		t.Errorf("got %+v", faulty)
 	}
 
 	// A server that is not there, or not willing, is away, whatever it says.
@@ -99,6 +106,14 @@ func TestAsError(t *testing.T) {
 	}
 	if got := fsm.AsError(errors.New("x")); got.Kind != fsm.Internal || got.Message != "" {
 		t.Errorf("got %v", got)
+	}
+	for reason, kind := range map[error]fsm.Kind{
+		definition.ErrMalformed: fsm.Malformed, definition.ErrTooLarge: fsm.TooLarge, definition.ErrInvalid: fsm.InvalidDefinition,
+	} {
+		got := fsm.AsError(&definition.Error{Reason: reason, Message: "m", Faults: []definition.Fault{{Pointer: "/a", Detail: "x"}}})
+		if got.Kind != kind || got.Message != "m" || len(got.Faults) != 1 || got.Faults[0] != (fsm.Fault{Pointer: "/a", Detail: "x"}) {
+			t.Errorf("got %+v, want %v", got, kind)
+		}
 	}
 	if errors.Is(own, fsm.GuardError) || errors.Is(own, io.EOF) || !errors.Is(own, fsm.GuardRejected) {
 		t.Error("it is of one kind only")

@@ -17,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 )
 
 // patient is for tests that hold a row for as long as they need.
@@ -24,11 +25,11 @@ var patient = db.Config{LockTimeout: time.Minute, StatementTimeout: time.Minute}
 
 // onceOrRefused fails the test unless each command has made exactly one step, or was
 // refused and made none.
-func onceOrRefused(t *testing.T, s *fsm.Service, ids []uuid.UUID, answers map[string]error) (applied int) {
+func onceOrRefused(t *testing.T, s *fsmtest.Service, ids []uuid.UUID, answers map[string]error) (applied int) {
 	t.Helper()
 	steps := map[string]int{}
 	for _, id := range ids {
-		for _, step := range history(t, s, id) {
+		for _, step := range fsmtest.History(t, s, id) {
 			if step.Kind == "transition" {
 				steps[*step.Key]++
 			}
@@ -37,7 +38,7 @@ func onceOrRefused(t *testing.T, s *fsm.Service, ids []uuid.UUID, answers map[st
 	for key, err := range answers {
 		want := 1
 		if err != nil {
-			refused(t, err, fsm.Unavailable)
+			fsmtest.Refused(t, err, fsm.Unavailable)
 			want = 0
 		}
 		if steps[key] != want {
@@ -54,25 +55,25 @@ func TestBurst(t *testing.T) {
 	t.Parallel()
 	const burst, room = 2000, 200
 	pool := dbtest.New(t)
-	s := serviceOn(t, open(t, dbtest.DSN(pool), patient), fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: 2 * time.Minute}, counter)
-	stuck := create(t, s, "counter", `{"x":0}`)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), patient), fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: 2 * time.Minute}, fsmtest.Counter)
+	stuck := fsmtest.Create(t, s, "counter", `{"x":0}`)
 	var ids []uuid.UUID
 	for range 100 {
-		ids = append(ids, create(t, s, "counter", `{"x":0}`).ID)
+		ids = append(ids, fsmtest.Create(t, s, "counter", `{"x":0}`).ID)
 	}
 	for _, held := range []bool{true, false} {
 		release := func() {}
 		first := make(chan error, 1)
 		if held { // Then the only flusher waits, and nobody else is served meanwhile.
-			release = hold(t, pool, stuck.ID)
+			release = fsmtest.Hold(t, pool, stuck.ID)
 			go func() { first <- second(s.Fire(t.Context(), fsm.FireCommand{ID: stuck.ID, Event: "stop"})) }()
-			until(t, pool, waiting, 1)
+			fsmtest.Until(t, pool, fsmtest.Waiting, 1)
 		}
 		answers, payloads, over := shower(t, s, ids, burst, fmt.Sprint("held-", held, "-"))
 		if held {
 			for range burst - room {
 				a := <-over
-				refused(t, a.err, fsm.Unavailable)
+				fsmtest.Refused(t, a.err, fsm.Unavailable)
 				answers[a.key] = a.err
 			}
 		}
@@ -96,7 +97,7 @@ func TestBurst(t *testing.T) {
 		// All that it needed is let go, and all works as before.
 		for n := range 5 {
 			for _, id := range ids[:10] {
-				fire(t, s, id, "add", fmt.Sprintf(`{"n":%d}`, n))
+				fsmtest.Fire(t, s, id, "add", fmt.Sprintf(`{"n":%d}`, n))
 			}
 		}
 		runtime.GC()
@@ -119,7 +120,7 @@ type keyedAnswer struct {
 
 // shower fires many commands at once, each from a goroutine of its own with a payload of
 // its own. The answers come through over, in the order in which they are given.
-func shower(t *testing.T, s *fsm.Service, ids []uuid.UUID, n int, prefix string) (answers map[string]error, payloads []weak.Pointer[byte], over chan keyedAnswer) {
+func shower(t *testing.T, s *fsmtest.Service, ids []uuid.UUID, n int, prefix string) (answers map[string]error, payloads []weak.Pointer[byte], over chan keyedAnswer) {
 	t.Helper()
 	over = make(chan keyedAnswer, n)
 	begin := make(chan struct{})
@@ -142,13 +143,13 @@ func shower(t *testing.T, s *fsm.Service, ids []uuid.UUID, n int, prefix string)
 func TestStuckRowsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := serviceOn(t, open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: 20 * time.Second}),
-		fsm.Config{Flushers: 2, CallTimeout: time.Minute}, counter)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: 20 * time.Second}),
+		fsm.Config{Flushers: 2, CallTimeout: time.Minute}, fsmtest.Counter)
 	enough := make(chan struct{})
 	var insistent, others sync.WaitGroup
 	for range 2 {
-		i := create(t, s, "counter", `{"x":0}`)
-		hold(t, pool, i.ID) // Until the test ends.
+		i := fsmtest.Create(t, s, "counter", `{"x":0}`)
+		fsmtest.Hold(t, pool, i.ID) // Until the test ends.
 		for range 3 {
 			insistent.Go(func() {
 				for {
@@ -166,14 +167,14 @@ func TestStuckRowsHoldUpNobody(t *testing.T) {
 	}
 	const clients, rounds = 50, 5
 	for range clients {
-		i := create(t, s, "counter", `{"x":0}`)
+		i := fsmtest.Create(t, s, "counter", `{"x":0}`)
 		others.Go(func() {
 			for range rounds {
 				if err := second(s.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)})); err != nil {
 					t.Errorf("another row: %v", err)
 				}
 			}
-			if v := get(t, s, i.ID).Version; v != rounds+1 {
+			if v := fsmtest.Get(t, s, i.ID).Version; v != rounds+1 {
 				t.Errorf("version %d after %d steps", v, rounds)
 			}
 		})
@@ -187,19 +188,19 @@ func TestStuckRowsHoldUpNobody(t *testing.T) {
 func TestManyCallersGiveUp(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := serviceOn(t, open(t, dbtest.DSN(pool), patient), fsm.Config{Flushers: 1, CallTimeout: 2 * time.Minute}, counter)
-	stuck := create(t, s, "counter", `{"x":0}`)
-	release := hold(t, pool, stuck.ID)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), patient), fsm.Config{Flushers: 1, CallTimeout: 2 * time.Minute}, fsmtest.Counter)
+	stuck := fsmtest.Create(t, s, "counter", `{"x":0}`)
+	release := fsmtest.Hold(t, pool, stuck.ID)
 	sent := make(chan error, 1)
 	go func() { sent <- second(s.Fire(t.Context(), fsm.FireCommand{ID: stuck.ID, Event: "stop"})) }()
-	until(t, pool, waiting, 1)
+	fsmtest.Until(t, pool, fsmtest.Waiting, 1)
 
 	const callers = 300
 	ctx, goAway := context.WithCancel(t.Context())
 	var ids []uuid.UUID
 	for range 10 {
 		// Creates have a flusher of their own.
-		ids = append(ids, create(t, s, "counter", `{"x":0}`).ID)
+		ids = append(ids, fsmtest.Create(t, s, "counter", `{"x":0}`).ID)
 	}
 	left := make(chan error, callers)
 	for n := range callers {
@@ -212,7 +213,7 @@ func TestManyCallersGiveUp(t *testing.T) {
 	goAway()
 	for range callers { // The flusher is still waiting.
 		err := <-left
-		refused(t, err, fsm.Unavailable)
+		fsmtest.Refused(t, err, fsm.Unavailable)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
@@ -229,7 +230,7 @@ func TestManyCallersGiveUp(t *testing.T) {
 		if n == 0 {
 			want = 2 // The one who stayed.
 		}
-		if v := get(t, s, id).Version; v != want {
+		if v := fsmtest.Get(t, s, id).Version; v != want {
 			t.Errorf("instance %d is at version %d, want %d", n, v, want)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 )
 
 // checked is a workflow with a schema for its context and one for a payload.
@@ -34,10 +36,10 @@ const strict = `{
 
 func TestDocumentsFitTheirSchemas(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, fsm.Config{}, checked(strict, strict))
+	s, _ := fsmtest.New(t, fsm.Config{}, checked(strict, strict))
 	ctx := t.Context()
 	good := `{"id":"AB","price":9007199254740994,"a/b~c":[0.3,1e1],"any":true}`
-	i := create(t, s, "checked", good)
+	i := fsmtest.Create(t, s, "checked", good)
 	for document, want := range map[string][]string{
 		`{}`:                                     {""},
 		`{"id":"AB","price":9007199254740992}`:   {"/price"},
@@ -49,16 +51,16 @@ func TestDocumentsFitTheirSchemas(t *testing.T) {
 		_, fireErr := s.Fire(ctx, fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(document)})
 		_, previewErr := s.Preview(ctx, fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(document)})
 		for root, e := range map[string]*fsm.Error{
-			"/context": refusal(t, err, fsm.InvalidContext), "/payload": refusal(t, fireErr, fsm.InvalidPayload),
-			"previewed /payload": refusal(t, previewErr, fsm.InvalidPayload),
+			"/context": fsmtest.Refusal(t, err, fsm.InvalidContext), "/payload": fsmtest.Refusal(t, fireErr, fsm.InvalidPayload),
+			"previewed /payload": fsmtest.Refusal(t, previewErr, fsm.InvalidPayload),
 		} {
 			_, root, _ = strings.Cut(root, "/")
 			var wanted []string
 			for _, at := range want {
 				wanted = append(wanted, "/"+root+at)
 			}
-			if got := pointers(e.Faults); !slices.Equal(got, wanted) {
-				t.Errorf("%s: faults\n%swant them at %q", document, describe(e.Faults), wanted)
+			if got := fsmtest.Pointers(e.Faults); !slices.Equal(got, wanted) {
+				t.Errorf("%s: faults\n%swant them at %q", document, fsmtest.Describe(e.Faults), wanted)
 			}
 			for _, f := range e.Faults {
 				if f.Detail == "" || strings.Contains(f.Detail, "pawl:") {
@@ -68,9 +70,9 @@ func TestDocumentsFitTheirSchemas(t *testing.T) {
 		}
 	}
 	for _, exact := range []string{"9007199254740993", "9007199254740995", "9007199254740994.0", "9.007199254740994e15"} {
-		create(t, s, "checked", `{"id":"A","price":`+exact+`}`)
+		fsmtest.Create(t, s, "checked", `{"id":"A","price":`+exact+`}`)
 	}
-	if got := fire(t, s, i.ID, "go", good); got.Version != 2 {
+	if got := fsmtest.Fire(t, s, i.ID, "go", good); got.Version != 2 {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -82,7 +84,7 @@ func TestOddSchemas(t *testing.T) {
 		`true`: true, `false`: false, `{}`: true, `{"not":{}}`: false, `{"$ref":"#"}`: false,
 		`{"properties":{"a":{"$ref":"#"}}}`: true, `{"$dynamicRef":"#"}`: false,
 	} {
-		var memo fsm.Schemas
+		var memo definition.Schemas
 		_, faults, err := memo.Check([]byte(schema), []byte(`{"a":{"a":1}}`), "/context")
 		if err != nil || (len(faults) == 0) != fits {
 			t.Errorf("%s: %v, %v; want it to fit: %v", schema, faults, err, fits)
@@ -99,24 +101,24 @@ func TestOddSchemas(t *testing.T) {
 func TestSchemaChangesMeanwhile(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	other := serviceOn(t, spied(t, pool, nil), fsm.Config{}, checked(`{"required":["a"]}`, `true`))
+	other := fsmtest.On(t, fsmtest.Spied(t, pool, nil), fsm.Config{}, checked(`{"required":["a"]}`, `true`))
 	schemas := []string{`{"required":["b"]}`, `{"required":["c"]}`}
 	var mu sync.Mutex
 	passes := 0
-	watched := spied(t, pool, func(c *pgxpool.Config) {
-		c.ConnConfig.Tracer = spy{ended: func(sql string, _ []any) {
+	watched := fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.Tracer = fsmtest.Spy{Ended: func(sql string, _ []any) {
 			mu.Lock()
 			defer mu.Unlock()
 			if !strings.Contains(sql, "pawl.create(") {
 				return
 			}
 			if passes++; len(schemas) > 0 {
-				register(t, other, checked(schemas[0], `true`))
+				fsmtest.Register(t, other, checked(schemas[0], `true`))
 				schemas = schemas[1:]
 			}
 		}}
 	})
-	s := serviceOn(t, watched, fsm.Config{})
+	s := fsmtest.On(t, watched, fsm.Config{})
 	r, err := s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"a":1,"b":1,"c":1}`)})
 	if err != nil || r.Instance.WorkflowVersion != 3 || passes != 4 {
 		t.Errorf("%d passes: %+v, %v", passes, r, err)
@@ -124,7 +126,7 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 
 	schemas = []string{`{"required":["d"]}`}
 	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"c":1}`)})
-	if e := refusal(t, err, fsm.InvalidContext); !strings.Contains(e.Faults[0].Detail, "'d'") {
+	if e := fsmtest.Refusal(t, err, fsm.InvalidContext); !strings.Contains(e.Faults[0].Detail, "'d'") {
 		t.Errorf("got %v", e)
 	}
 
@@ -133,14 +135,14 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 		schemas = append(schemas, fmt.Sprintf(`{"minProperties":%d}`, n))
 	}
 	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"d":1,"2":2,"3":3,"4":4,"5":5,"6":6}`)})
-	refused(t, err, fsm.Unavailable)
+	fsmtest.Refused(t, err, fsm.Unavailable)
 }
 
 // A document that needs a check shares its call with others, and no one overtakes it.
 func TestChecksKeepTheOrder(t *testing.T) {
 	t.Parallel()
-	s, _ := newService(t, fsm.Config{}, checked(`true`, `{"type":"object"}`), counter)
-	i, other := create(t, s, "checked", `{}`), create(t, s, "counter", `{"x":0}`)
+	s, _ := fsmtest.New(t, fsm.Config{}, checked(`true`, `{"type":"object"}`), fsmtest.Counter)
+	i, other := fsmtest.Create(t, s, "checked", `{}`), fsmtest.Create(t, s, "counter", `{"x":0}`)
 	replies := s.Do(t.Context(), []fsm.Command{
 		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"first":1}`)},
 		fsm.FireCommand{ID: other.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)},
@@ -151,28 +153,5 @@ func TestChecksKeepTheOrder(t *testing.T) {
 			t.Errorf("%d: %+v", n, replies[n])
 		}
 	}
-	sameJSON(t, get(t, s, i.ID).Context, `{"first":1}`)
-}
-
-func TestSchemaMemoIsBounded(t *testing.T) {
-	t.Parallel()
-	var memo fsm.Schemas
-	sums := map[string]bool{}
-	for n := range fsm.MaxSchemas + 10 {
-		sum, faults, err := memo.Check(fmt.Appendf(nil, `{"minProperties":%d}`, n), []byte(`{"a":1}`), "")
-		if err != nil || (len(faults) > 0) != (n > 1) {
-			t.Fatalf("%d: %v, %v", n, faults, err)
-		}
-		sums[sum] = true
-		if memo.Len() > fsm.MaxSchemas {
-			t.Fatalf("%d schemas are held", memo.Len())
-		}
-	}
-	if len(sums) != fsm.MaxSchemas+10 {
-		t.Errorf("%d checksums", len(sums))
-	}
-	before := memo.Len()
-	if _, _, err := memo.Check([]byte(`{"minProperties":1033}`), []byte(`{}`), ""); err != nil || memo.Len() != before {
-		t.Errorf("a schema that is known is compiled anew: %d, then %d, %v", before, memo.Len(), err)
-	}
+	fsmtest.SameJSON(t, fsmtest.Get(t, s, i.ID).Context, `{"first":1}`)
 }

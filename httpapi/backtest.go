@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -21,7 +22,7 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	if r.Body.Sample != nil && *r.Body.Sample < 1 {
 		return nil, malformedAt("/sample", "sample must be at least 1", "must be at least 1")
 	}
-	done, err := s.service.Backtest(ctx, fsm.BacktestCommand{
+	done, err := s.workflows.Backtest(ctx, lifecycle.BacktestCommand{
 		Tenant: requestOf(ctx).principal.tenant, Workflow: r.Name, Version: value(r.Body.Version),
 		Definition: value(r.Body.Definition), Sample: value(r.Body.Sample),
 	})
@@ -31,13 +32,13 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	return BacktestWorkflow200JSONResponse{
 		Version: optional(done.Version), Instances: done.Instances, Same: done.Same, Different: done.Different,
 		Incomplete: done.Incomplete,
-		Summary: each(done.Summary, func(g fsm.DifferenceGroup) api.BacktestGroup {
+		Summary: each(done.Summary, func(g lifecycle.DifferenceGroup) api.BacktestGroup {
 			return api.BacktestGroup{
 				Event: g.Event, From: g.From, To: g.To, Outcome: api.BacktestOutcome(g.Outcome), WouldBe: g.WouldBe, Count: g.Count,
 				Examples: each(g.Examples, uuid.UUID.String),
 			}
 		}),
-		Differences: each(done.Differences, func(d fsm.Difference) api.BacktestDifference {
+		Differences: each(done.Differences, func(d lifecycle.Difference) api.BacktestDifference {
 			return api.BacktestDifference{
 				InstanceID: d.InstanceID.String(), WorkflowVersion: d.WorkflowVersion, Version: d.Version, Event: d.Event,
 				From: d.From, To: d.To, Outcome: api.BacktestOutcome(d.Outcome), WouldBe: d.WouldBe, Guards: d.Guards,

@@ -5,12 +5,12 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 // deliveryOf converts a delivery to the form of the contract.
-func deliveryOf(d fsm.Delivery) api.Delivery {
+func deliveryOf(d subscription.Delivery) api.Delivery {
 	text := func(id *uuid.UUID) *string {
 		if id == nil {
 			return nil
@@ -32,7 +32,7 @@ func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObj
 	if err != nil {
 		return nil, err
 	}
-	filter := fsm.DeliveryFilter{Status: fsm.DeliveryStatus(value(in.Params.Status))}
+	filter := subscription.DeliveryFilter{Status: subscription.DeliveryStatus(value(in.Params.Status))}
 	var ok bool
 	if filter.SubscriptionID, ok = filterID(in.Params.SubscriptionID); !ok {
 		return nil, malformed("subscription_id", "must be a UUID")
@@ -41,7 +41,7 @@ func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObj
 		return nil, malformed("instance_id", "must be a UUID")
 	}
 	r := requestOf(ctx)
-	list, err := s.service.Deliveries(ctx, r.principal.tenant, filter, page)
+	list, err := s.subscriptions.Deliveries(ctx, r.principal.tenant, filter, page)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObj
 	if err != nil {
 		return nil, err
 	}
-	delivery, err := s.service.ReplayDelivery(ctx, requestOf(ctx).principal.tenant, id)
+	delivery, err := s.subscriptions.ReplayDelivery(ctx, requestOf(ctx).principal.tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -67,8 +67,8 @@ func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObj
 // ReplayDeliveries makes all settled deliveries that match a filter pending again.
 func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesRequestObject) (ReplayDeliveriesResponseObject, error) {
 	body := value(in.Body)
-	filter := fsm.ReplayFilter{
-		Status: fsm.DeliveryStatus(value(body.Status)), After: bound(body.After), Before: bound(body.Before),
+	filter := subscription.ReplayFilter{
+		Status: subscription.DeliveryStatus(value(body.Status)), After: bound(body.After), Before: bound(body.Before),
 	}
 	if body.Status != nil && *body.Status == "" {
 		return nil, malformedAt("/status", "the status is empty", "must be dead or delivered")
@@ -77,7 +77,7 @@ func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesReques
 	if filter.SubscriptionID, ok = filterID(body.SubscriptionID); !ok {
 		return nil, malformedAt("/subscription_id", "an id is not a UUID", "must be a UUID")
 	}
-	replayed, err := s.service.ReplayDeliveries(ctx, requestOf(ctx).principal.tenant, filter)
+	replayed, err := s.subscriptions.ReplayDeliveries(ctx, requestOf(ctx).principal.tenant, filter)
 	if err != nil {
 		return nil, err
 	}

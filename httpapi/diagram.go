@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -14,7 +15,7 @@ import (
 const maxPath = 1000
 
 // diagramTypes are the media types of the contract for the formats.
-var diagramTypes = map[fsm.DiagramFormat]string{fsm.Mermaid: "text/vnd.mermaid", fsm.DOT: "text/vnd.graphviz"}
+var diagramTypes = map[definition.DiagramFormat]string{definition.Mermaid: "text/vnd.mermaid", definition.DOT: "text/vnd.graphviz"}
 
 // GetWorkflowDiagram answers with the diagram of a version of a workflow. With the parameter
 // instance it draws the version of that instance and marks the steps it has made.
@@ -36,7 +37,7 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 		}
 		switch {
 		case version == 0 && w.Version != i.WorkflowVersion:
-			if w, err = s.service.GetWorkflow(ctx, w.Name, i.WorkflowVersion); err != nil {
+			if w, err = s.workflows.GetWorkflow(ctx, w.Name, i.WorkflowVersion); err != nil {
 				return nil, err
 			}
 		case w.Version != i.WorkflowVersion:
@@ -50,12 +51,17 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 	if err != nil {
 		return nil, err
 	}
-	text, err := model.Diagram(format, path)
+	if !format.Known() {
+		return nil, &fsm.Error{Kind: fsm.Malformed, Message: "there is no such format of diagrams", Faults: []fsm.Fault{{
+			Parameter: "format", Detail: "must be mermaid or dot",
+		}}}
+	}
+	text, err := model.Diagram(format, each(path, fsm.Step.Visit))
 	if err != nil {
 		return nil, err
 	}
 	body, length := strings.NewReader(text), int64(len(text))
-	if format == fsm.DOT {
+	if format == definition.DOT {
 		return GetWorkflowDiagram200TextVndGraphvizResponse{Body: body, ContentLength: length}, nil
 	}
 	return GetWorkflowDiagram200TextVndMermaidResponse{Body: body, ContentLength: length}, nil
@@ -63,10 +69,10 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 
 // diagramFormat returns the format of the parameter, which Accept must admit, or without the
 // parameter the first format that Accept admits.
-func (r *request) diagramFormat(asked *api.GetWorkflowDiagramParamsFormat) (fsm.DiagramFormat, error) {
-	formats := []fsm.DiagramFormat{fsm.Mermaid, fsm.DOT}
+func (r *request) diagramFormat(asked *api.GetWorkflowDiagramParamsFormat) (definition.DiagramFormat, error) {
+	formats := []definition.DiagramFormat{definition.Mermaid, definition.DOT}
 	if asked != nil {
-		formats = []fsm.DiagramFormat{fsm.DiagramFormat(*asked)}
+		formats = []definition.DiagramFormat{definition.DiagramFormat(*asked)}
 	}
 	for _, f := range formats {
 		if accepts(r.header, []string{diagramTypes[f]}) {

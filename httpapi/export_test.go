@@ -37,3 +37,6 @@ func Admits(extension any, held ...Scope) (bool, error) {
 	a, err := parseAccess(extension)
 	return err == nil && (a.public || a.allow(held) == nil), err
 }
+
+// ETags writes a precondition as entity tags.
+func ETags(e fsm.Expect) string { return etags(e) }

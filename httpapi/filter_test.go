@@ -27,7 +27,7 @@ const checkout = `{
 // does.
 func TestStreamsFilterByCompoundStates(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(checkout)
 	id := a.create("checkout", "")
 	for _, event := range []string{"begin", "next", "abandon", "stop"} {
@@ -56,7 +56,7 @@ func TestStreamsFilterByCompoundStates(t *testing.T) {
 // The longest state path has 255 characters; every filter on states takes it.
 func TestFiltersTakeTheLongestStatePath(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	names := make([]string, 4)
 	for i := range names {
 		names[i] = strings.Repeat(string(rune('A'+i)), 63)

@@ -156,6 +156,14 @@ func unquote(s string) (string, bool) {
 // etag writes a version of an instance as a strong entity tag.
 func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
+// etags writes a precondition as If-Match does: a list of entity tags, or *.
+func etags(e fsm.Expect) string {
+	if e.Any() {
+		return "*"
+	}
+	return strings.Join(each(e.Versions(), etag), ", ")
+}
+
 // notModified compares If-None-Match with a tag, weakly (RFC 9110, 13.1.2).
 func (r *request) notModified(tag string) bool {
 	return slices.ContainsFunc(r.ifNoneMatch, func(t string) bool {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -47,15 +48,17 @@ func BenchmarkIdleWaiters(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer own.Close()
-	hub := fsm.NewHub(own, fsm.HubConfig{})
-	service := fsm.New(own, fsm.Config{Hub: hub})
+	hub := live.NewHub(own, live.HubConfig{})
+	notifier := live.NewNotifier(own)
+	defer notifier.Close()
+	service := fsm.New(own, fsm.Config{Moved: notifier.Moved})
 	defer service.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = hub.Run(ctx) })
 	defer running.Wait()
 	defer cancel()
-	a := serveHandler(b, service, httpapi.Config{})
+	a := serveHandler(b, httpapi.ServicesOf(service, hub), httpapi.Config{})
 	a.pool = pool
 	a.register(counter)
 	if _, err := pool.Exec(b.Context(), `select pawl.create_one('counter', '{"sum": 0}') from generate_series(1, 5000)`); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -191,7 +192,7 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 // ListWorkflowInstances answers with a page of the instances of one workflow, which must
 // exist.
 func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInstancesRequestObject) (ListWorkflowInstancesResponseObject, error) {
-	if _, err := s.service.GetWorkflow(ctx, in.Name, 0); err != nil {
+	if _, err := s.workflows.GetWorkflow(ctx, in.Name, 0); err != nil {
 		return nil, err
 	}
 	p := in.Params
@@ -220,7 +221,7 @@ func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (
 		CreatedAfter: bound(p.CreatedAfter), CreatedBefore: bound(p.CreatedBefore),
 	}
 	if p.StuckFor != nil {
-		if f.StuckFor, err = fsm.ParseDuration(*p.StuckFor); err != nil {
+		if f.StuckFor, err = definition.ParseDuration(*p.StuckFor); err != nil {
 			return fsm.List[fsm.Instance]{}, malformed("stuck_for", err.Error())
 		}
 	}
@@ -233,11 +234,11 @@ func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	actions, err := s.service.Actions(ctx, requestOf(ctx).principal.tenant, id, value(in.Params.Evaluate))
+	actions, err := s.service.AcceptedEvents(ctx, requestOf(ctx).principal.tenant, id, value(in.Params.Evaluate))
 	if err != nil {
 		return nil, err
 	}
-	return ListActions200JSONResponse{Items: each(actions, func(a fsm.Action) api.Action {
+	return ListActions200JSONResponse{Items: each(actions, func(a fsm.AcceptedEvent) api.Action {
 		return api.Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets}
 	})}, nil
 }

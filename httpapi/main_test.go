@@ -22,6 +22,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -80,20 +81,23 @@ func serve(t testing.TB, dsn string, s setup) *api {
 	if err != nil {
 		t.Fatal(err)
 	}
+	notifier := live.NewNotifier(pool)
+	s.fsm.Moved = notifier.Moved
 	service := fsm.New(pool, s.fsm)
 	t.Cleanup(func() {
 		service.Close()
+		notifier.Close()
 		pool.Close()
 	})
-	return serveHandler(t, service, s.http)
+	return serveHandler(t, httpapi.ServicesOf(service, nil), s.http)
 }
 
-func serveHandler(t testing.TB, service *fsm.Service, config httpapi.Config) *api {
+func serveHandler(t testing.TB, services httpapi.Services, config httpapi.Config) *api {
 	t.Helper()
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	}
-	handler, err := httpapi.New(service, config)
+	handler, err := httpapi.New(services, config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -51,7 +52,7 @@ func durationAt(pointer string, text *api.Duration) (time.Duration, error) {
 	if text == nil {
 		return 0, nil
 	}
-	d, err := fsm.ParseDuration(*text)
+	d, err := definition.ParseDuration(*text)
 	if err != nil {
 		return 0, malformedAt(pointer, err.Error(), err.Error())
 	}

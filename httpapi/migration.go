@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -25,7 +25,7 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 		ids = append(ids, id)
 	}
 	request := requestOf(ctx)
-	done, err := s.service.Migrate(ctx, fsm.MigrateCommand{
+	done, err := s.workflows.Migrate(ctx, lifecycle.MigrateCommand{
 		Tenant: request.principal.tenant, Workflow: r.Name, From: r.Body.From, To: r.Body.To, StateMap: r.Body.StateMap,
 		States: filter.States, IDs: ids, DryRun: value(r.Body.DryRun), Origin: request.origin(r.Body.Reason),
 	})
@@ -34,8 +34,10 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 	}
 	return MigrateWorkflow200JSONResponse{
 		Total: done.Total, Migrated: done.Migrated,
-		Moves: each(done.Moves, func(m fsm.Move) api.WorkflowMove { return api.WorkflowMove{From: m.From, To: m.To, Count: m.Count} }),
-		Left: each(done.Left, func(i fsm.LeftInstance) api.InstanceLeft {
+		Moves: each(done.Moves, func(m lifecycle.Move) api.WorkflowMove {
+			return api.WorkflowMove{From: m.From, To: m.To, Count: m.Count}
+		}),
+		Left: each(done.Left, func(i lifecycle.LeftInstance) api.InstanceLeft {
 			return api.InstanceLeft{ID: i.ID.String(), State: i.State, Reason: api.InstanceLeftReason(i.Reason)}
 		}),
 	}, nil

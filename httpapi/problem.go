@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -123,6 +124,9 @@ func problemOf(ctx context.Context, err error) (api.Problem, http.Header) {
 		p.Code, p.Detail = codes[e.Kind], e.Message
 		for _, f := range e.Faults {
 			fault := api.Fault{Detail: f.Detail}
+			if f.Parameter == live.LastID {
+				f.Parameter = "Last-Event-ID" // The header that it is read from.
+			}
 			if f.Parameter != "" {
 				fault.Parameter = &f.Parameter
 			} else {
@@ -164,21 +168,22 @@ func refuse(ctx context.Context, p *api.Problem, headers http.Header, e *fsm.Err
 	case fsm.TransitionNotAllowed:
 		status := api.InstanceStatus(r.Status)
 		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, &r.Event, &r.Version
-		p.AllowedEvents = r.AllowedEvents
+		p.AllowedEvents = r.AcceptedEvents
 	case fsm.GuardRejected:
 		status := api.InstanceStatus(r.Status)
 		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, &r.Event, &r.Version
-		p.AllowedEvents, p.Guards = r.AllowedEvents, r.Guards
+		p.AllowedEvents, p.Guards = r.AcceptedEvents, r.Guards
 	case fsm.VersionMismatch:
-		expected := r.Expected
+		expected := etags(r.Expected)
 		if sent := requestOf(ctx).ifMatchText; sent != "" {
 			expected = sent
 		}
 		p.State, p.Version, p.Expected = &r.State, &r.Version, &expected
 	case fsm.PreconditionRequired:
 		p.State, p.Event, p.Version = &r.State, &r.Event, &r.Version
+		p.Detail = "this workflow wants every event to name the version it has seen: send it again with If-Match: " + etag(r.Version)
 	case fsm.UnknownEvent:
-		p.State, p.Event, p.Version, p.AllowedEvents = &r.State, &r.Event, &r.Version, r.AllowedEvents
+		p.State, p.Event, p.Version, p.AllowedEvents = &r.State, &r.Event, &r.Version, r.AcceptedEvents
 	case fsm.GuardError:
 		p.Event = &r.Event
 		if r.State != "" {

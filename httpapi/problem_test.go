@@ -230,7 +230,7 @@ func TestInternalErrors(t *testing.T) {
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
-	a := serveHandler(t, nil, httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	a := serveHandler(t, httpapi.Services{}, httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
 	a.get("/v1/workflows", "X-Request-ID", "panicked").want(http.StatusInternalServerError, "internal")
 	if line := log.line("panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
 		t.Errorf("the log does not tell of the panic: %q", line)

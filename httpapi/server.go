@@ -18,6 +18,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -50,7 +53,11 @@ type Config struct {
 
 // A server is the handler. It keeps no state about instances between requests.
 type server struct {
-	service  *fsm.Service
+	service       *fsm.Service
+	workflows     *lifecycle.Service
+	live          *live.Service
+	subscriptions *subscription.Service
+
 	config   Config
 	contract *contract
 	auth     *authenticator // Nil without authentication.
@@ -60,9 +67,26 @@ type server struct {
 	unavailable rate.Sometimes
 }
 
+// Services are what the handler answers from, all on one database.
+type Services struct {
+	Instances     *fsm.Service
+	Workflows     *lifecycle.Service
+	Live          *live.Service
+	Subscriptions *subscription.Service
+}
+
+// ServicesOf returns the services on the database of one of them. The hub wakes the requests that wait;
+// without one (nil) they look once a second.
+func ServicesOf(instances *fsm.Service, hub *live.Hub) Services {
+	return Services{
+		Instances: instances, Workflows: lifecycle.New(instances), Live: live.New(instances, hub),
+		Subscriptions: subscription.New(instances),
+	}
+}
+
 // New returns the handler for the whole contract. It returns an error if a token of the
 // configuration is invalid, or if the contract has an operation without a valid x-scope.
-func New(service *fsm.Service, config Config) (http.Handler, error) {
+func New(services Services, config Config) (http.Handler, error) {
 	if config.Tenant == "" {
 		config.Tenant = fsm.DefaultTenant
 	}
@@ -79,7 +103,8 @@ func New(service *fsm.Service, config Config) (http.Handler, error) {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &server{
-		service: service, config: config,
+		service: services.Instances, workflows: services.Workflows, live: services.Live,
+		subscriptions: services.Subscriptions, config: config,
 		limits: newLimits(config.RateLimit), unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}
 	var err error

@@ -3,7 +3,7 @@ package httpapi
 import (
 	"context"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -18,10 +18,10 @@ func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequest
 	if err != nil {
 		return nil, err
 	}
-	simulated, err := s.service.Simulate(ctx, fsm.Simulation{
+	simulated, err := s.workflows.Simulate(ctx, lifecycle.Simulation{
 		Workflow: r.Name, Version: value(r.Params.Version), State: state, Context: body.Context,
-		Events: each(body.Events, func(e api.SimulatedEvent) fsm.SimulatedEvent {
-			return fsm.SimulatedEvent{Event: e.Event, Payload: e.Payload}
+		Events: each(body.Events, func(e api.SimulatedEvent) lifecycle.SimulatedEvent {
+			return lifecycle.SimulatedEvent{Event: e.Event, Payload: e.Payload}
 		}),
 	})
 	if err != nil {
@@ -29,7 +29,7 @@ func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequest
 	}
 	return SimulateWorkflow200JSONResponse{
 		State: simulated.State, Context: simulated.Context,
-		Steps: each(simulated.Steps, func(step fsm.SimulatedStep) api.SimulatedStep {
+		Steps: each(simulated.Steps, func(step lifecycle.SimulatedStep) api.SimulatedStep {
 			out := api.SimulatedStep{
 				Event: step.Event, Outcome: api.SimulatedStepOutcomeApplied, From: step.From, To: step.To, Context: step.Context,
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -25,8 +26,8 @@ const (
 )
 
 // eventFilter converts the filter parameters of a stream.
-func eventFilter(workflow, event, state *string, terminalOnly *bool) fsm.EventFilter {
-	return fsm.EventFilter{
+func eventFilter(workflow, event, state *string, terminalOnly *bool) live.Filter {
+	return live.Filter{
 		Workflows: list(workflow), Events: list(event), States: list(state), TerminalOnly: value(terminalOnly),
 	}
 }
@@ -42,7 +43,7 @@ func (r *request) lastEventID(fromStart bool) (string, error) {
 		// The header wins over from=start: a browser that reconnects repeats the query.
 		return ids[0], nil
 	case fromStart:
-		return fsm.FromStart, nil
+		return live.FromStart, nil
 	}
 	return "", nil
 }
@@ -59,7 +60,7 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 		return nil, err
 	}
 	tenant := r.principal.tenant
-	stream, err := s.service.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
+	stream, err := s.live.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := s.service.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
+	stream, err := s.live.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil && !errors.Is(err, fsm.EventIDTooOld) {
 		return nil, err
 	}
@@ -89,7 +90,7 @@ func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject)
 type eventStream struct {
 	server *server
 	ctx    context.Context // Of the request; the response lasts as long.
-	stream *fsm.Stream     // Nil if err is set.
+	stream *live.Stream    // Nil if err is set.
 	err    error           // Sent as an error event instead of the stream.
 	out    http.ResponseWriter
 	page   bytes.Buffer
@@ -198,7 +199,7 @@ func (s *eventStream) wait(ctx context.Context, timeout time.Duration) bool {
 }
 
 // event adds an event to the page.
-func (s *eventStream) event(e fsm.Event) {
+func (s *eventStream) event(e live.Message) {
 	data, err := json.Marshal(api.StreamedStep{
 		InstanceID: e.InstanceID.String(), Workflow: e.Workflow, HistoryItem: api.HistoryItemOf(e.Step),
 	})

@@ -16,7 +16,7 @@ import (
 
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{Heartbeat: 20 * time.Millisecond})
+	a := startLive(t, httpapi.Config{Heartbeat: 20 * time.Millisecond})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	for _, path := range []string{"/v1/instances/" + id + "/events", "/v1/events"} {
@@ -36,7 +36,7 @@ func TestStreamsEndAtShutdown(t *testing.T) {
 	t.Parallel()
 	draining, drain := context.WithCancel(context.Background())
 	defer drain()
-	a := live(t, httpapi.Config{Draining: draining})
+	a := startLive(t, httpapi.Config{Draining: draining})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	one, all := a.stream("/v1/instances/"+id+"/events", ""), a.stream("/v1/events?from=start", "")
@@ -54,7 +54,7 @@ func TestEventIDTooOld(t *testing.T) {
 
 func tooOld(t *testing.T) answer {
 	t.Helper()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(strings.Replace(counter, `"states"`, `"retention": "1h", "states"`, 1))
 	a.register(booking)
 	id, gone := a.create("counter", `{"context": {"sum": 0}}`), a.create("counter", `{"context": {"sum": 0}}`)
@@ -93,7 +93,7 @@ func tooOld(t *testing.T) answer {
 // A client that does not read is disconnected, and delays no other client.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{StreamPatience: 100 * time.Millisecond})
+	a := startLive(t, httpapi.Config{StreamPatience: 100 * time.Millisecond})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0, "text": "`+strings.Repeat("x", 60000)+`"}}`)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
@@ -125,7 +125,7 @@ func TestSlowReader(t *testing.T) {
 // filters choose. Otherwise a browser would reconnect for ever.
 func TestFilteredStreamsEndForGood(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id + "/events"

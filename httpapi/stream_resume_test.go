@@ -21,7 +21,7 @@ import (
 // and share the expected versions.
 func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	b := liveOn(t, dbtest.DSN(a.pool), httpapi.Config{})
 	a.register(counter)
 	const instances, steps = 12, 20
@@ -123,7 +123,7 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 // next heartbeat.
 func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{Heartbeat: time.Hour})
+	a := startLive(t, httpapi.Config{Heartbeat: time.Hour})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	stop := make(chan struct{})

@@ -135,7 +135,7 @@ func (s *streamed) wantEnd() {
 
 func TestStreamInstance(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id + "/events"
@@ -193,7 +193,7 @@ func TestStreamInstance(t *testing.T) {
 
 func TestStreamTenant(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	a.register(booking)
 	one := a.create("counter", `{"context": {"sum": 0}}`)
@@ -252,7 +252,7 @@ func TestStreamTenant(t *testing.T) {
 // A stream requires the scope read.
 func TestStreamScopes(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{Tokens: []httpapi.Token{
+	a := startLive(t, httpapi.Config{Tokens: []httpapi.Token{
 		{SHA256: sum("reader"), Subject: "r", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
 		{SHA256: sum("writer"), Subject: "w", Scopes: []httpapi.Scope{httpapi.ScopeWrite}},
 	}})

@@ -3,13 +3,13 @@ package httpapi
 import (
 	"context"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 // subscriptionOf converts a subscription to the form of the contract. Secret is set only in
 // the answer to the request that made it.
-func subscriptionOf(s fsm.WebhookSubscription) api.Subscription {
+func subscriptionOf(s subscription.Subscription) api.Subscription {
 	return api.Subscription{
 		ID: s.ID.String(), URL: s.URL,
 		Filter: api.SubscriptionFilter{
@@ -22,8 +22,8 @@ func subscriptionOf(s fsm.WebhookSubscription) api.Subscription {
 }
 
 // filterOf converts the filter of a request.
-func filterOf(f api.SubscriptionFilter) fsm.SubscriptionFilter {
-	return fsm.SubscriptionFilter{
+func filterOf(f api.SubscriptionFilter) subscription.Filter {
+	return subscription.Filter{
 		Workflows: f.Workflows, Events: f.Events, States: f.States, TerminalOnly: value(f.TerminalOnly),
 	}
 }
@@ -38,7 +38,7 @@ func (s *server) CreateSubscription(ctx context.Context, in CreateSubscriptionRe
 		return nil, err
 	}
 	p := requestOf(ctx).principal
-	created, err := s.service.Subscribe(ctx, p.tenant, in.Body.URL, filterOf(value(in.Body.Filter)), secret, p.subject)
+	created, err := s.subscriptions.Subscribe(ctx, p.tenant, in.Body.URL, filterOf(value(in.Body.Filter)), secret, p.subject)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (s *server) ListSubscriptions(ctx context.Context, in ListSubscriptionsRequ
 		return nil, err
 	}
 	r := requestOf(ctx)
-	list, err := s.service.Subscriptions(ctx, r.principal.tenant, page)
+	list, err := s.subscriptions.Subscriptions(ctx, r.principal.tenant, page)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (s *server) GetSubscription(ctx context.Context, in GetSubscriptionRequestO
 	if err != nil {
 		return nil, err
 	}
-	subscription, err := s.service.GetSubscription(ctx, requestOf(ctx).principal.tenant, id)
+	subscription, err := s.subscriptions.GetSubscription(ctx, requestOf(ctx).principal.tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +87,12 @@ func (s *server) UpdateSubscription(ctx context.Context, in UpdateSubscriptionRe
 	if in.Body == nil {
 		return nil, errNoBody
 	}
-	change := fsm.SubscriptionChange{URL: in.Body.URL, Disabled: in.Body.Disabled}
+	change := subscription.Change{URL: in.Body.URL, Disabled: in.Body.Disabled}
 	if in.Body.Filter != nil {
 		filter := filterOf(*in.Body.Filter)
 		change.Filter = &filter
 	}
-	changed, err := s.service.UpdateSubscription(ctx, requestOf(ctx).principal.tenant, id, change)
+	changed, err := s.subscriptions.UpdateSubscription(ctx, requestOf(ctx).principal.tenant, id, change)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (s *server) DeleteSubscription(ctx context.Context, in DeleteSubscriptionRe
 	if err != nil {
 		return nil, err
 	}
-	if err := s.service.Unsubscribe(ctx, requestOf(ctx).principal.tenant, id); err != nil {
+	if err := s.subscriptions.Unsubscribe(ctx, requestOf(ctx).principal.tenant, id); err != nil {
 		return nil, err
 	}
 	return DeleteSubscription204Response{}, nil
@@ -121,7 +121,7 @@ func (s *server) RotateSubscriptionSecret(ctx context.Context, in RotateSubscrip
 	if err != nil {
 		return nil, err
 	}
-	rotated, err := s.service.RotateSecret(ctx, requestOf(ctx).principal.tenant, id, secret)
+	rotated, err := s.subscriptions.RotateSecret(ctx, requestOf(ctx).principal.tenant, id, secret)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (s *server) TestSubscription(ctx context.Context, in TestSubscriptionReques
 	if err != nil {
 		return nil, err
 	}
-	delivery, err := s.service.TestSubscription(ctx, requestOf(ctx).principal.tenant, id)
+	delivery, err := s.subscriptions.TestSubscription(ctx, requestOf(ctx).principal.tenant, id)
 	if err != nil {
 		return nil, err
 	}

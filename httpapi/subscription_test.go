@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -59,7 +60,7 @@ func TestSubscriptions(t *testing.T) {
 	}
 	a.post(one+"/rotate-secret", "", `{"secret": "`+secretOf(64)+`"}`).want(http.StatusOK).wantAt("secret", secretOf(64))
 	a.post(one+"/test", "", "").want(http.StatusAccepted).wantAt(
-		"subscription_id", id, "instance_id", "null", "version", "null", "type", fsm.TestDeliveryType, "status", "pending", "attempts", "0")
+		"subscription_id", id, "instance_id", "null", "version", "null", "type", subscription.TestDeliveryType, "status", "pending", "attempts", "0")
 
 	a.do(http.MethodDelete, one, "").want(http.StatusNoContent)
 	for _, target := range []string{one, subscriptions + "/nonsense", subscriptions + "/00000000-0000-0000-0000-000000000000"} {

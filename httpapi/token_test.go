@@ -89,7 +89,7 @@ func TestTokenFiles(t *testing.T) {
 			t.Errorf("%s: got %v", bad, tokens)
 		}
 	}
-	if _, err := httpapi.New(nil, httpapi.Config{Tokens: []httpapi.Token{{SHA256: "x"}}}); err == nil {
+	if _, err := httpapi.New(httpapi.Services{}, httpapi.Config{Tokens: []httpapi.Token{{SHA256: "x"}}}); err == nil {
 		t.Error("a bad token is accepted")
 	}
 }

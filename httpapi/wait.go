@@ -74,7 +74,7 @@ func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string)
 	defer cancel()
 	waiting, cancelTimeout := context.WithTimeout(waiting, *r.wait)
 	defer cancelTimeout()
-	return s.service.Await(waiting, r.principal.tenant, id, done)
+	return s.live.Await(waiting, r.principal.tenant, id, done)
 }
 
 // until parses the parameter until: states separated by commas, of which final stands for
@@ -84,7 +84,7 @@ func (s *server) until(ctx context.Context, i fsm.Instance, text string) (done f
 	const final = "final"
 	wanted := list(&text)
 	if !slices.Equal(wanted, []string{final}) {
-		known, err := s.service.States(ctx, i.Workflow, i.WorkflowVersion)
+		known, err := s.live.States(ctx, i.Workflow, i.WorkflowVersion)
 		if err != nil {
 			return nil, err
 		}

@@ -10,12 +10,13 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// live starts a service with a running hub. The hub polls so rarely that a test which depends
+// startLive starts a service with a running hub. The hub polls so rarely that a test which depends
 // on polling would take noticeably longer.
-func live(t testing.TB, config httpapi.Config) *api {
+func startLive(t testing.TB, config httpapi.Config) *api {
 	t.Helper()
 	pool := dbtest.New(t)
 	a := liveOn(t, dbtest.DSN(pool), config)
@@ -29,20 +30,22 @@ func liveOn(t testing.TB, dsn string, config httpapi.Config) *api {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hub := fsm.NewHub(pool, fsm.HubConfig{Poll: 300 * time.Millisecond})
-	service := fsm.New(pool, fsm.Config{Hub: hub})
+	hub := live.NewHub(pool, live.HubConfig{Poll: 300 * time.Millisecond})
+	notifier := live.NewNotifier(pool)
+	service := fsm.New(pool, fsm.Config{Moved: notifier.Moved})
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- hub.Run(ctx) }()
 	t.Cleanup(func() {
 		service.Close()
+		notifier.Close()
 		cancel()
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
 		pool.Close()
 	})
-	return serveHandler(t, service, config)
+	return serveHandler(t, httpapi.ServicesOf(service, hub), config)
 }
 
 // later sends a waiting request and returns a channel for its answer.
@@ -72,7 +75,7 @@ func settled(t testing.TB, got <-chan answer) answer {
 
 func TestLongPoll(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id
@@ -107,7 +110,7 @@ func TestLongPoll(t *testing.T) {
 
 func TestUntil(t *testing.T) {
 	t.Parallel()
-	a := live(t, httpapi.Config{})
+	a := startLive(t, httpapi.Config{})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id
@@ -140,7 +143,7 @@ func TestWaitsEndAtShutdown(t *testing.T) {
 	t.Parallel()
 	draining, drain := context.WithCancel(context.Background())
 	defer drain()
-	a := live(t, httpapi.Config{Draining: draining})
+	a := startLive(t, httpapi.Config{Draining: draining})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	same := a.later("/v1/instances/"+id, "Prefer", "wait=60", "If-None-Match", `"1"`)
@@ -157,7 +160,7 @@ func TestReadTimeoutCutsNoWait(t *testing.T) {
 	pool := dbtest.New(t)
 	service := fsm.New(pool, fsm.Config{})
 	t.Cleanup(service.Close)
-	handler, err := httpapi.New(service, httpapi.Config{})
+	handler, err := httpapi.New(httpapi.ServicesOf(service, nil), httpapi.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

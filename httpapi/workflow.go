@@ -4,12 +4,13 @@ import (
 	"context"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 // workflowOf converts a version of a workflow to the form of the contract. CreatedAt and
 // CreatedBy stay nil for a version that a dry run did not write.
-func workflowOf(w fsm.Workflow) api.Workflow {
+func workflowOf(w lifecycle.Workflow) api.Workflow {
 	out := api.Workflow{Name: w.Name, Version: w.Version, Checksum: w.Checksum, Definition: w.Definition}
 	if w.CreatedBy != "" {
 		out.CreatedAt, out.CreatedBy = (*api.Timestamp)(&w.CreatedAt), &w.CreatedBy
@@ -23,7 +24,7 @@ func (s *server) RegisterWorkflow(ctx context.Context, r RegisterWorkflowRequest
 	if r.Body == nil {
 		return nil, &problemError{code: api.ProblemCodeMalformedRequest, detail: "this operation needs a definition as its JSON body"}
 	}
-	registered, err := s.service.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun))
+	registered, err := s.workflows.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun))
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +43,7 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.service.ListWorkflows(ctx, page)
+	list, err := s.workflows.ListWorkflows(ctx, page)
 	if err != nil {
 		return nil, err
 	}
@@ -55,16 +56,16 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 // GetWorkflow answers with the latest version, and with the number of instances in each state
 // of each version.
 func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (GetWorkflowResponseObject, error) {
-	w, err := s.service.GetWorkflow(ctx, r.Name, 0)
+	w, err := s.workflows.GetWorkflow(ctx, r.Name, 0)
 	if err != nil {
 		return nil, err
 	}
-	versions, err := s.service.Versions(ctx, requestOf(ctx).principal.tenant, r.Name)
+	versions, err := s.workflows.Versions(ctx, requestOf(ctx).principal.tenant, r.Name)
 	if err != nil {
 		return nil, err
 	}
 	out := workflowOf(w)
-	out.Versions = each(versions, func(v fsm.WorkflowVersion) api.WorkflowUse {
+	out.Versions = each(versions, func(v lifecycle.WorkflowVersion) api.WorkflowUse {
 		return api.WorkflowUse{
 			Version: v.Version, Checksum: v.Checksum, CreatedAt: api.Timestamp(v.CreatedAt), CreatedBy: v.CreatedBy, Instances: v.Instances,
 		}
@@ -81,11 +82,11 @@ func checkVersion(asked *int) error {
 }
 
 // workflow reads the given version, or the latest for nil.
-func (s *server) workflow(ctx context.Context, name string, version *int) (fsm.Workflow, error) {
+func (s *server) workflow(ctx context.Context, name string, version *int) (lifecycle.Workflow, error) {
 	if err := checkVersion(version); err != nil {
-		return fsm.Workflow{}, err
+		return lifecycle.Workflow{}, err
 	}
-	return s.service.GetWorkflow(ctx, name, value(version))
+	return s.workflows.GetWorkflow(ctx, name, value(version))
 }
 
 // GetWorkflowVersion answers with one version.
@@ -99,7 +100,7 @@ func (s *server) GetWorkflowVersion(ctx context.Context, r GetWorkflowVersionReq
 
 // RetireWorkflowVersion retires a version that no instance uses.
 func (s *server) RetireWorkflowVersion(ctx context.Context, r RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error) {
-	if err := s.service.Retire(ctx, r.Name, r.Version); err != nil {
+	if err := s.workflows.Retire(ctx, r.Name, r.Version); err != nil {
 		return nil, err
 	}
 	return RetireWorkflowVersion204Response{}, nil

@@ -36,7 +36,7 @@ func MessageOf(e queries.Event) Message {
 		Instance: fsm.Instance{
 			ID: e.InstanceID, Workflow: e.Workflow, WorkflowVersion: int(e.WorkflowVersion), State: e.ToState,
 			Status: fsm.Status(e.Status), Version: e.Version, Context: e.Context, BusinessKey: e.BusinessKey,
-			CorrelationID: e.InstanceCorrelationID, Actions: e.Actions, CreatedAt: e.At, StateChangedAt: e.At,
+			CorrelationID: e.InstanceCorrelationID, AcceptedEvents: e.Actions, CreatedAt: e.At, StateChangedAt: e.At,
 			ExpiresAt: e.ExpiresAt, Error: e.Error,
 		},
 	}
@@ -83,8 +83,8 @@ const CloudEventType = "application/cloudevents+json"
 // that step.
 func (m Message) CloudEvent() ([]byte, error) {
 	s, i := m.Step, m.Instance
-	if i.Actions == nil {
-		i.Actions = []string{}
+	if i.AcceptedEvents == nil {
+		i.AcceptedEvents = []string{}
 	}
 	out := Envelope{
 		ID: m.ID(), Source: m.Source(), Type: m.Type(), Subject: i.ID.String(), Time: s.At,
@@ -96,7 +96,7 @@ func (m Message) CloudEvent() ([]byte, error) {
 			Instance: messageInstance{
 				ID: i.ID, Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State, Status: i.Status,
 				Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey, CorrelationID: i.CorrelationID,
-				Actions: i.Actions, CreatedAt: timestamp(i.CreatedAt), StateChangedAt: timestamp(i.StateChangedAt),
+				Actions: i.AcceptedEvents, CreatedAt: timestamp(i.CreatedAt), StateChangedAt: timestamp(i.StateChangedAt),
 				ExpiresAt: (*timestamp)(i.ExpiresAt), Error: i.Error,
 			},
 		},

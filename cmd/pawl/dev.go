@@ -8,6 +8,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/localpg"
 	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
 // devCommand is `pawl dev`: the service with a private Postgres and an example.
@@ -79,6 +80,6 @@ func registerExample(ctx context.Context, service *fsm.Service) error {
 	if err != nil {
 		return err
 	}
-	_, err = service.Register(ctx, "flight-booking", definition, "pawl dev", false)
+	_, err = lifecycle.New(service).Register(ctx, "flight-booking", definition, "pawl dev", false)
 	return err
 }

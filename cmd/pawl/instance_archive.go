@@ -12,6 +12,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -31,7 +33,7 @@ type age time.Duration
 
 // UnmarshalText parses it.
 func (a *age) UnmarshalText(text []byte) error {
-	d, err := fsm.ParseDuration(string(text))
+	d, err := definition.ParseDuration(string(text))
 	*a = age(d)
 	return err
 }
@@ -88,9 +90,9 @@ func (i *instanceArchive) Run(c *console) (err error) {
 		}
 		return sync()
 	}
-	archive, err := service.Archive(c, fsm.ArchiveCommand{
-		Tenant: i.Tenant, Workflows: i.Workflow, OlderThan: time.Duration(i.OlderThan), Limit: i.Limit, Remove: i.Purge,
-		Write: func(a fsm.Archived) error { return writeLine(lines, a) }, Flush: flush,
+	archive, err := lifecycle.New(service).Archive(c, lifecycle.ArchiveCommand{
+		Tenant: i.Tenant, Workflows: i.Workflow, OlderThan: time.Duration(i.OlderThan), Limit: i.Limit, Purge: i.Purge,
+		Write: func(a lifecycle.Archived) error { return writeLine(lines, a) }, Flush: flush,
 	})
 	if flushed := flush(); err == nil {
 		err = flushed
@@ -102,7 +104,7 @@ func (i *instanceArchive) Run(c *console) (err error) {
 }
 
 // writeLine writes an archived instance.
-func writeLine(to io.Writer, a fsm.Archived) error {
+func writeLine(to io.Writer, a lifecycle.Archived) error {
 	line := archivedInstance{
 		TenantID: a.Tenant, Instance: api.InstanceOf(a.Instance), History: make([]api.HistoryItem, len(a.History)),
 	}
@@ -113,12 +115,12 @@ func writeLine(to io.Writer, a fsm.Archived) error {
 }
 
 // print reports the numbers on standard error, since the archive may be on standard output.
-func (i *instanceArchive) print(c *console, a fsm.Archive) {
+func (i *instanceArchive) print(c *console, a lifecycle.Archive) {
 	_, _ = fmt.Fprintf(c.err, "%d instances written", a.Written)
 	if i.Purge {
-		_, _ = fmt.Fprintf(c.err, ", %d purged", a.Removed)
+		_, _ = fmt.Fprintf(c.err, ", %d purged", a.Purged)
 	}
-	if stay := a.Written - a.Removed; i.Purge && stay > 0 {
+	if stay := a.Written - a.Purged; i.Purge && stay > 0 {
 		_, _ = fmt.Fprintf(c.err, "; %d stay, since a key still replays them or a transaction has locked them, and are written again by the next run", stay)
 	}
 	_, _ = fmt.Fprintln(c.err)

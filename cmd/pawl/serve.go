@@ -15,6 +15,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/fsm/worker"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
@@ -93,9 +95,11 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		return err
 	}
 	defer closePool(wide, s.ShutdownTimeout)
-	hub := fsm.NewHub(pool, fsm.HubConfig{Logger: c.log})
+	hub := live.NewHub(pool, live.HubConfig{Logger: c.log})
+	notifier := live.NewNotifier(pool)
+	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
-		Hub: hub, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	group, ctx := errgroup.WithContext(c)
@@ -105,7 +109,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	var addr net.Addr
 	drain := func(context.Context) error { return nil }
 	if s.API {
-		server, err := s.server(ctx, c, service)
+		server, err := s.server(ctx, c, service, hub)
 		if err != nil {
 			return err
 		}
@@ -123,12 +127,12 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	})
 	group.Go(func() error { return hub.Run(working) })
 	if s.Workers {
-		purger := fsm.NewPurger(pool, fsm.PurgerConfig{Logger: c.log})
-		group.Go(func() error { return purger.Run(working) })
-		timers := fsm.NewTimers(pool, fsm.TimerConfig{Logger: c.log})
+		keys := worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Logger: c.log})
+		group.Go(func() error { return keys.Run(working) })
+		timers := worker.NewTimers(pool, worker.TimerConfig{Fired: notifier.MovedAny, Logger: c.log})
 		group.Go(func() error { return timers.Run(working) })
-		remover := fsm.NewRemover(pool, fsm.RemoverConfig{Logger: c.log})
-		group.Go(func() error { return remover.Run(working) })
+		instances := worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Logger: c.log})
+		group.Go(func() error { return instances.Run(working) })
 		s.deliver(working, c, wide, hub, group)
 		if err := s.relay(working, c, wide, hub, group); err != nil {
 			group.Go(func() error { return err })
@@ -142,7 +146,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 
 // server makes the HTTP server, which does not listen yet. Reads that wait are answered when the context
 // serving ends.
-func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service) (*http.Server, error) {
+func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub) (*http.Server, error) {
 	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Draining: serving, Logger: c.log}
 	if s.Tokens != "" {
 		data, err := os.ReadFile(s.Tokens)
@@ -153,7 +157,7 @@ func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.
 			return nil, err
 		}
 	}
-	handler, err := httpapi.New(service, config)
+	handler, err := httpapi.New(httpapi.ServicesOf(service, hub), config)
 	if err != nil {
 		return nil, err
 	}

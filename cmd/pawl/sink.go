@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/sink"
 )
@@ -43,7 +43,7 @@ func (s *sinkFlags) parse() ([]sink.URL, error) {
 }
 
 // relay adds a relay for each sink to the group. It runs until the context ends.
-func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) error {
+func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) error {
 	urls, err := s.parse()
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
@@ -38,7 +39,7 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 }
 
 // deliver adds the worker that sends webhooks to the group. It runs until the context ends.
-func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) {
+func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) {
 	wake := hub.All()
 	webhooks := webhook.New(pool, webhook.Config{
 		Policy: w.policy(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: wake.C(), Logger: c.log,

@@ -8,7 +8,7 @@ import (
 	"os"
 	"text/tabwriter"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 // workflowCommand is `pawl workflow`.
@@ -37,7 +37,7 @@ type workflowAnswer struct {
 // readDefinition reads a definition in YAML or JSON and checks it. Only the syntax of guards and assigns
 // is not checked, since that takes a database. It returns the document as JSON, with its shorthands, and
 // its model.
-func readDefinition(file string) (document json.RawMessage, model *fsm.Definition, err error) {
+func readDefinition(file string) (document json.RawMessage, model *definition.Definition, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, nil, err
@@ -45,7 +45,7 @@ func readDefinition(file string) (document json.RawMessage, model *fsm.Definitio
 	if document, err = toJSON(data); err != nil {
 		return nil, nil, err
 	}
-	model, err = fsm.Parse(document, "", fsm.Limits{})
+	model, err = definition.Parse(document, "", definition.Limits{})
 	return document, model, err
 }
 

@@ -8,17 +8,17 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 // workflowDiagram prints a diagram. The service draws a workflow; a file is drawn without a service.
 type workflowDiagram struct {
-	Of       string            `arg:"" name:"name-or-file" help:"Name of a workflow of the service, or a file with a definition in YAML or JSON."`
-	Format   fsm.DiagramFormat `enum:"mermaid,dot" default:"mermaid" help:"Format: mermaid or dot."`
-	At       int               `name:"workflow-version" help:"Number of the version; by default that of the instance, or the latest."`
-	Instance string            `help:"Id of an instance whose path is marked."`
-	Server   string            `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
-	Token    string            `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
+	Of       string                   `arg:"" name:"name-or-file" help:"Name of a workflow of the service, or a file with a definition in YAML or JSON."`
+	Format   definition.DiagramFormat `enum:"mermaid,dot" default:"mermaid" help:"Format: mermaid or dot."`
+	At       int                      `name:"workflow-version" help:"Number of the version; by default that of the instance, or the latest."`
+	Instance string                   `help:"Id of an instance whose path is marked."`
+	Server   string                   `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
+	Token    string                   `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
 }
 
 func (w *workflowDiagram) Run(c *console) error {

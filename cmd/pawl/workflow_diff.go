@@ -5,7 +5,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
 // workflowDiff compares two definitions, each from a file or from the service.
@@ -28,11 +29,11 @@ func (w *workflowDiff) Help() string {
 
 // difference is a change as it is printed as JSON.
 type difference struct {
-	Kind    fsm.ChangeKind `json:"kind"`
-	Pointer string         `json:"pointer"`
-	Detail  string         `json:"detail"`
-	Unsafe  bool           `json:"unsafe"`
-	Risk    string         `json:"risk,omitempty"`
+	Kind    definition.ChangeKind `json:"kind"`
+	Pointer string                `json:"pointer"`
+	Detail  string                `json:"detail"`
+	Unsafe  bool                  `json:"unsafe"`
+	Risk    string                `json:"risk,omitempty"`
 }
 
 func (w *workflowDiff) Run(c *console) error {
@@ -45,7 +46,7 @@ func (w *workflowDiff) Run(c *console) error {
 		return undecided{err}
 	}
 	changes, unsafe := []difference{}, 0
-	for _, change := range fsm.Diff(a, b) {
+	for _, change := range definition.Diff(a, b) {
 		changes = append(changes, difference{
 			Kind: change.Kind, Pointer: change.Pointer, Detail: change.Detail, Unsafe: change.Unsafe(), Risk: change.Risk,
 		})
@@ -82,7 +83,7 @@ func (w *workflowDiff) print(c *console, changes []difference, unsafe int) {
 }
 
 // read returns a definition from a file or from the service.
-func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
+func (w *workflowDiff) read(c *console, from string) (*definition.Definition, error) {
 	if isFile(from) {
 		_, model, err := readDefinition(from)
 		if err != nil {
@@ -106,5 +107,5 @@ func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	return fsm.Workflow{Name: answer.Name, Version: answer.Version, Definition: answer.Definition}.Model()
+	return lifecycle.Workflow{Name: answer.Name, Version: answer.Version, Definition: answer.Definition}.Model()
 }

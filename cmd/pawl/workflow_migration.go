@@ -10,6 +10,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
 // workflowMigration prints a schema migration that registers a definition.
@@ -143,7 +145,7 @@ func (w *workflowMigration) Run(c *console) error {
 			if err != nil {
 				return err
 			}
-			if len(fsm.Diff(registered, model)) == 0 {
+			if len(definition.Diff(registered, model)) == 0 {
 				c.printf(noMigration, latest.Name, latest.Version)
 				return nil
 			}
@@ -153,7 +155,7 @@ func (w *workflowMigration) Run(c *console) error {
 }
 
 // latest reads the latest version of a workflow from the database.
-func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow, found bool, err error) {
+func (w *workflowMigration) latest(c *console, name string) (latest lifecycle.Workflow, found bool, err error) {
 	pool, err := db.Open(c, w.Against, db.Config{MaxConns: 1})
 	if err != nil {
 		return latest, false, err
@@ -161,7 +163,7 @@ func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow
 	defer pool.Close()
 	service := fsm.New(pool, fsm.Config{})
 	defer service.Close()
-	latest, err = service.GetWorkflow(c, name, 0)
+	latest, err = lifecycle.New(service).GetWorkflow(c, name, 0)
 	if errors.Is(err, fsm.WorkflowNotFound) {
 		return latest, false, nil
 	}
@@ -169,7 +171,7 @@ func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow
 }
 
 // printMigration prints the migration of a definition.
-func printMigration(c *console, model *fsm.Definition) error {
+func printMigration(c *console, model *definition.Definition) error {
 	canonical, err := model.MarshalJSON()
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 // workflowValidate checks definitions. With --server, the service checks the guards and assigns too.
@@ -162,7 +162,7 @@ func (c *console) printFaultsOf(file string, faults []fault) {
 // faultsOf returns the faults that an error names, with their lines and columns in the file.
 func faultsOf(file string, err error) []fault {
 	var faults []fault
-	var refused *fsm.Error
+	var refused *definition.Error
 	var answered *problem
 	if errors.As(err, &refused) {
 		for _, f := range refused.Faults {

@@ -36,7 +36,7 @@ type Answer struct {
 func Start(t testing.TB, pool *pgxpool.Pool, definition []byte) *Story {
 	t.Helper()
 	service := fsm.New(pool, fsm.Config{})
-	handler, err := httpapi.New(service, httpapi.Config{})
+	handler, err := httpapi.New(httpapi.ServicesOf(service, nil), httpapi.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

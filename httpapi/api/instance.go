@@ -7,7 +7,7 @@ func InstanceOf(i fsm.Instance) Instance {
 	return Instance{
 		ID: i.ID.String(), Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State,
 		Status: InstanceStatus(i.Status), Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey,
-		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.Actions...), CreatedAt: Timestamp(i.CreatedAt),
+		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.AcceptedEvents...), CreatedAt: Timestamp(i.CreatedAt),
 		StateChangedAt: Timestamp(i.StateChangedAt), ExpiresAt: (*Timestamp)(i.ExpiresAt), Error: i.Error,
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -196,7 +196,7 @@ func (b *benchmark) relay(ctx context.Context, consumer string, sink outbox.Sink
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	hub := fsm.NewHub(pool, fsm.HubConfig{})
+	hub := live.NewHub(pool, live.HubConfig{})
 	wake := hub.All()
 	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: wake.C(), Logger: b.Logger})
 	var running sync.WaitGroup

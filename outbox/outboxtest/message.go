@@ -26,7 +26,7 @@ func Message(tenant string, id uuid.UUID, version int64, kind string) outbox.Mes
 		Instance: fsm.Instance{
 			ID: id, Workflow: "flight-booking", WorkflowVersion: 1, State: "RESERVED", Status: fsm.Active,
 			Version: version, Context: json.RawMessage(`{"price": 420.00}`), BusinessKey: text("order-7"),
-			CorrelationID: text("order 7"), Actions: []string{"pay"}, CreatedAt: at, StateChangedAt: at, ExpiresAt: &at,
+			CorrelationID: text("order 7"), AcceptedEvents: []string{"pay"}, CreatedAt: at, StateChangedAt: at, ExpiresAt: &at,
 			Error: json.RawMessage(`{"code": "x"}`),
 		},
 	}
@@ -36,7 +36,7 @@ func Message(tenant string, id uuid.UUID, version int64, kind string) outbox.Mes
 func Bare(m outbox.Message) outbox.Message {
 	s, i := &m.Step, &m.Instance
 	s.Event, s.From, s.Reason, s.Key, s.CorrelationID, s.Traceparent, s.Payload = nil, nil, nil, nil, nil, nil, nil
-	i.BusinessKey, i.CorrelationID, i.Actions, i.ExpiresAt, i.Error = nil, nil, nil, nil, nil
+	i.BusinessKey, i.CorrelationID, i.AcceptedEvents, i.ExpiresAt, i.Error = nil, nil, nil, nil, nil
 	return m
 }
 

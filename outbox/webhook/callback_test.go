@@ -11,6 +11,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -20,7 +21,7 @@ func TestCallback(t *testing.T) {
 	t.Parallel()
 	const own, shared = "whsec_b3duIHNlY3JldCBvZiB0aGUgY2FsbGVyLi4u", "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"
 	pool := outboxtest.NewPool(t)
-	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: shared}})
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: shared}})
 	t.Cleanup(service.Close)
 	var broken atomic.Bool
 	broken.Store(true)
@@ -62,7 +63,7 @@ func TestCallback(t *testing.T) {
 	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead' and attempts = 3) from pawl.delivery")
 	broken.Store(false)
 	before := len(r.list())
-	if n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{}); err != nil || n != 2 {
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{}); err != nil || n != 2 {
 		t.Fatalf("replayed %d: %v", n, err)
 	}
 	until(t, pool, allDelivered, 2)
@@ -82,7 +83,7 @@ func TestCallback(t *testing.T) {
 	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
 		t.Errorf("%d callbacks are left", n)
 	}
-	if log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: ids[0]}); len(log) != 1 || log[0].SubscriptionID != nil {
+	if log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: ids[0]}); len(log) != 1 || log[0].SubscriptionID != nil {
 		t.Errorf("the log has %+v", log)
 	}
 }
@@ -91,7 +92,7 @@ func TestCallback(t *testing.T) {
 func TestCallbacksToAHostThatFails(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"}})
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"}})
 	t.Cleanup(service.Close)
 	var broken atomic.Bool
 	broken.Store(true)

@@ -8,7 +8,7 @@ import (
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -17,12 +17,12 @@ func TestChangeWhileSending(t *testing.T) {
 	t.Parallel()
 	type world struct {
 		t       *testing.T
-		service *fsm.Service
-		s       fsm.WebhookSubscription
+		service services
+		s       subscription.Subscription
 		other   *receiver
-		rotated fsm.WebhookSubscription
+		rotated subscription.Subscription
 	}
-	change := func(c fsm.SubscriptionChange) func(*world) error {
+	change := func(c subscription.Change) func(*world) error {
 		return func(w *world) error {
 			_, err := w.service.UpdateSubscription(w.t.Context(), tenant, w.s.ID, c)
 			return err
@@ -39,11 +39,11 @@ func TestChangeWhileSending(t *testing.T) {
 			"select count(*) = 3 and count(*) filter (where status = 'dead' and last_error like '%deleted%') = 2 from pawl.delivery", 1,
 		},
 		"disabled": {
-			change(fsm.SubscriptionChange{Disabled: new(true)}),
+			change(subscription.Change{Disabled: new(true)}),
 			"select count(*) = 3 and count(*) filter (where status = 'pending' and attempts = 0) = 2 from pawl.delivery where next_attempt_at is not null or status <> 'pending'", 1,
 		},
 		"another URL": {
-			func(w *world) error { return change(fsm.SubscriptionChange{URL: &w.other.url})(w) },
+			func(w *world) error { return change(subscription.Change{URL: &w.other.url})(w) },
 			"select count(*) = 3 and bool_and(status = 'delivered') from pawl.delivery", 1,
 		},
 		"another secret": {
@@ -97,9 +97,9 @@ func TestChangeWhileSending(t *testing.T) {
 // A step that was committed before a subscription was changed is routed as the subscription was.
 func TestStepsBeforeAChange(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]fsm.SubscriptionChange{
+	for name, change := range map[string]subscription.Change{
 		"disabled": {Disabled: new(true)},
-		"narrowed": {Filter: &fsm.SubscriptionFilter{TerminalOnly: true}},
+		"narrowed": {Filter: &subscription.Filter{TerminalOnly: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -115,7 +115,7 @@ func TestStepsBeforeAChange(t *testing.T) {
 				t.Fatal(err)
 			}
 			outboxtest.Create(t, pool) // It is not routed.
-			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
+			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, subscription.Change{Disabled: new(false)}); err != nil {
 				t.Fatal(err)
 			}
 			webhooks(t, pool, quickly)
@@ -130,7 +130,7 @@ func TestStepsBeforeAChange(t *testing.T) {
 // deleted, and sent when the subscription is enabled.
 func TestChangeWhileWaiting(t *testing.T) {
 	t.Parallel()
-	waiting := func(t *testing.T) (service *fsm.Service, s fsm.WebhookSubscription, well func(), settled func(status string)) {
+	waiting := func(t *testing.T) (service services, s subscription.Subscription, well func(), settled func(status string)) {
 		pool, service := withService(t)
 		var ill atomic.Bool
 		ill.Store(true)
@@ -162,7 +162,7 @@ func TestChangeWhileWaiting(t *testing.T) {
 		t.Parallel()
 		service, s, well, settled := waiting(t)
 		well()
-		if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
+		if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, subscription.Change{Disabled: new(false)}); err != nil {
 			t.Fatal(err)
 		}
 		settled("delivered")

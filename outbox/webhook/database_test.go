@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
@@ -55,7 +55,7 @@ func TestCircuitsAsInTheDatabase(t *testing.T) {
 func TestStatusesAsInTheDatabase(t *testing.T) {
 	t.Parallel()
 	got := outboxtest.Value[[]string](t, outboxtest.NewPool(t), statusesInSQL)
-	want := []string{string(fsm.DeliveryPending), string(fsm.DeliveryDelivered), string(fsm.DeliveryDead)}
+	want := []string{string(subscription.DeliveryPending), string(subscription.DeliveryDelivered), string(subscription.DeliveryDead)}
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {

@@ -12,6 +12,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -27,7 +28,7 @@ func TestOrderThroughFailures(t *testing.T) {
 			_, _ = io.WriteString(w, "not today\x00\xff")
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)
 	var good []uuid.UUID
 	for range 5 {
@@ -43,7 +44,7 @@ func TestOrderThroughFailures(t *testing.T) {
 	}
 	attempts := deliveredOf(r.list(), bad)
 	wantWhats(t, attempts, outboxtest.IDs(bad, 2, 2, 2, 2, 2, 3, 4, 5, 6))
-	webhook, err := standardwebhooks.NewWebhook(subscription.Secret)
+	webhook, err := standardwebhooks.NewWebhook(subscribed.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestOrderThroughFailures(t *testing.T) {
 	if attempts[5].id() == attempts[0].id() {
 		t.Error("two deliveries have one id")
 	}
-	log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: bad})
+	log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: bad})
 	if first := log[len(log)-1]; first.Attempts != 5 {
 		t.Errorf("it was delivered after %d attempts", first.Attempts)
 	}
@@ -80,7 +81,7 @@ func TestCircuitOfASubscription(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	config := quickly
 	config.Backoff, config.Open, config.PerEndpoint = time.Millisecond, 200*time.Millisecond, 4
 	webhooks(t, pool, config)
@@ -92,7 +93,7 @@ func TestCircuitOfASubscription(t *testing.T) {
 	if n := len(r.list()); n > 8+3 {
 		t.Errorf("it was asked %d times", n)
 	}
-	got, err := service.GetSubscription(t.Context(), tenant, subscription.ID)
+	got, err := service.GetSubscription(t.Context(), tenant, subscribed.ID)
 	if err != nil || got.RestsUntil == nil || got.Failures < 7 {
 		t.Errorf("its circuit is %+v: %v", got, err)
 	}
@@ -117,25 +118,25 @@ func TestGone(t *testing.T) {
 			w.WriteHeader(http.StatusGone)
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)
 	id := outboxtest.Create(t, pool)
 	until(t, pool, "select disabled_at is not null from pawl.subscription")
-	got, err := service.GetSubscription(t.Context(), tenant, subscription.ID)
+	got, err := service.GetSubscription(t.Context(), tenant, subscribed.ID)
 	if err != nil || got.DisabledAt == nil || *got.DisabledReason != "the endpoint answered 410 Gone" {
 		t.Errorf("got %+v: %v", got, err)
 	}
-	if d := deliveries(t, service, fsm.DeliveryFilter{})[0]; d.Status != fsm.DeliveryDead || d.Attempts != 1 {
+	if d := deliveries(t, service, subscription.DeliveryFilter{})[0]; d.Status != subscription.DeliveryDead || d.Attempts != 1 {
 		t.Errorf("the delivery is %+v", d)
 	}
-	if _, err := service.TestSubscription(t.Context(), tenant, subscription.ID); !isKind(err, fsm.DeliveryConflict) {
+	if _, err := service.TestSubscription(t.Context(), tenant, subscribed.ID); !isKind(err, fsm.DeliveryConflict) {
 		t.Errorf("a test of what is disabled: %v", err)
 	}
 	outboxtest.Add(t, pool, id) // This step is not delivered.
 	until(t, pool, "select batch is null and relayed >= 1 from pawl.consumer")
 	gone.Store(false)
 	enabled := false
-	if _, err := service.UpdateSubscription(t.Context(), tenant, subscription.ID, fsm.SubscriptionChange{Disabled: &enabled}); err != nil {
+	if _, err := service.UpdateSubscription(t.Context(), tenant, subscribed.ID, subscription.Change{Disabled: &enabled}); err != nil {
 		t.Fatal(err)
 	}
 	outboxtest.Add(t, pool, id)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -62,7 +62,7 @@ func TestBadEndpointsHarmNobody(t *testing.T) {
 		"good": good.url, "hanging": hanging.url, "flooding": flooding.url, "resetting": resetting.url, "trickling": trickling.url,
 		"garbage": "http://" + garbage.Addr().String(),
 	}
-	subscriptions := map[string]fsm.WebhookSubscription{}
+	subscriptions := map[string]subscription.Subscription{}
 	for name, url := range urls {
 		subscriptions[name] = subscribe(t, service, url, everything)
 	}

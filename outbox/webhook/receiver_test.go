@@ -13,7 +13,7 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -26,7 +26,7 @@ type hook struct {
 
 // what is the id of the message, or the type of a test delivery.
 func (h hook) what() string {
-	if h.event.Type() == fsm.TestDeliveryType {
+	if h.event.Type() == subscription.TestDeliveryType {
 		return h.event.Type()
 	}
 	return h.event.ID()

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/address"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
@@ -25,7 +26,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 			http.Error(w, strings.Repeat("x", 5000), http.StatusTeapot)
 		}
 	})
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	config := quickly
 	config.MaxAttempts, config.Backoff, config.Open = 2, time.Millisecond, time.Millisecond
 	webhooks(t, pool, config)
@@ -33,7 +34,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	outboxtest.Add(t, pool, id)
 	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
 	wantWhats(t, r.list(), outboxtest.IDs(id, 1, 1, 2, 2)) // The next is sent when the one before it is dead.
-	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: subscription.ID})
+	dead := deliveries(t, service, subscription.DeliveryFilter{Status: subscription.DeliveryDead, SubscriptionID: subscribed.ID})
 	if len(dead) != 2 || dead[0].Attempts != 2 || *dead[0].LastStatus != http.StatusTeapot || len(*dead[0].LastResponse) != 1024 ||
 		!strings.Contains(*dead[0].LastError, "418") {
 		t.Fatalf("the dead letters are %+v", dead)
@@ -49,20 +50,20 @@ func TestDeadLettersAndReplay(t *testing.T) {
 		t.Errorf("the replay has another id or body: %s", again.body)
 	}
 	// Replayed by filter, they are sent in the order of the steps.
-	for _, status := range []fsm.DeliveryStatus{fsm.DeliveryDead, fsm.DeliveryDelivered} {
+	for _, status := range []subscription.DeliveryStatus{subscription.DeliveryDead, subscription.DeliveryDelivered} {
 		before = r.list()
-		n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{SubscriptionID: subscription.ID, Status: status})
-		want := map[fsm.DeliveryStatus]int{fsm.DeliveryDead: 1, fsm.DeliveryDelivered: 2}[status]
+		n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{SubscriptionID: subscribed.ID, Status: status})
+		want := map[subscription.DeliveryStatus]int{subscription.DeliveryDead: 1, subscription.DeliveryDelivered: 2}[status]
 		if err != nil || n != want {
 			t.Fatalf("replayed %d %s: %v", n, status, err)
 		}
 		until(t, pool, allDelivered, 2)
 		wantWhats(t, r.list()[len(before):], outboxtest.IDs(id, 1, 2)[2-want:])
 	}
-	if n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
 		t.Errorf("replayed %d: %v", n, err)
 	}
-	if err := service.Unsubscribe(t.Context(), tenant, subscription.ID); err != nil {
+	if err := service.Unsubscribe(t.Context(), tenant, subscribed.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := service.ReplayDelivery(t.Context(), tenant, dead[0].ID); !isKind(err, fsm.DeliveryConflict) {
@@ -77,8 +78,8 @@ func TestReplayOfPending(t *testing.T) {
 	webhooks(t, pool, webhook.Config{Policy: address.Policy{AllowPrivate: true}, Poll: 5 * time.Millisecond, Backoff: time.Hour})
 	outboxtest.Create(t, pool)
 	until(t, pool, "select count(*) = 1 and bool_and(attempts = 1) from pawl.delivery")
-	d := deliveries(t, service, fsm.DeliveryFilter{})[0]
-	if d.Status != fsm.DeliveryPending || d.LastStatus != nil || *d.LastError == "" || d.NextAttemptAt == nil {
+	d := deliveries(t, service, subscription.DeliveryFilter{})[0]
+	if d.Status != subscription.DeliveryPending || d.LastStatus != nil || *d.LastError == "" || d.NextAttemptAt == nil {
 		t.Errorf("after a refused connection: %+v", d)
 	}
 	if _, err := service.ReplayDelivery(t.Context(), tenant, d.ID); !isKind(err, fsm.DeliveryConflict) {
@@ -110,9 +111,9 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
 	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
-	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: s.ID})
+	dead := deliveries(t, service, subscription.DeliveryFilter{Status: subscription.DeliveryDead, SubscriptionID: s.ID})
 	before := len(r.list())
-	replay := func(d fsm.Delivery) {
+	replay := func(d subscription.Delivery) {
 		t.Helper()
 		if _, err := service.ReplayDelivery(t.Context(), tenant, d.ID); err != nil {
 			t.Fatal(err)

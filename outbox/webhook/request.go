@@ -16,6 +16,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -111,10 +112,10 @@ func (d delivery) body() (body []byte, traceparent, correlationID string, err er
 // testMessage returns the CloudEvent of a test delivery, which is about a subscription and not
 // about a step.
 func testMessage(row *queries.Delivery) ([]byte, error) {
-	subscription := row.SubscriptionID.String()
+	id := row.SubscriptionID.String()
 	return outbox.Envelope{
-		ID: row.ID.String(), Source: "/tenants/" + url.PathEscape(row.TenantID) + "/subscriptions/" + subscription,
-		Type: fsm.TestDeliveryType, Subject: subscription, Time: row.CreatedAt, TenantID: row.TenantID,
-		Data: map[string]string{"subscription_id": subscription},
+		ID: row.ID.String(), Source: "/tenants/" + url.PathEscape(row.TenantID) + "/subscriptions/" + id,
+		Type: subscription.TestDeliveryType, Subject: id, Time: row.CreatedAt, TenantID: row.TenantID,
+		Data: map[string]string{"subscription_id": id},
 	}.CloudEvent()
 }

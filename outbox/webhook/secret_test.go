@@ -7,7 +7,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
-	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -47,14 +47,14 @@ func TestTestDelivery(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
-	subscription := subscribe(t, service, r.url, fsm.SubscriptionFilter{TerminalOnly: true})
+	subscribed := subscribe(t, service, r.url, subscription.Filter{TerminalOnly: true})
 	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, rests_until = pawl.now() + interval '1 hour'")
-	d, err := service.TestSubscription(t.Context(), tenant, subscription.ID)
-	if err != nil || d.InstanceID != nil || d.Type != fsm.TestDeliveryType {
+	d, err := service.TestSubscription(t.Context(), tenant, subscribed.ID)
+	if err != nil || d.InstanceID != nil || d.Type != subscription.TestDeliveryType {
 		t.Fatalf("got %+v: %v", d, err)
 	}
 	webhooks(t, pool, quickly)
-	if h := r.want(t, 1)[0]; h.id() != d.ID.String() || h.event.Type() != fsm.TestDeliveryType {
+	if h := r.want(t, 1)[0]; h.id() != d.ID.String() || h.event.Type() != subscription.TestDeliveryType {
 		t.Errorf("the test has %v and %s", h.header, h.body)
 	}
 	until(t, pool, "select failures = 0 from pawl.subscription")

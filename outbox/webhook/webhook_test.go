@@ -19,6 +19,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/address"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
@@ -37,16 +38,29 @@ func webhooks(t testing.TB, pool *pgxpool.Pool, config webhook.Config) (stop fun
 	return outboxtest.Run(t, webhook.New(pool, config).Run)
 }
 
+// services are what a client of the API uses.
+type services struct {
+	*fsm.Service
+	*subscriptions
+}
+
+type subscriptions = subscription.Service
+
+func newServices(pool *pgxpool.Pool, config fsm.Config) services {
+	service := fsm.New(pool, config)
+	return services{service, subscription.New(service)}
+}
+
 // withService returns a database and a service that allows endpoints on this machine.
-func withService(t testing.TB) (*pgxpool.Pool, *fsm.Service) {
+func withService(t testing.TB) (*pgxpool.Pool, services) {
 	t.Helper()
 	pool := outboxtest.NewPool(t)
-	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true}})
+	service := newServices(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true}})
 	t.Cleanup(service.Close)
 	return pool, service
 }
 
-func subscribe(t testing.TB, s *fsm.Service, url string, filter fsm.SubscriptionFilter) fsm.WebhookSubscription {
+func subscribe(t testing.TB, s services, url string, filter subscription.Filter) subscription.Subscription {
 	t.Helper()
 	out, err := s.Subscribe(t.Context(), tenant, url, filter, "", "tester")
 	if err != nil {
@@ -55,7 +69,7 @@ func subscribe(t testing.TB, s *fsm.Service, url string, filter fsm.Subscription
 	return out
 }
 
-var everything fsm.SubscriptionFilter
+var everything subscription.Filter
 
 // until polls the database until a condition holds.
 func until(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
@@ -70,7 +84,7 @@ func until(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
 
 const allDelivered = "select count(*) = $1 and bool_and(status = 'delivered') from pawl.delivery"
 
-func deliveries(t testing.TB, s *fsm.Service, f fsm.DeliveryFilter) []fsm.Delivery {
+func deliveries(t testing.TB, s services, f subscription.DeliveryFilter) []subscription.Delivery {
 	t.Helper()
 	l, err := s.Deliveries(t.Context(), tenant, f, fsm.Page{Limit: fsm.MaxLimit})
 	if err != nil {
@@ -86,7 +100,7 @@ func TestWebhook(t *testing.T) {
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
 	old := outboxtest.Create(t, pool)
-	subscription := subscribe(t, service, r.url, everything)
+	subscribed := subscribe(t, service, r.url, everything)
 	webhooks(t, pool, quickly)
 	created, err := service.Create(t.Context(), fsm.CreateCommand{
 		Workflow: "counter", Context: json.RawMessage(`{"price": 12345678901234567890.5}`), CorrelationID: "order-7",
@@ -98,7 +112,7 @@ func TestWebhook(t *testing.T) {
 	id := created.Instance.ID
 	outboxtest.Add(t, pool, old)
 	h := r.want(t, 2)[slices.IndexFunc(r.want(t, 2), func(h hook) bool { return h.what() == outboxtest.IDs(id, 1)[0] })]
-	webhook, err := standardwebhooks.NewWebhook(subscription.Secret)
+	webhook, err := standardwebhooks.NewWebhook(subscribed.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,8 +136,8 @@ func TestWebhook(t *testing.T) {
 		t.Errorf("the number lost digits: %s", h.body)
 	}
 	until(t, pool, allDelivered, 2)
-	log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: id})
-	if len(log) != 1 || log[0].ID.String() != h.id() || log[0].Type != h.event.Type() || *log[0].SubscriptionID != subscription.ID ||
+	log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: id})
+	if len(log) != 1 || log[0].ID.String() != h.id() || log[0].Type != h.event.Type() || *log[0].SubscriptionID != subscribed.ID ||
 		log[0].Attempts != 1 || *log[0].LastStatus != 204 || log[0].DeliveredAt == nil || log[0].NextAttemptAt != nil {
 		t.Errorf("the log has %+v", log)
 	}
@@ -136,7 +150,7 @@ func TestFilters(t *testing.T) {
 	pool, service := withService(t)
 	outboxtest.Exec(t, pool, "select pawl.register_workflow($1)", strings.Replace(outboxtest.Counter, `"counter"`, `"other"`, 1))
 	receivers := map[string]*receiver{}
-	for name, filter := range map[string]fsm.SubscriptionFilter{
+	for name, filter := range map[string]subscription.Filter{
 		"all": {}, "workflow": {Workflows: []string{"counter"}}, "event": {Events: []string{"add"}},
 		"state": {States: []string{"STOPPED"}}, "final": {TerminalOnly: true},
 		"both": {Workflows: []string{"other"}, Events: []string{"stop", "add"}, States: []string{"COUNTING"}},
@@ -201,7 +215,7 @@ func TestHundredSubscribers(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	for n := range subscribers {
-		subscribe(t, service, fmt.Sprintf("%s/%d", server.URL, n), fsm.SubscriptionFilter{Workflows: []string{"counter"}})
+		subscribe(t, service, fmt.Sprintf("%s/%d", server.URL, n), subscription.Filter{Workflows: []string{"counter"}})
 	}
 	var list []uuid.UUID
 	for range instances {

@@ -1,0 +1,208 @@
+package definition
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	workflowName = regexp.MustCompile(`^[a-z][a-z0-9]*([-_][a-z0-9]+)*$`)
+	identifier   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,63}$`)
+	statePath    = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$`)
+)
+
+const (
+	maxStateName = 64
+	// maxInherited bounds the transitions of a flattened definition.
+	maxInherited = 50_000
+)
+
+// Parse reads a definition from strict JSON. It checks everything that can be checked without a
+// database, which is all but the syntax of guards and assigns. A document without a name takes
+// defaultName; one whose name differs from a defaultName is faulted.
+//
+// The error is an [Error], whose reason is ErrMalformed if the document is not a JSON object,
+// ErrTooLarge, or ErrInvalid with every fault.
+func Parse(data []byte, defaultName string, limits Limits) (*Definition, error) {
+	d, err := Read(data, defaultName, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	return &d.Definition, nil
+}
+
+// A Draft is a definition that was read, with the faults that were found in it. Where there is a
+// fault the Definition has a zero value, or a part of what was written.
+type Draft struct {
+	Definition Definition
+	// Paths are the guards and assigns, by their pointers. They are SQL/JSON paths whose syntax was
+	// not checked.
+	Paths map[string]string
+
+	faults []Fault
+	// within has the names of the states within each state, by its path; the path of the top level is
+	// empty.
+	within map[string][]string
+	// pointers has the place of each state in the document, by its path.
+	pointers map[string]string
+}
+
+// Read is Parse for callers that check more, or that take a definition with its faults. The error
+// says that nothing could be read: ErrMalformed or ErrTooLarge.
+func Read(data []byte, defaultName string, limits Limits) (*Draft, error) {
+	if limits.Bytes == 0 {
+		limits.Bytes = 1 << 20
+	}
+	if limits.States == 0 {
+		limits.States = 500
+	}
+	if len(data) > limits.Bytes {
+		return nil, &Error{Reason: ErrTooLarge, Message: fmt.Sprintf("a definition must have at most %d bytes", limits.Bytes)}
+	}
+	if err := CheckObject(data); err != nil {
+		return nil, err
+	}
+	var document map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	if err := decoder.Decode(&document); err != nil {
+		return nil, malformed("", err.Error())
+	}
+	d := &Draft{Paths: map[string]string{}, within: map[string][]string{}, pointers: map[string]string{}}
+	d.read(document, defaultName, limits)
+	return d, nil
+}
+
+// Fault adds a fault at a JSON Pointer.
+func (d *Draft) Fault(pointer, detail string) {
+	d.faults = append(d.faults, Fault{Pointer: pointer, Detail: detail})
+}
+
+func (d *Draft) fault(at, format string, args ...any) { d.Fault(at, fmt.Sprintf(format, args...)) }
+
+// Err returns an Error with reason ErrInvalid and all faults, or nil if there are none.
+func (d *Draft) Err() error {
+	if len(d.faults) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(d.faults, func(a, b Fault) int { return strings.Compare(a.Pointer, b.Pointer) })
+	return &Error{Reason: ErrInvalid, Message: "the definition has faults", Faults: d.faults}
+}
+
+// A place is where a state stands: the paths of the states around it and its own, from the outside
+// in. The top level is the empty place.
+type place []string
+
+func (p place) path() string {
+	if len(p) == 0 {
+		return ""
+	}
+	return p[len(p)-1]
+}
+
+// join returns the path of a state within another, or of one at the top level if path is empty.
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// read reads the whole document.
+func (d *Draft) read(document map[string]any, defaultName string, limits Limits) {
+	d.members("", document, "name", "version", "description", "initial", "ttl", "require_if_match", "retention", "context_schema", "states")
+	def := &d.Definition
+	d.outline("", "", document)
+	def.Name = defaultName
+	if _, given := document["name"]; given || defaultName == "" {
+		def.Name = d.text("/name", document["name"])
+	}
+	switch {
+	case def.Name == "":
+	case defaultName != "" && def.Name != defaultName:
+		d.fault("/name", "is %q, but the workflow is %q", def.Name, defaultName)
+	case !workflowName.MatchString(def.Name):
+		d.fault("/name", "must be of lower-case letters and digits, with single dashes or underscores between")
+	case len(def.Name)+strings.Count(def.Name, "_") > MaxNameLength:
+		d.fault("/name", "must have at most %d characters; an underscore counts twice", MaxNameLength)
+	}
+	if v, given := document["version"]; given {
+		number, _ := v.(json.Number)
+		n, err := number.Int64()
+		if err != nil || n < 1 || n > 1<<31-1 {
+			d.fault("/version", "must be a whole number from 1")
+		}
+		def.Version = int(n)
+	}
+	def.Description = d.description("", document)
+	def.Initial = d.target("/initial", nil, document["initial"])
+	if v, given := document["ttl"]; given {
+		if m, ok := d.object("/ttl", v); ok {
+			d.members("/ttl", m, "after", "target", "sliding")
+			def.TTL = &TTL{
+				After: d.duration("/ttl/after", m["after"]), Target: d.target("/ttl/target", nil, m["target"]),
+				Sliding: d.boolean("/ttl", m, "sliding"),
+			}
+		}
+	}
+	def.RequireVersion = d.boolean("", document, "require_if_match")
+	if v, given := document["retention"]; given {
+		def.Retention = d.duration("/retention", v)
+	}
+	def.ContextSchema = d.schema("/context_schema", document)
+	if _, ok := d.object("/states", document["states"]); ok {
+		d.topStates(document, limits)
+	}
+}
+
+// outline notes the path of every state, so that a target can be looked up before the state that it
+// names was read.
+func (d *Draft) outline(at, path string, document map[string]any) {
+	states, _ := document["states"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(states)) {
+		at, path := at+Pointer("states", name), join(path, name)
+		if _, twice := d.pointers[path]; twice {
+			d.fault(at, "has the path %s, which is another state's too", path)
+			continue
+		}
+		d.pointers[path] = at
+		if m, ok := states[name].(map[string]any); ok {
+			d.outline(at, path, m)
+		}
+	}
+	d.within[path] = slices.Sorted(maps.Keys(states))
+}
+
+// topStates reads the states and checks them as a whole.
+func (d *Draft) topStates(document map[string]any, limits Limits) {
+	def := &d.Definition
+	def.States = d.states(nil, document, nil)
+	switch {
+	case len(def.States) == 0:
+		d.fault("/states", "must not be empty")
+		return
+	case len(d.pointers) > limits.States:
+		d.fault("/states", "must have at most %d states", limits.States)
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Values(def.States)), func(s State) bool { return s.Outcome != "" }) {
+		d.fault("/states", "no state is final, so no instance could ever end")
+	}
+	if ttl := def.TTL; ttl != nil && d.pointers[ttl.Target] != "" {
+		if s, top := def.States[ttl.Target]; !top || s.Outcome == "" {
+			d.fault("/ttl/target", "must be a final state, since the lifetime ends there")
+		}
+	}
+	if n := def.inherited(); n > maxInherited {
+		d.fault("/states", "have %d transitions, with those that they inherit, of at most %d", n, maxInherited)
+		return
+	}
+	d.graph(def.Flat())
+}

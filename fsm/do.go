@@ -1,0 +1,138 @@
+package fsm
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/address"
+)
+
+// Create starts an instance.
+//
+// Kinds: Malformed, KeyInvalid, KeyReuse, WorkflowNotFound, InstanceExists, TooLarge,
+// InvalidContext, CallbackSecretRequired, GuardError, Unavailable.
+func (s *Service) Create(ctx context.Context, c CreateCommand) (Result, error) {
+	r := s.Do(ctx, []Command{c})[0]
+	return r.Result, r.Err
+}
+
+// Fire moves an instance along one transition, and along the eventless transitions that follow.
+//
+// Kinds: Malformed, KeyInvalid, KeyReuse, InstanceNotFound, VersionMismatch,
+// PreconditionRequired, TooLarge, UnknownEvent, TransitionNotAllowed, InvalidPayload,
+// GuardRejected, GuardError, Unavailable.
+func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
+	r := s.Do(ctx, []Command{c})[0]
+	return r.Result, r.Err
+}
+
+// Do carries out commands and returns their replies in the same order. Each command stands for
+// itself: one that is refused undoes no other. Commands for one instance are carried out in order.
+// The kinds of the errors are those of Create and Fire.
+func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
+	if len(commands) == 1 {
+		return s.do(ctx, commands)
+	}
+	replies := make([]Reply, 0, len(commands))
+	for len(commands) > 0 {
+		n := inAnyOrder(commands)
+		replies = append(replies, s.do(ctx, commands[:n])...)
+		commands = commands[n:]
+	}
+	return replies
+}
+
+// inAnyOrder counts the commands before the first one whose key was used by a command of the other
+// kind before it. Creates and fires have queues of their own, so that the two must not be under way
+// together.
+func inAnyOrder(commands []Command) int {
+	kinds := map[string]string{}
+	for i, c := range commands {
+		kind, tenant, key := c.identity()
+		if key == "" {
+			continue // Two commands without a key share none.
+		}
+		if used, known := kinds[tenant+" "+key]; known && used != kind {
+			return i
+		}
+		kinds[tenant+" "+key] = kind
+	}
+	return len(commands)
+}
+
+// do carries out commands whose order between creates and fires does not matter.
+func (s *Service) do(ctx context.Context, commands []Command) []Reply {
+	var (
+		creates []*pending[CreateCommand, Result]
+		fires   []*pending[FireCommand, Result]
+		waits   = make([]func() (Result, error), len(commands))
+		replies = make([]Reply, len(commands))
+	)
+	for i, command := range commands {
+		switch c := command.(type) {
+		case CreateCommand:
+			c.Key = keyOr(c.Key)
+			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
+				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, "key "+c.Key)
+				creates, waits[i] = append(creates, p), p.wait
+			}
+		case FireCommand:
+			c.Key = keyOr(c.Key)
+			if replies[i].Err = c.normalise(); replies[i].Err == nil {
+				p := newPending[FireCommand, Result](ctx, c, c.Tenant, "key "+c.Key, "instance "+c.ID.String())
+				fires, waits[i] = append(fires, p), p.wait
+			}
+		}
+	}
+	s.creates.submit(creates...)
+	s.fires.submit(fires...)
+	for i, wait := range waits {
+		if wait != nil {
+			replies[i].Result, replies[i].Err = wait()
+		}
+	}
+	return replies
+}
+
+// checkCallback refuses a callback that could not be sent or not be signed. Its host is not looked
+// up: a batch may have a thousand callbacks.
+func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
+	switch {
+	case c.CallbackURL == "" && c.CallbackSecret == "":
+		return nil
+	case c.CallbackURL == "":
+		return MalformedAt("/callback_secret", "does not go without callback_url")
+	}
+	var faults []Fault
+	if err := s.config.Webhooks.CheckURL(ctx, c.CallbackURL, false); err != nil {
+		faults = append(faults, Fault{Pointer: "/callback_url", Detail: err.Error()})
+	}
+	if c.CallbackSecret != "" {
+		if err := address.CheckSecret(c.CallbackSecret); err != nil {
+			faults = append(faults, Fault{Pointer: "/callback_secret", Detail: err.Error()})
+		}
+	}
+	switch {
+	case len(faults) > 0:
+		return &Error{Kind: Malformed, Message: "the callback is not acceptable", Faults: faults}
+	case c.CallbackSecret == "" && s.config.Webhooks.Secret == "":
+		return Errorf(CallbackSecretRequired, "the deployment has no secret to sign the callback with; send a callback_secret")
+	}
+	return nil
+}
+
+// FireTx moves an instance in the caller's own transaction, so that the step and the caller's rows
+// are committed together or not at all. It needs no key for that. A refusal leaves the transaction
+// usable; a GuardError and a database error do not. The kinds are those of Fire.
+func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
+	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
+		outcomes, err := fire(ctx, queries.New(tx), []*pending[FireCommand, Result]{p})
+		if err != nil {
+			return queries.Outcome{}, s.blame(p, err)
+		}
+		return outcomes[0], nil
+	})
+}

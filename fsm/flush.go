@@ -1,0 +1,216 @@
+package fsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// create calls the engine, and returns one outcome for each command, in their order.
+func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateCommand, Result]) ([]queries.Outcome, error) {
+	p := queries.CreateParams{Tenant: batch[0].tenant}
+	for _, c := range batch {
+		p.Workflows = append(p.Workflows, c.command.Workflow)
+		p.Contexts = append(p.Contexts, c.command.Context)
+		p.Keys = append(p.Keys, c.command.Key)
+		p.BusinessKeys = append(p.BusinessKeys, c.command.BusinessKey)
+		p.InstanceCorrelationIds = append(p.InstanceCorrelationIds, c.command.CorrelationID)
+		p.Lifetimes = append(p.Lifetimes, pgtype.Interval{
+			Microseconds: c.command.ExpiresIn.Microseconds(), Valid: c.command.ExpiresIn > 0,
+		})
+		p.Checked = append(p.Checked, c.checked)
+		p.Actors = append(p.Actors, c.command.Actor)
+		p.Reasons = append(p.Reasons, c.command.Reason)
+		p.CorrelationIds = append(p.CorrelationIds, c.command.Origin.CorrelationID)
+		p.Traceparents = append(p.Traceparents, c.command.Traceparent)
+	}
+	if slices.ContainsFunc(batch, func(c *pending[CreateCommand, Result]) bool { return c.command.CallbackURL != "" }) {
+		for _, c := range batch {
+			p.CallbackUrls = append(p.CallbackUrls, c.command.CallbackURL)
+			p.CallbackSecrets = append(p.CallbackSecrets, c.command.CallbackSecret)
+		}
+	}
+	rows, err := q.Create(ctx, p)
+	return inOrder(len(batch), rows, err)
+}
+
+// fire calls the engine, and returns one outcome for each command, in their order.
+func fire(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand, Result]) ([]queries.Outcome, error) {
+	p := queries.FireParams{Tenant: batch[0].tenant}
+	for _, c := range batch {
+		p.Ids = append(p.Ids, c.command.ID)
+		p.Events = append(p.Events, c.command.Event)
+		p.Payloads = append(p.Payloads, c.command.Payload)
+		p.Keys = append(p.Keys, c.command.Key)
+		p.Expected = append(p.Expected, c.command.Expect.parameter)
+		p.Checked = append(p.Checked, c.checked)
+		p.Actors = append(p.Actors, c.command.Actor)
+		p.Reasons = append(p.Reasons, c.command.Reason)
+		p.CorrelationIds = append(p.CorrelationIds, c.command.CorrelationID)
+		p.Traceparents = append(p.Traceparents, c.command.Traceparent)
+	}
+	rows, err := q.Fire(ctx, p)
+	return inOrder(len(batch), rows, err)
+}
+
+// inOrder sorts the outcomes of a call by the commands that they belong to.
+func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error) {
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != n {
+		return nil, fmt.Errorf("the engine answered %d of %d commands", len(rows), n)
+	}
+	outcomes := make([]queries.Outcome, n)
+	for _, r := range rows {
+		outcomes[r.Ordinal-1] = r
+	}
+	return outcomes, nil
+}
+
+func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) (away bool) {
+	return flush(s, batch, create, s.answerCreate, s.blameCreate)
+}
+
+func (s *Service) flushFires(batch []*pending[FireCommand, Result]) (away bool) {
+	return flush(s, batch, fire, s.answerFire, s.blame)
+}
+
+// maxRounds bounds how often a command is called again because the schema that its document must be
+// checked against has changed meanwhile.
+const maxRounds = 4
+
+var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
+
+// flush makes one call for a batch, and completes or fails its commands. If the call fails, and not
+// for the connection, its commands are called one by one, so that the one to blame harms no other. A
+// command whose document has to be checked against a schema is checked and called again, before any
+// command behind it is called. flush returns whether the database is away.
+func flush[C any](
+	s *Service, batch []*pending[C, Result],
+	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error),
+	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error),
+	blame func(*pending[C, Result], error) error,
+) (away bool) {
+	defer failAll(batch)
+	for range maxRounds {
+		var outcomes []queries.Outcome
+		unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
+			outcomes, err = call(ctx, s.db.Queries(), batch)
+			return err
+		})
+		if unanswered {
+			for _, p := range batch {
+				p.unanswered = true
+			}
+		}
+		if err != nil {
+			if len(batch) == 1 || database.IsConnectionError(err) {
+				for _, p := range batch {
+					p.fail(blame(p, err))
+				}
+				return database.IsConnectionError(err)
+			}
+			flushSingly(s, batch, call, answer, blame)
+			return false
+		}
+		var again []*pending[C, Result]
+		var moved []uuid.UUID
+		for i, p := range batch {
+			// A replay of what an unanswered attempt of this command did is none to its caller.
+			outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
+			if outcomes[i].Outcome == "applied" && !outcomes[i].Replayed {
+				moved = append(moved, *outcomes[i].ID)
+			}
+			answered, result, err := answer(p, outcomes[i])
+			switch {
+			case err != nil:
+				p.fail(err)
+			case answered:
+				p.complete(result)
+			default:
+				again = append(again, p)
+			}
+		}
+		if len(moved) > 0 {
+			s.config.Moved(moved)
+		}
+		if batch = again; len(batch) == 0 {
+			return false
+		}
+	}
+	for _, p := range batch {
+		p.fail(errSchemaKeepsChanging)
+	}
+	return false
+}
+
+// flushSingly makes a call for each command of a batch, as many at once as there are flushers.
+func flushSingly[C any](
+	s *Service, batch []*pending[C, Result],
+	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error),
+	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error),
+	blame func(*pending[C, Result], error) error,
+) {
+	var singles sync.WaitGroup
+	slots := make(chan struct{}, s.config.Flushers)
+	for _, p := range batch {
+		slots <- struct{}{}
+		singles.Go(func() {
+			defer func() { <-slots }()
+			flush(s, []*pending[C, Result]{p}, call, answer, blame)
+		})
+	}
+	singles.Wait()
+}
+
+// blame says why a call for a single command failed. If it ran into the statement timeout, the same
+// decision is made without writing: if that is quick, the call waited for something; if not, a guard
+// or an assign is slow.
+func (s *Service) blame(p *pending[FireCommand, Result], err error) error {
+	if !database.IsGuardFailure(err) {
+		return fromDatabase(err)
+	}
+	if database.IsCode(err, database.QueryCanceled) {
+		if _, previewErr := s.preview(context.Background(), p); !database.IsGuardFailure(previewErr) {
+			return fromDatabase(err)
+		}
+	}
+	return s.guardError(p, err)
+}
+
+// blameCreate is blame for a creation, in which entry assigns and eventless transitions may fail.
+func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) error {
+	if !database.IsGuardFailure(err) {
+		return fromDatabase(err)
+	}
+	if database.IsCode(err, database.QueryCanceled) {
+		if _, previewErr := s.PreviewCreate(context.Background(), p.command.Workflow, 0, p.command.Context); !errors.Is(previewErr, GuardError) {
+			return fromDatabase(err)
+		}
+	}
+	return &Error{Kind: GuardError, Message: guardErrorMessage, Cause: err}
+}
+
+const guardErrorMessage = "a guard or an assign of the definition fails or takes too long on this input; nothing was changed"
+
+func (s *Service) guardError(p *pending[FireCommand, Result], err error) *Error {
+	e := &Error{
+		Kind:    GuardError,
+		Message: guardErrorMessage,
+		Refusal: &Refusal{Event: p.command.Event},
+		Cause:   err,
+	}
+	if i, err := s.Get(context.Background(), p.tenant, p.command.ID); err == nil {
+		e.Refusal.State, e.Refusal.Status, e.Refusal.Version, e.Refusal.AcceptedEvents = i.State, i.Status, i.Version, i.AcceptedEvents
+	}
+	return e
+}

@@ -1,0 +1,130 @@
+package database
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// A Client calls one database. It may be used by several goroutines at once.
+type Client struct {
+	pool    *pgxpool.Pool
+	queries *queries.Queries
+	timeout time.Duration
+	asError func(error) error
+}
+
+// New returns a Client on a pool. timeout bounds a call with all its repetitions. asError maps
+// what the driver returned to what callers of the Client see; it is not called with nil.
+func New(pool *pgxpool.Pool, timeout time.Duration, asError func(error) error) *Client {
+	return &Client{pool: pool, queries: queries.New(pool), timeout: timeout, asError: asError}
+}
+
+// Pool returns the pool that the Client calls through.
+func (c *Client) Pool() *pgxpool.Pool { return c.pool }
+
+// Queries returns the queries on the pool, for a call that must not be repeated.
+func (c *Client) Queries() *queries.Queries { return c.queries }
+
+// Timeout is how long a call may take, its repetitions included.
+func (c *Client) Timeout() time.Duration { return c.timeout }
+
+// Read calls f as Attempt does, and returns its mapped error. f must not write.
+func (c *Client) Read(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	_, err := c.Attempt(ctx, func(ctx context.Context) error { return f(ctx, c.queries) })
+	if err != nil {
+		return c.asError(err)
+	}
+	return nil
+}
+
+// Attempt makes a call and repeats it, up to three times, after a deadlock, a serialization
+// failure or a lost connection. It returns the driver's error of the last attempt. unanswered is
+// true if an attempt was sent and its answer was lost, so that it may have had its effect.
+func (c *Client) Attempt(ctx context.Context, call func(context.Context) error) (unanswered bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	const tries = 4
+	for try := range tries {
+		if try > 0 {
+			time.Sleep(time.Duration(try*try) * 10 * time.Millisecond)
+		}
+		err = call(ctx)
+		switch {
+		case err == nil, ctx.Err() != nil, !IsRetryable(err) && !IsConnectionError(err):
+			return unanswered, err
+		case isLost(err):
+			unanswered = unanswered || isUnanswered(err)
+			// The other connections of the pool are likely to be dead too.
+			c.pool.Reset()
+		}
+	}
+	return unanswered, err
+}
+
+// Transact runs f in a transaction whose statements may take as long as statementTimeout says,
+// such as "30s", and returns the driver's error.
+func Transact(
+	ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error,
+) error {
+	return pgx.BeginTxFunc(ctx, pool, options, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local statement_timeout = '"+statementTimeout+"'"); err != nil {
+			return err
+		}
+		return f(queries.New(tx))
+	})
+}
+
+// Retry is Transact, repeated up to seven times if a lock was not to be had, and after a deadlock
+// or a serialization failure. A lock on a table is asked for with a short lock_timeout, since
+// commands wait behind the request; several short requests let them through in between.
+func (c *Client) Retry(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
+	var err error
+	const tries = 8
+	for try := range tries {
+		select {
+		case <-time.After(time.Duration(try) * 50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		err = Transact(ctx, c.pool, options, statementTimeout, f)
+		if !IsRetryable(err) && !IsCode(err, LockNotAvailable) {
+			break
+		}
+	}
+	return err
+}
+
+// Planned returns queries that are planned anew for the arguments of each call. A prepared
+// statement soon gets a generic plan, and a list whose filters are mostly absent has no generic
+// plan that is good for all of them: it would read the whole table.
+func Planned(db queries.DBTX) *queries.Queries { return queries.New(planned{db}) }
+
+type planned struct{ queries.DBTX }
+
+func (p planned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return p.DBTX.Query(ctx, sql, append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
+}
+
+// Optional returns nil for a zero value: a parameter of a query that is absent.
+func Optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// OptionalID returns the id that a key of a [Listing] is, or nil for an empty key.
+func OptionalID(key string) (*uuid.UUID, error) {
+	if key == "" {
+		return nil, nil
+	}
+	id, err := uuid.Parse(key)
+	return &id, err
+}

@@ -1,0 +1,37 @@
+// Package database calls PostgreSQL for package fsm and the packages under it.
+//
+// # What it owns
+//
+//   - [Client]: a call with a timeout, repeated after a deadlock, a serialization failure or a
+//     lost connection; and transactions that need more time than a command has.
+//   - The questions that callers ask of a driver's error, such as [IsConnectionError]. What an
+//     error means to a caller, its Kind, is decided by package fsm alone.
+//   - [List]: one page of a list, read by key, and the signed cursor of the next page.
+//
+// # Why a call may be repeated
+//
+// A read changes nothing. A command has an idempotency key, so that a repeated call finds its own
+// effect and does not make it twice. Nothing else may be called through [Client.Attempt].
+//
+// # Cursors
+//
+// A cursor is the key of the last item of a page, behind an HMAC over that key and over the list
+// with its filters. The HMAC's secret is a row of the database, so that every replica accepts the
+// cursors of the others. A cursor that fails the check gives a [PageError].
+//
+// The secret is read once per connection and kept with that connection. A PostgreSQL session never
+// moves to another database, and pawl needs session pooling where there is a pooler, so the secret
+// that a connection has is that of the database that its queries read. If the database behind a
+// URL is replaced by another, new connections read the other secret, and the cursors of the former
+// database are refused.
+//
+// # When things fail
+//
+// A failed call returns the driver's error from Attempt, and the error that Config.AsError makes of
+// it from everything else. If a connection is lost, the pool is reset: the other connections to a
+// server that died are dead too. A secret that could not be read is read again by the next page.
+//
+// # What it may import
+//
+// db/queries and pgx. It does not import package fsm, which imports it.
+package database

@@ -1,0 +1,84 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
+)
+
+// The SQLSTATEs of PostgreSQL that are told apart.
+const (
+	SerializationFailure = "40001"
+	DeadlockDetected     = "40P01"
+	LockNotAvailable     = "55P03"
+	QueryCanceled        = "57014"
+)
+
+// IsCode reports whether the server refused the call with the SQLSTATE.
+func IsCode(err error, code string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == code
+}
+
+// IsGuardFailure reports whether a read failed in a guard or an assign: a path raised, or ran into
+// the statement timeout. Paths are evaluated leniently, and still raise for a variable that does
+// not exist (42704), for a time without a zone compared with one that has a zone (0A000), for a
+// bad template of a time (class 22) and for a result that is too large (class 54).
+func IsGuardFailure(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == QueryCanceled || pg.Code == "42704" || pg.Code == "0A000" ||
+		strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "54"))
+}
+
+// IsRetryable reports whether the same call may simply be made again: after a deadlock or a
+// serialization failure, which undid it.
+func IsRetryable(err error) bool {
+	return IsCode(err, SerializationFailure) || IsCode(err, DeadlockDetected)
+}
+
+// IsConnectionError reports whether the server was not reached, went away or has no room:
+// connection exceptions (class 08), insufficient resources (53), operator intervention (57P), a
+// failure of the network, or a context that ended.
+func IsConnectionError(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "53") || strings.HasPrefix(pg.Code, "57P")
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || isClosed(err)
+}
+
+// isLost reports whether an established connection ended with the error.
+func isLost(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return false
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return !strings.HasPrefix(pg.Code, "53") && IsConnectionError(err)
+	}
+	return IsConnectionError(err)
+}
+
+// isUnanswered reports whether a failed call may have had its effect: it was sent, and the server
+// did not say that it failed.
+func isUnanswered(err error) bool {
+	_, refused := errors.AsType[*pgconn.PgError](err)
+	return !refused && !pgconn.SafeToRetry(err)
+}
+
+// isClosed recognises a connection or a pool that was closed during the call.
+func isClosed(err error) bool {
+	return slices.ContainsFunc(
+		[]error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, pgconn.ErrConnClosed, puddle.ErrClosedPool},
+		func(closed error) bool { return errors.Is(err, closed) })
+}

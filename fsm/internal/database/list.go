@@ -1,0 +1,136 @@
+package database
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// The limits of a page.
+const (
+	DefaultLimit = 50
+	MaxLimit     = 200
+)
+
+// A Listing is a list that is read by pages. Its items have keys, in an order that never changes,
+// so that no item is seen twice or left out while others are added.
+type Listing[R, T any] struct {
+	// Scope names the list with all its filters. A cursor belongs to one scope.
+	Scope string
+	// Rows reads at most limit rows behind the key after, which is empty for the first page.
+	Rows func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]R, error)
+	// Item makes an item of a row.
+	Item func(R) T
+	// Key returns the key of an item.
+	Key func(T) string
+}
+
+// A PageError says which of the two parameters of a page was refused, and why.
+type PageError struct {
+	// Parameter is "limit" or "cursor".
+	Parameter string
+	Message   string
+	// Detail says what the parameter must be.
+	Detail string
+}
+
+func (e *PageError) Error() string { return e.Message + ": " + e.Parameter + " " + e.Detail }
+
+// List reads a page of at most limit items: DefaultLimit if it is 0, and never more than MaxLimit.
+// cursor is the next of the page before, or empty. next is empty on the last page. The error is
+// what the Client makes of a PageError or of the driver's error.
+func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, cursor string) (items []T, next string, err error) {
+	items = []T{}
+	if limit < 0 {
+		return items, "", c.asError(&PageError{Parameter: "limit", Message: "the limit is negative", Detail: "must be at least 1"})
+	}
+	if limit == 0 {
+		limit = DefaultLimit
+	}
+	limit = min(limit, MaxLimit)
+	_, err = c.Attempt(ctx, func(ctx context.Context) error {
+		return c.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			secret, err := secretOf(ctx, conn)
+			if err != nil {
+				return err
+			}
+			after := ""
+			if cursor != "" {
+				var known bool
+				if after, known = OpenCursor(secret, l.Scope, cursor); !known {
+					return &PageError{
+						Parameter: "cursor", Message: "the cursor does not belong to this list",
+						Detail: "is not one that this list, with these filters, has given",
+					}
+				}
+			}
+			// One row more than asked for says whether there is a next page.
+			rows, err := l.Rows(ctx, conn, after, int32(limit)+1)
+			if err != nil {
+				return err
+			}
+			items = items[:0]
+			for _, r := range rows[:min(limit, len(rows))] {
+				items = append(items, l.Item(r))
+			}
+			if len(rows) > limit {
+				next = SealCursor(secret, l.Scope, l.Key(items[limit-1]))
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return items, "", c.asError(err)
+	}
+	return items, next, nil
+}
+
+// secretKey is where a connection keeps the secret of its database.
+const secretKey = "pawl.setting.cursor_secret"
+
+// secretOf returns the secret of the database that the connection leads to; see the package's
+// comment for why it may be kept.
+func secretOf(ctx context.Context, conn *pgxpool.Conn) ([]byte, error) {
+	kept := conn.Conn().PgConn().CustomData()
+	if secret, known := kept[secretKey].([]byte); known {
+		return secret, nil
+	}
+	setting, err := queries.New(conn).GetSetting(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kept[secretKey] = setting.CursorSecret
+	return setting.CursorSecret, nil
+}
+
+// macSize is how many bytes of the HMAC a cursor has.
+const macSize = 16
+
+func mac(secret []byte, scope, key string) []byte {
+	m := hmac.New(sha256.New, secret)
+	fmt.Fprintf(m, "%d:%s%s", len(scope), scope, key)
+	return m.Sum(nil)[:macSize]
+}
+
+// SealCursor returns a cursor for a key of the scope: base64url of a truncated HMAC-SHA256 and the
+// key. The key is protected against changes; it is not hidden.
+func SealCursor(secret []byte, scope, key string) string {
+	return base64.RawURLEncoding.EncodeToString(append(mac(secret, scope, key), key...))
+}
+
+// OpenCursor returns the key of a cursor, and false unless the cursor was sealed with the secret
+// for the scope.
+func OpenCursor(secret []byte, scope, cursor string) (key string, ok bool) {
+	sealed, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || len(sealed) <= macSize {
+		return "", false
+	}
+	key = string(sealed[macSize:])
+	return key, hmac.Equal(sealed[:macSize], mac(secret, scope, key))
+}

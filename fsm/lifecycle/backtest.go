@@ -1,0 +1,411 @@
+package lifecycle
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Bounds of a back-test.
+const (
+	// DefaultSample and MaxSample are how many instances are back-tested.
+	DefaultSample, MaxSample = 1000, 10_000
+	// MaxDifferences is how many differences a Backtest lists.
+	MaxDifferences = 100
+	// maxExamples is how many instances a DifferenceGroup names.
+	maxExamples = 3
+	// maxSlow is how many instances may take too long before the back-test is given up.
+	maxSlow = 3
+)
+
+// BacktestCommand asks which way a tenant's instances would have gone under another definition of their
+// workflow, the candidate: a registered Version, or a Definition that need not be registered.
+type BacktestCommand struct {
+	Tenant   string // Default DefaultTenant.
+	Workflow string
+	// Version or Definition, not both. A definition without a name takes the workflow's.
+	Version    int
+	Definition json.RawMessage
+	// Sample is how many instances to back-test: the newest ones, of any version and status. At most
+	// MaxSample. Default DefaultSample.
+	Sample int
+}
+
+// Backtest is the result of a back-test.
+type Backtest struct {
+	// Version is the candidate's, 0 for a Definition.
+	Version int
+	// Instances counts those that were back-tested. Same went the same way, and Different another way.
+	// Incomplete went the same way up to a migration or up to their 1,000th step, where the back-test of
+	// an instance ends.
+	Instances, Same, Different, Incomplete int
+	// Summary groups the differences, the largest group first.
+	Summary []DifferenceGroup
+	// Differences lists the first MaxDifferences, of the newest instances first.
+	Differences []Difference
+}
+
+// DifferenceGroup counts the instances whose differences are alike; see Difference for the members.
+type DifferenceGroup struct {
+	Event, From *string
+	To          string
+	Outcome     string
+	WouldBe     *string
+	Count       int
+	// Examples are the newest of the instances.
+	Examples []uuid.UUID
+}
+
+// Difference is the first step at which an instance would have gone another way. Later steps are not
+// compared, since they start from another state.
+type Difference struct {
+	InstanceID uuid.UUID
+	// Version is the step's in history, and WorkflowVersion the version of the workflow that made it.
+	Version         int64
+	WorkflowVersion int
+	// Event, From and To are those of the recorded macrostep: To is the state after the eventless
+	// transitions. Event and From are nil for the creation. If the candidate would have ended the
+	// present state of the instance, Event is nil, and From and To are that state.
+	Event, From *string
+	To          string
+	// Outcome is "elsewhere" if the step would have led to another state; "other-status" if it would have
+	// led to the same state, which gives another status; "timeout" if a timeout would have come first;
+	// "no-timeout" if the recorded timeout would not have come; or why the step would have been refused:
+	// "transition-not-allowed", "guard-rejected", "guard-error", "unknown-event", "invalid-payload",
+	// "invalid-context" or "too-large".
+	Outcome string
+	// WouldBe is the state that the instance would have gone to; nil if it would have stayed.
+	WouldBe *string
+	// Guards of "guard-rejected": those that were tried, in order.
+	Guards []string
+	// Faults of "invalid-payload" and "invalid-context".
+	Faults []fsm.Fault
+	// Detail is a sentence that says why.
+	Detail string
+}
+
+// Backtest runs the recorded events and payloads of instances through another definition, each at its
+// recorded time, and says which instances would have gone another way. It decides as Fire does, and
+// writes nothing.
+//
+// A timeout that was recorded late counts as late under the candidate by the same time. The context is
+// what the candidate assigns, starting from the recorded context of the creation, which has what the
+// recorded entry of the initial state assigned. Payloads and contexts are checked against the schemas
+// of the candidate, unless they were recorded under the same schema.
+//
+// Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowNotFound, GuardError if
+// several instances take too long, Unavailable.
+func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, error) {
+	switch {
+	case (c.Version == 0) == (c.Definition == nil):
+		return Backtest{}, fsm.MalformedAt("/definition", "either a definition or a version must be given, and not both")
+	case c.Sample < 0:
+		return Backtest{}, fsm.MalformedAt("/sample", "must be at least 1")
+	}
+	if err := fsm.CheckOrigin(&c.Tenant, &fsm.Origin{}); err != nil {
+		return Backtest{}, err
+	}
+	w, err := s.GetWorkflow(ctx, c.Workflow, c.Version)
+	if err != nil {
+		return Backtest{}, err
+	}
+	b := backtest{
+		service: s, groups: map[string]*DifferenceGroup{},
+		params: queries.BacktestParams{Workflow: w.Name, Tenant: c.Tenant},
+	}
+	b.Version = c.Version
+	if c.Definition == nil {
+		version := int32(w.Version)
+		b.params.Version, b.options.AccessMode = &version, pgx.ReadOnly
+	} else {
+		_, canonical, err := s.readDefinition(ctx, w.Name, c.Definition)
+		if err != nil {
+			return Backtest{}, within("/definition", err)
+		}
+		b.params.Definition = canonical
+	}
+	if err := b.run(ctx, min(cmp.Or(c.Sample, DefaultSample), MaxSample)); err != nil {
+		return Backtest{}, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.groups)) {
+		b.Summary = append(b.Summary, *b.groups[key])
+	}
+	slices.SortStableFunc(b.Summary, func(a, b DifferenceGroup) int { return cmp.Compare(b.Count, a.Count) })
+	return b.Backtest, nil
+}
+
+type backtest struct {
+	Backtest
+	service *Service
+	params  queries.BacktestParams
+	options pgx.TxOptions
+	groups  map[string]*DifferenceGroup
+	slow    int
+}
+
+// run back-tests the newest instances, as many at a time as the engine does in one call.
+func (b *backtest) run(ctx context.Context, sample int) error {
+	const page = 100
+	var before *uuid.UUID
+	for sample > 0 {
+		var ids []uuid.UUID
+		err := b.service.db.Read(ctx, func(ctx context.Context, _ *queries.Queries) (err error) {
+			ids, err = database.Planned(b.service.db.Pool()).NewestInstances(ctx, queries.NewestInstancesParams{
+				TenantID: b.params.Tenant, Workflow: b.params.Workflow, BeforeID: before, RowLimit: int32(min(sample, page)),
+			})
+			return err
+		})
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		sample, before = sample-len(ids), &ids[len(ids)-1]
+		for len(ids) > 0 {
+			done, err := b.replay(ctx, ids)
+			if err != nil {
+				return err
+			}
+			ids = ids[done:]
+		}
+	}
+	return nil
+}
+
+// timeout bounds a call. Most take about a tenth of a second.
+func (b *backtest) timeout() time.Duration { return 4 * b.service.db.Timeout() }
+
+// replay back-tests some instances from the start of the list, and returns how many.
+func (b *backtest) replay(ctx context.Context, ids []uuid.UUID) (done int, err error) {
+	var rows []queries.BacktestRow
+	b.params.Ids = ids
+	err = b.service.db.Retry(ctx, b.options, fmt.Sprintf("%dms", b.timeout().Milliseconds()), func(q *queries.Queries) (err error) {
+		rows, err = q.Backtest(ctx, b.params)
+		return err
+	})
+	switch {
+	case database.IsCode(err, database.QueryCanceled) && len(ids) > 1:
+		// One of them takes too long: look for it.
+		return b.replay(ctx, ids[:1])
+	case database.IsCode(err, database.QueryCanceled):
+		return 1, b.tooSlow(ctx, ids[0])
+	case err != nil:
+		e := fsm.AsError(err)
+		if e.Kind == fsm.WorkflowNotFound {
+			e.Message = "this version has been retired meanwhile"
+		}
+		return 0, e
+	}
+	for _, r := range rows {
+		if err := b.add(ctx, r); err != nil {
+			return 0, err
+		}
+	}
+	return len(rows), nil
+}
+
+// tooSlow adds the difference of an instance whose back-test takes too long.
+func (b *backtest) tooSlow(ctx context.Context, id uuid.UUID) error {
+	i, err := b.service.fsm.Get(ctx, b.params.Tenant, id)
+	if err != nil {
+		if errors.Is(err, fsm.InstanceNotFound) {
+			return nil
+		}
+		return err
+	}
+	detail := fmt.Sprintf("replaying it takes longer than %s: a guard or an assign is slow", b.timeout())
+	if b.slow++; b.slow > maxSlow {
+		return &fsm.Error{Kind: fsm.GuardError, Message: "too many instances take too long, such as " + id.String() + ": " + detail}
+	}
+	b.Instances++
+	b.differ(Difference{
+		InstanceID: id, Version: i.Version, WorkflowVersion: i.WorkflowVersion, From: &i.State, To: i.State,
+		Outcome: "guard-error", Detail: detail,
+	})
+	return nil
+}
+
+// recordedStep is a step as the engine returns it; see Difference.
+type recordedStep struct {
+	Version         int64
+	WorkflowVersion int `json:"workflow_version"`
+	Event, From     *string
+	To              string
+}
+
+// add counts an instance, and finds the first difference that it has.
+func (b *backtest) add(ctx context.Context, r queries.BacktestRow) error {
+	if r.Steps == 0 {
+		return nil // It was purged meanwhile.
+	}
+	d, err := b.difference(r)
+	if err != nil {
+		return &fsm.Error{Kind: fsm.Internal, Cause: err}
+	}
+	invalid, err := b.invalid(ctx, r)
+	if err != nil {
+		return err
+	}
+	b.Instances++
+	switch d = cmp.Or(invalid, d); {
+	case d != nil:
+		b.differ(*d)
+	case r.Complete:
+		b.Same++
+	default:
+		b.Incomplete++
+	}
+	return nil
+}
+
+// difference returns the difference that the engine found, or nil.
+func (b *backtest) difference(r queries.BacktestRow) (*Difference, error) {
+	if r.Difference == nil {
+		return nil, nil
+	}
+	var found struct {
+		recordedStep
+		Outcome       string
+		WouldBe       *string `json:"would_be"`
+		Guards        []string
+		Timeout       string
+		DueAt         time.Time `json:"due_at"`
+		Error         string
+		Status        fsm.Status
+		WouldBeStatus fsm.Status `json:"would_be_status"`
+	}
+	if err := json.Unmarshal(r.Difference, &found); err != nil {
+		return nil, err
+	}
+	d := differenceAt(r.ID, found.recordedStep, found.Outcome)
+	d.WouldBe, d.Guards = found.WouldBe, found.Guards
+	event := "the creation"
+	if found.Event != nil {
+		event = *found.Event
+	}
+	from := found.To
+	if found.From != nil {
+		from = *found.From
+	}
+	switch found.Outcome {
+	case "elsewhere":
+		d.Detail = fmt.Sprintf("%s leads to %s", cmp.Or(found.Timeout, event), *found.WouldBe)
+	case "other-status":
+		d.Detail = fmt.Sprintf("an instance in %s is %s, and was %s", found.To, found.WouldBeStatus, found.Status)
+	case "timeout":
+		d.Detail = fmt.Sprintf("%s, due at %s, leads from %s to %s first",
+			found.Timeout, found.DueAt.UTC().Format(time.RFC3339Nano), from, *found.WouldBe)
+	case "no-timeout":
+		d.Detail = fmt.Sprintf("no timeout of %s has ended by then", from)
+	case "transition-not-allowed":
+		d.Detail = fmt.Sprintf("the state %s has no transition for %s", from, event)
+	case "unknown-event":
+		d.Detail = fmt.Sprintf("the workflow has no event %s", event)
+	case "guard-rejected":
+		d.Detail = fmt.Sprintf("no guard of %s in the state %s holds for the recorded payload", event, from)
+	case "guard-error":
+		d.Detail = fmt.Sprintf("a guard or an assign fails: %s", found.Error)
+	case "too-large":
+		d.Detail = "the payload is, or the context would become, larger than the limit"
+	}
+	return &d, nil
+}
+
+func differenceAt(id uuid.UUID, s recordedStep, outcome string) Difference {
+	return Difference{
+		InstanceID: id, Version: s.Version, WorkflowVersion: s.WorkflowVersion, Event: s.Event, From: s.From, To: s.To,
+		Outcome: outcome,
+	}
+}
+
+// invalid returns the first step before the difference that the engine found whose context or payload
+// does not fit the candidate's schema, or nil. A document is checked before the candidate decides, so
+// that this difference comes first.
+func (b *backtest) invalid(ctx context.Context, r queries.BacktestRow) (*Difference, error) {
+	if r.Checks == nil {
+		return nil, nil
+	}
+	var checks struct {
+		Schemas map[string]json.RawMessage
+		Steps   []struct {
+			recordedStep
+			Checksum string
+		}
+	}
+	if err := json.Unmarshal(r.Checks, &checks); err != nil {
+		return nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
+	}
+	// Documents may be large: read a few at a time.
+	for steps := range slices.Chunk(checks.Steps, 100) {
+		versions := make([]int64, len(steps))
+		for i, step := range steps {
+			versions[i] = step.Version
+		}
+		var documents []queries.ListDocumentsRow
+		err := b.service.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+			documents, err = q.ListDocuments(ctx, queries.ListDocumentsParams{
+				TenantID: b.params.Tenant, InstanceID: r.ID, Versions: versions,
+			})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for i, document := range documents {
+			if i >= len(steps) || document.Version != steps[i].Version {
+				return nil, nil // The instance is being purged.
+			}
+			at, outcome := "/payload", "invalid-payload"
+			if document.Version == 1 {
+				at, outcome = "/context", "invalid-context"
+			}
+			_, faults, err := b.service.schemas.Check(checks.Schemas[steps[i].Checksum], document.Document, at)
+			if err != nil {
+				return nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
+			}
+			if len(faults) > 0 {
+				invalid := differenceAt(r.ID, steps[i].recordedStep, outcome)
+				invalid.Faults = fsm.Faults(faults)
+				invalid.Detail = fmt.Sprintf("the recorded %s does not fit its schema", strings.TrimPrefix(at, "/"))
+				return &invalid, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// differ adds a difference to the list and to its group.
+func (b *backtest) differ(d Difference) {
+	b.Different++
+	if len(b.Differences) < MaxDifferences {
+		b.Differences = append(b.Differences, d)
+	}
+	key := fmt.Sprintf("%q", []string{deref(d.Event), deref(d.From), d.To, d.Outcome, deref(d.WouldBe)})
+	g, known := b.groups[key]
+	if !known {
+		g = &DifferenceGroup{Event: d.Event, From: d.From, To: d.To, Outcome: d.Outcome, WouldBe: d.WouldBe}
+		b.groups[key] = g
+	}
+	g.Count++
+	if len(g.Examples) < maxExamples {
+		g.Examples = append(g.Examples, d.InstanceID)
+	}
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

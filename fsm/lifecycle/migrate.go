@@ -1,0 +1,202 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+)
+
+// MigrateCommand asks for a tenant's active instances of one version of a workflow to be moved to
+// another version.
+type MigrateCommand struct {
+	Tenant   string // Default fsm.DefaultTenant.
+	Workflow string
+	From, To int
+	// StateMap maps states of From to states of To that are not final. An instance in another state
+	// keeps its state.
+	StateMap map[string]string
+	// States and IDs choose among the instances; nil for all of them.
+	States []string
+	IDs    []uuid.UUID
+	// DryRun says what would happen, and writes nothing.
+	DryRun bool
+	// Batch is how many instances are moved in one transaction. Commands for these instances wait for
+	// it. Default 500.
+	Batch int
+	fsm.Origin
+}
+
+// Migration is the result of an instance migration, or of its dry run.
+type Migration struct {
+	// Total counts the active instances that were chosen, and Migrated those that were moved.
+	Total, Migrated int
+	// Moves counts the migrated instances by their states, sorted.
+	Moves []Move
+	// Left lists the instances that were not moved, the first MaxLeft of them.
+	Left []LeftInstance
+}
+
+// MaxLeft is how many instances a Migration lists.
+const MaxLeft = 1000
+
+// Move counts the instances that went from one state to another, or kept their state.
+type Move struct {
+	From, To string
+	Count    int
+}
+
+// LeftInstance is an instance that stayed on its version.
+type LeftInstance struct {
+	ID    uuid.UUID
+	State string
+	// Reason is "state-unknown" if the other version has no such state; "state-final" if the state is
+	// final there; "unsettled" if eventless transitions there would go on for ever; "busy" if other
+	// transactions held the instance each time that it was tried.
+	Reason string
+}
+
+// Migrate moves active instances to another version of their workflow, a batch at a time. It waits for
+// no instance: one that another transaction holds is tried again later. The context stays as it is and
+// is not checked against a schema. A state that keeps its name keeps the time that the instance has
+// spent in it, so that the new version's timeouts count from there; a state that StateMap names is
+// entered anew. The lifetime stays, if both versions have one.
+//
+// A migration may be broken off and started again at any time: what is moved stays moved. With an error
+// Migrate returns what was done until then; the last batch may be missing from it. While one migration
+// of a tenant's workflow is under way, and until a minute after its last batch if it is broken off,
+// another one between other versions is refused.
+//
+// Kinds: Malformed with every fault of the map or the filter, WorkflowNotFound, WorkflowConflict,
+// Unavailable.
+func (s *Service) Migrate(ctx context.Context, c MigrateCommand) (Migration, error) {
+	m := migration{service: s, moves: map[[2]string]int{}}
+	err := m.run(ctx, c)
+	for _, at := range slices.SortedFunc(maps.Keys(m.moves), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
+		m.Moves = append(m.Moves, Move{From: at[0], To: at[1], Count: m.moves[at]})
+	}
+	return m.Migration, err
+}
+
+// migration is a Migration under way.
+type migration struct {
+	Migration
+	service *Service
+	moves   map[[2]string]int // By the states from and to.
+}
+
+func (m *migration) run(ctx context.Context, c MigrateCommand) error {
+	params, err := c.params()
+	if err != nil {
+		return err
+	}
+	busy, err := m.pass(ctx, params, c.IDs)
+	// Other transactions are short, as a rule.
+	const rounds = 6
+	for round := 1; round < rounds && len(busy) > 0 && err == nil; round++ {
+		select {
+		case <-time.After(time.Duration(round*round) * 10 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		ids := make([]uuid.UUID, len(busy))
+		for i, b := range busy {
+			ids[i] = b.ID
+		}
+		busy, err = m.pass(ctx, params, ids)
+	}
+	for _, b := range busy {
+		m.leave(b)
+	}
+	return err
+}
+
+// params checks the command, and returns it as the engine's function takes it.
+func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
+	if c.Batch <= 0 {
+		c.Batch = 500
+	}
+	if err := fsm.CheckOrigin(&c.Tenant, &c.Origin); err != nil {
+		return queries.MigrateInstancesParams{}, err
+	}
+	var texts []fsm.Text
+	for from, to := range c.StateMap {
+		texts = append(texts,
+			fsm.Text{Pointer: "/state_map", Value: from, Max: definition.MaxPathLength},
+			fsm.Text{Pointer: "/state_map" + definition.Pointer(from), Value: to, Max: definition.MaxPathLength})
+	}
+	for i, state := range c.States {
+		texts = append(texts, fsm.Text{Pointer: fmt.Sprintf("/filter/states/%d", i), Value: state, Max: definition.MaxPathLength})
+	}
+	if err := fsm.CheckTexts(texts...); err != nil {
+		return queries.MigrateInstancesParams{}, err
+	}
+	if containsNUL(c.Workflow) || min(c.From, c.To) < 1 || max(c.From, c.To) > 1<<31-1 {
+		return queries.MigrateInstancesParams{}, fsm.Errorf(fsm.WorkflowNotFound, noWorkflow)
+	}
+	states := json.RawMessage(`{}`)
+	if len(c.StateMap) > 0 {
+		var err error
+		if states, err = json.Marshal(c.StateMap); err != nil {
+			return queries.MigrateInstancesParams{}, &fsm.Error{Kind: fsm.Internal, Cause: err}
+		}
+	}
+	return queries.MigrateInstancesParams{
+		Tenant: c.Tenant, Workflow: c.Workflow, FromVersion: int32(c.From), ToVersion: int32(c.To), StateMap: states,
+		RowLimit: int32(min(c.Batch, 1<<31-1)), Actor: c.Actor, DryRun: c.DryRun, States: c.States, Reason: c.Reason,
+		CorrelationID: c.CorrelationID, Traceparent: c.Traceparent,
+	}, nil
+}
+
+// pass goes once through all chosen instances, or through those with the ids. It returns those that
+// another transaction held.
+func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, ids []uuid.UUID) (busy []LeftInstance, err error) {
+	options := pgx.TxOptions{}
+	if p.DryRun {
+		options.AccessMode = pgx.ReadOnly
+	}
+	p.Ids = ids
+	for {
+		var rows []queries.MigrateInstancesRow
+		err := m.service.db.Retry(ctx, options, "30s", func(q *queries.Queries) (err error) {
+			rows, err = q.MigrateInstances(ctx, p)
+			return err
+		})
+		if err != nil {
+			return busy, fsm.AsError(err)
+		}
+		for _, r := range rows {
+			switch r.Outcome {
+			case "gone": // It ended, or was migrated by another command: it is not chosen any more.
+				continue
+			case "migrated", "would-migrate":
+				m.Total++
+				m.Migrated++
+				m.moves[[2]string{r.FromState, r.ToState}]++
+			case "busy":
+				busy = append(busy, LeftInstance{ID: r.ID, State: r.FromState, Reason: r.Outcome})
+			default:
+				m.leave(LeftInstance{ID: r.ID, State: r.FromState, Reason: r.Outcome})
+			}
+		}
+		if len(rows) < int(p.RowLimit) {
+			return busy, nil
+		}
+		p.After = &rows[len(rows)-1].ID
+	}
+}
+
+func (m *migration) leave(i LeftInstance) {
+	m.Total++
+	if len(m.Left) < MaxLeft {
+		m.Left = append(m.Left, i)
+	}
+}

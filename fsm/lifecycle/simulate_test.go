@@ -1,0 +1,232 @@
+package lifecycle_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+)
+
+// drawDefinition makes up a definition: states of which each may lead to any, by events
+// with a few candidates, whose guards and assigns read all that there is to read.
+func drawDefinition(t *rapid.T) string {
+	states := rapid.IntRange(1, 4).Draw(t, "states")
+	guards := []string{
+		"", "exists($.payload.n)", "$.payload.n > $.context.x", "$.context.flag == true", "$.instance.version < 3",
+		`$.instance.state == "S1" && $.now > "2000"`, "1 == 2", "$.payload.n.type()", "$nowhere == 1",
+	}
+	assigns := []any{
+		nil, "*",
+		map[string]string{"x": "$.payload.n"},
+		map[string]string{"x": "$.context.x + 1", "flag": "$.payload.flag"},
+		map[string]string{"seen": "$.instance.version"},
+	}
+	schemas := []any{nil, nil, nil, json.RawMessage(`{"type": "object", "required": ["n"]}`)}
+	target := rapid.Custom(func(t *rapid.T) string {
+		if n := rapid.IntRange(0, states).Draw(t, "target"); n < states {
+			return fmt.Sprint("S", n)
+		}
+		return "END"
+	})
+	all := map[string]any{
+		"END": map[string]string{"type": "final", "outcome": rapid.SampledFrom([]string{"completed", "failed"}).Draw(t, "outcome")},
+	}
+	for n := range states {
+		on := map[string]any{"out": target.Draw(t, "out")}
+		if n+1 == states {
+			on["out"] = "END"
+		} else {
+			on["next"] = fmt.Sprint("S", n+1) // All are reachable.
+		}
+		for _, event := range rapid.SliceOfDistinct(rapid.SampledFrom([]string{"a", "b"}), rapid.ID).Draw(t, "events") {
+			schema := rapid.SampledFrom(schemas).Draw(t, "schema")
+			var candidates []any
+			for range rapid.IntRange(1, 3).Draw(t, "candidates") {
+				c := map[string]any{"target": target.Draw(t, "target")}
+				if g := rapid.SampledFrom(guards).Draw(t, "guard"); g != "" {
+					c["guard"] = g
+				}
+				if a := rapid.SampledFrom(assigns).Draw(t, "assign"); a != nil {
+					c["assign"] = a
+				}
+				if schema != nil {
+					c["payload_schema"] = schema
+				}
+				if candidates = append(candidates, c); c["guard"] == nil {
+					break // None behind it would ever be taken.
+				}
+			}
+			on[event] = candidates
+		}
+		if n+1 == states && states == 1 || on["out"] == fmt.Sprint("S", n) {
+			on["out"] = "END" // A way out.
+		}
+		all[fmt.Sprint("S", n)] = map[string]any{"on": on}
+	}
+	text, err := json.Marshal(map[string]any{"name": "drawn", "initial": "S0", "states": all})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func nameOf(k fsm.Kind) string { return k.Error() }
+
+// kindOf names what became of an event.
+func kindOf(err error) string {
+	if err == nil {
+		return "applied"
+	}
+	return nameOf(fsm.AsError(err).Kind)
+}
+
+// Whatever the definition and the events: the simulation, the dry run, what evaluates, and
+// the firing come to the same.
+func TestWhatIfAgreesWithFiring(t *testing.T) {
+	t.Parallel()
+	// Each registration makes every connection plan its calls anew.
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(dbtest.New(t)), db.Config{MaxConns: 1}), fsm.Config{})
+	rapid.Check(t, func(rt *rapid.T) {
+		definition := drawDefinition(rt)
+		if _, err := s.Register(t.Context(), "", []byte(definition), "tester", false); err != nil {
+			rt.Fatalf("register: %v\n%s", err, definition)
+		}
+		document := rapid.SampledFrom([]string{`{}`, `{"x": 1}`, `{"x": 1, "flag": true}`}).Draw(rt, "context")
+		events := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) lifecycle.SimulatedEvent {
+			return lifecycle.SimulatedEvent{
+				Event:   rapid.SampledFrom([]string{"a", "a", "b", "b", "next", "out", "never"}).Draw(t, "event"),
+				Payload: json.RawMessage(rapid.SampledFrom([]string{`{}`, `{"n": 2}`, `{"n": 1, "flag": true}`, `{"n": "text"}`}).Draw(t, "payload")),
+			}
+		}), 1, 6).Draw(rt, "list")
+		simulated, err := s.Simulate(t.Context(), lifecycle.Simulation{Workflow: "drawn", Context: json.RawMessage(document), Events: events})
+		if err != nil {
+			rt.Fatalf("simulate: %v", err)
+		}
+		made, err := s.Create(t.Context(), fsm.CreateCommand{Workflow: "drawn", Context: json.RawMessage(document)})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		i := made.Instance
+		for n, e := range events {
+			holds := map[string]string{}
+			actions, err := s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, true)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			for _, a := range actions {
+				holds[a.Event] = "raises"
+				if a.GuardHolds != nil {
+					holds[a.Event] = fmt.Sprint(*a.GuardHolds)
+				}
+			}
+			c := fsm.FireCommand{ID: i.ID, Event: e.Event, Payload: e.Payload}
+			dry, dryErr := s.Preview(t.Context(), c)
+			fired, err := s.Fire(t.Context(), c)
+			step := simulated.Steps[n]
+			var stepErr error
+			if step.Err != nil {
+				stepErr = step.Err
+			}
+			got := []string{kindOf(stepErr), kindOf(dryErr)}
+			if want := kindOf(err); got[0] != want || got[1] != want {
+				rt.Fatalf("%s with %s in %s: simulated and previewed: %v, fired: %s\n%s", e.Event, e.Payload, i.State, got, want, definition)
+			}
+			if string(e.Payload) == `{}` && kindOf(err) != nameOf(fsm.InvalidPayload) {
+				want := map[string]string{
+					"applied": "true", nameOf(fsm.GuardRejected): "false", nameOf(fsm.GuardError): "raises",
+					nameOf(fsm.TransitionNotAllowed): "", nameOf(fsm.UnknownEvent): "",
+				}[kindOf(err)]
+				if holds[e.Event] != want {
+					rt.Fatalf("%s in %s: it evaluates to %q, but fires as %s\n%s", e.Event, i.State, holds[e.Event], kindOf(err), definition)
+				}
+			}
+			if err == nil {
+				if dry.Instance.State != fired.Instance.State || dry.Instance.Version != fired.Instance.Version ||
+					!cmp.Equal(fsmtest.Decoded(t, string(dry.Instance.Context)), fsmtest.Decoded(t, string(fired.Instance.Context))) {
+					rt.Fatalf("previewed: %+v, fired: %+v", dry.Instance, fired.Instance)
+				}
+				i = fired.Instance
+			}
+			if step.To != i.State || !cmp.Equal(fsmtest.Decoded(t, string(step.Context)), fsmtest.Decoded(t, string(i.Context))) {
+				rt.Fatalf("simulated to %s with %s, fired to %s with %s", step.To, step.Context, i.State, i.Context)
+			}
+		}
+		if simulated.State != i.State || len(simulated.Steps) != len(events) {
+			rt.Fatalf("%d steps to %s, want %d to %s", len(simulated.Steps), simulated.State, len(events), i.State)
+		}
+	})
+}
+
+func TestSimulateFromAState(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.FlightBooking)
+	before := fsmtest.Counts(t, pool)
+	r, err := s.Simulate(t.Context(), lifecycle.Simulation{
+		Workflow: "flight-booking", State: "RESERVED", Context: json.RawMessage(`{"price": 5}`),
+		Events: []lifecycle.SimulatedEvent{
+			{Event: "reserve"},
+			{Event: "pay", Payload: json.RawMessage(`{"amount": 4}`)},
+			{Event: "fly"},
+			{Event: "pay", Payload: json.RawMessage(`{"amount": 5, "payment_ref": "p"}`)},
+			{Event: "cancel"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, step := range r.Steps {
+		var err error
+		if step.Err != nil {
+			err = step.Err
+		}
+		got = append(got, fmt.Sprintf("%s: %s to %s: %s", step.Event, step.From, step.To, kindOf(err)))
+	}
+	want := []string{
+		"reserve: RESERVED to RESERVED: " + nameOf(fsm.TransitionNotAllowed), "pay: RESERVED to PAYMENT_MISMATCH: applied",
+		"fly: PAYMENT_MISMATCH to PAYMENT_MISMATCH: " + nameOf(fsm.UnknownEvent), "pay: PAYMENT_MISMATCH to PAID: applied",
+		"cancel: PAID to PAID: " + nameOf(fsm.TransitionNotAllowed),
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("steps:\n%v\nwant:\n%v", got, want)
+	}
+	fsmtest.SameJSON(t, r.Context, `{"price": 5, "offered": 4, "payment_ref": "p"}`)
+	if r.State != "PAID" {
+		t.Errorf("it ends in %s", r.State)
+	}
+	if after := fsmtest.Counts(t, pool); after != before {
+		t.Errorf("rows: %s, before: %s", after, before)
+	}
+}
+
+func TestSimulateRefuses(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{}, fsmtest.FlightBooking)
+	valid := lifecycle.Simulation{Workflow: "flight-booking", Context: json.RawMessage(`{"flight_id": "x", "price": 1}`)}
+	for name, c := range map[string]struct {
+		change func(*lifecycle.Simulation)
+		kind   fsm.Kind
+	}{
+		"workflow":  {func(s *lifecycle.Simulation) { s.Workflow = "none" }, fsm.WorkflowNotFound},
+		"version":   {func(s *lifecycle.Simulation) { s.Version = 2 }, fsm.WorkflowNotFound},
+		"state":     {func(s *lifecycle.Simulation) { s.State = "NOWHERE" }, fsm.Malformed},
+		"context":   {func(s *lifecycle.Simulation) { s.Context = json.RawMessage(`{"price": 1}`) }, fsm.InvalidContext},
+		"no object": {func(s *lifecycle.Simulation) { s.Context = json.RawMessage(`[]`) }, fsm.Malformed},
+		"events":    {func(s *lifecycle.Simulation) { s.Events = make([]lifecycle.SimulatedEvent, lifecycle.MaxSimulated+1) }, fsm.Malformed},
+	} {
+		simulation := valid
+		c.change(&simulation)
+		if _, err := s.Simulate(t.Context(), simulation); kindOf(err) != nameOf(c.kind) {
+			t.Errorf("%s: %v, want %s", name, err, c.kind)
+		}
+	}
+}

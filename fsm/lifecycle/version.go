@@ -1,0 +1,81 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// WorkflowVersion is one version of a workflow and how many instances use it.
+type WorkflowVersion struct {
+	Version   int
+	Checksum  string // See Workflow.Checksum.
+	CreatedAt time.Time
+	CreatedBy string
+	// Instances counts a tenant's instances by state, final ones included. States without any are
+	// left out.
+	Instances map[string]int64
+}
+
+// Versions returns all versions of a workflow, the latest first. It counts the tenant's instances of
+// the workflow, which takes seconds for millions of them.
+// Kinds: WorkflowNotFound, Unavailable.
+func (s *Service) Versions(ctx context.Context, tenant, name string) ([]WorkflowVersion, error) {
+	missing := fsm.Errorf(fsm.WorkflowNotFound, "there is no such workflow")
+	if containsNUL(name) || containsNUL(tenant) {
+		return nil, missing
+	}
+	var rows []queries.ListVersionsRow
+	err := s.db.Retry(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "10s", func(q *queries.Queries) (err error) {
+		rows, err = q.ListVersions(ctx, queries.ListVersionsParams{TenantID: tenant, Name: name})
+		if err == nil && len(rows) == 0 {
+			return missing
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fsm.AsError(err)
+	}
+	versions := make([]WorkflowVersion, len(rows))
+	for i, r := range rows {
+		versions[i] = WorkflowVersion{
+			Version: int(r.Version), Checksum: r.Checksum, CreatedAt: r.CreatedAt, CreatedBy: r.CreatedBy,
+		}
+		if err := json.Unmarshal(r.Instances, &versions[i].Instances); err != nil {
+			return nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
+		}
+	}
+	return versions, nil
+}
+
+// Retire removes a version of a workflow that no instance uses, of any tenant, final instances
+// included. Commands wait while the workflow's instances are counted. If it was the latest version,
+// its number is given again, unless instances were migrated away from it: their history names it.
+// Kinds: WorkflowNotFound, WorkflowConflict if instances use the version, Unavailable.
+func (s *Service) Retire(ctx context.Context, name string, version int) error {
+	if version < 1 { // GetWorkflow takes 0 for the latest.
+		return fsm.Errorf(fsm.WorkflowNotFound, noWorkflow)
+	}
+	w, err := s.GetWorkflow(ctx, name, version)
+	if err != nil {
+		return err
+	}
+	err = s.db.Retry(ctx, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
+		retired, err := q.RetireWorkflow(ctx, queries.RetireWorkflowParams{
+			Name: name, Checksum: w.Checksum, Version: int32(w.Version),
+		})
+		if err == nil && !retired {
+			return fsm.Errorf(fsm.WorkflowNotFound, "somebody else has retired this version")
+		}
+		return err
+	})
+	if err != nil {
+		return fsm.AsError(err)
+	}
+	return s.validate(ctx, name)
+}

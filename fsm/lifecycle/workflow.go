@@ -1,0 +1,214 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Workflow is one registered version of a workflow.
+type Workflow struct {
+	Name    string
+	Version int
+	// Checksum is the SHA-256 of the canonical definition's jsonb text, in hexadecimal.
+	Checksum string
+	// Definition is canonical, as JSON.
+	Definition json.RawMessage
+	// CreatedAt and CreatedBy are zero after a dry run of a registration.
+	CreatedAt time.Time
+	CreatedBy string
+}
+
+func workflowOf(w queries.Workflow) Workflow {
+	return Workflow{
+		Name: w.Name, Version: int(w.Version), Checksum: w.Checksum, Definition: w.Definition,
+		CreatedAt: w.CreatedAt, CreatedBy: w.CreatedBy,
+	}
+}
+
+// Model reads the definition, without regard to faults: what is registered runs, even if it was
+// registered through SQL with faults that Register refuses.
+// Kinds: Internal.
+func (w Workflow) Model() (*definition.Definition, error) {
+	d, err := definition.Read(w.Definition, "", definition.Limits{Bytes: math.MaxInt, States: math.MaxInt})
+	if err != nil {
+		return nil, &fsm.Error{Kind: fsm.Internal, Cause: fmt.Errorf("workflow %s, version %d: %w", w.Name, w.Version, err)}
+	}
+	return &d.Definition, nil
+}
+
+// Registration is the result of Register.
+type Registration struct {
+	Workflow
+	// Created is false if the latest version has the same content already, and in a dry run.
+	Created bool
+}
+
+// Register checks a definition and makes it the next version of the workflow with the given name,
+// unless the latest version has the same content. An empty name takes the definition's; an empty
+// actor is "anonymous". A dry run does all of it and rolls it back.
+//
+// Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowConflict, Unavailable.
+func (s *Service) Register(ctx context.Context, name string, data []byte, actor string, dryRun bool) (Registration, error) {
+	if actor == "" {
+		actor = "anonymous"
+	}
+	if err := fsm.CheckTexts(fsm.Text{Value: actor, Max: 255}); err != nil {
+		return Registration{}, err
+	}
+	def, canonical, err := s.readDefinition(ctx, name, data)
+	if err != nil {
+		return Registration{}, err
+	}
+	var version *int32
+	if v := int32(def.Version); v != 0 { // It was read as at most 1<<31-1.
+		version = &v
+	}
+
+	var registered Registration
+	errDryRun := errors.New("dry run")
+	// The engine checks the definition again, which may be large.
+	err = s.db.Retry(ctx, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
+		row, err := q.RegisterWorkflow(ctx, queries.RegisterWorkflowParams{
+			Definition: canonical, Actor: actor, Version: version,
+		})
+		if err != nil {
+			return err
+		}
+		w, err := q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: def.Name, Version: row.Version})
+		if err != nil {
+			return err
+		}
+		registered = Registration{Workflow: workflowOf(w), Created: row.Created}
+		if dryRun {
+			if row.Created {
+				registered.CreatedAt, registered.CreatedBy = time.Time{}, ""
+			}
+			registered.Created = false
+			return errDryRun
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errDryRun):
+		return registered, nil
+	case err != nil:
+		return Registration{}, fsm.AsError(err)
+	}
+	if err := s.validate(ctx, def.Name); err != nil {
+		return Registration{}, err
+	}
+	return registered, nil
+}
+
+// readDefinition checks a definition as far as it can be checked before it is stored, and returns it
+// with its canonical form.
+func (s *Service) readDefinition(ctx context.Context, name string, data []byte) (*definition.Definition, json.RawMessage, error) {
+	var setting queries.Setting
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		setting, err = q.GetSetting(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	draft, err := definition.Read(data, name, definition.Limits{Bytes: int(setting.DefinitionLimit), States: int(setting.StateLimit)})
+	if err != nil {
+		return nil, nil, fsm.AsError(err)
+	}
+	if err := s.checkPaths(ctx, draft); err != nil {
+		return nil, nil, err
+	}
+	if err := draft.Err(); err != nil {
+		return nil, nil, fsm.AsError(err)
+	}
+	canonical, err := json.Marshal(&draft.Definition)
+	if err != nil {
+		return nil, nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
+	}
+	return &draft.Definition, canonical, nil
+}
+
+// checkPaths faults the guards and assigns that PostgreSQL cannot parse.
+func (s *Service) checkPaths(ctx context.Context, draft *definition.Draft) error {
+	if len(draft.Paths) == 0 {
+		return nil
+	}
+	wrong := map[string]string{}
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		rows, err := q.JSONPathErrors(ctx, slices.Collect(maps.Values(draft.Paths)))
+		for _, row := range rows {
+			wrong[row.Path] = row.Error
+		}
+		return err
+	})
+	for at, path := range draft.Paths {
+		if detail, bad := wrong[path]; bad {
+			draft.Fault(at, "is no SQL/JSON path: "+detail)
+		}
+	}
+	return err
+}
+
+// validate lets PostgreSQL check that older rows of instances fit a workflow's CHECK too, which binds
+// all writes already. If another schema change is under way it is left for the next registration.
+func (s *Service) validate(ctx context.Context, workflow string) error {
+	err := database.Transact(ctx, s.db.Pool(), pgx.TxOptions{}, "10min", func(q *queries.Queries) error {
+		return q.ValidateWorkflow(ctx, workflow)
+	})
+	if err != nil && !database.IsCode(err, database.LockNotAvailable) {
+		return fsm.AsError(err)
+	}
+	return nil
+}
+
+const noWorkflow = "there is no such workflow, or no such version of it"
+
+// GetWorkflow returns a version of a workflow, or the latest one for version 0.
+// Kinds: WorkflowNotFound, Unavailable.
+func (s *Service) GetWorkflow(ctx context.Context, name string, version int) (Workflow, error) {
+	var w queries.Workflow
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		switch {
+		case containsNUL(name) || version < 0 || version > 1<<31-1:
+			err = pgx.ErrNoRows
+		case version == 0:
+			w, err = q.GetWorkflow(ctx, name)
+		default:
+			w, err = q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: name, Version: int32(version)})
+		}
+		return fsm.IfNoRows(err, fsm.WorkflowNotFound, noWorkflow)
+	})
+	return workflowOf(w), err
+}
+
+// ListWorkflows returns the latest version of each workflow, by name.
+// Kinds: Malformed (limit or cursor), Unavailable.
+func (s *Service) ListWorkflows(ctx context.Context, page fsm.Page) (fsm.List[Workflow], error) {
+	items, next, err := database.List(ctx, s.db, database.Listing[queries.Workflow, Workflow]{
+		Scope: "workflows",
+		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Workflow, error) {
+			return queries.New(db).ListWorkflows(ctx, queries.ListWorkflowsParams{After: after, RowLimit: limit})
+		},
+		Item: workflowOf,
+		Key:  func(w Workflow) string { return w.Name },
+	}, page.Limit, page.Cursor)
+	return fsm.List[Workflow]{Items: items, Next: next}, err
+}
+
+// containsNUL reports whether a text has a NUL, which PostgreSQL cannot hold, so that nothing has
+// such a name.
+func containsNUL(text string) bool { return strings.ContainsRune(text, 0) }

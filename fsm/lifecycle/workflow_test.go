@@ -1,0 +1,165 @@
+package lifecycle_test
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+)
+
+// canonical returns the canonical form of a definition.
+func canonical(t testing.TB, text string) string {
+	t.Helper()
+	d, err := definition.Parse([]byte(text), "", definition.Limits{})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	written, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(written)
+}
+
+// wrap makes a definition of what there is in state A.
+func wrap(a string) string {
+	return `{"name":"w","initial":"A","states":{"A":` + a + `,"B":{"type":"final"}}}`
+}
+
+func TestRegister(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{})
+	ctx := t.Context()
+
+	dry, err := s.Register(ctx, "flight-booking", []byte(fsmtest.FlightBooking), "alice", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dry.Created || dry.Version != 1 || dry.CreatedBy != "" || !dry.CreatedAt.IsZero() || dry.Checksum == "" {
+		t.Errorf("dry run: %+v", dry)
+	}
+	if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.workflow"); n != 0 {
+		t.Errorf("a dry run left %d workflows", n)
+	}
+
+	first, err := s.Register(ctx, "flight-booking", []byte(fsmtest.FlightBooking), "alice", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !first.Created || first.Version != 1 || first.CreatedBy != "alice" || first.Checksum != dry.Checksum || first.CreatedAt.IsZero() {
+		t.Errorf("first: %+v", first)
+	}
+	fsmtest.SameJSON(t, first.Definition, canonical(t, fsmtest.FlightBooking))
+
+	// The same content, written in another way and without a name, is no new version.
+	again, err := s.Register(ctx, "flight-booking", []byte(strings.Replace(fsmtest.FlightBooking, `"name": "flight-booking",`, "", 1)), "bob", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Created || !cmp.Equal(again.Workflow, first.Workflow) {
+		t.Errorf("again: %+v", again)
+	}
+
+	changed := strings.Replace(fsmtest.FlightBooking, `"30m"`, `"45m"`, 1)
+	second, err := s.Register(ctx, "", []byte(strings.Replace(changed, `"name"`, `"version": 2, "name"`, 1)), "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !second.Created || second.Version != 2 || second.CreatedBy != "anonymous" {
+		t.Errorf("second: %+v", second)
+	}
+
+	_, err = s.Register(ctx, "", []byte(strings.Replace(fsmtest.FlightBooking, `"name"`, `"version": 7, "name"`, 1)), "bob", false)
+	if e := fsmtest.Refusal(t, err, fsm.WorkflowConflict); e.Refusal.Version != 2 {
+		t.Errorf("conflict at %d", e.Refusal.Version)
+	}
+
+	// Every path that Postgres cannot read is named, with the rest of what is wrong.
+	_, err = s.Register(ctx, "w", []byte(`{"initial":"A","states":{
+		"A":{"on":{"go":[{"target":"B","guard":"$.a ==","assign":{"x/y":"$.("}},{"target":"C"}]},"after":{"1s":{"target":"B","guard":"$$"}}},
+		"B":{"type":"final"}}}`), "", false)
+	e := fsmtest.Refusal(t, err, fsm.InvalidDefinition)
+	want := []string{"/states/A/after/1s/guard", "/states/A/on/go/0/assign/x~1y", "/states/A/on/go/0/guard", "/states/A/on/go/1/target"}
+	if !slices.Equal(fsmtest.Pointers(e.Faults), want) {
+		t.Errorf("got\n%swant %q", fsmtest.Describe(e.Faults), want)
+	}
+
+	latest, err := s.GetWorkflow(ctx, "flight-booking", 0)
+	if err != nil || latest.Version != 2 {
+		t.Errorf("latest: %+v, %v", latest, err)
+	}
+	old, err := s.GetWorkflow(ctx, "flight-booking", 1)
+	if err != nil || !cmp.Equal(old, first.Workflow) {
+		t.Errorf("version 1: %+v, %v", old, err)
+	}
+	for name, version := range map[string]int{"none": 0, "flight-booking": 3, "a\x00": 0, "w": -1, "x": 1 << 31} {
+		_, err := s.GetWorkflow(ctx, name, version)
+		fsmtest.Refused(t, err, fsm.WorkflowNotFound)
+	}
+	_, err = s.Register(ctx, "w", []byte(wrap(`{"on":{"go":"B"}}`)), "a\x00", false)
+	fsmtest.Refused(t, err, fsm.Malformed)
+}
+
+func TestRegisterAtOnce(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{})
+	const n = 8
+	created := make(chan bool, n)
+	for range n {
+		go func() {
+			r, err := s.Register(t.Context(), "", []byte(fsmtest.Counter), "", false)
+			if err != nil {
+				t.Error(err)
+			}
+			created <- r.Created
+		}()
+	}
+	first := 0
+	for range n {
+		if <-created {
+			first++
+		}
+	}
+	if first != 1 {
+		t.Errorf("%d of %d say that they made the version", first, n)
+	}
+}
+
+func TestListWorkflows(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{})
+	for _, name := range []string{"b", "a", "c"} {
+		fsmtest.Register(t, s, strings.Replace(wrap(`{"on":{"go":"B"}}`), `"w"`, `"`+name+`"`, 1))
+	}
+	fsmtest.Register(t, s, strings.Replace(wrap(`{"on":{"went":"B"}}`), `"w"`, `"b"`, 1))
+	var names []string
+	page := fsm.Page{Limit: 1}
+	for {
+		l, err := s.ListWorkflows(t.Context(), page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range l.Items {
+			names = append(names, w.Name)
+			if want := map[string]int{"a": 1, "b": 2, "c": 1}[w.Name]; w.Version != want {
+				t.Errorf("%s is listed at version %d, want %d", w.Name, w.Version, want)
+			}
+		}
+		if page.Cursor = l.Next; page.Cursor == "" {
+			break
+		}
+	}
+	if !slices.Equal(names, []string{"a", "b", "c"}) {
+		t.Errorf("got %q", names)
+	}
+	_, err := s.ListWorkflows(t.Context(), fsm.Page{Limit: -1})
+	if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "limit" {
+		t.Errorf("got %+v", e.Faults)
+	}
+}

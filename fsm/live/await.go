@@ -1,0 +1,58 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// Await waits until done returns true for an instance, until the instance is final, since then nothing
+// moves it any more, or until the context ends. It returns the instance as it is then.
+// Kinds: InstanceNotFound, Unavailable.
+func (s *Service) Await(ctx context.Context, tenant string, id uuid.UUID, done func(fsm.Instance) bool) (fsm.Instance, error) {
+	// Before the first read, so that no step after it is missed.
+	waiter := s.hub.Instance(id)
+	defer waiter.Close()
+	for waited := false; ; waited = true {
+		i, err := s.fsm.Get(context.WithoutCancel(ctx), tenant, id)
+		switch {
+		case ctx.Err() != nil:
+			return i, err
+		case waited && errors.Is(err, fsm.Unavailable):
+			// Many may have been woken at once, or the database may be about to return.
+			s.hub.wait(ctx, waiter, s.hub.config.Poll/2+rand.N(s.hub.config.Poll))
+			continue
+		case err != nil || done(i) || i.Status != fsm.Active:
+			return i, err
+		}
+		s.hub.wait(ctx, waiter, 0)
+	}
+}
+
+// States returns the names that Await's callers may wait for, sorted: the states of a version of a
+// workflow that an instance can be in, and the compound states around them, as CHECKOUT for
+// CHECKOUT.PAYMENT.
+// Kinds: Unavailable.
+func (s *Service) States(ctx context.Context, workflow string, version int) ([]string, error) {
+	var states []string
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		rows, err := q.ListStates(ctx, queries.ListStatesParams{Workflow: workflow, WorkflowVersion: int32(version)})
+		for _, r := range rows {
+			states = append(states, r.State)
+			for i, c := range r.State {
+				if c == '.' {
+					states = append(states, r.State[:i])
+				}
+			}
+		}
+		return err
+	})
+	slices.Sort(states)
+	return slices.Compact(states), err
+}

@@ -1,0 +1,238 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/worker"
+)
+
+// HubConfig tunes a Hub. Its zero value works.
+type HubConfig struct {
+	// Poll is the time between looks for steps without a notification, such as those of SQL callers. A
+	// waiter is woken that late at most. Default 1 s.
+	Poll time.Duration
+	// Logger gets a line when the hub cannot listen. Default: none.
+	Logger *slog.Logger
+}
+
+func (c HubConfig) withDefaults() HubConfig {
+	if c.Poll <= 0 {
+		c.Poll = time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+const (
+	// minPoll is the least time between two looks.
+	minPoll = 50 * time.Millisecond
+	// maxMoved is how many steps a look reads. If there are more, all waiters are woken.
+	maxMoved = 20000
+	// maxBackoff is the longest time between attempts to listen.
+	maxBackoff = 5 * time.Second
+	// maxSilence is how long to hear nothing before the connection is tested.
+	maxSilence = 30 * time.Second
+)
+
+// A Hub wakes those who wait for instances to move. A process needs one, however many wait. It has one
+// connection that listens for notifications, and polls, while somebody waits, for steps without one. A
+// waiter costs an entry in a map and a channel.
+//
+// A step that is committed after a Waiter was made wakes it, within HubConfig.Poll at the latest. A
+// wake-up is a hint: what the waiter reads may be unchanged.
+type Hub struct {
+	pool    *pgxpool.Pool
+	queries *queries.Queries
+	config  HubConfig
+	running atomic.Bool
+	// deaf: there is no connection that listens.
+	deaf atomic.Bool
+	// look asks for a look now.
+	look chan struct{}
+
+	mu      sync.Mutex
+	waiters map[topic][]*Waiter
+	tenants int // How many topics are tenants.
+}
+
+// NewHub returns a Hub for a pool's database. While it runs it has a connection of its own besides the
+// pool, made with the pool's settings, which is direct or goes through a session pooler.
+func NewHub(pool *pgxpool.Pool, config HubConfig) *Hub {
+	return &Hub{
+		pool: pool, queries: queries.New(pool), config: config.withDefaults(), look: make(chan struct{}, 1),
+		waiters: map[topic][]*Waiter{},
+	}
+}
+
+// Run wakes waiters until the context ends, and returns nil then. While it does not run, those who wait
+// read again once per HubConfig.Poll.
+func (h *Hub) Run(ctx context.Context) error {
+	h.deaf.Store(true)
+	h.running.Store(true)
+	defer h.running.Store(false)
+	var listening sync.WaitGroup
+	listening.Go(func() { h.listen(ctx) })
+	defer listening.Wait()
+	h.poll(ctx)
+	return nil
+}
+
+// listen hears notifications, and connects again whenever the connection fails.
+func (h *Hub) listen(ctx context.Context) {
+	backoff := minPoll
+	failing := false
+	for {
+		connected, err := h.hear(ctx)
+		h.deaf.Store(true)
+		if ctx.Err() != nil {
+			return
+		}
+		if connected {
+			backoff, failing = minPoll, false
+		}
+		if !failing {
+			h.config.Logger.WarnContext(ctx, "listening for steps fails; polling for them meanwhile", "error", err)
+			failing = true
+		}
+		select {
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		case <-ctx.Done():
+			return
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// hear listens on a connection until it fails, and returns whether it listened at all.
+func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
+	config := h.pool.Config().ConnConfig
+	config.RuntimeParams["application_name"] = "pawl listen"
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
+	if _, err := conn.Exec(ctx, "listen "+channel); err != nil {
+		return false, err
+	}
+	h.deaf.Store(false)
+	h.config.Logger.DebugContext(ctx, "listening for steps")
+	h.lookNow() // For notifications that were sent before.
+	for {
+		silence, cancel := context.WithTimeout(ctx, maxSilence)
+		n, err := conn.WaitForNotification(silence)
+		cancel()
+		switch {
+		case err == nil:
+			h.heard(n.Payload)
+		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+			return true, err
+		default:
+			ping, cancel := context.WithTimeout(ctx, h.config.Poll)
+			err := conn.Ping(ping)
+			cancel()
+			if err != nil {
+				return true, err
+			}
+		}
+	}
+}
+
+// heard wakes the waiters that a notification concerns. It does not name the tenants of the instances: if
+// somebody waits for a tenant, a look finds them.
+func (h *Hub) heard(payload string) {
+	topics := []topic{{}}
+	_, look := h.waited()
+	for field := range strings.FieldsSeq(payload) {
+		id, err := uuid.Parse(field)
+		if err != nil {
+			look = true
+			continue
+		}
+		topics = append(topics, topic{instance: id})
+	}
+	h.wake(topics...)
+	if look {
+		h.lookNow()
+	}
+}
+
+// lookNow asks poll to look without waiting.
+func (h *Hub) lookNow() {
+	select {
+	case h.look <- struct{}{}:
+	default:
+	}
+}
+
+// poll looks for steps: once per Poll, more often while the hub does not listen, and at once when asked
+// to.
+func (h *Hub) poll(ctx context.Context) {
+	var cursor *string
+	_ = worker.Repeat(ctx, h.config.Logger, "looking for steps", func(ctx context.Context) (time.Duration, error) {
+		wait := h.config.Poll
+		if h.deaf.Load() {
+			wait = h.config.Poll / 4
+		}
+		timer := time.NewTimer(max(wait-minPoll, 0))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-h.look:
+		case <-ctx.Done():
+			return 0, nil
+		}
+		var err error
+		cursor, err = h.moved(ctx, cursor)
+		return minPoll, err
+	})
+}
+
+// moved wakes those for whom something has moved since the cursor, and returns the next cursor.
+func (h *Hub) moved(ctx context.Context, cursor *string) (*string, error) {
+	if waited, _ := h.waited(); !waited {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	m, err := h.queries.Moved(ctx, queries.MovedParams{Cursor: cursor, StepLimit: maxMoved})
+	if err != nil {
+		return cursor, err
+	}
+	if !m.Known {
+		// This is the first look since somebody waits, or too much has moved.
+		h.wakeAll()
+		return &m.Snapshot, nil
+	}
+	if len(m.Instances) == 0 {
+		return &m.Snapshot, nil
+	}
+	topics := make([]topic, 0, 1+len(m.Instances)+len(m.Tenants))
+	topics = append(topics, topic{})
+	for _, id := range m.Instances {
+		topics = append(topics, topic{instance: id})
+	}
+	for _, tenant := range m.Tenants {
+		topics = append(topics, topic{tenant: tenant})
+	}
+	h.wake(topics...)
+	return &m.Snapshot, nil
+}

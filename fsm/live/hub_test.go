@@ -1,0 +1,285 @@
+package live_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/fsm/worker"
+)
+
+// never is longer than any test, where what should come does not come from looking.
+const never = time.Hour
+
+// runHub runs a hub for the length of the test and returns when it listens.
+func runHub(t testing.TB, pool *pgxpool.Pool, poll time.Duration) *live.Hub {
+	t.Helper()
+	hub := live.NewHub(pool, live.HubConfig{Poll: poll})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := hub.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+	for !hub.Listens() {
+		if t.Context().Err() != nil {
+			t.Fatal("the hub never listens")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return hub
+}
+
+// awaited starts to wait for a version, and returns when the waiter has subscribed.
+func awaited(t testing.TB, watched *live.Service, id uuid.UUID, version int64) <-chan fsm.Instance {
+	t.Helper()
+	hub := watched.Hub()
+	waiters := hub.Waiters()
+	got := make(chan fsm.Instance, 1)
+	ctx := t.Context()
+	go func() {
+		i, err := watched.Await(ctx, fsm.DefaultTenant, id, func(i fsm.Instance) bool { return i.Version >= version })
+		if err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+		got <- i
+	}()
+	for hub.Waiters() <= waiters {
+		time.Sleep(time.Millisecond)
+	}
+	return got
+}
+
+func wantVersion(t testing.TB, got <-chan fsm.Instance, version int64) {
+	t.Helper()
+	select {
+	case i := <-got:
+		if i.Version != version {
+			t.Errorf("the wait ends with version %d, want %d", i.Version, version)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the wait does not end")
+	}
+}
+
+// A wait ends by what another replica does, at once: nothing is looked for here.
+func TestWaitEndsByAnotherReplica(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	other, _ := on(t, pool, nil, fsmtest.Counter)
+	hub := runHub(t, pool, never)
+	s, watched := on(t, pool, hub)
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	var waits []<-chan fsm.Instance
+	for range 100 {
+		waits = append(waits, awaited(t, watched, id, 2))
+	}
+	fsmtest.Fire(t, other, id, "add", `{"n": 1}`)
+	for _, w := range waits {
+		wantVersion(t, w, 2)
+	}
+	if n := hub.Waiters(); n != 0 {
+		t.Errorf("%d waiters are left", n)
+	}
+}
+
+// What SQL callers and timers do is found too.
+func TestWaitEndsBySQLAndByTimers(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	_, _ = on(t, pool, nil, fsmtest.FlightBooking)
+	hub := runHub(t, pool, 100*time.Millisecond)
+	s, watched := on(t, pool, hub)
+	id := fsmtest.Create(t, s, "flight-booking", `{"flight_id": "LH454", "price": 1}`).ID
+	w := awaited(t, watched, id, 2)
+	fsmtest.Exec(t, pool, `select pawl.fire_one($1, 'reserve', '{"price": 1}')`, id)
+	wantVersion(t, w, 2)
+
+	timed := fsmtest.Create(t, s, "flight-booking", `{"flight_id": "LH454", "price": 1}`).ID
+	deaf := runHub(t, pool, never)
+	_, watched = on(t, pool, deaf)
+	// The first look wakes all.
+	w = awaited(t, watched, timed, 2)
+	notifier := live.NewNotifier(pool)
+	t.Cleanup(notifier.Close)
+	timers := worker.NewTimers(pool, worker.TimerConfig{Poll: time.Millisecond, Fired: notifier.MovedAny})
+	ctx, cancel := context.WithCancel(t.Context())
+	var working sync.WaitGroup
+	working.Go(func() { _ = timers.Run(ctx) })
+	dbtest.Advance(t, pool, time.Hour)
+	wantVersion(t, w, 2)
+	cancel()
+	working.Wait()
+}
+
+// A hub that loses its connection wakes by looking, and listens again.
+func TestHubLosesItsConnection(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	other, _ := on(t, pool, nil, fsmtest.Counter)
+	hub := runHub(t, pool, 200*time.Millisecond)
+	s, watched := on(t, pool, hub)
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	const listeners = "from pg_stat_activity where datname = current_database() and application_name = 'pawl listen'"
+	for version := range int64(5) {
+		w := awaited(t, watched, id, version+2)
+		if n := fsmtest.Scan[int](t, pool, "select count(*) from (select pg_terminate_backend(pid) "+listeners+") k"); n != 1 {
+			t.Fatalf("%d connections listen, want 1", n)
+		}
+		fsmtest.Fire(t, other, id, "add", `{"n": 1}`)
+		wantVersion(t, w, version+2)
+		fsmtest.Until(t, pool, "select count(*) = 1 "+listeners+" and state = 'idle'")
+		for !hub.Listens() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// A wait ends when its context does, with the instance as it is, and for a final instance.
+func TestWaitEnds(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	_, _ = on(t, pool, nil, fsmtest.Counter)
+	hub := runHub(t, pool, never)
+	s, watched := on(t, pool, hub)
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	ctx, cancel := context.WithCancel(t.Context())
+	w := make(chan fsm.Instance)
+	go func() {
+		i, err := watched.Await(ctx, fsm.DefaultTenant, id, func(fsm.Instance) bool { return false })
+		if err != nil {
+			t.Error(err)
+		}
+		w <- i
+	}()
+	for hub.Waiters() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	wantVersion(t, w, 1)
+	w2 := awaited(t, watched, id, 99)
+	fsmtest.Fire(t, s, id, "stop", `{}`)
+	wantVersion(t, w2, 2)
+	_, err := watched.Await(t.Context(), fsm.DefaultTenant, uuid.New(), func(fsm.Instance) bool { return false })
+	fsmtest.Refused(t, err, fsm.InstanceNotFound)
+	_, err = watched.Await(t.Context(), "another", id, func(fsm.Instance) bool { return false })
+	fsmtest.Refused(t, err, fsm.InstanceNotFound)
+}
+
+// Without a hub that runs, those who wait look for themselves.
+func TestWaitWithoutHub(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	other, _ := on(t, pool, nil, fsmtest.Counter)
+	hub := live.NewHub(pool, live.HubConfig{Poll: 20 * time.Millisecond})
+	s, watched := on(t, pool, hub)
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	w := awaited(t, watched, id, 2)
+	fsmtest.Fire(t, other, id, "add", `{"n": 1}`)
+	wantVersion(t, w, 2)
+}
+
+// A process sends few notifications, each with all that moved since the one before.
+func TestNotificationsAreShared(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	s, _ := on(t, pool, nil, fsmtest.Counter)
+	conn, err := pgx.Connect(t.Context(), dbtest.DSN(pool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(t.Context(), "listen pawl_step"); err != nil {
+		t.Fatal(err)
+	}
+	const n = 1000
+	var commands []fsm.Command
+	for range n {
+		commands = append(commands, fsm.CreateCommand{Workflow: "counter", Context: json.RawMessage(`{"x": 0}`)})
+	}
+	start := time.Now()
+	want := map[string]bool{}
+	for _, r := range s.Do(t.Context(), commands) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		want[r.Instance.ID.String()] = true
+	}
+	s.Close()
+	took := time.Since(start)
+	sent := 0
+	for len(want) > 0 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		note, err := conn.WaitForNotification(ctx)
+		cancel()
+		if err != nil {
+			t.Fatalf("%d instances were not named: %v", len(want), err)
+		}
+		sent++
+		if note.Payload == "*" {
+			clear(want)
+			continue
+		}
+		for id := range strings.FieldsSeq(note.Payload) {
+			delete(want, id)
+		}
+	}
+	if most := 2 + int(took/(10*time.Millisecond)); sent > most {
+		t.Errorf("%d notifications in %v, want at most %d", sent, took, most)
+	}
+}
+
+// Waiters come and go in any order, while steps are made.
+func TestWaitersUnderLoad(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	other, _ := on(t, pool, nil, fsmtest.Counter)
+	hub := runHub(t, pool, 50*time.Millisecond)
+	s, watched := on(t, pool, hub)
+	all, tenant, foreign := hub.All(), hub.Tenant(fsm.DefaultTenant), hub.Tenant("another")
+	defer all.Close()
+	var group sync.WaitGroup
+	for n := range 8 {
+		id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+		for v := range int64(20) {
+			group.Go(func() {
+				i, err := watched.Await(t.Context(), fsm.DefaultTenant, id, func(i fsm.Instance) bool { return i.Version >= v+2 })
+				if err != nil || i.Version < v+2 {
+					t.Errorf("instance %d: version %d, want %d: %v", n, i.Version, v+2, err)
+				}
+			})
+		}
+		group.Go(func() {
+			for range 20 {
+				if _, err := other.Fire(t.Context(), fsm.FireCommand{ID: id, Event: "add", Payload: json.RawMessage(`{"n": 1}`)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	<-all.C()
+	<-tenant.C()
+	tenant.Close()
+	tenant.Close()
+	foreign.Close()
+	if n := hub.Waiters(); n != 1 {
+		t.Errorf("%d waiters are left, want 1", n)
+	}
+}

@@ -1,0 +1,134 @@
+package live
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+const (
+	// channel is that of LISTEN and NOTIFY, on which processes tell one another what has moved.
+	channel = "pawl_step"
+	// anything is the payload for any number of instances that are not named.
+	anything = "*"
+	// notifyEvery is the least time between two notifications of a process.
+	notifyEvery = 10 * time.Millisecond
+	// notifyTimeout bounds a notification.
+	notifyTimeout = 1500 * time.Millisecond
+	// maxNotified is how many ids go into a payload, which must have less than 8,000 bytes.
+	maxNotified = 7999 / (36 + 1)
+)
+
+// A Notifier tells the hubs of all processes which instances have moved. It does so after the commit
+// and never in the engine's transaction, in which a notification would take a lock of the whole cluster
+// at commit. Instances that move within 10 ms share a notification; while nothing moves none is sent.
+//
+// A notification is a hint. If one is lost, those who wait find out at the next poll of their hub.
+type Notifier struct {
+	queries *queries.Queries
+
+	mu      sync.Mutex
+	moved   map[uuid.UUID]struct{}
+	many    bool // Send anything: not all ids are known, or there are too many of them.
+	running bool
+	sent    time.Time
+	idle    *sync.Cond // Signalled when running becomes false.
+}
+
+// NewNotifier returns a Notifier on a pool, of which it takes one connection at a time.
+func NewNotifier(pool *pgxpool.Pool) *Notifier {
+	n := &Notifier{queries: queries.New(pool), moved: map[uuid.UUID]struct{}{}}
+	n.idle = sync.NewCond(&n.mu)
+	return n
+}
+
+// Moved notes that instances have moved, and returns at once. It is meant for fsm.Config.Moved.
+func (n *Notifier) Moved(ids []uuid.UUID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, id := range ids {
+		if n.many {
+			break
+		}
+		n.moved[id] = struct{}{}
+		n.many = len(n.moved) > maxNotified
+	}
+	n.start()
+}
+
+// MovedAny notes that some instances have moved, and returns at once. It is meant for
+// worker.TimerConfig.Fired.
+func (n *Notifier) MovedAny() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.many = true
+	n.start()
+}
+
+// start lets notifications be sent if there is something to send. The lock is held.
+func (n *Notifier) start() {
+	if !n.running && n.pending() {
+		n.running = true
+		go n.run()
+	}
+}
+
+func (n *Notifier) pending() bool { return n.many || len(n.moved) > 0 }
+
+// run sends until nothing is left to send.
+func (n *Notifier) run() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for n.pending() {
+		wait := time.Until(n.sent.Add(notifyEvery))
+		if wait > 0 {
+			n.mu.Unlock()
+			time.Sleep(wait)
+			n.mu.Lock()
+		}
+		payload := n.take()
+		n.mu.Unlock()
+		n.send(payload)
+		n.mu.Lock()
+		n.sent = time.Now()
+	}
+	n.running = false
+	n.idle.Broadcast()
+}
+
+// take returns the payload of the next notification, after which nothing is pending.
+func (n *Notifier) take() string {
+	defer func() {
+		clear(n.moved)
+		n.many = false
+	}()
+	if n.many {
+		return anything
+	}
+	ids := make([]string, 0, len(n.moved))
+	for id := range n.moved {
+		ids = append(ids, id.String())
+	}
+	return strings.Join(ids, " ")
+}
+
+func (n *Notifier) send(payload string) {
+	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
+	defer cancel()
+	_ = n.queries.Notify(ctx, payload) // A hint: hubs poll too.
+}
+
+// Close returns when everything that was noted is sent. What is noted later is sent too.
+func (n *Notifier) Close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for n.running {
+		n.idle.Wait()
+	}
+}

@@ -1,0 +1,23 @@
+package live
+
+import (
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Service waits for instances, and streams what happens to them. It may be used by several goroutines
+// at once.
+type Service struct {
+	fsm *fsm.Service
+	db  *database.Client
+	hub *Hub
+}
+
+// New returns a Service on the database of another, whose waiters the hub wakes. The hub is of the same
+// database. Nil means one that does not run, so that those who wait read again once a second.
+func New(service *fsm.Service, hub *Hub) *Service {
+	if hub == nil {
+		hub = NewHub(service.Database().Pool(), HubConfig{})
+	}
+	return &Service{fsm: service, db: service.Database(), hub: hub}
+}

@@ -1,0 +1,118 @@
+package live
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A topic is what is waited for: an instance, a tenant, or everything if both are zero.
+type topic struct {
+	tenant   string
+	instance uuid.UUID
+}
+
+// A Waiter is signalled when an instance of its topic may have moved.
+type Waiter struct {
+	hub    *Hub
+	topic  topic
+	signal chan struct{}
+	at     int // Its index in the list of its topic.
+}
+
+// Instance returns a Waiter for an instance.
+func (h *Hub) Instance(id uuid.UUID) *Waiter { return h.join(topic{instance: id}) }
+
+// Tenant returns a Waiter for all instances of a tenant.
+func (h *Hub) Tenant(tenant string) *Waiter { return h.join(topic{tenant: tenant}) }
+
+// All returns a Waiter for all instances of all tenants.
+func (h *Hub) All() *Waiter { return h.join(topic{}) }
+
+// join makes a waiter of a topic.
+func (h *Hub) join(t topic) *Waiter {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := &Waiter{hub: h, topic: t, signal: make(chan struct{}, 1), at: len(h.waiters[t])}
+	if w.at == 0 && t.tenant != "" {
+		h.tenants++
+	}
+	h.waiters[t] = append(h.waiters[t], w)
+	return w
+}
+
+// C is signalled once for any number of steps since the last receive from it.
+func (w *Waiter) C() <-chan struct{} { return w.signal }
+
+// Close ends the signals. It may be called twice.
+func (w *Waiter) Close() {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	list := w.hub.waiters[w.topic]
+	if w.at >= len(list) || list[w.at] != w {
+		return // It is closed already.
+	}
+	last := len(list) - 1
+	list[w.at], list[last].at = list[last], w.at
+	list[last] = nil
+	if w.hub.waiters[w.topic] = list[:last]; last == 0 {
+		delete(w.hub.waiters, w.topic)
+		if w.topic.tenant != "" {
+			w.hub.tenants--
+		}
+	}
+}
+
+// wake signals the waiters of the topics.
+func (h *Hub) wake(topics ...topic) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, t := range topics {
+		for _, w := range h.waiters[t] {
+			w.wake()
+		}
+	}
+}
+
+// wakeAll signals all waiters.
+func (h *Hub) wakeAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, list := range h.waiters {
+		for _, w := range list {
+			w.wake()
+		}
+	}
+}
+
+func (w *Waiter) wake() {
+	select {
+	case w.signal <- struct{}{}:
+	default: // It is signalled already.
+	}
+}
+
+// waited returns whether anybody waits, and whether anybody waits for a tenant.
+func (h *Hub) waited() (anybody, tenants bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waiters) > 0, h.tenants > 0
+}
+
+// wait returns when the waiter is signalled, when the context ends, or after a time if most is not 0. If
+// the hub does not run, it returns after Poll.
+func (h *Hub) wait(ctx context.Context, w *Waiter, most time.Duration) {
+	if most == 0 && !h.running.Load() {
+		most = h.config.Poll
+	}
+	var alone <-chan time.Time
+	if most > 0 {
+		alone = time.After(most)
+	}
+	select {
+	case <-w.signal:
+	case <-alone:
+	case <-ctx.Done():
+	}
+}

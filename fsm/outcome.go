@@ -1,0 +1,105 @@
+package fsm
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
+
+// answerCreate turns an outcome of the engine into the command's result or error. If the context has
+// to be checked first, it is checked, and the command is not answered: it must be called again, unless
+// the check failed.
+func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
+	if o.Outcome == "context-unchecked" {
+		p.checked, err = s.checkDocument(o.Schema, p.command.Context, "/context", InvalidContext)
+		return false, Result{}, err
+	}
+	result, err = resultOf(o, &Error{Replayed: o.Replayed})
+	return true, result, err
+}
+
+// answerFire is answerCreate for an event and its payload.
+func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
+	if o.Outcome == "payload-unchecked" {
+		p.checked, err = s.checkDocument(o.Schema, p.command.Payload, "/payload", InvalidPayload)
+		return false, Result{}, err
+	}
+	e := &Error{Replayed: o.Replayed}
+	if o.State != nil {
+		e.Refusal = &Refusal{
+			Event: p.command.Event, State: *o.State, Status: Status(*o.Status), Version: *o.Version,
+			AcceptedEvents: o.Actions, Guards: o.Guards, Expected: p.command.Expect,
+		}
+	}
+	result, err = resultOf(o, e)
+	return true, result, err
+}
+
+// checkDocument checks a document against a schema, and returns the schema's checksum.
+func (s *Service) checkDocument(schema, document json.RawMessage, pointer string, kind Kind) (checksum string, err error) {
+	checksum, faults, err := s.schemas.Check(schema, document, pointer)
+	if err != nil {
+		return "", &Error{Kind: Internal, Cause: err}
+	}
+	if len(faults) > 0 {
+		return "", &Error{Kind: kind, Message: "the document does not fit its schema", Faults: Faults(faults)}
+	}
+	return checksum, nil
+}
+
+// resultOf is the one place where an outcome of the engine becomes a result or gets a Kind. e is the
+// error that a refusal becomes, with what does not depend on the kind.
+func resultOf(o queries.Outcome, e *Error) (Result, error) {
+	switch o.Outcome {
+	case "applied":
+		return Result{
+			Replayed: o.Replayed,
+			Instance: Instance{
+				ID: *o.ID, Workflow: *o.Workflow, WorkflowVersion: int(*o.WorkflowVersion), State: *o.State,
+				Status: Status(*o.Status), Version: *o.Version, Context: o.Context, BusinessKey: o.BusinessKey,
+				CorrelationID: o.CorrelationID, AcceptedEvents: o.Actions, CreatedAt: *o.CreatedAt,
+				StateChangedAt: *o.StateChangedAt, ExpiresAt: o.ExpiresAt, Error: o.Error,
+			},
+		}, nil
+	case "workflow-not-found":
+		e.Kind, e.Message = WorkflowNotFound, "there is no such workflow"
+	case "instance-not-found":
+		e.Kind, e.Message = InstanceNotFound, "there is no such instance"
+	case "instance-exists":
+		e.Kind, e.InstanceID = InstanceExists, *o.ID
+		e.Message = fmt.Sprintf("instance %s already has this business key", *o.ID)
+	case "lifetime-without-ttl":
+		e.Kind, e.Message = Malformed, "the workflow has no ttl"
+		e.Faults = []Fault{{Pointer: "/expires_in", Detail: "the workflow has no ttl whose target an expiry could lead to"}}
+	case "context-too-large":
+		e.Kind, e.Message = TooLarge, "the context is, or would become, larger than the limit"
+	case "payload-too-large":
+		e.Kind, e.Message = TooLarge, "the payload is larger than the limit"
+	case "malformed-request":
+		e.Kind, e.Message = Malformed, "context and payload must be JSON objects"
+	case "idempotency-key-reuse":
+		e.Kind, e.Message = KeyReuse, "this idempotency key was used for another request; take a new one"
+		e.Replayed = false
+	case "version-mismatch":
+		e.Kind = VersionMismatch
+		e.Message = fmt.Sprintf("the instance is at version %d; read it again and decide anew", e.Refusal.Version)
+	case "precondition-required":
+		e.Kind = PreconditionRequired
+		e.Message = fmt.Sprintf(
+			"this workflow wants every event to name the version it has seen; the instance is at version %d", e.Refusal.Version)
+	case "unknown-event":
+		e.Kind, e.Message = UnknownEvent, fmt.Sprintf("the workflow has no event %q", e.Refusal.Event)
+	case "transition-not-allowed":
+		e.Kind = TransitionNotAllowed
+		e.Message = fmt.Sprintf("the state %s has no transition for %s", e.Refusal.State, e.Refusal.Event)
+	case "guard-rejected":
+		e.Kind = GuardRejected
+		e.Message = fmt.Sprintf("no guard of %s in the state %s holds for this payload", e.Refusal.Event, e.Refusal.State)
+	case "always-loop":
+		e.Kind, e.Message = GuardError, "eventless transitions follow one another without coming to rest; nothing was changed"
+	default:
+		e.Kind, e.Cause = Internal, fmt.Errorf("unknown outcome %q", o.Outcome)
+	}
+	return Result{}, e
+}

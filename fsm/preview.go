@@ -1,0 +1,150 @@
+package fsm
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Preview is a dry run of Fire: it makes the same decision and writes nothing. The Result shows the
+// instance as it would be. The key plays no part. The kinds are those of Fire.
+func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
+	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
+		o, err := s.preview(ctx, p)
+		switch {
+		case database.IsGuardFailure(err):
+			return o, s.guardError(p, err)
+		case err != nil:
+			return o, fromDatabase(err)
+		}
+		return o, nil
+	})
+}
+
+// decide calls for one command that is not queued, and again after each check of its payload.
+func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]) (queries.Outcome, error)) (Result, error) {
+	if err := c.normalise(); err != nil {
+		return Result{}, err
+	}
+	p := newPending[FireCommand, Result](context.Background(), *c, c.Tenant)
+	for range maxRounds {
+		outcome, err := call(p)
+		if err != nil {
+			return Result{}, err
+		}
+		if answered, result, err := s.answerFire(p, outcome); answered || err != nil {
+			return result, err
+		}
+	}
+	return Result{}, errSchemaKeepsChanging
+}
+
+// readOnly runs f in a read-only transaction. It returns the driver's error.
+func (s *Service) readOnly(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
+		return pgx.BeginTxFunc(ctx, s.db.Pool(), pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+			return f(ctx, queries.New(tx))
+		})
+	})
+	return err
+}
+
+func (s *Service) preview(ctx context.Context, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
+	err = s.readOnly(ctx, func(ctx context.Context, q *queries.Queries) error {
+		c := &p.command
+		rows, err := q.Preview(ctx, queries.PreviewParams{
+			Tenant: p.tenant, Ids: []uuid.UUID{c.ID}, Events: []string{c.Event}, Payloads: []json.RawMessage{c.Payload},
+			Expected: []string{c.Expect.parameter}, Checked: []string{p.checked},
+		})
+		outcomes, err := inOrder(1, rows, err)
+		if err == nil {
+			o = outcomes[0]
+		}
+		return err
+	})
+	return o, err
+}
+
+// A Position is where an instance could be. The instance need not exist.
+type Position struct {
+	Workflow        string
+	WorkflowVersion int
+	State           string
+	Version         int64
+	Context         json.RawMessage
+}
+
+// PreviewCreate is a dry run of Create for a version of a workflow, or for the latest version if it is
+// 0. It returns the position of the instance that would be made. The context, nil for an empty one, is
+// not checked against the workflow's schema.
+// Kinds: Malformed, WorkflowNotFound, TooLarge, GuardError, Unavailable.
+func (s *Service) PreviewCreate(ctx context.Context, workflow string, version int, document json.RawMessage) (Position, error) {
+	c := CreateCommand{Workflow: workflow, Context: document}
+	if err := c.normalise(); err != nil {
+		return Position{}, err
+	}
+	if version == 0 {
+		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+			w, err := q.GetWorkflow(ctx, workflow)
+			version = int(w.Version)
+			return IfNoRows(err, WorkflowNotFound, "there is no such workflow")
+		})
+		if err != nil {
+			return Position{}, err
+		}
+	}
+	at := Position{Workflow: workflow, WorkflowVersion: version, Version: 1, Context: c.Context}
+	o, err := s.simulate(ctx, at, nil, &pending[FireCommand, Result]{command: FireCommand{Payload: emptyObject}})
+	if err != nil {
+		return Position{}, err
+	}
+	r, err := resultOf(o, &Error{})
+	return at.after(r), err
+}
+
+// PreviewFrom is a dry run of Fire for an instance at a position, and returns the position after the
+// event. A nil payload is an empty one. The kinds are those of Fire.
+func (s *Service) PreviewFrom(ctx context.Context, at Position, event string, payload json.RawMessage) (Position, error) {
+	c := FireCommand{Event: event, Payload: payload, Expect: ExpectAny()}
+	r, err := s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
+		return s.simulate(ctx, at, &p.command.Event, p)
+	})
+	return at.after(r), err
+}
+
+// after is the position of an instance that was there and has made the steps of a result.
+func (at Position) after(r Result) Position {
+	at.State, at.Version, at.Context = r.Instance.State, r.Instance.Version, r.Instance.Context
+	return at
+}
+
+// simulate decides on an event at a position, or on a creation if event is nil.
+func (s *Service) simulate(ctx context.Context, at Position, event *string, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
+	params := queries.SimulateParams{
+		Workflow: at.Workflow, WorkflowVersion: int32(at.WorkflowVersion), Version: at.Version, Context: at.Context,
+		Event: event, Payload: p.command.Payload, Checked: p.checked,
+	}
+	if event != nil {
+		params.State = &at.State
+	}
+	err = s.readOnly(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		o, err = q.Simulate(ctx, params)
+		return err
+	})
+	switch {
+	case database.IsGuardFailure(err):
+		e := &Error{Kind: GuardError, Message: guardErrorMessage, Cause: err}
+		if event != nil {
+			e.Refusal = &Refusal{Event: *event, State: at.State, Version: at.Version}
+		}
+		return o, e
+	case err != nil:
+		return o, fromDatabase(err)
+	}
+	return o, nil
+}

@@ -1,0 +1,215 @@
+package fsm
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Get returns an instance as it is now. Gets that arrive together share a query, as commands share a
+// call.
+// Kinds: InstanceNotFound, Unavailable.
+func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
+	p := newPending[uuid.UUID, Instance](ctx, id, tenant)
+	s.gets.submit(p)
+	return p.wait()
+}
+
+// flushGets reads instances of one tenant.
+func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
+	defer failAll(batch)
+	ids := make([]uuid.UUID, len(batch))
+	for i, p := range batch {
+		ids[i] = p.command
+	}
+	var rows []queries.GetInstancesRow
+	_, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
+		rows, err = s.db.Queries().GetInstances(ctx, queries.GetInstancesParams{TenantID: batch[0].tenant, Ids: ids})
+		return err
+	})
+	if err != nil {
+		for _, p := range batch {
+			p.fail(AsError(err))
+		}
+		return database.IsConnectionError(err)
+	}
+	found := make(map[uuid.UUID]queries.GetInstancesRow, len(rows))
+	for _, r := range rows {
+		found[r.Instance.ID] = r
+	}
+	for _, p := range batch {
+		if r, known := found[p.command]; known {
+			p.complete(InstanceOf(r.Instance, r.Actions))
+		} else {
+			p.fail(Errorf(InstanceNotFound, "there is no such instance"))
+		}
+	}
+	return false
+}
+
+// GetAt returns an instance as it was at a time, with the steps that were made by then.
+// Kinds: InstanceNotFound if it did not exist yet, Unavailable.
+func (s *Service) GetAt(ctx context.Context, tenant string, id uuid.UUID, at time.Time) (Instance, error) {
+	var version int64
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		version, err = q.GetInstanceVersionAt(ctx, queries.GetInstanceVersionAtParams{TenantID: tenant, ID: id, At: at})
+		return IfNoRows(err, InstanceNotFound, "there was no such instance at that time")
+	})
+	if err != nil {
+		return Instance{}, err
+	}
+	return s.GetVersion(ctx, tenant, id, version)
+}
+
+// GetVersion returns an instance as it was at a version.
+// Kinds: InstanceNotFound if it has no such version, Unavailable.
+func (s *Service) GetVersion(ctx context.Context, tenant string, id uuid.UUID, version int64) (Instance, error) {
+	var row queries.GetInstanceVersionRow
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.GetInstanceVersion(ctx, queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: version})
+		return IfNoRows(err, InstanceNotFound, "there is no such instance, or no such version of it")
+	})
+	return InstanceOf(queries.Instance(row.InstanceAt), row.Actions), err
+}
+
+// AcceptedEvents returns the events that an instance accepts in its state. With evaluate it says of
+// each whether it would be taken now with an empty payload.
+// Kinds: InstanceNotFound, Unavailable.
+func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUID, evaluate bool) ([]AcceptedEvent, error) {
+	i, err := s.Get(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	var events []AcceptedEvent
+	err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		rows, err := q.ListActions(ctx, queries.ListActionsParams{
+			Workflow: i.Workflow, WorkflowVersion: int32(i.WorkflowVersion), State: i.State,
+		})
+		events = []AcceptedEvent{}
+		for _, r := range rows {
+			events = append(events, AcceptedEvent{Event: r.Event, PayloadSchema: r.PayloadSchema, Targets: r.Targets})
+		}
+		return err
+	})
+	if err != nil || !evaluate {
+		return events, err
+	}
+	for n := range events {
+		// One call each, so that a guard that raises does not hide the others.
+		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+			rows, err := q.GuardHolds(ctx, queries.GuardHoldsParams{
+				TenantID: tenant, ID: id, Events: []string{events[n].Event}, Payload: emptyObject,
+			})
+			if len(rows) == 1 {
+				events[n].GuardHolds = &rows[0].Holds
+			}
+			if database.IsGuardFailure(err) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return events, nil
+}
+
+// The limits of a page.
+const (
+	DefaultLimit = database.DefaultLimit
+	MaxLimit     = database.MaxLimit
+)
+
+// Page says which part of a list to read.
+type Page struct {
+	// Limit is how many items to read, at most MaxLimit. Default DefaultLimit.
+	Limit int
+	// Cursor is the List.Next of the page before. Empty: the first page.
+	Cursor string
+}
+
+// List is a page of a list.
+type List[T any] struct {
+	Items []T
+	// Next is the cursor of the next page, or empty on the last page.
+	Next string
+}
+
+// Filter chooses instances. A zero member chooses all of them.
+type Filter struct {
+	Workflow, State, BusinessKey, CorrelationID string
+	Status                                      Status
+	// CreatedAfter and CreatedBefore are both exclusive.
+	CreatedAfter, CreatedBefore time.Time
+	// StuckFor chooses active instances that have been in their state for at least that long.
+	StuckFor time.Duration
+}
+
+// List returns instances, the newest first. A cursor belongs to the filter that it was given for.
+// Kinds: Malformed (limit, cursor or filter), Unavailable.
+func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (List[Instance], error) {
+	for _, text := range []string{f.Workflow, f.State, string(f.Status), f.BusinessKey, f.CorrelationID} {
+		if err := CheckTexts(Text{"", text, 255}); err != nil {
+			return List[Instance]{}, err
+		}
+	}
+	scope, err := json.Marshal(f)
+	if err != nil {
+		return List[Instance]{}, AsError(err)
+	}
+	items, next, err := database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
+		Scope: "instances " + tenant + " " + string(scope),
+		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.ListInstancesRow, error) {
+			p := queries.ListInstancesParams{
+				TenantID: tenant, Workflow: database.Optional(f.Workflow), State: database.Optional(f.State),
+				Status: database.Optional(string(f.Status)), BusinessKey: database.Optional(f.BusinessKey),
+				CorrelationID: database.Optional(f.CorrelationID), CreatedAfter: database.Optional(f.CreatedAfter),
+				CreatedBefore: database.Optional(f.CreatedBefore),
+				StuckFor:      pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
+				RowLimit:      limit,
+			}
+			var err error
+			if p.BeforeID, err = database.OptionalID(after); err != nil {
+				return nil, err
+			}
+			return database.Planned(db).ListInstances(ctx, p)
+		},
+		Item: func(r queries.ListInstancesRow) Instance { return InstanceOf(r.Instance, r.Actions) },
+		Key:  func(i Instance) string { return i.ID.String() },
+	}, page.Limit, page.Cursor)
+	return List[Instance]{items, next}, err
+}
+
+// History returns the steps of an instance, the oldest first.
+// Kinds: InstanceNotFound, Malformed (limit or cursor), Unavailable.
+func (s *Service) History(ctx context.Context, tenant string, id uuid.UUID, page Page) (List[Step], error) {
+	if _, err := s.Get(ctx, tenant, id); err != nil {
+		return List[Step]{}, err
+	}
+	items, next, err := database.List(ctx, s.db, database.Listing[queries.History, Step]{
+		Scope: "history " + tenant + " " + id.String(),
+		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.History, error) {
+			var version int64
+			if after != "" {
+				var err error
+				if version, err = strconv.ParseInt(after, 10, 64); err != nil {
+					return nil, err
+				}
+			}
+			return queries.New(db).ListHistory(ctx, queries.ListHistoryParams{
+				TenantID: tenant, InstanceID: id, AfterVersion: version, RowLimit: limit,
+			})
+		},
+		Item: StepOf,
+		Key:  func(s Step) string { return strconv.FormatInt(s.Version, 10) },
+	}, page.Limit, page.Cursor)
+	return List[Step]{items, next}, err
+}

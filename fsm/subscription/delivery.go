@@ -1,0 +1,179 @@
+package subscription
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// DeliveryStatus is the state of a delivery.
+type DeliveryStatus string
+
+const (
+	// DeliveryPending: it is to be sent, for the first time or again.
+	DeliveryPending DeliveryStatus = "pending"
+	// DeliveryDelivered: the endpoint accepted it.
+	DeliveryDelivered DeliveryStatus = "delivered"
+	// DeliveryDead: it was given up, and is not sent again unless it is replayed.
+	DeliveryDead DeliveryStatus = "dead"
+)
+
+// TestDeliveryType is the type of a delivery without a step.
+const TestDeliveryType = "pawl.subscription.test"
+
+// Delivery is one message for one subscription or callback, with the result of its attempts.
+type Delivery struct {
+	// ID is the same in each attempt, so that a receiver can recognise a repeated delivery.
+	ID uuid.UUID
+	// SubscriptionID is nil for the callback of an instance.
+	SubscriptionID *uuid.UUID
+	// InstanceID and Version name the step; nil for a test.
+	InstanceID *uuid.UUID
+	Version    *int64
+	// Type of the CloudEvent.
+	Type     string
+	Status   DeliveryStatus
+	Attempts int
+	// NextAttemptAt is nil if the delivery is not pending, and while an earlier step of the same instance is
+	// pending for the same endpoint.
+	NextAttemptAt *time.Time
+	// LastStatus, LastError and LastResponse are those of the last attempt: the status of the answer, why
+	// there was none, and the first KiB of the answer. Each is nil if there is none.
+	LastStatus   *int
+	LastError    *string
+	LastResponse *string
+	CreatedAt    time.Time
+	DeliveredAt  *time.Time
+}
+
+func deliveryOf(d queries.Delivery) Delivery {
+	out := Delivery{
+		ID: d.ID, InstanceID: d.InstanceID, Version: d.Version, Type: d.Type, Status: DeliveryStatus(d.Status),
+		Attempts: int(d.Attempts), NextAttemptAt: d.NextAttemptAt, LastError: d.LastError, LastResponse: d.LastResponse,
+		CreatedAt: d.CreatedAt, DeliveredAt: d.DeliveredAt,
+	}
+	if !d.Callback {
+		out.SubscriptionID = &d.SubscriptionID
+	}
+	if d.LastStatus != nil {
+		status := int(*d.LastStatus)
+		out.LastStatus = &status
+	}
+	if d.NextAttemptAt != nil && d.NextAttemptAt.Before(d.CreatedAt) {
+		out.NextAttemptAt = &d.CreatedAt // A test is due before all others.
+	}
+	return out
+}
+
+// DeliveryFilter chooses deliveries. A zero member chooses all of them.
+type DeliveryFilter struct {
+	SubscriptionID, InstanceID uuid.UUID
+	Status                     DeliveryStatus
+}
+
+// Deliveries returns the log of deliveries, the newest first. Settled deliveries are purged from it after
+// some days. A cursor belongs to the filter that it was given for.
+// Kinds: Malformed (limit or cursor), Unavailable.
+func (s *Service) Deliveries(ctx context.Context, tenant string, f DeliveryFilter, page fsm.Page) (fsm.List[Delivery], error) {
+	if err := fsm.CheckTexts(fsm.Text{Value: string(f.Status), Max: 255}); err != nil {
+		return fsm.List[Delivery]{}, err
+	}
+	scope, err := json.Marshal(f)
+	if err != nil {
+		return fsm.List[Delivery]{}, fsm.AsError(err)
+	}
+	items, next, err := database.List(ctx, s.db, database.Listing[queries.Delivery, Delivery]{
+		Scope: "deliveries " + tenant + " " + string(scope),
+		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Delivery, error) {
+			before, err := database.OptionalID(after)
+			if err != nil {
+				return nil, err
+			}
+			return database.Planned(db).ListDeliveries(ctx, queries.ListDeliveriesParams{
+				TenantID: tenant, SubscriptionID: database.Optional(f.SubscriptionID), InstanceID: database.Optional(f.InstanceID),
+				Status: database.Optional(string(f.Status)), BeforeID: before, RowLimit: limit,
+			})
+		},
+		Item: deliveryOf,
+		Key:  func(d Delivery) string { return d.ID.String() },
+	}, page.Limit, page.Cursor)
+	return fsm.List[Delivery]{Items: items, Next: next}, err
+}
+
+// GetDelivery returns a delivery.
+// Kinds: NotFound, Unavailable.
+func (s *Service) GetDelivery(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
+	var d queries.Delivery
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		d, err = q.GetDelivery(ctx, queries.GetDeliveryParams{TenantID: tenant, ID: id})
+		return fsm.IfNoRows(err, fsm.NotFound, "there is no such delivery")
+	})
+	return deliveryOf(d), err
+}
+
+// ReplayDelivery makes a settled delivery pending again, with its id and with no attempt counted.
+// Kinds: NotFound, DeliveryConflict if it is pending or if its subscription was deleted, Unavailable.
+func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
+	d, err := s.GetDelivery(ctx, tenant, id)
+	if err != nil {
+		return d, err
+	}
+	if d.Status == DeliveryPending {
+		return d, fsm.Errorf(fsm.DeliveryConflict, "the delivery is pending: it will be sent anyway")
+	}
+	row, err := s.db.Queries().ReplayDeliveries(ctx, queries.ReplayDeliveriesParams{Tenant: tenant, Ids: []uuid.UUID{id}, RowLimit: 1})
+	switch {
+	case err != nil:
+		return d, fsm.AsError(err)
+	case row.Replayed == 0:
+		return d, fsm.Errorf(fsm.DeliveryConflict, "the subscription that the delivery belongs to is gone")
+	}
+	return s.GetDelivery(ctx, tenant, id)
+}
+
+// ReplayFilter chooses settled deliveries whose subscriptions exist.
+type ReplayFilter struct {
+	// SubscriptionID whose deliveries are chosen; zero chooses those of all.
+	SubscriptionID uuid.UUID
+	// Status is DeliveryDead, the default, or DeliveryDelivered.
+	Status DeliveryStatus
+	// After and Before bound when the deliveries were made, both exclusive; zero is no bound.
+	After, Before time.Time
+}
+
+// replayPage is how many deliveries are replayed in one call.
+const replayPage = 500
+
+// ReplayDeliveries replays all deliveries that the filter chooses, the oldest first, and returns how many.
+// With an error it returns how many were replayed until then; another call replays the rest.
+// Kinds: Malformed, Unavailable.
+func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayFilter) (int, error) {
+	if f.Status == "" {
+		f.Status = DeliveryDead
+	}
+	if f.Status != DeliveryDead && f.Status != DeliveryDelivered {
+		return 0, fsm.MalformedAt("/status", "must be dead or delivered: what is pending will be sent anyway")
+	}
+	replayed := 0
+	p := queries.ReplayDeliveriesParams{
+		Tenant: tenant, SubscriptionID: database.Optional(f.SubscriptionID), Status: string(f.Status), CreatedAfter: database.Optional(f.After),
+		CreatedBefore: database.Optional(f.Before), RowLimit: replayPage,
+	}
+	for {
+		row, err := s.db.Queries().ReplayDeliveries(ctx, p)
+		if err != nil {
+			return replayed, fsm.AsError(err)
+		}
+		replayed += int(row.Replayed)
+		if row.LookedAt < replayPage {
+			return replayed, nil
+		}
+		p.After = &row.Last
+	}
+}

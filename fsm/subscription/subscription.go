@@ -1,0 +1,297 @@
+package subscription
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+	"github.com/pawl-fsm/pawl/internal/address"
+)
+
+// Service reads and changes subscriptions and deliveries. It may be used by several goroutines at
+// once.
+type Service struct {
+	db       *database.Client
+	webhooks fsm.WebhookPolicy
+}
+
+// New returns a Service on the database of another, with its policy for webhooks.
+func New(service *fsm.Service) *Service {
+	return &Service{db: service.Database(), webhooks: service.Webhooks()}
+}
+
+// Subscription is an endpoint and the steps that are sent to it.
+type Subscription struct {
+	ID  uuid.UUID
+	URL string
+	Filter
+	// Secret signs the deliveries. Only the calls that set it return it.
+	Secret string
+	// PreviousSecretUntil is until when the replaced secret signs too; nil if there is none.
+	PreviousSecretUntil *time.Time
+	// DisabledAt is nil while steps are routed and sent.
+	DisabledAt     *time.Time
+	DisabledReason *string
+	// Failures counts the failed attempts since the last one that succeeded.
+	Failures int
+	// RestsUntil is when the endpoint's open circuit becomes half-open; nil if the circuit is closed.
+	RestsUntil *time.Time
+	CreatedAt  time.Time
+	CreatedBy  string
+}
+
+// Filter chooses steps. Each list chooses the steps with one of its names; an empty list chooses all.
+type Filter struct {
+	Workflows []string
+	Events    []string
+	// States are those that a step led to, or compound states around them.
+	States []string
+	// TerminalOnly chooses the steps that led to final states.
+	TerminalOnly bool
+}
+
+func subscriptionOf(s queries.Subscription) Subscription {
+	return Subscription{
+		ID: s.ID, URL: s.Url,
+		Filter: Filter{
+			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: s.TerminalOnly,
+		},
+		PreviousSecretUntil: s.PreviousSecretUntil, DisabledAt: s.DisabledAt, DisabledReason: s.DisabledReason,
+		Failures: int(s.Failures), RestsUntil: s.RestsUntil, CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy,
+	}
+}
+
+// secretOverlap is for how long a replaced secret signs too.
+const secretOverlap = 24 * time.Hour
+
+// Subscribe makes a subscription to the steps that are committed from now on. Without a secret it makes
+// one. The result has the secret.
+// Kinds: Malformed, with all faults of the URL, the filter and the secret; Unavailable.
+func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, secret, actor string) (Subscription, error) {
+	faults, err := s.checkFilter(ctx, f)
+	if err != nil {
+		return Subscription{}, err
+	}
+	faults = append(s.checkURL(ctx, url), faults...)
+	if secret == "" {
+		secret = newSecret()
+	} else {
+		faults = append(faults, checkSecret(secret)...)
+	}
+	if err := unacceptable(faults); err != nil {
+		return Subscription{}, err
+	}
+	row, err := s.db.Queries().CreateSubscription(ctx, queries.CreateSubscriptionParams{
+		Tenant: tenant, Url: url, Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
+		TerminalOnly: f.TerminalOnly, Secret: secret, Actor: cmp.Or(actor, "anonymous"),
+	})
+	if err != nil {
+		return Subscription{}, fsm.AsError(err)
+	}
+	out := subscriptionOf(row)
+	out.Secret = row.Secret
+	return out, nil
+}
+
+// GetSubscription returns a subscription.
+// Kinds: NotFound, Unavailable.
+func (s *Service) GetSubscription(ctx context.Context, tenant string, id uuid.UUID) (Subscription, error) {
+	var row queries.Subscription
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.GetSubscription(ctx, queries.GetSubscriptionParams{TenantID: tenant, ID: id})
+		return ifMissing(err)
+	})
+	return subscriptionOf(row), err
+}
+
+const noSubscription = "there is no such subscription"
+
+func ifMissing(err error) error { return fsm.IfNoRows(err, fsm.NotFound, noSubscription) }
+
+// Subscriptions returns a tenant's subscriptions, the newest first.
+// Kinds: Malformed (limit or cursor), Unavailable.
+func (s *Service) Subscriptions(ctx context.Context, tenant string, page fsm.Page) (fsm.List[Subscription], error) {
+	items, next, err := database.List(ctx, s.db, database.Listing[queries.Subscription, Subscription]{
+		Scope: "subscriptions " + tenant,
+		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Subscription, error) {
+			before, err := database.OptionalID(after)
+			if err != nil {
+				return nil, err
+			}
+			return queries.New(db).ListSubscriptions(ctx, queries.ListSubscriptionsParams{TenantID: tenant, BeforeID: before, RowLimit: limit})
+		},
+		Item: subscriptionOf,
+		Key:  func(s Subscription) string { return s.ID.String() },
+	}, page.Limit, page.Cursor)
+	return fsm.List[Subscription]{Items: items, Next: next}, err
+}
+
+// Change is what UpdateSubscription changes: every member that is not nil.
+type Change struct {
+	URL    *string
+	Filter *Filter
+	// Disabled stops the routing and the sending. Pending deliveries are sent when the subscription is
+	// enabled again; steps that are committed meanwhile are never routed to it.
+	Disabled *bool
+}
+
+// UpdateSubscription changes a subscription. The kinds are those of Subscribe, and NotFound.
+func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid.UUID, c Change) (Subscription, error) {
+	if _, err := s.GetSubscription(ctx, tenant, id); err != nil {
+		return Subscription{}, err
+	}
+	p := queries.UpdateSubscriptionParams{Tenant: tenant, ID: id, Url: c.URL, Disabled: c.Disabled}
+	var faults []fsm.Fault
+	if c.URL != nil {
+		faults = s.checkURL(ctx, *c.URL)
+	}
+	if f := c.Filter; f != nil {
+		wrong, err := s.checkFilter(ctx, *f)
+		if err != nil {
+			return Subscription{}, err
+		}
+		faults = append(faults, wrong...)
+		p.Workflows, p.Events, p.States, p.TerminalOnly = names(f.Workflows), names(f.Events), names(f.States), &f.TerminalOnly
+	}
+	if err := unacceptable(faults); err != nil {
+		return Subscription{}, err
+	}
+	row, err := s.db.Queries().UpdateSubscription(ctx, p)
+	if err != nil {
+		return Subscription{}, fsm.AsError(ifMissing(err))
+	}
+	return subscriptionOf(row), nil
+}
+
+// Unsubscribe deletes a subscription. Its pending deliveries are abandoned; the log of deliveries stays.
+// Kinds: NotFound, Unavailable.
+func (s *Service) Unsubscribe(ctx context.Context, tenant string, id uuid.UUID) error {
+	deleted, err := s.db.Queries().DeleteSubscription(ctx, queries.DeleteSubscriptionParams{Tenant: tenant, ID: id})
+	switch {
+	case err != nil:
+		return fsm.AsError(err)
+	case !deleted:
+		return fsm.Errorf(fsm.NotFound, noSubscription)
+	}
+	return nil
+}
+
+// RotateSecret replaces the secret, by one that it makes if secret is empty. For a day deliveries are
+// signed with the replaced secret too. The result has the new one.
+// Kinds: Malformed, NotFound, Unavailable.
+func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID, secret string) (Subscription, error) {
+	if secret == "" {
+		secret = newSecret()
+	} else if faults := checkSecret(secret); len(faults) > 0 {
+		return Subscription{}, fsm.MalformedAt(faults[0].Pointer, faults[0].Detail)
+	}
+	row, err := s.db.Queries().RotateSecret(ctx, queries.RotateSecretParams{
+		Tenant: tenant, ID: id, Secret: secret, Overlap: pgtype.Interval{Microseconds: secretOverlap.Microseconds(), Valid: true},
+	})
+	if err != nil {
+		return Subscription{}, fsm.AsError(ifMissing(err))
+	}
+	out := subscriptionOf(row)
+	out.Secret = row.Secret
+	return out, nil
+}
+
+// TestSubscription makes a delivery without a step. It is sent before all others of the subscription,
+// and also while the endpoint's circuit is open.
+// Kinds: NotFound, DeliveryConflict if the subscription is disabled, Unavailable.
+func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
+	subscription, err := s.GetSubscription(ctx, tenant, id)
+	switch {
+	case err != nil:
+		return Delivery{}, err
+	case subscription.DisabledAt != nil:
+		return Delivery{}, fsm.Errorf(fsm.DeliveryConflict, "the subscription is disabled: %s", *subscription.DisabledReason)
+	}
+	row, err := s.db.Queries().TestSubscription(ctx, queries.TestSubscriptionParams{Tenant: tenant, ID: id})
+	if err != nil {
+		return Delivery{}, fsm.AsError(ifMissing(err))
+	}
+	return deliveryOf(row), nil
+}
+
+// newSecret returns a secret of 256 bits, in the form of Standard Webhooks.
+func newSecret() string {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // It never fails.
+	return address.SecretPrefix + base64.StdEncoding.EncodeToString(key)
+}
+
+// checkSecret faults a secret that is not one of Standard Webhooks.
+func checkSecret(secret string) []fsm.Fault {
+	if err := address.CheckSecret(secret); err != nil {
+		return []fsm.Fault{{Pointer: "/secret", Detail: err.Error() + "; leave it out to get one"}}
+	}
+	return nil
+}
+
+// checkURL faults a URL that nothing can or may be sent to.
+func (s *Service) checkURL(ctx context.Context, url string) []fsm.Fault {
+	if err := s.webhooks.CheckURL(ctx, url, true); err != nil {
+		return []fsm.Fault{{Pointer: "/url", Detail: err.Error()}}
+	}
+	return nil
+}
+
+// maxNames is how many names a list of a filter may have.
+const maxNames = 100
+
+// checkFilter faults the names that no workflow has; if the filter names workflows, those that none of
+// these has.
+func (s *Service) checkFilter(ctx context.Context, f Filter) ([]fsm.Fault, error) {
+	var faults []fsm.Fault
+	lists := map[string][]string{"workflows": f.Workflows, "events": f.Events, "states": f.States}
+	for _, kind := range []string{"workflows", "events", "states"} {
+		if len(lists[kind]) > maxNames {
+			faults = append(faults, fsm.Fault{Pointer: "/filter/" + kind, Detail: fmt.Sprintf("must have at most %d names", maxNames)})
+		}
+		for i, name := range lists[kind] {
+			err := fsm.CheckTexts(fsm.Text{Pointer: fmt.Sprintf("/filter/%s/%d", kind, i), Value: name, Max: 255})
+			if err != nil {
+				faults = append(faults, fsm.AsError(err).Faults...)
+			}
+		}
+	}
+	if len(faults) > 0 || len(f.Workflows)+len(f.Events)+len(f.States) == 0 {
+		return faults, nil
+	}
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		unknown, err := q.UnknownNames(ctx, queries.UnknownNamesParams{
+			Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
+		})
+		faults = nil
+		for _, u := range unknown {
+			faults = append(faults, fsm.Fault{
+				Pointer: fmt.Sprintf("/filter/%s/%d", u.Kind, u.Place),
+				Detail:  fmt.Sprintf("there is no %s %s", strings.TrimSuffix(u.Kind, "s"), lists[u.Kind][u.Place]),
+			})
+		}
+		return err
+	})
+	return faults, err
+}
+
+// names returns a list that is not nil, which SQL would take for no list.
+func names(list []string) []string { return append([]string{}, list...) }
+
+// unacceptable returns an error if there are faults.
+func unacceptable(faults []fsm.Fault) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	return &fsm.Error{Kind: fsm.Malformed, Message: "the subscription is not acceptable", Faults: faults}
+}

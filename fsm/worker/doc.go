@@ -1,0 +1,33 @@
+// Package worker does the work of a deployment that no request asks for: it ends timeouts and lifetimes,
+// and purges what is past its time.
+//
+// # What it owns
+//
+//   - [Repeat], the loop in which background work is done.
+//   - [Timers], which fires the timers that are due. A timer row says when an instance must be looked
+//     at next, and is never later than the instance's next deadline. A step to a later deadline leaves
+//     the row as it is, so that most steps write none; a row that comes up too early is put right then.
+//     The engine ends what is due under the instance's lock, by the same decision as for any event.
+//   - [KeyPurger], which purges expired idempotency keys.
+//   - [InstancePurger], which purges final instances that are older than their workflow's retention.
+//
+// The database's clock alone says what is due.
+//
+// # Several processes
+//
+// Every process may run all of the workers. Timers are fired by one process at a time, by an advisory
+// lock that ends with its transaction. The purgers skip what another transaction has locked.
+//
+// # When things fail
+//
+//   - A database that is away is tried again at the next look; the logger gets one line when work
+//     begins to fail, and one when it succeeds again.
+//   - A timeout whose guard does not hold gives way to the state's next timeout. One whose guard raises,
+//     or takes too long, is put off by a minute and holds up no other.
+//   - A locked instance is skipped and looked at again soon.
+//   - An instance that cannot be purged is left to the next pass.
+//
+// # What it may import
+//
+// db/queries, pgx, and the internal packages of fsm. It needs nothing of package fsm itself.
+package worker

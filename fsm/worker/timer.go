@@ -1,0 +1,100 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// TimerConfig tunes Timers. Its zero value works.
+type TimerConfig struct {
+	// Batch is how many timers are fired in one call. Commands that wait for the same rows get their
+	// turn between calls. Default 200.
+	Batch int
+	// Poll is the longest time between two looks. A timer may be late by that much if another process
+	// armed it to be due before all others. Default 250 ms.
+	Poll time.Duration
+	// Fired, if given, is called after timers were fired. Which instances they have moved is not known.
+	Fired func()
+	// Logger gets a line when timers cannot be fired. Default: none.
+	Logger *slog.Logger
+}
+
+func (c TimerConfig) withDefaults() TimerConfig {
+	if c.Batch <= 0 {
+		c.Batch = 200
+	}
+	if c.Poll <= 0 {
+		c.Poll = 250 * time.Millisecond
+	}
+	if c.Fired == nil {
+		c.Fired = func() {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Timers ends the timeouts of states and the lifetimes of instances. Each timeout ends once, or never
+// if its state is left before. Any number of Timers may share a database; one of them fires at a time.
+type Timers struct {
+	queries *queries.Queries
+	config  TimerConfig
+	// batch is config.Batch, or 1 while a timer that takes too long is looked for.
+	batch int
+}
+
+// NewTimers returns Timers on a pool, of which they take one connection at a time. The pool's
+// statement_timeout bounds a call, and with it a guard.
+func NewTimers(pool *pgxpool.Pool, config TimerConfig) *Timers {
+	config = config.withDefaults()
+	return &Timers{queries: queries.New(pool), config: config, batch: config.Batch}
+}
+
+// Run fires what is due until the context ends, and returns nil then. In between it sleeps until the
+// next deadline, or for Poll.
+func (t *Timers) Run(ctx context.Context) error {
+	return Repeat(ctx, t.config.Logger, "firing timers", t.step)
+}
+
+// minWait is how long to leave an instance alone that another transaction holds.
+const minWait = 20 * time.Millisecond
+
+func (t *Timers) step(ctx context.Context) (wait time.Duration, err error) {
+	r, err := t.queries.FireTimers(ctx, int32(t.batch))
+	switch {
+	case database.IsCode(err, database.QueryCanceled) && t.batch > 1:
+		// One of the timers takes too long. Fired singly, the others are done, and it is found.
+		t.batch = 1
+		return 0, nil
+	case database.IsCode(err, database.QueryCanceled):
+		t.batch = t.config.Batch
+		id, err := t.queries.PutOffTimer(ctx)
+		if err != nil {
+			return t.config.Poll, err
+		}
+		t.config.Logger.ErrorContext(ctx, "a timeout takes too long and is put off by a minute", "instance", id)
+		return 0, nil
+	case err != nil:
+		return t.config.Poll, err
+	case r.LookedAt > 0:
+		if r.Fired > 0 {
+			t.config.Fired()
+		}
+		t.config.Logger.DebugContext(ctx, "timers", "looked_at", r.LookedAt, "fired", r.Fired, "late_seconds", r.LateSeconds)
+		if int(r.LookedAt) == t.batch {
+			return 0, nil
+		}
+	case r.LookedAt < 0:
+		return t.config.Poll, nil // Another process fires.
+	}
+	t.batch = t.config.Batch
+	next := time.Duration(r.NextSeconds * float64(time.Second))
+	return min(max(next, minWait), t.config.Poll), nil
+}
