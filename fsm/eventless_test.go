@@ -171,7 +171,12 @@ func TestSlowEventlessGuards(t *testing.T) {
 	}
 	release := holdKey(t, pool, i.ID)
 	defer release()
-	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "w", Context: json.RawMessage(`{"a":[]}`), Key: "held"})
+	held := fsm.CreateCommand{Workflow: "w", Context: json.RawMessage(`{"a":[]}`), Key: "held"}
+	_, err = s.Create(t.Context(), held)
+	fsmtest.Refused(t, err, fsm.Unavailable)
+	// So it is if the wait for the lock ends with the statement timeout.
+	patient := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 150 * time.Millisecond, LockTimeout: time.Minute})
+	_, err = fsmtest.On(t, patient, fsm.Config{}).Create(t.Context(), held)
 	fsmtest.Refused(t, err, fsm.Unavailable)
 }
 
