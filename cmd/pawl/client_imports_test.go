@@ -25,10 +25,6 @@ var (
 	single = map[string][]string{
 		"main.go":              {"internal/bench"}, // The names of the measurements, for the help.
 		"bench.go":             {"internal/bench"},
-		"workflow.go":          {"fsm"},
-		"workflow_diagram.go":  {"fsm"},
-		"workflow_diff.go":     {"fsm"},
-		"workflow_validate.go": {"fsm"},
 	}
 )
 

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/pawl-fsm/pawl/fsm/definition"
-	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 )
 
 // workflowDiff compares two definitions, each from a file or from the service.
@@ -107,5 +106,5 @@ func (w *workflowDiff) read(c *console, from string) (*definition.Definition, er
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	return lifecycle.Workflow{Name: answer.Name, Version: answer.Version, Definition: answer.Definition}.Model()
+	return definition.ParseStored(answer.Definition)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,6 +22,16 @@ const (
 	// maxInherited bounds the transitions of a flattened definition.
 	maxInherited = 50_000
 )
+
+// ParseStored reads a definition that a service has accepted, without limits. The service may have
+// accepted it under other rules, so faults do not count.
+func ParseStored(data []byte) (*Definition, error) {
+	draft, err := Read(data, "", Limits{Bytes: math.MaxInt, States: math.MaxInt})
+	if err != nil {
+		return nil, err
+	}
+	return &draft.Definition, nil
+}
 
 // Parse reads a definition from strict JSON. It checks everything that can be checked without a
 // database, which is all but the syntax of guards and assigns. A document without a name takes

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -43,11 +42,11 @@ func workflowOf(w queries.Workflow) Workflow {
 // registered through SQL with faults that Register refuses.
 // Kinds: Internal.
 func (w Workflow) Model() (*definition.Definition, error) {
-	d, err := definition.Read(w.Definition, "", definition.Limits{Bytes: math.MaxInt, States: math.MaxInt})
+	d, err := definition.ParseStored(w.Definition)
 	if err != nil {
 		return nil, &fsm.Error{Kind: fsm.Internal, Cause: fmt.Errorf("workflow %s, version %d: %w", w.Name, w.Version, err)}
 	}
-	return &d.Definition, nil
+	return d, nil
 }
 
 // Registration is the result of Register.
