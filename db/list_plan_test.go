@@ -414,7 +414,7 @@ func TestListsArePutTogetherInOrder(t *testing.T) {
 							want = append(want, i.ID)
 						}
 					}
-					for {
+					for { // bounded: each page begins where the last one ended
 						page, err := queries.New(conn).ListInstances(t.Context(), p)
 						if err != nil {
 							t.Fatal(err)

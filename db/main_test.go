@@ -17,6 +17,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
@@ -50,32 +51,19 @@ const flight = `{"name": "flight-booking", "initial": "QUOTED", "ttl": {"after":
 
 func exec(t testing.TB, q queries.DBTX, sql string, args ...any) {
 	t.Helper()
-	if _, err := q.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
+	bounded.Exec(t, q, sql, args...)
 }
 
 // value reads one column of one row.
-func value[T any](t testing.TB, q queries.DBTX, sql string, args ...any) (v T) {
+func value[T any](t testing.TB, q queries.DBTX, sql string, args ...any) T {
 	t.Helper()
-	if err := q.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return bounded.Value[T](t, q, sql, args...)
 }
 
 // column reads the first column of all rows.
 func column[T any](t testing.TB, q queries.DBTX, sql string, args ...any) []T {
 	t.Helper()
-	rows, err := q.Query(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return list
+	return bounded.Column[T](t, q, sql, args...)
 }
 
 // wantCode fails the test unless err is the database's and has the SQLSTATE.
@@ -136,22 +124,28 @@ func start[T any](t testing.TB, pool *pgxpool.Pool, f func(queries.DBTX) (T, err
 // awaitBlocked returns when the work waits for another transaction.
 func (b *background[T]) awaitBlocked(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		if value[bool](t, pool, "select cardinality(pg_blocking_pids($1)) > 0", int32(b.pid)) {
-			return
+	bounded.True(t, "work to be blocked by another transaction", func() bool {
+		blocked := value[bool](t, pool, "select cardinality(pg_blocking_pids($1)) > 0", int32(b.pid))
+		if !blocked {
+			select {
+			case <-b.done:
+				t.Fatalf("it was not blocked, and ended with %+v, %v", b.v, b.err)
+			default:
+			}
 		}
-		select {
-		case <-b.done:
-			t.Fatalf("it was not blocked, and ended with %+v, %v", b.v, b.err)
-		default:
-		}
-	}
-	t.Fatal("it was not blocked")
+		return blocked
+	})
+}
+
+// end waits for the end of the work, whatever it ends with.
+func (b *background[T]) end(t testing.TB) {
+	t.Helper()
+	bounded.Receive(t, "the end of work in the background", b.done)
 }
 
 func (b *background[T]) wait(t testing.TB) T {
 	t.Helper()
-	<-b.done
+	b.end(t)
 	if b.err != nil {
 		t.Fatal(b.err)
 	}

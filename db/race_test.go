@@ -15,6 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestInstanceTwiceInOneCall(t *testing.T) {
@@ -131,7 +132,7 @@ func TestOppositeOrdersDoNotDeadlock(t *testing.T) {
 				return nil
 			})
 		}
-		if err := group.Wait(); err != nil {
+		if err := bounded.Result(t, "the callers", group.Wait); err != nil {
 			t.Error(err)
 		}
 	})
@@ -154,7 +155,7 @@ func TestOppositeOrdersDoNotDeadlock(t *testing.T) {
 					return err
 				})
 			}
-			if err := group.Wait(); err != nil {
+			if err := bounded.Result(t, "the callers", group.Wait); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -183,7 +184,7 @@ func TestOppositeOrdersDoNotDeadlock(t *testing.T) {
 					return err
 				})
 			}
-			if err := group.Wait(); err != nil {
+			if err := bounded.Result(t, "the callers", group.Wait); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -228,7 +229,7 @@ func TestHistoryIsSerial(t *testing.T) {
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := bounded.Result(t, "the callers", group.Wait); err != nil {
 		t.Fatal(err)
 	}
 

@@ -244,7 +244,7 @@ func TestRegisterUnderALock(t *testing.T) {
 			tx := begin(t, pool)
 			exec(t, tx, lock)
 			b := registerInBackground(t, pool, ajar)
-			<-b.done
+			b.end(t)
 			wantCode(t, b.err, "55P03")
 			commit(t, tx)
 			if version, created := register(t, pool, ajar); version != 2 || !created {

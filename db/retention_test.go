@@ -19,6 +19,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // gone is a door's whole way to its end, each step under a key of its own.
@@ -276,7 +277,7 @@ func TestReplayMeetsARemoval(t *testing.T) {
 			}
 			replay.awaitBlocked(t, pool)
 			commit(t, tx)
-			<-replay.done
+			replay.end(t)
 			wantCode(t, replay.err, "40001")
 			wantOutcome(t, fire(t, pool, tenant, c)[0], "instance-not-found")
 		})
@@ -335,7 +336,7 @@ func TestRemovalUnderLoad(t *testing.T) {
 					return nil
 				})
 			}
-			if err := group.Wait(); err != nil {
+			if err := bounded.Result(t, "the removals and the replays", group.Wait); err != nil {
 				t.Fatal(err)
 			}
 			for _, table := range []string{"instance", "history", "idempotency_key", "timer"} {
@@ -350,7 +351,7 @@ func TestRemovalUnderLoad(t *testing.T) {
 // finalPages reads a whole pass, and returns what each page has as "tenant workflow status ids", and the number of calls.
 func finalPages(t testing.TB, q queries.DBTX, p queries.FinalInstancesParams) (pages []string, calls int) {
 	t.Helper()
-	for {
+	for { // bounded: each page begins where the last one ended
 		page, err := queries.New(q).FinalInstances(t.Context(), p)
 		if err != nil {
 			t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	osexec "os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 var update = flag.Bool("update", false, "write the schema dump instead of comparing it")
@@ -151,7 +151,7 @@ func TestMigrationsAtOnce(t *testing.T) {
 	for range 2 {
 		group.Go(func() error { return db.Up(t.Context(), dsn) })
 	}
-	if err := group.Wait(); err != nil {
+	if err := bounded.Result(t, "both migrations", group.Wait); err != nil {
 		t.Fatal(err)
 	}
 	statusOf(t, dsn, true)
@@ -168,7 +168,7 @@ func TestMigrationsWithGooseAlone(t *testing.T) {
 	before := everything(t, conn)
 	run := func(args ...string) {
 		t.Helper()
-		cmd := osexec.CommandContext(t.Context(), goose, append([]string{"-dir", "migrations", "postgres", dsn}, args...)...)
+		cmd := bounded.Command(t, goose, append([]string{"-dir", "migrations", "postgres", dsn}, args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("goose %v: %v\n%s", args, err, out)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // stateCheck is the text of door's CHECK, empty if there is none.
@@ -180,7 +181,7 @@ func TestRetireWaitsForCreates(t *testing.T) {
 			t.Fatal(retired, err)
 		}
 		later := start(t, pool, func(q queries.DBTX) ([]queries.Outcome, error) {
-			return tryCreate(context.WithoutCancel(t.Context()), q, tenant, creation{workflow: "door"})
+			return tryCreate(bounded.Context(t), q, tenant, creation{workflow: "door"})
 		})
 		later.awaitBlocked(t, pool)
 		want := "workflow-not-found"
@@ -533,11 +534,11 @@ func TestOppositeMigrationsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := start(t, pool, func(q queries.DBTX) ([]migrated, error) {
-		return tryMigrate(context.WithoutCancel(t.Context()), q, back)
+		return tryMigrate(bounded.Context(t), q, back)
 	})
 	second.awaitBlocked(t, pool)
 	commit(t, tx)
-	<-second.done
+	second.end(t)
 	wantCode(t, second.err, "PW409")
 }
 
@@ -562,11 +563,11 @@ func TestRetireAndMigrateAtOnce(t *testing.T) {
 		t.Fatal(retired, err)
 	}
 	second := start(t, pool, func(q queries.DBTX) ([]migrated, error) {
-		return tryMigrate(context.WithoutCancel(t.Context()), q, there)
+		return tryMigrate(bounded.Context(t), q, there)
 	})
 	second.awaitBlocked(t, pool)
 	commit(t, tx)
-	<-second.done
+	second.end(t)
 	wantCode(t, second.err, "PW404")
 }
 
@@ -647,7 +648,7 @@ func TestRetireUnderLoad(t *testing.T) {
 				return err
 			}
 		})
-		if err := group.Wait(); err != nil {
+		if err := bounded.Result(t, "the creates and the retirement", group.Wait); err != nil {
 			t.Fatal(err)
 		}
 		if got := value[int](t, pool, "select count(*) from pawl.instance"); got != 0 {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 var noon = time.Date(2030, 2, 3, 12, 0, 0, 123456000, time.UTC)
@@ -139,7 +140,7 @@ func TestClockSetByManyAtOnce(t *testing.T) {
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := bounded.Result(t, "those that set the clock", group.Wait); err != nil {
 		t.Fatal(err)
 	}
 }

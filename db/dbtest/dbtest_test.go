@@ -19,6 +19,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/localpg"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // childEnv makes the test binary run only the child tests, which a real run skips.
@@ -26,17 +27,14 @@ const childEnv = "DBTEST_TEST_CHILD"
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
 
-func query[T any](t testing.TB, dsn, sql string, args ...any) (v T) {
+func query[T any](t testing.TB, dsn, sql string, args ...any) T {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if err := conn.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return bounded.Value[T](t, conn, sql, args...)
 }
 
 // admin leads to a database that outlives the tests.
@@ -66,6 +64,22 @@ func TestNewHasTheSchemaAndNothingElse(t *testing.T) {
 	}
 	if got := query[string](t, dbtest.DSN(other), "select current_database()"); got != other.Config().ConnConfig.Database {
 		t.Errorf("DSN leads to %s, the pool to %s", got, other.Config().ConnConfig.Database)
+	}
+}
+
+// A statement that waits in vain ends, in whatever way a test came to its database.
+func TestStatementsEnd(t *testing.T) {
+	t.Parallel()
+	for name, dsn := range map[string]string{
+		"NewDSN": dbtest.NewDSN(t), "Empty": dbtest.Empty(t), "Private": dbtest.Private(t, nil).DSN(),
+	} {
+		if got := query[string](t, dsn, "show statement_timeout"); got != "3min" {
+			t.Errorf("%s: statement_timeout = %s, want 3min", name, got)
+		}
+	}
+	pool := dbtest.New(t)
+	if got := bounded.Value[string](t, pool, "show statement_timeout"); got != "3min" {
+		t.Errorf("New: statement_timeout = %s, want 3min", got)
 	}
 }
 
@@ -154,7 +168,7 @@ func child(t *testing.T, name string, env ...string) (output string, passed bool
 
 func childCommand(t *testing.T, name string, env ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^TestChild"+name+"$")
+	cmd := bounded.Command(t, os.Args[0], "-test.v", "-test.run=^TestChild"+name+"$")
 	// The children are about the other kinds of server.
 	cmd.Env = append(os.Environ(), childEnv+"=1", "PAWL_TEST_DOCKER=off", "PAWL_TEST_DATABASE_URL=", "PAWL_TEST_KEEP=")
 	cmd.Env = append(cmd.Env, env...)
@@ -186,7 +200,7 @@ func TestChildFails(t *testing.T) {
 func TestChildWaits(t *testing.T) {
 	beChild(t)
 	fmt.Println("waiting in", dbtest.New(t).Config().ConnConfig.Database)
-	select {}
+	select {} // bounded: its parent kills it, at the latest after bounded.Limit
 }
 
 func find(t *testing.T, pattern, output string) string {
@@ -241,7 +255,7 @@ func TestKeep(t *testing.T) {
 	}
 	remove := find(t, `to remove it: (.*)\n`, output)
 	t.Cleanup(func() {
-		if out, err := exec.Command("sh", "-c", remove).CombinedOutput(); err != nil {
+		if out, err := bounded.Command(t, "sh", "-c", remove).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s", remove, err, out)
 		}
 	})
@@ -306,6 +320,7 @@ func linesOf(t *testing.T, r io.Reader) iter.Seq[string] {
 	t.Helper()
 	return func(yield func(string) bool) {
 		scanner := bufio.NewScanner(r)
+		// bounded: the reader ends with the program that it reads from
 		for scanner.Scan() && yield(scanner.Text()) {
 		}
 		if err := scanner.Err(); err != nil {
@@ -325,7 +340,7 @@ func TestSharedServerSweepsDeadRunsOnly(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Wait() }()
+	defer func() { bounded.Result(t, "the child", cmd.Wait) }()
 	var name string
 	for line := range linesOf(t, stdout) {
 		if after, ok := strings.CutPrefix(line, "waiting in "); ok {

@@ -20,6 +20,9 @@
 // On that server, one template with the schema, made by the migrations once per process, and a clone of it per
 // test, which takes some 50 ms. Databases are called pawl_test_<run>_<number>.
 //
+// A statement on them ends after three minutes, by statement_timeout, unless the session sets another: no statement that
+// waits for a lock holds a test up until its package's timeout.
+//
 // # When a test ends
 //
 // Its pool is closed and its database dropped. A failed test's database is kept, and its DSN printed, where

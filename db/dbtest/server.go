@@ -30,6 +30,10 @@ const (
 	createWithin = time.Minute
 )
 
+// statementTimeout ends a statement that waits in vain, so that its test fails and not its package. It is longer than
+// bounded.Limit: whoever waits with that limit says what for.
+const statementTimeout = "3min"
+
 // prefix starts the name of every database that this package makes.
 const prefix = "pawl_test_"
 
@@ -53,7 +57,9 @@ type server struct {
 
 // withDefaults adds to a server's settings what tests want.
 func withDefaults(settings map[string]string) map[string]string {
-	all := map[string]string{"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
+	all := map[string]string{
+		"fsync": "off", "full_page_writes": "off", "max_connections": "300", "statement_timeout": statementTimeout,
+	}
 	maps.Copy(all, settings)
 	return all
 }
@@ -185,7 +191,9 @@ func (s *server) create(t testing.TB, template string) string {
 	defer cancel()
 	name := fmt.Sprintf("%s_%d", s.run, s.count.Add(1))
 	dsn := withDatabase(s.dsn, name)
-	if err := s.exec(ctx, "create database "+quote(name)+" template "+quote(template)); err != nil {
+	err := s.exec(ctx, "create database "+quote(name)+" template "+quote(template),
+		"alter database "+quote(name)+" set statement_timeout = '"+statementTimeout+"'")
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -241,16 +249,18 @@ func (s *server) drop(ctx context.Context, name string) error {
 	return s.exec(ctx, "drop database if exists "+quote(name)+" with (force)")
 }
 
-// exec gives the server one order, on a connection of its own: create database would wait for it otherwise, and
-// a server that a test has restarted is no problem.
-func (s *server) exec(ctx context.Context, sql string) error {
+// exec gives the server orders, each a transaction of its own, on one new connection: create database would wait for it
+// otherwise, and a server that a test has restarted is no problem.
+func (s *server) exec(ctx context.Context, orders ...string) error {
 	conn, err := pgx.Connect(ctx, s.dsn)
 	if err != nil {
-		return fmt.Errorf("dbtest: %s: %w", sql, err)
+		return fmt.Errorf("dbtest: %s: %w", orders[0], err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		return fmt.Errorf("dbtest: %s: %w", sql, err)
+	for _, sql := range orders {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("dbtest: %s: %w", sql, err)
+		}
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pawl-fsm/pawl/db/localpg"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // helperEnv makes the test binary act as a program that starts a server on the folder named by its value.
@@ -92,7 +93,7 @@ func start(t *testing.T, config localpg.Config) *localpg.Server {
 
 func stop(t *testing.T, s *localpg.Server) {
 	t.Helper()
-	if err := s.Stop(context.Background()); err != nil {
+	if err := s.Stop(bounded.Context(t)); err != nil {
 		t.Error(err)
 	}
 }
@@ -104,22 +105,17 @@ func exec1(t *testing.T, dsn, sql string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if _, err := conn.Exec(t.Context(), sql); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, sql)
 }
 
-func query1[T any](t *testing.T, dsn, sql string) (v T) {
+func query1[T any](t *testing.T, dsn, sql string) T {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if err := conn.QueryRow(t.Context(), sql).Scan(&v); err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return bounded.Value[T](t, conn, sql)
 }
 
 func running(s *localpg.Server) bool {
@@ -201,7 +197,7 @@ func TestSocketIsPrivate(t *testing.T) {
 // Over TCP, which a caller may open, nobody gets in without a password.
 func TestTCPAsksForPassword(t *testing.T) {
 	t.Parallel()
-	s := start(t, localpg.Config{Settings: map[string]string{"listen_addresses": "127.0.0.1", "port": freePort(t)}})
+	s := start(t, localpg.Config{Settings: map[string]string{"listen_addresses": "127.0.0.1", "port": bounded.Port(t)}})
 	config, err := pgx.ParseConfig(s.DSN())
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +223,7 @@ func TestPsqlUnderstandsTheDSN(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	out, err := exec.Command(psql, "-XAtc", "select current_user", s.DSN()).CombinedOutput()
+	out, err := bounded.Command(t, psql, "-XAtc", "select current_user", s.DSN()).CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "postgres" {
 		t.Errorf("psql %s: %v: %s", s.DSN(), err, out)
 	}
@@ -286,7 +282,7 @@ func TestKillIsACrash(t *testing.T) {
 			t.Errorf("process %d survived", pid)
 		}
 	}
-	<-s.Done()
+	bounded.Receive(t, "the death of the server", s.Done())
 	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("Err = %v, want to hear of the kill", err)
 	}
@@ -317,7 +313,7 @@ func TestDoneTellsOfADeath(t *testing.T) {
 	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-s.Done()
+	bounded.Receive(t, "the death of the server", s.Done())
 	if s.Err() == nil {
 		t.Error("Err is nil after a death")
 	}
@@ -337,16 +333,17 @@ func TestRestartAfterTheDeathOfThePostmasterAlone(t *testing.T) {
 		_, err := conn.Exec(context.Background(), "select count(*) from (select generate_series(1, 1000000000000)) s")
 		ended <- err
 	}()
-	for query1[int](t, s.DSN(), "select count(*) from pg_stat_activity where state = 'active'") < 2 {
-	}
+	bounded.True(t, "the statement to run", func() bool {
+		return query1[int](t, s.DSN(), "select count(*) from pg_stat_activity where state = 'active'") >= 2
+	})
 	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-s.Done()
+	bounded.Receive(t, "the death of the server", s.Done())
 	if err := s.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; err == nil {
+	if err := bounded.Receive(t, "the statement", ended); err == nil {
 		t.Error("a statement of the dead server succeeded")
 	}
 	if got := query1[int](t, s.DSN(), "select 1"); got != 1 {
@@ -383,7 +380,7 @@ func TestOneOwner(t *testing.T) {
 func TestDeepFolder(t *testing.T) {
 	t.Parallel()
 	dir := openFolder(t)
-	for len(dir) < 200 {
+	for len(dir) < 200 { // bounded: each round makes it longer
 		dir = filepath.Join(dir, "deeper-and-deeper")
 	}
 	s := start(t, localpg.Config{Dir: dir})
@@ -484,7 +481,7 @@ func TestRecycledProcessID(t *testing.T) {
 	}
 	stop(t, s)
 
-	other := exec.Command("sleep", "600")
+	other := bounded.Command(t, "sleep", "600")
 	if os.Geteuid() == 0 {
 		a := serverUser(t)
 		other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}}
@@ -494,7 +491,7 @@ func TestRecycledProcessID(t *testing.T) {
 	}
 	defer func() {
 		_ = other.Process.Kill()
-		_ = other.Wait()
+		bounded.Result(t, "the other program", other.Wait)
 	}()
 	pidFile := filepath.Join(dir, "data", "postmaster.pid")
 	raw, err := os.ReadFile(pidFile)
@@ -541,7 +538,7 @@ func startHelper(t *testing.T, cmd *exec.Cmd, dir string, env ...string) helper 
 	t.Cleanup(func() {
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		bounded.Result(t, "the helper", cmd.Wait)
 	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
@@ -562,7 +559,7 @@ func (h helper) kill(t *testing.T) {
 	if err := h.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = h.cmd.Wait() // "signal: killed"
+	bounded.Result(t, "the helper", h.cmd.Wait) // "signal: killed"
 }
 
 func TestServerDiesWithItsProcess(t *testing.T) {
@@ -570,7 +567,7 @@ func TestServerDiesWithItsProcess(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux ties a process to its parent")
 	}
-	h := startHelper(t, exec.Command(os.Args[0]), "")
+	h := startHelper(t, bounded.Command(t, os.Args[0]), "")
 	if h.pid == 0 {
 		t.Fatal(h.line)
 	}
@@ -589,7 +586,7 @@ func TestServerDiesWithItsProcess(t *testing.T) {
 
 func TestSweepLeavesTheLivingAlone(t *testing.T) {
 	t.Parallel()
-	h := startHelper(t, exec.Command(os.Args[0]), "")
+	h := startHelper(t, bounded.Command(t, os.Args[0]), "")
 	if h.pid == 0 {
 		t.Fatal(h.line)
 	}
@@ -607,7 +604,7 @@ func TestSweepLeavesTheLivingAlone(t *testing.T) {
 func TestOrphanIsStoppedAndReplaced(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
-	h := startHelper(t, exec.Command(os.Args[0]), dir, "DETACHED=1")
+	h := startHelper(t, bounded.Command(t, os.Args[0]), dir, "DETACHED=1")
 	if h.pid == 0 {
 		t.Fatal(h.line)
 	}
@@ -735,7 +732,7 @@ func TestOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	cmd := exec.Command(program)
+	cmd := bounded.Command(t, program)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	h := startHelper(t, cmd, dir)

@@ -13,6 +13,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
 	"github.com/pawl-fsm/pawl/examples/story"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
@@ -74,7 +75,7 @@ func TestRace(t *testing.T) {
 			statuses[i] = s.Fire(booking, "reserve", fmt.Sprintf("client-%d", i), `{"payload": {"price": 420, "seat": "12A"}}`, "If-Match", `"1"`).Status
 		})
 	}
-	clients.Wait()
+	bounded.Wait(t, "the clients", clients.Wait)
 	if statuses[0]+statuses[1] != http.StatusOK+http.StatusPreconditionFailed {
 		t.Errorf("statuses %v, want one 200 and one 412", statuses)
 	}

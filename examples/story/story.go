@@ -14,6 +14,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Story is a service with one workflow.
@@ -66,7 +67,7 @@ func (s *Story) Do(method, path string, body any, headers ...string) Answer {
 		}
 		text = string(b)
 	}
-	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(text))
+	req, err := http.NewRequestWithContext(bounded.Context(s.t), method, s.url+path, strings.NewReader(text))
 	if err != nil {
 		s.t.Error(err)
 		return Answer{}

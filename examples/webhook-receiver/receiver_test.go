@@ -14,6 +14,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
@@ -46,7 +47,7 @@ func deliver(t *testing.T, server *httptest.Server, secret, id string, at time.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(bounded.Context(t), http.MethodPost, server.URL, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +125,7 @@ func TestReceiverAtOnce(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	bounded.Wait(t, "the deliveries", all.Wait)
 	is(t, pool, `S 20 {"n": 20} of 20`)
 }
 
