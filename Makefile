@@ -63,6 +63,7 @@ check: ## run what CI runs: verify, lint, race
 .PHONY: generate
 generate: postgres $(tools)/sqlc $(tools)/oapi-codegen ## regenerate the queries, the API types and the schema dump
 	$(tools)/sqlc generate
+	$(tools)/oapi-codegen -config httpapi/api/oapi-codegen.yaml httpapi/openapi.yaml
 	$(tools)/oapi-codegen -config httpapi/oapi-codegen.yaml httpapi/openapi.yaml
 	go test ./db -run '^TestSchemaDump$$' -count 1 -update
 

@@ -27,8 +27,8 @@ const (
 
 // EventFilter chooses steps. A zero member chooses all.
 type EventFilter struct {
-	// Workflows, Events and States are lists of which one must fit; a state is the one that
-	// the step led to.
+	// Workflows, Events and States are lists of names of which one must fit. A state is the one
+	// that the step led to; the name of a compound state stands for all states within.
 	Workflows, Events, States []string
 	// TerminalOnly chooses the steps to a final state.
 	TerminalOnly bool
@@ -37,7 +37,9 @@ type EventFilter struct {
 func (f EventFilter) chooses(h *queries.History) bool {
 	return (len(f.Workflows) == 0 || slices.Contains(f.Workflows, h.Workflow)) &&
 		(len(f.Events) == 0 || h.Event != nil && slices.Contains(f.Events, *h.Event)) &&
-		(len(f.States) == 0 || slices.Contains(f.States, h.ToState)) &&
+		(len(f.States) == 0 || slices.ContainsFunc(f.States, func(state string) bool {
+			return h.ToState == state || strings.HasPrefix(h.ToState, state+".")
+		})) &&
 		(!f.TerminalOnly || Status(h.Status) != Active)
 }
 

@@ -12,28 +12,16 @@ import (
 	"strings"
 	"time"
 
-	"code.dny.dev/ssrf"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/address"
 )
 
-// WebhookPolicy says what endpoints may be. Its zero value is fit for strangers.
-type WebhookPolicy struct {
-	// AllowPrivate lets loopback, private, link-local and metadata addresses be endpoints.
-	AllowPrivate bool
-	// Secret signs the callbacks that bring none. Default: those are refused.
-	Secret string
-}
-
-// Validate refuses a secret that cannot sign.
-func (p WebhookPolicy) Validate() error {
-	if p.Secret == "" {
-		return nil
-	}
-	return checkSecret("", p.Secret)
-}
+// WebhookPolicy is address.Policy under a name that programs which embed fsm can write: they
+// cannot import an internal package.
+type WebhookPolicy = address.Policy
 
 // WebhookSubscription is an endpoint that is told of steps.
 type WebhookSubscription struct {
@@ -231,23 +219,20 @@ func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.U
 func newSecret() string {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // It never fails.
-	return secretPrefix + base64.StdEncoding.EncodeToString(key)
+	return address.SecretPrefix + base64.StdEncoding.EncodeToString(key)
 }
-
-const secretPrefix = "whsec_"
 
 // checkSecret refuses what is no secret of Standard Webhooks.
 func checkSecret(at, secret string) error {
-	encoded, prefixed := strings.CutPrefix(secret, secretPrefix)
-	key, err := base64.StdEncoding.Strict().DecodeString(encoded)
-	if !prefixed || err != nil || len(key) < 24 || len(key) > 64 || strings.ContainsAny(encoded, "\r\n") {
-		detail := "must be " + secretPrefix + " and 24 to 64 bytes in base64"
-		if at == "/secret" { // A subscription's, of which one is made.
-			detail += "; leave it out to get one"
-		}
-		return malformed(at, detail)
+	err := address.CheckSecret(secret)
+	if err == nil {
+		return nil
 	}
-	return nil
+	detail := err.Error()
+	if at == "/secret" { // A subscription's, of which one is made.
+		detail += "; leave it out to get one"
+	}
+	return malformed(at, detail)
 }
 
 // checkCallback refuses a callback that could not be sent, or not be signed. Its host is not
@@ -272,23 +257,15 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 	return nil
 }
 
-// NewAddressGuard returns what refuses the addresses that webhooks must not go to: all that are
-// not public, and those by which clouds let machines ask about themselves.
-func NewAddressGuard() *ssrf.Guardian {
-	// Public, but each machine of Azure reaches its platform by it.
-	azure := netip.MustParsePrefix("168.63.129.16/32")
-	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(azure))
-}
-
 // checkEndpoint faults a URL that nothing can, or may, be sent to. A host is looked up, if
 // wanted, but one that cannot be just now is no fault: what is sent is checked again, whatever
 // the name resolves to then.
-func (s *Service) checkEndpoint(ctx context.Context, at, address string, lookUp bool) []Fault {
+func (s *Service) checkEndpoint(ctx context.Context, at, raw string, lookUp bool) []Fault {
 	fault := func(detail string) []Fault { return []Fault{{Pointer: at, Detail: detail}} }
-	if err := checkText(at, address, 2048); err != nil {
+	if err := checkText(at, raw, 2048); err != nil {
 		return faultsOf(err)
 	}
-	u, err := url.Parse(address)
+	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
 		return fault("must be an absolute http or https URL")
@@ -301,7 +278,7 @@ func (s *Service) checkEndpoint(ctx context.Context, at, address string, lookUp 
 	case s.config.Webhooks.AllowPrivate:
 		return nil
 	}
-	guard := NewAddressGuard()
+	guard := address.NewGuard()
 	var addresses []netip.Addr
 	if literal, err := netip.ParseAddr(u.Hostname()); err == nil {
 		addresses = []netip.Addr{literal}
@@ -311,10 +288,7 @@ func (s *Service) checkEndpoint(ctx context.Context, at, address string, lookUp 
 		addresses, _ = net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
 	}
 	for _, a := range addresses {
-		if a.Is4In6() {
-			a = a.Unmap()
-		}
-		if guard.SafeAddr(a.WithZone("")) != nil {
+		if !guard.Allows(a) {
 			return fault("must not lead to a loopback, private, link-local or other special address")
 		}
 	}

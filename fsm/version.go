@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -201,7 +202,7 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 		texts = append(texts, boundedText{"/state_map", from, maxStatePath}, boundedText{"/state_map" + pointer(from), to, maxStatePath})
 	}
 	for i, state := range c.States {
-		texts = append(texts, boundedText{fmt.Sprintf("/states/%d", i), state, 64})
+		texts = append(texts, boundedText{fmt.Sprintf("/filter/states/%d", i), state, maxStatePath})
 	}
 	if err := checkTexts(texts...); err != nil {
 		return queries.MigrateInstancesParams{}, err
@@ -281,6 +282,9 @@ func migrationFault(err error) error {
 		e := &Error{Kind: Malformed, Message: pg.Message, cause: err}
 		if json.Unmarshal([]byte(pg.Detail), &detail) == nil {
 			for _, f := range detail.Errors {
+				if strings.HasPrefix(f.Pointer, "/states/") {
+					f.Pointer = "/filter" + f.Pointer // The function takes the states of the filter as an argument of its own.
+				}
 				e.Faults = append(e.Faults, Fault{Pointer: f.Pointer, Detail: f.Detail})
 			}
 		}

@@ -26,7 +26,7 @@ func TestBacktest(t *testing.T) {
 		"differences.0.guards", missing, "differences.0.errors", missing)
 	a.get("/v1/workflows/booking").want(http.StatusOK).wantAt("version", "1", "versions.1", missing)
 
-	// Each is of the first step: the creation, or that of the guard.
+	// Each difference is at the first step: at the creation, or at the event with the guard.
 	stricter := strings.Replace(booking, "$.payload.price == $.context.price", "$.payload.price > $.context.price", 1)
 	a.do(http.MethodPost, backtested, fmt.Sprintf(`{"definition": %s, "sample": 1}`, stricter)).want(http.StatusOK).wantAt(
 		"instances", "1", "differences.0.outcome", "guard-rejected", "differences.0.would_be", "null",

@@ -7,18 +7,20 @@ import (
 	"unicode/utf8"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-// maxCommands is how many commands a batch may have.
+// maxCommands is the limit on the commands of a batch.
 const maxCommands = 1000
 
-// RunBatch carries out commands, each with its own key and its own result.
+// RunBatch carries out up to maxCommands commands, each with its own key. The result at a
+// position belongs to the command at that position; a refusal fails its command alone.
 func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBatchResponseObject, error) {
 	if in.Body == nil || len(in.Body.Commands) == 0 || len(in.Body.Commands) > maxCommands {
-		return nil, malformedAt("/commands", "a batch has commands", fmt.Sprintf("must be an array of 1 to %d commands", maxCommands))
+		return nil, malformedAt("/commands", "the number of commands is out of range", fmt.Sprintf("must be an array of 1 to %d commands", maxCommands))
 	}
 	r := requestOf(ctx)
-	results := make([]BatchResult, len(in.Body.Commands))
+	results := make([]api.BatchResult, len(in.Body.Commands))
 	var commands []fsm.Command
 	var positions []int
 	for i, c := range in.Body.Commands {
@@ -35,8 +37,8 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 			*result = refused(ctx, positions[i], reply.Err)
 			continue
 		}
-		instance := InstanceOf(reply.Instance)
-		*result = BatchResult{Status: http.StatusOK, Replayed: reply.Replayed, Instance: &instance}
+		instance := api.InstanceOf(reply.Instance)
+		*result = api.BatchResult{Status: http.StatusOK, Replayed: reply.Replayed, Instance: &instance}
 		if _, created := commands[i].(fsm.CreateCommand); created {
 			result.Status = http.StatusCreated
 		}
@@ -44,8 +46,9 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 	return RunBatch200JSONResponse{Results: results}, nil
 }
 
-// refused is the result of the i-th command, whose faults lie below its place in the body.
-func refused(ctx context.Context, i int, err error) BatchResult {
+// refused returns the result of a command that failed. The pointers of its faults are
+// relative to the command, so they get the command's place in the body in front.
+func refused(ctx context.Context, i int, err error) api.BatchResult {
 	p, headers := problemOf(ctx, err)
 	for n, f := range p.Errors {
 		if f.Pointer != nil {
@@ -53,44 +56,44 @@ func refused(ctx context.Context, i int, err error) BatchResult {
 			p.Errors[n].Pointer = &pointer
 		}
 	}
-	return BatchResult{Status: p.Status, Replayed: headers.Get("Idempotent-Replayed") != "", Problem: &p}
+	return api.BatchResult{Status: p.Status, Replayed: headers.Get("Idempotent-Replayed") != "", Problem: &p}
 }
 
-// command reads one command of a batch.
-func (r *request) command(c Command) (fsm.Command, error) {
+// command checks and converts one command of a batch.
+func (r *request) command(c api.Command) (fsm.Command, error) {
 	if c.Key == nil {
-		return nil, &problemError{code: ProblemCodeIdempotencyKeyRequired, detail: "every command needs a key of its own"}
+		return nil, &problemError{code: api.ProblemCodeIdempotencyKeyRequired, detail: "each command of a batch needs a key of its own"}
 	}
 	if err := fsm.CheckKey(*c.Key); err != nil {
 		return nil, err
 	}
 	fault := func(member, detail string) error {
-		return malformedAt("/"+member, "a command is not well formed", detail)
+		return malformedAt("/"+member, "the command is not well formed", detail)
 	}
 	switch c.Op {
-	case CommandOpCreate:
+	case api.CommandOpCreate:
 		for member, given := range map[string]bool{
 			"instance_id": c.InstanceID != nil, "event": c.Event != nil, "payload": c.Payload != nil, "if_match": c.IfMatch != nil,
 		} {
 			if given {
-				return nil, fault(member, "does not go with create")
+				return nil, fault(member, "is not a member of a create command")
 			}
 		}
 		if c.Workflow == nil {
 			return nil, fault("workflow", "is missing")
 		}
-		return r.createCommand(*c.Workflow, *c.Key, CreateRequest{
+		return r.createCommand(*c.Workflow, *c.Key, api.CreateRequest{
 			BusinessKey: c.BusinessKey, Context: c.Context, CorrelationID: c.CorrelationID, ExpiresIn: c.ExpiresIn,
 			CallbackURL: c.CallbackURL, CallbackSecret: c.CallbackSecret, Reason: c.Reason,
 		})
-	case CommandOpFire:
+	case api.CommandOpFire:
 		for member, given := range map[string]bool{
 			"workflow": c.Workflow != nil, "context": c.Context != nil, "business_key": c.BusinessKey != nil,
 			"correlation_id": c.CorrelationID != nil, "expires_in": c.ExpiresIn != nil, "callback_url": c.CallbackURL != nil,
 			"callback_secret": c.CallbackSecret != nil,
 		} {
 			if given {
-				return nil, fault(member, "does not go with fire")
+				return nil, fault(member, "is not a member of a fire command")
 			}
 		}
 		switch {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// command is one of a batch, under a new key unless the members have one: member, value, …
+// command returns a command of a batch, given its members as name, value, … It has a new key
+// unless the members have one.
 func command(op string, members ...any) map[string]any {
 	c := map[string]any{"op": op, "key": newKey()}
 	for i := 0; i < len(members); i += 2 {
@@ -16,7 +17,7 @@ func command(op string, members ...any) map[string]any {
 	return c
 }
 
-// batch runs commands.
+// batch sends commands as one batch, which must be answered with 200.
 func (a *api) batch(commands ...map[string]any) answer {
 	a.t.Helper()
 	return a.do(http.MethodPost, "/v1/batch", jsonText(a.t, map[string]any{"commands": commands})).want(http.StatusOK)
@@ -38,7 +39,7 @@ func TestBatch(t *testing.T) {
 		command("fire", "instance_id", id, "event", "add", "payload", by(2), "if_match", 2),
 		command("fire", "instance_id", id, "event", "add", "payload", by(4), "if_match", 2),
 		command("create", "workflow", "counter", "business_key", "held"),
-		command("create", "workflow", "counter", "business_key", "b"), // Of the command above.
+		command("create", "workflow", "counter", "business_key", "b"), // The business key of the create above.
 		command("create", "workflow", "nobody"),
 		command("create", "workflow", "booking", "context", map[string]any{"price": -1}),
 		command("fire", "instance_id", "nobody", "event", "add"),
@@ -79,7 +80,7 @@ func TestBatch(t *testing.T) {
 	a.get("/v1/instances/"+id+"/history").wantAt("items.3.reason", "enough")
 	a.get("/v1/instances/"+r.at("results.1.instance.id")+"/history").wantAt("items.0.reason", "why")
 
-	// The same again: what was decided is replayed, the rest is decided anew.
+	// Sent again, the recorded decisions are replayed and the other commands are decided again.
 	again := a.batch(commands...)
 	replayed := map[string]bool{"0": true, "1": true, "3": true, "11": true, "12": true, "14": true}
 	for i := range commands {
@@ -92,7 +93,7 @@ func TestBatch(t *testing.T) {
 	a.get("/v1/instances/"+id).wantAt("version", "4")
 }
 
-// An instance that is named several times is moved in order; so is one key.
+// Commands for the same instance, and commands with the same key, are carried out in order.
 func TestBatchOrder(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -119,7 +120,7 @@ func TestBatchOrder(t *testing.T) {
 	).wantAt("results.0.status", "200", "results.0.replayed", "false", "results.1.status", "200", "results.1.replayed", "true",
 		"results.2.problem.code", "idempotency-key-reuse", "results.3.problem.code", "idempotency-key-reuse",
 		"results.4.problem.code", "idempotency-key-reuse")
-	for range 10 { // The order holds for creates and fires of one key too.
+	for range 10 { // Also a create and a fire with the same key.
 		key := newKey()
 		a.batch(
 			command("create", "key", key, "workflow", "counter"),
@@ -130,7 +131,7 @@ func TestBatchOrder(t *testing.T) {
 	a.post("/v1/workflows/counter/instances", key, "").want(http.StatusUnprocessableEntity, "idempotency-key-reuse")
 }
 
-// A body that is no batch runs nothing; a command that is none fails alone.
+// A malformed batch is refused as a whole; a malformed command fails alone.
 func TestBatchMalformed(t *testing.T) {
 	t.Parallel()
 	a := start(t)

@@ -1,7 +1,10 @@
 package httpapi
 
 import (
+	"bytes"
+	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -12,26 +15,27 @@ import (
 	"sync"
 
 	"github.com/getkin/kin-openapi/openapi3"
+
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 //go:embed openapi.yaml
 var openapiYAML []byte
 
-// An operation is what the contract says of a method on a path.
+// An operation is one method of one path, as the contract declares it.
 type operation struct {
-	id          string
-	query       map[string]*openapi3.Parameter
+	// query holds the declared query parameters by name.
+	query map[string]*openapi3.Parameter
+	// keyRequired is set if the operation declares the Idempotency-Key header.
 	keyRequired bool
-	hasBody     bool
-	// produces are the media types of its answers.
+	// produces are the media types of the 2xx responses.
 	produces []string
-	// scope is what a token must allow.
-	scope Scope
-	// open operations are for everybody, whatever the tokens say.
-	open bool
+	// access says who may call the operation.
+	access access
 }
 
-// A route is a path of the contract, split at its slashes; a parameter is parameterSegment.
+// A route is one path of the contract, split at its slashes. A path parameter is the segment
+// parameterSegment.
 type route struct {
 	segments []string
 	methods  map[string]*operation
@@ -39,37 +43,47 @@ type route struct {
 
 const parameterSegment = "{}"
 
-// contract finds the operation of a request.
+// A contract finds the operation for a request.
 type contract struct{ routes []route }
 
-// loadContract reads openapi.yaml, once: it is part of the binary, and a test proves that
-// it is valid.
-var loadContract = sync.OnceValues(func() (*contract, error) {
-	doc, err := openapi3.NewLoader().LoadFromData(openapiYAML)
+// loadContract parses the embedded openapi.yaml once per process.
+var loadContract = sync.OnceValues(func() (*contract, error) { return parseContract(openapiYAML) })
+
+// parseContract reads an OpenAPI document. It fails if an operation does not declare who may
+// call it, and then names every such operation. It does not validate the document against
+// the OpenAPI schema; a test does.
+func parseContract(text []byte) (*contract, error) {
+	doc, err := openapi3.NewLoader().LoadFromData(text)
 	if err != nil {
 		return nil, fmt.Errorf("openapi.yaml: %w", err)
 	}
 	c := &contract{}
-	for path, item := range doc.Paths.Map() {
+	var faults []error
+	for _, path := range slices.Sorted(maps.Keys(doc.Paths.Map())) {
 		r := route{segments: strings.Split(path, "/"), methods: map[string]*operation{}}
 		for i, s := range r.segments {
 			if strings.HasPrefix(s, "{") {
 				r.segments[i] = parameterSegment
 			}
 		}
-		for method, o := range item.Operations() {
-			r.methods[method] = operationOf(path, method, o)
+		operations := doc.Paths.Value(path).Operations()
+		for _, method := range slices.Sorted(maps.Keys(operations)) {
+			op, err := parseOperation(operations[method])
+			if err != nil {
+				faults = append(faults, fmt.Errorf("openapi.yaml: %s %s (%s): %w", method, path, operations[method].OperationID, err))
+			}
+			r.methods[method] = op
 		}
 		c.routes = append(c.routes, r)
 	}
-	return c, nil
-})
-
-func operationOf(path, method string, o *openapi3.Operation) *operation {
-	op := &operation{
-		id: o.OperationID, query: map[string]*openapi3.Parameter{}, hasBody: o.RequestBody != nil,
-		open: !strings.HasPrefix(path, "/v1/"),
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
 	}
+	return c, nil
+}
+
+func parseOperation(o *openapi3.Operation) (*operation, error) {
+	op := &operation{query: map[string]*openapi3.Parameter{}}
 	for _, p := range o.Parameters {
 		switch {
 		case p.Value.In == openapi3.ParameterInQuery:
@@ -85,20 +99,13 @@ func operationOf(path, method string, o *openapi3.Operation) *operation {
 			}
 		}
 	}
-	switch {
-	case method == http.MethodGet, op.id == "simulateWorkflow", op.id == "backtestWorkflow": // They write nothing.
-		op.scope = ScopeRead
-	case strings.HasPrefix(path, "/v1/workflows/") && method != http.MethodPost, op.id == "migrateWorkflow",
-		strings.HasPrefix(path, "/v1/subscriptions"): // Whoever is subscribed sees all of the tenant's steps.
-		op.scope = ScopeAdmin
-	default:
-		op.scope = ScopeWrite
-	}
-	return op
+	var err error
+	op.access, err = parseAccess(o.Extensions["x-scope"])
+	return op, err
 }
 
-// match finds the route of an escaped path; it is nil if there is none. A literal
-// segment wins over a parameter.
+// match finds the route for an escaped path, or nil. A literal segment wins over a
+// parameter.
 func (c *contract) match(escapedPath string) *route {
 	segments := strings.Split(escapedPath, "/")
 	var best *route
@@ -121,7 +128,7 @@ func (c *contract) match(escapedPath string) *route {
 	return best
 }
 
-// allow lists the methods of a route, as the Allow header does.
+// allow returns the value of the Allow header for the route.
 func (r *route) allow() string {
 	methods := []string{http.MethodOptions}
 	for m := range r.methods {
@@ -134,21 +141,21 @@ func (r *route) allow() string {
 	return strings.Join(methods, ", ")
 }
 
-// checkQuery refuses query parameters that the operation does not know, that are given
-// twice, or whose value does not fit, all at once.
+// checkQuery returns one malformed-request problem that lists every query parameter that is
+// unknown, repeated or has a bad value.
 func (op *operation) checkQuery(query url.Values) error {
-	var faults []Fault
-	add := func(name, detail string) { faults = append(faults, Fault{Parameter: &name, Detail: detail}) }
+	var faults []api.Fault
+	add := func(name, detail string) { faults = append(faults, api.Fault{Parameter: &name, Detail: detail}) }
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		values := query[name]
 		p, known := op.query[name]
 		switch {
 		case !known && len(op.query) == 0:
-			add(name, "is not a parameter here; there are none")
+			add(name, "is not a parameter of this operation, which has none")
 		case !known:
-			add(name, "is not a parameter here; there are "+strings.Join(slices.Sorted(maps.Keys(op.query)), ", "))
+			add(name, "is not a parameter of this operation, which has "+strings.Join(slices.Sorted(maps.Keys(op.query)), ", "))
 		case len(values) > 1:
-			add(name, "is given twice")
+			add(name, "must be sent once")
 		default:
 			if detail := checkValue(p.Schema.Value, values[0]); detail != "" {
 				add(name, detail)
@@ -158,11 +165,12 @@ func (op *operation) checkQuery(query url.Values) error {
 	if len(faults) == 0 {
 		return nil
 	}
-	return &problemError{code: ProblemCodeMalformedRequest, detail: "a query parameter is not acceptable", faults: faults}
+	return &problemError{code: api.ProblemCodeMalformedRequest, detail: "a query parameter is unknown, repeated or has a bad value", faults: faults}
 }
 
-// checkValue checks what the generated binding is too kind about: what is no boolean to
-// JSON, an unknown member of an enumeration, text that is too short or too long.
+// checkValue returns what is wrong with the value of a query parameter, or "". The generated
+// binding accepts more than the contract: other spellings of a boolean, unknown members of
+// an enumeration, text that is too short or too long.
 func checkValue(schema *openapi3.Schema, value string) string {
 	switch {
 	case schema.Type.Is("boolean"):
@@ -176,7 +184,7 @@ func checkValue(schema *openapi3.Schema, value string) string {
 		}
 		return ""
 	case schema.Format == "date-time":
-		if err := new(Timestamp).Bind(value); err != nil {
+		if err := new(api.Timestamp).Bind(value); err != nil {
 			return err.Error()
 		}
 		return ""
@@ -191,4 +199,11 @@ func checkValue(schema *openapi3.Schema, value string) string {
 		return fmt.Sprintf("must have %d to %d characters", schema.MinLength, *schema.MaxLength)
 	}
 	return ""
+}
+
+// GetContract answers with openapi.yaml as it is embedded.
+func (s *server) GetContract(context.Context, GetContractRequestObject) (GetContractResponseObject, error) {
+	return GetContract200ApplicationYamlResponse{
+		Body: bytes.NewReader(openapiYAML), ContentLength: int64(len(openapiYAML)),
+	}, nil
 }

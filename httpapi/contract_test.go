@@ -16,9 +16,11 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
+
+	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// contract is openapi.yaml, which every answer of the suite is checked against.
+// contract returns the parsed openapi.yaml. Every answer in the suite is checked against it.
 var contract = sync.OnceValue(func() *openapi3.T {
 	text, err := os.ReadFile("openapi.yaml")
 	if err != nil {
@@ -31,7 +33,7 @@ var contract = sync.OnceValue(func() *openapi3.T {
 	return doc
 })
 
-// Claim 16: the contract is valid, its examples included, and it is what the service serves.
+// The contract and its examples are valid OpenAPI, and the service serves that contract.
 func TestContract(t *testing.T) {
 	t.Parallel()
 	if err := contract().Validate(t.Context()); err != nil {
@@ -47,7 +49,56 @@ func TestContract(t *testing.T) {
 	}
 }
 
-// operationOf finds the operation of a request; it is nil if the contract has none.
+// The problems in the contract's examples are those that the service sends.
+func TestContractExamples(t *testing.T) {
+	t.Parallel()
+	text, err := json.Marshal(contract())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document any
+	if err := json.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			code, _ := v["code"].(string)
+			if status, known := httpapi.Codes()[code]; known {
+				seen++
+				if v["status"] != float64(status) || v["title"] != httpapi.TitleOf(code) {
+					t.Errorf("the example of %s has the status %v and the title %q, want %d and %q", code, v["status"], v["title"], status, httpapi.TitleOf(code))
+				}
+				if kind, ok := v["type"]; ok && kind != "/problems/"+code {
+					t.Errorf("the example of %s has the type %v", code, kind)
+				}
+			}
+			for _, child := range v {
+				walk(child)
+			}
+		case []any:
+			for _, child := range v {
+				walk(child)
+			}
+		}
+	}
+	if walk(document); seen < 10 {
+		t.Errorf("only %d examples of problems were found", seen)
+	}
+	var page struct{ Code, Title, Description string }
+	example, err := json.Marshal(contract().Paths.Value("/problems/{code}").Get.Responses.Status(http.StatusOK).Value.Content["application/json"].Example)
+	if err == nil {
+		err = json.Unmarshal(example, &page)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t).get("/problems/"+page.Code).want(http.StatusOK).wantAt("title", page.Title, "description", page.Description)
+}
+
+// operationOf finds the operation for a request. op is nil if the contract has none.
 func operationOf(method, target string) (path string, item *openapi3.PathItem, op *openapi3.Operation) {
 	target, _, _ = strings.Cut(target, "?")
 	segments := strings.Split(target, "/")
@@ -65,13 +116,13 @@ func operationOf(method, target string) (path string, item *openapi3.PathItem, o
 }
 
 var (
-	knownProblems sync.Map // The codes whose page was read, by code.
+	knownProblems sync.Map // The codes whose page was already compared.
 	timePattern   = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$`)
 	uuidPattern   = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 )
 
-// check holds an answer against the contract: its status, headers and body, and what
-// every problem has.
+// check compares an answer with the contract: its status, headers and body, and the members
+// that every problem has.
 func (a *api) check(method, target string, r answer) {
 	a.t.Helper()
 	id := r.header.Get("X-Request-ID")
@@ -145,14 +196,14 @@ func (a *api) checkProblem(r answer, bodiless bool) {
 	}
 }
 
-// checkValues looks at the form of times and ids, which the contract has in words.
+// checkValues checks the form of times and ids, which the schema does not express.
 func (a *api) checkValues(r answer, name string, v any) {
 	a.t.Helper()
 	switch v := v.(type) {
 	case map[string]any:
 		for name, child := range v {
 			switch name {
-			case "context", "payload", "payload_schema", "definition": // The client's own.
+			case "context", "payload", "payload_schema", "definition": // These belong to the client and may have any form.
 			default:
 				a.checkValues(r, name, child)
 			}
@@ -174,7 +225,7 @@ func (a *api) checkValues(r answer, name string, v any) {
 
 func (r answer) statusText() string { return strconv.Itoa(r.status) }
 
-// plain decodes a body the way that openapi3 wants it.
+// plain decodes a body with float64 numbers, as openapi3 expects it.
 func plain(r answer) (v any) {
 	if err := json.Unmarshal(r.body, &v); err != nil {
 		r.t.Errorf("%s: %v in %q", r.request, err, r.body)

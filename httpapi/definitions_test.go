@@ -4,7 +4,7 @@ import "time"
 
 // The definitions that the tests use.
 const (
-	// booking is the example of the design, and of the contract.
+	// booking is the example of the contract, reduced.
 	booking = `{
 		"name": "booking", "initial": "QUOTED", "ttl": {"after": "30m", "target": "EXPIRED"},
 		"context_schema": {
@@ -40,7 +40,7 @@ const (
 		}
 	}`
 
-	// counter adds up what it is given, so that each step tells of the one before.
+	// counter adds up its payloads, so that the context shows which events were applied.
 	counter = `{
 		"name": "counter", "initial": "ON", "states": {
 			"ON": {"on": {
@@ -52,13 +52,14 @@ const (
 		}
 	}`
 
-	// careful wants If-Match with every event.
+	// careful requires If-Match with every event.
 	careful = `{
 		"name": "careful", "initial": "A", "require_if_match": true,
 		"states": {"A": {"on": {"go": "B"}}, "B": {"on": {"go": "C"}}, "C": {"type": "final"}}
 	}`
 
-	// touchy has guards that raise, though evaluated leniently, or that take for ever.
+	// touchy has a guard and an assign that raise even in lax mode, and a guard that runs very
+	// long.
 	touchy = `{
 		"name": "touchy", "initial": "A", "states": {
 			"A": {"on": {
@@ -79,7 +80,7 @@ const (
 
 const hour = time.Hour
 
-// at reads a time.
+// at parses a time.
 func at(text string) time.Time {
 	v, err := time.Parse(time.RFC3339Nano, text)
 	if err != nil {

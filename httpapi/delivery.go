@@ -6,9 +6,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-func deliveryOf(d fsm.Delivery) Delivery {
+// deliveryOf converts a delivery to the form of the contract.
+func deliveryOf(d fsm.Delivery) api.Delivery {
 	text := func(id *uuid.UUID) *string {
 		if id == nil {
 			return nil
@@ -16,26 +18,27 @@ func deliveryOf(d fsm.Delivery) Delivery {
 		s := id.String()
 		return &s
 	}
-	return Delivery{
+	return api.Delivery{
 		ID: d.ID.String(), SubscriptionID: text(d.SubscriptionID), InstanceID: text(d.InstanceID), Version: d.Version,
-		Type: d.Type, Status: DeliveryStatus(d.Status), Attempts: d.Attempts, NextAttemptAt: timestampOf(d.NextAttemptAt),
-		LastStatus: d.LastStatus, LastError: d.LastError, LastResponse: d.LastResponse, CreatedAt: Timestamp(d.CreatedAt),
-		DeliveredAt: timestampOf(d.DeliveredAt),
+		Type: d.Type, Status: api.DeliveryStatus(d.Status), Attempts: d.Attempts, NextAttemptAt: (*api.Timestamp)(d.NextAttemptAt),
+		LastStatus: d.LastStatus, LastError: d.LastError, LastResponse: d.LastResponse, CreatedAt: api.Timestamp(d.CreatedAt),
+		DeliveredAt: (*api.Timestamp)(d.DeliveredAt),
 	}
 }
 
-// ListDeliveries lists the log of deliveries, the newest first.
+// ListDeliveries answers with a page of the delivery log, newest first.
 func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObject) (ListDeliveriesResponseObject, error) {
 	page, err := pageOf(in.Params.Limit, in.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
 	filter := fsm.DeliveryFilter{Status: fsm.DeliveryStatus(value(in.Params.Status))}
-	if filter.SubscriptionID, err = parameterID("subscription_id", in.Params.SubscriptionID); err != nil {
-		return nil, err
+	var ok bool
+	if filter.SubscriptionID, ok = filterID(in.Params.SubscriptionID); !ok {
+		return nil, malformed("subscription_id", "must be a UUID")
 	}
-	if filter.InstanceID, err = parameterID("instance_id", in.Params.InstanceID); err != nil {
-		return nil, err
+	if filter.InstanceID, ok = filterID(in.Params.InstanceID); !ok {
+		return nil, malformed("instance_id", "must be a UUID")
 	}
 	r := requestOf(ctx)
 	list, err := s.service.Deliveries(ctx, r.principal.tenant, filter, page)
@@ -43,26 +46,14 @@ func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObj
 		return nil, err
 	}
 	return ListDeliveries200JSONResponse{
-		Body:    DeliveryList{Items: each(list.Items, deliveryOf), NextCursor: optional(list.Next)},
+		Body:    api.DeliveryList{Items: each(list.Items, deliveryOf), NextCursor: optional(list.Next)},
 		Headers: ListDeliveries200ResponseHeaders{Link: r.nextLink(list.Next)},
 	}, nil
 }
 
-// parameterID reads an id that filters. The id of nothing is refused, as it would filter nothing.
-func parameterID(name string, text *string) (uuid.UUID, error) {
-	if text == nil {
-		return uuid.Nil, nil
-	}
-	id, err := idOf(*text, name)
-	if err != nil || id == uuid.Nil {
-		return uuid.Nil, malformed(name, "must be a UUID")
-	}
-	return id, nil
-}
-
-// ReplayDelivery sends a settled delivery again.
+// ReplayDelivery makes a settled delivery pending again.
 func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObject) (ReplayDeliveryResponseObject, error) {
-	id, err := idOf(in.ID, "delivery")
+	id, err := resourceID(in.ID, "delivery")
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +64,7 @@ func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObj
 	return ReplayDelivery202JSONResponse(deliveryOf(delivery)), nil
 }
 
-// ReplayDeliveries sends those that a filter leaves again.
+// ReplayDeliveries makes all settled deliveries that match a filter pending again.
 func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesRequestObject) (ReplayDeliveriesResponseObject, error) {
 	body := value(in.Body)
 	filter := fsm.ReplayFilter{
@@ -82,12 +73,9 @@ func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesReques
 	if body.Status != nil && *body.Status == "" {
 		return nil, malformedAt("/status", "the status is empty", "must be dead or delivered")
 	}
-	if body.SubscriptionID != nil {
-		id, err := idOf(*body.SubscriptionID, "subscription")
-		if err != nil || id == uuid.Nil {
-			return nil, malformedAt("/subscription_id", "an id is not well formed", "must be a UUID")
-		}
-		filter.SubscriptionID = id
+	var ok bool
+	if filter.SubscriptionID, ok = filterID(body.SubscriptionID); !ok {
+		return nil, malformedAt("/subscription_id", "an id is not a UUID", "must be a UUID")
 	}
 	replayed, err := s.service.ReplayDeliveries(ctx, requestOf(ctx).principal.tenant, filter)
 	if err != nil {

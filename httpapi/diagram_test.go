@@ -35,13 +35,13 @@ func TestDiagram(t *testing.T) {
 	}
 	a.do(http.MethodHead, drawn, "").want(http.StatusOK)
 
-	// The instance's version is drawn.
+	// The diagram shows the version of the instance.
 	path := mermaid(a.get(drawn+"?instance="+id), "[*] --> s_QUOTED: ✓1\n", "s_QUOTED --> s_CANCELLED: cancel ✓2\n",
 		"ttl 30m\n", "class s_QUOTED visited\n", "class s_CANCELLED current\n")
 	mermaid(a.get(drawn+"?version=1&instance="+id), string(path.body))
 	a.get(drawn+"?version=2&instance="+id).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "version")
 
-	// The format is chosen by name, or by what is accepted.
+	// The parameter chooses the format, else Accept does.
 	for _, r := range []answer{
 		a.get(drawn + "?format=dot"), a.get(drawn, "Accept", "text/vnd.graphviz"), a.get(drawn+"?format=dot", "Accept", "*/*"),
 		a.get(drawn, "Accept", "text/vnd.mermaid;q=0, text/*"),
@@ -66,8 +66,7 @@ func TestDiagram(t *testing.T) {
 	a.get(drawn+"?instance=").want(http.StatusBadRequest, "malformed-request")
 }
 
-// A long path is read page by page, and cut; the state that the instance is in is marked all
-// the same.
+// A long history is read in pages and cut off. The present state is marked nevertheless.
 func TestDiagramOfALongPath(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -87,7 +86,8 @@ func TestDiagramOfALongPath(t *testing.T) {
 	}
 }
 
-// What SQL registered is drawn too, though the service would have refused it.
+// A workflow that was registered through SQL, and that the service would refuse, has a diagram
+// too.
 func TestDiagramOfWhatSQLRegistered(t *testing.T) {
 	t.Parallel()
 	a := start(t)

@@ -1,20 +1,45 @@
 // Package httpapi serves the HTTP contract, openapi.yaml, on top of package fsm.
 //
-// The contract is written first: routes and types in api.gen.go are generated from it,
-// and at run time the same document says which query parameters an operation knows,
-// which methods a path has, and what an operation asks of its caller.
+// # What it owns
 //
-// A request passes these stages, each of which may answer it with a problem:
+// The contract, its adapter to HTTP, and who may call which operation. The contract is
+// written first. The types in package api and the routes in server.gen.go are generated from
+// it. At run time the same document says which methods a path has, which query parameters an
+// operation has, and which scopes it requires.
 //
-//	ServeHTTP      request id, log line, panics            server.go
-//	  admit        path and query, method, caller, headers request.go, auth.go
-//	  echo         routing and binding, generated          server.go, api.gen.go
-//	    handlers   one file per noun, func(ctx, Request) (Response, error)
+// # How a request is answered
 //
-// Handlers know neither echo nor Postgres: they return an error, which becomes a problem
-// (RFC 9457) in problem.go, where one table maps each fsm.Kind to a code and a code to
-// its status. A cause that is not fit for clients is logged with the request's id.
+// A request passes these stages, and each may end it with a problem:
 //
-// Nothing here remembers anything between requests, but for the tokens of the rate
-// limit, so that any replica serves any request.
+//	ServeHTTP      request id, log line, panics                    server.go
+//	  admit        path, method, token, scope, rate, query, Accept request.go, contract.go, token.go, scope.go, limit.go
+//	               idempotency key, entity tags, preferences       header.go
+//	  echo         routing, binding, strict decoding of the body   server.go, server.gen.go
+//	    handlers   one file a resource: func(ctx, Request) (Response, error)
+//
+// Handlers know neither echo nor PostgreSQL. An error that a handler returns becomes a problem
+// (RFC 9457) in problem.go, where one table maps each fsm.Kind to a code and another maps each
+// code to its status.
+//
+// # Invariants
+//
+//   - Access is closed by default. Each operation declares x-scope in the contract, and nothing
+//     is derived from its method or path. New fails if an operation declares none.
+//   - The process keeps nothing between requests except the token buckets of the rate limit,
+//     so any replica serves any request.
+//   - A problem never contains the text of an internal error, SQL, a path or a stack.
+//   - echo is imported by server.go and server.gen.go alone.
+//
+// # When things fail
+//
+// An error of an unknown type, and a panic, are answered with internal; the cause is logged
+// under the id of the request. While the database is unavailable a request gets unavailable
+// with Retry-After, and an open stream stays open and tries again. When the process begins to
+// shut down, waiting requests are answered with what is true then, and streams end. A client
+// that does not read a stream is disconnected after StreamPatience.
+//
+// # Imports
+//
+// It may import fsm, api and echo. It must not import outbox, db or pgx; only its tests use a
+// database directly.
 package httpapi

@@ -20,7 +20,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// A proxy stands between a service and its database, and fails on demand.
+// A proxy connects a service to its database and fails on demand.
 type proxy struct {
 	listener net.Listener
 	dial     func() (net.Conn, error)
@@ -28,7 +28,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	mode  mode
-	cut   chan struct{} // Closed when a cut has happened.
+	cut   chan struct{} // Closed after a cut.
 	conns map[net.Conn]bool
 }
 
@@ -36,13 +36,13 @@ type mode int
 
 const (
 	pass    mode = iota
-	cutOnce      // Swallows the next answer to a command, with its connection; then passes.
-	cutAll       // The same, and then refuses.
+	cutOnce      // Drops the next answer to a command and its connection, then passes.
+	cutAll       // Drops like cutOnce, then refuses.
 	refuse       // Accepts connections and closes them.
 	swallow      // Accepts everything and answers nothing.
 )
 
-// through runs a service whose connections to the database of a pool go through a proxy.
+// through starts a service that reaches the database of a pool through a proxy.
 func through(t *testing.T, pool *pgxpool.Pool, s setup) (*api, *proxy) {
 	t.Helper()
 	config := pool.Config().ConnConfig
@@ -58,7 +58,7 @@ func through(t *testing.T, pool *pgxpool.Pool, s setup) (*api, *proxy) {
 		Path: "/" + config.Database, RawQuery: "sslmode=prefer",
 	}
 	t.Cleanup(func() {
-		_ = p.listener.Close() // It ends serve.
+		_ = p.listener.Close() // This ends serve.
 		p.set(refuse)
 		p.done.Wait()
 	})
@@ -67,7 +67,7 @@ func through(t *testing.T, pool *pgxpool.Pool, s setup) (*api, *proxy) {
 	return a, p
 }
 
-// set changes what the proxy does; refuse ends the connections that there are.
+// set changes the mode. refuse also closes the open connections.
 func (p *proxy) set(m mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,7 +79,7 @@ func (p *proxy) set(m mode) {
 
 func (p *proxy) closeAll() {
 	for c := range p.conns {
-		_ = c.Close() // It ends the goroutines that copy.
+		_ = c.Close() // This ends the goroutines in copy.
 	}
 	clear(p.conns)
 }
@@ -93,9 +93,9 @@ func (p *proxy) serve() {
 		p.mu.Lock()
 		server, err := p.dial()
 		if p.mode == refuse || err != nil {
-			_ = client.Close() // That is what it is to be.
+			_ = client.Close() // The mode is refuse, or the database is unreachable.
 			if err == nil {
-				_ = server.Close() // Likewise.
+				_ = server.Close()
 			}
 			p.mu.Unlock()
 			continue
@@ -107,11 +107,11 @@ func (p *proxy) serve() {
 	}
 }
 
-// copy passes bytes on. Answers to a command that writes are told by their end, with
-// ReadyForQuery after CommandComplete: by then it is committed.
+// copy passes bytes on. It recognises the answer to a writing command by its end, ReadyForQuery
+// after CommandComplete, at which point the command is committed.
 func (p *proxy) copy(to, from net.Conn, answers bool) {
 	defer func() {
-		_ = to.Close() // One end is gone: so is the other.
+		_ = to.Close() // One side has closed the connection.
 		_ = from.Close()
 	}()
 	b := make([]byte, 1<<16)
@@ -145,12 +145,12 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 	}
 }
 
-// Claim 4: the answer to a command that is committed gets lost.
+// The answer to a committed command is lost. A retry gets the original outcome.
 func TestCommittedButUnanswered(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	// Seen from the client it is all the same whether the service lost the database's
-	// answer, or was itself killed before it gave its own.
+	// To the client it makes no difference whether the service loses the answer of the
+	// database, or is killed before it sends its own.
 	a, p := through(t, pool, setup{})
 	a.register(counter)
 	direct := serve(t, dbtest.DSN(pool), setup{})
@@ -205,7 +205,7 @@ func TestCommittedButUnanswered(t *testing.T) {
 	}
 }
 
-// Claim 4: a client that goes away before the answer.
+// A client disconnects before the answer. A retry gets the original outcome.
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()
 	patient := setup{
@@ -252,7 +252,7 @@ func TestClientGoesAway(t *testing.T) {
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for a.get("/v1/instances/"+id).at("version") == "1" { // It is applied all the same.
+	for a.get("/v1/instances/"+id).at("version") == "1" { // The event is applied nevertheless.
 		if t.Context().Err() != nil {
 			t.Fatal("the command is lost")
 		}
@@ -261,7 +261,8 @@ func TestClientGoesAway(t *testing.T) {
 	a.get("/v1/instances/"+id).wantAt("version", "2", "context.sum", "1")
 }
 
-// Backends are killed under load: each command has its effect once, or none and says so.
+// Backends are killed under load. Each command has its effect exactly once, or has none and
+// returns an error.
 func TestBackendsKilled(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -305,7 +306,7 @@ func TestBackendsKilled(t *testing.T) {
 	a.get("/v1/instances/"+id).wantAt("version", strconv.Itoa(n+1), "context.sum", strconv.Itoa(n))
 }
 
-// away is what every route answers while the database is: 503 in less than two seconds.
+// away checks that every route answers 503 within two seconds while the database is down.
 func (a *api) away(id string) {
 	a.t.Helper()
 	requests := map[string]func(a *api) answer{
@@ -345,7 +346,7 @@ func (a *api) away(id string) {
 	all.Wait()
 }
 
-// Claim 13.
+// The database stops and starts again, and the service recovers without a restart.
 func TestDatabaseStops(t *testing.T) {
 	t.Parallel()
 	server := dbtest.Private(t, nil)
@@ -356,7 +357,7 @@ func TestDatabaseStops(t *testing.T) {
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	for i := range 2 {
-		for range 3 { // The pool has connections, which all die.
+		for range 3 { // The pool has several connections, which are all dead.
 			a.get("/v1/instances/" + id).want(http.StatusOK)
 		}
 		a.get("/readyz").want(http.StatusOK)
@@ -372,7 +373,7 @@ func TestDatabaseStops(t *testing.T) {
 		a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK).wantAt("version", strconv.Itoa(i+2))
 		a.create("counter", "")
 	}
-	// A restart between two requests goes unnoticed.
+	// A restart between two requests causes no error.
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +384,7 @@ func TestDatabaseStops(t *testing.T) {
 	together(10, func(int) answer { return a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK) })
 }
 
-// Claim 13, of a database whose address answers while it does not.
+// The database accepts connections but does not answer.
 func TestDatabaseUnreachable(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
@@ -395,7 +396,7 @@ func TestDatabaseUnreachable(t *testing.T) {
 			a := a.on(t)
 			p.set(m)
 			a.away(id)
-			a.away(id) // Now there are no connections yet.
+			a.away(id) // By now the pool has no connections.
 			p.set(refuse)
 			p.set(pass)
 			a.get("/readyz").want(http.StatusOK)
@@ -404,8 +405,8 @@ func TestDatabaseUnreachable(t *testing.T) {
 	}
 }
 
-// A row that somebody else holds; and a pool that is exhausted, since everything waits
-// for tables that somebody else holds.
+// Commands wait for a row that another transaction has locked, and then the pool is exhausted
+// because all connections wait for locked tables. Both are answered with 503.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	a := startWith(t, setup{db: db.Config{LockTimeout: 50 * time.Millisecond}})
@@ -428,7 +429,7 @@ func TestBusy(t *testing.T) {
 	}
 	release := hold("select from pawl.instance where id = $1 for update", id)
 	a.fire(id, "stop", "").want(http.StatusServiceUnavailable, "unavailable").wantHeader("Retry-After", "1")
-	a.get("/v1/instances/" + id).want(http.StatusOK) // Readers do not wait.
+	a.get("/v1/instances/" + id).want(http.StatusOK) // A read does not wait for the lock.
 	release()
 	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 
@@ -438,7 +439,7 @@ func TestBusy(t *testing.T) {
 	b.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 }
 
-// A queue that is full refuses at once.
+// A full queue refuses commands immediately.
 func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
 	a := startWith(t, setup{fsm: fsm.Config{MaxQueue: 5}})

@@ -1,38 +1,22 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
+
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-// GetHealth says that the process serves, whatever the database does.
+// GetHealth is the liveness probe. It succeeds whenever the process can answer, whatever the
+// state of the database.
 func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthResponseObject, error) {
-	return GetHealth200JSONResponse{Status: HealthStatusOk}, nil
+	return GetHealth200JSONResponse{Status: api.HealthStatusOk}, nil
 }
 
-// GetReadiness says whether requests can be served now.
+// GetReadiness is the readiness probe. It fails with unavailable if the database does not
+// answer.
 func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
 	if err := s.service.Ping(ctx); err != nil {
 		return nil, err
 	}
-	return GetReadiness200JSONResponse{Status: ReadinessStatusReady}, nil
-}
-
-// GetContract serves openapi.yaml.
-func (s *server) GetContract(context.Context, GetContractRequestObject) (GetContractResponseObject, error) {
-	return GetContract200ApplicationYamlResponse{
-		Body: bytes.NewReader(openapiYAML), ContentLength: int64(len(openapiYAML)),
-	}, nil
-}
-
-// GetProblem explains a problem's code.
-func (s *server) GetProblem(_ context.Context, r GetProblemRequestObject) (GetProblemResponseObject, error) {
-	code := ProblemCode(r.Code)
-	kind, known := problemKinds[code]
-	if !known {
-		return nil, &problemError{code: ProblemCodeNotFound, detail: "there is no problem of this code"}
-	}
-	return GetProblem200JSONResponse{
-		Code: code, Title: kind.title, Status: kind.status, Description: kind.description,
-	}, nil
+	return GetReadiness200JSONResponse{Status: api.ReadinessStatusReady}, nil
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// sameOutcome stops the test unless an answer is the replay of another: the same status,
-// body and headers, but for what belongs to the request.
+// sameOutcome stops the test unless an answer is the replay of another: it has the same
+// status, body and headers, except for the id of the request.
 func sameOutcome(t testing.TB, first, again answer) {
 	t.Helper()
 	first.wantHeader("Idempotent-Replayed", "")
@@ -38,7 +38,8 @@ func sameOutcome(t testing.TB, first, again answer) {
 	}
 }
 
-// Claim 1.
+// A replay gets the status, body, ETag and Location of the first answer, even after the
+// instance has moved.
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -72,7 +73,7 @@ func TestReplay(t *testing.T) {
 		first.wantAt("version", "2", "state", "RESERVED", "context.seat", "12A").wantHeader("ETag", `"2"`)
 		a.fire(id, "cancel", "").want(http.StatusOK).wantAt("status", "cancelled")
 		sameOutcome(t, first, a.post(reserve, key, `{"payload": {"price": 10, "seat": "12A"}}`, "If-Match", `"1"`))
-		// No If-Match, or another, does not make another request.
+		// If-Match is not part of the content.
 		sameOutcome(t, first, a.post(reserve, key, `{"payload": {"price": 10, "seat": "12A"}}`))
 		sameOutcome(t, first, a.post(reserve, key, `{"payload": {"price": 10, "seat": "12A"}}`, "If-Match", `W/"9"`))
 		a.get("/v1/instances/"+id).wantAt("version", "3", "state", "CANCELLED")
@@ -96,12 +97,12 @@ func TestReplay(t *testing.T) {
 		fire, key := first.header.Get("Location")+"/actions/cancel", newKey()
 		first = a.post(fire, key, "", prefer...).want(http.StatusNoContent).wantHeader("ETag", `"2"`)
 		sameOutcome(t, first, a.post(fire, key, "", prefer...))
-		// The preference is no part of the request.
+		// Prefer is not part of the content.
 		a.post(fire, key, "").want(http.StatusOK).wantAt("state", "CANCELLED").wantHeader("Idempotent-Replayed", "true")
 	})
 }
 
-// Claim 2.
+// The same key with another payload, event, instance, route or subject is 422.
 func TestKeyOfAnotherRequest(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -157,7 +158,7 @@ func TestKeyOfAnotherRequest(t *testing.T) {
 	}
 }
 
-// Claim 2, the other half.
+// Reformatted JSON and another reason are the same request.
 func TestSameRequest(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -202,7 +203,7 @@ func TestSameRequest(t *testing.T) {
 	})
 }
 
-// Claim 3.
+// 100 concurrent identical requests have one effect and get equal answers.
 func TestConcurrentIdenticalRequests(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -236,7 +237,7 @@ func TestConcurrentIdenticalRequests(t *testing.T) {
 			if answers[0].status >= 300 {
 				t.Errorf("got %d %s", answers[0].status, answers[0].body)
 			}
-			// The command that was first may have answered only after a replay.
+			// The first command may be answered after a replay of it.
 			if firsts != 1 {
 				t.Errorf("%d answers are no replay, want 1", firsts)
 			}
@@ -247,7 +248,7 @@ func TestConcurrentIdenticalRequests(t *testing.T) {
 	}
 }
 
-// together does something n times at once.
+// together calls f n times concurrently and returns the results.
 func together[T any](n int, f func(i int) T) []T {
 	results := make([]T, n)
 	var begin, done sync.WaitGroup
@@ -263,13 +264,14 @@ func together[T any](n int, f func(i int) T) []T {
 	return results
 }
 
-// Claim 4, of a command that was rolled back; the other half is in fault_test.go.
+// A command that was rolled back leaves no key. fault_test.go has the commands whose answer is
+// lost.
 func TestRolledBackCommandLeavesNoKey(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
-	// Whatever is written to history fails at the commit.
+	// Each insert into history fails at the commit.
 	a.sql(`create function public.fail() returns trigger language plpgsql as
 		$$ begin raise exception 'no' using errcode = '53100'; end $$`)
 	a.sql(`create constraint trigger fail after insert on pawl.history deferrable initially deferred
@@ -285,7 +287,7 @@ func TestRolledBackCommandLeavesNoKey(t *testing.T) {
 	a.post(add, key, `{"payload": {"by": 2}}`).want(http.StatusOK).wantHeader("Idempotent-Replayed", "").wantAt("context.sum", "2")
 }
 
-// Claim 5. After each of these the key is free for another request.
+// These errors are not recorded: afterwards the key may be used for another request.
 func TestWhatIsNotRecorded(t *testing.T) {
 	t.Parallel()
 	a := startWith(t, setup{db: db.Config{StatementTimeout: 200 * time.Millisecond}})
@@ -351,7 +353,7 @@ func TestWhatIsNotRecorded(t *testing.T) {
 	})
 }
 
-// Claim 6.
+// Two tenants use one key independently, and an expired key may be used for a new request.
 func TestTenantsAndTimeToLive(t *testing.T) {
 	t.Parallel()
 	a := start(t)

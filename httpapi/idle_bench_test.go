@@ -21,7 +21,7 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// counted counts the statements of a pool.
+// A counted counts the statements of a pool.
 type counted struct{ n atomic.Int64 }
 
 func (c *counted) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
@@ -31,8 +31,8 @@ func (c *counted) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 
 func (c *counted) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// What 5,000 requests cost that wait for one instance each, and how long it takes to answer
-// one of them when its instance moves, and all when theirs do.
+// The benchmark measures the cost of 5,000 requests that each wait for one instance, the time
+// until one of them is answered after its instance moved, and the time until all are answered.
 func BenchmarkIdleWaiters(b *testing.B) {
 	const waiters = 5000
 	pool := dbtest.New(b)
@@ -88,7 +88,7 @@ func BenchmarkIdleWaiters(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		time.Sleep(5 * time.Second) // Until all of them wait; a benchmark may.
+		time.Sleep(5 * time.Second) // Until all requests wait.
 		before := statements.n.Load()
 		time.Sleep(5 * time.Second)
 		b.ReportMetric(float64(statements.n.Load()-before)/5, "statements/s")

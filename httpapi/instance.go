@@ -11,77 +11,34 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-// InstanceOf is an instance as the contract shows it.
-func InstanceOf(i fsm.Instance) Instance {
-	return Instance{
-		ID: i.ID.String(), Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State,
-		Status: InstanceStatus(i.Status), Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey,
-		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.Actions...), CreatedAt: Timestamp(i.CreatedAt),
-		StateChangedAt: Timestamp(i.StateChangedAt), ExpiresAt: timestampOf(i.ExpiresAt), Error: i.Error,
-	}
-}
-
-// maxName is what fsm takes; the names of workflows and events are shorter.
-const maxName = 255
-
+// location returns the path of an instance, for the Location header.
 func location(i fsm.Instance) string { return "/v1/instances/" + i.ID.String() }
 
-// instanceID reads an id; what is no UUID names no instance.
-func instanceID(text InstanceID) (uuid.UUID, error) {
-	id, err := uuid.Parse(text)
-	if err != nil || len(text) != len(uuid.Nil.String()) {
-		return uuid.Nil, &fsm.Error{Kind: fsm.InstanceNotFound, Message: "there is no such instance"}
-	}
-	return id, nil
-}
-
-// durationOf reads a member that is a duration.
-func durationOf(text *Duration, pointer string) (time.Duration, error) {
-	if text == nil {
-		return 0, nil
-	}
-	d, err := fsm.ParseDuration(*text)
-	if err != nil {
-		return 0, malformedAt(pointer, err.Error(), err.Error())
-	}
-	return d, nil
-}
-
-// notEmpty refuses a member that is there and empty, which is not the same as absent.
-func notEmpty(text *string, pointer string) (string, error) {
-	if text == nil {
-		return "", nil
-	}
-	if *text == "" {
-		return "", malformedAt(pointer, pointer+" must not be empty", "must have at least 1 character; leave it out if there is none")
-	}
-	return *text, nil
-}
-
-// createCommand is what a create, alone or in a batch, asks for.
-func (r *request) createCommand(workflow, key string, body CreateRequest) (fsm.CreateCommand, error) {
+// createCommand builds the command of a create, single or in a batch.
+func (r *request) createCommand(workflow, key string, body api.CreateRequest) (fsm.CreateCommand, error) {
 	if utf8.RuneCountInString(workflow) > maxName {
 		return fsm.CreateCommand{}, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "there is no such workflow"}
 	}
-	expiresIn, err := durationOf(body.ExpiresIn, "/expires_in")
+	expiresIn, err := durationAt("/expires_in", body.ExpiresIn)
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	businessKey, err := notEmpty(body.BusinessKey, "/business_key")
+	businessKey, err := textAt("/business_key", body.BusinessKey)
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	correlationID, err := notEmpty(body.CorrelationID, "/correlation_id")
+	correlationID, err := textAt("/correlation_id", body.CorrelationID)
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	callbackURL, err := notEmpty(body.CallbackURL, "/callback_url")
+	callbackURL, err := textAt("/callback_url", body.CallbackURL)
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	callbackSecret, err := notEmpty(body.CallbackSecret, "/callback_secret")
+	callbackSecret, err := textAt("/callback_secret", body.CallbackSecret)
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
@@ -92,7 +49,7 @@ func (r *request) createCommand(workflow, key string, body CreateRequest) (fsm.C
 	}, nil
 }
 
-// CreateInstance starts an instance.
+// CreateInstance creates an instance.
 func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObject) (CreateInstanceResponseObject, error) {
 	r := requestOf(ctx)
 	command, err := r.createCommand(in.Name, r.key, value(in.Body))
@@ -104,10 +61,10 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 		return nil, err
 	}
 	created := CreateInstance201JSONResponse{
-		Body: InstanceOf(result.Instance),
+		Body: api.InstanceOf(result.Instance),
 		Headers: CreateInstance201ResponseHeaders{
 			ETag: etag(result.Instance.Version), Location: location(result.Instance),
-			IdempotentReplayed: optional(result.Replayed), PreferenceApplied: r.applied(),
+			IdempotentReplayed: optional(result.Replayed), PreferenceApplied: r.returnApplied(),
 		},
 	}
 	if r.minimal {
@@ -116,10 +73,11 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 	return created, nil
 }
 
-// createdMinimal is a 201 with the headers alone.
+// createdMinimal is a 201 without a body, for Prefer: return=minimal. The generated response
+// always has one.
 type createdMinimal CreateInstance201JSONResponse
 
-// VisitCreateInstanceResponse writes it.
+// VisitCreateInstanceResponse writes the headers and the status.
 func (c createdMinimal) VisitCreateInstanceResponse(w http.ResponseWriter) error {
 	h := w.Header()
 	h.Set("ETag", c.Headers.ETag)
@@ -132,7 +90,7 @@ func (c createdMinimal) VisitCreateInstanceResponse(w http.ResponseWriter) error
 	return nil
 }
 
-// FireEvent moves an instance, or says how it would move.
+// FireEvent fires an event at an instance. A dry run decides the event and writes nothing.
 func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (FireEventResponseObject, error) {
 	id, err := instanceID(in.ID)
 	if err != nil {
@@ -150,9 +108,9 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 		if err != nil {
 			return nil, err
 		}
-		// The tag is that of the instance as it still is, fit for If-Match.
+		// The instance keeps its version, so this is the tag that a following If-Match needs.
 		return FireEvent200JSONResponse{
-			Body:    InstanceOf(result.Instance),
+			Body:    api.InstanceOf(result.Instance),
 			Headers: FireEvent200ResponseHeaders{ETag: etag(result.Instance.Version - 1)},
 		}, nil
 	}
@@ -163,26 +121,27 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 	if r.minimal {
 		return FireEvent204Response{Headers: FireEvent204ResponseHeaders{
 			ETag: etag(result.Instance.Version), IdempotentReplayed: optional(result.Replayed),
-			PreferenceApplied: r.applied(),
+			PreferenceApplied: r.returnApplied(),
 		}}, nil
 	}
 	return FireEvent200JSONResponse{
-		Body: InstanceOf(result.Instance),
+		Body: api.InstanceOf(result.Instance),
 		Headers: FireEvent200ResponseHeaders{
 			ETag: etag(result.Instance.Version), IdempotentReplayed: optional(result.Replayed),
-			PreferenceApplied: r.applied(),
+			PreferenceApplied: r.returnApplied(),
 		},
 	}, nil
 }
 
-// fireCommand is what a fire, alone or in a batch, asks for.
+// fireCommand builds the command of a fire, single or in a batch.
 func (r *request) fireCommand(id uuid.UUID, event, key string, payload json.RawMessage, reason *string) fsm.FireCommand {
 	return fsm.FireCommand{
 		Tenant: r.principal.tenant, ID: id, Event: event, Payload: payload, Key: key, Origin: r.origin(reason),
 	}
 }
 
-// GetInstance reads an instance as it is, as it was, or as it becomes.
+// GetInstance answers with an instance: the present one, a past one (at, version), or the one
+// that a wait ends with (Prefer: wait, until).
 func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (GetInstanceResponseObject, error) {
 	id, err := instanceID(in.ID)
 	if err != nil {
@@ -194,9 +153,9 @@ func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (
 	var applied *string
 	switch {
 	case in.Params.At != nil && in.Params.Version != nil:
-		return nil, malformed("version", "cannot go together with at")
+		return nil, malformed("version", "must not be combined with at")
 	case in.Params.Until != nil && (in.Params.At != nil || in.Params.Version != nil):
-		return nil, malformed("until", "cannot go together with at or version")
+		return nil, malformed("until", "must not be combined with at or version")
 	case in.Params.At != nil:
 		i, err = s.service.GetAt(ctx, tenant, id, time.Time(*in.Params.At))
 	case in.Params.Version != nil:
@@ -213,29 +172,30 @@ func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (
 		return GetInstance304Response{Headers: GetInstance304ResponseHeaders{ETag: tag, PreferenceApplied: applied}}, nil
 	}
 	return GetInstance200JSONResponse{
-		Body: InstanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag, PreferenceApplied: applied},
+		Body: api.InstanceOf(i), Headers: GetInstance200ResponseHeaders{ETag: tag, PreferenceApplied: applied},
 	}, nil
 }
 
-// ListInstances lists the tenant's instances, the newest first.
+// ListInstances answers with a page of the tenant's instances, newest first.
 func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObject) (ListInstancesResponseObject, error) {
 	list, err := s.listInstances(ctx, in.Params)
 	if err != nil {
 		return nil, err
 	}
 	return ListInstances200JSONResponse{
-		Body:    InstanceList{Items: each(list.Items, InstanceOf), NextCursor: optional(list.Next)},
+		Body:    api.InstanceList{Items: each(list.Items, api.InstanceOf), NextCursor: optional(list.Next)},
 		Headers: ListInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
 
-// ListWorkflowInstances lists those of one workflow, which must exist.
+// ListWorkflowInstances answers with a page of the instances of one workflow, which must
+// exist.
 func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInstancesRequestObject) (ListWorkflowInstancesResponseObject, error) {
 	if _, err := s.service.GetWorkflow(ctx, in.Name, 0); err != nil {
 		return nil, err
 	}
 	p := in.Params
-	list, err := s.listInstances(ctx, ListInstancesParams{
+	list, err := s.listInstances(ctx, api.ListInstancesParams{
 		Workflow: &in.Name, State: p.State, Status: p.Status, BusinessKey: p.BusinessKey, CorrelationID: p.CorrelationID,
 		CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor, Limit: p.Limit, Cursor: p.Cursor,
 	})
@@ -243,12 +203,13 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 		return nil, err
 	}
 	return ListWorkflowInstances200JSONResponse{
-		Body:    InstanceList{Items: each(list.Items, InstanceOf), NextCursor: optional(list.Next)},
+		Body:    api.InstanceList{Items: each(list.Items, api.InstanceOf), NextCursor: optional(list.Next)},
 		Headers: ListWorkflowInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
 
-func (s *server) listInstances(ctx context.Context, p ListInstancesParams) (fsm.List[fsm.Instance], error) {
+// listInstances reads the page that both lists of instances answer with.
+func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (fsm.List[fsm.Instance], error) {
 	page, err := pageOf(p.Limit, p.Cursor)
 	if err != nil {
 		return fsm.List[fsm.Instance]{}, err
@@ -266,34 +227,7 @@ func (s *server) listInstances(ctx context.Context, p ListInstancesParams) (fsm.
 	return s.service.List(ctx, requestOf(ctx).principal.tenant, f, page)
 }
 
-// bound is a zero time for nil, which bounds nothing. The year 1 does, so it is moved by
-// what no instance tells apart.
-func bound(t *Timestamp) time.Time {
-	if t != nil && time.Time(*t).IsZero() {
-		return time.Time{}.Add(time.Microsecond)
-	}
-	return time.Time(value(t))
-}
-
-// value is a zero value for nil.
-func value[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
-}
-
-// optional is nil for a zero value.
-func optional[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
-}
-
-// ListActions lists the events that an instance accepts now.
+// ListActions answers with the events that the state of an instance accepts.
 func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (ListActionsResponseObject, error) {
 	id, err := instanceID(in.ID)
 	if err != nil {
@@ -303,41 +237,7 @@ func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	return ListActions200JSONResponse{Items: each(actions, func(a fsm.Action) Action {
-		return Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets}
+	return ListActions200JSONResponse{Items: each(actions, func(a fsm.Action) api.Action {
+		return api.Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets}
 	})}, nil
-}
-
-// HistoryItemOf is a step as the contract shows it.
-func HistoryItemOf(s fsm.Step) HistoryItem {
-	return HistoryItem{
-		Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: HistoryKind(s.Kind), Event: s.Event,
-		From: s.From, To: s.To, Status: InstanceStatus(s.Status), Context: s.Context, Payload: s.Payload,
-		Actor: s.Actor, Reason: s.Reason, Key: s.Key, CorrelationID: s.CorrelationID,
-		Traceparent: s.Traceparent, At: Timestamp(s.At),
-	}
-}
-
-// ListHistory lists the steps of an instance, the oldest first.
-func (s *server) ListHistory(ctx context.Context, in ListHistoryRequestObject) (ListHistoryResponseObject, error) {
-	id, err := instanceID(in.ID)
-	if err != nil {
-		return nil, err
-	}
-	page, err := pageOf(in.Params.Limit, in.Params.Cursor)
-	if err != nil {
-		return nil, err
-	}
-	r := requestOf(ctx)
-	list, err := s.service.History(ctx, r.principal.tenant, id, page)
-	if err != nil {
-		return nil, err
-	}
-	return ListHistory200JSONResponse{
-		Body: HistoryList{
-			Items:      each(list.Items, HistoryItemOf),
-			NextCursor: optional(list.Next),
-		},
-		Headers: ListHistory200ResponseHeaders{Link: r.nextLink(list.Next)},
-	}, nil
 }

@@ -6,23 +6,23 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits holds a token bucket per principal. It protects this process; it decides
-// nothing about instances.
+// limits holds one token bucket for each principal. The limit applies to this process
+// alone: with n replicas a principal gets up to n times the rate.
 type limits struct {
-	perSecond float64 // 0 for no limit.
+	perSecond float64 // 0 means no limit.
 	mu        sync.Mutex
 	buckets   map[string]*rate.Limiter
 }
 
-// allow takes a token. There are as many principals as there are tokens, so the map
-// stays small.
+// allow takes one token from the principal's bucket and returns false if it is empty. The
+// map has at most one bucket for each configured Token, so it needs no eviction.
 func (l *limits) allow(p principal) bool {
 	if l.perSecond == 0 {
 		return true
 	}
 	who := p.tenant + " " + p.subject
 	if p.scopes == nil {
-		who = "" // Without tokens a subject is what the caller says it is.
+		who = "" // Without authentication a caller may name any subject, so all share one bucket.
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// pages reads a list to its end by Link, calling between after each page, and returns
-// the values at a path of its items.
+// pages follows Link from page to page and returns the values at a path of all items. It calls
+// between after each page.
 func (a *api) pages(target, path string, between func()) (values []string) {
 	a.t.Helper()
 	for page := 0; target != ""; page++ {
@@ -49,7 +49,7 @@ func (a *api) pages(target, path string, between func()) (values []string) {
 	return values
 }
 
-// Claim 14: what was there at the first page appears exactly once.
+// Rows that existed when the first page was read appear exactly once under concurrent inserts.
 func TestPagesUnderInserts(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -91,13 +91,13 @@ func TestPagesUnderInserts(t *testing.T) {
 			step()
 		}
 	})
-	// How many of the new ones are seen depends on where a page happens to end.
+	// How many of the new steps appear depends on where the pages end.
 	if want := []string{"1", "2", "3", "4", "5", "6"}; len(got) < 3 || !slices.Equal(got, want[:len(got)]) {
 		t.Errorf("got the steps %v, want %v", got, want)
 	}
 }
 
-// Claim 14: limits.
+// The default limit is 50, and larger limits than 200 are reduced to it.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -121,7 +121,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Claim 14: cursors.
+// A cursor is valid only for its list, its filters and its tenant, and cannot be forged.
 func TestCursors(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -138,7 +138,7 @@ func TestCursors(t *testing.T) {
 		return a.get(target + "limit=1&cursor=" + url.QueryEscape(cursor))
 	}
 	use("/v1/instances?state=ON&").want(http.StatusOK)
-	a.get("/v1/instances?state=ON&limit=7&cursor=" + cursor).want(http.StatusOK) // The limit may change.
+	a.get("/v1/instances?state=ON&limit=7&cursor=" + cursor).want(http.StatusOK) // The limit may differ from page to page.
 	for _, elsewhere := range []string{
 		"/v1/instances?", "/v1/instances?state=OFF&", "/v1/instances?state=ON&status=active&", "/v1/instances?state=ON&workflow=counter&",
 		"/v1/instances?state=ON&stuck_for=1s&", "/v1/instances?state=ON&created_after=2020-01-01T00:00:00Z&", "/v1/instances?business_key=ON&",
@@ -152,7 +152,7 @@ func TestCursors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range sealed { // Whichever byte is changed, it shows.
+	for i := range sealed { // A change of any byte is detected.
 		forged := slices.Clone(sealed)
 		forged[i] ^= 1
 		cursor = base64.RawURLEncoding.EncodeToString(forged)
@@ -169,7 +169,7 @@ func TestCursors(t *testing.T) {
 	use("/v1/workflows?").want(http.StatusBadRequest, "malformed-request")
 	cursor = a.get("/v1/workflows?limit=1").at("next_cursor")
 	use("/v1/workflows?").want(http.StatusOK).wantAt("items.0.name", "counter", "next_cursor", "null")
-	// Any replica takes it.
+	// Every replica accepts the cursor.
 	a.another(setup{}).get("/v1/workflows?limit=1&cursor="+cursor).want(http.StatusOK).wantAt("items.0.name", "counter")
 }
 
@@ -188,7 +188,7 @@ func TestFilters(t *testing.T) {
 	four := a.create("counter", `{"context": {"sum": 0}}`)
 	a.fire(one, "stop", "").want(http.StatusOK)
 	a.fire(two, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
-	dbtest.Advance(t, a.pool, 10*time.Minute) // It is 11:10.
+	dbtest.Advance(t, a.pool, 10*time.Minute) // Now it is 11:10.
 
 	for query, want := range map[string][]string{
 		"/v1/instances":                                                                        {four, three, two, one},

@@ -35,24 +35,24 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, dbtest.IgnoreServer(), goleak.Cleanup(dbtest.Exit))
 }
 
-// An api is a running service as a client sees it. Every answer that it gets is checked
-// against the contract; see check.
+// An api is a client of a running service. It checks every answer against the contract; see
+// check.
 type api struct {
 	t      testing.TB
 	url    string
 	client *http.Client
-	// pool is the schema's owner, for the clock and for what no client can do.
+	// pool connects as the owner of the schema, to set the clock and to prepare data.
 	pool *pgxpool.Pool
 }
 
-// A setup says how a service differs from the usual one.
+// A setup configures a service. The zero value is the default service.
 type setup struct {
 	http httpapi.Config
 	fsm  fsm.Config
 	db   db.Config
 }
 
-// start runs a service on a database of its own.
+// start starts a service on a database of its own.
 func start(t testing.TB) *api {
 	t.Helper()
 	return startWith(t, setup{})
@@ -66,7 +66,7 @@ func startWith(t testing.TB, s setup) *api {
 	return a
 }
 
-// another runs a second service on the same database, with a pool of its own.
+// another starts a second service on the same database, with a pool of its own.
 func (a *api) another(s setup) *api {
 	a.t.Helper()
 	b := serve(a.t, dbtest.DSN(a.pool), s)
@@ -102,24 +102,24 @@ func serveHandler(t testing.TB, service *fsm.Service, config httpapi.Config) *ap
 	return &api{t: t, url: server.URL, client: server.Client()}
 }
 
-// on is the same service for a subtest.
+// on returns a client of the same service that reports to a subtest.
 func (a *api) on(t testing.TB) *api {
 	b := *a
 	b.t = t
 	return &b
 }
 
-// An answer is a response whose body was read.
+// An answer is a response with its body.
 type answer struct {
 	t       testing.TB
-	request string // For messages.
+	request string // For failure messages.
 	status  int
 	header  http.Header
 	body    []byte
 }
 
-// do sends a request. The body is sent as it is, as application/json unless the headers
-// say otherwise; headers are names and values in turn.
+// do sends a request. headers are pairs of name and value. A body is sent unchanged, as
+// application/json unless the headers have another Content-Type.
 func (a *api) do(method, target, body string, headers ...string) answer {
 	a.t.Helper()
 	r, err := a.try(method, target, body, headers...)
@@ -129,7 +129,7 @@ func (a *api) do(method, target, body string, headers ...string) answer {
 	return r
 }
 
-// try is do for a request that may fail on the way.
+// try is like do, but returns an error if there is no answer.
 func (a *api) try(method, target, body string, headers ...string) (answer, error) {
 	a.t.Helper()
 	var content io.Reader
@@ -140,7 +140,7 @@ func (a *api) try(method, target, body string, headers ...string) (answer, error
 	if err != nil {
 		return answer{}, err
 	}
-	// The target goes out as it is, without the cleaning of http.NewRequest.
+	// Opaque sends the target unchanged, where http.NewRequest would normalise it.
 	in.URL = &url.URL{Scheme: in.URL.Scheme, Host: in.URL.Host, Opaque: target}
 	if strings.HasPrefix(target, "//") {
 		in.URL.Opaque = a.url + target
@@ -178,10 +178,10 @@ func (a *api) get(target string, headers ...string) answer {
 
 var keys atomic.Int64
 
-// newKey is an idempotency key that nothing has used.
+// newKey returns an idempotency key that is not used elsewhere in the suite.
 func newKey() string { return fmt.Sprintf("key-%d", keys.Add(1)) }
 
-// register makes a definition known; its name is that in the document.
+// register registers a definition under the name that it contains.
 func (a *api) register(definition string) {
 	a.t.Helper()
 	var document struct{ Name string }
@@ -191,7 +191,7 @@ func (a *api) register(definition string) {
 	a.do(http.MethodPut, "/v1/workflows/"+document.Name, definition).want(http.StatusCreated)
 }
 
-// post sends a command under a key; an empty one sends none.
+// post sends a POST with an idempotency key, or without one for an empty key.
 func (a *api) post(target, key, body string, headers ...string) answer {
 	a.t.Helper()
 	if key != "" {
@@ -200,19 +200,19 @@ func (a *api) post(target, key, body string, headers ...string) answer {
 	return a.do(http.MethodPost, target, body, headers...)
 }
 
-// create starts an instance under a new key and returns its id.
+// create creates an instance with a new key and returns its id.
 func (a *api) create(workflow, body string, headers ...string) string {
 	a.t.Helper()
 	return a.post("/v1/workflows/"+workflow+"/instances", newKey(), body, headers...).want(http.StatusCreated).at("id")
 }
 
-// fire fires an event under a new key.
+// fire fires an event with a new key.
 func (a *api) fire(id, event, body string, headers ...string) answer {
 	a.t.Helper()
 	return a.post("/v1/instances/"+id+"/actions/"+event, newKey(), body, headers...)
 }
 
-// sql does what no client can.
+// sql executes a statement as the owner of the schema.
 func (a *api) sql(query string, args ...any) {
 	a.t.Helper()
 	if _, err := a.pool.Exec(a.t.Context(), query, args...); err != nil {
@@ -220,7 +220,7 @@ func (a *api) sql(query string, args ...any) {
 	}
 }
 
-// count counts the rows of a table.
+// count returns the number of rows of a table.
 func (a *api) count(table string) (n int) {
 	a.t.Helper()
 	if err := a.pool.QueryRow(a.t.Context(), "select count(*) from "+table).Scan(&n); err != nil {
@@ -238,7 +238,7 @@ func (r answer) want(status int, code ...string) answer {
 	return r
 }
 
-// wantHeader compares a header; "" means that it must be absent.
+// wantHeader compares a header. The value "" means that the header must be absent.
 func (r answer) wantHeader(name, value string) answer {
 	r.t.Helper()
 	if got := strings.Join(r.header.Values(name), ", "); got != value {
@@ -247,7 +247,7 @@ func (r answer) wantHeader(name, value string) answer {
 	return r
 }
 
-// wantAt compares values of the body, by their paths: path, value, path, value, …
+// wantAt compares values of the body. pairs are path, value, path, value, …
 func (r answer) wantAt(pairs ...string) answer {
 	r.t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
@@ -260,7 +260,8 @@ func (r answer) wantAt(pairs ...string) answer {
 
 const missing = "(missing)"
 
-// at is the value at a path such as items.0.state: text as it is, anything else as JSON.
+// at returns the value at a path of the body, such as items.0.state: a string unchanged, any
+// other value as JSON.
 func (r answer) at(path string) string {
 	r.t.Helper()
 	return r.textAt(r.json(), path)
@@ -292,7 +293,7 @@ func (r answer) textAt(v any, path string) string {
 	return jsonText(r.t, v)
 }
 
-// json decodes the body, with its numbers as they were written.
+// json decodes the body and keeps the digits of its numbers.
 func (r answer) json() (v any) {
 	r.t.Helper()
 	d := json.NewDecoder(bytes.NewReader(r.body))
@@ -303,7 +304,7 @@ func (r answer) json() (v any) {
 	return v
 }
 
-// each is the value at a path within each element of a list.
+// each returns the value at a path of each element of a list.
 func (r answer) each(list, path string) []string {
 	r.t.Helper()
 	body, _ := r.json().(map[string]any)

@@ -9,8 +9,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// While the queue is full, commands are refused at once, with when to come back, and all
-// else is answered. Those that waited get their answer when the queue moves.
+// While the queue is full, further commands are refused immediately with Retry-After, and
+// reads are answered. The queued commands are answered when the queue moves.
 func TestRequestsBeyondTheQueue(t *testing.T) {
 	t.Parallel()
 	const requests, room = 20, 3

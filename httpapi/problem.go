@@ -7,110 +7,112 @@ import (
 	"net/http"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-// A problemError is an error that is this package's own to word. What comes from fsm is
-// an *fsm.Error.
+// A problemError is an error of the HTTP layer: of the request itself, its caller or its
+// headers. An error of the domain is an *fsm.Error.
 type problemError struct {
-	code    ProblemCode
+	code    api.ProblemCode
 	detail  string
-	faults  []Fault
+	faults  []api.Fault
 	headers map[string]string
-	cause   error
+	cause   error // For the log; not sent to the client.
 }
 
 func (e *problemError) Error() string { return string(e.code) + ": " + e.detail }
 
 func (e *problemError) Unwrap() error { return e.cause }
 
-// malformed is a 400 about one parameter.
+// malformed returns a malformed-request problem for one path, query or header parameter.
 func malformed(parameter, detail string) *problemError {
 	return &problemError{
-		code: ProblemCodeMalformedRequest, detail: parameter + " " + detail,
-		faults: []Fault{{Parameter: &parameter, Detail: detail}},
+		code: api.ProblemCodeMalformedRequest, detail: parameter + " " + detail,
+		faults: []api.Fault{{Parameter: &parameter, Detail: detail}},
 	}
 }
 
-// malformedAt is a 400 about one place of the body.
+// malformedAt returns a malformed-request problem for one place of the body, given as a JSON
+// Pointer. The detail describes the problem, the fault that place.
 func malformedAt(pointer, detail, fault string) *problemError {
 	return &problemError{
-		code: ProblemCodeMalformedRequest, detail: detail, faults: []Fault{{Pointer: &pointer, Detail: fault}},
+		code: api.ProblemCodeMalformedRequest, detail: detail, faults: []api.Fault{{Pointer: &pointer, Detail: fault}},
 	}
 }
 
-// A problemKind is what all problems of a code have in common.
+// A problemKind holds what all problems with one code share.
 type problemKind struct {
 	status      int
 	title       string
 	description string
 }
 
-// problemKinds is the vocabulary of the wire. /problems/{code} serves it.
-var problemKinds = map[ProblemCode]problemKind{
-	ProblemCodeMalformedRequest: {400, "Malformed request", "The request makes no sense, whatever the state of the service: JSON that is not strict, an unknown or repeated member, a parameter out of its range. `errors` lists the faults. Mend the request; the same key may be used."},
-
-	ProblemCodeIdempotencyKeyRequired: {400, "Idempotency key required", "This operation changes something, so a retry must be recognisable. Send an Idempotency-Key header: a new one for each new request, the same one for each retry of it."},
-	ProblemCodeIdempotencyKeyInvalid:  {400, "Idempotency key invalid", "An Idempotency-Key must be 1 to 255 visible ASCII characters, bare or as a quoted string, and be sent once."},
-	ProblemCodeUnauthenticated:        {401, "Unauthenticated", "This service wants a bearer token that it knows."},
-	ProblemCodeForbidden:              {403, "Forbidden", "The token is known, but does not allow this operation."},
-	ProblemCodeNotFound:               {404, "Not found", "There is nothing at this path, or the tenant has no subscription or delivery of this id."},
-	ProblemCodeWorkflowNotFound:       {404, "Workflow not found", "There is no workflow of this name, or no such version of it."},
-	ProblemCodeInstanceNotFound:       {404, "Instance not found", "The tenant has no instance of this id, or it did not exist at that time or version."},
-	ProblemCodeMethodNotAllowed:       {405, "Method not allowed", "This path does not know the method. The Allow header lists those that it knows."},
-	ProblemCodeNotAcceptable:          {406, "Not acceptable", "The Accept header leaves no media type that this path can answer with."},
-	ProblemCodeTransitionNotAllowed:   {409, "Transition not allowed", "The state has no transition for this event, or is final. `state`, `instance_status`, `allowed_events` and `version` say what the instance accepts now. The refusal is recorded: a retry with the same key gets it again."},
-	ProblemCodeGuardRejected:          {409, "Guard rejected", "There are transitions for this event, but no guard of theirs holds. `guards` lists them in the order they were tried. The refusal is recorded: decide anew and use a new key."},
-	ProblemCodeInstanceExists:         {409, "Instance exists", "Another instance of this workflow has the business key; the Location header leads to it."},
-	ProblemCodeWorkflowConflict:       {409, "Workflow conflict", "The definition names a version that is not the next one. Compare it with the latest version, then leave `version` out or name the next."},
-	ProblemCodeDeliveryConflict:       {409, "Delivery conflict", "The delivery is pending already, or its subscription is disabled or gone. A pending delivery is sent without being replayed; a disabled subscription can be enabled."},
-	ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance is no longer at the version that If-Match names. Read it again and decide anew; the same key may be used."},
-	ProblemCodeEventIDTooOld:          {410, "Event id too old", "What follows the event that Last-Event-ID names is no longer all there, or more has happened since than a stream catches up with. It comes as an event of a stream. Read the instances, and begin anew without an id, or with from=start."},
-	ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload is over its limit."},
-	ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8."},
-	ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
-	ProblemCodeCallbackSecretRequired: {422, "Callback secret required", "There is nothing to sign the callback with. Send a `callback_secret` along with the `callback_url`, or have the deployment set PAWL_WEBHOOK_SECRET."},
-	ProblemCodeGuardError:             {422, "Guard error", "A guard or an assign of the definition fails on this input, or takes too long. Nothing was changed and nothing recorded."},
-	ProblemCodeInvalidDefinition:      {422, "Invalid definition", "The definition has faults; `errors` lists all of them, each with a JSON Pointer."},
-	ProblemCodeInvalidContext:         {422, "Invalid context", "The context does not fit the workflow's schema; `errors` lists all faults."},
-	ProblemCodeInvalidPayload:         {422, "Invalid payload", "The payload does not fit the event's schema; `errors` lists all faults."},
-	ProblemCodeUnknownEvent:           {422, "Unknown event", "No state of the workflow has an event of this name."},
-	ProblemCodePreconditionRequired:   {428, "Precondition required", "This workflow wants every event to name the version it has seen. Read the instance, then send its ETag as If-Match; `If-Match: *` accepts any version."},
-	ProblemCodeTooManyRequests:        {429, "Too many requests", "The caller is over its rate. Wait as long as Retry-After says."},
-	ProblemCodeInternal:               {500, "Internal error", "Something went wrong that nobody foresaw. The request id finds it in the logs. A retry with the same key is safe."},
-	ProblemCodeUnavailable:            {503, "Unavailable", "The database is away or busy, or too much is waiting. Retry with the same key after as long as Retry-After says."},
+// problemKinds has one entry for each code of the contract. /problems/{code} serves it.
+var problemKinds = map[api.ProblemCode]problemKind{
+	api.ProblemCodeMalformedRequest:       {400, "Malformed request", "The request violates the contract, whatever the state of the service: the JSON is not strict, a member is unknown or repeated, or a parameter is out of range. `errors` lists the faults. Correct the request; the same key may be used."},
+	api.ProblemCodeIdempotencyKeyRequired: {400, "Idempotency key required", "This operation changes something, so the service must recognise a retry. Send an Idempotency-Key header: a new key for each new request, the same key for each retry of it."},
+	api.ProblemCodeIdempotencyKeyInvalid:  {400, "Idempotency key invalid", "An Idempotency-Key must be 1 to 255 visible ASCII characters, bare or as a quoted string, and be sent once."},
+	api.ProblemCodeUnauthenticated:        {401, "Unauthenticated", "This service requires a bearer token, and the request has none or an unknown one."},
+	api.ProblemCodeForbidden:              {403, "Forbidden", "The token is valid, but it lacks the scope that this operation requires."},
+	api.ProblemCodeNotFound:               {404, "Not found", "There is nothing at this path, or the tenant has no subscription or delivery with this id."},
+	api.ProblemCodeWorkflowNotFound:       {404, "Workflow not found", "There is no workflow with this name, or it has no such version."},
+	api.ProblemCodeInstanceNotFound:       {404, "Instance not found", "The tenant has no instance with this id, or the instance did not exist at that time or version."},
+	api.ProblemCodeMethodNotAllowed:       {405, "Method not allowed", "This path does not support the method. The Allow header lists the methods that it supports."},
+	api.ProblemCodeNotAcceptable:          {406, "Not acceptable", "The Accept header admits none of the media types that this operation answers with."},
+	api.ProblemCodeTransitionNotAllowed:   {409, "Transition not allowed", "The state has no transition for this event, or is final. `state`, `instance_status`, `allowed_events` and `version` show what the instance accepts now. The refusal is recorded: a retry with the same key gets it again."},
+	api.ProblemCodeGuardRejected:          {409, "Guard rejected", "The state has transitions for this event, but none of their guards holds. `guards` lists the guards in the order in which they were tried. The refusal is recorded: decide again and use a new key."},
+	api.ProblemCodeInstanceExists:         {409, "Instance exists", "Another instance of this workflow has the business key. The Location header names it."},
+	api.ProblemCodeWorkflowConflict:       {409, "Workflow conflict", "The definition names a version that is not the next one, the version is in use, or another migration of the workflow is running. If you are registering, compare the definition with the latest version, then leave `version` out or name the next one."},
+	api.ProblemCodeDeliveryConflict:       {409, "Delivery conflict", "The delivery to replay is already pending, or its subscription was deleted; or the subscription to test is disabled. A pending delivery is sent without a replay; a disabled subscription can be enabled."},
+	api.ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance no longer has a version that If-Match names. Read it and decide again; the same key may be used."},
+	api.ProblemCodeEventIDTooOld:          {410, "Event id too old", "Some of the steps behind Last-Event-ID have been purged, or there are more of them than a stream catches up with. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
+	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit."},
+	api.ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8."},
+	api.ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
+	api.ProblemCodeCallbackSecretRequired: {422, "Callback secret required", "There is no secret to sign the callback with. Send a `callback_secret` with the `callback_url`, or have the deployment set PAWL_WEBHOOK_SECRET."},
+	api.ProblemCodeGuardError:             {422, "Guard error", "A guard or an assign of the definition fails for this input, or takes too long. Nothing was changed and nothing was recorded."},
+	api.ProblemCodeInvalidDefinition:      {422, "Invalid definition", "The definition has faults. `errors` lists all of them, each with a JSON Pointer."},
+	api.ProblemCodeInvalidContext:         {422, "Invalid context", "The context does not match the workflow's schema. `errors` lists all faults."},
+	api.ProblemCodeInvalidPayload:         {422, "Invalid payload", "The payload does not match the event's schema. `errors` lists all faults."},
+	api.ProblemCodeUnknownEvent:           {422, "Unknown event", "No state of the workflow has a transition for an event with this name."},
+	api.ProblemCodePreconditionRequired:   {428, "Precondition required", "This workflow requires that every event names the version it was decided on. Read the instance and send its ETag as If-Match; `If-Match: *` accepts any version."},
+	api.ProblemCodeTooManyRequests:        {429, "Too many requests", "The caller exceeds its request rate. Wait for the seconds that Retry-After gives."},
+	api.ProblemCodeInternal:               {500, "Internal error", "The service failed in a way that it does not handle. Its log has the cause under the request id. A retry with the same key is safe."},
+	api.ProblemCodeUnavailable:            {503, "Unavailable", "The database is unavailable or busy, or too many commands are waiting. Retry with the same key after the seconds that Retry-After gives."},
 }
 
-// codes maps each kind of fsm to the wire. A test proves that it is total.
-var codes = map[fsm.Kind]ProblemCode{
-	fsm.Internal:               ProblemCodeInternal,
-	fsm.Malformed:              ProblemCodeMalformedRequest,
-	fsm.KeyInvalid:             ProblemCodeIdempotencyKeyInvalid,
-	fsm.KeyReuse:               ProblemCodeIdempotencyKeyReuse,
-	fsm.WorkflowNotFound:       ProblemCodeWorkflowNotFound,
-	fsm.InstanceNotFound:       ProblemCodeInstanceNotFound,
-	fsm.TransitionNotAllowed:   ProblemCodeTransitionNotAllowed,
-	fsm.GuardRejected:          ProblemCodeGuardRejected,
-	fsm.GuardError:             ProblemCodeGuardError,
-	fsm.InstanceExists:         ProblemCodeInstanceExists,
-	fsm.WorkflowConflict:       ProblemCodeWorkflowConflict,
-	fsm.VersionMismatch:        ProblemCodeVersionMismatch,
-	fsm.PreconditionRequired:   ProblemCodePreconditionRequired,
-	fsm.TooLarge:               ProblemCodeTooLarge,
-	fsm.InvalidDefinition:      ProblemCodeInvalidDefinition,
-	fsm.InvalidContext:         ProblemCodeInvalidContext,
-	fsm.InvalidPayload:         ProblemCodeInvalidPayload,
-	fsm.UnknownEvent:           ProblemCodeUnknownEvent,
-	fsm.EventIDTooOld:          ProblemCodeEventIDTooOld,
-	fsm.NotFound:               ProblemCodeNotFound,
-	fsm.DeliveryConflict:       ProblemCodeDeliveryConflict,
-	fsm.CallbackSecretRequired: ProblemCodeCallbackSecretRequired,
-	fsm.Unavailable:            ProblemCodeUnavailable,
+// codes maps each kind of fsm to a code. A test proves that the map is complete.
+var codes = map[fsm.Kind]api.ProblemCode{
+	fsm.Internal:               api.ProblemCodeInternal,
+	fsm.Malformed:              api.ProblemCodeMalformedRequest,
+	fsm.KeyInvalid:             api.ProblemCodeIdempotencyKeyInvalid,
+	fsm.KeyReuse:               api.ProblemCodeIdempotencyKeyReuse,
+	fsm.WorkflowNotFound:       api.ProblemCodeWorkflowNotFound,
+	fsm.InstanceNotFound:       api.ProblemCodeInstanceNotFound,
+	fsm.TransitionNotAllowed:   api.ProblemCodeTransitionNotAllowed,
+	fsm.GuardRejected:          api.ProblemCodeGuardRejected,
+	fsm.GuardError:             api.ProblemCodeGuardError,
+	fsm.InstanceExists:         api.ProblemCodeInstanceExists,
+	fsm.WorkflowConflict:       api.ProblemCodeWorkflowConflict,
+	fsm.VersionMismatch:        api.ProblemCodeVersionMismatch,
+	fsm.PreconditionRequired:   api.ProblemCodePreconditionRequired,
+	fsm.TooLarge:               api.ProblemCodeTooLarge,
+	fsm.InvalidDefinition:      api.ProblemCodeInvalidDefinition,
+	fsm.InvalidContext:         api.ProblemCodeInvalidContext,
+	fsm.InvalidPayload:         api.ProblemCodeInvalidPayload,
+	fsm.UnknownEvent:           api.ProblemCodeUnknownEvent,
+	fsm.EventIDTooOld:          api.ProblemCodeEventIDTooOld,
+	fsm.NotFound:               api.ProblemCodeNotFound,
+	fsm.DeliveryConflict:       api.ProblemCodeDeliveryConflict,
+	fsm.CallbackSecretRequired: api.ProblemCodeCallbackSecretRequired,
+	fsm.Unavailable:            api.ProblemCodeUnavailable,
 }
 
-// problemOf writes an error as a problem, with the headers that belong to it.
-func problemOf(ctx context.Context, err error) (Problem, http.Header) {
+// problemOf converts an error to a problem and the headers that belong to it. An error of an
+// unknown type becomes internal, and its text is not sent.
+func problemOf(ctx context.Context, err error) (api.Problem, http.Header) {
 	headers := http.Header{}
-	p := Problem{RequestID: requestOf(ctx).id}
+	p := api.Problem{RequestID: requestOf(ctx).id}
 	if own, ok := errors.AsType[*problemError](err); ok {
 		p.Code, p.Detail, p.Errors = own.code, own.detail, own.faults
 		for name, value := range own.headers {
@@ -120,7 +122,7 @@ func problemOf(ctx context.Context, err error) (Problem, http.Header) {
 		e := fsm.AsError(err)
 		p.Code, p.Detail = codes[e.Kind], e.Message
 		for _, f := range e.Faults {
-			fault := Fault{Detail: f.Detail}
+			fault := api.Fault{Detail: f.Detail}
 			if f.Parameter != "" {
 				fault.Parameter = &f.Parameter
 			} else {
@@ -133,18 +135,19 @@ func problemOf(ctx context.Context, err error) (Problem, http.Header) {
 	kind := problemKinds[p.Code]
 	p.Type, p.Title, p.Status = "/problems/"+string(p.Code), kind.title, kind.status
 	switch p.Code {
-	case ProblemCodeInternal:
-		p.Detail = "something went wrong; the request id finds it in the logs"
-	case ProblemCodeUnavailable, ProblemCodeTooManyRequests:
+	case api.ProblemCodeInternal:
+		p.Detail = "the service failed; its log has the cause under the request id"
+	case api.ProblemCodeUnavailable, api.ProblemCodeTooManyRequests:
 		headers.Set("Retry-After", "1")
-	case ProblemCodeUnauthenticated:
+	case api.ProblemCodeUnauthenticated:
 		headers.Set("WWW-Authenticate", `Bearer realm="pawl"`)
 	}
 	return p, headers
 }
 
-// refuse adds what a client needs to go on after an instance refused.
-func refuse(ctx context.Context, p *Problem, headers http.Header, e *fsm.Error) {
+// refuse adds the members that the contract gives a refusal, so that a client can continue
+// without reading the instance first.
+func refuse(ctx context.Context, p *api.Problem, headers http.Header, e *fsm.Error) {
 	if e.Replayed {
 		headers.Set("Idempotent-Replayed", "true")
 	}
@@ -159,11 +162,11 @@ func refuse(ctx context.Context, p *Problem, headers http.Header, e *fsm.Error) 
 	}
 	switch e.Kind {
 	case fsm.TransitionNotAllowed:
-		status := InstanceStatus(r.Status)
+		status := api.InstanceStatus(r.Status)
 		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, &r.Event, &r.Version
 		p.AllowedEvents = r.AllowedEvents
 	case fsm.GuardRejected:
-		status := InstanceStatus(r.Status)
+		status := api.InstanceStatus(r.Status)
 		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, &r.Event, &r.Version
 		p.AllowedEvents, p.Guards = r.AllowedEvents, r.Guards
 	case fsm.VersionMismatch:
@@ -182,18 +185,18 @@ func refuse(ctx context.Context, p *Problem, headers http.Header, e *fsm.Error) 
 			p.State = &r.State
 		}
 	case fsm.WorkflowConflict:
-		if r.Version > 0 { // There is a latest version.
+		if r.Version > 0 { // 0 means that the workflow has no version.
 			p.Version = &r.Version
 		}
 	}
 }
 
-// writeProblem answers with a problem.
-func writeProblem(ctx context.Context, w http.ResponseWriter, err error) Problem {
+// writeProblem sends an error as a problem (RFC 9457) and returns it.
+func writeProblem(ctx context.Context, w http.ResponseWriter, err error) api.Problem {
 	p, headers := problemOf(ctx, err)
 	body, marshalErr := json.Marshal(p)
 	if marshalErr != nil {
-		body = []byte(`{}`) // Strings and numbers only: it cannot happen.
+		body = []byte(`{}`) // Unreachable: a problem has only strings and numbers.
 	}
 	h := w.Header()
 	for name, values := range headers {
@@ -202,6 +205,18 @@ func writeProblem(ctx context.Context, w http.ResponseWriter, err error) Problem
 	h.Set("Content-Type", "application/problem+json")
 	h.Del("ETag")
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(body, '\n')) // The client is gone if it fails.
+	_, _ = w.Write(append(body, '\n')) // It fails only if the client is gone.
 	return p
+}
+
+// GetProblem answers with the explanation of a code. The type of every problem leads here.
+func (s *server) GetProblem(_ context.Context, r GetProblemRequestObject) (GetProblemResponseObject, error) {
+	code := api.ProblemCode(r.Code)
+	kind, known := problemKinds[code]
+	if !known {
+		return nil, &problemError{code: api.ProblemCodeNotFound, detail: "there is no problem with this code"}
+	}
+	return GetProblem200JSONResponse{
+		Code: code, Title: kind.title, Status: kind.status, Description: kind.description,
+	}, nil
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// The tables between fsm and the wire are total.
+// Every kind of fsm has a code, and every code of the contract has a description.
 func TestProblemTables(t *testing.T) {
 	t.Parallel()
 	statuses := httpapi.Codes()
@@ -29,9 +29,9 @@ func TestProblemTables(t *testing.T) {
 			t.Errorf("the kind %q has the code %q", kind.Error(), code)
 		}
 	}
-	inContract := map[httpapi.ProblemCode]bool{}
+	inContract := map[string]bool{}
 	for _, v := range contract().Components.Schemas["ProblemCode"].Value.Enum {
-		code := httpapi.ProblemCode(v.(string))
+		code := v.(string)
 		inContract[code] = true
 		if statuses[code] == 0 {
 			t.Errorf("there is no description of %q", code)
@@ -49,7 +49,7 @@ var (
 	instanceIDs = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 )
 
-// golden compares a problem with the file of its code.
+// golden compares a problem with the golden file of its code.
 func golden(t *testing.T, r answer) {
 	t.Helper()
 	var b bytes.Buffer
@@ -73,7 +73,8 @@ func golden(t *testing.T, r answer) {
 	}
 }
 
-// Every row of the table of errors, with a golden body and the headers that go with it.
+// Every code can be provoked, and its problem has the golden body and the right headers.
+// The function is long because its table has one entry for each code.
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -99,7 +100,7 @@ func TestProblems(t *testing.T) {
 	var seen sync.Map
 	for name, test := range map[string]struct {
 		status  int
-		headers []string // Names and values that the answer has.
+		headers []string // Pairs of name and value that the answer must have.
 		do      func(a *api) answer
 	}{
 		"malformed-request": {400, nil, func(a *api) answer {
@@ -173,11 +174,11 @@ func TestProblems(t *testing.T) {
 			seen.Store(name, true)
 		})
 	}
-	// This one is an event of a stream.
+	// This code is sent as an event of a stream.
 	golden(t, tooOld(t))
 	seen.Store("event-id-too-old", true)
 	for code := range httpapi.Codes() {
-		if _, ok := seen.Load(string(code)); !ok {
+		if _, ok := seen.Load(code); !ok {
 			t.Errorf("no test provokes %q", code)
 		}
 	}
@@ -187,17 +188,17 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// A problem's type is a page of the service.
+// The type of every problem leads to its explanation.
 func TestProblemPages(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	for code, status := range httpapi.Codes() {
-		a.get("/problems/"+string(code)).want(http.StatusOK).wantAt("code", string(code), "status", fmt.Sprint(status))
+		a.get("/problems/"+code).want(http.StatusOK).wantAt("code", code, "status", fmt.Sprint(status))
 	}
 	a.get("/problems/nonsense").want(http.StatusNotFound, "not-found")
 }
 
-// What went wrong inside stays inside: in the log, under the id of the request.
+// The cause of an internal error is logged under the id of the request and not sent.
 func TestInternalErrors(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -224,7 +225,8 @@ func TestInternalErrors(t *testing.T) {
 	r.want(http.StatusOK).wantAt("results.0.status", "500", "results.0.problem.code", "internal")
 }
 
-// A panic is answered and logged too. A handler without a service has one at each read.
+// A panic is answered with internal and logged. A handler without a service panics at each
+// read.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -233,10 +235,10 @@ func TestPanic(t *testing.T) {
 	if line := log.line("panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
 		t.Errorf("the log does not tell of the panic: %q", line)
 	}
-	a.get("/healthz").want(http.StatusOK) // It goes on.
+	a.get("/healthz").want(http.StatusOK) // The service goes on.
 }
 
-// A lockedBuffer is a log that is read while it is written.
+// A lockedBuffer is a log that can be read while it is written.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -248,7 +250,7 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// line is the first line that holds a text.
+// line returns the first line that contains a text.
 func (l *lockedBuffer) line(text string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -18,45 +18,50 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-// Config of the handler. Its zero value works.
+// A Config configures the handler. The zero value works.
 type Config struct {
-	// Tenant that requests act in while there are no tokens. Default fsm.DefaultTenant.
+	// Tenant is the tenant of all requests while Tokens is empty. Default fsm.DefaultTenant.
 	Tenant string
-	// Tokens are those that are accepted; none means that anybody may do anything.
+	// Tokens are the accepted bearer tokens. Default none: the service runs without
+	// authentication, and every caller may do everything.
 	Tokens []Token
-	// RateLimit is how many requests per second each subject may make, with bursts of as
-	// many. Default 0: no limit.
+	// RateLimit is the number of requests per second that each subject may send to this
+	// process, with bursts of the same size. Default 0: no limit.
 	RateLimit float64
-	// MaxBody is the size of a body in bytes. Default 1 MiB.
+	// MaxBody is the limit on the size of a body, in bytes. Default 1 MiB.
 	MaxBody int64
-	// Heartbeat is how often an idle stream shows that it lives; at most 15 s. Default 10 s.
-	Heartbeat time.Duration
-	// StreamPatience is how long the client of a stream may take for what is sent to it.
+	// Heartbeat is the interval at which an idle stream sends a comment, at most 15 s.
 	// Default 10 s.
+	Heartbeat time.Duration
+	// StreamPatience is how long the client of a stream may take to receive a page before the
+	// stream is ended. Default 10 s.
 	StreamPatience time.Duration
-	// Draining ends when the process begins to shut down: those who wait are answered, and
-	// streams end. Default: never.
+	// Draining ends when the process begins to shut down. Waiting requests are then answered
+	// and streams end. Default nil: never.
 	Draining context.Context
-	// Logger takes a line per request: failures as errors, the rest for debugging.
-	// Default: none.
+	// Logger gets a debug line for each request, an error line for each failure of the
+	// service, and at most one warning a second while requests are refused as unavailable.
+	// Default: no log.
 	Logger *slog.Logger
 }
 
-// server is the handler: what it holds decides nothing.
+// A server is the handler. It keeps no state about instances between requests.
 type server struct {
 	service  *fsm.Service
 	config   Config
 	contract *contract
-	auth     *authenticator // Nil while there are no tokens.
+	auth     *authenticator // Nil without authentication.
 	limits   *limits
 	router   http.Handler
-	// unavailable limits the lines about an overload, or a database that is away.
+	// unavailable limits the log lines about overload and an unavailable database.
 	unavailable rate.Sometimes
 }
 
-// New returns the handler for the whole contract.
+// New returns the handler for the whole contract. It returns an error if a token of the
+// configuration is invalid, or if the contract has an operation without a valid x-scope.
 func New(service *fsm.Service, config Config) (http.Handler, error) {
 	if config.Tenant == "" {
 		config.Tenant = fsm.DefaultTenant
@@ -94,7 +99,7 @@ func New(service *fsm.Service, config Config) (http.Handler, error) {
 	return s, nil
 }
 
-// response remembers what was answered.
+// A response records the status that was sent.
 type response struct {
 	http.ResponseWriter
 	status int
@@ -114,10 +119,10 @@ func (w *response) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Unwrap lets http.ResponseController through.
+// Unwrap gives http.ResponseController access to the connection.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// ServeHTTP answers every request, whatever happens on the way.
+// ServeHTTP answers every request, with a problem if a handler panics.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start := time.Now()
 	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL, header: in.Header}
@@ -152,13 +157,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	}
 	in = in.WithContext(ctx)
 	if in.Method == http.MethodHead {
-		// The server leaves out the body of whatever answers a HEAD.
+		// net/http discards the body of a response to HEAD.
 		in.Method, r.head = http.MethodGet, true
 	}
 	s.router.ServeHTTP(out, in)
 }
 
-// fail answers with a problem, and logs what clients must not see.
+// fail answers with a problem, unless the response has begun, and logs the cause of a
+// failure of the service, which the problem does not show.
 func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	if sent, ok := w.(interface{ sent() bool }); ok && sent.sent() {
 		return
@@ -167,7 +173,7 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	p := writeProblem(ctx, w, err)
 	switch {
 	case p.Status == http.StatusServiceUnavailable:
-		// Thousands may fail alike: one line a second tells as much.
+		// Thousands of requests may fail for one reason: log one of them a second.
 		s.unavailable.Do(func() {
 			s.config.Logger.WarnContext(ctx, "requests are refused", "request_id", p.RequestID, "status", p.Status, "error", err)
 		})
@@ -176,34 +182,36 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	}
 }
 
+// sent reports whether the response has begun.
 func (w *response) sent() bool { return w.status != 0 }
 
 var boundParameter = regexp.MustCompile(`^Invalid format for parameter ([^:]+): `)
 
-// fromEcho words what echo and the generated binding fail with.
+// fromEcho converts the errors of echo and of the generated binding to problems.
 func fromEcho(err error) error {
 	he, ok := errors.AsType[*echo.HTTPError](err)
-	_, worded := errors.AsType[*fsm.Error](err)
+	_, domain := errors.AsType[*fsm.Error](err)
 	switch {
-	case worded: // Its cause may be an EOF too: that of a lost connection.
+	case domain: // First, because its cause may be an io.EOF of a lost database connection.
 		return err
 	case errors.Is(err, io.EOF):
-		return &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a JSON body"}
+		return &problemError{code: api.ProblemCodeMalformedRequest, detail: "this operation needs a JSON body"}
 	case !ok:
 		return err
 	case he.Code == http.StatusNotFound:
-		return &problemError{code: ProblemCodeNotFound, detail: "there is nothing at this path"}
+		return &problemError{code: api.ProblemCodeNotFound, detail: "there is nothing at this path"}
 	case he.Code == http.StatusBadRequest:
 		if m := boundParameter.FindStringSubmatch(fmt.Sprint(he.Message)); m != nil {
-			return malformed(m[1], "does not have the form that the contract gives it")
+			return malformed(m[1], "does not match its schema in the contract")
 		}
-		return &problemError{code: ProblemCodeMalformedRequest, detail: "the request is not well formed"}
+		return &problemError{code: api.ProblemCodeMalformedRequest, detail: "the request is not well formed"}
 	default:
 		return fmt.Errorf("echo: %w", err)
 	}
 }
 
-// binder decodes bodies strictly. It returns io.EOF if there is none.
+// A binder decodes bodies strictly, in place of the binder of echo. It returns io.EOF if
+// there is no body.
 type binder struct{ maxBody int64 }
 
 func (b binder) Bind(into any, c echo.Context) error {
@@ -216,29 +224,29 @@ func (b binder) Bind(into any, c echo.Context) error {
 		return b.tooLarge()
 	}
 	if err != nil {
-		return &problemError{code: ProblemCodeMalformedRequest, detail: "the body could not be read", cause: err}
+		return &problemError{code: api.ProblemCodeMalformedRequest, detail: "the body could not be read", cause: err}
 	}
 	if len(body) == 0 {
 		return io.EOF
 	}
 	if !isJSON(in.Header.Get("Content-Type")) || isEncoded(in.Header.Get("Content-Encoding")) {
 		return &problemError{
-			code: ProblemCodeUnsupportedMediaType, detail: "send the body as Content-Type: application/json, in UTF-8, not compressed",
+			code: api.ProblemCodeUnsupportedMediaType, detail: "send the body as Content-Type: application/json, in UTF-8 and without compression",
 		}
 	}
 	return fsm.Decode(body, into)
 }
 
 func (b binder) tooLarge() error {
-	return &problemError{code: ProblemCodeTooLarge, detail: fmt.Sprintf("a body must have at most %d bytes", b.maxBody)}
+	return &problemError{code: api.ProblemCodeTooLarge, detail: fmt.Sprintf("a body must have at most %d bytes", b.maxBody)}
 }
 
-// isEncoded says whether a body is compressed, which none may be.
+// isEncoded reports whether a body has a content coding. The service supports none.
 func isEncoded(encoding string) bool {
 	return encoding != "" && !strings.EqualFold(encoding, "identity")
 }
 
-// isJSON accepts application/json, or nothing, in UTF-8.
+// isJSON reports whether a content type is missing or is application/json in UTF-8.
 func isJSON(contentType string) bool {
 	if contentType == "" {
 		return true

@@ -9,53 +9,52 @@ import (
 	"time"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 const (
-	// pace is the least time between two reads of a stream that has caught up.
-	pace = 50 * time.Millisecond
-	// retry is when to connect again, in milliseconds. Browsers would take some seconds.
+	// collect is the least time between two reads that a signal caused. Steps committed
+	// meanwhile share one page and one write.
+	collect = 50 * time.Millisecond
+	// retry tells the client how long to wait before it connects again, in milliseconds. The
+	// default of browsers is several seconds.
 	retry = "1000"
-	// silence is how long to read steps that are not chosen before telling where the stream is.
+	// silence is how long a stream may read steps that the filter does not choose before it
+	// sends the client the id that it has reached.
 	silence = time.Second
 )
 
-// A StreamedStep is the data of an event: a history item, and whose it is.
-type StreamedStep struct {
-	InstanceID string `json:"instance_id"`
-	Workflow   string `json:"workflow"`
-	HistoryItem
-}
-
-// eventFilter is what the parameters of a stream choose.
+// eventFilter converts the filter parameters of a stream.
 func eventFilter(workflow, event, state *string, terminalOnly *bool) fsm.EventFilter {
 	return fsm.EventFilter{
 		Workflows: list(workflow), Events: list(event), States: list(state), TerminalOnly: value(terminalOnly),
 	}
 }
 
-// lastEventID says where a stream begins.
+// lastEventID returns the id that a stream starts behind: Last-Event-ID, else the beginning
+// or "", which means now.
 func (r *request) lastEventID(fromStart bool) (string, error) {
 	ids := r.header.Values("Last-Event-ID")
 	switch {
 	case len(ids) > 1:
 		return "", malformed("Last-Event-ID", "must be sent once")
 	case len(ids) == 1 && ids[0] != "":
-		return ids[0], nil // A browser that resumes repeats the query too.
+		// The header wins over from=start: a browser that reconnects repeats the query.
+		return ids[0], nil
 	case fromStart:
 		return fsm.FromStart, nil
 	}
 	return "", nil
 }
 
-// StreamInstance follows an instance until it is final.
+// StreamInstance streams the steps of one instance until it is final.
 func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObject) (StreamInstanceResponseObject, error) {
 	id, err := instanceID(in.ID)
 	if err != nil {
 		return nil, err
 	}
 	r, p := requestOf(ctx), in.Params
-	last, err := r.lastEventID(value(p.From) == StreamInstanceParamsFromStart)
+	last, err := r.lastEventID(value(p.From) == api.StreamInstanceParamsFromStart)
 	if err != nil {
 		return nil, err
 	}
@@ -68,13 +67,13 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 		stream.Close()
 		return StreamInstance204Response{}, nil
 	}
-	return &streaming{server: s, ctx: ctx, stream: stream}, nil
+	return &eventStream{server: s, ctx: ctx, stream: stream}, nil
 }
 
-// StreamEvents follows all instances of the tenant.
+// StreamEvents streams the steps of all instances of the tenant.
 func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject) (StreamEventsResponseObject, error) {
 	r, p := requestOf(ctx), in.Params
-	last, err := r.lastEventID(value(p.From) == StreamEventsParamsFromStart)
+	last, err := r.lastEventID(value(p.From) == api.StreamEventsParamsFromStart)
 	if err != nil {
 		return nil, err
 	}
@@ -82,30 +81,32 @@ func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject)
 	if err != nil && !errors.Is(err, fsm.EventIDTooOld) {
 		return nil, err
 	}
-	return &streaming{server: s, ctx: ctx, stream: stream, err: err}, nil
+	return &eventStream{server: s, ctx: ctx, stream: stream, err: err}, nil
 }
 
-// streaming is the answer that goes on.
-type streaming struct {
+// An eventStream is a response of Server-Sent Events (WHATWG HTML, 9.2). It writes pages: what
+// has been read is collected in page and sent by flush.
+type eventStream struct {
 	server *server
-	ctx    context.Context // The request's, which the answer lasts as long as.
-	stream *fsm.Stream     // Nil if err is not.
-	err    error           // What there is to tell instead.
+	ctx    context.Context // Of the request; the response lasts as long.
+	stream *fsm.Stream     // Nil if err is set.
+	err    error           // Sent as an error event instead of the stream.
 	out    http.ResponseWriter
 	page   bytes.Buffer
-	sent   string // The id that the client has.
-	// flushed is when something was sent last, and read when a signal was followed.
+	sent   string // The last id that was sent.
+	// flushed is when a page was last sent. read is when a signal last caused a read.
 	flushed, read time.Time
 }
 
-// VisitStreamInstanceResponse writes it.
-func (s *streaming) VisitStreamInstanceResponse(w http.ResponseWriter) error { return s.write(w) }
+// VisitStreamInstanceResponse writes the response.
+func (s *eventStream) VisitStreamInstanceResponse(w http.ResponseWriter) error { return s.write(w) }
 
-// VisitStreamEventsResponse writes it.
-func (s *streaming) VisitStreamEventsResponse(w http.ResponseWriter) error { return s.write(w) }
+// VisitStreamEventsResponse writes the response.
+func (s *eventStream) VisitStreamEventsResponse(w http.ResponseWriter) error { return s.write(w) }
 
-// write answers, and returns no error: the answer has begun.
-func (s *streaming) write(w http.ResponseWriter) error {
+// write sends the stream until it ends. It returns no error, since the status has been sent
+// by then: a failure becomes an error event.
+func (s *eventStream) write(w http.ResponseWriter) error {
 	if s.stream != nil {
 		defer s.stream.Close()
 	}
@@ -113,12 +114,12 @@ func (s *streaming) write(w http.ResponseWriter) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // What nginx would hold back.
+	h.Set("X-Accel-Buffering", "no") // nginx would buffer the events.
 	w.WriteHeader(http.StatusOK)
 	if requestOf(s.ctx).head {
 		return nil
 	}
-	// The connection may serve another request.
+	// flush sets a deadline on the connection, which may serve another request afterwards.
 	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
 	ctx, cancel := s.server.draining(s.ctx)
 	defer cancel()
@@ -132,12 +133,12 @@ func (s *streaming) write(w http.ResponseWriter) error {
 	return nil
 }
 
-// follow adds to the page what comes next, when it comes. It returns false when nothing does
-// any more.
-func (s *streaming) follow(ctx context.Context) bool {
+// follow waits for new steps and adds them to the page, or adds a heartbeat when the stream
+// has been idle. It returns false when the stream has ended.
+func (s *eventStream) follow(ctx context.Context) bool {
 	events, more, err := s.stream.Next(ctx)
-	// If it is Unavailable, the client could do no more than try again, and a browser would
-	// not even do that.
+	// While the database is unavailable the stream stays open and tries again. A client could
+	// do no better, and a browser that gets an error status does not even reconnect.
 	away := errors.Is(err, fsm.Unavailable)
 	switch {
 	case ctx.Err() != nil:
@@ -150,7 +151,8 @@ func (s *streaming) follow(ctx context.Context) bool {
 		s.event(e)
 	}
 	if s.stream.Ended() {
-		// The last step may not be chosen; only behind it the answer is 204.
+		// The filter may have passed over the last step. Without its id the client would
+		// reconnect for ever, since only behind that id the answer is 204.
 		s.move()
 		s.flush()
 		return false
@@ -160,7 +162,7 @@ func (s *streaming) follow(ctx context.Context) bool {
 	case len(events) > 0:
 		return true
 	case idle <= 0:
-		s.page.WriteString(": still here\n\n")
+		s.page.WriteString(": heartbeat\n\n")
 		s.move()
 		return true
 	case time.Since(s.flushed) > silence && s.move():
@@ -171,7 +173,13 @@ func (s *streaming) follow(ctx context.Context) bool {
 	if away {
 		idle = min(idle, time.Second)
 	}
-	timer := time.NewTimer(min(idle, s.stream.Alone()))
+	return s.wait(ctx, min(idle, s.stream.Alone()))
+}
+
+// wait returns true after a signal or after the timeout, and false when the context ends.
+// After a signal it delays the next read until collect has passed since the last one.
+func (s *eventStream) wait(ctx context.Context, timeout time.Duration) bool {
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -180,9 +188,8 @@ func (s *streaming) follow(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
-	// What else comes now shares the next page.
 	select {
-	case <-time.After(pace - time.Since(s.read)):
+	case <-time.After(collect - time.Since(s.read)):
 	case <-ctx.Done():
 		return false
 	}
@@ -191,12 +198,12 @@ func (s *streaming) follow(ctx context.Context) bool {
 }
 
 // event adds an event to the page.
-func (s *streaming) event(e fsm.Event) {
-	data, err := json.Marshal(StreamedStep{
-		InstanceID: e.InstanceID.String(), Workflow: e.Workflow, HistoryItem: HistoryItemOf(e.Step),
+func (s *eventStream) event(e fsm.Event) {
+	data, err := json.Marshal(api.StreamedStep{
+		InstanceID: e.InstanceID.String(), Workflow: e.Workflow, HistoryItem: api.HistoryItemOf(e.Step),
 	})
 	if err != nil {
-		panic(err) // What came out of the database as JSON is JSON.
+		panic(err) // Context and payload are JSON from the database, and the rest are strings and numbers.
 	}
 	s.page.WriteString("id: " + e.ID + "\nevent: " + e.Kind + "\ndata: ")
 	s.page.Write(data)
@@ -204,9 +211,10 @@ func (s *streaming) event(e fsm.Event) {
 	s.sent = e.ID
 }
 
-// move tells the client a later place to go on from than that of the last event, if there
-// is one, and says whether there is. To a browser a block without data is no event.
-func (s *streaming) move() bool {
+// move adds a block with an id alone if the stream has passed the last id that was sent. The
+// client then resumes from there; a browser dispatches no event for a block without data. It
+// returns whether it added one.
+func (s *eventStream) move() bool {
 	id := s.stream.ID()
 	if id == s.sent {
 		return false
@@ -216,16 +224,17 @@ func (s *streaming) move() bool {
 	return true
 }
 
-// fail ends the stream with an event that says why. Where the id is to blame it is taken
-// back, so that a browser, which connects again by itself, begins now.
-func (s *streaming) fail(err error) {
+// fail ends the stream with an event of the kind error, whose data is the problem. If the id
+// of the client is too old, it also clears that id, so that a browser, which reconnects by
+// itself, starts now and does not fail again.
+func (s *eventStream) fail(err error) {
 	p, _ := problemOf(s.ctx, err)
 	if p.Status == http.StatusInternalServerError {
 		s.server.config.Logger.ErrorContext(s.ctx, "stream failed", "request_id", p.RequestID, "error", err)
 	}
 	data, marshalErr := json.Marshal(p)
 	if marshalErr != nil {
-		data = []byte(`{}`) // Strings and numbers only: it cannot happen.
+		data = []byte(`{}`) // Unreachable: a problem has only strings and numbers.
 	}
 	if errors.Is(err, fsm.EventIDTooOld) {
 		s.page.WriteString("id:\n")
@@ -236,19 +245,20 @@ func (s *streaming) fail(err error) {
 	s.flush()
 }
 
-// flush sends the page, unless the client does not take it in time, or is gone.
-func (s *streaming) flush() bool {
+// flush sends the page. It returns false if the client is gone or does not take the page
+// within StreamPatience.
+func (s *eventStream) flush() bool {
 	if s.page.Len() == 0 {
 		return true
 	}
 	s.flushed = time.Now()
 	out := http.NewResponseController(s.out)
-	_ = out.SetWriteDeadline(time.Now().Add(s.server.config.StreamPatience)) // A test's recorder has none.
+	_ = out.SetWriteDeadline(time.Now().Add(s.server.config.StreamPatience)) // A response recorder supports no deadline.
 	if _, err := s.out.Write(s.page.Bytes()); err != nil {
 		return false
 	}
 	if s.page.Reset(); s.page.Cap() > 64<<10 {
-		s.page = bytes.Buffer{}
+		s.page = bytes.Buffer{} // A stream may be idle for hours and should not keep a large buffer.
 	}
 	return out.Flush() == nil
 }

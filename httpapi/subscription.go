@@ -3,46 +3,37 @@ package httpapi
 import (
 	"context"
 
-	"github.com/google/uuid"
-
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-func subscriptionOf(s fsm.WebhookSubscription) Subscription {
-	return Subscription{
+// subscriptionOf converts a subscription to the form of the contract. Secret is set only in
+// the answer to the request that made it.
+func subscriptionOf(s fsm.WebhookSubscription) api.Subscription {
+	return api.Subscription{
 		ID: s.ID.String(), URL: s.URL,
-		Filter: SubscriptionFilter{
+		Filter: api.SubscriptionFilter{
 			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: &s.TerminalOnly,
 		},
-		Secret: optional(s.Secret), Disabled: s.DisabledAt != nil, DisabledAt: timestampOf(s.DisabledAt),
-		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: timestampOf(s.RestsUntil),
-		PreviousSecretUntil: timestampOf(s.PreviousSecretUntil), CreatedAt: Timestamp(s.CreatedAt), CreatedBy: s.CreatedBy,
+		Secret: optional(s.Secret), Disabled: s.DisabledAt != nil, DisabledAt: (*api.Timestamp)(s.DisabledAt),
+		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: (*api.Timestamp)(s.RestsUntil),
+		PreviousSecretUntil: (*api.Timestamp)(s.PreviousSecretUntil), CreatedAt: api.Timestamp(s.CreatedAt), CreatedBy: s.CreatedBy,
 	}
 }
 
-func filterOf(f SubscriptionFilter) fsm.SubscriptionFilter {
+// filterOf converts the filter of a request.
+func filterOf(f api.SubscriptionFilter) fsm.SubscriptionFilter {
 	return fsm.SubscriptionFilter{
 		Workflows: f.Workflows, Events: f.Events, States: f.States, TerminalOnly: value(f.TerminalOnly),
 	}
 }
 
-// idOf reads an id; what is no UUID names nothing.
-func idOf(text, what string) (uuid.UUID, error) {
-	id, err := uuid.Parse(text)
-	if err != nil || len(text) != len(uuid.Nil.String()) {
-		return uuid.Nil, &fsm.Error{Kind: fsm.NotFound, Message: "there is no such " + what}
-	}
-	return id, nil
-}
-
-var errNoBody = &problemError{code: ProblemCodeMalformedRequest, detail: "this operation needs a body"}
-
-// CreateSubscription subscribes an endpoint.
+// CreateSubscription subscribes an endpoint and answers with the signing secret.
 func (s *server) CreateSubscription(ctx context.Context, in CreateSubscriptionRequestObject) (CreateSubscriptionResponseObject, error) {
 	if in.Body == nil {
 		return nil, errNoBody
 	}
-	secret, err := notEmpty(in.Body.Secret, "/secret")
+	secret, err := textAt("/secret", in.Body.Secret)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +48,7 @@ func (s *server) CreateSubscription(ctx context.Context, in CreateSubscriptionRe
 	}, nil
 }
 
-// ListSubscriptions lists the tenant's subscriptions, the newest first.
+// ListSubscriptions answers with a page of the tenant's subscriptions, newest first.
 func (s *server) ListSubscriptions(ctx context.Context, in ListSubscriptionsRequestObject) (ListSubscriptionsResponseObject, error) {
 	page, err := pageOf(in.Params.Limit, in.Params.Cursor)
 	if err != nil {
@@ -69,14 +60,14 @@ func (s *server) ListSubscriptions(ctx context.Context, in ListSubscriptionsRequ
 		return nil, err
 	}
 	return ListSubscriptions200JSONResponse{
-		Body:    SubscriptionList{Items: each(list.Items, subscriptionOf), NextCursor: optional(list.Next)},
+		Body:    api.SubscriptionList{Items: each(list.Items, subscriptionOf), NextCursor: optional(list.Next)},
 		Headers: ListSubscriptions200ResponseHeaders{Link: r.nextLink(list.Next)},
 	}, nil
 }
 
-// GetSubscription reads a subscription.
+// GetSubscription answers with one subscription.
 func (s *server) GetSubscription(ctx context.Context, in GetSubscriptionRequestObject) (GetSubscriptionResponseObject, error) {
-	id, err := idOf(in.ID, "subscription")
+	id, err := resourceID(in.ID, "subscription")
 	if err != nil {
 		return nil, err
 	}
@@ -87,9 +78,9 @@ func (s *server) GetSubscription(ctx context.Context, in GetSubscriptionRequestO
 	return GetSubscription200JSONResponse(subscriptionOf(subscription)), nil
 }
 
-// UpdateSubscription changes what is given.
+// UpdateSubscription changes the members that the body has.
 func (s *server) UpdateSubscription(ctx context.Context, in UpdateSubscriptionRequestObject) (UpdateSubscriptionResponseObject, error) {
-	id, err := idOf(in.ID, "subscription")
+	id, err := resourceID(in.ID, "subscription")
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +99,9 @@ func (s *server) UpdateSubscription(ctx context.Context, in UpdateSubscriptionRe
 	return UpdateSubscription200JSONResponse(subscriptionOf(changed)), nil
 }
 
-// DeleteSubscription ends a subscription.
+// DeleteSubscription deletes a subscription.
 func (s *server) DeleteSubscription(ctx context.Context, in DeleteSubscriptionRequestObject) (DeleteSubscriptionResponseObject, error) {
-	id, err := idOf(in.ID, "subscription")
+	id, err := resourceID(in.ID, "subscription")
 	if err != nil {
 		return nil, err
 	}
@@ -120,13 +111,13 @@ func (s *server) DeleteSubscription(ctx context.Context, in DeleteSubscriptionRe
 	return DeleteSubscription204Response{}, nil
 }
 
-// RotateSubscriptionSecret replaces a secret.
+// RotateSubscriptionSecret replaces the signing secret. The old one stays valid for a while.
 func (s *server) RotateSubscriptionSecret(ctx context.Context, in RotateSubscriptionSecretRequestObject) (RotateSubscriptionSecretResponseObject, error) {
-	id, err := idOf(in.ID, "subscription")
+	id, err := resourceID(in.ID, "subscription")
 	if err != nil {
 		return nil, err
 	}
-	secret, err := notEmpty(value(in.Body).Secret, "/secret")
+	secret, err := textAt("/secret", value(in.Body).Secret)
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +128,9 @@ func (s *server) RotateSubscriptionSecret(ctx context.Context, in RotateSubscrip
 	return RotateSubscriptionSecret200JSONResponse(subscriptionOf(rotated)), nil
 }
 
-// TestSubscription sends a test.
+// TestSubscription makes a delivery that tests the endpoint.
 func (s *server) TestSubscription(ctx context.Context, in TestSubscriptionRequestObject) (TestSubscriptionResponseObject, error) {
-	id, err := idOf(in.ID, "subscription")
+	id, err := resourceID(in.ID, "subscription")
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 
 const (
 	subscriptions = "/v1/subscriptions"
-	// A public address, which nothing is sent to here.
+	// endpoint has a public address. Nothing is sent to it, since no worker runs here.
 	endpoint = "https://93.184.215.14/hook"
 )
 
@@ -35,7 +35,7 @@ func TestSubscriptions(t *testing.T) {
 		t.Errorf("the secret is %s", secret)
 	}
 	a.get(subscriptions+"/"+id).want(http.StatusOK).wantAt("id", id, "secret", missing)
-	// Without a filter it is told of everything.
+	// Without a filter the subscription gets every step.
 	other := a.do(http.MethodPost, subscriptions, `{"url": "http://93.184.215.14:8080/", "secret": "`+secretOf(24)+`"}`).
 		want(http.StatusCreated).wantAt("secret", secretOf(24), "filter", `{"events":[],"states":[],"terminal_only":false,"workflows":[]}`)
 	page := a.get(subscriptions+"?limit=1").want(http.StatusOK).wantAt("items.0.id", other.at("id"), "items.1", missing, "items.0.secret", missing)
@@ -105,7 +105,7 @@ func TestSubscriptionsThatWillNotDo(t *testing.T) {
 		a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`", "filter": `+filter+`}`).
 			want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", pointer)
 	}
-	// All at once.
+	// All faults are listed.
 	r := a.do(http.MethodPost, subscriptions, `{"url": "http://10.0.0.1", "secret": "x", "filter": {"states": ["X"]}}`).want(http.StatusBadRequest)
 	if got := fmt.Sprint(r.each("errors", "pointer")); got != "[/url /filter/states/0 /secret]" {
 		t.Errorf("the faults are at %s", got)
@@ -118,98 +118,6 @@ func TestSubscriptionsThatWillNotDo(t *testing.T) {
 	}
 	development := a.another(setup{fsm: fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true}}})
 	development.do(http.MethodPost, subscriptions, `{"url": "http://127.0.0.1:9/"}`).want(http.StatusCreated)
-}
-
-func TestDeliveries(t *testing.T) {
-	t.Parallel()
-	a := start(t)
-	a.register(booking)
-	subscription := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
-	id := a.create("booking", `{"context": {"price": 1}}`)
-	a.fire(id, "cancel", "").want(http.StatusOK)
-	// As the worker would.
-	a.sql("select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
-	a.sql("select pawl.route(1, 100, '1 hour')")
-	all := a.get("/v1/deliveries").want(http.StatusOK).wantAt(
-		"items.0.subscription_id", subscription, "items.0.instance_id", id, "items.0.version", "2", "items.0.type", "pawl.instance.transitioned",
-		"items.0.status", "pending", "items.0.attempts", "0", "items.0.last_status", "null", "items.0.delivered_at", "null",
-		"items.1.version", "1", "items.1.type", "pawl.instance.created", "items.2", missing)
-	a.sql(`select pawl.settle_deliveries(1, '{default}', array[$1::text::uuid], '{dead}', array[null::interval], array[null::interval],
-		'{500}', '{broken}', '{oh dear}', '1s')`, all.at("items.1.id"))
-	dead := a.get("/v1/deliveries?status=dead&subscription_id="+subscription+"&instance_id="+id).want(http.StatusOK).wantAt(
-		"items.0.version", "1", "items.0.attempts", "1", "items.0.last_status", "500", "items.0.last_error", "broken",
-		"items.0.last_response", "oh dear", "items.0.next_attempt_at", "null", "items.1", missing).at("items.0.id")
-	pending := all.at("items.0.id")
-	page := a.get("/v1/deliveries?limit=1").want(http.StatusOK)
-	a.get("/v1/deliveries?limit=1&cursor="+page.at("next_cursor")).want(http.StatusOK).wantAt("items.0.id", dead, "next_cursor", "null")
-	a.get("/v1/deliveries?limit=1&status=dead&cursor="+page.at("next_cursor")).want(http.StatusBadRequest, "malformed-request")
-	for _, bad := range []string{"status=lost", "subscription_id=x", "instance_id=", "colour=red"} {
-		a.get("/v1/deliveries?"+bad).want(http.StatusBadRequest, "malformed-request")
-	}
-	a.get("/v1/deliveries?instance_id="+subscription).want(http.StatusOK).wantAt("items", "[]")
-
-	replay := func(id string) answer { return a.post("/v1/deliveries/"+id+"/replay", "", "") }
-	replay(pending).want(http.StatusConflict, "delivery-conflict")
-	replay("nonsense").want(http.StatusNotFound, "not-found")
-	replay(subscription).want(http.StatusNotFound, "not-found")
-	replay(dead).want(http.StatusAccepted).wantAt("id", dead, "status", "pending", "attempts", "0")
-	replay(dead).want(http.StatusConflict, "delivery-conflict")
-	a.post("/v1/deliveries/replay", "", "").want(http.StatusOK).wantAt("replayed", "0")
-	a.sql("update pawl.delivery set status = 'dead', next_attempt_at = null")
-	a.post("/v1/deliveries/replay", "", `{"before": "2020-01-01T00:00:00Z"}`).want(http.StatusOK).wantAt("replayed", "0")
-	a.post("/v1/deliveries/replay", "", `{"subscription_id": "`+id+`"}`).want(http.StatusOK).wantAt("replayed", "0")
-	a.post("/v1/deliveries/replay", "", `{"status": "delivered"}`).want(http.StatusOK).wantAt("replayed", "0")
-	a.post("/v1/deliveries/replay", "", `{"subscription_id": "`+subscription+`", "status": "dead", "after": "2020-01-01T00:00:00Z"}`).
-		want(http.StatusOK).wantAt("replayed", "2")
-	for _, bad := range []string{`{"status": "pending"}`, `{"status": ""}`, `{"subscription_id": "x"}`, `{"after": "now"}`, `{"ids": []}`} {
-		a.post("/v1/deliveries/replay", "", bad).want(http.StatusBadRequest, "malformed-request")
-	}
-}
-
-func TestCallbacks(t *testing.T) {
-	t.Parallel()
-	a := start(t)
-	a.register(booking)
-	books := "/v1/workflows/booking/instances"
-	body := func(callback string) string { return `{"context": {"price": 1}, ` + callback + `}` }
-	fine := body(`"callback_url": "` + endpoint + `", "callback_secret": "` + secretOf(24) + `"`)
-	id := a.post(books, "one", fine).want(http.StatusCreated).at("id")
-	a.post(books, "one", fine).want(http.StatusCreated).wantHeader("Idempotent-Replayed", "true").wantAt("id", id)
-	for _, other := range []string{
-		`{"context": {"price": 1}}`, strings.Replace(fine, "hook", "hook2", 1), strings.Replace(fine, secretOf(24), secretOf(32), 1),
-	} {
-		a.post(books, "one", other).want(http.StatusUnprocessableEntity, "idempotency-key-reuse")
-	}
-	for callback, pointer := range map[string]string{
-		`"callback_url": ""`:                                         "/callback_url",
-		`"callback_url": "http://127.0.0.1/"`:                        "/callback_url",
-		`"callback_url": "http://localhost/"`:                        "/callback_url",
-		`"callback_url": "ftp://x"`:                                  "/callback_url",
-		`"callback_secret": "` + secretOf(24) + `"`:                  "/callback_secret",
-		`"callback_url": "` + endpoint + `", "callback_secret": "x"`: "/callback_secret",
-	} {
-		a.post(books, newKey(), body(callback)).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.pointer", pointer)
-	}
-	a.post(books, "two", body(`"callback_url": "`+endpoint+`"`)).want(http.StatusUnprocessableEntity, "callback-secret-required")
-	if n := a.count("pawl.callback"); n != 1 {
-		t.Errorf("there are %d callbacks", n)
-	}
-	// The refusal was not recorded.
-	signing := a.another(setup{fsm: fsm.Config{Webhooks: fsm.WebhookPolicy{Secret: secretOf(32)}}})
-	signing.post(books, "two", body(`"callback_url": "`+endpoint+`"`)).want(http.StatusCreated).wantHeader("Idempotent-Replayed", "")
-	batch := signing.do(http.MethodPost, "/v1/batch", jsonText(t, map[string]any{"commands": []any{
-		map[string]any{"op": "create", "key": "a", "workflow": "booking", "context": map[string]any{"price": 1}, "callback_url": endpoint},
-		map[string]any{"op": "create", "key": "b", "workflow": "booking", "context": map[string]any{"price": 1}},
-		map[string]any{"op": "create", "key": "c", "workflow": "booking", "context": map[string]any{"price": 1}, "callback_url": "http://10.0.0.1"},
-		map[string]any{"op": "fire", "key": "d", "instance_id": id, "event": "cancel", "callback_url": endpoint},
-	}})).want(http.StatusOK)
-	if got := fmt.Sprint(batch.each("results", "status")); got != "[201 201 400 400]" {
-		t.Errorf("the batch is %s", batch.body)
-	}
-	batch.wantAt("results.2.problem.errors.0.pointer", "/commands/2/callback_url")
-	if n := a.count("pawl.callback where instance_id = '" + batch.at("results.0.instance.id") + "'"); n != 1 || a.count("pawl.callback") != 3 {
-		t.Errorf("there are %d callbacks, %d of the batch", a.count("pawl.callback"), n)
-	}
 }
 
 func TestWebhookScopes(t *testing.T) {
@@ -227,7 +135,7 @@ func TestWebhookScopes(t *testing.T) {
 	delivery := a.post(subscriptions+"/"+id+"/test", "", "", as("admin")...).want(http.StatusAccepted).at("id")
 	a.post("/v1/deliveries/replay", "", "", as("admin")...).want(http.StatusForbidden, "forbidden")
 	a.post("/v1/deliveries/replay", "", "", as("writer")...).want(http.StatusOK)
-	// Another tenant sees, and changes, nothing of it.
+	// Another tenant can neither see nor change it.
 	a.get(subscriptions+"/"+id, as("stranger")...).want(http.StatusNotFound, "not-found")
 	a.do(http.MethodDelete, subscriptions+"/"+id, "", as("stranger")...).want(http.StatusNotFound, "not-found")
 	a.post("/v1/deliveries/"+delivery+"/replay", "", "", as("stranger")...).want(http.StatusNotFound, "not-found")

@@ -13,12 +13,12 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// maxWait is the longest that a request may wait.
+// maxWait is the longest wait of a request. A larger preference is reduced to it.
 const maxWait = 60 * time.Second
 
-// waitOf reads the value of Prefer: wait (RFC 7240, 4.3). What is no number of seconds is
-// ignored, as any preference is that is not understood.
-func waitOf(value string) (wait time.Duration, ok bool) {
+// parseWait parses the value of Prefer: wait (RFC 7240, 4.3), a number of seconds. Any other
+// value is ignored, like every preference that a server does not understand.
+func parseWait(value string) (wait time.Duration, ok bool) {
 	seconds, err := strconv.ParseUint(value, 10, 63)
 	if err != nil {
 		return 0, false
@@ -26,7 +26,8 @@ func waitOf(value string) (wait time.Duration, ok bool) {
 	return time.Duration(min(seconds, uint64(maxWait/time.Second))) * time.Second, true
 }
 
-// waitApplied is the Preference-Applied header of a request that could wait.
+// waitApplied returns the Preference-Applied header for wait, or nil if the request cannot
+// wait.
 func (r *request) waitApplied() *string {
 	if r.wait == nil {
 		return nil
@@ -35,8 +36,8 @@ func (r *request) waitApplied() *string {
 	return &applied
 }
 
-// draining ends with the request, and when the process begins to shut down, so that
-// whoever waits is answered.
+// draining returns a context that also ends when the process begins to shut down, so that
+// waits and streams end in time.
 func (s *server) draining(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	if s.config.Draining == nil {
@@ -49,8 +50,9 @@ func (s *server) draining(ctx context.Context) (context.Context, context.CancelF
 	}
 }
 
-// awaitInstance reads an instance for GetInstance, at once or when what the request waits
-// for has come about.
+// awaitInstance reads an instance. With Prefer: wait it returns when the condition of the
+// request holds (until, or else another version than If-None-Match names), when the wait
+// is over, or when the process shuts down: in each case the instance as it then is.
 func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string) (fsm.Instance, error) {
 	r := requestOf(ctx)
 	i, err := s.service.Get(ctx, r.principal.tenant, id)
@@ -63,7 +65,7 @@ func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string)
 			return i, err
 		}
 	} else if r.ifNoneMatch == nil {
-		r.wait = nil // There is nothing to wait for.
+		r.wait = nil // The request names no condition, so the preference is not applied.
 	}
 	if r.wait == nil || *r.wait == 0 || done(i) {
 		return i, nil
@@ -75,7 +77,9 @@ func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string)
 	return s.service.Await(waiting, r.principal.tenant, id, done)
 }
 
-// until reads the parameter: final, or states with commas between them.
+// until parses the parameter until: states separated by commas, of which final stands for
+// every final state and the name of a compound state for all states within. Each must be a
+// state of the instance's version of the workflow.
 func (s *server) until(ctx context.Context, i fsm.Instance, text string) (done func(fsm.Instance) bool, err error) {
 	const final = "final"
 	wanted := list(&text)
@@ -86,7 +90,7 @@ func (s *server) until(ctx context.Context, i fsm.Instance, text string) (done f
 		}
 		for _, state := range wanted {
 			if state != final && !slices.Contains(known, state) {
-				return nil, malformed("until", fmt.Sprintf("is %q, which is neither final nor a state of version %d of %s",
+				return nil, malformed("until", fmt.Sprintf("has %q, which is neither final nor a state of version %d of %s",
 					state, i.WorkflowVersion, i.Workflow))
 			}
 		}
@@ -98,7 +102,7 @@ func (s *server) until(ctx context.Context, i fsm.Instance, text string) (done f
 	}, nil
 }
 
-// list splits a parameter at its commas; nil for none.
+// list splits a parameter at its commas; nil stays nil.
 func list(text *string) []string {
 	if text == nil {
 		return nil

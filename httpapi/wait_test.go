@@ -13,7 +13,8 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi"
 )
 
-// live is a service with a hub that runs, which looks rarely enough for a test to notice.
+// live starts a service with a running hub. The hub polls so rarely that a test which depends
+// on polling would take noticeably longer.
 func live(t testing.TB, config httpapi.Config) *api {
 	t.Helper()
 	pool := dbtest.New(t)
@@ -44,7 +45,7 @@ func liveOn(t testing.TB, dsn string, config httpapi.Config) *api {
 	return serveHandler(t, service, config)
 }
 
-// later sends a request that waits.
+// later sends a waiting request and returns a channel for its answer.
 func (a *api) later(target string, headers ...string) <-chan answer {
 	got := make(chan answer, 1)
 	go func() {
@@ -57,7 +58,7 @@ func (a *api) later(target string, headers ...string) <-chan answer {
 	return got
 }
 
-// settled is true of an answer that has come; the channel keeps it.
+// settled returns the answer of a waiting request, which must come in time.
 func settled(t testing.TB, got <-chan answer) answer {
 	t.Helper()
 	select {
@@ -76,14 +77,14 @@ func TestLongPoll(t *testing.T) {
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	path := "/v1/instances/" + id
 
-	// Time over.
+	// The wait times out.
 	start := time.Now()
 	a.get(path, "Prefer", "wait=1", "If-None-Match", `"1"`).want(http.StatusNotModified).
 		wantHeader("Preference-Applied", "wait=1").wantHeader("ETag", `"1"`)
 	if took := time.Since(start); took < time.Second {
 		t.Errorf("the answer comes after %v", took)
 	}
-	// Nothing to wait for.
+	// The request names no condition.
 	a.get(path, "Prefer", "wait=60").want(http.StatusOK).wantHeader("Preference-Applied", "")
 	a.get(path, "Prefer", "wait=600", "If-None-Match", `"7"`).want(http.StatusOK).wantHeader("Preference-Applied", "wait=60")
 	a.get(path, "Prefer", `respond-async, WAIT="0" ; x=y, wait=5, return=minimal`, "If-None-Match", `"1"`).
@@ -94,7 +95,7 @@ func TestLongPoll(t *testing.T) {
 	a.get(path+"?version=1", "Prefer", "wait=60", "If-None-Match", `"1"`).want(http.StatusNotModified).wantHeader("Preference-Applied", "")
 	a.get("/v1/instances/nobody", "Prefer", "wait=60", "If-None-Match", `"1"`).want(http.StatusNotFound, "instance-not-found")
 
-	// Moved over HTTP by another replica, and by SQL.
+	// The instance is moved by another replica, and through SQL.
 	other := a.another(setup{})
 	got := a.later(path, "Prefer", "wait=60", "If-None-Match", `"1"`)
 	other.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
@@ -113,7 +114,7 @@ func TestUntil(t *testing.T) {
 	for _, bad := range []string{"?until=NOWHERE", "?until=ON,NOWHERE", "?until=", "?until=ON,", "?until=on", "?until=ON&version=1", "?until=ON&at=2026-01-01T00:00:00Z"} {
 		a.get(path+bad).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "until")
 	}
-	// Without waiting, and where there is nothing to wait for.
+	// Without Prefer, and where the condition already holds.
 	a.get(path+"?until=final").want(http.StatusOK).wantHeader("Preference-Applied", "").wantAt("state", "ON")
 	a.get(path+"?until=OFF,ON", "Prefer", "wait=60", "If-None-Match", `"1"`).want(http.StatusOK).wantHeader("Preference-Applied", "wait=60")
 	a.get(path+"?until=final", "Prefer", "wait=1").want(http.StatusOK).wantAt("state", "ON")
@@ -129,12 +130,12 @@ func TestUntil(t *testing.T) {
 	a.fire(id, "stop", "").want(http.StatusOK)
 	settled(t, final).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
 	settled(t, state).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
-	// It is final: no other state will come.
+	// The instance is final, so it cannot reach another state.
 	a.get(path+"?until=ON", "Prefer", "wait=60").want(http.StatusOK).wantAt("state", "OFF")
 	a.get(path, "Prefer", "wait=60", "If-None-Match", `"3"`).want(http.StatusNotModified)
 }
 
-// Who waits is answered when the service shuts down, with what is true.
+// When the service shuts down, waiting requests are answered with the present instance.
 func TestWaitsEndAtShutdown(t *testing.T) {
 	t.Parallel()
 	draining, drain := context.WithCancel(context.Background())
@@ -149,8 +150,8 @@ func TestWaitsEndAtShutdown(t *testing.T) {
 	settled(t, final).want(http.StatusOK).wantAt("state", "ON")
 }
 
-// The limit on reading a request, which pawl serve has, cuts neither waits nor streams:
-// net/http lifts it while it watches the connection of a request that it has read.
+// The read timeout of the HTTP server, which pawl serve sets, ends neither waits nor streams:
+// net/http clears it once a request has been read.
 func TestReadTimeoutCutsNoWait(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)

@@ -21,7 +21,7 @@ func TestRegister(t *testing.T) {
 	first.wantAt("name", "booking", "version", "1", "created_by", "deployer",
 		"definition.states.QUOTED.on.cancel", `[{"target":"CANCELLED"}]`, "definition.ttl.after", "30m")
 
-	// The same content, whatever its form.
+	// The same content in another form is no new version.
 	again := put(booking, "X-Actor", "somebody else").want(http.StatusOK).wantHeader("Location", "")
 	if string(again.body) != string(first.body) {
 		t.Errorf("got %s\nwant %s", again.body, first.body)
@@ -31,7 +31,7 @@ func TestRegister(t *testing.T) {
 		want(http.StatusOK).wantAt("version", "1")
 	put(strings.Replace(booking, `"initial"`, `"version": 1, "initial"`, 1)).want(http.StatusOK).wantAt("version", "1")
 
-	// Another content, checked only and then registered.
+	// Other content is checked in a dry run, then registered.
 	next := strings.Replace(booking, `"30m"`, `"1h"`, 1)
 	dry := a.do(http.MethodPut, "/v1/workflows/booking?dry_run=true", next).want(http.StatusOK)
 	dry.wantAt("version", "2", "created_at", "null", "created_by", "null", "definition.ttl.after", "1h")
@@ -50,11 +50,11 @@ func TestRegister(t *testing.T) {
 	a.get("/v1/workflows/booking/versions/3").want(http.StatusNotFound, "workflow-not-found")
 	a.get("/v1/workflows").wantAt("items.0.version", "2", "items.1", missing, "next_cursor", "null")
 
-	// An instance stays on its version.
+	// An instance keeps its version.
 	a.get("/v1/instances/"+id).wantAt("workflow_version", "1")
 	a.get("/v1/instances/"+a.create("booking", `{"context": {"price": 1}}`)).wantAt("workflow_version", "2")
 
-	// What was an older version's content is a new version.
+	// The content of an older version becomes a new version.
 	put(booking).want(http.StatusCreated).wantAt("version", "3", "checksum", first.at("checksum"))
 
 	a.do(http.MethodPut, "/v1/workflows/brand-new", strings.Replace(counter, `"name": "counter"`, `"version": 4`, 1)).
@@ -62,7 +62,7 @@ func TestRegister(t *testing.T) {
 	a.get("/v1/workflows/brand-new").want(http.StatusNotFound, "workflow-not-found")
 }
 
-// Registering the same content many times at once makes one version.
+// Concurrent registrations of the same content make one version.
 func TestConcurrentRegister(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -81,7 +81,7 @@ func TestConcurrentRegister(t *testing.T) {
 	}
 }
 
-// A definition's faults come all at once, each with its place.
+// All faults of a definition are listed, each with its JSON Pointer.
 func TestInvalidDefinition(t *testing.T) {
 	t.Parallel()
 	a := start(t)
@@ -178,46 +178,4 @@ func TestDefinitionLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.do(http.MethodPut, "/v1/workflows/large", chain(100)).want(http.StatusRequestEntityTooLarge, "too-large")
-}
-
-func TestInstanceShape(t *testing.T) {
-	t.Parallel()
-	a := start(t)
-	a.register(booking)
-	a.register(counter)
-	dbtest.SetClock(t, a.pool, at("2026-03-01T09:00:00Z"))
-	r := a.post("/v1/workflows/booking/instances", newKey(),
-		`{"context": {"price": 1}, "business_key": "b", "correlation_id": "c", "expires_in": "90s"}`).want(http.StatusCreated)
-	r.wantAt("workflow", "booking", "workflow_version", "1", "state", "QUOTED", "status", "active", "version", "1",
-		"context", `{"price":1}`, "business_key", "b", "correlation_id", "c", "actions", `["cancel","reserve"]`,
-		"created_at", "2026-03-01T09:00:00.000000Z", "state_changed_at", "2026-03-01T09:00:00.000000Z",
-		"expires_at", "2026-03-01T09:01:30.000000Z", "error", "null")
-	a.get("/v1/instances/"+r.at("id")).want(http.StatusOK).wantHeader("ETag", `"1"`)
-	if got := a.get(r.header.Get("Location")); string(got.body) != string(r.body) {
-		t.Errorf("read %s\nafter creating %s", got.body, r.body)
-	}
-	dbtest.Advance(t, a.pool, hour)
-	moved := a.fire(r.at("id"), "cancel", "").want(http.StatusOK).wantAt("status", "cancelled", "actions", "[]",
-		"created_at", "2026-03-01T09:00:00.000000Z", "state_changed_at", "2026-03-01T10:00:00.000000Z")
-	if got := a.get("/v1/instances/" + r.at("id")); string(got.body) != string(moved.body) {
-		t.Errorf("read %s\nafter firing %s", got.body, moved.body)
-	}
-	a.post("/v1/workflows/counter/instances", newKey(), "").want(http.StatusCreated).wantAt("context", "{}", "business_key", "null",
-		"correlation_id", "null", "expires_at", "null")
-	a.post("/v1/workflows/booking/instances", newKey(), `{"context": {"price": 1}, "expires_in": "1d"}`).want(http.StatusCreated).
-		wantAt("expires_at", "2026-03-02T10:00:00.000000Z")
-
-	held := a.post("/v1/workflows/booking/instances", newKey(), `{"context": {"price": 1}, "business_key": "b"}`)
-	held.want(http.StatusConflict, "instance-exists").wantHeader("Location", "/v1/instances/"+r.at("id")).wantAt("instance_id", r.at("id"))
-	a.post("/v1/workflows/counter/instances", newKey(), `{"business_key": "b"}`).want(http.StatusCreated)
-
-	a.post("/v1/workflows/booking/instances", newKey(), `{"context": {"price": "1"}}`).
-		want(http.StatusUnprocessableEntity, "invalid-context").wantAt("errors.0.pointer", "/context/price")
-	a.post("/v1/workflows/booking/instances", newKey(), ``).
-		want(http.StatusUnprocessableEntity, "invalid-context").wantAt("errors.0.pointer", "/context")
-	id := a.create("booking", `{"context": {"price": 1}}`)
-	faults := a.fire(id, "reserve", `{"payload": {"seat": 7, "price": "x"}}`).want(http.StatusUnprocessableEntity, "invalid-payload")
-	if got := faults.each("errors", "pointer"); !slices.Equal(got, []string{"/payload/price", "/payload/seat"}) {
-		t.Errorf("faults at %v", got)
-	}
 }

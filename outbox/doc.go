@@ -1,57 +1,62 @@
-// Package outbox tells the world of what instances go through: it reads the steps that were
-// committed, and relays each at least once, those of an instance in their order.
+// Package outbox reads the log of committed steps and publishes each step as a message, at least
+// once and in order within each instance.
 //
 // # What it owns
 //
-// [Relay], which follows history for one consumer; [Sink], where a relay publishes to;
-// [Webhooks], which tell subscribed endpoints; and the shape of an [Event] on the wire. History
-// is the outbox: a step is relayed because it was committed, in the service, by a timer or by
-// a SQL caller, and nothing else has to be done for it.
+//   - [Message]: a step in the shape in which it is published, and its CloudEvent.
+//   - [Relay]: publishes messages to a [Sink] on behalf of a consumer.
+//   - [Election]: makes one process at a time the leader of a consumer. Package webhook uses it
+//     too.
+//   - [Statuses] and [DeleteConsumer]: what an operator sees of consumers and does to them.
 //
-// # A step's way
+// The rooms beside it are package sink (brokers and standard output), package dispatch (sending
+// over HTTP) and package webhook (subscriptions and callbacks). webhook is a consumer of its own.
 //
-//	history ──▶ a batch: what the next snapshot sees and the cursor does not, by seq
+// # The log, the cursor and the page
+//
+// History is the outbox: a step is published because it was committed, whether by the service, by
+// a timer or by a SQL caller. Nothing is written for it besides history, and nothing is deleted
+// after it.
+//
+//	history ──▶ batch: what the next snapshot sees and the cursor does not, by seq
 //	              │ page by page
 //	              ▼
-//	            Sink.Publish ──▶ advance the cursor, if this term still leads
+//	            Sink.Publish ──▶ move the cursor, if this term still leads
 //
-// The opening comment of db/migrations/00007_outbox.sql says why cursors are snapshots. A page
-// is published first and noted afterwards, so that what is between is published again after
-// a crash, and never lost. What was published twice has the same [Event.ID].
+// A cursor is a snapshot and not a number, because a transaction may commit later than one that
+// drew a larger number; the opening comment of db/migrations/00007_outbox.sql explains it. A page
+// is published first and the cursor moves afterwards. After a crash between the two the page is
+// published again, with the same [Message.ID], and nothing is lost.
 //
-// # What a relay goes through
+// # Leader, lease and term
 //
-//	waiting ──lease is free──▶ leading ──lease lost, or Sink failed──▶ waiting
+//	following ──the lease is free──▶ leading ──the term ended, or an error──▶ following
 //
-// Any number of processes may run the relay of a consumer: one leads, by a lease that each
-// advance renews. A leader that was paused for longer is refused by its term when it comes
-// back, and what it published meanwhile was published by its successor too: in their order
-// by each of them.
+// Any number of processes may run the relay of one consumer. The leader holds a lease and renews
+// it whenever it moves the cursor. The term of the lease is a fencing token: a leader that was
+// paused beyond its lease cannot move the cursor when it comes back. What it still published was
+// published by its successor too, by each of them in order.
 //
-// # Webhooks
+// # Invariants
 //
-// They are a consumer too, whose leader routes and sends. Routing makes a delivery of each step
-// for each subscription that matches, in the transaction that moves the cursor: each once.
-// Sending has no claims: what is under way is in the leader's memory, and one write settles
-// many. So what a leader that died had sent, and not settled, is sent again under the same
-// webhook-id. An instance's next step waits until the one before is delivered or dead; others
-// flow on. Attempts go in lanes, one for each subscription, which get as many at once as their
-// endpoint has shown to answer: one that hangs takes no place from its neighbours. See the
-// opening comment of db/migrations/00009_webhooks.sql.
+//   - Each committed step of the log reaches the sink at least once. A step that was rolled back
+//     never does.
+//   - Messages of one instance reach the sink in the order of the instance's versions, repeats
+//     aside. There is no order between instances.
+//   - A page that failed is published again before any later one.
 //
 // # When things fail
 //
-//   - A Sink that fails is tried again with the same page, later and later. Nothing is skipped:
-//     other consumers go on by themselves. A page that takes longer than a statement or the
-//     lease may is halved, and grows again.
-//   - A broker that takes some events of a page and refuses others gets none of an instance
-//     behind a refused one, since a repeat of what it has would be dropped as a duplicate, out
-//     of its place.
-//   - A database that is away is asked again.
-//   - Wake-ups are hints. A relay that gets none looks every Poll.
+//   - The sink fails: the same page is published again, after a growing wait. Nothing is skipped.
+//     Other consumers are not affected.
+//   - A page takes longer than the lease, or its query longer than the statement timeout: the
+//     next page is half as large. The size grows again later.
+//   - The database is away: the relay keeps asking, after a growing wait.
+//   - A wake-up is lost: wake-ups are hints, and the relay looks every Poll anyway.
 //
 // # What it may import
 //
-// fsm, db/queries, pgx, and the clients of brokers. It knows no HTTP routes, and httpapi does
-// not know it.
+// fsm for the types of a step, db/queries and pgx. It imports none of its rooms: [Sink] is
+// declared here, where it is called, and package sink implements it. It knows no HTTP, and
+// httpapi does not import it.
 package outbox

@@ -13,35 +13,46 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
-// errDeposed says that another process leads.
-var errDeposed = errors.New("another process leads now")
+// ErrDeposed is the error of a leader whose term has ended: another process leads.
+var ErrDeposed = errors.New("another process leads now")
 
-// An election has one process at a time lead for a consumer: by a lease, whose term refuses
-// what an earlier leader writes.
-type election struct {
-	queries   *queries.Queries
-	consumer  string
-	fromStart bool // For a consumer that is new.
-	lease     time.Duration
-	logger    *slog.Logger
+// An Election makes one process at a time the leader of a consumer. The leader holds a lease that
+// it must renew. Each election has a term, which is the fencing token: the database refuses what
+// the leader of an earlier term writes.
+type Election struct {
+	Queries  *queries.Queries
+	Consumer string
+	// FromStart lets a consumer that is created now begin with the first step that there is, and
+	// not with the next one.
+	FromStart bool
+	// Lease is how long a process leads after its last renewal.
+	Lease time.Duration
+	// Logger gets who leads and what fails.
+	Logger *slog.Logger
 }
 
-// run leads whenever nobody does, until the context ends. lead leads for a term, its lease
-// having begun at since or later; it ends with the context, with errDeposed, or with what
-// fails, and says whether it got anything done before. work names what fails, for the log.
-func (e election) run(ctx context.Context, work string, lead func(ctx context.Context, term int64, since time.Time) (worked bool, err error)) {
+// A Lead is what a leader does during its term. Its lease began at since or later, and it must
+// renew it. It returns when the context ends, with ErrDeposed when its term has ended, or with
+// whatever fails, and reports whether it made any progress.
+type Lead func(ctx context.Context, term int64, since time.Time) (progress bool, err error)
+
+// Run stands for election until the context ends, and calls lead each time it is elected. After
+// an error it gives up the lease and waits: 100 ms, doubling with each error without progress, up
+// to the length of the lease (at least 1 s). Another process may lead meanwhile, which perhaps
+// reaches what this one does not. The work is named in the log.
+func (e Election) Run(ctx context.Context, work string, lead Lead) {
 	host, _ := os.Hostname()
 	leader := fmt.Sprintf("%s %d %s", host, os.Getpid(), uuid.NewString())
-	log := e.logger.With("consumer", e.consumer)
+	log := e.Logger.With("consumer", e.Consumer)
 	failed := 0
 	for ctx.Err() == nil {
-		wait := e.lease / 3
+		wait := e.Lease / 3
 		since := time.Now()
-		term, err := e.lead(ctx, leader)
+		term, err := e.stand(ctx, leader)
 		if err == nil && term > 0 {
 			log.InfoContext(ctx, "leading", "term", term)
-			var worked bool
-			if worked, err = lead(ctx, term, since); worked {
+			var progress bool
+			if progress, err = lead(ctx, term, since); progress {
 				failed = 0
 			}
 			e.resign(ctx, term)
@@ -49,12 +60,10 @@ func (e election) run(ctx context.Context, work string, lead func(ctx context.Co
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, errDeposed):
+		case errors.Is(err, ErrDeposed):
 			log.WarnContext(ctx, "no longer leading", "term", term)
 		case err != nil:
-			// Later and later. The lease is given up meanwhile: another process may reach
-			// what this one does not.
-			wait = min(100*time.Millisecond<<min(failed, 10), max(e.lease, time.Second))
+			wait = min(100*time.Millisecond<<min(failed, 10), max(e.Lease, time.Second))
 			failed++
 			log.ErrorContext(ctx, work+" fails; trying on", "error", err, "in", wait)
 		}
@@ -62,22 +71,23 @@ func (e election) run(ctx context.Context, work string, lead func(ctx context.Co
 	}
 }
 
-// lead returns the term, or 0 if another process leads.
-func (e election) lead(ctx context.Context, leader string) (term int64, err error) {
-	p := queries.LeadParams{Consumer: e.consumer, Leader: leader, Lease: interval(e.lease)}
-	if term, err = e.queries.Lead(ctx, p); err != nil || term > 0 {
+// stand returns the term in which this process leads, or 0 if another process does.
+func (e Election) stand(ctx context.Context, leader string) (term int64, err error) {
+	p := queries.LeadParams{Consumer: e.Consumer, Leader: leader, Lease: interval(e.Lease)}
+	if term, err = e.Queries.Lead(ctx, p); err != nil || term > 0 {
 		return term, err
 	}
-	// There may be no such consumer.
-	if err := e.queries.AddConsumer(ctx, queries.AddConsumerParams{Consumer: e.consumer, FromStart: e.fromStart}); err != nil {
+	// The reason may be that there is no such consumer.
+	if err := e.Queries.AddConsumer(ctx, queries.AddConsumerParams{Consumer: e.Consumer, FromStart: e.FromStart}); err != nil {
 		return 0, err
 	}
-	return e.queries.Lead(ctx, p)
+	return e.Queries.Lead(ctx, p)
 }
 
-func (e election) resign(ctx context.Context, term int64) {
+// resign gives up the lease, so that the next leader need not wait until it has run out. An error
+// does no harm: the lease runs out then.
+func (e Election) resign(ctx context.Context, term int64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	// Without it the lease runs out.
-	_ = e.queries.Resign(ctx, queries.ResignParams{Consumer: e.consumer, Term: term})
+	_ = e.Queries.Resign(ctx, queries.ResignParams{Consumer: e.Consumer, Term: term})
 }

@@ -13,24 +13,38 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
+// A Sink is where a relay publishes messages: a broker, a stream, or whatever an embedding
+// program implements. Package sink has those that pawl comes with. A relay calls its sink from
+// one goroutine at a time.
+type Sink interface {
+	// Publish returns nil when the receiver has durably stored all of the messages, in their
+	// order within each instance. After an error some of them may be stored: the relay then
+	// publishes the same messages again before any later one. The context ends before the lease
+	// does, and Publish must return soon after. It must not keep the slice after it returns.
+	Publish(ctx context.Context, messages []Message) error
+	// Close releases what the sink holds. It is called after the last Publish.
+	Close() error
+}
+
 // RelayConfig tunes a Relay. Its zero value works.
 type RelayConfig struct {
-	// FromStart begins with the first step that there ever was, not with the next one, if the
-	// consumer is new.
+	// FromStart makes a consumer that is created now begin with the first step that there is.
+	// Default false: with the next one.
 	FromStart bool
-	// Page is how many events are published at once, at most: fewer after that took too long.
-	// Default 500.
+	// Page is the most messages that are published at once. The page shrinks while pages take
+	// too long. Default 500.
 	Page int
-	// Poll is the longest time between looks. Default 200 ms.
+	// Poll is the longest time between two looks for new steps. Default 200 ms.
 	Poll time.Duration
-	// Pause is the least time between batches, and so between writes of the cursor. Default
-	// 10 ms.
+	// Pause is the least time between two pages once the consumer has caught up, and so between
+	// two writes of the cursor. Default 10 ms.
 	Pause time.Duration
-	// Lease is for how long a process leads after its last advance. Default 10 s.
+	// Lease is how long a process leads after it last moved the cursor or renewed the lease.
+	// Default 10 s.
 	Lease time.Duration
-	// Wake, if given, is signalled when there may be something to relay.
+	// Wake, if set, is signalled when there may be new steps. It is a hint.
 	Wake <-chan struct{}
-	// Logger is told who leads and what fails. Default: nobody.
+	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -53,117 +67,120 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	return c
 }
 
-// A Relay publishes every committed step to a sink for a named consumer, which remembers in
-// the database how far it is. Any number of processes may run the same one; one at a time
-// publishes.
+// A Relay publishes every committed step to a sink on behalf of a consumer, whose cursor is in
+// the database. Any number of processes may run the relay of one consumer: one at a time leads
+// and publishes.
 type Relay struct {
 	queries  *queries.Queries
 	consumer string
 	sink     Sink
 	config   RelayConfig
-	page     pace
+	page     PageSize
 }
 
 // NewRelay returns a Relay on a pool, of which it takes one connection at a time.
 func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig) *Relay {
 	config = config.withDefaults()
 	return &Relay{
-		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: newPace(config.Page),
+		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: NewPageSize(config.Page),
 	}
 }
 
-// Run relays until the context ends, and returns nil then. Nothing else ends it.
+// Run relays until the context ends, and then returns nil. Errors are logged and retried; none
+// ends it.
 func (r *Relay) Run(ctx context.Context) error {
-	election{
-		queries: r.queries, consumer: r.consumer, fromStart: r.config.FromStart, lease: r.config.Lease, logger: r.config.Logger,
-	}.run(ctx, "relaying", func(ctx context.Context, term int64, since time.Time) (worked bool, err error) {
+	Election{
+		Queries: r.queries, Consumer: r.consumer, FromStart: r.config.FromStart, Lease: r.config.Lease, Logger: r.config.Logger,
+	}.Run(ctx, "relaying", func(ctx context.Context, term int64, since time.Time) (progress bool, err error) {
 		return (&leadership{Relay: r, term: term, renewed: since}).run(ctx)
 	})
 	return nil
 }
 
-// leadership is a Relay during one term.
+// A leadership is a Relay during one term.
 type leadership struct {
 	*Relay
-	term    int64
+	term int64
+	// renewed is when the lease was last renewed, or earlier.
 	renewed time.Time
 }
 
-func (l *leadership) run(ctx context.Context) (relayed bool, err error) {
+func (l *leadership) run(ctx context.Context) (progress bool, err error) {
 	for ctx.Err() == nil {
-		n, more, err := l.step(ctx)
-		relayed = relayed || n > 0
+		n, more, err := l.relayPage(ctx)
+		progress = progress || n > 0
 		switch {
 		case err != nil:
-			return relayed, err
+			return progress, err
 		case more:
 		case n > 0:
 			sleep(ctx, l.config.Pause)
 		default:
 			if time.Since(l.renewed) > l.config.Lease/3 {
 				if err := l.renew(ctx); err != nil {
-					return relayed, err
+					return progress, err
 				}
 			}
 			l.idle(ctx)
 		}
 	}
-	return relayed, nil
+	return progress, nil
 }
 
-// step relays a page. It says how many events it had, and whether there are more.
-func (l *leadership) step(ctx context.Context) (n int, more bool, err error) {
+// relayPage publishes the next page and then moves the cursor behind it. It returns how many
+// messages the page had, and whether the batch has more.
+func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error) {
 	look, err := l.queries.Look(ctx, l.consumer)
 	if err != nil || look.Idle {
 		return 0, false, err
 	}
+	size := l.page.Size()
 	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{
-		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(l.page.now),
+		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(size),
 	})
 	if err != nil {
-		l.page.after(err)
+		l.page.Adapt(err)
 		return 0, false, err
 	}
 	place := look.Place
-	if len(rows) == l.page.now {
+	if len(rows) == size {
 		place = &rows[len(rows)-1].Seq
 	}
 	if len(rows) == 0 && place == nil && !look.Begun {
-		return 0, false, nil // The cursor may stay: what it does not see is still nothing.
+		return 0, false, nil // The batch is empty, so the cursor need not move.
 	}
 	if len(rows) > 0 {
-		events := make([]Event, len(rows))
+		messages := make([]Message, len(rows))
 		for i, row := range rows {
-			events[i] = eventOf(row)
+			messages[i] = MessageOf(row)
 		}
-		if err := l.publish(ctx, events); err != nil {
+		if err := l.publish(ctx, messages); err != nil {
 			return 0, false, err
 		}
 	}
 	return len(rows), place != nil, l.advance(ctx, look.Batch, place, len(rows))
 }
 
-// publish gives the sink no more time than the lease has left: later, its events could come
-// between those of a successor.
-func (l *leadership) publish(ctx context.Context, events []Event) error {
+// publish gives the sink no more time than the lease has left. What it published later could come
+// between the messages of the next leader.
+func (l *leadership) publish(ctx context.Context, messages []Message) error {
 	ctx, cancel := context.WithDeadline(ctx, l.renewed.Add(l.config.Lease))
 	defer cancel()
-	err := l.sink.Publish(ctx, events)
+	err := l.sink.Publish(ctx, messages)
 	if err == nil {
-		l.page.after(nil)
+		l.page.Adapt(nil)
 		return nil
 	}
 	if late := context.Cause(ctx); errors.Is(late, context.DeadlineExceeded) {
-		l.page.now = len(events)
-		l.page.after(late)
+		l.page.cut(len(messages), late)
 	}
 	return fmt.Errorf("publish: %w", err)
 }
 
-// advance notes what was published, even if the process is to end now: the batch, or with seq
-// the batch up to there.
+// advance moves the cursor behind what was published, even if the context has ended: to the end
+// of the batch, or if seq is set to that place in it.
 func (l *leadership) advance(ctx context.Context, batch string, seq *int64, relayed int) error {
-	return l.note(ctx, func(ctx context.Context) (leads bool, err error) {
+	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
 		return l.queries.Advance(ctx, queries.AdvanceParams{
 			Consumer: l.consumer, Term: l.term, Batch: batch, Seq: seq, Relayed: int64(relayed), Lease: interval(l.config.Lease),
 		})
@@ -171,24 +188,25 @@ func (l *leadership) advance(ctx context.Context, batch string, seq *int64, rela
 }
 
 func (l *leadership) renew(ctx context.Context) error {
-	return l.note(ctx, func(ctx context.Context) (leads bool, err error) {
+	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
 		return l.queries.Renew(ctx, queries.RenewParams{Consumer: l.consumer, Term: l.term, Lease: interval(l.config.Lease)})
 	})
 }
 
-// note makes a call that renews the lease.
-func (l *leadership) note(ctx context.Context, call func(context.Context) (leads bool, err error)) error {
+// keepLease makes a call that renews the lease if this term still leads.
+func (l *leadership) keepLease(ctx context.Context, call func(context.Context) (leads bool, err error)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.config.Lease/2)
 	defer cancel()
 	now := time.Now()
 	leads, err := call(ctx)
 	if err == nil && !leads {
-		return errDeposed
+		return ErrDeposed
 	}
 	l.renewed = now
 	return err
 }
 
+// idle waits for the next look.
 func (l *leadership) idle(ctx context.Context) {
 	timer := time.NewTimer(l.config.Poll)
 	defer timer.Stop()

@@ -10,24 +10,25 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
-// Status is how far a consumer is.
+// Status says how far a consumer has read.
 type Status struct {
 	Consumer string `json:"consumer"`
-	// Leader is the process that relays for it; empty if none does.
+	// Leader names the process that leads; empty if none does.
 	Leader string `json:"leader"`
-	// Term counts its leaders.
+	// Term is the number of the present lease: 1 for the first leader.
 	Term int64 `json:"term"`
-	// Relayed counts the steps that were published, repeats among them.
+	// Relayed counts the steps that were relayed, and those that were relayed again.
 	Relayed int64 `json:"relayed"`
-	// Steps counts those that are not yet, and BehindSeconds is the age of the oldest of them.
+	// Steps counts the steps that are yet to be relayed. BehindSeconds is the age of the oldest
+	// of them; 0 if there is none.
 	Steps         int64   `json:"steps"`
 	BehindSeconds float64 `json:"behind_seconds"`
-	// AdvancedAt is when something was relayed last.
+	// AdvancedAt is when the cursor last moved.
 	AdvancedAt time.Time `json:"advanced_at"`
 }
 
-// Statuses lists the consumers by name. It counts what is behind them, which takes as long
-// as that is.
+// Statuses returns the status of each consumer, in the order of their names. It counts the steps
+// that they have yet to relay, which takes the longer the more there are.
 func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	rows, err := queries.New(pool).OutboxStatus(ctx)
 	if err != nil {
@@ -43,13 +44,13 @@ func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	return list, nil
 }
 
-// Forget removes a consumer that no process runs any more, and says whether there was one.
-// Until then what it has not relayed keeps final instances from being removed. It takes the
-// schema's owner.
-func Forget(ctx context.Context, pool *pgxpool.Pool, consumer string) (bool, error) {
-	forgotten, err := queries.New(pool).Forget(ctx, consumer)
+// DeleteConsumer deletes a consumer that no process runs any more, and reports whether there was one.
+// Steps that a consumer has not relayed keep final instances from being purged, so one that is
+// not needed must be deleted. Only the owner of the schema may do it.
+func DeleteConsumer(ctx context.Context, pool *pgxpool.Pool, consumer string) (bool, error) {
+	deleted, err := queries.New(pool).Forget(ctx, consumer)
 	if err != nil {
-		return false, fmt.Errorf("forget: %w", err)
+		return false, fmt.Errorf("delete the consumer: %w", err)
 	}
-	return forgotten, nil
+	return deleted, nil
 }

@@ -11,7 +11,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,18 +18,18 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
-// clientFlags say which service to talk to, and as whom.
+// clientFlags are the flags of the commands that are clients of the HTTP API.
 type clientFlags struct {
-	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"The service."`
-	Token  string `env:"PAWL_TOKEN" help:"Bearer token."`
-	Actor  string `env:"PAWL_ACTOR" help:"Who acts, for history, while the service knows no tokens."`
+	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
+	Token  string `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
+	Actor  string `env:"PAWL_ACTOR" help:"Who acts, for the history. It is ignored by a service with tokens."`
 	JSON   bool   `help:"Print the answer as JSON."`
 }
 
-// Validate refuses what no request can be sent to.
+// Validate refuses an address that no request can be sent to.
 func (f *clientFlags) Validate() error {
 	u, err := url.Parse(f.Server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -39,18 +38,18 @@ func (f *clientFlags) Validate() error {
 	return nil
 }
 
-// moment is a time as the service reads it.
+// moment is a time in RFC 3339, as the service reads it.
 type moment string
 
-// UnmarshalText refuses what the service would.
+// UnmarshalText refuses a time that the service would refuse.
 func (m *moment) UnmarshalText(text []byte) error {
 	*m = moment(text)
-	return new(httpapi.Timestamp).UnmarshalText(text)
+	return new(api.Timestamp).UnmarshalText(text)
 }
 
-// problem is what the service refuses with.
+// problem is an error answer of the service, as RFC 9457 defines it, with pawl's members.
 type problem struct {
-	stranger      string   // Of an answer that is not pawl's: all there is to say.
+	foreign       string   // The message for an answer that is not pawl's; the rest is empty then.
 	Status        int      `json:"status"`
 	Code          string   `json:"code"`
 	Detail        string   `json:"detail"`
@@ -65,8 +64,8 @@ type problem struct {
 }
 
 func (p *problem) Error() string {
-	if p.stranger != "" {
-		return p.stranger
+	if p.foreign != "" {
+		return p.foreign
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d %s: %s (request %s)", p.Status, p.Code, p.Detail, p.RequestID)
@@ -82,16 +81,16 @@ func (p *problem) Error() string {
 	return b.String()
 }
 
-// call is one request to the service.
+// call is a request to the service.
 type call struct {
 	method, path string
 	query        url.Values
-	body         any // Nil for none; a json.RawMessage is sent as it is.
+	body         any // Sent as JSON; nil sends no body.
 	key          string
 	ifMatch      string
 }
 
-// parameters are the query parameters that are given.
+// parameters returns a query of those values that are not empty.
 func parameters(values map[string]string) url.Values {
 	query := url.Values{}
 	for name, value := range values {
@@ -102,10 +101,10 @@ func parameters(values map[string]string) url.Values {
 	return query
 }
 
-// do sends a request and decodes the answer; a *string gets a diagram, as it is. A request that
-// changes something gets a key, and is tried again with that key when the way there or back
-// fails, or when the service is unavailable or asks to wait: a few times, ever later, and
-// not in step with other clients.
+// do sends a request and decodes the JSON of the answer. A *string gets the text of a diagram instead.
+// A POST gets an idempotency key, unless it has one. A request that is not answered, or answered with
+// 429 or 503, is sent again with the same key: five times at most, after a random wait that doubles,
+// and not before the Retry-After of the answer.
 func (f *clientFlags) do(ctx context.Context, c call, into any) (status int, err error) {
 	var body []byte
 	if c.body != nil {
@@ -133,6 +132,7 @@ func (f *clientFlags) do(ctx context.Context, c call, into any) (status int, err
 	}
 }
 
+// once sends a request one time. wait is the Retry-After of a refusal.
 func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (status int, wait time.Duration, err error) {
 	target := strings.TrimRight(f.Server, "/") + c.path
 	if len(c.query) > 0 {
@@ -158,7 +158,7 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 	client := http.Client{Timeout: 30 * time.Second}
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, unreachable(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if into == nil && res.StatusCode == http.StatusNoContent {
@@ -181,14 +181,19 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 		*text = string(answer)
 	} else if into != nil {
 		if err := json.Unmarshal(answer, into); err != nil {
-			return 0, 0, fmt.Errorf("the service's answer: %w", err)
+			return 0, 0, fmt.Errorf("cannot read the service's answer: %w", err)
 		}
 	}
 	return res.StatusCode, 0, nil
 }
 
-// refusal is nil for an answer of one of these media types, and what the service, or somebody in
-// its place, says instead.
+// unreachable adds advice to the error of a request that got no answer.
+func unreachable(err error) error {
+	return fmt.Errorf("%w (check --server, and that the service is running)", err)
+}
+
+// refusal returns nil for a successful answer of one of these media types, and a *problem otherwise. An
+// answer that is not pawl's, such as one of a proxy, is a problem that names its status and media type.
 func (f *clientFlags) refusal(res *http.Response, kinds ...string) error {
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
 	if res.StatusCode < http.StatusBadRequest {
@@ -209,32 +214,6 @@ func (f *clientFlags) refusal(res *http.Response, kinds ...string) error {
 	if kind != "" {
 		text += " with " + kind
 	}
-	return &problem{Status: res.StatusCode, stranger: text}
-}
-
-// printJSON prints an answer as it came, indented.
-func (c *console) printJSON(v any) error {
-	text, err := json.MarshalIndent(v, "", "  ")
-	if err == nil {
-		c.printf("%s\n", text)
-	}
-	return err
-}
-
-// input reads an argument that is JSON or YAML itself, @FILE, or - for standard input.
-func (c *console) input(arg string) (json.RawMessage, error) {
-	data := []byte(arg)
-	var err error
-	switch name, file := strings.CutPrefix(arg, "@"); {
-	case arg == "":
-		return nil, nil
-	case arg == "-":
-		data, err = io.ReadAll(c.in)
-	case file:
-		data, err = os.ReadFile(name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return toJSON(data)
+	text += " (check --server)"
+	return &problem{Status: res.StatusCode, foreign: text}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,6 +19,20 @@ var forbidden = map[string][]string{
 	"fsm":        {module + "httpapi", module + "outbox", module + "cmd", "github.com/labstack/echo", "net/http"},
 	"httpapi":    {module + "db", module + "outbox", module + "cmd", "github.com/jackc/pgx"},
 	"outbox":     {module + "httpapi", module + "cmd", "github.com/labstack/echo"},
+
+	"httpapi/api":     {module + "httpapi", "github.com/labstack/echo", "net/http"},
+	"internal/bench":  {module + "httpapi", module + "cmd", "github.com/alecthomas/kong"},
+	"outbox/dispatch": {"github.com/jackc/pgx"},
+	"outbox/sink":     {"github.com/jackc/pgx"},
+}
+
+// allowed lists all packages of pawl that a package may import directly, where that is few.
+var allowed = map[string][]string{
+	"internal/address": {},
+	"outbox":           {"db/queries", "fsm"},
+	"outbox/dispatch":  {"internal/address"},
+	"outbox/sink":      {"outbox"},
+	"outbox/webhook":   {"db/queries", "fsm", "internal/address", "outbox", "outbox/dispatch"},
 }
 
 // TestImports keeps dependencies pointing one way: cmd → httpapi, outbox → fsm → db/queries.
@@ -29,7 +44,7 @@ func TestImports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := 0
+	seen, found := 0, 0
 	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
 		var p struct {
 			ImportPath string
@@ -41,6 +56,14 @@ func TestImports(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := strings.TrimPrefix(p.ImportPath, module)
+		if only, few := allowed[path]; few {
+			found++
+			for _, imported := range p.Imports {
+				if own, ours := strings.CutPrefix(imported, module); ours && !slices.Contains(only, own) {
+					t.Errorf("%s imports %s", path, imported)
+				}
+			}
+		}
 		for above, not := range forbidden {
 			if path != above && !strings.HasPrefix(path, above+"/") {
 				continue
@@ -55,8 +78,8 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	if seen < 4 {
-		t.Errorf("only %d packages were looked at", seen)
+	if seen < 4 || found != len(allowed) {
+		t.Errorf("only %d packages were looked at, and %d of %d", seen, found, len(allowed))
 	}
 }
 
@@ -71,7 +94,7 @@ func TestEchoStaysInOnePlace(t *testing.T) {
 	}
 	for file := range strings.FieldsSeq(string(out)) {
 		switch file {
-		case "httpapi/server.go", "httpapi/api.gen.go", "cmd/pawl/imports_test.go":
+		case "httpapi/server.go", "httpapi/server.gen.go", "cmd/pawl/imports_test.go":
 		default:
 			t.Errorf("%s imports echo", file)
 		}

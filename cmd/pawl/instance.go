@@ -8,21 +8,22 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 )
 
+// instanceCommand is `pawl instance`.
 type instanceCommand struct {
-	Create  instanceCreate  `cmd:"" help:"Start an instance."`
-	Get     instanceGet     `cmd:"" help:"Show an instance, as it is or as it was."`
-	List    instanceList    `cmd:"" help:"List instances, the newest first."`
-	Fire    instanceFire    `cmd:"" help:"Fire an event at an instance."`
-	History instanceHistory `cmd:"" help:"Show the steps of an instance."`
-	Watch   instanceWatch   `cmd:"" help:"Show the steps of an instance as they are made, until it is final."`
-	Actions instanceActions `cmd:"" help:"Show the events that an instance accepts."`
-	Archive instanceArchive `cmd:"" help:"Write final instances with their history as JSON lines, and remove them if wanted."`
+	Create         instanceCreate         `cmd:"" help:"Create an instance."`
+	Get            instanceGet            `cmd:"" help:"Show an instance as it is, or as it was at a time or version."`
+	List           instanceList           `cmd:"" help:"List instances, newest first."`
+	Fire           instanceFire           `cmd:"" help:"Fire an event at an instance."`
+	History        instanceHistory        `cmd:"" help:"Show the steps of an instance."`
+	Watch          instanceWatch          `cmd:"" help:"Print the steps of an instance as they are made, until it is final."`
+	AcceptedEvents instanceAcceptedEvents `cmd:"" help:"Show the events that an instance accepts."`
+	Migrate        instanceMigrate        `cmd:"" help:"Migrate live instances to another version of their workflow."`
+	Archive        instanceArchive        `cmd:"" help:"Write final instances with their history as JSON lines, and purge them if --purge is given."`
 }
 
-// instanceAnswer is an instance as the API shows it; raw is all of it.
+// instanceAnswer is an instance as the API shows it. raw is the whole answer.
 type instanceAnswer struct {
 	raw         json.RawMessage
 	ID          string          `json:"id"`
@@ -36,16 +37,17 @@ type instanceAnswer struct {
 	ChangedAt   string          `json:"state_changed_at"`
 }
 
-// UnmarshalJSON keeps the whole answer, for --json.
+// UnmarshalJSON keeps the whole answer for --json.
 func (i *instanceAnswer) UnmarshalJSON(data []byte) error {
 	type plain instanceAnswer
 	i.raw = append(json.RawMessage{}, data...)
 	return json.Unmarshal(data, (*plain)(i))
 }
 
-// MarshalJSON gives it back.
+// MarshalJSON returns the whole answer.
 func (i instanceAnswer) MarshalJSON() ([]byte, error) { return i.raw, nil }
 
+// printInstance prints an instance as lines or as JSON.
 func (c *console) printInstance(i instanceAnswer, asJSON bool) error {
 	if asJSON {
 		return c.printJSON(i)
@@ -55,7 +57,7 @@ func (c *console) printInstance(i instanceAnswer, asJSON bool) error {
 	return nil
 }
 
-// showInstance sends a request whose answer is an instance, and prints that.
+// showInstance sends a request and prints the instance that is its answer.
 func (f *clientFlags) showInstance(c *console, request call) error {
 	var answer instanceAnswer
 	if _, err := f.do(c, request, &answer); err != nil {
@@ -64,17 +66,18 @@ func (f *clientFlags) showInstance(c *console, request call) error {
 	return c.printInstance(answer, f.JSON)
 }
 
+// instanceCreate creates an instance of a workflow.
 type instanceCreate struct {
 	clientFlags
-	Workflow       string `arg:"" help:"The workflow."`
-	Context        string `placeholder:"JSON|@FILE|-" help:"The context: JSON or YAML, a file of it, or standard input."`
-	BusinessKey    string `help:"Unique name among the workflow's instances."`
+	Workflow       string `arg:"" help:"Name of the workflow."`
+	Context        string `placeholder:"JSON|@FILE|-" help:"Context: JSON or YAML, @FILE to read it from a file, or - for standard input."`
+	BusinessKey    string `help:"Name that is unique among the instances of the workflow."`
 	CorrelationID  string `help:"Id of the work that the instance belongs to."`
-	ExpiresIn      string `help:"Lifetime, such as 15m, instead of the workflow's."`
-	CallbackURL    string `name:"callback-url" help:"Where to send the last step to."`
-	CallbackSecret string `env:"PAWL_CALLBACK_SECRET" help:"What signs that; the deployment's secret by default."`
-	Reason         string `help:"Why, for history."`
-	Key            string `help:"Idempotency key; a new one by default."`
+	ExpiresIn      string `help:"Lifetime, such as 15m, instead of the one that the workflow declares."`
+	CallbackURL    string `name:"callback-url" help:"URL of a webhook that is sent when the instance ends."`
+	CallbackSecret string `env:"PAWL_CALLBACK_SECRET" help:"Secret that signs the callback; by default the one of the deployment."`
+	Reason         string `help:"Reason, for the history."`
+	Key            string `help:"Idempotency key; by default a new one."`
 }
 
 func (i *instanceCreate) Run(c *console) error {
@@ -91,7 +94,7 @@ func (i *instanceCreate) Run(c *console) error {
 	})
 }
 
-// members is a body of those that are not empty.
+// members returns the members of a request body that are not empty: texts, and one JSON document.
 func members(texts map[string]string, name string, document json.RawMessage) map[string]any {
 	body := map[string]any{}
 	for name, text := range texts {
@@ -105,18 +108,19 @@ func members(texts map[string]string, name string, document json.RawMessage) map
 	return body
 }
 
-// oneInstance are the arguments of commands about a single instance.
+// oneInstance has the arguments of a command for one instance.
 type oneInstance struct {
 	clientFlags
-	ID string `arg:"" help:"The instance."`
+	ID string `arg:"" help:"Id of the instance."`
 }
 
 func (o *oneInstance) path() string { return "/v1/instances/" + url.PathEscape(o.ID) }
 
+// instanceGet prints an instance as it is, or as it was.
 type instanceGet struct {
 	oneInstance
-	At        moment `help:"As it was at a time, such as 2026-03-01T09:30:00Z."`
-	AtVersion int64  `help:"As it was at a version."`
+	At        moment `help:"Show it as it was at a time, such as 2026-03-01T09:30:00Z."`
+	AtVersion int64  `help:"Show it as it was at a version."`
 }
 
 func (i *instanceGet) Run(c *console) error {
@@ -130,17 +134,18 @@ func (i *instanceGet) Run(c *console) error {
 	return i.showInstance(c, call{method: http.MethodGet, path: i.path(), query: query})
 }
 
+// instanceList prints the instances that its flags choose.
 type instanceList struct {
 	clientFlags
-	Workflow      string `help:"Of this workflow."`
-	State         string `help:"In this state."`
-	Status        string `help:"active, completed, failed, cancelled or expired."`
-	BusinessKey   string `help:"With this business key."`
-	CorrelationID string `help:"With this correlation id."`
-	CreatedAfter  moment `help:"Created after a time, such as 2026-03-01T09:30:00Z."`
-	CreatedBefore moment `help:"Created before a time."`
-	StuckFor      string `help:"Active, and in their state for at least so long."`
-	Limit         int    `default:"50" help:"How many at most; 0 for all."`
+	Workflow      string `help:"Only instances of this workflow."`
+	State         string `help:"Only instances in this state."`
+	Status        string `help:"Only instances with this status: active, completed, failed, cancelled or expired."`
+	BusinessKey   string `help:"Only the instance with this business key."`
+	CorrelationID string `help:"Only instances with this correlation id."`
+	CreatedAfter  moment `help:"Only instances created after a time, such as 2026-03-01T09:30:00Z."`
+	CreatedBefore moment `help:"Only instances created before a time."`
+	StuckFor      string `help:"Only active instances that have been in their state for at least this time, such as 1h."`
+	Limit         int    `default:"50" help:"Largest number of instances; 0 for all."`
 }
 
 func (i *instanceList) Run(c *console) error {
@@ -165,7 +170,7 @@ func (i *instanceList) Run(c *console) error {
 	return table.Flush()
 }
 
-// pages reads a list, page after page, up to a limit; 0 reads all.
+// pages reads a list page by page, up to a limit of items; 0 reads all.
 func pages[T any](c *console, f *clientFlags, path string, query url.Values, limit int) ([]T, error) {
 	items := []T{}
 	for {
@@ -189,14 +194,15 @@ func pages[T any](c *console, f *clientFlags, path string, query url.Values, lim
 	}
 }
 
+// instanceFire fires an event at an instance.
 type instanceFire struct {
 	oneInstance
-	Event   string `arg:"" help:"The event."`
-	Payload string `placeholder:"JSON|@FILE|-" help:"The payload: JSON or YAML, a file of it, or standard input."`
-	IfMatch int64  `help:"Only if the instance is at this version."`
-	Reason  string `help:"Why, for history."`
-	Key     string `help:"Idempotency key; a new one by default."`
-	DryRun  bool   `help:"Show what would come of it, and change nothing."`
+	Event   string `arg:"" help:"Name of the event."`
+	Payload string `placeholder:"JSON|@FILE|-" help:"Payload: JSON or YAML, @FILE to read it from a file, or - for standard input."`
+	IfMatch int64  `help:"Fire only if the instance is at this version."`
+	Reason  string `help:"Reason, for the history."`
+	Key     string `help:"Idempotency key; by default a new one."`
+	DryRun  bool   `help:"Show the instance as it would be, and change nothing."`
 }
 
 func (i *instanceFire) Run(c *console) error {
@@ -215,78 +221,4 @@ func (i *instanceFire) Run(c *console) error {
 		request.query = url.Values{"dry_run": {"true"}}
 	}
 	return i.showInstance(c, request)
-}
-
-// stepAnswer is a step of a history as the API shows it.
-type stepAnswer struct {
-	Version int64           `json:"version"`
-	Kind    string          `json:"kind"`
-	Event   *string         `json:"event"`
-	From    *string         `json:"from"`
-	To      string          `json:"to"`
-	Actor   string          `json:"actor"`
-	Reason  *string         `json:"reason"`
-	Key     *string         `json:"key"`
-	At      time.Time       `json:"at"`
-	Context json.RawMessage `json:"context"`
-	Payload json.RawMessage `json:"payload"`
-}
-
-type instanceHistory struct{ oneInstance }
-
-func (i *instanceHistory) Run(c *console) error {
-	if i.JSON {
-		items, err := pages[json.RawMessage](c, &i.clientFlags, i.path()+"/history", url.Values{}, 0)
-		if err != nil {
-			return err
-		}
-		return c.printJSON(items)
-	}
-	items, err := pages[stepAnswer](c, &i.clientFlags, i.path()+"/history", url.Values{}, 0)
-	if err != nil {
-		return err
-	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "VERSION\tAT\tKIND\tEVENT\tFROM\tTO\tACTOR\tREASON")
-	for _, s := range items {
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Version, s.At.Format(time.RFC3339Nano),
-			s.Kind, text(s.Event), text(s.From), s.To, s.Actor, text(s.Reason))
-	}
-	return table.Flush()
-}
-
-type instanceActions struct {
-	oneInstance
-	Evaluate bool `help:"Say whether an empty payload would be taken."`
-}
-
-func (i *instanceActions) Run(c *console) error {
-	var answer struct {
-		Items []struct {
-			Event         string          `json:"event"`
-			Targets       []string        `json:"targets"`
-			GuardHolds    *bool           `json:"guard_holds"`
-			PayloadSchema json.RawMessage `json:"payload_schema"`
-		} `json:"items"`
-	}
-	query := url.Values{}
-	if i.Evaluate {
-		query.Set("evaluate", "true")
-	}
-	if _, err := i.do(c, call{method: http.MethodGet, path: i.path() + "/actions", query: query}, &answer); err != nil {
-		return err
-	}
-	if i.JSON {
-		return c.printJSON(answer.Items)
-	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "EVENT\tLEADS TO\tGUARD HOLDS\tPAYLOAD SCHEMA")
-	for _, a := range answer.Items {
-		holds := "-"
-		if a.GuardHolds != nil {
-			holds = strconv.FormatBool(*a.GuardHolds)
-		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", a.Event, strings.Join(a.Targets, ", "), holds, a.PayloadSchema)
-	}
-	return table.Flush()
 }

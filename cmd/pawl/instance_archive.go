@@ -12,23 +12,24 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
-	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
+// instanceArchive writes final instances to a file, straight from the database.
 type instanceArchive struct {
-	OlderThan   age      `required:"" placeholder:"DURATION" help:"For how long they have been final at least, by the database's clock, such as 90d."`
-	Workflow    []string `placeholder:"NAME" help:"Of this workflow; may be repeated. By default of all."`
-	Tenant      string   `help:"Of this tenant. By default of all."`
-	Limit       int      `help:"How many at most; 0 for all."`
-	Output      string   `type:"path" placeholder:"FILE" help:"A new file. By default standard output."`
-	Remove      bool     `help:"Remove what is written, with its history and keys."`
+	OlderThan   age      `required:"" placeholder:"DURATION" help:"Only instances that have been final for at least this time by the database's clock, such as 90d."`
+	Workflow    []string `placeholder:"NAME" help:"Only instances of this workflow; may be repeated."`
+	Tenant      string   `help:"Only instances of this tenant; by default of all tenants."`
+	Limit       int      `help:"Largest number of instances; 0 for all."`
+	Output      string   `type:"path" placeholder:"FILE" help:"File to create; by default standard output."`
+	Purge       bool     `help:"Purge the instances that were written, with their history and keys."`
 	DatabaseURL string   `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
 }
 
-// age is a duration as definitions write it.
+// age is a duration as definitions spell it, such as 90d.
 type age time.Duration
 
-// UnmarshalText reads it.
+// UnmarshalText parses it.
 func (a *age) UnmarshalText(text []byte) error {
 	d, err := fsm.ParseDuration(string(text))
 	*a = age(d)
@@ -38,27 +39,28 @@ func (a *age) UnmarshalText(text []byte) error {
 // Help says more than the line in the list of commands.
 func (i *instanceArchive) Help() string {
 	return "Writes one JSON object per line: an instance as the API shows it, with its tenant_id and its whole history. " +
-		"Without --remove the database is only read.\n\n" +
-		"With --remove an instance goes after its line has been written to the file and the file has been flushed to " +
-		"the disk. With standard output it goes after the line has been handed over; whether the reader keeps it is for " +
-		"the reader to see. If the command is broken off nothing is lost: what was not removed is written again by " +
-		"the next run, so that the same line may be in two files, and the last line of the first may be cut short. So is " +
-		"what stays because an idempotency key still replays it, or because somebody held it; standard error tells how many."
+		"Without --purge the database is only read.\n\n" +
+		"With --purge an instance is purged after its line has been written to the file and the file has been flushed to " +
+		"the disk. With standard output it is purged after the line has been written; make sure that the reader keeps it. " +
+		"An instance stays if an idempotency key still replays it, or if another transaction has locked it; standard error " +
+		"says how many stay.\n\n" +
+		"If the command is interrupted, nothing is lost. The next run writes again every instance that was not purged. " +
+		"So two files may have the same line, and the last line of the first file may be incomplete."
 }
 
-// Validate refuses what can be told without a database.
+// Validate refuses what is wrong whatever the database holds.
 func (i *instanceArchive) Validate() error {
 	if i.Limit < 0 {
-		return errors.New("--limit must not be negative")
+		return errors.New("--limit must be 0 or more")
 	}
 	return wantDatabase(i.DatabaseURL)
 }
 
-// archivedInstance is a line of an archive.
+// archivedInstance is one line of an archive.
 type archivedInstance struct {
 	TenantID string `json:"tenant_id"`
-	httpapi.Instance
-	History []httpapi.HistoryItem `json:"history"`
+	api.Instance
+	History []api.HistoryItem `json:"history"`
 }
 
 func (i *instanceArchive) Run(c *console) (err error) {
@@ -87,40 +89,43 @@ func (i *instanceArchive) Run(c *console) (err error) {
 		return sync()
 	}
 	archive, err := service.Archive(c, fsm.ArchiveCommand{
-		Tenant: i.Tenant, Workflows: i.Workflow, OlderThan: time.Duration(i.OlderThan), Limit: i.Limit, Remove: i.Remove,
+		Tenant: i.Tenant, Workflows: i.Workflow, OlderThan: time.Duration(i.OlderThan), Limit: i.Limit, Remove: i.Purge,
 		Write: func(a fsm.Archived) error { return writeLine(lines, a) }, Flush: flush,
 	})
 	if flushed := flush(); err == nil {
 		err = flushed
 	}
 	if err == nil || archive.Written > 0 {
-		i.say(c, archive)
+		i.print(c, archive)
 	}
 	return err
 }
 
+// writeLine writes an archived instance.
 func writeLine(to io.Writer, a fsm.Archived) error {
 	line := archivedInstance{
-		TenantID: a.Tenant, Instance: httpapi.InstanceOf(a.Instance), History: make([]httpapi.HistoryItem, len(a.History)),
+		TenantID: a.Tenant, Instance: api.InstanceOf(a.Instance), History: make([]api.HistoryItem, len(a.History)),
 	}
 	for n, step := range a.History {
-		line.History[n] = httpapi.HistoryItemOf(step)
+		line.History[n] = api.HistoryItemOf(step)
 	}
 	return json.NewEncoder(to).Encode(line)
 }
 
-func (i *instanceArchive) say(c *console, a fsm.Archive) {
+// print reports the numbers on standard error, since the archive may be on standard output.
+func (i *instanceArchive) print(c *console, a fsm.Archive) {
 	_, _ = fmt.Fprintf(c.err, "%d instances written", a.Written)
-	if i.Remove {
-		_, _ = fmt.Fprintf(c.err, ", %d removed", a.Removed)
+	if i.Purge {
+		_, _ = fmt.Fprintf(c.err, ", %d purged", a.Removed)
 	}
-	if stay := a.Written - a.Removed; i.Remove && stay > 0 {
-		_, _ = fmt.Fprintf(c.err, "; %d stay, since a key still replays them or somebody held them, and are written again next time", stay)
+	if stay := a.Written - a.Removed; i.Purge && stay > 0 {
+		_, _ = fmt.Fprintf(c.err, "; %d stay, since a key still replays them or a transaction has locked them, and are written again by the next run", stay)
 	}
 	_, _ = fmt.Fprintln(c.err)
 }
 
-// newFile makes a file that is not there, and whose name outlives a crash.
+// newFile creates a file. It fails if the file exists. The folder is flushed to the disk too, so that
+// the name of the file survives a crash.
 func newFile(name string) (*os.File, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-// archiveLines reads an archive, of which the last line may be cut short.
+// archiveLines parses an archive. Unless it is whole, its last line may be incomplete.
 func archiveLines(t testing.TB, text string, whole bool) (list []map[string]any) {
 	t.Helper()
 	for line := range strings.SplitAfterSeq(text, "\n") {
@@ -35,7 +35,7 @@ func archiveLines(t testing.TB, text string, whole bool) (list []map[string]any)
 	return list
 }
 
-// asObject decodes an answer of the API.
+// asObject decodes an answer of the API. Numbers keep their digits.
 func asObject(t testing.TB, a answer) (m map[string]any) {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(a.body))
@@ -62,6 +62,7 @@ func ended(t testing.TB, conn *pgx.Conn, n int) {
 	longAgo(t, conn)
 }
 
+// longAgo moves the instances, their ids and their histories a year and a day into the past.
 func longAgo(t testing.TB, conn *pgx.Conn) {
 	t.Helper()
 	for _, sql := range []string{
@@ -80,6 +81,7 @@ func longAgo(t testing.TB, conn *pgx.Conn) {
 	}
 }
 
+// instancesLeft returns the ids of the instances in the database.
 func instancesLeft(t testing.TB, conn *pgx.Conn) (ids map[string]bool) {
 	t.Helper()
 	rows, err := conn.Query(t.Context(), "select id::text from pawl.instance")
@@ -97,12 +99,14 @@ func instancesLeft(t testing.TB, conn *pgx.Conn) (ids map[string]bool) {
 	return ids
 }
 
+// An archive holds what the API shows. With --purge, an instance goes only after its line is written, and
+// not while a key replays it.
 func TestInstanceArchive(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
 	conn := dialDSN(t, dsn)
 	env := []string{"DATABASE_URL=" + serviceRole(t, dsn)}
-	// Its own workers would take what is old; this workflow keeps all.
+	// The workers of the service purge nothing, since this workflow has no retention.
 	p := start(t, env, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
 	ended(t, conn, 12)
@@ -111,7 +115,7 @@ func TestInstanceArchive(t *testing.T) {
 	}
 	mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "alive")
 
-	// What it writes is what the API shows.
+	// The lines are what the API shows.
 	out, stderr, code := pawl(t, env, "instance", "archive", "--older-than", "365d", "--tenant", "default", "--workflow", "flight-booking")
 	lines := archiveLines(t, out, true)
 	if code != 0 || len(lines) != 12 || stderr != "12 instances written\n" {
@@ -135,12 +139,12 @@ func TestInstanceArchive(t *testing.T) {
 		t.Errorf("%d instances are left", n)
 	}
 
-	// Nothing goes that could not be written.
+	// Nothing is purged that could not be written.
 	file := filepath.Join(t.TempDir(), "archive.jsonl")
 	if err := os.WriteFile(file, []byte("precious\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"instance", "archive", "--older-than", "365d", "--remove", "--output", file}
+	args := []string{"instance", "archive", "--older-than", "365d", "--purge", "--output", file}
 	if _, stderr, code := pawl(t, env, args...); code != 1 || !strings.Contains(stderr, "file exists") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
@@ -156,12 +160,12 @@ func TestInstanceArchive(t *testing.T) {
 		t.Errorf("%d instances are left", n)
 	}
 
-	// One stays, since a key replays it.
+	// One instance stays, since a key still replays it.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	_, stderr, code = pawl(t, env, args...)
-	if want := "12 instances written, 11 removed; 1 stay"; code != 0 || !strings.HasPrefix(stderr, want) {
+	if want := "12 instances written, 11 purged; 1 stay"; code != 0 || !strings.HasPrefix(stderr, want) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	text, err := os.ReadFile(file)
@@ -174,7 +178,7 @@ func TestInstanceArchive(t *testing.T) {
 	a := mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, `{"context": {"flight_id": "x", "price": 1}, "business_key": "booking 1"}`,
 		"Idempotency-Key", "create1")
 	if a.header.Get("Idempotent-Replayed") != "" {
-		t.Errorf("the key of what was removed replays %s", a.body)
+		t.Errorf("the key of a purged instance replays %s", a.body)
 	}
 
 	for _, args := range [][]string{{}, {"--older-than", "soon"}, {"--older-than", "0d"}, {"--older-than", "1d", "--limit", "-1"}} {
@@ -187,7 +191,7 @@ func TestInstanceArchive(t *testing.T) {
 	}
 }
 
-// Killed in the middle, an archive loses nothing: what is not in the file is in the database.
+// If the command is killed, nothing is lost: each instance is in the file or in the database.
 func TestArchiveIsKilled(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
@@ -197,7 +201,7 @@ func TestArchiveIsKilled(t *testing.T) {
 	ended(t, conn, 3000)
 	all := instancesLeft(t, conn)
 	file := filepath.Join(t.TempDir(), "archive.jsonl")
-	cmd := exec.CommandContext(t.Context(), program, "instance", "archive", "--older-than", "365d", "--remove", "--output", file, "--database-url", dsn)
+	cmd := exec.CommandContext(t.Context(), program, "instance", "archive", "--older-than", "365d", "--purge", "--output", file, "--database-url", dsn)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +212,7 @@ func TestArchiveIsKilled(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	// What it had begun ends, or is taken back.
+	// Wait until the server has ended its last statement.
 	for n := 1; n > 0; {
 		err := conn.QueryRow(t.Context(), `
 			select count(*) from pg_stat_activity

@@ -14,20 +14,22 @@ import (
 	"time"
 )
 
+// instanceWatch prints the steps of an instance from its stream.
 type instanceWatch struct {
 	oneInstance
-	From string `enum:"now,start" default:"now" help:"Where to begin: now or start."`
+	From string `enum:"now,start" default:"now" help:"Where to begin: now, or at the start of the history."`
 }
 
 const (
-	// maxStep is how long a line of a stream may be: a step has a context and a payload.
+	// maxStep is the largest size of a line of a stream in bytes: a step has a context and a payload.
 	maxStep = 4 << 20
-	// maxSilence is how long to hear nothing, not even a heartbeat, before connecting again.
+	// maxSilence is the longest time without a byte, not even of a heartbeat, before the command
+	// connects again.
 	maxSilence = 30 * time.Second
 )
 
 // Run prints each step as it is made, until the instance is final or the command is
-// interrupted. A stream that breaks off is resumed behind the last step.
+// interrupted. If the stream breaks, it connects again and resumes after the last step.
 func (i *instanceWatch) Run(c *console) error {
 	var at following
 	const most = 5 * time.Second
@@ -39,7 +41,7 @@ func (i *instanceWatch) Run(c *console) error {
 		case ended || c.Err() != nil:
 			return nil
 		case !at.connected:
-			return err // Of an address that is wrong, too.
+			return err // The address may be wrong, so it does not try again.
 		case errors.As(err, &refused) && refused.Status < http.StatusInternalServerError && refused.Status != http.StatusTooManyRequests:
 			return err
 		}
@@ -55,14 +57,13 @@ func (i *instanceWatch) Run(c *console) error {
 	}
 }
 
-// following is how far a command has followed.
+// following is the position of the command in the stream.
 type following struct {
 	connected bool
-	last      string // The id of the last event.
+	last      string // The id of the last message.
 }
 
-// follow prints one stream, from behind the last event on. It says whether nothing is left
-// to come.
+// follow prints one stream, from after the last message on. ended is true if no message can follow.
 func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error) {
 	ctx, cancel := context.WithCancel(c)
 	defer cancel()
@@ -82,7 +83,7 @@ func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false, err
+		return false, unreachable(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode == http.StatusNoContent {
@@ -108,7 +109,7 @@ func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error
 			data = value // The service sends one line.
 		case "":
 			if lines.Text() != "" {
-				continue // A heartbeat.
+				continue // A comment, which is a heartbeat.
 			}
 			if data != "" {
 				if ended, err = i.print(c, kind, data); err != nil || ended {
@@ -124,7 +125,7 @@ func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error
 	return false, lines.Err()
 }
 
-// print shows an event, and says whether the instance is final with it.
+// print prints a message, and returns whether its step is the last one.
 func (i *instanceWatch) print(c *console, kind, data string) (final bool, err error) {
 	if kind == "error" {
 		p := &problem{}
@@ -138,7 +139,7 @@ func (i *instanceWatch) print(c *console, kind, data string) (final bool, err er
 		Status string `json:"status"`
 	}
 	if err := json.Unmarshal([]byte(data), &step); err != nil {
-		return false, fmt.Errorf("the service's event: %w", err)
+		return false, fmt.Errorf("cannot read the service's message: %w", err)
 	}
 	if i.JSON {
 		c.printf("%s\n", data)
@@ -148,7 +149,7 @@ func (i *instanceWatch) print(c *console, kind, data string) (final bool, err er
 			status = " (" + step.Status + ")"
 		}
 		c.printf("%s  %s  %s  %s -> %s%s  by %s\n", step.At.Format(time.RFC3339Nano), strconv.FormatInt(step.Version, 10),
-			strings.TrimSpace(step.Kind+" "+text(step.Event)), text(step.From), step.To, status, step.Actor)
+			strings.TrimSpace(step.Kind+" "+orDash(step.Event)), orDash(step.From), step.To, status, step.Actor)
 	}
 	return step.Status != "active", nil
 }

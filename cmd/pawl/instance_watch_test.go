@@ -19,13 +19,14 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-// watching is a pawl instance watch, whose lines are read as they come.
+// watching is a running `pawl instance watch`, whose lines are read as they are printed.
 type watching struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	lines *bufio.Scanner
 }
 
+// watch starts the command, and kills it when the test ends.
 func watch(t *testing.T, args ...string) *watching {
 	t.Helper()
 	w := &watching{t: t, cmd: exec.CommandContext(t.Context(), program, append([]string{"instance", "watch"}, args...)...)}
@@ -42,6 +43,7 @@ func watch(t *testing.T, args ...string) *watching {
 	return w
 }
 
+// want reads the next line, which must match a pattern.
 func (w *watching) want(pattern string) {
 	w.t.Helper()
 	if !w.lines.Scan() || !regexp.MustCompile(pattern).MatchString(w.lines.Text()) {
@@ -49,6 +51,7 @@ func (w *watching) want(pattern string) {
 	}
 }
 
+// wantEnd waits until the command ends, without another line and with exit code 0.
 func (w *watching) wantEnd() {
 	w.t.Helper()
 	if w.lines.Scan() {
@@ -59,8 +62,8 @@ func (w *watching) wantEnd() {
 	}
 }
 
-// A watch goes on over a restart of the service, and ends with the instance. Streams hold
-// up no shutdown.
+// A watch continues after a restart of the service, and ends when the instance is final. An open stream
+// does not delay a shutdown.
 func TestInstanceWatch(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
@@ -68,7 +71,7 @@ func TestInstanceWatch(t *testing.T) {
 	first := start(t, env, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", first.url, flight)
 	id := mustSend(t, http.StatusCreated, http.MethodPost, first.url+create, quote, "Idempotency-Key", "w").member("id").(string)
-	// The service's address outlives its process.
+	// The proxy keeps its address while the service behind it is replaced.
 	var address atomic.Pointer[url.URL]
 	use := func(p *process) {
 		u, err := url.Parse(p.url)
@@ -101,7 +104,7 @@ func TestInstanceWatch(t *testing.T) {
 	asJSON.want(`"version":2`)
 	all.wantEnd()
 	asJSON.wantEnd()
-	watch(t, server, id).wantEnd() // Nothing is left to come.
+	watch(t, server, id).wantEnd() // The instance is final.
 
 	if _, stderr, code := pawl(t, nil, "instance", "watch", server, "nobody"); code != 1 || !strings.Contains(stderr, "instance-not-found") {
 		t.Errorf("watching nobody: code %d: %s", code, stderr)

@@ -12,8 +12,8 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-// wantLine fails unless a command ends with a code, and with nothing but a line that has all of
-// the words. It returns the line.
+// wantLine fails unless a command ends with a code, prints nothing on standard output, and prints one
+// line on standard error that has all of the words. It returns the line.
 func wantLine(t *testing.T, env []string, code int, words []string, args ...string) string {
 	t.Helper()
 	stdout, stderr, got := pawl(t, env, args...)
@@ -28,7 +28,7 @@ func wantLine(t *testing.T, env []string, code int, words []string, args ...stri
 	return stderr
 }
 
-// What a script gives by a variable that is not set is not taken for left out.
+// An empty argument, which a script passes for a variable that is not set, is refused.
 func TestEmptyArguments(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
@@ -48,7 +48,7 @@ func TestEmptyArguments(t *testing.T) {
 		{"--subscription", []string{"outbox", "replay", "--subscription", ""}},
 		{"--subscription", []string{"outbox", "replay", "--subscription="}},
 		{"--subscription", []string{"outbox", "deliveries", "--subscription", ""}},
-		{"<consumer>", []string{"outbox", "forget", ""}},
+		{"<consumer>", []string{"outbox", "delete", ""}},
 		{"--workflow", []string{"subscription", "create", "http://example.com", "--workflow", ""}},
 		{"--workflow", []string{"subscription", "create", "http://example.com", "--workflow="}},
 		{"--workflow", []string{"subscription", "create", "http://example.com", "--workflow", "a", "--workflow", ""}},
@@ -66,8 +66,8 @@ func TestEmptyArguments(t *testing.T) {
 		{"--tenant", []string{"instance", "archive", "--older-than", "1d", "--tenant", ""}},
 		{"--output", []string{"instance", "archive", "--older-than", "1d", "--output", ""}},
 		{"<name>", []string{"workflow", "show", ""}},
-		{"--state", []string{"workflow", "migrate", "w", "--from=1", "--to=2", "--state", ""}},
-		{"--map", []string{"workflow", "migrate", "w", "--from=1", "--to=2", "--map", ""}},
+		{"--state", []string{"instance", "migrate", "w", "--from=1", "--to=2", "--state", ""}},
+		{"--map", []string{"instance", "migrate", "w", "--from=1", "--to=2", "--map", ""}},
 		{"--role", []string{"migrate", "grants", "--role", ""}},
 		{"--sink", []string{"serve", "--sink", ""}},
 	} {
@@ -76,23 +76,23 @@ func TestEmptyArguments(t *testing.T) {
 	if n := asked.Load(); n > 0 {
 		t.Errorf("%d requests were sent", n)
 	}
-	// A variable that is set to nothing is not given.
+	// An environment variable that is set to nothing counts as not given.
 	mustPawl(t, append(env, "PAWL_TOKEN=", "PAWL_ACTOR="), "subscription", "list")
 	mustPawl(t, append(env, "PAWL_SUBSCRIPTION_SECRET="), "subscription", "create", "http://example.com", "--workflow", "a,b")
 	mustPawl(t, append(env, "PAWL_SINKS=", "PAWL_WEBHOOK_SECRET="), "migrate", "print")
 }
 
-// databaseCommands are those that open a database themselves, but for the services.
+// databaseCommands are commands that open a database themselves and do not serve.
 var databaseCommands = [][]string{
 	{"migrate", "set", "--context-limit", "100"},
 	{"migrate", "grants", "--role", "pawl", "--apply"},
 	{"outbox", "status"},
-	{"outbox", "forget", "nobody"},
+	{"outbox", "delete", "nobody"},
 	{"instance", "archive", "--older-than", "1d"},
 	{"workflow", "migration", flight, "--against"},
 }
 
-// with is a command on a database.
+// with returns a command with the address of a database.
 func with(dsn string, args []string) []string {
 	if args[len(args)-1] == "--against" {
 		return append(slices.Clone(args), dsn)
@@ -100,7 +100,7 @@ func with(dsn string, args []string) []string {
 	return append(slices.Clone(args), "--database-url", dsn)
 }
 
-// A database that is away is told of in one line, and once.
+// If the database cannot be reached, the error is one line that says so once.
 func TestDatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	commands := append(slices.Clone(databaseCommands),
@@ -115,7 +115,7 @@ func TestDatabaseThatIsAway(t *testing.T) {
 	}
 }
 
-// Where the schema is missing, or a privilege, it is said what to do.
+// If the schema or a privilege is missing, the error says what to do.
 func TestDatabaseThatRefuses(t *testing.T) {
 	t.Parallel()
 	empty := dbtest.Empty(t)
@@ -124,7 +124,7 @@ func TestDatabaseThatRefuses(t *testing.T) {
 	}
 	dsn := dbtest.NewDSN(t)
 	service := serviceRole(t, dsn)
-	for _, args := range [][]string{{"outbox", "forget", "nobody"}, {"migrate", "set", "--context-limit", "100"}} {
+	for _, args := range [][]string{{"outbox", "delete", "nobody"}, {"migrate", "set", "--context-limit", "100"}} {
 		line := wantLine(t, nil, 1, []string{"permission denied", "needs the schema's owner"}, with(service, args)...)
 		if strings.Contains(line, "SQLSTATE") || strings.Contains(line, "ERROR") {
 			t.Error(line)
@@ -141,7 +141,7 @@ func TestDatabaseThatRefuses(t *testing.T) {
 	wantLine(t, nil, 1, []string{"permission denied", "pawl migrate grants"}, with(service, []string{"outbox", "status"})...)
 }
 
-// A time that is none is refused before anybody is asked.
+// A flag that is no time is refused before a request is sent.
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	away := []string{"PAWL_SERVER=http://127.0.0.1:1"}
@@ -154,7 +154,7 @@ func TestTimes(t *testing.T) {
 	wantLine(t, away, 1, []string{"refused"}, "outbox", "replay", "--after", "2026-01-01T10:00:00.5+01:00")
 }
 
-// clientCommands are those that ask a service first.
+// clientCommands are clients of the HTTP API.
 var clientCommands = [][]string{
 	{"subscription", "list"},
 	{"subscription", "get", "x"},
@@ -163,7 +163,7 @@ var clientCommands = [][]string{
 	{"outbox", "replay"},
 	{"instance", "list"},
 	{"instance", "history", "x"},
-	{"instance", "actions", "x"},
+	{"instance", "accepted-events", "x"},
 	{"instance", "get", "x"},
 	{"instance", "watch", "x"},
 	{"instance", "create", "flight-booking"},
@@ -173,7 +173,7 @@ var clientCommands = [][]string{
 	{"workflow", "retire", "flight-booking", "1"},
 }
 
-// Without an answer nothing is printed but why.
+// If a request is refused, only the reason is printed.
 func TestFailedRequests(t *testing.T) {
 	t.Parallel()
 	problem := `{"status": 401, "code": "unauthenticated", "detail": "who is there?", "request_id": "r"}`
@@ -193,11 +193,11 @@ func TestFailedRequests(t *testing.T) {
 		for _, args := range append(slices.Clone(clientCommands), []string{"workflow", "validate", flight}, []string{"workflow", "diff", "a", "b"}) {
 			wantLine(t, nil, 2, []string{"--server", "http://127.0.0.1:8080"}, append(slices.Clone(args), "--server", address)...)
 		}
-		mustPawl(t, []string{"PAWL_SERVER=" + address}, "migrate", "print") // It asks nobody.
+		mustPawl(t, []string{"PAWL_SERVER=" + address}, "migrate", "print") // It sends no request.
 	}
 }
 
-// What answers but is not pawl is told from it.
+// An answer that is not pawl's is reported as such.
 func TestServerThatIsNotPawl(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -235,7 +235,7 @@ func TestServerThatIsNotPawl(t *testing.T) {
 	wantLine(t, nil, 1, []string{server.URL + " does not answer as pawl does: 200 OK with application/json"}, "instance", "watch", "x", "--server", server.URL)
 }
 
-// A proxy before a pawl that is away says so in its own way, and is asked again.
+// An answer of a proxy with 503 is no problem of pawl's, and is tried again all the same.
 func TestProxyThatIsBusy(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
@@ -251,7 +251,7 @@ func TestProxyThatIsBusy(t *testing.T) {
 	mustPawl(t, nil, "subscription", "list", "--server", server.URL)
 }
 
-// A secret may be left out where one is made then, and there alone is it said so.
+// The message for a bad secret advises to leave it out only where a new one is made then.
 func TestBadSecrets(t *testing.T) {
 	t.Parallel()
 	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t), "PAWL_WEBHOOK_ALLOW_PRIVATE=true"}, "serve")

@@ -2,31 +2,30 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pawl-fsm/pawl/db"
 )
 
+// migrateCommand is `pawl migrate`.
 type migrateCommand struct {
-	Up     migrateUp     `cmd:"" help:"Apply every migration that is missing."`
-	Down   migrateDown   `cmd:"" help:"Take back the latest migration, with all that it holds."`
-	Status migrateStatus `cmd:"" help:"List the migrations."`
-	Print  migratePrint  `cmd:"" help:"Print the migrations, for the goose command line and other tools."`
+	Up     migrateUp     `cmd:"" help:"Apply all pending migrations, and change settings."`
+	Down   migrateDown   `cmd:"" help:"Revert the latest migration, and drop all data that it holds."`
+	Status migrateStatus `cmd:"" help:"List the migrations, and when each was applied."`
+	Print  migratePrint  `cmd:"" help:"Print the migrations for the goose command line and other tools."`
 	Grants migrateGrants `cmd:"" help:"Print or apply the least privileges of a role."`
-	Set    migrateSet    `cmd:"" help:"Change what all replicas and SQL callers of a database agree on."`
+	Set    migrateSet    `cmd:"" help:"Change the settings that all replicas and SQL callers of a database share."`
 }
 
-// ownerFlags name the database as the schema's owner.
+// ownerFlags name the database for the schema's owner.
 type ownerFlags struct {
 	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as the schema's owner."`
 }
 
-// Validate refuses a variable that is set to nothing.
+// Validate refuses an empty address.
 func (o ownerFlags) Validate() error { return wantDatabase(o.DatabaseURL) }
 
+// wantDatabase refuses an empty address, which an environment variable may have.
 func wantDatabase(url string) error {
 	if url == "" {
 		return errors.New("--database-url or DATABASE_URL must name the database")
@@ -34,23 +33,15 @@ func wantDatabase(url string) error {
 	return nil
 }
 
-// asOwner says of what was denied whose it is.
-func asOwner(err error) error {
-	if pg, refused := errors.AsType[*pgconn.PgError](err); refused && pg.Code == insufficientPrivilege {
-		return fmt.Errorf("%s: it needs the schema's owner", pg.Message)
-	}
-	return err
-}
-
-// settingFlags are those of up and set; what is not given stays as it is.
+// settingFlags are the flags of up and set. A setting without its flag stays as it is.
 type settingFlags struct {
-	IdempotencyTTL       *time.Duration `env:"PAWL_IDEMPOTENCY_TTL" help:"How long idempotency keys are remembered; 24h at first."`
-	IdempotencyTTLSlides *bool          `negatable:"" env:"PAWL_IDEMPOTENCY_TTL_SLIDES" help:"Start that time again at each replay."`
-	ContextLimit         *int           `env:"PAWL_CONTEXT_LIMIT" help:"Bytes of a context; 65536 at first."`
-	PayloadLimit         *int           `env:"PAWL_PAYLOAD_LIMIT" help:"Bytes of a payload; 65536 at first."`
-	DefinitionLimit      *int           `env:"PAWL_DEFINITION_LIMIT" help:"Bytes of a definition; 1048576 at first."`
-	StateLimit           *int           `env:"PAWL_STATE_LIMIT" help:"States of a definition; 500 at first."`
-	PlanCacheMode        string         `enum:",auto,force_generic_plan,force_custom_plan" default:"" env:"PAWL_PLAN_CACHE_MODE" help:"plan_cache_mode of the engine's functions; force_generic_plan at first. A distributed Postgres wants auto."`
+	IdempotencyTTL       *time.Duration `placeholder:"DURATION" env:"PAWL_IDEMPOTENCY_TTL" help:"How long an idempotency key is kept; 24h in a new database."`
+	IdempotencyTTLSlides *bool          `negatable:"" env:"PAWL_IDEMPOTENCY_TTL_SLIDES" help:"Start that time anew at each replay."`
+	ContextLimit         *int           `placeholder:"BYTES" env:"PAWL_CONTEXT_LIMIT" help:"Largest context in bytes; 65536 in a new database."`
+	PayloadLimit         *int           `placeholder:"BYTES" env:"PAWL_PAYLOAD_LIMIT" help:"Largest payload in bytes; 65536 in a new database."`
+	DefinitionLimit      *int           `placeholder:"BYTES" env:"PAWL_DEFINITION_LIMIT" help:"Largest definition in bytes; 1048576 in a new database."`
+	StateLimit           *int           `placeholder:"N" env:"PAWL_STATE_LIMIT" help:"Largest number of states of a definition; 500 in a new database."`
+	PlanCacheMode        string         `enum:",auto,force_generic_plan,force_custom_plan" default:"" env:"PAWL_PLAN_CACHE_MODE" help:"plan_cache_mode of the engine's functions; force_generic_plan in a new database. A distributed Postgres needs auto."`
 }
 
 func (s settingFlags) settings() db.Settings {
@@ -61,6 +52,7 @@ func (s settingFlags) settings() db.Settings {
 	}
 }
 
+// migrateUp applies the pending migrations, and then the settings that are given.
 type migrateUp struct {
 	ownerFlags
 	settingFlags
@@ -73,10 +65,12 @@ func (m *migrateUp) Run(c *console) error {
 	return asOwner(db.Set(c, m.DatabaseURL, m.settings()))
 }
 
+// migrateDown reverts the latest migration.
 type migrateDown struct{ ownerFlags }
 
 func (m *migrateDown) Run(c *console) error { return asOwner(db.Down(c, m.DatabaseURL)) }
 
+// migrateStatus lists the migrations.
 type migrateStatus struct{ ownerFlags }
 
 func (m *migrateStatus) Run(c *console) error {
@@ -91,14 +85,16 @@ func (m *migrateStatus) Run(c *console) error {
 	return asOwner(err)
 }
 
+// migratePrint prints the migrations.
 type migratePrint struct{}
 
 func (m *migratePrint) Run(c *console) error { return db.Print(c.out) }
 
+// migrateGrants prints or applies the privileges of a role.
 type migrateGrants struct {
-	Role        string       `required:"" help:"The role to grant to."`
-	Privilege   db.Privilege `default:"service" enum:"service,caller" help:"service: what 'pawl serve' needs. caller: what an application needs that fires in its own transactions."`
-	Apply       bool         `help:"Apply them rather than print them."`
+	Role        string       `required:"" placeholder:"ROLE" help:"Role that gets the privileges."`
+	Privilege   db.Privilege `default:"service" enum:"service,caller" help:"service: for 'pawl serve'. caller: for an application that fires events in its own transactions."`
+	Apply       bool         `help:"Apply the privileges instead of printing them."`
 	DatabaseURL string       `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"With --apply: the database, as the schema's owner."`
 }
 
@@ -114,6 +110,7 @@ func (m *migrateGrants) Run(c *console) error {
 	return err
 }
 
+// migrateSet changes settings.
 type migrateSet struct {
 	ownerFlags
 	settingFlags

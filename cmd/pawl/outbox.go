@@ -9,19 +9,21 @@ import (
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
+// outboxCommand is `pawl outbox`.
 type outboxCommand struct {
-	Status     outboxStatus     `cmd:"" help:"Show the consumers of the outbox: who leads, and how far behind they are."`
-	Deliveries outboxDeliveries `cmd:"" help:"List the deliveries of webhooks, the newest first."`
-	Replay     outboxReplay     `cmd:"" help:"Send a delivery again, or all dead letters."`
-	Forget     outboxForget     `cmd:"" help:"Remove a consumer that nobody runs any more."`
+	Status     outboxStatus     `cmd:"" help:"Show the consumers of the outbox: the leader of each, and how far behind it is."`
+	Delete     outboxDelete     `cmd:"" help:"Delete a consumer that no process runs any more."`
+	Deliveries outboxDeliveries `cmd:"" help:"List the deliveries of webhooks, newest first."`
+	Replay     outboxReplay     `cmd:"" help:"Replay a delivery, or all dead letters: they become pending again."`
 }
 
+// outboxStatus prints the consumers, straight from the database.
 type outboxStatus struct {
 	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
-	JSON        bool   `help:"Print JSON."`
+	JSON        bool   `help:"Print the consumers as JSON."`
 }
 
-// Validate refuses a variable that is set to nothing.
+// Validate refuses an empty address.
 func (o outboxStatus) Validate() error { return wantDatabase(o.DatabaseURL) }
 
 func (o *outboxStatus) Run(c *console) error {
@@ -51,20 +53,21 @@ func (o *outboxStatus) Run(c *console) error {
 	return w.Flush()
 }
 
-type outboxForget struct {
+// outboxDelete deletes a consumer, straight from the database.
+type outboxDelete struct {
 	ownerFlags
-	Consumer string `arg:"" help:"The consumer, as 'pawl outbox status' names it."`
+	Consumer string `arg:"" help:"Name of the consumer, as 'pawl outbox status' prints it."`
 }
 
-func (o *outboxForget) Run(c *console) error {
+func (o *outboxDelete) Run(c *console) error {
 	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	forgotten, err := outbox.Forget(c, pool, o.Consumer)
-	if err == nil && !forgotten {
-		err = fmt.Errorf("there is no consumer %q", o.Consumer)
+	deleted, err := outbox.DeleteConsumer(c, pool, o.Consumer)
+	if err == nil && !deleted {
+		err = fmt.Errorf("there is no consumer %q; 'pawl outbox status' lists the consumers", o.Consumer)
 	}
 	return asOwner(err)
 }

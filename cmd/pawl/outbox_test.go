@@ -14,11 +14,11 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-var printedEvent = regexp.MustCompile(`\{"specversion":"1\.0","id":"([0-9a-f-]+):(\d+)"`)
+var printedMessage = regexp.MustCompile(`\{"specversion":"1\.0","id":"([0-9a-f-]+):(\d+)"`)
 
-// Whichever replica is killed, and whenever, every transition that was answered is published,
-// and those of an instance in their order by each leader.
-func TestKilledReplicasLoseNoEvent(t *testing.T) {
+// Whichever replica is killed, and whenever, the message of every answered transition is published, and
+// each leader publishes the messages of an instance in their order.
+func TestKilledReplicasLoseNoMessage(t *testing.T) {
 	t.Parallel()
 	const instances, rounds = 100, 100 // 10,000 transitions.
 	dsn := dbtest.NewDSN(t)
@@ -32,7 +32,7 @@ func TestKilledReplicasLoseNoEvent(t *testing.T) {
 	all := append([]*process{}, replicas...)
 	mustPawl(t, nil, "workflow", "apply", "--server", replicas[0].url, file)
 
-	// batch is answered by one replica or by the other, with the same keys.
+	// batch sends commands to the replicas in turn until one answers, with the same keys.
 	turn := 0
 	batch := func(commands []string) (results []map[string]any) {
 		t.Helper()
@@ -56,7 +56,7 @@ func TestKilledReplicasLoseNoEvent(t *testing.T) {
 	for n := range instances {
 		creates = append(creates, fmt.Sprintf(`{"op":"create","key":"c%d","workflow":"tick"}`, n))
 	}
-	versions := map[string]int{} // Of the instances, as they were answered.
+	versions := map[string]int{} // The last version of each instance that was answered.
 	var ids []string
 	for _, r := range batch(creates) {
 		id := r["instance"].(map[string]any)["id"].(string)
@@ -72,7 +72,7 @@ func TestKilledReplicasLoseNoEvent(t *testing.T) {
 		victim := -1
 		if round%30 == 15 {
 			victim = round / 30 % 2
-			go func() { // In the middle of what it is at.
+			go func() { // While it works.
 				defer close(killed)
 				_ = replicas[victim].Process.Kill()
 			}()
@@ -95,11 +95,11 @@ func TestKilledReplicasLoseNoEvent(t *testing.T) {
 	published := map[string]bool{}
 	for until := time.Now().Add(2 * time.Minute); len(published) < want; {
 		if time.Now().After(until) {
-			t.Fatalf("%d of %d events are published", len(published), want)
+			t.Fatalf("%d of %d messages are published", len(published), want)
 		}
 		time.Sleep(50 * time.Millisecond)
 		for _, p := range all {
-			for _, m := range printedEvent.FindAllStringSubmatch(p.log.String(), -1) {
+			for _, m := range printedMessage.FindAllStringSubmatch(p.log.String(), -1) {
 				published[m[1]+":"+m[2]] = true
 			}
 		}
@@ -112,15 +112,15 @@ func TestKilledReplicasLoseNoEvent(t *testing.T) {
 		}
 	}
 	if len(published) != want {
-		t.Errorf("%d events, want %d", len(published), want)
+		t.Errorf("%d messages, want %d", len(published), want)
 	}
 	for n, p := range all {
 		for _, term := range strings.Split(p.log.String(), "msg=leading") {
 			seen := map[string]int{}
-			for _, m := range printedEvent.FindAllStringSubmatch(term, -1) {
+			for _, m := range printedMessage.FindAllStringSubmatch(term, -1) {
 				var v int
 				_, _ = fmt.Sscan(m[2], &v)
-				// A repeat goes back to what was published before.
+				// A message may be published again, but none may be left out.
 				if last := seen[m[1]]; last > 0 && v > last+1 {
 					t.Errorf("replica %d publishes version %d of %s after %d", n, v, m[1], last)
 				}
@@ -134,7 +134,7 @@ func TestKilledReplicasLoseNoEvent(t *testing.T) {
 	}
 }
 
-func TestForgetAConsumer(t *testing.T) {
+func TestDeleteAConsumer(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
 	env := []string{"DATABASE_URL=" + serviceRole(t, dsn), "PAWL_SINKS=stdout:"}
@@ -145,7 +145,7 @@ func TestForgetAConsumer(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if _, stderr, code := pawl(t, nil, "outbox", "forget", "--database-url", dsn, "sink stdout:"); code != 1 || stderr != "pawl: consumer sink stdout:: a process leads; stop it first\n" {
+	if _, stderr, code := pawl(t, nil, "outbox", "delete", "--database-url", dsn, "sink stdout:"); code != 1 || stderr != "pawl: consumer sink stdout:: a process leads; stop it first\n" {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if out := mustPawl(t, nil, "outbox", "status", "--database-url", dsn); !strings.Contains(out, "sink stdout:") || strings.Contains(out, "nobody") {
@@ -155,8 +155,8 @@ func TestForgetAConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = p.Wait()
-	mustPawl(t, nil, "outbox", "forget", "--database-url", dsn, "sink stdout:")
-	if _, stderr, code := pawl(t, nil, "outbox", "forget", "--database-url", dsn, "sink stdout:"); code != 1 || !strings.Contains(stderr, "no consumer") {
+	mustPawl(t, nil, "outbox", "delete", "--database-url", dsn, "sink stdout:")
+	if _, stderr, code := pawl(t, nil, "outbox", "delete", "--database-url", dsn, "sink stdout:"); code != 1 || !strings.Contains(stderr, "no consumer") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

@@ -9,30 +9,32 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/sink"
 )
 
-// sinkFlags say where events are published.
+// sinkFlags are the flags of serve and dev for sinks.
 type sinkFlags struct {
-	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every step there: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, with spaces between. Passwords belong there."`
+	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every message to this sink: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, separated by spaces. Put passwords in the environment only."`
 }
 
-// Validate refuses URLs that cannot work, and two of one consumer, of which one would get
-// nothing.
+// Validate refuses URLs that cannot work, and two sinks with one consumer: only one of them would get
+// messages.
 func (s *sinkFlags) Validate() error {
 	_, err := s.parse()
 	return err
 }
 
-func (s *sinkFlags) parse() ([]outbox.SinkURL, error) {
-	var urls []outbox.SinkURL
+// parse reads the URLs of the sinks.
+func (s *sinkFlags) parse() ([]sink.URL, error) {
+	var urls []sink.URL
 	seen := make(map[string]bool)
 	for _, raw := range s.Sinks {
-		u, err := outbox.ParseSinkURL(raw)
+		u, err := sink.Parse(raw)
 		if err != nil {
 			return nil, err
 		}
 		if seen[u.Consumer] {
-			return nil, fmt.Errorf("two sinks are the consumer %q; name one with consumer=NAME", u.Consumer)
+			return nil, fmt.Errorf("two sinks use the consumer %q; name one with consumer=NAME", u.Consumer)
 		}
 		seen[u.Consumer] = true
 		urls = append(urls, u)
@@ -40,22 +42,22 @@ func (s *sinkFlags) parse() ([]outbox.SinkURL, error) {
 	return urls, nil
 }
 
-// relay publishes to every sink until the context ends.
+// relay adds a relay for each sink to the group. It runs until the context ends.
 func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) error {
 	urls, err := s.parse()
 	if err != nil {
 		return err
 	}
 	for _, u := range urls {
-		sink, err := u.Open(c.out)
+		receiver, err := u.Open(c.out)
 		if err != nil {
 			return err
 		}
 		wake := hub.All()
-		relay := outbox.NewRelay(pool, u.Consumer, sink, outbox.RelayConfig{FromStart: u.FromStart, Wake: wake.C(), Logger: c.log})
+		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: wake.C(), Logger: c.log})
 		group.Go(func() error {
 			defer wake.Close()
-			defer func() { _ = sink.Close() }()
+			defer func() { _ = receiver.Close() }()
 			return relay.Run(ctx)
 		})
 	}

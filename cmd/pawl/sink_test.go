@@ -9,8 +9,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-// What two replicas are told of is printed by one of them, once, and the password of a sink
-// by none.
+// A message is published to a sink once, by one of two replicas.
 func TestServeToASink(t *testing.T) {
 	t.Parallel()
 	env := []string{"DATABASE_URL=" + serviceRole(t, dbtest.NewDSN(t)), "PAWL_SINKS=stdout:?from=start"}
@@ -25,17 +24,18 @@ func TestServeToASink(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if n := strings.Count(one.log.String()+two.log.String(), `"specversion"`); n != 1 {
-		t.Errorf("%d events are printed, want 1", n)
+		t.Errorf("%d messages are printed, want 1", n)
 	}
 }
 
+// A sink that cannot work is refused, and its password is not printed.
 func TestSinksThatCannotWork(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ sinks, want string }{
 		{"nats://bob:hunter2@host", "write nats://[user:password@]host[:4222]/STREAM"},
 		{"redis://bob:hunter2@host", "unknown scheme"},
-		{"stdout: stdout:?from=start", `two sinks are the consumer "sink stdout:"; name one with consumer=NAME`},
-		{"nats://bob:hunter2@host/S nats://eve:hunter2@host/S", `two sinks are the consumer "sink nats://host/S"`},
+		{"stdout: stdout:?from=start", `two sinks use the consumer "sink stdout:"; name one with consumer=NAME`},
+		{"nats://bob:hunter2@host/S nats://eve:hunter2@host/S", `two sinks use the consumer "sink nats://host/S"`},
 	} {
 		for _, command := range []string{"serve", "dev"} {
 			_, stderr, code := pawl(t, []string{"DATABASE_URL=postgres://nowhere", "PAWL_SINKS=" + c.sinks}, command)

@@ -9,17 +9,18 @@ import (
 	"text/tabwriter"
 )
 
+// subscriptionCommand is `pawl subscription`.
 type subscriptionCommand struct {
-	Create       subscriptionCreate `cmd:"" help:"Subscribe an endpoint, and show the secret that signs, this once."`
-	List         subscriptionList   `cmd:"" help:"List subscriptions, the newest first."`
+	Create       subscriptionCreate `cmd:"" help:"Subscribe an endpoint. The answer shows the secret that signs, this time only."`
+	List         subscriptionList   `cmd:"" help:"List subscriptions, newest first."`
 	Get          subscriptionGet    `cmd:"" help:"Show a subscription and the health of its endpoint."`
-	Enable       subscriptionEnable `cmd:"" help:"Enable a subscription that was disabled, or end a rest."`
-	Delete       subscriptionDelete `cmd:"" help:"End a subscription."`
-	RotateSecret subscriptionRotate `cmd:"" name:"rotate-secret" help:"Replace the secret; for a day the old one signs too."`
-	Test         subscriptionTest   `cmd:"" help:"Send a test, which tells of no step."`
+	Enable       subscriptionEnable `cmd:"" help:"Enable a disabled subscription, and close the circuit of its endpoint."`
+	Delete       subscriptionDelete `cmd:"" help:"Delete a subscription."`
+	RotateSecret subscriptionRotate `cmd:"" name:"rotate-secret" help:"Replace the secret; the old one signs too for 24 hours."`
+	Test         subscriptionTest   `cmd:"" help:"Send a test message, which belongs to no step."`
 }
 
-// subscriptionAnswer is a subscription as the API shows it; raw is all of it.
+// subscriptionAnswer is a subscription as the API shows it. raw is the whole answer.
 type subscriptionAnswer struct {
 	raw    json.RawMessage
 	ID     string `json:"id"`
@@ -36,17 +37,17 @@ type subscriptionAnswer struct {
 	RestsUntil     *string `json:"rests_until"`
 }
 
-// UnmarshalJSON keeps the whole answer, for --json.
+// UnmarshalJSON keeps the whole answer for --json.
 func (s *subscriptionAnswer) UnmarshalJSON(data []byte) error {
 	type plain subscriptionAnswer
 	s.raw = append(json.RawMessage{}, data...)
 	return json.Unmarshal(data, (*plain)(s))
 }
 
-// MarshalJSON gives it back.
+// MarshalJSON returns the whole answer.
 func (s subscriptionAnswer) MarshalJSON() ([]byte, error) { return s.raw, nil }
 
-// filter words what it is told of.
+// filter words the messages that the endpoint gets.
 func (s *subscriptionAnswer) filter() string {
 	var parts []string
 	for _, part := range []struct {
@@ -61,25 +62,25 @@ func (s *subscriptionAnswer) filter() string {
 		parts = append(parts, "final states")
 	}
 	if len(parts) == 0 {
-		return "every step"
+		return "every message"
 	}
 	return strings.Join(parts, "; ")
 }
 
-// health words how its endpoint is.
+// health words whether deliveries are sent to the endpoint.
 func (s *subscriptionAnswer) health() string {
 	switch {
 	case s.DisabledReason != nil:
 		return "disabled: " + *s.DisabledReason
 	case s.RestsUntil != nil:
-		return fmt.Sprintf("%d failures, rests until %s", s.Failures, *s.RestsUntil)
+		return fmt.Sprintf("circuit open until %s, failures in a row: %d", *s.RestsUntil, s.Failures)
 	case s.Failures > 0:
-		return fmt.Sprintf("%d failures", s.Failures)
+		return fmt.Sprintf("circuit closed, failures in a row: %d", s.Failures)
 	}
-	return "well"
+	return "circuit closed"
 }
 
-// showSubscription sends a request whose answer is a subscription, and prints that.
+// showSubscription sends a request and prints the subscription that is its answer.
 func (f *clientFlags) showSubscription(c *console, request call) error {
 	var s subscriptionAnswer
 	if _, err := f.do(c, request, &s); err != nil {
@@ -95,14 +96,15 @@ func (f *clientFlags) showSubscription(c *console, request call) error {
 	return nil
 }
 
+// subscriptionCreate subscribes an endpoint to the messages that its flags choose.
 type subscriptionCreate struct {
 	clientFlags
-	URL          string   `arg:"" name:"url" help:"The endpoint."`
-	Workflow     []string `help:"Tell of this workflow only; may be repeated."`
-	Event        []string `help:"Tell of steps made by this event only; may be repeated."`
-	State        []string `help:"Tell of steps into this state only; may be repeated."`
-	TerminalOnly bool     `help:"Tell of steps into final states only."`
-	Secret       string   `env:"PAWL_SUBSCRIPTION_SECRET" help:"whsec_ and 24 to 64 bytes in base64; one is made by default."`
+	URL          string   `arg:"" name:"url" help:"URL of the endpoint."`
+	Workflow     []string `help:"Only messages of this workflow; may be repeated."`
+	Event        []string `help:"Only messages of steps that this event made; may be repeated."`
+	State        []string `help:"Only messages of steps into this state; may be repeated."`
+	TerminalOnly bool     `help:"Only messages of steps into final states."`
+	Secret       string   `env:"PAWL_SUBSCRIPTION_SECRET" help:"Secret that signs: whsec_ and 24 to 64 bytes in base64; by default a new one."`
 }
 
 func (s *subscriptionCreate) Run(c *console) error {
@@ -119,9 +121,10 @@ func (s *subscriptionCreate) Run(c *console) error {
 	})
 }
 
+// subscriptionList prints all subscriptions.
 type subscriptionList struct {
 	clientFlags
-	Limit int `default:"50" help:"How many at most; 0 for all."`
+	Limit int `default:"50" help:"Largest number of subscriptions; 0 for all."`
 }
 
 func (s *subscriptionList) Run(c *console) error {
@@ -140,26 +143,29 @@ func (s *subscriptionList) Run(c *console) error {
 	return table.Flush()
 }
 
-// oneSubscription are the arguments of commands about a single subscription.
+// oneSubscription has the arguments of a command for one subscription.
 type oneSubscription struct {
 	clientFlags
-	ID string `arg:"" help:"The subscription."`
+	ID string `arg:"" help:"Id of the subscription."`
 }
 
 func (o *oneSubscription) path() string { return "/v1/subscriptions/" + url.PathEscape(o.ID) }
 
+// subscriptionGet prints a subscription.
 type subscriptionGet struct{ oneSubscription }
 
 func (s *subscriptionGet) Run(c *console) error {
 	return s.showSubscription(c, call{method: http.MethodGet, path: s.path()})
 }
 
+// subscriptionEnable enables a subscription.
 type subscriptionEnable struct{ oneSubscription }
 
 func (s *subscriptionEnable) Run(c *console) error {
 	return s.showSubscription(c, call{method: http.MethodPatch, path: s.path(), body: map[string]any{"disabled": false}})
 }
 
+// subscriptionDelete deletes a subscription.
 type subscriptionDelete struct{ oneSubscription }
 
 func (s *subscriptionDelete) Run(c *console) error {
@@ -167,9 +173,10 @@ func (s *subscriptionDelete) Run(c *console) error {
 	return err
 }
 
+// subscriptionRotate replaces the secret of a subscription, and prints the new one.
 type subscriptionRotate struct {
 	oneSubscription
-	Secret string `env:"PAWL_SUBSCRIPTION_SECRET" help:"whsec_ and 24 to 64 bytes in base64; one is made by default."`
+	Secret string `env:"PAWL_SUBSCRIPTION_SECRET" help:"Secret that signs: whsec_ and 24 to 64 bytes in base64; by default a new one."`
 }
 
 func (s *subscriptionRotate) Run(c *console) error {
@@ -178,6 +185,7 @@ func (s *subscriptionRotate) Run(c *console) error {
 	})
 }
 
+// subscriptionTest makes a test delivery, and prints it.
 type subscriptionTest struct{ oneSubscription }
 
 func (s *subscriptionTest) Run(c *console) error {

@@ -13,8 +13,8 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-// Instances that nobody comes back to end by themselves, though the replica that made them
-// is killed: each once, by the timeout of its state or at the end of its life.
+// Instances that get no event end by the timeout of their state or at the end of their lifetime: each of
+// them once, although the replica that created them is killed.
 func TestInstancesEndOverTwoReplicas(t *testing.T) {
 	t.Parallel()
 	const instances = 60
@@ -83,6 +83,6 @@ states:
 		t.Fatal(err)
 	}
 	if want := "expired by ttl to EXPIRED: 30 of 30, none early: t; timeout by after:1s to IGNORED: 30 of 30, none early: t"; got != want {
-		t.Errorf("the instances ended thus: %s; want %s", got, want)
+		t.Errorf("the ends of the instances are %s; want %s", got, want)
 	}
 }

@@ -10,38 +10,38 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/fsm"
-	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
-// webhookFlags say how webhooks are sent.
+// webhookFlags are the flags of serve and dev for webhooks.
 type webhookFlags struct {
-	WebhookMaxAttempts  int           `default:"12" env:"PAWL_WEBHOOK_MAX_ATTEMPTS" help:"Attempts after which a webhook is a dead letter."`
-	WebhookBackoffBase  time.Duration `default:"5s" env:"PAWL_WEBHOOK_BACKOFF_BASE" help:"Longest wait after the first failed attempt; it doubles with each, up to 1h."`
-	WebhookAllowPrivate bool          `env:"PAWL_WEBHOOK_ALLOW_PRIVATE" help:"Let webhooks go to loopback, private and link-local addresses; for development."`
-	WebhookSecret       string        `env:"PAWL_WEBHOOK_SECRET" help:"Signs the callbacks that bring no secret: whsec_ and 24 to 64 bytes in base64."`
+	WebhookMaxAttempts  int           `default:"12" env:"PAWL_WEBHOOK_MAX_ATTEMPTS" help:"Number of attempts after which a delivery is a dead letter."`
+	WebhookBackoffBase  time.Duration `default:"5s" env:"PAWL_WEBHOOK_BACKOFF_BASE" help:"Longest wait after the first failed attempt; it doubles with each further one, up to 1h."`
+	WebhookAllowPrivate bool          `env:"PAWL_WEBHOOK_ALLOW_PRIVATE" help:"Allow webhooks to loopback, private and link-local addresses; for development only."`
+	WebhookSecret       string        `env:"PAWL_WEBHOOK_SECRET" help:"Secret that signs callbacks without a secret of their own: whsec_ and 24 to 64 bytes in base64."`
 }
 
-// Validate refuses what nothing could be sent with.
+// Validate refuses values with which no webhook could be sent.
 func (w *webhookFlags) Validate() error {
 	if w.WebhookMaxAttempts < 1 || w.WebhookBackoffBase <= 0 {
 		return errors.New("--webhook-max-attempts and --webhook-backoff-base must be positive")
 	}
 	if err := w.policy().Validate(); err != nil {
-		return fmt.Errorf("--webhook-secret: %s", fsm.AsError(err).Faults[0].Detail)
+		return fmt.Errorf("--webhook-secret: %w", err)
 	}
 	return nil
 }
 
+// policy is what the creation of an instance checks its callback against.
 func (w *webhookFlags) policy() fsm.WebhookPolicy {
 	return fsm.WebhookPolicy{AllowPrivate: w.WebhookAllowPrivate, Secret: w.WebhookSecret}
 }
 
-// deliver sends webhooks until the context ends.
+// deliver adds the worker that sends webhooks to the group. It runs until the context ends.
 func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *fsm.Hub, group *errgroup.Group) {
 	wake := hub.All()
-	webhooks := outbox.NewWebhooks(pool, outbox.WebhookConfig{
-		MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, AllowPrivate: w.WebhookAllowPrivate,
-		Secret: w.WebhookSecret, Wake: wake.C(), Logger: c.log,
+	webhooks := webhook.New(pool, webhook.Config{
+		Policy: w.policy(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: wake.C(), Logger: c.log,
 	})
 	group.Go(func() error {
 		defer wake.Close()

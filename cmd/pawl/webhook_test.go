@@ -14,8 +14,8 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
 
-// A webhook end to end, through the program as the service's role: subscribed, tested, told of
-// steps by one replica, and by the other after the first was killed.
+// A webhook end to end, with the privileges of the service: a subscription gets a test message, the
+// messages of steps from one replica, and from the other one after the first was killed.
 func TestWebhooks(t *testing.T) {
 	t.Parallel()
 	type hook struct {
@@ -65,7 +65,7 @@ func TestWebhooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustPawl(t, nil, "instance", "fire", "--server", two.url, id, "cancel")
-	for { // What was not noted is sent again.
+	for { // A delivery that was not settled is sent again.
 		h := <-hooks
 		if strings.Contains(string(h.body), `"id":"`+id+`:2"`) {
 			break
@@ -91,7 +91,7 @@ func TestWebhooks(t *testing.T) {
 		<-hooks
 	}
 	mustPawl(t, nil, "subscription", "rotate-secret", "--server", two.url, subscription.ID)
-	if out := mustPawl(t, nil, "subscription", "get", "--server", two.url, subscription.ID); !strings.Contains(out, "health  well") || strings.Contains(out, "whsec_") {
+	if out := mustPawl(t, nil, "subscription", "get", "--server", two.url, subscription.ID); !strings.Contains(out, "health  circuit closed") || strings.Contains(out, "whsec_") {
 		t.Errorf("it is %s", out)
 	}
 	if out := mustPawl(t, nil, "subscription", "list", "--server", two.url); !strings.Contains(out, "workflows flight-booking") {
@@ -104,6 +104,7 @@ func TestWebhooks(t *testing.T) {
 	}
 }
 
+// Values with which no webhook could be sent are refused, and a secret is not printed.
 func TestWebhookFlags(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{"PAWL_WEBHOOK_SECRET=hunter2", "PAWL_WEBHOOK_MAX_ATTEMPTS=0", "PAWL_WEBHOOK_BACKOFF_BASE=-1s"} {

@@ -11,17 +11,17 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
+// workflowCommand is `pawl workflow`.
 type workflowCommand struct {
-	Validate  workflowValidate  `cmd:"" help:"Check definitions, and say everything that is wrong with them."`
-	Diff      workflowDiff      `cmd:"" help:"Say what differs between two definitions, and what of it is unsafe for live instances."`
-	Backtest  workflowBacktest  `cmd:"" help:"Replay recorded histories against a definition, and say which instances would have gone another way."`
-	Migration workflowMigration `cmd:"" help:"Print a migration that registers a definition, for goose and psql."`
+	Validate  workflowValidate  `cmd:"" help:"Check definitions, and print all of their faults."`
+	Diff      workflowDiff      `cmd:"" help:"Print the differences between two definitions, and which of them are unsafe for live instances."`
+	Backtest  workflowBacktest  `cmd:"" help:"Re-run recorded histories under another definition, and print the instances that would have gone another way."`
+	Migration workflowMigration `cmd:"" help:"Print a schema migration that registers a definition, for goose and psql."`
 	Apply     workflowApply     `cmd:"" help:"Register definitions."`
 	List      workflowList      `cmd:"" help:"List the workflows."`
-	Show      workflowShow      `cmd:"" help:"Print a workflow's definition."`
-	Diagram   workflowDiagram   `cmd:"" help:"Print a workflow as a diagram, with the path of an instance if wanted."`
-	Migrate   workflowMigrate   `cmd:"" help:"Move live instances to another version of their workflow."`
-	Retire    workflowRetire    `cmd:"" help:"Remove a version that no instance is on."`
+	Show      workflowShow      `cmd:"" help:"Print the definition of a workflow."`
+	Diagram   workflowDiagram   `cmd:"" help:"Print a workflow as a diagram, with the path of an instance if --instance is given."`
+	Retire    workflowRetire    `cmd:"" help:"Retire a version that no instance uses."`
 }
 
 // workflowAnswer is a workflow as the API shows it.
@@ -34,8 +34,9 @@ type workflowAnswer struct {
 	CreatedBy  *string         `json:"created_by"`
 }
 
-// readDefinition reads a file in YAML or JSON and checks it as far as it can be checked
-// without a database. It returns the document as it was written, as JSON, and its model.
+// readDefinition reads a definition in YAML or JSON and checks it. Only the syntax of guards and assigns
+// is not checked, since that takes a database. It returns the document as JSON, with its shorthands, and
+// its model.
 func readDefinition(file string) (document json.RawMessage, model *fsm.Definition, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -48,9 +49,10 @@ func readDefinition(file string) (document json.RawMessage, model *fsm.Definitio
 	return document, model, err
 }
 
+// workflowApply registers definitions.
 type workflowApply struct {
 	clientFlags
-	Files []string `arg:"" type:"existingfile" help:"Definitions in YAML or JSON."`
+	Files []string `arg:"" type:"existingfile" help:"Files with a definition in YAML or JSON."`
 }
 
 func (w *workflowApply) Run(c *console) error {
@@ -62,8 +64,8 @@ func (w *workflowApply) Run(c *console) error {
 			status, err = w.do(c, call{method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(model.Name), body: definition}, &answer)
 		}
 		if err != nil {
-			c.complain(file, err)
-			return errSaid
+			c.printFaults(file, err)
+			return errReported
 		}
 		switch {
 		case w.JSON:
@@ -79,6 +81,7 @@ func (w *workflowApply) Run(c *console) error {
 	return nil
 }
 
+// workflowList prints the latest version of each workflow.
 type workflowList struct{ clientFlags }
 
 func (w *workflowList) Run(c *console) error {
@@ -92,15 +95,16 @@ func (w *workflowList) Run(c *console) error {
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "NAME\tVERSION\tREGISTERED\tBY")
 	for _, i := range items {
-		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\n", i.Name, i.Version, text(i.CreatedAt), text(i.CreatedBy))
+		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\n", i.Name, i.Version, orDash(i.CreatedAt), orDash(i.CreatedBy))
 	}
 	return table.Flush()
 }
 
+// workflowShow prints a definition in its canonical form.
 type workflowShow struct {
 	clientFlags
-	Name string `arg:"" help:"The workflow."`
-	At   int    `name:"workflow-version" help:"The version; the latest by default."`
+	Name string `arg:"" help:"Name of the workflow."`
+	At   int    `name:"workflow-version" help:"Number of the version; by default the latest."`
 }
 
 func (w *workflowShow) Run(c *console) error {
@@ -114,7 +118,7 @@ func (w *workflowShow) Run(c *console) error {
 	return c.printJSON(answer.Definition)
 }
 
-// workflow reads a version of a workflow, or the latest for version 0.
+// workflow reads a version of a workflow; 0 is the latest version.
 func (f *clientFlags) workflow(c *console, name string, version int) (answer workflowAnswer, err error) {
 	path := "/v1/workflows/" + url.PathEscape(name)
 	if version != 0 {
@@ -122,11 +126,4 @@ func (f *clientFlags) workflow(c *console, name string, version int) (answer wor
 	}
 	_, err = f.do(c, call{method: http.MethodGet, path: path}, &answer)
 	return answer, err
-}
-
-func text(s *string) string {
-	if s == nil {
-		return "-"
-	}
-	return *s
 }

@@ -8,22 +8,23 @@ import (
 	"net/url"
 )
 
+// workflowBacktest re-runs recorded histories under another definition.
 type workflowBacktest struct {
 	clientFlags
-	Name   string `arg:"" help:"The workflow, whose instances are replayed."`
-	File   string `type:"existingfile" placeholder:"FILE" xor:"candidate" required:"" help:"The candidate: a definition in YAML or JSON."`
-	At     int    `name:"workflow-version" placeholder:"N" xor:"candidate" required:"" help:"The candidate: a registered version."`
-	Sample int    `default:"1000" help:"How many instances to replay, the newest first; at most 10,000."`
+	Name   string `arg:"" help:"Name of the workflow whose histories are re-run."`
+	File   string `type:"existingfile" placeholder:"FILE" xor:"candidate" required:"" help:"File with the other definition, in YAML or JSON."`
+	At     int    `name:"workflow-version" placeholder:"N" xor:"candidate" required:"" help:"Number of a registered version that is the other definition."`
+	Sample int    `default:"1000" help:"Number of instances whose histories are re-run, newest first; at most 10,000."`
 }
 
-// Help says more than the line in the list of commands.
+// Help is printed below the help of the command.
 func (w *workflowBacktest) Help() string {
-	return "Each recorded event is decided with its payload at its time, as firing it would. Of each instance that would " +
-		"have gone another way the first difference is told. Nothing is written.\n\n" +
-		"The exit code is 0 if there is no difference, 1 if there is one, and 2 if that cannot be told."
+	return "Each recorded event is decided again with its payload at its time. Of each instance that would have gone another " +
+		"way the first difference is printed. Nothing is written.\n\n" +
+		"The exit code is 0 if there is no difference, 1 if there is one, and 2 if the back-test failed."
 }
 
-// backtestStep is a step and what it would have come to.
+// backtestStep is a recorded step, and its outcome under the other definition.
 type backtestStep struct {
 	Event   *string `json:"event"`
 	From    *string `json:"from"`
@@ -33,14 +34,14 @@ type backtestStep struct {
 }
 
 func (s backtestStep) String() string {
-	text := fmt.Sprintf("%s from %s to %s: %s", text(s.Event), text(s.From), s.To, s.Outcome)
+	line := fmt.Sprintf("%s from %s to %s: %s", orDash(s.Event), orDash(s.From), s.To, s.Outcome)
 	if s.WouldBe != nil {
-		text += " " + *s.WouldBe
+		line += " " + *s.WouldBe
 	}
-	return text
+	return line
 }
 
-// backtestAnswer is what the service says of a back-test.
+// backtestAnswer is the result of a back-test as the API shows it.
 type backtestAnswer struct {
 	Version    *int `json:"version"`
 	Instances  int  `json:"instances"`
@@ -71,8 +72,8 @@ func (w *workflowBacktest) Run(c *console) error {
 	if w.File != "" {
 		definition, err := w.definition()
 		if err != nil {
-			c.complain(w.File, err)
-			return trouble{errors.New("there is nothing to replay against")}
+			c.printFaults(w.File, err)
+			return undecided{errors.New("the definition cannot be used: mend the faults above")}
 		}
 		body["definition"] = definition
 	} else {
@@ -81,31 +82,32 @@ func (w *workflowBacktest) Run(c *console) error {
 	var answer backtestAnswer
 	path := "/v1/workflows/" + url.PathEscape(w.Name) + "/backtest"
 	if _, err := w.do(c, call{method: http.MethodPost, path: path, body: body}, &answer); err != nil {
-		return trouble{err}
+		return undecided{err}
 	}
 	if w.JSON {
 		if err := c.printJSON(answer); err != nil {
-			return trouble{err}
+			return undecided{err}
 		}
 	} else {
-		w.say(c, answer)
+		w.print(c, answer)
 	}
 	if answer.Different > 0 {
-		return errSaid
+		return errReported
 	}
 	return nil
 }
 
-// definition reads the file, whose name member must be the workflow's, if there is one.
+// definition reads the file. It must define the workflow of that name.
 func (w *workflowBacktest) definition() (json.RawMessage, error) {
 	definition, model, err := readDefinition(w.File)
 	if err == nil && model.Name != w.Name {
-		err = fmt.Errorf("it defines %s, not %s", model.Name, w.Name)
+		err = fmt.Errorf("the file defines %s, not %s", model.Name, w.Name)
 	}
 	return definition, err
 }
 
-func (w *workflowBacktest) say(c *console, answer backtestAnswer) {
+// print prints each kind of difference with its examples.
+func (w *workflowBacktest) print(c *console, answer backtestAnswer) {
 	for _, g := range answer.Summary {
 		c.printf("%d × %s\n", g.Count, g.backtestStep)
 		for _, id := range g.Examples {
@@ -125,5 +127,5 @@ func (w *workflowBacktest) say(c *console, answer backtestAnswer) {
 			c.printf("\n")
 		}
 	}
-	c.printf("%d replayed: %d the same, %d different, %d incomplete\n", answer.Instances, answer.Same, answer.Different, answer.Incomplete)
+	c.printf("%d instances: %d the same, %d different, %d incomplete\n", answer.Instances, answer.Same, answer.Different, answer.Incomplete)
 }

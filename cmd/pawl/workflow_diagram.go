@@ -11,13 +11,14 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
+// workflowDiagram prints a diagram. The service draws a workflow; a file is drawn without a service.
 type workflowDiagram struct {
-	Of       string            `arg:"" name:"name-or-file" help:"A workflow of the service, or a definition in YAML or JSON, which is drawn without one."`
-	Format   fsm.DiagramFormat `enum:"mermaid,dot" default:"mermaid" help:"mermaid or dot."`
-	At       int               `name:"workflow-version" help:"The version; by default the latest, or the instance's."`
-	Instance string            `help:"The instance whose path to mark."`
-	Server   string            `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"The service."`
-	Token    string            `env:"PAWL_TOKEN" help:"Bearer token."`
+	Of       string            `arg:"" name:"name-or-file" help:"Name of a workflow of the service, or a file with a definition in YAML or JSON."`
+	Format   fsm.DiagramFormat `enum:"mermaid,dot" default:"mermaid" help:"Format: mermaid or dot."`
+	At       int               `name:"workflow-version" help:"Number of the version; by default that of the instance, or the latest."`
+	Instance string            `help:"Id of an instance whose path is marked."`
+	Server   string            `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
+	Token    string            `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
 }
 
 func (w *workflowDiagram) Run(c *console) error {
@@ -33,7 +34,7 @@ func (w *workflowDiagram) Run(c *console) error {
 	}
 	client := clientFlags{Server: w.Server, Token: w.Token}
 	if err := client.Validate(); err != nil {
-		return trouble{err}
+		return undecided{err}
 	}
 	var diagram string
 	_, err := client.do(c, call{
@@ -43,21 +44,22 @@ func (w *workflowDiagram) Run(c *console) error {
 	return err
 }
 
+// drawFile prints the diagram of a definition in a file.
 func (w *workflowDiagram) drawFile(c *console) error {
 	if w.At != 0 || w.Instance != "" {
-		return errors.New("a file has neither versions nor instances: name the workflow")
+		return errors.New("a file has neither versions nor instances: give the name of the workflow")
 	}
 	_, model, err := readDefinition(w.Of)
 	if err != nil {
-		c.complain(w.Of, err)
-		return errSaid
+		c.printFaults(w.Of, err)
+		return errReported
 	}
 	diagram, err := model.Diagram(w.Format, nil)
 	c.printf("%s", diagram)
 	return err
 }
 
-// isFile tells a file from the name of a workflow, which has neither dots nor slashes.
+// isFile returns true for a file, and false for the name of a workflow, which has no dots and slashes.
 func isFile(arg string) bool {
 	info, err := os.Stat(arg)
 	return strings.ContainsAny(arg, "./\\") || err == nil && info.Mode().IsRegular()

@@ -8,24 +8,25 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
+// workflowDiff compares two definitions, each from a file or from the service.
 type workflowDiff struct {
-	Old    string `arg:"" help:"A definition in YAML or JSON, or a workflow of the service: NAME for its latest version, NAME@VERSION for another."`
-	New    string `arg:"" help:"The same, of what is to come."`
-	Format string `enum:"text,json" default:"text" help:"text or json."`
-	FailOn string `enum:"any,unsafe,none" default:"any" help:"Which differences make the exit code 1: any, unsafe ones, or none."`
-	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"The service."`
-	Token  string `env:"PAWL_TOKEN" help:"Bearer token."`
+	Old    string `arg:"" help:"Old definition: a file in YAML or JSON, or a workflow of the service as NAME (its latest version) or NAME@VERSION."`
+	New    string `arg:"" help:"New definition, in the same form."`
+	Format string `enum:"text,json" default:"text" help:"Format: text or json."`
+	FailOn string `enum:"any,unsafe,none" default:"any" help:"Differences that make the exit code 1: any, unsafe ones only, or none."`
+	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
+	Token  string `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
 }
 
-// Help says more than the line in the list of commands.
+// Help is printed below the help of the command.
 func (w *workflowDiff) Help() string {
-	return "An instance stays on the version it was created with. A change is unsafe if an instance that is migrated " +
-		"could then be refused what it was allowed, go another way, end at once, or never. Where that cannot be told, as of " +
-		"guards and most of JSON Schema, a change is taken for unsafe.\n\n" +
-		"The exit code is 0 if there is no difference, 1 if there is one (see --fail-on), and 2 if that cannot be told."
+	return "An instance stays on the version that it was created with. A change is unsafe if an instance that is migrated " +
+		"could be refused an event that it accepted before, go another way, end at once, or never end. A change that cannot " +
+		"be proven safe, such as that of a guard or of most of a JSON Schema, counts as unsafe.\n\n" +
+		"The exit code is 0 if there is no difference, 1 if there is one (see --fail-on), and 2 if the definitions cannot be compared."
 }
 
-// difference is a change as JSON.
+// difference is a change as it is printed as JSON.
 type difference struct {
 	Kind    fsm.ChangeKind `json:"kind"`
 	Pointer string         `json:"pointer"`
@@ -37,11 +38,11 @@ type difference struct {
 func (w *workflowDiff) Run(c *console) error {
 	a, err := w.read(c, w.Old)
 	if err != nil {
-		return trouble{err}
+		return undecided{err}
 	}
 	b, err := w.read(c, w.New)
 	if err != nil {
-		return trouble{err}
+		return undecided{err}
 	}
 	changes, unsafe := []difference{}, 0
 	for _, change := range fsm.Diff(a, b) {
@@ -54,18 +55,19 @@ func (w *workflowDiff) Run(c *console) error {
 	}
 	if w.Format == "json" {
 		if err := c.printJSON(changes); err != nil {
-			return trouble{err}
+			return undecided{err}
 		}
 	} else {
-		w.say(c, changes, unsafe)
+		w.print(c, changes, unsafe)
 	}
 	if w.FailOn == "any" && len(changes) > 0 || w.FailOn == "unsafe" && unsafe > 0 {
-		return errSaid
+		return errReported
 	}
 	return nil
 }
 
-func (w *workflowDiff) say(c *console, changes []difference, unsafe int) {
+// print prints each change in a line, and the risk of an unsafe one below it.
+func (w *workflowDiff) print(c *console, changes []difference, unsafe int) {
 	if len(changes) == 0 {
 		c.printf("no differences\n")
 		return
@@ -76,10 +78,10 @@ func (w *workflowDiff) say(c *console, changes []difference, unsafe int) {
 			c.printf("         unsafe: %s\n", change.Risk)
 		}
 	}
-	c.printf("%d changed, %d of it unsafe for live instances that are migrated\n", len(changes), unsafe)
+	c.printf("%d changed, %d of them unsafe for live instances that are migrated\n", len(changes), unsafe)
 }
 
-// read gets a definition from a file or from the service.
+// read returns a definition from a file or from the service.
 func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
 	if isFile(from) {
 		_, model, err := readDefinition(from)
@@ -93,7 +95,7 @@ func (w *workflowDiff) read(c *console, from string) (*fsm.Definition, error) {
 	if given {
 		var err error
 		if version, err = strconv.Atoi(at); err != nil || version < 1 {
-			return nil, fmt.Errorf("%s: %q is no version", from, at)
+			return nil, fmt.Errorf("%s: %q is no version: give a number from 1 on", from, at)
 		}
 	}
 	client := clientFlags{Server: w.Server, Token: w.Token}

@@ -12,19 +12,20 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
+// workflowMigration prints a schema migration that registers a definition.
 type workflowMigration struct {
-	File    string `arg:"" type:"existingfile" help:"A definition in YAML or JSON."`
-	Against string `placeholder:"URL" help:"A database. If the definition is the latest version there already, the migration does nothing."`
+	File    string `arg:"" type:"existingfile" help:"File with a definition in YAML or JSON."`
+	Against string `placeholder:"URL" help:"A database. If the definition is the latest version of its workflow there, the migration does nothing."`
 }
 
-// Help says more than the line in the list of commands.
+// Help is printed below the help of the command.
 func (w *workflowMigration) Help() string {
-	return "Goose runs it up and down; psql runs it up, as often as you like: to psql its Down section is a comment. " +
-		"Up registers the definition as the workflow's next version, unless it is the latest already. Down takes that " +
-		"version back, if a migration made it, and fails if an instance is on it."
+	return "Goose runs the migration up and down. psql runs it up, any number of times: to psql the Down section is a comment. " +
+		"Up registers the definition as the next version of its workflow, unless it is the latest version already. Down " +
+		"retires that version, if a migration registered it, and fails if an instance uses it."
 }
 
-// noMigration is printed where there is nothing to do.
+// noMigration is printed if the database has the definition already.
 const noMigration = `-- %[1]s: version %[2]d is this definition already, so there is nothing to do.
 
 -- +goose Up
@@ -34,15 +35,15 @@ select 1;
 select 1;
 `
 
-// migration registers a definition. How it is written:
+// migration is the migration that registers a definition.
 //
-//   - Without a transaction of goose's, so that what register_workflow locks is free before
+//   - It runs without a transaction of goose's. So the locks of register_workflow are released before
 //     validate_workflow reads the table.
-//   - register_workflow asks for its locks briefly, since commands wait behind it. A
-//     subtransaction that fails frees what it had locked, while the next try is awaited.
-//   - psql knows no sections and would run Down after Up. So Down is within a block comment,
-//     which is closed for goose alone: goose replaces the variable by none of its characters.
-//     No text within may close the comment, or open another.
+//   - register_workflow waits for its locks only briefly, since commands queue behind it. If it does
+//     not get one, its subtransaction fails and releases the others, and it is tried again.
+//   - psql knows no sections and would run Down after Up. So Down is within a block comment. The
+//     comment is closed for goose alone: goose expands ${PAWL:0:0} to an empty text, whatever the
+//     variable holds. No text in the section may close the comment or open another.
 var migration = template.Must(template.New("").Parse(`-- Registers the workflow {{.Name}}. Printed by pawl workflow migration.
 -- Run again it changes nothing, as long as this is the latest version.
 
@@ -129,8 +130,8 @@ end
 func (w *workflowMigration) Run(c *console) error {
 	_, model, err := readDefinition(w.File)
 	if err != nil {
-		c.complain(w.File, err)
-		return errSaid
+		c.printFaults(w.File, err)
+		return errReported
 	}
 	if w.Against != "" {
 		latest, found, err := w.latest(c, model.Name)
@@ -151,7 +152,7 @@ func (w *workflowMigration) Run(c *console) error {
 	return printMigration(c, model)
 }
 
-// latest reads the latest version of a workflow.
+// latest reads the latest version of a workflow from the database.
 func (w *workflowMigration) latest(c *console, name string) (latest fsm.Workflow, found bool, err error) {
 	pool, err := db.Open(c, w.Against, db.Config{MaxConns: 1})
 	if err != nil {
@@ -173,8 +174,8 @@ func printMigration(c *console, model *fsm.Definition) error {
 	if err != nil {
 		return err
 	}
-	// Indented, one line per member, a definition can be reviewed. No line of it begins with
-	// the dashes that goose looks for.
+	// With a line for each member, a definition can be reviewed. No line begins with the dashes that
+	// goose looks for.
 	definition := jsontext.Value(canonical)
 	if err := definition.Format(jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
 		return err
@@ -182,13 +183,13 @@ func printMigration(c *console, model *fsm.Definition) error {
 	text := string(definition)
 	return migration.Execute(c.out, map[string]any{
 		"Name": model.Name, "Version": model.Version, "Definition": text,
-		// Within a string, where alone JSON has slashes, they may be written so.
+		// JSON has slashes within strings only, where they may be escaped.
 		"Commented": strings.ReplaceAll(text, "/", `\u002f`),
 		"Tag":       dollarTag("json", text), "Body": dollarTag("pawl", text),
 	})
 }
 
-// dollarTag makes a quote that the text does not hold.
+// dollarTag returns a dollar quote that does not occur in the text.
 func dollarTag(name, text string) string {
 	tag := "$" + name + "$"
 	for i := 1; strings.Contains(text, tag); i++ {

@@ -16,19 +16,20 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
+// workflowValidate checks definitions. With --server, the service checks the guards and assigns too.
 type workflowValidate struct {
-	Files  []string `arg:"" type:"existingfile" help:"Definitions in YAML or JSON."`
-	Format string   `enum:"text,json,github" default:"text" help:"text, json, or github: annotations in the log of a GitHub workflow."`
-	Server string   `env:"PAWL_SERVER" help:"A service whose Postgres parses the guards and assigns too. Without it they are not looked at."`
-	Token  string   `env:"PAWL_TOKEN" help:"Bearer token."`
+	Files  []string `arg:"" type:"existingfile" help:"Files with a definition in YAML or JSON."`
+	Format string   `enum:"text,json,github" default:"text" help:"Format: text, json, or github (annotations in the log of GitHub Actions)."`
+	Server string   `placeholder:"URL" env:"PAWL_SERVER" help:"URL of a service that checks the syntax of guards and assigns too; without it they are not checked."`
+	Token  string   `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
 }
 
-// Help says more than the line in the list of commands.
+// Help is printed below the help of the command.
 func (w *workflowValidate) Help() string {
-	return "Every file is checked. The exit code is 1 if any has a fault."
+	return "Every file is checked. The exit code is 1 if any of them has a fault."
 }
 
-// Validate refuses what no request can be sent to.
+// Validate refuses an address that no request can be sent to.
 func (w *workflowValidate) Validate() error {
 	if w.Server == "" {
 		return nil
@@ -36,16 +37,16 @@ func (w *workflowValidate) Validate() error {
 	return (&clientFlags{Server: w.Server}).Validate()
 }
 
-// checkedFile is what validate says of a file.
+// checkedFile is the result for one file.
 type checkedFile struct {
 	File   string  `json:"file"`
 	Valid  bool    `json:"valid"`
 	Faults []fault `json:"faults"`
-	// PathsChecked is false if nobody looked at the guards and assigns.
+	// PathsChecked is false if the guards and assigns were not checked.
 	PathsChecked bool `json:"paths_checked"`
 }
 
-// fault is one of the things that are wrong with a file. Line and Column are 0 if unknown.
+// fault is one thing that is wrong with a file. Line and Column begin at 1, and are 0 if unknown.
 type fault struct {
 	Pointer string `json:"pointer"`
 	Detail  string `json:"detail"`
@@ -70,16 +71,17 @@ func (w *workflowValidate) Run(c *console) error {
 		}
 	} else {
 		for _, f := range checked {
-			w.say(c, f)
+			w.print(c, f)
 		}
 	}
 	if failed {
-		return errSaid
+		return errReported
 	}
 	return nil
 }
 
-// relative is the path from here to a file below, as annotations need it.
+// relative returns the path of a file below the current folder relative to that folder, as annotations
+// need it. It returns other paths unchanged.
 func relative(file string) string {
 	here, err := os.Getwd()
 	if err != nil {
@@ -92,6 +94,7 @@ func relative(file string) string {
 	return path
 }
 
+// check returns the faults of a file as an error.
 func (w *workflowValidate) check(c *console, file string) error {
 	definition, model, err := readDefinition(file)
 	if err != nil || w.Server == "" {
@@ -105,18 +108,19 @@ func (w *workflowValidate) check(c *console, file string) error {
 	return err
 }
 
-func (w *workflowValidate) say(c *console, f checkedFile) {
+// print prints the result for a file in the format that was asked for.
+func (w *workflowValidate) print(c *console, f checkedFile) {
 	switch {
 	case f.Valid && f.PathsChecked:
 		c.printf("%s: valid\n", f.File)
 	case f.Valid:
-		c.printf("%s: valid, but for its guards and assigns, which need --server\n", f.File)
+		c.printf("%s: valid, but for its guards and assigns, which only --server checks\n", f.File)
 	case w.Format == "github":
 		for _, fault := range f.Faults {
 			c.printf("%s\n", fault.annotation(f.File))
 		}
 	default:
-		c.complainOf(f.File, f.Faults)
+		c.printFaultsOf(f.File, f.Faults)
 	}
 }
 
@@ -142,10 +146,10 @@ func (f fault) String() string {
 	return f.Pointer + ": " + f.Detail
 }
 
-// complain prints each fault of a definition on a line of its own.
-func (c *console) complain(file string, err error) { c.complainOf(file, faultsOf(file, err)) }
+// printFaults prints the faults of a definition on standard error, each on a line of its own.
+func (c *console) printFaults(file string, err error) { c.printFaultsOf(file, faultsOf(file, err)) }
 
-func (c *console) complainOf(file string, faults []fault) {
+func (c *console) printFaultsOf(file string, faults []fault) {
 	for _, f := range faults {
 		at := file
 		if f.Line > 0 {
@@ -155,7 +159,7 @@ func (c *console) complainOf(file string, faults []fault) {
 	}
 }
 
-// faultsOf lists what an error says of a file, with the places that it names.
+// faultsOf returns the faults that an error names, with their lines and columns in the file.
 func faultsOf(file string, err error) []fault {
 	var faults []fault
 	var refused *fsm.Error
@@ -190,7 +194,7 @@ func faultsOf(file string, err error) []fault {
 
 var yamlLine = regexp.MustCompile(`\bline (\d+)`)
 
-// lineIn is the line that the YAML reader's message names, or 0.
+// lineIn returns the line that a message of the YAML parser names, or 0.
 func lineIn(err error) int {
 	m := yamlLine.FindStringSubmatch(err.Error())
 	if m == nil {
@@ -200,8 +204,8 @@ func lineIn(err error) int {
 	return line
 }
 
-// locate finds where a JSON Pointer leads to in a document: a member by its name, an element
-// by itself, and what is missing by what it is missing from.
+// locate returns the node that a JSON Pointer leads to: the name of a member, or an element. If the
+// pointer leads to a member that is missing, it returns the object or list that lacks it.
 func locate(n *yaml.Node, pointer string) *yaml.Node {
 	at := n
 	for _, name := range strings.Split(pointer, "/")[1:] {
@@ -213,7 +217,7 @@ func locate(n *yaml.Node, pointer string) *yaml.Node {
 		switch n.Kind {
 		case yaml.MappingNode:
 			for i := 0; i+1 < len(n.Content); i += 2 {
-				if n.Content[i].Value == name { // Of two, the latter is the one too many.
+				if n.Content[i].Value == name { // Of two members of one name, the latter is the fault.
 					at, next = n.Content[i], n.Content[i+1]
 				}
 			}

@@ -3,21 +3,22 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 
 	"go.yaml.in/yaml/v4"
 )
 
-// toJSON turns a document in YAML, of which JSON is a part, into JSON. Numbers keep
-// their digits; a member given twice stays so, for whoever reads the JSON to refuse.
+// toJSON converts a document in YAML, of which JSON is a subset, to JSON. Numbers keep their digits. A
+// member that is given twice stays so, for the reader of the JSON to refuse.
 func toJSON(data []byte) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(data, &document); err != nil {
 		return nil, err
 	}
 	if len(document.Content) == 0 {
-		return nil, fmt.Errorf("the document is empty")
+		return nil, errors.New("the document is empty")
 	}
 	var out bytes.Buffer
 	if err := writeJSON(&out, document.Content[0], 0); err != nil {
@@ -26,14 +27,14 @@ func toJSON(data []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// maxYAMLDepth also ends an alias that holds itself.
+// maxYAMLDepth is the deepest nesting. It also ends an alias that contains itself.
 const maxYAMLDepth = 100
 
 var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
 
 func writeJSON(out *bytes.Buffer, n *yaml.Node, depth int) error {
 	if depth > maxYAMLDepth {
-		return fmt.Errorf("line %d: nested too deep", n.Line)
+		return fmt.Errorf("line %d: nested more than 100 levels deep", n.Line)
 	}
 	switch n.Kind {
 	case yaml.AliasNode:
@@ -72,7 +73,7 @@ func writeJSON(out *bytes.Buffer, n *yaml.Node, depth int) error {
 	case yaml.ScalarNode:
 		return writeScalar(out, n)
 	default:
-		return fmt.Errorf("line %d: not a value", n.Line)
+		return fmt.Errorf("line %d: is no value", n.Line)
 	}
 }
 

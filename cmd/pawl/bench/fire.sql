@@ -1,9 +1,0 @@
--- One transition by the engine, called without a service and without a batch. Dividing
--- by zero ends the run if it is not applied.
-\set i :i + 1
-\set n 1 + :client_id * :slice + :i % :slice
-select f.*, 1 / (f.outcome = 'applied')::integer as applied
-from pawl.fire(
-  'default', array[(select b.id from pawl_bench.instance b where b.n = :n)], array['go'], array['{"n": 1}'::jsonb],
-  array[concat(:run::text, '-', :client_id::text, '-', :i::text)], array[''], array[''], array['pgbench'], array[''],
-  array[''], array['']) f;

@@ -1,0 +1,91 @@
+package main_test
+
+import (
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// What a file of the command line may import of this project, by the kind of its commands. A file that
+// is not named here holds clients of the HTTP API, or what all commands share.
+var (
+	// public are the packages that every file may import: what a client of the API needs.
+	public = []string{"fsm/definition", "httpapi/api"}
+	// serving are the files of the commands that run the service. They may import everything.
+	serving = []string{"serve.go", "dev.go", "sink.go", "webhook.go"}
+	// database are the files of the commands that open the database themselves, and the one that
+	// explains the errors of the database. They may import everything but the HTTP server.
+	database = []string{"error.go", "instance_archive.go", "migrate.go", "outbox.go", "workflow_migration.go"}
+	// single are imports that one file has beyond its kind.
+	single = map[string][]string{
+		"main.go":              {"internal/bench"}, // The names of the measurements, for the help.
+		"bench.go":             {"internal/bench"},
+		"workflow.go":          {"fsm"},
+		"workflow_diagram.go":  {"fsm"},
+		"workflow_diff.go":     {"fsm"},
+		"workflow_validate.go": {"fsm"},
+	}
+)
+
+// TestClientsDoNotImportTheServer looks at each file: a command that is a client of the HTTP API uses
+// nothing of the service but the types of its contract and the language of definitions.
+func TestClientsDoNotImportTheServer(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	needed := map[string]bool{}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") || slices.Contains(serving, file) {
+			continue
+		}
+		for _, imported := range importsOf(t, file) {
+			// Whoever imports the driver works on a database.
+			local, ours := strings.CutPrefix(imported, module)
+			driver := strings.HasPrefix(imported, "github.com/jackc/pgx/")
+			switch {
+			case !ours && !driver || slices.Contains(public, local):
+			case slices.Contains(single[file], local):
+				needed[file+" "+local] = true
+			case slices.Contains(database, file) && local != "httpapi":
+			default:
+				t.Errorf("%s imports %s, which its kind of command must not", file, imported)
+			}
+		}
+	}
+	for file, imports := range single {
+		for _, imported := range imports {
+			if !needed[file+" "+imported] {
+				t.Errorf("%s does not import %s: delete it from the list", file, imported)
+			}
+		}
+	}
+	for _, file := range slices.Concat(serving, database) {
+		if _, err := os.Stat(file); err != nil {
+			t.Errorf("the lists name a file that is missing: %v", err)
+		}
+	}
+}
+
+// importsOf returns the import paths of a file.
+func importsOf(t *testing.T, file string) (paths []string) {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range parsed.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, imported)
+	}
+	return paths
+}

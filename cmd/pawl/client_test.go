@@ -1,0 +1,105 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+// TestClient uses the commands that are clients of the HTTP API.
+func TestClient(t *testing.T) {
+	t.Parallel()
+	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t)}, "serve")
+	env := []string{"PAWL_SERVER=" + p.url, "PAWL_ACTOR=carla"}
+
+	if out := mustPawl(t, []string{"PAWL_SERVER="}, "workflow", "validate", flight); !strings.Contains(out, "but for its guards") {
+		t.Errorf("validate without a server says %s", out)
+	}
+	faulty := filepath.Join(t.TempDir(), "faulty.yaml")
+	text := "name: faulty\ninitial: A\nstates:\n  A: { on: { go: { target: NOWHERE, guard: '$.a ==' } }, after: { soon: B } }\n  B: {}\n"
+	if err := os.WriteFile(faulty, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code := pawl(t, env, "workflow", "validate", flight, faulty)
+	for _, want := range []string{"/states/A/on/go/target", "/states/A/after/soon", "/states/B", "/states: no state is final"} {
+		if code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("exit code %d, no %q in %s", code, want, stderr)
+		}
+	}
+	badGuard := filepath.Join(t.TempDir(), "guard.json")
+	text = `{"name": "guard", "initial": "A", "states": {"A": {"on": {"go": {"target": "B", "guard": "$.a =="}}}, "B": {"type": "final"}}}`
+	if err := os.WriteFile(badGuard, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, code := pawl(t, env, "workflow", "validate", badGuard); code != 1 || !strings.Contains(stderr, "/states/A/on/go/guard: is no SQL/JSON path") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+
+	if out := mustPawl(t, env, "workflow", "apply", flight); !strings.Contains(out, "version 1 registered") {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "workflow", "apply", flight); !strings.Contains(out, "version 1, unchanged") {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "workflow", "list"); !strings.Contains(out, "flight-booking  1") {
+		t.Error(out)
+	}
+	shown := mustPawl(t, env, "workflow", "show", "flight-booking")
+	again := filepath.Join(t.TempDir(), "shown.json")
+	if err := os.WriteFile(again, []byte(shown), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := mustPawl(t, env, "workflow", "apply", again); !strings.Contains(out, "version 1, unchanged") {
+		t.Errorf("what show prints is another version: %s", out)
+	}
+
+	var created struct {
+		ID      string
+		Context json.RawMessage
+	}
+	out := mustPawl(t, env, "instance", "create", "flight-booking", "--json",
+		"--context", "{flight_id: LH454, price: 9007199254740993}", "--business-key", "order-7", "--key", "k1")
+	if err := json.Unmarshal([]byte(out), &created); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(created.Context), "9007199254740993") {
+		t.Errorf("digits are lost: %s", created.Context)
+	}
+	if _, stderr, code := pawl(t, env, "instance", "fire", created.ID, "reserve", "--payload", "{price: 1}"); code != 1 ||
+		!strings.Contains(stderr, "409 guard-rejected") || !strings.Contains(stderr, "it accepts: cancel, reserve") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if out := mustPawl(t, env, "instance", "fire", created.ID, "reserve", "--dry-run", "--payload", "{price: 9007199254740993}"); !strings.Contains(out, "RESERVED") {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "instance", "fire", created.ID, "reserve", "--if-match", "1", "--payload", "{price: 9007199254740993}", "--reason", "by phone"); !strings.Contains(out, "version  2") {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "instance", "get", created.ID, "--at-version", "1"); !strings.Contains(out, "QUOTED (active)") {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "instance", "history", created.ID); !strings.Contains(out, "carla") || !strings.Contains(out, "by phone") {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "instance", "accepted-events", created.ID, "--evaluate"); !strings.Contains(out, "pay") {
+		t.Error(out)
+	}
+	for i := range 3 {
+		mustPawl(t, env, "instance", "create", "flight-booking", "--context", fmt.Sprintf("{flight_id: LH%d, price: 1}", i))
+	}
+	var listed []struct{ ID string }
+	if err := json.Unmarshal([]byte(mustPawl(t, env, "instance", "list", "--limit", "0", "--json")), &listed); err != nil || len(listed) != 4 {
+		t.Errorf("%d instances are listed (%v), want 4", len(listed), err)
+	}
+	if out := mustPawl(t, env, "instance", "list", "--state", "RESERVED"); !strings.Contains(out, created.ID) || strings.Count(out, "\n") != 2 {
+		t.Error(out)
+	}
+	if _, stderr, code := pawl(t, []string{"PAWL_SERVER=http://127.0.0.1:1"}, "instance", "get", created.ID); code != 1 || stderr == "" {
+		t.Errorf("exit code %d without a service: %s", code, stderr)
+	}
+}

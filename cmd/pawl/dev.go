@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"net"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/localpg"
+	flightbooking "github.com/pawl-fsm/pawl/examples/flight-booking"
+	"github.com/pawl-fsm/pawl/fsm"
+)
+
+// devCommand is `pawl dev`: the service with a private Postgres and an example.
+type devCommand struct {
+	Listen      string `default:"127.0.0.1:8080" env:"PAWL_LISTEN" help:"Address to listen on; port 0 takes a free one."`
+	DataDir     string `default:".pawl" type:"path" env:"PAWL_DATA_DIR" help:"Folder of the private Postgres's data."`
+	DatabaseURL string `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"Use this database instead of a private Postgres."`
+	serviceFlags
+}
+
+// Run ends when the context does or when the private Postgres ends.
+func (d *devCommand) Run(c *console) error {
+	dsn := d.DatabaseURL
+	if dsn == "" {
+		server, err := localpg.Start(c, localpg.Config{Dir: d.DataDir, Logger: c.log})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c), d.ShutdownTimeout)
+			defer cancel()
+			if err := server.Stop(ctx); err != nil {
+				c.log.Error("the private Postgres did not stop", "error", err)
+			}
+		}()
+		dsn = server.DSN()
+		var died context.CancelCauseFunc
+		c.Context, died = context.WithCancelCause(c.Context)
+		defer died(nil)
+		go func() {
+			select {
+			case <-server.Done():
+				if err := server.Err(); err != nil {
+					c.log.Error("the private Postgres died", "error", err)
+				}
+				died(server.Err())
+			case <-c.Done():
+			}
+		}()
+	}
+	if err := db.Up(c, dsn); err != nil {
+		return err
+	}
+	return d.serve(c, dsn, d.Listen, func(service *fsm.Service, addr net.Addr) error {
+		if err := registerExample(c, service); err != nil {
+			return err
+		}
+		if addr == nil {
+			c.printf("pawl runs its workers, without an API\nits database is %s\n", dsn)
+			return nil
+		}
+		c.printf(devBanner, addr, dsn)
+		return nil
+	})
+}
+
+const devBanner = `pawl listens on http://%[1]s
+its database is %[2]s
+
+try it:
+  curl -i http://%[1]s/v1/workflows/flight-booking/instances -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%%s%%N)" -d '{"context": {"flight_id": "LH454", "price": 420}}'
+  curl 'http://%[1]s/v1/instances?workflow=flight-booking'
+  curl http://%[1]s/v1/workflows/flight-booking
+`
+
+// registerExample registers flight-booking. From the second start on this changes nothing.
+func registerExample(ctx context.Context, service *fsm.Service) error {
+	definition, err := toJSON(flightbooking.Definition)
+	if err != nil {
+		return err
+	}
+	_, err = service.Register(ctx, "flight-booking", definition, "pawl dev", false)
+	return err
+}

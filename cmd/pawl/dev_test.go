@@ -1,0 +1,78 @@
+package main_test
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+// TestDev starts in an empty folder, runs the commands that dev prints, and starts again after the
+// process was killed.
+func TestDev(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("PAWL_TEST_DATABASE_URL") != "" {
+		t.Log("dev runs a Postgres of its own all the same")
+	}
+	dbtest.Private(t, nil) // It skips the test without server binaries.
+	dir, err := os.MkdirTemp("", "pawl-dev-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	none := []string{"DATABASE_URL=", "PAWL_DATABASE_URL="}
+	first := start(t, none, "dev", "--data-dir", filepath.Join(dir, "data"))
+	booking := mustSend(t, http.StatusCreated, http.MethodPost, first.url+create, quote, "Idempotency-Key", "quote-1").
+		header.Get("Location")
+	runPrintedLines(t, first)
+
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	second := start(t, none, "dev", "--data-dir", filepath.Join(dir, "data"))
+	mustSend(t, http.StatusOK, http.MethodGet, second.url+booking, "")
+	if v := mustSend(t, http.StatusOK, http.MethodGet, second.url+"/v1/workflows/flight-booking", "").member("version"); v != float64(1) {
+		t.Errorf("the example is at version %v after the second start, want 1", v)
+	}
+	if err := second.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// runPrintedLines runs the curl commands that dev prints.
+func runPrintedLines(t *testing.T, p *process) {
+	t.Helper()
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Log("there is no curl to run the printed lines with")
+		return
+	}
+	var lines []string
+	// All lines are printed in one write, but the last one may be read later.
+	for range 100 {
+		lines = regexp.MustCompile(`(?m)^  curl .*$`).FindAllString(p.log.String(), -1)
+		if len(lines) == 3 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(lines) != 3 {
+		t.Fatalf("%d curl lines are printed, want 3: %s", len(lines), p.log)
+	}
+	for _, line := range lines {
+		out, err := exec.CommandContext(t.Context(), "sh", "-ec", strings.Replace(line, "curl ", "curl -fsS ", 1)).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "flight-booking") {
+			t.Errorf("%s: %v: %s", line, err, out)
+		}
+	}
+}

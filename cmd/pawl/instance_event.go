@@ -1,0 +1,48 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// instanceAcceptedEvents prints the events that the state of an instance has a transition for.
+type instanceAcceptedEvents struct {
+	oneInstance
+	Evaluate bool `help:"Show whether a guard holds for an empty payload, too."`
+}
+
+func (i *instanceAcceptedEvents) Run(c *console) error {
+	var answer struct {
+		Items []struct {
+			Event         string          `json:"event"`
+			Targets       []string        `json:"targets"`
+			GuardHolds    *bool           `json:"guard_holds"`
+			PayloadSchema json.RawMessage `json:"payload_schema"`
+		} `json:"items"`
+	}
+	query := url.Values{}
+	if i.Evaluate {
+		query.Set("evaluate", "true")
+	}
+	if _, err := i.do(c, call{method: http.MethodGet, path: i.path() + "/actions", query: query}, &answer); err != nil {
+		return err
+	}
+	if i.JSON {
+		return c.printJSON(answer.Items)
+	}
+	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "EVENT\tLEADS TO\tGUARD HOLDS\tPAYLOAD SCHEMA")
+	for _, a := range answer.Items {
+		holds := "-"
+		if a.GuardHolds != nil {
+			holds = strconv.FormatBool(*a.GuardHolds)
+		}
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", a.Event, strings.Join(a.Targets, ", "), holds, a.PayloadSchema)
+	}
+	return table.Flush()
+}

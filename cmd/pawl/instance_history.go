@@ -1,0 +1,48 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"text/tabwriter"
+	"time"
+)
+
+// stepAnswer is a step of an instance as the API shows it.
+type stepAnswer struct {
+	Version int64           `json:"version"`
+	Kind    string          `json:"kind"`
+	Event   *string         `json:"event"`
+	From    *string         `json:"from"`
+	To      string          `json:"to"`
+	Actor   string          `json:"actor"`
+	Reason  *string         `json:"reason"`
+	Key     *string         `json:"key"`
+	At      time.Time       `json:"at"`
+	Context json.RawMessage `json:"context"`
+	Payload json.RawMessage `json:"payload"`
+}
+
+// instanceHistory prints all steps of an instance.
+type instanceHistory struct{ oneInstance }
+
+func (i *instanceHistory) Run(c *console) error {
+	if i.JSON {
+		items, err := pages[json.RawMessage](c, &i.clientFlags, i.path()+"/history", url.Values{}, 0)
+		if err != nil {
+			return err
+		}
+		return c.printJSON(items)
+	}
+	items, err := pages[stepAnswer](c, &i.clientFlags, i.path()+"/history", url.Values{}, 0)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "VERSION\tAT\tKIND\tEVENT\tFROM\tTO\tACTOR\tREASON")
+	for _, s := range items {
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Version, s.At.Format(time.RFC3339Nano),
+			s.Kind, orDash(s.Event), orDash(s.From), s.To, s.Actor, orDash(s.Reason))
+	}
+	return table.Flush()
+}

@@ -1,0 +1,326 @@
+package main_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+)
+
+// TestIdenticalRequestsOverTwoProcesses sends one request a hundred times at once to two replicas. All
+// answers are the same, and all but one are replays.
+func TestIdenticalRequestsOverTwoProcesses(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	env := []string{"DATABASE_URL=" + serviceRole(t, dsn)}
+	replicas := []*process{start(t, env, "serve"), start(t, env, "serve")}
+	mustPawl(t, nil, "workflow", "apply", "--server", replicas[0].url, flight)
+
+	hundred := func(path, body string, headers ...string) answer {
+		t.Helper()
+		var requests sync.WaitGroup
+		answers := make([]answer, 100)
+		errs := make([]error, 100)
+		for i := range answers {
+			requests.Go(func() {
+				answers[i], errs[i] = send(t.Context(), http.MethodPost, replicas[i%2].url+path, body, headers...)
+			})
+		}
+		requests.Wait()
+		firsts := 0
+		for i, a := range answers {
+			if errs[i] != nil {
+				t.Fatal(errs[i])
+			}
+			if a.status != answers[0].status || a.body != answers[0].body || a.header.Get("ETag") != answers[0].header.Get("ETag") ||
+				a.header.Get("Location") != answers[0].header.Get("Location") {
+				t.Fatalf("answer %d is %d %s, and the first is %d %s", i, a.status, a.body, answers[0].status, answers[0].body)
+			}
+			if a.header.Get("Idempotent-Replayed") == "" {
+				firsts++
+			}
+		}
+		if firsts != 1 {
+			t.Errorf("%d answers are no replay, want 1", firsts)
+		}
+		return answers[0]
+	}
+	created := hundred(create, quote, "Idempotency-Key", "quote-1")
+	if created.status != http.StatusCreated {
+		t.Fatalf("status %d: %s", created.status, created.body)
+	}
+	booking := created.header.Get("Location")
+	hundred(booking+"/actions/reserve", accept, "Idempotency-Key", "reserve-1", "If-Match", `"1"`)
+	history := mustSend(t, http.StatusOK, http.MethodGet, replicas[1].url+booking+"/history", "")
+	if items := history.member("items").([]any); len(items) != 2 {
+		t.Errorf("the history has %d steps, want 2: %s", len(items), history.body)
+	}
+	list := mustSend(t, http.StatusOK, http.MethodGet, replicas[0].url+"/v1/instances", "")
+	if items := list.member("items").([]any); len(items) != 1 {
+		t.Errorf("there are %d instances, want 1", len(items))
+	}
+}
+
+// muzzle is a proxy to Postgres. Once shut, it drops what the server sends.
+type muzzle struct {
+	net.Listener
+	shut atomic.Bool
+}
+
+// newMuzzle starts a proxy, and returns the address of the database through it.
+func newMuzzle(t *testing.T, dsn string) (*muzzle, string) {
+	t.Helper()
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, address := "tcp", net.JoinHostPort(config.Host, fmt.Sprint(config.Port))
+	if strings.HasPrefix(config.Host, "/") {
+		network, address = "unix", filepath.Join(config.Host, fmt.Sprintf(".s.PGSQL.%d", config.Port))
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &muzzle{Listener: l}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial(network, address)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go func() {
+				_, _ = io.Copy(server, client)
+				_ = server.Close()
+			}()
+			go func() {
+				defer func() { _ = client.Close() }()
+				buffer := make([]byte, 64<<10)
+				for {
+					n, err := server.Read(buffer)
+					if err != nil {
+						return
+					}
+					if m.shut.Load() {
+						continue
+					}
+					if _, err := client.Write(buffer[:n]); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	through := fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable",
+		url.PathEscape(config.User), url.PathEscape(config.Password), l.Addr(), url.PathEscape(config.Database))
+	return m, through
+}
+
+// hold locks every instance until release, and returns a connection for other queries.
+func hold(t *testing.T, dsn string) (look *pgx.Conn, release func()) {
+	t.Helper()
+	conns := make([]*pgx.Conn, 2)
+	for i := range conns {
+		var err error
+		if conns[i], err = pgx.Connect(t.Context(), dsn); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conns[i].Close(context.WithoutCancel(t.Context())) })
+	}
+	tx, err := conns[0].Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "select from pawl.instance for no key update"); err != nil {
+		t.Fatal(err)
+	}
+	return conns[1], func() {
+		t.Helper()
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// awaitBlocked returns when a session waits for a lock.
+func awaitBlocked(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	for waiting := 0; waiting == 0; {
+		err := conn.QueryRow(t.Context(),
+			"select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestKilledBetweenCommitAndAnswer kills the service after the commit and before the answer. The retry
+// at another replica replays the outcome.
+func TestKilledBetweenCommitAndAnswer(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	proxy, through := newMuzzle(t, dsn)
+	doomed := start(t, []string{"DATABASE_URL=" + through, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=30s"}, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", doomed.url, flight)
+	booking := mustSend(t, http.StatusCreated, http.MethodPost, doomed.url+create, quote, "Idempotency-Key", "quote-1").
+		header.Get("Location")
+
+	conn, release := hold(t, dsn)
+	lost := make(chan error, 1)
+	go func() {
+		_, err := send(t.Context(), http.MethodPost, doomed.url+booking+"/actions/reserve", accept, "Idempotency-Key", "reserve-1")
+		lost <- err
+	}()
+	awaitBlocked(t, conn)
+	proxy.shut.Store(true)
+	release()
+	for version := 0; version != 2; {
+		if err := conn.QueryRow(t.Context(), "select version from pawl.instance").Scan(&version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := doomed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-lost; err == nil {
+		t.Fatal("the first request was answered, so nothing was lost")
+	}
+
+	heir := start(t, []string{"DATABASE_URL=" + dsn}, "serve")
+	retry := mustSend(t, http.StatusOK, http.MethodPost, heir.url+booking+"/actions/reserve", accept, "Idempotency-Key", "reserve-1")
+	if retry.header.Get("Idempotent-Replayed") != "true" || retry.header.Get("ETag") != `"2"` {
+		t.Errorf("the retry is no replay of version 2: %v %s", retry.header, retry.body)
+	}
+}
+
+// TestDrain ends a service while a request waits for a row. The request is answered, and then the
+// process ends.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=25s"}, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
+	booking := mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "quote-1").
+		header.Get("Location")
+	conn, release := hold(t, dsn)
+	answered := make(chan answer, 1)
+	go func() {
+		a, err := send(t.Context(), http.MethodPost, p.url+booking+"/actions/reserve", accept, "Idempotency-Key", "reserve-1")
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- a
+	}()
+	awaitBlocked(t, conn)
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(p.log.String(), "draining") {
+		time.Sleep(time.Millisecond)
+	}
+	release()
+	if a := <-answered; a.status != http.StatusOK {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// TestWorkersOnly runs the API and the workers as processes of their own. One purges keys and does not
+// listen; the other answers requests and purges nothing.
+func TestWorkersOnly(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	role := serviceRole(t, dsn)
+	api := start(t, []string{"DATABASE_URL=" + role, "PAWL_WORKERS=false"}, "serve")
+	mustPawl(t, nil, "workflow", "apply", "--server", api.url, flight)
+	if _, err := conn.Exec(t.Context(), "update pawl.setting set idempotency_ttl = '1 microsecond'"); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		mustSend(t, http.StatusCreated, http.MethodPost, api.url+create, quote, "Idempotency-Key", fmt.Sprint("quote-", n))
+	}
+	left := func() (n int) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "select count(*) from pawl.idempotency_key").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := left(); n != 3 {
+		t.Errorf("%d keys are left without workers, want 3", n)
+	}
+	worker := start(t, []string{"DATABASE_URL=" + role}, "serve", "--no-api")
+	if worker.url != "nowhere" {
+		t.Errorf("the worker listens on %s", worker.url)
+	}
+	for left() > 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("the keys are not purged")
+		}
+	}
+	for _, p := range []*process{worker, api} {
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	}
+	if _, stderr, code := pawl(t, []string{"DATABASE_URL=" + dsn, "PAWL_API=false"}, "serve", "--no-workers"); code != 2 || !strings.Contains(stderr, "--no-api and --no-workers") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if _, stderr, code := pawl(t, nil, "dev", "--no-workers", "--no-api"); code != 2 || !strings.Contains(stderr, "--no-api and --no-workers") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestTokens shows that a service with tokens refuses callers without one, or without the scope.
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "tokens.json")
+	// The hash is that of "letmein".
+	text := `[{"sha256": "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032", "subject": "carla", "scopes": ["read", "admin"]}]`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t)}, "serve", "--tokens", file)
+	env := []string{"PAWL_SERVER=" + p.url}
+	if _, stderr, code := pawl(t, env, "workflow", "list"); code != 1 || !strings.Contains(stderr, "401 unauthenticated") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	env = append(env, "PAWL_TOKEN=letmein")
+	mustPawl(t, env, "workflow", "apply", flight)
+	if out := mustPawl(t, env, "workflow", "list"); !strings.Contains(out, "carla") {
+		t.Error(out)
+	}
+	if _, stderr, code := pawl(t, env, "instance", "create", "flight-booking"); code != 1 || !strings.Contains(stderr, "403 forbidden") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}

@@ -1,0 +1,242 @@
+package httpapi
+
+import (
+	"errors"
+	"iter"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
+)
+
+// readHeaders parses the headers that commands and conditional requests have. A dry run
+// needs no idempotency key.
+func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
+	if r.op.keyRequired && !dryRun {
+		if r.key, err = idempotencyKey(h); err != nil {
+			return err
+		}
+	}
+	if ids := h.Values("X-Correlation-ID"); len(ids) > 0 {
+		if len(ids) > 1 || !fsm.IsVisible(ids[0], 255) {
+			return malformed("X-Correlation-ID", "must be 1 to 255 visible ASCII characters, sent once")
+		}
+		r.correlationID = ids[0]
+	}
+	// W3C Trace Context, 3.2: an invalid traceparent is ignored.
+	if t := h.Get("traceparent"); t != "" && isTraceparent(t) {
+		r.traceparent = t
+	}
+	if lines := h.Values("If-Match"); len(lines) > 0 {
+		r.ifMatchText = strings.Join(lines, ", ")
+		tags, err := entityTags(r.ifMatchText)
+		if err != nil {
+			return malformed("If-Match", err.Error())
+		}
+		r.ifMatch = expect(tags)
+	}
+	if lines := h.Values("If-None-Match"); len(lines) > 0 {
+		if r.ifNoneMatch, err = entityTags(strings.Join(lines, ", ")); err != nil {
+			return malformed("If-None-Match", err.Error())
+		}
+	}
+	r.readPreferences(h)
+	return nil
+}
+
+// readPreferences reads return and wait from Prefer (RFC 7240). Unknown preferences are
+// ignored; of several with one name the first counts.
+func (r *request) readPreferences(h http.Header) {
+	for preference := range elements(h, "Prefer") {
+		name, value, _ := strings.Cut(preference, "=")
+		value, _, _ = strings.Cut(value, ";")
+		value = strings.ToLower(strings.Trim(strings.TrimSpace(value), `"`))
+		name = strings.ToLower(strings.TrimSpace(name))
+		if name == "wait" && r.wait == nil {
+			if wait, ok := parseWait(value); ok {
+				r.wait = &wait
+			}
+		}
+		if name != "return" || r.preferred {
+			continue
+		}
+		switch value {
+		case "minimal":
+			r.minimal, r.preferred = true, true
+		case "representation":
+			r.preferred = true
+		}
+	}
+}
+
+// returnApplied returns the Preference-Applied header (RFC 7240, 3) for return, or nil if the
+// request has no such preference.
+func (r *request) returnApplied() *string {
+	if !r.preferred {
+		return nil
+	}
+	s := "return=representation"
+	if r.minimal {
+		s = "return=minimal"
+	}
+	return &s
+}
+
+// elements splits a header whose value is a comma-separated list.
+func elements(h http.Header, name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range h.Values(name) {
+			for element := range strings.SplitSeq(line, ",") {
+				if !yield(strings.TrimSpace(element)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+var traceparent = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?$`)
+
+// isTraceparent implements W3C Trace Context, 3.2: version ff and ids of zeros are invalid,
+// and version 00 ends after the flags. Longer versions are limited to 255 characters.
+func isTraceparent(text string) bool {
+	m := traceparent.FindStringSubmatch(text)
+	return m != nil && len(text) <= 255 && m[1] != "ff" && (m[1] != "00" || m[4] == "") &&
+		strings.Trim(m[2], "0") != "" && strings.Trim(m[3], "0") != ""
+}
+
+// idempotencyKey reads the key from Idempotency-Key or its alias. A bare key and the same key
+// as a structured-field string (RFC 8941, 3.3.3) are equal.
+func idempotencyKey(h http.Header) (string, error) {
+	keys := append(h.Values("Idempotency-Key"), h.Values("X-Idempotency-Key")...)
+	switch {
+	case len(keys) == 0:
+		return "", &problemError{
+			code:   api.ProblemCodeIdempotencyKeyRequired,
+			detail: "send an Idempotency-Key header: a new key for a new request, the same key for a retry",
+		}
+	case len(keys) > 1:
+		return "", &problemError{code: api.ProblemCodeIdempotencyKeyInvalid, detail: "the key must be sent once"}
+	}
+	key := keys[0]
+	if strings.HasPrefix(key, `"`) {
+		unquoted, ok := unquote(key)
+		if !ok {
+			return "", &problemError{code: api.ProblemCodeIdempotencyKeyInvalid, detail: "the quoted key is not a structured-field string"}
+		}
+		key = unquoted
+	}
+	return key, fsm.CheckKey(key)
+}
+
+// unquote parses a structured-field string. It returns false if the string has another
+// escape than \" and \\, has no closing quote, or goes on after it.
+func unquote(s string) (string, bool) {
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			return b.String(), i == len(s)-1
+		case c == '\\':
+			if i++; i == len(s) || s[i] != '"' && s[i] != '\\' {
+				return "", false
+			}
+			b.WriteByte(s[i])
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return "", false
+}
+
+// etag writes a version of an instance as a strong entity tag.
+func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
+
+// notModified compares If-None-Match with a tag, weakly (RFC 9110, 13.1.2).
+func (r *request) notModified(tag string) bool {
+	return slices.ContainsFunc(r.ifNoneMatch, func(t string) bool {
+		return t == "*" || strings.TrimPrefix(t, "W/") == tag
+	})
+}
+
+// entityTags splits a list of entity tags (RFC 9110, 8.8.3), or returns "*" alone.
+func entityTags(text string) ([]string, error) {
+	if strings.TrimSpace(text) == "*" {
+		return []string{"*"}, nil
+	}
+	var tags []string
+	for rest := text; ; {
+		rest = strings.TrimLeft(rest, " \t,")
+		if rest == "" {
+			break
+		}
+		opaque := strings.TrimPrefix(rest, "W/")
+		if !strings.HasPrefix(opaque, `"`) {
+			return nil, errors.New(`must be * or quoted entity tags, such as "3"`)
+		}
+		end := strings.IndexByte(opaque[1:], '"')
+		if end < 0 {
+			return nil, errors.New("has an entity tag without its closing quote")
+		}
+		n := len(rest) - len(opaque) + end + 2
+		tags, rest = append(tags, rest[:n]), rest[n:]
+		if rest = strings.TrimLeft(rest, " \t"); rest != "" && rest[0] != ',' {
+			return nil, errors.New("must have commas between its entity tags")
+		}
+	}
+	if len(tags) == 0 {
+		return nil, errors.New("is empty")
+	}
+	return tags, nil
+}
+
+// expect converts If-Match to the versions that it admits. The comparison is strong (RFC
+// 9110, 13.1.1): a weak tag matches no version, nor does a tag that etag does not write.
+func expect(tags []string) fsm.Expect {
+	var versions []int64
+	for _, t := range tags {
+		if t == "*" {
+			return fsm.ExpectAny()
+		}
+		v, err := strconv.ParseInt(strings.Trim(t, `"`), 10, 64)
+		if err == nil && etag(v) == t {
+			versions = append(versions, v)
+		}
+	}
+	return fsm.ExpectVersion(versions...)
+}
+
+// accepts reports whether the Accept header admits one of the media types (RFC 9110, 12.5.1).
+// It is not asked about problems: the RFC allows to send an error in any media type.
+func accepts(h http.Header, produces []string) bool {
+	if strings.Join(h.Values("Accept"), "") == "" || len(produces) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(produces, func(media string) bool { return quality(h, media) > 0 })
+}
+
+// quality returns the weight that Accept gives a media type. The most specific range decides.
+func quality(h http.Header, media string) float64 {
+	kind, _, _ := strings.Cut(media, "/")
+	best, weight := 0, 0.0
+	for element := range elements(h, "Accept") {
+		rng, params, _ := strings.Cut(element, ";")
+		specific := map[string]int{media: 3, kind + "/*": 2, "*/*": 1}[strings.ToLower(strings.TrimSpace(rng))]
+		if specific <= best {
+			continue
+		}
+		best, weight = specific, 1
+		for p := range strings.SplitSeq(params, ";") {
+			if q, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(p)), "q="); ok {
+				if v, err := strconv.ParseFloat(q, 64); err == nil {
+					weight = v
+				}
+			}
+		}
+	}
+	return weight
+}

@@ -1,0 +1,42 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/httpapi/api"
+)
+
+// MigrateWorkflow migrates active instances to another version of their workflow.
+func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestObject) (MigrateWorkflowResponseObject, error) {
+	if r.Body == nil {
+		return nil, errNoBody
+	}
+	filter := value(r.Body.Filter)
+	var ids []uuid.UUID
+	for i, text := range filter.Ids {
+		id, err := instanceID(text)
+		if err != nil {
+			return nil, malformedAt(fmt.Sprintf("/filter/ids/%d", i), "an id is not a UUID", "must be a UUID")
+		}
+		ids = append(ids, id)
+	}
+	request := requestOf(ctx)
+	done, err := s.service.Migrate(ctx, fsm.MigrateCommand{
+		Tenant: request.principal.tenant, Workflow: r.Name, From: r.Body.From, To: r.Body.To, StateMap: r.Body.StateMap,
+		States: filter.States, IDs: ids, DryRun: value(r.Body.DryRun), Origin: request.origin(r.Body.Reason),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return MigrateWorkflow200JSONResponse{
+		Total: done.Total, Migrated: done.Migrated,
+		Moves: each(done.Moves, func(m fsm.Move) api.WorkflowMove { return api.WorkflowMove{From: m.From, To: m.To, Count: m.Count} }),
+		Left: each(done.Left, func(i fsm.LeftInstance) api.InstanceLeft {
+			return api.InstanceLeft{ID: i.ID.String(), State: i.State, Reason: api.InstanceLeftReason(i.Reason)}
+		}),
+	}, nil
+}

@@ -1,0 +1,160 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/httpapi"
+)
+
+func TestHeartbeat(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{Heartbeat: 20 * time.Millisecond})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	for _, path := range []string{"/v1/instances/" + id + "/events", "/v1/events"} {
+		s := a.stream(path, "")
+		for beats := 0; beats < 3; {
+			if !s.lines.Scan() {
+				t.Fatal("the stream ends")
+			}
+			if strings.HasPrefix(s.lines.Text(), ":") {
+				beats++
+			}
+		}
+	}
+}
+
+func TestStreamsEndAtShutdown(t *testing.T) {
+	t.Parallel()
+	draining, drain := context.WithCancel(context.Background())
+	defer drain()
+	a := live(t, httpapi.Config{Draining: draining})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	one, all := a.stream("/v1/instances/"+id+"/events", ""), a.stream("/v1/events?from=start", "")
+	all.want("created 1 ON")
+	drain()
+	one.wantEnd()
+	all.wantEnd()
+}
+
+// A stream from an id that is too old ends with an error event that clears the client's id.
+func TestEventIDTooOld(t *testing.T) {
+	t.Parallel()
+	tooOld(t)
+}
+
+func tooOld(t *testing.T) answer {
+	t.Helper()
+	a := live(t, httpapi.Config{})
+	a.register(strings.Replace(counter, `"states"`, `"retention": "1h", "states"`, 1))
+	a.register(booking)
+	id, gone := a.create("counter", `{"context": {"sum": 0}}`), a.create("counter", `{"context": {"sum": 0}}`)
+	s, of := a.stream("/v1/events", ""), a.stream("/v1/events?workflow=booking", "")
+	a.create("booking", `{"context": {"price": 1}}`)
+	a.fire(gone, "stop", "").want(http.StatusOK)
+	e, _ := s.next()
+	other, _ := of.next()
+	s.close()
+	of.close()
+	// The retention has passed, but nothing has been purged yet, so the stream can resume.
+	dbtest.Advance(t, a.pool, 25*time.Hour)
+	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+	a.stream("/v1/events", e.id).want("transition 2 OFF", "transition 2 ON")
+	a.sql("select pawl.remove_instances('default', array[$1::uuid], pawl.now())", gone)
+	a.create("booking", `{"context": {"price": 1}}`)
+	a.stream("/v1/events?workflow=booking", other.id).want("created 1 QUOTED")
+	s = a.stream("/v1/events", e.id)
+	failed, _ := s.next()
+	if failed.kind != "error" || failed.id != "" {
+		t.Fatalf("the event is %v", failed)
+	}
+	s.wantEnd()
+	r := answer{t: t, request: "GET /v1/events", status: http.StatusGone, header: s.res.Header, body: []byte(failed.data)}
+	r.wantAt("code", "event-id-too-old", "status", "410", "request_id", s.res.Header.Get("X-Request-ID"))
+	// A step of the streamed instance is missing.
+	a.sql("delete from pawl.history where instance_id = $1 and version = 1", id)
+	s = a.stream("/v1/instances/"+id+"/events", "0")
+	if failed, _ := s.next(); failed.kind != "error" || !strings.Contains(failed.data, `"event-id-too-old"`) {
+		t.Errorf("the event is %v", failed)
+	}
+	s.wantEnd()
+	return r
+}
+
+// A client that does not read is disconnected, and delays no other client.
+func TestSlowReader(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{StreamPatience: 100 * time.Millisecond})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0, "text": "`+strings.Repeat("x", 60000)+`"}}`)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(a.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	if _, err := io.WriteString(conn, "GET /v1/events?from=start HTTP/1.1\r\nHost: pawl.test\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	quick := a.stream("/v1/instances/"+id+"/events", "")
+	for version := 2; version < 130; version++ {
+		a.fire(id, "add", `{"payload": {"by": 1}}`, "Prefer", "return=minimal")
+		quick.want(fmt.Sprintf("transition %d ON", version))
+	}
+	// The service has written more than the buffers hold, so it has ended the stream.
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	text, err := io.ReadAll(conn)
+	if err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("the slow stream is not ended: %v", err)
+	}
+	if n := strings.Count(string(text), "\nevent: "); n >= 129 {
+		t.Errorf("%d events were kept for it", n)
+	}
+}
+
+// The stream of a final instance ends with an id that is answered with 204, whatever the
+// filters choose. Otherwise a browser would reconnect for ever.
+func TestFilteredStreamsEndForGood(t *testing.T) {
+	t.Parallel()
+	a := live(t, httpapi.Config{})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	path := "/v1/instances/" + id + "/events"
+	running := a.stream(path+"?event=add", "1")
+	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+	running.want("transition 2 ON")
+	a.fire(id, "stop", "").want(http.StatusOK)
+	running.wantEnd()
+	again := a.stream(path+"?event=add", "1")
+	again.want("transition 2 ON")
+	again.wantEnd()
+	for _, s := range []*streamed{running, again} {
+		a.get(path+"?event=add", "Last-Event-ID", s.id).want(http.StatusNoContent)
+	}
+	for query, last := range map[string]string{
+		"event=add": "2", "state=NOWHERE": "1", "state=ON": "0", "state=OFF": "3", "terminal_only=true": "3",
+	} {
+		r := a.get(path+"?"+query, "Last-Event-ID", last)
+		if want := query != "state=ON"; (r.status == http.StatusNoContent) != want {
+			t.Errorf("?%s behind %s is answered with %d", query, last, r.status)
+		}
+	}
+	a.get(path + "?from=start&event=never").want(http.StatusNoContent)
+	// The filters choose no step in several pages of history.
+	long := a.create("counter", `{"context": {"sum": 0}}`)
+	a.sql(`do $$ begin for n in 1..120 loop perform pawl.fire_one('` + long + `', 'add', '{"by": 1}'); end loop; end $$`)
+	a.fire(long, "stop", "").want(http.StatusOK)
+	a.get("/v1/instances/" + long + "/events?from=start&event=never").want(http.StatusNoContent)
+	s := a.stream("/v1/instances/"+long+"/events?from=start&state=OFF", "")
+	s.want("transition 122 OFF")
+	s.wantEnd()
+}

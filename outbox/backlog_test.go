@@ -1,0 +1,259 @@
+package outbox_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+// manySteps inserts $1 steps, $2 for each instance.
+const manySteps = `
+	with i as (
+		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+		select 'default', pawl.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', $2, '{}', now(), now() from generate_series(1, $1::integer / $2)
+		returning id
+	)
+	insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
+	select 'default', i.id, n, 'counter', 1, case when n = 1 then 'created' else 'transition' end, 'COUNTING', 'active',
+		jsonb_build_object('text', repeat('x', 200)), 'tester', now()
+	from i cross join generate_series(1, $2) n`
+
+// A publisher is a sink that is a function.
+type publisher func(ctx context.Context, messages []outbox.Message) error
+
+func (p publisher) Publish(ctx context.Context, messages []outbox.Message) error {
+	return p(ctx, messages)
+}
+
+func (publisher) Close() error { return nil }
+
+// A backlog of a million steps is relayed page by page, in order within each instance, though the
+// relay is stopped in the middle. A page costs no more for the backlog: no step is read much more
+// than once, and no more steps are in memory than a page has. This is one test, since making the
+// backlog takes longer than all that is looked at.
+func TestBacklog(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	const page, each = 2000, 10 // Messages of a page, steps of an instance.
+	steps := 1_000_000
+	if testing.Short() {
+		steps = 100_000
+	}
+	const transactions = 10
+	insert := func(q interface {
+		Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	},
+	) {
+		t.Helper()
+		if _, err := q.Exec(t.Context(), manySteps, steps/transactions, each); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The consumer begins while the first transaction is not committed. It is led again after the
+	// last one, as after a failure of its sink.
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert(open)
+	outboxtest.Exec(t, pool, "select pawl.add_consumer('all')")
+	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '0')")
+	for range transactions - 1 {
+		insert(pool)
+	}
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	var largest, relayed, repeated int
+	var memory uint64
+	last := make(map[uuid.UUID]int64, steps/each)
+	half, all, more := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	sink := publisher(func(_ context.Context, messages []outbox.Message) error {
+		if largest = max(largest, len(messages)); relayed%(100*page) < page {
+			memory = max(memory, heap())
+		}
+		for _, e := range messages {
+			switch version := last[e.Instance.ID]; {
+			case e.Step.Version == version+1:
+				last[e.Instance.ID]++
+				switch relayed++; relayed {
+				case steps / 2:
+					close(half)
+				case steps:
+					close(all)
+				case steps + 2:
+					close(more)
+				}
+			case e.Step.Version <= version:
+				repeated++
+			default:
+				return fmt.Errorf("%s comes after version %d", e.ID(), version)
+			}
+		}
+		return nil
+	})
+	config := outboxtest.Quick
+	config.Page = page
+	began := time.Now()
+	stop := outboxtest.Relay(t, pool, "all", sink, config)
+	wait := func(c chan struct{}) {
+		t.Helper()
+		select {
+		case <-c:
+		case <-time.After(3 * time.Minute):
+			t.Fatalf("after 3 minutes %d messages have come", outboxtest.Value[int](t, pool, "select relayed::int from pawl.consumer"))
+		}
+	}
+	wait(half)
+	stop()
+	stop = outboxtest.Relay(t, pool, "all", sink, config)
+	wait(all)
+	t.Logf("%.0f messages per second", float64(steps)/time.Since(began).Seconds())
+	// New steps are found without reading the backlog again.
+	outboxtest.Add(t, pool, outboxtest.Create(t, pool))
+	wait(more)
+	stop()
+	if largest > page || repeated > page {
+		t.Errorf("the largest page is of %d, and %d steps came twice", largest, repeated)
+	}
+	// The whole backlog would take more than half a gigabyte.
+	if grown := int64(memory) - int64(before); grown > 200<<20 {
+		t.Errorf("it took %d MB", grown>>20)
+	}
+	outboxtest.Exec(t, pool, "select pg_stat_force_next_flush()")
+	for _, index := range []string{"history_seq_idx", "history_xid_idx"} {
+		if n := outboxtest.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*5/4 {
+			t.Errorf("of %s %d entries were read", index, n)
+		}
+	}
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// After one burst of steps the floor follows, so that an idle relay does not read the burst again
+// at each look.
+func TestFloorFollows(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	sink := outboxtest.NewRecorder()
+	outboxtest.Relay(t, pool, "all", sink, outboxtest.Quick)
+	sink.Want(t, 0)
+	const steps = 60_000
+	outboxtest.Exec(t, pool, manySteps, steps, 10)
+	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		outboxtest.Exec(t, pool, "select pg_current_xact_id()") // A reason to look.
+		if outboxtest.Value[bool](t, pool, "select relayed >= $1 and floor > $1 - 20000 from pawl.consumer", steps) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the consumer is %s", outboxtest.Value[string](t, pool, "select c::text from pawl.consumer c"))
+		}
+	}
+}
+
+// A page reads a bounded number of steps that are not part of its batch.
+func TestPagesAreBounded(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	outboxtest.Exec(t, pool, "alter table pawl.history set (autovacuum_enabled = off)")
+	outboxtest.Exec(t, pool, "select pawl.add_consumer('all', true)")
+	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '1 hour')")
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		outboxtest.Create(t, open)
+	}
+	const advance = "select pawl.advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
+	outboxtest.Exec(t, pool, advance)
+	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
+	outboxtest.Exec(t, pool, advance) // The floor is far below them, and the batch that follows begins there.
+	outboxtest.Create(t, pool)
+	outboxtest.Exec(t, pool, "select pawl.advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
+	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	read := func(want int) {
+		t.Helper()
+		outboxtest.Exec(t, pool, "select pg_stat_reset()")
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+		for range 8 {
+			// This batch does not see the steps of the transaction that was open. The next one does.
+			if n := outboxtest.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl.read_steps(c, pg_current_snapshot(), 1000)"); n != want {
+				t.Errorf("%d steps, want %d", n, want)
+			}
+		}
+		outboxtest.Value[string](t, conn, "select pg_stat_force_next_flush()::text")
+		outboxtest.Value[int](t, conn, "select 1")
+		if n := outboxtest.Value[int](t, pool, "select sum(idx_tup_read) from pg_stat_user_indexes where indexrelname like 'history_%'"); n > 8*20_100 {
+			t.Errorf("%d entries were read for 8 pages", n)
+		}
+	}
+	outboxtest.Exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, floor = 10, batch_seq = 0")
+	read(10)
+	outboxtest.Exec(t, pool, "analyze pawl.history") // Of few transactions, for the planner.
+	read(10)
+	outboxtest.Exec(t, pool, "update pawl.consumer set floor = next_floor")
+	read(1000)
+}
+
+// A page that takes the sink longer than the lease is published in parts.
+func TestSlowSinkGetsSmallerPages(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	const steps = 300
+	outboxtest.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", steps)
+	sink := outboxtest.NewRecorder()
+	sink.Before = func(ctx context.Context, messages []outbox.Message) error {
+		if len(messages) > 100 {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	config := outboxtest.Quick
+	config.Lease = 100 * time.Millisecond
+	outboxtest.Relay(t, pool, "all", sink, config)
+	if got := sink.Want(t, steps); len(got) != steps {
+		t.Errorf("%d messages came, want %d", len(got), steps)
+	}
+}
+
+// A page that takes longer than a statement may, for its large documents, comes in smaller parts.
+func TestPagesThatTakeTooLong(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	outboxtest.Exec(t, pool, "alter function pawl.read_events rename to read_events_really")
+	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
+		create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.event
+		language plpgsql as $$ begin
+			perform pawl.at_most(p_limit);
+			return query select * from pawl.read_events_really(p_consumer, p_batch, p_limit);
+		end $$`)
+	const n = 40
+	outboxtest.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)
+	sink := outboxtest.NewRecorder()
+	config := outboxtest.Quick
+	config.Page = 16
+	outboxtest.Relay(t, pool, "all", sink, config)
+	sink.Want(t, n)
+}

@@ -1,0 +1,323 @@
+package dispatch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/outbox/dispatch"
+)
+
+// An owner is what a Dispatcher belongs to. Its jobs have a URL as their value.
+type owner struct {
+	*dispatch.Dispatcher[string]
+	t     *testing.T
+	names map[uuid.UUID]string
+}
+
+func newOwner(t *testing.T, config dispatch.Config) *owner {
+	t.Helper()
+	config.AllowPrivate = true
+	d := dispatch.New(newClient(t, config), config, func(ctx context.Context, url string) (*http.Request, error) {
+		if url == "" {
+			return nil, errors.New("there is no URL")
+		}
+		return http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+	})
+	t.Cleanup(d.Close)
+	return &owner{d, t, map[uuid.UUID]string{}}
+}
+
+// add adds a job, which is shown by its name.
+func (o *owner) add(name string, j dispatch.Job[string]) {
+	j.ID = uuid.New()
+	o.names[j.ID] = name
+	o.Add(&j)
+}
+
+// want starts what it can until so many jobs have ended, and returns how: "name", with a + for
+// success, a - for a failure, a ~ if it was postponed and a / if it was abandoned.
+func (o *owner) want(n int) (list []string) {
+	o.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for o.Start(); len(o.Ended()) < n; o.Start() {
+		select {
+		case r := <-o.Finished():
+			o.Accept(r)
+			o.AcceptAll()
+		case <-deadline:
+			o.t.Fatalf("%d jobs have ended, want %d", len(o.Ended()), n)
+		}
+	}
+	for _, r := range o.Collect() {
+		sign := map[dispatch.Kind]string{dispatch.Attempted: "-", dispatch.Postponed: "~", dispatch.Abandoned: "/"}[r.Kind]
+		if r.Succeeded() {
+			sign = "+"
+		}
+		list = append(list, o.names[r.Job.ID]+sign)
+		o.Forget(r.Job.ID)
+	}
+	return list
+}
+
+func (o *owner) check(got []string, want ...string) {
+	o.t.Helper()
+	if !slices.Equal(got, want) {
+		o.t.Errorf("the jobs ended as %v, want %v", got, want)
+	}
+}
+
+// probe adds a job again and again until it is not postponed, and returns how it ended.
+func (o *owner) probe(j dispatch.Job[string]) []string {
+	o.t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		o.add("probe", j)
+		if list := o.want(1); list[0] != "probe~" {
+			return list
+		}
+		if time.Now().After(end) {
+			o.t.Fatal("the circuit stays open")
+		}
+	}
+}
+
+// paths records the paths that an endpoint was asked for, in their order.
+type paths struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (p *paths) add(path string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = append(p.list, path)
+}
+
+func ok(http.ResponseWriter, *http.Request) {}
+
+func broken(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
+
+// Jobs of a sequence are sent by their positions, whenever they were added. Others do not wait.
+func TestSequences(t *testing.T) {
+	t.Parallel()
+	var seen paths
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) { seen.add(r.URL.Path) })
+	o := newOwner(t, dispatch.Config{PerLane: 1})
+	for _, position := range []int64{3, 1, 2} {
+		o.add(fmt.Sprint(position), dispatch.Job[string]{Lane: "a", Sequence: "s", Position: position, Value: fmt.Sprintf("%s/%d", url, position)})
+	}
+	o.check(o.want(3), "1+", "2+", "3+")
+	if want := []string{"/1", "/2", "/3"}; !slices.Equal(seen.list, want) {
+		t.Errorf("the endpoint was asked for %v, want %v", seen.list, want)
+	}
+	if o.Len() != 0 || o.InFlight() != 0 {
+		t.Errorf("%d jobs are left, %d under way", o.Len(), o.InFlight())
+	}
+}
+
+// A job that is to be abandoned waits for its turn, and lets the next one go on.
+func TestAbandoned(t *testing.T) {
+	t.Parallel()
+	url := serve(t, ok)
+	o := newOwner(t, dispatch.Config{})
+	o.add("1", dispatch.Job[string]{Lane: "a", Sequence: "s", Position: 1, Value: url})
+	o.add("2", dispatch.Job[string]{Lane: "a", Sequence: "s", Position: 2, Abandon: "gone"})
+	o.add("3", dispatch.Job[string]{Lane: "a", Sequence: "s", Position: 3, Value: url})
+	o.check(o.want(3), "1+", "2/", "3+")
+	o.add("4", dispatch.Job[string]{Lane: "a", Abandon: "gone"})
+	o.check(o.want(1), "4/")
+}
+
+// An endpoint that hangs fills its own lane, and another lane goes on.
+func TestLanesDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	hang := make(chan struct{})
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			<-hang
+		}
+	})
+	t.Cleanup(sync.OnceFunc(func() { close(hang) }))
+	o := newOwner(t, dispatch.Config{Concurrency: 8})
+	var want []string
+	for n := range 20 {
+		o.add("hangs", dispatch.Job[string]{Lane: "hang", Value: url + "/hang"})
+		o.add(fmt.Sprint(n), dispatch.Job[string]{Lane: "good", Sequence: "s", Position: int64(n), Value: url})
+		want = append(want, fmt.Sprintf("%d+", n))
+	}
+	o.check(o.want(20), want...)
+	if o.InFlight() != 2 {
+		t.Errorf("%d attempts hang, want the initial limit of a lane", o.InFlight())
+	}
+	if n := len(slices.Collect(o.Waiting())); n != 18 {
+		t.Errorf("%d jobs wait, want 18", n)
+	}
+	o.Drop("hang")
+	if n := o.Len(); n != 2 {
+		t.Errorf("after the lane was dropped %d jobs are left, want those under way", n)
+	}
+}
+
+// The value is copied when the attempt begins, and may change until then.
+func TestValueMayChange(t *testing.T) {
+	t.Parallel()
+	var seen paths
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) { seen.add(r.URL.Path) })
+	o := newOwner(t, dispatch.Config{PerLane: 1})
+	for n := range int64(2) {
+		o.add(fmt.Sprint(n), dispatch.Job[string]{Lane: "a", Sequence: "s", Position: n, Value: url + "/old"})
+	}
+	o.Start()
+	for j := range o.Waiting() {
+		j.Value = url + "/new"
+	}
+	o.check(o.want(2), "0+", "1+")
+	if want := []string{"/old", "/new"}; !slices.Equal(seen.list, want) {
+		t.Errorf("the endpoint was asked for %v, want %v", seen.list, want)
+	}
+}
+
+// Without a host the owner keeps the circuit: after a failure nothing of the lane is left.
+func TestFailureWithoutHost(t *testing.T) {
+	t.Parallel()
+	url, good := serve(t, broken), serve(t, ok)
+	o := newOwner(t, dispatch.Config{PerLane: 1})
+	o.add("1", dispatch.Job[string]{Lane: "a", Sequence: "s", Position: 1, Value: url})
+	o.add("2", dispatch.Job[string]{Lane: "a", Sequence: "s", Position: 2, Value: url})
+	o.add("3", dispatch.Job[string]{Lane: "a", Value: url})
+	o.add("other", dispatch.Job[string]{Lane: "b", Value: good})
+	got := o.want(2)
+	slices.Sort(got)
+	o.check(got, "1-", "other+")
+	if o.Len() != 0 {
+		t.Errorf("%d jobs are left", o.Len())
+	}
+	o.add("no request", dispatch.Job[string]{Lane: "a"})
+	o.check(o.want(1), "no request-")
+}
+
+// With a host the dispatcher keeps the circuit: it opens after five failures, postpones what comes
+// then, is half-open after its time, and closes with a success.
+func TestCircuit(t *testing.T) {
+	t.Parallel()
+	var well atomic.Bool
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if !well.Load() {
+			broken(w, r)
+		}
+	})
+	const open = time.Second
+	o := newOwner(t, dispatch.Config{PerLane: 1, Open: open})
+	job := dispatch.Job[string]{Lane: url, Host: "host", Value: url}
+	for n := range 7 {
+		o.add(fmt.Sprint(n), job)
+	}
+	o.check(o.want(7), "0-", "1-", "2-", "3-", "4-", "5~", "6~")
+	opened := time.Now()
+	o.add("while open", job)
+	o.Start()
+	for _, r := range o.Ended() {
+		if r.Delay <= 0 || r.Delay > 2*open {
+			t.Errorf("it is postponed by %s", r.Delay)
+		}
+	}
+	o.check(o.want(1), "while open~")
+	// Another lane of the host goes on, since the host answers.
+	o.add("neighbour", dispatch.Job[string]{Lane: "neighbour", Host: "host", Value: serve(t, ok)})
+	o.check(o.want(1), "neighbour+")
+	o.check(o.probe(job), "probe-")
+	if waited := time.Since(opened); waited < open*9/10 {
+		t.Errorf("the circuit was half-open after %s", waited)
+	}
+	opened = time.Now()
+	well.Store(true)
+	o.check(o.probe(job), "probe+")
+	if waited := time.Since(opened); waited < 2*open*9/10 {
+		t.Errorf("after a failed probe the circuit was half-open after %s", waited)
+	}
+	for n := range 5 {
+		o.add(fmt.Sprint(n), job)
+	}
+	o.check(o.want(5), "0+", "1+", "2+", "3+", "4+")
+}
+
+// A host that does not answer opens the circuit of all of its lanes.
+func TestCircuitOfAHost(t *testing.T) {
+	t.Parallel()
+	o := newOwner(t, dispatch.Config{PerLane: 1, Open: time.Minute})
+	for n := range 7 {
+		o.add(fmt.Sprint(n), dispatch.Job[string]{Lane: fmt.Sprint(n), Host: "host", Value: "http://127.0.0.1:1"})
+	}
+	attempts, postponed := 0, 0
+	for _, text := range o.want(7) {
+		switch text[1:] {
+		case "-":
+			attempts++
+		case "~":
+			postponed++
+		}
+	}
+	if attempts != 5 || postponed != 2 {
+		t.Errorf("%d attempts and %d postponed, want 5 and 2", attempts, postponed)
+	}
+}
+
+// A lane has more attempts at once with each success, and no more than the limits allow.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	var under, most atomic.Int32
+	url := serve(t, func(http.ResponseWriter, *http.Request) {
+		now := under.Add(1)
+		defer under.Add(-1)
+		for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+		}
+	})
+	o := newOwner(t, dispatch.Config{PerLane: 4, Concurrency: 6})
+	for n := range 200 {
+		o.add(fmt.Sprint(n), dispatch.Job[string]{Lane: fmt.Sprint(n % 3), Value: url})
+	}
+	for range 200 {
+		o.Start()
+		if n := o.InFlight(); n > 6 {
+			t.Fatalf("%d attempts are under way", n)
+		}
+		select {
+		case r := <-o.Finished():
+			o.Accept(r)
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing ends")
+		}
+	}
+	if n := most.Load(); n > 6 {
+		t.Errorf("%d attempts were made at once", n)
+	}
+}
+
+// Close cuts what is under way, which has no result then.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	hang, reached := make(chan struct{}), make(chan struct{})
+	url := serve(t, func(http.ResponseWriter, *http.Request) { close(reached); <-hang })
+	t.Cleanup(func() { close(hang) })
+	o := newOwner(t, dispatch.Config{})
+	o.add("1", dispatch.Job[string]{Lane: "a", Value: url})
+	o.Start()
+	select {
+	case <-reached:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no attempt was made")
+	}
+	o.Close()
+	if o.AcceptAll(); len(o.Ended()) != 0 {
+		t.Errorf("an attempt that was cut has the result %+v", o.Ended()[0])
+	}
+}

@@ -1,0 +1,147 @@
+package outbox_test
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+// A leader that was paused for longer than its lease is refused when it comes back.
+func TestDeposedLeaderIsRefused(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	config := outboxtest.Quick
+	config.Lease = 2 * time.Second // Longer than a busy machine pauses the other relay.
+	paused, resume := make(chan struct{}), make(chan struct{})
+	first, second := outboxtest.NewRecorder(), outboxtest.NewRecorder()
+	var once sync.Once
+	first.Before = func(context.Context, []outbox.Message) error {
+		once.Do(func() { close(paused); <-resume })
+		return nil
+	}
+	id := outboxtest.Create(t, pool)
+	outboxtest.Relay(t, pool, "all", first, config)
+	<-paused
+	outboxtest.Relay(t, pool, "all", second, config)
+	second.Want(t, 1)
+	outboxtest.Add(t, pool, id)
+	second.Want(t, 2)
+	outboxtest.CaughtUp(t, pool, "all")
+	const position = "select cursor::text || ' ' || batch_seq from pawl.consumer"
+	term, cursor := outboxtest.Value[int64](t, pool, "select term from pawl.consumer"), outboxtest.Value[string](t, pool, position)
+	if term < 2 {
+		t.Fatalf("term %d", term)
+	}
+	if outboxtest.Value[bool](t, pool, "select pawl.advance('all', 1, '1:1:', null, 1, '1 hour')") {
+		t.Error("an old term moved the cursor")
+	}
+	close(resume)
+	first.Want(t, 1) // It publishes its page again, and then cannot move the cursor.
+	outboxtest.Add(t, pool, id)
+	second.Want(t, 3)
+	outboxtest.CaughtUp(t, pool, "all")
+	if now := outboxtest.Value[int64](t, pool, "select term from pawl.consumer"); now != term {
+		t.Errorf("term %d after %d", now, term)
+	}
+	if got := first.List(); len(got) != 1 {
+		t.Errorf("the old leader went on: %v", got)
+	}
+	if outboxtest.Value[string](t, pool, position) == cursor {
+		t.Error("the cursor has not moved")
+	}
+}
+
+// A relay is killed between publishing a page and moving the cursor. The page is published again.
+func TestKilledBetweenPublishAndAdvance(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	id := outboxtest.Create(t, pool)
+	for range 4 {
+		outboxtest.Add(t, pool, id)
+	}
+	// The process that dies is played by a connection that is cut once the page is published.
+	doomed, err := pgxpool.NewWithConfig(t.Context(), func() *pgxpool.Config { c := pool.Config().Copy(); c.MaxConns = 1; return c }())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := outboxtest.NewRecorder()
+	config := outboxtest.Quick
+	config.Page, config.Lease = 2, 300*time.Millisecond
+	ctx, die := context.WithCancel(t.Context())
+	pages := 0
+	first.Before = func(context.Context, []outbox.Message) error {
+		if pages++; pages == 2 {
+			outboxtest.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
+				where datname = current_database() and pid <> pg_backend_pid() and query like '%read_events%'`)
+			doomed.Reset()
+			die()
+		}
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() { done <- outbox.NewRelay(doomed, "all", first, config).Run(ctx) }()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	doomed.Close()
+	second := outboxtest.NewRecorder()
+	outboxtest.Relay(t, pool, "all", second, config)
+	outboxtest.CaughtUp(t, pool, "all")
+	got := map[string]bool{}
+	for _, id := range append(first.List(), second.List()...) {
+		got[id] = true
+	}
+	if want := outboxtest.IDs(id, 1, 2, 3, 4, 5); !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("got %v and %v", first.List(), second.List())
+	}
+}
+
+// A cursor from another server hides every new step. So no process may lead with it until the
+// schema's owner has called pawl.restored.
+func TestRestoredFromADump(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	id, late := outboxtest.Create(t, pool), outboxtest.Create(t, pool)
+	outboxtest.Exec(t, pool, "select pawl.add_consumer('all', true)")
+	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '0')")
+	// The steps get the transaction ids of another server. One of them is not relayed yet.
+	outboxtest.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
+	outboxtest.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_floor_xid = '4999999999'")
+	lines := make(chan string, 100)
+	config := outboxtest.Quick
+	config.Lease = time.Second
+	config.Logger = slog.New(slog.NewTextHandler(lineWriter(lines), nil))
+	sink := outboxtest.NewRecorder()
+	outboxtest.Relay(t, pool, "all", sink, config)
+	for line := range lines {
+		if strings.Contains(line, "restored from a dump") {
+			break
+		}
+	}
+	outboxtest.Exec(t, pool, "select pawl.restored()")
+	outboxtest.Add(t, pool, id)
+	if got := sink.Want(t, 2); !slices.Equal(got, append(outboxtest.IDs(late, 1), outboxtest.IDs(id, 2)...)) {
+		t.Errorf("relayed %v", got)
+	}
+}
+
+// A lineWriter sends each write to the channel, and drops it if the channel is full.
+type lineWriter chan<- string
+
+func (w lineWriter) Write(p []byte) (int, error) {
+	select {
+	case w <- string(p):
+	default:
+	}
+	return len(p), nil
+}

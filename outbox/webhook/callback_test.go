@@ -1,0 +1,123 @@
+package webhook_test
+
+import (
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+// A callback is sent once, when the instance is final, signed with its own secret or the
+// deployment's.
+func TestCallback(t *testing.T) {
+	t.Parallel()
+	const own, shared = "whsec_b3duIHNlY3JldCBvZiB0aGUgY2FsbGVyLi4u", "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"
+	pool := outboxtest.NewPool(t)
+	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: shared}})
+	t.Cleanup(service.Close)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	make := func(key, secret string) (fsm.Result, error) {
+		return service.Create(t.Context(), fsm.CreateCommand{Workflow: "counter", Key: key, CallbackURL: r.url, CallbackSecret: secret})
+	}
+	var list []uuid.UUID
+	for i, secret := range []string{own, ""} {
+		for range 2 { // The second is a replay.
+			made, err := make(fmt.Sprint(i), secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, made.Instance.ID)
+		}
+	}
+	if list[0] != list[1] || list[2] != list[3] {
+		t.Fatalf("the instances are %v", list)
+	}
+	if _, err := make("0", ""); !isKind(err, fsm.KeyReuse) {
+		t.Errorf("another callback under the key: %v", err)
+	}
+	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.callback"); n != 2 {
+		t.Fatalf("there are %d callbacks", n)
+	}
+	config := quickly
+	config.Policy.Secret, config.MaxAttempts = shared, 3
+	webhooks(t, pool, config)
+	ids, secrets := []uuid.UUID{list[0], list[2]}, []string{own, shared}
+	for _, id := range ids {
+		outboxtest.Add(t, pool, id)
+		outboxtest.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", id)
+	}
+	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead' and attempts = 3) from pawl.delivery")
+	broken.Store(false)
+	before := len(r.list())
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{}); err != nil || n != 2 {
+		t.Fatalf("replayed %d: %v", n, err)
+	}
+	until(t, pool, allDelivered, 2)
+	for i, id := range ids {
+		hooks := deliveredOf(r.list()[before:], id)
+		if len(hooks) != 1 || hooks[0].what() != fmt.Sprintf("%s:3", id) {
+			t.Fatalf("the attempts were for %v", whats(hooks))
+		}
+		webhook, err := standardwebhooks.NewWebhook(secrets[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := webhook.Verify(hooks[0].body, hooks[0].header); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
+		t.Errorf("%d callbacks are left", n)
+	}
+	if log := deliveries(t, service, fsm.DeliveryFilter{InstanceID: ids[0]}); len(log) != 1 || log[0].SubscriptionID != nil {
+		t.Errorf("the log has %+v", log)
+	}
+}
+
+// Callbacks to a host that keeps failing are postponed, and lose no attempt by it.
+func TestCallbacksToAHostThatFails(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	service := fsm.New(pool, fsm.Config{Webhooks: fsm.WebhookPolicy{AllowPrivate: true, Secret: "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"}})
+	t.Cleanup(service.Close)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	const n = 60
+	for range n {
+		made, err := service.Create(t.Context(), fsm.CreateCommand{Workflow: "counter", CallbackURL: r.url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		outboxtest.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", made.Instance.ID)
+	}
+	config := quickly
+	config.Policy.Secret, config.PerEndpoint, config.Open = "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu", 2, 500*time.Millisecond
+	webhooks(t, pool, config)
+	until(t, pool, "select count(*) = $1 and bool_and(next_attempt_at > created_at) from pawl.delivery", n)
+	if attempts := len(r.list()); attempts > n/2 {
+		t.Errorf("the host was asked %d times", attempts)
+	}
+	broken.Store(false)
+	until(t, pool, allDelivered, n)
+	if most := outboxtest.Value[int](t, pool, "select max(attempts) from pawl.delivery"); most > 6 {
+		t.Errorf("a delivery took %d attempts", most)
+	}
+}

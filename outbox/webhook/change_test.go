@@ -1,0 +1,191 @@
+package webhook_test
+
+import (
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+// Deliveries that wait in memory behind an attempt follow a change of their subscription.
+func TestChangeWhileSending(t *testing.T) {
+	t.Parallel()
+	type world struct {
+		t       *testing.T
+		service *fsm.Service
+		s       fsm.WebhookSubscription
+		other   *receiver
+		rotated fsm.WebhookSubscription
+	}
+	change := func(c fsm.SubscriptionChange) func(*world) error {
+		return func(w *world) error {
+			_, err := w.service.UpdateSubscription(w.t.Context(), tenant, w.s.ID, c)
+			return err
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*world) error
+		// settled holds of the deliveries in the end. attempts is how many the first endpoint got.
+		settled  string
+		attempts int
+	}{
+		"deleted": {
+			func(w *world) error { return w.service.Unsubscribe(w.t.Context(), tenant, w.s.ID) },
+			"select count(*) = 3 and count(*) filter (where status = 'dead' and last_error like '%deleted%') = 2 from pawl.delivery", 1,
+		},
+		"disabled": {
+			change(fsm.SubscriptionChange{Disabled: new(true)}),
+			"select count(*) = 3 and count(*) filter (where status = 'pending' and attempts = 0) = 2 from pawl.delivery where next_attempt_at is not null or status <> 'pending'", 1,
+		},
+		"another URL": {
+			func(w *world) error { return change(fsm.SubscriptionChange{URL: &w.other.url})(w) },
+			"select count(*) = 3 and bool_and(status = 'delivered') from pawl.delivery", 1,
+		},
+		"another secret": {
+			func(w *world) (err error) {
+				w.rotated, err = w.service.RotateSecret(w.t.Context(), tenant, w.s.ID, "")
+				return err
+			},
+			"select count(*) = 3 and bool_and(status = 'delivered') from pawl.delivery", 3,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, service := withService(t)
+			release := make(chan struct{})
+			r := newReceiver(t, func(http.ResponseWriter, hook) { <-release })
+			w := &world{t: t, service: service, s: subscribe(t, service, r.url, everything), other: newReceiver(t, nil)}
+			id := outboxtest.Create(t, pool)
+			outboxtest.Add(t, pool, id)
+			outboxtest.Add(t, pool, id)
+			webhooks(t, pool, quickly)
+			r.want(t, 1)
+			if err := test.change(w); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond) // Subscriptions are read again every 100 ms.
+			close(release)
+			until(t, pool, test.settled)
+			time.Sleep(100 * time.Millisecond)
+			hooks := r.list()
+			if len(hooks) != test.attempts {
+				t.Errorf("the attempts were for %v", whats(hooks))
+			}
+			if name == "another URL" {
+				wantWhats(t, w.other.list(), outboxtest.IDs(id, 2, 3))
+			}
+			if name == "another secret" {
+				webhook, err := standardwebhooks.NewWebhook(w.rotated.Secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, h := range hooks[1:] {
+					if err := webhook.Verify(h.body, h.header); err != nil {
+						t.Errorf("by the new secret: %v", err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// A step that was committed before a subscription was changed is routed as the subscription was.
+func TestStepsBeforeAChange(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]fsm.SubscriptionChange{
+		"disabled": {Disabled: new(true)},
+		"narrowed": {Filter: &fsm.SubscriptionFilter{TerminalOnly: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, service := withService(t)
+			r := newReceiver(t, nil)
+			s := subscribe(t, service, r.url, everything)
+			stop := webhooks(t, pool, quickly)
+			outboxtest.Create(t, pool)
+			r.want(t, 1)
+			stop()
+			before := outboxtest.Create(t, pool)
+			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, change); err != nil {
+				t.Fatal(err)
+			}
+			outboxtest.Create(t, pool) // It is not routed.
+			if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
+				t.Fatal(err)
+			}
+			webhooks(t, pool, quickly)
+			outboxtest.CaughtUp(t, pool, "webhooks")
+			until(t, pool, allDelivered, 2)
+			wantWhats(t, r.list()[1:], outboxtest.IDs(before, 1))
+		})
+	}
+}
+
+// A delivery that waits for its next attempt, however long, is abandoned when the subscription is
+// deleted, and sent when the subscription is enabled.
+func TestChangeWhileWaiting(t *testing.T) {
+	t.Parallel()
+	waiting := func(t *testing.T) (service *fsm.Service, s fsm.WebhookSubscription, well func(), settled func(status string)) {
+		pool, service := withService(t)
+		var ill atomic.Bool
+		ill.Store(true)
+		r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+			if ill.Load() {
+				w.Header().Set("Retry-After", "3600")
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+		s = subscribe(t, service, r.url, everything)
+		webhooks(t, pool, quickly)
+		id := outboxtest.Create(t, pool)
+		outboxtest.Add(t, pool, id)
+		until(t, pool, "select count(*) = 2 and bool_or(attempts = 1 and next_attempt_at > now() + interval '50 minutes') from pawl.delivery")
+		return service, s, func() { ill.Store(false) }, func(status string) {
+			t.Helper()
+			until(t, pool, "select count(*) = 2 and bool_and(status = $1) from pawl.delivery", status)
+		}
+	}
+	t.Run("deleted", func(t *testing.T) {
+		t.Parallel()
+		service, s, _, settled := waiting(t)
+		if err := service.Unsubscribe(t.Context(), tenant, s.ID); err != nil {
+			t.Fatal(err)
+		}
+		settled("dead")
+	})
+	t.Run("enabled", func(t *testing.T) {
+		t.Parallel()
+		service, s, well, settled := waiting(t)
+		well()
+		if _, err := service.UpdateSubscription(t.Context(), tenant, s.ID, fsm.SubscriptionChange{Disabled: new(false)}); err != nil {
+			t.Fatal(err)
+		}
+		settled("delivered")
+	})
+}
+
+// A pending delivery whose subscription was deleted, or whose step was purged, is abandoned.
+func TestNothingLeftToSend(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) { w.WriteHeader(http.StatusBadGateway) })
+	kept, deleted := subscribe(t, service, r.url, everything), subscribe(t, service, r.url, everything)
+	id := outboxtest.Create(t, pool)
+	outboxtest.Add(t, pool, id)
+	outboxtest.Exec(t, pool, "select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '0'); select pawl.route(1, 100, '0')")
+	outboxtest.Exec(t, pool, "delete from pawl.history where version = 1")
+	if err := service.Unsubscribe(t.Context(), tenant, deleted.ID); err != nil {
+		t.Fatal(err)
+	}
+	webhooks(t, pool, quickly)
+	until(t, pool, "select count(*) = 3 from pawl.delivery where status = 'dead' and attempts = 0")
+	until(t, pool, "select attempts > 0 from pawl.delivery where subscription_id = $1 and version = 2", kept.ID)
+	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.delivery where last_error = 'the subscription was deleted'"); n != 2 {
+		t.Errorf("%d were abandoned for the deletion", n)
+	}
+}

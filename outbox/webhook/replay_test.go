@@ -1,0 +1,128 @@
+package webhook_test
+
+import (
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+	"github.com/pawl-fsm/pawl/outbox/webhook"
+)
+
+func TestDeadLettersAndReplay(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			http.Error(w, strings.Repeat("x", 5000), http.StatusTeapot)
+		}
+	})
+	subscription := subscribe(t, service, r.url, everything)
+	config := quickly
+	config.MaxAttempts, config.Backoff, config.Open = 2, time.Millisecond, time.Millisecond
+	webhooks(t, pool, config)
+	id := outboxtest.Create(t, pool)
+	outboxtest.Add(t, pool, id)
+	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	wantWhats(t, r.list(), outboxtest.IDs(id, 1, 1, 2, 2)) // The next is sent when the one before it is dead.
+	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: subscription.ID})
+	if len(dead) != 2 || dead[0].Attempts != 2 || *dead[0].LastStatus != http.StatusTeapot || len(*dead[0].LastResponse) != 1024 ||
+		!strings.Contains(*dead[0].LastError, "418") {
+		t.Fatalf("the dead letters are %+v", dead)
+	}
+	broken.Store(false)
+	before := r.list()
+	replayed, err := service.ReplayDelivery(t.Context(), tenant, dead[1].ID)
+	if err != nil || replayed.ID != dead[1].ID {
+		t.Fatalf("replayed %+v: %v", replayed, err)
+	}
+	until(t, pool, "select status = 'delivered' and attempts = 1 from pawl.delivery where id = $1", dead[1].ID)
+	if again := r.list()[len(before)]; again.id() != before[0].id() || string(again.body) != string(before[0].body) {
+		t.Errorf("the replay has another id or body: %s", again.body)
+	}
+	// Replayed by filter, they are sent in the order of the steps.
+	for _, status := range []fsm.DeliveryStatus{fsm.DeliveryDead, fsm.DeliveryDelivered} {
+		before = r.list()
+		n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{SubscriptionID: subscription.ID, Status: status})
+		want := map[fsm.DeliveryStatus]int{fsm.DeliveryDead: 1, fsm.DeliveryDelivered: 2}[status]
+		if err != nil || n != want {
+			t.Fatalf("replayed %d %s: %v", n, status, err)
+		}
+		until(t, pool, allDelivered, 2)
+		wantWhats(t, r.list()[len(before):], outboxtest.IDs(id, 1, 2)[2-want:])
+	}
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, fsm.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
+		t.Errorf("replayed %d: %v", n, err)
+	}
+	if err := service.Unsubscribe(t.Context(), tenant, subscription.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := service.ReplayDelivery(t.Context(), tenant, dead[0].ID); !isKind(err, fsm.DeliveryConflict) {
+		t.Errorf("without its subscription: %v", err)
+	}
+}
+
+func TestReplayOfPending(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	subscribe(t, service, "http://127.0.0.1:1", everything)
+	webhooks(t, pool, webhook.Config{Policy: address.Policy{AllowPrivate: true}, Poll: 5 * time.Millisecond, Backoff: time.Hour})
+	outboxtest.Create(t, pool)
+	until(t, pool, "select count(*) = 1 and bool_and(attempts = 1) from pawl.delivery")
+	d := deliveries(t, service, fsm.DeliveryFilter{})[0]
+	if d.Status != fsm.DeliveryPending || d.LastStatus != nil || *d.LastError == "" || d.NextAttemptAt == nil {
+		t.Errorf("after a refused connection: %+v", d)
+	}
+	if _, err := service.ReplayDelivery(t.Context(), tenant, d.ID); !isKind(err, fsm.DeliveryConflict) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := service.ReplayDelivery(t.Context(), tenant, uuid.New()); !isKind(err, fsm.NotFound) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := service.ReplayDelivery(t.Context(), "elsewhere", d.ID); !isKind(err, fsm.NotFound) {
+		t.Errorf("of another tenant: %v", err)
+	}
+}
+
+// A replay does not overtake an earlier delivery of its instance that waits for its next attempt.
+func TestReplayKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	s := subscribe(t, service, r.url, everything)
+	config := quickly
+	config.MaxAttempts, config.Backoff, config.Open = 2, 300*time.Millisecond, time.Millisecond
+	webhooks(t, pool, config)
+	id := outboxtest.Create(t, pool)
+	outboxtest.Add(t, pool, id)
+	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	dead := deliveries(t, service, fsm.DeliveryFilter{Status: fsm.DeliveryDead, SubscriptionID: s.ID})
+	before := len(r.list())
+	replay := func(d fsm.Delivery) {
+		t.Helper()
+		if _, err := service.ReplayDelivery(t.Context(), tenant, d.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replay(dead[1])
+	until(t, pool, "select attempts = 1 and status = 'pending' from pawl.delivery where version = 1")
+	outboxtest.Exec(t, pool, "update pawl.delivery set next_attempt_at = next_attempt_at + interval '1 s' where version = 1")
+	broken.Store(false)
+	replay(dead[0])
+	until(t, pool, allDelivered, 2)
+	wantWhats(t, r.list()[before:], outboxtest.IDs(id, 1, 1, 2))
+}

@@ -1,0 +1,61 @@
+package webhook_test
+
+import (
+	"testing"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+func TestSecretRotation(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	r := newReceiver(t, nil)
+	old := subscribe(t, service, r.url, everything)
+	rotated, err := service.RotateSecret(t.Context(), tenant, old.ID, "")
+	if err != nil || rotated.Secret == old.Secret || rotated.PreviousSecretUntil == nil {
+		t.Fatalf("rotated to %+v: %v", rotated, err)
+	}
+	stop := webhooks(t, pool, quickly)
+	outboxtest.Create(t, pool)
+	verifies := func(h hook, secret string) bool {
+		t.Helper()
+		webhook, err := standardwebhooks.NewWebhook(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return webhook.Verify(h.body, h.header) == nil
+	}
+	if h := r.want(t, 1)[0]; !verifies(h, old.Secret) || !verifies(h, rotated.Secret) {
+		t.Errorf("the signatures are %s", h.header.Get("webhook-signature"))
+	}
+	until(t, pool, allDelivered, 1)
+	stop()
+	dbtest.Advance(t, pool, 24*time.Hour+time.Second)
+	webhooks(t, pool, quickly)
+	outboxtest.Create(t, pool)
+	if h := r.want(t, 2)[1]; verifies(h, old.Secret) || !verifies(h, rotated.Secret) {
+		t.Errorf("a day later the signatures are %s", h.header.Get("webhook-signature"))
+	}
+}
+
+func TestTestDelivery(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	r := newReceiver(t, nil)
+	subscription := subscribe(t, service, r.url, fsm.SubscriptionFilter{TerminalOnly: true})
+	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, rests_until = pawl.now() + interval '1 hour'")
+	d, err := service.TestSubscription(t.Context(), tenant, subscription.ID)
+	if err != nil || d.InstanceID != nil || d.Type != fsm.TestDeliveryType {
+		t.Fatalf("got %+v: %v", d, err)
+	}
+	webhooks(t, pool, quickly)
+	if h := r.want(t, 1)[0]; h.id() != d.ID.String() || h.event.Type() != fsm.TestDeliveryType {
+		t.Errorf("the test has %v and %s", h.header, h.body)
+	}
+	until(t, pool, "select failures = 0 from pawl.subscription")
+}

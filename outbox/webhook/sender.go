@@ -1,0 +1,211 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/dispatch"
+)
+
+// A Sender makes deliveries of the steps that subscriptions match, and of the ends of instances
+// with a callback, and sends them. Any number of processes may run one: one at a time leads.
+type Sender struct {
+	queries *queries.Queries
+	config  Config
+	sending dispatch.Config
+	retry   dispatch.Retry
+	client  *dispatch.Client
+	// routed and fetched are the page sizes of steps to route and of due deliveries.
+	routed, fetched outbox.PageSize
+}
+
+// New returns a Sender on a pool, of which it takes one connection at a time.
+func New(pool *pgxpool.Pool, config Config) *Sender {
+	config = config.withDefaults()
+	sending := config.sending()
+	return &Sender{
+		queries: queries.New(pool), config: config, sending: sending,
+		retry:  dispatch.Retry{MaxAttempts: config.MaxAttempts, Backoff: config.Backoff},
+		client: dispatch.NewClient(sending),
+		routed: outbox.NewPageSize(config.Page), fetched: outbox.NewPageSize(4 * sending.Concurrency),
+	}
+}
+
+// consumer is the consumer that routes.
+const consumer = "webhooks"
+
+// Run routes and sends until the context ends, and then returns nil. Errors are logged and
+// retried; none ends it.
+func (s *Sender) Run(ctx context.Context) error {
+	defer s.client.Close()
+	outbox.Election{
+		Queries: s.queries, Consumer: consumer, Lease: s.config.Lease, Logger: s.config.Logger,
+		// From the first step on: a subscription matches no step from before it was made.
+		FromStart: true,
+	}.Run(ctx, "delivering webhooks", func(ctx context.Context, term int64, since time.Time) (progress bool, err error) {
+		l := &leadership{Sender: s, term: term, renewed: since}
+		err = l.run(ctx)
+		return l.progress, err
+	})
+	return nil
+}
+
+// A leadership is a Sender during one term. One goroutine owns it.
+type leadership struct {
+	*Sender
+	term int64
+	// renewed is when the lease was last renewed, or earlier.
+	renewed time.Time
+	// progress is set once anything was routed or settled.
+	progress bool
+
+	jobs *dispatch.Dispatcher[delivery]
+	// stopping is set when no further attempt may begin.
+	stopping bool
+	// refreshed is when the subscriptions of what is in memory were last read.
+	refreshed time.Time
+	// after is up to where due deliveries were read.
+	after     place
+	nextPurge time.Time
+}
+
+// grace is how long attempts that are under way may take to end when the process is to stop.
+const grace = 3 * time.Second
+
+func (l *leadership) run(ctx context.Context) (err error) {
+	l.jobs = dispatch.New(l.client, l.sending, func(ctx context.Context, d delivery) (*http.Request, error) { return d.request(ctx) })
+	defer l.jobs.Close()
+	defer func() {
+		if ctx.Err() != nil && err == nil {
+			err = l.finish(ctx)
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for look := true; ctx.Err() == nil; {
+		busy, err := l.round(ctx, &look)
+		if err != nil {
+			return err
+		}
+		if busy {
+			continue
+		}
+		timer.Reset(l.config.Poll)
+		select {
+		case r := <-l.jobs.Finished():
+			l.jobs.Accept(r)
+			l.jobs.AcceptAll()
+		case <-l.config.Wake:
+		case <-timer.C:
+			look = true
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// round settles, routes, fetches and starts what it can without waiting for an attempt. look says
+// whether there may be due deliveries to fetch, before and after. It reports whether the next round
+// is to follow at once.
+func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err error) {
+	if len(l.jobs.Ended()) > 0 {
+		if err := l.settle(ctx); err != nil {
+			return false, err
+		}
+		*look = true
+	}
+	more, made, err := l.route(ctx)
+	if err != nil {
+		return false, err
+	}
+	if *look || made {
+		if *look, err = l.fetch(ctx); err != nil {
+			return false, err
+		}
+	}
+	if err := l.refresh(ctx); err != nil {
+		return false, err
+	}
+	l.start()
+	if l.jobs.AcceptAll(); more || len(l.jobs.Ended()) > 0 {
+		return true, nil
+	}
+	if time.Now().After(l.nextPurge) {
+		return false, l.purge(ctx)
+	}
+	return false, nil
+}
+
+// finish settles what has ended, and what ends within the grace after the context has. What is
+// still under way then is cut, and sent again by the next leader.
+func (l *leadership) finish(ctx context.Context) error {
+	l.stopping = true
+	deadline := time.NewTimer(min(grace, l.sending.Timeout))
+	defer deadline.Stop()
+	for waiting := true; waiting && l.jobs.InFlight() > 0; {
+		select {
+		case r := <-l.jobs.Finished():
+			l.jobs.Accept(r)
+		case <-deadline.C:
+			waiting = false
+		}
+	}
+	return l.settle(ctx)
+}
+
+// start begins attempts, unless the lease may have run out: another process may lead then, and
+// the next call to the database will find out.
+func (l *leadership) start() {
+	if l.stopping || time.Since(l.renewed) > l.config.Lease {
+		return
+	}
+	l.jobs.Start()
+}
+
+// call makes a call to the database, for no longer than half the lease. Attempts that end
+// meanwhile make room for others. The call runs in another goroutine, so it must not touch the
+// leadership's jobs.
+func (l *leadership) call(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.config.Lease/2)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case r := <-l.jobs.Finished():
+			l.jobs.Accept(r)
+			l.start()
+		}
+	}
+}
+
+// route makes deliveries of the next page of steps. It reports whether there are more steps, and
+// whether deliveries were made. It renews the lease when a third of it is over.
+func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
+	now := time.Now()
+	var r queries.RouteRow
+	err = l.call(ctx, func(ctx context.Context) (err error) {
+		r, err = l.queries.Route(ctx, queries.RouteParams{
+			Term: l.term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease),
+		})
+		return err
+	})
+	l.routed.Adapt(err)
+	switch {
+	case err != nil:
+		return false, false, fmt.Errorf("route: %w", err)
+	case !r.Leads:
+		return false, false, outbox.ErrDeposed
+	}
+	l.renewed = now.Add(-l.config.Lease / 3) // The lease may have been renewed up to a third ago.
+	l.progress = l.progress || r.Steps > 0
+	return r.More, r.Deliveries > 0, nil
+}

@@ -1,0 +1,137 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/outbox"
+	"github.com/pawl-fsm/pawl/outbox/dispatch"
+)
+
+// The results with which a delivery is settled, as pawl.settle_deliveries takes them. A test
+// compares their effects with what is said here.
+const (
+	// resultDelivered: the endpoint answered 2xx.
+	resultDelivered = "delivered"
+	// resultRetry: the attempt failed. There will be another after a delay.
+	resultRetry = "retry"
+	// resultDead: the attempt failed and was the last one.
+	resultDead = "dead"
+	// resultGone: the endpoint answered 410. The delivery is dead and the subscription disabled.
+	resultGone = "gone"
+	// resultPostponed: there was no attempt, since the circuit is open. It is due after a delay.
+	resultPostponed = "put-off"
+	// resultAbandoned: there was no attempt, since there is nothing to send. It is dead.
+	resultAbandoned = "void"
+)
+
+// A settlement is what is recorded of a delivery.
+type settlement struct {
+	result string
+	// delay is how long to wait before the next attempt.
+	delay time.Duration
+	// failure is the text for the owner of the endpoint; empty for none.
+	failure string
+}
+
+// decide returns what a dispatched delivery is settled with.
+func (s *Sender) decide(r dispatch.Result[delivery]) settlement {
+	switch r.Kind {
+	case dispatch.Postponed:
+		return settlement{result: resultPostponed, delay: r.Delay}
+	case dispatch.Abandoned:
+		return settlement{result: resultAbandoned, failure: r.Job.Abandon}
+	}
+	failure := r.Answer.Failure
+	if failure == nil {
+		return settlement{result: resultDelivered}
+	}
+	out := settlement{result: resultDead, failure: failure.Error()}
+	if errors.Is(failure, dispatch.ErrProhibited) {
+		out.failure = "the host has an address that webhooks must not be sent to"
+	}
+	if r.Answer.Status == http.StatusGone {
+		out.result = resultGone
+		return out
+	}
+	delay, again := s.retry.Next(int(r.Job.Value.row.Attempts)+1, r.Answer)
+	if again {
+		out.result, out.delay = resultRetry, delay
+	}
+	return out
+}
+
+// settle records the results that there are, in the order in which the jobs ended. If the term has
+// ended, nothing is recorded, and the error is outbox.ErrDeposed.
+func (l *leadership) settle(ctx context.Context) error {
+	ended := l.jobs.Collect()
+	if len(ended) == 0 {
+		return nil
+	}
+	p := queries.SettleDeliveriesParams{Term: l.term, Rest: interval(l.sending.Open)}
+	for _, r := range ended {
+		d := r.Job.Value.row
+		s := l.decide(r)
+		if s.failure != "" {
+			l.config.Logger.Debug("a webhook was not delivered", "delivery", d.ID, "result", s.result, "error", s.failure)
+		}
+		p.Tenants = append(p.Tenants, d.TenantID)
+		p.Ids = append(p.Ids, d.ID)
+		p.Outcomes = append(p.Outcomes, s.result)
+		p.Delays = append(p.Delays, interval(s.delay))
+		p.Pauses = append(p.Pauses, pgtype.Interval{
+			Microseconds: r.Answer.RetryAfter.Microseconds(), Valid: r.Answer.RetryAfter > 0,
+		})
+		p.Statuses = append(p.Statuses, int32(r.Answer.Status))
+		p.Errors = append(p.Errors, s.failure)
+		p.Responses = append(p.Responses, r.Answer.Response)
+	}
+	leads := false
+	err := l.call(ctx, func(ctx context.Context) (err error) {
+		leads, err = l.queries.SettleDeliveries(ctx, p)
+		return err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("settle: %w", err)
+	case !leads:
+		return outbox.ErrDeposed
+	}
+	l.progress = true
+	for _, r := range ended {
+		l.jobs.Forget(r.Job.ID)
+	}
+	return nil
+}
+
+// purge deletes settled deliveries that are past their time, some at a time: again after 50 ms if
+// there may be more, else after a minute.
+func (l *leadership) purge(ctx context.Context) error {
+	const batch = 1000
+	var purged int32
+	err := l.call(ctx, func(ctx context.Context) (err error) {
+		purged, err = l.queries.PurgeDeliveries(ctx, queries.PurgeDeliveriesParams{
+			RowLimit: batch, Delivered: interval(l.config.KeepDelivered), Dead: interval(l.config.KeepDead),
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("purge deliveries: %w", err)
+	}
+	pause := time.Minute
+	if purged >= batch {
+		pause = 50 * time.Millisecond
+	}
+	l.nextPurge = time.Now().Add(pause)
+	return nil
+}
+
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
+}
