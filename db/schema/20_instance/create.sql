@@ -168,41 +168,41 @@ begin
         actor, reason, key, correlation_id, traceparent, at)
       select
         p_tenant, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
-        k.actor, k.reason, k.key, k.correlation_id, k.traceparent, v_now
-      from kept k
-      cross join lateral (select (k.instance).*) i
-      where k.started and k.steps is null
+        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
+      from kept p
+      cross join lateral (select (p.instance).*) i
+      where p.started and p.steps is null
     ),
     armed as (
       insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, (k.instance).id, t.due_at, (k.instance).version, 0
-      from kept k
+      select p_tenant, (p.instance).id, t.due_at, (p.instance).version, 0
+      from kept p
       cross join lateral (
-        select pawl_private.deadline(v_now, k.timeouts, (k.instance).expires_at) as due_at
+        select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
       ) t
-      where k.started and (k.instance).status = 'active' and t.due_at is not null
+      where p.started and (p.instance).status = 'active' and t.due_at is not null
     )
     select
-      k.owned,
-      k.code = 'applied' and not k.started as lost,
-      k.ordinal,
-      k.key,
-      k.fingerprint,
-      case when k.started then k.steps end as steps,
+      p.owned,
+      p.code = 'applied' and not p.started as lost,
+      p.ordinal,
+      p.key,
+      p.fingerprint,
+      case when p.started then p.steps end as steps,
       (
-        k.ordinal, k.code, false,
+        p.ordinal, p.code, false,
         case
-          when k.started then k.instance
-          when k.code = 'instance-exists' then
+          when p.started then p.instance
+          when p.code = 'instance-exists' then
             pawl_private.instance_row(
-              p_tenant_id => p_tenant, p_id => k.existing_id, p_workflow => k.workflow,
-              p_business_key => k.business_key)
+              p_tenant_id => p_tenant, p_id => p.existing_id, p_workflow => p.workflow,
+              p_business_key => p.business_key)
         end,
-        case when k.started then k.actions end,
+        case when p.started then p.actions end,
         null,
-        case when k.code = 'context-unchecked' then k.context_schema end
+        case when p.code = 'context-unchecked' then p.context_schema end
       )::pawl.outcome as outcome
-    from kept k
+    from kept p
   loop
     if not v_row.owned then
       v_ordinals := v_ordinals || v_row.ordinal;

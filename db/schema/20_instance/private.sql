@@ -515,7 +515,7 @@ begin
     p_outcome => p_outcome.code,
     p_message => v_message,
     p_detail => jsonb_build_object(
-      'instance_id', coalesce(v_instance.id, p_id),
+      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
       'state', v_instance.state,
       'instance_status', v_instance.status,
       'version', v_instance.version,
