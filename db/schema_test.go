@@ -215,6 +215,10 @@ func TestMigrationsWithGooseAlone(t *testing.T) {
 	if diff := cmp.Diff(before, everything(t, conn)); diff != "" {
 		t.Errorf("goose down-to 0 left something behind:\n%s", diff)
 	}
+	run("up")
+	if got, want := dump(t, dsn), dump(t, dbtest.NewDSN(t)); got != want {
+		t.Errorf("goose makes another schema the second time:\n%s", cmp.Diff(want, got))
+	}
 }
 
 func TestPrint(t *testing.T) {
