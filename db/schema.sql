@@ -1306,6 +1306,9 @@ declare
   v_attempt record;
   v_delivery record;
 begin
+  if not p_results <@ '{delivered,retry,dead,gone,postponed,abandoned}' then
+    raise exception 'unknown result of a delivery in %', p_results using errcode = '22023';
+  end if;
   perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
   if not found then
     return false;

@@ -65,6 +65,14 @@ func settle(t testing.TB, q queries.DBTX, term int64, outcome string, list ...qu
 	return leads
 }
 
+// A result that nobody knows would settle a delivery without a trace of why.
+func TestUnknownResultIsRefused(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	_, err := queries.New(pool).DeliverySettle(t.Context(), queries.DeliverySettleParams{Results: []string{"delivered", "lost"}})
+	wantCode(t, err, "22023")
+}
+
 // A router that dies between reading and advancing has done nothing; one that was deposed
 // neither; and what was routed is not routed again.
 func TestRoutingIsExactlyOnce(t *testing.T) {

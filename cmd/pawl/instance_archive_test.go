@@ -68,7 +68,7 @@ func longAgo(t testing.TB, conn *pgx.Conn) {
 	for _, sql := range []string{
 		"update pawl.idempotency_key set expires_at = pawl.now()",
 		`create temporary table moved as
-			select id, pawl.uuid_v7(created_at - interval '366 days') as moved from pawl.instance`,
+			select id, pawl_private.uuid_v7(created_at - interval '366 days') as moved from pawl.instance`,
 		"update pawl.history h set instance_id = m.moved, at = at - interval '366 days' from moved m where m.id = h.instance_id",
 		"update pawl.idempotency_key k set instance_id = m.moved from moved m where m.id = k.instance_id",
 		`update pawl.instance i

@@ -48,7 +48,7 @@ func TestTestDelivery(t *testing.T) {
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
 	subscription := subscribe(t, service, r.url, fsm.SubscriptionFilter{TerminalOnly: true})
-	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, rests_until = pawl.now() + interval '1 hour'")
+	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, circuit_open_until = pawl.now() + interval '1 hour'")
 	d, err := service.TestSubscription(t.Context(), tenant, subscription.ID)
 	if err != nil || d.InstanceID != nil || d.Type != fsm.TestDeliveryType {
 		t.Fatalf("got %+v: %v", d, err)

@@ -8,6 +8,7 @@
 -- p_pauses: how long the endpoint asked not to be called; null if it did not. p_rest: for how long an
 -- endpoint's circuit opens at first.
 -- Returns: whether p_term still leads; if not, nothing is changed
+-- Raises:  22023 a result that is none of these
 -- Locks:   consumer
 -- Writes:  delivery, subscription, callback
 create function pawl.delivery_settle(
@@ -33,6 +34,9 @@ declare
   v_attempt record;
   v_delivery record;
 begin
+  if not p_results <@ '{delivered,retry,dead,gone,postponed,abandoned}' then
+    raise exception 'unknown result of a delivery in %', p_results using errcode = '22023';
+  end if;
   perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
   if not found then
     return false;

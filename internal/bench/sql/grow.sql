@@ -3,7 +3,7 @@
 -- evenly over the next day. Ids are time-ordered, so they rise with the number of the instance.
 with made as materialized (
   select
-    n, pawl.uuid_v7(t.created_at) as id, t.created_at, n::double precision / $3 * interval '24 hours' as left_to_live
+    n, pawl_private.uuid_v7(t.created_at) as id, t.created_at, n::double precision / $3 * interval '24 hours' as left_to_live
   from generate_series($1::integer, $2::integer) n
   cross join lateral (
     select now() - interval '24 hours' + n::double precision / $3 * interval '23 hours' as created_at
