@@ -61,11 +61,17 @@ check: ## run what CI runs: verify, lint, race
 	done
 
 .PHONY: generate
-generate: postgres $(tools)/sqlc $(tools)/oapi-codegen ## regenerate the queries, the API types and the schema dump
+generate: postgres $(tools)/sqlc $(tools)/oapi-codegen ## regenerate the migration, the queries, the API types and the schema dump
+	go run ./internal/migration initial
 	$(tools)/sqlc generate
 	$(tools)/oapi-codegen -config httpapi/api/oapi-codegen.yaml httpapi/openapi.yaml
 	$(tools)/oapi-codegen -config httpapi/oapi-codegen.yaml httpapi/openapi.yaml
 	go test ./db -run '^TestSchemaDump$$' -count 1 -update
+
+.PHONY: migration
+migration: postgres ## after a release: write the next migration from db/schema (NAME=what_changes)
+	@test -n '$(NAME)' || { echo 'name it: make migration NAME=what_changes' >&2; exit 1; }
+	go run ./internal/migration delta '$(NAME)'
 
 .PHONY: verify
 verify: ## fail if what is generated is not what is committed

@@ -52,11 +52,11 @@ func TestBacktestRefuses(t *testing.T) {
 	for sql, code := range map[string]string{
 		`select pawl.backtest('door', $1)`:                                         "PW400",
 		`select pawl.backtest('door', $1, 1, '{}')`:                                "PW400",
-		`select pawl.backtest('door', $1, 2)`:                                      "PW404",
-		`select pawl.backtest('window', $1, p_definition => '{"name": "window"}')`: "PW404",
-		`select pawl.backtest('door', $1, p_definition => '{"name": "window"}')`:   "PW422",
-		`select pawl.backtest('door', $1, p_definition => '[]')`:                   "PW422",
-		`select pawl.backtest('door', $1, p_definition => jsonb_set(definition, '{states,CLOSED,on,open,0,guard}', '"$."')) from pawl.workflow`: "PW422",
+		`select pawl.backtest('door', $1, 2)`:                                      "PW40W",
+		`select pawl.backtest('window', $1, p_definition => '{"name": "window"}')`: "PW40W",
+		`select pawl.backtest('door', $1, p_definition => '{"name": "window"}')`:   "PW42D",
+		`select pawl.backtest('door', $1, p_definition => '[]')`:                   "PW42D",
+		`select pawl.backtest('door', $1, p_definition => jsonb_set(definition, '{states,CLOSED,on,open,0,guard}', '"$."')) from pawl.workflow`: "PW42D",
 	} {
 		_, err := pool.Exec(t.Context(), sql, ids)
 		wantCode(t, err, code)

@@ -228,7 +228,7 @@ func Set(ctx context.Context, dsn string, s Settings) error {
 		_, err = tx.Exec(ctx, strings.ReplaceAll(`
 			do $$ declare f regprocedure; begin
 				for f in select oid from pg_proc
-					where pronamespace = 'pawl'::regnamespace and array_to_string(proconfig, ' ') like '%plan_cache_mode=%' loop
+					where pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and array_to_string(proconfig, ' ') like '%plan_cache_mode=%' loop
 					execute format('alter function %s set plan_cache_mode = MODE', f);
 				end loop;
 			end $$`, "MODE", s.PlanCacheMode))

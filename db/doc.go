@@ -1,14 +1,21 @@
-// Package db owns the schema: its migrations, how they are applied, the privileges
-// they leave to others, and the pool that the rest of the program talks through.
+// Package db owns the database: its schema and migrations, the privileges that roles get, and the
+// pool that the rest of the program connects through.
 //
-// The engine itself is SQL, in migrations/00002_engine.sql, whose opening comment
-// explains it. The migrations are plain goose files: the goose command line runs them
-// as well as [Up] does. Typed access to the functions and the reads is generated into
-// db/queries by sqlc; db/schema.sql is a normalised dump that a test keeps true, for
-// people to read and for reviews to see what a migration changes.
+// # The schema
 //
-// What fails, and how: a migration runs in a transaction of its own, so a failed one
-// leaves the schema as it was before it. Two processes that migrate at once are kept
-// apart by a session advisory lock, which needs a direct connection rather than a
-// transaction pooler.
+// Its source is db/schema, SQL in modules; db/migrations is generated from it, as plain goose files
+// that the goose command runs as well as [Up] does. Typed access is generated into db/queries by
+// sqlc. db/schema.sql is a dump of the schema, written from the catalogs, so that a reviewer sees
+// what a change comes to. Tests hold all of them equal. The engine is in db/schema/20_instance,
+// whose tables.sql explains it.
+//
+// # When things fail
+//
+// Each migration runs in a transaction of its own, so a failed one leaves the schema as it was. Two
+// processes that migrate at the same time are kept apart by a session advisory lock, which needs a
+// direct connection rather than a transaction pooler.
+//
+// # What it may import
+//
+// pgx, goose and its own folders; nothing of pawl above it.
 package db

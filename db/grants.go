@@ -6,41 +6,27 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/schema"
 )
 
 // A Privilege is a set of least privileges that a role can be granted.
 type Privilege string
 
 const (
-	// Service is what `pawl serve` needs: to call the engine and to read. It can
-	// neither write a table nor make one.
+	// Service is what `pawl serve` needs: to call the functions of schema pawl and to read its
+	// tables. It can neither write a table nor create one.
 	Service Privilege = "service"
-	// Caller is what an application needs that moves instances in its own
-	// transactions: create_one, fire_one and nothing to read.
+	// Caller is what an application needs that moves instances in its own transactions:
+	// create_one and fire_one, and nothing to read.
 	Caller Privilege = "caller"
 )
 
-// functions lists what each privilege may execute; everything else in the schema is
-// the owner's alone.
-var functions = map[Privilege][]string{
-	Service: {
-		"pawl.fire", "pawl.create", "pawl.preview", "pawl.simulate", "pawl.create_one", "pawl.fire_one", "pawl.guard_holds",
-		"pawl.register_workflow", "pawl.validate_workflow", "pawl.jsonpath_error", "pawl.now", "pawl.uuid_v7_floor",
-		"pawl.purge_keys", "pawl.final_instances", "pawl.remove_instances", "pawl.fire_timers", "pawl.put_off_timer",
-		"pawl.retire_workflow", "pawl.migrate_instances", "pawl.backtest",
-		"pawl.add_consumer", "pawl.lead", "pawl.resign", "pawl.renew", "pawl.look", "pawl.read_events", "pawl.advance", "pawl.outbox_status",
-		"pawl.moved", "pawl.stream_steps", "pawl.stream_past", "pawl.can_resume",
-		"pawl.route", "pawl.due_deliveries", "pawl.events_of", "pawl.endpoints_of", "pawl.settle_deliveries", "pawl.replay_deliveries",
-		"pawl.purge_deliveries", "pawl.create_subscription", "pawl.update_subscription", "pawl.delete_subscription",
-		"pawl.rotate_secret", "pawl.test_subscription",
-	},
-	Caller: {"pawl.create_one", "pawl.fire_one"},
-}
-
-// Grants returns the SQL that gives a role a privilege.
+// Grants returns the SQL that gives a role a privilege. The functions of each privilege are data of
+// the schema's source: see the grants.sql of each module in db/schema.
 func Grants(role string, p Privilege) (string, error) {
-	granted, known := functions[p]
-	if !known {
+	granted := schema.Grants()[string(p)]
+	if len(granted) == 0 {
 		return "", fmt.Errorf("grants: unknown privilege %q: want %q or %q", p, Service, Caller)
 	}
 	name := pgx.Identifier{role}.Sanitize()

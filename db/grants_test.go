@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -15,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/schema"
 )
 
 // login makes a role with a privilege and connects as it.
@@ -95,34 +98,34 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(nil, q.Notify(t.Context(), "*"))
 	here, err := q.StreamSnapshot(t.Context())
 	must(here, err)
-	must(q.Moved(t.Context(), queries.MovedParams{Cursor: &here, StepLimit: 1}))
-	must(q.CanResume(t.Context(), queries.CanResumeParams{Tenant: tenant, Cursor: here}))
-	must(q.StreamSteps(t.Context(), queries.StreamStepsParams{
+	must(q.LogMoved(t.Context(), queries.LogMovedParams{Cursor: &here, StepLimit: 1}))
+	must(q.StreamCanResume(t.Context(), queries.StreamCanResumeParams{Tenant: tenant, Cursor: here}))
+	must(q.StreamRead(t.Context(), queries.StreamReadParams{
 		Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1,
 	}))
-	must(q.StreamPast(t.Context(), queries.StreamPastParams{Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1}))
+	must(q.StreamReadPast(t.Context(), queries.StreamReadPastParams{Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1}))
 	must(q.ListStates(t.Context(), queries.ListStatesParams{Workflow: "door", WorkflowVersion: 1}))
-	subscription, err := q.CreateSubscription(t.Context(), queries.CreateSubscriptionParams{
+	subscription, err := q.SubscriptionCreate(t.Context(), queries.SubscriptionCreateParams{
 		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Secret: "whsec_", Actor: "tester",
 	})
 	must(subscription, err)
-	must(q.UpdateSubscription(t.Context(), queries.UpdateSubscriptionParams{Tenant: tenant, ID: subscription.ID}))
-	must(q.RotateSecret(t.Context(), queries.RotateSecretParams{
+	must(q.SubscriptionUpdate(t.Context(), queries.SubscriptionUpdateParams{Tenant: tenant, ID: subscription.ID}))
+	must(q.SubscriptionRotateSecret(t.Context(), queries.SubscriptionRotateSecretParams{
 		Tenant: tenant, ID: subscription.ID, Secret: "whsec_", Overlap: pgtype.Interval{Days: 1, Valid: true},
 	}))
-	must(q.TestSubscription(t.Context(), queries.TestSubscriptionParams{Tenant: tenant, ID: subscription.ID}))
+	must(q.SubscriptionTest(t.Context(), queries.SubscriptionTestParams{Tenant: tenant, ID: subscription.ID}))
 	must(q.GetSubscription(t.Context(), queries.GetSubscriptionParams{TenantID: tenant, ID: subscription.ID}))
 	must(q.ListSubscriptions(t.Context(), queries.ListSubscriptionsParams{TenantID: tenant, RowLimit: 1}))
 	must(q.UnknownNames(t.Context(), queries.UnknownNamesParams{Workflows: []string{"x"}, Events: []string{"x"}, States: []string{"x"}}))
-	must(q.Route(t.Context(), queries.RouteParams{Term: 1, RowLimit: 1}))
-	must(q.DueDeliveries(t.Context(), queries.DueDeliveriesParams{RowLimit: 9, Each: 9, Flying: []string{}, FlyingSubscriptions: []string{}}))
-	must(q.Endpoints(t.Context(), queries.EndpointsParams{Tenants: []string{tenant}, Ids: []uuid.UUID{id}}))
-	must(q.EventsOf(t.Context(), queries.EventsOfParams{Tenants: []string{tenant}, Instances: []uuid.UUID{id}, Versions: []int64{1}}))
-	must(q.SettleDeliveries(t.Context(), queries.SettleDeliveriesParams{}))
+	must(q.DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: 1, RowLimit: 1}))
+	must(q.DeliveryDue(t.Context(), queries.DeliveryDueParams{RowLimit: 9, Each: 9, Flying: []string{}, FlyingSubscriptions: []string{}}))
+	must(q.DeliveryEndpoints(t.Context(), queries.DeliveryEndpointsParams{Tenants: []string{tenant}, Ids: []uuid.UUID{id}}))
+	must(q.DeliveryMessages(t.Context(), queries.DeliveryMessagesParams{Tenants: []string{tenant}, Instances: []uuid.UUID{id}, Versions: []int64{1}}))
+	must(q.DeliverySettle(t.Context(), queries.DeliverySettleParams{}))
 	must(q.ListDeliveries(t.Context(), queries.ListDeliveriesParams{TenantID: tenant, RowLimit: 1}))
-	must(q.ReplayDeliveries(t.Context(), queries.ReplayDeliveriesParams{Tenant: tenant, Status: "dead", RowLimit: 1}))
-	must(q.PurgeDeliveries(t.Context(), queries.PurgeDeliveriesParams{RowLimit: 1}))
-	must(q.DeleteSubscription(t.Context(), queries.DeleteSubscriptionParams{Tenant: tenant, ID: subscription.ID}))
+	must(q.DeliveryReplay(t.Context(), queries.DeliveryReplayParams{Tenant: tenant, Status: "dead", RowLimit: 1}))
+	must(q.DeliveryPurge(t.Context(), queries.DeliveryPurgeParams{RowLimit: 1}))
+	must(q.SubscriptionDelete(t.Context(), queries.SubscriptionDeleteParams{Tenant: tenant, ID: subscription.ID}))
 	for _, table := range tables(t, pool) {
 		exec(t, conn, "select * from "+table)
 	}
@@ -172,7 +175,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		wantCode(t, err, denied)
 	}
 	for _, table := range tables(t, pool) {
-		if table == "pawl.outcome" || table == "pawl.settlement" || table == "pawl.instance_at" || table == "pawl.event" || table == "pawl.endpoint" {
+		if table == "pawl.outcome_row" || table == "pawl.instance_at" || table == "pawl.message" || table == "pawl.endpoint" {
 			continue // Views: without INSTEAD rules nothing can be written through them.
 		}
 		first := value[string](t, pool, "select quote_ident(attname) from pg_attribute where attrelid = $1::text::regclass and attnum = 1", table)
@@ -195,16 +198,54 @@ func TestServiceMayNotWrite(t *testing.T) {
 	// What it may call is what is listed; the rest would let it decide as it likes.
 	may := column[string](t, conn, `
 		select p.proname::text from pg_proc p
-		where p.pronamespace = 'pawl'::regnamespace and has_function_privilege(p.oid, 'execute')
+		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
-	want := "add_consumer advance backtest can_resume create create_one create_subscription delete_subscription due_deliveries " +
-		"endpoints_of events_of final_instances fire fire_one fire_timers guard_holds jsonpath_error lead look " +
-		"migrate_instances moved now outbox_status preview purge_deliveries purge_keys put_off_timer read_events " +
-		"register_workflow remove_instances renew replay_deliveries resign retire_workflow rotate_secret route " +
-		"settle_deliveries simulate stream_past stream_steps test_subscription update_subscription uuid_v7_floor " +
-		"validate_workflow"
+	want := "backtest consumer_advance consumer_create consumer_lead consumer_next_batch consumer_read consumer_renew " +
+		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_messages " +
+		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_timers " +
+		"guard_holds jsonpath_error log_moved migrate_instances now outcome_rows preview purge_instances " +
+		"purge_keys put_off_timer register_workflow retire_workflow simulate stream_can_resume stream_read " +
+		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
+		"subscription_update uuid_v7_floor validate_workflow"
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)
+	}
+	if value[bool](t, conn, "select has_schema_privilege('pawl_private', 'usage')") {
+		t.Error("it may look into schema pawl_private")
+	}
+}
+
+// Schema pawl is the SQL API and nothing else: a function is there because somebody may call it.
+func TestFunctionsOfThePublicSchemaAreGranted(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	// The owner alone deletes a consumer's backlog, or rewrites history after a restore.
+	owners := []string{"pawl.consumer_delete", "pawl.log_restored"}
+	for _, f := range column[string](t, pool, `
+		select format('%s.%s', p.pronamespace::regnamespace, p.proname) from pg_proc p
+		where p.pronamespace = 'pawl'::regnamespace
+		except
+		select p.function from pawl_private.privilege p`) {
+		if !slices.Contains(owners, f) {
+			t.Errorf("nobody is granted %s: it belongs in schema pawl_private", f)
+		}
+	}
+	for _, f := range column[string](t, pool, `
+		select p.function from pawl_private.privilege p where to_regproc(p.function) is null`) {
+		t.Errorf("there is no function %s, which grants.sql names", f)
+	}
+	var printed []string
+	for privilege, functions := range schema.Grants() {
+		for _, f := range functions {
+			printed = append(printed, privilege+" "+f)
+		}
+	}
+	slices.Sort(printed)
+	if diff := cmp.Diff(printed, column[string](t, pool, `
+		select g.granted from (
+			select p.privilege || ' ' || p.function as granted from pawl_private.privilege p
+		) g order by g.granted collate "C"`)); diff != "" {
+		t.Errorf("`migrate grants` prints other grants than the database lists:\n%s", diff)
 	}
 }
 
@@ -214,12 +255,12 @@ func TestNobodyElseMayAnything(t *testing.T) {
 	for _, f := range column[string](t, pool, `
 		select p.oid::regprocedure::text from pg_proc p
 		cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
-		where p.pronamespace = 'pawl'::regnamespace and x.grantee = 0`) {
+		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and x.grantee = 0`) {
 		t.Errorf("everybody may call %s", f)
 	}
 	for _, f := range column[string](t, pool, `
 		select p.oid::regprocedure::text from pg_proc p
-		where p.pronamespace = 'pawl'::regnamespace and p.prosecdef
+		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and p.prosecdef
 			and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)`) {
 		t.Errorf("%s runs as its owner with its caller's search path", f)
 	}
@@ -239,7 +280,7 @@ func TestCallerMayCreateAndFireOnly(t *testing.T) {
 	}
 	may := column[string](t, conn, `
 		select p.proname::text from pg_proc p
-		where p.pronamespace = 'pawl'::regnamespace and has_function_privilege(p.oid, 'execute') order by 1`)
+		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and has_function_privilege(p.oid, 'execute') order by 1`)
 	if got := strings.Join(may, " "); got != "create_one fire_one" {
 		t.Errorf("it may call %s", got)
 	}

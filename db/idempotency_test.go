@@ -51,7 +51,7 @@ func TestReplay(t *testing.T) {
 		if o.Replayed {
 			t.Errorf("the first answer to %s says that it is a replay", c.key)
 		}
-		got = append(got, fmt.Sprint(o.Outcome, " ", *o.Version, " ", *o.State))
+		got = append(got, fmt.Sprint(o.Code, " ", *o.Version, " ", *o.State))
 		first = append(first, o)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -108,8 +108,8 @@ func TestKeyReuse(t *testing.T) {
 		"fire's":         vary(base, func(c *creation) { c.key = "f" }),
 	} {
 		o := create(t, pool, tenant, c)[0]
-		if o.Outcome != "idempotency-key-reuse" || o.ID != nil || o.Context != nil {
-			t.Errorf("another %s: %s, %s", name, o.Outcome, asJSON(t, o))
+		if o.Code != "idempotency-key-reuse" || o.ID != nil || o.Context != nil {
+			t.Errorf("another %s: %s, %s", name, o.Code, asJSON(t, o))
 		}
 	}
 	for name, c := range map[string]command{
@@ -120,7 +120,7 @@ func TestKeyReuse(t *testing.T) {
 		"create's":  {id: ids[0], event: "close", key: "c"},
 		"not found": {id: uuid.New(), event: "open", key: "f"},
 	} {
-		if o := fire(t, pool, tenant, c)[0]; o.Outcome != "idempotency-key-reuse" || o.ID != nil || o.Context != nil {
+		if o := fire(t, pool, tenant, c)[0]; o.Code != "idempotency-key-reuse" || o.ID != nil || o.Context != nil {
 			t.Errorf("another %s: %s", name, asJSON(t, o))
 		}
 	}
@@ -152,8 +152,8 @@ func TestNotRecorded(t *testing.T) {
 		c.key = "k"
 		for range 2 {
 			o := fire(t, pool, tenant, c)[0]
-			if o.Outcome != want || o.Replayed {
-				t.Errorf("%s, replayed: %v; want %s", o.Outcome, o.Replayed, want)
+			if o.Code != want || o.Replayed {
+				t.Errorf("%s, replayed: %v; want %s", o.Code, o.Replayed, want)
 			}
 		}
 	}
@@ -167,8 +167,8 @@ func TestNotRecorded(t *testing.T) {
 		c.key = "k"
 		for range 2 {
 			o := create(t, pool, tenant, c)[0]
-			if o.Outcome != want || o.Replayed {
-				t.Errorf("%s, replayed: %v; want %s", o.Outcome, o.Replayed, want)
+			if o.Code != want || o.Replayed {
+				t.Errorf("%s, replayed: %v; want %s", o.Code, o.Replayed, want)
 			}
 			if want == "instance-exists" && *o.ID != id {
 				t.Errorf("the holder of the business key is %v, want %v", o.ID, id)
@@ -291,8 +291,8 @@ func TestOneBusinessKeyTwiceInABatch(t *testing.T) {
 	var winner *uuid.UUID
 	outcomes := map[string]int{}
 	for _, o := range o[:3] {
-		outcomes[o.Outcome]++
-		if o.Outcome == "applied" {
+		outcomes[o.Code]++
+		if o.Code == "applied" {
 			winner = o.ID
 		}
 	}
@@ -304,7 +304,7 @@ func TestOneBusinessKeyTwiceInABatch(t *testing.T) {
 		if *o.ID != *winner {
 			t.Errorf("command %d names %v as the holder, want %v", i+1, o.ID, winner)
 		}
-		if o.Outcome == "instance-exists" && list[i].key != "" {
+		if o.Code == "instance-exists" && list[i].key != "" {
 			list[i].businessKey = "free"
 			wantOutcome(t, create(t, pool, tenant, list[i])[0], "applied")
 		}

@@ -185,7 +185,7 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 		from (select * from pawl.instance order by id limit 50000) i
 		cross join generate_series(1, 3) v`)
 	exec(t, pool, `
-		insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select h.tenant_id, h.key, sha256(''), 'applied', h.instance_id, h.version, h.at + interval '1 day' from pawl.history h`)
 	exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.workflow_state")
 	end := noon.Add(100_000 * time.Second)

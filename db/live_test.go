@@ -11,7 +11,7 @@ import (
 
 func canResume(t testing.TB, q queries.DBTX, tenant, cursor string, workflows ...string) bool {
 	t.Helper()
-	now, err := queries.New(q).CanResume(t.Context(), queries.CanResumeParams{
+	now, err := queries.New(q).StreamCanResume(t.Context(), queries.StreamCanResumeParams{
 		Tenant: tenant, Workflows: workflows, Cursor: cursor,
 	})
 	if err != nil {
@@ -55,15 +55,15 @@ func TestStreamsLoseWhatIsRemoved(t *testing.T) {
 	wantRemoved(t, pool, long, []uuid.UUID{last}, last)
 	want(read, false)
 	want(after, true)
-	if n := count(t, pool, "removal"); n != 1 {
-		t.Errorf("there are %d removals, want 1", n)
+	if n := value[int](t, pool, "select count(*) from pawl_private.purged_history"); n != 1 {
+		t.Errorf("there are %d rows of purged history, want 1", n)
 	}
 	// What is read asks too: it may be removed since the stream asked.
-	_, err := queries.New(pool).StreamSteps(t.Context(), queries.StreamStepsParams{
+	_, err := queries.New(pool).StreamRead(t.Context(), queries.StreamReadParams{
 		Tenant: tenant, Cursor: read, Batch: after, RowLimit: 10, Bytes: 1000,
 	})
 	wantCode(t, err, "PW410")
-	_, err = queries.New(pool).StreamPast(t.Context(), queries.StreamPastParams{
+	_, err = queries.New(pool).StreamReadPast(t.Context(), queries.StreamReadPastParams{
 		Tenant: tenant, Cursor: "1:1:", Batch: after, AfterInstance: last, AfterVersion: 1, RowLimit: 10, Bytes: 1000,
 	})
 	wantCode(t, err, "PW410")

@@ -267,8 +267,8 @@ func wantOneEach(t testing.TB, outcomes []queries.Outcome, n int) {
 
 func wantOutcome(t testing.TB, o queries.Outcome, want string) {
 	t.Helper()
-	if o.Outcome != want {
-		t.Fatalf("command %d came to %s, want %s", o.Ordinal, o.Outcome, want)
+	if o.Code != want {
+		t.Fatalf("command %d came to %s, want %s", o.Ordinal, o.Code, want)
 	}
 }
 

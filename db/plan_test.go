@@ -121,7 +121,7 @@ func TestFreshDatabaseIsReadByFullKey(t *testing.T) {
 	for _, use := range column[string](t, pool, `
 		select format('%s was used: %s times, %s rows found', indexrelname, idx_scan, idx_tup_fetch)
 		from pg_stat_user_indexes
-		where schemaname = 'pawl' and relname <> 'workflow_migration' and idx_scan > 0 and (indexrelname <> all ($1) or idx_tup_fetch > 2 * idx_scan)`, fullKeys) {
+		where schemaname = 'pawl' and relname <> 'instance_migration' and idx_scan > 0 and (indexrelname <> all ($1) or idx_tup_fetch > 2 * idx_scan)`, fullKeys) {
 		t.Error(use)
 	}
 	for _, use := range column[string](t, pool, `
@@ -147,8 +147,11 @@ func TestTransitionsAreHeapOnlyUpdates(t *testing.T) {
 }
 
 const decideCall = `
-	select * from pawl.decide($1::text, $2::timestamptz, $13::pawl.setting, $3::uuid[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
-		$8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $14::boolean[], $15::boolean, $16::pawl.instance[])`
+	select d.*
+	from unnest($2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[])
+		as c (id, event, payload, key, expected, checked, reason)
+	cross join lateral pawl_private.decide($1::text, $9::timestamptz, $10::pawl.setting,
+		(c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, $11::boolean, null)::pawl_private.fire_command) d`
 
 // The planner puts decide and choose in place, where it sees what they look up.
 func TestDecideIsPutInPlace(t *testing.T) {
@@ -157,7 +160,7 @@ func TestDecideIsPutInPlace(t *testing.T) {
 	conn := connect(t, pool)
 	exec(t, conn, "set plan_cache_mode = force_generic_plan")
 	exec(t, conn, "prepare decide as "+decideCall)
-	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', now(), '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', null, '{}', false, null)"), "\n")
+	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), null, false)"), "\n")
 	wantEnginePlan(t, plan)
 }
 
@@ -165,7 +168,7 @@ func TestDecideIsPutInPlace(t *testing.T) {
 func wantEnginePlan(t *testing.T, plan string) {
 	t.Helper()
 	for _, name := range []string{"decide", "choose"} {
-		if strings.Contains(plan, "Function Scan on pawl."+name) || strings.Contains(plan, "Function Call: pawl."+name) || strings.Contains(plan, "Function Call: "+name) {
+		if strings.Contains(plan, "Function Scan on pawl_private."+name) || strings.Contains(plan, "Function Call: pawl_private."+name) || strings.Contains(plan, "Function Call: "+name) {
 			t.Errorf("%s is called, not put in place:\n%s", name, plan)
 		}
 	}

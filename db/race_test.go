@@ -221,7 +221,7 @@ func TestHistoryIsSerial(t *testing.T) {
 					return err
 				}
 				for o, c := range list {
-					if outcomes[o].Outcome == "applied" {
+					if outcomes[o].Code == "applied" {
 						applied[i][c.id] = append(applied[i][c.id], *outcomes[o].Version)
 					}
 				}

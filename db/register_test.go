@@ -139,7 +139,7 @@ func TestRegisterANamedVersion(t *testing.T) {
 	}
 	conflict := func(err error, latest int) {
 		t.Helper()
-		pgErr := wantCode(t, err, "PW409")
+		pgErr := wantCode(t, err, "PW40V")
 		if want := fmt.Sprintf(`{"code": "workflow-conflict", "version": %d}`, latest); pgErr.Detail != want {
 			t.Errorf("detail = %s, want %s", pgErr.Detail, want)
 		}
@@ -219,7 +219,7 @@ func TestBadDefinitions(t *testing.T) {
 			_, err := queries.New(pool).RegisterWorkflow(t.Context(), queries.RegisterWorkflowParams{
 				Definition: json.RawMessage(definition), Actor: "a",
 			})
-			if pgErr := wantCode(t, err, "PW422"); pgErr.Detail != `{"code": "invalid-definition"}` {
+			if pgErr := wantCode(t, err, "PW42D"); pgErr.Detail != `{"code": "invalid-definition"}` {
 				t.Errorf("detail = %s", pgErr.Detail)
 			}
 		})

@@ -35,7 +35,7 @@ func gone(t testing.TB, q queries.DBTX, tenant string, c creation) uuid.UUID {
 }
 
 func remove(ctx context.Context, q queries.DBTX, tenant string, before time.Time, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return queries.New(q).RemoveInstances(ctx, queries.RemoveInstancesParams{Tenant: tenant, Ids: ids, Before: before})
+	return queries.New(q).PurgeInstances(ctx, queries.PurgeInstancesParams{Tenant: tenant, Ids: ids, Before: before})
 }
 
 func wantRemoved(t testing.TB, q queries.DBTX, before time.Time, ids []uuid.UUID, want ...uuid.UUID) {
@@ -151,7 +151,7 @@ func TestInstanceStaysWithItsKeys(t *testing.T) {
 				}
 				if of == "create" {
 					if n := again(); n.Replayed || *n.ID == id {
-						t.Errorf("the create is %s, and replayed: %v", n.Outcome, n.Replayed)
+						t.Errorf("the create is %s, and replayed: %v", n.Code, n.Replayed)
 					}
 				} else {
 					wantOutcome(t, again(), "instance-not-found")
@@ -328,8 +328,8 @@ func TestRemovalUnderLoad(t *testing.T) {
 							if err != nil {
 								return err
 							}
-							if o[0].Outcome != "instance-not-found" && (o[0].ID == nil || *o[0].ID != id || o[0].State == nil) {
-								return fmt.Errorf("%s, replayed %v, of nothing", o[0].Outcome, o[0].Replayed)
+							if o[0].Code != "instance-not-found" && (o[0].ID == nil || *o[0].ID != id || o[0].State == nil) {
+								return fmt.Errorf("%s, replayed %v, of nothing", o[0].Code, o[0].Replayed)
 							}
 						}
 					}
@@ -435,7 +435,7 @@ func TestPagesAreBoundedBySteps(t *testing.T) {
 	register(t, pool, parcel)
 	exec(t, pool, `
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-		select 'default', pawl.uuid_v7(now() - interval '1 day' + n * interval '1 ms'), 'parcel', 1, 'DONE', 'completed',
+		select 'default', pawl_private.uuid_v7(now() - interval '1 day' + n * interval '1 ms'), 'parcel', 1, 'DONE', 'completed',
 			case n when 3 then 1000000 else 30 end, '{}', now() - interval '1 day', now() - interval '1 day'
 		from generate_series(1, 9) n`)
 	got, _ := finalPages(t, pool, queries.FinalInstancesParams{Age: hours(1), RowLimit: 5})
@@ -455,7 +455,7 @@ func TestManyTenantsArePassedInParts(t *testing.T) {
 	register(t, pool, parcel)
 	exec(t, pool, `
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-		select 'tenant ' || lpad(n::text, 4, '0'), pawl.uuid_v7(now() - interval '1 day'), 'parcel', 1,
+		select 'tenant ' || lpad(n::text, 4, '0'), pawl_private.uuid_v7(now() - interval '1 day'), 'parcel', 1,
 			case n when 1000 then 'DONE' else 'NEW' end, case n when 1000 then 'completed' else 'active' end, 1, '{}',
 			now() - interval '1 day', now() - interval '1 day'
 		from generate_series(1, 1000) n`)
@@ -502,7 +502,7 @@ func TestRemovalReadsByKey(t *testing.T) {
 			}
 			exec(t, setup, `
 				insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-				select 'default', pawl.uuid_v7(now() - interval '1 day' + n * interval '1 ms'), 'door', 1, 'GONE', 'completed', 4, '{}',
+				select 'default', pawl_private.uuid_v7(now() - interval '1 day' + n * interval '1 ms'), 'door', 1, 'GONE', 'completed', 4, '{}',
 					now() - interval '1 day', now() - interval '1 day'
 				from generate_series(1, 20000) n`)
 			exec(t, setup, `
@@ -514,7 +514,7 @@ func TestRemovalReadsByKey(t *testing.T) {
 				cross join generate_series(1, 4) v
 				where i.version = 4`)
 			exec(t, setup, `
-				insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+				insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 				select 'default', h.key || case h.version when 4 then ' refused' else '' end, sha256(''),
 					case h.version when 4 then 'guard-rejected' else 'applied' end, h.instance_id, h.version, now() - interval '1 hour'
 				from pawl.history h

@@ -3,8 +3,10 @@
 set check_function_bodies = off;
 
 create schema pawl;
+comment on schema pawl is 'finite-state-machine service: tables to read, functions to call';
 
-comment on schema pawl is 'finite-state-machine service: definitions, instances, history';
+create schema pawl_private;
+comment on schema pawl_private is 'what the functions of schema pawl use; not for callers';
 
 create domain pawl.decision as text
   constraint decision_is_recorded CHECK ((VALUE = ANY (ARRAY['applied'::text, 'transition-not-allowed'::text, 'guard-rejected'::text])));
@@ -12,7 +14,7 @@ comment on domain pawl.decision is 'what is recorded for an idempotency key';
 
 create domain pawl.key as text collate "C"
   constraint key_has_1_to_255_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
-comment on domain pawl.key is 'what a caller names things by';
+comment on domain pawl.key is 'a name that a caller chooses';
 
 create domain pawl.kind as text
   constraint kind_is_known CHECK ((VALUE = ANY (ARRAY['created'::text, 'transition'::text, 'timeout'::text, 'expired'::text, 'forced'::text, 'migrated'::text])));
@@ -24,15 +26,15 @@ comment on domain pawl.object is 'a JSON object';
 
 create domain pawl.reason as text
   constraint reason_has_1_to_1000_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 1000)));
-comment on domain pawl.reason is 'why, in an actor''s words';
+comment on domain pawl.reason is 'why a command was given, in the actor''s words';
 
 create domain pawl.sha256 as bytea
   constraint sha256_has_32_bytes CHECK ((octet_length(VALUE) = 32));
-comment on domain pawl.sha256 is 'a digest';
+comment on domain pawl.sha256 is 'a SHA-256 digest';
 
 create domain pawl.status as text
   constraint status_is_known CHECK ((VALUE = ANY (ARRAY['active'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])));
-comment on domain pawl.status is 'active, or the outcome of a final state';
+comment on domain pawl.status is 'active, or how a final instance ended';
 
 create domain pawl.tenant_id as text collate "C"
   constraint tenant_id_has_1_to_63_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 63)));
@@ -52,14 +54,14 @@ create table pawl.callback (
   constraint callback_secret_has_a_prefix CHECK ((secret ~~ 'whsec\_%'::text)),
   constraint callback_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
-comment on column pawl.callback.secret is 'null for the deployment''s';
+comment on column pawl.callback.secret is 'null: the deployment''s secret signs';
 
 create table pawl.consumer (
   name text collate "C" not null,
   cursor pg_snapshot,
-  floor bigint not null,
-  next_floor bigint not null,
-  next_floor_xid xid8 not null,
+  low_watermark bigint not null,
+  next_low_watermark bigint not null,
+  next_low_watermark_xid xid8 not null,
   batch pg_snapshot,
   batch_seq bigint not null,
   batch_end bigint,
@@ -75,14 +77,14 @@ create table pawl.consumer (
   constraint consumer_name_is_a_key CHECK (((length(name) >= 1) AND (length(name) <= 255))),
   constraint consumer_term_is_a_count CHECK ((term >= 0))
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
-comment on column pawl.consumer.cursor is 'what it sees is relayed; null until somebody leads, if the consumer is to begin then';
-comment on column pawl.consumer.floor is 'steps of transactions that the cursor is older than have a larger seq';
-comment on column pawl.consumer.next_floor is 'the floor of a cursor that sees next_floor_xid';
-comment on column pawl.consumer.batch is 'where the cursor goes next, if part of that is relayed';
-comment on column pawl.consumer.batch_seq is 'up to where the batch is relayed';
+comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
+comment on column pawl.consumer.low_watermark is 'the low watermark: steps of transactions that are later than the cursor have a larger seq';
+comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
+comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
+comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';
 comment on column pawl.consumer.batch_end is 'no step of the batch has a larger seq';
-comment on column pawl.consumer.term is 'counts the leaders';
-comment on column pawl.consumer.relayed is 'how many steps, repeats among them';
+comment on column pawl.consumer.term is 'the fencing token: counts the leaders';
+comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
 create table pawl.delivery (
   tenant_id pawl.tenant_id not null,
@@ -105,10 +107,10 @@ create table pawl.delivery (
   constraint delivery_attempts_are_counted CHECK ((attempts >= 0)),
   constraint delivery_callback_is_of_its_instance CHECK (((NOT callback) OR (subscription_id = instance_id))),
   constraint delivery_delivered_has_a_time CHECK (((status = 'delivered'::text) = (delivered_at IS NOT NULL))),
+  constraint delivery_is_of_a_step_or_a_test CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (type = 'pawl.subscription.test'::text)))),
   constraint delivery_response_is_an_excerpt CHECK ((octet_length(last_response) <= 1024)),
   constraint delivery_settled_is_not_tried_again CHECK (((status = 'pending'::text) OR (next_attempt_at IS NULL))),
-  constraint delivery_status_is_known CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'dead'::text]))),
-  constraint delivery_tells_of_a_step_or_is_a_test CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (type = 'pawl.subscription.test'::text))))
+  constraint delivery_status_is_known CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'dead'::text])))
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (next_attempt_at) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND callback);
 CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
@@ -116,9 +118,9 @@ CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (sta
 CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, id) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
 CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, subscription_id, instance_id, version) WHERE (status = 'pending'::text);
 CREATE INDEX delivery_subscription_idx ON pawl.delivery USING btree (tenant_id, subscription_id, id);
-comment on column pawl.delivery.id is 'the webhook-id: the same however often it is sent';
-comment on column pawl.delivery.subscription_id is 'of a callback, the instance';
-comment on column pawl.delivery.next_attempt_at is 'null while an earlier step of the instance is to be tried again, and when settled';
+comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
+comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
+comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
 create table pawl.history (
@@ -154,14 +156,14 @@ create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
   key pawl.key not null,
   fingerprint pawl.sha256 not null,
-  outcome pawl.decision not null,
+  decision pawl.decision not null,
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamp with time zone not null,
   constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
 ) with (autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=5000, autovacuum_vacuum_insert_threshold=-1);
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
-CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id) WHERE ((outcome)::text <> 'applied'::text);
+CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id) WHERE ((decision)::text <> 'applied'::text);
 
 create table pawl.instance (
   tenant_id pawl.tenant_id not null,
@@ -186,15 +188,26 @@ CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tena
 CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, status, id) WHERE (correlation_id IS NOT NULL);
 CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status, id) WHERE (workflow <> ''::text);
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
-comment on column pawl.instance.error is 'what led to a failed outcome: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
 
-create table pawl.removal (
+create table pawl.instance_migration (
   tenant_id pawl.tenant_id not null,
   workflow text collate "C" not null,
-  removed_by xid8 not null,
-  xid xid8 not null,
-  constraint removal_pkey PRIMARY KEY (tenant_id, workflow, removed_by)
+  from_version integer not null,
+  to_version integer not null,
+  started_at timestamp with time zone not null,
+  batch_at timestamp with time zone not null,
+  finished_at timestamp with time zone,
+  moved bigint not null,
+  actor text not null,
+  constraint instance_migration_pkey PRIMARY KEY (tenant_id, workflow, from_version, to_version),
+  constraint instance_migration_leads_elsewhere CHECK ((from_version <> to_version)),
+  constraint instance_migration_moved_is_not_negative CHECK ((moved >= 0))
 );
+CREATE UNIQUE INDEX instance_migration_under_way_key ON pawl.instance_migration USING btree (tenant_id, workflow) WHERE (finished_at IS NULL);
+comment on column pawl.instance_migration.batch_at is 'when the latest batch began; a run without one for a minute counts as broken off';
+comment on column pawl.instance_migration.finished_at is 'when the latest run ended; null while it is under way';
+comment on column pawl.instance_migration.moved is 'how many instances all runs have moved';
 
 create table pawl.setting (
   only_row boolean not null default true,
@@ -232,7 +245,7 @@ create table pawl.subscription (
   disabled_at timestamp with time zone,
   disabled_reason text,
   failures integer not null default 0,
-  rests_until timestamp with time zone,
+  circuit_open_until timestamp with time zone,
   created_at timestamp with time zone not null,
   created_by text not null,
   constraint subscription_pkey PRIMARY KEY (tenant_id, id),
@@ -242,11 +255,11 @@ create table pawl.subscription (
   constraint subscription_secrets_have_a_prefix CHECK (((secret ~~ 'whsec\_%'::text) AND COALESCE((previous_secret ~~ 'whsec\_%'::text), true))),
   constraint subscription_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
 ) with (fillfactor=50);
-comment on column pawl.subscription.workflows is 'names to be told of; all if empty, as for events and states';
-comment on column pawl.subscription.states is 'entered states, or states around them';
-comment on column pawl.subscription.since is 'what it sees was committed before the subscription was made';
-comment on column pawl.subscription.failures is 'how many attempts have failed since one got there';
-comment on column pawl.subscription.rests_until is 'nothing is sent before';
+comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
+comment on column pawl.subscription.states is 'states that a step enters, or states around them';
+comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created';
+comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
+comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
 create table pawl.timer (
   tenant_id pawl.tenant_id not null,
@@ -257,7 +270,7 @@ create table pawl.timer (
   constraint timer_pkey PRIMARY KEY (tenant_id, instance_id)
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
-comment on column pawl.timer.tried is 'how many timeouts of the state that was entered with armed_version were refused';
+comment on column pawl.timer.tried is 'how many timeouts of the state that was entered at armed_version were refused';
 
 create table pawl.workflow (
   name text collate "C" not null,
@@ -283,27 +296,8 @@ create table pawl.workflow (
   constraint workflow_version_is_positive CHECK ((version >= 1))
 );
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
-comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may lead on';
-comment on column pawl.workflow.retention is 'how long final instances are kept, of all versions if this is the latest; null for ever';
-
-create table pawl.workflow_migration (
-  tenant_id pawl.tenant_id not null,
-  workflow text collate "C" not null,
-  from_version integer not null,
-  to_version integer not null,
-  started_at timestamp with time zone not null,
-  batch_at timestamp with time zone not null,
-  finished_at timestamp with time zone,
-  moved bigint not null,
-  actor text not null,
-  constraint workflow_migration_pkey PRIMARY KEY (tenant_id, workflow, from_version, to_version),
-  constraint workflow_migration_leads_elsewhere CHECK ((from_version <> to_version)),
-  constraint workflow_migration_moved_is_not_negative CHECK ((moved >= 0))
-);
-CREATE UNIQUE INDEX workflow_migration_under_way_key ON pawl.workflow_migration USING btree (tenant_id, workflow) WHERE (finished_at IS NULL);
-comment on column pawl.workflow_migration.batch_at is 'of the latest batch: a run without one for a minute is given up';
-comment on column pawl.workflow_migration.finished_at is 'when the latest run came to its end';
-comment on column pawl.workflow_migration.moved is 'how many instances all runs have moved';
+comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
+comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
 create table pawl.workflow_state (
   workflow text collate "C" not null,
@@ -324,11 +318,11 @@ create table pawl.workflow_state (
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
   constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events)))
 );
-comment on column pawl.workflow_state.events is 'the events it accepts, sorted';
-comment on column pawl.workflow_state.timeouts is 'from entering it, the nearest first';
-comment on column pawl.workflow_state.eventless is 'whether it has transitions that no event is needed for';
+comment on column pawl.workflow_state.events is 'the events that it accepts, sorted';
+comment on column pawl.workflow_state.timeouts is 'how long after entering it each timeout is due, the nearest first';
+comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
-comment on column pawl.workflow_state.require_if_match is 'the workflow''s, kept here to spare each command a look-up';
+comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
 
 create table pawl.workflow_transition (
@@ -356,8 +350,63 @@ create table pawl.workflow_transition (
   constraint workflow_transition_payload_schema_has_a_checksum CHECK (((payload_schema IS NULL) = (payload_schema_checksum IS NULL))),
   constraint workflow_transition_position_is_positive CHECK (("position" >= 1))
 );
-comment on column pawl.workflow_transition.guard_text is 'as the definition words it';
+comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
+
+create table pawl_private.condition (
+  outcome text not null,
+  problem text not null,
+  sqlstate text not null,
+  message text,
+  constraint condition_pkey PRIMARY KEY (outcome),
+  constraint condition_sqlstate_is_of_class_pw CHECK ((sqlstate ~ '^PW[0-9A-Z]{3}$'::text))
+);
+comment on column pawl_private.condition.message is 'null where the function that raises words it';
+
+create table pawl_private.privilege (
+  privilege text not null,
+  function text not null,
+  constraint privilege_pkey PRIMARY KEY (privilege, function),
+  constraint privilege_is_known CHECK ((privilege = ANY (ARRAY['service'::text, 'caller'::text])))
+);
+
+create table pawl_private.purged_history (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  purged_by xid8 not null,
+  xid xid8 not null,
+  constraint purged_history_pkey PRIMARY KEY (tenant_id, workflow, purged_by)
+);
+
+create type pawl.outcome as (
+  ordinal integer,
+  code text,
+  replayed boolean,
+  instance pawl.instance,
+  actions text[],
+  guards text[],
+  schema jsonb
+);
+
+create type pawl_private.fire_command as (
+  id uuid,
+  event text,
+  payload jsonb,
+  key text,
+  expected text,
+  checked text,
+  reason text,
+  by_timer boolean,
+  instance pawl.instance
+);
+
+create type pawl_private.macrostep as (
+  refusal text,
+  steps pawl.instance[],
+  instance pawl.instance,
+  events text[],
+  timeouts interval[]
+);
 
 create view pawl.endpoint as
  SELECT ''::text AS tenant_id,
@@ -368,7 +417,29 @@ create view pawl.endpoint as
     false AS disabled
   WHERE false;
 
-create view pawl.event as
+create view pawl.instance_at as
+ SELECT i.tenant_id,
+    i.id,
+    i.workflow,
+    h.workflow_version,
+    h.to_state AS state,
+    h.status,
+    h.version,
+    h.context,
+    i.business_key,
+    i.correlation_id,
+    i.parent_id,
+    i.created_at,
+        CASE
+            WHEN ((h.version)::bigint = (i.version)::bigint) THEN i.state_changed_at
+            ELSE h.at
+        END AS state_changed_at,
+    h.expires_at,
+    h.error
+   FROM (pawl.history h
+     JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))));
+
+create view pawl.message as
  SELECT h.tenant_id,
     h.instance_id,
     h.version,
@@ -399,31 +470,9 @@ create view pawl.event as
      LEFT JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))))
      LEFT JOIN pawl.workflow_state s ON (((s.workflow = h.workflow) AND (s.workflow_version = h.workflow_version) AND (s.state = h.to_state))));
 
-create view pawl.instance_at as
- SELECT i.tenant_id,
-    i.id,
-    i.workflow,
-    h.workflow_version,
-    h.to_state AS state,
-    h.status,
-    h.version,
-    h.context,
-    i.business_key,
-    i.correlation_id,
-    i.parent_id,
-    i.created_at,
-        CASE
-            WHEN ((h.version)::bigint = (i.version)::bigint) THEN i.state_changed_at
-            ELSE h.at
-        END AS state_changed_at,
-    h.expires_at,
-    h.error
-   FROM (pawl.history h
-     JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))));
-
-create view pawl.outcome as
+create view pawl.outcome_row as
  SELECT 0 AS ordinal,
-    ''::text AS outcome,
+    ''::text AS code,
     false AS replayed,
     NULL::uuid AS id,
     NULL::text AS workflow,
@@ -443,52 +492,89 @@ create view pawl.outcome as
     NULL::jsonb AS schema
   WHERE false;
 
-create view pawl.settlement as
- SELECT NULL::text AS outcome,
-    NULL::pawl.instance[] AS steps,
-    NULL::text AS state,
-    NULL::text AS status,
-    NULL::bigint AS version,
-    NULL::jsonb AS context,
-    NULL::jsonb AS error,
-    NULL::text[] AS events,
-    NULL::interval[] AS timeouts
-  WHERE false;
-
-create function pawl.add_consumer(p_consumer text, p_from_start boolean DEFAULT false) returns void
+create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
+set enable_memoize = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
+  v_begun timestamptz := clock_timestamp(); -- Bounds the call; decides nothing.
+  v_until timestamptz;
   v_now timestamptz := pawl.now();
-  v_floor bigint := coalesce(pawl.seq_floor(), 0);
+  v_setting pawl.setting;
+  v_version integer := p_version;
+  v_fault text;
 begin
-  insert into pawl.consumer (
-    name, cursor, floor, next_floor, next_floor_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
-  values (
-    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_floor, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
-  on conflict on constraint consumer_pkey do nothing;
+  if (p_version is null) = (p_definition is null) then
+    perform pawl_private.raise_condition('malformed-request', 'give either a version or a definition');
+  end if;
+  if not exists (
+    select from pawl.workflow w where w.name = p_workflow and (p_version is null or w.version = p_version)
+  ) then
+    perform pawl_private.raise_condition(
+      'workflow-not-found', format('workflow %s does not exist, or has no such version', p_workflow));
+  end if;
+  select * into strict v_setting from pawl.setting;
+  begin
+    if p_definition is not null then
+      v_fault := case
+        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+        else pawl_private.definition_fault(p_definition)
+      end;
+      -- A random number: two back-tests at the same time do not wait for each other, as a rule.
+      v_version := 1073741824 + floor(random() * 1073741823)::integer;
+      if v_fault is null then
+        begin
+          perform pawl_private.store_definition(
+            p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
+        exception
+          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+            or program_limit_exceeded then
+            v_fault := sqlerrm;
+        end;
+      end if;
+      if v_fault is not null then
+        perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
+      end if;
+    end if;
+    v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
+    foreach id in array p_ids loop
+      select b.steps, b.complete, b.difference, b.checks
+      into steps, complete, difference, checks
+      from pawl_private.backtest_instance(
+        p_tenant => p_tenant, p_id => id, p_workflow => p_workflow, p_version => v_version, p_now => v_now,
+        p_setting => v_setting) b;
+      return next; -- Rows that were returned outlive the subtransaction.
+      exit when clock_timestamp() > v_until;
+    end loop;
+    raise exception 'rolled back' using errcode = 'PW999';
+  exception when sqlstate 'PW999' then
+    null;
+  end;
 end
 $$;
-revoke execute on function pawl.add_consumer(text,boolean) from public;
+revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text) from public;
 
-create function pawl.advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval, p_floor bigint DEFAULT NULL::bigint) returns boolean
+create function pawl.consumer_advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval, p_low_watermark bigint DEFAULT NULL::bigint) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
-  v_floor bigint := coalesce(p_floor, pawl.seq_floor());
+  v_low_watermark bigint := coalesce(p_low_watermark, pawl_private.next_low_watermark());
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
   set cursor = case when p_seq is null then p_batch else c.cursor end,
-    floor = case
-      when p_seq is null and pg_visible_in_snapshot(c.next_floor_xid, p_batch) then c.next_floor
-      else c.floor
+    low_watermark = case
+      when p_seq is null and pg_visible_in_snapshot(c.next_low_watermark_xid, p_batch) then c.next_low_watermark
+      else c.low_watermark
     end,
-    next_floor = case when p_seq is null and v_floor is not null then v_floor else c.next_floor end,
-    next_floor_xid = case when p_seq is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
+    next_low_watermark = case when p_seq is null and v_low_watermark is not null then v_low_watermark else c.next_low_watermark end,
+    next_low_watermark_xid = case when p_seq is null and v_low_watermark is not null then pg_current_xact_id() else c.next_low_watermark_xid end,
     batch = case when p_seq is null then null else p_batch end,
     batch_seq = coalesce(p_seq, 0),
     batch_end = case when p_seq is not null then coalesce(c.batch_end, (select s.last_value from pawl.history_seq_seq s)) end,
@@ -499,9 +585,2007 @@ begin
   return found;
 end
 $$;
-revoke execute on function pawl.advance(text,bigint,pg_snapshot,bigint,bigint,interval,bigint) from public;
+revoke execute on function pawl.consumer_advance(text,bigint,pg_snapshot,bigint,bigint,interval,bigint) from public;
 
-create function pawl.append_steps(p_steps pawl.instance[], p_kind text, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
+create function pawl.consumer_create(p_consumer text, p_from_start boolean DEFAULT false) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
+begin
+  insert into pawl.consumer (
+    name, cursor, low_watermark, next_low_watermark, next_low_watermark_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
+  values (
+    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  on conflict on constraint consumer_pkey do nothing;
+end
+$$;
+revoke execute on function pawl.consumer_create(text,boolean) from public;
+
+create function pawl.consumer_delete(p_consumer text) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from pawl.consumer c where c.name = p_consumer and c.lease_until <= pawl.now();
+  if found then
+    return true;
+  elsif exists (select from pawl.consumer c where c.name = p_consumer) then
+    perform pawl_private.raise_condition('consumer-led', format('consumer %s: a process leads; stop it first', p_consumer));
+  end if;
+  return false;
+end
+$$;
+revoke execute on function pawl.consumer_delete(text) from public;
+
+create function pawl.consumer_lead(p_consumer text, p_leader text, p_lease interval) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_low_watermark bigint := pawl_private.next_low_watermark();
+  v_snapshot pg_snapshot := pg_current_snapshot();
+  v_term bigint;
+begin
+  if exists (
+    select from pawl.consumer c
+    where c.name = p_consumer and pg_snapshot_xmax(coalesce(c.batch, c.cursor)) > pg_snapshot_xmax(v_snapshot)
+  ) then
+    perform pawl_private.raise_condition(
+      'log-of-another-server',
+      format(
+        'consumer %s: its cursor is of another server, so this database was restored from a dump; '
+        || 'run, as the owner of the schema: select pawl.log_restored()',
+        p_consumer));
+  end if;
+  update pawl.consumer c
+  set cursor = coalesce(c.cursor, v_snapshot),
+    low_watermark = case
+      when c.cursor is null and pg_visible_in_snapshot(c.next_low_watermark_xid, v_snapshot) then c.next_low_watermark
+      else c.low_watermark
+    end,
+    -- The next batch is newer than this transaction, unless it was begun before.
+    next_low_watermark = case when c.batch is null and v_low_watermark is not null then v_low_watermark else c.next_low_watermark end,
+    next_low_watermark_xid = case when c.batch is null and v_low_watermark is not null then pg_current_xact_id() else c.next_low_watermark_xid end,
+    term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
+  returning c.term into v_term;
+  return v_term;
+end
+$$;
+revoke execute on function pawl.consumer_lead(text,text,interval) from public;
+
+create function pawl.consumer_next_batch(p_consumer text, OUT batch pg_snapshot, OUT begun boolean, OUT idle boolean, OUT place bigint) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl_private.place_after(c)
+  into batch, begun, idle, place
+  from pawl.consumer c
+  cross join (select pg_current_snapshot() as now offset 0) s
+  where c.name = p_consumer;
+end
+$$;
+revoke execute on function pawl.consumer_next_batch(text) from public;
+
+create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.message
+language plpgsql stable security definer
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select m.*
+  from pawl.consumer c
+  cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
+  cross join lateral pawl_private.message_of(h) m
+  where c.name = p_consumer
+  order by h.seq;
+end
+$$;
+revoke execute on function pawl.consumer_read(text,pg_snapshot,integer) from public;
+
+create function pawl.consumer_renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update pawl.consumer c
+  set lease_until = pawl.now() + p_lease
+  where c.name = p_consumer and c.term = p_term;
+  return found;
+end
+$$;
+revoke execute on function pawl.consumer_renew(text,bigint,interval) from public;
+
+create function pawl.consumer_resign(p_consumer text, p_term bigint) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.term = p_term
+$$;
+revoke execute on function pawl.consumer_resign(text,bigint) from public;
+
+create function pawl.consumer_status() returns TABLE(name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamp with time zone)
+language sql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps, n.at - l.oldest, c.advanced_at
+  from pawl.consumer c
+  cross join (select pawl.now() as at offset 0) n
+  cross join lateral (
+    select count(*) as steps, min(h.at) as oldest
+    from pawl_private.steps_since(c.cursor) h
+    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
+  ) l
+  order by c.name
+$$;
+revoke execute on function pawl.consumer_status() from public;
+
+create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[]) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set enable_memoize = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_setting pawl.setting;
+  v_now timestamptz := pawl.now();
+  v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_lost integer[];
+  v_lost_keys text[];
+  v_key text;
+  v_found integer;
+begin
+  select * into strict v_setting from pawl.setting;
+  for v_row in
+    with decided as materialized (
+      select
+        c.ordinal::integer as ordinal,
+        coalesce(e.refusal, (z.macrostep).refusal, 'applied') as code,
+        coalesce((z.macrostep).instance, n.instance) as instance,
+        b.id as existing_id,
+        c.workflow,
+        c.business_key,
+        nullif(c.key, '') as key,
+        case when c.key <> '' then sha256(convert_to(
+          jsonb_build_array(
+            'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
+            extract(epoch from c.lifetime))::text
+          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
+          'UTF8'))
+        end as fingerprint,
+        coalesce((z.macrostep).events, s.events) as actions,
+        coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
+        (z.macrostep).steps,
+        w.context_schema,
+        c.actor,
+        nullif(c.reason, '') as reason,
+        coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as correlation_id,
+        nullif(c.traceparent, '') as traceparent
+      from unnest(
+          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
+          p_actors, p_reasons, p_correlation_ids, p_traceparents
+        ) with ordinality as c (
+          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          actor, reason, correlation_id, traceparent, ordinal)
+      left join lateral (
+        select true as seen
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        limit 1
+      ) k on true
+      left join lateral (
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        from pawl.workflow w
+        where w.name = c.workflow
+        order by w.version desc
+        limit 1
+      ) w on true
+      left join lateral (
+        select s.status, s.events, s.timeouts
+        from pawl.workflow_state s
+        where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
+        limit 1
+      ) s on true
+      left join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        limit 1
+      ) b on true
+      cross join lateral (
+        select case
+          when k.seen then 'seen'
+          when w.name is null then 'workflow-not-found'
+          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
+          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
+          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when w.context_schema is not null and c.checked is distinct from '*'
+            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
+          when b.id is not null then 'instance-exists'
+        end as refusal
+        offset 0
+      ) e
+      cross join lateral (
+        select case when e.refusal is null then
+          pawl_private.instance_row(
+            p_tenant_id => p_tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
+            p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
+            p_business_key => nullif(c.business_key, ''),
+            p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
+            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl))
+        end as instance
+        offset 0
+      ) n
+      cross join lateral (
+        select case when e.refusal is null and w.initial_moves then
+          pawl_private.begin_macrostep(
+            p_instance => n.instance, p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
+        end as macrostep
+        offset 0
+      ) z
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+        v_now + v_setting.idempotency_ttl
+      from decided d
+      where d.key is not null and d.code = 'applied'
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      returning k.key, k.instance_id
+    ),
+    -- Whether the decision is this call's to make.
+    owned as materialized (
+      select
+        d.*,
+        d.code <> 'seen' and (
+          d.key is null
+          or d.code <> 'applied'
+          or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+        ) as owned
+      from decided d
+    ),
+    started as (
+      insert into pawl.instance
+      select (o.instance).*
+      from owned o
+      where o.owned and o.code = 'applied'
+      order by o.workflow, o.business_key
+      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      returning id
+    ),
+    kept as materialized (
+      select o.*, o.owned and o.code = 'applied' and (o.instance).id in (select n.id from started n) as started
+      from owned o
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
+        actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
+        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
+      from kept p
+      cross join lateral (select (p.instance).*) i
+      where p.started and p.steps is null
+    ),
+    armed as (
+      insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, (p.instance).id, t.due_at, (p.instance).version, 0
+      from kept p
+      cross join lateral (
+        select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
+      ) t
+      where p.started and (p.instance).status = 'active' and t.due_at is not null
+    )
+    select
+      p.owned,
+      p.code = 'applied' and not p.started as lost,
+      p.ordinal,
+      p.key,
+      p.fingerprint,
+      case when p.started then p.steps end as steps,
+      (
+        p.ordinal, p.code, false,
+        case
+          when p.started then p.instance
+          when p.code = 'instance-exists' then
+            pawl_private.instance_row(
+              p_tenant_id => p_tenant, p_id => p.existing_id, p_workflow => p.workflow,
+              p_business_key => p.business_key)
+        end,
+        case when p.started then p.actions end,
+        null,
+        case when p.code = 'context-unchecked' then p.context_schema end
+      )::pawl.outcome as outcome
+    from kept p
+  loop
+    if not v_row.owned then
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+    elsif v_row.lost then
+      v_lost := v_lost || v_row.ordinal;
+      v_lost_keys := v_lost_keys || v_row.key;
+    else
+      if v_row.steps is not null then
+        perform pawl_private.append_history(
+          p_steps => v_row.steps, p_kind => 'created', p_at => v_now, p_event => null, p_payload => null,
+          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal], p_key => v_row.key,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+      end if;
+      if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
+        insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
+        values (
+          p_tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
+          nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
+      end if;
+      return next v_row.outcome;
+    end if;
+  end loop;
+
+  -- Another transaction, or another command of this call, took the business key after it was looked
+  -- up. Such a refusal is not recorded, so its key is given back.
+  if v_lost is not null then
+    foreach v_key in array v_lost_keys loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    end loop;
+    return query
+    select
+      c.ordinal, 'instance-exists', false,
+      pawl_private.instance_row(
+        p_tenant_id => p_tenant, p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
+      null::text[], null::text[], null::jsonb
+    from unnest(v_lost) as c (ordinal)
+    cross join lateral (
+      select i.id, i.workflow, i.business_key
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.workflow = p_workflows[c.ordinal]
+        and i.business_key = p_business_keys[c.ordinal]
+      limit 1
+    ) i;
+    get diagnostics v_found = row_count;
+    if v_found < cardinality(v_lost) then
+      raise exception 'the holder of a business key was removed meanwhile; try again' using errcode = '40001';
+    end if;
+  end if;
+
+  if v_ordinals is not null then
+    return query select r.*
+    from pawl_private.replay(
+      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_fingerprints => v_fingerprints, p_events => '{}') r;
+  end if;
+end
+$$;
+revoke execute on function pawl."create"(text,text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[]) from public;
+
+create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select * into strict v_outcome from pawl.create(
+    p_tenant => p_tenant, p_workflows => array[p_workflow], p_contexts => array[p_context],
+    p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
+    p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
+    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],
+    p_traceparents => array['']);
+  if v_outcome.code <> 'applied' then
+    perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
+  end if;
+  return v_outcome.instance;
+end
+$$;
+revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
+
+create function pawl.delivery_due(p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid) returns SETOF pawl.delivery
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_left integer := p_limit;
+  v_tenant text := p_after_tenant;
+  v_id uuid := p_after_subscription;
+  v_next record;
+  v_health record;
+  v_due timestamptz;
+  v_each integer;
+  v_read integer;
+begin
+  return query
+  select d.*
+  from pawl.delivery d
+  where d.status = 'pending' and d.next_attempt_at is not null and d.callback
+    and d.next_attempt_at <= v_now
+    and d.id <> all (p_flying)
+  order by d.next_attempt_at
+  limit least(p_each, v_left / 2);
+  get diagnostics v_read = row_count;
+  v_left := v_left - v_read;
+
+  while v_left > 0 loop
+    select d.tenant_id, d.subscription_id, d.next_attempt_at
+    into v_next
+    from pawl.delivery d
+    where (d.tenant_id, d.subscription_id) > (v_tenant, v_id)
+      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at
+    limit 1;
+    exit when not found;
+    v_tenant := v_next.tenant_id;
+    v_id := v_next.subscription_id;
+    select s.failures, s.circuit_open_until, s.disabled_at
+    into v_health
+    from pawl.subscription s
+    where s.tenant_id = v_tenant and s.id = v_id;
+    v_each := p_each;
+    v_due := case when found then v_now else 'infinity' end;
+    continue when v_next.next_attempt_at > v_due;
+    if found then
+      continue when v_health.disabled_at is not null or v_health.circuit_open_until > v_now;
+      if pawl_private.circuit_open_for(v_health.failures, interval '1 second') is not null then
+        v_each := 1;
+      end if;
+    end if;
+    v_read := (select count(*) from unnest(p_flying_subscriptions) as f (id) where f.id = v_id);
+    continue when v_read * 2 >= v_each;
+    return query
+    select d.*
+    from pawl.delivery d
+    where d.tenant_id = v_tenant and d.subscription_id = v_id
+      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+      and d.next_attempt_at <= v_due
+      and d.id <> all (p_flying)
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
+    limit least(v_each - v_read, v_left);
+    get diagnostics v_read = row_count;
+    v_left := v_left - v_read;
+  end loop;
+end
+$$;
+revoke execute on function pawl.delivery_due(integer,integer,uuid[],uuid[],text,uuid) from public;
+
+create function pawl.delivery_endpoints(p_tenants text[], p_ids uuid[]) returns SETOF pawl.endpoint
+language sql stable security definer
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, ''),
+    s.disabled_at is not null
+  from unnest(p_tenants, p_ids) as k (tenant_id, id)
+  cross join lateral (
+    select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
+  ) s
+  union all
+  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false
+  from unnest(p_tenants, p_ids) as k (tenant_id, id)
+  cross join lateral (
+    select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
+  ) b
+$$;
+revoke execute on function pawl.delivery_endpoints(text[],uuid[]) from public;
+
+create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns SETOF pawl.message
+language sql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select e.*
+  from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
+  cross join lateral (
+    select h as step
+    from pawl.history h
+    where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
+    limit 1
+  ) h
+  cross join lateral pawl_private.message_of(h.step) e
+$$;
+revoke execute on function pawl.delivery_messages(text[],uuid[],bigint[]) from public;
+
+create function pawl.delivery_purge(p_limit integer, p_delivered interval, p_dead interval) returns integer
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_purged integer;
+begin
+  with old as materialized (
+    select p.place
+    from (
+      select d.ctid as place
+      from pawl.delivery d
+      where d.status = 'delivered' and d.id < pawl.uuid_v7_floor(v_now - p_delivered) and d.delivered_at < v_now - p_delivered
+      order by d.id
+      limit greatest(p_limit, 0)
+      for update skip locked
+    ) p
+    union all
+    select p.place
+    from (
+      select d.ctid as place
+      from pawl.delivery d
+      where d.status = 'dead' and d.id < pawl.uuid_v7_floor(v_now - p_dead)
+      limit greatest(p_limit, 0)
+      for update skip locked
+    ) p
+  ),
+  purged as (
+    delete from pawl.delivery d
+    where d.ctid = any (array(select o.place from old o))
+    returning d.tenant_id, d.instance_id, d.callback
+  ),
+  released as (
+    delete from pawl.callback b
+    using (select p.tenant_id, p.instance_id from purged p where p.callback) p
+    where b.tenant_id = p.tenant_id and b.instance_id = p.instance_id
+  )
+  select count(*) into v_purged from purged;
+  return v_purged;
+end
+$$;
+revoke execute on function pawl.delivery_purge(integer,interval,interval) from public;
+
+create function pawl.delivery_replay(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, OUT replayed integer, OUT looked_at integer, OUT last uuid) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_after uuid := greatest(p_after, pawl.uuid_v7_floor(coalesce(p_from, '-infinity')));
+  v_before uuid := pawl.uuid_v7_floor(coalesce(p_to, 'infinity') + interval '1 millisecond');
+  v_ids uuid[];
+  v_row record;
+begin
+  replayed := 0; looked_at := 0; last := p_after;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  -- Dead letters have an index of their own.
+  if p_ids is not null then
+    v_ids := p_ids;
+  elsif p_status = 'dead' then
+    v_ids := array(
+      select d.id
+      from pawl.delivery d
+      where d.tenant_id = p_tenant and d.id > v_after and d.id < v_before and d.status = 'dead'
+        and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
+        and coalesce(d.subscription_id = p_subscription, true)
+      order by d.tenant_id, d.id
+      limit p_limit
+    );
+  else
+    v_ids := array(
+      select d.id
+      from pawl.delivery d
+      where d.tenant_id = p_tenant and d.id > v_after and d.id < v_before and d.status = p_status
+        and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
+        and coalesce(d.subscription_id = p_subscription, true)
+      order by d.tenant_id, d.id
+      limit p_limit
+    );
+  end if;
+  for v_row in
+    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    from unnest(v_ids) as u (id)
+    cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
+    ) d
+    order by d.id
+  loop
+    looked_at := looked_at + 1;
+    last := v_row.id;
+    continue when v_row.status = 'pending';
+    continue when not exists (
+      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
+      union all
+      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
+    );
+    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
+    update pawl.delivery d
+    set status = 'pending', attempts = 0, delivered_at = null,
+      next_attempt_at = (
+        select case
+          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+        end
+        from pawl.delivery o
+        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+          and o.instance_id = v_row.instance_id and o.status = 'pending'
+      )
+    where d.tenant_id = p_tenant and d.id = v_row.id;
+    replayed := replayed + 1;
+  end loop;
+end
+$$;
+revoke execute on function pawl.delivery_replay(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
+
+create function pawl.delivery_route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean) returns record
+language plpgsql volatile security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_consumer pawl.consumer;
+  v_low_watermark bigint := pawl_private.next_low_watermark();
+  -- Taken before the steps that it sees and before the subscriptions are read.
+  v_snapshot pg_snapshot := pg_current_snapshot();
+  v_batch pg_snapshot;
+  v_place bigint;
+begin
+  leads := false; steps := 0; deliveries := 0; more := false;
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
+  if not found then
+    return;
+  end if;
+  v_batch := coalesce(v_consumer.batch, v_snapshot);
+  if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
+    and not exists (select from pawl.callback b limit 1) then
+    if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
+      leads := pawl.consumer_advance(
+        p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,
+        p_lease => p_lease);
+    else
+      leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+    end if;
+    return;
+  end if;
+  if v_consumer.batch is null and pawl_private.place_after(v_consumer) is null and not exists (
+    select from pawl_private.consumer_steps(v_consumer, v_batch, 1)
+  ) then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+    return;
+  end if;
+
+  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  if not found then
+    return;
+  end if;
+  select m.steps, m.deliveries, m.place
+  into steps, deliveries, v_place
+  from pawl_private.create_deliveries(p_consumer => v_consumer, p_batch => v_batch, p_limit => p_limit) m;
+  more := v_place is not null;
+  leads := pawl.consumer_advance(
+    p_consumer => 'webhooks', p_term => p_term, p_batch => v_batch, p_seq => v_place, p_relayed => steps,
+    p_lease => p_lease, p_low_watermark => v_low_watermark);
+end
+$$;
+revoke execute on function pawl.delivery_route(bigint,integer,interval) from public;
+
+create function pawl.delivery_settle(p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[], p_statuses integer[], p_errors text[], p_responses text[], p_rest interval) returns boolean
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_incremental_sort = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_tenants text[];
+  v_subscriptions uuid[];
+  v_instances uuid[];
+  v_attempt record;
+  v_delivery record;
+begin
+  if not p_results <@ '{delivered,retry,dead,gone,postponed,abandoned}' then
+    raise exception 'unknown result of a delivery in %', p_results using errcode = '22023';
+  end if;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  if not found then
+    return false;
+  end if;
+  v_now := pawl.now();
+
+  -- Most attempts succeed. Rows are looked up without their status: with it, other indexes would look
+  -- as good as the primary key's.
+  with settled as (
+    update pawl.delivery d
+    set status = 'delivered', attempts = d.attempts + 1, next_attempt_at = null, last_status = r.status, last_error = null,
+      last_response = nullif(r.response, ''), delivered_at = v_now
+    from (
+      select p.place, r.status, r.response
+      from unnest(p_tenants, p_ids, p_results, p_statuses, p_responses) as r (tenant_id, id, result, status, response)
+      cross join lateral (
+        select d.ctid as place, d.status from pawl.delivery d where d.tenant_id = r.tenant_id and d.id = r.id limit 1
+      ) p
+      where r.result = 'delivered' and p.status = 'pending'
+    ) r
+    where d.ctid = r.place
+    returning d.tenant_id, d.subscription_id, d.instance_id
+  )
+  select array_agg(d.tenant_id::text), array_agg(d.subscription_id), array_agg(d.instance_id)
+  into v_tenants, v_subscriptions, v_instances
+  from settled d;
+  delete from pawl.callback b
+  using unnest(v_tenants, v_subscriptions, v_instances) as c (tenant_id, subscription_id, instance_id)
+  where c.subscription_id = c.instance_id and b.tenant_id = c.tenant_id and b.instance_id = c.instance_id;
+  update pawl.subscription s
+  set failures = 0, circuit_open_until = null
+  from (select distinct c.tenant_id, c.id from unnest(v_tenants, v_subscriptions) as c (tenant_id, id)) c
+  where s.tenant_id = c.tenant_id and s.id = c.id and (s.failures > 0 or s.circuit_open_until is not null);
+
+  -- The others one by one.
+  for v_attempt in
+    select *
+    from unnest(p_tenants, p_ids, p_results, p_delays, p_pauses, p_statuses, p_errors, p_responses)
+      with ordinality as r (tenant_id, id, result, delay, pause, status, error, response, place)
+    where r.result <> 'delivered'
+  loop
+    select d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    into v_delivery
+    from pawl.delivery d
+    where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
+    continue when not found or v_delivery.status <> 'pending';
+    update pawl.delivery d
+    set
+      status = case when v_attempt.result in ('dead', 'gone', 'abandoned') then 'dead' else 'pending' end,
+      attempts = d.attempts + case when v_attempt.result in ('postponed', 'abandoned') then 0 else 1 end,
+      next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
+      last_status = case when v_attempt.result = 'postponed' then d.last_status else nullif(v_attempt.status, 0) end,
+      last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
+      last_response = case when v_attempt.result = 'postponed' then d.last_response else nullif(v_attempt.response, '') end
+    where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
+    continue when v_delivery.callback;
+    if v_attempt.result = 'retry' then
+      update pawl.delivery d
+      set next_attempt_at = null
+      where d.tenant_id = v_attempt.tenant_id and d.subscription_id = v_delivery.subscription_id
+        and d.instance_id = v_delivery.instance_id and d.version > v_delivery.version
+        and d.status = 'pending' and d.next_attempt_at is not null;
+    else
+      v_tenants := v_tenants || v_attempt.tenant_id;
+      v_subscriptions := v_subscriptions || v_delivery.subscription_id;
+      v_instances := v_instances || v_delivery.instance_id;
+    end if;
+
+    case v_attempt.result
+    when 'retry', 'dead' then
+      -- Attempts that were under way when the circuit opened do not keep it open for longer.
+      update pawl.subscription s
+      set failures = s.failures + 1,
+        circuit_open_until = greatest(
+          v_now + pawl_private.circuit_open_for(s.failures + 1, p_rest), v_now + v_attempt.pause, s.circuit_open_until)
+      where s.tenant_id = v_attempt.tenant_id and s.id = v_delivery.subscription_id
+        and (s.circuit_open_until is null or s.circuit_open_until <= v_now or s.circuit_open_until < v_now + v_attempt.pause);
+    when 'gone' then
+      update pawl.subscription s
+      set disabled_at = v_now, disabled_reason = 'the endpoint answered 410 Gone'
+      where s.tenant_id = v_attempt.tenant_id and s.id = v_delivery.subscription_id and s.disabled_at is null;
+    else
+      null;
+    end case;
+  end loop;
+
+  -- Deliveries that waited for a settled one are due now.
+  update pawl.delivery d
+  set next_attempt_at = v_now
+  from (
+    select w.place
+    from unnest(v_tenants, v_subscriptions, v_instances) as c (tenant_id, subscription_id, instance_id)
+    cross join lateral (
+      select d.next_attempt_at
+      from pawl.delivery d
+      where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
+        and d.status = 'pending'
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+      limit 1
+    ) f
+    cross join lateral (
+      select d.ctid as place
+      from pawl.delivery d
+      where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
+        and d.status = 'pending' and d.next_attempt_at is null
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+    ) w
+    where f.next_attempt_at is null
+  ) w
+  where d.ctid = w.place;
+  return true;
+end
+$$;
+revoke execute on function pawl.delivery_settle(bigint,text[],uuid[],text[],interval[],interval[],integer[],text[],text[],interval) from public;
+
+create function pawl.final_instances(p_limit integer, p_age interval, p_tenant text, p_workflows text[], INOUT at_tenant text, INOUT at_workflow text, INOUT at_status text, INOUT at_id uuid, OUT ids uuid[], OUT before timestamp with time zone) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_limit integer := greatest(p_limit, 1);
+  v_next record;
+  v_row record;
+  v_read boolean;
+  v_steps bigint := 0;
+begin
+  ids := '{}';
+  at_tenant := coalesce(nullif(at_tenant, ''), p_tenant, '');
+  if p_age is null and not exists (select from pawl.workflow w where w.retention is not null) then
+    at_tenant := '';
+    return;
+  end if;
+  -- Tenants and workflows without anything to read are skipped one by one, a hundred in each call.
+  for v_try in 1 .. 100 loop
+    select i.tenant_id, i.workflow, i.status
+    into v_next
+    from pawl.instance i
+    where (i.tenant_id, i.workflow, i.status, i.id) > (at_tenant, at_workflow, at_status, at_id)
+      and i.workflow <> '' -- The condition of the index.
+    order by i.tenant_id, i.workflow, i.status, i.id
+    limit 1;
+    if not found or v_next.tenant_id <> p_tenant then
+      at_tenant := ''; at_workflow := ''; at_status := ''; at_id := '00000000-0000-0000-0000-000000000000';
+      return;
+    end if;
+    if (v_next.tenant_id, v_next.workflow, v_next.status) <> (at_tenant, at_workflow, at_status) then
+      at_tenant := v_next.tenant_id;
+      at_workflow := v_next.workflow;
+      at_status := v_next.status;
+      at_id := '00000000-0000-0000-0000-000000000000';
+    end if;
+    before := v_now - coalesce(p_age, (
+      select w.retention from pawl.workflow w where w.name = at_workflow order by w.version desc limit 1));
+    v_read := false;
+    if at_status <> 'active' and before is not null and coalesce(at_workflow = any (p_workflows), true) then
+      for v_row in
+        select i.id, i.version, i.state_changed_at
+        from pawl.instance i
+        -- Compared as rows: column by column, the primary key would look as good to the planner.
+        where (i.tenant_id, i.workflow, i.status, i.id) > (at_tenant, at_workflow, at_status, at_id)
+          and (i.tenant_id, i.workflow, i.status, i.id) <
+            (at_tenant, at_workflow, at_status, pawl.uuid_v7_floor(before + interval '1 millisecond'))
+          and i.workflow <> ''
+        order by i.tenant_id, i.workflow, i.status, i.id
+        limit v_limit
+      loop
+        v_read := true;
+        if v_row.state_changed_at <= before then
+          v_steps := v_steps + v_row.version;
+          -- A long history is a page of its own, so that purging a page takes a bounded time.
+          exit when ids <> '{}' and v_steps > 20 * v_limit;
+          ids := ids || v_row.id;
+        end if;
+        at_id := v_row.id;
+      end loop;
+    end if;
+    if v_read then
+      return;
+    end if;
+    at_id := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+  end loop;
+end
+$$;
+revoke execute on function pawl.final_instances(integer,interval,text,text[],text,text,text,uuid) from public;
+
+create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_by_timer boolean DEFAULT false) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set enable_memoize = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_setting pawl.setting;
+  v_now timestamptz := pawl.now();
+  v_seen boolean[];
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_events text[];
+begin
+  if cardinality(p_ids) > 1 and (select count(distinct c.id) from unnest(p_ids) as c (id)) < cardinality(p_ids) then
+    perform pawl_private.raise_condition(
+      'instance-repeated', 'fire: an instance is named twice in one call; move it one step at a time');
+  end if;
+
+  select
+    g as setting,
+    array(
+      select (
+        select true
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+      )
+      from unnest(p_keys) as c (key)) as seen
+  into strict v_row
+  from pawl.setting g;
+  v_setting := v_row.setting;
+  v_seen := v_row.seen;
+  if true = any (v_seen) then
+    -- A replay takes no lock and no transaction id: what was decided does not change.
+    return query select r.*
+    from (
+      select
+        array_agg(c.ordinal::integer) as ordinals,
+        array_agg(c.key) as keys,
+        array_agg(pawl_private.fingerprint(c.id, c.event, c.payload)) as fingerprints,
+        array_agg(c.event) as events
+      from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
+      where c.seen
+    ) c
+    cross join lateral pawl_private.replay(
+      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => c.ordinals, p_keys => c.keys,
+      p_fingerprints => c.fingerprints, p_events => c.events) r;
+    if true = all (v_seen) then
+      return;
+    end if;
+  end if;
+
+  perform i.found
+  from (select c.id from unnest(p_ids, v_seen) as c (id, seen) where c.seen is not true order by c.id) c
+  cross join lateral (
+    select true as found
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+    for no key update
+  ) i;
+
+  -- The clock is read under the lock, so that time rises with the version.
+  v_now := pawl.now();
+
+  for v_row in
+    with decided as materialized (
+      select
+        c.ordinal::integer as ordinal,
+        c.event,
+        c.payload,
+        nullif(c.key, '') as key,
+        case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
+        c.actor,
+        nullif(c.reason, '') as reason,
+        nullif(c.correlation_id, '') as correlation_id,
+        nullif(c.traceparent, '') as traceparent,
+        d.*
+      from unnest(
+          p_ids, p_events, p_payloads, p_keys, p_expected, p_checked, p_actors, p_reasons, p_correlation_ids,
+          p_traceparents, v_seen
+        ) with ordinality as c (
+          id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, ordinal)
+      cross join lateral pawl_private.decide(
+        p_tenant => p_tenant, p_now => v_now, p_setting => v_setting,
+        p_command => (
+          c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
+        )::pawl_private.fire_command) d
+      where c.seen is not true
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+        v_now + v_setting.idempotency_ttl
+      from decided d
+      where d.key is not null and pawl_private.is_decision(d.code)
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      -- The instance tells two commands with one key apart.
+      returning k.key, k.instance_id
+    ),
+    -- The commands whose decision is this call's to make.
+    owned as materialized (
+      select d.ordinal
+      from decided d
+      where d.code <> 'seen' and (
+        d.key is null
+        or not pawl_private.is_decision(d.code)
+        or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+      )
+    ),
+    -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
+    moved as (
+      -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
+      -- can change. An update with a join is not bound to the full key.
+      insert into pawl.instance as i
+      select (d.instance).*
+      from decided d
+      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+      on conflict on constraint instance_pkey do update
+      set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
+        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+        context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, i.id, i.version, i.workflow, i.workflow_version,
+        case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
+        d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
+        case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
+        coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+      from decided d
+      cross join lateral (select (d.instance).*) i
+      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+        and d.steps is null
+    ),
+    armed as (
+      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, (d.instance).id, d.due_at, (d.instance).version, 0
+      from decided d
+      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+        and d.due_at is not null
+      on conflict on constraint timer_pkey do update
+      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
+      -- A timer that is due too early is corrected when it is due.
+      where t.due_at > excluded.due_at or t.due_at <= v_now
+    )
+    select
+      d.ordinal in (select o.ordinal from owned o) as owned,
+      d.ordinal,
+      d.key,
+      d.fingerprint,
+      d.event,
+      case
+        when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
+      end as disarmed,
+      d.steps,
+      (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
+    from decided d
+  loop
+    if not v_row.owned then
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+      v_events := v_events || v_row.event;
+      continue;
+    end if;
+    if v_row.steps is not null then
+      perform pawl_private.append_history(
+        p_steps => v_row.steps,
+        p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
+        p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
+        p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
+        p_reason => p_reasons[v_row.ordinal],
+        p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
+        p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+    end if;
+    if v_row.disarmed is not null then
+      -- One by one: a delete with a join would not be bound to the full key.
+      delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.disarmed;
+    end if;
+    return next v_row.outcome;
+  end loop;
+
+  if v_ordinals is not null then
+    return query select r.*
+    from pawl_private.replay(
+      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_fingerprints => v_fingerprints, p_events => v_events) r;
+  end if;
+end
+$$;
+revoke execute on function pawl.fire(text,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean) from public;
+
+create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select * into strict v_outcome from pawl.fire(
+    p_tenant => p_tenant, p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
+    p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
+    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+  if v_outcome.code <> 'applied' then
+    perform pawl_private.refuse(
+      p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);
+  end if;
+  return v_outcome.instance;
+end
+$$;
+revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
+
+create function pawl.fire_timers(p_limit integer, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_timer record;
+  v_tenant text;
+  v_ids uuid[];
+  v_versions bigint[];
+  v_events text[];
+  v_tried integer[];
+  v_due_at timestamptz[];
+begin
+  looked_at := -1;
+  fired := 0;
+  late := interval '0';
+  if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
+    looked_at := 0;
+    for v_timer in
+      select t.tenant_id, i.instance, a.tried, d.due_at, d.event, d.tried as next_tried
+      from (
+        select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
+      ) t
+      cross join lateral (
+        select i as instance
+        from pawl.instance i
+        where i.tenant_id = t.tenant_id and i.id = t.instance_id
+        limit 1
+        for no key update skip locked
+      ) i
+      -- A refused timeout counts only while the instance stays in the state that refused it.
+      cross join lateral (
+        select case when t.armed_version = (i.instance).version then t.tried else 0 end as tried
+      ) a
+      left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
+      order by t.tenant_id
+    loop
+      looked_at := looked_at + 1;
+      if v_timer.due_at <= v_now then
+        if v_timer.tenant_id <> v_tenant then
+          fired := fired + pawl_private.fire_timer_batch(
+            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
+            p_due_at => v_due_at);
+          v_ids := null; v_versions := null; v_events := null; v_tried := null; v_due_at := null;
+        end if;
+        v_tenant := v_timer.tenant_id;
+        v_ids := v_ids || (v_timer.instance).id;
+        v_versions := v_versions || (v_timer.instance).version;
+        v_events := v_events || v_timer.event;
+        v_tried := v_tried || v_timer.next_tried;
+        v_due_at := v_due_at || v_timer.due_at;
+        late := greatest(late, v_now - v_timer.due_at);
+      else
+        perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
+      end if;
+    end loop;
+    if v_ids is not null then
+      fired := fired + pawl_private.fire_timer_batch(
+            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
+            p_due_at => v_due_at);
+    end if;
+  end if;
+  select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
+end
+$$;
+revoke execute on function pawl.fire_timers(integer) from public;
+
+create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select e.event, t.target is not null
+  from unnest(p_events) as e (event)
+  left join lateral pawl_private.choose(
+    p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
+    pawl_private.document(p_instance, p_payload, pawl.now()), '*') t on true
+  order by e.event
+$$;
+revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
+
+create function pawl.jsonpath_error(p_path text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform p_path::jsonpath;
+  return null;
+exception when others then
+  return sqlerrm;
+end
+$$;
+revoke execute on function pawl.jsonpath_error(text) from public;
+
+create function pawl.log_moved(p_cursor pg_snapshot, p_limit integer, OUT snapshot pg_snapshot, OUT instances uuid[], OUT tenants text[]) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_steps bigint;
+begin
+  snapshot := pg_current_snapshot();
+  if p_cursor is null then
+    return;
+  end if;
+  select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
+  into v_steps, instances, tenants
+  from (
+    select h.tenant_id, h.instance_id from pawl_private.steps_since(p_cursor) h limit p_limit + 1
+  ) s;
+  if v_steps > p_limit then
+    instances := null;
+    tenants := null;
+  end if;
+end
+$$;
+revoke execute on function pawl.log_moved(pg_snapshot,integer) from public;
+
+create function pawl.log_restored() returns void
+language plpgsql volatile
+as $$
+declare
+  -- The frozen xid: every snapshot sees it.
+  v_past constant xid8 := '2';
+begin
+  lock table pawl.consumer, pawl.history, pawl.subscription in exclusive mode;
+  update pawl.history h
+  set xid = case
+    when exists (select from pawl.consumer c where not pg_visible_in_snapshot(h.xid, c.cursor)) then pg_current_xact_id()
+    else v_past
+  end;
+  update pawl.consumer c
+  set cursor = pg_current_snapshot(), low_watermark = 0, next_low_watermark = 0, next_low_watermark_xid = v_past, batch = null, batch_seq = 0, batch_end = null
+  where c.cursor is not null;
+  update pawl.subscription s set since = '3:3:';
+  delete from pawl_private.purged_history;
+end
+$$;
+revoke execute on function pawl.log_restored() from public;
+
+create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, result text)
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_map jsonb := coalesce(p_state_map, '{}');
+  v_after uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+  v_limit integer := greatest(p_limit, 1);
+  v_now timestamptz;
+  v_version integer;
+  v_faults jsonb;
+  v_other pawl.instance_migration;
+  v_ids uuid[];
+  v_id uuid;
+  v_old pawl.instance;
+  v_new pawl.instance;
+  v_target record;
+  v_macrostep pawl_private.macrostep;
+  v_steps pawl.instance[];
+  v_setting pawl.setting;
+  v_moved bigint := 0;
+begin
+  select * into strict v_setting from pawl.setting;
+  foreach v_version in array array[p_from, p_to] loop
+    if p_dry_run then
+      perform from pawl.workflow w where w.name = p_workflow and w.version = v_version;
+    else
+      -- The lock keeps the version from being retired meanwhile.
+      perform from pawl.workflow w where w.name = p_workflow and w.version = v_version for key share;
+    end if;
+    if not found then
+      perform pawl_private.raise_condition(
+        'workflow-not-found', format('workflow %s has no version %s', p_workflow, v_version));
+    end if;
+  end loop;
+  v_faults := pawl_private.migration_faults(
+    p_workflow => p_workflow, p_from => p_from, p_to => p_to, p_state_map => v_map, p_states => p_states);
+  if v_faults is not null then
+    perform pawl_private.raise_condition(
+      'malformed-request', 'the migration does not fit the versions', jsonb_build_object('errors', v_faults));
+  end if;
+
+  if not p_dry_run then
+    perform pg_advisory_xact_lock(hashtextextended(format('pawl.migrate %s %s', p_tenant, p_workflow), 0));
+    v_now := pawl.now();
+    update pawl.instance_migration m
+    set finished_at = v_now
+    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+      and (m.from_version, m.to_version) <> (p_from, p_to)
+      and m.batch_at <= v_now - interval '1 minute';
+    select m.*
+    into v_other
+    from pawl.instance_migration m
+    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+      and (m.from_version, m.to_version) <> (p_from, p_to);
+    if found then
+      perform pawl_private.raise_condition(
+        'workflow-conflict',
+        format(
+          'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
+          v_other.to_version));
+    end if;
+    insert into pawl.instance_migration as m (
+      tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
+    values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
+    on conflict on constraint instance_migration_pkey do update
+    set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
+      actor = case when m.finished_at is null then m.actor else excluded.actor end,
+      batch_at = excluded.batch_at,
+      finished_at = null;
+  end if;
+
+  if p_ids is null then
+    v_ids := array(
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.workflow = p_workflow
+        and i.workflow <> '' -- The condition of the index.
+        and i.status = 'active'
+        and i.id > v_after
+        and i.workflow_version = p_from
+        and (p_states is null or i.state = any (p_states))
+      order by i.id
+      limit v_limit);
+  else
+    v_ids := array(
+      select c.id
+      from (select distinct u.id from unnest(p_ids) as u (id) where u.id > v_after order by u.id) c
+      cross join lateral (
+        select true as found
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.id = c.id
+          and i.workflow = p_workflow
+          and i.status = 'active'
+          and i.workflow_version = p_from
+          and (p_states is null or i.state = any (p_states))
+        limit 1
+      ) i
+      order by c.id
+      limit v_limit);
+  end if;
+
+  foreach v_id in array v_ids loop
+    id := v_id;
+    from_state := null;
+    to_state := null;
+    if p_dry_run then
+      select i.* into v_old from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    else
+      select i.* into v_old
+      from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = v_id
+      for no key update skip locked;
+      if not found then
+        result := 'busy';
+        select i.state into from_state from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+        return next;
+        continue;
+      end if;
+    end if;
+    from_state := v_old.state;
+    to_state := coalesce(v_map ->> v_old.state, v_old.state);
+    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    into v_target
+    from pawl.workflow w
+    left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
+    left join pawl.workflow_state o
+      on o.workflow = w.name and o.workflow_version = p_from and o.state = v_old.state
+    where w.name = p_workflow and w.version = p_to;
+    result := case
+      when v_old.status <> 'active' or v_old.workflow_version <> p_from
+        or not coalesce(v_old.state = any (p_states), true) then 'gone'
+      when v_target.status is null then 'state-unknown'
+      when v_target.status <> 'active' then 'state-final'
+      when p_dry_run then 'would-migrate'
+      else 'migrated'
+    end;
+    if result in ('migrated', 'would-migrate') then
+      v_now := greatest(pawl.now(), v_old.state_changed_at);
+      v_new := v_old;
+      v_new.workflow_version := p_to;
+      v_new.version := v_old.version + 1;
+      v_new.state := to_state;
+      if v_map ? v_old.state then
+        v_new.state_changed_at := v_now;
+      end if;
+      v_new.expires_at := case
+        when v_target.ttl is null then null
+        when v_old.expires_at is null then v_now + v_target.ttl
+        when not v_target.ttl_slides then v_old.expires_at
+        when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
+        else v_new.state_changed_at + v_target.ttl
+      end;
+      v_steps := array[v_old, v_new];
+      if v_target.eventless then
+        v_macrostep := pawl_private.complete_macrostep(
+          p_before => v_old, p_instance => v_new, p_event => null, p_payload => '{}', p_reason => nullif(p_reason, ''),
+          p_now => v_now, p_setting => v_setting);
+        if v_macrostep.refusal is null then
+          v_steps := v_macrostep.steps;
+          v_new := v_macrostep.instance;
+          to_state := v_new.state;
+        else
+          result := 'unsettled';
+        end if;
+      end if;
+    end if;
+    if result = 'migrated' then
+      perform pawl_private.append_history(
+        p_steps => v_steps, p_kind => 'migrated', p_at => v_now, p_event => null, p_payload => null, p_actor => p_actor,
+        p_reason => p_reason, p_key => null, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
+      update pawl.instance i
+      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
+        status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
+        expires_at = v_new.expires_at, error = v_new.error
+      where i.tenant_id = p_tenant and i.id = v_id;
+      perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
+      v_moved := v_moved + 1;
+    end if;
+    return next;
+  end loop;
+
+  if not p_dry_run then
+    update pawl.instance_migration m
+    set moved = m.moved + v_moved,
+      finished_at = case when cardinality(v_ids) < v_limit then pawl.now() end
+    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.from_version = p_from and m.to_version = p_to;
+  end if;
+end
+$$;
+revoke execute on function pawl.migrate_instances(text,text,integer,integer,jsonb,uuid,integer,text,boolean,text[],uuid[],text,text,text) from public;
+
+create function pawl.now() returns timestamp with time zone
+language sql volatile parallel safe
+as $$ select clock_timestamp() $$;
+revoke execute on function pawl.now() from public;
+
+create function pawl.outcome_rows(p_outcome pawl.outcome) returns SETOF pawl.outcome_row
+language sql immutable parallel safe
+as $$
+  select
+    p_outcome.ordinal, p_outcome.code, p_outcome.replayed, i.id, i.workflow, i.workflow_version, i.state,
+    i.status::text, i.version::bigint, i.context::jsonb, i.business_key::text, i.correlation_id::text, i.created_at,
+    i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema
+  from (select (p_outcome.instance).*) i
+$$;
+revoke execute on function pawl.outcome_rows(pawl.outcome) from public;
+
+create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
+  from unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
+    with ordinality as c (id, event, payload, expected, checked, ordinal)
+  cross join lateral pawl_private.decide(
+    p_tenant => p_tenant, p_now => pawl.now(), p_setting => (select g from pawl.setting g),
+    p_command => (
+      c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+    )::pawl_private.fire_command) d
+$$;
+revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
+
+create function pawl.purge_instances(p_tenant text, p_ids uuid[], p_before timestamp with time zone) returns uuid[]
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_ids uuid[];
+  v_id uuid;
+  v_keys record;
+  v_purged uuid[] := '{}';
+  v_workflows text[] := '{}';
+  v_xids xid8[] := '{}';
+begin
+  v_ids := array(
+    select i.id
+    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
+    cross join lateral (
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
+      limit 1
+      for update skip locked
+    ) i
+  );
+  v_now := pawl.now();
+
+  -- One by one, to be bound to the full key.
+  foreach v_id in array v_ids loop
+    select k.retains, k.expired
+    into v_keys
+    from pawl_private.instance_retains(p_tenant => p_tenant, p_id => v_id, p_now => v_now) k;
+    continue when v_keys.retains
+      or pawl_private.log_retains(p_tenant, v_id)
+      or pawl_private.webhook_retains(p_tenant, v_id);
+
+    delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
+    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
+    with gone as (
+      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
+    )
+    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
+    delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    v_purged := v_purged || v_id;
+  end loop;
+
+  if v_purged <> '{}' then
+    perform pawl_private.note_purged_history(p_tenant => p_tenant, p_workflows => v_workflows, p_xids => v_xids);
+  end if;
+  return v_purged;
+end
+$$;
+revoke execute on function pawl.purge_instances(text,uuid[],timestamp with time zone) from public;
+
+create function pawl.purge_keys(p_limit integer) returns integer
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_purged integer;
+begin
+  delete from pawl.idempotency_key k
+  where k.ctid = any (array(
+    select e.ctid
+    from pawl.idempotency_key e
+    where e.expires_at <= v_now
+    order by e.expires_at
+    -- A null limit would be none.
+    limit greatest(coalesce(p_limit, 0), 0)
+    for update skip locked
+  ));
+  get diagnostics v_purged = row_count;
+  return v_purged;
+end
+$$;
+revoke execute on function pawl.purge_keys(integer) from public;
+
+create function pawl.put_off_timer() returns uuid
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.timer t
+  set due_at = pawl.now() + interval '1 minute'
+  from (
+    select t.tenant_id, t.instance_id
+    from pawl.timer t
+    where t.due_at <= (select pawl.now())
+    order by t.due_at
+    limit 1
+    for update skip locked
+  ) d
+  where t.tenant_id = d.tenant_id and t.instance_id = d.instance_id
+  returning t.instance_id
+$$;
+revoke execute on function pawl.put_off_timer() from public;
+
+create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
+language plpgsql volatile security definer
+set client_min_messages = 'warning'
+set jit = 'off'
+set lock_timeout = '300ms'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_name text := p_definition ->> 'name';
+  v_latest pawl.workflow;
+  v_fault text;
+begin
+  v_fault := pawl_private.definition_fault(p_definition);
+  if v_fault is not null then
+    perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
+  end if;
+
+  lock table pawl.workflow in share row exclusive mode;
+  select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
+  version := coalesce(v_latest.version, 0);
+  created := v_latest.definition is distinct from p_definition;
+  if created then
+    -- A number is not given again if instances were migrated away from it: their history names it.
+    version := 1 + greatest(
+      version,
+      (select max(m.from_version) from pawl.instance_migration m where m.workflow = v_name and m.moved > 0));
+  end if;
+  if p_version <> version then
+    perform pawl_private.raise_condition(
+      'workflow-conflict', format('workflow %s: version %s is next, not %s', v_name, version, p_version),
+      jsonb_build_object('version', coalesce(v_latest.version, 0)));
+  end if;
+  if not created then
+    return;
+  end if;
+
+  perform pawl_private.store_definition(
+    p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
+  perform pawl_private.set_state_check(v_name);
+exception
+  -- Raised by casts, by constraints and by the jsonpath parser.
+  when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+    or program_limit_exceeded then
+    perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || sqlerrm);
+end
+$$;
+revoke execute on function pawl.register_workflow(jsonb,text,integer) from public;
+
+create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer) returns boolean
+language plpgsql volatile security definer
+set lock_timeout = '300ms'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer;
+  v_instances bigint;
+begin
+  lock table pawl.workflow in share row exclusive mode;
+  select w.version
+  into v_version
+  from pawl.workflow w
+  where w.name = p_name and w.checksum = p_checksum and (p_version is null or w.version = p_version)
+  order by w.version desc
+  limit 1
+  for update;
+  if not found then
+    return false;
+  end if;
+
+  v_instances := pawl_private.count_instances(p_name, v_version);
+  if v_instances = 0 then
+    -- Taken at once in the mode that the CHECK needs: a weaker lock could not be raised past those that
+    -- commands hold.
+    lock table pawl.instance in access exclusive mode;
+    v_instances := pawl_private.count_instances(p_name, v_version);
+  end if;
+  if v_instances > 0 then
+    perform pawl_private.raise_condition(
+      'workflow-conflict', format('workflow %s: version %s is used by %s instances', p_name, v_version, v_instances),
+      jsonb_build_object('version', v_version, 'instances', v_instances));
+  end if;
+
+  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  delete from pawl.workflow w where w.name = p_name and w.version = v_version;
+  -- Migrations from or to this version have ended.
+  update pawl.instance_migration m
+  set finished_at = pawl.now()
+  where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
+  perform pawl_private.set_state_check(p_name);
+  return true;
+end
+$$;
+revoke execute on function pawl.retire_workflow(text,text,integer) from public;
+
+create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_instance pawl.instance;
+  v_macrostep pawl_private.macrostep;
+begin
+  select (pawl_private.instance_row(
+    p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
+    p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status, p_version => p_version,
+    p_context => p_context, p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + w.ttl)).*
+  into v_instance
+  from pawl.workflow w
+  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial);
+  if not found then
+    return;
+  end if;
+  if p_state is null then
+    v_macrostep := pawl_private.begin_macrostep(
+      p_instance => v_instance, p_reason => null, p_now => v_now, p_setting => (select g from pawl.setting g));
+    v_instance := coalesce(v_macrostep.instance, v_instance);
+  end if;
+  if p_event is not null and v_macrostep.refusal is null then
+    return query select o.*
+    from pawl.preview(
+      p_tenant => 'simulation', p_ids => array[v_instance.id], p_events => array[p_event],
+      p_payloads => array[p_payload], p_expected => array['*'], p_checked => array[p_checked],
+      p_instances => array[v_instance]) o;
+  else
+    return query select
+      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb;
+  end if;
+end
+$$;
+revoke execute on function pawl.simulate(text,integer,text,bigint,jsonb,text,jsonb,text) from public;
+
+create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
+    and not pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
+    and coalesce((
+      select count(*)
+      from (select from pawl_private.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
+    ) <= p_limit, true);
+end
+$$;
+revoke execute on function pawl.stream_can_resume(text,text[],pg_snapshot,integer) from public;
+
+create function pawl.stream_read(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+language plpgsql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor) then
+    perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
+  end if;
+  return query
+  select (s.step).*
+  from (
+    select
+      h as step,
+      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
+        over (order by h.seq rows between unbounded preceding and 1 preceding) as before
+    from (
+      select h.*
+      from pawl_private.steps_since(p_cursor) h
+      where h.xid < pg_snapshot_xmax(p_batch)
+        and pg_visible_in_snapshot(h.xid, p_batch)
+        and h.seq > p_after
+        and h.tenant_id = p_tenant
+      order by h.seq
+      limit p_limit
+    ) h
+  ) s
+  where coalesce(s.before, 0) < p_bytes
+  order by (s.step).seq;
+end
+$$;
+revoke execute on function pawl.stream_read(text,text[],pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
+
+create function pawl.stream_read_past(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_step pawl.history;
+  v_end pawl.history;
+  v_unread boolean;
+  v_bytes bigint := 0;
+begin
+  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
+    or p_after_version > 0 and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
+    )
+  then
+    perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
+  end if;
+  for v_step in
+    select h.*
+    from pawl.history h
+    where h.tenant_id = p_tenant and (h.instance_id, h.version) > (p_after_instance, p_after_version)
+    order by h.instance_id, h.version
+    limit p_limit
+  loop
+    v_unread := pg_visible_in_snapshot(v_step.xid, p_batch) and not pg_visible_in_snapshot(v_step.xid, p_cursor);
+    if v_unread then
+      return next v_step;
+      v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
+      exit when v_bytes >= p_bytes;
+    else
+      v_end := v_step;
+    end if;
+  end loop;
+  if not v_unread then
+    v_end.seq := -v_end.seq;
+    v_end.context := '{}';
+    v_end.payload := null;
+    return next v_end;
+  end if;
+end
+$$;
+revoke execute on function pawl.stream_read_past(text,text[],pg_snapshot,pg_snapshot,uuid,bigint,integer,bigint) from public;
+
+create function pawl.subscription_create(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text) returns SETOF pawl.subscription
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  return query
+  insert into pawl.subscription (
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+  values (
+    p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    pg_current_snapshot(), v_now, p_actor)
+  returning *;
+end
+$$;
+revoke execute on function pawl.subscription_create(text,text,text[],text[],text[],boolean,text,text) from public;
+
+create function pawl.subscription_delete(p_tenant text, p_id uuid) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
+  return found;
+end
+$$;
+revoke execute on function pawl.subscription_delete(text,uuid) from public;
+
+create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval) returns SETOF pawl.subscription
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.subscription s
+  set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
+  where s.tenant_id = p_tenant and s.id = p_id
+  returning s.*
+$$;
+revoke execute on function pawl.subscription_rotate_secret(text,uuid,text,interval) from public;
+
+create function pawl.subscription_test(p_tenant text, p_id uuid) returns SETOF pawl.delivery
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  update pawl.subscription s
+  set circuit_open_until = case when s.circuit_open_until > v_now then v_now else s.circuit_open_until end
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    return query
+    insert into pawl.delivery (
+      tenant_id, id, subscription_id, callback, type, status, attempts, next_attempt_at, created_at)
+    values (p_tenant, pawl_private.uuid_v7(v_now), p_id, false, 'pawl.subscription.test', 'pending', 0, 'epoch', v_now)
+    returning *;
+  end if;
+end
+$$;
+revoke execute on function pawl.subscription_test(text,uuid) from public;
+
+create function pawl.subscription_update(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean) returns SETOF pawl.subscription
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_consumer pawl.consumer;
+  v_batch pg_snapshot;
+  v_place bigint;
+  v_afresh boolean;
+begin
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
+    v_batch := pg_current_snapshot();
+    -- From the cursor on: what a begun batch does not see may be below the place that it was read up to.
+    v_consumer.batch := null;
+    v_consumer.batch_seq := 0;
+    v_consumer.batch_end := null;
+    for page in 1..20 loop
+      select m.place into v_place from pawl_private.create_deliveries(
+        p_consumer => v_consumer, p_batch => v_batch, p_limit => 1000, p_only => p_id) m;
+      exit when v_place is null;
+      v_consumer.batch_seq := v_place;
+    end loop;
+  end if;
+
+  select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
+  return query
+  update pawl.subscription s
+  set
+    url = coalesce(p_url, s.url),
+    workflows = coalesce(p_workflows, s.workflows),
+    events = coalesce(p_events, s.events),
+    states = coalesce(p_states, s.states),
+    terminal_only = coalesce(p_terminal_only, s.terminal_only),
+    disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
+    disabled_reason = case
+      when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
+      when p_disabled is null then s.disabled_reason
+    end,
+    since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
+    failures = case when v_afresh then 0 else s.failures end,
+    circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
+  where s.tenant_id = p_tenant and s.id = p_id
+  returning s.*;
+  if v_afresh then
+    update pawl.delivery d
+    set next_attempt_at = v_now
+    where d.ctid = any (array(
+      select w.ctid
+      from pawl.delivery w
+      where w.tenant_id = p_tenant and w.subscription_id = p_id
+        and w.status = 'pending' and w.next_attempt_at is not null and not w.callback
+        and w.next_attempt_at > v_now
+      order by w.tenant_id, w.subscription_id, w.next_attempt_at
+      limit 10000
+    ));
+  end if;
+end
+$$;
+revoke execute on function pawl.subscription_update(text,uuid,text,text[],text[],text[],boolean,boolean) from public;
+
+create function pawl.uuid_v7_floor(p_at timestamp with time zone) returns uuid
+language sql immutable parallel safe
+as $$
+  select (
+    lpad(to_hex(least(greatest(floor(extract(epoch from p_at) * 1000), 0), 281474976710655)::bigint), 12, '0')
+    || repeat('0', 20))::uuid
+$$;
+revoke execute on function pawl.uuid_v7_floor(timestamp with time zone) from public;
+
+create function pawl.validate_workflow(p_workflow text) returns void
+language plpgsql volatile security definer
+set lock_timeout = '2s'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pg_catalog.pg_constraint c
+    where c.conrelid = 'pawl.instance'::regclass
+      and c.conname = pawl_private.state_check_name(p_workflow)
+      and not c.convalidated
+  ) then
+    execute format('alter table pawl.instance validate constraint %I', pawl_private.state_check_name(p_workflow));
+  end if;
+end
+$$;
+revoke execute on function pawl.validate_workflow(text) from public;
+
+create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language sql volatile
 as $$
   insert into pawl.history (
@@ -515,14 +2599,14 @@ as $$
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
-    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), s.state_changed_at
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n
 $$;
-revoke execute on function pawl.append_steps(pawl.instance[],text,text,jsonb,text,text,text,text,text) from public;
+revoke execute on function pawl_private.append_history(pawl.instance[],text,timestamp with time zone,text,jsonb,text,text,text,text,text) from public;
 
-create function pawl.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[]) returns jsonb
+create function pawl_private.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[]) returns jsonb
 language plpgsql stable parallel safe
 as $$
 declare
@@ -544,74 +2628,9 @@ begin
   return v_document -> 'context';
 end
 $$;
-revoke execute on function pawl.assign(jsonb,text[],jsonpath[],integer[]) from public;
+revoke execute on function pawl_private.assign(jsonb,text[],jsonpath[],integer[]) from public;
 
-create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
-language plpgsql volatile security definer
-set enable_memoize = 'off'
-set jit = 'off'
-set plan_cache_mode = 'force_generic_plan'
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_begun timestamptz := clock_timestamp(); -- No time that anything is decided by.
-  v_until timestamptz;
-  v_now timestamptz := pawl.now();
-  v_setting pawl.setting;
-  v_version integer := p_version;
-  v_fault text;
-begin
-  if (p_version is null) = (p_definition is null) then
-    raise exception 'give either a version or a definition'
-      using errcode = 'PW400', detail = jsonb_build_object('code', 'malformed-request')::text;
-  end if;
-  if not exists (
-    select from pawl.workflow w where w.name = p_workflow and (p_version is null or w.version = p_version)
-  ) then
-    raise exception 'workflow % does not exist, or has no such version', p_workflow
-      using errcode = 'PW404', detail = jsonb_build_object('code', 'workflow-not-found')::text;
-  end if;
-  select * into strict v_setting from pawl.setting;
-  begin
-    if p_definition is not null then
-      v_fault := case
-        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-        else pawl.definition_fault(p_definition)
-      end;
-      -- Two back-tests do not wait for one another, as a rule.
-      v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      if v_fault is null then
-        begin
-          perform pawl.store_definition(p_workflow, v_version, p_definition, 'backtest');
-        exception
-          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-            or program_limit_exceeded then
-            v_fault := sqlerrm;
-        end;
-      end if;
-      if v_fault is not null then
-        raise exception 'invalid definition: %', v_fault
-          using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
-      end if;
-    end if;
-    v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
-    foreach id in array p_ids loop
-      select b.steps, b.complete, b.difference, b.checks
-      into steps, complete, difference, checks
-      from pawl.backtest_instance(p_tenant, id, p_workflow, v_version, v_now, v_setting) b;
-      return next; -- What was returned outlives the subtransaction.
-      exit when clock_timestamp() > v_until;
-    end loop;
-    raise exception 'taken back' using errcode = 'PW999';
-  exception when sqlstate 'PW999' then
-    null;
-  end;
-end
-$$;
-revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text) from public;
-
-create function pawl.backtest_instance(p_tenant text, p_id uuid, p_workflow text, p_version integer, p_now timestamp with time zone, p_setting pawl.setting, OUT steps integer, OUT complete boolean, OUT difference jsonb, OUT checks jsonb) returns record
+create function pawl_private.backtest_instance(p_tenant text, p_id uuid, p_workflow text, p_version integer, p_now timestamp with time zone, p_setting pawl.setting, OUT steps integer, OUT complete boolean, OUT difference jsonb, OUT checks jsonb) returns record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -704,19 +2723,19 @@ begin
     else
       select t.*
       into v_step
-      from pawl.backtest_timeout(v_instance, v_before, v_command, v_command.at, p_setting) t;
+      from pawl_private.backtest_timeout(v_instance, v_before, v_command, v_command.at, p_setting) t;
       if v_command.kind in ('timeout', 'expired') then
-        v_step.outcome := coalesce(v_step.outcome, 'no-timeout');
-        if v_step.outcome = 'applied' and (v_step.instance).state <> v_after.state
+        v_step.code := coalesce(v_step.code, 'no-timeout');
+        if v_step.code = 'applied' and (v_step.instance).state <> v_after.state
           and v_step.due_at < (v_command.payload ->> 'due_at')::timestamptz then
-          v_step.outcome := 'timeout';
+          v_step.code := 'timeout';
         end if;
-      elsif v_step.outcome = 'applied' then
-        v_step.outcome := 'timeout';
+      elsif v_step.code = 'applied' then
+        v_step.code := 'timeout';
       end if;
-      if v_step.outcome <> 'applied' then
+      if v_step.code <> 'applied' then
         difference := jsonb_build_object(
-          'outcome', v_step.outcome, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
+          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
           'error', v_step.error);
         exit;
       elsif v_command.kind in ('migrated', 'forced') then
@@ -751,11 +2770,11 @@ begin
     if v_command.kind not in ('timeout', 'expired') then
       select s.*
       into v_step
-      from pawl.backtest_step(
+      from pawl_private.backtest_step(
         v_instance, v_command.kind, v_command.event, v_command.payload, v_command.reason, v_command.at, v_entered,
         p_setting) s;
-      if v_step.outcome <> 'applied' then
-        difference := jsonb_build_object('outcome', v_step.outcome, 'guards', v_step.guards, 'error', v_step.error);
+      if v_step.code <> 'applied' then
+        difference := jsonb_build_object('outcome', v_step.code, 'guards', v_step.guards, 'error', v_step.error);
         exit;
       end if;
     end if;
@@ -772,12 +2791,12 @@ begin
   end loop;
 
   if steps > 0 and complete and difference is null and v_after.status = 'active' then
-    select t.* into v_step from pawl.backtest_timeout(v_instance, v_after, null, p_now, p_setting) t;
-    if v_step.outcome is not null then
+    select t.* into v_step from pawl_private.backtest_timeout(v_instance, v_after, null, p_now, p_setting) t;
+    if v_step.code is not null then
       v_place := jsonb_build_object(
         'version', v_after.version, 'workflow_version', v_after.workflow_version, 'from', v_after.state, 'to', v_after.state);
       difference := jsonb_build_object(
-        'outcome', case v_step.outcome when 'applied' then 'timeout' else v_step.outcome end,
+        'outcome', case v_step.code when 'applied' then 'timeout' else v_step.code end,
         'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at, 'error', v_step.error);
     end if;
   end if;
@@ -787,9 +2806,9 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.backtest_instance(text,uuid,text,integer,timestamp with time zone,pawl.setting) from public;
+revoke execute on function pawl_private.backtest_instance(text,uuid,text,integer,timestamp with time zone,pawl.setting) from public;
 
-create function pawl.backtest_overdue(p_recorded pawl.instance, p_at timestamp with time zone, p_except text, p_setting pawl.setting) returns boolean
+create function pawl_private.backtest_overdue(p_recorded pawl.instance, p_at timestamp with time zone, p_except text, p_setting pawl.setting) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -803,16 +2822,16 @@ begin
     return true;
   end if;
   loop
-    select d.* into v_deadline from pawl.next_deadline(p_recorded, v_tried) d;
+    select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
       return false;
     end if;
     if v_deadline.event is distinct from p_except and exists (
       select
-      from pawl.backtest_step(
-        p_recorded, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl.rfc3339(v_deadline.due_at)), null,
+      from pawl_private.backtest_step(
+        p_recorded, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl_private.rfc3339(v_deadline.due_at)), null,
         v_deadline.due_at, null, p_setting) s
-      where s.outcome in ('applied', 'guard-error')
+      where s.code in ('applied', 'guard-error')
     ) then
       return true;
     end if;
@@ -823,61 +2842,59 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl.backtest_overdue(pawl.instance,timestamp with time zone,text,pawl.setting) from public;
+revoke execute on function pawl_private.backtest_overdue(pawl.instance,timestamp with time zone,text,pawl.setting) from public;
 
-create function pawl.backtest_step(p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_reason text, p_at timestamp with time zone, p_entered boolean, p_setting pawl.setting, OUT outcome text, OUT instance pawl.instance, OUT guards text[], OUT error text) returns record
+create function pawl_private.backtest_step(p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_reason text, p_at timestamp with time zone, p_entered boolean, p_setting pawl.setting, OUT code text, OUT instance pawl.instance, OUT guards text[], OUT error text) returns record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_settlement pawl.settlement;
+  v_macrostep pawl_private.macrostep;
   v_decided record;
 begin
   if p_kind = 'created' then
-    v_settlement := case
-      when p_entered then pawl.settle(null, p_instance, null, '{}', p_reason, p_at, p_setting)
-      else pawl.begin(p_instance, p_reason, p_at, p_setting)
+    v_macrostep := case
+      when p_entered then
+        pawl_private.complete_macrostep(
+          p_before => null, p_instance => p_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
+          p_now => p_at, p_setting => p_setting)
+      else
+        pawl_private.begin_macrostep(
+          p_instance => p_instance, p_reason => p_reason, p_now => p_at, p_setting => p_setting)
     end;
-    outcome := coalesce(v_settlement.outcome, 'applied');
-    if outcome = 'applied' then
-      instance := v_settlement.steps[cardinality(v_settlement.steps)];
-    end if;
+    code := coalesce(v_macrostep.refusal, 'applied');
+    instance := v_macrostep.instance;
   else
     select d.*
     into strict v_decided
-    from pawl.decide(
-      p_instance.tenant_id, p_at, p_setting, array[p_instance.id], array[p_event], array[p_payload], '{}', array['*'],
-      array['*'], '{}', array[p_reason], '{}', '{}', '{}', p_kind <> 'transition', array[p_instance]) d;
-    outcome := v_decided.outcome;
+    from pawl_private.decide(
+      p_tenant => p_instance.tenant_id, p_now => p_at, p_setting => p_setting,
+      p_command => (
+        p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
+      )::pawl_private.fire_command) d;
+    code := v_decided.code;
     guards := v_decided.guards;
-    if outcome = 'applied' then
-      instance := p_instance;
-      instance.state := v_decided.state;
-      instance.status := v_decided.status;
-      instance.version := v_decided.version;
-      instance.context := v_decided.context;
-      instance.state_changed_at := v_decided.state_changed_at;
-      instance.expires_at := v_decided.expires_at;
-      instance.error := v_decided.error;
+    if code = 'applied' then
+      instance := v_decided.instance;
     end if;
   end if;
-  if outcome in ('payload-too-large', 'context-too-large') then
-    outcome := 'too-large';
-  elsif outcome = 'always-loop' then
-    outcome := 'guard-error';
+  if code in ('payload-too-large', 'context-too-large') then
+    code := 'too-large';
+  elsif code = 'always-loop' then
+    code := 'guard-error';
     error := 'eventless transitions follow one another without coming to rest';
   end if;
 exception
-  -- What guards and assigns raise, evaluated leniently.
+  -- What guards and assigns raise, although they are evaluated leniently.
   when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
-    outcome := 'guard-error';
+    code := 'guard-error';
     instance := null;
     error := sqlerrm;
 end
 $$;
-revoke execute on function pawl.backtest_step(pawl.instance,text,text,jsonb,text,timestamp with time zone,boolean,pawl.setting) from public;
+revoke execute on function pawl_private.backtest_step(pawl.instance,text,text,jsonb,text,timestamp with time zone,boolean,pawl.setting) from public;
 
-create function pawl.backtest_timeout(p_candidate pawl.instance, p_recorded pawl.instance, p_step pawl.history, p_until timestamp with time zone, p_setting pawl.setting, OUT outcome text, OUT instance pawl.instance, OUT error text, OUT event text, OUT due_at timestamp with time zone) returns record
+create function pawl_private.backtest_timeout(p_candidate pawl.instance, p_recorded pawl.instance, p_step pawl.history, p_until timestamp with time zone, p_setting pawl.setting, OUT code text, OUT instance pawl.instance, OUT error text, OUT event text, OUT due_at timestamp with time zone) returns record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -891,22 +2908,22 @@ declare
   v_step record;
 begin
   while v_tried is not null loop
-    select d.* into v_deadline from pawl.next_deadline(p_candidate, v_tried) d;
+    select d.* into v_deadline from pawl_private.next_deadline(p_candidate, v_tried) d;
     exit when not found or v_deadline.due_at > p_until or v_deadline.due_at = p_until and not v_timed;
     v_tried := v_deadline.tried;
     v_same := coalesce(v_deadline.due_at = v_due_at and v_deadline.event = p_step.event, false);
     select s.*
     into v_step
-    from pawl.backtest_step(
-      p_candidate, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl.rfc3339(v_deadline.due_at)), null,
+    from pawl_private.backtest_step(
+      p_candidate, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl_private.rfc3339(v_deadline.due_at)), null,
       case when v_same or v_deadline.due_at > v_due_at then p_step.at else v_deadline.due_at end, null, p_setting) s;
-    continue when v_step.outcome not in ('applied', 'guard-error');
+    continue when v_step.code not in ('applied', 'guard-error');
     if not v_timed then
-      exit when pawl.backtest_overdue(p_recorded, v_deadline.due_at, null, p_setting);
+      exit when pawl_private.backtest_overdue(p_recorded, v_deadline.due_at, null, p_setting);
     elsif not v_same and v_deadline.due_at <= v_due_at then
-      continue when pawl.backtest_overdue(p_recorded, v_deadline.due_at, p_step.event, p_setting);
+      continue when pawl_private.backtest_overdue(p_recorded, v_deadline.due_at, p_step.event, p_setting);
     end if;
-    outcome := v_step.outcome;
+    code := v_step.code;
     instance := v_step.instance;
     error := v_step.error;
     event := v_deadline.event;
@@ -915,50 +2932,35 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl.backtest_timeout(pawl.instance,pawl.instance,pawl.history,timestamp with time zone,pawl.setting) from public;
+revoke execute on function pawl_private.backtest_timeout(pawl.instance,pawl.instance,pawl.history,timestamp with time zone,pawl.setting) from public;
 
-create function pawl.begin(p_instance pawl.instance, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl.settlement
+create function pawl_private.begin_macrostep(p_instance pawl.instance, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
 language plpgsql stable
 as $$
 declare
   v_instance pawl.instance := p_instance;
-  v_settlement pawl.settlement;
+  v_macrostep pawl_private.macrostep;
 begin
   select t.context
   into v_instance.context
-  from pawl.choose(
-    p_instance.workflow, p_instance.workflow_version, p_instance.state, ':initial',
-    pawl.document(p_instance, '{}', p_now), '*') t;
+  from pawl_private.choose(
+    p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
+    p_state => p_instance.state, p_event => ':initial',
+    p_document => pawl_private.document(p_instance, '{}', p_now), p_checked => '*') t;
   if not found then
     v_instance.context := p_instance.context;
   elsif octet_length(v_instance.context::text) > p_setting.context_limit then
-    v_settlement.outcome := 'context-too-large';
-    return v_settlement;
+    v_macrostep.refusal := 'context-too-large';
+    return v_macrostep;
   end if;
-  return pawl.settle(null, v_instance, null, '{}', p_reason, p_now, p_setting);
+  return pawl_private.complete_macrostep(
+    p_before => null, p_instance => v_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
+    p_now => p_now, p_setting => p_setting);
 end
 $$;
-revoke execute on function pawl.begin(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
+revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl.can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
-    and not pawl.steps_lost(p_tenant, p_workflows, p_cursor)
-    and coalesce((
-      select count(*)
-      from (select from pawl.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
-    ) <= p_limit, true);
-end
-$$;
-revoke execute on function pawl.can_resume(text,text[],pg_snapshot,integer) from public;
-
-create function pawl.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
+create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
 language sql stable parallel safe
 as $$
   select
@@ -967,7 +2969,8 @@ as $$
     case
       when t.unchecked then null
       when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
-      when t.assign_stages is not null then pawl.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
+      when t.assign_stages is not null then
+        pawl_private.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
       when t.assign_names = '{}' then p_document -> 'context'
       else p_document -> 'context' || coalesce(
         (
@@ -1002,9 +3005,124 @@ as $$
     limit 1
   ) t
 $$;
-revoke execute on function pawl.choose(text,integer,text,text,jsonb,text) from public;
+revoke execute on function pawl_private.choose(text,integer,text,text,jsonb,text) from public;
 
-create function pawl.count_instances(p_workflow text, p_version integer) returns bigint
+create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
+language sql immutable parallel safe
+as $$
+  select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
+$$;
+revoke execute on function pawl_private.circuit_open_for(integer,interval) from public;
+
+create function pawl_private.complete_macrostep(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
+language plpgsql stable
+as $$
+declare
+  v_macrostep pawl_private.macrostep;
+  v_instance pawl.instance := p_instance;
+  v_next record;
+  v_eventless boolean;
+begin
+  v_macrostep.steps := array[p_before, p_instance];
+  loop
+    select s.events, s.timeouts, s.eventless
+    into strict v_macrostep.events, v_macrostep.timeouts, v_eventless
+    from pawl.workflow_state s
+    where s.workflow = v_instance.workflow
+      and s.workflow_version = v_instance.workflow_version
+      and s.state = v_instance.state;
+    exit when not v_eventless;
+    select t.target, t.context, s.status
+    into v_next
+    from pawl_private.choose(
+      p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
+      p_state => v_instance.state, p_event => ':always',
+      p_document => pawl_private.document(v_instance, p_payload, p_now), p_checked => '*') t
+    join pawl.workflow_state s
+      on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
+    exit when not found;
+    if cardinality(v_macrostep.steps) > 101 then
+      v_macrostep.refusal := 'always-loop';
+      return v_macrostep;
+    elsif octet_length(v_next.context::text) > p_setting.context_limit then
+      v_macrostep.refusal := 'context-too-large';
+      return v_macrostep;
+    end if;
+    if v_next.status = 'failed' then
+      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+    end if;
+    v_instance.state := v_next.target;
+    v_instance.status := v_next.status;
+    v_instance.context := v_next.context;
+    v_instance.version := v_instance.version + 1;
+    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
+    v_macrostep.steps := v_macrostep.steps || v_instance;
+  end loop;
+  v_macrostep.instance := v_instance;
+  return v_macrostep;
+end
+$$;
+revoke execute on function pawl_private.complete_macrostep(pawl.instance,pawl.instance,text,jsonb,text,timestamp with time zone,pawl.setting) from public;
+
+create function pawl_private.consumer_keep_lead(p_consumer text, p_term bigint, p_lease interval) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pawl.consumer c
+    where c.name = p_consumer and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
+  ) then
+    return true;
+  end if;
+  return pawl.consumer_renew(p_consumer, p_term, p_lease);
+end
+$$;
+revoke execute on function pawl_private.consumer_keep_lead(text,bigint,interval) from public;
+
+create function pawl_private.consumer_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.history
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_read integer := 0;
+begin
+  if p_consumer.batch_seq < p_consumer.low_watermark then
+    return query
+    select h.*
+    from pg_snapshot_xip(p_consumer.cursor) as x (xid)
+    cross join lateral (
+      select h.*
+      from pawl.history h
+      -- Compared as rows: for a single xid the index on seq would have the same order, too.
+      where (h.xid, h.seq) > (x.xid, p_consumer.batch_seq) and (h.xid, h.seq) <= (x.xid, p_consumer.low_watermark)
+      order by h.xid, h.seq
+      limit p_limit
+    ) h
+    where pg_visible_in_snapshot(x.xid, p_batch)
+    order by h.seq
+    limit p_limit;
+    get diagnostics v_read = row_count;
+  end if;
+  return query
+  select h.*
+  from pawl.history h
+  where h.seq > greatest(p_consumer.batch_seq, p_consumer.low_watermark) and h.seq <= pawl_private.page_end(p_consumer)
+    and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
+    and pg_visible_in_snapshot(h.xid, p_batch)
+  order by h.seq
+  limit p_limit - v_read;
+end
+$$;
+revoke execute on function pawl_private.consumer_steps(pawl.consumer,pg_snapshot,integer) from public;
+
+create function pawl_private.count_instances(p_workflow text, p_version integer) returns bigint
 language sql stable
 set enable_seqscan = 'off'
 set jit = 'off'
@@ -1034,356 +3152,119 @@ as $$
       and i.workflow_version = p_version
   ) c
 $$;
-revoke execute on function pawl.count_instances(text,integer) from public;
+revoke execute on function pawl_private.count_instances(text,integer) from public;
 
-create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[]) returns SETOF pawl.outcome
-language plpgsql volatile security definer
-set enable_memoize = 'off'
-set plan_cache_mode = 'force_generic_plan'
-set search_path = pg_catalog, pg_temp
+create function pawl_private.create_deliveries(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid DEFAULT NULL::uuid, OUT steps integer, OUT deliveries integer, OUT place bigint) returns record
+language plpgsql volatile
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
 as $$
 declare
-  v_setting pawl.setting;
   v_now timestamptz := pawl.now();
-  v_ids uuid[] := array(select pawl.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
-  v_row record;
-  v_ordinals integer[];
-  v_keys text[];
-  v_fingerprints bytea[];
-  v_lost integer[];
-  v_lost_keys text[];
-  v_key text;
-  v_found integer;
 begin
-  select * into strict v_setting from pawl.setting;
-  for v_row in
-    with decided as materialized (
-      select
-        c.ordinal::integer as ordinal,
-        coalesce(e.refusal, (z.settled).outcome, 'applied') as outcome,
-        case when b.id is not null then b.id else c.id end as id,
-        nullif(c.key, '') as key,
-        case when c.key <> '' then sha256(convert_to(
-          jsonb_build_array(
-            'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
-            extract(epoch from c.lifetime))::text
-          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
-          'UTF8'))
-        end as fingerprint,
-        c.workflow,
-        w.version as workflow_version,
-        coalesce((z.settled).state, w.initial) as state,
-        coalesce((z.settled).status, s.status) as status,
-        coalesce((z.settled).version, 1) as version,
-        coalesce((z.settled).events, s.events) as actions,
-        coalesce((z.settled).timeouts, s.timeouts) as timeouts,
-        coalesce((z.settled).context, c.context) as context,
-        (z.settled).error,
-        (z.settled).steps,
-        nullif(c.business_key, '') as business_key,
-        n.correlation_id,
-        coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as command_correlation_id,
-        n.expires_at,
-        w.context_schema,
-        c.actor,
-        nullif(c.reason, '') as reason,
-        nullif(c.traceparent, '') as traceparent
-      from unnest(
-          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
-          p_actors, p_reasons, p_correlation_ids, p_traceparents
-        ) with ordinality as c (
-          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
-          actor, reason, correlation_id, traceparent, ordinal)
-      left join lateral (
-        select true as seen
-        from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
-        limit 1
-      ) k on true
-      left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
-        from pawl.workflow w
-        where w.name = c.workflow
-        order by w.version desc
-        limit 1
-      ) w on true
-      left join lateral (
-        select s.status, s.events, s.timeouts
-        from pawl.workflow_state s
-        where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
-        limit 1
-      ) s on true
-      left join lateral (
-        select i.id
-        from pawl.instance i
-        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
-        limit 1
-      ) b on true
-      cross join lateral (
-        select
-          coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')) as correlation_id,
-          v_now + coalesce(c.lifetime, w.ttl) as expires_at
-      ) n
-      cross join lateral (
-        select case
-          when k.seen then 'seen'
-          when w.name is null then 'workflow-not-found'
-          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
-          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
-          when w.context_schema is not null and c.checked is distinct from '*'
-            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
-          when b.id is not null then 'instance-exists'
-        end as refusal
-        offset 0
-      ) e
-      cross join lateral (
-        select case
-          when e.refusal is null and w.initial_moves then
-            pawl.begin(
-              (
-                p_tenant, c.id, c.workflow, w.version, w.initial, s.status, 1, c.context, nullif(c.business_key, ''),
-                n.correlation_id, null, v_now, v_now, n.expires_at, null
-              )::pawl.instance,
-              nullif(c.reason, ''), v_now, v_setting)
-        end as settled
-        offset 0
-      ) z
-    ),
-    claimed as (
-      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
-      from decided d
-      where d.key is not null and d.outcome = 'applied'
-      order by d.key, d.ordinal
-      on conflict on constraint idempotency_key_pkey do update
-      set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at
-      where k.expires_at <= v_now
-      returning k.key, k.instance_id
-    ),
-    settled as materialized (
-      select
-        d.*,
-        d.outcome <> 'seen' and (
-          d.key is null
-          or d.outcome <> 'applied'
-          or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
-        ) as settled
-      from decided d
-    ),
-    started as (
-      insert into pawl.instance (
-        tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
-        created_at, state_changed_at, expires_at, error)
-      select
-        p_tenant, s.id, s.workflow, s.workflow_version, s.state, s.status, s.version, s.context, s.business_key,
-        s.correlation_id, v_now, v_now, s.expires_at, s.error
-      from settled s
-      where s.settled and s.outcome = 'applied'
-      order by s.workflow, s.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
-      returning id
-    ),
-    kept as materialized (
-      select s.*, s.settled and s.outcome = 'applied' and s.id in (select n.id from started n) as started
-      from settled s
-    ),
-    appended as (
-      insert into pawl.history (
-        tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
-        actor, reason, key, correlation_id, traceparent, at)
-      select
-        p_tenant, s.id, 1, s.workflow, s.workflow_version, 'created', s.state, s.status, s.context, s.expires_at,
-        s.actor, s.reason, s.key, s.command_correlation_id, s.traceparent, v_now
-      from kept s
-      where s.started and s.steps is null
-    ),
-    armed as (
-      insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, s.id, t.due_at, s.version, 0
-      from kept s
-      cross join lateral (select pawl.deadline(v_now, s.timeouts, s.expires_at) as due_at) t
-      where s.started and s.status = 'active' and t.due_at is not null
-    )
-    select
-      s.settled,
-      s.outcome = 'applied' and not s.started as lost,
-      s.ordinal,
-      s.key,
-      s.fingerprint,
-      case when s.started then s.steps end as steps,
-      (
-        s.ordinal, s.outcome, false, s.id, s.workflow, s.workflow_version,
-        case when s.started then s.state end,
-        case when s.started then s.status end,
-        case when s.started then s.version end,
-        case when s.started then s.context end,
-        s.business_key,
-        case when s.started then s.correlation_id end,
-        case when s.started then v_now end,
-        case when s.started then v_now end,
-        case when s.started then s.expires_at end,
-        s.error,
-        case when s.started then s.actions end,
-        null::text[],
-        case when s.outcome = 'context-unchecked' then s.context_schema end
-      )::pawl.outcome as answer
-    from kept s
-  loop
-    if not v_row.settled then
-      v_ordinals := v_ordinals || v_row.ordinal;
-      v_keys := v_keys || v_row.key;
-      v_fingerprints := v_fingerprints || v_row.fingerprint;
-    elsif v_row.lost then
-      v_lost := v_lost || v_row.ordinal;
-      v_lost_keys := v_lost_keys || v_row.key;
-    else
-      if v_row.steps is not null then
-        perform pawl.append_steps(
-          v_row.steps, 'created', null, null, p_actors[v_row.ordinal], p_reasons[v_row.ordinal], v_row.key,
-          p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
-      end if;
-      if p_callback_urls[v_row.ordinal] <> '' and (v_row.answer).outcome = 'applied' then
-        insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
-        values (
-          p_tenant, (v_row.answer).id, p_callback_urls[v_row.ordinal], nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
-      end if;
-      return next v_row.answer;
-    end if;
-  end loop;
-
-  -- Another transaction, or another command of this call, took the business key after
-  -- it was looked up. Such a refusal is not recorded, so its key is given back.
-  if v_lost is not null then
-    foreach v_key in array v_lost_keys loop
-      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
-    end loop;
-    return query
-    select
-      c.ordinal, 'instance-exists', false, i.id, i.workflow, i.workflow_version,
-      null::text, null::text, null::bigint, null::jsonb, i.business_key::text, null::text, null::timestamptz,
-      null::timestamptz, null::timestamptz, null::jsonb, null::text[], null::text[], null::jsonb
-    from unnest(v_lost) as c (ordinal)
+  with step as materialized (
+    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    from pawl_private.consumer_steps(p_consumer, p_batch, p_limit) h
+  ),
+  matching as (
+    select h.*, s.id as subscription_id, false as callback
+    from step h
     cross join lateral (
-      select i.*
-      from pawl.instance i
-      where i.tenant_id = p_tenant
-        and i.workflow = p_workflows[c.ordinal]
-        and i.business_key = p_business_keys[c.ordinal]
+      select s.id
+      from pawl.subscription s
+      where s.tenant_id = h.tenant_id
+        and (p_only is null or s.id = p_only)
+        and s.disabled_at is null
+        and not pg_visible_in_snapshot(h.xid, s.since)
+        and (s.workflows = '{}' or h.workflow = any (s.workflows))
+        and (s.events = '{}' or h.event = any (s.events))
+        and (
+          s.states = '{}'
+          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
+        )
+        and (not s.terminal_only or h.status <> 'active')
+    ) s
+    union all
+    select h.*, h.instance_id, true
+    from step h
+    cross join lateral (
+      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
+    ) b
+    where h.status <> 'active' and p_only is null
+  ),
+  made as (
+    insert into pawl.delivery (
+      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+    select
+      m.tenant_id, pawl_private.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl_private.message_type(m.kind),
+      'pending', 0, case when w.failed then null else v_now end, v_now
+    from (
+      -- Ids rise in the order of the steps.
+      select m.*, row_number() over (order by m.seq) as ordinal
+      from matching m
+    ) m
+    left join lateral (
+      select d.attempts > 0 or d.next_attempt_at is null as failed
+      from pawl.delivery d
+      where d.tenant_id = m.tenant_id
+        and d.subscription_id = m.subscription_id
+        and d.instance_id = m.instance_id
+        and d.status = 'pending'
+      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
       limit 1
-    ) i;
-    get diagnostics v_found = row_count;
-    if v_found < cardinality(v_lost) then
-      raise exception 'the holder of a business key was removed meanwhile; try again' using errcode = '40001';
-    end if;
-  end if;
-
-  if v_ordinals is not null then
-    return query select * from pawl.replay(p_tenant, v_now, v_setting, v_ordinals, v_keys, v_fingerprints, '{}');
+    ) w on true
+    order by m.ordinal
+    -- A delivery exists already if the cursor was put back, or if the subscription was changed.
+    on conflict on constraint delivery_step_key do nothing
+    returning 1
+  )
+  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
+  into steps, deliveries, place;
+  if steps < p_limit then
+    place := pawl_private.place_after(p_consumer);
   end if;
 end
 $$;
-revoke execute on function pawl."create"(text,text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[]) from public;
+revoke execute on function pawl_private.create_deliveries(pawl.consumer,pg_snapshot,integer,uuid) from public;
 
-create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_outcome pawl.outcome;
-begin
-  select * into strict v_outcome from pawl.create(
-    p_tenant, array[p_workflow], array[p_context], array[coalesce(p_key, '')], array[coalesce(p_business_key, '')],
-    array[coalesce(p_correlation_id, '')], array[null::interval], array['*'], array[p_actor], array[''], array[''],
-    array['']);
-  if v_outcome.outcome <> 'applied' then
-    perform pawl.refuse(v_outcome, null, null);
-  end if;
-  return pawl.instance_of(p_tenant, v_outcome);
-end
-$$;
-revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
-
-create function pawl.create_subscription(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text) returns SETOF pawl.subscription
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-begin
-  return query
-  insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
-  values (
-    p_tenant, pawl.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), v_now, p_actor)
-  returning *;
-end
-$$;
-revoke execute on function pawl.create_subscription(text,text,text[],text[],text[],boolean,text,text) from public;
-
-create function pawl.deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_expires_at timestamp with time zone) returns timestamp with time zone
+create function pawl_private.deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_expires_at timestamp with time zone) returns timestamp with time zone
 language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
-revoke execute on function pawl.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
+revoke execute on function pawl_private.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
 
-create function pawl.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_seen boolean[], p_timers boolean, p_instances pawl.instance[]) returns TABLE(ordinal integer, outcome text, id uuid, event text, payload jsonb, key text, fingerprint bytea, actor text, reason text, command_correlation_id text, traceparent text, workflow text, workflow_version integer, from_state text, state text, status text, version bigint, context jsonb, business_key text, correlation_id text, created_at timestamp with time zone, state_changed_at timestamp with time zone, expires_at timestamp with time zone, error jsonb, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
+create function pawl_private.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
 language sql stable
 as $$
   select
-    c.ordinal::integer,
-    o.outcome,
-    c.id,
-    c.event,
-    c.payload,
-    nullif(c.key, ''),
-    case when c.key <> '' then pawl.fingerprint(c.id, c.event, c.payload) end,
-    c.actor,
-    nullif(c.reason, ''),
-    coalesce(nullif(c.correlation_id, ''), i.correlation_id),
-    nullif(c.traceparent, ''),
-    i.workflow,
-    i.workflow_version,
+    o.code,
     i.state,
-    case when o.applied then coalesce((s.settled).state, t.target) else i.state end,
-    case when o.applied then coalesce((s.settled).status, s.status) else i.status end,
-    case when o.applied then coalesce((s.settled).version, i.version + 1) else i.version end,
-    case when o.applied then coalesce((s.settled).context, t.context) else i.context end,
-    i.business_key,
-    i.correlation_id,
-    i.created_at,
-    case when o.applied then n.at else i.state_changed_at end,
-    case when o.applied then n.expires_at else i.expires_at end,
     case
-      when o.applied and s.status = 'failed' then
-        jsonb_build_object('event', c.event, 'state', i.state, 'reason', nullif(c.reason, ''))
-      when o.applied and s.eventless then (s.settled).error
-      else i.error
+      when o.applied then coalesce((s.macrostep).instance, s.next)
+      when i.id is not null then (i)::pawl.instance
     end,
-    case when o.applied then coalesce((s.settled).events, s.events) else f.events end,
+    case when o.applied then coalesce((s.macrostep).events, s.events) else f.events end,
     case
-      when coalesce((s.settled).status, s.status) = 'active' then
-        pawl.deadline(n.at, coalesce((s.settled).timeouts, s.timeouts), n.expires_at)
+      when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
+        pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
     end,
     f.timeouts <> '{}' or i.expires_at is not null,
-    case when o.outcome = 'guard-rejected' then pawl.guards(i.workflow, i.workflow_version, i.state, c.event) end,
+    case
+      when o.code = 'guard-rejected' then
+        pawl_private.guards(i.workflow, i.workflow_version, i.state, (p_command).event)
+    end,
     case when t.unchecked then t.payload_schema end,
-    case when o.applied then (s.settled).steps end
-  from unnest(
-      p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
-      p_actors, p_reasons, p_correlation_ids, p_traceparents, p_seen
-    ) with ordinality as c (
-      id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, ordinal)
+    case when o.applied then (s.macrostep).steps end
+  from (select) one
   left join lateral (
     select i.*
     from pawl.instance i
-    where p_instances is null and i.tenant_id = p_tenant and i.id = c.id
+    where (p_command).instance is not distinct from null and i.tenant_id = p_tenant and i.id = (p_command).id
     union all
-    select n.*
-    from unnest(p_instances[c.ordinal:c.ordinal]) n
-    where p_instances is not null
+    select ((p_command).instance).*
+    where (p_command).instance is distinct from null
     limit 1
   ) i on true
   left join lateral (
@@ -1395,51 +3276,64 @@ as $$
   cross join lateral (
     select case
       when i.id is null then 'instance-not-found'
-      when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[]) then 'version-mismatch'
-      when c.expected = '' and f.require_if_match then 'precondition-required'
-      when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
-      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
-      when (c.event like '%:%' or c.event = 'ttl') <> p_timers then 'unknown-event'
+      when (p_command).expected not in ('', '*') and not i.version = any ((p_command).expected::bigint[])
+        then 'version-mismatch'
+      when (p_command).expected = '' and f.require_if_match then 'precondition-required'
+      when jsonb_typeof((p_command).payload) is distinct from 'object' then 'malformed-request'
+      when octet_length((p_command).payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when ((p_command).event like '%:%' or (p_command).event = 'ttl') <> (p_command).by_timer then 'unknown-event'
     end as refusal
     offset 0
   ) e
-  -- Built once; choose, put in place, would build it for each guard and assign.
+  -- The document is built once. Inlined, choose would build it for each guard and assign.
   cross join lateral (
     select case
       when e.refusal is not null then null
-      when f.reads_instance then pawl.document((i)::pawl.instance, c.payload, p_now)
-      else jsonb_build_object('context', i.context, 'payload', c.payload)
+      when f.reads_instance then pawl_private.document((i)::pawl.instance, (p_command).payload, p_now)
+      else jsonb_build_object('context', i.context, 'payload', (p_command).payload)
     end as document
     offset 0
   ) d
-  left join lateral pawl.choose(
-    i.workflow,
-    i.workflow_version,
-    case when e.refusal is null and i.status = 'active' then i.state end,
-    c.event,
-    d.document,
-    nullif(c.checked, '')
+  left join lateral pawl_private.choose(
+    p_workflow => i.workflow,
+    p_workflow_version => i.workflow_version,
+    p_state => case when e.refusal is null and i.status = 'active' then i.state end,
+    p_event => (p_command).event,
+    p_document => d.document,
+    p_checked => nullif((p_command).checked, '')
   ) t on true
   cross join lateral (
     select
       a.at,
-      -- From each step to the end of the lifetime it is as long as it was from the last.
+      -- A sliding lifetime begins anew with each step, and keeps its length.
       case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
     from (select greatest(p_now, i.state_changed_at) as at offset 0) a
   ) n
   left join lateral (
     select
-      w.status, w.events, w.timeouts, w.eventless,
+      w.status, w.events, w.timeouts, x.next,
       case when w.eventless then
-        pawl.settle(
-          (i)::pawl.instance,
-          (
-            i.tenant_id, i.id, i.workflow, i.workflow_version, t.target, w.status, i.version + 1, t.context,
-            i.business_key, i.correlation_id, i.parent_id, i.created_at, n.at, n.expires_at, i.error
-          )::pawl.instance,
-          c.event, c.payload, nullif(c.reason, ''), p_now, p_setting)
-      end as settled
+        pawl_private.complete_macrostep(
+          p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
+          p_payload => (p_command).payload, p_reason => nullif((p_command).reason, ''), p_now => p_now,
+          p_setting => p_setting)
+      end as macrostep
     from pawl.workflow_state w
+    cross join lateral (
+      select pawl_private.instance_row(
+        p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
+        p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
+        p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
+        p_state_changed_at => n.at, p_expires_at => n.expires_at,
+        p_error => case
+          when w.status = 'failed' then
+            jsonb_build_object(
+              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+          else i.error
+        end) as next
+      offset 0
+    ) x
     where w.workflow = i.workflow
       and w.workflow_version = i.workflow_version
       and w.state = t.target
@@ -1451,35 +3345,34 @@ as $$
     select case
       when e.refusal is not null then e.refusal
       when t.unchecked then 'payload-unchecked'
-      when (s.settled).outcome is not null then (s.settled).outcome
+      when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
       when t.target is not null then 'context-too-large'
-      when c.event = any (f.events) then 'guard-rejected'
-      when pawl.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
+      when (p_command).event = any (f.events) then 'guard-rejected'
+      when pawl_private.knows_event(i.workflow, i.workflow_version, (p_command).event) then 'transition-not-allowed'
       else 'unknown-event'
-    end as outcome
+    end as code
     offset 0
   ) x
   cross join lateral (
     select
       case
-        -- Its claim will tell.
-        when pawl.is_decision(x.outcome) then x.outcome
+        -- The claim of its key will tell whether the decision counts.
+        when pawl_private.is_decision(x.code) then x.code
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > p_now
+          where k.tenant_id = p_tenant and k.key = (p_command).key and k.expires_at > p_now
         ) then 'seen'
-        else x.outcome
-      end as outcome,
-      s.status is not null and (s.settled).outcome is null as applied
+        else x.code
+      end as code,
+      s.status is not null and (s.macrostep).refusal is null as applied
     offset 0
   ) o
-  where c.seen is not true
 $$;
-revoke execute on function pawl.decide(text,timestamp with time zone,pawl.setting,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean[],boolean,pawl.instance[]) from public;
+revoke execute on function pawl_private.decide(text,timestamp with time zone,pawl.setting,pawl_private.fire_command) from public;
 
-create function pawl.definition_fault(p_definition jsonb) returns text
+create function pawl_private.definition_fault(p_definition jsonb) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1491,7 +3384,7 @@ as $$
     when jsonb_typeof(p_definition -> 'states') is distinct from 'object' then 'states must be an object'
     else (
       with node as materialized (
-        select * from pawl.definition_states(p_definition)
+        select * from pawl_private.definition_states(p_definition)
       )
       select case
         when (select count(*) from node) > g.state_limit
@@ -1549,9 +3442,9 @@ as $$
   end
   from pawl.setting g
 $$;
-revoke execute on function pawl.definition_fault(jsonb) from public;
+revoke execute on function pawl_private.definition_fault(jsonb) from public;
 
-create function pawl.definition_states(p_definition jsonb) returns TABLE(path text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
+create function pawl_private.definition_states(p_definition jsonb) returns TABLE(path text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1584,14 +3477,14 @@ as $$
     ) d
   ) t
 $$;
-revoke execute on function pawl.definition_states(jsonb) from public;
+revoke execute on function pawl_private.definition_states(jsonb) from public;
 
-create function pawl.definition_transitions(p_definition jsonb) returns TABLE(source text, event text, "position" bigint, target text, guard_text text, assign_names text[], assign_paths jsonpath[], assign_stages integer[], assign_payload boolean, payload_schema jsonb)
+create function pawl_private.definition_transitions(p_definition jsonb) returns TABLE(source text, event text, "position" bigint, target text, guard_text text, assign_names text[], assign_paths jsonpath[], assign_stages integer[], assign_payload boolean, payload_schema jsonb)
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
   with node as materialized (
-    select * from pawl.definition_states(p_definition)
+    select * from pawl_private.definition_states(p_definition)
   ),
   declared as materialized (
     select n.path, n.lineage, e.event, t.position, t.value, t.value ->> 'target' as target
@@ -1605,16 +3498,16 @@ as $$
     ) e
     cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   ),
-  -- inside is around both the declaring state and the target: what neither leaves nor enters.
+  -- inside: the states around the declaring state, some of which are around the target too.
   inherited as (
     select
       s.path as source, s.lineage, d.event, d.value, d.target,
       row_number() over (partition by s.path, d.event order by cardinality(d.lineage) desc, d.position) as position,
-      -- One schema serves all transitions of an event in a state.
+      -- All transitions of an event in a state share one schema.
       (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
         over (partition by s.path, d.event))[1] as payload_schema,
       d.lineage[:cardinality(d.lineage) - 1] as inside,
-      -- One that is inherited behind one without a guard is never taken.
+      -- An inherited transition behind one without a guard is never taken.
       bool_or(not d.value ? 'guard') over (
         partition by s.path, d.event order by cardinality(d.lineage) desc
         groups between unbounded preceding and 1 preceding
@@ -1650,7 +3543,7 @@ as $$
         from (
           select row_number() over (order by x.place)::integer as stage, x.assign
           from (
-            -- Left, the transition itself, entered: by their place in the order.
+            -- States that are left, the transition itself, states that are entered, in this order.
             select -cardinality(n.lineage) as place, n.value #> '{exit,assign}' as assign
             from node n
             where n.path = any (i.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
@@ -1674,26 +3567,15 @@ as $$
   ) a
   where i.idle is not true and (i.event <> ':initial' or a.names is not null or a.payload)
 $$;
-revoke execute on function pawl.definition_transitions(jsonb) from public;
+revoke execute on function pawl_private.definition_transitions(jsonb) from public;
 
-create function pawl.delete_subscription(p_tenant text, p_id uuid) returns boolean
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
-  return found;
-end
-$$;
-revoke execute on function pawl.delete_subscription(text,uuid) from public;
-
-create function pawl.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
+create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language sql stable parallel safe
 as $$
   select jsonb_build_object(
     'context', p_instance.context,
     'payload', p_payload,
-    'now', pawl.rfc3339(p_now),
+    'now', pawl_private.rfc3339(p_now),
     'instance', jsonb_build_object(
       'id', p_instance.id,
       'workflow', p_instance.workflow,
@@ -1703,107 +3585,151 @@ as $$
       'version', p_instance.version,
       'business_key', p_instance.business_key,
       'correlation_id', p_instance.correlation_id,
-      'created_at', pawl.rfc3339(p_instance.created_at),
-      'state_changed_at', pawl.rfc3339(p_instance.state_changed_at),
-      'expires_at', pawl.rfc3339(p_instance.expires_at)))
+      'created_at', pawl_private.rfc3339(p_instance.created_at),
+      'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
 $$;
-revoke execute on function pawl.document(pawl.instance,jsonb,timestamp with time zone) from public;
+revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
 
-create function pawl.due_deliveries(p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid) returns SETOF pawl.delivery
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_incremental_sort = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
+create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
+language sql stable parallel safe
+as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
+revoke execute on function pawl_private.fingerprint(uuid,text,jsonb) from public;
+
+create function pawl_private.fire_timer_batch(p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_due_at timestamp with time zone[]) returns integer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := pawl.now();
-  v_left integer := p_limit;
-  v_tenant text := p_after_tenant;
-  v_id uuid := p_after_subscription;
-  v_next record;
-  v_health record;
-  v_due timestamptz;
-  v_each integer;
-  v_read integer;
+  v_fired integer := 0;
+  v_none text[] := array_fill(''::text, array[cardinality(p_ids)]);
+  v_outcome record;
 begin
-  return query
-  select d.*
-  from pawl.delivery d
-  where d.status = 'pending' and d.next_attempt_at is not null and d.callback
-    and d.next_attempt_at <= v_now
-    and d.id <> all (p_flying)
-  order by d.next_attempt_at
-  limit least(p_each, v_left / 2);
-  get diagnostics v_read = row_count;
-  v_left := v_left - v_read;
-
-  while v_left > 0 loop
-    select d.tenant_id, d.subscription_id, d.next_attempt_at
-    into v_next
-    from pawl.delivery d
-    where (d.tenant_id, d.subscription_id) > (v_tenant, v_id)
-      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at
-    limit 1;
-    exit when not found;
-    v_tenant := v_next.tenant_id;
-    v_id := v_next.subscription_id;
-    select s.failures, s.rests_until, s.disabled_at
-    into v_health
-    from pawl.subscription s
-    where s.tenant_id = v_tenant and s.id = v_id;
-    v_each := p_each;
-    v_due := case when found then v_now else 'infinity' end;
-    continue when v_next.next_attempt_at > v_due;
-    if found then
-      continue when v_health.disabled_at is not null or v_health.rests_until > v_now;
-      if pawl.rests_after(v_health.failures, interval '1 second') is not null then
-        v_each := 1;
-      end if;
+  for v_outcome in
+    select o.code, o.ordinal, (i)::pawl.instance as instance
+    from pawl.fire(
+      p_tenant => p_tenant, p_ids => p_ids, p_events => p_events,
+      p_payloads => array(
+        select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
+      p_keys => v_none,
+      p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
+      p_checked => array_fill('*'::text, array[cardinality(p_ids)]),
+      p_actors => array_fill('pawl'::text, array[cardinality(p_ids)]),
+      p_reasons => v_none, p_correlation_ids => v_none, p_traceparents => v_none, p_by_timer => true) o
+    cross join lateral (
+      select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = p_ids[o.ordinal] limit 1
+    ) i
+  loop
+    if v_outcome.code = 'applied' then
+      v_fired := v_fired + 1;
+    else
+      perform pawl_private.set_timer(v_outcome.instance, p_tried[v_outcome.ordinal]);
     end if;
-    v_read := (select count(*) from unnest(p_flying_subscriptions) as f (id) where f.id = v_id);
-    continue when v_read * 2 >= v_each;
-    return query
-    select d.*
-    from pawl.delivery d
-    where d.tenant_id = v_tenant and d.subscription_id = v_id
-      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-      and d.next_attempt_at <= v_due
-      and d.id <> all (p_flying)
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
-    limit least(v_each - v_read, v_left);
-    get diagnostics v_read = row_count;
-    v_left := v_left - v_read;
   end loop;
+  return v_fired;
+exception when others then
+  if cardinality(p_ids) = 1 then
+    raise warning 'pawl: % of instance % fails: %', p_events[1], p_ids[1], sqlerrm;
+    update pawl.timer t
+    set due_at = pawl.now() + interval '1 minute'
+    where t.tenant_id = p_tenant and t.instance_id = p_ids[1];
+    return 0;
+  end if;
+  v_fired := 0;
+  for v_i in 1 .. cardinality(p_ids) loop
+    v_fired := v_fired + pawl_private.fire_timer_batch(
+      p_tenant => p_tenant, p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i], p_events => p_events[v_i:v_i],
+      p_tried => p_tried[v_i:v_i], p_due_at => p_due_at[v_i:v_i]);
+  end loop;
+  return v_fired;
 end
 $$;
-revoke execute on function pawl.due_deliveries(integer,integer,uuid[],uuid[],text,uuid) from public;
+revoke execute on function pawl_private.fire_timer_batch(text,uuid[],bigint[],text[],integer[],timestamp with time zone[]) from public;
 
-create function pawl.endpoints_of(p_tenants text[], p_ids uuid[]) returns SETOF pawl.endpoint
-language sql stable security definer
-set enable_seqscan = 'off'
-set search_path = pg_catalog, pg_temp
+create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
+language sql stable parallel safe
 as $$
-  select
-    s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, ''),
-    s.disabled_at is not null
-  from unnest(p_tenants, p_ids) as k (tenant_id, id)
-  cross join lateral (
-    select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
-  ) s
-  union all
-  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false
-  from unnest(p_tenants, p_ids) as k (tenant_id, id)
-  cross join lateral (
-    select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
-  ) b
+  select array_agg(t.guard_text order by t.position)
+  from pawl.workflow_transition t
+  where t.workflow = p_workflow
+    and t.workflow_version = p_workflow_version
+    and t.source = p_state
+    and t.event = p_event
 $$;
-revoke execute on function pawl.endpoints_of(text[],uuid[]) from public;
+revoke execute on function pawl_private.guards(text,integer,text,text) from public;
 
-create function pawl.event_of(p_step pawl.history) returns SETOF pawl.event
+create function pawl_private.instance_retains(p_tenant text, p_id uuid, p_now timestamp with time zone, OUT retains boolean, OUT expired tid[]) returns record
+language sql volatile
+as $$
+  select not coalesce(bool_and(l.place is not null), true), array_agg(l.place)
+  from (
+    select h.key
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_id and h.key is not null
+    union
+    select r.key
+    from pawl.idempotency_key r
+    where r.tenant_id = p_tenant and r.instance_id = p_id and r.decision <> 'applied'
+  ) n
+  cross join lateral (
+    select k.instance_id
+    from pawl.idempotency_key k
+    where k.tenant_id = p_tenant and k.key = n.key
+    limit 1
+  ) k
+  left join lateral (
+    select k.ctid as place
+    from pawl.idempotency_key k
+    where k.tenant_id = p_tenant and k.key = n.key and k.instance_id = p_id and k.expires_at <= p_now
+    limit 1
+    for update skip locked
+  ) l on true
+  where k.instance_id = p_id -- A key that expired may have been taken by another instance since.
+$$;
+revoke execute on function pawl_private.instance_retains(text,uuid,timestamp with time zone) from public;
+
+create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb) returns pawl.instance
+language sql immutable parallel safe
+as $$
+  select row(
+    p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
+    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error)::pawl.instance
+$$;
+revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object) from public;
+
+create function pawl_private.is_decision(p_code text) returns boolean
+language sql immutable parallel safe
+as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
+revoke execute on function pawl_private.is_decision(text) from public;
+
+create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+language sql stable parallel safe
+as $$
+  select exists (
+    select from pawl.workflow_transition t
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+$$;
+revoke execute on function pawl_private.knows_event(text,integer,text) from public;
+
+create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
+language sql stable
+as $$
+  select exists (
+    select from pawl.consumer c
+    where not pg_visible_in_snapshot(
+      (
+        select h.xid
+        from pawl.history h
+        where h.tenant_id = p_tenant and h.instance_id = p_id
+        order by h.version desc
+        limit 1
+      ),
+      c.cursor)
+  )
+$$;
+revoke execute on function pawl_private.log_retains(text,uuid) from public;
+
+create function pawl_private.message_of(p_step pawl.history) returns SETOF pawl.message
 language sql stable
 as $$
   select (p_step).*, i.business_key, i.correlation_id, i.created_at, s.events
@@ -1823,9 +3749,9 @@ as $$
     limit 1
   ) s on true
 $$;
-revoke execute on function pawl.event_of(pawl.history) from public;
+revoke execute on function pawl_private.message_of(pawl.history) from public;
 
-create function pawl.event_type(p_kind text) returns text
+create function pawl_private.message_type(p_kind text) returns text
 language sql immutable parallel safe
 as $$
   select 'pawl.instance.' || case p_kind
@@ -1834,831 +3760,9 @@ as $$
     else p_kind
   end
 $$;
-revoke execute on function pawl.event_type(text) from public;
+revoke execute on function pawl_private.message_type(text) from public;
 
-create function pawl.events_of(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns SETOF pawl.event
-language sql stable security definer
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-  select e.*
-  from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
-  cross join lateral (
-    select h as step
-    from pawl.history h
-    where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
-    limit 1
-  ) h
-  cross join lateral pawl.event_of(h.step) e
-$$;
-revoke execute on function pawl.events_of(text[],uuid[],bigint[]) from public;
-
-create function pawl.final_instances(p_limit integer, p_age interval, p_tenant text, p_workflows text[], INOUT at_tenant text, INOUT at_workflow text, INOUT at_status text, INOUT at_id uuid, OUT ids uuid[], OUT before timestamp with time zone) returns record
-language plpgsql volatile
-set enable_bitmapscan = 'off'
-set enable_incremental_sort = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-  v_limit integer := greatest(p_limit, 1);
-  v_next record;
-  v_row record;
-  v_read boolean;
-  v_steps bigint := 0;
-begin
-  ids := '{}';
-  at_tenant := coalesce(nullif(at_tenant, ''), p_tenant, '');
-  if p_age is null and not exists (select from pawl.workflow w where w.retention is not null) then
-    at_tenant := '';
-    return;
-  end if;
-  -- Tenants and workflows without anything to read are passed one by one: some in each call.
-  for v_try in 1 .. 100 loop
-    select i.tenant_id, i.workflow, i.status
-    into v_next
-    from pawl.instance i
-    where (i.tenant_id, i.workflow, i.status, i.id) > (at_tenant, at_workflow, at_status, at_id)
-      and i.workflow <> '' -- The condition of the index.
-    order by i.tenant_id, i.workflow, i.status, i.id
-    limit 1;
-    if not found or v_next.tenant_id <> p_tenant then
-      at_tenant := ''; at_workflow := ''; at_status := ''; at_id := '00000000-0000-0000-0000-000000000000';
-      return;
-    end if;
-    if (v_next.tenant_id, v_next.workflow, v_next.status) <> (at_tenant, at_workflow, at_status) then
-      at_tenant := v_next.tenant_id;
-      at_workflow := v_next.workflow;
-      at_status := v_next.status;
-      at_id := '00000000-0000-0000-0000-000000000000';
-    end if;
-    before := v_now - coalesce(p_age, (
-      select w.retention from pawl.workflow w where w.name = at_workflow order by w.version desc limit 1));
-    v_read := false;
-    if at_status <> 'active' and before is not null and coalesce(at_workflow = any (p_workflows), true) then
-      for v_row in
-        select i.id, i.version, i.state_changed_at
-        from pawl.instance i
-        -- As rows, since by its columns one by one the primary key would seem as good.
-        where (i.tenant_id, i.workflow, i.status, i.id) > (at_tenant, at_workflow, at_status, at_id)
-          and (i.tenant_id, i.workflow, i.status, i.id) <
-            (at_tenant, at_workflow, at_status, pawl.uuid_v7_floor(before + interval '1 millisecond'))
-          and i.workflow <> ''
-        order by i.tenant_id, i.workflow, i.status, i.id
-        limit v_limit
-      loop
-        v_read := true;
-        if v_row.state_changed_at <= before then
-          v_steps := v_steps + v_row.version;
-          -- A long history is a page of its own, or removing one would take long.
-          exit when ids <> '{}' and v_steps > 20 * v_limit;
-          ids := ids || v_row.id;
-        end if;
-        at_id := v_row.id;
-      end loop;
-    end if;
-    if v_read then
-      return;
-    end if;
-    at_id := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-  end loop;
-end
-$$;
-revoke execute on function pawl.final_instances(integer,interval,text,text[],text,text,text,uuid) from public;
-
-create function pawl.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
-language sql stable parallel safe
-as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
-revoke execute on function pawl.fingerprint(uuid,text,jsonb) from public;
-
-create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_timers boolean DEFAULT false) returns SETOF pawl.outcome
-language plpgsql volatile security definer
-set enable_memoize = 'off'
-set plan_cache_mode = 'force_generic_plan'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_setting pawl.setting;
-  v_now timestamptz := pawl.now();
-  v_seen boolean[];
-  v_row record;
-  v_ordinals integer[];
-  v_keys text[];
-  v_fingerprints bytea[];
-  v_events text[];
-begin
-  if cardinality(p_ids) > 1 and (select count(distinct c.id) from unnest(p_ids) as c (id)) < cardinality(p_ids) then
-    raise exception 'fire: an instance is named twice in one call; move it one step at a time'
-      using errcode = 'PW001';
-  end if;
-
-  select
-    g as setting,
-    array(
-      select (
-        select true
-        from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
-      )
-      from unnest(p_keys) as c (key)) as seen
-  into strict v_row
-  from pawl.setting g;
-  v_setting := v_row.setting;
-  v_seen := v_row.seen;
-  if true = any (v_seen) then
-    -- A retry takes no lock, and no transaction id: what was decided does not change.
-    return query select r.*
-    from (
-      select
-        array_agg(c.ordinal::integer) as ordinals,
-        array_agg(c.key) as keys,
-        array_agg(pawl.fingerprint(c.id, c.event, c.payload)) as fingerprints,
-        array_agg(c.event) as events
-      from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
-      where c.seen
-    ) c
-    cross join lateral pawl.replay(p_tenant, v_now, v_setting, c.ordinals, c.keys, c.fingerprints, c.events) r;
-    if true = all (v_seen) then
-      return;
-    end if;
-  end if;
-
-  perform i.found
-  from (select c.id from unnest(p_ids, v_seen) as c (id, seen) where c.seen is not true order by c.id) c
-  cross join lateral (
-    select true as found
-    from pawl.instance i
-    where i.tenant_id = p_tenant and i.id = c.id
-    limit 1
-    for no key update
-  ) i;
-
-  -- Read under the lock, so that time rises with the version.
-  v_now := pawl.now();
-
-  for v_row in
-    with decided as materialized (
-      select * from pawl.decide(
-        p_tenant, v_now, v_setting, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked,
-        p_actors, p_reasons, p_correlation_ids, p_traceparents, v_seen, p_timers, null)
-    ),
-    claimed as (
-      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.outcome, d.id, d.version, v_now + v_setting.idempotency_ttl
-      from decided d
-      where d.key is not null and pawl.is_decision(d.outcome)
-      order by d.key, d.ordinal
-      on conflict on constraint idempotency_key_pkey do update
-      set fingerprint = excluded.fingerprint, outcome = excluded.outcome, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at
-      where k.expires_at <= v_now
-      -- The instance tells two commands with one key apart.
-      returning k.key, k.instance_id
-    ),
-    settled as materialized (
-      select d.ordinal
-      from decided d
-      where d.outcome <> 'seen' and (
-        d.key is null
-        or not pawl.is_decision(d.outcome)
-        or (d.key, d.id) in (select k.key, k.instance_id from claimed k)
-      )
-    ),
-    -- "is true" keeps the planner, who expects few commands, from comparing each with each.
-    moved as (
-      -- Every row exists and is locked: this is an update whose look-up by the full key
-      -- no plan can change, which an update with a join is not.
-      insert into pawl.instance as i (
-        tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at,
-        expires_at, error)
-      select
-        p_tenant, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context, d.created_at,
-        d.state_changed_at, d.expires_at, d.error
-      from decided d
-      where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
-      on conflict on constraint instance_pkey do update
-      set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
-    ),
-    appended as (
-      insert into pawl.history (
-        tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-        context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
-      select
-        p_tenant, d.id, d.version, d.workflow, d.workflow_version,
-        case when not p_timers then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end, d.event,
-        d.from_state, d.state, d.status, d.context, d.payload, d.expires_at, d.error, d.actor, d.reason,
-        case when p_timers then 'timer:' || d.version - 1 else d.key end, d.command_correlation_id,
-        d.traceparent, d.state_changed_at
-      from decided d
-      where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
-        and d.steps is null
-    ),
-    armed as (
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, d.id, d.due_at, d.version, 0
-      from decided d
-      where (d.outcome = 'applied' and d.ordinal in (select s.ordinal from settled s)) is true
-        and d.due_at is not null
-      on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
-      -- A look that comes too early puts the timer right.
-      where t.due_at > excluded.due_at or t.due_at <= v_now
-    )
-    select
-      d.ordinal in (select s.ordinal from settled s) as settled,
-      d.ordinal,
-      d.key,
-      d.fingerprint,
-      d.event,
-      case
-        when d.outcome = 'applied' and d.was_timed and d.due_at is null then d.id
-      end as disarmed,
-      d.steps,
-      (
-        d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
-        d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
-        d.payload_schema
-      )::pawl.outcome as answer
-    from decided d
-  loop
-    if not v_row.settled then
-      v_ordinals := v_ordinals || v_row.ordinal;
-      v_keys := v_keys || v_row.key;
-      v_fingerprints := v_fingerprints || v_row.fingerprint;
-      v_events := v_events || v_row.event;
-      continue;
-    end if;
-    if v_row.steps is not null then
-      perform pawl.append_steps(
-        v_row.steps, case when not p_timers then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-        v_row.event, p_payloads[v_row.ordinal], p_actors[v_row.ordinal], p_reasons[v_row.ordinal],
-        case when p_timers then 'timer:' || (v_row.steps[1]).version else v_row.key end,
-        p_correlation_ids[v_row.ordinal], p_traceparents[v_row.ordinal]);
-    end if;
-    if v_row.disarmed is not null then
-      -- One by one, since a delete with a join would not be bound to the full key.
-      delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.disarmed;
-    end if;
-    return next v_row.answer;
-  end loop;
-
-  if v_ordinals is not null then
-    return query select * from pawl.replay(p_tenant, v_now, v_setting, v_ordinals, v_keys, v_fingerprints, v_events);
-  end if;
-end
-$$;
-revoke execute on function pawl.fire(text,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean) from public;
-
-create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_outcome pawl.outcome;
-begin
-  select * into strict v_outcome from pawl.fire(
-    p_tenant, array[p_id], array[p_event], array[p_payload], array[coalesce(p_key, '')],
-    array[coalesce('{' || p_expected_version || '}', '')], array['*'], array[p_actor], array[''],
-    array[coalesce(p_correlation_id, '')], array['']);
-  if v_outcome.outcome <> 'applied' then
-    perform pawl.refuse(v_outcome, p_event, p_expected_version);
-  end if;
-  return pawl.instance_of(p_tenant, v_outcome);
-end
-$$;
-revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
-
-create function pawl.fire_timer_batch(p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_due_at timestamp with time zone[]) returns integer
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_fired integer := 0;
-  v_none text[] := array_fill(''::text, array[cardinality(p_ids)]);
-  v_outcome record;
-begin
-  for v_outcome in
-    select o.outcome, o.ordinal, (i)::pawl.instance as instance
-    from pawl.fire(
-      p_tenant, p_ids, p_events,
-      array(select jsonb_build_object('due_at', pawl.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
-      v_none, array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
-      array_fill('*'::text, array[cardinality(p_ids)]), array_fill('pawl'::text, array[cardinality(p_ids)]),
-      v_none, v_none, v_none, true) o
-    cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = o.id limit 1) i
-  loop
-    if v_outcome.outcome = 'applied' then
-      v_fired := v_fired + 1;
-    else
-      perform pawl.set_timer(v_outcome.instance, p_tried[v_outcome.ordinal]);
-    end if;
-  end loop;
-  return v_fired;
-exception when others then
-  if cardinality(p_ids) = 1 then
-    raise warning 'pawl: % of instance % fails: %', p_events[1], p_ids[1], sqlerrm;
-    update pawl.timer t
-    set due_at = pawl.now() + interval '1 minute'
-    where t.tenant_id = p_tenant and t.instance_id = p_ids[1];
-    return 0;
-  end if;
-  v_fired := 0;
-  for v_i in 1 .. cardinality(p_ids) loop
-    v_fired := v_fired + pawl.fire_timer_batch(
-      p_tenant, p_ids[v_i:v_i], p_versions[v_i:v_i], p_events[v_i:v_i], p_tried[v_i:v_i], p_due_at[v_i:v_i]);
-  end loop;
-  return v_fired;
-end
-$$;
-revoke execute on function pawl.fire_timer_batch(text,uuid[],bigint[],text[],integer[],timestamp with time zone[]) from public;
-
-create function pawl.fire_timers(p_limit integer, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval) returns record
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-  v_timer record;
-  v_tenant text;
-  v_ids uuid[];
-  v_versions bigint[];
-  v_events text[];
-  v_tried integer[];
-  v_due_at timestamptz[];
-begin
-  looked_at := -1;
-  fired := 0;
-  late := interval '0';
-  if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
-    looked_at := 0;
-    for v_timer in
-      select t.tenant_id, i.instance, a.tried, d.due_at, d.event, d.tried as next_tried
-      from (
-        select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
-      ) t
-      cross join lateral (
-        select i as instance
-        from pawl.instance i
-        where i.tenant_id = t.tenant_id and i.id = t.instance_id
-        limit 1
-        for no key update skip locked
-      ) i
-      -- What was refused counts for the state that it was refused in.
-      cross join lateral (
-        select case when t.armed_version = (i.instance).version then t.tried else 0 end as tried
-      ) a
-      left join lateral pawl.next_deadline(i.instance, a.tried) d on true
-      order by t.tenant_id
-    loop
-      looked_at := looked_at + 1;
-      if v_timer.due_at <= v_now then
-        if v_timer.tenant_id <> v_tenant then
-          fired := fired + pawl.fire_timer_batch(v_tenant, v_ids, v_versions, v_events, v_tried, v_due_at);
-          v_ids := null; v_versions := null; v_events := null; v_tried := null; v_due_at := null;
-        end if;
-        v_tenant := v_timer.tenant_id;
-        v_ids := v_ids || (v_timer.instance).id;
-        v_versions := v_versions || (v_timer.instance).version;
-        v_events := v_events || v_timer.event;
-        v_tried := v_tried || v_timer.next_tried;
-        v_due_at := v_due_at || v_timer.due_at;
-        late := greatest(late, v_now - v_timer.due_at);
-      else
-        perform pawl.set_timer(v_timer.instance, v_timer.tried);
-      end if;
-    end loop;
-    if v_ids is not null then
-      fired := fired + pawl.fire_timer_batch(v_tenant, v_ids, v_versions, v_events, v_tried, v_due_at);
-    end if;
-  end if;
-  select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
-end
-$$;
-revoke execute on function pawl.fire_timers(integer) from public;
-
-create function pawl.forget(p_consumer text) returns boolean
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  delete from pawl.consumer c where c.name = p_consumer and c.lease_until <= pawl.now();
-  if found then
-    return true;
-  elsif exists (select from pawl.consumer c where c.name = p_consumer) then
-    raise exception 'consumer %: a process leads; stop it first', p_consumer using errcode = 'PW409';
-  end if;
-  return false;
-end
-$$;
-revoke execute on function pawl.forget(text) from public;
-
-create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select e.event, t.target is not null
-  from unnest(p_events) as e (event)
-  left join lateral pawl.choose(
-    p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
-    pawl.document(p_instance, p_payload, pawl.now()), '*') t on true
-  order by e.event
-$$;
-revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
-
-create function pawl.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
-language sql stable parallel safe
-as $$
-  select array_agg(t.guard_text order by t.position)
-  from pawl.workflow_transition t
-  where t.workflow = p_workflow
-    and t.workflow_version = p_workflow_version
-    and t.source = p_state
-    and t.event = p_event
-$$;
-revoke execute on function pawl.guards(text,integer,text,text) from public;
-
-create function pawl.instance_of(p_tenant text, p_outcome pawl.outcome) returns pawl.instance
-language sql immutable parallel safe
-as $$
-  select (
-    p_tenant, p_outcome.id, p_outcome.workflow, p_outcome.workflow_version, p_outcome.state, p_outcome.status,
-    p_outcome.version, p_outcome.context, p_outcome.business_key, p_outcome.correlation_id, null,
-    p_outcome.created_at, p_outcome.state_changed_at, p_outcome.expires_at, p_outcome.error)::pawl.instance
-$$;
-revoke execute on function pawl.instance_of(text,pawl.outcome) from public;
-
-create function pawl.is_decision(p_outcome text) returns boolean
-language sql immutable parallel safe
-as $$ select p_outcome in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
-revoke execute on function pawl.is_decision(text) from public;
-
-create function pawl.jsonpath_error(p_path text) returns text
-language plpgsql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform p_path::jsonpath;
-  return null;
-exception when others then
-  return sqlerrm;
-end
-$$;
-revoke execute on function pawl.jsonpath_error(text) from public;
-
-create function pawl.keep_lead(p_consumer text, p_term bigint, p_lease interval) returns boolean
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if exists (
-    select from pawl.consumer c
-    where c.name = p_consumer and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
-  ) then
-    return true;
-  end if;
-  return pawl.renew(p_consumer, p_term, p_lease);
-end
-$$;
-revoke execute on function pawl.keep_lead(text,bigint,interval) from public;
-
-create function pawl.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
-language sql stable parallel safe
-as $$
-  select exists (
-    select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
-$$;
-revoke execute on function pawl.knows_event(text,integer,text) from public;
-
-create function pawl.lead(p_consumer text, p_leader text, p_lease interval) returns bigint
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-  v_floor bigint := pawl.seq_floor();
-  v_snapshot pg_snapshot := pg_current_snapshot();
-  v_term bigint;
-begin
-  if exists (
-    select from pawl.consumer c
-    where c.name = p_consumer and pg_snapshot_xmax(coalesce(c.batch, c.cursor)) > pg_snapshot_xmax(v_snapshot)
-  ) then
-    raise exception 'consumer %: its cursor is of another server, so this database was restored from a dump', p_consumer
-      using errcode = 'PW409', hint = 'Run as the owner of the schema: select pawl.restored()';
-  end if;
-  update pawl.consumer c
-  set cursor = coalesce(c.cursor, v_snapshot),
-    floor = case
-      when c.cursor is null and pg_visible_in_snapshot(c.next_floor_xid, v_snapshot) then c.next_floor
-      else c.floor
-    end,
-    -- What is read next is older than this only if it is a batch that was begun.
-    next_floor = case when c.batch is null and v_floor is not null then v_floor else c.next_floor end,
-    next_floor_xid = case when c.batch is null and v_floor is not null then pg_current_xact_id() else c.next_floor_xid end,
-    term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
-  where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
-  returning c.term into v_term;
-  return v_term;
-end
-$$;
-revoke execute on function pawl.lead(text,text,interval) from public;
-
-create function pawl.look(p_consumer text, OUT batch pg_snapshot, OUT begun boolean, OUT idle boolean, OUT place bigint) returns record
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl.place_after(c)
-  into batch, begun, idle, place
-  from pawl.consumer c
-  cross join (select pg_current_snapshot() as now offset 0) s
-  where c.name = p_consumer;
-end
-$$;
-revoke execute on function pawl.look(text) from public;
-
-create function pawl.make_deliveries(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid DEFAULT NULL::uuid, OUT steps integer, OUT deliveries integer, OUT place bigint) returns record
-language plpgsql volatile
-set enable_hashjoin = 'off'
-set enable_mergejoin = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
-as $$
-declare
-  v_now timestamptz := pawl.now();
-begin
-  with step as materialized (
-    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl.read_steps(p_consumer, p_batch, p_limit) h
-  ),
-  matching as (
-    select h.*, s.id as subscription_id, false as callback
-    from step h
-    cross join lateral (
-      select s.id
-      from pawl.subscription s
-      where s.tenant_id = h.tenant_id
-        and (p_only is null or s.id = p_only)
-        and s.disabled_at is null
-        and not pg_visible_in_snapshot(h.xid, s.since)
-        and (s.workflows = '{}' or h.workflow = any (s.workflows))
-        and (s.events = '{}' or h.event = any (s.events))
-        and (
-          s.states = '{}'
-          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
-        )
-        and (not s.terminal_only or h.status <> 'active')
-    ) s
-    union all
-    select h.*, h.instance_id, true
-    from step h
-    cross join lateral (
-      select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
-    ) b
-    where h.status <> 'active' and p_only is null
-  ),
-  made as (
-    insert into pawl.delivery (
-      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
-    select
-      m.tenant_id, pawl.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl.event_type(m.kind),
-      'pending', 0, case when w.failed then null else v_now end, v_now
-    from (
-      -- Ids are in the order of the steps.
-      select m.*, row_number() over (order by m.seq) as ordinal
-      from matching m
-    ) m
-    left join lateral (
-      select d.attempts > 0 or d.next_attempt_at is null as failed
-      from pawl.delivery d
-      where d.tenant_id = m.tenant_id
-        and d.subscription_id = m.subscription_id
-        and d.instance_id = m.instance_id
-        and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
-      limit 1
-    ) w on true
-    order by m.ordinal
-    -- Where somebody has put the cursor back, or changed the subscription.
-    on conflict on constraint delivery_step_key do nothing
-    returning 1
-  )
-  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
-  into steps, deliveries, place;
-  if steps < p_limit then
-    place := pawl.place_after(p_consumer);
-  end if;
-end
-$$;
-revoke execute on function pawl.make_deliveries(pawl.consumer,pg_snapshot,integer,uuid) from public;
-
-create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, outcome text)
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_map jsonb := coalesce(p_state_map, '{}');
-  v_after uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
-  v_limit integer := greatest(p_limit, 1);
-  v_now timestamptz;
-  v_version integer;
-  v_faults jsonb;
-  v_other pawl.workflow_migration;
-  v_ids uuid[];
-  v_id uuid;
-  v_old pawl.instance;
-  v_new pawl.instance;
-  v_target record;
-  v_settlement pawl.settlement;
-  v_setting pawl.setting;
-  v_moved bigint := 0;
-begin
-  select * into strict v_setting from pawl.setting;
-  foreach v_version in array array[p_from, p_to] loop
-    if p_dry_run then
-      perform from pawl.workflow w where w.name = p_workflow and w.version = v_version;
-    else
-      -- Not to be retired meanwhile.
-      perform from pawl.workflow w where w.name = p_workflow and w.version = v_version for key share;
-    end if;
-    if not found then
-      raise exception 'workflow % has no version %', p_workflow, v_version
-        using errcode = 'PW404', detail = jsonb_build_object('code', 'workflow-not-found')::text;
-    end if;
-  end loop;
-  v_faults := pawl.migration_faults(p_workflow, p_from, p_to, v_map, p_states);
-  if v_faults is not null then
-    raise exception 'the migration does not fit the versions'
-      using errcode = 'PW422', detail = jsonb_build_object('code', 'malformed-request', 'errors', v_faults)::text;
-  end if;
-
-  if not p_dry_run then
-    perform pg_advisory_xact_lock(hashtextextended(format('pawl.migrate %s %s', p_tenant, p_workflow), 0));
-    v_now := pawl.now();
-    update pawl.workflow_migration m
-    set finished_at = v_now
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to)
-      and m.batch_at <= v_now - interval '1 minute';
-    select m.*
-    into v_other
-    from pawl.workflow_migration m
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to);
-    if found then
-      raise exception 'workflow %: a migration from version % to % is under way', p_workflow, v_other.from_version,
-        v_other.to_version
-        using errcode = 'PW409', detail = jsonb_build_object('code', 'workflow-conflict')::text;
-    end if;
-    insert into pawl.workflow_migration as m (
-      tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
-    values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
-    on conflict on constraint workflow_migration_pkey do update
-    set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
-      actor = case when m.finished_at is null then m.actor else excluded.actor end,
-      batch_at = excluded.batch_at,
-      finished_at = null;
-  end if;
-
-  if p_ids is null then
-    v_ids := array(
-      select i.id
-      from pawl.instance i
-      where i.tenant_id = p_tenant
-        and i.workflow = p_workflow
-        and i.workflow <> '' -- The condition of the index.
-        and i.status = 'active'
-        and i.id > v_after
-        and i.workflow_version = p_from
-        and (p_states is null or i.state = any (p_states))
-      order by i.id
-      limit v_limit);
-  else
-    v_ids := array(
-      select c.id
-      from (select distinct u.id from unnest(p_ids) as u (id) where u.id > v_after order by u.id) c
-      cross join lateral (
-        select true as found
-        from pawl.instance i
-        where i.tenant_id = p_tenant and i.id = c.id
-          and i.workflow = p_workflow
-          and i.status = 'active'
-          and i.workflow_version = p_from
-          and (p_states is null or i.state = any (p_states))
-        limit 1
-      ) i
-      order by c.id
-      limit v_limit);
-  end if;
-
-  foreach v_id in array v_ids loop
-    id := v_id;
-    from_state := null;
-    to_state := null;
-    if p_dry_run then
-      select i.* into v_old from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
-    else
-      select i.* into v_old
-      from pawl.instance i
-      where i.tenant_id = p_tenant and i.id = v_id
-      for no key update skip locked;
-      if not found then
-        outcome := 'busy';
-        select i.state into from_state from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
-        return next;
-        continue;
-      end if;
-    end if;
-    from_state := v_old.state;
-    to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
-    into v_target
-    from pawl.workflow w
-    left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
-    left join pawl.workflow_state o
-      on o.workflow = w.name and o.workflow_version = p_from and o.state = v_old.state
-    where w.name = p_workflow and w.version = p_to;
-    outcome := case
-      when v_old.status <> 'active' or v_old.workflow_version <> p_from
-        or not coalesce(v_old.state = any (p_states), true) then 'gone'
-      when v_target.status is null then 'state-unknown'
-      when v_target.status <> 'active' then 'state-final'
-      when p_dry_run then 'would-migrate'
-      else 'migrated'
-    end;
-    if outcome in ('migrated', 'would-migrate') then
-      v_now := greatest(pawl.now(), v_old.state_changed_at);
-      v_new := v_old;
-      v_new.workflow_version := p_to;
-      v_new.version := v_old.version + 1;
-      v_new.state := to_state;
-      if v_map ? v_old.state then
-        v_new.state_changed_at := v_now;
-      end if;
-      v_new.expires_at := case
-        when v_target.ttl is null then null
-        when v_old.expires_at is null then v_now + v_target.ttl
-        when not v_target.ttl_slides then v_old.expires_at
-        when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
-        else v_new.state_changed_at + v_target.ttl
-      end;
-      v_settlement := null;
-      if v_target.eventless then
-        v_settlement := pawl.settle(v_old, v_new, null, '{}', nullif(p_reason, ''), v_now, v_setting);
-        if v_settlement.outcome is null then
-          to_state := v_settlement.state;
-        else
-          outcome := 'unsettled';
-        end if;
-      end if;
-    end if;
-    if outcome = 'migrated' then
-      insert into pawl.history (
-        tenant_id, instance_id, version, workflow, workflow_version, kind, from_state, to_state, status, context,
-        expires_at, error, actor, reason, correlation_id, traceparent, at)
-      values (
-        p_tenant, v_id, v_new.version, p_workflow, p_to, 'migrated', v_old.state, v_new.state, v_new.status,
-        v_new.context, v_new.expires_at, v_new.error, p_actor, nullif(p_reason, ''),
-        coalesce(nullif(p_correlation_id, ''), v_new.correlation_id), nullif(p_traceparent, ''), v_now);
-      if cardinality(v_settlement.steps) > 2 then
-        perform pawl.append_steps(
-          v_settlement.steps[2:], 'transition', null, null, p_actor, p_reason, null, p_correlation_id, p_traceparent);
-        v_new := v_settlement.steps[cardinality(v_settlement.steps)];
-      end if;
-      update pawl.instance i
-      set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
-        status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error
-      where i.tenant_id = p_tenant and i.id = v_id;
-      perform pawl.set_timer(v_new, 0);
-      v_moved := v_moved + 1;
-    end if;
-    return next;
-  end loop;
-
-  if not p_dry_run then
-    update pawl.workflow_migration m
-    set moved = m.moved + v_moved,
-      finished_at = case when cardinality(v_ids) < v_limit then pawl.now() end
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.from_version = p_from and m.to_version = p_to;
-  end if;
-end
-$$;
-revoke execute on function pawl.migrate_instances(text,text,integer,integer,jsonb,uuid,integer,text,boolean,text[],uuid[],text,text,text) from public;
-
-create function pawl.migration_faults(p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_states text[]) returns jsonb
+create function pawl_private.migration_faults(p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_states text[]) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2691,43 +3795,16 @@ as $$
       where s.status is distinct from 'active'
     ) d
     union all
-    select '/states/' || n.position - 1, format('version %s has no state %s', p_from, n.state)
+    select '/filter/states/' || n.position - 1, format('version %s has no state %s', p_from, n.state)
     from unnest(p_states) with ordinality as n (state, position)
     where not exists (
       select from pawl.workflow_state s
       where s.workflow = p_workflow and s.workflow_version = p_from and s.state = n.state)
   ) f
 $$;
-revoke execute on function pawl.migration_faults(text,integer,integer,jsonb,text[]) from public;
+revoke execute on function pawl_private.migration_faults(text,integer,integer,jsonb,text[]) from public;
 
-create function pawl.moved(p_cursor pg_snapshot, p_limit integer, OUT snapshot pg_snapshot, OUT instances uuid[], OUT tenants text[]) returns record
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_steps bigint;
-begin
-  snapshot := pg_current_snapshot();
-  if p_cursor is null then
-    return;
-  end if;
-  select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
-  into v_steps, instances, tenants
-  from (
-    select h.tenant_id, h.instance_id from pawl.steps_since(p_cursor) h limit p_limit + 1
-  ) s;
-  if v_steps > p_limit then
-    instances := null;
-    tenants := null;
-  end if;
-end
-$$;
-revoke execute on function pawl.moved(pg_snapshot,integer) from public;
-
-create function pawl.next_deadline(p_instance pawl.instance, p_tried integer) returns TABLE(due_at timestamp with time zone, event text, tried integer)
+create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer) returns TABLE(due_at timestamp with time zone, event text, tried integer)
 language sql stable
 as $$
   select d.due_at, d.event, d.tried
@@ -2747,450 +3824,101 @@ as $$
   order by d.due_at, d.tried
   limit 1
 $$;
-revoke execute on function pawl.next_deadline(pawl.instance,integer) from public;
+revoke execute on function pawl_private.next_deadline(pawl.instance,integer) from public;
 
-create function pawl.now() returns timestamp with time zone
-language sql volatile parallel safe
-as $$ select clock_timestamp() $$;
-revoke execute on function pawl.now() from public;
-
-create function pawl.outbox_status() returns TABLE(name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamp with time zone)
-language sql stable security definer
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps, n.at - l.oldest, c.advanced_at
-  from pawl.consumer c
-  cross join (select pawl.now() as at offset 0) n
-  cross join lateral (
-    select count(*) as steps, min(h.at) as oldest
-    from pawl.steps_since(c.cursor) h
-    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
-  ) l
-  order by c.name
-$$;
-revoke execute on function pawl.outbox_status() from public;
-
-create function pawl.page_end(p_consumer pawl.consumer) returns bigint
-language sql immutable parallel safe
-as $$
-  select greatest(p_consumer.batch_seq, p_consumer.floor) + 20000
-$$;
-revoke execute on function pawl.page_end(pawl.consumer) from public;
-
-create function pawl.place_after(p_consumer pawl.consumer) returns bigint
+create function pawl_private.next_low_watermark() returns bigint
 language sql volatile
 as $$
-  select pawl.page_end(p_consumer)
-  from pawl.history_seq_seq s
-  where pawl.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
+  select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
 $$;
-revoke execute on function pawl.place_after(pawl.consumer) from public;
+revoke execute on function pawl_private.next_low_watermark() from public;
 
-create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    d.ordinal, d.outcome, false, d.id, d.workflow, d.workflow_version, d.state, d.status, d.version, d.context,
-    d.business_key, d.correlation_id, d.created_at, d.state_changed_at, d.expires_at, d.error, d.actions, d.guards,
-    d.payload_schema
-  from pawl.decide(
-    p_tenant, pawl.now(), (select g from pawl.setting g),
-    p_ids, p_events, p_payloads, '{}', p_expected, p_checked, '{}', '{}', '{}', '{}', '{}', false, p_instances) d
-$$;
-revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
-
-create function pawl.purge_deliveries(p_limit integer, p_delivered interval, p_dead interval) returns integer
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
+create function pawl_private.note_purged_history(p_tenant text, p_workflows text[], p_xids xid8[]) returns void
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := pawl.now();
-  v_purged integer;
+  v_xid xid8 := pg_current_xact_id();
 begin
-  with old as materialized (
-    select p.place
-    from (
-      select d.ctid as place
-      from pawl.delivery d
-      where d.status = 'delivered' and d.id < pawl.uuid_v7_floor(v_now - p_delivered) and d.delivered_at < v_now - p_delivered
-      order by d.id
-      limit greatest(p_limit, 0)
-      for update skip locked
-    ) p
-    union all
-    select p.place
-    from (
-      select d.ctid as place
-      from pawl.delivery d
-      where d.status = 'dead' and d.id < pawl.uuid_v7_floor(v_now - p_dead)
-      limit greatest(p_limit, 0)
-      for update skip locked
-    ) p
-  ),
-  purged as (
-    delete from pawl.delivery d
-    where d.ctid = any (array(select o.place from old o))
-    returning d.tenant_id, d.instance_id, d.callback
-  ),
-  released as (
-    delete from pawl.callback b
-    using (select p.tenant_id, p.instance_id from purged p where p.callback) p
-    where b.tenant_id = p.tenant_id and b.instance_id = p.instance_id
-  )
-  select count(*) into v_purged from purged;
-  return v_purged;
-end
-$$;
-revoke execute on function pawl.purge_deliveries(integer,interval,interval) from public;
-
-create function pawl.purge_keys(p_limit integer) returns integer
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-  v_purged integer;
-begin
-  delete from pawl.idempotency_key k
-  where k.ctid = any (array(
-    select e.ctid
-    from pawl.idempotency_key e
-    where e.expires_at <= v_now
-    order by e.expires_at
-    -- No limit would be no limit.
-    limit greatest(coalesce(p_limit, 0), 0)
-    for update skip locked
+  insert into pawl_private.purged_history as r (tenant_id, workflow, purged_by, xid)
+  select p_tenant, g.workflow, v_xid, max(g.xid)
+  from unnest(p_workflows, p_xids) as g (workflow, xid)
+  where g.xid is not null -- An instance without history leaves nothing to lose.
+  group by g.workflow
+  on conflict on constraint purged_history_pkey do update set xid = excluded.xid where r.xid < excluded.xid;
+  delete from pawl_private.purged_history r
+  where r.ctid = any (array(
+    select o.ctid
+    from pawl_private.purged_history n
+    join pawl_private.purged_history o
+      on o.tenant_id = n.tenant_id and o.workflow = n.workflow and o.xid <= n.xid and o.purged_by <> n.purged_by
+    where n.tenant_id = p_tenant and n.workflow = any (p_workflows) and n.purged_by = v_xid
+    for update of o skip locked
   ));
-  get diagnostics v_purged = row_count;
-  return v_purged;
 end
 $$;
-revoke execute on function pawl.purge_keys(integer) from public;
+revoke execute on function pawl_private.note_purged_history(text,text[],xid8[]) from public;
 
-create function pawl.put_off_timer() returns uuid
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
+create function pawl_private.page_end(p_consumer pawl.consumer) returns bigint
+language sql immutable parallel safe
 as $$
-  update pawl.timer t
-  set due_at = pawl.now() + interval '1 minute'
-  from (
-    select t.tenant_id, t.instance_id
-    from pawl.timer t
-    where t.due_at <= (select pawl.now())
-    order by t.due_at
-    limit 1
-    for update skip locked
-  ) d
-  where t.tenant_id = d.tenant_id and t.instance_id = d.instance_id
-  returning t.instance_id
+  select greatest(p_consumer.batch_seq, p_consumer.low_watermark) + 20000
 $$;
-revoke execute on function pawl.put_off_timer() from public;
+revoke execute on function pawl_private.page_end(pawl.consumer) from public;
 
-create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.event
-language plpgsql stable security definer
-set jit = 'off'
-set plan_cache_mode = 'force_generic_plan'
-set search_path = pg_catalog, pg_temp
+create function pawl_private.place_after(p_consumer pawl.consumer) returns bigint
+language sql volatile
 as $$
-begin
-  return query
-  select e.*
-  from pawl.consumer c
-  cross join lateral pawl.read_steps(c, p_batch, p_limit) h
-  cross join lateral pawl.event_of(h) e
-  where c.name = p_consumer
-  order by h.seq;
-end
+  select pawl_private.page_end(p_consumer)
+  from pawl.history_seq_seq s
+  where pawl_private.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
 $$;
-revoke execute on function pawl.read_events(text,pg_snapshot,integer) from public;
+revoke execute on function pawl_private.place_after(pawl.consumer) from public;
 
-create function pawl.read_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.history
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_incremental_sort = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
-set plan_cache_mode = 'force_generic_plan'
+create function pawl_private.raise_condition(p_outcome text, p_message text, p_detail jsonb DEFAULT '{}'::jsonb) returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_read integer := 0;
+  v_condition pawl_private.condition;
 begin
-  if p_consumer.batch_seq < p_consumer.floor then
-    return query
-    select h.*
-    from pg_snapshot_xip(p_consumer.cursor) as x (xid)
-    cross join lateral (
-      select h.*
-      from pawl.history h
-      -- As rows, since the order of a single xid is that of the index on seq, too.
-      where (h.xid, h.seq) > (x.xid, p_consumer.batch_seq) and (h.xid, h.seq) <= (x.xid, p_consumer.floor)
-      order by h.xid, h.seq
-      limit p_limit
-    ) h
-    where pg_visible_in_snapshot(x.xid, p_batch)
-    order by h.seq
-    limit p_limit;
-    get diagnostics v_read = row_count;
-  end if;
-  return query
-  select h.*
-  from pawl.history h
-  where h.seq > greatest(p_consumer.batch_seq, p_consumer.floor) and h.seq <= pawl.page_end(p_consumer)
-    and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
-    and pg_visible_in_snapshot(h.xid, p_batch)
-  order by h.seq
-  limit p_limit - v_read;
+  select * into strict v_condition from pawl_private.condition c where c.outcome = p_outcome;
+  raise exception '%', coalesce(p_message, v_condition.message)
+    using
+      errcode = v_condition.sqlstate,
+      detail = (jsonb_build_object('code', v_condition.problem) || jsonb_strip_nulls(p_detail))::text;
 end
 $$;
-revoke execute on function pawl.read_steps(pawl.consumer,pg_snapshot,integer) from public;
+revoke execute on function pawl_private.raise_condition(text,text,jsonb) from public;
 
-create function pawl.refuse(p_outcome pawl.outcome, p_event text, p_expected bigint) returns void
+create function pawl_private.refuse(p_outcome pawl.outcome, p_id uuid, p_event text, p_expected bigint) returns void
 language plpgsql stable
 as $$
 declare
-  v_code text := case
-    when p_outcome.outcome in ('payload-too-large', 'context-too-large') then 'too-large'
-    when p_outcome.outcome = 'always-loop' then 'guard-error'
-    else p_outcome.outcome
-  end;
+  v_instance pawl.instance := p_outcome.instance;
+  v_message text;
 begin
-  raise exception '%', case p_outcome.outcome
-      when 'instance-not-found' then 'there is no such instance'
-      when 'workflow-not-found' then 'there is no such workflow'
-      when 'version-mismatch' then format('the instance is at version %s, not %s', p_outcome.version, p_expected)
-      when 'precondition-required' then 'this workflow wants the version you have seen: pass p_expected_version'
-      when 'malformed-request' then 'context and payload must be JSON objects'
-      when 'payload-too-large' then 'the payload is too large'
-      when 'context-too-large' then 'the context is, or would become, too large'
-      when 'unknown-event' then format('the workflow has no event %s', p_event)
-      when 'transition-not-allowed' then format('the state %s does not accept %s', p_outcome.state, p_event)
-      when 'guard-rejected' then format('no guard of %s in the state %s holds', p_event, p_outcome.state)
-      when 'always-loop' then 'eventless transitions follow one another without coming to rest'
-      when 'instance-exists' then format('instance %s has this business key', p_outcome.id)
-      when 'idempotency-key-reuse' then 'this key was used for another request'
-      else p_outcome.outcome
-    end
-    using
-      errcode = case v_code
-        when 'malformed-request' then 'PW400'
-        when 'instance-not-found' then 'PW404'
-        when 'workflow-not-found' then 'PW404'
-        when 'version-mismatch' then 'PW412'
-        when 'too-large' then 'PW413'
-        when 'unknown-event' then 'PW422'
-        when 'idempotency-key-reuse' then 'PW422'
-        when 'guard-error' then 'PW422'
-        when 'precondition-required' then 'PW428'
-        else 'PW409'
-      end,
-      detail = jsonb_strip_nulls(jsonb_build_object(
-        'code', v_code,
-        'instance_id', p_outcome.id,
-        'state', p_outcome.state,
-        'instance_status', p_outcome.status,
-        'version', p_outcome.version,
-        'expected', p_expected,
-        'event', p_event,
-        'allowed_events', p_outcome.actions,
-        'guards', p_outcome.guards))::text;
+  select format(c.message, p_event, v_instance.state, v_instance.version, v_instance.id)
+  into v_message
+  from pawl_private.condition c
+  where c.outcome = p_outcome.code;
+  perform pawl_private.raise_condition(
+    p_outcome => p_outcome.code,
+    p_message => v_message,
+    p_detail => jsonb_build_object(
+      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
+      'state', v_instance.state,
+      'instance_status', v_instance.status,
+      'version', v_instance.version,
+      'expected', p_expected,
+      'event', p_event,
+      'allowed_events', p_outcome.actions,
+      'guards', p_outcome.guards));
 end
 $$;
-revoke execute on function pawl.refuse(pawl.outcome,text,bigint) from public;
+revoke execute on function pawl_private.refuse(pawl.outcome,uuid,text,bigint) from public;
 
-create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
-language plpgsql volatile security definer
-set client_min_messages = 'warning'
-set jit = 'off'
-set lock_timeout = '300ms'
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-  v_name text := p_definition ->> 'name';
-  v_latest pawl.workflow;
-  v_fault text;
-begin
-  v_fault := pawl.definition_fault(p_definition);
-  if v_fault is not null then
-    raise exception 'invalid definition: %', v_fault
-      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
-  end if;
-
-  lock table pawl.workflow in share row exclusive mode;
-  select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
-  version := coalesce(v_latest.version, 0);
-  created := v_latest.definition is distinct from p_definition;
-  if created then
-    -- A number that history names, since instances were migrated away from it, is not given again.
-    version := 1 + greatest(
-      version,
-      (select max(m.from_version) from pawl.workflow_migration m where m.workflow = v_name and m.moved > 0));
-  end if;
-  if p_version <> version then
-    raise exception 'workflow %: version % is next, not %', v_name, version, p_version
-      using errcode = 'PW409',
-        detail = jsonb_build_object('code', 'workflow-conflict', 'version', coalesce(v_latest.version, 0))::text;
-  end if;
-  if not created then
-    return;
-  end if;
-
-  perform pawl.store_definition(v_name, version, p_definition, p_actor);
-  perform pawl.set_state_check(v_name);
-exception
-  -- What the casts, the constraints and the jsonpath parser refuse.
-  when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-    or program_limit_exceeded then
-    raise exception 'invalid definition: %', sqlerrm
-      using errcode = 'PW422', detail = jsonb_build_object('code', 'invalid-definition')::text;
-end
-$$;
-revoke execute on function pawl.register_workflow(jsonb,text,integer) from public;
-
-create function pawl.remove_instances(p_tenant text, p_ids uuid[], p_before timestamp with time zone) returns uuid[]
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz;
-  v_ids uuid[];
-  v_id uuid;
-  v_key record;
-  v_removed uuid[] := '{}';
-  v_workflows text[] := '{}';
-  v_xids xid8[] := '{}';
-  v_xid xid8;
-begin
-  v_ids := array(
-    select i.id
-    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
-    cross join lateral (
-      select i.id
-      from pawl.instance i
-      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
-      limit 1
-      for update skip locked
-    ) i
-  );
-  v_now := pawl.now();
-
-  -- One by one, to be bound to the full key.
-  foreach v_id in array v_ids loop
-    select array_agg(l.place) as places, coalesce(bool_and(l.place is not null), true) as expired
-    into v_key
-    from (
-      select h.key
-      from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = v_id and h.key is not null
-      union
-      select r.key
-      from pawl.idempotency_key r
-      where r.tenant_id = p_tenant and r.instance_id = v_id and r.outcome <> 'applied'
-    ) n
-    cross join lateral (
-      select k.instance_id
-      from pawl.idempotency_key k
-      where k.tenant_id = p_tenant and k.key = n.key
-      limit 1
-    ) k
-    left join lateral (
-      select k.ctid as place
-      from pawl.idempotency_key k
-      where k.tenant_id = p_tenant and k.key = n.key and k.instance_id = v_id and k.expires_at <= v_now
-      limit 1
-      for update skip locked
-    ) l on true
-    where k.instance_id = v_id; -- Another may have taken the key since it expired.
-    continue when not v_key.expired;
-    -- Whoever sees the last step sees all.
-    continue when exists (
-      select from pawl.consumer c
-      where not pg_visible_in_snapshot(
-        (
-          select h.xid
-          from pawl.history h
-          where h.tenant_id = p_tenant and h.instance_id = v_id
-          order by h.version desc
-          limit 1
-        ),
-        c.cursor)
-    );
-    continue when exists (
-      select
-      from (
-        -- Without the status, which an index on what is pending has.
-        select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.instance_id = v_id offset 0
-      ) d
-      where d.status = 'pending'
-        and not exists (
-          select from pawl.subscription s
-          where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
-        )
-    );
-
-    delete from pawl.idempotency_key k where k.ctid = any (v_key.places);
-    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
-    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
-    with gone as (
-      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
-    )
-    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
-    delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
-    v_removed := v_removed || v_id;
-  end loop;
-
-  if v_removed = '{}' then
-    return v_removed;
-  end if;
-  v_xid := pg_current_xact_id();
-  insert into pawl.removal as r (tenant_id, workflow, removed_by, xid)
-  select p_tenant, g.workflow, v_xid, max(g.xid)
-  from unnest(v_workflows, v_xids) as g (workflow, xid)
-  where g.xid is not null -- Of an instance without history there is nothing to lose.
-  group by g.workflow
-  on conflict on constraint removal_pkey do update set xid = excluded.xid where r.xid < excluded.xid;
-  delete from pawl.removal r
-  where r.ctid = any (array(
-    select o.ctid
-    from pawl.removal n
-    join pawl.removal o on o.tenant_id = n.tenant_id and o.workflow = n.workflow and o.xid <= n.xid and o.removed_by <> n.removed_by
-    where n.tenant_id = p_tenant and n.workflow = any (v_workflows) and n.removed_by = v_xid
-    for update of o skip locked
-  ));
-  return v_removed;
-end
-$$;
-revoke execute on function pawl.remove_instances(text,uuid[],timestamp with time zone) from public;
-
-create function pawl.renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform set_config('synchronous_commit', 'off', true);
-  update pawl.consumer c
-  set lease_until = pawl.now() + p_lease
-  where c.name = p_consumer and c.term = p_term;
-  return found;
-end
-$$;
-revoke execute on function pawl.renew(text,bigint,interval) from public;
-
-create function pawl.replay(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
+create function pawl_private.replay(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
 as $$
 declare
@@ -3209,13 +3937,19 @@ begin
   return query
   select
     c.ordinal,
-    case when r.same then k.outcome else 'idempotency-key-reuse' end::text,
+    case when r.same then k.decision else 'idempotency-key-reuse' end::text,
     true,
-    a.id, a.workflow, a.workflow_version, a.state, a.status::text, a.version::bigint, a.context::jsonb,
-    a.business_key::text, a.correlation_id::text, a.created_at, a.state_changed_at, a.expires_at, a.error::jsonb,
+    case when a.id is not null then
+      pawl_private.instance_row(
+        p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
+        p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
+        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
+        p_expires_at => a.expires_at, p_error => a.error)
+    end,
     s.events,
-    case when r.same and k.outcome = 'guard-rejected' then
-      pawl.guards(a.workflow, a.workflow_version, a.state, c.event)
+    case when r.same and k.decision = 'guard-rejected' then
+      pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb
   from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
@@ -3242,241 +3976,14 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.replay(text,timestamp with time zone,pawl.setting,integer[],text[],bytea[],text[]) from public;
+revoke execute on function pawl_private.replay(text,timestamp with time zone,pawl.setting,integer[],text[],bytea[],text[]) from public;
 
-create function pawl.replay_deliveries(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, OUT replayed integer, OUT looked_at integer, OUT last uuid) returns record
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz;
-  v_after uuid := greatest(p_after, pawl.uuid_v7_floor(coalesce(p_from, '-infinity')));
-  v_before uuid := pawl.uuid_v7_floor(coalesce(p_to, 'infinity') + interval '1 millisecond');
-  v_ids uuid[];
-  v_row record;
-begin
-  replayed := 0; looked_at := 0; last := p_after;
-  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
-  v_now := pawl.now();
-  -- Dead letters have an index of their own.
-  if p_ids is not null then
-    v_ids := p_ids;
-  elsif p_status = 'dead' then
-    v_ids := array(
-      select d.id
-      from pawl.delivery d
-      where d.tenant_id = p_tenant and d.id > v_after and d.id < v_before and d.status = 'dead'
-        and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
-        and coalesce(d.subscription_id = p_subscription, true)
-      order by d.tenant_id, d.id
-      limit p_limit
-    );
-  else
-    v_ids := array(
-      select d.id
-      from pawl.delivery d
-      where d.tenant_id = p_tenant and d.id > v_after and d.id < v_before and d.status = p_status
-        and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
-        and coalesce(d.subscription_id = p_subscription, true)
-      order by d.tenant_id, d.id
-      limit p_limit
-    );
-  end if;
-  for v_row in
-    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
-    from unnest(v_ids) as u (id)
-    cross join lateral (
-      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
-    ) d
-    order by d.id
-  loop
-    looked_at := looked_at + 1;
-    last := v_row.id;
-    continue when v_row.status = 'pending';
-    continue when not exists (
-      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
-      union all
-      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    );
-    -- Before those of the instance that are pending and behind it, after those before it.
-    update pawl.delivery d
-    set status = 'pending', attempts = 0, delivered_at = null,
-      next_attempt_at = (
-        select case
-          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
-            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
-        end
-        from pawl.delivery o
-        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
-          and o.instance_id = v_row.instance_id and o.status = 'pending'
-      )
-    where d.tenant_id = p_tenant and d.id = v_row.id;
-    replayed := replayed + 1;
-  end loop;
-end
-$$;
-revoke execute on function pawl.replay_deliveries(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
-
-create function pawl.resign(p_consumer text, p_term bigint) returns void
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.term = p_term
-$$;
-revoke execute on function pawl.resign(text,bigint) from public;
-
-create function pawl.restored() returns void
-language plpgsql volatile
-as $$
-declare
-  -- Frozen, and so behind every transaction.
-  v_past constant xid8 := '2';
-begin
-  lock table pawl.consumer, pawl.history, pawl.subscription in exclusive mode;
-  update pawl.history h
-  set xid = case
-    when exists (select from pawl.consumer c where not pg_visible_in_snapshot(h.xid, c.cursor)) then pg_current_xact_id()
-    else v_past
-  end;
-  update pawl.consumer c
-  set cursor = pg_current_snapshot(), floor = 0, next_floor = 0, next_floor_xid = v_past, batch = null, batch_seq = 0, batch_end = null
-  where c.cursor is not null;
-  update pawl.subscription s set since = '3:3:';
-  delete from pawl.removal;
-end
-$$;
-revoke execute on function pawl.restored() from public;
-
-create function pawl.rests_after(p_failures integer, p_rest interval) returns interval
-language sql immutable parallel safe
-as $$
-  select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
-$$;
-revoke execute on function pawl.rests_after(integer,interval) from public;
-
-create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer) returns boolean
-language plpgsql volatile security definer
-set lock_timeout = '300ms'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_version integer;
-  v_instances bigint;
-begin
-  lock table pawl.workflow in share row exclusive mode;
-  select w.version
-  into v_version
-  from pawl.workflow w
-  where w.name = p_name and w.checksum = p_checksum and (p_version is null or w.version = p_version)
-  order by w.version desc
-  limit 1
-  for update;
-  if not found then
-    return false;
-  end if;
-
-  v_instances := pawl.count_instances(p_name, v_version);
-  if v_instances = 0 then
-    -- At once in the mode that the CHECK needs: commands hold weaker ones that no other
-    -- could be raised past.
-    lock table pawl.instance in access exclusive mode;
-    v_instances := pawl.count_instances(p_name, v_version);
-  end if;
-  if v_instances > 0 then
-    raise exception 'workflow %: version % is used by % instances', p_name, v_version, v_instances
-      using errcode = 'PW409',
-        detail = jsonb_build_object(
-          'code', 'workflow-conflict', 'version', v_version, 'instances', v_instances)::text;
-  end if;
-
-  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
-  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
-  delete from pawl.workflow w where w.name = p_name and w.version = v_version;
-  -- Nothing is left to move, or nowhere to.
-  update pawl.workflow_migration m
-  set finished_at = pawl.now()
-  where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
-  perform pawl.set_state_check(p_name);
-  return true;
-end
-$$;
-revoke execute on function pawl.retire_workflow(text,text,integer) from public;
-
-create function pawl.rfc3339(p_at timestamp with time zone) returns text
+create function pawl_private.rfc3339(p_at timestamp with time zone) returns text
 language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
-revoke execute on function pawl.rfc3339(timestamp with time zone) from public;
+revoke execute on function pawl_private.rfc3339(timestamp with time zone) from public;
 
-create function pawl.rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval) returns SETOF pawl.subscription
-language sql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  update pawl.subscription s
-  set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*
-$$;
-revoke execute on function pawl.rotate_secret(text,uuid,text,interval) from public;
-
-create function pawl.route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean) returns record
-language plpgsql volatile security definer
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_consumer pawl.consumer;
-  v_floor bigint := pawl.seq_floor();
-  -- Taken before what it sees is read, and before it is asked who is to be told.
-  v_snapshot pg_snapshot := pg_current_snapshot();
-  v_batch pg_snapshot;
-  v_place bigint;
-begin
-  leads := false; steps := 0; deliveries := 0; more := false;
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
-  if not found then
-    return;
-  end if;
-  v_batch := coalesce(v_consumer.batch, v_snapshot);
-  if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
-    and not exists (select from pawl.callback b limit 1) then
-    if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
-      leads := pawl.advance('webhooks', p_term, v_snapshot, null, 0, p_lease);
-    else
-      leads := pawl.keep_lead('webhooks', p_term, p_lease);
-    end if;
-    return;
-  end if;
-  if v_consumer.batch is null and pawl.place_after(v_consumer) is null and not exists (
-    select from pawl.read_steps(v_consumer, v_batch, 1)
-  ) then
-    leads := pawl.keep_lead('webhooks', p_term, p_lease);
-    return;
-  end if;
-
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
-  if not found then
-    return;
-  end if;
-  select m.steps, m.deliveries, m.place
-  into steps, deliveries, v_place
-  from pawl.make_deliveries(v_consumer, v_batch, p_limit) m;
-  more := v_place is not null;
-  leads := pawl.advance('webhooks', p_term, v_batch, v_place, steps, p_lease, v_floor);
-end
-$$;
-revoke execute on function pawl.route(bigint,integer,interval) from public;
-
-create function pawl.seq_floor() returns bigint
-language sql volatile
-as $$
-  select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
-$$;
-revoke execute on function pawl.seq_floor() from public;
-
-create function pawl.set_state_check(p_workflow text) returns void
+create function pawl_private.set_state_check(p_workflow text) returns void
 language plpgsql volatile
 set client_min_messages = 'warning'
 set search_path = pg_catalog, pg_temp
@@ -3489,30 +3996,30 @@ begin
   from (
     select
       s.workflow_version,
-      -- One constant is parsed faster than a list of them.
+      -- One array constant is parsed faster than a list of constants.
       format('(workflow_version = %s and state = any (%L))',
         s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
     from pawl.workflow_state s
     where s.workflow = p_workflow
     group by s.workflow_version
   ) v;
-  execute format('alter table pawl.instance drop constraint if exists %I', pawl.state_check_name(p_workflow))
+  execute format('alter table pawl.instance drop constraint if exists %I', pawl_private.state_check_name(p_workflow))
     || case when v_terms is null then '' else
       format(', add constraint %I check (workflow <> %L or %s) not valid',
-        pawl.state_check_name(p_workflow), p_workflow, v_terms)
+        pawl_private.state_check_name(p_workflow), p_workflow, v_terms)
     end;
 end
 $$;
-revoke execute on function pawl.set_state_check(text) from public;
+revoke execute on function pawl_private.set_state_check(text) from public;
 
-create function pawl.set_timer(p_instance pawl.instance, p_tried integer) returns void
+create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
   select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
-  from pawl.next_deadline(p_instance, p_tried) d
+  from pawl_private.next_deadline(p_instance, p_tried) d
   on conflict on constraint timer_pkey do update
   set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried;
   if not found then
@@ -3520,242 +4027,14 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.set_timer(pawl.instance,integer) from public;
+revoke execute on function pawl_private.set_timer(pawl.instance,integer) from public;
 
-create function pawl.settle(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl.settlement
-language plpgsql stable
-as $$
-declare
-  v_settlement pawl.settlement;
-  v_instance pawl.instance := p_instance;
-  v_next record;
-  v_eventless boolean;
-begin
-  v_settlement.steps := array[p_before, p_instance];
-  loop
-    select s.events, s.timeouts, s.eventless
-    into strict v_settlement.events, v_settlement.timeouts, v_eventless
-    from pawl.workflow_state s
-    where s.workflow = v_instance.workflow
-      and s.workflow_version = v_instance.workflow_version
-      and s.state = v_instance.state;
-    exit when not v_eventless;
-    select t.target, t.context, s.status
-    into v_next
-    from pawl.choose(
-      v_instance.workflow, v_instance.workflow_version, v_instance.state, ':always',
-      pawl.document(v_instance, p_payload, p_now), '*') t
-    join pawl.workflow_state s
-      on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
-    exit when not found;
-    if cardinality(v_settlement.steps) > 101 then
-      v_settlement.outcome := 'always-loop';
-      return v_settlement;
-    elsif octet_length(v_next.context::text) > p_setting.context_limit then
-      v_settlement.outcome := 'context-too-large';
-      return v_settlement;
-    end if;
-    if v_next.status = 'failed' then
-      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
-    end if;
-    v_instance.state := v_next.target;
-    v_instance.status := v_next.status;
-    v_instance.context := v_next.context;
-    v_instance.version := v_instance.version + 1;
-    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
-    v_settlement.steps := v_settlement.steps || v_instance;
-  end loop;
-  v_settlement.state := v_instance.state;
-  v_settlement.status := v_instance.status;
-  v_settlement.version := v_instance.version;
-  v_settlement.context := v_instance.context;
-  v_settlement.error := v_instance.error;
-  return v_settlement;
-end
-$$;
-revoke execute on function pawl.settle(pawl.instance,pawl.instance,text,jsonb,text,timestamp with time zone,pawl.setting) from public;
-
-create function pawl.settle_deliveries(p_term bigint, p_tenants text[], p_ids uuid[], p_outcomes text[], p_delays interval[], p_pauses interval[], p_statuses integer[], p_errors text[], p_responses text[], p_rest interval) returns boolean
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_hashjoin = 'off'
-set enable_incremental_sort = 'off'
-set enable_mergejoin = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz;
-  v_tenants text[];
-  v_subscriptions uuid[];
-  v_instances uuid[];
-  v_result record;
-  v_delivery record;
-begin
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
-  if not found then
-    return false;
-  end if;
-  v_now := pawl.now();
-
-  -- Nearly all get there. A row is looked up without its status, which would make other
-  -- indexes look as good as the key's.
-  with settled as (
-    update pawl.delivery d
-    set status = 'delivered', attempts = d.attempts + 1, next_attempt_at = null, last_status = r.status, last_error = null,
-      last_response = nullif(r.response, ''), delivered_at = v_now
-    from (
-      select p.place, r.status, r.response
-      from unnest(p_tenants, p_ids, p_outcomes, p_statuses, p_responses) as r (tenant_id, id, outcome, status, response)
-      cross join lateral (
-        select d.ctid as place, d.status from pawl.delivery d where d.tenant_id = r.tenant_id and d.id = r.id limit 1
-      ) p
-      where r.outcome = 'delivered' and p.status = 'pending'
-    ) r
-    where d.ctid = r.place
-    returning d.tenant_id, d.subscription_id, d.instance_id
-  )
-  select array_agg(d.tenant_id::text), array_agg(d.subscription_id), array_agg(d.instance_id)
-  into v_tenants, v_subscriptions, v_instances
-  from settled d;
-  delete from pawl.callback b
-  using unnest(v_tenants, v_subscriptions, v_instances) as c (tenant_id, subscription_id, instance_id)
-  where c.subscription_id = c.instance_id and b.tenant_id = c.tenant_id and b.instance_id = c.instance_id;
-  update pawl.subscription s
-  set failures = 0, rests_until = null
-  from (select distinct c.tenant_id, c.id from unnest(v_tenants, v_subscriptions) as c (tenant_id, id)) c
-  where s.tenant_id = c.tenant_id and s.id = c.id and (s.failures > 0 or s.rests_until is not null);
-
-  -- The others one by one.
-  for v_result in
-    select *
-    from unnest(p_tenants, p_ids, p_outcomes, p_delays, p_pauses, p_statuses, p_errors, p_responses)
-      with ordinality as r (tenant_id, id, outcome, delay, pause, status, error, response, place)
-    where r.outcome <> 'delivered'
-  loop
-    select d.subscription_id, d.instance_id, d.version, d.callback, d.status
-    into v_delivery
-    from pawl.delivery d
-    where d.tenant_id = v_result.tenant_id and d.id = v_result.id;
-    continue when not found or v_delivery.status <> 'pending';
-    update pawl.delivery d
-    set
-      status = case when v_result.outcome in ('dead', 'gone', 'void') then 'dead' else 'pending' end,
-      attempts = d.attempts + case when v_result.outcome in ('put-off', 'void') then 0 else 1 end,
-      next_attempt_at = case when v_result.outcome in ('retry', 'put-off') then v_now + v_result.delay end,
-      last_status = case when v_result.outcome = 'put-off' then d.last_status else nullif(v_result.status, 0) end,
-      last_error = case when v_result.outcome = 'put-off' then d.last_error else nullif(v_result.error, '') end,
-      last_response = case when v_result.outcome = 'put-off' then d.last_response else nullif(v_result.response, '') end
-    where d.tenant_id = v_result.tenant_id and d.id = v_result.id;
-    continue when v_delivery.callback;
-    if v_result.outcome = 'retry' then
-      update pawl.delivery d
-      set next_attempt_at = null
-      where d.tenant_id = v_result.tenant_id and d.subscription_id = v_delivery.subscription_id
-        and d.instance_id = v_delivery.instance_id and d.version > v_delivery.version
-        and d.status = 'pending' and d.next_attempt_at is not null;
-    else
-      v_tenants := v_tenants || v_result.tenant_id;
-      v_subscriptions := v_subscriptions || v_delivery.subscription_id;
-      v_instances := v_instances || v_delivery.instance_id;
-    end if;
-
-    case v_result.outcome
-    when 'retry', 'dead' then
-      -- What was under way when the rest began does not prolong it.
-      update pawl.subscription s
-      set failures = s.failures + 1,
-        rests_until = greatest(
-          v_now + pawl.rests_after(s.failures + 1, p_rest), v_now + v_result.pause, s.rests_until)
-      where s.tenant_id = v_result.tenant_id and s.id = v_delivery.subscription_id
-        and (s.rests_until is null or s.rests_until <= v_now or s.rests_until < v_now + v_result.pause);
-    when 'gone' then
-      update pawl.subscription s
-      set disabled_at = v_now, disabled_reason = 'the endpoint answered 410 Gone'
-      where s.tenant_id = v_result.tenant_id and s.id = v_delivery.subscription_id and s.disabled_at is null;
-    else
-      null;
-    end case;
-  end loop;
-
-  -- What waited for one that is settled now has its time.
-  update pawl.delivery d
-  set next_attempt_at = v_now
-  from (
-    select w.place
-    from unnest(v_tenants, v_subscriptions, v_instances) as c (tenant_id, subscription_id, instance_id)
-    cross join lateral (
-      select d.next_attempt_at
-      from pawl.delivery d
-      where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
-        and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
-      limit 1
-    ) f
-    cross join lateral (
-      select d.ctid as place
-      from pawl.delivery d
-      where d.tenant_id = c.tenant_id and d.subscription_id = c.subscription_id and d.instance_id = c.instance_id
-        and d.status = 'pending' and d.next_attempt_at is null
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
-    ) w
-    where f.next_attempt_at is null
-  ) w
-  where d.ctid = w.place;
-  return true;
-end
-$$;
-revoke execute on function pawl.settle_deliveries(bigint,text[],uuid[],text[],interval[],interval[],integer[],text[],text[],interval) from public;
-
-create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-  v_instance pawl.instance;
-  v_settlement pawl.settlement;
-begin
-  select
-    'simulation', '00000000-0000-0000-0000-000000000000', s.workflow, s.workflow_version, s.state, s.status,
-    p_version, p_context, null, null, null, v_now, v_now, v_now + w.ttl, null
-  into v_instance
-  from pawl.workflow w
-  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
-  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial);
-  if not found then
-    return;
-  end if;
-  if p_state is null then
-    v_settlement := pawl.begin(v_instance, null, v_now, (select g from pawl.setting g));
-    if v_settlement.outcome is null then
-      v_instance := v_settlement.steps[cardinality(v_settlement.steps)];
-    end if;
-  end if;
-  if p_event is not null and v_settlement.outcome is null then
-    return query select o.*
-    from pawl.preview(
-      'simulation', array[v_instance.id], array[p_event], array[p_payload], array['*'], array[p_checked],
-      array[v_instance]) o;
-  else
-    return query select
-      1, coalesce(v_settlement.outcome, 'applied'), false, v_instance.id, v_instance.workflow,
-      v_instance.workflow_version, v_instance.state, v_instance.status::text, v_instance.version::bigint,
-      v_instance.context::jsonb, null::text, null::text, v_instance.created_at, v_instance.state_changed_at,
-      v_instance.expires_at, v_instance.error::jsonb, v_settlement.events, null::text[], null::jsonb;
-  end if;
-end
-$$;
-revoke execute on function pawl.simulate(text,integer,text,bigint,jsonb,text,jsonb,text) from public;
-
-create function pawl.state_check_name(p_workflow text) returns text
+create function pawl_private.state_check_name(p_workflow text) returns text
 language sql immutable parallel safe
 as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
-revoke execute on function pawl.state_check_name(text) from public;
+revoke execute on function pawl_private.state_check_name(text) from public;
 
-create function pawl.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
+create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
 language plpgsql stable
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -3770,30 +4049,30 @@ declare
   ), pg_snapshot_xmax(p_cursor));
 begin
   return pg_snapshot_xmax(p_cursor) > '1' and exists (
-    select from pawl.removal r
+    select from pawl_private.purged_history r
     where r.tenant_id = p_tenant
       and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
       and r.xid >= v_unseen
   );
 end
 $$;
-revoke execute on function pawl.steps_lost(text,text[],pg_snapshot) from public;
+revoke execute on function pawl_private.steps_lost(text,text[],pg_snapshot) from public;
 
-create function pawl.steps_since(p_cursor pg_snapshot) returns SETOF pawl.history
+create function pawl_private.steps_since(p_cursor pg_snapshot) returns SETOF pawl.history
 language sql stable
 as $$
   select h.*
   from pawl.history h
   where h.xid >= pg_snapshot_xmax(p_cursor)
   union all
-  -- One by one: a join would read all that there is.
+  -- One by one: a join would read all of history.
   select h.*
   from pg_snapshot_xip(p_cursor) as x (xid)
   cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
 $$;
-revoke execute on function pawl.steps_since(pg_snapshot) from public;
+revoke execute on function pawl_private.steps_since(pg_snapshot) from public;
 
-create function pawl.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
+create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3806,7 +4085,7 @@ begin
     n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
     (p_definition ->> 'retention')::interval, p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
-  from pawl.definition_states(p_definition) n
+  from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';
 
   insert into pawl.workflow_state (
@@ -3817,7 +4096,7 @@ begin
     case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
     array(
       select distinct k collate "C"
-      from pawl.definition_states(p_definition) n
+      from pawl_private.definition_states(p_definition) n
       cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
       where n.path = any (s.lineage)
       order by k collate "C"),
@@ -3826,7 +4105,7 @@ begin
     false,
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
     coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from pawl.definition_states(p_definition) s
+  from pawl_private.definition_states(p_definition) s
   where s.atomic;
 
   insert into pawl.workflow_transition (
@@ -3836,7 +4115,7 @@ begin
     p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
     t.assign_paths, t.assign_stages, t.assign_payload, t.payload_schema,
     encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
-  from pawl.definition_transitions(p_definition) t;
+  from pawl_private.definition_transitions(p_definition) t;
 
   update pawl.workflow_state s
   set
@@ -3844,7 +4123,7 @@ begin
       select from pawl.workflow_transition t
       cross join lateral unnest(t.assign_paths || t.guard) as p (path)
       where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-        -- The text of a jsonpath is canonical.
+        -- Postgres writes a jsonpath as canonical text.
         and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
     ),
     eventless = exists (
@@ -3863,176 +4142,9 @@ begin
   where w.name = p_name and w.version = p_version;
 end
 $$;
-revoke execute on function pawl.store_definition(text,integer,jsonb,text) from public;
+revoke execute on function pawl_private.store_definition(text,integer,jsonb,text) from public;
 
-create function pawl.stream_past(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_step pawl.history;
-  v_end pawl.history;
-  v_unread boolean;
-  v_bytes bigint := 0;
-begin
-  if pawl.steps_lost(p_tenant, p_workflows, p_cursor)
-    or p_after_version > 0 and not exists (
-      select from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
-    )
-  then
-    raise exception 'steps that follow have been removed' using errcode = 'PW410';
-  end if;
-  for v_step in
-    select h.*
-    from pawl.history h
-    where h.tenant_id = p_tenant and (h.instance_id, h.version) > (p_after_instance, p_after_version)
-    order by h.instance_id, h.version
-    limit p_limit
-  loop
-    v_unread := pg_visible_in_snapshot(v_step.xid, p_batch) and not pg_visible_in_snapshot(v_step.xid, p_cursor);
-    if v_unread then
-      return next v_step;
-      v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
-      exit when v_bytes >= p_bytes;
-    else
-      v_end := v_step;
-    end if;
-  end loop;
-  if not v_unread then
-    v_end.seq := -v_end.seq;
-    v_end.context := '{}';
-    v_end.payload := null;
-    return next v_end;
-  end if;
-end
-$$;
-revoke execute on function pawl.stream_past(text,text[],pg_snapshot,pg_snapshot,uuid,bigint,integer,bigint) from public;
-
-create function pawl.stream_steps(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
-language plpgsql stable security definer
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if pawl.steps_lost(p_tenant, p_workflows, p_cursor) then
-    raise exception 'steps that follow have been removed' using errcode = 'PW410';
-  end if;
-  return query
-  select (s.step).*
-  from (
-    select
-      h as step,
-      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
-        over (order by h.seq rows between unbounded preceding and 1 preceding) as before
-    from (
-      select h.*
-      from pawl.steps_since(p_cursor) h
-      where h.xid < pg_snapshot_xmax(p_batch)
-        and pg_visible_in_snapshot(h.xid, p_batch)
-        and h.seq > p_after
-        and h.tenant_id = p_tenant
-      order by h.seq
-      limit p_limit
-    ) h
-  ) s
-  where coalesce(s.before, 0) < p_bytes
-  order by (s.step).seq;
-end
-$$;
-revoke execute on function pawl.stream_steps(text,text[],pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
-
-create function pawl.test_subscription(p_tenant text, p_id uuid) returns SETOF pawl.delivery
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := pawl.now();
-begin
-  update pawl.subscription s
-  set rests_until = case when s.rests_until > v_now then v_now else s.rests_until end
-  where s.tenant_id = p_tenant and s.id = p_id;
-  if found then
-    return query
-    insert into pawl.delivery (
-      tenant_id, id, subscription_id, callback, type, status, attempts, next_attempt_at, created_at)
-    values (p_tenant, pawl.uuid_v7(v_now), p_id, false, 'pawl.subscription.test', 'pending', 0, 'epoch', v_now)
-    returning *;
-  end if;
-end
-$$;
-revoke execute on function pawl.test_subscription(text,uuid) from public;
-
-create function pawl.update_subscription(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean) returns SETOF pawl.subscription
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz;
-  v_consumer pawl.consumer;
-  v_batch pg_snapshot;
-  v_place bigint;
-  v_afresh boolean;
-begin
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
-  v_now := pawl.now();
-  if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
-    v_batch := pg_current_snapshot();
-    -- From the cursor on, since what a begun batch does not see may be below its place.
-    v_consumer.batch := null;
-    v_consumer.batch_seq := 0;
-    v_consumer.batch_end := null;
-    for page in 1..20 loop
-      select m.place into v_place from pawl.make_deliveries(v_consumer, v_batch, 1000, p_id) m;
-      exit when v_place is null;
-      v_consumer.batch_seq := v_place;
-    end loop;
-  end if;
-
-  select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
-  return query
-  update pawl.subscription s
-  set
-    url = coalesce(p_url, s.url),
-    workflows = coalesce(p_workflows, s.workflows),
-    events = coalesce(p_events, s.events),
-    states = coalesce(p_states, s.states),
-    terminal_only = coalesce(p_terminal_only, s.terminal_only),
-    disabled_at = case when p_disabled then coalesce(s.disabled_at, v_now) when p_disabled is null then s.disabled_at end,
-    disabled_reason = case
-      when p_disabled then coalesce(s.disabled_reason, 'it was disabled through the API')
-      when p_disabled is null then s.disabled_reason
-    end,
-    since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
-    failures = case when v_afresh then 0 else s.failures end,
-    rests_until = case when not v_afresh or v_afresh is null then s.rests_until end
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*;
-  if v_afresh then
-    update pawl.delivery d
-    set next_attempt_at = v_now
-    where d.ctid = any (array(
-      select w.ctid
-      from pawl.delivery w
-      where w.tenant_id = p_tenant and w.subscription_id = p_id
-        and w.status = 'pending' and w.next_attempt_at is not null and not w.callback
-        and w.next_attempt_at > v_now
-      order by w.tenant_id, w.subscription_id, w.next_attempt_at
-      limit 10000
-    ));
-  end if;
-end
-$$;
-revoke execute on function pawl.update_subscription(text,uuid,text,text[],text[],text[],boolean,boolean) from public;
-
-create function pawl.uuid_v7(p_at timestamp with time zone) returns uuid
+create function pawl_private.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe
 as $$
   select encode(
@@ -4044,31 +4156,22 @@ as $$
     'hex')::uuid
   from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
 $$;
-revoke execute on function pawl.uuid_v7(timestamp with time zone) from public;
+revoke execute on function pawl_private.uuid_v7(timestamp with time zone) from public;
 
-create function pawl.uuid_v7_floor(p_at timestamp with time zone) returns uuid
-language sql immutable parallel safe
+create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
+language sql stable
 as $$
-  select (
-    lpad(to_hex(least(greatest(floor(extract(epoch from p_at) * 1000), 0), 281474976710655)::bigint), 12, '0')
-    || repeat('0', 20))::uuid
+  select exists (
+    select
+    from (
+      -- Looked up without the status, so that the index on pending deliveries is not taken.
+      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.instance_id = p_id offset 0
+    ) d
+    where d.status = 'pending'
+      and not exists (
+        select from pawl.subscription s
+        where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
+      )
+  )
 $$;
-revoke execute on function pawl.uuid_v7_floor(timestamp with time zone) from public;
-
-create function pawl.validate_workflow(p_workflow text) returns void
-language plpgsql volatile security definer
-set lock_timeout = '2s'
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if exists (
-    select from pg_catalog.pg_constraint c
-    where c.conrelid = 'pawl.instance'::regclass
-      and c.conname = pawl.state_check_name(p_workflow)
-      and not c.convalidated
-  ) then
-    execute format('alter table pawl.instance validate constraint %I', pawl.state_check_name(p_workflow));
-  end if;
-end
-$$;
-revoke execute on function pawl.validate_workflow(text) from public;
+revoke execute on function pawl_private.webhook_retains(text,uuid) from public;

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/schema"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
@@ -59,6 +60,37 @@ func TestSchemaDumpIsComplete(t *testing.T) {
 	exec(t, conn, "insert into pawl.setting default values")
 	register(t, conn, door)
 	exec(t, conn, `select pawl.fire_one((pawl.create_one('door')).id, 'open')`)
+}
+
+// The migrations must make what the source says. A function that is changed in one of them only, a
+// table that a delta forgets, and a row of data that differs are seen here.
+func TestMigrationsMakeTheSource(t *testing.T) {
+	t.Parallel()
+	migrated, source := dbtest.NewDSN(t), dbtest.Empty(t)
+	exec(t, dial(t, source), schema.Source())
+	if diff := cmp.Diff(dump(t, source), dump(t, migrated)); diff != "" {
+		t.Errorf("db/migrations make another schema than db/schema; run: make generate, or make migration NAME=…\n%s", diff)
+	}
+	const data = `
+		select format('%s', c) from pawl_private.condition c
+		union all select format('%s', p) from pawl_private.privilege p
+		union all select format('%s', to_jsonb(s) - 'cursor_secret') from pawl.setting s
+		order by 1`
+	if diff := cmp.Diff(column[string](t, dial(t, source), data), column[string](t, dial(t, migrated), data)); diff != "" {
+		t.Errorf("db/migrations store other rows than db/schema:\n%s", diff)
+	}
+}
+
+// The test above is worth something only if it sees a function that was changed in one of the two.
+func TestDumpShowsAChangedFunction(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	before := dump(t, dsn)
+	exec(t, dial(t, dsn), `create or replace function pawl_private.is_decision(p_code text) returns boolean
+		language sql immutable parallel safe as $$ select p_code in ('applied') $$`)
+	if dump(t, dsn) == before {
+		t.Error("the dump does not show that a private function has changed")
+	}
 }
 
 func TestMigrationsThereAndBack(t *testing.T) {
@@ -183,6 +215,10 @@ func TestMigrationsWithGooseAlone(t *testing.T) {
 	if diff := cmp.Diff(before, everything(t, conn)); diff != "" {
 		t.Errorf("goose down-to 0 left something behind:\n%s", diff)
 	}
+	run("up")
+	if got, want := dump(t, dsn), dump(t, dbtest.NewDSN(t)); got != want {
+		t.Errorf("goose makes another schema the second time:\n%s", cmp.Diff(want, got))
+	}
 }
 
 func TestPrint(t *testing.T) {
@@ -235,7 +271,7 @@ func TestSet(t *testing.T) {
 	modes := func() []string {
 		return column[string](t, pool, `
 			select distinct c from pg_proc p cross join unnest(p.proconfig) c
-			where p.pronamespace = 'pawl'::regnamespace and c like 'plan_cache_mode=%'`)
+			where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and c like 'plan_cache_mode=%'`)
 	}
 	if diff := cmp.Diff([]string{"plan_cache_mode=auto"}, modes()); diff != "" {
 		t.Error(diff)
@@ -287,8 +323,10 @@ func everything(t testing.TB, conn *pgx.Conn) []string {
 // neither pg_dump nor the server's version matters: a NOT NULL is a column's, though PostgreSQL 18 makes it a
 // constraint too.
 var dumps = []string{
-	`select 'create schema pawl;'`,
-	`select format('comment on schema pawl is %L;', obj_description('pawl'::regnamespace, 'pg_namespace'))`,
+	`select format(E'create schema %I;\ncomment on schema %1$I is %2$L;', n.nspname, obj_description(n.oid, 'pg_namespace'))
+		from pg_namespace n
+		where n.nspname in ('pawl', 'pawl_private')
+		order by n.nspname`,
 	`select format('create domain %s as %s%s%s;', t.oid::regtype, format_type(t.typbasetype, t.typtypmod),
 			case when t.typcollation <> b.typcollation then format(' collate %I', l.collname) end,
 			(
@@ -300,7 +338,7 @@ var dumps = []string{
 		from pg_type t
 		join pg_type b on b.oid = t.typbasetype
 		left join pg_collation l on l.oid = t.typcollation
-		where t.typnamespace = 'pawl'::regnamespace and t.typtype = 'd'
+		where t.typnamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and t.typtype = 'd'
 		order by t.typname collate "C"`,
 	`select format(E'create table %s (\n%s\n)%s;', c.oid::regclass, concat_ws(E',\n',
 			(
@@ -347,12 +385,20 @@ var dumps = []string{
 				where e.objoid = c.oid and e.classoid = 'pg_class'::regclass
 			), '')
 		from pg_class c
-		where c.relnamespace = 'pawl'::regnamespace and c.relkind in ('r', 'p')
-		order by c.relname collate "C"`,
+		where c.relnamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and c.relkind in ('r', 'p')
+		order by c.relnamespace::regnamespace::text, c.relname collate "C"`,
+	`select format(E'create type %s as (\n%s\n);', c.oid::regclass, (
+				select string_agg(format('  %I %s', a.attname, format_type(a.atttypid, a.atttypmod)), E',\n' order by a.attnum)
+				from pg_attribute a
+				where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+			))
+		from pg_class c
+		where c.relnamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and c.relkind = 'c'
+		order by c.relnamespace::regnamespace::text, c.relname collate "C"`,
 	`select format(E'create view %s as\n%s', c.oid::regclass, pg_get_viewdef(c.oid))
 		from pg_class c
-		where c.relnamespace = 'pawl'::regnamespace and c.relkind = 'v'
-		order by c.relname collate "C"`,
+		where c.relnamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and c.relkind = 'v'
+		order by c.relnamespace::regnamespace::text, c.relname collate "C"`,
 	`select format(E'create function %s(%s) returns %s\nlanguage %s %s', p.oid::regproc, pg_get_function_arguments(p.oid),
 			pg_get_function_result(p.oid), l.lanname, concat_ws(' ',
 				case p.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
@@ -372,8 +418,8 @@ var dumps = []string{
 			) then format(E'\nrevoke execute on function %s from public;', p.oid::regprocedure) else '' end
 		from pg_proc p
 		join pg_language l on l.oid = p.prolang
-		where p.pronamespace = 'pawl'::regnamespace
-		order by p.proname collate "C", pg_get_function_identity_arguments(p.oid) collate "C"`,
+		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace)
+		order by p.pronamespace::regnamespace::text, p.proname collate "C", pg_get_function_identity_arguments(p.oid) collate "C"`,
 }
 
 // dump writes the schema as SQL that makes it.

@@ -17,7 +17,7 @@ import (
 func keys(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
 	exec(t, pool, `
-		insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select case n % 2 when 0 then 'default' else 'other' end, n, sha256(''), 'applied', gen_random_uuid(), 1,
 			$2::timestamptz + n * interval '1 second'
 		from generate_series(1, $1::integer) n
@@ -122,8 +122,8 @@ func TestCommandTakesAKeyThatIsPurged(t *testing.T) {
 	})
 	b.awaitBlocked(t, pool)
 	commit(t, purger)
-	if o := b.wait(t)[0]; o.Outcome != "applied" || o.Replayed || *o.Version != 4 {
-		t.Errorf("the command came to %s, replayed: %v, at version %d", o.Outcome, o.Replayed, *o.Version)
+	if o := b.wait(t)[0]; o.Code != "applied" || o.Replayed || *o.Version != 4 {
+		t.Errorf("the command came to %s, replayed: %v, at version %d", o.Code, o.Replayed, *o.Version)
 	}
 	wantOutcome(t, fire(t, pool, tenant, c)[0], "applied")
 	if n := purge(t, pool, 10); n != 0 {

@@ -24,7 +24,7 @@ func TestTimers(t *testing.T) {
 		got := column[string](t, pool, `
 			select format('%s in %s, version %s%s', d.event, extract(epoch from d.due_at - $2::timestamptz)::float8, i.version,
 				case when t.due_at > d.due_at then ', armed too late' end)
-			from pawl.timer t join pawl.instance i on i.id = t.instance_id cross join lateral pawl.next_deadline(i, 0) d
+			from pawl.timer t join pawl.instance i on i.id = t.instance_id cross join lateral pawl_private.next_deadline(i, 0) d
 			where t.instance_id = $1`, id, noon)
 		if want := fmt.Sprintf("%s in %v, version %d", event, after.Seconds(), version); len(got) != 1 || got[0] != want {
 			t.Errorf("timers = %v, want %s", got, want)

@@ -14,7 +14,7 @@ func TestUUIDv7(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
 	ids := column[uuid.UUID](t, pool, `
-		select pawl.uuid_v7($1::timestamptz + n * interval '1 microsecond') from generate_series(0, 9999) n order by n`, noon)
+		select pawl_private.uuid_v7($1::timestamptz + n * interval '1 microsecond') from generate_series(0, 9999) n order by n`, noon)
 	for i, id := range ids {
 		at := noon.Add(time.Duration(i) * time.Microsecond)
 		if id.Version() != 7 || id.Variant() != uuid.RFC4122 {
@@ -33,7 +33,7 @@ func TestUUIDv7(t *testing.T) {
 		t.Error("the ids are not in the order of their times")
 	}
 	// The rest is random, whatever the time.
-	same := column[uuid.UUID](t, pool, "select pawl.uuid_v7($1) from generate_series(1, 1000)", noon)
+	same := column[uuid.UUID](t, pool, "select pawl_private.uuid_v7($1) from generate_series(1, 1000)", noon)
 	slices.SortFunc(same, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
 	if len(slices.Compact(same)) != 1000 {
 		t.Error("an id was made twice")
@@ -47,8 +47,8 @@ func TestUUIDv7Floor(t *testing.T) {
 		select at::text from (
 			select timestamptz '2030-02-03 12:00:00.123Z' + n * interval '1 microsecond' as at from generate_series(0, 2000) n
 		) x
-		where pawl.uuid_v7(at) < pawl.uuid_v7_floor(at)
-			or pawl.uuid_v7(at) >= pawl.uuid_v7_floor(at + interval '1 millisecond')
+		where pawl_private.uuid_v7(at) < pawl.uuid_v7_floor(at)
+			or pawl_private.uuid_v7(at) >= pawl.uuid_v7_floor(at + interval '1 millisecond')
 			or pawl.uuid_v7_floor(date_trunc('milliseconds', at)) <> pawl.uuid_v7_floor(at)`); len(bad) > 0 {
 		t.Errorf("ids are beyond the bounds of their millisecond at %v", bad)
 	}

@@ -68,7 +68,7 @@ func TestRetire(t *testing.T) {
 		t.Helper()
 		before := registered(t, pool)
 		_, err := retire(t.Context(), pool, checksum)
-		pgErr := wantCode(t, err, "PW409")
+		pgErr := wantCode(t, err, "PW40V")
 		var got, want any
 		detail := fmt.Sprintf(`{"code": "workflow-conflict", "version": %d, "instances": %d}`, version, instances)
 		if json.Unmarshal([]byte(pgErr.Detail), &got) != nil || json.Unmarshal([]byte(detail), &want) != nil || !cmp.Equal(got, want) {
@@ -171,7 +171,7 @@ func TestRetireWaitsForCreates(t *testing.T) {
 	wantCode(t, err, "55P03")
 	commit(t, tx)
 	_, err = retire(t.Context(), pool, sum)
-	wantCode(t, err, "PW409")
+	wantCode(t, err, "PW40V")
 	exec(t, pool, "delete from pawl.instance")
 
 	// One that comes meanwhile waits, and finds what was decided.
@@ -207,7 +207,7 @@ func TestSetStateCheck(t *testing.T) {
 	want := stateCheck(t, pool)
 	exec(t, pool, `
 		alter table pawl.instance drop constraint instance_door_state_check;
-		select pawl.set_state_check('door')`)
+		select pawl_private.set_state_check('door')`)
 	if got := stateCheck(t, pool); got != want {
 		t.Errorf("the CHECK is\n%s\nwant\n%s", got, want)
 	}
@@ -221,7 +221,7 @@ func TestCountInstancesReadsItsWorkflow(t *testing.T) {
 	register(t, pool, flight)
 	exec(t, pool, `
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-		select 'tenant ' || n % 7, pawl.uuid_v7(now()), 'flight-booking', 1, 'QUOTED', 'active', 1, '{}', now(), now()
+		select 'tenant ' || n % 7, pawl_private.uuid_v7(now()), 'flight-booking', 1, 'QUOTED', 'active', 1, '{}', now(), now()
 		from generate_series(1, 20000) n`)
 	doors(t, pool, 3)
 	count := func() {
@@ -232,7 +232,7 @@ func TestCountInstancesReadsItsWorkflow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := value[int](t, tx, "select pawl.count_instances('door', 1)"); got != 3 {
+		if got := value[int](t, tx, "select pawl_private.count_instances('door', 1)"); got != 3 {
 			t.Errorf("%d instances, want 3", got)
 		}
 		if rows := value[int](t, tx, read); rows > 100 {
@@ -262,7 +262,7 @@ func tryMigrate(ctx context.Context, q queries.DBTX, p queries.MigrateInstancesP
 	rows, err := queries.New(q).MigrateInstances(ctx, p)
 	var list []migrated
 	for _, r := range rows {
-		list = append(list, migrated{r.ID, r.FromState, r.ToState, r.Outcome})
+		list = append(list, migrated{r.ID, r.FromState, r.ToState, r.Result})
 	}
 	return list, err
 }
@@ -402,7 +402,7 @@ func TestMigrateInstancesByPage(t *testing.T) {
 		where id = $1 or tenant_id <> $2`, ids[2], tenant); got != "default GONE 1, acme CLOSED 1" {
 		t.Errorf("the others are %s", got)
 	}
-	if got := value[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.workflow_migration"); got != "5 t" {
+	if got := value[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.instance_migration"); got != "5 t" {
 		t.Errorf("the migration is %s", got)
 	}
 }
@@ -416,17 +416,17 @@ func TestMigrationFaults(t *testing.T) {
 		p            queries.MigrateInstancesParams
 		code, detail string
 	}{
-		"no such workflow": {queries.MigrateInstancesParams{Workflow: "gate", FromVersion: 1, ToVersion: 2}, "PW404", `{"code": "workflow-not-found"}`},
-		"no such version":  {queries.MigrateInstancesParams{Workflow: "door", FromVersion: 1, ToVersion: 3}, "PW404", `{"code": "workflow-not-found"}`},
-		"from nowhere":     {queries.MigrateInstancesParams{Workflow: "door", FromVersion: 3, ToVersion: 1}, "PW404", `{"code": "workflow-not-found"}`},
+		"no such workflow": {queries.MigrateInstancesParams{Workflow: "gate", FromVersion: 1, ToVersion: 2}, "PW40W", `{"code": "workflow-not-found"}`},
+		"no such version":  {queries.MigrateInstancesParams{Workflow: "door", FromVersion: 1, ToVersion: 3}, "PW40W", `{"code": "workflow-not-found"}`},
+		"from nowhere":     {queries.MigrateInstancesParams{Workflow: "door", FromVersion: 3, ToVersion: 1}, "PW40W", `{"code": "workflow-not-found"}`},
 		"nowhere to": {
 			queries.MigrateInstancesParams{Workflow: "door", FromVersion: 1, ToVersion: 1},
-			"PW422",
+			"PW400",
 			`{"code": "malformed-request", "errors": [{"pointer": "/to", "detail": "is the version that the instances have"}]}`,
 		},
 		"no map": {
 			queries.MigrateInstancesParams{Workflow: "door", FromVersion: 1, ToVersion: 2, StateMap: json.RawMessage("[1]")},
-			"PW422",
+			"PW400",
 			`{"code": "malformed-request", "errors": [{"pointer": "/state_map", "detail": "must be an object"}]}`,
 		},
 		"all at once": {
@@ -434,14 +434,14 @@ func TestMigrationFaults(t *testing.T) {
 				Workflow: "door", FromVersion: 1, ToVersion: 2, States: []string{"OPEN", "AJAR"},
 				StateMap: json.RawMessage(`{"OPEN": "NOWHERE", "AJAR": "AJAR", "CLOSED": "GONE", "a/b~c": "AJAR", "GONE": null}`),
 			},
-			"PW422",
+			"PW400",
 			`{"code": "malformed-request", "errors": [
+				{"pointer": "/filter/states/1", "detail": "version 1 has no state AJAR"},
 				{"pointer": "/state_map/AJAR", "detail": "version 1 has no state AJAR"},
 				{"pointer": "/state_map/CLOSED", "detail": "GONE is final in version 2: only an event may end an instance"},
 				{"pointer": "/state_map/GONE", "detail": "must be the name of a state"},
 				{"pointer": "/state_map/OPEN", "detail": "version 2 has no state NOWHERE"},
-				{"pointer": "/state_map/a~1b~0c", "detail": "version 1 has no state a/b~c"},
-				{"pointer": "/states/1", "detail": "version 1 has no state AJAR"}]}`,
+				{"pointer": "/state_map/a~1b~0c", "detail": "version 1 has no state a/b~c"}]}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -462,7 +462,7 @@ func TestMigrationFaults(t *testing.T) {
 	if after := value[string](t, pool, "select jsonb_agg(h)::text from pawl.history h"); after != before {
 		t.Errorf("a refusal left %s", after)
 	}
-	if n := value[int](t, pool, "select count(*) from pawl.workflow_migration"); n != 0 {
+	if n := value[int](t, pool, "select count(*) from pawl.instance_migration"); n != 0 {
 		t.Errorf("a refusal left %d migrations", n)
 	}
 }
@@ -480,7 +480,7 @@ func TestMigrationsDoNotPlayPingPong(t *testing.T) {
 	refused := func(p queries.MigrateInstancesParams) {
 		t.Helper()
 		_, err := tryMigrate(t.Context(), pool, p)
-		if pgErr := wantCode(t, err, "PW409"); pgErr.Detail != `{"code": "workflow-conflict"}` {
+		if pgErr := wantCode(t, err, "PW40V"); pgErr.Detail != `{"code": "workflow-conflict"}` {
 			t.Errorf("detail = %s", pgErr.Detail)
 		}
 	}
@@ -517,7 +517,7 @@ func TestMigrationsDoNotPlayPingPong(t *testing.T) {
 	}
 	if got := value[string](t, pool, `
 		select string_agg(format('%s to %s: %s', from_version, to_version, moved), ', ' order by from_version)
-		from pawl.workflow_migration where tenant_id = $1 and finished_at is not null`, tenant); got != "1 to 2: 3, 2 to 1: 3" {
+		from pawl.instance_migration where tenant_id = $1 and finished_at is not null`, tenant); got != "1 to 2: 3, 2 to 1: 3" {
 		t.Errorf("migrations: %s", got)
 	}
 }
@@ -539,7 +539,7 @@ func TestOppositeMigrationsAtOnce(t *testing.T) {
 	second.awaitBlocked(t, pool)
 	commit(t, tx)
 	second.end(t)
-	wantCode(t, second.err, "PW409")
+	wantCode(t, second.err, "PW40V")
 }
 
 // A version that instances are moved to is not retired under them, nor does anybody wait for ever.
@@ -568,7 +568,7 @@ func TestRetireAndMigrateAtOnce(t *testing.T) {
 	second.awaitBlocked(t, pool)
 	commit(t, tx)
 	second.end(t)
-	wantCode(t, second.err, "PW404")
+	wantCode(t, second.err, "PW40W")
 }
 
 // A migration that was broken off does not outlive its versions.
@@ -594,7 +594,7 @@ func TestMigrationReadsPages(t *testing.T) {
 	register(t, pool, ajar)
 	exec(t, pool, `
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-		select 'default', pawl.uuid_v7(now() + n * interval '1 ms'), 'door', 1, 'CLOSED', 'active', 1, '{}', now(), now()
+		select 'default', pawl_private.uuid_v7(now() + n * interval '1 ms'), 'door', 1, 'CLOSED', 'active', 1, '{}', now(), now()
 		from generate_series(1, 5000) n`)
 	conn := connect(t, pool)
 	p := queries.MigrateInstancesParams{Workflow: "door", FromVersion: 1, ToVersion: 2, RowLimit: 10, DryRun: true}
@@ -626,7 +626,7 @@ func TestRetireUnderLoad(t *testing.T) {
 			group.Go(func() error {
 				for {
 					o, err := tryCreate(ctx, pool, tenant, creation{workflow: "door"})
-					if err != nil || o[0].Outcome == "workflow-not-found" {
+					if err != nil || o[0].Code == "workflow-not-found" {
 						return err
 					}
 					// What a retirement under way does not see would stay for good.
@@ -639,7 +639,7 @@ func TestRetireUnderLoad(t *testing.T) {
 		group.Go(func() error {
 			for {
 				retired, err := retire(ctx, pool, sum)
-				if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "PW409" || pgErr.Code == "55P03") {
+				if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "PW40V" || pgErr.Code == "55P03") {
 					continue
 				}
 				if err == nil && !retired {

@@ -18,13 +18,13 @@ var anHour = pgtype.Interval{Microseconds: 3600e6, Valid: true}
 // subscribeAll makes a subscription to everything, and the test the leader, in term 1.
 func subscribeAll(t testing.TB, pool *pgxpool.Pool) uuid.UUID {
 	t.Helper()
-	exec(t, pool, "select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
-	return value[uuid.UUID](t, pool, `select id from pawl.create_subscription('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
+	exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	return value[uuid.UUID](t, pool, `select id from pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
 }
 
-func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.RouteRow {
+func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.DeliveryRouteRow {
 	t.Helper()
-	row, err := queries.New(q).Route(t.Context(), queries.RouteParams{Term: term, RowLimit: limit, Lease: anHour})
+	row, err := queries.New(q).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: term, RowLimit: limit, Lease: anHour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.RouteR
 // due lists what is due as "<version>", in the order that it is read.
 func due(t testing.TB, q queries.DBTX) []queries.Delivery {
 	t.Helper()
-	list, err := queries.New(q).DueDeliveries(t.Context(), queries.DueDeliveriesParams{
+	list, err := queries.New(q).DeliveryDue(t.Context(), queries.DeliveryDueParams{
 		RowLimit: 1000, Each: 1000, Flying: []string{}, FlyingSubscriptions: []string{},
 	})
 	if err != nil {
@@ -52,17 +52,25 @@ func versions(list []queries.Delivery) (out []int64) {
 
 func settle(t testing.TB, q queries.DBTX, term int64, outcome string, list ...queries.Delivery) bool {
 	t.Helper()
-	p := queries.SettleDeliveriesParams{Term: term, Rest: anHour}
+	p := queries.DeliverySettleParams{Term: term, Rest: anHour}
 	for _, d := range list {
-		p.Tenants, p.Ids, p.Outcomes = append(p.Tenants, d.TenantID), append(p.Ids, d.ID), append(p.Outcomes, outcome)
+		p.Tenants, p.Ids, p.Results = append(p.Tenants, d.TenantID), append(p.Ids, d.ID), append(p.Results, outcome)
 		p.Delays, p.Pauses = append(p.Delays, anHour), append(p.Pauses, pgtype.Interval{})
 		p.Statuses, p.Errors, p.Responses = append(p.Statuses, 500), append(p.Errors, "e"), append(p.Responses, "r")
 	}
-	leads, err := queries.New(q).SettleDeliveries(t.Context(), p)
+	leads, err := queries.New(q).DeliverySettle(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return leads
+}
+
+// A result that nobody knows would settle a delivery without a trace of why.
+func TestUnknownResultIsRefused(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	_, err := queries.New(pool).DeliverySettle(t.Context(), queries.DeliverySettleParams{Results: []string{"delivered", "lost"}})
+	wantCode(t, err, "22023")
 }
 
 // A router that dies between reading and advancing has done nothing; one that was deposed
@@ -100,7 +108,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 		t.Errorf("%d deliveries were made in %d pages, and then %+v", made, pages, r)
 	}
 	// Somebody puts the cursor back: what there is stays.
-	exec(t, pool, "update pawl.consumer set cursor = '1:1:', floor = 0, next_floor = 0, batch = null, batch_seq = 0")
+	exec(t, pool, "update pawl.consumer set cursor = '1:1:', low_watermark = 0, next_low_watermark = 0, batch = null, batch_seq = 0")
 	if r := route(t, pool, 1, 100); r.Deliveries != 0 || int(r.Steps) <= steps {
 		t.Errorf("routed again: %+v", r)
 	}
@@ -116,7 +124,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 func TestRoutingForNobody(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 5)
-	exec(t, pool, "select pawl.add_consumer('webhooks', true); select pawl.lead('webhooks', 'x', '1 hour')")
+	exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
 	if r := route(t, pool, 1, 100); !r.Leads || r.Steps != 0 || r.Deliveries != 0 {
 		t.Errorf("routed %+v", r)
 	}
@@ -169,7 +177,7 @@ func TestWhatWaitsForARetry(t *testing.T) {
 	list := want(2, 3, 4)
 	settle(t, pool, 1, "delivered", list[0], list[1])
 	// One that is replayed goes before those that wait.
-	replayed, err := queries.New(pool).ReplayDeliveries(t.Context(), queries.ReplayDeliveriesParams{Tenant: tenant, Ids: []uuid.UUID{first}, RowLimit: 1})
+	replayed, err := queries.New(pool).DeliveryReplay(t.Context(), queries.DeliveryReplayParams{Tenant: tenant, Ids: []uuid.UUID{first}, RowLimit: 1})
 	if err != nil || replayed.Replayed != 1 {
 		t.Fatalf("replayed %+v: %v", replayed, err)
 	}
@@ -199,7 +207,7 @@ func TestRests(t *testing.T) {
 	if got := due(t, pool); len(got) != 0 || value[int](t, pool, "select failures from pawl.subscription") != 5 {
 		t.Errorf("while it rests %d are due", len(got))
 	}
-	if _, err := queries.New(pool).TestSubscription(t.Context(), queries.TestSubscriptionParams{Tenant: tenant, ID: id}); err != nil {
+	if _, err := queries.New(pool).SubscriptionTest(t.Context(), queries.SubscriptionTestParams{Tenant: tenant, ID: id}); err != nil {
 		t.Fatal(err)
 	}
 	probe := due(t, pool)
@@ -207,10 +215,10 @@ func TestRests(t *testing.T) {
 		t.Fatalf("the probe is %+v", probe)
 	}
 	settle(t, pool, 1, "retry", probe...)
-	if value[bool](t, pool, "select rests_until < pawl.now() + interval '9 minutes' from pawl.subscription") {
+	if value[bool](t, pool, "select circuit_open_until < pawl.now() + interval '9 minutes' from pawl.subscription") {
 		t.Error("the second rest is no longer than the first")
 	}
-	exec(t, pool, "update pawl.subscription set rests_until = pawl.now()")
+	exec(t, pool, "update pawl.subscription set circuit_open_until = pawl.now()")
 	probe = due(t, pool)
 	if len(probe) != 1 {
 		t.Fatalf("%d are sent as a probe", len(probe))
@@ -232,7 +240,7 @@ func TestPurgeDeliveries(t *testing.T) {
 	settle(t, pool, 1, "delivered", list[:2]...)
 	settle(t, pool, 1, "dead", list[2:4]...)
 	purge := func(limit int32) int32 {
-		n, err := queries.New(pool).PurgeDeliveries(t.Context(), queries.PurgeDeliveriesParams{
+		n, err := queries.New(pool).DeliveryPurge(t.Context(), queries.DeliveryPurgeParams{
 			RowLimit: limit, Delivered: pgtype.Interval{Days: 7, Valid: true}, Dead: pgtype.Interval{Days: 30, Valid: true},
 		})
 		if err != nil {
@@ -277,11 +285,11 @@ func TestFreshWebhooksAreReadByFullKey(t *testing.T) {
 			t.Fatalf("routed %+v", r)
 		}
 		list := due(t, conn)
-		p := queries.EventsOfParams{}
+		p := queries.DeliveryMessagesParams{}
 		for _, d := range list {
 			p.Tenants, p.Instances, p.Versions = append(p.Tenants, d.TenantID), append(p.Instances, *d.InstanceID), append(p.Versions, *d.Version)
 		}
-		if events, err := queries.New(conn).EventsOf(t.Context(), p); err != nil || len(events) != batch {
+		if events, err := queries.New(conn).DeliveryMessages(t.Context(), p); err != nil || len(events) != batch {
 			t.Fatalf("%d events: %v", len(events), err)
 		}
 		settle(t, conn, 1, "delivered", list[1:]...)
@@ -311,7 +319,7 @@ func TestRetentionWaitsForWebhooks(t *testing.T) {
 			exec(t, pool, "update pawl.subscription set disabled_at = now(), disabled_reason = 'by the test'")
 		},
 		"deleted": func(pool *pgxpool.Pool, s uuid.UUID) {
-			exec(t, pool, "select pawl.delete_subscription('default', $1)", s)
+			exec(t, pool, "select pawl.subscription_delete('default', $1)", s)
 			settle(t, pool, 1, "dead", due(t, pool)...)
 		},
 	} {
@@ -324,7 +332,7 @@ func TestRetentionWaitsForWebhooks(t *testing.T) {
 			exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
 			removed := func() bool {
 				t.Helper()
-				return value[bool](t, pool, "select cardinality(pawl.remove_instances('default', array[$1::uuid], pawl.now())) = 1", id)
+				return value[bool](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now())) = 1", id)
 			}
 			if removed() {
 				t.Fatal("it went before it was routed")
@@ -350,7 +358,7 @@ func TestRetentionTakesCallbacks(t *testing.T) {
 	id := doors(t, pool, 1)[0]
 	exec(t, pool, "insert into pawl.callback (tenant_id, instance_id, url, created_at) values ('default', $1, 'https://example.com', now())", id)
 	exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
-	if n := value[int](t, pool, "select cardinality(pawl.remove_instances('default', array[$1::uuid], pawl.now()))", id); n != 1 {
+	if n := value[int](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now()))", id); n != 1 {
 		t.Fatalf("%d instances were removed", n)
 	}
 	if n := value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {

@@ -77,7 +77,7 @@ const (
 )
 
 var kindNames = [kindCount]string{
-	"internal error", "malformed request", "invalid idempotency key", "idempotency key reused",
+	"internal", "malformed request", "invalid idempotency key", "idempotency key reuse",
 	"workflow not found", "instance not found", "transition not allowed", "guard rejected", "guard error",
 	"instance exists", "workflow conflict", "version mismatch", "precondition required", "too large",
 	"invalid definition", "invalid context", "invalid payload", "unknown event", "event id too old",
@@ -236,7 +236,6 @@ func fromDatabase(err error) *Error {
 	}
 	// The detail of what the engine raises is JSON.
 	var detail struct {
-		Code    string
 		Version int64
 		Errors  []struct{ Pointer, Detail string }
 	}
@@ -244,24 +243,46 @@ func fromDatabase(err error) *Error {
 		_ = json.Unmarshal([]byte(pg.Detail), &detail) // Zero values if there is none.
 	}
 	e := &Error{Kind: Internal, Cause: err}
-	switch {
-	case pg.Code == "PW404":
-		e.Kind, e.Message = WorkflowNotFound, pg.Message
-	case pg.Code == "PW409":
-		e.Kind, e.Message, e.Refusal = WorkflowConflict, pg.Message, &Refusal{Version: detail.Version}
-	case pg.Code == "PW410":
-		e.Kind, e.Message = EventIDTooOld, "steps behind the event id have been purged; read the instances and begin anew"
-	case pg.Code == "PW422" && detail.Code == "malformed-request":
-		e.Kind, e.Message = Malformed, pg.Message
-		for _, f := range detail.Errors {
-			e.Faults = append(e.Faults, Fault{Pointer: f.Pointer, Detail: f.Detail})
+	if kind, known := conditions[pg.Code]; known {
+		e.Kind, e.Message = kind, pg.Message
+		switch kind {
+		case WorkflowConflict:
+			e.Refusal = &Refusal{Version: detail.Version}
+		case EventIDTooOld:
+			e.Message = "steps behind the event id have been purged; read the instances and begin anew"
+		case Malformed:
+			for _, f := range detail.Errors {
+				e.Faults = append(e.Faults, Fault{Pointer: f.Pointer, Detail: f.Detail})
+			}
 		}
-	case pg.Code == "PW422":
-		e.Kind, e.Message = InvalidDefinition, pg.Message
+		return e
+	}
+	switch {
 	case database.IsRetryable(err), database.IsConnectionError(err):
 		e.Kind, e.Message = Unavailable, "the database is busy; try again"
 	case pg.Code == database.LockNotAvailable, pg.Code == database.QueryCanceled:
 		e.Kind, e.Message = Unavailable, "another transaction holds what this one needs; try again"
 	}
 	return e
+}
+
+// conditions are the kinds of the conditions that functions of the database raise, by SQLSTATE. The
+// table pawl_private.condition lists them too; a test compares the two. PW001, PW40L and PW40R are
+// missing: the service never causes the first, and the others are an operator's to act on.
+var conditions = map[string]Kind{
+	"PW400": Malformed,
+	"PW404": InstanceNotFound,
+	"PW409": TransitionNotAllowed,
+	"PW40E": InstanceExists,
+	"PW40G": GuardRejected,
+	"PW40V": WorkflowConflict,
+	"PW40W": WorkflowNotFound,
+	"PW410": EventIDTooOld,
+	"PW412": VersionMismatch,
+	"PW413": TooLarge,
+	"PW422": UnknownEvent,
+	"PW428": PreconditionRequired,
+	"PW42D": InvalidDefinition,
+	"PW42G": GuardError,
+	"PW42K": KeyReuse,
 }

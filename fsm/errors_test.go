@@ -48,10 +48,10 @@ func TestFromDatabase(t *testing.T) {
 		"pool closed":             {puddle.ErrClosedPool, fsm.Unavailable},
 		"deadline":                {context.DeadlineExceeded, fsm.Unavailable},
 		"cancelled":               {context.Canceled, fsm.Unavailable},
-		"workflow conflict":       {code("PW409"), fsm.WorkflowConflict},
-		"workflow not found":      {code("PW404"), fsm.WorkflowNotFound},
+		"workflow conflict":       {code("PW40V"), fsm.WorkflowConflict},
+		"workflow not found":      {code("PW40W"), fsm.WorkflowNotFound},
 		"event id too old":        {code("PW410"), fsm.EventIDTooOld},
-		"invalid definition":      {code("PW422"), fsm.InvalidDefinition},
+		"invalid definition":      {code("PW42D"), fsm.InvalidDefinition},
 		"twice in a call":         {code("PW001"), fsm.Internal},
 		"unique violation":        {code("23505"), fsm.Internal},
 		"check violation":         {code("23514"), fsm.Internal},
@@ -80,11 +80,11 @@ func TestFromDatabase(t *testing.T) {
 			}
 		}
 	}
-	if e := fsm.FromDatabase(code("PW409")); e.Refusal == nil || e.Refusal.Version != 3 {
+	if e := fsm.FromDatabase(code("PW40V")); e.Refusal == nil || e.Refusal.Version != 3 {
 		t.Errorf("the conflict names no version: %+v", e.Refusal)
 	}
 
-	faulty := fsm.FromDatabase(&pgconn.PgError{Code: "PW422", Message: "no", Detail: `{"code": "malformed-request", "errors": [{"pointer": "/a", "detail": "x"}]}`})
+	faulty := fsm.FromDatabase(&pgconn.PgError{Code: "PW400", Message: "no", Detail: `{"code": "malformed-request", "errors": [{"pointer": "/a", "detail": "x"}]}`})
 	if faulty.Kind != fsm.Malformed || len(faulty.Faults) != 1 || faulty.Faults[0] != (fsm.Fault{Pointer: "/a", Detail: "x"}) {
 		t.Errorf("got %+v", faulty)
 	}

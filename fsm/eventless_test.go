@@ -75,7 +75,7 @@ func TestEventlessRefusals(t *testing.T) {
 
 	// A caller in SQL has an exception.
 	_, err = pool.Exec(t.Context(), `select pawl.fire_one($1, 'loop', '{"x":1,"by":0}')`, neighbour.ID)
-	if err == nil || !strings.Contains(err.Error(), "PW422") || !strings.Contains(err.Error(), "come to rest") && !strings.Contains(err.Error(), "coming to rest") {
+	if err == nil || !strings.Contains(err.Error(), "PW42G") || !strings.Contains(err.Error(), "come to rest") && !strings.Contains(err.Error(), "coming to rest") {
 		t.Errorf("in SQL: %v", err)
 	}
 }
@@ -187,7 +187,7 @@ func holdKey(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) (release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), `insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+	if _, err := tx.Exec(t.Context(), `insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		values ('default', 'held', sha256(''), 'applied', $1, 1, now() + interval '1 hour')`, id); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,15 @@
 package fsm
 
-import "context"
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+)
 
 // The batcher is tested with a call of the test's own, which no exported function takes.
 
@@ -38,3 +47,13 @@ func (b Batcher) Held() (waiting, names, running int) {
 
 // FromDatabase maps an error of the driver.
 func FromDatabase(err error) *Error { return fromDatabase(err) }
+
+// Refused is the error that an outcome of the engine becomes.
+func Refused(code string, id uuid.UUID, r Refusal) *Error {
+	_, err := resultOf(queries.Outcome{Code: code, ID: &id}, &Error{Refusal: &r})
+	e, _ := errors.AsType[*Error](err)
+	return e
+}
+
+// ConditionStates are the SQLSTATEs that the service knows.
+func ConditionStates() []string { return slices.Sorted(maps.Keys(conditions)) }

@@ -127,7 +127,7 @@ func flush[C any](
 		for i, p := range batch {
 			// A replay of what an unanswered attempt of this command did is none to its caller.
 			outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
-			if outcomes[i].Outcome == "applied" && !outcomes[i].Replayed {
+			if outcomes[i].Code == "applied" && !outcomes[i].Replayed {
 				moved = append(moved, *outcomes[i].ID)
 			}
 			answered, result, err := answer(p, outcomes[i])

@@ -165,7 +165,7 @@ func TestEveryKind(t *testing.T) {
 	}
 	// Three refusals are decisions, and only they are recorded.
 	after := fsmtest.Counts(t, pool)
-	fsmtest.Exec(t, pool, "delete from pawl.idempotency_key where outcome <> 'applied'")
+	fsmtest.Exec(t, pool, "delete from pawl.idempotency_key where decision <> 'applied'")
 	if rest := fsmtest.Counts(t, pool); before != rest || after == before {
 		t.Errorf("before: %s, after: %s, without the refusals' keys: %s", before, after, rest)
 	}

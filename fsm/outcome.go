@@ -11,7 +11,7 @@ import (
 // to be checked first, it is checked, and the command is not answered: it must be called again, unless
 // the check failed.
 func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
-	if o.Outcome == "context-unchecked" {
+	if o.Code == "context-unchecked" {
 		p.checked, err = s.checkDocument(o.Schema, p.command.Context, "/context", InvalidContext)
 		return false, Result{}, err
 	}
@@ -21,7 +21,7 @@ func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outc
 
 // answerFire is answerCreate for an event and its payload.
 func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
-	if o.Outcome == "payload-unchecked" {
+	if o.Code == "payload-unchecked" {
 		p.checked, err = s.checkDocument(o.Schema, p.command.Payload, "/payload", InvalidPayload)
 		return false, Result{}, err
 	}
@@ -51,7 +51,7 @@ func (s *Service) checkDocument(schema, document json.RawMessage, pointer string
 // resultOf is the one place where an outcome of the engine becomes a result or gets a Kind. e is the
 // error that a refusal becomes, with what does not depend on the kind.
 func resultOf(o queries.Outcome, e *Error) (Result, error) {
-	switch o.Outcome {
+	switch o.Code {
 	case "applied":
 		return Result{
 			Replayed: o.Replayed,
@@ -99,7 +99,7 @@ func resultOf(o queries.Outcome, e *Error) (Result, error) {
 	case "always-loop":
 		e.Kind, e.Message = GuardError, "eventless transitions follow one another without coming to rest; nothing was changed"
 	default:
-		e.Kind, e.Cause = Internal, fmt.Errorf("unknown outcome %q", o.Outcome)
+		e.Kind, e.Cause = Internal, fmt.Errorf("unknown outcome %q", o.Code)
 	}
 	return Result{}, e
 }

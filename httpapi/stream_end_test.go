@@ -69,7 +69,7 @@ func tooOld(t *testing.T) answer {
 	dbtest.Advance(t, a.pool, 25*time.Hour)
 	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 	a.stream("/v1/events", e.id).want("transition 2 OFF", "transition 2 ON")
-	a.sql("select pawl.remove_instances('default', array[$1::uuid], pawl.now())", gone)
+	a.sql("select pawl.purge_instances('default', array[$1::uuid], pawl.now())", gone)
 	a.create("booking", `{"context": {"price": 1}}`)
 	a.stream("/v1/events?workflow=booking", other.id).want("created 1 QUOTED")
 	s = a.stream("/v1/events", e.id)

@@ -16,7 +16,7 @@ func subscriptionOf(s subscription.Subscription) api.Subscription {
 			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: &s.TerminalOnly,
 		},
 		Secret: optional(s.Secret), Disabled: s.DisabledAt != nil, DisabledAt: (*api.Timestamp)(s.DisabledAt),
-		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: (*api.Timestamp)(s.RestsUntil),
+		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: (*api.Timestamp)(s.CircuitOpenUntil),
 		PreviousSecretUntil: (*api.Timestamp)(s.PreviousSecretUntil), CreatedAt: api.Timestamp(s.CreatedAt), CreatedBy: s.CreatedBy,
 	}
 }

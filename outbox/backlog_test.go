@@ -18,7 +18,7 @@ import (
 const manySteps = `
 	with i as (
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
-		select 'default', pawl.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', $2, '{}', now(), now() from generate_series(1, $1::integer / $2)
+		select 'default', pawl_private.uuid_v7(now()), 'counter', 1, 'COUNTING', 'active', $2, '{}', now(), now() from generate_series(1, $1::integer / $2)
 		returning id
 	)
 	insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
@@ -64,8 +64,8 @@ func TestBacklog(t *testing.T) {
 		t.Fatal(err)
 	}
 	insert(open)
-	outboxtest.Exec(t, pool, "select pawl.add_consumer('all')")
-	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '0')")
+	outboxtest.Exec(t, pool, "select pawl.consumer_create('all')")
+	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
 	for range transactions - 1 {
 		insert(pool)
 	}
@@ -169,8 +169,8 @@ func TestPagesAreBounded(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	outboxtest.Exec(t, pool, "alter table pawl.history set (autovacuum_enabled = off)")
-	outboxtest.Exec(t, pool, "select pawl.add_consumer('all', true)")
-	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '1 hour')")
+	outboxtest.Exec(t, pool, "select pawl.consumer_create('all', true)")
+	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '1 hour')")
 	open, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -178,12 +178,12 @@ func TestPagesAreBounded(t *testing.T) {
 	for range 10 {
 		outboxtest.Create(t, open)
 	}
-	const advance = "select pawl.advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
+	const advance = "select pawl.consumer_advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
 	outboxtest.Exec(t, pool, advance)
 	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
 	outboxtest.Exec(t, pool, advance) // The floor is far below them, and the batch that follows begins there.
 	outboxtest.Create(t, pool)
-	outboxtest.Exec(t, pool, "select pawl.advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
+	outboxtest.Exec(t, pool, "select pawl.consumer_advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
 	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
 	if err := open.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func TestPagesAreBounded(t *testing.T) {
 		defer conn.Release()
 		for range 8 {
 			// This batch does not see the steps of the transaction that was open. The next one does.
-			if n := outboxtest.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl.read_steps(c, pg_current_snapshot(), 1000)"); n != want {
+			if n := outboxtest.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl_private.consumer_steps(c, pg_current_snapshot(), 1000)"); n != want {
 				t.Errorf("%d steps, want %d", n, want)
 			}
 		}
@@ -242,9 +242,9 @@ func TestSlowSinkGetsSmallerPages(t *testing.T) {
 func TestPagesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	outboxtest.Exec(t, pool, "alter function pawl.read_events rename to read_events_really")
+	outboxtest.Exec(t, pool, "alter function pawl.consumer_read rename to read_events_really")
 	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
-		create function pawl.read_events(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.event
+		create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
 		language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
 			return query select * from pawl.read_events_really(p_consumer, p_batch, p_limit);

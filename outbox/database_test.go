@@ -18,7 +18,7 @@ const (
 		cross join lateral regexp_matches(pg_catalog.pg_get_constraintdef(c.oid), '''([^'']+)''', 'g') m
 		where c.contypid = 'pawl.kind'::regtype and c.conname = 'kind_is_known'`
 	// typeInSQL is the type of the CloudEvent of a kind, as deliveries are shown with it.
-	typeInSQL = "select pawl.event_type($1)"
+	typeInSQL = "select pawl_private.message_type($1)"
 )
 
 // Each kind of step has one type of CloudEvent, in Go and in SQL.

@@ -73,15 +73,15 @@ func (e Election) Run(ctx context.Context, work string, lead Lead) {
 
 // stand returns the term in which this process leads, or 0 if another process does.
 func (e Election) stand(ctx context.Context, leader string) (term int64, err error) {
-	p := queries.LeadParams{Consumer: e.Consumer, Leader: leader, Lease: interval(e.Lease)}
-	if term, err = e.Queries.Lead(ctx, p); err != nil || term > 0 {
+	p := queries.ConsumerLeadParams{Consumer: e.Consumer, Leader: leader, Lease: interval(e.Lease)}
+	if term, err = e.Queries.ConsumerLead(ctx, p); err != nil || term > 0 {
 		return term, err
 	}
 	// The reason may be that there is no such consumer.
-	if err := e.Queries.AddConsumer(ctx, queries.AddConsumerParams{Consumer: e.Consumer, FromStart: e.FromStart}); err != nil {
+	if err := e.Queries.ConsumerCreate(ctx, queries.ConsumerCreateParams{Consumer: e.Consumer, FromStart: e.FromStart}); err != nil {
 		return 0, err
 	}
-	return e.Queries.Lead(ctx, p)
+	return e.Queries.ConsumerLead(ctx, p)
 }
 
 // resign gives up the lease, so that the next leader need not wait until it has run out. An error
@@ -89,5 +89,5 @@ func (e Election) stand(ctx context.Context, leader string) (term int64, err err
 func (e Election) resign(ctx context.Context, term int64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	_ = e.Queries.Resign(ctx, queries.ResignParams{Consumer: e.Consumer, Term: term})
+	_ = e.Queries.ConsumerResign(ctx, queries.ConsumerResignParams{Consumer: e.Consumer, Term: term})
 }

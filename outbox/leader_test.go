@@ -42,7 +42,7 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 	if term < 2 {
 		t.Fatalf("term %d", term)
 	}
-	if outboxtest.Value[bool](t, pool, "select pawl.advance('all', 1, '1:1:', null, 1, '1 hour')") {
+	if outboxtest.Value[bool](t, pool, "select pawl.consumer_advance('all', 1, '1:1:', null, 1, '1 hour')") {
 		t.Error("an old term moved the cursor")
 	}
 	close(resume)
@@ -112,8 +112,8 @@ func TestRestoredFromADump(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	id, late := outboxtest.Create(t, pool), outboxtest.Create(t, pool)
-	outboxtest.Exec(t, pool, "select pawl.add_consumer('all', true)")
-	outboxtest.Exec(t, pool, "select pawl.lead('all', 'x', '0')")
+	outboxtest.Exec(t, pool, "select pawl.consumer_create('all', true)")
+	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
 	// The steps get the transaction ids of another server. One of them is not relayed yet.
 	outboxtest.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
 	outboxtest.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_floor_xid = '4999999999'")
@@ -128,7 +128,7 @@ func TestRestoredFromADump(t *testing.T) {
 			break
 		}
 	}
-	outboxtest.Exec(t, pool, "select pawl.restored()")
+	outboxtest.Exec(t, pool, "select pawl.log_restored()")
 	outboxtest.Add(t, pool, id)
 	if got := sink.Want(t, 2); !slices.Equal(got, append(outboxtest.IDs(late, 1), outboxtest.IDs(id, 2)...)) {
 		t.Errorf("relayed %v", got)

@@ -25,7 +25,7 @@ type Message struct {
 }
 
 // MessageOf returns the message of a step that was read from the outbox.
-func MessageOf(e queries.Event) Message {
+func MessageOf(e queries.Message) Message {
 	out := Message{
 		Tenant: e.TenantID, Seq: e.Seq,
 		Step: fsm.Step{
@@ -53,7 +53,7 @@ func (m Message) ID() string {
 }
 
 // types are the types of CloudEvents by the kind of step. The database derives the same types for
-// the log of deliveries, by pawl.event_type; a test compares them.
+// the log of deliveries, by pawl_private.message_type; a test compares them.
 var types = map[string]string{
 	"created":    "pawl.instance.created",
 	"transition": "pawl.instance.transitioned",

@@ -130,12 +130,12 @@ func (l *leadership) run(ctx context.Context) (progress bool, err error) {
 // relayPage publishes the next page and then moves the cursor behind it. It returns how many
 // messages the page had, and whether the batch has more.
 func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error) {
-	look, err := l.queries.Look(ctx, l.consumer)
+	look, err := l.queries.ConsumerNextBatch(ctx, l.consumer)
 	if err != nil || look.Idle {
 		return 0, false, err
 	}
 	size := l.page.Size()
-	rows, err := l.queries.ReadEvents(ctx, queries.ReadEventsParams{
+	rows, err := l.queries.ConsumerRead(ctx, queries.ConsumerReadParams{
 		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(size),
 	})
 	if err != nil {
@@ -181,7 +181,7 @@ func (l *leadership) publish(ctx context.Context, messages []Message) error {
 // of the batch, or if seq is set to that place in it.
 func (l *leadership) advance(ctx context.Context, batch string, seq *int64, relayed int) error {
 	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
-		return l.queries.Advance(ctx, queries.AdvanceParams{
+		return l.queries.ConsumerAdvance(ctx, queries.ConsumerAdvanceParams{
 			Consumer: l.consumer, Term: l.term, Batch: batch, Seq: seq, Relayed: int64(relayed), Lease: interval(l.config.Lease),
 		})
 	})
@@ -189,7 +189,7 @@ func (l *leadership) advance(ctx context.Context, batch string, seq *int64, rela
 
 func (l *leadership) renew(ctx context.Context) error {
 	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
-		return l.queries.Renew(ctx, queries.RenewParams{Consumer: l.consumer, Term: l.term, Lease: interval(l.config.Lease)})
+		return l.queries.ConsumerRenew(ctx, queries.ConsumerRenewParams{Consumer: l.consumer, Term: l.term, Lease: interval(l.config.Lease)})
 	})
 }
 

@@ -30,7 +30,7 @@ type Status struct {
 // Statuses returns the status of each consumer, in the order of their names. It counts the steps
 // that they have yet to relay, which takes the longer the more there are.
 func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
-	rows, err := queries.New(pool).OutboxStatus(ctx)
+	rows, err := queries.New(pool).ConsumerStatus(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("outbox status: %w", err)
 	}
@@ -48,7 +48,7 @@ func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 // Steps that a consumer has not relayed keep final instances from being purged, so one that is
 // not needed must be deleted. Only the owner of the schema may do it.
 func DeleteConsumer(ctx context.Context, pool *pgxpool.Pool, consumer string) (bool, error) {
-	deleted, err := queries.New(pool).Forget(ctx, consumer)
+	deleted, err := queries.New(pool).ConsumerDelete(ctx, consumer)
 	if err != nil {
 		return false, fmt.Errorf("delete the consumer: %w", err)
 	}

@@ -68,7 +68,7 @@ func longAgo(t testing.TB, conn *pgx.Conn) {
 	for _, sql := range []string{
 		"update pawl.idempotency_key set expires_at = pawl.now()",
 		`create temporary table moved as
-			select id, pawl.uuid_v7(created_at - interval '366 days') as moved from pawl.instance`,
+			select id, pawl_private.uuid_v7(created_at - interval '366 days') as moved from pawl.instance`,
 		"update pawl.history h set instance_id = m.moved, at = at - interval '366 days' from moved m where m.id = h.instance_id",
 		"update pawl.idempotency_key k set instance_id = m.moved from moved m where m.id = k.instance_id",
 		`update pawl.instance i
@@ -216,7 +216,7 @@ func TestArchiveIsKilled(t *testing.T) {
 	for n := 1; n > 0; {
 		err := conn.QueryRow(t.Context(), `
 			select count(*) from pg_stat_activity
-			where datname = current_database() and state <> 'idle' and query like '%remove_instances%' and pid <> pg_backend_pid()`).Scan(&n)
+			where datname = current_database() and state <> 'idle' and query like '%purge_instances%' and pid <> pg_backend_pid()`).Scan(&n)
 		if err != nil {
 			t.Fatal(err)
 		}

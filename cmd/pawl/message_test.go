@@ -135,7 +135,7 @@ func TestDatabaseThatRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(t.Context(), "revoke execute on function pawl.outbox_status from "+u.User.Username()); err != nil {
+	if _, err := conn.Exec(t.Context(), "revoke execute on function pawl.consumer_status from "+u.User.Username()); err != nil {
 		t.Fatal(err)
 	}
 	wantLine(t, nil, 1, []string{"permission denied", "pawl migrate grants"}, with(service, []string{"outbox", "status"})...)

@@ -225,7 +225,7 @@ func wantRegistered(t testing.TB, conn *pgx.Conn, want ...string) {
 		select count(*) from pawl.workflow w
 		where not exists (
 			select from pg_constraint c
-			where c.conrelid = 'pawl.instance'::regclass and c.conname = pawl.state_check_name(w.name) and c.convalidated
+			where c.conrelid = 'pawl.instance'::regclass and c.conname = pawl_private.state_check_name(w.name) and c.convalidated
 		)`).Scan(&unchecked)
 	if err != nil || unchecked > 0 {
 		t.Errorf("%d versions have no valid CHECK (%v)", unchecked, err)

@@ -1,19 +1,27 @@
 -- name: Fire :many
-select * from pawl.fire(
+select r.*
+from pawl.fire(
   @tenant::text, @ids::uuid[], @events::text[], @payloads::jsonb[], @keys::text[], @expected::text[],
-  @checked::text[], @actors::text[], @reasons::text[], @correlation_ids::text[], @traceparents::text[]);
+  @checked::text[], @actors::text[], @reasons::text[], @correlation_ids::text[], @traceparents::text[]) o
+cross join lateral pawl.outcome_rows(o) r;
 
 -- name: Preview :many
-select * from pawl.preview(
-  @tenant::text, @ids::uuid[], @events::text[], @payloads::jsonb[], @expected::text[], @checked::text[]);
+select r.*
+from pawl.preview(
+  @tenant::text, @ids::uuid[], @events::text[], @payloads::jsonb[], @expected::text[], @checked::text[]) o
+cross join lateral pawl.outcome_rows(o) r;
 
 -- name: Simulate :one
-select * from pawl.simulate(
+select r.*
+from pawl.simulate(
   @workflow::text, @workflow_version::integer, sqlc.narg(state)::text, @version::bigint, @context::jsonb, sqlc.narg(event)::text,
-  @payload::jsonb, @checked::text);
+  @payload::jsonb, @checked::text) o
+cross join lateral pawl.outcome_rows(o) r;
 
 -- name: Create :many
-select * from pawl.create(
+select r.*
+from pawl.create(
   @tenant::text, @workflows::text[], @contexts::jsonb[], @keys::text[], @business_keys::text[],
   @instance_correlation_ids::text[], @lifetimes::interval[], @checked::text[], @actors::text[], @reasons::text[],
-  @correlation_ids::text[], @traceparents::text[], sqlc.narg('callback_urls')::text[], sqlc.narg('callback_secrets')::text[]);
+  @correlation_ids::text[], @traceparents::text[], sqlc.narg('callback_urls')::text[], sqlc.narg('callback_secrets')::text[]) o
+cross join lateral pawl.outcome_rows(o) r;

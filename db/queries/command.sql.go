@@ -14,10 +14,12 @@ import (
 )
 
 const create = `-- name: Create :many
-select ordinal, outcome, replayed, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id, created_at, state_changed_at, expires_at, error, actions, guards, schema from pawl.create(
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+from pawl.create(
   $1::text, $2::text[], $3::jsonb[], $4::text[], $5::text[],
   $6::text[], $7::interval[], $8::text[], $9::text[], $10::text[],
-  $11::text[], $12::text[], $13::text[], $14::text[])
+  $11::text[], $12::text[], $13::text[], $14::text[]) o
+cross join lateral pawl.outcome_rows(o) r
 `
 
 type CreateParams struct {
@@ -63,7 +65,7 @@ func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, erro
 		var i Outcome
 		if err := rows.Scan(
 			&i.Ordinal,
-			&i.Outcome,
+			&i.Code,
 			&i.Replayed,
 			&i.ID,
 			&i.Workflow,
@@ -93,9 +95,11 @@ func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, erro
 }
 
 const fire = `-- name: Fire :many
-select ordinal, outcome, replayed, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id, created_at, state_changed_at, expires_at, error, actions, guards, schema from pawl.fire(
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+from pawl.fire(
   $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
-  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[])
+  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) o
+cross join lateral pawl.outcome_rows(o) r
 `
 
 type FireParams struct {
@@ -135,7 +139,7 @@ func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
 		var i Outcome
 		if err := rows.Scan(
 			&i.Ordinal,
-			&i.Outcome,
+			&i.Code,
 			&i.Replayed,
 			&i.ID,
 			&i.Workflow,
@@ -165,8 +169,10 @@ func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
 }
 
 const preview = `-- name: Preview :many
-select ordinal, outcome, replayed, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id, created_at, state_changed_at, expires_at, error, actions, guards, schema from pawl.preview(
-  $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[])
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+from pawl.preview(
+  $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[]) o
+cross join lateral pawl.outcome_rows(o) r
 `
 
 type PreviewParams struct {
@@ -196,7 +202,7 @@ func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, er
 		var i Outcome
 		if err := rows.Scan(
 			&i.Ordinal,
-			&i.Outcome,
+			&i.Code,
 			&i.Replayed,
 			&i.ID,
 			&i.Workflow,
@@ -226,9 +232,11 @@ func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, er
 }
 
 const simulate = `-- name: Simulate :one
-select ordinal, outcome, replayed, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id, created_at, state_changed_at, expires_at, error, actions, guards, schema from pawl.simulate(
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+from pawl.simulate(
   $1::text, $2::integer, $3::text, $4::bigint, $5::jsonb, $6::text,
-  $7::jsonb, $8::text)
+  $7::jsonb, $8::text) o
+cross join lateral pawl.outcome_rows(o) r
 `
 
 type SimulateParams struct {
@@ -256,7 +264,7 @@ func (q *Queries) Simulate(ctx context.Context, arg SimulateParams) (Outcome, er
 	var i Outcome
 	err := row.Scan(
 		&i.Ordinal,
-		&i.Outcome,
+		&i.Code,
 		&i.Replayed,
 		&i.ID,
 		&i.Workflow,

@@ -1,33 +1,32 @@
--- live
 -- name: Notify :exec
 select pg_notify('pawl_step', @payload::text);
 
--- name: Moved :one
+-- name: LogMoved :one
 select
   m.snapshot::text as snapshot,
   (m.instances is not null)::boolean as known,
   coalesce(m.instances, '{}')::uuid[] as instances,
   coalesce(m.tenants, '{}')::text[] as tenants
-from pawl.moved(sqlc.narg('cursor')::pg_snapshot, @step_limit::integer) m;
+from pawl.log_moved(sqlc.narg('cursor')::pg_snapshot, @step_limit::integer) m;
 
 -- name: StreamSnapshot :one
 select pg_current_snapshot()::text as snapshot;
 
--- name: CanResume :one
+-- name: StreamCanResume :one
 select
   pg_current_snapshot()::text as snapshot,
-  pawl.can_resume(@tenant::text, @workflows::text[], @cursor::pg_snapshot, sqlc.narg('step_limit')::integer)::boolean as can;
+  pawl.stream_can_resume(@tenant::text, @workflows::text[], @cursor::pg_snapshot, sqlc.narg('step_limit')::integer)::boolean as can;
 
--- name: StreamSteps :many
+-- name: StreamRead :many
 select h.*
-from pawl.stream_steps(
+from pawl.stream_read(
   @tenant::text, @workflows::text[], @cursor::pg_snapshot, @batch::pg_snapshot, @after::bigint, @row_limit::integer,
   @bytes::bigint) h
 order by h.seq;
 
--- name: StreamPast :many
+-- name: StreamReadPast :many
 select h.*
-from pawl.stream_past(
+from pawl.stream_read_past(
   @tenant::text, @workflows::text[], @cursor::pg_snapshot, @batch::pg_snapshot, @after_instance::uuid,
   @after_version::bigint, @row_limit::integer, @bytes::bigint) h
 order by h.instance_id, h.version;

@@ -11,36 +11,6 @@ import (
 	"github.com/google/uuid"
 )
 
-const canResume = `-- name: CanResume :one
-select
-  pg_current_snapshot()::text as snapshot,
-  pawl.can_resume($1::text, $2::text[], $3::pg_snapshot, $4::integer)::boolean as can
-`
-
-type CanResumeParams struct {
-	Tenant    string
-	Workflows []string
-	Cursor    string
-	StepLimit *int32
-}
-
-type CanResumeRow struct {
-	Snapshot string
-	Can      bool
-}
-
-func (q *Queries) CanResume(ctx context.Context, arg CanResumeParams) (CanResumeRow, error) {
-	row := q.db.QueryRow(ctx, canResume,
-		arg.Tenant,
-		arg.Workflows,
-		arg.Cursor,
-		arg.StepLimit,
-	)
-	var i CanResumeRow
-	err := row.Scan(&i.Snapshot, &i.Can)
-	return i, err
-}
-
 const listStates = `-- name: ListStates :many
 select s.state, s.status
 from pawl.workflow_state s
@@ -78,30 +48,30 @@ func (q *Queries) ListStates(ctx context.Context, arg ListStatesParams) ([]ListS
 	return items, nil
 }
 
-const moved = `-- name: Moved :one
+const logMoved = `-- name: LogMoved :one
 select
   m.snapshot::text as snapshot,
   (m.instances is not null)::boolean as known,
   coalesce(m.instances, '{}')::uuid[] as instances,
   coalesce(m.tenants, '{}')::text[] as tenants
-from pawl.moved($1::pg_snapshot, $2::integer) m
+from pawl.log_moved($1::pg_snapshot, $2::integer) m
 `
 
-type MovedParams struct {
+type LogMovedParams struct {
 	Cursor    *string
 	StepLimit int32
 }
 
-type MovedRow struct {
+type LogMovedRow struct {
 	Snapshot  string
 	Known     bool
 	Instances []uuid.UUID
 	Tenants   []string
 }
 
-func (q *Queries) Moved(ctx context.Context, arg MovedParams) (MovedRow, error) {
-	row := q.db.QueryRow(ctx, moved, arg.Cursor, arg.StepLimit)
-	var i MovedRow
+func (q *Queries) LogMoved(ctx context.Context, arg LogMovedParams) (LogMovedRow, error) {
+	row := q.db.QueryRow(ctx, logMoved, arg.Cursor, arg.StepLimit)
+	var i LogMovedRow
 	err := row.Scan(
 		&i.Snapshot,
 		&i.Known,
@@ -115,21 +85,119 @@ const notify = `-- name: Notify :exec
 select pg_notify('pawl_step', $1::text)
 `
 
-// live
 func (q *Queries) Notify(ctx context.Context, payload string) error {
 	_, err := q.db.Exec(ctx, notify, payload)
 	return err
 }
 
-const streamPast = `-- name: StreamPast :many
+const streamCanResume = `-- name: StreamCanResume :one
+select
+  pg_current_snapshot()::text as snapshot,
+  pawl.stream_can_resume($1::text, $2::text[], $3::pg_snapshot, $4::integer)::boolean as can
+`
+
+type StreamCanResumeParams struct {
+	Tenant    string
+	Workflows []string
+	Cursor    string
+	StepLimit *int32
+}
+
+type StreamCanResumeRow struct {
+	Snapshot string
+	Can      bool
+}
+
+func (q *Queries) StreamCanResume(ctx context.Context, arg StreamCanResumeParams) (StreamCanResumeRow, error) {
+	row := q.db.QueryRow(ctx, streamCanResume,
+		arg.Tenant,
+		arg.Workflows,
+		arg.Cursor,
+		arg.StepLimit,
+	)
+	var i StreamCanResumeRow
+	err := row.Scan(&i.Snapshot, &i.Can)
+	return i, err
+}
+
+const streamRead = `-- name: StreamRead :many
 select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
-from pawl.stream_past(
+from pawl.stream_read(
+  $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::bigint, $6::integer,
+  $7::bigint) h
+order by h.seq
+`
+
+type StreamReadParams struct {
+	Tenant    string
+	Workflows []string
+	Cursor    string
+	Batch     string
+	After     int64
+	RowLimit  int32
+	Bytes     int64
+}
+
+func (q *Queries) StreamRead(ctx context.Context, arg StreamReadParams) ([]History, error) {
+	rows, err := q.db.Query(ctx, streamRead,
+		arg.Tenant,
+		arg.Workflows,
+		arg.Cursor,
+		arg.Batch,
+		arg.After,
+		arg.RowLimit,
+		arg.Bytes,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []History
+	for rows.Next() {
+		var i History
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.InstanceID,
+			&i.Version,
+			&i.Seq,
+			&i.Xid,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.Kind,
+			&i.Event,
+			&i.FromState,
+			&i.ToState,
+			&i.Status,
+			&i.Context,
+			&i.Payload,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.Actor,
+			&i.Reason,
+			&i.Key,
+			&i.CorrelationID,
+			&i.Traceparent,
+			&i.At,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const streamReadPast = `-- name: StreamReadPast :many
+select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
+from pawl.stream_read_past(
   $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::uuid,
   $6::bigint, $7::integer, $8::bigint) h
 order by h.instance_id, h.version
 `
 
-type StreamPastParams struct {
+type StreamReadPastParams struct {
 	Tenant        string
 	Workflows     []string
 	Cursor        string
@@ -140,8 +208,8 @@ type StreamPastParams struct {
 	Bytes         int64
 }
 
-func (q *Queries) StreamPast(ctx context.Context, arg StreamPastParams) ([]History, error) {
-	rows, err := q.db.Query(ctx, streamPast,
+func (q *Queries) StreamReadPast(ctx context.Context, arg StreamReadPastParams) ([]History, error) {
+	rows, err := q.db.Query(ctx, streamReadPast,
 		arg.Tenant,
 		arg.Workflows,
 		arg.Cursor,
@@ -201,73 +269,4 @@ func (q *Queries) StreamSnapshot(ctx context.Context) (string, error) {
 	var snapshot string
 	err := row.Scan(&snapshot)
 	return snapshot, err
-}
-
-const streamSteps = `-- name: StreamSteps :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
-from pawl.stream_steps(
-  $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::bigint, $6::integer,
-  $7::bigint) h
-order by h.seq
-`
-
-type StreamStepsParams struct {
-	Tenant    string
-	Workflows []string
-	Cursor    string
-	Batch     string
-	After     int64
-	RowLimit  int32
-	Bytes     int64
-}
-
-func (q *Queries) StreamSteps(ctx context.Context, arg StreamStepsParams) ([]History, error) {
-	rows, err := q.db.Query(ctx, streamSteps,
-		arg.Tenant,
-		arg.Workflows,
-		arg.Cursor,
-		arg.Batch,
-		arg.After,
-		arg.RowLimit,
-		arg.Bytes,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []History
-	for rows.Next() {
-		var i History
-		if err := rows.Scan(
-			&i.TenantID,
-			&i.InstanceID,
-			&i.Version,
-			&i.Seq,
-			&i.Xid,
-			&i.Workflow,
-			&i.WorkflowVersion,
-			&i.Kind,
-			&i.Event,
-			&i.FromState,
-			&i.ToState,
-			&i.Status,
-			&i.Context,
-			&i.Payload,
-			&i.ExpiresAt,
-			&i.Error,
-			&i.Actor,
-			&i.Reason,
-			&i.Key,
-			&i.CorrelationID,
-			&i.Traceparent,
-			&i.At,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }

@@ -16,40 +16,48 @@ type Callback struct {
 	TenantID   string
 	InstanceID uuid.UUID
 	Url        string
-	// null for the deployment's
+	// null: the deployment's secret signs
 	Secret    *string
 	CreatedAt time.Time
 }
 
+type Condition struct {
+	Outcome  string
+	Problem  string
+	Sqlstate string
+	// null where the function that raises words it
+	Message *string
+}
+
 type Consumer struct {
 	Name string
-	// what it sees is relayed; null until somebody leads, if the consumer is to begin then
+	// what it sees has been read; null until a process leads, if the consumer begins then
 	Cursor *string
-	// steps of transactions that the cursor is older than have a larger seq
-	Floor int64
-	// the floor of a cursor that sees next_floor_xid
-	NextFloor    int64
-	NextFloorXid uint64
-	// where the cursor goes next, if part of that is relayed
+	// the low watermark: steps of transactions that are later than the cursor have a larger seq
+	LowWatermark int64
+	// the low watermark of a cursor that sees next_low_watermark_xid
+	NextLowWatermark    int64
+	NextLowWatermarkXid uint64
+	// the next cursor, while a part of its batch has been read
 	Batch *string
-	// up to where the batch is relayed
+	// the batch has been read up to this seq
 	BatchSeq int64
 	// no step of the batch has a larger seq
 	BatchEnd *int64
-	// counts the leaders
+	// the fencing token: counts the leaders
 	Term       int64
 	Leader     string
 	LeaseUntil time.Time
-	// how many steps, repeats among them
+	// how many steps were relayed, repeats included
 	Relayed    int64
 	AdvancedAt time.Time
 }
 
 type Delivery struct {
 	TenantID string
-	// the webhook-id: the same however often it is sent
+	// the webhook-id, the same in all attempts
 	ID uuid.UUID
-	// of a callback, the instance
+	// the subscription; of a callback, the instance
 	SubscriptionID uuid.UUID
 	Callback       bool
 	InstanceID     *uuid.UUID
@@ -57,7 +65,7 @@ type Delivery struct {
 	Type           string
 	Status         string
 	Attempts       int32
-	// null while an earlier step of the instance is to be tried again, and when settled
+	// null while an earlier delivery of the instance waits for a retry, and when settled
 	NextAttemptAt *time.Time
 	LastStatus    *int32
 	LastError     *string
@@ -74,35 +82,6 @@ type Endpoint struct {
 	Secret         string
 	PreviousSecret string
 	Disabled       bool
-}
-
-type Event struct {
-	TenantID              string
-	InstanceID            uuid.UUID
-	Version               int64
-	Seq                   int64
-	Xid                   uint64
-	Workflow              string
-	WorkflowVersion       int32
-	Kind                  string
-	Event                 *string
-	FromState             *string
-	ToState               string
-	Status                string
-	Context               json.RawMessage
-	Payload               json.RawMessage
-	ExpiresAt             *time.Time
-	Error                 json.RawMessage
-	Actor                 string
-	Reason                *string
-	Key                   *string
-	CorrelationID         *string
-	Traceparent           *string
-	At                    time.Time
-	BusinessKey           *string
-	InstanceCorrelationID *string
-	CreatedAt             *time.Time
-	Actions               []string
 }
 
 type History struct {
@@ -134,7 +113,7 @@ type IdempotencyKey struct {
 	TenantID    string
 	Key         string
 	Fingerprint []byte
-	Outcome     string
+	Decision    string
 	InstanceID  uuid.UUID
 	Version     int64
 	ExpiresAt   time.Time
@@ -155,7 +134,7 @@ type Instance struct {
 	CreatedAt       time.Time
 	StateChangedAt  time.Time
 	ExpiresAt       *time.Time
-	// what led to a failed outcome: {event, state, reason}
+	// why the instance failed: {event, state, reason}
 	Error json.RawMessage
 }
 
@@ -177,9 +156,53 @@ type InstanceAt struct {
 	Error           json.RawMessage
 }
 
+type InstanceMigration struct {
+	TenantID    string
+	Workflow    string
+	FromVersion int32
+	ToVersion   int32
+	StartedAt   time.Time
+	// when the latest batch began; a run without one for a minute counts as broken off
+	BatchAt time.Time
+	// when the latest run ended; null while it is under way
+	FinishedAt *time.Time
+	// how many instances all runs have moved
+	Moved int64
+	Actor string
+}
+
+type Message struct {
+	TenantID              string
+	InstanceID            uuid.UUID
+	Version               int64
+	Seq                   int64
+	Xid                   uint64
+	Workflow              string
+	WorkflowVersion       int32
+	Kind                  string
+	Event                 *string
+	FromState             *string
+	ToState               string
+	Status                string
+	Context               json.RawMessage
+	Payload               json.RawMessage
+	ExpiresAt             *time.Time
+	Error                 json.RawMessage
+	Actor                 string
+	Reason                *string
+	Key                   *string
+	CorrelationID         *string
+	Traceparent           *string
+	At                    time.Time
+	BusinessKey           *string
+	InstanceCorrelationID *string
+	CreatedAt             *time.Time
+	Actions               []string
+}
+
 type Outcome struct {
 	Ordinal         int32
-	Outcome         string
+	Code            string
 	Replayed        bool
 	ID              *uuid.UUID
 	Workflow        *string
@@ -199,11 +222,16 @@ type Outcome struct {
 	Schema          json.RawMessage
 }
 
-type Removal struct {
-	TenantID  string
-	Workflow  string
-	RemovedBy uint64
-	Xid       uint64
+type Privilege struct {
+	Privilege string
+	Function  string
+}
+
+type PurgedHistory struct {
+	TenantID string
+	Workflow string
+	PurgedBy uint64
+	Xid      uint64
 }
 
 type Setting struct {
@@ -223,41 +251,29 @@ type Setting struct {
 	CursorSecret []byte
 }
 
-type Settlement struct {
-	Outcome  *string
-	Steps    []Instance
-	State    *string
-	Status   *string
-	Version  *int64
-	Context  json.RawMessage
-	Error    json.RawMessage
-	Events   []string
-	Timeouts []pgtype.Interval
-}
-
 type Subscription struct {
 	TenantID string
 	ID       uuid.UUID
 	Url      string
-	// names to be told of; all if empty, as for events and states
+	// names of workflows; empty for all, as for events and states
 	Workflows []string
 	Events    []string
-	// entered states, or states around them
+	// states that a step enters, or states around them
 	States              []string
 	TerminalOnly        bool
 	Secret              string
 	PreviousSecret      *string
 	PreviousSecretUntil *time.Time
-	// what it sees was committed before the subscription was made
+	// steps that it sees were committed before the subscription was created
 	Since          string
 	DisabledAt     *time.Time
 	DisabledReason *string
-	// how many attempts have failed since one got there
+	// how many attempts have failed in a row
 	Failures int32
-	// nothing is sent before
-	RestsUntil *time.Time
-	CreatedAt  time.Time
-	CreatedBy  string
+	// nothing is sent before this time
+	CircuitOpenUntil *time.Time
+	CreatedAt        time.Time
+	CreatedBy        string
 }
 
 type Timer struct {
@@ -265,7 +281,7 @@ type Timer struct {
 	InstanceID   uuid.UUID
 	DueAt        time.Time
 	ArmedVersion int64
-	// how many timeouts of the state that was entered with armed_version were refused
+	// how many timeouts of the state that was entered at armed_version were refused
 	Tried int32
 }
 
@@ -276,11 +292,11 @@ type Workflow struct {
 	Checksum   string
 	// the atomic state that an instance starts in
 	Initial string
-	// whether entering it assigns, or eventless transitions may lead on
+	// whether entering it assigns, or eventless transitions may leave it
 	InitialMoves bool
 	Ttl          pgtype.Interval
 	TtlTarget    *string
-	// how long final instances are kept, of all versions if this is the latest; null for ever
+	// how long final instances are kept; the latest version's counts for all versions; null for ever
 	Retention             pgtype.Interval
 	ContextSchema         json.RawMessage
 	ContextSchemaChecksum *string
@@ -288,36 +304,21 @@ type Workflow struct {
 	CreatedBy             string
 }
 
-type WorkflowMigration struct {
-	TenantID    string
-	Workflow    string
-	FromVersion int32
-	ToVersion   int32
-	StartedAt   time.Time
-	// of the latest batch: a run without one for a minute is given up
-	BatchAt time.Time
-	// when the latest run came to its end
-	FinishedAt *time.Time
-	// how many instances all runs have moved
-	Moved int64
-	Actor string
-}
-
 type WorkflowState struct {
 	Workflow        string
 	WorkflowVersion int32
 	State           string
 	Status          string
-	// the events it accepts, sorted
+	// the events that it accepts, sorted
 	Events []string
-	// from entering it, the nearest first
+	// how long after entering it each timeout is due, the nearest first
 	Timeouts      []pgtype.Interval
 	TimeoutEvents []string
-	// whether it has transitions that no event is needed for
+	// whether it has eventless transitions
 	Eventless bool
 	// whether each step of the workflow starts the lifetime again
 	TtlSlides bool
-	// the workflow's, kept here to spare each command a look-up
+	// the workflow's setting, kept here to spare each command a look-up
 	RequireIfMatch bool
 	// whether its guards or assigns may read more than context and payload
 	ReadsInstance bool
@@ -331,7 +332,7 @@ type WorkflowTransition struct {
 	Position        int32
 	Target          string
 	Guard           *string
-	// as the definition words it
+	// the guard as the definition words it
 	GuardText    *string
 	AssignNames  []string
 	AssignPaths  []string

@@ -12,27 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const addConsumer = `-- name: AddConsumer :exec
-select pawl.add_consumer($1::text, $2::boolean)
-`
-
-type AddConsumerParams struct {
-	Consumer  string
-	FromStart bool
-}
-
-func (q *Queries) AddConsumer(ctx context.Context, arg AddConsumerParams) error {
-	_, err := q.db.Exec(ctx, addConsumer, arg.Consumer, arg.FromStart)
-	return err
-}
-
-const advance = `-- name: Advance :one
-select pawl.advance(
+const consumerAdvance = `-- name: ConsumerAdvance :one
+select pawl.consumer_advance(
   $1::text, $2::bigint, $3::pg_snapshot, $4::bigint, $5::bigint,
   $6::interval)::boolean as leads
 `
 
-type AdvanceParams struct {
+type ConsumerAdvanceParams struct {
 	Consumer string
 	Term     int64
 	Batch    string
@@ -41,8 +27,8 @@ type AdvanceParams struct {
 	Lease    pgtype.Interval
 }
 
-func (q *Queries) Advance(ctx context.Context, arg AdvanceParams) (bool, error) {
-	row := q.db.QueryRow(ctx, advance,
+func (q *Queries) ConsumerAdvance(ctx context.Context, arg ConsumerAdvanceParams) (bool, error) {
+	row := q.db.QueryRow(ctx, consumerAdvance,
 		arg.Consumer,
 		arg.Term,
 		arg.Batch,
@@ -55,74 +41,63 @@ func (q *Queries) Advance(ctx context.Context, arg AdvanceParams) (bool, error) 
 	return leads, err
 }
 
-const forget = `-- name: Forget :one
-select pawl.forget($1::text)::boolean as forgotten
+const consumerCreate = `-- name: ConsumerCreate :exec
+select pawl.consumer_create($1::text, $2::boolean)
 `
 
-func (q *Queries) Forget(ctx context.Context, consumer string) (bool, error) {
-	row := q.db.QueryRow(ctx, forget, consumer)
-	var forgotten bool
-	err := row.Scan(&forgotten)
-	return forgotten, err
+type ConsumerCreateParams struct {
+	Consumer  string
+	FromStart bool
 }
 
-const getConsumer = `-- name: GetConsumer :one
-select name, cursor, floor, next_floor, next_floor_xid, batch, batch_seq, batch_end, term, leader, lease_until, relayed, advanced_at from pawl.consumer where name = $1
-`
-
-func (q *Queries) GetConsumer(ctx context.Context, name string) (Consumer, error) {
-	row := q.db.QueryRow(ctx, getConsumer, name)
-	var i Consumer
-	err := row.Scan(
-		&i.Name,
-		&i.Cursor,
-		&i.Floor,
-		&i.NextFloor,
-		&i.NextFloorXid,
-		&i.Batch,
-		&i.BatchSeq,
-		&i.BatchEnd,
-		&i.Term,
-		&i.Leader,
-		&i.LeaseUntil,
-		&i.Relayed,
-		&i.AdvancedAt,
-	)
-	return i, err
+func (q *Queries) ConsumerCreate(ctx context.Context, arg ConsumerCreateParams) error {
+	_, err := q.db.Exec(ctx, consumerCreate, arg.Consumer, arg.FromStart)
+	return err
 }
 
-const lead = `-- name: Lead :one
-select coalesce(pawl.lead($1::text, $2::text, $3::interval), 0)::bigint as term
+const consumerDelete = `-- name: ConsumerDelete :one
+select pawl.consumer_delete($1::text)::boolean as deleted
 `
 
-type LeadParams struct {
+func (q *Queries) ConsumerDelete(ctx context.Context, consumer string) (bool, error) {
+	row := q.db.QueryRow(ctx, consumerDelete, consumer)
+	var deleted bool
+	err := row.Scan(&deleted)
+	return deleted, err
+}
+
+const consumerLead = `-- name: ConsumerLead :one
+select coalesce(pawl.consumer_lead($1::text, $2::text, $3::interval), 0)::bigint as term
+`
+
+type ConsumerLeadParams struct {
 	Consumer string
 	Leader   string
 	Lease    pgtype.Interval
 }
 
-func (q *Queries) Lead(ctx context.Context, arg LeadParams) (int64, error) {
-	row := q.db.QueryRow(ctx, lead, arg.Consumer, arg.Leader, arg.Lease)
+func (q *Queries) ConsumerLead(ctx context.Context, arg ConsumerLeadParams) (int64, error) {
+	row := q.db.QueryRow(ctx, consumerLead, arg.Consumer, arg.Leader, arg.Lease)
 	var term int64
 	err := row.Scan(&term)
 	return term, err
 }
 
-const look = `-- name: Look :one
+const consumerNextBatch = `-- name: ConsumerNextBatch :one
 select l.batch::text as batch, l.begun::boolean as begun, l.idle::boolean as idle, l.place
-from pawl.look($1::text) l
+from pawl.consumer_next_batch($1::text) l
 `
 
-type LookRow struct {
+type ConsumerNextBatchRow struct {
 	Batch string
 	Begun bool
 	Idle  bool
 	Place *int64
 }
 
-func (q *Queries) Look(ctx context.Context, consumer string) (LookRow, error) {
-	row := q.db.QueryRow(ctx, look, consumer)
-	var i LookRow
+func (q *Queries) ConsumerNextBatch(ctx context.Context, consumer string) (ConsumerNextBatchRow, error) {
+	row := q.db.QueryRow(ctx, consumerNextBatch, consumer)
+	var i ConsumerNextBatchRow
 	err := row.Scan(
 		&i.Batch,
 		&i.Begun,
@@ -132,70 +107,25 @@ func (q *Queries) Look(ctx context.Context, consumer string) (LookRow, error) {
 	return i, err
 }
 
-const outboxStatus = `-- name: OutboxStatus :many
-select
-  s.name::text as name, coalesce(s.leader, '')::text as leader, s.term::bigint as term, s.relayed::bigint as relayed,
-  s.steps::bigint as steps, coalesce(extract(epoch from s.behind), 0)::float8 as behind_seconds, s.advanced_at::timestamptz as advanced_at
-from pawl.outbox_status() s
+const consumerRead = `-- name: ConsumerRead :many
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::pg_snapshot, $3::integer)
 `
 
-type OutboxStatusRow struct {
-	Name          string
-	Leader        string
-	Term          int64
-	Relayed       int64
-	Steps         int64
-	BehindSeconds float64
-	AdvancedAt    time.Time
-}
-
-func (q *Queries) OutboxStatus(ctx context.Context) ([]OutboxStatusRow, error) {
-	rows, err := q.db.Query(ctx, outboxStatus)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []OutboxStatusRow
-	for rows.Next() {
-		var i OutboxStatusRow
-		if err := rows.Scan(
-			&i.Name,
-			&i.Leader,
-			&i.Term,
-			&i.Relayed,
-			&i.Steps,
-			&i.BehindSeconds,
-			&i.AdvancedAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const readEvents = `-- name: ReadEvents :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.read_events($1::text, $2::pg_snapshot, $3::integer)
-`
-
-type ReadEventsParams struct {
+type ConsumerReadParams struct {
 	Consumer string
 	Batch    string
 	RowLimit int32
 }
 
-func (q *Queries) ReadEvents(ctx context.Context, arg ReadEventsParams) ([]Event, error) {
-	rows, err := q.db.Query(ctx, readEvents, arg.Consumer, arg.Batch, arg.RowLimit)
+func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]Message, error) {
+	rows, err := q.db.Query(ctx, consumerRead, arg.Consumer, arg.Batch, arg.RowLimit)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []Event
+	var items []Message
 	for rows.Next() {
-		var i Event
+		var i Message
 		if err := rows.Scan(
 			&i.TenantID,
 			&i.InstanceID,
@@ -234,33 +164,78 @@ func (q *Queries) ReadEvents(ctx context.Context, arg ReadEventsParams) ([]Event
 	return items, nil
 }
 
-const renew = `-- name: Renew :one
-select pawl.renew($1::text, $2::bigint, $3::interval)::boolean as leads
+const consumerRenew = `-- name: ConsumerRenew :one
+select pawl.consumer_renew($1::text, $2::bigint, $3::interval)::boolean as leads
 `
 
-type RenewParams struct {
+type ConsumerRenewParams struct {
 	Consumer string
 	Term     int64
 	Lease    pgtype.Interval
 }
 
-func (q *Queries) Renew(ctx context.Context, arg RenewParams) (bool, error) {
-	row := q.db.QueryRow(ctx, renew, arg.Consumer, arg.Term, arg.Lease)
+func (q *Queries) ConsumerRenew(ctx context.Context, arg ConsumerRenewParams) (bool, error) {
+	row := q.db.QueryRow(ctx, consumerRenew, arg.Consumer, arg.Term, arg.Lease)
 	var leads bool
 	err := row.Scan(&leads)
 	return leads, err
 }
 
-const resign = `-- name: Resign :exec
-select pawl.resign($1::text, $2::bigint)
+const consumerResign = `-- name: ConsumerResign :exec
+select pawl.consumer_resign($1::text, $2::bigint)
 `
 
-type ResignParams struct {
+type ConsumerResignParams struct {
 	Consumer string
 	Term     int64
 }
 
-func (q *Queries) Resign(ctx context.Context, arg ResignParams) error {
-	_, err := q.db.Exec(ctx, resign, arg.Consumer, arg.Term)
+func (q *Queries) ConsumerResign(ctx context.Context, arg ConsumerResignParams) error {
+	_, err := q.db.Exec(ctx, consumerResign, arg.Consumer, arg.Term)
 	return err
+}
+
+const consumerStatus = `-- name: ConsumerStatus :many
+select
+  s.name::text as name, coalesce(s.leader, '')::text as leader, s.term::bigint as term, s.relayed::bigint as relayed,
+  s.steps::bigint as steps, coalesce(extract(epoch from s.behind), 0)::float8 as behind_seconds, s.advanced_at::timestamptz as advanced_at
+from pawl.consumer_status() s
+`
+
+type ConsumerStatusRow struct {
+	Name          string
+	Leader        string
+	Term          int64
+	Relayed       int64
+	Steps         int64
+	BehindSeconds float64
+	AdvancedAt    time.Time
+}
+
+func (q *Queries) ConsumerStatus(ctx context.Context) ([]ConsumerStatusRow, error) {
+	rows, err := q.db.Query(ctx, consumerStatus)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ConsumerStatusRow
+	for rows.Next() {
+		var i ConsumerStatusRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.Leader,
+			&i.Term,
+			&i.Relayed,
+			&i.Steps,
+			&i.BehindSeconds,
+			&i.AdvancedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

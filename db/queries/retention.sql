@@ -12,5 +12,5 @@ from pawl.final_instances(
   @row_limit::integer, sqlc.narg('age')::interval, sqlc.narg('tenant')::text, sqlc.narg('workflows')::text[],
   @at_tenant::text, @at_workflow::text, @at_status::text, @at_id::uuid) f;
 
--- name: RemoveInstances :one
-select pawl.remove_instances(@tenant::text, @ids::uuid[], @before::timestamptz)::uuid[] as removed;
+-- name: PurgeInstances :one
+select pawl.purge_instances(@tenant::text, @ids::uuid[], @before::timestamptz)::uuid[] as purged;

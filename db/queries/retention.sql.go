@@ -71,19 +71,19 @@ func (q *Queries) FinalInstances(ctx context.Context, arg FinalInstancesParams) 
 	return i, err
 }
 
-const removeInstances = `-- name: RemoveInstances :one
-select pawl.remove_instances($1::text, $2::uuid[], $3::timestamptz)::uuid[] as removed
+const purgeInstances = `-- name: PurgeInstances :one
+select pawl.purge_instances($1::text, $2::uuid[], $3::timestamptz)::uuid[] as purged
 `
 
-type RemoveInstancesParams struct {
+type PurgeInstancesParams struct {
 	Tenant string
 	Ids    []uuid.UUID
 	Before time.Time
 }
 
-func (q *Queries) RemoveInstances(ctx context.Context, arg RemoveInstancesParams) ([]uuid.UUID, error) {
-	row := q.db.QueryRow(ctx, removeInstances, arg.Tenant, arg.Ids, arg.Before)
-	var removed []uuid.UUID
-	err := row.Scan(&removed)
-	return removed, err
+func (q *Queries) PurgeInstances(ctx context.Context, arg PurgeInstancesParams) ([]uuid.UUID, error) {
+	row := q.db.QueryRow(ctx, purgeInstances, arg.Tenant, arg.Ids, arg.Before)
+	var purged []uuid.UUID
+	err := row.Scan(&purged)
+	return purged, err
 }

@@ -32,7 +32,7 @@ select
   m.id::uuid as id,
   coalesce(m.from_state, '')::text as from_state,
   coalesce(m.to_state, '')::text as to_state,
-  m.outcome::text as outcome
+  m.result::text as result
 from pawl.migrate_instances(
   @tenant::text, @workflow::text, @from_version::integer, @to_version::integer, @state_map::jsonb,
   sqlc.narg('after')::uuid, @row_limit::integer, @actor::text, @dry_run::boolean, sqlc.narg('states')::text[],

@@ -84,7 +84,7 @@ select
   m.id::uuid as id,
   coalesce(m.from_state, '')::text as from_state,
   coalesce(m.to_state, '')::text as to_state,
-  m.outcome::text as outcome
+  m.result::text as result
 from pawl.migrate_instances(
   $1::text, $2::text, $3::integer, $4::integer, $5::jsonb,
   $6::uuid, $7::integer, $8::text, $9::boolean, $10::text[],
@@ -113,7 +113,7 @@ type MigrateInstancesRow struct {
 	ID        uuid.UUID
 	FromState string
 	ToState   string
-	Outcome   string
+	Result    string
 }
 
 func (q *Queries) MigrateInstances(ctx context.Context, arg MigrateInstancesParams) ([]MigrateInstancesRow, error) {
@@ -144,7 +144,7 @@ func (q *Queries) MigrateInstances(ctx context.Context, arg MigrateInstancesPara
 			&i.ID,
 			&i.FromState,
 			&i.ToState,
-			&i.Outcome,
+			&i.Result,
 		); err != nil {
 			return nil, err
 		}

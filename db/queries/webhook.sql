@@ -1,21 +1,21 @@
--- name: CreateSubscription :one
-select * from pawl.create_subscription(
+-- name: SubscriptionCreate :one
+select * from pawl.subscription_create(
   @tenant::text, @url::text, @workflows::text[], @events::text[], @states::text[], @terminal_only::boolean, @secret::text,
   @actor::text);
 
--- name: UpdateSubscription :one
-select * from pawl.update_subscription(
+-- name: SubscriptionUpdate :one
+select * from pawl.subscription_update(
   @tenant::text, @id::uuid, sqlc.narg('url')::text, sqlc.narg('workflows')::text[], sqlc.narg('events')::text[],
   sqlc.narg('states')::text[], sqlc.narg('terminal_only')::boolean, sqlc.narg('disabled')::boolean);
 
--- name: DeleteSubscription :one
-select pawl.delete_subscription(@tenant::text, @id::uuid)::boolean as deleted;
+-- name: SubscriptionDelete :one
+select pawl.subscription_delete(@tenant::text, @id::uuid)::boolean as deleted;
 
--- name: RotateSecret :one
-select * from pawl.rotate_secret(@tenant::text, @id::uuid, @secret::text, @overlap::interval);
+-- name: SubscriptionRotateSecret :one
+select * from pawl.subscription_rotate_secret(@tenant::text, @id::uuid, @secret::text, @overlap::interval);
 
--- name: TestSubscription :one
-select * from pawl.test_subscription(@tenant::text, @id::uuid);
+-- name: SubscriptionTest :one
+select * from pawl.subscription_test(@tenant::text, @id::uuid);
 
 -- name: GetSubscription :one
 select * from pawl.subscription where tenant_id = @tenant_id and id = @id;
@@ -68,36 +68,36 @@ where d.tenant_id = @tenant_id
 order by d.id desc
 limit @row_limit;
 
--- name: ReplayDeliveries :one
+-- name: DeliveryReplay :one
 select
   r.replayed::integer as replayed,
   r.looked_at::integer as looked_at,
   coalesce(r.last, '00000000-0000-0000-0000-000000000000')::uuid as last
-from pawl.replay_deliveries(
+from pawl.delivery_replay(
   @tenant::text, sqlc.narg('ids')::uuid[], sqlc.narg('subscription_id')::uuid, @status::text,
   sqlc.narg('created_after')::timestamptz, sqlc.narg('created_before')::timestamptz, sqlc.narg('after')::uuid,
   @row_limit::integer) r;
 
--- name: Route :one
+-- name: DeliveryRoute :one
 select
   r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more
-from pawl.route(@term::bigint, @row_limit::integer, @lease::interval) r;
+from pawl.delivery_route(@term::bigint, @row_limit::integer, @lease::interval) r;
 
--- name: DueDeliveries :many
-select * from pawl.due_deliveries(
+-- name: DeliveryDue :many
+select * from pawl.delivery_due(
   @row_limit::integer, @each::integer, (@flying::text[])::uuid[], (@flying_subscriptions::text[])::uuid[], @after_tenant::text,
   @after_subscription::uuid);
 
--- name: Endpoints :many
-select * from pawl.endpoints_of(@tenants::text[], @ids::uuid[]);
+-- name: DeliveryEndpoints :many
+select * from pawl.delivery_endpoints(@tenants::text[], @ids::uuid[]);
 
--- name: EventsOf :many
-select * from pawl.events_of(@tenants::text[], @instances::uuid[], @versions::bigint[]);
+-- name: DeliveryMessages :many
+select * from pawl.delivery_messages(@tenants::text[], @instances::uuid[], @versions::bigint[]);
 
--- name: SettleDeliveries :one
-select pawl.settle_deliveries(
-  @term::bigint, @tenants::text[], @ids::uuid[], @outcomes::text[], @delays::interval[], @pauses::interval[],
+-- name: DeliverySettle :one
+select pawl.delivery_settle(
+  @term::bigint, @tenants::text[], @ids::uuid[], @results::text[], @delays::interval[], @pauses::interval[],
   @statuses::integer[], @errors::text[], @responses::text[], @rest::interval)::boolean as leads;
 
--- name: PurgeDeliveries :one
-select pawl.purge_deliveries(@row_limit::integer, @delivered::interval, @dead::interval)::integer as purged;
+-- name: DeliveryPurge :one
+select pawl.delivery_purge(@row_limit::integer, @delivered::interval, @dead::interval)::integer as purged;

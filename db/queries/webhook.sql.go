@@ -13,80 +13,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const createSubscription = `-- name: CreateSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, rests_until, created_at, created_by from pawl.create_subscription(
-  $1::text, $2::text, $3::text[], $4::text[], $5::text[], $6::boolean, $7::text,
-  $8::text)
-`
-
-type CreateSubscriptionParams struct {
-	Tenant       string
-	Url          string
-	Workflows    []string
-	Events       []string
-	States       []string
-	TerminalOnly bool
-	Secret       string
-	Actor        string
-}
-
-func (q *Queries) CreateSubscription(ctx context.Context, arg CreateSubscriptionParams) (Subscription, error) {
-	row := q.db.QueryRow(ctx, createSubscription,
-		arg.Tenant,
-		arg.Url,
-		arg.Workflows,
-		arg.Events,
-		arg.States,
-		arg.TerminalOnly,
-		arg.Secret,
-		arg.Actor,
-	)
-	var i Subscription
-	err := row.Scan(
-		&i.TenantID,
-		&i.ID,
-		&i.Url,
-		&i.Workflows,
-		&i.Events,
-		&i.States,
-		&i.TerminalOnly,
-		&i.Secret,
-		&i.PreviousSecret,
-		&i.PreviousSecretUntil,
-		&i.Since,
-		&i.DisabledAt,
-		&i.DisabledReason,
-		&i.Failures,
-		&i.RestsUntil,
-		&i.CreatedAt,
-		&i.CreatedBy,
-	)
-	return i, err
-}
-
-const deleteSubscription = `-- name: DeleteSubscription :one
-select pawl.delete_subscription($1::text, $2::uuid)::boolean as deleted
-`
-
-type DeleteSubscriptionParams struct {
-	Tenant string
-	ID     uuid.UUID
-}
-
-func (q *Queries) DeleteSubscription(ctx context.Context, arg DeleteSubscriptionParams) (bool, error) {
-	row := q.db.QueryRow(ctx, deleteSubscription, arg.Tenant, arg.ID)
-	var deleted bool
-	err := row.Scan(&deleted)
-	return deleted, err
-}
-
-const dueDeliveries = `-- name: DueDeliveries :many
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.due_deliveries(
+const deliveryDue = `-- name: DeliveryDue :many
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due(
   $1::integer, $2::integer, ($3::text[])::uuid[], ($4::text[])::uuid[], $5::text,
   $6::uuid)
 `
 
-type DueDeliveriesParams struct {
+type DeliveryDueParams struct {
 	RowLimit            int32
 	Each                int32
 	Flying              []string
@@ -95,8 +28,8 @@ type DueDeliveriesParams struct {
 	AfterSubscription   uuid.UUID
 }
 
-func (q *Queries) DueDeliveries(ctx context.Context, arg DueDeliveriesParams) ([]Delivery, error) {
-	rows, err := q.db.Query(ctx, dueDeliveries,
+func (q *Queries) DeliveryDue(ctx context.Context, arg DeliveryDueParams) ([]Delivery, error) {
+	rows, err := q.db.Query(ctx, deliveryDue,
 		arg.RowLimit,
 		arg.Each,
 		arg.Flying,
@@ -138,17 +71,17 @@ func (q *Queries) DueDeliveries(ctx context.Context, arg DueDeliveriesParams) ([
 	return items, nil
 }
 
-const endpoints = `-- name: Endpoints :many
-select tenant_id, id, url, secret, previous_secret, disabled from pawl.endpoints_of($1::text[], $2::uuid[])
+const deliveryEndpoints = `-- name: DeliveryEndpoints :many
+select tenant_id, id, url, secret, previous_secret, disabled from pawl.delivery_endpoints($1::text[], $2::uuid[])
 `
 
-type EndpointsParams struct {
+type DeliveryEndpointsParams struct {
 	Tenants []string
 	Ids     []uuid.UUID
 }
 
-func (q *Queries) Endpoints(ctx context.Context, arg EndpointsParams) ([]Endpoint, error) {
-	rows, err := q.db.Query(ctx, endpoints, arg.Tenants, arg.Ids)
+func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsParams) ([]Endpoint, error) {
+	rows, err := q.db.Query(ctx, deliveryEndpoints, arg.Tenants, arg.Ids)
 	if err != nil {
 		return nil, err
 	}
@@ -174,25 +107,25 @@ func (q *Queries) Endpoints(ctx context.Context, arg EndpointsParams) ([]Endpoin
 	return items, nil
 }
 
-const eventsOf = `-- name: EventsOf :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.events_of($1::text[], $2::uuid[], $3::bigint[])
+const deliveryMessages = `-- name: DeliveryMessages :many
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[])
 `
 
-type EventsOfParams struct {
+type DeliveryMessagesParams struct {
 	Tenants   []string
 	Instances []uuid.UUID
 	Versions  []int64
 }
 
-func (q *Queries) EventsOf(ctx context.Context, arg EventsOfParams) ([]Event, error) {
-	rows, err := q.db.Query(ctx, eventsOf, arg.Tenants, arg.Instances, arg.Versions)
+func (q *Queries) DeliveryMessages(ctx context.Context, arg DeliveryMessagesParams) ([]Message, error) {
+	rows, err := q.db.Query(ctx, deliveryMessages, arg.Tenants, arg.Instances, arg.Versions)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []Event
+	var items []Message
 	for rows.Next() {
-		var i Event
+		var i Message
 		if err := rows.Scan(
 			&i.TenantID,
 			&i.InstanceID,
@@ -231,6 +164,135 @@ func (q *Queries) EventsOf(ctx context.Context, arg EventsOfParams) ([]Event, er
 	return items, nil
 }
 
+const deliveryPurge = `-- name: DeliveryPurge :one
+select pawl.delivery_purge($1::integer, $2::interval, $3::interval)::integer as purged
+`
+
+type DeliveryPurgeParams struct {
+	RowLimit  int32
+	Delivered pgtype.Interval
+	Dead      pgtype.Interval
+}
+
+func (q *Queries) DeliveryPurge(ctx context.Context, arg DeliveryPurgeParams) (int32, error) {
+	row := q.db.QueryRow(ctx, deliveryPurge, arg.RowLimit, arg.Delivered, arg.Dead)
+	var purged int32
+	err := row.Scan(&purged)
+	return purged, err
+}
+
+const deliveryReplay = `-- name: DeliveryReplay :one
+select
+  r.replayed::integer as replayed,
+  r.looked_at::integer as looked_at,
+  coalesce(r.last, '00000000-0000-0000-0000-000000000000')::uuid as last
+from pawl.delivery_replay(
+  $1::text, $2::uuid[], $3::uuid, $4::text,
+  $5::timestamptz, $6::timestamptz, $7::uuid,
+  $8::integer) r
+`
+
+type DeliveryReplayParams struct {
+	Tenant         string
+	Ids            []uuid.UUID
+	SubscriptionID *uuid.UUID
+	Status         string
+	CreatedAfter   *time.Time
+	CreatedBefore  *time.Time
+	After          *uuid.UUID
+	RowLimit       int32
+}
+
+type DeliveryReplayRow struct {
+	Replayed int32
+	LookedAt int32
+	Last     uuid.UUID
+}
+
+func (q *Queries) DeliveryReplay(ctx context.Context, arg DeliveryReplayParams) (DeliveryReplayRow, error) {
+	row := q.db.QueryRow(ctx, deliveryReplay,
+		arg.Tenant,
+		arg.Ids,
+		arg.SubscriptionID,
+		arg.Status,
+		arg.CreatedAfter,
+		arg.CreatedBefore,
+		arg.After,
+		arg.RowLimit,
+	)
+	var i DeliveryReplayRow
+	err := row.Scan(&i.Replayed, &i.LookedAt, &i.Last)
+	return i, err
+}
+
+const deliveryRoute = `-- name: DeliveryRoute :one
+select
+  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more
+from pawl.delivery_route($1::bigint, $2::integer, $3::interval) r
+`
+
+type DeliveryRouteParams struct {
+	Term     int64
+	RowLimit int32
+	Lease    pgtype.Interval
+}
+
+type DeliveryRouteRow struct {
+	Leads      bool
+	Steps      int32
+	Deliveries int32
+	More       bool
+}
+
+func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (DeliveryRouteRow, error) {
+	row := q.db.QueryRow(ctx, deliveryRoute, arg.Term, arg.RowLimit, arg.Lease)
+	var i DeliveryRouteRow
+	err := row.Scan(
+		&i.Leads,
+		&i.Steps,
+		&i.Deliveries,
+		&i.More,
+	)
+	return i, err
+}
+
+const deliverySettle = `-- name: DeliverySettle :one
+select pawl.delivery_settle(
+  $1::bigint, $2::text[], $3::uuid[], $4::text[], $5::interval[], $6::interval[],
+  $7::integer[], $8::text[], $9::text[], $10::interval)::boolean as leads
+`
+
+type DeliverySettleParams struct {
+	Term      int64
+	Tenants   []string
+	Ids       []uuid.UUID
+	Results   []string
+	Delays    []pgtype.Interval
+	Pauses    []pgtype.Interval
+	Statuses  []int32
+	Errors    []string
+	Responses []string
+	Rest      pgtype.Interval
+}
+
+func (q *Queries) DeliverySettle(ctx context.Context, arg DeliverySettleParams) (bool, error) {
+	row := q.db.QueryRow(ctx, deliverySettle,
+		arg.Term,
+		arg.Tenants,
+		arg.Ids,
+		arg.Results,
+		arg.Delays,
+		arg.Pauses,
+		arg.Statuses,
+		arg.Errors,
+		arg.Responses,
+		arg.Rest,
+	)
+	var leads bool
+	err := row.Scan(&leads)
+	return leads, err
+}
+
 const getDelivery = `-- name: GetDelivery :one
 select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery where tenant_id = $1 and id = $2
 `
@@ -264,7 +326,7 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 }
 
 const getSubscription = `-- name: GetSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, rests_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
 `
 
 type GetSubscriptionParams struct {
@@ -290,7 +352,7 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
-		&i.RestsUntil,
+		&i.CircuitOpenUntil,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -364,7 +426,7 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 }
 
 const listSubscriptions = `-- name: ListSubscriptions :many
-select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.disabled_at, s.disabled_reason, s.failures, s.rests_until, s.created_at, s.created_by
+select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.created_at, s.created_by
 from pawl.subscription s
 where s.tenant_id = $1 and ($2::uuid is null or s.id < $2)
 order by s.id desc
@@ -401,7 +463,7 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 			&i.DisabledAt,
 			&i.DisabledReason,
 			&i.Failures,
-			&i.RestsUntil,
+			&i.CircuitOpenUntil,
 			&i.CreatedAt,
 			&i.CreatedBy,
 		); err != nil {
@@ -415,80 +477,86 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 	return items, nil
 }
 
-const purgeDeliveries = `-- name: PurgeDeliveries :one
-select pawl.purge_deliveries($1::integer, $2::interval, $3::interval)::integer as purged
+const subscriptionCreate = `-- name: SubscriptionCreate :one
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_create(
+  $1::text, $2::text, $3::text[], $4::text[], $5::text[], $6::boolean, $7::text,
+  $8::text)
 `
 
-type PurgeDeliveriesParams struct {
-	RowLimit  int32
-	Delivered pgtype.Interval
-	Dead      pgtype.Interval
+type SubscriptionCreateParams struct {
+	Tenant       string
+	Url          string
+	Workflows    []string
+	Events       []string
+	States       []string
+	TerminalOnly bool
+	Secret       string
+	Actor        string
 }
 
-func (q *Queries) PurgeDeliveries(ctx context.Context, arg PurgeDeliveriesParams) (int32, error) {
-	row := q.db.QueryRow(ctx, purgeDeliveries, arg.RowLimit, arg.Delivered, arg.Dead)
-	var purged int32
-	err := row.Scan(&purged)
-	return purged, err
-}
-
-const replayDeliveries = `-- name: ReplayDeliveries :one
-select
-  r.replayed::integer as replayed,
-  r.looked_at::integer as looked_at,
-  coalesce(r.last, '00000000-0000-0000-0000-000000000000')::uuid as last
-from pawl.replay_deliveries(
-  $1::text, $2::uuid[], $3::uuid, $4::text,
-  $5::timestamptz, $6::timestamptz, $7::uuid,
-  $8::integer) r
-`
-
-type ReplayDeliveriesParams struct {
-	Tenant         string
-	Ids            []uuid.UUID
-	SubscriptionID *uuid.UUID
-	Status         string
-	CreatedAfter   *time.Time
-	CreatedBefore  *time.Time
-	After          *uuid.UUID
-	RowLimit       int32
-}
-
-type ReplayDeliveriesRow struct {
-	Replayed int32
-	LookedAt int32
-	Last     uuid.UUID
-}
-
-func (q *Queries) ReplayDeliveries(ctx context.Context, arg ReplayDeliveriesParams) (ReplayDeliveriesRow, error) {
-	row := q.db.QueryRow(ctx, replayDeliveries,
+func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreateParams) (Subscription, error) {
+	row := q.db.QueryRow(ctx, subscriptionCreate,
 		arg.Tenant,
-		arg.Ids,
-		arg.SubscriptionID,
-		arg.Status,
-		arg.CreatedAfter,
-		arg.CreatedBefore,
-		arg.After,
-		arg.RowLimit,
+		arg.Url,
+		arg.Workflows,
+		arg.Events,
+		arg.States,
+		arg.TerminalOnly,
+		arg.Secret,
+		arg.Actor,
 	)
-	var i ReplayDeliveriesRow
-	err := row.Scan(&i.Replayed, &i.LookedAt, &i.Last)
+	var i Subscription
+	err := row.Scan(
+		&i.TenantID,
+		&i.ID,
+		&i.Url,
+		&i.Workflows,
+		&i.Events,
+		&i.States,
+		&i.TerminalOnly,
+		&i.Secret,
+		&i.PreviousSecret,
+		&i.PreviousSecretUntil,
+		&i.Since,
+		&i.DisabledAt,
+		&i.DisabledReason,
+		&i.Failures,
+		&i.CircuitOpenUntil,
+		&i.CreatedAt,
+		&i.CreatedBy,
+	)
 	return i, err
 }
 
-const rotateSecret = `-- name: RotateSecret :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, rests_until, created_at, created_by from pawl.rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
+const subscriptionDelete = `-- name: SubscriptionDelete :one
+select pawl.subscription_delete($1::text, $2::uuid)::boolean as deleted
 `
 
-type RotateSecretParams struct {
+type SubscriptionDeleteParams struct {
+	Tenant string
+	ID     uuid.UUID
+}
+
+func (q *Queries) SubscriptionDelete(ctx context.Context, arg SubscriptionDeleteParams) (bool, error) {
+	row := q.db.QueryRow(ctx, subscriptionDelete, arg.Tenant, arg.ID)
+	var deleted bool
+	err := row.Scan(&deleted)
+	return deleted, err
+}
+
+const subscriptionRotateSecret = `-- name: SubscriptionRotateSecret :one
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
+`
+
+type SubscriptionRotateSecretParams struct {
 	Tenant  string
 	ID      uuid.UUID
 	Secret  string
 	Overlap pgtype.Interval
 }
 
-func (q *Queries) RotateSecret(ctx context.Context, arg RotateSecretParams) (Subscription, error) {
-	row := q.db.QueryRow(ctx, rotateSecret,
+func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg SubscriptionRotateSecretParams) (Subscription, error) {
+	row := q.db.QueryRow(ctx, subscriptionRotateSecret,
 		arg.Tenant,
 		arg.ID,
 		arg.Secret,
@@ -510,92 +578,24 @@ func (q *Queries) RotateSecret(ctx context.Context, arg RotateSecretParams) (Sub
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
-		&i.RestsUntil,
+		&i.CircuitOpenUntil,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
 	return i, err
 }
 
-const route = `-- name: Route :one
-select
-  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more
-from pawl.route($1::bigint, $2::integer, $3::interval) r
+const subscriptionTest = `-- name: SubscriptionTest :one
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid)
 `
 
-type RouteParams struct {
-	Term     int64
-	RowLimit int32
-	Lease    pgtype.Interval
-}
-
-type RouteRow struct {
-	Leads      bool
-	Steps      int32
-	Deliveries int32
-	More       bool
-}
-
-func (q *Queries) Route(ctx context.Context, arg RouteParams) (RouteRow, error) {
-	row := q.db.QueryRow(ctx, route, arg.Term, arg.RowLimit, arg.Lease)
-	var i RouteRow
-	err := row.Scan(
-		&i.Leads,
-		&i.Steps,
-		&i.Deliveries,
-		&i.More,
-	)
-	return i, err
-}
-
-const settleDeliveries = `-- name: SettleDeliveries :one
-select pawl.settle_deliveries(
-  $1::bigint, $2::text[], $3::uuid[], $4::text[], $5::interval[], $6::interval[],
-  $7::integer[], $8::text[], $9::text[], $10::interval)::boolean as leads
-`
-
-type SettleDeliveriesParams struct {
-	Term      int64
-	Tenants   []string
-	Ids       []uuid.UUID
-	Outcomes  []string
-	Delays    []pgtype.Interval
-	Pauses    []pgtype.Interval
-	Statuses  []int32
-	Errors    []string
-	Responses []string
-	Rest      pgtype.Interval
-}
-
-func (q *Queries) SettleDeliveries(ctx context.Context, arg SettleDeliveriesParams) (bool, error) {
-	row := q.db.QueryRow(ctx, settleDeliveries,
-		arg.Term,
-		arg.Tenants,
-		arg.Ids,
-		arg.Outcomes,
-		arg.Delays,
-		arg.Pauses,
-		arg.Statuses,
-		arg.Errors,
-		arg.Responses,
-		arg.Rest,
-	)
-	var leads bool
-	err := row.Scan(&leads)
-	return leads, err
-}
-
-const testSubscription = `-- name: TestSubscription :one
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.test_subscription($1::text, $2::uuid)
-`
-
-type TestSubscriptionParams struct {
+type SubscriptionTestParams struct {
 	Tenant string
 	ID     uuid.UUID
 }
 
-func (q *Queries) TestSubscription(ctx context.Context, arg TestSubscriptionParams) (Delivery, error) {
-	row := q.db.QueryRow(ctx, testSubscription, arg.Tenant, arg.ID)
+func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestParams) (Delivery, error) {
+	row := q.db.QueryRow(ctx, subscriptionTest, arg.Tenant, arg.ID)
 	var i Delivery
 	err := row.Scan(
 		&i.TenantID,
@@ -613,6 +613,57 @@ func (q *Queries) TestSubscription(ctx context.Context, arg TestSubscriptionPara
 		&i.LastResponse,
 		&i.CreatedAt,
 		&i.DeliveredAt,
+	)
+	return i, err
+}
+
+const subscriptionUpdate = `-- name: SubscriptionUpdate :one
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_update(
+  $1::text, $2::uuid, $3::text, $4::text[], $5::text[],
+  $6::text[], $7::boolean, $8::boolean)
+`
+
+type SubscriptionUpdateParams struct {
+	Tenant       string
+	ID           uuid.UUID
+	Url          *string
+	Workflows    []string
+	Events       []string
+	States       []string
+	TerminalOnly *bool
+	Disabled     *bool
+}
+
+func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdateParams) (Subscription, error) {
+	row := q.db.QueryRow(ctx, subscriptionUpdate,
+		arg.Tenant,
+		arg.ID,
+		arg.Url,
+		arg.Workflows,
+		arg.Events,
+		arg.States,
+		arg.TerminalOnly,
+		arg.Disabled,
+	)
+	var i Subscription
+	err := row.Scan(
+		&i.TenantID,
+		&i.ID,
+		&i.Url,
+		&i.Workflows,
+		&i.Events,
+		&i.States,
+		&i.TerminalOnly,
+		&i.Secret,
+		&i.PreviousSecret,
+		&i.PreviousSecretUntil,
+		&i.Since,
+		&i.DisabledAt,
+		&i.DisabledReason,
+		&i.Failures,
+		&i.CircuitOpenUntil,
+		&i.CreatedAt,
+		&i.CreatedBy,
 	)
 	return i, err
 }
@@ -672,55 +723,4 @@ func (q *Queries) UnknownNames(ctx context.Context, arg UnknownNamesParams) ([]U
 		return nil, err
 	}
 	return items, nil
-}
-
-const updateSubscription = `-- name: UpdateSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, rests_until, created_at, created_by from pawl.update_subscription(
-  $1::text, $2::uuid, $3::text, $4::text[], $5::text[],
-  $6::text[], $7::boolean, $8::boolean)
-`
-
-type UpdateSubscriptionParams struct {
-	Tenant       string
-	ID           uuid.UUID
-	Url          *string
-	Workflows    []string
-	Events       []string
-	States       []string
-	TerminalOnly *bool
-	Disabled     *bool
-}
-
-func (q *Queries) UpdateSubscription(ctx context.Context, arg UpdateSubscriptionParams) (Subscription, error) {
-	row := q.db.QueryRow(ctx, updateSubscription,
-		arg.Tenant,
-		arg.ID,
-		arg.Url,
-		arg.Workflows,
-		arg.Events,
-		arg.States,
-		arg.TerminalOnly,
-		arg.Disabled,
-	)
-	var i Subscription
-	err := row.Scan(
-		&i.TenantID,
-		&i.ID,
-		&i.Url,
-		&i.Workflows,
-		&i.Events,
-		&i.States,
-		&i.TerminalOnly,
-		&i.Secret,
-		&i.PreviousSecret,
-		&i.PreviousSecretUntil,
-		&i.Since,
-		&i.DisabledAt,
-		&i.DisabledReason,
-		&i.Failures,
-		&i.RestsUntil,
-		&i.CreatedAt,
-		&i.CreatedBy,
-	)
-	return i, err
 }

@@ -10,7 +10,7 @@ import (
 // Flat returns the atomic and the final states by their paths, as the engine knows them. Each has
 // the transitions that can be taken in it: its own, then those of the compound states around it.
 // Every target is the path of an atomic or a final state. What is assigned on the way is not shown;
-// only the engine's SQL puts that together (pawl.definition_transitions).
+// only the engine's SQL puts that together (pawl_private.definition_transitions).
 func (d *Definition) Flat() map[string]State {
 	flat := map[string]State{}
 	var add func(around []State, path string, s State)

@@ -140,7 +140,7 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 	id := counters(t, s, 2)[0]
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
 	// What is asked for an unknown event waits until the test lets it go on.
-	fsmtest.Exec(t, pool, `create or replace function pawl.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+	fsmtest.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 		language plpgsql stable as 'begin perform pg_advisory_xact_lock_shared(4711); return false; end'`)
 	gate, err := pool.Acquire(t.Context())
 	if err != nil {
@@ -192,7 +192,7 @@ func TestBacktestThatTakesTooLong(t *testing.T) {
 	ids := counters(t, s, 5)
 	fsmtest.Fire(t, s, ids[2], "add", `{"n": 1}`)
 	// As slow as a guard may be, without the work.
-	fsmtest.Exec(t, pool, `create or replace function pawl.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+	fsmtest.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 		language plpgsql stable as 'begin perform pg_sleep(60); return false; end'`)
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
 	hasty := fsmtest.On(t, pool, fsm.Config{CallTimeout: 250 * time.Millisecond})

@@ -174,7 +174,7 @@ func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, 
 			return busy, fsm.AsError(err)
 		}
 		for _, r := range rows {
-			switch r.Outcome {
+			switch r.Result {
 			case "gone": // It ended, or was migrated by another command: it is not chosen any more.
 				continue
 			case "migrated", "would-migrate":
@@ -182,9 +182,9 @@ func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, 
 				m.Migrated++
 				m.moves[[2]string{r.FromState, r.ToState}]++
 			case "busy":
-				busy = append(busy, LeftInstance{ID: r.ID, State: r.FromState, Reason: r.Outcome})
+				busy = append(busy, LeftInstance{ID: r.ID, State: r.FromState, Reason: r.Result})
 			default:
-				m.leave(LeftInstance{ID: r.ID, State: r.FromState, Reason: r.Outcome})
+				m.leave(LeftInstance{ID: r.ID, State: r.FromState, Reason: r.Result})
 			}
 		}
 		if len(rows) < int(p.RowLimit) {

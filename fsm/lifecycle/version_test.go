@@ -178,7 +178,7 @@ func TestMigrate(t *testing.T) {
 	if diff := cmp.Diff(want, migrate(t, reader, dry)); diff != "" {
 		t.Errorf("dry run:\n%s", diff)
 	}
-	if after := fsmtest.Counts(t, pool); after != before || fsmtest.Scan[int](t, pool, "select count(*) from pawl.workflow_migration") != 0 {
+	if after := fsmtest.Counts(t, pool); after != before || fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance_migration") != 0 {
 		t.Errorf("dry runs left %s, want %s", after, before)
 	}
 
@@ -353,7 +353,7 @@ func TestMigrateIsBrokenOff(t *testing.T) {
 		t.Errorf("begun again: %+v", m)
 	}
 	wantAllMoved(t, pool, n)
-	if got := fsmtest.Scan[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.workflow_migration"); got != "50 t" {
+	if got := fsmtest.Scan[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.instance_migration"); got != "50 t" {
 		t.Errorf("the migration is %s", got)
 	}
 }

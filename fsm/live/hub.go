@@ -213,7 +213,7 @@ func (h *Hub) moved(ctx context.Context, cursor *string) (*string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	m, err := h.queries.Moved(ctx, queries.MovedParams{Cursor: cursor, StepLimit: maxMoved})
+	m, err := h.queries.LogMoved(ctx, queries.LogMovedParams{Cursor: cursor, StepLimit: maxMoved})
 	if err != nil {
 		return cursor, err
 	}

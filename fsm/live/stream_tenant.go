@@ -132,7 +132,7 @@ func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID stri
 // resume returns the present snapshot. It fails with EventIDTooOld if steps behind the cursor have been
 // purged, or if there are more than most of them; nil allows any number.
 func (t *tenantStream) resume(ctx context.Context, q *queries.Queries, cursor string, most *int32) (batch string, err error) {
-	now, err := q.CanResume(ctx, queries.CanResumeParams{
+	now, err := q.StreamCanResume(ctx, queries.StreamCanResumeParams{
 		Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: cursor, StepLimit: most,
 	})
 	if err == nil && !now.Can {
@@ -162,7 +162,7 @@ func (t *tenantStream) next(ctx context.Context) (messages []Message, more bool,
 	past := t.place.past
 	err = t.service.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		if past {
-			rows, err = q.StreamPast(ctx, queries.StreamPastParams{
+			rows, err = q.StreamReadPast(ctx, queries.StreamReadPastParams{
 				Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: t.place.cursor, Batch: t.place.batch,
 				AfterInstance: t.place.instance, AfterVersion: t.place.version, RowLimit: streamRows, Bytes: streamBytes,
 			})
@@ -178,7 +178,7 @@ func (t *tenantStream) next(ctx context.Context) (messages []Message, more bool,
 			}
 			t.place.batch, t.place.seq = batch, 0
 		}
-		rows, err = q.StreamSteps(ctx, queries.StreamStepsParams{
+		rows, err = q.StreamRead(ctx, queries.StreamReadParams{
 			Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: t.place.cursor, Batch: t.place.batch, After: t.place.seq,
 			RowLimit: streamRows, Bytes: streamBytes,
 		})

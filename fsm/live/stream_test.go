@@ -164,7 +164,7 @@ func TestWhereStreamsCannotResume(t *testing.T) {
 		{"1:1:", 2, false},
 		{fmt.Sprintf("%d:%d:", xmax+1000, xmax+1000), 3, false},
 	} {
-		if got := fsmtest.Scan[bool](t, pool, "select pawl.can_resume('default', null, $1::text::pg_snapshot, $2)", c.cursor, c.limit); got != c.want {
+		if got := fsmtest.Scan[bool](t, pool, "select pawl.stream_can_resume('default', null, $1::text::pg_snapshot, $2)", c.cursor, c.limit); got != c.want {
 			t.Errorf("from %s with at most %d: %v, want %v", c.cursor, c.limit, got, c.want)
 		}
 	}

@@ -127,7 +127,7 @@ func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUI
 	if d.Status == DeliveryPending {
 		return d, fsm.Errorf(fsm.DeliveryConflict, "the delivery is pending: it will be sent anyway")
 	}
-	row, err := s.db.Queries().ReplayDeliveries(ctx, queries.ReplayDeliveriesParams{Tenant: tenant, Ids: []uuid.UUID{id}, RowLimit: 1})
+	row, err := s.db.Queries().DeliveryReplay(ctx, queries.DeliveryReplayParams{Tenant: tenant, Ids: []uuid.UUID{id}, RowLimit: 1})
 	switch {
 	case err != nil:
 		return d, fsm.AsError(err)
@@ -161,12 +161,12 @@ func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayF
 		return 0, fsm.MalformedAt("/status", "must be dead or delivered: what is pending will be sent anyway")
 	}
 	replayed := 0
-	p := queries.ReplayDeliveriesParams{
+	p := queries.DeliveryReplayParams{
 		Tenant: tenant, SubscriptionID: database.Optional(f.SubscriptionID), Status: string(f.Status), CreatedAfter: database.Optional(f.After),
 		CreatedBefore: database.Optional(f.Before), RowLimit: replayPage,
 	}
 	for {
-		row, err := s.db.Queries().ReplayDeliveries(ctx, p)
+		row, err := s.db.Queries().DeliveryReplay(ctx, p)
 		if err != nil {
 			return replayed, fsm.AsError(err)
 		}

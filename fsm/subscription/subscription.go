@@ -44,10 +44,10 @@ type Subscription struct {
 	DisabledReason *string
 	// Failures counts the failed attempts since the last one that succeeded.
 	Failures int
-	// RestsUntil is when the endpoint's open circuit becomes half-open; nil if the circuit is closed.
-	RestsUntil *time.Time
-	CreatedAt  time.Time
-	CreatedBy  string
+	// CircuitOpenUntil is when the endpoint's open circuit becomes half-open; nil if the circuit is closed.
+	CircuitOpenUntil *time.Time
+	CreatedAt        time.Time
+	CreatedBy        string
 }
 
 // Filter chooses steps. Each list chooses the steps with one of its names; an empty list chooses all.
@@ -67,7 +67,7 @@ func subscriptionOf(s queries.Subscription) Subscription {
 			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: s.TerminalOnly,
 		},
 		PreviousSecretUntil: s.PreviousSecretUntil, DisabledAt: s.DisabledAt, DisabledReason: s.DisabledReason,
-		Failures: int(s.Failures), RestsUntil: s.RestsUntil, CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy,
+		Failures: int(s.Failures), CircuitOpenUntil: s.CircuitOpenUntil, CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy,
 	}
 }
 
@@ -91,7 +91,7 @@ func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, s
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
 	}
-	row, err := s.db.Queries().CreateSubscription(ctx, queries.CreateSubscriptionParams{
+	row, err := s.db.Queries().SubscriptionCreate(ctx, queries.SubscriptionCreateParams{
 		Tenant: tenant, Url: url, Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
 		TerminalOnly: f.TerminalOnly, Secret: secret, Actor: cmp.Or(actor, "anonymous"),
 	})
@@ -150,7 +150,7 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 	if _, err := s.GetSubscription(ctx, tenant, id); err != nil {
 		return Subscription{}, err
 	}
-	p := queries.UpdateSubscriptionParams{Tenant: tenant, ID: id, Url: c.URL, Disabled: c.Disabled}
+	p := queries.SubscriptionUpdateParams{Tenant: tenant, ID: id, Url: c.URL, Disabled: c.Disabled}
 	var faults []fsm.Fault
 	if c.URL != nil {
 		faults = s.checkURL(ctx, *c.URL)
@@ -166,7 +166,7 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
 	}
-	row, err := s.db.Queries().UpdateSubscription(ctx, p)
+	row, err := s.db.Queries().SubscriptionUpdate(ctx, p)
 	if err != nil {
 		return Subscription{}, fsm.AsError(ifMissing(err))
 	}
@@ -176,7 +176,7 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 // Unsubscribe deletes a subscription. Its pending deliveries are abandoned; the log of deliveries stays.
 // Kinds: NotFound, Unavailable.
 func (s *Service) Unsubscribe(ctx context.Context, tenant string, id uuid.UUID) error {
-	deleted, err := s.db.Queries().DeleteSubscription(ctx, queries.DeleteSubscriptionParams{Tenant: tenant, ID: id})
+	deleted, err := s.db.Queries().SubscriptionDelete(ctx, queries.SubscriptionDeleteParams{Tenant: tenant, ID: id})
 	switch {
 	case err != nil:
 		return fsm.AsError(err)
@@ -195,7 +195,7 @@ func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID,
 	} else if faults := checkSecret(secret); len(faults) > 0 {
 		return Subscription{}, fsm.MalformedAt(faults[0].Pointer, faults[0].Detail)
 	}
-	row, err := s.db.Queries().RotateSecret(ctx, queries.RotateSecretParams{
+	row, err := s.db.Queries().SubscriptionRotateSecret(ctx, queries.SubscriptionRotateSecretParams{
 		Tenant: tenant, ID: id, Secret: secret, Overlap: pgtype.Interval{Microseconds: secretOverlap.Microseconds(), Valid: true},
 	})
 	if err != nil {
@@ -217,7 +217,7 @@ func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.U
 	case subscription.DisabledAt != nil:
 		return Delivery{}, fsm.Errorf(fsm.DeliveryConflict, "the subscription is disabled: %s", *subscription.DisabledReason)
 	}
-	row, err := s.db.Queries().TestSubscription(ctx, queries.TestSubscriptionParams{Tenant: tenant, ID: id})
+	row, err := s.db.Queries().SubscriptionTest(ctx, queries.SubscriptionTestParams{Tenant: tenant, ID: id})
 	if err != nil {
 		return Delivery{}, fsm.AsError(ifMissing(err))
 	}

@@ -23,7 +23,7 @@ import (
 func expiredKeys(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
 	fsmtest.Exec(t, pool, `
-		insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select 'default', n, sha256(''), 'applied', gen_random_uuid(), 1,
 			pawl.now() + case n when 0 then interval '1 hour' else interval '-1 second' end
 		from generate_series(0, $1::integer) n`, n)

@@ -98,7 +98,7 @@ func Run(t testing.TB, worker func(context.Context) error) (stop func()) {
 func CaughtUp(t testing.TB, pool *pgxpool.Pool, consumer string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {
-		if Value[int](t, pool, "select coalesce(sum(steps), -1)::int from pawl.outbox_status() where name = $1 and term > 0", consumer) == 0 {
+		if Value[int](t, pool, "select coalesce(sum(steps), -1)::int from pawl.consumer_status() where name = $1 and term > 0", consumer) == 0 {
 			return
 		}
 		if time.Now().After(end) {

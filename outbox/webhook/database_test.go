@@ -19,7 +19,7 @@ import (
 // What the database says of what Go says too.
 const (
 	// openInSQL is how long a subscription's circuit stays open, in microseconds; 0 if it is closed.
-	openInSQL = "select coalesce(extract(epoch from pawl.rests_after($1::integer, $2::interval)) * 1000000, 0)::bigint"
+	openInSQL = "select coalesce(extract(epoch from pawl_private.circuit_open_for($1::integer, $2::interval)) * 1000000, 0)::bigint"
 	// statusesInSQL are the statuses that a delivery may have.
 	statusesInSQL = `
 		select array_agg(m[1])
@@ -69,10 +69,10 @@ func TestResultsAsInTheDatabase(t *testing.T) {
 	pool, service := withService(t)
 	q := queries.New(pool)
 	hour := pgtype.Interval{Microseconds: time.Hour.Microseconds(), Valid: true}
-	if err := q.AddConsumer(t.Context(), queries.AddConsumerParams{Consumer: "webhooks", FromStart: true}); err != nil {
+	if err := q.ConsumerCreate(t.Context(), queries.ConsumerCreateParams{Consumer: "webhooks", FromStart: true}); err != nil {
 		t.Fatal(err)
 	}
-	term, err := q.Lead(t.Context(), queries.LeadParams{Consumer: "webhooks", Leader: "tester", Lease: hour})
+	term, err := q.ConsumerLead(t.Context(), queries.ConsumerLeadParams{Consumer: "webhooks", Leader: "tester", Lease: hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,18 +88,18 @@ func TestResultsAsInTheDatabase(t *testing.T) {
 		subscribe(t, service, fmt.Sprintf("http://127.0.0.1:1/%s", result), everything)
 	}
 	outboxtest.Create(t, pool)
-	if _, err := q.Route(t.Context(), queries.RouteParams{Term: term, RowLimit: 100, Lease: hour}); err != nil {
+	if _, err := q.DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: term, RowLimit: 100, Lease: hour}); err != nil {
 		t.Fatal(err)
 	}
-	due, err := q.DueDeliveries(t.Context(), queries.DueDeliveriesParams{RowLimit: 100, Each: 100, Flying: []string{}, FlyingSubscriptions: []string{}})
+	due, err := q.DeliveryDue(t.Context(), queries.DeliveryDueParams{RowLimit: 100, Each: 100, Flying: []string{}, FlyingSubscriptions: []string{}})
 	if err != nil || len(due) != len(wants) {
 		t.Fatalf("%d deliveries are due, want %d: %v", len(due), len(wants), err)
 	}
 	for result, want := range wants {
 		d := due[0]
 		due = due[1:]
-		leads, err := q.SettleDeliveries(t.Context(), queries.SettleDeliveriesParams{
-			Term: term, Tenants: []string{d.TenantID}, Ids: []uuid.UUID{d.ID}, Outcomes: []string{result},
+		leads, err := q.DeliverySettle(t.Context(), queries.DeliverySettleParams{
+			Term: term, Tenants: []string{d.TenantID}, Ids: []uuid.UUID{d.ID}, Results: []string{result},
 			Delays: []pgtype.Interval{hour}, Pauses: []pgtype.Interval{{}}, Statuses: []int32{500}, Errors: []string{"e"}, Responses: []string{"r"},
 			Rest: hour,
 		})

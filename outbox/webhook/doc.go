@@ -40,7 +40,7 @@
 //
 // # Circuits
 //
-// The circuit of a subscription is in its row (failures, rests_until), where owners see it and
+// The circuit of a subscription is in its row (failures, circuit_open_until), where owners see it and
 // where it outlives the leader. The database opens it when it settles, and does not return due
 // deliveries while it is open, or more than one while it is half-open. The circuits of callbacks
 // are in memory, by URL and by host, since there may be a callback for each instance. Both are

@@ -45,7 +45,7 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 		return true, nil
 	}
 	limit = min(limit, l.fetched.Size())
-	p := queries.DueDeliveriesParams{
+	p := queries.DeliveryDueParams{
 		RowLimit: int32(limit), Each: int32(l.share()), Flying: make([]string, 0, l.jobs.Len()),
 		FlyingSubscriptions: make([]string, 0, l.jobs.Len()), AfterTenant: l.after.tenant, AfterSubscription: l.after.subscription,
 	}
@@ -58,7 +58,7 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 		jobs []*dispatch.Job[delivery]
 	)
 	err = l.call(ctx, func(ctx context.Context) (err error) {
-		if rows, err = l.queries.DueDeliveries(ctx, p); err != nil {
+		if rows, err = l.queries.DeliveryDue(ctx, p); err != nil {
 			return fmt.Errorf("due deliveries: %w", err)
 		}
 		jobs, err = l.load(ctx, rows)
@@ -105,9 +105,9 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*disp
 		return nil, nil
 	}
 	var (
-		p      queries.EventsOfParams
+		p      queries.DeliveryMessagesParams
 		keys   = make([]subscriptionKey, len(rows))
-		events = map[stepKey]*queries.Event{}
+		events = map[stepKey]*queries.Message{}
 		jobs   = make([]*dispatch.Job[delivery], len(rows))
 	)
 	for i, r := range rows {
@@ -125,7 +125,7 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*disp
 	if err != nil {
 		return nil, err
 	}
-	list, err := l.queries.EventsOf(ctx, p)
+	list, err := l.queries.DeliveryMessages(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("events: %w", err)
 	}
@@ -187,7 +187,7 @@ type target struct {
 // endpoints reads where deliveries go now. A subscription or a callback that was deleted is
 // missing from the result.
 func (l *leadership) endpoints(ctx context.Context, keys []subscriptionKey) (map[subscriptionKey]target, error) {
-	var p queries.EndpointsParams
+	var p queries.DeliveryEndpointsParams
 	asked, found := map[subscriptionKey]bool{}, map[subscriptionKey]target{}
 	for _, k := range keys {
 		if !asked[k] {
@@ -195,7 +195,7 @@ func (l *leadership) endpoints(ctx context.Context, keys []subscriptionKey) (map
 			p.Tenants, p.Ids = append(p.Tenants, k.tenant), append(p.Ids, k.id)
 		}
 	}
-	list, err := l.queries.Endpoints(ctx, p)
+	list, err := l.queries.DeliveryEndpoints(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("endpoints: %w", err)
 	}

@@ -88,18 +88,18 @@ func TestCircuitOfASubscription(t *testing.T) {
 	for range 200 {
 		outboxtest.Create(t, pool)
 	}
-	until(t, pool, "select failures >= 7 and rests_until is not null from pawl.subscription")
+	until(t, pool, "select failures >= 7 and circuit_open_until is not null from pawl.subscription")
 	// Five, those that were under way with them, and then one by one.
 	if n := len(r.list()); n > 8+3 {
 		t.Errorf("it was asked %d times", n)
 	}
 	got, err := service.GetSubscription(t.Context(), tenant, subscribed.ID)
-	if err != nil || got.RestsUntil == nil || got.Failures < 7 {
+	if err != nil || got.CircuitOpenUntil == nil || got.Failures < 7 {
 		t.Errorf("its circuit is %+v: %v", got, err)
 	}
 	broken.Store(false)
 	until(t, pool, allDelivered, 200)
-	until(t, pool, "select failures = 0 and rests_until is null from pawl.subscription")
+	until(t, pool, "select failures = 0 and circuit_open_until is null from pawl.subscription")
 	if most.Load() > 4 {
 		t.Errorf("%d attempts were made at once", most.Load())
 	}

@@ -129,13 +129,13 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 		outboxtest.Exec(t, pool, fmt.Sprintf("alter function pawl.%s rename to %[1]s_really", name))
 	}
 	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
-		create function pawl.route(
+		create function pawl.delivery_route(
 			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean
 		) language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
 			select * into leads, steps, deliveries, more from pawl.route_really(p_term, p_limit, p_lease);
 		end $$;
-		create function pawl.due_deliveries(
+		create function pawl.delivery_due(
 			p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid
 		) returns setof pawl.delivery language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);

@@ -26,7 +26,7 @@ type delivery struct {
 	endpoint endpoint
 	// event is the step as it was read from the outbox. It is nil for a test delivery, and if the
 	// step has been purged.
-	event *queries.Event
+	event *queries.Message
 }
 
 // An endpoint is where deliveries go, and what signs them.

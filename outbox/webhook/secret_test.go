@@ -48,7 +48,7 @@ func TestTestDelivery(t *testing.T) {
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
 	subscribed := subscribe(t, service, r.url, subscription.Filter{TerminalOnly: true})
-	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, rests_until = pawl.now() + interval '1 hour'")
+	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, circuit_open_until = pawl.now() + interval '1 hour'")
 	d, err := service.TestSubscription(t.Context(), tenant, subscribed.ID)
 	if err != nil || d.InstanceID != nil || d.Type != subscription.TestDeliveryType {
 		t.Fatalf("got %+v: %v", d, err)

@@ -191,9 +191,9 @@ func (l *leadership) call(ctx context.Context, f func(context.Context) error) er
 // whether deliveries were made. It renews the lease when a third of it is over.
 func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	now := time.Now()
-	var r queries.RouteRow
+	var r queries.DeliveryRouteRow
 	err = l.call(ctx, func(ctx context.Context) (err error) {
-		r, err = l.queries.Route(ctx, queries.RouteParams{
+		r, err = l.queries.DeliveryRoute(ctx, queries.DeliveryRouteParams{
 			Term: l.term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease),
 		})
 		return err

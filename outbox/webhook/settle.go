@@ -14,7 +14,7 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
 
-// The results with which a delivery is settled, as pawl.settle_deliveries takes them. A test
+// The results with which a delivery is settled, as pawl.delivery_settle takes them. A test
 // compares their effects with what is said here.
 const (
 	// resultDelivered: the endpoint answered 2xx.
@@ -26,9 +26,9 @@ const (
 	// resultGone: the endpoint answered 410. The delivery is dead and the subscription disabled.
 	resultGone = "gone"
 	// resultPostponed: there was no attempt, since the circuit is open. It is due after a delay.
-	resultPostponed = "put-off"
+	resultPostponed = "postponed"
 	// resultAbandoned: there was no attempt, since there is nothing to send. It is dead.
-	resultAbandoned = "void"
+	resultAbandoned = "abandoned"
 )
 
 // A settlement is what is recorded of a delivery.
@@ -74,7 +74,7 @@ func (l *leadership) settle(ctx context.Context) error {
 	if len(ended) == 0 {
 		return nil
 	}
-	p := queries.SettleDeliveriesParams{Term: l.term, Rest: interval(l.sending.Open)}
+	p := queries.DeliverySettleParams{Term: l.term, Rest: interval(l.sending.Open)}
 	for _, r := range ended {
 		d := r.Job.Value.row
 		s := l.decide(r)
@@ -83,7 +83,7 @@ func (l *leadership) settle(ctx context.Context) error {
 		}
 		p.Tenants = append(p.Tenants, d.TenantID)
 		p.Ids = append(p.Ids, d.ID)
-		p.Outcomes = append(p.Outcomes, s.result)
+		p.Results = append(p.Results, s.result)
 		p.Delays = append(p.Delays, interval(s.delay))
 		p.Pauses = append(p.Pauses, pgtype.Interval{
 			Microseconds: r.Answer.RetryAfter.Microseconds(), Valid: r.Answer.RetryAfter > 0,
@@ -94,7 +94,7 @@ func (l *leadership) settle(ctx context.Context) error {
 	}
 	leads := false
 	err := l.call(ctx, func(ctx context.Context) (err error) {
-		leads, err = l.queries.SettleDeliveries(ctx, p)
+		leads, err = l.queries.DeliverySettle(ctx, p)
 		return err
 	})
 	switch {
@@ -116,7 +116,7 @@ func (l *leadership) purge(ctx context.Context) error {
 	const batch = 1000
 	var purged int32
 	err := l.call(ctx, func(ctx context.Context) (err error) {
-		purged, err = l.queries.PurgeDeliveries(ctx, queries.PurgeDeliveriesParams{
+		purged, err = l.queries.DeliveryPurge(ctx, queries.DeliveryPurgeParams{
 			RowLimit: batch, Delivered: interval(l.config.KeepDelivered), Dead: interval(l.config.KeepDead),
 		})
 		return err

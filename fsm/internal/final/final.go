@@ -64,7 +64,7 @@ func (p *Pass) Next(ctx context.Context, q *queries.Queries, limit int) (Page, e
 // command's. It returns the driver's error.
 func (p Page) Purge(ctx context.Context, pool *pgxpool.Pool) (purged []uuid.UUID, err error) {
 	err = database.Transact(ctx, pool, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
-		purged, err = q.RemoveInstances(ctx, queries.RemoveInstancesParams{Tenant: p.Tenant, Ids: p.IDs, Before: p.before})
+		purged, err = q.PurgeInstances(ctx, queries.PurgeInstancesParams{Tenant: p.Tenant, Ids: p.IDs, Before: p.before})
 		return err
 	})
 	return purged, err

@@ -3,7 +3,7 @@
 -- evenly over the next day. Ids are time-ordered, so they rise with the number of the instance.
 with made as materialized (
   select
-    n, pawl.uuid_v7(t.created_at) as id, t.created_at, n::double precision / $3 * interval '24 hours' as left_to_live
+    n, pawl_private.uuid_v7(t.created_at) as id, t.created_at, n::double precision / $3 * interval '24 hours' as left_to_live
   from generate_series($1::integer, $2::integer) n
   cross join lateral (
     select now() - interval '24 hours' + n::double precision / $3 * interval '23 hours' as created_at
@@ -28,7 +28,7 @@ instances as (
   where s.version = 10
 ),
 keys as (
-  insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+  insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
   select
     'default', s.key, sha256(convert_to(jsonb_build_array('fire', s.id, 'go', '{"n": 1}'::jsonb)::text, 'UTF8')),
     'applied', s.id, s.version, now() + s.left_to_live

@@ -13,7 +13,7 @@ join pawl.instance i on i.tenant_id = 'default' and i.id = b.id
 where b.n = :n
 for no key update of i
 \gset
-insert into pawl.idempotency_key (tenant_id, key, fingerprint, outcome, instance_id, version, expires_at)
+insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 values (
   'default', concat(:run::text, '-', :client_id::text, '-', :i::text), :fingerprint, 'applied', :id, :version,
   clock_timestamp() + interval '24 hours')

@@ -1,0 +1,3 @@
+insert into pawl_private.privilege (privilege, function) values
+  ('service', 'pawl.now'),
+  ('service', 'pawl.uuid_v7_floor');

@@ -1,0 +1,265 @@
+-- create starts instances of the latest version of their workflow, and records what was decided.
+-- p_instance_correlation_ids: the instances' own; part of the request's fingerprint
+-- p_correlation_ids:          the commands'; an instance without one of its own takes it
+-- p_lifetimes:                override the workflow's ttl
+-- p_callback_urls:            are sent the end of the instance, signed with p_callback_secrets; null
+--                             if no command has one
+-- p_checked:                  as for fire, of the context schema
+-- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
+--          has the business key. 'context-unchecked' comes with the schema that the caller must check
+-- Raises:  40001 what it found vanished: try again
+-- Locks:   idempotency_key (by key), then instance (the business key)
+-- Writes:  idempotency_key, instance, history, timer, callback
+create function pawl.create(
+  p_tenant text,
+  p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[],
+  p_lifetimes interval[], p_checked text[],
+  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
+  p_callback_urls text[] default null, p_callback_secrets text[] default null
+) returns setof pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_memoize = off
+as $$
+declare
+  v_setting pawl.setting;
+  v_now timestamptz := pawl.now();
+  v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_row record;
+  v_ordinals integer[];
+  v_keys text[];
+  v_fingerprints bytea[];
+  v_lost integer[];
+  v_lost_keys text[];
+  v_key text;
+  v_found integer;
+begin
+  select * into strict v_setting from pawl.setting;
+  for v_row in
+    with decided as materialized (
+      select
+        c.ordinal::integer as ordinal,
+        coalesce(e.refusal, (z.macrostep).refusal, 'applied') as code,
+        coalesce((z.macrostep).instance, n.instance) as instance,
+        b.id as existing_id,
+        c.workflow,
+        c.business_key,
+        nullif(c.key, '') as key,
+        case when c.key <> '' then sha256(convert_to(
+          jsonb_build_array(
+            'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
+            extract(epoch from c.lifetime))::text
+          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
+          'UTF8'))
+        end as fingerprint,
+        coalesce((z.macrostep).events, s.events) as actions,
+        coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
+        (z.macrostep).steps,
+        w.context_schema,
+        c.actor,
+        nullif(c.reason, '') as reason,
+        coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as correlation_id,
+        nullif(c.traceparent, '') as traceparent
+      from unnest(
+          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
+          p_actors, p_reasons, p_correlation_ids, p_traceparents
+        ) with ordinality as c (
+          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          actor, reason, correlation_id, traceparent, ordinal)
+      left join lateral (
+        select true as seen
+        from pawl.idempotency_key k
+        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        limit 1
+      ) k on true
+      left join lateral (
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        from pawl.workflow w
+        where w.name = c.workflow
+        order by w.version desc
+        limit 1
+      ) w on true
+      left join lateral (
+        select s.status, s.events, s.timeouts
+        from pawl.workflow_state s
+        where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
+        limit 1
+      ) s on true
+      left join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        limit 1
+      ) b on true
+      cross join lateral (
+        select case
+          when k.seen then 'seen'
+          when w.name is null then 'workflow-not-found'
+          when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
+          when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
+          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when w.context_schema is not null and c.checked is distinct from '*'
+            and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
+          when b.id is not null then 'instance-exists'
+        end as refusal
+        offset 0
+      ) e
+      cross join lateral (
+        select case when e.refusal is null then
+          pawl_private.instance_row(
+            p_tenant_id => p_tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
+            p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
+            p_business_key => nullif(c.business_key, ''),
+            p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
+            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl))
+        end as instance
+        offset 0
+      ) n
+      cross join lateral (
+        select case when e.refusal is null and w.initial_moves then
+          pawl_private.begin_macrostep(
+            p_instance => n.instance, p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
+        end as macrostep
+        offset 0
+      ) z
+    ),
+    claimed as (
+      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+      select distinct on (d.key)
+        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+        v_now + v_setting.idempotency_ttl
+      from decided d
+      where d.key is not null and d.code = 'applied'
+      order by d.key, d.ordinal
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at
+      where k.expires_at <= v_now
+      returning k.key, k.instance_id
+    ),
+    -- Whether the decision is this call's to make.
+    owned as materialized (
+      select
+        d.*,
+        d.code <> 'seen' and (
+          d.key is null
+          or d.code <> 'applied'
+          or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+        ) as owned
+      from decided d
+    ),
+    started as (
+      insert into pawl.instance
+      select (o.instance).*
+      from owned o
+      where o.owned and o.code = 'applied'
+      order by o.workflow, o.business_key
+      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      returning id
+    ),
+    kept as materialized (
+      select o.*, o.owned and o.code = 'applied' and (o.instance).id in (select n.id from started n) as started
+      from owned o
+    ),
+    appended as (
+      insert into pawl.history (
+        tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
+        actor, reason, key, correlation_id, traceparent, at)
+      select
+        p_tenant, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
+        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
+      from kept p
+      cross join lateral (select (p.instance).*) i
+      where p.started and p.steps is null
+    ),
+    armed as (
+      insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
+      select p_tenant, (p.instance).id, t.due_at, (p.instance).version, 0
+      from kept p
+      cross join lateral (
+        select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
+      ) t
+      where p.started and (p.instance).status = 'active' and t.due_at is not null
+    )
+    select
+      p.owned,
+      p.code = 'applied' and not p.started as lost,
+      p.ordinal,
+      p.key,
+      p.fingerprint,
+      case when p.started then p.steps end as steps,
+      (
+        p.ordinal, p.code, false,
+        case
+          when p.started then p.instance
+          when p.code = 'instance-exists' then
+            pawl_private.instance_row(
+              p_tenant_id => p_tenant, p_id => p.existing_id, p_workflow => p.workflow,
+              p_business_key => p.business_key)
+        end,
+        case when p.started then p.actions end,
+        null,
+        case when p.code = 'context-unchecked' then p.context_schema end
+      )::pawl.outcome as outcome
+    from kept p
+  loop
+    if not v_row.owned then
+      v_ordinals := v_ordinals || v_row.ordinal;
+      v_keys := v_keys || v_row.key;
+      v_fingerprints := v_fingerprints || v_row.fingerprint;
+    elsif v_row.lost then
+      v_lost := v_lost || v_row.ordinal;
+      v_lost_keys := v_lost_keys || v_row.key;
+    else
+      if v_row.steps is not null then
+        perform pawl_private.append_history(
+          p_steps => v_row.steps, p_kind => 'created', p_at => v_now, p_event => null, p_payload => null,
+          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal], p_key => v_row.key,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+      end if;
+      if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
+        insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
+        values (
+          p_tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
+          nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
+      end if;
+      return next v_row.outcome;
+    end if;
+  end loop;
+
+  -- Another transaction, or another command of this call, took the business key after it was looked
+  -- up. Such a refusal is not recorded, so its key is given back.
+  if v_lost is not null then
+    foreach v_key in array v_lost_keys loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    end loop;
+    return query
+    select
+      c.ordinal, 'instance-exists', false,
+      pawl_private.instance_row(
+        p_tenant_id => p_tenant, p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
+      null::text[], null::text[], null::jsonb
+    from unnest(v_lost) as c (ordinal)
+    cross join lateral (
+      select i.id, i.workflow, i.business_key
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.workflow = p_workflows[c.ordinal]
+        and i.business_key = p_business_keys[c.ordinal]
+      limit 1
+    ) i;
+    get diagnostics v_found = row_count;
+    if v_found < cardinality(v_lost) then
+      raise exception 'the holder of a business key was removed meanwhile; try again' using errcode = '40001';
+    end if;
+  end if;
+
+  if v_ordinals is not null then
+    return query select r.*
+    from pawl_private.replay(
+      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_fingerprints => v_fingerprints, p_events => '{}') r;
+  end if;
+end
+$$;

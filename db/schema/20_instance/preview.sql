@@ -1,0 +1,20 @@
+-- preview says what fire would come to, and writes nothing: a dry run. It makes the same decision, and
+-- the caller's transaction may be read-only. Keys play no part. p_expected, p_checked: as for fire.
+-- p_instances: what to take the instances for, one per command; null for what they are.
+-- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
+create function pawl.preview(
+  p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
+  p_instances pawl.instance[] default null
+) returns setof pawl.outcome
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
+  from unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
+    with ordinality as c (id, event, payload, expected, checked, ordinal)
+  cross join lateral pawl_private.decide(
+    p_tenant => p_tenant, p_now => pawl.now(), p_setting => (select g from pawl.setting g),
+    p_command => (
+      c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+    )::pawl_private.fire_command) d
+$$;

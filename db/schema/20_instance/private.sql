@@ -1,0 +1,600 @@
+-- instance_row makes a row of pawl.instance. It is the only place that depends on the order of the
+-- table's columns; call it with named arguments. The planner inlines it.
+create function pawl_private.instance_row(
+  p_tenant_id pawl.tenant_id default null,
+  p_id uuid default null,
+  p_workflow text default null,
+  p_workflow_version integer default null,
+  p_state text default null,
+  p_status pawl.status default null,
+  p_version pawl.version default null,
+  p_context pawl.object default null,
+  p_business_key pawl.key default null,
+  p_correlation_id pawl.key default null,
+  p_parent_id uuid default null,
+  p_created_at timestamptz default null,
+  p_state_changed_at timestamptz default null,
+  p_expires_at timestamptz default null,
+  p_error pawl.object default null
+) returns pawl.instance
+language sql immutable parallel safe
+as $$
+  select row(
+    p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
+    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error)::pawl.instance
+$$;
+
+-- is_decision says whether an outcome is recorded for its key; see the domain pawl.decision.
+create function pawl_private.is_decision(p_code text) returns boolean
+language sql immutable parallel safe
+as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
+
+-- fingerprint tells requests under one key apart: the SHA-256 of what a fire asks for, as canonical
+-- jsonb text.
+create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
+language sql stable parallel safe
+as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
+
+-- deadline is the next deadline of an instance that entered its state at p_entered_at, or null.
+create function pawl_private.deadline(p_entered_at timestamptz, p_timeouts interval[], p_expires_at timestamptz)
+returns timestamptz
+language sql stable parallel safe
+as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
+
+-- guards lists the guards of an event in a state, as the definition words them.
+create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text)
+returns text[]
+language sql stable parallel safe
+as $$
+  select array_agg(t.guard_text order by t.position)
+  from pawl.workflow_transition t
+  where t.workflow = p_workflow
+    and t.workflow_version = p_workflow_version
+    and t.source = p_state
+    and t.event = p_event
+$$;
+
+-- knows_event says whether any state of a workflow accepts an event.
+create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+language sql stable parallel safe
+as $$
+  select exists (
+    select from pawl.workflow_transition t
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+$$;
+
+-- document is what guards and assigns read.
+create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
+language sql stable parallel safe
+as $$
+  select jsonb_build_object(
+    'context', p_instance.context,
+    'payload', p_payload,
+    'now', pawl_private.rfc3339(p_now),
+    'instance', jsonb_build_object(
+      'id', p_instance.id,
+      'workflow', p_instance.workflow,
+      'workflow_version', p_instance.workflow_version,
+      'state', p_instance.state,
+      'status', p_instance.status,
+      'version', p_instance.version,
+      'business_key', p_instance.business_key,
+      'correlation_id', p_instance.correlation_id,
+      'created_at', pawl_private.rfc3339(p_instance.created_at),
+      'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
+$$;
+
+-- assign computes the context that a transition's assigns leave, stage after stage: each stage sees
+-- the context that the one before has left. A path that selects nothing leaves its name as it was.
+create function pawl_private.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[])
+returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_document jsonb := p_document;
+  v_stage integer;
+begin
+  for v_stage in 1 .. p_stages[cardinality(p_stages)] loop
+    v_document := v_document || jsonb_build_object('context', v_document -> 'context' || (
+      select
+        case when bool_or(a.name is null) then v_document -> 'payload' else '{}' end
+        || coalesce(jsonb_object_agg(a.name, a.value) filter (where a.name is not null and a.value is not null), '{}')
+      from (
+        select n.name, jsonb_path_query_first(v_document, n.path, '{}', true) as value
+        from unnest(p_names, p_paths, p_stages) as n (name, path, stage)
+        where n.stage = v_stage
+        offset 0
+      ) a));
+  end loop;
+  return v_document -> 'context';
+end
+$$;
+
+-- choose picks the transition that an event takes from a state: the first by position whose guard
+-- holds on the document {context, payload, instance, now}. A guard that is false, null, missing or
+-- not boolean does not hold.
+--
+-- If a candidate has a payload schema that the caller has not checked, it is chosen without its
+-- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
+-- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it
+create function pawl_private.choose(
+  p_workflow text, p_workflow_version integer, p_state text, p_event text,
+  p_document jsonb, p_checked text
+) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb)
+language sql stable parallel safe
+as $$
+  select
+    t.target,
+    t.unchecked,
+    case
+      when t.unchecked then null
+      when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
+      when t.assign_stages is not null then
+        pawl_private.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
+      when t.assign_names = '{}' then p_document -> 'context'
+      else p_document -> 'context' || coalesce(
+        (
+          select jsonb_object_agg(a.name, a.value)
+          from (
+            select n.name, jsonb_path_query_first(p_document, n.path, '{}', true) as value
+            from unnest(t.assign_names, t.assign_paths) as n (name, path)
+            offset 0
+          ) a
+          where a.value is not null
+        ),
+        '{}')
+    end,
+    t.payload_schema
+  from (
+    select w.*, u.unchecked
+    from pawl.workflow_transition w
+    cross join lateral (
+      select
+        w.payload_schema is not null and p_checked is distinct from '*'
+          and p_checked is distinct from w.payload_schema_checksum as unchecked
+    ) u
+    where w.workflow = p_workflow
+      and w.workflow_version = p_workflow_version
+      and w.source = p_state
+      and w.event = p_event
+      and case
+        when u.unchecked or w.guard is null then true
+        else jsonb_path_match(p_document, w.guard, '{}', true)
+      end
+    order by w.position
+    limit 1
+  ) t
+$$;
+
+-- complete_macrostep takes the eventless transitions of an instance that has made a step, one after
+-- the other, until no guard holds. Each is a step of its own, at the same time. Guards and assigns go
+-- on to see the command's payload. p_before: the instance before the step; null at its creation.
+-- Returns: the macrostep; its refusal is 'always-loop' after 100 eventless transitions, or
+--          'context-too-large'
+create function pawl_private.complete_macrostep(
+  p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text,
+  p_now timestamptz, p_setting pawl.setting
+) returns pawl_private.macrostep
+language plpgsql stable
+as $$
+declare
+  v_macrostep pawl_private.macrostep;
+  v_instance pawl.instance := p_instance;
+  v_next record;
+  v_eventless boolean;
+begin
+  v_macrostep.steps := array[p_before, p_instance];
+  loop
+    select s.events, s.timeouts, s.eventless
+    into strict v_macrostep.events, v_macrostep.timeouts, v_eventless
+    from pawl.workflow_state s
+    where s.workflow = v_instance.workflow
+      and s.workflow_version = v_instance.workflow_version
+      and s.state = v_instance.state;
+    exit when not v_eventless;
+    select t.target, t.context, s.status
+    into v_next
+    from pawl_private.choose(
+      p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
+      p_state => v_instance.state, p_event => ':always',
+      p_document => pawl_private.document(v_instance, p_payload, p_now), p_checked => '*') t
+    join pawl.workflow_state s
+      on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
+    exit when not found;
+    if cardinality(v_macrostep.steps) > 101 then
+      v_macrostep.refusal := 'always-loop';
+      return v_macrostep;
+    elsif octet_length(v_next.context::text) > p_setting.context_limit then
+      v_macrostep.refusal := 'context-too-large';
+      return v_macrostep;
+    end if;
+    if v_next.status = 'failed' then
+      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+    end if;
+    v_instance.state := v_next.target;
+    v_instance.status := v_next.status;
+    v_instance.context := v_next.context;
+    v_instance.version := v_instance.version + 1;
+    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
+    v_macrostep.steps := v_macrostep.steps || v_instance;
+  end loop;
+  v_macrostep.instance := v_instance;
+  return v_macrostep;
+end
+$$;
+
+-- begin_macrostep is complete_macrostep for a new instance: first it assigns what the states that
+-- the instance enters assign.
+create function pawl_private.begin_macrostep(
+  p_instance pawl.instance, p_reason text, p_now timestamptz, p_setting pawl.setting
+) returns pawl_private.macrostep
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance := p_instance;
+  v_macrostep pawl_private.macrostep;
+begin
+  select t.context
+  into v_instance.context
+  from pawl_private.choose(
+    p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
+    p_state => p_instance.state, p_event => ':initial',
+    p_document => pawl_private.document(p_instance, '{}', p_now), p_checked => '*') t;
+  if not found then
+    v_instance.context := p_instance.context;
+  elsif octet_length(v_instance.context::text) > p_setting.context_limit then
+    v_macrostep.refusal := 'context-too-large';
+    return v_macrostep;
+  end if;
+  return pawl_private.complete_macrostep(
+    p_before => null, p_instance => v_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
+    p_now => p_now, p_setting => p_setting);
+end
+$$;
+
+-- decide says what a fire comes to. It only reads. Its refusals are checked in the order of the
+-- contract: not found, precondition, size, event, guard. A refusal that is not recorded gives way to
+-- 'seen' if the command's key was taken while the call waited.
+-- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
+--          if applied, else as it is; null if there is none. due_at: its next deadline, null if none.
+--          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
+--          steps: those of the macrostep if eventless transitions may have followed, else null
+create function pawl_private.decide(
+  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
+) returns table (
+  code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, was_timed boolean,
+  guards text[], payload_schema jsonb, steps pawl.instance[]
+)
+language sql stable
+as $$
+  select
+    o.code,
+    i.state,
+    case
+      when o.applied then coalesce((s.macrostep).instance, s.next)
+      when i.id is not null then (i)::pawl.instance
+    end,
+    case when o.applied then coalesce((s.macrostep).events, s.events) else f.events end,
+    case
+      when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
+        pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
+    end,
+    f.timeouts <> '{}' or i.expires_at is not null,
+    case
+      when o.code = 'guard-rejected' then
+        pawl_private.guards(i.workflow, i.workflow_version, i.state, (p_command).event)
+    end,
+    case when t.unchecked then t.payload_schema end,
+    case when o.applied then (s.macrostep).steps end
+  from (select) one
+  left join lateral (
+    select i.*
+    from pawl.instance i
+    where (p_command).instance is not distinct from null and i.tenant_id = p_tenant and i.id = (p_command).id
+    union all
+    select ((p_command).instance).*
+    where (p_command).instance is distinct from null
+    limit 1
+  ) i on true
+  left join lateral (
+    select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
+    from pawl.workflow_state w
+    where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
+    limit 1
+  ) f on true
+  cross join lateral (
+    select case
+      when i.id is null then 'instance-not-found'
+      when (p_command).expected not in ('', '*') and not i.version = any ((p_command).expected::bigint[])
+        then 'version-mismatch'
+      when (p_command).expected = '' and f.require_if_match then 'precondition-required'
+      when jsonb_typeof((p_command).payload) is distinct from 'object' then 'malformed-request'
+      when octet_length((p_command).payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when ((p_command).event like '%:%' or (p_command).event = 'ttl') <> (p_command).by_timer then 'unknown-event'
+    end as refusal
+    offset 0
+  ) e
+  -- The document is built once. Inlined, choose would build it for each guard and assign.
+  cross join lateral (
+    select case
+      when e.refusal is not null then null
+      when f.reads_instance then pawl_private.document((i)::pawl.instance, (p_command).payload, p_now)
+      else jsonb_build_object('context', i.context, 'payload', (p_command).payload)
+    end as document
+    offset 0
+  ) d
+  left join lateral pawl_private.choose(
+    p_workflow => i.workflow,
+    p_workflow_version => i.workflow_version,
+    p_state => case when e.refusal is null and i.status = 'active' then i.state end,
+    p_event => (p_command).event,
+    p_document => d.document,
+    p_checked => nullif((p_command).checked, '')
+  ) t on true
+  cross join lateral (
+    select
+      a.at,
+      -- A sliding lifetime begins anew with each step, and keeps its length.
+      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
+    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+  ) n
+  left join lateral (
+    select
+      w.status, w.events, w.timeouts, x.next,
+      case when w.eventless then
+        pawl_private.complete_macrostep(
+          p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
+          p_payload => (p_command).payload, p_reason => nullif((p_command).reason, ''), p_now => p_now,
+          p_setting => p_setting)
+      end as macrostep
+    from pawl.workflow_state w
+    cross join lateral (
+      select pawl_private.instance_row(
+        p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
+        p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
+        p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
+        p_state_changed_at => n.at, p_expires_at => n.expires_at,
+        p_error => case
+          when w.status = 'failed' then
+            jsonb_build_object(
+              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+          else i.error
+        end) as next
+      offset 0
+    ) x
+    where w.workflow = i.workflow
+      and w.workflow_version = i.workflow_version
+      and w.state = t.target
+      and not t.unchecked
+      and octet_length(t.context::text) <= p_setting.context_limit
+    limit 1
+  ) s on true
+  cross join lateral (
+    select case
+      when e.refusal is not null then e.refusal
+      when t.unchecked then 'payload-unchecked'
+      when (s.macrostep).refusal is not null then (s.macrostep).refusal
+      when s.status is not null then 'applied'
+      when t.target is not null then 'context-too-large'
+      when (p_command).event = any (f.events) then 'guard-rejected'
+      when pawl_private.knows_event(i.workflow, i.workflow_version, (p_command).event) then 'transition-not-allowed'
+      else 'unknown-event'
+    end as code
+    offset 0
+  ) x
+  cross join lateral (
+    select
+      case
+        -- The claim of its key will tell whether the decision counts.
+        when pawl_private.is_decision(x.code) then x.code
+        when (
+          select true
+          from pawl.idempotency_key k
+          where k.tenant_id = p_tenant and k.key = (p_command).key and k.expires_at > p_now
+        ) then 'seen'
+        else x.code
+      end as code,
+      s.status is not null and (s.macrostep).refusal is null as applied
+    offset 0
+  ) o
+$$;
+
+-- replay answers commands whose key was taken before them, from what was recorded.
+-- Returns: one outcome per key; the instance as it was then
+-- Raises:  40001 a key vanished while it was read: try again
+-- Locks:   idempotency_key (by key), if the time to live slides
+-- Writes:  idempotency_key.expires_at, if the time to live slides
+create function pawl_private.replay(
+  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_keys text[],
+  p_fingerprints bytea[], p_events text[]
+) returns setof pawl.outcome
+language plpgsql volatile
+as $$
+declare
+  v_key text;
+  v_found integer;
+begin
+  if p_setting.idempotency_ttl_slides then
+    -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
+    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+      update pawl.idempotency_key k
+      set expires_at = p_now + p_setting.idempotency_ttl
+      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+    end loop;
+  end if;
+
+  return query
+  select
+    c.ordinal,
+    case when r.same then k.decision else 'idempotency-key-reuse' end::text,
+    true,
+    case when a.id is not null then
+      pawl_private.instance_row(
+        p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
+        p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
+        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
+        p_expires_at => a.expires_at, p_error => a.error)
+    end,
+    s.events,
+    case when r.same and k.decision = 'guard-rejected' then
+      pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
+    end,
+    null::jsonb
+  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  cross join lateral (
+    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+  ) k
+  cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
+  left join lateral (
+    select a.*
+    from pawl.instance_at a
+    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    limit 1
+  ) a on true
+  left join lateral (
+    select w.events
+    from pawl.workflow_state w
+    where w.workflow = a.workflow and w.workflow_version = a.workflow_version and w.state = a.state
+    limit 1
+  ) s on true;
+
+  get diagnostics v_found = row_count;
+  if v_found < cardinality(p_ordinals) then
+    raise exception 'an idempotency key expired while its outcome was read; try again' using errcode = '40001';
+  end if;
+end
+$$;
+
+-- append_history appends steps that were made by one command at one time. It is the only writer of
+-- history but for the statements of fire and create, which append single steps in place.
+-- p_steps: the instance before the first step (null at its creation) and after each step. p_kind,
+-- p_event, p_payload: of the first step; the others are eventless transitions.
+-- Writes:  history
+create function pawl_private.append_history(
+  p_steps pawl.instance[], p_kind text, p_at timestamptz, p_event text, p_payload jsonb, p_actor text, p_reason text,
+  p_key text, p_correlation_id text, p_traceparent text
+) returns void
+language sql volatile
+as $$
+  insert into pawl.history (
+    tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+  select
+    s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
+    case when n = 2 then p_kind else 'transition' end,
+    case when n = 2 then p_event end,
+    (p_steps[n - 1]).state,
+    s.state, s.status, s.context,
+    case when n = 2 then p_payload end,
+    s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
+  from generate_series(2, cardinality(p_steps)) n
+  cross join lateral (select (p_steps[n]).*) s
+  order by n
+$$;
+
+-- refuse raises the condition of an outcome other than 'applied', for a SQL caller. The detail is a
+-- JSON object with what the caller needs to go on.
+-- Raises:  the condition's SQLSTATE
+create function pawl_private.refuse(p_outcome pawl.outcome, p_id uuid, p_event text, p_expected bigint) returns void
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance := p_outcome.instance;
+  v_message text;
+begin
+  select format(c.message, p_event, v_instance.state, v_instance.version, v_instance.id)
+  into v_message
+  from pawl_private.condition c
+  where c.outcome = p_outcome.code;
+  perform pawl_private.raise_condition(
+    p_outcome => p_outcome.code,
+    p_message => v_message,
+    p_detail => jsonb_build_object(
+      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
+      'state', v_instance.state,
+      'instance_status', v_instance.status,
+      'version', v_instance.version,
+      'expected', p_expected,
+      'event', p_event,
+      'allowed_events', p_outcome.actions,
+      'guards', p_outcome.guards));
+end
+$$;
+
+-- state_check_name names the CHECK on pawl.instance that lists a workflow's states.
+create function pawl_private.state_check_name(p_workflow text) returns text
+language sql immutable parallel safe
+as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
+
+-- set_state_check makes the named CHECK on pawl.instance list the states of all versions of a
+-- workflow, and drops the CHECK if there are none. It binds every write from here on, but is left
+-- "not valid": see validate_workflow.
+-- Locks:   instance (access exclusive)
+-- Writes:  the table's CHECK
+create function pawl_private.set_state_check(p_workflow text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set client_min_messages = warning
+as $$
+declare
+  v_terms text;
+begin
+  select string_agg(v.term, ' or ' order by v.workflow_version)
+  into v_terms
+  from (
+    select
+      s.workflow_version,
+      -- One array constant is parsed faster than a list of constants.
+      format('(workflow_version = %s and state = any (%L))',
+        s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
+    from pawl.workflow_state s
+    where s.workflow = p_workflow
+    group by s.workflow_version
+  ) v;
+  execute format('alter table pawl.instance drop constraint if exists %I', pawl_private.state_check_name(p_workflow))
+    || case when v_terms is null then '' else
+      format(', add constraint %I check (workflow <> %L or %s) not valid',
+        pawl_private.state_check_name(p_workflow), p_workflow, v_terms)
+    end;
+end
+$$;
+
+-- instance_retains says whether an idempotency key that names an instance is alive, or held by another
+-- transaction. It locks the expired ones. The caller must hold the instance's lock.
+-- Returns: retains; expired: the places of the expired keys, to delete them by
+-- Locks:   idempotency_key (for update, those that are not locked)
+create function pawl_private.instance_retains(
+  p_tenant text, p_id uuid, p_now timestamptz, out retains boolean, out expired tid[]
+)
+language sql volatile
+as $$
+  select not coalesce(bool_and(l.place is not null), true), array_agg(l.place)
+  from (
+    select h.key
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_id and h.key is not null
+    union
+    select r.key
+    from pawl.idempotency_key r
+    where r.tenant_id = p_tenant and r.instance_id = p_id and r.decision <> 'applied'
+  ) n
+  cross join lateral (
+    select k.instance_id
+    from pawl.idempotency_key k
+    where k.tenant_id = p_tenant and k.key = n.key
+    limit 1
+  ) k
+  left join lateral (
+    select k.ctid as place
+    from pawl.idempotency_key k
+    where k.tenant_id = p_tenant and k.key = n.key and k.instance_id = p_id and k.expires_at <= p_now
+    limit 1
+    for update skip locked
+  ) l on true
+  where k.instance_id = p_id -- A key that expired may have been taken by another instance since.
+$$;

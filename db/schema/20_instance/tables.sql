@@ -1,0 +1,274 @@
+-- Module instance: the engine. It decides every command, and its functions are the only writers
+-- of the tables below. The tables' constraints are the first line of defence: they hold for the
+-- owner's writes too.
+--
+-- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another
+-- database, and no hot statement crosses tenants.
+--
+-- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
+-- command, and return one outcome per command, so that many requests share a round trip and a
+-- commit. create_one and fire_one wrap them for SQL callers. An empty string in a text array
+-- means "none".
+--
+-- A call proceeds in these steps. Under READ COMMITTED each statement of a volatile function
+-- sees a fresh snapshot.
+--
+--   1. Replay the commands whose idempotency key is taken, from what was recorded.
+--   2. Lock the instances of the others, in the order of their ids.
+--   3. Read the clock, then decide and write in one statement. A command has an effect only if
+--      it has no key, or if this statement claims its key.
+--   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
+--      must be another statement, to see what others committed meanwhile.
+--
+-- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
+-- timer.
+--
+-- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
+-- and a subtransaction for each command would cost more than the command. create_one and
+-- fire_one raise refusals: see pawl_private.condition.
+--
+-- Properties of Postgres that the code depends on, each shown by a test in package db:
+--
+--   * The engine locks an instance first and reads it afterwards. An UPDATE that joins the row
+--     it waits for re-checks the old joined row, and silently changes nothing.
+--   * A single statement can neither insert a key that another transaction inserts at the same
+--     time, nor see it. The key is therefore read in the next statement.
+--   * Rows are looked up by their full key through `left join lateral (... limit 1)`. A generic
+--     plan that was made while the tables were empty expects two rows per tenant, and would
+--     read all keys of the tenant at each call.
+--   * decide and choose are single SELECTs in language sql, and stable, so that the planner
+--     inlines them. They hold the decision, and dry runs share them.
+--   * complete_macrostep takes eventless transitions in a loop. Only states that have some call
+--     it; other commands pay nothing for them.
+--   * The planner must not memoize: the cache key would hold the whole context, which does not
+--     recur.
+--   * No volatile function is called inside the writing statement.
+
+-- instance is one running process. Each workflow adds a CHECK of its own to this table that
+-- lists its states by version: instance_<workflow>_state_check.
+create table pawl.instance (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  version pawl.version not null,
+  context pawl.object not null,
+  business_key pawl.key,
+  correlation_id pawl.key,
+  parent_id uuid,
+  created_at timestamptz not null,
+  state_changed_at timestamptz not null,
+  expires_at timestamptz,
+  error pawl.object,
+  constraint instance_pkey primary key (tenant_id, id),
+  constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
+)
+-- fillfactor leaves room in a page for the next version of a row, so that updates stay heap-only
+-- and the page prunes itself. Vacuum removes the rest: row versions that found no room, and index
+-- entries of instances that became final, which lists would step over one by one. The default
+-- would let it wait for a fifth of the table. The threshold of analyze stays at its default: the
+-- lists' statistics move slowly, and each analyze makes every session plan the engine anew.
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+
+-- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
+-- update. The status is in some indexes: it changes once, with the last transition.
+--
+-- A business key names one instance of a workflow for as long as the instance exists. The key
+-- comes before the workflow in the index, for lists that filter by key alone.
+create unique index instance_business_key_key on pawl.instance (tenant_id, business_key, workflow)
+  where business_key is not null;
+-- Lists read by the indexes below: the column that is filtered by, then the status, then the id.
+-- See ListInstances.
+--
+-- The first two indexes have a condition that always holds, and that list queries repeat. Without
+-- it, while the tables are small or not analysed, the planner would take such an index for
+-- look-ups by the primary key or the business key, and read all rows of a tenant.
+create index instance_status_idx on pawl.instance (tenant_id, status, id)
+  where workflow <> '';
+create index instance_workflow_idx on pawl.instance (tenant_id, workflow, status, id)
+  where workflow <> '';
+create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, status, id)
+  where correlation_id is not null;
+
+-- history is append-only and gapless per instance. Each row is one step, with the instance's data
+-- after it. History is the audit trail, the source of replays and of reads of the past, and the
+-- outbox. Its rows are purged together with their instance, if the workflow has a retention.
+create table pawl.history (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  version pawl.version not null,
+  seq bigint not null generated always as identity,
+  xid xid8 not null default pg_current_xact_id(),
+  workflow text not null,
+  workflow_version integer not null,
+  kind pawl.kind not null,
+  event text,
+  from_state text,
+  to_state text not null,
+  status pawl.status not null,
+  context pawl.object not null,
+  payload pawl.object,
+  expires_at timestamptz,
+  error pawl.object,
+  actor text not null,
+  reason pawl.reason,
+  key pawl.key,
+  correlation_id pawl.key,
+  traceparent text,
+  at timestamptz not null,
+  constraint history_pkey primary key (tenant_id, instance_id, version),
+  constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
+)
+-- Rows are inserted and never updated. Vacuum reads only new pages, so it runs after a fixed number
+-- of rows, whatever the table's size, and freezes them in the same pass. Each page is then written
+-- once more and not read again, and an anti-wraparound vacuum finds nothing to do. A share of the
+-- table instead would let the visibility map and the statistics fall behind as the table grows.
+with (
+  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
+);
+
+-- idempotency_key holds the first decision for a key: the step that the command made, or the
+-- refusal that the machine decided, and at which version. A replay is rebuilt from history.
+create table pawl.idempotency_key (
+  tenant_id pawl.tenant_id not null,
+  key pawl.key not null,
+  fingerprint pawl.sha256 not null,
+  decision pawl.decision not null,
+  instance_id uuid not null,
+  version pawl.version not null,
+  expires_at timestamptz not null,
+  constraint idempotency_key_pkey primary key (tenant_id, key)
+)
+-- As many keys are purged as are inserted, so the table levels off at what vacuum leaves behind:
+-- a hundredth of it, not the default fifth. A vacuum reads both indexes whole, which is why the
+-- threshold is not a fixed number. Inserts alone need no vacuum: the rows are soon deleted, and
+-- nothing reads the visibility map.
+with (
+  autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1
+);
+
+create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
+-- Finds the refusals that are recorded for an instance, which keep the instance from being purged.
+-- The keys of its steps are found through history, so most keys cost nothing here.
+create index idempotency_key_refused_idx on pawl.idempotency_key (tenant_id, instance_id)
+  where decision <> 'applied';
+
+-- timer says when the timer worker must look at an instance: at its next deadline, which is the
+-- nearest of its state's timeouts and the end of its lifetime, or earlier. The step that enters
+-- a state arms or clears the timer in its own transaction. A step to a later deadline leaves the
+-- row as it is, so that most steps write none.
+create table pawl.timer (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  due_at timestamptz not null,
+  armed_version pawl.version not null,
+  tried integer not null,
+  constraint timer_pkey primary key (tenant_id, instance_id)
+)
+-- Arming and clearing leave dead rows and, since due_at is indexed, dead entries among those that
+-- are due first.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.timer.tried is
+  'how many timeouts of the state that was entered at armed_version were refused';
+
+create index timer_due_at_idx on pawl.timer (due_at);
+
+-- instance_at is pawl.instance after each of its steps: the same columns, one row per version.
+create view pawl.instance_at as
+select
+  i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
+  i.business_key, i.correlation_id, i.parent_id, i.created_at,
+  -- An instance migration may keep the state, which was entered earlier than the step.
+  (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
+  h.expires_at, h.error
+from pawl.history h
+join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
+
+-- callback is a webhook for the end of one instance, given at its creation. The row is deleted
+-- when the delivery has succeeded.
+create table pawl.callback (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  url text not null,
+  secret text,
+  created_at timestamptz not null,
+  constraint callback_pkey primary key (tenant_id, instance_id),
+  constraint callback_url_has_1_to_2048_characters check (length(url) between 1 and 2048),
+  constraint callback_secret_has_a_prefix check (secret like 'whsec\_%')
+)
+-- As many rows are deleted as are inserted.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.callback.secret is 'null: the deployment''s secret signs';
+
+-- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked'
+-- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
+-- is after an applied command, else as it is; null if there is none to show. actions: the events
+-- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold.
+create type pawl.outcome as (
+  ordinal integer,
+  code text,
+  replayed boolean,
+  instance pawl.instance,
+  actions text[],
+  guards text[],
+  schema jsonb
+);
+
+-- outcome_row is the shape of an outcome with the instance's columns side by side. It never holds
+-- rows. It is a view because sqlc knows the columns of a view that a function returns.
+create view pawl.outcome_row as
+select
+  0 as ordinal,
+  ''::text as code,
+  false as replayed,
+  null::uuid as id,
+  null::text as workflow,
+  null::integer as workflow_version,
+  null::text as state,
+  null::text as status,
+  null::bigint as version,
+  null::jsonb as context,
+  null::text as business_key,
+  null::text as correlation_id,
+  null::timestamptz as created_at,
+  null::timestamptz as state_changed_at,
+  null::timestamptz as expires_at,
+  null::jsonb as error,
+  null::text[] as actions,
+  null::text[] as guards,
+  null::jsonb as schema
+where false;
+
+-- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the
+-- instance before the first step (null at its creation) and after each step. instance: after the
+-- last one; events and timeouts: of the state that it is in then. refusal: null, or why the steps
+-- cannot be made.
+create type pawl_private.macrostep as (
+  refusal text,
+  steps pawl.instance[],
+  instance pawl.instance,
+  events text[],
+  timeouts interval[]
+);
+
+-- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
+-- whether the engine itself ends a timeout or a lifetime. instance: what to decide for, or null to
+-- read the instance with the given id.
+create type pawl_private.fire_command as (
+  id uuid,
+  event text,
+  payload jsonb,
+  key text,
+  expected text,
+  checked text,
+  reason text,
+  by_timer boolean,
+  instance pawl.instance
+);

@@ -1,0 +1,3 @@
+insert into pawl_private.privilege (privilege, function) values
+  ('service', 'pawl.fire_timers'),
+  ('service', 'pawl.put_off_timer');

@@ -1,0 +1,18 @@
+-- consumer_create adds a consumer, unless there is one of the name. It begins with the first step that
+-- there ever was if p_from_start, else with the steps that are committed after a process first leads.
+-- Writes:  consumer
+create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
+begin
+  insert into pawl.consumer (
+    name, cursor, low_watermark, next_low_watermark, next_low_watermark_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
+  values (
+    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  on conflict on constraint consumer_pkey do nothing;
+end
+$$;

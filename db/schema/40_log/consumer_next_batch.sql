@@ -1,0 +1,15 @@
+-- consumer_next_batch says what a consumer is to read next: the batch that it has begun, or a new one.
+-- Returns: begun: whether a part of the batch has been read; idle: whether there is certainly nothing to
+--          read; place: place_after of the next page
+create function pawl.consumer_next_batch(p_consumer text, out batch pg_snapshot, out begun boolean, out idle boolean, out place bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl_private.place_after(c)
+  into batch, begun, idle, place
+  from pawl.consumer c
+  cross join (select pg_current_snapshot() as now offset 0) s
+  where c.name = p_consumer;
+end
+$$;

@@ -1,0 +1,19 @@
+-- stream_can_resume says whether a stream can go on from p_cursor. It can if no more than p_limit steps of
+-- all tenants were made since (null for any number), if none that it would show has been purged, and if
+-- this database has been at p_cursor: it has not if it was restored from an older copy.
+create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
+    and not pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
+    and coalesce((
+      select count(*)
+      from (select from pawl_private.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
+    ) <= p_limit, true);
+end
+$$;

@@ -1,0 +1,22 @@
+-- subscription_create creates a subscription to the steps that are committed from now on.
+-- Returns: the subscription
+-- Writes:  subscription
+create function pawl.subscription_create(
+  p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text,
+  p_actor text
+) returns setof pawl.subscription
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+begin
+  return query
+  insert into pawl.subscription (
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+  values (
+    p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    pg_current_snapshot(), v_now, p_actor)
+  returning *;
+end
+$$;

@@ -1,0 +1,116 @@
+-- Module webhook: subscriptions, and the deliveries that are made for them.
+--
+-- The router turns steps into deliveries and moves the cursor of the consumer `webhooks` in the same
+-- transaction. So each step is routed to each matching subscription exactly once, whatever happens to
+-- the process. The leader of that consumer, one process at a time, sends what is due. Attempts that are
+-- under way are known to its memory alone, and one write settles each. After a crash a delivery is sent
+-- again, under the same id.
+--
+-- A subscription receives the messages of an instance in their order. When a delivery fails, the later
+-- ones of the instance lose their next_attempt_at, and get it back when the failed one is settled for
+-- good. So head-of-line blocking is limited to an instance, and the search for what is due never steps
+-- over waiting deliveries.
+--
+-- An endpoint that keeps failing has its circuit opened. Then it is probed with one delivery at a time,
+-- at growing intervals, until one succeeds. Deliveries that wait meanwhile lose no attempt.
+--
+-- Routing, settling and replaying lock the consumer's row, and so see one another's writes.
+-- Lock order: consumer, subscription, delivery, callback, after all of the engine's.
+
+-- subscription is an endpoint and the filter that says which messages it receives.
+create table pawl.subscription (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  url text not null,
+  workflows text[] not null,
+  events text[] not null,
+  states text[] not null,
+  terminal_only boolean not null,
+  secret text not null,
+  previous_secret text,
+  previous_secret_until timestamptz,
+  since pg_snapshot not null,
+  disabled_at timestamptz,
+  disabled_reason text,
+  failures integer not null default 0,
+  circuit_open_until timestamptz,
+  created_at timestamptz not null,
+  created_by text not null,
+  constraint subscription_pkey primary key (tenant_id, id),
+  constraint subscription_url_has_1_to_2048_characters check (length(url) between 1 and 2048),
+  constraint subscription_secrets_have_a_prefix
+    check (secret like 'whsec\_%' and coalesce(previous_secret like 'whsec\_%', true)),
+  constraint subscription_previous_secret_has_an_end
+    check ((previous_secret is null) = (previous_secret_until is null)),
+  constraint subscription_disabled_has_a_reason check ((disabled_at is null) = (disabled_reason is null)),
+  constraint subscription_failures_are_counted check (failures >= 0)
+)
+-- There are few rows. Those of failing endpoints are updated often: fillfactor keeps that in their page.
+with (fillfactor = 50);
+
+comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
+comment on column pawl.subscription.states is 'states that a step enters, or states around them';
+comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created';
+comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
+comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
+
+-- delivery is one message for one subscription, or for a callback, and its attempts.
+create table pawl.delivery (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  subscription_id uuid not null,
+  callback boolean not null,
+  instance_id uuid,
+  version bigint,
+  type text not null,
+  status text not null,
+  attempts integer not null,
+  next_attempt_at timestamptz,
+  last_status integer,
+  last_error text,
+  last_response text,
+  created_at timestamptz not null,
+  delivered_at timestamptz,
+  constraint delivery_pkey primary key (tenant_id, id),
+  -- Each step once for each subscription; also the index on an instance's deliveries.
+  constraint delivery_step_key unique (tenant_id, instance_id, version, subscription_id),
+  constraint delivery_status_is_known check (status in ('pending', 'delivered', 'dead')),
+  constraint delivery_is_of_a_step_or_a_test
+    check ((instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')),
+  constraint delivery_callback_is_of_its_instance check (not callback or subscription_id = instance_id),
+  constraint delivery_settled_is_not_tried_again check (status = 'pending' or next_attempt_at is null),
+  constraint delivery_delivered_has_a_time check ((status = 'delivered') = (delivered_at is not null)),
+  constraint delivery_attempts_are_counted check (attempts >= 0),
+  constraint delivery_response_is_an_excerpt check (octet_length(last_response) <= 1024)
+)
+-- Each row is written at least twice and deleted some days later, and the indexes on what is due get
+-- dead entries with each attempt. The default would let vacuum wait for a fifth of the table.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
+comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
+comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
+comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
+
+-- Deliveries that are due, by subscription and time.
+create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, id)
+  where status = 'pending' and next_attempt_at is not null and not callback;
+create index delivery_callback_due_idx on pawl.delivery (next_attempt_at)
+  where status = 'pending' and next_attempt_at is not null and callback;
+-- Pending deliveries of an instance, in the order of the steps.
+create index delivery_pending_idx on pawl.delivery (tenant_id, subscription_id, instance_id, version)
+  where status = 'pending';
+-- The log of a subscription, and its dead letters.
+create index delivery_subscription_idx on pawl.delivery (tenant_id, subscription_id, id);
+create index delivery_dead_idx on pawl.delivery (tenant_id, id)
+  where status = 'dead';
+-- Delivered rows, to purge.
+create index delivery_delivered_idx on pawl.delivery (id)
+  where status = 'delivered';
+
+-- endpoint is where the deliveries of a subscription or a callback go, and the secrets that sign them. An
+-- empty secret stands for the deployment's. It is a shape, as pawl.outcome_row is, and never holds rows.
+create view pawl.endpoint as
+select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as url, ''::text as secret,
+  ''::text as previous_secret, false as disabled
+where false;

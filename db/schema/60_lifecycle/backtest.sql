@@ -1,0 +1,80 @@
+-- backtest re-runs the recorded histories of instances against a version of their workflow, or against a
+-- definition in canonical form that is not registered.
+--
+-- Such a definition is stored under a number that no version has, in a subtransaction that is rolled back
+-- before anybody can see it. Registering and retiring wait while a call runs; commands do not. So a call
+-- ends after a tenth of a second, or after as long as storing took.
+--
+-- The limits are today's. $.instance.workflow_version is the candidate's number.
+-- p_version, p_definition: one of them. p_ids: of the tenant's instances.
+-- Returns: one row per id, in their order, until the time is up, but at least one. steps to checks: see
+--          backtest_instance; steps is 0 if there is no such instance
+-- Raises:  PW400 malformed-request, PW40W workflow-not-found, PW42D invalid-definition
+-- Writes:  nothing that stays
+create function pawl.backtest(
+  p_workflow text, p_ids uuid[], p_version integer default null, p_definition jsonb default null,
+  p_tenant text default 'default'
+) returns table (id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_memoize = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_begun timestamptz := clock_timestamp(); -- Bounds the call; decides nothing.
+  v_until timestamptz;
+  v_now timestamptz := pawl.now();
+  v_setting pawl.setting;
+  v_version integer := p_version;
+  v_fault text;
+begin
+  if (p_version is null) = (p_definition is null) then
+    perform pawl_private.raise_condition('malformed-request', 'give either a version or a definition');
+  end if;
+  if not exists (
+    select from pawl.workflow w where w.name = p_workflow and (p_version is null or w.version = p_version)
+  ) then
+    perform pawl_private.raise_condition(
+      'workflow-not-found', format('workflow %s does not exist, or has no such version', p_workflow));
+  end if;
+  select * into strict v_setting from pawl.setting;
+  begin
+    if p_definition is not null then
+      v_fault := case
+        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+        else pawl_private.definition_fault(p_definition)
+      end;
+      -- A random number: two back-tests at the same time do not wait for each other, as a rule.
+      v_version := 1073741824 + floor(random() * 1073741823)::integer;
+      if v_fault is null then
+        begin
+          perform pawl_private.store_definition(
+            p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
+        exception
+          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+            or program_limit_exceeded then
+            v_fault := sqlerrm;
+        end;
+      end if;
+      if v_fault is not null then
+        perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
+      end if;
+    end if;
+    v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
+    foreach id in array p_ids loop
+      select b.steps, b.complete, b.difference, b.checks
+      into steps, complete, difference, checks
+      from pawl_private.backtest_instance(
+        p_tenant => p_tenant, p_id => id, p_workflow => p_workflow, p_version => v_version, p_now => v_now,
+        p_setting => v_setting) b;
+      return next; -- Rows that were returned outlive the subtransaction.
+      exit when clock_timestamp() > v_until;
+    end loop;
+    raise exception 'rolled back' using errcode = 'PW999';
+  exception when sqlstate 'PW999' then
+    null;
+  end;
+end
+$$;

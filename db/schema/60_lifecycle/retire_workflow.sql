@@ -1,0 +1,62 @@
+-- retire_workflow deletes a version of a workflow that no instance uses, final ones included, and makes the
+-- CHECK on pawl.instance list the remaining versions. It counts twice. The first count refuses a version in
+-- use before anybody waits. The second, under the lock, sees instances that were created or moved meanwhile.
+--
+-- If the version was the latest, the one before it becomes the latest again. Its number is then given again,
+-- unless instances were migrated away from it: their history names it, and a number in history must not
+-- change its meaning. A workflow without versions does not exist, and its name is free.
+--
+-- A create in a caller's own repeatable read transaction that began before the last version was retired is
+-- not seen: the engine requires read committed.
+-- p_checksum: the version's; the latest version with it is retired, unless p_version names another
+-- Returns: whether there was such a version
+-- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the instance table, or a migration of the
+--          version, stays busy for 300 ms: try again
+-- Locks:   workflow (share row exclusive, and the row), then instance (access exclusive, while the
+--          workflow's instances are counted)
+-- Writes:  workflow, workflow_state, workflow_transition, instance_migration, the table's CHECK
+create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '300ms'
+as $$
+declare
+  v_version integer;
+  v_instances bigint;
+begin
+  lock table pawl.workflow in share row exclusive mode;
+  select w.version
+  into v_version
+  from pawl.workflow w
+  where w.name = p_name and w.checksum = p_checksum and (p_version is null or w.version = p_version)
+  order by w.version desc
+  limit 1
+  for update;
+  if not found then
+    return false;
+  end if;
+
+  v_instances := pawl_private.count_instances(p_name, v_version);
+  if v_instances = 0 then
+    -- Taken at once in the mode that the CHECK needs: a weaker lock could not be raised past those that
+    -- commands hold.
+    lock table pawl.instance in access exclusive mode;
+    v_instances := pawl_private.count_instances(p_name, v_version);
+  end if;
+  if v_instances > 0 then
+    perform pawl_private.raise_condition(
+      'workflow-conflict', format('workflow %s: version %s is used by %s instances', p_name, v_version, v_instances),
+      jsonb_build_object('version', v_version, 'instances', v_instances));
+  end if;
+
+  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  delete from pawl.workflow w where w.name = p_name and w.version = v_version;
+  -- Migrations from or to this version have ended.
+  update pawl.instance_migration m
+  set finished_at = pawl.now()
+  where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
+  perform pawl_private.set_state_check(p_name);
+  return true;
+end
+$$;

@@ -1,0 +1,137 @@
+// Package schema holds the source of the database schema: SQL in modules, one folder each.
+//
+// A module's folder has these files, which are loaded in this order, module by module:
+//
+//	tables.sql      schemas, domains, tables, indexes, types and views, and the module's essay
+//	private.sql     the functions of schema pawl_private
+//	<function>.sql  one function of schema pawl each, with its header
+//	grants.sql      which functions each kind of role may execute, as data
+//
+// A module may use what modules before it define, and nothing of later ones. The migrations in
+// db/migrations are generated from here: see [Up] and internal/migration. A test in package db
+// compares the schema that the source makes with the schema that the migrations make.
+//
+// It imports nothing of pawl.
+package schema
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+//go:embed */*.sql
+var files embed.FS
+
+// fixed are the files of a module that are no function's, by their place in the order: before
+// the functions, or after them.
+var fixed = map[string]int{"tables.sql": -2, "private.sql": -1, "grants.sql": 1}
+
+// Files returns the paths of the source files, in load order.
+func Files() []string {
+	paths, err := fs.Glob(files, "*/*.sql")
+	if err != nil {
+		panic(err) // The pattern is constant.
+	}
+	slices.SortFunc(paths, func(a, b string) int {
+		if c := strings.Compare(path.Dir(a), path.Dir(b)); c != 0 {
+			return c
+		}
+		if c := fixed[path.Base(a)] - fixed[path.Base(b)]; c != 0 {
+			return c
+		}
+		return strings.Compare(a, b)
+	})
+	return paths
+}
+
+// Text returns the content of a source file.
+func Text(file string) string {
+	text, err := files.ReadFile(file)
+	if err != nil {
+		panic(err) // Its path came from Files.
+	}
+	return string(text)
+}
+
+// Closing is what every migration ends with: nothing is for everybody. `pawl migrate grants`
+// hands out what a role needs.
+const Closing = "revoke execute on all functions in schema pawl, pawl_private from public;\n"
+
+// Down takes the whole schema back.
+const Down = "drop schema pawl_private cascade;\ndrop schema pawl cascade;\n"
+
+// Source returns the whole source as SQL that makes the schema in an empty database.
+func Source() string {
+	var b strings.Builder
+	for _, file := range Files() {
+		b.WriteString(Text(file))
+		b.WriteString("\n")
+	}
+	return b.String() + Closing
+}
+
+// Up returns the initial migration, which makes the schema in an empty database, as a goose file.
+func Up() string {
+	var b strings.Builder
+	b.WriteString("-- Generated from db/schema by `make generate`: edit the source there.\n\n-- +goose Up\n")
+	for _, file := range Files() {
+		fmt.Fprintf(&b, "\n-- %s\n\n%s", file, Annotate(Text(file)))
+	}
+	fmt.Fprintf(&b, "\n%s\n-- +goose Down\n%s", Closing, Down)
+	return b.String()
+}
+
+// A Function is the source of one function: its comment and its statement.
+type Function struct {
+	File string
+	Text string
+}
+
+// function matches a create function statement with the comment above it.
+var function = regexp.MustCompile(`(?m)((?:^--.*\n)*)^create (?:or replace )?function ([\w.]+)\([\s\S]*?\$\$;\n`)
+
+// Functions returns the source of each function, by its name with its schema. No two functions
+// share a name.
+func Functions() (map[string]Function, error) {
+	all := map[string]Function{}
+	for _, file := range Files() {
+		for _, m := range function.FindAllStringSubmatch(Text(file), -1) {
+			if other, twice := all[m[2]]; twice {
+				return nil, fmt.Errorf("%s: %s is in %s, too", file, m[2], other.File)
+			}
+			all[m[2]] = Function{File: file, Text: m[0]}
+		}
+	}
+	return all, nil
+}
+
+// Annotate marks the functions of a text for goose, which splits what is not marked at
+// semicolons.
+func Annotate(text string) string {
+	return function.ReplaceAllStringFunc(text, func(f string) string {
+		head := len(function.FindStringSubmatch(f)[1])
+		return f[:head] + "-- +goose StatementBegin\n" + f[head:] + "-- +goose StatementEnd\n"
+	})
+}
+
+// grant matches a row of a grants.sql.
+var grant = regexp.MustCompile(`\('(\w+)', '([\w.]+)'\)`)
+
+// Grants returns the functions that each privilege may execute, in load order.
+func Grants() map[string][]string {
+	all := map[string][]string{}
+	for _, file := range Files() {
+		if path.Base(file) != "grants.sql" {
+			continue
+		}
+		for _, m := range grant.FindAllStringSubmatch(Text(file), -1) {
+			all[m[1]] = append(all[m[1]], m[2])
+		}
+	}
+	return all
+}

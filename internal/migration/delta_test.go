@@ -1,0 +1,107 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+)
+
+func TestMain(m *testing.M) { dbtest.Main(m) }
+
+// A delta takes a database from the released functions to those of the source, and back. Roles keep
+// what they could execute, also where a signature changes and Postgres wants another function.
+func TestDelta(t *testing.T) {
+	t.Parallel()
+	ctx := bounded.Context(t)
+	pool := dbtest.New(t)
+	conn, err := pgx.Connect(ctx, dbtest.DSN(pool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := mustFunctions(t, conn)
+
+	// The release had another body of one function, another signature of a second, did not have a
+	// third, and had one that is gone.
+	role := pgx.Identifier{"delta of " + pool.Config().ConnConfig.Database}.Sanitize()
+	bounded.Exec(t, conn, "create role "+role)
+	t.Cleanup(func() { bounded.Exec(t, pool, "drop owned by "+role+"; drop role "+role) })
+	bounded.Exec(t, conn, `
+		create or replace function pawl_private.is_decision(p_code text) returns boolean
+		language sql immutable as 'select true';
+		drop function pawl.purge_keys;
+		create function pawl.purge_keys(p_limit bigint) returns integer language sql as 'select 1';
+		drop function pawl_private.rfc3339;
+		create function pawl.gone() returns integer language sql as 'select 1;'`)
+	grants, err := db.Grants(strings.Trim(role, `"`), db.Service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, conn, grants)
+	bounded.Exec(t, conn, "revoke execute on all functions in schema pawl, pawl_private from public")
+	released := mustFunctions(t, conn)
+
+	text, err := delta(released, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"create or replace function pawl_private.is_decision", "drop function pawl.purge_keys(p_limit bigint);",
+		"create function pawl.purge_keys", "create function pawl_private.rfc3339", "drop function pawl.gone();",
+	} {
+		if up, _, _ := strings.Cut(text, "-- +goose Down"); !strings.Contains(up, want) {
+			t.Errorf("the delta lacks %q", want)
+		}
+	}
+	if strings.Contains(text, "pawl.fire") {
+		t.Error("the delta holds a function that did not change")
+	}
+	up, down, _ := strings.Cut(text, "-- +goose Down")
+	may := "select has_function_privilege('" + strings.Trim(role, `"`) + "', (select oid from pg_proc where proname = 'purge_keys'), 'execute')"
+	for _, step := range []struct {
+		sql  string
+		want map[string]function
+	}{{up, source}, {down, released}} {
+		bounded.Exec(t, conn, "begin; "+step.sql+"; commit")
+		if diff := cmp.Diff(step.want, mustFunctions(t, conn), cmp.AllowUnexported(function{})); diff != "" {
+			t.Errorf("the functions are others:\n%s", diff)
+		}
+		if !bounded.Value[bool](t, conn, may) {
+			t.Error("the role may not execute the function any more, whose signature changed")
+		}
+	}
+}
+
+// Without a change there is nothing to write, and the delta says so.
+func TestDeltaOfNothing(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.Connect(bounded.Context(t), dbtest.NewDSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := mustFunctions(t, conn)
+	text, err := delta(all, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text, nothing) || strings.Contains(text, "create ") {
+		t.Errorf("the delta of nothing is\n%s", text)
+	}
+}
+
+func mustFunctions(t *testing.T, conn *pgx.Conn) map[string]function {
+	t.Helper()
+	all, err := functions(bounded.Context(t), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 50 {
+		t.Fatalf("there are only %d functions", len(all))
+	}
+	return all
+}
