@@ -198,7 +198,7 @@ func TestEveryKind(t *testing.T) {
 	fsmtest.Exec(t, pool, "drop function pawl.fire")
 	fsmtest.Exec(t, pool, `create function pawl.fire(text, uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])
 		returns setof pawl.outcome language sql as $$
-		select (jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "outcome": "applied", "replayed": false}')).* $$`)
+		select (jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "code": "applied", "replayed": false}')).* $$`)
 	e := fsmtest.Refusal(t, doFire("go", `{}`), fsm.Internal)
 	if !strings.Contains(e.Error(), "panic") {
 		t.Errorf("got %v", e)

@@ -143,9 +143,9 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// After one burst of steps the floor follows, so that an idle relay does not read the burst again
+// After one burst of steps the low watermark follows, so that an idle relay does not read the burst again
 // at each look.
-func TestFloorFollows(t *testing.T) {
+func TestLowWatermarkFollows(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	sink := outboxtest.NewRecorder()
@@ -155,7 +155,7 @@ func TestFloorFollows(t *testing.T) {
 	outboxtest.Exec(t, pool, manySteps, steps, 10)
 	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
 		outboxtest.Exec(t, pool, "select pg_current_xact_id()") // A reason to look.
-		if outboxtest.Value[bool](t, pool, "select relayed >= $1 and floor > $1 - 20000 from pawl.consumer", steps) {
+		if outboxtest.Value[bool](t, pool, "select relayed >= $1 and low_watermark > $1 - 20000 from pawl.consumer", steps) {
 			return
 		}
 		if time.Now().After(end) {
@@ -181,7 +181,7 @@ func TestPagesAreBounded(t *testing.T) {
 	const advance = "select pawl.consumer_advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
 	outboxtest.Exec(t, pool, advance)
 	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
-	outboxtest.Exec(t, pool, advance) // The floor is far below them, and the batch that follows begins there.
+	outboxtest.Exec(t, pool, advance) // The low watermark is far below them, and the batch that follows begins there.
 	outboxtest.Create(t, pool)
 	outboxtest.Exec(t, pool, "select pawl.consumer_advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
 	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
@@ -208,11 +208,11 @@ func TestPagesAreBounded(t *testing.T) {
 			t.Errorf("%d entries were read for 8 pages", n)
 		}
 	}
-	outboxtest.Exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, floor = 10, batch_seq = 0")
+	outboxtest.Exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, low_watermark = 10, batch_seq = 0")
 	read(10)
 	outboxtest.Exec(t, pool, "analyze pawl.history") // Of few transactions, for the planner.
 	read(10)
-	outboxtest.Exec(t, pool, "update pawl.consumer set floor = next_floor")
+	outboxtest.Exec(t, pool, "update pawl.consumer set low_watermark = next_low_watermark")
 	read(1000)
 }
 
@@ -242,12 +242,12 @@ func TestSlowSinkGetsSmallerPages(t *testing.T) {
 func TestPagesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	outboxtest.Exec(t, pool, "alter function pawl.consumer_read rename to read_events_really")
+	outboxtest.Exec(t, pool, "alter function pawl.consumer_read rename to consumer_read_really")
 	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
 		create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
 		language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			return query select * from pawl.read_events_really(p_consumer, p_batch, p_limit);
+			return query select * from pawl.consumer_read_really(p_consumer, p_batch, p_limit);
 		end $$`)
 	const n = 40
 	outboxtest.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)

@@ -82,7 +82,7 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	first.Before = func(context.Context, []outbox.Message) error {
 		if pages++; pages == 2 {
 			outboxtest.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
-				where datname = current_database() and pid <> pg_backend_pid() and query like '%read_events%'`)
+				where datname = current_database() and pid <> pg_backend_pid() and query like '%consumer_read%'`)
 			doomed.Reset()
 			die()
 		}
@@ -116,7 +116,7 @@ func TestRestoredFromADump(t *testing.T) {
 	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
 	// The steps get the transaction ids of another server. One of them is not relayed yet.
 	outboxtest.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
-	outboxtest.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_floor_xid = '4999999999'")
+	outboxtest.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_low_watermark_xid = '4999999999'")
 	lines := make(chan string, 100)
 	config := outboxtest.Quick
 	config.Lease = time.Second

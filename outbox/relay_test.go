@@ -207,9 +207,9 @@ func TestRelayLosesNothing(t *testing.T) {
 	}
 }
 
-// A step below the consumer's floor is found: its transaction may have got its xid after others
+// A step below the consumer's low watermark is found: its transaction may have got its xid after others
 // that the cursor sees, and its seq before them.
-func TestStepBelowTheFloor(t *testing.T) {
+func TestStepBelowTheLowWatermark(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	sink := outboxtest.NewRecorder()

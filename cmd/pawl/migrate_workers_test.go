@@ -37,7 +37,7 @@ func TestMigrationsUnderWorkers(t *testing.T) {
 			// They meet this version, and say what they lack.
 			version := len(status) - step - 1
 			if version == 0 {
-				workers.Match(t, regexp.MustCompile(`level=(WARN|ERROR).*schema "pawl" does not exist`))
+				workers.Match(t, regexp.MustCompile(`level=(WARN|ERROR).*schema \\"pawl\\" does not exist`))
 			}
 		}
 		if err := db.Up(ctx, dsn); err != nil {

@@ -231,7 +231,7 @@ func TestMigrateRefuses(t *testing.T) {
 		"map": {
 			lifecycle.MigrateCommand{Workflow: "counter", From: 1, To: 2, States: []string{"X"}, StateMap: map[string]string{"COUNTING": "STOPPED", "TALLYING": "COUNTING"}},
 			fsm.Malformed,
-			[]string{"/state_map/COUNTING", "/state_map/TALLYING", "/filter/states/0"},
+			[]string{"/filter/states/0", "/state_map/COUNTING", "/state_map/TALLYING"},
 		},
 		"reason": {lifecycle.MigrateCommand{Workflow: "counter", From: 1, To: 2, Origin: fsm.Origin{Reason: strings.Repeat("x", 1001)}}, fsm.Malformed, []string{"/reason"}},
 		"bytes":  {lifecycle.MigrateCommand{Workflow: "counter", From: 1, To: 2, StateMap: map[string]string{"COUNTING": "\x00"}}, fsm.Malformed, []string{"/state_map/COUNTING"}},

@@ -180,7 +180,7 @@ func TestInstancePurgersUnderLoad(t *testing.T) {
 	}
 	all.Wait()
 	fsmtest.Until(t, pool, `select not exists (select from pawl.instance) and not exists (select from pawl.history)
-		and not exists (select from pawl.idempotency_key where outcome <> 'applied')`)
+		and not exists (select from pawl.idempotency_key where decision <> 'applied')`)
 }
 
 // An instance that cannot be removed holds up no other.

@@ -125,7 +125,7 @@ func TestHeldTransactionIsDelivered(t *testing.T) {
 func TestPagesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
-	for _, name := range []string{"route", "due_deliveries"} {
+	for _, name := range []string{"delivery_route", "delivery_due"} {
 		outboxtest.Exec(t, pool, fmt.Sprintf("alter function pawl.%s rename to %[1]s_really", name))
 	}
 	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
@@ -133,13 +133,13 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean
 		) language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			select * into leads, steps, deliveries, more from pawl.route_really(p_term, p_limit, p_lease);
+			select * into leads, steps, deliveries, more from pawl.delivery_route_really(p_term, p_limit, p_lease);
 		end $$;
 		create function pawl.delivery_due(
 			p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid
 		) returns setof pawl.delivery language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			return query select * from pawl.due_deliveries_really(
+			return query select * from pawl.delivery_due_really(
 				p_limit, p_each, p_flying, p_flying_subscriptions, p_after_tenant, p_after_subscription);
 		end $$`)
 	const n = 40

@@ -2,7 +2,7 @@
 -- applied, the division by zero ends the run.
 \set i :i + 1
 \set n 1 + :client_id * :slice + :i % :slice
-select f.*, 1 / (f.outcome = 'applied')::integer as applied
+select f.*, 1 / (f.code = 'applied')::integer as applied
 from pawl.fire(
   'default', array[(select b.id from pawl_bench.instance b where b.n = :n)], array['go'], array['{"n": 1}'::jsonb],
   array[concat(:run::text, '-', :client_id::text, '-', :i::text)], array[''], array[''], array['pgbench'], array[''],
