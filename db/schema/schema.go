@@ -2,7 +2,7 @@
 //
 // A module's folder has these files, which are loaded in this order, module by module:
 //
-//	tables.sql      schemas, domains, tables, indexes, types and views, and the module's essay
+//	tables.sql      the module's opening comment, schemas, domains, tables, indexes, types, views
 //	private.sql     the functions of schema pawl_private
 //	<function>.sql  one function of schema pawl each, with its header
 //	grants.sql      which functions each kind of role may execute, as data
@@ -27,8 +27,8 @@ import (
 //go:embed */*.sql
 var files embed.FS
 
-// fixed are the files of a module that are no function's, by their place in the order: before
-// the functions, or after them.
+// fixed has the files of a module that hold no public function: those with a negative place are
+// loaded before the public functions, the other after them.
 var fixed = map[string]int{"tables.sql": -2, "private.sql": -1, "grants.sql": 1}
 
 // Files returns the paths of the source files, in load order.

@@ -69,7 +69,8 @@ as $$
     ) e
     cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   ),
-  -- inside: the states around the declaring state, some of which are around the target too.
+  -- inside: the states around the declaring state. Those that are around the target too are neither
+  -- left nor entered.
   inherited as (
     select
       s.path as source, s.lineage, d.event, d.value, d.target,
@@ -215,8 +216,7 @@ as $$
 $$;
 
 -- store_definition stores a definition in canonical form, flattened, as a version of a
--- workflow. No instance can be in its states before the CHECK on pawl.instance lists them: see
--- set_state_check.
+-- workflow. The CHECK on pawl.instance refuses its states until set_state_check has listed them.
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile

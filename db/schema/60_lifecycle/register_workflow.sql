@@ -7,8 +7,8 @@
 -- the lock: validate_workflow marks it valid afterwards.
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
--- Raises:  PW40V workflow-conflict, PW42D invalid-definition; 55P03 if the instance table stays busy for
---          300 ms, since commands wait behind it: try again
+-- Raises:  PW40V workflow-conflict, PW42D invalid-definition; 55P03 if the workflow table or the instance
+--          table stays locked for 300 ms: try again. It waits no longer, since commands wait behind it
 -- Locks:   workflow (share row exclusive), then instance (access exclusive, briefly)
 -- Writes:  workflow, workflow_state, workflow_transition, the table's CHECK
 create function pawl.register_workflow(
