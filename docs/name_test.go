@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 )
@@ -276,6 +278,49 @@ func TestProblems(t *testing.T) {
 				t.Errorf("%s has the problem %s, which the contract does not have", p.path, code)
 			}
 		}
+	}
+}
+
+// TestSQLStates compares the table of SQLSTATEs with the conditions of the database: it has each, with
+// its code, and no other.
+func TestSQLStates(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	rows, err := pool.Query(t.Context(), "select distinct sqlstate, problem from pawl_private.condition")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raised := map[string]string{}
+	var sqlstate, problem string
+	if _, err := pgx.ForEachRow(rows, []any{&sqlstate, &problem}, func() error {
+		if other, twice := raised[sqlstate]; twice {
+			t.Errorf("%s is raised for %s and for %s", sqlstate, other, problem)
+		}
+		raised[sqlstate] = problem
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	all := mustPages(t)
+	i := slices.IndexFunc(all, func(p page) bool { return p.path == "docs/sql-api.md" })
+	row := regexp.MustCompile("(?m)^\\| `(PW\\w+)` \\| `([a-z-]+)` \\| .+ \\| (.+) \\|$")
+	listed := map[string]string{}
+	for _, m := range row.FindAllStringSubmatch(all[i].text, -1) {
+		if _, twice := listed[m[1]]; twice {
+			t.Errorf("docs/sql-api.md has %s twice", m[1])
+		}
+		listed[m[1]] = m[2]
+		for _, f := range spans.FindAllStringSubmatch(m[3], -1) {
+			var known bool
+			if err := pool.QueryRow(t.Context(), "select to_regproc('pawl.' || $1) is not null", f[1]).Scan(&known); err != nil {
+				t.Fatal(err)
+			} else if !known {
+				t.Errorf("docs/sql-api.md: %s is raised by %s, which the schema does not have", m[1], f[1])
+			}
+		}
+	}
+	if diff := cmp.Diff(raised, listed); diff != "" {
+		t.Errorf("docs/sql-api.md has other SQLSTATEs than pawl_private.condition (-database +page):\n%s", diff)
 	}
 }
 
