@@ -1535,7 +1535,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- A replay takes no lock and no transaction id: what was decided does not change.
+    -- Unless the time to live slides, a replay takes no lock and no transaction id.
     return query select r.*
     from (
       select

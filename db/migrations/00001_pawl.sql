@@ -683,8 +683,12 @@ insert into pawl_private.privilege (privilege, function) values
 -- A create has no instance to lock, so it begins with step 3.
 --
 -- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
--- timer. A create inserts instances after it has claimed its keys: nobody can hold a lock on an
--- instance that does not exist, and creates insert business keys in one order.
+-- timer. Two cases differ:
+--
+--   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
+--     that does not exist, and creates insert business keys in one order.
+--   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
+--     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -1944,7 +1948,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- A replay takes no lock and no transaction id: what was decided does not change.
+    -- Unless the time to live slides, a replay takes no lock and no transaction id.
     return query select r.*
     from (
       select
