@@ -180,9 +180,14 @@ func TestNames(t *testing.T) {
 	pool := dbtest.New(t)
 	objects := map[string]bool{}
 	rows, err := pool.Query(t.Context(), `
-		select relname from pg_class where relnamespace = 'pawl'::regnamespace
-		union select proname from pg_proc where pronamespace = 'pawl'::regnamespace
-		union select typname from pg_type where typnamespace = 'pawl'::regnamespace`)
+		select n.nspname || '.' || o.name
+		from pg_namespace n
+		join (
+			select relnamespace, relname from pg_class
+			union select pronamespace, proname from pg_proc
+			union select typnamespace, typname from pg_type
+		) o (namespace, name) on o.namespace = n.oid
+		where n.nspname in ('pawl', 'pawl_private')`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,9 +207,9 @@ func TestNames(t *testing.T) {
 			continue // It tells of what was, too.
 		}
 		text := p.text
-		for _, m := range regexp.MustCompile(`\bpawl\.([a-z][a-z0-9_]*)`).FindAllStringSubmatch(text, -1) {
-			if !objects[m[1]] {
-				t.Errorf("%s: the schema has no pawl.%s", p.path, m[1])
+		for _, name := range regexp.MustCompile(`\bpawl(?:_private)?\.[a-z][a-z0-9_]*`).FindAllString(text, -1) {
+			if !objects[name] {
+				t.Errorf("%s: the database has no %s", p.path, name)
 			}
 		}
 		for _, name := range regexp.MustCompile(`\bPAWL_[A-Z][A-Z_]*[A-Z]\b`).FindAllString(text, -1) {
