@@ -42,8 +42,8 @@ func IsRetryable(err error) bool {
 	return IsCode(err, SerializationFailure) || IsCode(err, DeadlockDetected)
 }
 
-// IsConnectionError reports whether the server was not reached, went away or has no room. That are
-// connection exceptions (class 08), insufficient resources (class 53), the shutdowns among the operator
+// IsConnectionError reports whether the server was not reached, went away or has no room. The signs of that
+// are connection exceptions (class 08), insufficient resources (class 53), the shutdowns among the operator
 // interventions (57P), a failure of the network, and a context that ended.
 func IsConnectionError(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
