@@ -25,14 +25,14 @@ import (
 // stateCheck is the text of door's CHECK, empty if there is none.
 func stateCheck(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
-	return value[string](t, pool, `
+	return bounded.Value[string](t, pool, `
 		select coalesce((select pg_get_constraintdef(oid) from pg_constraint where conname = 'instance_door_state_check'), '')`)
 }
 
 // registered is all that registering writes.
 func registered(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
-	return value[string](t, pool, `
+	return bounded.Value[string](t, pool, `
 		select jsonb_build_array(
 			(select jsonb_agg(w order by name, version) from pawl.workflow w),
 			(select jsonb_agg(s order by workflow, workflow_version, state) from pawl.workflow_state s),
@@ -42,7 +42,7 @@ func registered(t testing.TB, pool *pgxpool.Pool) string {
 
 func checksum(t testing.TB, pool *pgxpool.Pool, version int) string {
 	t.Helper()
-	return value[string](t, pool, "select checksum from pawl.workflow where name = 'door' and version = $1", version)
+	return bounded.Value[string](t, pool, "select checksum from pawl.workflow where name = 'door' and version = $1", version)
 }
 
 func retire(ctx context.Context, q queries.DBTX, checksum string) (retired bool, err error) {
@@ -104,7 +104,7 @@ func TestRetire(t *testing.T) {
 	doors(t, pool, 1)
 	inUse(second, 2, 1)
 	inUse(first, 1, 3)
-	exec(t, pool, "delete from pawl.instance where workflow_version = 1")
+	bounded.Exec(t, pool, "delete from pawl.instance where workflow_version = 1")
 	try(first, true)
 	// The database refuses the state, and the version.
 	check := stateCheck(t, pool)
@@ -118,7 +118,7 @@ func TestRetire(t *testing.T) {
 		}
 	}
 	// Without a version there is no workflow, no CHECK, and the name is free.
-	exec(t, pool, "delete from pawl.instance")
+	bounded.Exec(t, pool, "delete from pawl.instance")
 	try(second, true)
 	if check := stateCheck(t, pool); check != "" {
 		t.Errorf("the CHECK is %s", check)
@@ -140,7 +140,7 @@ func TestRetireOneOfTwoAlike(t *testing.T) {
 	}
 	versions := func(want string) {
 		t.Helper()
-		if got := value[string](t, pool, "select coalesce(string_agg(version::text, ' ' order by version), '') from pawl.workflow"); got != want {
+		if got := bounded.Value[string](t, pool, "select coalesce(string_agg(version::text, ' ' order by version), '') from pawl.workflow"); got != want {
 			t.Errorf("versions = %s, want %s", got, want)
 		}
 	}
@@ -172,7 +172,7 @@ func TestRetireWaitsForCreates(t *testing.T) {
 	commit(t, tx)
 	_, err = retire(t.Context(), pool, sum)
 	wantCode(t, err, "PW40V")
-	exec(t, pool, "delete from pawl.instance")
+	bounded.Exec(t, pool, "delete from pawl.instance")
 
 	// One that comes meanwhile waits, and finds what was decided.
 	for _, committed := range []bool{false, true} {
@@ -194,7 +194,7 @@ func TestRetireWaitsForCreates(t *testing.T) {
 			}
 		}
 		wantOutcome(t, later.wait(t)[0], want)
-		exec(t, pool, "delete from pawl.instance")
+		bounded.Exec(t, pool, "delete from pawl.instance")
 	}
 }
 
@@ -205,7 +205,7 @@ func TestSetStateCheck(t *testing.T) {
 	register(t, pool, door)
 	register(t, pool, ajar)
 	want := stateCheck(t, pool)
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		alter table pawl.instance drop constraint instance_door_state_check;
 		select pawl_private.set_state_check('door')`)
 	if got := stateCheck(t, pool); got != want {
@@ -219,7 +219,7 @@ func TestCountInstancesReadsItsWorkflow(t *testing.T) {
 	pool := dbtest.New(t)
 	register(t, pool, door)
 	register(t, pool, flight)
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
 		select 'tenant ' || n % 7, pawl_private.uuid_v7(now()), 'flight-booking', 1, 'QUOTED', 'active', 1, '{}', now(), now()
 		from generate_series(1, 20000) n`)
@@ -232,16 +232,16 @@ func TestCountInstancesReadsItsWorkflow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := value[int](t, tx, "select pawl_private.count_instances('door', 1)"); got != 3 {
+		if got := bounded.Value[int](t, tx, "select pawl_private.count_instances('door', 1)"); got != 3 {
 			t.Errorf("%d instances, want 3", got)
 		}
-		if rows := value[int](t, tx, read); rows > 100 {
+		if rows := bounded.Value[int](t, tx, read); rows > 100 {
 			t.Errorf("%d rows were read", rows)
 		}
 		commit(t, tx)
 	}
 	count() // Never analysed.
-	exec(t, pool, "analyze pawl.instance")
+	bounded.Exec(t, pool, "analyze pawl.instance")
 	count()
 }
 
@@ -334,11 +334,11 @@ func TestMigrateInstances(t *testing.T) {
 				t.Fatalf("got %v, want %v", got, want)
 			}
 			minutes := func(column string) time.Duration {
-				return value[time.Duration](t, pool, fmt.Sprintf(`
+				return bounded.Value[time.Duration](t, pool, fmt.Sprintf(`
 					select coalesce(extract(epoch from %s - $2::timestamptz) / 60, -1)::bigint
 					from pawl.instance i left join pawl.timer t on t.instance_id = i.id where i.id = $1`, column), id, noon)
 			}
-			if state := value[string](t, pool, "select format('%s %s %s %s', state, status, workflow_version, version) from pawl.instance where id = $1", id); state != c.state+" active 2 4" {
+			if state := bounded.Value[string](t, pool, "select format('%s %s %s %s', state, status, workflow_version, version) from pawl.instance where id = $1", id); state != c.state+" active 2 4" {
 				t.Errorf("it is %s", state)
 			}
 			for column, want := range map[string]time.Duration{"i.state_changed_at": c.changed, "i.expires_at": c.expires, "t.due_at": c.timer} {
@@ -346,7 +346,7 @@ func TestMigrateInstances(t *testing.T) {
 					t.Errorf("%s is %d minutes after noon, want %d", column, got, want)
 				}
 			}
-			step := value[string](t, pool, `
+			step := bounded.Value[string](t, pool, `
 				select format('%s %s %s %s %s %s %s', h.kind, h.event is null, h.from_state, h.to_state, h.workflow_version, h.actor,
 					h.at = $2 and h.context = i.context and h.expires_at is not distinct from i.expires_at)
 				from pawl.history h join pawl.instance i on i.id = h.instance_id where i.id = $1 and h.version = 4`, id, at(5))
@@ -397,12 +397,12 @@ func TestMigrateInstancesByPage(t *testing.T) {
 		migrated{ids[4], "OPEN", "HIDDEN", "migrated"})
 	want(p)
 	// The finished stay, and so do those of others.
-	if got := value[string](t, pool, `
+	if got := bounded.Value[string](t, pool, `
 		select string_agg(concat_ws(' ', tenant_id, state, workflow_version), ', ' order by id) from pawl.instance
 		where id = $1 or tenant_id <> $2`, ids[2], tenant); got != "default GONE 1, acme CLOSED 1" {
 		t.Errorf("the others are %s", got)
 	}
-	if got := value[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.instance_migration"); got != "5 t" {
+	if got := bounded.Value[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.instance_migration"); got != "5 t" {
 		t.Errorf("the migration is %s", got)
 	}
 }
@@ -411,7 +411,7 @@ func TestMigrationFaults(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 1)
 	register(t, pool, ajar)
-	before := value[string](t, pool, "select jsonb_agg(h)::text from pawl.history h")
+	before := bounded.Value[string](t, pool, "select jsonb_agg(h)::text from pawl.history h")
 	for name, c := range map[string]struct {
 		p            queries.MigrateInstancesParams
 		code, detail string
@@ -459,10 +459,10 @@ func TestMigrationFaults(t *testing.T) {
 			}
 		})
 	}
-	if after := value[string](t, pool, "select jsonb_agg(h)::text from pawl.history h"); after != before {
+	if after := bounded.Value[string](t, pool, "select jsonb_agg(h)::text from pawl.history h"); after != before {
 		t.Errorf("a refusal left %s", after)
 	}
-	if n := value[int](t, pool, "select count(*) from pawl.instance_migration"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance_migration"); n != 0 {
 		t.Errorf("a refusal left %d migrations", n)
 	}
 }
@@ -515,7 +515,7 @@ func TestMigrationsDoNotPlayPingPong(t *testing.T) {
 	if got := migrate(t, pool, back); len(got) != 1 {
 		t.Errorf("back: %v", got)
 	}
-	if got := value[string](t, pool, `
+	if got := bounded.Value[string](t, pool, `
 		select string_agg(format('%s to %s: %s', from_version, to_version, moved), ', ' order by from_version)
 		from pawl.instance_migration where tenant_id = $1 and finished_at is not null`, tenant); got != "1 to 2: 3, 2 to 1: 3" {
 		t.Errorf("migrations: %s", got)
@@ -590,22 +590,22 @@ func TestRetireEndsMigrations(t *testing.T) {
 func TestMigrationReadsPages(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 0)
-	exec(t, pool, "alter table pawl.instance set (autovacuum_enabled = off)")
+	bounded.Exec(t, pool, "alter table pawl.instance set (autovacuum_enabled = off)")
 	register(t, pool, ajar)
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		insert into pawl.instance (tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
 		select 'default', pawl_private.uuid_v7(now() + n * interval '1 ms'), 'door', 1, 'CLOSED', 'active', 1, '{}', now(), now()
 		from generate_series(1, 5000) n`)
 	conn := connect(t, pool)
 	p := queries.MigrateInstancesParams{Workflow: "door", FromVersion: 1, ToVersion: 2, RowLimit: 10, DryRun: true}
 	for range 20 { // The plan becomes generic after a few.
-		exec(t, conn, "select pg_stat_force_next_flush()") // So that the counts begin anew.
+		bounded.Exec(t, conn, "select pg_stat_force_next_flush()") // So that the counts begin anew.
 		tx, err := conn.Begin(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		rows := migrate(t, tx, p)
-		read := value[string](t, tx, "select format('%s %s', seq_scan, idx_tup_fetch) from pg_stat_xact_user_tables where relname = 'instance'")
+		read := bounded.Value[string](t, tx, "select format('%s %s', seq_scan, idx_tup_fetch) from pg_stat_xact_user_tables where relname = 'instance'")
 		commit(t, tx)
 		if len(rows) != 10 || read != "0 20" {
 			t.Errorf("%d rows; read by scan and by index: %s, want 0 20", len(rows), read)
@@ -651,7 +651,7 @@ func TestRetireUnderLoad(t *testing.T) {
 		if err := bounded.Result(t, "the creates and the retirement", group.Wait); err != nil {
 			t.Fatal(err)
 		}
-		if got := value[int](t, pool, "select count(*) from pawl.instance"); got != 0 {
+		if got := bounded.Value[int](t, pool, "select count(*) from pawl.instance"); got != 0 {
 			t.Fatalf("%d instances have no workflow", got)
 		}
 	}

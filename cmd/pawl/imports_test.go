@@ -55,9 +55,9 @@ var allowed = map[string][]string{
 	"db/dbtest":         {"db", "db/localpg"},
 	"docs":              {},
 	"examples/story":    {"fsm", "httpapi", "internal/bounded"},
-	"fsm/fsmtest":       {"db", "db/dbtest", "fsm", "fsm/lifecycle"},
+	"fsm/fsmtest":       {"db", "db/dbtest", "fsm", "fsm/lifecycle", "internal/bounded"},
 	"internal/bounded":  {"db/queries"},
-	"outbox/outboxtest": {"db/dbtest", "fsm", "outbox"},
+	"outbox/outboxtest": {"db/dbtest", "db/queries", "fsm", "internal/bounded", "outbox"},
 }
 
 // foreign lists what a package, and the packages under it, must not import of others.
