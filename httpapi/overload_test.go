@@ -7,6 +7,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // While the queue is full, further commands are refused immediately with Retry-After, and
@@ -44,18 +45,12 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 		replies <- reply{i, r}
 	}
 	go fire(-1, stuck)
-	for waiting := 0; waiting == 0; {
-		err := a.pool.QueryRow(t.Context(), `
-			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	bounded.UntilBlocked(t, a.pool, 1)
 	for i, id := range ids {
 		go fire(i, id)
 	}
 	for range requests - room {
-		r := <-replies
+		r := bounded.Receive(t, "a command without room", replies)
 		r.want(http.StatusServiceUnavailable, "unavailable").wantHeader("Retry-After", "1")
 		a.get("/v1/instances/"+ids[r.i]).wantAt("version", "1")
 	}
@@ -65,7 +60,7 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range room + 1 {
-		(<-replies).want(http.StatusOK).wantAt("version", "2")
+		bounded.Receive(t, "a command that was queued", replies).want(http.StatusOK).wantAt("version", "2")
 	}
 	a.fire(ids[0], "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Every kind of fsm has a code, and every code of the contract has a description.
@@ -94,8 +95,8 @@ func TestProblems(t *testing.T) {
 	busy.get("/v1/workflows").want(http.StatusOK)
 	gone := serve(t, "postgres://nobody@127.0.0.1:1/nothing", setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
 	broken := startWith(t, setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
-	broken.sql("drop table pawl.timer")
-	broken.sql("drop view pawl.instance_at")
+	bounded.Exec(broken.t, broken.pool, "drop table pawl.timer")
+	bounded.Exec(broken.t, broken.pool, "drop view pawl.instance_at")
 
 	var seen sync.Map
 	for name, test := range map[string]struct {
@@ -207,7 +208,7 @@ func TestInternalErrors(t *testing.T) {
 	a.pool = pool
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
-	a.sql("alter table pawl.history rename column actor to somebody")
+	bounded.Exec(a.t, a.pool, "alter table pawl.history rename column actor to somebody")
 	for i, r := range []answer{
 		a.post("/v1/workflows/counter/instances", newKey(), "", "X-Request-ID", "request-0"),
 		a.fire(id, "add", `{"payload": {"by": 1}}`, "X-Request-ID", "request-1"),
