@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 const module = "github.com/pawl-fsm/pawl/"
@@ -74,13 +75,14 @@ var foreign = map[string][]string{
 
 func TestImports(t *testing.T) {
 	t.Parallel()
-	list := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...")
+	list := bounded.Command(t, "go", "list", "-json=ImportPath,Imports", module+"...")
 	list.Dir = "../.."
 	out, err := list.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
+	// bounded: the decoder comes to the end of the text
 	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
 		var p struct {
 			ImportPath string
@@ -120,7 +122,7 @@ func TestImports(t *testing.T) {
 // TestEchoStaysInOnePlace keeps a move away from echo small.
 func TestEchoStaysInOnePlace(t *testing.T) {
 	t.Parallel()
-	grep := exec.Command("git", "grep", "-l", `"github.com/labstack/echo`, "--", "*.go")
+	grep := bounded.Command(t, "git", "grep", "-l", `"github.com/labstack/echo`, "--", "*.go")
 	grep.Dir = "../.."
 	out, err := grep.Output()
 	if err != nil {

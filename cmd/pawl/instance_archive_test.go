@@ -1,12 +1,10 @@
 package main_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // archiveLines parses an archive. Unless it is whole, its last line may be incomplete.
@@ -149,7 +148,7 @@ func TestInstanceArchive(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0); err == nil {
-		cmd := exec.CommandContext(t.Context(), program, args[:5]...)
+		cmd := bounded.Command(t, program, args[:5]...)
 		cmd.Env, cmd.Stdout = append(os.Environ(), env...), full
 		if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 {
 			t.Errorf("with a full disk: %v", err)
@@ -201,26 +200,14 @@ func TestArchiveIsKilled(t *testing.T) {
 	ended(t, conn, 3000)
 	all := instancesLeft(t, conn)
 	file := filepath.Join(t.TempDir(), "archive.jsonl")
-	cmd := exec.CommandContext(t.Context(), program, "instance", "archive", "--older-than", "365d", "--purge", "--output", file, "--database-url", dsn)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for n := len(all); n == len(all); {
-		if err := conn.QueryRow(context.Background(), "select count(*) from pawl.instance").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	archive := bounded.Start(t, bounded.Program{Path: program, Args: []string{
+		"instance", "archive", "--older-than", "365d", "--purge", "--output", file, "--database-url", dsn,
+	}})
+	bounded.UntilSQL(t, conn, "select count(*) < $1 from pawl.instance", len(all))
+	archive.Kill(t)
 	// Wait until the server has ended its last statement.
-	for n := 1; n > 0; {
-		err := conn.QueryRow(t.Context(), `
-			select count(*) from pg_stat_activity
-			where datname = current_database() and state <> 'idle' and query like '%purge_instances%' and pid <> pg_backend_pid()`).Scan(&n)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	bounded.UntilSQL(t, conn, `select count(*) = 0 from pg_stat_activity
+		where datname = current_database() and state <> 'idle' and query like '%purge_instances%' and pid <> pg_backend_pid()`)
 	left := instancesLeft(t, conn)
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"context"
 	"io/fs"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // TestMigrate applies, lists, prints and reverts the migrations, and changes settings.
@@ -34,7 +34,7 @@ func TestMigrate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	var ttl time.Duration
 	if err := conn.QueryRow(t.Context(), "select idempotency_ttl from pawl.setting").Scan(&ttl); err != nil || ttl != 48*time.Hour {
 		t.Errorf("idempotency_ttl is %s (%v), want 48h", ttl, err)

@@ -1,24 +1,21 @@
 package main_test
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // TestIdenticalRequestsOverTwoProcesses sends one request a hundred times at once to two replicas. All
@@ -40,7 +37,7 @@ func TestIdenticalRequestsOverTwoProcesses(t *testing.T) {
 				answers[i], errs[i] = send(t.Context(), http.MethodPost, replicas[i%2].url+path, body, headers...)
 			})
 		}
-		requests.Wait()
+		bounded.Wait(t, "a hundred requests", requests.Wait)
 		firsts := 0
 		for i, a := range answers {
 			if errs[i] != nil {
@@ -75,65 +72,18 @@ func TestIdenticalRequestsOverTwoProcesses(t *testing.T) {
 	}
 }
 
-// muzzle is a proxy to Postgres. Once shut, it drops what the server sends.
-type muzzle struct {
-	net.Listener
-	shut atomic.Bool
-}
-
-// newMuzzle starts a proxy, and returns the address of the database through it.
-func newMuzzle(t *testing.T, dsn string) (*muzzle, string) {
+// newMuzzle starts a proxy to Postgres, and returns the address of the database through it. Once shut, it
+// drops what the server sends.
+func newMuzzle(t *testing.T, dsn string) (shut *atomic.Bool, through string) {
 	t.Helper()
-	config, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	network, address := "tcp", net.JoinHostPort(config.Host, fmt.Sprint(config.Port))
-	if strings.HasPrefix(config.Host, "/") {
-		network, address = "unix", filepath.Join(config.Host, fmt.Sprintf(".s.PGSQL.%d", config.Port))
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &muzzle{Listener: l}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial(network, address)
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			go func() {
-				_, _ = io.Copy(server, client)
-				_ = server.Close()
-			}()
-			go func() {
-				defer func() { _ = client.Close() }()
-				buffer := make([]byte, 64<<10)
-				for {
-					n, err := server.Read(buffer)
-					if err != nil {
-						return
-					}
-					if m.shut.Load() {
-						continue
-					}
-					if _, err := client.Write(buffer[:n]); err != nil {
-						return
-					}
-				}
-			}()
+	shut = &atomic.Bool{}
+	_, through = bounded.NewDatabaseProxy(t, dsn, func(c bounded.Chunk) ([]byte, bool) {
+		if c.FromServer && shut.Load() {
+			return nil, true
 		}
-	}()
-	through := fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable",
-		url.PathEscape(config.User), url.PathEscape(config.Password), l.Addr(), url.PathEscape(config.Database))
-	return m, through
+		return c.Data, true
+	})
+	return shut, through
 }
 
 // hold locks every instance until release, and returns a connection for other queries.
@@ -145,7 +95,7 @@ func hold(t *testing.T, dsn string) (look *pgx.Conn, release func()) {
 		if conns[i], err = pgx.Connect(t.Context(), dsn); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conns[i].Close(context.WithoutCancel(t.Context())) })
+		t.Cleanup(func() { _ = conns[i].Close(bounded.Context(t)) })
 	}
 	tx, err := conns[0].Begin(t.Context())
 	if err != nil {
@@ -162,24 +112,12 @@ func hold(t *testing.T, dsn string) (look *pgx.Conn, release func()) {
 	}
 }
 
-// awaitBlocked returns when a session waits for a lock.
-func awaitBlocked(t *testing.T, conn *pgx.Conn) {
-	t.Helper()
-	for waiting := 0; waiting == 0; {
-		err := conn.QueryRow(t.Context(),
-			"select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").Scan(&waiting)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestKilledBetweenCommitAndAnswer kills the service after the commit and before the answer. The retry
 // at another replica replays the outcome.
 func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
-	proxy, through := newMuzzle(t, dsn)
+	shut, through := newMuzzle(t, dsn)
 	doomed := start(t, []string{"DATABASE_URL=" + through, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=30s"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", doomed.url, flight)
 	booking := mustSend(t, http.StatusCreated, http.MethodPost, doomed.url+create, quote, "Idempotency-Key", "quote-1").
@@ -191,18 +129,12 @@ func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 		_, err := send(t.Context(), http.MethodPost, doomed.url+booking+"/actions/reserve", accept, "Idempotency-Key", "reserve-1")
 		lost <- err
 	}()
-	awaitBlocked(t, conn)
-	proxy.shut.Store(true)
+	bounded.UntilBlocked(t, conn, 1)
+	shut.Store(true)
 	release()
-	for version := 0; version != 2; {
-		if err := conn.QueryRow(t.Context(), "select version from pawl.instance").Scan(&version); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := doomed.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-lost; err == nil {
+	bounded.UntilSQL(t, conn, "select version = 2 from pawl.instance")
+	doomed.Kill(t)
+	if err := bounded.Receive(t, "the first request", lost); err == nil {
 		t.Fatal("the first request was answered, so nothing was lost")
 	}
 
@@ -231,18 +163,14 @@ func TestDrain(t *testing.T) {
 		}
 		answered <- a
 	}()
-	awaitBlocked(t, conn)
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	for !strings.Contains(p.log.String(), "draining") {
-		time.Sleep(time.Millisecond)
-	}
+	bounded.UntilBlocked(t, conn, 1)
+	p.Signal(t, syscall.SIGTERM)
+	p.Match(t, regexp.MustCompile("draining"))
 	release()
-	if a := <-answered; a.status != http.StatusOK {
+	if a := bounded.Receive(t, "the request that waits", answered); a.status != http.StatusOK {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
-	if err := p.Wait(); err != nil {
+	if err := p.Wait(t); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}
 }
@@ -256,7 +184,7 @@ func TestWorkersOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	role := serviceRole(t, dsn)
 	api := start(t, []string{"DATABASE_URL=" + role, "PAWL_WORKERS=false"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", api.url, flight)
@@ -280,16 +208,10 @@ func TestWorkersOnly(t *testing.T) {
 	if worker.url != "nowhere" {
 		t.Errorf("the worker listens on %s", worker.url)
 	}
-	for left() > 0 {
-		if t.Context().Err() != nil {
-			t.Fatal("the keys are not purged")
-		}
-	}
+	bounded.UntilSQL(t, conn, "select count(*) = 0 from pawl.idempotency_key")
 	for _, p := range []*process{worker, api} {
-		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Wait(); err != nil {
+		p.Signal(t, syscall.SIGTERM)
+		if err := p.Wait(t); err != nil {
 			t.Errorf("after SIGTERM: %v", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // hostile has texts that could end a quote or a comment, or that goose or psql could take for theirs.
@@ -58,7 +59,7 @@ func TestWorkflowMigrationWithPsql(t *testing.T) {
 	psql(t, dsn, mustPawl(t, nil, "workflow", "migration", edited(t, "30m", "40m", "initial:", "version: 2\ninitial:")))
 	wantRegistered(t, conn, "flight-booking 1 migration", "flight-booking 2 migration", "hostile 1 migration")
 	conflict := mustPawl(t, nil, "workflow", "migration", edited(t, "30m", "50m", "initial:", "version: 2\ninitial:"))
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+	cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
 	cmd.Stdin = strings.NewReader(conflict)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "version 3 is next, not 2") {
 		t.Errorf("%v: %s", err, out)
@@ -83,7 +84,7 @@ func TestWorkflowMigrationTriesAgain(t *testing.T) {
 	sql := mustPawl(t, nil, "workflow", "migration", flight)
 	done := make(chan string, 1)
 	go func() {
-		cmd := exec.CommandContext(t.Context(), "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+		cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
 		cmd.Stdin = strings.NewReader(sql)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -91,19 +92,14 @@ func TestWorkflowMigrationTriesAgain(t *testing.T) {
 		}
 		done <- string(out)
 	}()
-	awaitBlocked(t, look)
-	for event := ""; event != "PgSleep"; { // The first try is over.
-		err := look.QueryRow(t.Context(), `
-			select coalesce(max(wait_event), '') from pg_stat_activity
-			where datname = current_database() and application_name = 'psql' and wait_event = 'PgSleep'`).Scan(&event)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	bounded.UntilBlocked(t, look, 1)
+	// The first try is over.
+	bounded.UntilSQL(t, look, `select count(*) > 0 from pg_stat_activity
+		where datname = current_database() and application_name = 'psql' and wait_event = 'PgSleep'`)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if out := <-done; !strings.Contains(out, "version 1, registered") {
+	if out := bounded.Receive(t, "psql to end", done); !strings.Contains(out, "version 1, registered") {
 		t.Errorf("psql says %s", out)
 	}
 }
@@ -125,7 +121,7 @@ func TestWorkflowMigrationWithGoose(t *testing.T) {
 		}
 	}
 	run := func(verb ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), goose, append([]string{"-dir", dir, "-table", "workflow_file", "postgres", dsn}, verb...)...)
+		cmd := bounded.Command(t, goose, append([]string{"-dir", dir, "-table", "workflow_file", "postgres", dsn}, verb...)...)
 		cmd.Env = append(os.Environ(), "PAWL=*/ nonsense") // Goose expands the variable to an empty text.
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -197,7 +193,7 @@ func TestWorkflowMigrationAgainst(t *testing.T) {
 // psql runs a script with psql, and returns its output.
 func psql(t testing.TB, dsn, script string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+	cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/localpg"
 	"github.com/pawl-fsm/pawl/internal/bench"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // program is the command line, which runs the service. It is built once.
@@ -31,9 +32,11 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "pawl")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/pawl").CombinedOutput(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "../../cmd/pawl").CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v: %s", err, out))
 	}
+	cancel()
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	dbtest.Exit(code)
@@ -140,7 +143,7 @@ func leftovers(t *testing.T, dsn string) (names string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	err = conn.QueryRow(t.Context(), `
 		select concat_ws(', ',
 			(select string_agg(nspname, ', ') from pg_namespace where nspname ~ 'pawl'),
@@ -159,18 +162,18 @@ func TestRunInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	enough := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- bench.Run(ctx, bench.Config{
-			Instances: 100, Connections: []int{2}, Duration: time.Minute, Only: []string{"transitions"},
+			Instances: 100, Connections: []int{2}, Duration: 5 * time.Minute, Only: []string{"transitions"},
 			DatabaseURL: dsn, Program: program, Logger: slog.New(slog.DiscardHandler),
 		})
 	}()
-	for moved := false; !moved; {
+	bounded.True(t, "an instance to move", func() (moved bool) {
 		select {
 		case err := <-ended:
 			t.Fatalf("the run ended: %v", err)
@@ -178,9 +181,10 @@ func TestRunInterrupted(t *testing.T) {
 		}
 		// The table may not be there yet.
 		_ = conn.QueryRow(t.Context(), "select exists (select from pawl.instance where version > 1)").Scan(&moved)
-	}
+		return moved
+	})
 	cancel(enough)
-	if err := <-ended; !errors.Is(err, enough) {
+	if err := bounded.Receive(t, "the run to end", ended); !errors.Is(err, enough) {
 		t.Errorf("the run ended with %v", err)
 	}
 	if left := leftovers(t, dsn); left != "" {
