@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
@@ -254,8 +253,8 @@ func TestCallerGivesUp(t *testing.T) {
 func TestBackendIsKilled(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	own := fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Second, StatementTimeout: 20 * time.Second})
-	s := fsmtest.On(t, own, fsm.Config{CallTimeout: 20 * time.Second}, fsmtest.Counter)
+	own := fsmtest.Open(t, dbtest.DSN(pool), patient)
+	s := fsmtest.On(t, own, fsm.Config{CallTimeout: bounded.Limit}, fsmtest.Counter)
 	i := fsmtest.Create(t, s, "counter", `{"x":0}`)
 	release := fsmtest.Hold(t, pool, i.ID)
 	answer := make(chan fsm.Reply, 1)

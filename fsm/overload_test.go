@@ -22,7 +22,7 @@ import (
 )
 
 // patient is for tests that hold a row for as long as they need.
-var patient = db.Config{LockTimeout: time.Minute, StatementTimeout: time.Minute}
+var patient = db.Config{LockTimeout: bounded.Limit, StatementTimeout: bounded.Limit}
 
 // onceOrRefused fails the test unless each command has made exactly one step, or was
 // refused and made none.
@@ -144,8 +144,8 @@ func shower(t *testing.T, s *fsmtest.Service, ids []uuid.UUID, n int, prefix str
 func TestStuckRowsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: 20 * time.Second}),
-		fsm.Config{Flushers: 2, CallTimeout: time.Minute}, fsmtest.Counter)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: bounded.Limit}),
+		fsm.Config{Flushers: 2, CallTimeout: bounded.Limit}, fsmtest.Counter)
 	enough := make(chan struct{})
 	var insistent, others sync.WaitGroup
 	for range 2 {

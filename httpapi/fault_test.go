@@ -151,8 +151,8 @@ func TestCommittedButUnanswered(t *testing.T) {
 func TestClientGoesAway(t *testing.T) {
 	t.Parallel()
 	patient := setup{
-		db:  db.Config{LockTimeout: 20 * time.Second, StatementTimeout: 20 * time.Second},
-		fsm: fsm.Config{CallTimeout: 30 * time.Second},
+		db:  db.Config{LockTimeout: bounded.Limit, StatementTimeout: bounded.Limit},
+		fsm: fsm.Config{CallTimeout: bounded.Limit},
 	}
 	a := startWith(t, patient)
 	a.register(counter)
@@ -163,9 +163,7 @@ func TestClientGoesAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "select from pawl.instance where id = $1 for update", id); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "select from pawl.instance where id = $1 for update", id)
 	ctx, goAway := context.WithCancel(t.Context())
 	in, err := http.NewRequestWithContext(ctx, http.MethodPost, a.url+target, bytes.NewReader([]byte(`{"payload": {"by": 1}}`)))
 	if err != nil {
@@ -346,9 +344,7 @@ func TestBusy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tx.Exec(t.Context(), query, args...); err != nil {
-			t.Fatal(err)
-		}
+		bounded.Exec(t, tx, query, args...)
 		return func() {
 			if err := tx.Rollback(t.Context()); err != nil {
 				t.Fatal(err)

@@ -57,17 +57,8 @@ func BenchmarkIdleWaiters(b *testing.B) {
 	a := serveHandler(b, httpapi.ServicesOf(service, hub), httpapi.Config{})
 	a.pool = pool
 	a.register(counter)
-	if _, err := pool.Exec(b.Context(), `select pawl.create_one('counter', '{"sum": 0}') from generate_series(1, 5000)`); err != nil {
-		b.Fatal(err)
-	}
-	rows, err := pool.Query(b.Context(), "select id::text from pawl.instance")
-	if err != nil {
-		b.Fatal(err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		b.Fatal(err)
-	}
+	bounded.Exec(b, pool, `select pawl.create_one('counter', '{"sum": 0}') from generate_series(1, 5000)`)
+	ids := bounded.Column[string](b, pool, "select id::text from pawl.instance")
 	memory := func() uint64 {
 		runtime.GC()
 		runtime.GC()
@@ -98,9 +89,7 @@ func BenchmarkIdleWaiters(b *testing.B) {
 		a.fire(ids[0], "stop", "").want(http.StatusOK)
 		answered(b, conns[0])
 		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "ms/answer")
-		if _, err := pool.Exec(b.Context(), "select pawl.fire_one(id, 'stop') from pawl.instance where state = 'ON'"); err != nil {
-			b.Fatal(err)
-		}
+		bounded.Exec(b, pool, "select pawl.fire_one(id, 'stop') from pawl.instance where state = 'ON'")
 		start = time.Now()
 		for _, conn := range conns[1:] {
 			answered(b, conn)

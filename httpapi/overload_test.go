@@ -3,7 +3,6 @@ package httpapi_test
 import (
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
@@ -16,8 +15,8 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 	t.Parallel()
 	const requests, room = 20, 3
 	a := startWith(t, setup{
-		db:  db.Config{LockTimeout: 20 * time.Second, StatementTimeout: 20 * time.Second},
-		fsm: fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: 30 * time.Second},
+		db:  db.Config{LockTimeout: bounded.Limit, StatementTimeout: bounded.Limit},
+		fsm: fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: bounded.Limit},
 	})
 	a.register(counter)
 	stuck := a.create("counter", `{"context": {"sum": 0}}`)
@@ -29,9 +28,7 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "select from pawl.instance where id = $1 for update", stuck); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "select from pawl.instance where id = $1 for update", stuck)
 	type reply struct {
 		i int
 		answer

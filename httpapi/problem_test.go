@@ -202,7 +202,7 @@ func TestProblemPages(t *testing.T) {
 // The cause of an internal error is logged under the id of the request and not sent.
 func TestInternalErrors(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log bounded.Lines
 	pool := dbtest.New(t)
 	a := serve(t, dbtest.DSN(pool), setup{http: httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}})
 	a.pool = pool
@@ -218,7 +218,7 @@ func TestInternalErrors(t *testing.T) {
 		if bytes.Contains(r.body, []byte("actor")) || bytes.Contains(r.body, []byte("column")) {
 			t.Errorf("the problem gives away the cause: %s", r.body)
 		}
-		if line := log.line(fmt.Sprintf(`"request_id":"request-%d"`, i)); !strings.Contains(line, "actor") {
+		if line := log.Find(t, fmt.Sprintf(`"request_id":"request-%d"`, i)); !strings.Contains(line, "actor") {
 			t.Errorf("the log does not tell the cause: %q", line)
 		}
 	}
@@ -230,35 +230,11 @@ func TestInternalErrors(t *testing.T) {
 // read.
 func TestPanic(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log bounded.Lines
 	a := serveHandler(t, httpapi.Services{}, httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
 	a.get("/v1/workflows", "X-Request-ID", "panicked").want(http.StatusInternalServerError, "internal")
-	if line := log.line("panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
+	if line := log.Find(t, "panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
 		t.Errorf("the log does not tell of the panic: %q", line)
 	}
 	a.get("/healthz").want(http.StatusOK) // The service goes on.
-}
-
-// A lockedBuffer is a log that can be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// line returns the first line that contains a text.
-func (l *lockedBuffer) line(text string) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
-		if strings.Contains(line, text) {
-			return line
-		}
-	}
-	return ""
 }

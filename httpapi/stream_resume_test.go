@@ -47,9 +47,7 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = held.Rollback(bounded.Context(t)) }()
-	if _, err := held.Exec(t.Context(), `select pawl.fire_one($1, 'add', '{"by": 1}')`, slow); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, held, `select pawl.fire_one($1, 'add', '{"by": 1}')`, slow)
 	for n, id := range ids {
 		writing.Go(func() {
 			for range steps {

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
@@ -49,14 +49,9 @@ func TestBacklog(t *testing.T) {
 		steps = 100_000
 	}
 	const transactions = 10
-	insert := func(q interface {
-		Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	},
-	) {
+	insert := func(q queries.DBTX) {
 		t.Helper()
-		if _, err := q.Exec(t.Context(), manySteps, steps/transactions, each); err != nil {
-			t.Fatal(err)
-		}
+		bounded.Exec(t, q, manySteps, steps/transactions, each)
 	}
 	// The consumer begins while the first transaction is not committed. It is led again after the
 	// last one, as after a failure of its sink.

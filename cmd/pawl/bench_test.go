@@ -65,13 +65,12 @@ func TestBenchInterrupted(t *testing.T) {
 	if err := p.Wait(t); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(p.Output.String(), "interrupt") {
 		t.Errorf("it ended with %v: %s", err, p.Output)
 	}
-	var left string
-	err := conn.QueryRow(t.Context(), `
+	left := bounded.Value[string](t, conn, `
 		select concat_ws(', ',
 			(select string_agg(nspname, ', ') from pg_namespace where nspname ~ 'pawl'),
-			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`).Scan(&left)
-	if err != nil || left != "" {
-		t.Errorf("the database still has %s (%v)", left, err)
+			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`)
+	if left != "" {
+		t.Errorf("the database still has %s", left)
 	}
 }
 

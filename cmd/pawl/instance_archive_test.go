@@ -48,16 +48,13 @@ func asObject(t testing.TB, a answer) (m map[string]any) {
 // ended makes n instances that ended a year and a day ago, whose keys have expired.
 func ended(t testing.TB, conn *pgx.Conn, n int) {
 	t.Helper()
-	_, err := conn.Exec(t.Context(), `
+	bounded.Exec(t, conn, `
 		do $$ declare v pawl.instance; begin
 			for i in 1 .. `+fmt.Sprint(n)+` loop
 				v := pawl.create_one('flight-booking', '{"flight_id": "LH <&>", "price": 9007199254740993}', 'create' || i, p_business_key => 'booking ' || i);
 				v := pawl.fire_one(v.id, 'cancel', '{"n": 1.50}', 'cancel' || i, p_correlation_id => 'c');
 			end loop;
 		end $$`)
-	if err != nil {
-		t.Fatal(err)
-	}
 	longAgo(t, conn)
 }
 
@@ -74,25 +71,15 @@ func longAgo(t testing.TB, conn *pgx.Conn) {
 			set id = m.moved, created_at = created_at - interval '366 days', state_changed_at = state_changed_at - interval '366 days'
 			from moved m where m.id = i.id`,
 	} {
-		if _, err := conn.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
+		bounded.Exec(t, conn, sql)
 	}
 }
 
 // instancesLeft returns the ids of the instances in the database.
 func instancesLeft(t testing.TB, conn *pgx.Conn) (ids map[string]bool) {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), "select id::text from pawl.instance")
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
 	ids = map[string]bool{}
-	for _, id := range list {
+	for _, id := range bounded.Column[string](t, conn, "select id::text from pawl.instance") {
 		ids[id] = true
 	}
 	return ids
@@ -109,9 +96,7 @@ func TestInstanceArchive(t *testing.T) {
 	p := start(t, env, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
 	ended(t, conn, 12)
-	if _, err := conn.Exec(t.Context(), "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 day' where key = 'cancel7'"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 day' where key = 'cancel7'")
 	mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "alive")
 
 	// The lines are what the API shows.

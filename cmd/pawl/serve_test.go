@@ -101,9 +101,7 @@ func hold(t *testing.T, dsn string) (look *pgx.Conn, release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "select from pawl.instance for no key update"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "select from pawl.instance for no key update")
 	return conns[1], func() {
 		t.Helper()
 		if err := tx.Rollback(t.Context()); err != nil {
@@ -118,7 +116,7 @@ func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
 	shut, through := newMuzzle(t, dsn)
-	doomed := start(t, []string{"DATABASE_URL=" + through, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=30s"}, "serve")
+	doomed := start(t, []string{"DATABASE_URL=" + through, "PAWL_LOCK_TIMEOUT=2m", "PAWL_GUARD_TIMEOUT=2m"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", doomed.url, flight)
 	booking := mustSend(t, http.StatusCreated, http.MethodPost, doomed.url+create, quote, "Idempotency-Key", "quote-1").
 		header.Get("Location")
@@ -150,7 +148,7 @@ func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
-	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=25s"}, "serve")
+	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=2m", "PAWL_GUARD_TIMEOUT=2m"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
 	booking := mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "quote-1").
 		header.Get("Location")
@@ -188,20 +186,11 @@ func TestWorkersOnly(t *testing.T) {
 	role := serviceRole(t, dsn)
 	api := start(t, []string{"DATABASE_URL=" + role, "PAWL_WORKERS=false"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", api.url, flight)
-	if _, err := conn.Exec(t.Context(), "update pawl.setting set idempotency_ttl = '1 microsecond'"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "update pawl.setting set idempotency_ttl = '1 microsecond'")
 	for n := range 3 {
 		mustSend(t, http.StatusCreated, http.MethodPost, api.url+create, quote, "Idempotency-Key", fmt.Sprint("quote-", n))
 	}
-	left := func() (n int) {
-		t.Helper()
-		if err := conn.QueryRow(t.Context(), "select count(*) from pawl.idempotency_key").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	if n := left(); n != 3 {
+	if n := bounded.Value[int](t, conn, "select count(*) from pawl.idempotency_key"); n != 3 {
 		t.Errorf("%d keys are left without workers, want 3", n)
 	}
 	worker := start(t, []string{"DATABASE_URL=" + role}, "serve", "--no-api")

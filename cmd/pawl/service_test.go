@@ -44,9 +44,7 @@ func serviceRole(t *testing.T, dsn string) string {
 	}
 	defer func() { _ = owner.Close(bounded.Context(t)) }()
 	role := "pawl_service_" + strings.ReplaceAll(owner.Config().Database, "-", "_")
-	if _, err := owner.Exec(t.Context(), fmt.Sprintf("create role %s login password 'secret'", role)); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, owner, fmt.Sprintf("create role %s login password 'secret'", role))
 	t.Cleanup(func() {
 		ctx := bounded.Context(t)
 		conn, err := pgx.Connect(ctx, dsn)

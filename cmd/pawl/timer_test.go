@@ -56,8 +56,7 @@ states:
 	await(1)
 	doomed.Kill(t)
 	await(instances)
-	var got string
-	err = conn.QueryRow(t.Context(), `
+	got := bounded.Value[string](t, conn, `
 		select string_agg(format('%s by %s to %s: %s of %s, none early: %s', s.kind, s.event, s.to_state, s.steps, s.instances, s.punctual), '; ' order by s.kind)
 		from (
 			select h.kind, h.event, h.to_state, count(*) as steps, count(distinct h.instance_id) as instances,
@@ -65,10 +64,7 @@ states:
 			from pawl.history h
 			where h.kind in ('timeout', 'expired')
 			group by 1, 2, 3
-		) s`).Scan(&got)
-	if err != nil {
-		t.Fatal(err)
-	}
+		) s`)
 	if want := "expired by ttl to EXPIRED: 30 of 30, none early: t; timeout by after:1s to IGNORED: 30 of 30, none early: t"; got != want {
 		t.Errorf("the ends of the instances are %s; want %s", got, want)
 	}

@@ -44,9 +44,7 @@ func TestWorkflowMigrationWithPsql(t *testing.T) {
 	wantRegistered(t, conn, "flight-booking 1 migration", "hostile 1 migration")
 
 	// The workflow is usable, and the service finds its definition unchanged.
-	if _, err := conn.Exec(t.Context(), `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`); err != nil {
-		t.Error(err)
-	}
+	bounded.Exec(t, conn, `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`)
 	p := start(t, []string{"DATABASE_URL=" + dsn}, "serve")
 	env := []string{"PAWL_SERVER=" + p.url}
 	for _, file := range []string{flight, writeFile(t, "hostile.yaml", hostile)} {
@@ -78,9 +76,7 @@ func TestWorkflowMigrationTriesAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "lock table pawl.instance in row share mode"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "lock table pawl.instance in row share mode")
 	sql := mustPawl(t, nil, "workflow", "migration", flight)
 	done := make(chan string, 1)
 	go func() {
@@ -144,15 +140,11 @@ func TestWorkflowMigrationWithGoose(t *testing.T) {
 	wantRegistered(t, conn, all...)
 
 	// A version in use stays, and so does a version that no migration registered.
-	if _, err := conn.Exec(t.Context(), `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`)
 	if out, err := run("down"); err == nil || !strings.Contains(out, "version 2 is used by 1 instances") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if _, err := conn.Exec(t.Context(), "update pawl.workflow set created_by = 'alice'"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "update pawl.workflow set created_by = 'alice'")
 	must("down-to", "0")
 	wantRegistered(t, conn, "flight-booking 1 alice", "flight-booking 2 alice", "hostile 1 alice")
 }
@@ -205,25 +197,17 @@ func psql(t testing.TB, dsn, script string) string {
 // wantRegistered compares the registered versions, and checks that each has a valid CHECK.
 func wantRegistered(t testing.TB, conn *pgx.Conn, want ...string) {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), "select name || ' ' || version || ' ' || created_by from pawl.workflow order by name, version")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := bounded.Column[string](t, conn, "select name || ' ' || version || ' ' || created_by from pawl.workflow order by name, version")
 	if !slices.Equal(want, got) {
 		t.Errorf("registered are %q, want %q", got, want)
 	}
-	var unchecked int
-	err = conn.QueryRow(t.Context(), `
+	unchecked := bounded.Value[int](t, conn, `
 		select count(*) from pawl.workflow w
 		where not exists (
 			select from pg_constraint c
 			where c.conrelid = 'pawl.instance'::regclass and c.conname = pawl_private.state_check_name(w.name) and c.convalidated
-		)`).Scan(&unchecked)
-	if err != nil || unchecked > 0 {
-		t.Errorf("%d versions have no valid CHECK (%v)", unchecked, err)
+		)`)
+	if unchecked > 0 {
+		t.Errorf("%d versions have no valid CHECK", unchecked)
 	}
 }

@@ -148,9 +148,7 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer gate.Release()
-	if _, err := gate.Exec(t.Context(), "select pg_advisory_lock(4711)"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, gate, "select pg_advisory_lock(4711)")
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
 	var tests sync.WaitGroup
 	for range 2 {
@@ -177,9 +175,7 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 		registered <- r
 	})
 	bounded.UntilSQL(t, pool, held+"relation = 'pawl.workflow'::regclass", 1)
-	if _, err := gate.Exec(t.Context(), "select pg_advisory_unlock(4711)"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, gate, "select pg_advisory_unlock(4711)")
 	if r := bounded.Receive(t, "the registration", registered); r.Version != 2 {
 		t.Errorf("registered %+v", r)
 	}
@@ -196,7 +192,7 @@ func TestBacktestThatTakesTooLong(t *testing.T) {
 	bounded.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 		language plpgsql stable as 'begin perform pg_sleep(60); return false; end'`)
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
-	hasty := fsmtest.On(t, pool, fsm.Config{CallTimeout: 250 * time.Millisecond})
+	hasty := fsmtest.On(t, pool, fsm.Config{CallTimeout: time.Second})
 	b := backtest(t, hasty, lifecycle.BacktestCommand{Workflow: "counter", Definition: candidate})
 	if b.Instances != 5 || b.Same != 4 || len(b.Differences) != 1 || b.Differences[0].InstanceID != ids[2] || b.Differences[0].Outcome != "guard-error" {
 		t.Errorf("%+v", b)

@@ -137,21 +137,17 @@ func hasPgbench() bool {
 }
 
 // leftovers lists the schemas and tables that an empty database does not have.
-func leftovers(t *testing.T, dsn string) (names string) {
+func leftovers(t *testing.T, dsn string) string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(bounded.Context(t)) }()
-	err = conn.QueryRow(t.Context(), `
+	return bounded.Value[string](t, conn, `
 		select concat_ws(', ',
 			(select string_agg(nspname, ', ') from pg_namespace where nspname ~ 'pawl'),
-			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`).Scan(&names)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return names
+			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`)
 }
 
 // TestRunInterrupted ends a run in the middle. It returns the cause, and leaves the database empty.

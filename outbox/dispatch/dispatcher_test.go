@@ -205,7 +205,7 @@ func TestCircuit(t *testing.T) {
 			broken(w, r)
 		}
 	})
-	const open = time.Second
+	const open = 2 * time.Second
 	o := newOwner(t, dispatch.Config{PerLane: 1, Open: open})
 	job := dispatch.Job[string]{Lane: url, Host: "host", Value: url}
 	for n := range 7 {

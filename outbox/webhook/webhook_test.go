@@ -30,7 +30,7 @@ const tenant = fsm.DefaultTenant
 
 var quickly = webhook.Config{
 	Policy: address.Policy{AllowPrivate: true}, Poll: 5 * time.Millisecond, Backoff: 20 * time.Millisecond, Open: 50 * time.Millisecond,
-	Timeout: 5 * time.Second,
+	Timeout: time.Minute,
 }
 
 // webhooks runs the worker until the test ends, or stop is called.
