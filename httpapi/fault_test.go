@@ -202,7 +202,7 @@ func TestBackendsKilled(t *testing.T) {
 	stop := bounded.Run(t, "the killer", func(ctx context.Context) error {
 		// bounded: until it is stopped
 		for ctx.Err() == nil {
-			_, _ = a.pool.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity
+			_, _ = a.pool.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity
 				where datname = current_database() and application_name = 'pawl' and query like '%pawl.fire%'`)
 		}
 		return nil

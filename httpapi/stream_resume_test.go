@@ -128,7 +128,7 @@ func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 	bounded.Run(t, "the writer", func(ctx context.Context) error {
 		// bounded: until it is stopped
 		for ctx.Err() == nil {
-			if _, err := a.pool.Exec(t.Context(), `select pawl.fire_one($1, 'add', '{"by": 1}')`, id); err != nil && ctx.Err() == nil {
+			if _, err := a.pool.Exec(ctx, `select pawl.fire_one($1, 'add', '{"by": 1}')`, id); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
