@@ -1,11 +1,9 @@
 package docs_test
 
 import (
-	"context"
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -18,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func mustPages(t *testing.T) []page {
@@ -106,7 +105,7 @@ func TestCommandsAndFlags(t *testing.T) {
 	help := func(command string) string {
 		t.Helper()
 		args := append(strings.Fields(command), "--help")
-		out, err := exec.CommandContext(t.Context(), program, args...).Output()
+		out, err := bounded.Command(t, program, args...).Output()
 		if err != nil {
 			t.Fatalf("pawl %s --help: %v", command, err)
 		}
@@ -179,7 +178,7 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
 	objects := map[string]bool{}
-	rows, err := pool.Query(t.Context(), `
+	for _, name := range bounded.Column[string](t, pool, `
 		select n.nspname || '.' || o.name
 		from pg_namespace n
 		join (
@@ -187,19 +186,8 @@ func TestNames(t *testing.T) {
 			union select pronamespace, proname from pg_proc
 			union select typnamespace, typname from pg_type
 		) o (namespace, name) on o.namespace = n.oid
-		where n.nspname in ('pawl', 'pawl_private')`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			t.Fatal(err)
-		}
+		where n.nspname in ('pawl', 'pawl_private')`) {
 		objects[name] = true
-	}
-	if rows.Err() != nil {
-		t.Fatal(rows.Err())
 	}
 	source := sources(t)
 	for _, p := range mustPages(t) {
@@ -332,7 +320,7 @@ func TestSQLStates(t *testing.T) {
 // TestReceiverWithoutADatabase shows that the example says in one line what is wrong.
 func TestReceiverWithoutADatabase(t *testing.T) {
 	t.Parallel()
-	away := exec.CommandContext(context.WithoutCancel(t.Context()), receiver)
+	away := bounded.Command(t, receiver)
 	away.Env = append(os.Environ(), "DATABASE_URL=postgres://127.0.0.1:1/x", "WEBHOOK_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if out, err := away.CombinedOutput(); err == nil || strings.Count(string(out), "\n") != 1 || strings.Count(string(out), "refused") != 1 {
 		t.Errorf("without a database the receiver says (%v) %s", err, out)
