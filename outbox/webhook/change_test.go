@@ -3,8 +3,10 @@ package webhook_test
 import (
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -13,35 +15,38 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
 // refreshes returns a pool for a sender of webhooks, and a function that waits until the sender has read subscriptions
-// again after it was called, and has done what follows from them: until it begins its next round.
+// again after it was called, and has done what follows from them. The sender reads them in each round that is late
+// enough after the last reading; so it has when such a round is followed by another.
 func refreshes(t *testing.T, pool *pgxpool.Pool) (watched *pgxpool.Pool, refreshed func()) {
 	t.Helper()
-	begun := make(chan string, 1)
+	var mu sync.Mutex
+	var rounds []time.Time // when each began
 	watched = fsmtest.Spied(t, pool, func(config *pgxpool.Config) {
-		config.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, args []any) {
-			name, _, _ := strings.Cut(strings.TrimPrefix(sql, "-- name: "), " ")
-			if name == "DeliveryEndpoints" && len(args[0].([]string)) == 0 {
-				return // Nothing was due.
-			}
-			select {
-			case begun <- name:
-			default: // Nobody waits.
+		config.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, _ []any) {
+			if strings.Contains(sql, "DeliveryRoute") {
+				mu.Lock()
+				defer mu.Unlock()
+				rounds = append(rounds, time.Now())
 			}
 		}}
 	})
 	return watched, func() {
 		t.Helper()
-		for range len(begun) {
-			bounded.Receive(t, "an earlier call", begun)
-		}
-		for _, wanted := range []string{"DeliveryEndpoints", "DeliveryRoute"} {
-			bounded.Until(t, "the sender to call "+wanted, func() string {
-				return bounded.Receive(t, "a call of the sender", begun)
-			}, func(name string) bool { return name == wanted })
-		}
+		late := time.Now().Add(webhook.RefreshEvery)
+		bounded.Until(t, "two rounds of the sender", func() (n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, begun := range rounds {
+				if begun.After(late) {
+					n++
+				}
+			}
+			return n
+		}, func(n int) bool { return n >= 2 })
 	}
 }
 

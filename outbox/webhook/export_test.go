@@ -9,3 +9,6 @@ const (
 	ResultPostponed = resultPostponed
 	ResultAbandoned = resultAbandoned
 )
+
+// RefreshEvery is how long a change of a subscription may go unnoticed.
+const RefreshEvery = refreshEvery
