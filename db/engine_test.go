@@ -379,3 +379,21 @@ func TestPreview(t *testing.T) {
 		wantOutcome(t, preview(t, pool, command{id: ids[0], event: "close", expected: expected}), want)
 	}
 }
+
+// All commands of a dry run are decided at one time, as those of a fire are.
+func TestPreviewDecidesAtOneTime(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, `{"name": "stamp", "initial": "A", "states": {
+		"A": {"on": {"go": [{"target": "B", "assign": {"at": "$.now"}}]}}, "B": {"type": "final"}}}`)
+	bounded.Exec(t, pool, "select pawl.create_one('stamp') from generate_series(1, 100)")
+	times := bounded.Value[int](t, pool, `
+		select count(distinct (p.instance).context ->> 'at')
+		from (select array_agg(i.id) as ids from pawl.instance i) i
+		cross join lateral pawl.preview(
+			'default', i.ids, array_fill('go'::text, array[100]), array_fill('{}'::jsonb, array[100]),
+			array_fill(''::text, array[100]), array_fill(''::text, array[100])) p`)
+	if times != 1 {
+		t.Errorf("100 commands are decided at %d times", times)
+	}
+}

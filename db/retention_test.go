@@ -345,3 +345,22 @@ func TestRemovalUnderLoad(t *testing.T) {
 		})
 	}
 }
+
+// What is called for each instance of a page keeps its plans: a function in language sql would be planned at each
+// call, which takes longer than all else that is done for the instance.
+func TestPagesOfInstancesKeepTheirPlans(t *testing.T) {
+	t.Parallel()
+	conn := dial(t, dbtest.NewDSN(t))
+	const each = "p.proname like '%\\_retains' or p.proname = 'append_history'"
+	if n := bounded.Value[int](t, conn, "select count(*) from pg_proc p where "+each); n < 4 {
+		t.Fatalf("there are %d such functions", n)
+	}
+	planned := bounded.Column[string](t, conn, `
+		select p.oid::regproc::text
+		from pg_proc p
+		join pg_language l on l.oid = p.prolang
+		where (`+each+`) and l.lanname = 'sql'`)
+	if len(planned) > 0 {
+		t.Errorf("these are planned at each call: %v", planned)
+	}
+}

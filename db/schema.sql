@@ -2084,10 +2084,11 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
-  from unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
+  from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
+  cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   cross join lateral pawl_private.decide(
-    p_tenant => p_tenant, p_now => pawl.now(), p_setting => (select g from pawl.setting g),
+    p_tenant => p_tenant, p_now => n.now, p_setting => (select g from pawl.setting g),
     p_command => (
       c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
     )::pawl_private.fire_command) d
@@ -2586,8 +2587,9 @@ $$;
 revoke execute on function pawl.validate_workflow(text) from public;
 
 create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
-language sql volatile
+language plpgsql volatile
 as $$
+begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
     context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
@@ -2602,7 +2604,8 @@ as $$
     coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
-  order by n
+  order by n;
+end
 $$;
 revoke execute on function pawl_private.append_history(pawl.instance[],text,timestamp with time zone,text,jsonb,text,text,text,text,text) from public;
 
@@ -3660,9 +3663,11 @@ $$;
 revoke execute on function pawl_private.guards(text,integer,text,text) from public;
 
 create function pawl_private.instance_retains(p_tenant text, p_id uuid, p_now timestamp with time zone, OUT retains boolean, OUT expired tid[]) returns record
-language sql volatile
+language plpgsql volatile
 as $$
+begin
   select not coalesce(bool_and(l.place is not null), true), array_agg(l.place)
+  into retains, expired
   from (
     select h.key
     from pawl.history h
@@ -3685,7 +3690,8 @@ as $$
     limit 1
     for update skip locked
   ) l on true
-  where k.instance_id = p_id -- A key that expired may have been taken by another instance since.
+  where k.instance_id = p_id; -- A key that expired may have been taken by another instance since.
+end
 $$;
 revoke execute on function pawl_private.instance_retains(text,uuid,timestamp with time zone) from public;
 
@@ -3713,9 +3719,10 @@ $$;
 revoke execute on function pawl_private.knows_event(text,integer,text) from public;
 
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
-language sql stable
+language plpgsql stable
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.consumer c
     where not pg_visible_in_snapshot(
       (
@@ -3726,7 +3733,8 @@ as $$
         limit 1
       ),
       c.cursor)
-  )
+  );
+end
 $$;
 revoke execute on function pawl_private.log_retains(text,uuid) from public;
 
@@ -4160,9 +4168,10 @@ $$;
 revoke execute on function pawl_private.uuid_v7(timestamp with time zone) from public;
 
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
-language sql stable
+language plpgsql stable
 as $$
-  select exists (
+begin
+  return exists (
     select
     from (
       -- Looked up without the status, so that the index on pending deliveries is not taken.
@@ -4173,6 +4182,7 @@ as $$
         select from pawl.subscription s
         where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
       )
-  )
+  );
+end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;

@@ -1450,8 +1450,9 @@ create function pawl_private.append_history(
   p_steps pawl.instance[], p_kind text, p_at timestamptz, p_event text, p_payload jsonb, p_actor text, p_reason text,
   p_key text, p_correlation_id text, p_traceparent text
 ) returns void
-language sql volatile
+language plpgsql volatile -- As instance_retains: it is called for each instance of a migration.
 as $$
+begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
     context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
@@ -1466,7 +1467,8 @@ as $$
     coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
-  order by n
+  order by n;
+end
 $$;
 -- +goose StatementEnd
 
@@ -1551,9 +1553,11 @@ $$;
 create function pawl_private.instance_retains(
   p_tenant text, p_id uuid, p_now timestamptz, out retains boolean, out expired tid[]
 )
-language sql volatile
+language plpgsql volatile -- A PL/pgSQL function keeps its plan; a SQL function does not.
 as $$
+begin
   select not coalesce(bool_and(l.place is not null), true), array_agg(l.place)
+  into retains, expired
   from (
     select h.key
     from pawl.history h
@@ -1576,7 +1580,8 @@ as $$
     limit 1
     for update skip locked
   ) l on true
-  where k.instance_id = p_id -- A key that expired may have been taken by another instance since.
+  where k.instance_id = p_id; -- A key that expired may have been taken by another instance since.
+end
 $$;
 -- +goose StatementEnd
 
@@ -2211,10 +2216,11 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
-  from unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
+  from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
+  cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   cross join lateral pawl_private.decide(
-    p_tenant => p_tenant, p_now => pawl.now(), p_setting => (select g from pawl.setting g),
+    p_tenant => p_tenant, p_now => n.now, p_setting => (select g from pawl.setting g),
     p_command => (
       c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
     )::pawl_private.fire_command) d
@@ -2796,9 +2802,10 @@ $$;
 -- the last step sees all steps of the instance.
 -- +goose StatementBegin
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
-language sql stable
+language plpgsql stable -- As instance_retains.
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.consumer c
     where not pg_visible_in_snapshot(
       (
@@ -2809,7 +2816,8 @@ as $$
         limit 1
       ),
       c.cursor)
-  )
+  );
+end
 $$;
 -- +goose StatementEnd
 
@@ -3509,9 +3517,10 @@ $$;
 -- subscription is not disabled, or a callback's.
 -- +goose StatementBegin
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
-language sql stable
+language plpgsql stable -- As instance_retains.
 as $$
-  select exists (
+begin
+  return exists (
     select
     from (
       -- Looked up without the status, so that the index on pending deliveries is not taken.
@@ -3522,7 +3531,8 @@ as $$
         select from pawl.subscription s
         where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
       )
-  )
+  );
+end
 $$;
 -- +goose StatementEnd
 

@@ -16,6 +16,7 @@ import (
 // A function is a function of pawl's schemas, as a database has it.
 type function struct {
 	name       string // With its schema.
+	identity   string // Its name and arguments, as `drop function` takes them.
 	definition string // As Postgres writes it: a create or replace statement.
 }
 
@@ -48,9 +49,11 @@ func bothSchemas(ctx context.Context, dsn string) (released, source map[string]f
 // functions returns the functions of pawl's schemas in a database, by their signatures with the results.
 func functions(ctx context.Context, conn *pgx.Conn) (map[string]function, error) {
 	rows, err := conn.Query(ctx, `
-		select format('%s.%s(%s) returns %s', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid),
+		select format('%s.%s(%s) returns %s', n.nspname, p.proname, pg_get_function_arguments(p.oid),
 				pg_get_function_result(p.oid)),
-			format('%s.%s', n.nspname, p.proname), pg_get_functiondef(p.oid)
+			format('%s.%s', n.nspname, p.proname),
+			format('%s.%s(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
+			pg_get_functiondef(p.oid)
 		from pg_proc p join pg_namespace n on n.oid = p.pronamespace
 		where n.nspname in ('pawl', 'pawl_private')`)
 	if err != nil {
@@ -59,7 +62,7 @@ func functions(ctx context.Context, conn *pgx.Conn) (map[string]function, error)
 	all := map[string]function{}
 	var signature string
 	var f function
-	_, err = pgx.ForEachRow(rows, []any{&signature, &f.name, &f.definition}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&signature, &f.name, &f.identity, &f.definition}, func() error {
 		all[signature] = f
 		return nil
 	})
@@ -68,7 +71,8 @@ func functions(ctx context.Context, conn *pgx.Conn) (map[string]function, error)
 
 // delta writes the migration from the released functions to those of the source. A function whose
 // signature stays is replaced; one whose signature changes is dropped and created, since Postgres
-// would keep both.
+// would keep both, or refuse to replace it. The defaults of the arguments belong to the signature:
+// replacing a function cannot take one away.
 func delta(released, source map[string]function) (string, error) {
 	texts, err := schema.Functions()
 	if err != nil {
@@ -78,7 +82,7 @@ func delta(released, source map[string]function) (string, error) {
 	for _, signature := range slices.Sorted(maps.Keys(released)) {
 		old := released[signature]
 		if now, kept := source[signature]; !kept {
-			dropUp = append(dropUp, drop(signature))
+			dropUp = append(dropUp, drop(old))
 			renewed = append(renewed, old.name)
 			createDown = append(createDown, statement(old.definition))
 		} else if now.definition != old.definition {
@@ -99,7 +103,7 @@ func delta(released, source map[string]function) (string, error) {
 			createUp = append(createUp, strings.Replace(text.Text, "\ncreate function", "\ncreate or replace function", 1))
 		} else {
 			createUp = append(createUp, text.Text)
-			dropDown = append(dropDown, drop(signature))
+			dropDown = append(dropDown, drop(now))
 		}
 	}
 	var b strings.Builder
@@ -114,10 +118,19 @@ func delta(released, source map[string]function) (string, error) {
 	for _, s := range createUp {
 		up.WriteString(schema.Annotate(s) + "\n")
 	}
-	b.WriteString(keepingGrants(renewed, up.String()))
+	b.WriteString(keepingGrants(renewed, inAnyOrder(up.String())))
 	b.WriteString("-- +goose Down\n\n")
-	b.WriteString(keepingGrants(renewed, strings.Join(append(dropDown, createDown...), "")))
+	b.WriteString(keepingGrants(renewed, inAnyOrder(strings.Join(append(dropDown, createDown...), ""))))
 	return b.String(), nil
+}
+
+// inAnyOrder lets a function in language sql be created before those that it calls: only what the
+// database holds says what an older one called.
+func inAnyOrder(statements string) string {
+	if statements == "" {
+		return ""
+	}
+	return "set local check_function_bodies = off;\n\n" + statements
 }
 
 // keepingGrants wraps statements that drop functions and create others of the same names, so that
@@ -149,11 +162,8 @@ $$;
 `, strings.Join(names, ","), statements, schema.Closing)
 }
 
-// drop is the statement that drops a function, given its signature with its result.
-func drop(signature string) string {
-	identity, _, _ := strings.Cut(signature, ") returns ")
-	return "drop function " + identity + ");\n\n"
-}
+// drop is the statement that drops a function.
+func drop(f function) string { return "drop function " + f.identity + ";\n\n" }
 
 // statement marks a definition that Postgres wrote for goose.
 func statement(definition string) string {

@@ -77,6 +77,53 @@ func TestDelta(t *testing.T) {
 	}
 }
 
+// The functions of a delta depend on each other in whatever way: a function in language sql may call
+// one that comes later by its name, and only the defaults of the arguments may differ.
+func TestDeltaOrderAndDefaults(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"the source calls another function": `
+			drop function pawl_private.decide, pawl.preview;
+			create function pawl.preview(p_id uuid) returns integer language sql as 'select 1';`,
+		"the release called another function": `
+			create function pawl_private.decided(p_id uuid) returns integer language sql as 'select 1';
+			create function pawl.decided(p_id uuid) returns integer language sql as 'select pawl_private.decided(p_id)';`,
+		"the release had a default": `
+			drop function pawl.purge_keys;
+			create function pawl.purge_keys(p_limit integer default 1) returns integer language sql as 'select 1';`,
+		"the release lacked a default": `
+			drop function pawl.consumer_create;
+			create function pawl.consumer_create(p_consumer text, p_from_start boolean) returns void
+			language sql as 'select null::void';`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn, err := pgx.Connect(bounded.Context(t), dbtest.NewDSN(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			source := mustFunctions(t, conn)
+			bounded.Exec(t, conn, change)
+			bounded.Exec(t, conn, "revoke execute on all functions in schema pawl, pawl_private from public")
+			released := mustFunctions(t, conn)
+			text, err := delta(released, source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			up, down, _ := strings.Cut(text, "-- +goose Down")
+			for _, step := range []struct {
+				sql  string
+				want map[string]function
+			}{{up, source}, {down, released}, {up, source}} {
+				bounded.Exec(t, conn, "begin; "+step.sql+"; commit")
+				if diff := cmp.Diff(step.want, mustFunctions(t, conn), cmp.AllowUnexported(function{})); diff != "" {
+					t.Errorf("the functions are others:\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
 // Without a change there is nothing to write, and the delta says so.
 func TestDeltaOfNothing(t *testing.T) {
 	t.Parallel()

@@ -12,10 +12,11 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
-  from unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
+  from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
+  cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   cross join lateral pawl_private.decide(
-    p_tenant => p_tenant, p_now => pawl.now(), p_setting => (select g from pawl.setting g),
+    p_tenant => p_tenant, p_now => n.now, p_setting => (select g from pawl.setting g),
     p_command => (
       c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
     )::pawl_private.fire_command) d

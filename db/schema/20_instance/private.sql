@@ -478,8 +478,9 @@ create function pawl_private.append_history(
   p_steps pawl.instance[], p_kind text, p_at timestamptz, p_event text, p_payload jsonb, p_actor text, p_reason text,
   p_key text, p_correlation_id text, p_traceparent text
 ) returns void
-language sql volatile
+language plpgsql volatile -- As instance_retains: it is called for each instance of a migration.
 as $$
+begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
     context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
@@ -494,7 +495,8 @@ as $$
     coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
-  order by n
+  order by n;
+end
 $$;
 
 -- refuse raises the condition of an outcome other than 'applied', for a SQL caller. The detail is a
@@ -571,9 +573,11 @@ $$;
 create function pawl_private.instance_retains(
   p_tenant text, p_id uuid, p_now timestamptz, out retains boolean, out expired tid[]
 )
-language sql volatile
+language plpgsql volatile -- A PL/pgSQL function keeps its plan; a SQL function does not.
 as $$
+begin
   select not coalesce(bool_and(l.place is not null), true), array_agg(l.place)
+  into retains, expired
   from (
     select h.key
     from pawl.history h
@@ -596,5 +600,6 @@ as $$
     limit 1
     for update skip locked
   ) l on true
-  where k.instance_id = p_id -- A key that expired may have been taken by another instance since.
+  where k.instance_id = p_id; -- A key that expired may have been taken by another instance since.
+end
 $$;

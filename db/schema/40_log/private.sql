@@ -169,9 +169,10 @@ $$;
 -- log_retains says whether a consumer has not yet read the last step of an instance. A cursor that sees
 -- the last step sees all steps of the instance.
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
-language sql stable
+language plpgsql stable -- As instance_retains.
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.consumer c
     where not pg_visible_in_snapshot(
       (
@@ -182,7 +183,8 @@ as $$
         limit 1
       ),
       c.cursor)
-  )
+  );
+end
 $$;
 
 -- note_purged_history notes, for streams, that steps of a tenant's workflows have been purged.

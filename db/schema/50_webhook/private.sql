@@ -105,9 +105,10 @@ $$;
 -- webhook_retains says whether a message of an instance is still to be sent: a pending delivery whose
 -- subscription is not disabled, or a callback's.
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
-language sql stable
+language plpgsql stable -- As instance_retains.
 as $$
-  select exists (
+begin
+  return exists (
     select
     from (
       -- Looked up without the status, so that the index on pending deliveries is not taken.
@@ -118,5 +119,6 @@ as $$
         select from pawl.subscription s
         where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
       )
-  )
+  );
+end
 $$;
