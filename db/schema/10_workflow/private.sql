@@ -214,9 +214,7 @@ as $$
   from pawl.setting g
 $$;
 
--- store_definition stores a definition in canonical form, flattened, as a version of a
--- workflow. No instance can be in its states before the CHECK on pawl.instance lists them: see
--- set_state_check.
+-- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile
