@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func backtest(t *testing.T, q queries.DBTX, definition string, ids ...uuid.UUID) []queries.BacktestRow {
@@ -70,11 +71,11 @@ func TestBacktestKeepsNoLock(t *testing.T) {
 	pool, ids := withDoors(t, 1)
 	tx := begin(t, pool)
 	backtest(t, tx, door, ids...)
-	if n := value[int](t, tx, `select count(*) from pg_locks where pid = pg_backend_pid() and relation = 'pawl.workflow'::regclass
+	if n := bounded.Value[int](t, tx, `select count(*) from pg_locks where pid = pg_backend_pid() and relation = 'pawl.workflow'::regclass
 		and mode not in ('AccessShareLock')`); n != 0 {
 		t.Errorf("it holds %d locks on the workflows", n)
 	}
-	if n := value[int](t, tx, "select count(*) from pawl.workflow"); n != 1 {
+	if n := bounded.Value[int](t, tx, "select count(*) from pawl.workflow"); n != 1 {
 		t.Errorf("there are %d versions", n)
 	}
 	register(t, pool, strings.ReplaceAll(door, "OPEN", "AJAR"))
@@ -90,10 +91,10 @@ func TestNewestInstancesPlan(t *testing.T) {
 	register(t, pool, flight)
 	create(t, pool, tenant, slices.Repeat([]creation{{workflow: "flight-booking", context: `{"price": 1}`}}, 2000)...)
 	conn := connect(t, pool)
-	exec(t, conn, "alter table pawl.instance set (autovacuum_enabled = off)")
+	bounded.Exec(t, conn, "alter table pawl.instance set (autovacuum_enabled = off)")
 	for _, state := range []string{"fresh", "analysed"} {
 		if state == "analysed" {
-			exec(t, conn, "analyze pawl.instance")
+			bounded.Exec(t, conn, "analyze pawl.instance")
 		}
 		p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
 		got, err := queries.New(p).NewestInstances(t.Context(), queries.NewestInstancesParams{

@@ -23,7 +23,7 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// Migrations holds the goose files, at its root.
+// Migrations returns a file system with the goose files at its root.
 func Migrations() fs.FS {
 	files, err := fs.Sub(migrationFiles, "migrations")
 	if err != nil {
@@ -39,7 +39,7 @@ type Config struct {
 	// StatementTimeout ends a statement, and with it a guard that runs too long.
 	// Default 1 s.
 	StatementTimeout time.Duration
-	// LockTimeout is how long a statement waits for a row that another transaction
+	// LockTimeout is how long a statement waits for a lock that another transaction
 	// holds. It should stay below StatementTimeout. Default 500 ms.
 	LockTimeout time.Duration
 	// ConnectTimeout is how long to wait for a new connection. Default 1 s.
@@ -62,8 +62,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Open makes a pool for the service. It does not connect: a server that is away is met
-// at the first query, and one that returns is found again.
+// Open returns a pool for the service. It does not connect, so it succeeds while the server is
+// away. Queries fail as long as it is away, and succeed again when it has returned.
 func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error) {
 	config = config.withDefaults()
 	pc, err := pgxpool.ParseConfig(dsn)
@@ -82,7 +82,7 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	set("statement_timeout", strconv.FormatInt(config.StatementTimeout.Milliseconds(), 10))
 	set("lock_timeout", strconv.FormatInt(config.LockTimeout.Milliseconds(), 10))
 	set("idle_in_transaction_session_timeout", "10000")
-	// The calls are short and repeated; compiling them never pays.
+	// The calls are short and repeated: compiling them costs more than it saves.
 	set("jit", "off")
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
@@ -91,8 +91,9 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	return pool, nil
 }
 
-// OneLine is the text of an error in one line, if it is that nobody could connect: the driver has
-// a line for each attempt, and makes two at each address, with TLS and without.
+// OneLine returns the text of an error. For a failure to connect the driver writes a line for each of
+// its attempts, and it makes two at each address, with TLS and without. OneLine puts these lines into
+// one, without those that say the same.
 func OneLine(err error) string {
 	text := err.Error()
 	failed, ok := errors.AsType[*pgconn.ConnectError](err)
@@ -117,7 +118,7 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	}
 	conn := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	// Look every second, for five minutes.
+	// It tries every second, for five minutes.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
@@ -132,7 +133,7 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	return nil
 }
 
-// Up applies every migration that is missing.
+// Up applies every pending migration.
 func Up(ctx context.Context, dsn string) error {
 	return migrate(ctx, dsn, func(p *goose.Provider) error {
 		_, err := p.Up(ctx)
@@ -140,7 +141,7 @@ func Up(ctx context.Context, dsn string) error {
 	})
 }
 
-// Down takes back the latest migration, and with it whatever that one held.
+// Down reverts the latest migration. What it made is dropped, with all data.
 func Down(ctx context.Context, dsn string) error {
 	return migrate(ctx, dsn, func(p *goose.Provider) error {
 		_, err := p.Down(ctx)
@@ -148,10 +149,10 @@ func Down(ctx context.Context, dsn string) error {
 	})
 }
 
-// Migration is the state of one migration.
+// Migration is one migration, and whether it is applied.
 type Migration struct {
-	Version   int64
-	File      string
+	Version   int64     // The number that the name of the file begins with.
+	File      string    // The name of the file.
 	AppliedAt time.Time // Zero if it is pending.
 }
 
@@ -168,8 +169,8 @@ func Status(ctx context.Context, dsn string) ([]Migration, error) {
 	return list, err
 }
 
-// Print writes the migrations as the goose files that they are, for pipelines that
-// apply schema changes with a tool of their own.
+// Print writes the goose files one after the other, each behind a comment with its name, for
+// pipelines that apply schema changes with a tool of their own.
 func Print(w io.Writer) error {
 	return fs.WalkDir(Migrations(), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -184,23 +185,26 @@ func Print(w io.Writer) error {
 	})
 }
 
-// Settings are what every replica and every SQL caller of a database must agree on.
-// A nil member is left as it is.
+// Settings are what every replica and every SQL caller of a database must agree on. A nil member
+// leaves a setting as it is. Each comment says what a new database has.
 type Settings struct {
-	// IdempotencyTTL is how long a key is remembered; 24 h at first.
+	// IdempotencyTTL is how long a key is kept. At first 24 h.
 	IdempotencyTTL *time.Duration
-	// IdempotencyTTLSlides makes a replay start the time again; false at first.
+	// IdempotencyTTLSlides makes a replay start that time again. At first false.
 	IdempotencyTTLSlides *bool
-	// ContextLimit and PayloadLimit are in bytes of jsonb text; 64 KiB at first.
+	// ContextLimit and PayloadLimit are the largest sizes, in bytes of jsonb text. At first 64 KiB.
 	ContextLimit, PayloadLimit *int
-	// DefinitionLimit is in bytes of jsonb text; 1 MiB at first. StateLimit is 500.
-	DefinitionLimit, StateLimit *int
-	// PlanCacheMode is that of the engine's functions: force_generic_plan at first,
-	// which saves planning each call; auto where a distributed Postgres routes calls.
+	// DefinitionLimit is the largest size, in bytes of jsonb text. At first 1 MiB.
+	DefinitionLimit *int
+	// StateLimit is the largest number of states of a definition. At first 500.
+	StateLimit *int
+	// PlanCacheMode is the plan_cache_mode of the engine's functions: auto, force_generic_plan or
+	// force_custom_plan. Empty leaves it as it is. At first force_generic_plan, which saves planning
+	// at each call. A distributed Postgres that routes calls needs auto.
 	PlanCacheMode string
 }
 
-// Set changes the settings of a database, as the schema's owner.
+// Set changes the settings of a database. The role of the DSN must own the schema.
 func Set(ctx context.Context, dsn string, s Settings) error {
 	switch s.PlanCacheMode {
 	case "", "auto", "force_generic_plan", "force_custom_plan":

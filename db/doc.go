@@ -6,8 +6,8 @@
 // Its source is db/schema, SQL in modules; db/migrations is generated from it, as plain goose files
 // that the goose command runs as well as [Up] does. Typed access is generated into db/queries by
 // sqlc. db/schema.sql is a dump of the schema, written from the catalogs, so that a reviewer sees
-// what a change comes to. Tests hold all of them equal. The engine is in db/schema/20_instance,
-// whose tables.sql explains it.
+// what a change comes to. Tests compare all of these with one another. The engine is in
+// db/schema/20_instance, whose tables.sql explains it.
 //
 // # When things fail
 //

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestCreateAndFireFromSQL(t *testing.T) {
@@ -71,7 +72,7 @@ func TestCreateAndFireFromSQL(t *testing.T) {
 		}
 		steps = append(steps, fmt.Sprint(h.Version, h.Kind, event, from, h.ToState, h.Status, *h.CorrelationID))
 	}
-	owner := value[string](t, pool, "select session_user")
+	owner := bounded.Value[string](t, pool, "select session_user")
 	want := []string{
 		fmt.Sprint(1, "created", "-", "-", "QUOTED", "active", "c"),
 		fmt.Sprint(2, "transition", "reserve", "QUOTED", "RESERVED", "active", "c"),
@@ -106,7 +107,7 @@ func TestTransactionsOfTheCaller(t *testing.T) {
 	pool, ids := withDoors(t, 1)
 	all := func() string {
 		t.Helper()
-		return value[string](t, pool, `select jsonb_build_object(
+		return bounded.Value[string](t, pool, `select jsonb_build_object(
 			'i', (select jsonb_agg(i order by id) from pawl.instance i), 'h', (select jsonb_agg(h order by seq) from pawl.history h),
 			'k', (select jsonb_agg(k order by key) from pawl.idempotency_key k), 't', (select jsonb_agg(t) from pawl.timer t))::text`)
 	}
@@ -114,7 +115,7 @@ func TestTransactionsOfTheCaller(t *testing.T) {
 	const steps = `select pawl.fire_one($1, 'open', p_key => 'k1'), pawl.create_one('door', p_key => 'k2')`
 
 	tx := begin(t, pool)
-	exec(t, tx, steps, ids[0])
+	bounded.Exec(t, tx, steps, ids[0])
 	if all() != before {
 		t.Error("others see what is not committed")
 	}
@@ -125,14 +126,14 @@ func TestTransactionsOfTheCaller(t *testing.T) {
 		t.Error("a rollback left something behind")
 	}
 	tx = begin(t, pool)
-	exec(t, tx, steps, ids[0])
+	bounded.Exec(t, tx, steps, ids[0])
 	// A transaction may take several steps, and sees its own.
-	exec(t, tx, "select pawl.fire_one($1, 'close', p_expected_version => 2)", ids[0])
+	bounded.Exec(t, tx, "select pawl.fire_one($1, 'close', p_expected_version => 2)", ids[0])
 	commit(t, tx)
-	if got := value[int](t, pool, "select version from pawl.instance where id = $1", ids[0]); got != 3 {
+	if got := bounded.Value[int](t, pool, "select version from pawl.instance where id = $1", ids[0]); got != 3 {
 		t.Errorf("after the commit the version is %d, want 3", got)
 	}
-	if got := value[int](t, pool, "select count(*) from pawl.idempotency_key"); got != 2 {
+	if got := bounded.Value[int](t, pool, "select count(*) from pawl.idempotency_key"); got != 2 {
 		t.Errorf("there are %d keys, want 2", got)
 	}
 }
@@ -150,10 +151,10 @@ func TestRefusalsAreRaised(t *testing.T) {
 	pool := dbtest.New(t)
 	register(t, pool, strict)
 	register(t, pool, door)
-	exec(t, pool, "update pawl.setting set context_limit = 200, payload_limit = 150")
-	id := value[uuid.UUID](t, pool, "select id from pawl.create_one('strict', '{}', p_key => 'used', p_business_key => 'b')")
-	final := value[uuid.UUID](t, pool, "select id from pawl.create_one('door')")
-	exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", final)
+	bounded.Exec(t, pool, "update pawl.setting set context_limit = 200, payload_limit = 150")
+	id := bounded.Value[uuid.UUID](t, pool, "select id from pawl.create_one('strict', '{}', p_key => 'used', p_business_key => 'b')")
+	final := bounded.Value[uuid.UUID](t, pool, "select id from pawl.create_one('door')")
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", final)
 	nobody := uuid.New()
 
 	fire := func(args string) string { return fmt.Sprintf("select pawl.fire_one('%s', %s)", id, args) }
@@ -208,10 +209,10 @@ func TestRefusalsAreRaised(t *testing.T) {
 			}
 		})
 	}
-	if got := value[int](t, pool, "select count(*) from pawl.history"); got != 4 {
+	if got := bounded.Value[int](t, pool, "select count(*) from pawl.history"); got != 4 {
 		t.Errorf("there are %d steps, want the first 4", got)
 	}
-	if got := value[int](t, pool, "select count(*) from pawl.idempotency_key"); got != 1 {
+	if got := bounded.Value[int](t, pool, "select count(*) from pawl.idempotency_key"); got != 1 {
 		t.Errorf("there are %d keys, want the first", got)
 	}
 }
@@ -237,7 +238,7 @@ func TestNumbersKeepTheirDigits(t *testing.T) {
 	if string(fired.Context) != want {
 		t.Errorf("context = %s, want %s", fired.Context, want)
 	}
-	if got := value[string](t, pool, "select context::text || payload::text from pawl.history where version = 2"); got != want+payload {
+	if got := bounded.Value[string](t, pool, "select context::text || payload::text from pawl.history where version = 2"); got != want+payload {
 		t.Errorf("history has %s, want %s", got, want+payload)
 	}
 	wantReplay(t, fire(t, pool, tenant, command{id: *o.ID, event: "go", payload: payload, key: "f"})[0], fired)
@@ -285,7 +286,7 @@ func TestSchemasAreCheckedByTheCaller(t *testing.T) {
 	register(t, pool, `{"name": "typed", "initial": "A", "context_schema": {"type": "object"}, "states": {
 		"A": {"on": {"go": [{"target": "Z", "guard": "$.payload.n == 1", "payload_schema": {"required": ["n"]}}, {"target": "A"}], "free": [{"target": "A"}]}},
 		"Z": {"type": "final"}}}`)
-	sums := column[string](t, pool, `
+	sums := bounded.Column[string](t, pool, `
 		select context_schema_checksum from pawl.workflow
 		union all select payload_schema_checksum from pawl.workflow_transition where event = 'go' and position = 2`)
 	createWith := func(checked, key string) queries.Outcome {
@@ -343,7 +344,7 @@ func TestGuardThatRaises(t *testing.T) {
 	}
 	_, err := tryFire(t.Context(), pool, tenant, batch...)
 	wantCode(t, err, "0A000")
-	if got := value[string](t, pool, `select concat_ws(' ',
+	if got := bounded.Value[string](t, pool, `select concat_ws(' ',
 		(select count(*) from pawl.history where version > 1), (select count(*) from pawl.instance where version > 1),
 		(select count(*) from pawl.idempotency_key))`); got != "0 0 0" {
 		t.Errorf("it left steps, moved instances and keys: %s", got)
@@ -366,7 +367,7 @@ func TestPreview(t *testing.T) {
 	wantOutcome(t, preview(t, tx, command{id: ids[0], event: "close"}), "transition-not-allowed")
 	wantOutcome(t, preview(t, tx, command{id: ids[0], event: "open", expected: "{4,5}"}), "version-mismatch")
 	commit(t, tx)
-	if got := value[int](t, pool, "select max(version) from pawl.history"); got != 1 {
+	if got := bounded.Value[int](t, pool, "select max(version) from pawl.history"); got != 1 {
 		t.Error("a preview made a step")
 	}
 	did := fire(t, pool, tenant, c)[0]

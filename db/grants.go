@@ -17,8 +17,8 @@ const (
 	// Service is what `pawl serve` needs: to call the functions of schema pawl and to read its
 	// tables. It can neither write a table nor create one.
 	Service Privilege = "service"
-	// Caller is what an application needs that moves instances in its own transactions:
-	// create_one and fire_one, and nothing to read.
+	// Caller is what an application needs that moves instances in its own transactions: to call
+	// create_one and fire_one. It can read no table.
 	Caller Privilege = "caller"
 )
 
@@ -41,7 +41,7 @@ func Grants(role string, p Privilege) (string, error) {
 	return b.String(), nil
 }
 
-// Grant applies what [Grants] returns, as the schema's owner.
+// Grant applies what [Grants] returns. The role of the DSN must own the schema.
 func Grant(ctx context.Context, dsn, role string, p Privilege) error {
 	sql, err := Grants(role, p)
 	if err != nil {

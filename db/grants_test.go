@@ -18,6 +18,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/schema"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // login makes a role with a privilege and connects as it.
@@ -26,7 +27,7 @@ func login(t *testing.T, pool *pgxpool.Pool, name string, p db.Privilege) *pgx.C
 	// Roles belong to the server, so the name has to be this test's. It needs quotes.
 	name += " of " + pool.Config().ConnConfig.Database
 	quoted := pgx.Identifier{name}.Sanitize()
-	exec(t, pool, "create role "+quoted+" login password 'secret'")
+	bounded.Exec(t, pool, "create role "+quoted+" login password 'secret'")
 	t.Cleanup(func() {
 		if _, err := pool.Exec(context.Background(), "drop owned by "+quoted+" cascade; drop role "+quoted); err != nil {
 			t.Error(err)
@@ -42,7 +43,7 @@ func login(t *testing.T, pool *pgxpool.Pool, name string, p db.Privilege) *pgx.C
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	if got := value[string](t, conn, "select session_user"); got != name {
+	if got := bounded.Value[string](t, conn, "select session_user"); got != name {
 		t.Fatalf("connected as %s, want %s", got, name)
 	}
 	return conn
@@ -62,7 +63,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 
 	register(t, conn, door)
 	must(nil, q.ValidateWorkflow(t.Context(), "door"))
-	if !value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_door_state_check'") {
+	if !bounded.Value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_door_state_check'") {
 		t.Error("the workflow's CHECK is not valid")
 	}
 	must(q.JSONPathErrors(t.Context(), []string{"$.a", "$."}))
@@ -75,10 +76,10 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")
 	wantOutcome(t, preview(t, conn, command{id: id, event: "close"}), "applied")
-	exec(t, conn, "select pawl.fire_one((pawl.create_one('door', p_key => 'b')).id, 'open', p_key => 'c')")
+	bounded.Exec(t, conn, "select pawl.fire_one((pawl.create_one('door', p_key => 'b')).id, 'open', p_key => 'c')")
 	must(q.GetInstances(t.Context(), queries.GetInstancesParams{TenantID: tenant, Ids: []uuid.UUID{id}}))
 	must(q.GetInstanceVersion(t.Context(), queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: 1}))
-	now := value[any](t, conn, "select pawl.now()")
+	now := bounded.Value[any](t, conn, "select pawl.now()")
 	must(now, nil)
 	must(q.GetInstanceVersionAt(t.Context(), queries.GetInstanceVersionAtParams{
 		TenantID: tenant, ID: id, At: *preview(t, conn, command{id: id, event: "close"}).StateChangedAt,
@@ -127,7 +128,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.DeliveryPurge(t.Context(), queries.DeliveryPurgeParams{RowLimit: 1}))
 	must(q.SubscriptionDelete(t.Context(), queries.SubscriptionDeleteParams{Tenant: tenant, ID: subscription.ID}))
 	for _, table := range tables(t, pool) {
-		exec(t, conn, "select * from "+table)
+		bounded.Exec(t, conn, "select * from "+table)
 	}
 }
 
@@ -147,7 +148,7 @@ func preview(t *testing.T, q queries.DBTX, c command) queries.Outcome {
 // tables are the schema's, with its views.
 func tables(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
-	list := column[string](t, pool, `
+	list := bounded.Column[string](t, pool, `
 		select oid::regclass::text from pg_class where relnamespace = 'pawl'::regnamespace and relkind in ('r', 'p', 'v') order by 1`)
 	if len(list) < 9 {
 		t.Fatalf("tables = %v", list)
@@ -178,7 +179,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		if table == "pawl.outcome_row" || table == "pawl.instance_at" || table == "pawl.message" || table == "pawl.endpoint" {
 			continue // Views: without INSTEAD rules nothing can be written through them.
 		}
-		first := value[string](t, pool, "select quote_ident(attname) from pg_attribute where attrelid = $1::text::regclass and attnum = 1", table)
+		first := bounded.Value[string](t, pool, "select quote_ident(attname) from pg_attribute where attrelid = $1::text::regclass and attnum = 1", table)
 		refused("insert into " + table + " default values")
 		refused("update " + table + " set " + first + " = default")
 		refused("delete from " + table)
@@ -196,7 +197,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 	refused("alter table pawl.instance drop constraint instance_door_state_check")
 
 	// What it may call is what is listed; the rest would let it decide as it likes.
-	may := column[string](t, conn, `
+	may := bounded.Column[string](t, conn, `
 		select p.proname::text from pg_proc p
 		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
@@ -210,7 +211,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)
 	}
-	if value[bool](t, conn, "select has_schema_privilege('pawl_private', 'usage')") {
+	if bounded.Value[bool](t, conn, "select has_schema_privilege('pawl_private', 'usage')") {
 		t.Error("it may look into schema pawl_private")
 	}
 }
@@ -221,7 +222,7 @@ func TestFunctionsOfThePublicSchemaAreGranted(t *testing.T) {
 	pool := dbtest.New(t)
 	// The owner alone deletes a consumer's backlog, or rewrites history after a restore.
 	owners := []string{"pawl.consumer_delete", "pawl.log_restored"}
-	for _, f := range column[string](t, pool, `
+	for _, f := range bounded.Column[string](t, pool, `
 		select format('%s.%s', p.pronamespace::regnamespace, p.proname) from pg_proc p
 		where p.pronamespace = 'pawl'::regnamespace
 		except
@@ -230,7 +231,7 @@ func TestFunctionsOfThePublicSchemaAreGranted(t *testing.T) {
 			t.Errorf("nobody is granted %s: it belongs in schema pawl_private", f)
 		}
 	}
-	for _, f := range column[string](t, pool, `
+	for _, f := range bounded.Column[string](t, pool, `
 		select p.function from pawl_private.privilege p where to_regproc(p.function) is null`) {
 		t.Errorf("there is no function %s, which grants.sql names", f)
 	}
@@ -241,7 +242,7 @@ func TestFunctionsOfThePublicSchemaAreGranted(t *testing.T) {
 		}
 	}
 	slices.Sort(printed)
-	if diff := cmp.Diff(printed, column[string](t, pool, `
+	if diff := cmp.Diff(printed, bounded.Column[string](t, pool, `
 		select g.granted from (
 			select p.privilege || ' ' || p.function as granted from pawl_private.privilege p
 		) g order by g.granted collate "C"`)); diff != "" {
@@ -252,13 +253,13 @@ func TestFunctionsOfThePublicSchemaAreGranted(t *testing.T) {
 func TestNobodyElseMayAnything(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	for _, f := range column[string](t, pool, `
+	for _, f := range bounded.Column[string](t, pool, `
 		select p.oid::regprocedure::text from pg_proc p
 		cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
 		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and x.grantee = 0`) {
 		t.Errorf("everybody may call %s", f)
 	}
-	for _, f := range column[string](t, pool, `
+	for _, f := range bounded.Column[string](t, pool, `
 		select p.oid::regprocedure::text from pg_proc p
 		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and p.prosecdef
 			and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)`) {
@@ -274,11 +275,11 @@ func TestCallerMayCreateAndFireOnly(t *testing.T) {
 	pool := dbtest.New(t)
 	register(t, pool, door)
 	conn := login(t, pool, "caller", db.Caller)
-	exec(t, conn, `select pawl.fire_one((pawl.create_one('door')).id, 'open')`)
-	if got := value[string](t, pool, "select string_agg(distinct actor, ' ') from pawl.history"); got != value[string](t, conn, "select session_user") {
+	bounded.Exec(t, conn, `select pawl.fire_one((pawl.create_one('door')).id, 'open')`)
+	if got := bounded.Value[string](t, pool, "select string_agg(distinct actor, ' ') from pawl.history"); got != bounded.Value[string](t, conn, "select session_user") {
 		t.Errorf("the actor is %s, want who called", got)
 	}
-	may := column[string](t, conn, `
+	may := bounded.Column[string](t, conn, `
 		select p.proname::text from pg_proc p
 		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and has_function_privilege(p.oid, 'execute') order by 1`)
 	if got := strings.Join(may, " "); got != "create_one fire_one" {
@@ -296,9 +297,9 @@ func TestSearchPathOfTheCallerDoesNotMatter(t *testing.T) {
 	pool, doorIDs := withDoors(t, 1)
 	for i, p := range []db.Privilege{db.Caller, db.Service} {
 		conn := login(t, pool, fmt.Sprint("attacker ", i), p)
-		exec(t, pool, fmt.Sprintf(`create schema evil%d authorization %s`, i, pgx.Identifier{conn.Config().User}.Sanitize()))
+		bounded.Exec(t, pool, fmt.Sprintf(`create schema evil%d authorization %s`, i, pgx.Identifier{conn.Config().User}.Sanitize()))
 		// Each of them would be a better match than the one that is meant, and says so when it is called.
-		exec(t, conn, strings.ReplaceAll(`
+		bounded.Exec(t, conn, strings.ReplaceAll(`
 			create function evil.trap() returns boolean language plpgsql as $$ begin raise 'trapped as %', current_user; end $$;
 			create function evil.trap(anyelement) returns anyelement language plpgsql as $$ begin raise 'trapped as %', current_user; end $$;
 			create function evil.trap(text, text) returns boolean language plpgsql as $$ begin raise 'trapped as %', current_user; end $$;
@@ -330,22 +331,22 @@ func TestSearchPathOfTheCallerDoesNotMatter(t *testing.T) {
 		if _, err := conn.Exec(t.Context(), "select sha256(''::bytea)"); err == nil || !strings.Contains(err.Error(), "trapped") {
 			t.Fatalf("the attack does not work: %v", err)
 		}
-		exec(t, conn, `select pawl.create_one('door', p_key => gen.k::pg_catalog.text, p_business_key => gen.k::pg_catalog.text)
+		bounded.Exec(t, conn, `select pawl.create_one('door', p_key => gen.k::pg_catalog.text, p_business_key => gen.k::pg_catalog.text)
 			from pg_catalog.generate_series(1, 2) gen (k)`)
-		exec(t, conn, `select pawl.fire_one($1, $2, p_key => $3, p_expected_version => $4)`,
+		bounded.Exec(t, conn, `select pawl.fire_one($1, $2, p_key => $3, p_expected_version => $4)`,
 			doorIDs[0], []string{"open", "close"}[i], fmt.Sprint("fire ", i), i+1)
 		_, err := conn.Exec(t.Context(), `select pawl.fire_one($1, 'remove', p_expected_version => 9)`, doorIDs[0])
 		wantCode(t, err, "PW412")
 		if p == db.Service {
 			register(t, conn, flight)
-			exec(t, conn, `select pawl.validate_workflow('flight-booking')`)
+			bounded.Exec(t, conn, `select pawl.validate_workflow('flight-booking')`)
 			create(t, conn, tenant, creation{workflow: "flight-booking", context: `{"price": 1}`, key: "f"})
 			wantOutcome(t, preview(t, conn, command{id: doorIDs[0], event: "open"}), "applied")
-			exec(t, conn, `select pawl.jsonpath_error('$.a')`)
-			exec(t, conn, `select pawl.backtest('door', $1, p_definition => $2)`, doorIDs, json.RawMessage(door))
-			exec(t, conn, `select h.* from pawl.instance i cross join lateral pawl.guard_holds(i, '{cancel}', '{}') h`)
+			bounded.Exec(t, conn, `select pawl.jsonpath_error('$.a')`)
+			bounded.Exec(t, conn, `select pawl.backtest('door', $1, p_definition => $2)`, doorIDs, json.RawMessage(door))
+			bounded.Exec(t, conn, `select h.* from pawl.instance i cross join lateral pawl.guard_holds(i, '{cancel}', '{}') h`)
 		}
-		exec(t, conn, "reset search_path")
+		bounded.Exec(t, conn, "reset search_path")
 	}
 }
 

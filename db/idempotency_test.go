@@ -12,11 +12,12 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func count(t testing.TB, q queries.DBTX, table string) int {
 	t.Helper()
-	return value[int](t, q, "select count(*) from pawl."+table)
+	return bounded.Value[int](t, q, "select count(*) from pawl."+table)
 }
 
 // A replay is the first answer, though the instance has moved on and the expected version is stale.
@@ -98,7 +99,7 @@ func TestKeyReuse(t *testing.T) {
 
 	vary := func(c creation, change func(*creation)) creation { change(&c); return c }
 	steps, keys := count(t, pool, "history"), count(t, pool, "idempotency_key")
-	before := value[string](t, pool, "select jsonb_agg(k order by key)::text from pawl.idempotency_key k")
+	before := bounded.Value[string](t, pool, "select jsonb_agg(k order by key)::text from pawl.idempotency_key k")
 	for name, c := range map[string]creation{
 		"workflow":       vary(base, func(c *creation) { c.workflow = "lamp" }),
 		"context":        vary(base, func(c *creation) { c.context = `{"a": 2}` }),
@@ -127,7 +128,7 @@ func TestKeyReuse(t *testing.T) {
 	if s, k := count(t, pool, "history"), count(t, pool, "idempotency_key"); s != steps || k != keys {
 		t.Errorf("%d steps and %d keys, want %d and %d", s, k, steps, keys)
 	}
-	if after := value[string](t, pool, "select jsonb_agg(k order by key)::text from pawl.idempotency_key k"); after != before {
+	if after := bounded.Value[string](t, pool, "select jsonb_agg(k order by key)::text from pawl.idempotency_key k"); after != before {
 		t.Errorf("the keys are\n%s, were\n%s", after, before)
 	}
 }
@@ -137,7 +138,7 @@ func TestNotRecorded(t *testing.T) {
 	t.Parallel()
 	pool, ids := withDoors(t, 1)
 	register(t, pool, strict)
-	exec(t, pool, "update pawl.setting set context_limit = 100, payload_limit = 100")
+	bounded.Exec(t, pool, "update pawl.setting set context_limit = 100, payload_limit = 100")
 	id := *create(t, pool, tenant, creation{workflow: "strict", businessKey: "b", context: `{"x": "` + long(70) + `"}`})[0].ID
 	keys := count(t, pool, "idempotency_key")
 	for want, c := range map[string]command{
@@ -210,7 +211,7 @@ func TestKeysExpire(t *testing.T) {
 		t.Run(fmt.Sprint("slides: ", slides), func(t *testing.T) {
 			t.Parallel()
 			pool, _ := withDoors(t, 0)
-			exec(t, pool, "update pawl.setting set idempotency_ttl = '10 hours', idempotency_ttl_slides = $1", slides)
+			bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl = '10 hours', idempotency_ttl_slides = $1", slides)
 			dbtest.SetClock(t, pool, noon)
 			c := creation{workflow: "door", key: "c"}
 			created := create(t, pool, tenant, c)[0]
@@ -268,7 +269,7 @@ func TestOneKeyTwiceInABatch(t *testing.T) {
 	if got := count(t, pool, "history") - before; got != 3 {
 		t.Errorf("%d steps, want 3", got)
 	}
-	if got := value[string](t, pool, "select string_agg(version::text, ' ' order by array_position($1, id)) from pawl.instance where id = any ($1)", ids); got != "2 1" {
+	if got := bounded.Value[string](t, pool, "select string_agg(version::text, ' ' order by array_position($1, id)) from pawl.instance where id = any ($1)", ids); got != "2 1" {
 		t.Errorf("versions = %s, want 2 1", got)
 	}
 	// The refusal of a command without a decision leaves the key to the next one.
@@ -404,7 +405,7 @@ func TestKeysAtOnce(t *testing.T) {
 		wantOneEach(t, o, 2)
 		wantOutcome(t, o[0], "idempotency-key-reuse")
 		wantOutcome(t, o[1], "applied")
-		if got := value[int](t, pool, "select version from pawl.instance where id = $1", ids[1]); got != 1 {
+		if got := bounded.Value[int](t, pool, "select version from pawl.instance where id = $1", ids[1]); got != 1 {
 			t.Errorf("the loser was moved to version %d", got)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // parcel and claim give one state, CLOSED, two statuses.
@@ -93,8 +94,8 @@ func (n planNode) walk(visit func(planNode)) {
 
 func (p *planned) explain(ctx context.Context, sql string, args []any) {
 	p.t.Helper()
-	exec(p.t, p.Conn, "set plan_cache_mode = "+p.mode)
-	exec(p.t, p.Conn, "prepare planned as "+sql)
+	bounded.Exec(p.t, p.Conn, "set plan_cache_mode = "+p.mode)
+	bounded.Exec(p.t, p.Conn, "prepare planned as "+sql)
 	args = slices.Clone(args)
 	list := make([]string, len(args))
 	for i, arg := range args {
@@ -112,7 +113,7 @@ func (p *planned) explain(ctx context.Context, sql string, args []any) {
 	if err != nil {
 		p.t.Fatalf("%s: %v", sql, err)
 	}
-	exec(p.t, p.Conn, "deallocate planned")
+	bounded.Exec(p.t, p.Conn, "deallocate planned")
 	var plans []struct{ Plan planNode }
 	if err := json.Unmarshal([]byte(p.text), &plans); err != nil {
 		p.t.Fatal(err)
@@ -176,18 +177,18 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 	for _, definition := range []string{parcel, claim, strings.Replace(parcel, "parcel", "door", 1)} {
 		register(t, pool, definition)
 	}
-	exec(t, pool, millionRows, noon)
-	exec(t, pool, `
+	bounded.Exec(t, pool, millionRows, noon)
+	bounded.Exec(t, pool, `
 		insert into pawl.history (
 			tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, key, at)
 		select i.tenant_id, i.id, v, i.workflow, 1, case v when 1 then 'created' else 'transition' end, i.state, i.status,
 			'{}', 'tester', i.business_key || '.' || v, i.created_at + v * interval '100 milliseconds'
 		from (select * from pawl.instance order by id limit 50000) i
 		cross join generate_series(1, 3) v`)
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select h.tenant_id, h.key, sha256(''), 'applied', h.instance_id, h.version, h.at + interval '1 day' from pawl.history h`)
-	exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.workflow_state")
+	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.workflow_state")
 	end := noon.Add(100_000 * time.Second)
 	dbtest.SetClock(t, pool, end)
 
@@ -270,9 +271,9 @@ func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 // readsAtAMillion looks at the other reads, whatever kind of plan the session has.
 func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 	conn := connect(t, pool)
-	ids := column[uuid.UUID](t, conn, "select id from pawl.instance order by id limit 100")
+	ids := bounded.Column[uuid.UUID](t, conn, "select id from pawl.instance order by id limit 100")
 	id := ids[7]
-	at := value[time.Time](t, conn, "select at from pawl.history where instance_id = $1 and version = 2", id)
+	at := bounded.Value[time.Time](t, conn, "select at from pawl.history where instance_id = $1 and version = 2", id)
 	check := func(_ any, err error) error { return err }
 	for name, read := range map[string]func(ctx context.Context, q *queries.Queries) error{
 		"GetInstanceVersion": func(ctx context.Context, q *queries.Queries) error {
@@ -317,9 +318,9 @@ func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 // commandsAtAMillion counts what the look-ups within the engine read.
 func commandsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 	conn := connect(t, pool)
-	id := value[uuid.UUID](t, conn, "select id from pawl.instance where business_key = 'key 1001'")
-	exec(t, conn, "select pg_stat_force_next_flush()")
-	exec(t, pool, "select pg_stat_reset()")
+	id := bounded.Value[uuid.UUID](t, conn, "select id from pawl.instance where business_key = 'key 1001'")
+	bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
+	bounded.Exec(t, pool, "select pg_stat_reset()")
 	c := command{id: id, event: "hold", key: "hold"}
 	wantOutcome(t, fire(t, conn, tenant, c)[0], "applied")
 	wantOutcome(t, fire(t, conn, tenant, c)[0], "applied")
@@ -328,8 +329,8 @@ func commandsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 	wantOutcome(t, create(t, conn, tenant, n)[0], "applied")
 	n.key = "newer"
 	wantOutcome(t, create(t, conn, tenant, n)[0], "instance-exists")
-	exec(t, conn, "select pg_stat_force_next_flush()")
-	for _, use := range column[string](t, pool, `
+	bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
+	for _, use := range bounded.Column[string](t, pool, `
 		select format('%s was read whole: %s times', relname, seq_scan) from pg_stat_user_tables
 		where schemaname = 'pawl' and seq_scan > 0 and relname in ('instance', 'idempotency_key', 'history', 'timer')
 		union all
@@ -338,7 +339,7 @@ func commandsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 			and (idx_tup_read > 2 * idx_scan or idx_scan > 0 and indexrelname ~ '_idx$')`) {
 		t.Error(use)
 	}
-	if n := value[int](t, pool, "select idx_scan from pg_stat_user_indexes where indexrelname = 'idempotency_key_pkey'"); n == 0 {
+	if n := bounded.Value[int](t, pool, "select idx_scan from pg_stat_user_indexes where indexrelname = 'idempotency_key_pkey'"); n == 0 {
 		t.Error("idempotency_key_pkey was not used")
 	}
 }
@@ -373,7 +374,7 @@ func TestListsArePutTogetherInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := value[time.Time](t, conn, "select pawl.now()")
+	now := bounded.Value[time.Time](t, conn, "select pawl.now()")
 	found := 0
 	for _, workflow := range []string{"", "parcel", "claim"} {
 		for _, state := range []string{"", "NEW", "HELD", "CLOSED", "LOST"} {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func canResume(t testing.TB, q queries.DBTX, tenant, cursor string, workflows ...string) bool {
@@ -28,7 +29,7 @@ func TestStreamsLoseWhatIsRemoved(t *testing.T) {
 	register(t, pool, flight)
 	// Not the present snapshot: transactions of other databases may be in progress in it.
 	snapshot := func() string {
-		return value[string](t, pool, "select format('%1$s:%1$s:', pg_snapshot_xmax(pg_current_snapshot()))")
+		return bounded.Value[string](t, pool, "select format('%1$s:%1$s:', pg_snapshot_xmax(pg_current_snapshot()))")
 	}
 	before := snapshot()
 	ids := []uuid.UUID{gone(t, pool, tenant, creation{}), gone(t, pool, tenant, creation{})}
@@ -55,7 +56,7 @@ func TestStreamsLoseWhatIsRemoved(t *testing.T) {
 	wantRemoved(t, pool, long, []uuid.UUID{last}, last)
 	want(read, false)
 	want(after, true)
-	if n := value[int](t, pool, "select count(*) from pawl_private.purged_history"); n != 1 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl_private.purged_history"); n != 1 {
 		t.Errorf("there are %d rows of purged history, want 1", n)
 	}
 	// What is read asks too: it may be removed since the stream asked.
@@ -83,7 +84,7 @@ func TestStreamsLoseStepsOfLongTransactions(t *testing.T) {
 		wantOutcome(t, fire(t, open, tenant, command{id: ids[0], event: event})[0], "applied")
 		wantOutcome(t, fire(t, pool, tenant, command{id: ids[1], event: event})[0], "applied")
 	}
-	during := value[string](t, open, "select format('%s:%s:%1$s', pg_current_xact_id(), pg_snapshot_xmax(pg_current_snapshot()))")
+	during := bounded.Value[string](t, open, "select format('%s:%s:%1$s', pg_current_xact_id(), pg_snapshot_xmax(pg_current_snapshot()))")
 	before := age(t, pool)
 	wantRemoved(t, pool, before, ids, ids[1])
 	if !canResume(t, pool, tenant, during) {
@@ -96,7 +97,7 @@ func TestStreamsLoseStepsOfLongTransactions(t *testing.T) {
 	if canResume(t, pool, tenant, during) {
 		t.Error("nothing is lost, although a transaction that was open has been removed")
 	}
-	if !canResume(t, pool, tenant, value[string](t, pool, "select format('%1$s:%1$s:', pg_snapshot_xmax(pg_current_snapshot()))")) {
+	if !canResume(t, pool, tenant, bounded.Value[string](t, pool, "select format('%1$s:%1$s:', pg_snapshot_xmax(pg_current_snapshot()))")) {
 		t.Error("what was removed before is lost")
 	}
 }

@@ -49,23 +49,6 @@ const flight = `{"name": "flight-booking", "initial": "QUOTED", "ttl": {"after":
 	"CANCELLED": {"type": "final", "outcome": "cancelled"},
 	"EXPIRED": {"type": "final", "outcome": "expired"}}}`
 
-func exec(t testing.TB, q queries.DBTX, sql string, args ...any) {
-	t.Helper()
-	bounded.Exec(t, q, sql, args...)
-}
-
-// value reads one column of one row.
-func value[T any](t testing.TB, q queries.DBTX, sql string, args ...any) T {
-	t.Helper()
-	return bounded.Value[T](t, q, sql, args...)
-}
-
-// column reads the first column of all rows.
-func column[T any](t testing.TB, q queries.DBTX, sql string, args ...any) []T {
-	t.Helper()
-	return bounded.Column[T](t, q, sql, args...)
-}
-
 // wantCode fails the test unless err is the database's and has the SQLSTATE.
 func wantCode(t testing.TB, err error, code string) pgconn.PgError {
 	t.Helper()
@@ -125,7 +108,7 @@ func start[T any](t testing.TB, pool *pgxpool.Pool, f func(queries.DBTX) (T, err
 func (b *background[T]) awaitBlocked(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
 	bounded.True(t, "work to be blocked by another transaction", func() bool {
-		blocked := value[bool](t, pool, "select cardinality(pg_blocking_pids($1)) > 0", int32(b.pid))
+		blocked := bounded.Value[bool](t, pool, "select cardinality(pg_blocking_pids($1)) > 0", int32(b.pid))
 		if !blocked {
 			select {
 			case <-b.done:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // lamp arms a timer, replaces it, clears it, and begins again.
@@ -27,13 +28,13 @@ const lamp = `{"name": "lamp", "initial": "LOW", "states": {
 func TestFreshDatabaseIsReadByFullKey(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		do $$ declare t regclass; begin
 			for t in select oid from pg_class where relnamespace = 'pawl'::regnamespace and relkind = 'r' loop
 				execute format('alter table %s set (autovacuum_enabled = off)', t);
 			end loop;
 		end $$`)
-	exec(t, pool, "update pawl.setting set idempotency_ttl_slides = true")
+	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl_slides = true")
 	register(t, pool, lamp)
 
 	const instances, rounds, batch = 2500, 20, 500
@@ -104,27 +105,27 @@ func TestFreshDatabaseIsReadByFullKey(t *testing.T) {
 	}
 
 	for _, conn := range conns {
-		exec(t, conn, "select pg_stat_force_next_flush()")
+		bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
 	}
 	fullKeys := []string{
 		"workflow_pkey", "workflow_state_pkey", "workflow_transition_pkey", "instance_pkey", "instance_business_key_key",
 		"idempotency_key_pkey", "history_pkey", "timer_pkey",
 	}
 	for _, index := range fullKeys {
-		if value[int](t, pool, "select idx_scan from pg_stat_user_indexes where schemaname = 'pawl' and indexrelname = $1", index) == 0 {
+		if bounded.Value[int](t, pool, "select idx_scan from pg_stat_user_indexes where schemaname = 'pawl' and indexrelname = $1", index) == 0 {
 			t.Errorf("%s was not used", index)
 		}
 	}
 	// Rows are counted that were found alive: dead entries stay where no vacuum comes. Entries that conditions on the
 	// columns behind skip are not counted, so that an index that is not looked up by its full key must not be used at all.
 	// Registering looks at what was migrated; no command does.
-	for _, use := range column[string](t, pool, `
+	for _, use := range bounded.Column[string](t, pool, `
 		select format('%s was used: %s times, %s rows found', indexrelname, idx_scan, idx_tup_fetch)
 		from pg_stat_user_indexes
 		where schemaname = 'pawl' and relname <> 'instance_migration' and idx_scan > 0 and (indexrelname <> all ($1) or idx_tup_fetch > 2 * idx_scan)`, fullKeys) {
 		t.Error(use)
 	}
-	for _, use := range column[string](t, pool, `
+	for _, use := range bounded.Column[string](t, pool, `
 		select format('%s was read whole: %s times', relname, seq_scan)
 		from pg_stat_user_tables
 		where schemaname = 'pawl' and seq_scan > 0 and relname in ('instance', 'idempotency_key', 'history', 'timer')`) {
@@ -140,8 +141,8 @@ func TestTransitionsAreHeapOnlyUpdates(t *testing.T) {
 	for i := range 20 { // as many versions as a page has room for
 		wantOutcome(t, fire(t, conn, tenant, command{id: ids[0], event: []string{"open", "close"}[i%2]})[0], "applied")
 	}
-	exec(t, conn, "select pg_stat_force_next_flush()")
-	if got := value[string](t, conn, "select n_tup_upd || ' ' || n_tup_hot_upd from pg_stat_user_tables where relid = 'pawl.instance'::regclass"); got != "20 20" {
+	bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
+	if got := bounded.Value[string](t, conn, "select n_tup_upd || ' ' || n_tup_hot_upd from pg_stat_user_tables where relid = 'pawl.instance'::regclass"); got != "20 20" {
 		t.Errorf("updates, heap-only updates: %s; want 20 20", got)
 	}
 }
@@ -158,9 +159,9 @@ func TestDecideIsPutInPlace(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
 	conn := connect(t, pool)
-	exec(t, conn, "set plan_cache_mode = force_generic_plan")
-	exec(t, conn, "prepare decide as "+decideCall)
-	plan := strings.Join(column[string](t, conn, "explain (verbose) execute decide ('', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), null, false)"), "\n")
+	bounded.Exec(t, conn, "set plan_cache_mode = force_generic_plan")
+	bounded.Exec(t, conn, "prepare decide as "+decideCall)
+	plan := strings.Join(bounded.Column[string](t, conn, "explain (verbose) execute decide ('', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now(), null, false)"), "\n")
 	wantEnginePlan(t, plan)
 }
 
@@ -202,7 +203,7 @@ func TestPlansOfTheEngine(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), "load 'auto_explain'"); err != nil {
 		t.Skipf("this server has no auto_explain, a part of contrib: %v", err)
 	}
-	exec(t, conn, `
+	bounded.Exec(t, conn, `
 		set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;
 		set auto_explain.log_verbose = on; set client_min_messages = log`)
 	for name, f := range map[string]func(){

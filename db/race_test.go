@@ -37,7 +37,7 @@ func TestWaitingCommandSeesTheNewState(t *testing.T) {
 	fire(t, tx, tenant, command{id: ids[0], event: "open"})
 	close := fireLater(t, pool, command{id: ids[0], event: "close"}, command{id: ids[1], event: "open"})
 	close.awaitBlocked(t, pool)
-	between := value[time.Time](t, pool, "select clock_timestamp()")
+	between := bounded.Value[time.Time](t, pool, "select clock_timestamp()")
 	commit(t, tx)
 	o := close.wait(t)
 	wantOneEach(t, o, 2)
@@ -80,9 +80,9 @@ func TestTimeIsNotTheTransactions(t *testing.T) {
 	t.Parallel()
 	pool, ids := withDoors(t, 1)
 	tx := begin(t, pool)
-	exec(t, tx, "select now()")
+	bounded.Exec(t, tx, "select now()")
 	first := fire(t, pool, tenant, command{id: ids[0], event: "open"})[0]
-	between := value[time.Time](t, pool, "select clock_timestamp()")
+	between := bounded.Value[time.Time](t, pool, "select clock_timestamp()")
 	second := fire(t, tx, tenant, command{id: ids[0], event: "close"})[0]
 	if second.StateChangedAt.Before(between) || !second.StateChangedAt.After(*first.StateChangedAt) {
 		t.Errorf("the second step is of %v, the first of %v", second.StateChangedAt, first.StateChangedAt)
@@ -164,7 +164,7 @@ func TestOppositeOrdersDoNotDeadlock(t *testing.T) {
 		t.Parallel()
 		pool, _ := withDoors(t, 0)
 		// Replays slide, so that they lock their keys too.
-		exec(t, pool, "update pawl.setting set idempotency_ttl_slides = true")
+		bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl_slides = true")
 		for round := range rounds {
 			var group errgroup.Group
 			for i := range callers {
@@ -264,7 +264,7 @@ func TestHistoryIsSerial(t *testing.T) {
 		if len(told) != len(history)-1 || len(slices.Compact(told)) != len(history)-1 {
 			t.Errorf("%d commands were told that they moved %v, which made %d steps", len(told), id, len(history)-1)
 		}
-		if got := value[string](t, pool, "select state || ' ' || version from pawl.instance where id = $1", id); got != fmt.Sprint(state, " ", len(history)) {
+		if got := bounded.Value[string](t, pool, "select state || ' ' || version from pawl.instance where id = $1", id); got != fmt.Sprint(state, " ", len(history)) {
 			t.Errorf("%v is %s, its history ends with %s %d", id, got, state, len(history))
 		}
 		if len(history) < 20 {
@@ -293,7 +293,7 @@ func TestEngineDoesNotNotify(t *testing.T) {
 		_ = tx.Rollback(t.Context())
 		return err
 	}
-	err := prepare("notifies", func(tx pgx.Tx) { exec(t, tx, "notify something") })
+	err := prepare("notifies", func(tx pgx.Tx) { bounded.Exec(t, tx, "notify something") })
 	wantCode(t, err, "0A000")
 	err = prepare("commands", func(tx pgx.Tx) {
 		id := *create(t, tx, tenant, creation{workflow: "lamp", key: "c", businessKey: "b"})[0].ID
@@ -306,7 +306,7 @@ func TestEngineDoesNotNotify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, conn, "commit prepared 'commands'")
+	bounded.Exec(t, conn, "commit prepared 'commands'")
 	if got := count(t, conn, "history"); got != 4 {
 		t.Errorf("%d steps, want 4", got)
 	}
@@ -318,8 +318,8 @@ func TestHotTablesHaveNoForeignKeysAndTriggers(t *testing.T) {
 	pool := dbtest.New(t)
 	const hot = "('pawl.instance'::regclass, 'pawl.history'::regclass, 'pawl.idempotency_key'::regclass, 'pawl.timer'::regclass)"
 	found := append(
-		column[string](t, pool, "select conname::text from pg_constraint where contype = 'f' and (conrelid in "+hot+" or confrelid in "+hot+")"),
-		column[string](t, pool, "select tgname::text from pg_trigger where tgrelid in "+hot)...)
+		bounded.Column[string](t, pool, "select conname::text from pg_constraint where contype = 'f' and (conrelid in "+hot+" or confrelid in "+hot+")"),
+		bounded.Column[string](t, pool, "select tgname::text from pg_trigger where tgrelid in "+hot)...)
 	if len(found) > 0 {
 		t.Errorf("the hot tables have %s", strings.Join(found, ", "))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // ajar is door's next version: it has one state more, and lacks one.
@@ -67,7 +68,7 @@ func TestValidateWorkflow(t *testing.T) {
 	pool, _ := withDoors(t, 3)
 	valid := func() bool {
 		t.Helper()
-		return value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_door_state_check'")
+		return bounded.Value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_door_state_check'")
 	}
 	validate := func() {
 		t.Helper()
@@ -105,7 +106,7 @@ func TestRegisterAgain(t *testing.T) {
 		select jsonb_build_array((select jsonb_agg(w) from pawl.workflow w), (select jsonb_agg(s) from pawl.workflow_state s),
 			(select count(*) from pawl.workflow_transition),
 			(select jsonb_agg(pg_get_constraintdef(oid) order by conname) from pg_constraint where conrelid = 'pawl.instance'::regclass))::text`
-	before := value[string](t, pool, all)
+	before := bounded.Value[string](t, pool, all)
 	// The order of members and the spaces are no content.
 	var definition map[string]any
 	if err := json.Unmarshal([]byte(flight), &definition); err != nil {
@@ -116,7 +117,7 @@ func TestRegisterAgain(t *testing.T) {
 			t.Errorf("registered version %d, new: %v", version, created)
 		}
 	}
-	if after := value[string](t, pool, all); after != before {
+	if after := bounded.Value[string](t, pool, all); after != before {
 		t.Errorf("the same content again left\n%s, want\n%s", after, before)
 	}
 	// Only the latest counts: going back is a step forward.
@@ -156,7 +157,7 @@ func TestRegisterANamedVersion(t *testing.T) {
 	if err := try(ajar, 2); err != nil {
 		t.Error(err)
 	}
-	if got := value[int](t, pool, "select count(*) from pawl.workflow"); got != 2 {
+	if got := bounded.Value[int](t, pool, "select count(*) from pawl.workflow"); got != 2 {
 		t.Errorf("there are %d versions, want 2", got)
 	}
 }
@@ -165,7 +166,7 @@ func TestRegisterANamedVersion(t *testing.T) {
 func TestBadDefinitions(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	exec(t, pool, "update pawl.setting set definition_limit = 2000, state_limit = 4")
+	bounded.Exec(t, pool, "update pawl.setting set definition_limit = 2000, state_limit = 4")
 	state := func(a string) string {
 		return `{"name": "bad", "initial": "A", "states": {"A": ` + a + `, "Z": {"type": "final"}}}`
 	}
@@ -224,7 +225,7 @@ func TestBadDefinitions(t *testing.T) {
 			}
 		})
 	}
-	if got := value[string](t, pool, `select concat_ws(' ', (select count(*) from pawl.workflow),
+	if got := bounded.Value[string](t, pool, `select concat_ws(' ', (select count(*) from pawl.workflow),
 		(select count(*) from pawl.workflow_state), (select count(*) from pawl.workflow_transition),
 		(select count(*) from pg_constraint where conname like 'instance%\_state\_check'))`); got != "0 0 0 0" {
 		t.Errorf("workflows, states, transitions and checks left: %s", got)
@@ -242,7 +243,7 @@ func TestRegisterUnderALock(t *testing.T) {
 			t.Parallel()
 			pool, _ := withDoors(t, 0)
 			tx := begin(t, pool)
-			exec(t, tx, lock)
+			bounded.Exec(t, tx, lock)
 			b := registerInBackground(t, pool, ajar)
 			b.end(t)
 			wantCode(t, b.err, "55P03")

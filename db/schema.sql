@@ -78,7 +78,7 @@ create table pawl.consumer (
   constraint consumer_term_is_a_count CHECK ((term >= 0))
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
-comment on column pawl.consumer.low_watermark is 'the low watermark: steps of transactions that are later than the cursor have a larger seq';
+comment on column pawl.consumer.low_watermark is 'steps of transactions that are later than the cursor have a larger seq';
 comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
 comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
 comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';
@@ -1535,7 +1535,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- A replay takes no lock and no transaction id: what was decided does not change.
+    -- Unless the time to live slides, a replay takes no lock and no transaction id.
     return query select r.*
     from (
       select
@@ -3498,7 +3498,8 @@ as $$
     ) e
     cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   ),
-  -- inside: the states around the declaring state, some of which are around the target too.
+  -- inside: the states around the declaring state. Those that are around the target too are neither
+  -- left nor entered.
   inherited as (
     select
       s.path as source, s.lineage, d.event, d.value, d.target,

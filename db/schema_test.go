@@ -52,14 +52,14 @@ func TestSchemaDumpIsComplete(t *testing.T) {
 	}
 	dsn := dbtest.Empty(t)
 	conn := dial(t, dsn)
-	exec(t, conn, string(text))
+	bounded.Exec(t, conn, string(text))
 	if diff := cmp.Diff(string(text), dump(t, dsn)); diff != "" {
 		t.Errorf("the schema that %s makes is another:\n%s", dumpFile, diff)
 	}
 	// Enough of it works for a schema to be the same in what counts.
-	exec(t, conn, "insert into pawl.setting default values")
+	bounded.Exec(t, conn, "insert into pawl.setting default values")
 	register(t, conn, door)
-	exec(t, conn, `select pawl.fire_one((pawl.create_one('door')).id, 'open')`)
+	bounded.Exec(t, conn, `select pawl.fire_one((pawl.create_one('door')).id, 'open')`)
 }
 
 // The migrations must make what the source says. A function that is changed in one of them only, a
@@ -67,7 +67,7 @@ func TestSchemaDumpIsComplete(t *testing.T) {
 func TestMigrationsMakeTheSource(t *testing.T) {
 	t.Parallel()
 	migrated, source := dbtest.NewDSN(t), dbtest.Empty(t)
-	exec(t, dial(t, source), schema.Source())
+	bounded.Exec(t, dial(t, source), schema.Source())
 	if diff := cmp.Diff(dump(t, source), dump(t, migrated)); diff != "" {
 		t.Errorf("db/migrations make another schema than db/schema; run: make generate, or make migration NAME=…\n%s", diff)
 	}
@@ -76,7 +76,7 @@ func TestMigrationsMakeTheSource(t *testing.T) {
 		union all select format('%s', p) from pawl_private.privilege p
 		union all select format('%s', to_jsonb(s) - 'cursor_secret') from pawl.setting s
 		order by 1`
-	if diff := cmp.Diff(column[string](t, dial(t, source), data), column[string](t, dial(t, migrated), data)); diff != "" {
+	if diff := cmp.Diff(bounded.Column[string](t, dial(t, source), data), bounded.Column[string](t, dial(t, migrated), data)); diff != "" {
 		t.Errorf("db/migrations store other rows than db/schema:\n%s", diff)
 	}
 }
@@ -86,7 +86,7 @@ func TestDumpShowsAChangedFunction(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
 	before := dump(t, dsn)
-	exec(t, dial(t, dsn), `create or replace function pawl_private.is_decision(p_code text) returns boolean
+	bounded.Exec(t, dial(t, dsn), `create or replace function pawl_private.is_decision(p_code text) returns boolean
 		language sql immutable parallel safe as $$ select p_code in ('applied') $$`)
 	if dump(t, dsn) == before {
 		t.Error("the dump does not show that a private function has changed")
@@ -116,7 +116,7 @@ func TestMigrationsThereAndBack(t *testing.T) {
 	}
 	// What is stored goes with the tables, and is no hindrance.
 	register(t, conn, flight)
-	exec(t, conn, `select pawl.create_one('flight-booking')`)
+	bounded.Exec(t, conn, `select pawl.create_one('flight-booking')`)
 	for range status {
 		if err := db.Down(t.Context(), dsn); err != nil {
 			t.Fatal(err)
@@ -265,11 +265,11 @@ func TestSet(t *testing.T) {
 			definition_limit, state_limit)
 		from pawl.setting`
 	const want = "01:30:00 t 1000 1000 1048576 500"
-	if got := value[string](t, pool, settings); got != want {
+	if got := bounded.Value[string](t, pool, settings); got != want {
 		t.Errorf("settings = %s, want %s", got, want)
 	}
 	modes := func() []string {
-		return column[string](t, pool, `
+		return bounded.Column[string](t, pool, `
 			select distinct c from pg_proc p cross join unnest(p.proconfig) c
 			where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and c like 'plan_cache_mode=%'`)
 	}
@@ -285,7 +285,7 @@ func TestSet(t *testing.T) {
 	negative := -time.Second
 	err := db.Set(t.Context(), dsn, db.Settings{IdempotencyTTL: &negative, PlanCacheMode: "force_custom_plan"})
 	wantCode(t, err, "23514")
-	if got := value[string](t, pool, settings); got != want {
+	if got := bounded.Value[string](t, pool, settings); got != want {
 		t.Errorf("settings = %s, want %s", got, want)
 	}
 	if diff := cmp.Diff([]string{"plan_cache_mode=auto"}, modes()); diff != "" {
@@ -306,7 +306,7 @@ func dial(t testing.TB, dsn string) *pgx.Conn {
 // everything lists what a database holds beside what every database and goose's own table hold.
 func everything(t testing.TB, conn *pgx.Conn) []string {
 	t.Helper()
-	return column[string](t, conn, `
+	return bounded.Column[string](t, conn, `
 		select pg_describe_object(o.classid, o.objid, 0) from (
 			select 'pg_class'::regclass as classid, oid as objid, relnamespace as schema from pg_class
 			union all select 'pg_proc'::regclass, oid, pronamespace from pg_proc
@@ -427,12 +427,12 @@ func dump(t testing.TB, dsn string) string {
 	t.Helper()
 	conn := dial(t, dsn)
 	// With it names are written in full.
-	exec(t, conn, "set search_path = pg_catalog")
+	bounded.Exec(t, conn, "set search_path = pg_catalog")
 	var b strings.Builder
 	b.WriteString("-- What the migrations add up to, as go test ./db -run '^TestSchemaDump$' -update writes it.\n\n" +
 		"set check_function_bodies = off;\n")
 	for _, sql := range dumps {
-		for _, statement := range column[string](t, conn, sql) {
+		for _, statement := range bounded.Column[string](t, conn, sql) {
 			fmt.Fprintf(&b, "\n%s\n", statement)
 		}
 	}

@@ -11,12 +11,13 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // keys inserts n keys, the i-th of which expires i seconds from noon.
 func keys(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select case n % 2 when 0 then 'default' else 'other' end, n, sha256(''), 'applied', gen_random_uuid(), 1,
 			$2::timestamptz + n * interval '1 second'
@@ -36,7 +37,7 @@ func purge(t *testing.T, q queries.DBTX, limit int32) int32 {
 // left names the keys that are there, the oldest first.
 func left(t *testing.T, pool *pgxpool.Pool) string {
 	t.Helper()
-	return value[string](t, pool, "select coalesce(string_agg(key, ' ' order by expires_at), '') from pawl.idempotency_key")
+	return bounded.Value[string](t, pool, "select coalesce(string_agg(key, ' ' order by expires_at), '') from pawl.idempotency_key")
 }
 
 func TestPurgeTakesTheOldestExpiredKeys(t *testing.T) {
@@ -53,7 +54,7 @@ func TestPurgeTakesTheOldestExpiredKeys(t *testing.T) {
 			t.Errorf("%d keys were purged, and the limit is %d", n, limit)
 		}
 	}
-	if n := value[int](t, pool, "select pawl.purge_keys(null)"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select pawl.purge_keys(null)"); n != 0 {
 		t.Errorf("%d keys were purged without a limit", n)
 	}
 	if n := purge(t, pool, 3); n != 3 || left(t, pool) != "4 5 6 7 8" {
@@ -77,12 +78,12 @@ func TestPurgePassesOverWhatIsHeld(t *testing.T) {
 	dbtest.Advance(t, pool, time.Hour)
 	conn := connect(t, pool)
 	// One that waited would fail.
-	exec(t, conn, "set lock_timeout = '1s'")
+	bounded.Exec(t, conn, "set lock_timeout = '1s'")
 
 	command := begin(t, pool)
-	exec(t, command, "select from pawl.idempotency_key where key in ('1', '5') for update")
+	bounded.Exec(t, command, "select from pawl.idempotency_key where key in ('1', '5') for update")
 	first := begin(t, pool)
-	exec(t, first, "set local lock_timeout = '1s'")
+	bounded.Exec(t, first, "set local lock_timeout = '1s'")
 	if n := purge(t, first, 3); n != 3 { // 2, 3, 4, but not yet.
 		t.Errorf("the first purged %d keys", n)
 	}
@@ -97,7 +98,7 @@ func TestPurgePassesOverWhatIsHeld(t *testing.T) {
 		t.Errorf("%d keys were purged, and %s are left", n, left(t, pool))
 	}
 	// One of the two is extended: it lives on.
-	exec(t, command, "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 hour' where key = '1'")
+	bounded.Exec(t, command, "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 hour' where key = '1'")
 	commit(t, command)
 	if n := purge(t, conn, 3); n != 1 || left(t, pool) != "1" {
 		t.Errorf("%d keys were purged, and %s are left", n, left(t, pool))
@@ -136,17 +137,17 @@ func TestCommandTakesAKeyThatIsPurged(t *testing.T) {
 func TestPurgeReadsByTheTimeOfExpiry(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	exec(t, pool, "alter table pawl.idempotency_key set (autovacuum_enabled = off)")
+	bounded.Exec(t, pool, "alter table pawl.idempotency_key set (autovacuum_enabled = off)")
 	dbtest.SetClock(t, pool, noon)
 	early := connect(t, pool)
 	for range 10 { // As often as makes a session keep a plan.
 		purge(t, early, 10)
 	}
-	exec(t, early, "select pg_stat_force_next_flush()")
+	bounded.Exec(t, early, "select pg_stat_force_next_flush()")
 	keys(t, pool, 50_000)
 	dbtest.Advance(t, pool, 20*time.Minute)
 	late := connect(t, pool)
-	exec(t, pool, "select pg_stat_reset()")
+	bounded.Exec(t, pool, "select pg_stat_reset()")
 	for range 10 {
 		for _, conn := range []queries.DBTX{early, late} {
 			if n := purge(t, conn, 60); n != 60 {
@@ -155,9 +156,9 @@ func TestPurgeReadsByTheTimeOfExpiry(t *testing.T) {
 		}
 	}
 	for _, conn := range []queries.DBTX{early, late} {
-		exec(t, conn, "select pg_stat_force_next_flush()")
+		bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
 	}
-	got := column[string](t, pool, `
+	got := bounded.Column[string](t, pool, `
 		select format('%s: %s scans', indexrelname, idx_scan) from pg_stat_user_indexes
 		where relid = 'pawl.idempotency_key'::regclass and idx_scan > 0
 		union all
@@ -167,7 +168,7 @@ func TestPurgeReadsByTheTimeOfExpiry(t *testing.T) {
 		t.Errorf("the table was read by %v, want %v", got, want)
 	}
 	// What was deleted before may be passed once more, as long as nothing has cleaned up.
-	if n := value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'idempotency_key_expires_at_idx'"); n > 20*1200 {
+	if n := bounded.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'idempotency_key_expires_at_idx'"); n > 20*1200 {
 		t.Errorf("%d entries were read to delete 1,200 keys", n)
 	}
 }
@@ -183,12 +184,12 @@ func TestPurgeDeletesKeysOnly(t *testing.T) {
 	const others = `
 		select concat_ws(' ', (select md5(string_agg(i::text, '' order by i.id)) from pawl.instance i),
 			(select md5(string_agg(h::text, '' order by h.seq)) from pawl.history h), (select count(*) from pawl.timer))`
-	before := value[string](t, pool, others)
+	before := bounded.Value[string](t, pool, others)
 	dbtest.Advance(t, pool, 48*time.Hour)
 	if n := purge(t, pool, 10); n != 3 {
 		t.Errorf("%d keys were purged", n)
 	}
-	if after := value[string](t, pool, others); after != before {
+	if after := bounded.Value[string](t, pool, others); after != before {
 		t.Error("something else went too")
 	}
 }
@@ -203,8 +204,8 @@ func TestOnlyTheLastTransitionWritesToIndexes(t *testing.T) {
 	id := *create(t, conn, tenant, creation{workflow: "door", businessKey: "b", correlationID: "c"})[0].ID
 	updates := func() string {
 		t.Helper()
-		exec(t, conn, "select pg_stat_force_next_flush()")
-		return value[string](t, conn, "select n_tup_upd || ' ' || n_tup_hot_upd from pg_stat_user_tables where relid = 'pawl.instance'::regclass")
+		bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
+		return bounded.Value[string](t, conn, "select n_tup_upd || ' ' || n_tup_hot_upd from pg_stat_user_tables where relid = 'pawl.instance'::regclass")
 	}
 	for i := range 19 { // The last one opens it.
 		wantOutcome(t, fire(t, conn, tenant, command{id: id, event: []string{"open", "close"}[i%2]})[0], "applied")

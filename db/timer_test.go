@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 var noon = time.Date(2030, 2, 3, 12, 0, 0, 123456000, time.UTC)
@@ -21,7 +22,7 @@ func TestTimers(t *testing.T) {
 	dbtest.SetClock(t, pool, noon)
 	want := func(id uuid.UUID, event string, after time.Duration, version int) {
 		t.Helper()
-		got := column[string](t, pool, `
+		got := bounded.Column[string](t, pool, `
 			select format('%s in %s, version %s%s', d.event, extract(epoch from d.due_at - $2::timestamptz)::float8, i.version,
 				case when t.due_at > d.due_at then ', armed too late' end)
 			from pawl.timer t join pawl.instance i on i.id = t.instance_id cross join lateral pawl_private.next_deadline(i, 0) d
@@ -32,7 +33,7 @@ func TestTimers(t *testing.T) {
 	}
 	none := func(id uuid.UUID) {
 		t.Helper()
-		if got := column[string](t, pool, "select t::text from pawl.timer t where instance_id = $1", id); len(got) != 0 {
+		if got := bounded.Column[string](t, pool, "select t::text from pawl.timer t where instance_id = $1", id); len(got) != 0 {
 			t.Errorf("timers = %v, want none", got)
 		}
 	}
@@ -99,7 +100,7 @@ func TestTimersOfCommandsWithoutEffect(t *testing.T) {
 	c := command{id: id, event: "go", payload: `{"n": 1}`, key: "a"}
 	fire(t, pool, tenant, c)
 	const armed = "select row(t.*)::text from pawl.timer t"
-	before := value[string](t, pool, armed)
+	before := bounded.Value[string](t, pool, armed)
 	fire(t, pool, tenant, c)
 	fire(t, pool, tenant, command{id: id, event: "go", payload: `{"n": -1}`})
 	create(t, pool, tenant, creation{workflow: "lamp", key: "c"})
@@ -108,7 +109,7 @@ func TestTimersOfCommandsWithoutEffect(t *testing.T) {
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if after := value[string](t, pool, armed); after != before {
+	if after := bounded.Value[string](t, pool, armed); after != before {
 		t.Errorf("the timer is %s, want %s", after, before)
 	}
 }

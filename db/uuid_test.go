@@ -8,12 +8,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestUUIDv7(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	ids := column[uuid.UUID](t, pool, `
+	ids := bounded.Column[uuid.UUID](t, pool, `
 		select pawl_private.uuid_v7($1::timestamptz + n * interval '1 microsecond') from generate_series(0, 9999) n order by n`, noon)
 	for i, id := range ids {
 		at := noon.Add(time.Duration(i) * time.Microsecond)
@@ -33,7 +34,7 @@ func TestUUIDv7(t *testing.T) {
 		t.Error("the ids are not in the order of their times")
 	}
 	// The rest is random, whatever the time.
-	same := column[uuid.UUID](t, pool, "select pawl_private.uuid_v7($1) from generate_series(1, 1000)", noon)
+	same := bounded.Column[uuid.UUID](t, pool, "select pawl_private.uuid_v7($1) from generate_series(1, 1000)", noon)
 	slices.SortFunc(same, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
 	if len(slices.Compact(same)) != 1000 {
 		t.Error("an id was made twice")
@@ -43,7 +44,7 @@ func TestUUIDv7(t *testing.T) {
 func TestUUIDv7Floor(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	if bad := column[string](t, pool, `
+	if bad := bounded.Column[string](t, pool, `
 		select at::text from (
 			select timestamptz '2030-02-03 12:00:00.123Z' + n * interval '1 microsecond' as at from generate_series(0, 2000) n
 		) x
@@ -60,7 +61,7 @@ func TestUUIDv7Floor(t *testing.T) {
 		"12000-01-01 00:00:00Z":    "ffffffff-ffff-0000-0000-000000000000",
 		"infinity":                 "ffffffff-ffff-0000-0000-000000000000",
 	} {
-		if got := value[uuid.UUID](t, pool, "select pawl.uuid_v7_floor($1::text::timestamptz)", at); got.String() != want {
+		if got := bounded.Value[uuid.UUID](t, pool, "select pawl.uuid_v7_floor($1::text::timestamptz)", at); got.String() != want {
 			t.Errorf("the floor of %s is %v, want %s", at, got, want)
 		}
 	}

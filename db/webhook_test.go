@@ -11,6 +11,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 var anHour = pgtype.Interval{Microseconds: 3600e6, Valid: true}
@@ -18,8 +19,8 @@ var anHour = pgtype.Interval{Microseconds: 3600e6, Valid: true}
 // subscribeAll makes a subscription to everything, and the test the leader, in term 1.
 func subscribeAll(t testing.TB, pool *pgxpool.Pool) uuid.UUID {
 	t.Helper()
-	exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
-	return value[uuid.UUID](t, pool, `select id from pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	return bounded.Value[uuid.UUID](t, pool, `select id from pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
 }
 
 func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.DeliveryRouteRow {
@@ -83,7 +84,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 		fire(t, pool, tenant, command{id: id, event: "open"})
 	}
 	fire(t, pool, tenant, command{id: ids[0], event: "close"})
-	steps := value[int](t, pool, "select count(*) from pawl.history h, pawl.subscription s where not pg_visible_in_snapshot(h.xid, s.since)")
+	steps := bounded.Value[int](t, pool, "select count(*) from pawl.history h, pawl.subscription s where not pg_visible_in_snapshot(h.xid, s.since)")
 
 	crashed := begin(t, pool)
 	if r := route(t, crashed, 1, 100); !r.Leads || int(r.Deliveries) != steps {
@@ -95,7 +96,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 	if r := route(t, pool, 2, 100); r.Leads {
 		t.Error("a term that never was leads")
 	}
-	if n := value[int](t, pool, "select count(*) from pawl.delivery"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery"); n != 0 {
 		t.Errorf("%d deliveries were made", n)
 	}
 	// Page by page.
@@ -108,14 +109,14 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 		t.Errorf("%d deliveries were made in %d pages, and then %+v", made, pages, r)
 	}
 	// Somebody puts the cursor back: what there is stays.
-	exec(t, pool, "update pawl.consumer set cursor = '1:1:', low_watermark = 0, next_low_watermark = 0, batch = null, batch_seq = 0")
+	bounded.Exec(t, pool, "update pawl.consumer set cursor = '1:1:', low_watermark = 0, next_low_watermark = 0, batch = null, batch_seq = 0")
 	if r := route(t, pool, 1, 100); r.Deliveries != 0 || int(r.Steps) <= steps {
 		t.Errorf("routed again: %+v", r)
 	}
 	if settle(t, pool, 2, "delivered", due(t, pool)...) {
 		t.Error("a term that never was settles")
 	}
-	if n := value[int](t, pool, "select count(*) from pawl.delivery where status <> 'pending'"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery where status <> 'pending'"); n != 0 {
 		t.Errorf("%d deliveries were settled", n)
 	}
 }
@@ -124,22 +125,22 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 func TestRoutingForNobody(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 5)
-	exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
 	if r := route(t, pool, 1, 100); !r.Leads || r.Steps != 0 || r.Deliveries != 0 {
 		t.Errorf("routed %+v", r)
 	}
-	if value[bool](t, pool, "select cursor::text = '1:1:' from pawl.consumer") || value[int](t, pool, "select count(*) from pawl.delivery") != 0 {
+	if bounded.Value[bool](t, pool, "select cursor::text = '1:1:' from pawl.consumer") || bounded.Value[int](t, pool, "select count(*) from pawl.delivery") != 0 {
 		t.Error("the cursor stayed, or there is a delivery")
 	}
-	before := value[string](t, pool, "select c::text from pawl.consumer c")
-	exec(t, pool, "update pawl.setting set only_row = true") // Transactions, but no steps.
+	before := bounded.Value[string](t, pool, "select c::text from pawl.consumer c")
+	bounded.Exec(t, pool, "update pawl.setting set only_row = true") // Transactions, but no steps.
 	route(t, pool, 1, 100)
-	if after := value[string](t, pool, "select c::text from pawl.consumer c"); after != before {
+	if after := bounded.Value[string](t, pool, "select c::text from pawl.consumer c"); after != before {
 		t.Errorf("an idle router wrote %s, it was %s", after, before)
 	}
 	// Who comes later is told of what is later.
 	subscribeAll(t, pool)
-	exec(t, pool, "update pawl.consumer set term = 1")
+	bounded.Exec(t, pool, "update pawl.consumer set term = 1")
 	if r := route(t, pool, 1, 100); r.Deliveries != 0 {
 		t.Errorf("routed %+v", r)
 	}
@@ -172,7 +173,7 @@ func TestWhatWaitsForARetry(t *testing.T) {
 	step("open")
 	route(t, pool, 1, 100)
 	want()
-	first := value[uuid.UUID](t, pool, "select id from pawl.delivery where version = 1")
+	first := bounded.Value[uuid.UUID](t, pool, "select id from pawl.delivery where version = 1")
 	settle(t, pool, 1, "dead", queries.Delivery{TenantID: tenant, ID: first})
 	list := want(2, 3, 4)
 	settle(t, pool, 1, "delivered", list[0], list[1])
@@ -183,7 +184,7 @@ func TestWhatWaitsForARetry(t *testing.T) {
 	}
 	settle(t, pool, 1, "retry", want(1, 4)[0])
 	want()
-	if n := value[int](t, pool, "select failures from pawl.subscription"); n != 1 { // One has got there since the others.
+	if n := bounded.Value[int](t, pool, "select failures from pawl.subscription"); n != 1 { // One has got there since the others.
 		t.Errorf("%d failures were counted", n)
 	}
 }
@@ -204,7 +205,7 @@ func TestRests(t *testing.T) {
 		t.Errorf("after four failures %d are due", got)
 	}
 	settle(t, pool, 1, "retry", list[4], list[5], list[6])
-	if got := due(t, pool); len(got) != 0 || value[int](t, pool, "select failures from pawl.subscription") != 5 {
+	if got := due(t, pool); len(got) != 0 || bounded.Value[int](t, pool, "select failures from pawl.subscription") != 5 {
 		t.Errorf("while it rests %d are due", len(got))
 	}
 	if _, err := queries.New(pool).SubscriptionTest(t.Context(), queries.SubscriptionTestParams{Tenant: tenant, ID: id}); err != nil {
@@ -215,10 +216,10 @@ func TestRests(t *testing.T) {
 		t.Fatalf("the probe is %+v", probe)
 	}
 	settle(t, pool, 1, "retry", probe...)
-	if value[bool](t, pool, "select circuit_open_until < pawl.now() + interval '9 minutes' from pawl.subscription") {
+	if bounded.Value[bool](t, pool, "select circuit_open_until < pawl.now() + interval '9 minutes' from pawl.subscription") {
 		t.Error("the second rest is no longer than the first")
 	}
-	exec(t, pool, "update pawl.subscription set circuit_open_until = pawl.now()")
+	bounded.Exec(t, pool, "update pawl.subscription set circuit_open_until = pawl.now()")
 	probe = due(t, pool)
 	if len(probe) != 1 {
 		t.Fatalf("%d are sent as a probe", len(probe))
@@ -259,7 +260,7 @@ func TestPurgeDeliveries(t *testing.T) {
 			}
 		}
 	}
-	if n := value[int](t, pool, "select count(*) from pawl.delivery where status = 'pending'"); n != 2 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery where status = 'pending'"); n != 2 {
 		t.Errorf("%d are left pending", n)
 	}
 }
@@ -268,7 +269,7 @@ func TestPurgeDeliveries(t *testing.T) {
 func TestFreshWebhooksAreReadByFullKey(t *testing.T) {
 	// Alone: what the transactions of other tests hold, an index does not drop of its dead entries.
 	pool := dbtest.New(t)
-	exec(t, pool, `
+	bounded.Exec(t, pool, `
 		do $$ declare t regclass; begin
 			for t in select oid from pg_class where relnamespace = 'pawl'::regnamespace and relkind = 'r' loop
 				execute format('alter table %s set (autovacuum_enabled = off)', t);
@@ -296,15 +297,15 @@ func TestFreshWebhooksAreReadByFullKey(t *testing.T) {
 		settle(t, conn, 1, "dead", list[0])
 		n += batch
 	}
-	exec(t, conn, "select pg_stat_force_next_flush()")
-	exec(t, conn, "select 1")
-	for _, index := range column[string](t, pool, `
+	bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
+	bounded.Exec(t, conn, "select 1")
+	for _, index := range bounded.Column[string](t, pool, `
 		select format('%s was read for %s entries, in %s scans', indexrelname, idx_tup_read, idx_scan)
 		from pg_stat_user_indexes
 		where schemaname = 'pawl' and (relname = 'delivery' or indexrelname in ('history_pkey', 'history_xid_idx')) and idx_tup_read > 6 * $1`, n) {
 		t.Error(index)
 	}
-	if scans := value[int](t, pool, "select seq_scan from pg_stat_user_tables where relid = 'pawl.delivery'::regclass"); scans > 0 {
+	if scans := bounded.Value[int](t, pool, "select seq_scan from pg_stat_user_tables where relid = 'pawl.delivery'::regclass"); scans > 0 {
 		t.Errorf("the deliveries were read whole %d times", scans)
 	}
 }
@@ -316,10 +317,10 @@ func TestRetentionWaitsForWebhooks(t *testing.T) {
 		"delivered": func(pool *pgxpool.Pool, _ uuid.UUID) { settle(t, pool, 1, "delivered", due(t, pool)...) },
 		"dead":      func(pool *pgxpool.Pool, _ uuid.UUID) { settle(t, pool, 1, "dead", due(t, pool)...) },
 		"disabled": func(pool *pgxpool.Pool, _ uuid.UUID) {
-			exec(t, pool, "update pawl.subscription set disabled_at = now(), disabled_reason = 'by the test'")
+			bounded.Exec(t, pool, "update pawl.subscription set disabled_at = now(), disabled_reason = 'by the test'")
 		},
 		"deleted": func(pool *pgxpool.Pool, s uuid.UUID) {
-			exec(t, pool, "select pawl.subscription_delete('default', $1)", s)
+			bounded.Exec(t, pool, "select pawl.subscription_delete('default', $1)", s)
 			settle(t, pool, 1, "dead", due(t, pool)...)
 		},
 	} {
@@ -329,10 +330,10 @@ func TestRetentionWaitsForWebhooks(t *testing.T) {
 			register(t, pool, door)
 			subscription := subscribeAll(t, pool)
 			id := doors(t, pool, 1)[0]
-			exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
+			bounded.Exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
 			removed := func() bool {
 				t.Helper()
-				return value[bool](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now())) = 1", id)
+				return bounded.Value[bool](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now())) = 1", id)
 			}
 			if removed() {
 				t.Fatal("it went before it was routed")
@@ -356,12 +357,12 @@ func TestRetentionTakesCallbacks(t *testing.T) {
 	pool := dbtest.New(t)
 	register(t, pool, door)
 	id := doors(t, pool, 1)[0]
-	exec(t, pool, "insert into pawl.callback (tenant_id, instance_id, url, created_at) values ('default', $1, 'https://example.com', now())", id)
-	exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
-	if n := value[int](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now()))", id); n != 1 {
+	bounded.Exec(t, pool, "insert into pawl.callback (tenant_id, instance_id, url, created_at) values ('default', $1, 'https://example.com', now())", id)
+	bounded.Exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
+	if n := bounded.Value[int](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now()))", id); n != 1 {
 		t.Fatalf("%d instances were removed", n)
 	}
-	if n := value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
 		t.Errorf("%d callbacks are left", n)
 	}
 }

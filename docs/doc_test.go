@@ -55,6 +55,6 @@
 //
 // # What it may import
 //
-// db/dbtest for databases, db/localpg to find the programs of the server, and the contract's
-// parser. The program itself is started as a process.
+// db/dbtest for databases, db/localpg to find the programs of the server, internal/bounded to start
+// programs and to wait, and the contract's parser. The program itself is started as a process.
 package docs_test

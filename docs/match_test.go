@@ -42,6 +42,7 @@ func (b bindings) line(want, got string) bool {
 	var shown []string
 	pattern.WriteString("^")
 	rest := want
+	// bounded: each round shortens the rest
 	for {
 		at := placeholders.FindStringIndex(rest)
 		if at == nil {
@@ -84,6 +85,7 @@ func (b bindings) lines(want, got string) error {
 }
 
 func (b bindings) all(want, got []string) error {
+	// bounded: each round takes a line away, or is the last
 	for len(want) > 0 {
 		if want[0] == "…" {
 			if len(want) == 1 {

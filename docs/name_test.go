@@ -1,11 +1,9 @@
 package docs_test
 
 import (
-	"context"
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -14,8 +12,11 @@ import (
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func mustPages(t *testing.T) []page {
@@ -104,7 +105,7 @@ func TestCommandsAndFlags(t *testing.T) {
 	help := func(command string) string {
 		t.Helper()
 		args := append(strings.Fields(command), "--help")
-		out, err := exec.CommandContext(t.Context(), program, args...).Output()
+		out, err := bounded.Command(t, program, args...).Output()
 		if err != nil {
 			t.Fatalf("pawl %s --help: %v", command, err)
 		}
@@ -177,22 +178,16 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
 	objects := map[string]bool{}
-	rows, err := pool.Query(t.Context(), `
-		select relname from pg_class where relnamespace = 'pawl'::regnamespace
-		union select proname from pg_proc where pronamespace = 'pawl'::regnamespace
-		union select typname from pg_type where typnamespace = 'pawl'::regnamespace`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			t.Fatal(err)
-		}
+	for _, name := range bounded.Column[string](t, pool, `
+		select n.nspname || '.' || o.name
+		from pg_namespace n
+		join (
+			select relnamespace, relname from pg_class
+			union select pronamespace, proname from pg_proc
+			union select typnamespace, typname from pg_type
+		) o (namespace, name) on o.namespace = n.oid
+		where n.nspname in ('pawl', 'pawl_private')`) {
 		objects[name] = true
-	}
-	if rows.Err() != nil {
-		t.Fatal(rows.Err())
 	}
 	source := sources(t)
 	for _, p := range mustPages(t) {
@@ -200,9 +195,9 @@ func TestNames(t *testing.T) {
 			continue // It tells of what was, too.
 		}
 		text := p.text
-		for _, m := range regexp.MustCompile(`\bpawl\.([a-z][a-z0-9_]*)`).FindAllStringSubmatch(text, -1) {
-			if !objects[m[1]] {
-				t.Errorf("%s: the schema has no pawl.%s", p.path, m[1])
+		for _, name := range regexp.MustCompile(`\bpawl(?:_private)?\.[a-z][a-z0-9_]*`).FindAllString(text, -1) {
+			if !objects[name] {
+				t.Errorf("%s: the database has no %s", p.path, name)
 			}
 		}
 		for _, name := range regexp.MustCompile(`\bPAWL_[A-Z][A-Z_]*[A-Z]\b`).FindAllString(text, -1) {
@@ -279,10 +274,53 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestSQLStates compares the table of SQLSTATEs with the conditions of the database: it has each, with
+// its code, and no other.
+func TestSQLStates(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	rows, err := pool.Query(t.Context(), "select distinct sqlstate, problem from pawl_private.condition")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raised := map[string]string{}
+	var sqlstate, problem string
+	if _, err := pgx.ForEachRow(rows, []any{&sqlstate, &problem}, func() error {
+		if other, twice := raised[sqlstate]; twice {
+			t.Errorf("%s is raised for %s and for %s", sqlstate, other, problem)
+		}
+		raised[sqlstate] = problem
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	all := mustPages(t)
+	i := slices.IndexFunc(all, func(p page) bool { return p.path == "docs/sql-api.md" })
+	row := regexp.MustCompile("(?m)^\\| `(PW\\w+)` \\| `([a-z-]+)` \\| .+ \\| (.+) \\|$")
+	listed := map[string]string{}
+	for _, m := range row.FindAllStringSubmatch(all[i].text, -1) {
+		if _, twice := listed[m[1]]; twice {
+			t.Errorf("docs/sql-api.md has %s twice", m[1])
+		}
+		listed[m[1]] = m[2]
+		for _, f := range spans.FindAllStringSubmatch(m[3], -1) {
+			var known bool
+			if err := pool.QueryRow(t.Context(), "select to_regproc('pawl.' || $1) is not null", f[1]).Scan(&known); err != nil {
+				t.Fatal(err)
+			} else if !known {
+				t.Errorf("docs/sql-api.md: %s is raised by %s, which the schema does not have", m[1], f[1])
+			}
+		}
+	}
+	if diff := cmp.Diff(raised, listed); diff != "" {
+		t.Errorf("docs/sql-api.md has other SQLSTATEs than pawl_private.condition (-database +page):\n%s", diff)
+	}
+}
+
 // TestReceiverWithoutADatabase shows that the example says in one line what is wrong.
 func TestReceiverWithoutADatabase(t *testing.T) {
 	t.Parallel()
-	away := exec.CommandContext(context.WithoutCancel(t.Context()), receiver)
+	away := bounded.Command(t, receiver)
 	away.Env = append(os.Environ(), "DATABASE_URL=postgres://127.0.0.1:1/x", "WEBHOOK_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if out, err := away.CombinedOutput(); err == nil || strings.Count(string(out), "\n") != 1 || strings.Count(string(out), "refused") != 1 {
 		t.Errorf("without a database the receiver says (%v) %s", err, out)

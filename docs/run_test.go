@@ -1,6 +1,7 @@
 package docs_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/localpg"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // unrunnable lists the lines of shell blocks that cannot run here, each with its reason. A line
@@ -25,9 +27,6 @@ import (
 var unrunnable = map[string]string{
 	"git clone https://github.com/pawl-fsm/pawl && cd pawl": "fetches what is being tested",
 }
-
-// longest is how long a block may take. It ends a test that hangs, and is no measure.
-const longest = time.Minute
 
 // program and receiver are the real things, built once.
 var program, receiver string
@@ -38,13 +37,15 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program, receiver = filepath.Join(dir, "pawl"), filepath.Join(dir, "webhook-receiver")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
 	for out, source := range map[string]string{program: "./cmd/pawl", receiver: "./examples/webhook-receiver"} {
-		build := exec.Command("go", "build", "-o", out, source)
+		build := exec.CommandContext(ctx, "go", "build", "-o", out, source)
 		build.Dir = root
 		if text, err := build.CombinedOutput(); err != nil {
 			panic(fmt.Sprintf("%v: %s", err, text))
 		}
 	}
+	cancel()
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	dbtest.Exit(code)
@@ -86,6 +87,7 @@ func TestPages(t *testing.T) {
 	for line := range unrunnable {
 		left[line] = true
 	}
+	// bounded: the channel is closed
 	for line := range passed {
 		delete(left, line)
 	}
@@ -127,7 +129,7 @@ func newRunner(t *testing.T, p page, contract *openapi3.T, checker string, passe
 		r.dsn = dbtest.NewDSN(t)
 	}
 	r.clone()
-	service, replica, hook := freeAddress(t), freeAddress(t), freeAddress(t)
+	service, replica, hook := "127.0.0.1:"+bounded.Port(t), "127.0.0.1:"+bounded.Port(t), "127.0.0.1:"+bounded.Port(t)
 	role := "pawl_service_" + filepath.Base(databaseName(t, r.dsn))
 	r.dropRoleAtEnd(role)
 	r.words = strings.NewReplacer(
@@ -247,7 +249,7 @@ func (r *runner) wantPrograms() {
 // major is the first number that a command prints.
 func major(t *testing.T, env []string, command string) int {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+	cmd := bounded.Command(t, "sh", "-c", command)
 	cmd.Env = env
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -261,7 +263,7 @@ func major(t *testing.T, env []string, command string) int {
 }
 
 func (r *runner) has(name string) bool {
-	look := exec.CommandContext(r.Context(), "sh", "-c", "command -v "+name)
+	look := bounded.Command(r, "sh", "-c", "command -v "+name)
 	look.Env = r.env
 	return look.Run() == nil
 }
@@ -370,7 +372,7 @@ func (r *runner) definition(b block) {
 	} else if err := os.WriteFile(path, []byte(b.text), 0o600); err != nil {
 		r.Fatal(err)
 	}
-	validate := exec.CommandContext(r.Context(), program, "workflow", "validate", "--server", r.checker, path)
+	validate := bounded.Command(r, program, "workflow", "validate", "--server", r.checker, path)
 	out, err := validate.CombinedOutput()
 	if (err != nil) != b.faulty {
 		r.fail(b, "the definition's faults (%v): %s", err, out)
@@ -395,7 +397,7 @@ func (r *runner) goProgram(b block) {
 			r.Fatal(err)
 		}
 	}
-	run := exec.CommandContext(r.Context(), "go", "run", "-overlay", file, "./docs/block")
+	run := bounded.Command(r, "go", "run", "-overlay", file, "./docs/block")
 	run.Dir, run.Env = absolute, r.env
 	out, err := run.CombinedOutput()
 	if err != nil {

@@ -1,8 +1,6 @@
 package docs_test
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -11,62 +9,35 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // session is a program that reads commands for the whole of a page: a shell, or psql.
 type session struct {
+	*bounded.Process
 	t     *testing.T
 	stdin io.Writer
-	lines <-chan string
+	lines []string // printed, and not yet looked at
 	// wrap makes of a block what the program reads, which ends with a line of mark, a space and the
 	// block's code. A strict block ends at its first failure.
 	wrap func(text, mark string, strict bool) string
 	runs int
 }
 
-func startSession(t *testing.T, cmd *exec.Cmd, wrap func(text, mark string, strict bool) string) *session {
+func startSession(t *testing.T, program bounded.Program, wrap func(text, mark string, strict bool) string) *session {
 	t.Helper()
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stdout, cmd.Stderr = write, write
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = write.Close()
-	lines := make(chan string, 1000)
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer close(lines)
-		for reader := bufio.NewReader(read); ; {
-			line, err := reader.ReadString('\n')
-			if line != "" {
-				lines <- line
-			}
-			if err != nil {
-				return
-			}
-		}
-	})
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = read.Close()
-		for range lines { // What nobody has read.
-		}
-		reading.Wait()
-	})
-	return &session{t: t, stdin: stdin, lines: lines, wrap: wrap}
+	t.Cleanup(func() { _ = write.Close() })
+	program.Stdin = read
+	s := &session{Process: bounded.Start(t, program), t: t, stdin: write, wrap: wrap}
+	_ = read.Close()
+	return s
 }
 
 // run runs a block and returns what it printed, and its code.
@@ -78,31 +49,35 @@ func (s *session) run(text string, strict bool) (output, code string) {
 		s.t.Fatal(err)
 	}
 	var out strings.Builder
-	for late := time.After(longest); ; {
-		select {
-		case line, open := <-s.lines:
-			if !open {
-				s.t.Fatalf("the session ended: %s", out.String())
-			}
-			if before, code, is := strings.Cut(line, mark+" "); is {
+	ended := false
+	bounded.Until(s.t, "the block to end: "+text, func() string {
+		over := s.Ended() // Whoever has ended writes nothing more.
+		s.lines = append(s.lines, s.Output.Rest()...)
+		// bounded: each round takes a line away
+		for len(s.lines) > 0 && !ended {
+			var line string
+			line, s.lines = s.lines[0], s.lines[1:]
+			if before, after, is := strings.Cut(line, mark+" "); is {
 				out.WriteString(before)
-				return out.String(), strings.TrimSpace(code)
+				code, ended = strings.TrimSpace(after), true
+			} else {
+				out.WriteString(line + "\n")
 			}
-			out.WriteString(line)
-		case <-late:
-			s.t.Fatalf("the block does not end: %s\nprinted is %s", text, out.String())
 		}
-	}
+		if over && !ended {
+			s.t.Fatalf("the session ended: %s", out.String())
+		}
+		return out.String()
+	}, func(string) bool { return ended })
+	return out.String(), code
 }
 
 // startShell starts the shell of a page. A command that fails ends its block.
 func startShell(t *testing.T, dir string, env []string) *session {
 	t.Helper()
 	scripts := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "sh")
-	cmd.Dir, cmd.Env = dir, env
 	runs := 0
-	return startSession(t, cmd, func(text, mark string, strict bool) string {
+	return startSession(t, bounded.Program{Path: "sh", Dir: dir, Env: env}, func(text, mark string, strict bool) string {
 		runs++
 		script := filepath.Join(scripts, fmt.Sprintf("%d.sh", runs))
 		if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
@@ -120,10 +95,8 @@ func startShell(t *testing.T, dir string, env []string) *session {
 func startPsql(t *testing.T, dir string, env []string, dsn string) *session {
 	t.Helper()
 	scripts := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", dsn)
-	cmd.Dir, cmd.Env = dir, env
 	runs := 0
-	return startSession(t, cmd, func(text, mark string, _ bool) string {
+	return startSession(t, bounded.Program{Path: "psql", Args: []string{"-X", dsn}, Dir: dir, Env: env}, func(text, mark string, _ bool) string {
 		runs++
 		script := filepath.Join(scripts, fmt.Sprintf("%d.sql", runs))
 		if err := os.WriteFile(script, []byte(text), 0o600); err != nil {
@@ -156,7 +129,7 @@ type services struct {
 }
 
 var (
-	serving   = regexp.MustCompile(`pawl listens on http://(\S+)|msg=serving address=(\S+)|\breceiving"? address=(\S+)|(msg="working, without an API")`)
+	serving   = regexp.MustCompile(`pawl listens on http://(\S+)\s|msg=serving address=(\S+)\s|\breceiving"? address=(\S+)\s|msg="working, without an API"`)
 	anyListen = regexp.MustCompile(`^(\[::\]|0\.0\.0\.0)?:`)
 )
 
@@ -177,115 +150,33 @@ func (s *services) start(t *testing.T, dir string, env []string, command string)
 	if stop := s.stop[kind]; stop != nil {
 		stop()
 	}
-	cmd := exec.CommandContext(t.Context(), "sh", "-euc", "exec env "+command)
-	cmd.Dir, cmd.Env = dir, env
-	read, write, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
+	p := bounded.Start(t, bounded.Program{Path: "sh", Args: []string{"-euc", "exec env " + command}, Dir: dir, Env: env, Ready: serving})
+	s.stop[kind] = func() { p.Kill(t) }
+	address := p.Ready[1] + p.Ready[2] + p.Ready[3]
+	if address != "" {
+		awaitListener(t, address)
 	}
-	cmd.Stdout, cmd.Stderr = write, write
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = write.Close()
-	var log lockedBuffer
-	address := make(chan string, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for lines := bufio.NewScanner(read); lines.Scan(); {
-			_, _ = fmt.Fprintln(&log, lines.Text())
-			if m := serving.FindStringSubmatch(lines.Text()); m != nil {
-				select {
-				case address <- m[1] + m[2] + m[3]:
-				default:
-				}
-			}
-		}
-	}()
-	var once sync.Once
-	s.stop[kind] = func() {
-		once.Do(func() {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			_ = read.Close() // What the service has started may have it, too.
-			<-done
-		})
-	}
-	t.Cleanup(s.stop[kind])
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("%s:\n%s", command, log.String())
-		}
-	})
-	select {
-	case a := <-address:
-		if a != "" {
-			awaitListener(t, a)
-		}
-		return a
-	case <-done:
-		t.Fatalf("%s ended: %s", command, log.String())
-	case <-time.After(longest):
-		t.Fatalf("%s does not serve: %s", command, log.String())
-	}
-	return ""
+	return address
 }
 
 // awaitListener returns when somebody listens: the receiver says so a moment before.
 func awaitListener(t *testing.T, address string) {
 	t.Helper()
 	address = anyListen.ReplaceAllString(address, "127.0.0.1:")
-	ctx, cancel := context.WithTimeout(t.Context(), longest)
-	defer cancel()
-	for again := time.NewTicker(10 * time.Millisecond); ; {
+	ctx := bounded.Context(t)
+	bounded.Until(t, "somebody to listen at "+address, func() error {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err == nil {
 			_ = conn.Close()
-			again.Stop()
-			return
 		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			t.Fatalf("nobody listens at %s: %v", address, err)
-		}
-	}
-}
-
-// lockedBuffer is a strings.Builder for two goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+		return err
+	}, func(err error) bool { return err == nil })
 }
 
 // dropRole drops a role that may not exist, with its privileges.
 func dropRole(t *testing.T, dsn, role string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), longest)
-	defer cancel()
+	ctx := bounded.Context(t)
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		t.Error(err)

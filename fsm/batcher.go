@@ -11,13 +11,13 @@ import (
 // A batcher lets commands that arrive together share a call. Commands queue; a few flushers each take
 // everything that waits, up to a cap, and make one call with it. There is no timer: a command that
 // finds a flusher free is called at once, and those that arrive during a call make up the next one. A
-// flusher is a goroutine that lives while there is work. C is the type of the commands, and R of their
-// results.
+// flusher is a goroutine that lives while there is work. C is the type of the commands, and R that of
+// their results.
 //
-// Commands that exclude one another, for one instance or under one key, are never in flight together
-// and keep their order. Each has names; commands that share a name stand in line, and only a command
-// that is the first in all of its lines may be taken. So no command is looked at twice, however many
-// are behind it.
+// Commands that exclude one another, since they are for one instance or have one key, are never in flight
+// together and keep their order. Each command has names. There is a line for each name, in which the
+// commands with that name stand. A command may be taken when it is the first in all of its lines. So
+// taking a batch does not look at the commands that must wait, however many they are.
 type batcher[C, R any] struct {
 	// flush completes or fails each of the commands, does not panic, and returns whether the database
 	// is away.
@@ -25,7 +25,8 @@ type batcher[C, R any] struct {
 	flushers int
 	cap      int
 	maxQueue int
-	// patience is how long a command may have waited when the database turns out to be away.
+	// patience is for how long a command may have waited, when the database turns out to be away, without
+	// being failed.
 	patience time.Duration
 
 	mu      sync.Mutex
@@ -42,15 +43,15 @@ type pending[C, R any] struct {
 	ctx     context.Context
 	command C
 	tenant  string
-	// exclusive are the names that it shares with no command in flight.
+	// exclusive are its names: it is never in flight together with a command that has one of them.
 	exclusive []string
 	// behind counts the lines in which it is not the first.
 	behind int
 	queued time.Time
 
-	// checked is the checksum of the schema that the document was checked against.
+	// checked is the checksum of the schema that the document was checked against; empty for none.
 	checked string
-	// unanswered: a call with it may have had its effect, but its answer was lost.
+	// unanswered: the answer to a call with this command was lost, and the call may have had its effect.
 	unanswered bool
 
 	result R
@@ -93,7 +94,7 @@ func (p *pending[C, R]) wait() (R, error) {
 	}
 }
 
-// gaveUp is the error of a command whose caller is gone, else nil.
+// gaveUp returns an error if the caller of the command has given up, and else nil.
 func (p *pending[C, R]) gaveUp() error {
 	if cause := p.ctx.Err(); cause != nil {
 		return &Error{Kind: Unavailable, Message: "the caller gave up waiting", Cause: cause}
@@ -101,7 +102,7 @@ func (p *pending[C, R]) gaveUp() error {
 	return nil
 }
 
-// failAll, deferred, fails the commands whose call panicked.
+// failAll recovers from a panic of the call that defers it, and fails the commands of the call.
 func failAll[C, R any](batch []*pending[C, R]) {
 	if cause := recover(); cause != nil {
 		for _, p := range batch {
@@ -182,7 +183,7 @@ func (b *batcher[C, R]) step() bool {
 	if len(batch) == 0 {
 		return false
 	}
-	b.grow() // What did not fit need not wait for this call.
+	b.grow() // Another flusher takes what did not fit.
 	b.mu.Unlock()
 	away := b.flush(batch)
 	b.mu.Lock()
@@ -190,11 +191,11 @@ func (b *batcher[C, R]) step() bool {
 	for _, p := range batch {
 		freed = append(freed, b.leave(p)...)
 	}
-	// Those freed arrived before those that are ready.
+	// The freed commands arrived before the ready ones.
 	b.ready = append(freed, b.ready...)
 	if away {
-		// The next call is likely to fail as late as this one did. Commands that have already waited
-		// for long fail now; the others may try.
+		// The next call is likely to fail too, and as late as this one. Commands that have waited for
+		// long already fail now; the others are called.
 		b.drop(func(p *pending[C, R]) error {
 			if time.Since(p.queued) <= b.patience {
 				return nil
@@ -227,8 +228,8 @@ func (b *batcher[C, R]) take() []*pending[C, R] {
 	return batch
 }
 
-// drop fails the ready commands for which refuse returns an error, and the commands behind them that
-// it then returns an error for.
+// drop fails the ready commands for which refuse returns an error. A command that becomes ready by that is
+// treated in the same way.
 func (b *batcher[C, R]) drop(refuse func(*pending[C, R]) error) {
 	rest := b.ready[:0]
 	for i := 0; i < len(b.ready); i++ { // ready grows meanwhile.
@@ -249,7 +250,7 @@ func (b *batcher[C, R]) drop(refuse func(*pending[C, R]) error) {
 func (b *batcher[C, R]) leave(p *pending[C, R]) (freed []*pending[C, R]) {
 	for _, x := range p.exclusive {
 		line := b.lines[x]
-		line[0] = nil // The array may be kept by other slices of it.
+		line[0] = nil // The array lives on, and would keep the command.
 		if line = line[1:]; len(line) == 0 {
 			delete(b.lines, x)
 			continue

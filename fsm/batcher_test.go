@@ -15,6 +15,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // These tests run in a bubble: it knows when every goroutine waits, its clock stands
@@ -41,7 +42,7 @@ func gated(config fsm.Config) (fsm.Batcher, chan aCall) {
 	return fsm.NewBatcher(config, func(commands []*fsm.Call) bool {
 		c := aCall{commands, make(chan struct{}), new(bool)}
 		calls <- c
-		<-c.finish
+		<-c.finish // bounded: in the bubble of a test
 		for _, p := range commands {
 			p.Fail(nil)
 		}
@@ -434,12 +435,13 @@ func TestBatcherUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	writers.Wait()
-	b.Close()
+	bounded.Wait(t, "the writers", writers.Wait)
+	bounded.Wait(t, "the batcher to close", b.Close)
 	for _, p := range all {
 		if executed[p] != 1 {
 			t.Fatalf("a command was in %d calls", executed[p])
 		}
+		// bounded: Close returns when every command is settled
 		if _, err := p.Wait(); err != nil {
 			t.Fatal(err)
 		}

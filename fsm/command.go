@@ -37,12 +37,13 @@ type Origin struct {
 
 // CreateCommand asks for a new instance of the latest version of a workflow.
 type CreateCommand struct {
-	// Tenant whose instance it will be. Default DefaultTenant.
-	Tenant   string
+	// Tenant whose instance it will be; up to 63 characters. Default DefaultTenant.
+	Tenant string
+	// Workflow is the name of the workflow.
 	Workflow string
 	// Context is a JSON object; nil means an empty one.
 	Context json.RawMessage
-	// Key is the idempotency key: 1 to 255 visible ASCII characters. Empty: the service makes one up,
+	// Key is the idempotency key: 1 to 255 visible ASCII characters. Empty: the service makes one,
 	// "auto:" and a UUID, which protects only the repetitions that the service makes itself.
 	Key string
 	// BusinessKey is unique among the workflow's instances; up to 255 characters.
@@ -61,21 +62,24 @@ type CreateCommand struct {
 
 // FireCommand asks an instance to take the transition of an event.
 type FireCommand struct {
-	// Tenant whose instance it is. Default DefaultTenant.
+	// Tenant whose instance it is; up to 63 characters. Default DefaultTenant.
 	Tenant string
-	ID     uuid.UUID
-	Event  string
+	// ID is that of the instance, and Event the name of the event.
+	ID    uuid.UUID
+	Event string
 	// Payload is a JSON object; nil means an empty one.
 	Payload json.RawMessage
 	// Key is the idempotency key; see CreateCommand.Key.
 	Key string
-	// Expect says at which versions the instance may be.
+	// Expect says at which versions the instance may be. Default: at any, unless the workflow wants
+	// every event to expect one.
 	Expect Expect
 	Origin
 }
 
 // Result is what an applied command left behind.
 type Result struct {
+	// Instance as the command left it. It may have made further steps since.
 	Instance Instance
 	// Replayed: the command had been applied before, under the same key.
 	Replayed bool
@@ -84,6 +88,7 @@ type Result struct {
 // A Reply is the answer to one of several commands: a result, or an error.
 type Reply struct {
 	Result
+	// Err is nil if the command was applied, and else an *Error.
 	Err error
 }
 
@@ -94,7 +99,8 @@ type Expect struct {
 	parameter string
 }
 
-// ExpectAny is met by every version. It satisfies a workflow that wants every event to expect one.
+// ExpectAny is met by every version. It also satisfies a workflow that wants every event to expect a
+// version.
 func ExpectAny() Expect { return Expect{"*"} }
 
 // ExpectVersion is met by any of the versions. Without versions it is met by none.
@@ -109,7 +115,7 @@ func ExpectVersion(versions ...int64) Expect {
 // Any reports whether the precondition is met by every version, as that of ExpectAny is.
 func (e Expect) Any() bool { return e == ExpectAny() }
 
-// Versions returns those of ExpectVersion.
+// Versions returns the versions that were given to ExpectVersion, and nil for any other precondition.
 func (e Expect) Versions() []int64 {
 	var versions []int64
 	for text := range strings.SplitSeq(strings.Trim(e.parameter, "{}"), ",") {
@@ -143,15 +149,15 @@ func CheckKey(key string) error {
 
 // Text is a text that a caller gave.
 type Text struct {
-	// Pointer says where it stands in the request; empty if it is not part of a document.
+	// Pointer is where it stands in the request, as a JSON Pointer; empty if it is not part of a document.
 	Pointer string
-	Value   string
-	// Max is how many characters it may have.
-	Max int
+	// Value is the text, and Max how many characters it may have.
+	Value string
+	Max   int
 }
 
-// CheckTexts returns a Malformed error for the first text that PostgreSQL cannot hold or that is too
-// long.
+// CheckTexts returns a Malformed error for the first text that PostgreSQL cannot store or that is too
+// long, and nil if there is none.
 func CheckTexts(texts ...Text) error {
 	for _, t := range texts {
 		switch {
@@ -173,8 +179,8 @@ func Decode(data []byte, into any) error {
 	return nil
 }
 
-// CheckOrigin fills in the defaults of a tenant and of the Origin of a command of that tenant. The error
-// is Malformed, if a text is too long or cannot be stored.
+// CheckOrigin fills in the defaults of a command's tenant and Origin. The error is Malformed if a text is
+// too long or cannot be stored.
 func CheckOrigin(tenant *string, o *Origin) error {
 	*tenant, o.Actor = cmp.Or(*tenant, DefaultTenant), cmp.Or(o.Actor, "anonymous")
 	return CheckTexts(
@@ -182,7 +188,7 @@ func CheckOrigin(tenant *string, o *Origin) error {
 		Text{"", o.CorrelationID, 255}, Text{"", o.Traceparent, 255})
 }
 
-// normalise fills in defaults and refuses what the database must not see.
+// normalise fills in defaults, and refuses what the database could not store.
 func (c *CreateCommand) normalise() error {
 	if err := normalise(&c.Tenant, c.Key, &c.Context, "/context", &c.Origin); err != nil {
 		return err
@@ -197,7 +203,7 @@ func (c *CreateCommand) normalise() error {
 	return CheckTexts(Text{"", c.Workflow, 255})
 }
 
-// normalise fills in defaults and refuses what the database must not see.
+// normalise fills in defaults, and refuses what the database could not store.
 func (c *FireCommand) normalise() error {
 	if err := normalise(&c.Tenant, c.Key, &c.Payload, "/payload", &c.Origin); err != nil {
 		return err
@@ -205,8 +211,8 @@ func (c *FireCommand) normalise() error {
 	return CheckTexts(Text{"", c.Event, 255})
 }
 
-// normalise does what both kinds of commands need. The document, the context or the payload, is at
-// the pointer.
+// normalise does what both kinds of commands need. The document is the context or the payload, and stands
+// at the pointer.
 func normalise(tenant *string, key string, document *json.RawMessage, pointer string, o *Origin) error {
 	if key != "" {
 		if err := CheckKey(key); err != nil {
@@ -216,18 +222,15 @@ func normalise(tenant *string, key string, document *json.RawMessage, pointer st
 	if *document == nil {
 		*document = emptyObject
 	} else if err := definition.CheckObject(*document); err != nil {
-		e := AsError(err)
-		for i := range e.Faults {
-			e.Faults[i].Pointer = pointer + e.Faults[i].Pointer
-		}
-		return e
+		return Within(pointer, err)
 	}
 	return CheckOrigin(tenant, o)
 }
 
 var emptyObject = json.RawMessage(`{}`)
 
-// keyOr returns the key, or one that protects the service's own repetitions if there is none.
+// keyOr returns the key. If it is empty, it returns a new one, which protects the service's own
+// repetitions.
 func keyOr(key string) string {
 	if key == "" {
 		return "auto:" + uuid.NewString()

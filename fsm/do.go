@@ -10,7 +10,7 @@ import (
 	"github.com/pawl-fsm/pawl/internal/address"
 )
 
-// Create starts an instance.
+// Create creates an instance.
 //
 // Kinds: Malformed, KeyInvalid, KeyReuse, WorkflowNotFound, InstanceExists, TooLarge,
 // InvalidContext, CallbackSecretRequired, GuardError, Unavailable.
@@ -30,8 +30,8 @@ func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
 }
 
 // Do carries out commands and returns their replies in the same order. Each command stands for
-// itself: one that is refused undoes no other. Commands for one instance are carried out in order.
-// The kinds of the errors are those of Create and Fire.
+// itself: one that is refused undoes no other. Commands for one instance, or with one key, are carried
+// out in order. The kinds of the errors are those of Create and Fire.
 func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
 	if len(commands) == 1 {
 		return s.do(ctx, commands)
@@ -45,9 +45,9 @@ func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
 	return replies
 }
 
-// inAnyOrder counts the commands before the first one whose key was used by a command of the other
-// kind before it. Creates and fires have queues of their own, so that the two must not be under way
-// together.
+// inAnyOrder returns how many of the commands, from the first on, may be in flight together. Creates
+// and fires have queues of their own, and nothing keeps an order between the two queues. So the count
+// ends before a command whose key is that of an earlier command of the other kind.
 func inAnyOrder(commands []Command) int {
 	kinds := map[string]string{}
 	for i, c := range commands {
@@ -63,7 +63,7 @@ func inAnyOrder(commands []Command) int {
 	return len(commands)
 }
 
-// do carries out commands whose order between creates and fires does not matter.
+// do carries out commands of which no create has the key of a fire.
 func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	var (
 		creates []*pending[CreateCommand, Result]
@@ -97,8 +97,8 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	return replies
 }
 
-// checkCallback refuses a callback that could not be sent or not be signed. Its host is not looked
-// up: a batch may have a thousand callbacks.
+// checkCallback refuses a callback that cannot be sent, and one that cannot be signed. Its host is not
+// looked up, since a batch may have a thousand callbacks.
 func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 	switch {
 	case c.CallbackURL == "" && c.CallbackSecret == "":
@@ -124,9 +124,10 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 	return nil
 }
 
-// FireTx moves an instance in the caller's own transaction, so that the step and the caller's rows
-// are committed together or not at all. It needs no key for that. A refusal leaves the transaction
-// usable; a GuardError and a database error do not. The kinds are those of Fire.
+// FireTx moves an instance in the caller's own transaction, so that the step and the caller's rows are
+// committed together or not at all. The command needs no key for that. Config.Moved is not called. A
+// refusal leaves the transaction usable; a GuardError and an error of the database do not. The kinds are
+// those of Fire.
 func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
 	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
 		outcomes, err := fire(ctx, queries.New(tx), []*pending[FireCommand, Result]{p})
@@ -135,4 +136,23 @@ func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result,
 		}
 		return outcomes[0], nil
 	})
+}
+
+// decide makes calls for one command that is not queued: one call, and another after each check of its
+// payload.
+func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]) (queries.Outcome, error)) (Result, error) {
+	if err := c.normalise(); err != nil {
+		return Result{}, err
+	}
+	p := newPending[FireCommand, Result](context.Background(), *c, c.Tenant)
+	for range maxRounds {
+		outcome, err := call(p)
+		if err != nil {
+			return Result{}, err
+		}
+		if answered, result, err := s.answerFire(p, outcome); answered || err != nil {
+			return result, err
+		}
+	}
+	return Result{}, errSchemaKeepsChanging
 }

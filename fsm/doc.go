@@ -8,9 +8,9 @@
 //   - The batcher, by which commands reach the engine.
 //   - The vocabulary of errors: [Kind] and [Error].
 //
-// The engine decides every command. It is SQL: see the opening comment of
-// db/migrations/00002_engine.sql. Nothing in Go decides what an event does. Nothing is cached either: a
-// decision is made from rows that are read in the transaction that writes its effect.
+// The engine decides every command. It is SQL, and db/schema/20_instance/tables.sql explains it. Nothing in
+// Go decides what an event does. No state is cached either: a decision is made from rows that are read in
+// the transaction that writes its effect.
 //
 // The packages under this one have one subject each: definition (the language in which workflows are
 // declared), lifecycle (workflows, their versions, migration, simulation, back-tests, the archive), live
@@ -27,6 +27,10 @@
 // during a call share the next one. A reply is given after the commit. Commands for one instance, or
 // with one key, are never in flight together and keep their order. A call has commands of one tenant.
 //
+// The files in the order in which a fire passes them: do.go checks the command and queues it (command.go has
+// its type), batcher.go takes it out, flush.go makes the call, and outcome.go turns the outcome into a Result
+// or an Error.
+//
 // # The states of an instance
 //
 //	create ──▶ active ──fire──▶ active ──fire──▶ … ──▶ completed | failed | cancelled | expired
@@ -38,21 +42,21 @@
 //
 // # Contexts, payloads and schemas
 //
-// PostgreSQL has no JSON Schema, so that the service checks documents. The engine answers a command whose
-// document was not checked with the schema; the flusher checks the document and calls again with the
-// schema's checksum, before it calls any command behind it. A workflow without schemas costs no second
-// call. A context is checked when an instance is created. Later only assigns change it, and these are
-// not checked.
+// PostgreSQL has no JSON Schema, so the service checks documents. If a command's document has to be checked
+// and was not, the engine answers with the schema and does nothing else. The flusher checks the document,
+// and calls again with the schema's checksum before it calls any command behind it. A workflow without
+// schemas costs no second call. A context is checked when an instance is created. Later only assigns change
+// it, and what they write is not checked.
 //
 // # When things fail
 //
 //   - If a call fails as a whole, because a guard raises or a row stays locked, its commands are called
-//     one by one, so that only the one to blame fails. A path that raises has SQLSTATEs of its own. If a
+//     one by one, so that only the one to blame fails. A path that raises is known by its SQLSTATE. If a
 //     command runs into the statement timeout, the same decision is made without writing, to find out
-//     whether a path is slow or a lock was waited for.
+//     whether a path is slow or the call waited for a lock.
 //   - After a deadlock, a serialization failure or a lost connection the call is repeated. Every command
-//     has a key, its caller's or a random one, so that nothing happens twice even if the lost answer was
-//     that of a commit. If a repeated call finds its own effect, that is no replay to its caller.
+//     has a key, its caller's or a random one, so nothing happens twice even if the lost answer was that
+//     of a commit. A repeated call may find its own effect. Its caller is not told of a replay then.
 //   - While the database is away commands fail as Unavailable, at once or after the call timeout. So do
 //     commands that find the queue full. Nothing is kept for later.
 //   - A caller that gives up stops waiting. Its command is dropped if it was not sent yet.

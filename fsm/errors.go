@@ -20,7 +20,7 @@ import (
 type Kind int
 
 const (
-	// Internal is a failure that is not foreseen.
+	// Internal: something failed that is not foreseen. See Error.Cause.
 	Internal Kind = iota
 	// Malformed: the request cannot be carried out whatever the state of the database. Its JSON is
 	// not strict, or a parameter is out of its range. See Error.Faults.
@@ -39,12 +39,12 @@ const (
 	// GuardRejected: there are transitions for the event, but no guard of theirs holds.
 	GuardRejected
 	// GuardError: a guard or an assign raises, although it is evaluated leniently, or takes longer
-	// than the statement timeout.
+	// than the statement timeout; or eventless transitions do not come to rest.
 	GuardError
 	// InstanceExists: another instance has the business key. See Error.InstanceID.
 	InstanceExists
-	// WorkflowConflict: the definition names a version that is not the next one, or a version of a
-	// workflow is in use.
+	// WorkflowConflict: the definition names a version that is not the next one, the version that is to
+	// be retired is in use, or another instance migration of the workflow is under way.
 	WorkflowConflict
 	// VersionMismatch: the instance is not at an expected version.
 	VersionMismatch
@@ -65,7 +65,7 @@ const (
 	EventIDTooOld
 	// NotFound: the tenant has no such subscription or delivery.
 	NotFound
-	// DeliveryConflict: a delivery or its subscription is not in the state that is asked for.
+	// DeliveryConflict: the delivery is still pending, or its subscription is disabled or deleted.
 	DeliveryConflict
 	// CallbackSecretRequired: neither the callback nor the deployment has a secret to sign it with.
 	CallbackSecretRequired
@@ -93,14 +93,14 @@ func Kinds() []Kind {
 	return kinds
 }
 
-// Error makes a Kind a target for errors.Is.
+// Error returns the name of the kind. It makes a Kind a target for errors.Is.
 func (k Kind) Error() string { return kindNames[k] }
 
 // Fault is one thing that is wrong with a request.
 type Fault struct {
-	// Pointer says where, as a JSON Pointer (RFC 6901) into the document.
+	// Pointer is the place of the fault, as a JSON Pointer (RFC 6901) into the document.
 	Pointer string
-	// Parameter names the parameter, if it is not part of a document.
+	// Parameter is the name of a parameter, if the fault is in no document.
 	Parameter string
 	// Detail says what is wrong there, and what would be right.
 	Detail string
@@ -118,12 +118,14 @@ func Faults(list []definition.Fault) []Fault {
 // Error is the error type of this package and of the packages under it. Which members are set
 // depends on the kind.
 type Error struct {
+	// Kind says what went wrong; errors.Is compares with it.
 	Kind Kind
 	// Message is fit for clients: it has no SQL and no file name.
 	Message string
 	// Faults of a Malformed, InvalidDefinition, InvalidContext or InvalidPayload.
 	Faults []Fault
-	// Refusal is set if the instance was found and refuses the event.
+	// Refusal is set if the instance was found and refuses the event. For a WorkflowConflict it has only
+	// a Version, that of the workflow: the latest one, or the one in use; 0 if there is none.
 	Refusal *Refusal
 	// InstanceID of InstanceExists: the instance that has the business key.
 	InstanceID uuid.UUID
@@ -133,8 +135,9 @@ type Error struct {
 	Cause error
 }
 
-// Refusal describes the instance that refused an event, so that its caller can go on.
+// Refusal describes an instance that refused an event, as it was then, so that its caller can go on.
 type Refusal struct {
+	// Event is the one that was refused. The members below it are as those of an Instance.
 	Event          string
 	State          string
 	Status         Status
@@ -146,6 +149,7 @@ type Refusal struct {
 	Expected Expect
 }
 
+// Error returns the kind, the message, the faults and the cause. It is for logs; clients get Message.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Kind.Error())
@@ -187,7 +191,17 @@ func MalformedAt(pointer, detail string) *Error {
 	}
 }
 
-// IfNoRows returns an Error of the kind if a query found no row, and err otherwise.
+// Within returns err as an *Error whose pointers are below another pointer: the error of a document that is
+// a part of the request.
+func Within(pointer string, err error) *Error {
+	e := AsError(err)
+	for i := range e.Faults {
+		e.Faults[i].Pointer = pointer + e.Faults[i].Pointer
+	}
+	return e
+}
+
+// IfNoRows returns an Error of the kind if err says that a query found no row, and else err.
 func IfNoRows(err error, kind Kind, message string) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return &Error{Kind: kind, Message: message}
@@ -214,6 +228,7 @@ func AsError(err error) *Error {
 // asError is AsError for [database.Client].
 func asError(err error) error { return AsError(err) }
 
+// kindOf is the Kind of the reason for which package definition refuses a document.
 func kindOf(reason error) Kind {
 	switch reason {
 	case definition.ErrTooLarge:
@@ -267,8 +282,8 @@ func fromDatabase(err error) *Error {
 }
 
 // conditions are the kinds of the conditions that functions of the database raise, by SQLSTATE. The
-// table pawl_private.condition lists them too; a test compares the two. PW001, PW40L and PW40R are
-// missing: the service never causes the first, and the others are an operator's to act on.
+// table pawl_private.condition lists the conditions too, and a test compares the two. Three are missing
+// here: PW001, which the service never causes, and PW40L and PW40R, which are for an operator.
 var conditions = map[string]Kind{
 	"PW400": Malformed,
 	"PW404": InstanceNotFound,

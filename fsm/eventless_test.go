@@ -1,7 +1,6 @@
 package fsm_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Refusals of what follows a step are those of the command: nothing of it is done.
@@ -122,7 +122,7 @@ func TestEventlessCreation(t *testing.T) {
 		if len(steps) != int(want.version) || steps[0].Kind != "created" || steps[0].From != nil {
 			t.Errorf("%s: history %+v", document, steps)
 		}
-		due := fsmtest.Scan[string](t, pool, `select coalesce(max(t.due_at - i.created_at)::text, '') from pawl.instance i
+		due := bounded.Value[string](t, pool, `select coalesce(max(t.due_at - i.created_at)::text, '') from pawl.instance i
 			left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id and t.armed_version = i.version where i.id = $1`, r.Instance.ID)
 		if due != want.due {
 			t.Errorf("%s: the timer is due after %q, want %q", document, due, want.due)
@@ -191,7 +191,7 @@ func holdKey(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) (release func()) {
 		values ('default', 'held', sha256(''), 'applied', $1, 1, now() + interval '1 hour')`, id); err != nil {
 		t.Fatal(err)
 	}
-	return func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }
+	return func() { _ = tx.Rollback(bounded.Context(t)) }
 }
 
 // A migrated instance takes the eventless transitions of where it gets.

@@ -16,10 +16,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A fault strikes the connections of a pool when they send a certain text.
@@ -103,6 +103,7 @@ func (c *faultyConn) Read(b []byte) (int, error) {
 		return c.Conn.Read(b)
 	}
 	var answer []byte
+	// bounded: a connection that the server has closed has no more to read
 	for len(answer) < 6 || !bytes.HasPrefix(answer[len(answer)-6:], readyForQuery) {
 		n, err := c.Conn.Read(b)
 		if err != nil {
@@ -232,12 +233,12 @@ func TestCallerGivesUp(t *testing.T) {
 		answers <- err
 	}
 	go fire(i.ID, "sent")
-	fsmtest.Until(t, pool, fsmtest.Waiting, 1)
+	bounded.UntilSQL(t, pool, fsmtest.Waiting, 1)
 	// The only flusher waits for the row, so this one is queued, or has not come yet.
 	go fire(other.ID, "queued")
 	cancel()
 	for range 2 {
-		fsmtest.Refused(t, <-answers, fsm.Unavailable)
+		fsmtest.Refused(t, bounded.Receive(t, "the answer to a caller who has gone", answers), fsm.Unavailable)
 	}
 	release()
 	s.Close() // Waits for what was sent.
@@ -252,23 +253,23 @@ func TestCallerGivesUp(t *testing.T) {
 func TestBackendIsKilled(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	own := fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Second, StatementTimeout: 20 * time.Second})
-	s := fsmtest.On(t, own, fsm.Config{CallTimeout: 20 * time.Second}, fsmtest.Counter)
+	own := fsmtest.Open(t, dbtest.DSN(pool), patient)
+	s := fsmtest.On(t, own, fsm.Config{CallTimeout: bounded.Limit}, fsmtest.Counter)
 	i := fsmtest.Create(t, s, "counter", `{"x":0}`)
 	release := fsmtest.Hold(t, pool, i.ID)
-	answer := make(chan fsm.Reply)
+	answer := make(chan fsm.Reply, 1)
 	go func() {
 		r, err := s.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`), Key: "k"})
 		answer <- fsm.Reply{Result: r, Err: err}
 	}()
 	for range 2 {
-		fsmtest.Until(t, pool, fsmtest.Waiting, 1)
-		fsmtest.Exec(t, pool, `select pg_terminate_backend(pid, 10000) from pg_stat_activity
+		bounded.UntilSQL(t, pool, fsmtest.Waiting, 1)
+		bounded.Exec(t, pool, `select pg_terminate_backend(pid, 10000) from pg_stat_activity
 			where datname = current_database() and wait_event_type = 'Lock' and query like '%pawl.fire%'`)
 	}
-	fsmtest.Until(t, pool, fsmtest.Waiting, 1)
+	bounded.UntilSQL(t, pool, fsmtest.Waiting, 1)
 	release()
-	r := <-answer
+	r := bounded.Receive(t, "the answer of the command whose backends were killed", answer)
 	if r.Err != nil || r.Replayed || r.Instance.Version != 2 || len(fsmtest.History(t, s, i.ID)) != 2 {
 		t.Errorf("got %+v", r)
 	}
@@ -287,8 +288,8 @@ func TestBackendIsKilled(t *testing.T) {
 		conn.Release()
 	}
 	const ofPool = "from pg_stat_activity where datname = current_database() and application_name = 'pawl'"
-	fsmtest.Exec(t, pool, "select pg_terminate_backend(pid) "+ofPool)
-	fsmtest.Until(t, pool, "select count(*) = 0 "+ofPool)
+	bounded.Exec(t, pool, "select pg_terminate_backend(pid) "+ofPool)
+	bounded.UntilSQL(t, pool, "select count(*) = 0 "+ofPool)
 	again, err := s.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`), Key: "k"})
 	if err != nil || !again.Replayed || again.Instance.Version != 2 {
 		t.Errorf("got %+v, %v", again, err)

@@ -77,34 +77,41 @@ func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error
 }
 
 func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) (away bool) {
-	return flush(s, batch, create, s.answerCreate, s.blameCreate)
+	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.blameCreate})
 }
 
 func (s *Service) flushFires(batch []*pending[FireCommand, Result]) (away bool) {
-	return flush(s, batch, fire, s.answerFire, s.blame)
+	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.blame})
 }
 
-// maxRounds bounds how often a command is called again because the schema that its document must be
-// checked against has changed meanwhile.
+// maxRounds is how many calls a command gets. It needs two if its document must be checked, and more only
+// if the schema changes between them.
 const maxRounds = 4
 
 var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
 
-// flush makes one call for a batch, and completes or fails its commands. If the call fails, and not
-// for the connection, its commands are called one by one, so that the one to blame harms no other. A
-// command whose document has to be checked against a schema is checked and called again, before any
-// command behind it is called. flush returns whether the database is away.
-func flush[C any](
-	s *Service, batch []*pending[C, Result],
-	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error),
-	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error),
-	blame func(*pending[C, Result], error) error,
-) (away bool) {
+// A handling is how the commands of one kind are called and answered.
+type handling[C any] struct {
+	// call calls the engine, and returns one outcome for each command.
+	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error)
+	// answer turns an outcome into a result or an error, or says that the command must be called again.
+	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error)
+	// blame says why a call for a single command failed.
+	blame func(*pending[C, Result], error) error
+}
+
+// flush makes one call for a batch, and completes or fails its commands. It returns whether the database
+// is away.
+//
+// If the call fails although there is a connection, its commands are called one by one, so that the one to
+// blame harms no other. A command whose document must be checked against a schema is checked and called
+// again before any command behind it is called.
+func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away bool) {
 	defer failAll(batch)
 	for range maxRounds {
 		var outcomes []queries.Outcome
 		unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
-			outcomes, err = call(ctx, s.db.Queries(), batch)
+			outcomes, err = h.call(ctx, s.db.Queries(), batch)
 			return err
 		})
 		if unanswered {
@@ -115,22 +122,23 @@ func flush[C any](
 		if err != nil {
 			if len(batch) == 1 || database.IsConnectionError(err) {
 				for _, p := range batch {
-					p.fail(blame(p, err))
+					p.fail(h.blame(p, err))
 				}
 				return database.IsConnectionError(err)
 			}
-			flushSingly(s, batch, call, answer, blame)
+			flushSingly(s, batch, h)
 			return false
 		}
 		var again []*pending[C, Result]
 		var moved []uuid.UUID
 		for i, p := range batch {
-			// A replay of what an unanswered attempt of this command did is none to its caller.
+			// The effect may be that of an unanswered attempt of this very command. To its caller that is
+			// no replay.
 			outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
 			if outcomes[i].Code == "applied" && !outcomes[i].Replayed {
 				moved = append(moved, *outcomes[i].ID)
 			}
-			answered, result, err := answer(p, outcomes[i])
+			answered, result, err := h.answer(p, outcomes[i])
 			switch {
 			case err != nil:
 				p.fail(err)
@@ -154,26 +162,21 @@ func flush[C any](
 }
 
 // flushSingly makes a call for each command of a batch, as many at once as there are flushers.
-func flushSingly[C any](
-	s *Service, batch []*pending[C, Result],
-	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error),
-	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error),
-	blame func(*pending[C, Result], error) error,
-) {
+func flushSingly[C any](s *Service, batch []*pending[C, Result], h handling[C]) {
 	var singles sync.WaitGroup
 	slots := make(chan struct{}, s.config.Flushers)
 	for _, p := range batch {
 		slots <- struct{}{}
 		singles.Go(func() {
 			defer func() { <-slots }()
-			flush(s, []*pending[C, Result]{p}, call, answer, blame)
+			flush(s, []*pending[C, Result]{p}, h)
 		})
 	}
 	singles.Wait()
 }
 
-// blame says why a call for a single command failed. If it ran into the statement timeout, the same
-// decision is made without writing: if that is quick, the call waited for something; if not, a guard
+// blame says why a call for a single fire failed. If the call ran into the statement timeout, the same
+// decision is made again without writing. If that succeeds, the call had waited for a lock; if not, a guard
 // or an assign is slow.
 func (s *Service) blame(p *pending[FireCommand, Result], err error) error {
 	if !database.IsGuardFailure(err) {
@@ -187,7 +190,7 @@ func (s *Service) blame(p *pending[FireCommand, Result], err error) error {
 	return s.guardError(p, err)
 }
 
-// blameCreate is blame for a creation, in which entry assigns and eventless transitions may fail.
+// blameCreate is blame for a create, in which entry assigns and eventless transitions may fail.
 func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) error {
 	if !database.IsGuardFailure(err) {
 		return fromDatabase(err)
@@ -202,6 +205,7 @@ func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) erro
 
 const guardErrorMessage = "a guard or an assign of the definition fails or takes too long on this input; nothing was changed"
 
+// guardError is the GuardError of a fire, with the instance as it is.
 func (s *Service) guardError(p *pending[FireCommand, Result], err error) *Error {
 	e := &Error{
 		Kind:    GuardError,

@@ -10,10 +10,10 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
-// DefaultTenant is the tenant of those who name none.
+// DefaultTenant is the tenant of a command that names none.
 const DefaultTenant = "default"
 
-// Status of an instance: active, or how a final state ended it.
+// Status says whether an instance is active, or how the final state that it reached has ended it.
 type Status string
 
 // The statuses.
@@ -27,19 +27,24 @@ const (
 
 // Instance is one running process, as it is now or as it was at one of its versions.
 type Instance struct {
-	ID              uuid.UUID
+	// ID is a UUID of version 7 (RFC 9562).
+	ID uuid.UUID
+	// Workflow and WorkflowVersion are those that the instance is pinned to.
 	Workflow        string
 	WorkflowVersion int
-	State           string
-	Status          Status
+	// State is the path of an atomic or a final state.
+	State  string
+	Status Status
 	// Version is 1 at creation and rises by exactly 1 with each step.
 	Version int64
 	// Context is a JSON object.
 	Context json.RawMessage
 	// BusinessKey and CorrelationID are nil if the instance has none.
 	BusinessKey, CorrelationID *string
-	// AcceptedEvents are those that the state has a transition for, sorted.
-	AcceptedEvents            []string
+	// AcceptedEvents are the events that the state has a transition for, sorted.
+	AcceptedEvents []string
+	// CreatedAt is the time of the first step, and StateChangedAt that of the last one. An instance
+	// migration that keeps the state keeps StateChangedAt too.
 	CreatedAt, StateChangedAt time.Time
 	// ExpiresAt is when the lifetime ends, or nil if it does not.
 	ExpiresAt *time.Time
@@ -59,22 +64,28 @@ func InstanceOf(i queries.Instance, accepted []string) Instance {
 
 // Step is one change of an instance: a row of its history, with the context that it left.
 type Step struct {
-	// Version that the instance reached by the step.
-	Version         int64
+	// Version is the one that the instance reached by the step.
+	Version int64
+	// WorkflowVersion is the version of the workflow that the instance was on after the step.
 	WorkflowVersion int
 	// Kind is "created", "transition", "timeout", "expired", "forced" or "migrated".
 	Kind string
-	// Event and From are nil for a creation.
+	// Event is nil for a creation, an instance migration and an eventless step. That of a timeout is
+	// "after:" and its time, and that of a lifetime "ttl". From is nil for a creation.
 	Event, From *string
-	To          string
-	Status      Status
-	Context     json.RawMessage
+	// To, Status and Context are those of the instance after the step.
+	To      string
+	Status  Status
+	Context json.RawMessage
 	// Payload is nil if there was none.
 	Payload json.RawMessage
-	Actor   string
-	// Reason, Key, CorrelationID and Traceparent are those of the command, nil if it had none.
+	// Actor is who gave the command, or "pawl" for a timeout and a lifetime.
+	Actor string
+	// Reason, Key, CorrelationID and Traceparent are those of the command; nil if it had none. Without a
+	// correlation id of its own it has the instance's.
 	Reason, Key, CorrelationID, Traceparent *string
-	At                                      time.Time
+	// At is when the step was made, by the database's clock.
+	At time.Time
 }
 
 // StepOf returns the step of a row of history.
@@ -93,13 +104,14 @@ func (s Step) Visit() definition.Visit {
 
 // AcceptedEvent is an event that the state of an instance has a transition for.
 type AcceptedEvent struct {
+	// Event is its name.
 	Event string
 	// PayloadSchema is a JSON Schema, or nil if any object will do.
 	PayloadSchema json.RawMessage
-	// Targets are those of the candidates, in order.
+	// Targets are the paths of the states that the candidates lead to, in their order.
 	Targets []string
-	// GuardHolds says whether the event would be taken now with an empty payload. Nil if that was not
-	// asked for, or if a guard raises.
+	// GuardHolds says whether the event would be taken now with an empty payload. It is nil if that was
+	// not asked for, or if a guard raises.
 	GuardHolds *bool
 }
 

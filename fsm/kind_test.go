@@ -17,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // stepwise is a workflow that can produce every refusal.
@@ -165,7 +166,7 @@ func TestEveryKind(t *testing.T) {
 	}
 	// Three refusals are decisions, and only they are recorded.
 	after := fsmtest.Counts(t, pool)
-	fsmtest.Exec(t, pool, "delete from pawl.idempotency_key where decision <> 'applied'")
+	bounded.Exec(t, pool, "delete from pawl.idempotency_key where decision <> 'applied'")
 	if rest := fsmtest.Counts(t, pool); before != rest || after == before {
 		t.Errorf("before: %s, after: %s, without the refusals' keys: %s", before, after, rest)
 	}
@@ -184,7 +185,7 @@ func TestEveryKind(t *testing.T) {
 	produced[fsm.DeliveryConflict] = true
 
 	// A stream has been where history is no longer whole.
-	fsmtest.Exec(t, pool, "update pawl.history set version = 2, kind = 'transition' where instance_id = $1 and version = 1", id)
+	bounded.Exec(t, pool, "update pawl.history set version = 2, kind = 'transition' where instance_id = $1 and version = 1", id)
 	stream, err := live.New(s.Service, nil).StreamInstance(ctx, fsm.DefaultTenant, id, live.Filter{}, live.FromStart)
 	if err != nil {
 		t.Fatal(err)
@@ -195,15 +196,15 @@ func TestEveryKind(t *testing.T) {
 	stream.Close()
 
 	// Nobody foresaw that the engine is gone, nor that it answers nonsense.
-	fsmtest.Exec(t, pool, "drop function pawl.fire")
-	fsmtest.Exec(t, pool, `create function pawl.fire(text, uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])
+	bounded.Exec(t, pool, "drop function pawl.fire")
+	bounded.Exec(t, pool, `create function pawl.fire(text, uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])
 		returns setof pawl.outcome language sql as $$
 		select (jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "code": "applied", "replayed": false}')).* $$`)
 	e := fsmtest.Refusal(t, doFire("go", `{}`), fsm.Internal)
 	if !strings.Contains(e.Error(), "panic") {
 		t.Errorf("got %v", e)
 	}
-	fsmtest.Exec(t, pool, "drop function pawl.fire")
+	bounded.Exec(t, pool, "drop function pawl.fire")
 	fsmtest.Refused(t, doFire("go", `{}`), fsm.Internal)
 	produced[fsm.Internal] = true
 

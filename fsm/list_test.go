@@ -13,6 +13,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // The secret that signs cursors is read once for each connection, however many pages are.
@@ -49,7 +50,7 @@ func TestCursorsOfAReplacedDatabase(t *testing.T) {
 	t.Parallel()
 	old, replaced := dbtest.New(t), dbtest.New(t)
 	// Both are clones of one template, and so have one secret.
-	fsmtest.Exec(t, replaced, "update pawl.setting set cursor_secret = sha256('another')")
+	bounded.Exec(t, replaced, "update pawl.setting set cursor_secret = sha256('another')")
 	for _, pool := range []*pgxpool.Pool{old, replaced} {
 		s := fsmtest.On(t, pool, fsm.Config{}, fsmtest.Counter)
 		for range 3 {

@@ -16,6 +16,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // observed is the outcome that the service gives.
@@ -228,7 +229,7 @@ func TestConcurrentCommandsAreSerial(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	bounded.Wait(t, "the requests", all.Wait)
 
 	applied := 0
 	for key, list := range decisions {
@@ -287,13 +288,13 @@ func TestOneKeyManyTimes(t *testing.T) {
 		"refuse": fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":-1}`), Key: "refuse"},
 		"create": fsm.CreateCommand{Workflow: "counter", Key: "create", BusinessKey: "b"},
 	} {
-		before := fsmtest.Scan[int](t, pool, "select count(*) from pawl.history")
+		before := bounded.Value[int](t, pool, "select count(*) from pawl.history")
 		replies := make([]fsm.Reply, 100)
 		var all sync.WaitGroup
 		for n := range replies {
 			all.Go(func() { replies[n] = services[n%2].Do(t.Context(), []fsm.Command{command})[0] })
 		}
-		all.Wait()
+		bounded.Wait(t, "a hundred times the same command", all.Wait)
 		first := 0
 		for n := range replies {
 			if e, ok := errors.AsType[*fsm.Error](replies[n].Err); ok {
@@ -320,7 +321,7 @@ func TestOneKeyManyTimes(t *testing.T) {
 		if name == "refuse" {
 			effect = 0
 		}
-		if got := fsmtest.Scan[int](t, pool, "select count(*) from pawl.history") - before; got != effect {
+		if got := bounded.Value[int](t, pool, "select count(*) from pawl.history") - before; got != effect {
 			t.Errorf("%s: %d effects", name, got)
 		}
 	}

@@ -5,14 +5,15 @@ import (
 	"fmt"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
-// answerCreate turns an outcome of the engine into the command's result or error. If the context has
-// to be checked first, it is checked, and the command is not answered: it must be called again, unless
-// the check failed.
+// answerCreate turns an outcome of the engine into the command's result or error. The outcome may be that
+// the context is still to be checked. Then it is checked here. If it fits its schema, answered is false, and
+// the command must be called again.
 func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	if o.Code == "context-unchecked" {
-		p.checked, err = s.checkDocument(o.Schema, p.command.Context, "/context", InvalidContext)
+		p.checked, err = CheckDocument(&s.schemas, o.Schema, p.command.Context, "/context", InvalidContext)
 		return false, Result{}, err
 	}
 	result, err = resultOf(o, &Error{Replayed: o.Replayed})
@@ -22,7 +23,7 @@ func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outc
 // answerFire is answerCreate for an event and its payload.
 func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	if o.Code == "payload-unchecked" {
-		p.checked, err = s.checkDocument(o.Schema, p.command.Payload, "/payload", InvalidPayload)
+		p.checked, err = CheckDocument(&s.schemas, o.Schema, p.command.Payload, "/payload", InvalidPayload)
 		return false, Result{}, err
 	}
 	e := &Error{Replayed: o.Replayed}
@@ -36,9 +37,13 @@ func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome)
 	return true, result, err
 }
 
-// checkDocument checks a document against a schema, and returns the schema's checksum.
-func (s *Service) checkDocument(schema, document json.RawMessage, pointer string, kind Kind) (checksum string, err error) {
-	checksum, faults, err := s.schemas.Check(schema, document, pointer)
+// CheckDocument checks a document, which stands at a JSON Pointer in the request, against a JSON Schema. It
+// returns the schema's checksum; see [definition.Schemas.Check]. If the document does not fit, the error has
+// the kind and every fault. Kinds: the given one; Internal if the schema cannot be read.
+func CheckDocument(
+	schemas *definition.Schemas, schema, document json.RawMessage, pointer string, kind Kind,
+) (checksum string, err error) {
+	checksum, faults, err := schemas.Check(schema, document, pointer)
 	if err != nil {
 		return "", &Error{Kind: Internal, Cause: err}
 	}
@@ -48,8 +53,8 @@ func (s *Service) checkDocument(schema, document json.RawMessage, pointer string
 	return checksum, nil
 }
 
-// resultOf is the one place where an outcome of the engine becomes a result or gets a Kind. e is the
-// error that a refusal becomes, with what does not depend on the kind.
+// resultOf is the one place where an outcome of the engine becomes a result or gets a Kind. e has what does
+// not depend on the kind; a refusal is e with its kind and its message.
 func resultOf(o queries.Outcome, e *Error) (Result, error) {
 	switch o.Code {
 	case "applied":

@@ -18,10 +18,11 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // patient is for tests that hold a row for as long as they need.
-var patient = db.Config{LockTimeout: time.Minute, StatementTimeout: time.Minute}
+var patient = db.Config{LockTimeout: bounded.Limit, StatementTimeout: bounded.Limit}
 
 // onceOrRefused fails the test unless each command has made exactly one step, or was
 // refused and made none.
@@ -67,19 +68,19 @@ func TestBurst(t *testing.T) {
 		if held { // Then the only flusher waits, and nobody else is served meanwhile.
 			release = fsmtest.Hold(t, pool, stuck.ID)
 			go func() { first <- second(s.Fire(t.Context(), fsm.FireCommand{ID: stuck.ID, Event: "stop"})) }()
-			fsmtest.Until(t, pool, fsmtest.Waiting, 1)
+			bounded.UntilSQL(t, pool, fsmtest.Waiting, 1)
 		}
 		answers, payloads, over := shower(t, s, ids, burst, fmt.Sprint("held-", held, "-"))
 		if held {
 			for range burst - room {
-				a := <-over
+				a := bounded.Receive(t, "the answer to a command without room", over)
 				fsmtest.Refused(t, a.err, fsm.Unavailable)
 				answers[a.key] = a.err
 			}
 		}
 		release()
-		for len(answers) < burst {
-			a := <-over
+		for range burst - len(answers) {
+			a := bounded.Receive(t, "the answer to a command", over)
 			answers[a.key] = a.err
 		}
 		applied := onceOrRefused(t, s, ids, answers)
@@ -87,7 +88,7 @@ func TestBurst(t *testing.T) {
 			t.Errorf("%d were applied, and %d had room", applied, room)
 		}
 		if held {
-			if err := <-first; err != nil {
+			if err := bounded.Receive(t, "the answer to the first command", first); err != nil {
 				t.Error(err)
 			}
 		}
@@ -143,8 +144,8 @@ func shower(t *testing.T, s *fsmtest.Service, ids []uuid.UUID, n int, prefix str
 func TestStuckRowsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: 20 * time.Second}),
-		fsm.Config{Flushers: 2, CallTimeout: time.Minute}, fsmtest.Counter)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: bounded.Limit}),
+		fsm.Config{Flushers: 2, CallTimeout: bounded.Limit}, fsmtest.Counter)
 	enough := make(chan struct{})
 	var insistent, others sync.WaitGroup
 	for range 2 {
@@ -179,9 +180,9 @@ func TestStuckRowsHoldUpNobody(t *testing.T) {
 			}
 		})
 	}
-	others.Wait() // The rows are held still.
+	bounded.Wait(t, "the commands for other rows", others.Wait) // The rows are held still.
 	close(enough)
-	insistent.Wait()
+	bounded.Wait(t, "the commands for the held rows", insistent.Wait)
 }
 
 // Callers that go away are answered at once, and what was not sent for them never is.
@@ -193,7 +194,7 @@ func TestManyCallersGiveUp(t *testing.T) {
 	release := fsmtest.Hold(t, pool, stuck.ID)
 	sent := make(chan error, 1)
 	go func() { sent <- second(s.Fire(t.Context(), fsm.FireCommand{ID: stuck.ID, Event: "stop"})) }()
-	fsmtest.Until(t, pool, fsmtest.Waiting, 1)
+	bounded.UntilSQL(t, pool, fsmtest.Waiting, 1)
 
 	const callers = 300
 	ctx, goAway := context.WithCancel(t.Context())
@@ -212,7 +213,7 @@ func TestManyCallersGiveUp(t *testing.T) {
 	go func() { stays <- second(s.Fire(t.Context(), fsm.FireCommand{ID: ids[0], Event: "stop"})) }()
 	goAway()
 	for range callers { // The flusher is still waiting.
-		err := <-left
+		err := bounded.Receive(t, "the answer to a caller who has gone", left)
 		fsmtest.Refused(t, err, fsm.Unavailable)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
@@ -220,7 +221,7 @@ func TestManyCallersGiveUp(t *testing.T) {
 	}
 	release()
 	for _, c := range []chan error{sent, stays} {
-		if err := <-c; err != nil {
+		if err := bounded.Receive(t, "the answer to a caller who stays", c); err != nil {
 			t.Error(err)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
-// Preview is a dry run of Fire: it makes the same decision and writes nothing. The Result shows the
-// instance as it would be. The key plays no part. The kinds are those of Fire.
+// Preview is a dry run of Fire: it makes the same decision and writes nothing. The Result has the instance
+// as it would be. The key is not looked at, so nothing is replayed. The kinds are those of Fire.
 func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
 	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
 		o, err := s.preview(ctx, p)
@@ -26,24 +26,6 @@ func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
 	})
 }
 
-// decide calls for one command that is not queued, and again after each check of its payload.
-func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]) (queries.Outcome, error)) (Result, error) {
-	if err := c.normalise(); err != nil {
-		return Result{}, err
-	}
-	p := newPending[FireCommand, Result](context.Background(), *c, c.Tenant)
-	for range maxRounds {
-		outcome, err := call(p)
-		if err != nil {
-			return Result{}, err
-		}
-		if answered, result, err := s.answerFire(p, outcome); answered || err != nil {
-			return result, err
-		}
-	}
-	return Result{}, errSchemaKeepsChanging
-}
-
 // readOnly runs f in a read-only transaction. It returns the driver's error.
 func (s *Service) readOnly(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
 	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
@@ -54,6 +36,7 @@ func (s *Service) readOnly(ctx context.Context, f func(context.Context, *queries
 	return err
 }
 
+// preview decides on a fire without writing. It returns the driver's error.
 func (s *Service) preview(ctx context.Context, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
 	err = s.readOnly(ctx, func(ctx context.Context, q *queries.Queries) error {
 		c := &p.command
@@ -70,7 +53,8 @@ func (s *Service) preview(ctx context.Context, p *pending[FireCommand, Result]) 
 	return o, err
 }
 
-// A Position is where an instance could be. The instance need not exist.
+// A Position is where an instance could be. The instance need not exist. Its members are as those of an
+// Instance.
 type Position struct {
 	Workflow        string
 	WorkflowVersion int
@@ -79,9 +63,9 @@ type Position struct {
 	Context         json.RawMessage
 }
 
-// PreviewCreate is a dry run of Create for a version of a workflow, or for the latest version if it is
-// 0. It returns the position of the instance that would be made. The context, nil for an empty one, is
-// not checked against the workflow's schema.
+// PreviewCreate is a dry run of Create for a version of a workflow; 0 means the latest one. It returns the
+// position of the instance that would be created. A nil document is an empty context. It is not checked
+// against the workflow's schema.
 // Kinds: Malformed, WorkflowNotFound, TooLarge, GuardError, Unavailable.
 func (s *Service) PreviewCreate(ctx context.Context, workflow string, version int, document json.RawMessage) (Position, error) {
 	c := CreateCommand{Workflow: workflow, Context: document}
@@ -117,13 +101,13 @@ func (s *Service) PreviewFrom(ctx context.Context, at Position, event string, pa
 	return at.after(r), err
 }
 
-// after is the position of an instance that was there and has made the steps of a result.
+// after is the position to which the steps of a result lead an instance that is at this one.
 func (at Position) after(r Result) Position {
 	at.State, at.Version, at.Context = r.Instance.State, r.Instance.Version, r.Instance.Context
 	return at
 }
 
-// simulate decides on an event at a position, or on a creation if event is nil.
+// simulate decides without writing on an event at a position, or on a create if event is nil.
 func (s *Service) simulate(ctx context.Context, at Position, event *string, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
 	params := queries.SimulateParams{
 		Workflow: at.Workflow, WorkflowVersion: int32(at.WorkflowVersion), Version: at.Version, Context: at.Context,

@@ -54,7 +54,7 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
 	return false
 }
 
-// GetAt returns an instance as it was at a time, with the steps that were made by then.
+// GetAt returns an instance as it was at a time, a step of that very time included.
 // Kinds: InstanceNotFound if it did not exist yet, Unavailable.
 func (s *Service) GetAt(ctx context.Context, tenant string, id uuid.UUID, at time.Time) (Instance, error) {
 	var version int64
@@ -79,8 +79,8 @@ func (s *Service) GetVersion(ctx context.Context, tenant string, id uuid.UUID, v
 	return InstanceOf(queries.Instance(row.InstanceAt), row.Actions), err
 }
 
-// AcceptedEvents returns the events that an instance accepts in its state. With evaluate it says of
-// each whether it would be taken now with an empty payload.
+// AcceptedEvents returns the events that an instance accepts in its state, sorted. With evaluate it says of
+// each event whether it would be taken now with an empty payload.
 // Kinds: InstanceNotFound, Unavailable.
 func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUID, evaluate bool) ([]AcceptedEvent, error) {
 	i, err := s.Get(ctx, tenant, id)
@@ -122,7 +122,7 @@ func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUI
 	return events, nil
 }
 
-// The limits of a page.
+// How many items a page has if its Limit is 0, and at most.
 const (
 	DefaultLimit = database.DefaultLimit
 	MaxLimit     = database.MaxLimit
@@ -138,6 +138,7 @@ type Page struct {
 
 // List is a page of a list.
 type List[T any] struct {
+	// Items are at most Page.Limit, and never nil.
 	Items []T
 	// Next is the cursor of the next page, or empty on the last page.
 	Next string
@@ -145,6 +146,8 @@ type List[T any] struct {
 
 // Filter chooses instances. A zero member chooses all of them.
 type Filter struct {
+	// Workflow and the others choose the instances that have exactly this value. State is a path, not
+	// the name of a compound state.
 	Workflow, State, BusinessKey, CorrelationID string
 	Status                                      Status
 	// CreatedAfter and CreatedBefore are both exclusive.

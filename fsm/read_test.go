@@ -40,6 +40,7 @@ func TestList(t *testing.T) {
 	all := func(f fsm.Filter, limit int) []int {
 		t.Helper()
 		found := []int{}
+		// bounded: each page begins where the last one ended
 		for page := (fsm.Page{Limit: limit}); ; {
 			l, err := s.List(ctx, fsm.DefaultTenant, f, page)
 			if err != nil {

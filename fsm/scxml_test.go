@@ -13,6 +13,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A chart is a random statechart; carrying it out here, on the tree, follows SCXML's
@@ -280,7 +281,7 @@ func TestNestedStatesFollowSCXML(t *testing.T) {
 	for n := range machines {
 		c := charts().Example(n)
 		name := fmt.Sprint("chart-", n)
-		fsmtest.Exec(t, pool, "select pawl.register_workflow($1)", c.json(name))
+		bounded.Exec(t, pool, "select pawl.register_workflow($1)", c.json(name))
 
 		begin := chartRun{n: "1"}
 		begin.enter(nil, c.initial)

@@ -20,23 +20,24 @@ type WebhookPolicy = address.Policy
 
 // Config tunes a Service. Its zero value works.
 type Config struct {
-	// Flushers is how many calls are made at once, for creates, for fires and for gets each. More
-	// calls at once share fewer commands each. Default 2.
+	// Flushers is how many calls are made at once, for creates, for fires and for gets each. The more
+	// calls are made at once, the fewer commands share each of them. Default 2.
 	Flushers int
 	// MaxBatch is how many commands share a call. Default 256.
 	MaxBatch int
 	// MaxQueue is how many commands may wait, creates, fires and gets each. Those beyond it are
 	// refused at once as Unavailable. Default 8192.
 	MaxQueue int
-	// CallTimeout is how long to wait for an answer of the database, with all repetitions of the call.
-	// Then the database counts as away. It must be longer than the pool's statement_timeout. Default
-	// 1.5 s.
+	// CallTimeout is how long to wait for an answer of the database, all repetitions of the call
+	// included. After that the database counts as away. It must be longer than the pool's
+	// statement_timeout. Default 1.5 s.
 	CallTimeout time.Duration
-	// Webhooks says which callbacks are accepted.
+	// Webhooks says which URLs callbacks and subscriptions may have, and what signs a callback without a
+	// secret of its own. Default: public addresses only, and no secret.
 	Webhooks WebhookPolicy
-	// Moved, if given, is called with the instances that a call has changed, after its commit. It must
-	// not block: the next call waits for it. Only what this Service commits is reported; a FireTx is
-	// the caller's to commit.
+	// Moved, if given, is called after the commit of a call, with the ids of the instances that the call
+	// created or moved. It must not block, since the next call waits for it. A FireTx is not reported:
+	// its caller commits it.
 	Moved func(ids []uuid.UUID)
 }
 
@@ -62,6 +63,9 @@ func (c Config) withDefaults() Config {
 // Service carries out commands and answers reads. Between calls it holds nothing but the commands
 // that wait. Any number of Services may share a database. A Service may be used by several
 // goroutines at once.
+//
+// A command without a tenant belongs to DefaultTenant. A read has no such default: it sees only what
+// the tenant that it names has.
 type Service struct {
 	db      *database.Client
 	config  Config
@@ -89,8 +93,8 @@ func (s *Service) Database() *database.Client { return s.db }
 // Webhooks returns the policy that the Service was made with.
 func (s *Service) Webhooks() WebhookPolicy { return s.config.Webhooks }
 
-// Close refuses new commands, and returns when those that were accepted have their replies. The pool
-// stays open, and reads go on.
+// Close refuses new commands as Unavailable, and returns when those that were accepted have their
+// replies. The pool stays open, and reads go on.
 func (s *Service) Close() {
 	s.creates.close()
 	s.fires.close()

@@ -15,13 +15,14 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestFireTx(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter, strings.Replace(stepwise, `"require_if_match": true,`, "", 1))
 	ctx := t.Context()
-	fsmtest.Exec(t, pool, "create table payment (id integer)")
+	bounded.Exec(t, pool, "create table payment (id integer)")
 	i := fsmtest.Create(t, s, "counter", `{"x":0}`)
 	add := fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)}
 	pay := func(tx pgx.Tx) error {
@@ -37,7 +38,7 @@ func TestFireTx(t *testing.T) {
 		}
 		return errors.Join(pay(tx), undo)
 	})
-	if !errors.Is(err, undo) || fsmtest.Scan[int](t, pool, "select count(*) from payment") != 0 || fsmtest.Get(t, s, i.ID).Version != 1 {
+	if !errors.Is(err, undo) || bounded.Value[int](t, pool, "select count(*) from payment") != 0 || fsmtest.Get(t, s, i.ID).Version != 1 {
 		t.Errorf("rolled back: %v, the instance is %+v", err, fsmtest.Get(t, s, i.ID))
 	}
 
@@ -65,7 +66,7 @@ func TestFireTx(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fsmtest.Get(t, s, i.ID); got.Version != 3 || fsmtest.Scan[int](t, pool, "select count(*) from payment") != 1 {
+	if got := fsmtest.Get(t, s, i.ID); got.Version != 3 || bounded.Value[int](t, pool, "select count(*) from payment") != 1 {
 		t.Errorf("committed: %+v", got)
 	}
 	fsmtest.SameJSON(t, fsmtest.Get(t, s, i.ID).Context, `{"x":2}`)

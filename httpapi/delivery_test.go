@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestDeliveries(t *testing.T) {
@@ -17,13 +18,13 @@ func TestDeliveries(t *testing.T) {
 	id := a.create("booking", `{"context": {"price": 1}}`)
 	a.fire(id, "cancel", "").want(http.StatusOK)
 	// In place of the worker, which does not run here.
-	a.sql("select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
-	a.sql("select pawl.delivery_route(1, 100, '1 hour')")
+	bounded.Exec(a.t, a.pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	bounded.Exec(a.t, a.pool, "select pawl.delivery_route(1, 100, '1 hour')")
 	all := a.get("/v1/deliveries").want(http.StatusOK).wantAt(
 		"items.0.subscription_id", subscription, "items.0.instance_id", id, "items.0.version", "2", "items.0.type", "pawl.instance.transitioned",
 		"items.0.status", "pending", "items.0.attempts", "0", "items.0.last_status", "null", "items.0.delivered_at", "null",
 		"items.1.version", "1", "items.1.type", "pawl.instance.created", "items.2", missing)
-	a.sql(`select pawl.delivery_settle(1, '{default}', array[$1::text::uuid], '{dead}', array[null::interval], array[null::interval],
+	bounded.Exec(a.t, a.pool, `select pawl.delivery_settle(1, '{default}', array[$1::text::uuid], '{dead}', array[null::interval], array[null::interval],
 		'{500}', '{broken}', '{oh dear}', '1s')`, all.at("items.1.id"))
 	dead := a.get("/v1/deliveries?status=dead&subscription_id="+subscription+"&instance_id="+id).want(http.StatusOK).wantAt(
 		"items.0.version", "1", "items.0.attempts", "1", "items.0.last_status", "500", "items.0.last_error", "broken",
@@ -44,7 +45,7 @@ func TestDeliveries(t *testing.T) {
 	replay(dead).want(http.StatusAccepted).wantAt("id", dead, "status", "pending", "attempts", "0")
 	replay(dead).want(http.StatusConflict, "delivery-conflict")
 	a.post("/v1/deliveries/replay", "", "").want(http.StatusOK).wantAt("replayed", "0")
-	a.sql("update pawl.delivery set status = 'dead', next_attempt_at = null")
+	bounded.Exec(a.t, a.pool, "update pawl.delivery set status = 'dead', next_attempt_at = null")
 	a.post("/v1/deliveries/replay", "", `{"before": "2020-01-01T00:00:00Z"}`).want(http.StatusOK).wantAt("replayed", "0")
 	a.post("/v1/deliveries/replay", "", `{"subscription_id": "`+id+`"}`).want(http.StatusOK).wantAt("replayed", "0")
 	a.post("/v1/deliveries/replay", "", `{"status": "delivered"}`).want(http.StatusOK).wantAt("replayed", "0")

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 const drawn = "/v1/workflows/booking/diagram"
@@ -91,7 +93,7 @@ func TestDiagramOfALongPath(t *testing.T) {
 func TestDiagramOfWhatSQLRegistered(t *testing.T) {
 	t.Parallel()
 	a := start(t)
-	a.sql(`select pawl.register_workflow('{"name": "island", "initial": "A", "states": {
+	bounded.Exec(a.t, a.pool, `select pawl.register_workflow('{"name": "island", "initial": "A", "states": {
 		"A": {"on": {"go": [{"target": "B"}]}}, "B": {"type": "final"}, "LOST": {}}}')`)
 	r := a.get("/v1/workflows/island/diagram").want(http.StatusOK)
 	if !strings.Contains(string(r.body), `state "LOST" as s_LOST`) {

@@ -14,6 +14,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // sameOutcome stops the test unless an answer is the replay of another: it has the same
@@ -222,7 +223,7 @@ func TestConcurrentIdenticalRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			steps := a.count("pawl.history")
 			key := newKey()
-			answers := together(100, func(i int) answer { return command([]*api{a, b}[i%2].on(t), key) })
+			answers := together(t, 100, func(i int) answer { return command([]*api{a, b}[i%2].on(t), key) })
 			firsts := 0
 			for _, r := range answers {
 				if r.header.Get("Idempotent-Replayed") == "" {
@@ -249,7 +250,8 @@ func TestConcurrentIdenticalRequests(t *testing.T) {
 }
 
 // together calls f n times concurrently and returns the results.
-func together[T any](n int, f func(i int) T) []T {
+func together[T any](t testing.TB, n int, f func(i int) T) []T {
+	t.Helper()
 	results := make([]T, n)
 	var begin, done sync.WaitGroup
 	begin.Add(1)
@@ -260,7 +262,7 @@ func together[T any](n int, f func(i int) T) []T {
 		})
 	}
 	begin.Done()
-	done.Wait()
+	bounded.Wait(t, "concurrent calls", done.Wait)
 	return results
 }
 
@@ -272,9 +274,9 @@ func TestRolledBackCommandLeavesNoKey(t *testing.T) {
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	// Each insert into history fails at the commit.
-	a.sql(`create function public.fail() returns trigger language plpgsql as
+	bounded.Exec(a.t, a.pool, `create function public.fail() returns trigger language plpgsql as
 		$$ begin raise exception 'no' using errcode = '53100'; end $$`)
-	a.sql(`create constraint trigger fail after insert on pawl.history deferrable initially deferred
+	bounded.Exec(a.t, a.pool, `create constraint trigger fail after insert on pawl.history deferrable initially deferred
 		for each row execute function public.fail()`)
 	key, keys := newKey(), a.count("pawl.idempotency_key")
 	add := "/v1/instances/" + id + "/actions/add"
@@ -283,7 +285,7 @@ func TestRolledBackCommandLeavesNoKey(t *testing.T) {
 		t.Errorf("%d keys were left behind", got-keys)
 	}
 	a.get("/v1/instances/"+id).wantAt("version", "1")
-	a.sql("drop trigger fail on pawl.history")
+	bounded.Exec(a.t, a.pool, "drop trigger fail on pawl.history")
 	a.post(add, key, `{"payload": {"by": 2}}`).want(http.StatusOK).wantHeader("Idempotent-Replayed", "").wantAt("context.sum", "2")
 }
 
@@ -346,9 +348,9 @@ func TestWhatIsNotRecorded(t *testing.T) {
 	})
 	t.Run("500", func(t *testing.T) {
 		a, key := a.on(t), newKey()
-		a.sql("alter table pawl.timer rename to elsewhere")
+		bounded.Exec(a.t, a.pool, "alter table pawl.timer rename to elsewhere")
 		a.post(books, key, price).want(http.StatusInternalServerError, "internal")
-		a.sql("alter table pawl.elsewhere rename to timer")
+		bounded.Exec(a.t, a.pool, "alter table pawl.elsewhere rename to timer")
 		a.post(books, key, price).want(http.StatusCreated).wantHeader("Idempotent-Replayed", "")
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A counted counts the statements of a pool.
@@ -53,25 +53,12 @@ func BenchmarkIdleWaiters(b *testing.B) {
 	defer notifier.Close()
 	service := fsm.New(own, fsm.Config{Moved: notifier.Moved})
 	defer service.Close()
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { _ = hub.Run(ctx) })
-	defer running.Wait()
-	defer cancel()
+	defer bounded.Run(b, "the hub", hub.Run)()
 	a := serveHandler(b, httpapi.ServicesOf(service, hub), httpapi.Config{})
 	a.pool = pool
 	a.register(counter)
-	if _, err := pool.Exec(b.Context(), `select pawl.create_one('counter', '{"sum": 0}') from generate_series(1, 5000)`); err != nil {
-		b.Fatal(err)
-	}
-	rows, err := pool.Query(b.Context(), "select id::text from pawl.instance")
-	if err != nil {
-		b.Fatal(err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		b.Fatal(err)
-	}
+	bounded.Exec(b, pool, `select pawl.create_one('counter', '{"sum": 0}') from generate_series(1, 5000)`)
+	ids := bounded.Column[string](b, pool, "select id::text from pawl.instance")
 	memory := func() uint64 {
 		runtime.GC()
 		runtime.GC()
@@ -80,7 +67,7 @@ func BenchmarkIdleWaiters(b *testing.B) {
 		return m.HeapInuse + m.StackInuse
 	}
 	for b.Loop() {
-		goroutines, bytes := runtime.NumGoroutine(), memory()
+		goroutines, bytes, asked := runtime.NumGoroutine(), memory(), statements.n.Load()
 		conns := make([]net.Conn, waiters)
 		for i := range conns {
 			if conns[i], err = net.Dial("tcp", strings.TrimPrefix(a.url, "http://")); err != nil {
@@ -91,9 +78,10 @@ func BenchmarkIdleWaiters(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		time.Sleep(5 * time.Second) // Until all requests wait.
+		// Each request reads its instance once, and waits.
+		bounded.Until(b, "all requests to wait", statements.n.Load, func(n int64) bool { return n >= asked+waiters })
 		before := statements.n.Load()
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // bounded: the time that is measured
 		b.ReportMetric(float64(statements.n.Load()-before)/5, "statements/s")
 		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/waiters, "goroutines/waiter")
 		b.ReportMetric(float64(memory()-bytes)/waiters, "B/waiter")
@@ -101,9 +89,7 @@ func BenchmarkIdleWaiters(b *testing.B) {
 		a.fire(ids[0], "stop", "").want(http.StatusOK)
 		answered(b, conns[0])
 		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "ms/answer")
-		if _, err := pool.Exec(b.Context(), "select pawl.fire_one(id, 'stop') from pawl.instance where state = 'ON'"); err != nil {
-			b.Fatal(err)
-		}
+		bounded.Exec(b, pool, "select pawl.fire_one(id, 'stop') from pawl.instance where state = 'ON'")
 		start = time.Now()
 		for _, conn := range conns[1:] {
 			answered(b, conn)

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -140,7 +142,9 @@ func (a *api) try(method, target, body string, headers ...string) (answer, error
 	if body != "" {
 		content = strings.NewReader(body)
 	}
-	in, err := http.NewRequestWithContext(a.t.Context(), method, a.url, content)
+	ctx, cancel := context.WithTimeout(a.t.Context(), bounded.Limit)
+	defer cancel()
+	in, err := http.NewRequestWithContext(ctx, method, a.url, content)
 	if err != nil {
 		return answer{}, err
 	}
@@ -216,21 +220,10 @@ func (a *api) fire(id, event, body string, headers ...string) answer {
 	return a.post("/v1/instances/"+id+"/actions/"+event, newKey(), body, headers...)
 }
 
-// sql executes a statement as the owner of the schema.
-func (a *api) sql(query string, args ...any) {
-	a.t.Helper()
-	if _, err := a.pool.Exec(a.t.Context(), query, args...); err != nil {
-		a.t.Fatal(err)
-	}
-}
-
 // count returns the number of rows of a table.
-func (a *api) count(table string) (n int) {
+func (a *api) count(table string) int {
 	a.t.Helper()
-	if err := a.pool.QueryRow(a.t.Context(), "select count(*) from "+table).Scan(&n); err != nil {
-		a.t.Fatal(err)
-	}
-	return n
+	return bounded.Value[int](a.t, a.pool, "select count(*) from "+table)
 }
 
 // want stops the test unless the answer has the status and, if given, the problem code.

@@ -3,10 +3,10 @@ package httpapi_test
 import (
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // While the queue is full, further commands are refused immediately with Retry-After, and
@@ -15,8 +15,8 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 	t.Parallel()
 	const requests, room = 20, 3
 	a := startWith(t, setup{
-		db:  db.Config{LockTimeout: 20 * time.Second, StatementTimeout: 20 * time.Second},
-		fsm: fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: 30 * time.Second},
+		db:  db.Config{LockTimeout: bounded.Limit, StatementTimeout: bounded.Limit},
+		fsm: fsm.Config{MaxQueue: room, Flushers: 1, CallTimeout: bounded.Limit},
 	})
 	a.register(counter)
 	stuck := a.create("counter", `{"context": {"sum": 0}}`)
@@ -28,9 +28,7 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "select from pawl.instance where id = $1 for update", stuck); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "select from pawl.instance where id = $1 for update", stuck)
 	type reply struct {
 		i int
 		answer
@@ -44,18 +42,12 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 		replies <- reply{i, r}
 	}
 	go fire(-1, stuck)
-	for waiting := 0; waiting == 0; {
-		err := a.pool.QueryRow(t.Context(), `
-			select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	bounded.UntilBlocked(t, a.pool, 1)
 	for i, id := range ids {
 		go fire(i, id)
 	}
 	for range requests - room {
-		r := <-replies
+		r := bounded.Receive(t, "a command without room", replies)
 		r.want(http.StatusServiceUnavailable, "unavailable").wantHeader("Retry-After", "1")
 		a.get("/v1/instances/"+ids[r.i]).wantAt("version", "1")
 	}
@@ -65,7 +57,7 @@ func TestRequestsBeyondTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range room + 1 {
-		(<-replies).want(http.StatusOK).wantAt("version", "2")
+		bounded.Receive(t, "a command that was queued", replies).want(http.StatusOK).wantAt("version", "2")
 	}
 	a.fire(ids[0], "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Every kind of fsm has a code, and every code of the contract has a description.
@@ -94,8 +95,8 @@ func TestProblems(t *testing.T) {
 	busy.get("/v1/workflows").want(http.StatusOK)
 	gone := serve(t, "postgres://nobody@127.0.0.1:1/nothing", setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
 	broken := startWith(t, setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
-	broken.sql("drop table pawl.timer")
-	broken.sql("drop view pawl.instance_at")
+	bounded.Exec(broken.t, broken.pool, "drop table pawl.timer")
+	bounded.Exec(broken.t, broken.pool, "drop view pawl.instance_at")
 
 	var seen sync.Map
 	for name, test := range map[string]struct {
@@ -201,13 +202,13 @@ func TestProblemPages(t *testing.T) {
 // The cause of an internal error is logged under the id of the request and not sent.
 func TestInternalErrors(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log bounded.Lines
 	pool := dbtest.New(t)
 	a := serve(t, dbtest.DSN(pool), setup{http: httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}})
 	a.pool = pool
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
-	a.sql("alter table pawl.history rename column actor to somebody")
+	bounded.Exec(a.t, a.pool, "alter table pawl.history rename column actor to somebody")
 	for i, r := range []answer{
 		a.post("/v1/workflows/counter/instances", newKey(), "", "X-Request-ID", "request-0"),
 		a.fire(id, "add", `{"payload": {"by": 1}}`, "X-Request-ID", "request-1"),
@@ -217,7 +218,7 @@ func TestInternalErrors(t *testing.T) {
 		if bytes.Contains(r.body, []byte("actor")) || bytes.Contains(r.body, []byte("column")) {
 			t.Errorf("the problem gives away the cause: %s", r.body)
 		}
-		if line := log.line(fmt.Sprintf(`"request_id":"request-%d"`, i)); !strings.Contains(line, "actor") {
+		if line := log.Find(t, fmt.Sprintf(`"request_id":"request-%d"`, i)); !strings.Contains(line, "actor") {
 			t.Errorf("the log does not tell the cause: %q", line)
 		}
 	}
@@ -229,35 +230,11 @@ func TestInternalErrors(t *testing.T) {
 // read.
 func TestPanic(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log bounded.Lines
 	a := serveHandler(t, httpapi.Services{}, httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
 	a.get("/v1/workflows", "X-Request-ID", "panicked").want(http.StatusInternalServerError, "internal")
-	if line := log.line("panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
+	if line := log.Find(t, "panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
 		t.Errorf("the log does not tell of the panic: %q", line)
 	}
 	a.get("/healthz").want(http.StatusOK) // The service goes on.
-}
-
-// A lockedBuffer is a log that can be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// line returns the first line that contains a text.
-func (l *lockedBuffer) line(text string) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
-		if strings.Contains(line, text) {
-			return line
-		}
-	}
-	return ""
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestHeartbeat(t *testing.T) {
@@ -21,6 +22,8 @@ func TestHeartbeat(t *testing.T) {
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	for _, path := range []string{"/v1/instances/" + id + "/events", "/v1/events"} {
 		s := a.stream(path, "")
+		timer := time.AfterFunc(bounded.Limit, s.cancel)
+		// bounded: the timer ends the stream
 		for beats := 0; beats < 3; {
 			if !s.lines.Scan() {
 				t.Fatal("the stream ends")
@@ -29,6 +32,7 @@ func TestHeartbeat(t *testing.T) {
 				beats++
 			}
 		}
+		timer.Stop()
 	}
 }
 
@@ -69,7 +73,7 @@ func tooOld(t *testing.T) answer {
 	dbtest.Advance(t, a.pool, 25*time.Hour)
 	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 	a.stream("/v1/events", e.id).want("transition 2 OFF", "transition 2 ON")
-	a.sql("select pawl.purge_instances('default', array[$1::uuid], pawl.now())", gone)
+	bounded.Exec(a.t, a.pool, "select pawl.purge_instances('default', array[$1::uuid], pawl.now())", gone)
 	a.create("booking", `{"context": {"price": 1}}`)
 	a.stream("/v1/events?workflow=booking", other.id).want("created 1 QUOTED")
 	s = a.stream("/v1/events", e.id)
@@ -81,7 +85,7 @@ func tooOld(t *testing.T) answer {
 	r := answer{t: t, request: "GET /v1/events", status: http.StatusGone, header: s.res.Header, body: []byte(failed.data)}
 	r.wantAt("code", "event-id-too-old", "status", "410", "request_id", s.res.Header.Get("X-Request-ID"))
 	// A step of the streamed instance is missing.
-	a.sql("delete from pawl.history where instance_id = $1 and version = 1", id)
+	bounded.Exec(a.t, a.pool, "delete from pawl.history where instance_id = $1 and version = 1", id)
 	s = a.stream("/v1/instances/"+id+"/events", "0")
 	if failed, _ := s.next(); failed.kind != "error" || !strings.Contains(failed.data, `"event-id-too-old"`) {
 		t.Errorf("the event is %v", failed)
@@ -111,7 +115,7 @@ func TestSlowReader(t *testing.T) {
 		quick.want(fmt.Sprintf("transition %d ON", version))
 	}
 	// The service has written more than the buffers hold, so it has ended the stream.
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(bounded.Limit))
 	text, err := io.ReadAll(conn)
 	if err != nil && !strings.Contains(err.Error(), "reset") {
 		t.Errorf("the slow stream is not ended: %v", err)
@@ -151,7 +155,7 @@ func TestFilteredStreamsEndForGood(t *testing.T) {
 	a.get(path + "?from=start&event=never").want(http.StatusNoContent)
 	// The filters choose no step in several pages of history.
 	long := a.create("counter", `{"context": {"sum": 0}}`)
-	a.sql(`do $$ begin for n in 1..120 loop perform pawl.fire_one('` + long + `', 'add', '{"by": 1}'); end loop; end $$`)
+	bounded.Exec(a.t, a.pool, `do $$ begin for n in 1..120 loop perform pawl.fire_one('`+long+`', 'add', '{"by": 1}'); end loop; end $$`)
 	a.fire(long, "stop", "").want(http.StatusOK)
 	a.get("/v1/instances/" + long + "/events?from=start&event=never").want(http.StatusNoContent)
 	s := a.stream("/v1/instances/"+long+"/events?from=start&state=OFF", "")

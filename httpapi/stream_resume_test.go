@@ -12,6 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Streams that are cut at random places and resumed on either of two replicas lose and repeat
@@ -45,10 +46,8 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = held.Rollback(context.Background()) }()
-	if _, err := held.Exec(t.Context(), `select pawl.fire_one($1, 'add', '{"by": 1}')`, slow); err != nil {
-		t.Fatal(err)
-	}
+	defer func() { _ = held.Rollback(bounded.Context(t)) }()
+	bounded.Exec(t, held, `select pawl.fire_one($1, 'add', '{"by": 1}')`, slow)
 	for n, id := range ids {
 		writing.Go(func() {
 			for range steps {
@@ -112,11 +111,11 @@ func TestStreamsLoseAndRepeatNothing(t *testing.T) {
 			}
 		})
 	}
-	writing.Wait()
+	bounded.Wait(t, "the writers", writing.Wait)
 	if err := held.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	reading.Wait()
+	bounded.Wait(t, "the readers", reading.Wait)
 }
 
 // While the filters choose no step, the stream sends new ids to resume from, long before the
@@ -126,25 +125,20 @@ func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 	a := startLive(t, httpapi.Config{Heartbeat: time.Hour})
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
-	stop := make(chan struct{})
-	var writing sync.WaitGroup
-	writing.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				if _, err := a.pool.Exec(t.Context(), `select pawl.fire_one($1, 'add', '{"by": 1}')`, id); err != nil {
-					t.Error(err)
-					return
-				}
+	bounded.Run(t, "the writer", func(ctx context.Context) error {
+		// bounded: until it is stopped
+		for ctx.Err() == nil {
+			if _, err := a.pool.Exec(ctx, `select pawl.fire_one($1, 'add', '{"by": 1}')`, id); err != nil && ctx.Err() == nil {
+				return err
 			}
 		}
+		return nil
 	})
 	for _, path := range []string{"/v1/instances/" + id + "/events?event=stop", "/v1/events?event=stop"} {
 		s := a.stream(path, "")
-		timer := time.AfterFunc(20*time.Second, s.cancel)
+		timer := time.AfterFunc(bounded.Limit, s.cancel)
 		ids := map[string]bool{}
+		// bounded: the timer ends the stream
 		for len(ids) < 3 && s.lines.Scan() {
 			if id, is := strings.CutPrefix(s.lines.Text(), "id: "); is {
 				ids[id] = true
@@ -154,6 +148,4 @@ func TestIDMovesOnOverWhatIsFiltered(t *testing.T) {
 			t.Errorf("%s has the ids %v", path, ids)
 		}
 	}
-	close(stop)
-	writing.Wait()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A streamed is a client's open stream, parsed according to WHATWG HTML, 9.2.6.
@@ -56,6 +57,8 @@ func (a *api) stream(target, lastID string, headers ...string) *streamed {
 	if lastID != "" {
 		in.Header.Set("Last-Event-ID", lastID)
 	}
+	timer := time.AfterFunc(bounded.Limit, cancel)
+	defer timer.Stop()
 	res, err := a.client.Do(in)
 	if err != nil {
 		a.t.Fatal(err)
@@ -81,8 +84,9 @@ func (s *streamed) close() {
 // next returns the next event, or false at the end of the stream.
 func (s *streamed) next() (e sse, ok bool) {
 	s.t.Helper()
-	timer := time.AfterFunc(20*time.Second, s.cancel)
+	timer := time.AfterFunc(bounded.Limit, s.cancel)
 	defer timer.Stop()
+	// bounded: the timer ends the stream
 	for s.lines.Scan() {
 		name, value, _ := strings.Cut(s.lines.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
@@ -146,7 +150,7 @@ func TestStreamInstance(t *testing.T) {
 	all.want("created 1 ON", "transition 2 ON")
 	a.another(setup{}).fire(id, "add", add).want(http.StatusOK)
 	now.want("transition 3 ON")
-	a.sql(`select pawl.fire_one($1, 'add', '{"by": 1}')`, id)
+	bounded.Exec(a.t, a.pool, `select pawl.fire_one($1, 'add', '{"by": 1}')`, id)
 	now.want("transition 4 ON")
 	resumed := a.stream(path, "2")
 	filtered := a.stream(path+"?from=start&state=OFF&event=stop,add", "")

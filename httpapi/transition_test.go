@@ -36,7 +36,7 @@ func TestConcurrentCommandsAreSerial(t *testing.T) {
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	const commands = 100
-	answers := together(commands, func(i int) answer {
+	answers := together(t, commands, func(i int) answer {
 		return []*api{a, b}[i%2].fire(id, "add", fmt.Sprintf(`{"payload": {"by": %d}}`, i+1))
 	})
 	history := a.get("/v1/instances/" + id + "/history?limit=200").want(http.StatusOK)
@@ -79,7 +79,7 @@ func TestConcurrentExpectations(t *testing.T) {
 	a.register(counter)
 	id := a.create("counter", `{"context": {"sum": 0}}`)
 	statuses := map[int]int{}
-	for _, r := range together(30, func(int) answer { return a.fire(id, "add", `{"payload": {"by": 1}}`, "If-Match", `"1"`) }) {
+	for _, r := range together(t, 30, func(int) answer { return a.fire(id, "add", `{"payload": {"by": 1}}`, "If-Match", `"1"`) }) {
 		statuses[r.status]++
 	}
 	if statuses[200] != 1 || statuses[412] != 29 {
@@ -143,7 +143,7 @@ func TestGuardError(t *testing.T) {
 		for i := range ids {
 			ids[i] = a.create("touchy", "")
 		}
-		for i, r := range together(n, func(i int) answer { return a.fire(ids[i], "when", []string{raises, holds, holds}[i%3]) }) {
+		for i, r := range together(t, n, func(i int) answer { return a.fire(ids[i], "when", []string{raises, holds, holds}[i%3]) }) {
 			if i%3 == 0 {
 				r.want(http.StatusUnprocessableEntity, "guard-error")
 			} else {

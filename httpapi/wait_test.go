@@ -12,6 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // startLive starts a service with a running hub. The hub polls so rarely that a test which depends
@@ -33,17 +34,11 @@ func liveOn(t testing.TB, dsn string, config httpapi.Config) *api {
 	hub := live.NewHub(pool, live.HubConfig{Poll: 300 * time.Millisecond})
 	notifier := live.NewNotifier(pool)
 	service := fsm.New(pool, fsm.Config{Moved: notifier.Moved})
-	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- hub.Run(ctx) }()
+	t.Cleanup(pool.Close)
+	bounded.Run(t, "the hub", hub.Run)
 	t.Cleanup(func() {
 		service.Close()
 		notifier.Close()
-		cancel()
-		if err := <-ran; err != nil {
-			t.Error(err)
-		}
-		pool.Close()
 	})
 	return serveHandler(t, httpapi.ServicesOf(service, hub), config)
 }
@@ -59,18 +54,6 @@ func (a *api) later(target string, headers ...string) <-chan answer {
 		got <- r
 	}()
 	return got
-}
-
-// settled returns the answer of a waiting request, which must come in time.
-func settled(t testing.TB, got <-chan answer) answer {
-	t.Helper()
-	select {
-	case r := <-got:
-		return r
-	case <-time.After(20 * time.Second):
-		t.Fatal("there is no answer")
-		return answer{}
-	}
 }
 
 func TestLongPoll(t *testing.T) {
@@ -102,10 +85,10 @@ func TestLongPoll(t *testing.T) {
 	other := a.another(setup{})
 	got := a.later(path, "Prefer", "wait=60", "If-None-Match", `"1"`)
 	other.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
-	settled(t, got).want(http.StatusOK).wantHeader("ETag", `"2"`).wantHeader("Preference-Applied", "wait=60").wantAt("context.sum", "1")
+	bounded.Receive(t, "the answer", got).want(http.StatusOK).wantHeader("ETag", `"2"`).wantHeader("Preference-Applied", "wait=60").wantAt("context.sum", "1")
 	got = a.later(path, "Prefer", "wait=60", "If-None-Match", `W/"1", "2"`)
-	a.sql(`select pawl.fire_one($1, 'add', '{"by": 1}')`, id)
-	settled(t, got).want(http.StatusOK).wantHeader("ETag", `"3"`)
+	bounded.Exec(a.t, a.pool, `select pawl.fire_one($1, 'add', '{"by": 1}')`, id)
+	bounded.Receive(t, "the answer", got).want(http.StatusOK).wantHeader("ETag", `"3"`)
 }
 
 func TestUntil(t *testing.T) {
@@ -124,15 +107,20 @@ func TestUntil(t *testing.T) {
 
 	final := a.later(path+"?until=final", "Prefer", "wait=60")
 	state := a.later(path+"?until=OFF", "Prefer", "wait=60")
+	moved := a.later(path, "Prefer", "wait=60", "If-None-Match", `"1"`)
 	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
+	// Another wait ends by this step, and these go on.
+	bounded.Receive(t, "the answer", moved).want(http.StatusOK).wantAt("version", "2")
 	select {
 	case r := <-final:
 		t.Errorf("the wait ends too early: %s", r.body)
-	case <-time.After(100 * time.Millisecond):
+	case r := <-state:
+		t.Errorf("the wait ends too early: %s", r.body)
+	default:
 	}
 	a.fire(id, "stop", "").want(http.StatusOK)
-	settled(t, final).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
-	settled(t, state).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
+	bounded.Receive(t, "the answer", final).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
+	bounded.Receive(t, "the answer", state).want(http.StatusOK).wantAt("state", "OFF", "version", "3")
 	// The instance is final, so it cannot reach another state.
 	a.get(path+"?until=ON", "Prefer", "wait=60").want(http.StatusOK).wantAt("state", "OFF")
 	a.get(path, "Prefer", "wait=60", "If-None-Match", `"3"`).want(http.StatusNotModified)
@@ -149,8 +137,8 @@ func TestWaitsEndAtShutdown(t *testing.T) {
 	same := a.later("/v1/instances/"+id, "Prefer", "wait=60", "If-None-Match", `"1"`)
 	final := a.later("/v1/instances/"+id+"?until=final", "Prefer", "wait=60")
 	drain()
-	settled(t, same).want(http.StatusNotModified)
-	settled(t, final).want(http.StatusOK).wantAt("state", "ON")
+	bounded.Receive(t, "the answer", same).want(http.StatusNotModified)
+	bounded.Receive(t, "the answer", final).want(http.StatusOK).wantAt("state", "ON")
 }
 
 // The read timeout of the HTTP server, which pawl serve sets, ends neither waits nor streams:

@@ -68,7 +68,7 @@ func TestConcurrentRegister(t *testing.T) {
 	a := start(t)
 	b := a.another(setup{})
 	created := 0
-	for _, r := range together(12, func(i int) answer {
+	for _, r := range together(t, 12, func(i int) answer {
 		return []*api{a, b}[i%2].do(http.MethodPut, "/v1/workflows/counter", counter)
 	}) {
 		r.wantAt("version", "1")

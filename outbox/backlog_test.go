@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -48,14 +49,9 @@ func TestBacklog(t *testing.T) {
 		steps = 100_000
 	}
 	const transactions = 10
-	insert := func(q interface {
-		Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	},
-	) {
+	insert := func(q queries.DBTX) {
 		t.Helper()
-		if _, err := q.Exec(t.Context(), manySteps, steps/transactions, each); err != nil {
-			t.Fatal(err)
-		}
+		bounded.Exec(t, q, manySteps, steps/transactions, each)
 	}
 	// The consumer begins while the first transaction is not committed. It is led again after the
 	// last one, as after a failure of its sink.
@@ -64,8 +60,8 @@ func TestBacklog(t *testing.T) {
 		t.Fatal(err)
 	}
 	insert(open)
-	outboxtest.Exec(t, pool, "select pawl.consumer_create('all')")
-	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
+	bounded.Exec(t, pool, "select pawl.consumer_create('all')")
+	bounded.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
 	for range transactions - 1 {
 		insert(pool)
 	}
@@ -105,22 +101,18 @@ func TestBacklog(t *testing.T) {
 	config.Page = page
 	began := time.Now()
 	stop := outboxtest.Relay(t, pool, "all", sink, config)
-	wait := func(c chan struct{}) {
+	wait := func(what string, c chan struct{}) {
 		t.Helper()
-		select {
-		case <-c:
-		case <-time.After(3 * time.Minute):
-			t.Fatalf("after 3 minutes %d messages have come", outboxtest.Value[int](t, pool, "select relayed::int from pawl.consumer"))
-		}
+		bounded.ReceiveWithin(t, 10*time.Minute, what, c)
 	}
-	wait(half)
+	wait("the first half of the backlog", half)
 	stop()
 	stop = outboxtest.Relay(t, pool, "all", sink, config)
-	wait(all)
+	wait("the whole backlog", all)
 	t.Logf("%.0f messages per second", float64(steps)/time.Since(began).Seconds())
 	// New steps are found without reading the backlog again.
 	outboxtest.Add(t, pool, outboxtest.Create(t, pool))
-	wait(more)
+	wait("the steps after the backlog", more)
 	stop()
 	if largest > page || repeated > page {
 		t.Errorf("the largest page is of %d, and %d steps came twice", largest, repeated)
@@ -129,9 +121,9 @@ func TestBacklog(t *testing.T) {
 	if grown := int64(memory) - int64(before); grown > 200<<20 {
 		t.Errorf("it took %d MB", grown>>20)
 	}
-	outboxtest.Exec(t, pool, "select pg_stat_force_next_flush()")
+	bounded.Exec(t, pool, "select pg_stat_force_next_flush()")
 	for _, index := range []string{"history_seq_idx", "history_xid_idx"} {
-		if n := outboxtest.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*5/4 {
+		if n := bounded.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*5/4 {
 			t.Errorf("of %s %d entries were read", index, n)
 		}
 	}
@@ -152,25 +144,27 @@ func TestLowWatermarkFollows(t *testing.T) {
 	outboxtest.Relay(t, pool, "all", sink, outboxtest.Quick)
 	sink.Want(t, 0)
 	const steps = 60_000
-	outboxtest.Exec(t, pool, manySteps, steps, 10)
-	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
-		outboxtest.Exec(t, pool, "select pg_current_xact_id()") // A reason to look.
-		if outboxtest.Value[bool](t, pool, "select relayed >= $1 and low_watermark > $1 - 20000 from pawl.consumer", steps) {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the consumer is %s", outboxtest.Value[string](t, pool, "select c::text from pawl.consumer c"))
-		}
+	bounded.Exec(t, pool, manySteps, steps, 10)
+	type consumer struct {
+		follows bool
+		row     string
 	}
+	bounded.Until(t, "the low watermark to follow", func() consumer {
+		bounded.Exec(t, pool, "select pg_current_xact_id()") // A reason to look.
+		return consumer{
+			bounded.Value[bool](t, pool, "select relayed >= $1 and low_watermark > $1 - 20000 from pawl.consumer", steps),
+			bounded.Value[string](t, pool, "select c::text from pawl.consumer c"),
+		}
+	}, func(c consumer) bool { return c.follows })
 }
 
 // A page reads a bounded number of steps that are not part of its batch.
 func TestPagesAreBounded(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	outboxtest.Exec(t, pool, "alter table pawl.history set (autovacuum_enabled = off)")
-	outboxtest.Exec(t, pool, "select pawl.consumer_create('all', true)")
-	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '1 hour')")
+	bounded.Exec(t, pool, "alter table pawl.history set (autovacuum_enabled = off)")
+	bounded.Exec(t, pool, "select pawl.consumer_create('all', true)")
+	bounded.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '1 hour')")
 	open, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -179,18 +173,18 @@ func TestPagesAreBounded(t *testing.T) {
 		outboxtest.Create(t, open)
 	}
 	const advance = "select pawl.consumer_advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
-	outboxtest.Exec(t, pool, advance)
-	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
-	outboxtest.Exec(t, pool, advance) // The low watermark is far below them, and the batch that follows begins there.
+	bounded.Exec(t, pool, advance)
+	bounded.Exec(t, pool, manySteps, 50_000, 1)
+	bounded.Exec(t, pool, advance) // The low watermark is far below them, and the batch that follows begins there.
 	outboxtest.Create(t, pool)
-	outboxtest.Exec(t, pool, "select pawl.consumer_advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
-	outboxtest.Exec(t, pool, manySteps, 50_000, 1)
+	bounded.Exec(t, pool, "select pawl.consumer_advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
+	bounded.Exec(t, pool, manySteps, 50_000, 1)
 	if err := open.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	read := func(want int) {
 		t.Helper()
-		outboxtest.Exec(t, pool, "select pg_stat_reset()")
+		bounded.Exec(t, pool, "select pg_stat_reset()")
 		conn, err := pool.Acquire(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -198,21 +192,21 @@ func TestPagesAreBounded(t *testing.T) {
 		defer conn.Release()
 		for range 8 {
 			// This batch does not see the steps of the transaction that was open. The next one does.
-			if n := outboxtest.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl_private.consumer_steps(c, pg_current_snapshot(), 1000)"); n != want {
+			if n := bounded.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl_private.consumer_steps(c, pg_current_snapshot(), 1000)"); n != want {
 				t.Errorf("%d steps, want %d", n, want)
 			}
 		}
-		outboxtest.Value[string](t, conn, "select pg_stat_force_next_flush()::text")
-		outboxtest.Value[int](t, conn, "select 1")
-		if n := outboxtest.Value[int](t, pool, "select sum(idx_tup_read) from pg_stat_user_indexes where indexrelname like 'history_%'"); n > 8*20_100 {
+		bounded.Value[string](t, conn, "select pg_stat_force_next_flush()::text")
+		bounded.Value[int](t, conn, "select 1")
+		if n := bounded.Value[int](t, pool, "select sum(idx_tup_read) from pg_stat_user_indexes where indexrelname like 'history_%'"); n > 8*20_100 {
 			t.Errorf("%d entries were read for 8 pages", n)
 		}
 	}
-	outboxtest.Exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, low_watermark = 10, batch_seq = 0")
+	bounded.Exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, low_watermark = 10, batch_seq = 0")
 	read(10)
-	outboxtest.Exec(t, pool, "analyze pawl.history") // Of few transactions, for the planner.
+	bounded.Exec(t, pool, "analyze pawl.history") // Of few transactions, for the planner.
 	read(10)
-	outboxtest.Exec(t, pool, "update pawl.consumer set low_watermark = next_low_watermark")
+	bounded.Exec(t, pool, "update pawl.consumer set low_watermark = next_low_watermark")
 	read(1000)
 }
 
@@ -221,12 +215,11 @@ func TestSlowSinkGetsSmallerPages(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	const steps = 300
-	outboxtest.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", steps)
+	bounded.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", steps)
 	sink := outboxtest.NewRecorder()
 	sink.Before = func(ctx context.Context, messages []outbox.Message) error {
 		if len(messages) > 100 {
-			<-ctx.Done()
-			return ctx.Err()
+			return bounded.Ended(ctx)
 		}
 		return nil
 	}
@@ -242,15 +235,15 @@ func TestSlowSinkGetsSmallerPages(t *testing.T) {
 func TestPagesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	outboxtest.Exec(t, pool, "alter function pawl.consumer_read rename to consumer_read_really")
-	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
+	bounded.Exec(t, pool, "alter function pawl.consumer_read rename to consumer_read_really")
+	bounded.Exec(t, pool, outboxtest.AtMost8+`
 		create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
 		language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
 			return query select * from pawl.consumer_read_really(p_consumer, p_batch, p_limit);
 		end $$`)
 	const n = 40
-	outboxtest.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)
+	bounded.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)
 	sink := outboxtest.NewRecorder()
 	config := outboxtest.Quick
 	config.Page = 16

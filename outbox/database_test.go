@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -25,13 +26,13 @@ const (
 func TestTypesAsInTheDatabase(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	kinds := outboxtest.Value[[]string](t, pool, kindsInSQL)
+	kinds := bounded.Value[[]string](t, pool, kindsInSQL)
 	slices.Sort(kinds)
 	if known := slices.Sorted(maps.Keys(outbox.Types)); len(kinds) == 0 || !slices.Equal(kinds, known) {
 		t.Errorf("the database has the kinds %v, Go has types for %v", kinds, known)
 	}
 	for _, kind := range kinds {
-		if got := outboxtest.Value[string](t, pool, typeInSQL, kind); got != outbox.Types[kind] {
+		if got := bounded.Value[string](t, pool, typeInSQL, kind); got != outbox.Types[kind] {
 			t.Errorf("the type of %s is %q in SQL and %q in Go", kind, got, outbox.Types[kind])
 		}
 	}

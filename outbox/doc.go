@@ -24,7 +24,7 @@
 //	            Sink.Publish ──▶ move the cursor, if this term still leads
 //
 // A cursor is a snapshot and not a number, because a transaction may commit later than one that
-// drew a larger number; the opening comment of db/migrations/00007_outbox.sql explains it. A page
+// drew a larger number; the opening comment of db/schema/40_log/tables.sql explains it. A page
 // is published first and the cursor moves afterwards. After a crash between the two the page is
 // published again, with the same [Message.ID], and nothing is lost.
 //

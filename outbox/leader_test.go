@@ -2,16 +2,14 @@ package outbox_test
 
 import (
 	"context"
-	"log/slog"
 	"maps"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -22,41 +20,40 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 	pool := outboxtest.NewPool(t)
 	config := outboxtest.Quick
 	config.Lease = 2 * time.Second // Longer than a busy machine pauses the other relay.
-	paused, resume := make(chan struct{}), make(chan struct{})
+	gate := bounded.NewGate(t, "the first relay")
 	first, second := outboxtest.NewRecorder(), outboxtest.NewRecorder()
-	var once sync.Once
 	first.Before = func(context.Context, []outbox.Message) error {
-		once.Do(func() { close(paused); <-resume })
+		gate.Pass()
 		return nil
 	}
 	id := outboxtest.Create(t, pool)
 	outboxtest.Relay(t, pool, "all", first, config)
-	<-paused
+	gate.Reached()
 	outboxtest.Relay(t, pool, "all", second, config)
 	second.Want(t, 1)
 	outboxtest.Add(t, pool, id)
 	second.Want(t, 2)
 	outboxtest.CaughtUp(t, pool, "all")
 	const position = "select cursor::text || ' ' || batch_seq from pawl.consumer"
-	term, cursor := outboxtest.Value[int64](t, pool, "select term from pawl.consumer"), outboxtest.Value[string](t, pool, position)
+	term, cursor := bounded.Value[int64](t, pool, "select term from pawl.consumer"), bounded.Value[string](t, pool, position)
 	if term < 2 {
 		t.Fatalf("term %d", term)
 	}
-	if outboxtest.Value[bool](t, pool, "select pawl.consumer_advance('all', 1, '1:1:', null, 1, '1 hour')") {
+	if bounded.Value[bool](t, pool, "select pawl.consumer_advance('all', 1, '1:1:', null, 1, '1 hour')") {
 		t.Error("an old term moved the cursor")
 	}
-	close(resume)
+	gate.Open()
 	first.Want(t, 1) // It publishes its page again, and then cannot move the cursor.
 	outboxtest.Add(t, pool, id)
 	second.Want(t, 3)
 	outboxtest.CaughtUp(t, pool, "all")
-	if now := outboxtest.Value[int64](t, pool, "select term from pawl.consumer"); now != term {
+	if now := bounded.Value[int64](t, pool, "select term from pawl.consumer"); now != term {
 		t.Errorf("term %d after %d", now, term)
 	}
 	if got := first.List(); len(got) != 1 {
 		t.Errorf("the old leader went on: %v", got)
 	}
-	if outboxtest.Value[string](t, pool, position) == cursor {
+	if bounded.Value[string](t, pool, position) == cursor {
 		t.Error("the cursor has not moved")
 	}
 }
@@ -81,7 +78,7 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	pages := 0
 	first.Before = func(context.Context, []outbox.Message) error {
 		if pages++; pages == 2 {
-			outboxtest.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
+			bounded.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
 				where datname = current_database() and pid <> pg_backend_pid() and query like '%consumer_read%'`)
 			doomed.Reset()
 			die()
@@ -90,7 +87,7 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- outbox.NewRelay(doomed, "all", first, config).Run(ctx) }()
-	if err := <-done; err != nil {
+	if err := bounded.Receive(t, "the relay to die", done); err != nil {
 		t.Fatal(err)
 	}
 	doomed.Close()
@@ -112,36 +109,21 @@ func TestRestoredFromADump(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	id, late := outboxtest.Create(t, pool), outboxtest.Create(t, pool)
-	outboxtest.Exec(t, pool, "select pawl.consumer_create('all', true)")
-	outboxtest.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
+	bounded.Exec(t, pool, "select pawl.consumer_create('all', true)")
+	bounded.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
 	// The steps get the transaction ids of another server. One of them is not relayed yet.
-	outboxtest.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
-	outboxtest.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_low_watermark_xid = '4999999999'")
-	lines := make(chan string, 100)
+	bounded.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
+	bounded.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_low_watermark_xid = '4999999999'")
+	var lines bounded.Lines
 	config := outboxtest.Quick
 	config.Lease = time.Second
-	config.Logger = slog.New(slog.NewTextHandler(lineWriter(lines), nil))
+	config.Logger = lines.Logger()
 	sink := outboxtest.NewRecorder()
 	outboxtest.Relay(t, pool, "all", sink, config)
-	for line := range lines {
-		if strings.Contains(line, "restored from a dump") {
-			break
-		}
-	}
-	outboxtest.Exec(t, pool, "select pawl.log_restored()")
+	lines.Find(t, "restored from a dump")
+	bounded.Exec(t, pool, "select pawl.log_restored()")
 	outboxtest.Add(t, pool, id)
 	if got := sink.Want(t, 2); !slices.Equal(got, append(outboxtest.IDs(late, 1), outboxtest.IDs(id, 2)...)) {
 		t.Errorf("relayed %v", got)
 	}
-}
-
-// A lineWriter sends each write to the channel, and drops it if the channel is full.
-type lineWriter chan<- string
-
-func (w lineWriter) Write(p []byte) (int, error) {
-	select {
-	case w <- string(p):
-	default:
-	}
-	return len(p), nil
 }

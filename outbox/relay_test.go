@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -71,7 +72,7 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+		t.Cleanup(func() { _ = tx.Rollback(bounded.Context(t)) })
 		return tx
 	}
 	commit := func(tx pgx.Tx) {
@@ -92,16 +93,16 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 	if got := sink.Want(t, 7); got[6] != outboxtest.IDs(a, 2)[0] {
 		t.Errorf("the late one came as %v", got)
 	}
-	low, high := outboxtest.Value[int64](t, pool, "select seq from pawl.history where instance_id = $1 and version = 2", a),
-		outboxtest.Value[int64](t, pool, "select seq from pawl.history where instance_id = $1 and version = 4", b)
-	smaller := outboxtest.Value[bool](t, pool, `select (select xid from pawl.history where instance_id = $1 and version = 2)
+	low, high := bounded.Value[int64](t, pool, "select seq from pawl.history where instance_id = $1 and version = 2", a),
+		bounded.Value[int64](t, pool, "select seq from pawl.history where instance_id = $1 and version = 4", b)
+	smaller := bounded.Value[bool](t, pool, `select (select xid from pawl.history where instance_id = $1 and version = 2)
 		< (select xid from pawl.history where instance_id = $2 and version = 4)`, a, b)
 	if low >= high || !smaller {
 		t.Errorf("seqs %d and %d, smaller xid %v: this shows nothing", low, high, smaller)
 	}
 	// A transaction that waits for the held one has the smaller xid and commits after it.
 	waits := begin()
-	outboxtest.Value[string](t, waits, "select pg_current_xact_id()::text")
+	bounded.Value[string](t, waits, "select pg_current_xact_id()::text")
 	blocked := make(chan struct{})
 	go func() {
 		defer close(blocked)
@@ -111,7 +112,7 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 	}()
 	outboxtest.Add(t, held, a)
 	commit(held)
-	<-blocked
+	bounded.Receive(t, "the transaction that waits for the held one", blocked)
 	commit(waits)
 	got := sink.Want(t, 10)
 	var ofC []string
@@ -182,11 +183,11 @@ func TestRelayLosesNothing(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	bounded.Wait(t, "the writers", all.Wait)
 	outboxtest.CaughtUp(t, pool, "all")
 	cancel()
-	relays.Wait()
-	steps := outboxtest.Value[int](t, pool, "select count(*) from pawl.history")
+	bounded.Wait(t, "the relays", relays.Wait)
+	steps := bounded.Value[int](t, pool, "select count(*) from pawl.history")
 	seen := map[string]bool{}
 	next := map[string]int{}
 	for _, id := range sink.List() {
@@ -225,7 +226,7 @@ func TestStepBelowTheLowWatermark(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		outboxtest.Value[string](t, first, "select pg_current_xact_id()::text")
+		bounded.Value[string](t, first, "select pg_current_xact_id()::text")
 		outboxtest.Add(t, second, id)
 		outboxtest.Add(t, first, other)
 		if err := first.Commit(t.Context()); err != nil {
@@ -254,12 +255,12 @@ func TestIdleRelayWritesNothing(t *testing.T) {
 	outboxtest.Create(t, pool)
 	sink.Want(t, 1)
 	outboxtest.CaughtUp(t, pool, "all")
-	before := outboxtest.Value[string](t, pool, "select xmin::text || ctid::text from pawl.consumer")
+	before := bounded.Value[string](t, pool, "select xmin::text || ctid::text from pawl.consumer")
 	for range 50 {
-		outboxtest.Value[string](t, pool, "select pg_current_xact_id()::text") // Transactions that make no step.
+		bounded.Value[string](t, pool, "select pg_current_xact_id()::text") // Transactions that make no step.
 	}
 	outboxtest.CaughtUp(t, pool, "all")
-	if after := outboxtest.Value[string](t, pool, "select xmin::text || ctid::text from pawl.consumer"); after != before {
+	if after := bounded.Value[string](t, pool, "select xmin::text || ctid::text from pawl.consumer"); after != before {
 		t.Error("it wrote")
 	}
 }

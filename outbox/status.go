@@ -28,7 +28,7 @@ type Status struct {
 }
 
 // Statuses returns the status of each consumer, in the order of their names. It counts the steps
-// that they have yet to relay, which takes the longer the more there are.
+// that each has yet to relay, one by one.
 func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 	rows, err := queries.New(pool).ConsumerStatus(ctx)
 	if err != nil {

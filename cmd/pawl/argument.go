@@ -10,8 +10,8 @@ import (
 )
 
 // refuseEmpty refuses an argument that is given but empty, and a list with an empty element. As a rule
-// a script passes a variable that is not set, and without the argument the command would do more than
-// the script meant. An environment variable that is set to nothing counts as not given.
+// they come from a script in which a variable is not set. If they counted as not given, the command would
+// do more than the script means. An environment variable that is set to nothing does count as not given.
 func refuseEmpty(parsed *kong.Context, args []string) error {
 	flags := map[string]*kong.Flag{}
 	for _, p := range parsed.Path {

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // TestBench runs one measurement with this program as the service. Package bench tests the others.
@@ -45,43 +47,30 @@ func TestBench(t *testing.T) {
 func TestBenchInterrupted(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.Empty(t)
-	ended := make(chan struct{})
-	cmd := exec.Command(program, "bench", "--instances", "100", "--connections", "2", "--duration", "1m", "--only", "transitions")
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+dsn)
-	var log lockedBuffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = cmd.Wait()
-		close(ended)
-	}()
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	p := bounded.Start(t, bounded.Program{
+		Path: program, Env: []string{"DATABASE_URL=" + dsn},
+		Args: []string{"bench", "--instances", "100", "--connections", "2", "--duration", "5m", "--only", "transitions"},
+	})
 	conn := dialDSN(t, dsn)
-	for moved := false; !moved; {
-		select {
-		case <-ended:
-			t.Fatalf("bench ended: %s", log.String())
-		default:
+	bounded.True(t, "an instance to move", func() (moved bool) {
+		if p.Ended() {
+			t.Fatalf("bench ended: %s", p.Output)
 		}
 		// The table may not be there yet.
 		_ = conn.QueryRow(t.Context(), "select exists (select from pawl.instance where version > 1)").Scan(&moved)
+		return moved
+	})
+	p.Signal(t, os.Interrupt)
+	var exit *exec.ExitError
+	if err := p.Wait(t); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(p.Output.String(), "interrupt") {
+		t.Errorf("it ended with %v: %s", err, p.Output)
 	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	<-ended
-	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(log.String(), "interrupt") {
-		t.Errorf("exit code %d: %s", code, log.String())
-	}
-	var left string
-	err := conn.QueryRow(t.Context(), `
+	left := bounded.Value[string](t, conn, `
 		select concat_ws(', ',
 			(select string_agg(nspname, ', ') from pg_namespace where nspname ~ 'pawl'),
-			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`).Scan(&left)
-	if err != nil || left != "" {
-		t.Errorf("the database still has %s (%v)", left, err)
+			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`)
+	if left != "" {
+		t.Errorf("the database still has %s", left)
 	}
 }
 

@@ -29,7 +29,7 @@ type clientFlags struct {
 	JSON   bool   `help:"Print the answer as JSON."`
 }
 
-// Validate refuses an address that no request can be sent to.
+// Validate refuses a URL that no request can be sent to.
 func (f *clientFlags) Validate() error {
 	u, err := url.Parse(f.Server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -63,6 +63,7 @@ type problem struct {
 	} `json:"errors"`
 }
 
+// Error returns the detail with what helps to go on, below it and indented.
 func (p *problem) Error() string {
 	if p.foreign != "" {
 		return p.foreign
@@ -101,10 +102,10 @@ func parameters(values map[string]string) url.Values {
 	return query
 }
 
-// do sends a request and decodes the JSON of the answer. A *string gets the text of a diagram instead.
-// A POST gets an idempotency key, unless it has one. A request that is not answered, or answered with
-// 429 or 503, is sent again with the same key: five times at most, after a random wait that doubles,
-// and not before the Retry-After of the answer.
+// do sends a request and decodes the answer: JSON, or the text of a diagram if into is a *string. A POST gets
+// an idempotency key, unless it has one. A request that is not answered, or answered with 429 or 503, is sent
+// again with the same key: up to four times, each after a random wait whose bound doubles, and not before the
+// Retry-After of the answer.
 func (f *clientFlags) do(ctx context.Context, c call, into any) (status int, err error) {
 	var body []byte
 	if c.body != nil {
@@ -132,7 +133,7 @@ func (f *clientFlags) do(ctx context.Context, c call, into any) (status int, err
 	}
 }
 
-// once sends a request one time. wait is the Retry-After of a refusal.
+// once sends a request once. wait is the Retry-After of a refusal.
 func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (status int, wait time.Duration, err error) {
 	target := strings.TrimRight(f.Server, "/") + c.path
 	if len(c.query) > 0 {

@@ -23,8 +23,8 @@ var (
 	database = []string{"error.go", "instance_archive.go", "migrate.go", "outbox.go", "workflow_migration.go"}
 	// single are imports that one file has beyond its kind.
 	single = map[string][]string{
-		"main.go":              {"internal/bench"}, // The names of the measurements, for the help.
-		"bench.go":             {"internal/bench"},
+		"main.go":  {"internal/bench"}, // The names of the measurements, for the help.
+		"bench.go": {"internal/bench"},
 	}
 )
 

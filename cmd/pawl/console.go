@@ -31,7 +31,7 @@ func (c *console) printJSON(v any) error {
 }
 
 // input returns an argument as JSON. The argument is JSON or YAML, @FILE to read that from a file, or -
-// to read it from standard input. An empty argument is nil.
+// to read it from standard input. For an empty argument it returns nil.
 func (c *console) input(arg string) (json.RawMessage, error) {
 	data := []byte(arg)
 	var err error

@@ -19,7 +19,7 @@ type devCommand struct {
 	serviceFlags
 }
 
-// Run ends when the context does or when the private Postgres ends.
+// Run runs the service until the context or the private Postgres ends.
 func (d *devCommand) Run(c *console) error {
 	dsn := d.DatabaseURL
 	if dsn == "" {

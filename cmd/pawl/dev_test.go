@@ -9,9 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // TestDev starts in an empty folder, runs the commands that dev prints, and starts again after the
@@ -33,19 +33,15 @@ func TestDev(t *testing.T) {
 		header.Get("Location")
 	runPrintedLines(t, first)
 
-	if err := first.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = first.Wait()
+	first.Kill(t)
+	_ = first.Wait(t)
 	second := start(t, none, "dev", "--data-dir", filepath.Join(dir, "data"))
 	mustSend(t, http.StatusOK, http.MethodGet, second.url+booking, "")
 	if v := mustSend(t, http.StatusOK, http.MethodGet, second.url+"/v1/workflows/flight-booking", "").member("version"); v != float64(1) {
 		t.Errorf("the example is at version %v after the second start, want 1", v)
 	}
-	if err := second.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := second.Wait(); err != nil {
+	second.Signal(t, syscall.SIGTERM)
+	if err := second.Wait(t); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}
 }
@@ -57,20 +53,9 @@ func runPrintedLines(t *testing.T, p *process) {
 		t.Log("there is no curl to run the printed lines with")
 		return
 	}
-	var lines []string
-	// All lines are printed in one write, but the last one may be read later.
-	for range 100 {
-		lines = regexp.MustCompile(`(?m)^  curl .*$`).FindAllString(p.log.String(), -1)
-		if len(lines) == 3 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if len(lines) != 3 {
-		t.Fatalf("%d curl lines are printed, want 3: %s", len(lines), p.log)
-	}
+	lines := p.Match(t, regexp.MustCompile(`(?m)^(  curl .*)\n(?:.*\n)*?(  curl .*)\n(?:.*\n)*?(  curl .*)\n`))[1:]
 	for _, line := range lines {
-		out, err := exec.CommandContext(t.Context(), "sh", "-ec", strings.Replace(line, "curl ", "curl -fsS ", 1)).CombinedOutput()
+		out, err := bounded.Command(t, "sh", "-ec", strings.Replace(line, "curl ", "curl -fsS ", 1)).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "flight-booking") {
 			t.Errorf("%s: %v: %s", line, err, out)
 		}

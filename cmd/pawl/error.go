@@ -14,20 +14,21 @@ import (
 // errReported fails a command that has printed the reason already.
 var errReported = errors.New("failed")
 
-// undecided is the error of a command whose exit code 1 is an answer: the answer could not be found.
+// undecided is the error of a command whose exit codes 0 and 1 are answers: the answer could not be found.
 type undecided struct{ error }
 
+// Unwrap returns the reason.
 func (u undecided) Unwrap() error { return u.error }
 
-// SQLSTATEs that get advice.
+// insufficientPrivilege is the SQLSTATE of a missing privilege.
 const insufficientPrivilege = "42501"
 
 // missing are the SQLSTATEs of a schema, a table and a function that do not exist.
 var missing = []string{"3F000", "42P01", "42883"}
 
-// explain words an error for the person who typed the command, as a rule in one line. An error of the
-// database gets advice if the schema or a privilege is missing. The engine's own messages are for
-// people already.
+// explain returns the text of an error for the person who typed the command, as a rule in one line. An error
+// of the database gets advice if the schema or a privilege is missing. What the engine itself raises is
+// written for people, and stays as it is.
 func explain(err error) string {
 	pg, refused := errors.AsType[*pgconn.PgError](err)
 	if _, away := errors.AsType[*pgconn.ConnectError](err); away || !refused {
@@ -45,7 +46,7 @@ func explain(err error) string {
 	return err.Error()
 }
 
-// asOwner adds to a missing privilege that the command needs the schema's owner.
+// asOwner adds to the error of a missing privilege that the command needs the schema's owner.
 func asOwner(err error) error {
 	if pg, refused := errors.AsType[*pgconn.PgError](err); refused && pg.Code == insufficientPrivilege {
 		return fmt.Errorf("%s: the command needs the schema's owner; name that role in --database-url", pg.Message)

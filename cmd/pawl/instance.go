@@ -47,7 +47,7 @@ func (i *instanceAnswer) UnmarshalJSON(data []byte) error {
 // MarshalJSON returns the whole answer.
 func (i instanceAnswer) MarshalJSON() ([]byte, error) { return i.raw, nil }
 
-// printInstance prints an instance as lines or as JSON.
+// printInstance prints an instance, as lines or as JSON.
 func (c *console) printInstance(i instanceAnswer, asJSON bool) error {
 	if asJSON {
 		return c.printJSON(i)
@@ -94,7 +94,7 @@ func (i *instanceCreate) Run(c *console) error {
 	})
 }
 
-// members returns the members of a request body that are not empty: texts, and one JSON document.
+// members returns a request body of those members that are not empty: texts, and one JSON document.
 func members(texts map[string]string, name string, document json.RawMessage) map[string]any {
 	body := map[string]any{}
 	for name, text := range texts {

@@ -19,26 +19,26 @@ import (
 
 // instanceArchive writes final instances to a file, straight from the database.
 type instanceArchive struct {
-	OlderThan   age      `required:"" placeholder:"DURATION" help:"Only instances that have been final for at least this time by the database's clock, such as 90d."`
-	Workflow    []string `placeholder:"NAME" help:"Only instances of this workflow; may be repeated."`
-	Tenant      string   `help:"Only instances of this tenant; by default of all tenants."`
-	Limit       int      `help:"Largest number of instances; 0 for all."`
-	Output      string   `type:"path" placeholder:"FILE" help:"File to create; by default standard output."`
-	Purge       bool     `help:"Purge the instances that were written, with their history and keys."`
-	DatabaseURL string   `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
+	OlderThan age      `required:"" placeholder:"DURATION" help:"Only instances that have been final for at least this time by the database's clock, such as 90d."`
+	Workflow  []string `placeholder:"NAME" help:"Only instances of this workflow; may be repeated."`
+	Tenant    string   `help:"Only instances of this tenant; by default of all tenants."`
+	Limit     int      `help:"Largest number of instances; 0 for all."`
+	Output    string   `type:"path" placeholder:"FILE" help:"File to create; by default standard output."`
+	Purge     bool     `help:"Purge the instances that were written, with their history and keys."`
+	roleFlags
 }
 
 // age is a duration as definitions spell it, such as 90d.
 type age time.Duration
 
-// UnmarshalText parses it.
+// UnmarshalText parses a duration.
 func (a *age) UnmarshalText(text []byte) error {
 	d, err := definition.ParseDuration(string(text))
 	*a = age(d)
 	return err
 }
 
-// Help says more than the line in the list of commands.
+// Help is printed below the help of the command.
 func (i *instanceArchive) Help() string {
 	return "Writes one JSON object per line: an instance as the API shows it, with its tenant_id and its whole history. " +
 		"Without --purge the database is only read.\n\n" +
@@ -55,7 +55,7 @@ func (i *instanceArchive) Validate() error {
 	if i.Limit < 0 {
 		return errors.New("--limit must be 0 or more")
 	}
-	return wantDatabase(i.DatabaseURL)
+	return i.roleFlags.Validate()
 }
 
 // archivedInstance is one line of an archive.
@@ -114,7 +114,7 @@ func writeLine(to io.Writer, a lifecycle.Archived) error {
 	return json.NewEncoder(to).Encode(line)
 }
 
-// print reports the numbers on standard error, since the archive may be on standard output.
+// print prints the numbers on standard error, since the archive may be on standard output.
 func (i *instanceArchive) print(c *console, a lifecycle.Archive) {
 	_, _ = fmt.Fprintf(c.err, "%d instances written", a.Written)
 	if i.Purge {

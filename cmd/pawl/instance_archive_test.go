@@ -1,12 +1,10 @@
 package main_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // archiveLines parses an archive. Unless it is whole, its last line may be incomplete.
@@ -49,16 +48,13 @@ func asObject(t testing.TB, a answer) (m map[string]any) {
 // ended makes n instances that ended a year and a day ago, whose keys have expired.
 func ended(t testing.TB, conn *pgx.Conn, n int) {
 	t.Helper()
-	_, err := conn.Exec(t.Context(), `
+	bounded.Exec(t, conn, `
 		do $$ declare v pawl.instance; begin
 			for i in 1 .. `+fmt.Sprint(n)+` loop
 				v := pawl.create_one('flight-booking', '{"flight_id": "LH <&>", "price": 9007199254740993}', 'create' || i, p_business_key => 'booking ' || i);
 				v := pawl.fire_one(v.id, 'cancel', '{"n": 1.50}', 'cancel' || i, p_correlation_id => 'c');
 			end loop;
 		end $$`)
-	if err != nil {
-		t.Fatal(err)
-	}
 	longAgo(t, conn)
 }
 
@@ -75,25 +71,15 @@ func longAgo(t testing.TB, conn *pgx.Conn) {
 			set id = m.moved, created_at = created_at - interval '366 days', state_changed_at = state_changed_at - interval '366 days'
 			from moved m where m.id = i.id`,
 	} {
-		if _, err := conn.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
+		bounded.Exec(t, conn, sql)
 	}
 }
 
 // instancesLeft returns the ids of the instances in the database.
 func instancesLeft(t testing.TB, conn *pgx.Conn) (ids map[string]bool) {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), "select id::text from pawl.instance")
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
 	ids = map[string]bool{}
-	for _, id := range list {
+	for _, id := range bounded.Column[string](t, conn, "select id::text from pawl.instance") {
 		ids[id] = true
 	}
 	return ids
@@ -110,9 +96,7 @@ func TestInstanceArchive(t *testing.T) {
 	p := start(t, env, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
 	ended(t, conn, 12)
-	if _, err := conn.Exec(t.Context(), "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 day' where key = 'cancel7'"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "update pawl.idempotency_key set expires_at = pawl.now() + interval '1 day' where key = 'cancel7'")
 	mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "alive")
 
 	// The lines are what the API shows.
@@ -149,7 +133,7 @@ func TestInstanceArchive(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0); err == nil {
-		cmd := exec.CommandContext(t.Context(), program, args[:5]...)
+		cmd := bounded.Command(t, program, args[:5]...)
 		cmd.Env, cmd.Stdout = append(os.Environ(), env...), full
 		if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 1 {
 			t.Errorf("with a full disk: %v", err)
@@ -201,26 +185,14 @@ func TestArchiveIsKilled(t *testing.T) {
 	ended(t, conn, 3000)
 	all := instancesLeft(t, conn)
 	file := filepath.Join(t.TempDir(), "archive.jsonl")
-	cmd := exec.CommandContext(t.Context(), program, "instance", "archive", "--older-than", "365d", "--purge", "--output", file, "--database-url", dsn)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for n := len(all); n == len(all); {
-		if err := conn.QueryRow(context.Background(), "select count(*) from pawl.instance").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	archive := bounded.Start(t, bounded.Program{Path: program, Args: []string{
+		"instance", "archive", "--older-than", "365d", "--purge", "--output", file, "--database-url", dsn,
+	}})
+	bounded.UntilSQL(t, conn, "select count(*) < $1 from pawl.instance", len(all))
+	archive.Kill(t)
 	// Wait until the server has ended its last statement.
-	for n := 1; n > 0; {
-		err := conn.QueryRow(t.Context(), `
-			select count(*) from pg_stat_activity
-			where datname = current_database() and state <> 'idle' and query like '%purge_instances%' and pid <> pg_backend_pid()`).Scan(&n)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	bounded.UntilSQL(t, conn, `select count(*) = 0 from pg_stat_activity
+		where datname = current_database() and state <> 'idle' and query like '%purge_instances%' and pid <> pg_backend_pid()`)
 	left := instancesLeft(t, conn)
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -23,8 +23,7 @@ type instanceWatch struct {
 const (
 	// maxStep is the largest size of a line of a stream in bytes: a step has a context and a payload.
 	maxStep = 4 << 20
-	// maxSilence is the longest time without a byte, not even of a heartbeat, before the command
-	// connects again.
+	// maxSilence is the longest time without a line, be it a heartbeat, before the command connects again.
 	maxSilence = 30 * time.Second
 )
 
@@ -57,13 +56,14 @@ func (i *instanceWatch) Run(c *console) error {
 	}
 }
 
-// following is the position of the command in the stream.
+// following is the place of the command in the stream.
 type following struct {
 	connected bool
 	last      string // The id of the last message.
 }
 
-// follow prints one stream, from after the last message on. ended is true if no message can follow.
+// follow prints a stream from behind the last message on, until the stream breaks. ended is true if no message
+// can follow.
 func (i *instanceWatch) follow(c *console, at *following) (ended bool, err error) {
 	ctx, cancel := context.WithCancel(c)
 	defer cancel()

@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"bufio"
 	"io"
 	"log"
 	"net/http"
@@ -9,7 +8,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -17,48 +15,40 @@ import (
 	"testing"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // watching is a running `pawl instance watch`, whose lines are read as they are printed.
 type watching struct {
+	*bounded.Process
 	t     *testing.T
-	cmd   *exec.Cmd
-	lines *bufio.Scanner
+	lines *bounded.Lines
 }
 
 // watch starts the command, and kills it when the test ends.
 func watch(t *testing.T, args ...string) *watching {
 	t.Helper()
-	w := &watching{t: t, cmd: exec.CommandContext(t.Context(), program, append([]string{"instance", "watch"}, args...)...)}
-	w.cmd.Stderr = os.Stderr
-	out, err := w.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = w.cmd.Process.Kill() })
-	w.lines = bufio.NewScanner(out)
+	w := &watching{t: t, lines: &bounded.Lines{}}
+	w.Process = bounded.Start(t, bounded.Program{Path: program, Args: append([]string{"instance", "watch"}, args...), Stdout: w.lines})
 	return w
 }
 
 // want reads the next line, which must match a pattern.
 func (w *watching) want(pattern string) {
 	w.t.Helper()
-	if !w.lines.Scan() || !regexp.MustCompile(pattern).MatchString(w.lines.Text()) {
-		w.t.Fatalf("the next line is %q, want %s", w.lines.Text(), pattern)
+	if line := w.lines.Next(w.t); !regexp.MustCompile(pattern).MatchString(line) {
+		w.t.Fatalf("the next line is %q, want %s", line, pattern)
 	}
 }
 
 // wantEnd waits until the command ends, without another line and with exit code 0.
 func (w *watching) wantEnd() {
 	w.t.Helper()
-	if w.lines.Scan() {
-		w.t.Errorf("there is another line: %s", w.lines.Text())
-	}
-	if err := w.cmd.Wait(); err != nil {
+	if err := w.Wait(w.t); err != nil {
 		w.t.Errorf("it ends with %v", err)
+	}
+	if more := w.lines.Rest(); len(more) > 0 {
+		w.t.Errorf("there are more lines: %q", more)
 	}
 }
 
@@ -91,10 +81,8 @@ func TestInstanceWatch(t *testing.T) {
 	all, asJSON := watch(t, server, id, "--from", "start"), watch(t, server, id, "--json", "--from=start")
 	all.want(`  1  created -  - -> QUOTED  by anonymous$`)
 	asJSON.want(`^\{"instance_id":"` + id + `","workflow":"flight-booking",.*"kind":"created"`)
-	if err := first.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := first.Wait(); err != nil {
+	first.Signal(t, syscall.SIGTERM)
+	if err := first.Wait(t); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}
 	second := start(t, env, "serve")
@@ -115,8 +103,6 @@ func TestInstanceWatch(t *testing.T) {
 	open := mustSend(t, http.StatusCreated, http.MethodPost, second.url+create, quote, "Idempotency-Key", "o").member("id").(string)
 	interrupted := watch(t, server, open, "--from=start")
 	interrupted.want("QUOTED")
-	if err := interrupted.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
+	interrupted.Signal(t, os.Interrupt)
 	interrupted.wantEnd()
 }

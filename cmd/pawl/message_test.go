@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // wantLine fails unless a command ends with a code, prints nothing on standard output, and prints one
@@ -135,9 +136,7 @@ func TestDatabaseThatRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(t.Context(), "revoke execute on function pawl.consumer_status from "+u.User.Username()); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "revoke execute on function pawl.consumer_status from "+u.User.Username())
 	wantLine(t, nil, 1, []string{"permission denied", "pawl migrate grants"}, with(service, []string{"outbox", "status"})...)
 }
 

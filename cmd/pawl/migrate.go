@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"time"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -15,22 +14,6 @@ type migrateCommand struct {
 	Print  migratePrint  `cmd:"" help:"Print the migrations for the goose command line and other tools."`
 	Grants migrateGrants `cmd:"" help:"Print or apply the least privileges of a role."`
 	Set    migrateSet    `cmd:"" help:"Change the settings that all replicas and SQL callers of a database share."`
-}
-
-// ownerFlags name the database for the schema's owner.
-type ownerFlags struct {
-	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as the schema's owner."`
-}
-
-// Validate refuses an empty address.
-func (o ownerFlags) Validate() error { return wantDatabase(o.DatabaseURL) }
-
-// wantDatabase refuses an empty address, which an environment variable may have.
-func wantDatabase(url string) error {
-	if url == "" {
-		return errors.New("--database-url or DATABASE_URL must name the database")
-	}
-	return nil
 }
 
 // settingFlags are the flags of up and set. A setting without its flag stays as it is.

@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"context"
 	"io/fs"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // TestMigrate applies, lists, prints and reverts the migrations, and changes settings.
@@ -34,16 +34,14 @@ func TestMigrate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	var ttl time.Duration
-	if err := conn.QueryRow(t.Context(), "select idempotency_ttl from pawl.setting").Scan(&ttl); err != nil || ttl != 48*time.Hour {
-		t.Errorf("idempotency_ttl is %s (%v), want 48h", ttl, err)
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
+	if ttl := bounded.Value[time.Duration](t, conn, "select idempotency_ttl from pawl.setting"); ttl != 48*time.Hour {
+		t.Errorf("idempotency_ttl is %s, want 48h", ttl)
 	}
 	mustPawl(t, env, "migrate", "set", "--plan-cache-mode", "auto", "--context-limit", "100")
-	var mode string
-	err = conn.QueryRow(t.Context(), "select array_to_string(proconfig, ',') from pg_proc where oid::regproc = 'pawl.fire'::regproc").Scan(&mode)
-	if err != nil || !strings.Contains(mode, "plan_cache_mode=auto") {
-		t.Errorf("fire has %s (%v)", mode, err)
+	mode := bounded.Value[string](t, conn, "select array_to_string(proconfig, ',') from pg_proc where oid::regproc = 'pawl.fire'::regproc")
+	if !strings.Contains(mode, "plan_cache_mode=auto") {
+		t.Errorf("fire has %s", mode)
 	}
 	printed := mustPawl(t, nil, "migrate", "print")
 	var want bytes.Buffer

@@ -19,12 +19,9 @@ type outboxCommand struct {
 
 // outboxStatus prints the consumers, straight from the database.
 type outboxStatus struct {
-	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
-	JSON        bool   `help:"Print the consumers as JSON."`
+	roleFlags
+	JSON bool `help:"Print the consumers as JSON."`
 }
-
-// Validate refuses an empty address.
-func (o outboxStatus) Validate() error { return wantDatabase(o.DatabaseURL) }
 
 func (o *outboxStatus) Run(c *console) error {
 	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})

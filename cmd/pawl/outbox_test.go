@@ -9,9 +9,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 var printedMessage = regexp.MustCompile(`\{"specversion":"1\.0","id":"([0-9a-f-]+):(\d+)"`)
@@ -37,9 +37,10 @@ func TestKilledReplicasLoseNoMessage(t *testing.T) {
 	batch := func(commands []string) (results []map[string]any) {
 		t.Helper()
 		body := `{"commands":[` + strings.Join(commands, ",") + `]}`
-		for try := 0; ; try++ {
+		var last string
+		for range 21 {
 			turn++
-			a, err := send(t.Context(), http.MethodPost, replicas[turn%2].url+"/v1/batch", body)
+			a, err := send(bounded.Context(t), http.MethodPost, replicas[turn%2].url+"/v1/batch", body)
 			if err == nil && a.status == http.StatusOK {
 				var answer struct{ Results []map[string]any }
 				if err := json.Unmarshal([]byte(a.body), &answer); err != nil {
@@ -47,10 +48,10 @@ func TestKilledReplicasLoseNoMessage(t *testing.T) {
 				}
 				return answer.Results
 			}
-			if try == 20 {
-				t.Fatalf("nobody answers: %v %+v", err, a)
-			}
+			last = fmt.Sprintf("%v %+v", err, a)
 		}
+		t.Fatalf("nobody answers: %s", last)
+		return nil
 	}
 	var creates []string
 	for n := range instances {
@@ -74,7 +75,7 @@ func TestKilledReplicasLoseNoMessage(t *testing.T) {
 			victim = round / 30 % 2
 			go func() { // While it works.
 				defer close(killed)
-				_ = replicas[victim].Process.Kill()
+				replicas[victim].Kill(t)
 			}()
 		}
 		for n, r := range batch(fires) {
@@ -84,8 +85,7 @@ func TestKilledReplicasLoseNoMessage(t *testing.T) {
 			versions[ids[n]]++
 		}
 		if victim >= 0 {
-			<-killed
-			_ = replicas[victim].Wait()
+			bounded.Receive(t, "a replica to be killed", killed)
 			replicas[victim] = start(t, env, "serve")
 			all = append(all, replicas[victim])
 		}
@@ -93,17 +93,14 @@ func TestKilledReplicasLoseNoMessage(t *testing.T) {
 
 	const want = instances * (rounds + 1)
 	published := map[string]bool{}
-	for until := time.Now().Add(2 * time.Minute); len(published) < want; {
-		if time.Now().After(until) {
-			t.Fatalf("%d of %d messages are published", len(published), want)
-		}
-		time.Sleep(50 * time.Millisecond)
+	bounded.Until(t, fmt.Sprintf("%d messages to be published", want), func() int {
 		for _, p := range all {
-			for _, m := range printedMessage.FindAllStringSubmatch(p.log.String(), -1) {
+			for _, m := range printedMessage.FindAllStringSubmatch(p.Output.String(), -1) {
 				published[m[1]+":"+m[2]] = true
 			}
 		}
-	}
+		return len(published)
+	}, func(n int) bool { return n >= want })
 	for id, last := range versions {
 		for v := 1; v <= last; v++ {
 			if !published[fmt.Sprintf("%s:%d", id, v)] {
@@ -115,7 +112,7 @@ func TestKilledReplicasLoseNoMessage(t *testing.T) {
 		t.Errorf("%d messages, want %d", len(published), want)
 	}
 	for n, p := range all {
-		for _, term := range strings.Split(p.log.String(), "msg=leading") {
+		for _, term := range strings.Split(p.Output.String(), "msg=leading") {
 			seen := map[string]int{}
 			for _, m := range printedMessage.FindAllStringSubmatch(term, -1) {
 				var v int
@@ -139,22 +136,15 @@ func TestDeleteAConsumer(t *testing.T) {
 	dsn := dbtest.NewDSN(t)
 	env := []string{"DATABASE_URL=" + serviceRole(t, dsn), "PAWL_SINKS=stdout:"}
 	p := start(t, env, "serve")
-	for !strings.Contains(p.log.String(), `consumer="sink stdout:"`) {
-		if t.Context().Err() != nil {
-			t.Fatal("it does not lead")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	p.Match(t, regexp.MustCompile(`consumer="sink stdout:"`))
 	if _, stderr, code := pawl(t, nil, "outbox", "delete", "--database-url", dsn, "sink stdout:"); code != 1 || stderr != "pawl: consumer sink stdout:: a process leads; stop it first\n" {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if out := mustPawl(t, nil, "outbox", "status", "--database-url", dsn); !strings.Contains(out, "sink stdout:") || strings.Contains(out, "nobody") {
 		t.Errorf("status: %s", out)
 	}
-	if err := p.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	_ = p.Wait()
+	p.Signal(t, os.Interrupt)
+	_ = p.Wait(t)
 	mustPawl(t, nil, "outbox", "delete", "--database-url", dsn, "sink stdout:")
 	if _, stderr, code := pawl(t, nil, "outbox", "delete", "--database-url", dsn, "sink stdout:"); code != 1 || !strings.Contains(stderr, "no consumer") {
 		t.Errorf("exit code %d: %s", code, stderr)

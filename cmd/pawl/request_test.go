@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // answer is the answer to a request.
@@ -47,7 +49,7 @@ func send(ctx context.Context, method, url, body string, headers ...string) (ans
 // mustSend sends a request that must be answered with a status.
 func mustSend(t testing.TB, want int, method, url, body string, headers ...string) answer {
 	t.Helper()
-	a, err := send(t.Context(), method, url, body, headers...)
+	a, err := send(bounded.Context(t), method, url, body, headers...)
 	if err != nil {
 		t.Fatal(err)
 	}

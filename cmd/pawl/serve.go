@@ -36,7 +36,7 @@ type serviceFlags struct {
 	webhookFlags
 }
 
-// Validate refuses a process that would have nothing to do.
+// Validate refuses a process that would have nothing to do, and flags that contradict each other.
 func (s *serviceFlags) Validate() error {
 	if !s.API && !s.Workers {
 		return errors.New("--no-api and --no-workers leave nothing to do: give only one of them")
@@ -46,14 +46,14 @@ func (s *serviceFlags) Validate() error {
 
 // serveCommand is `pawl serve`: one replica of the service.
 type serveCommand struct {
-	Listen      string `default:":8080" env:"PAWL_LISTEN" help:"Address to listen on."`
-	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
+	Listen string `default:":8080" env:"PAWL_LISTEN" help:"Address to listen on."`
+	roleFlags
 	serviceFlags
 }
 
-// Validate refuses an empty address, and flags that contradict each other.
+// Validate refuses an empty URL, and flags that contradict each other.
 func (s *serveCommand) Validate() error {
-	return errors.Join(wantDatabase(s.DatabaseURL), s.serviceFlags.Validate())
+	return errors.Join(s.roleFlags.Validate(), s.serviceFlags.Validate())
 }
 
 func (s *serveCommand) Run(c *console) error {
@@ -67,14 +67,14 @@ func (s *serveCommand) Run(c *console) error {
 	})
 }
 
-// outboxTimeout is the longest time of a statement of the outbox, of which some read many rows. It is
+// outboxTimeout is the longest time of a statement of the outbox. Some of these read many rows. It is
 // shorter than a lease.
 const outboxTimeout = 5 * time.Second
 
 // serve runs the API and the background workers until the context ends or one of them fails. Then it
 // stops in this order: requests are finished, the workers end, waiting commands are answered, and the
-// connections are closed. started is called with the address when the API listens, or with nil when
-// there is no API.
+// connections are closed. started is called when everything runs: with the address that the API listens on,
+// or with nil if there is no API.
 func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.Service, net.Addr) error) error {
 	if os.Getenv("GOGC") == "" {
 		// The heap holds a few megabytes. Collecting each time it doubles would take a sixth of the
@@ -89,12 +89,12 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	}
 	defer closePool(pool, s.ShutdownTimeout)
 	// The outbox reads many rows at a time. It has connections of its own, so that no request waits
-	// for it.
-	wide, err := db.Open(c, dsn, db.Config{MaxConns: 2 + len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
+	// for one that it uses.
+	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 2 + len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
 	if err != nil {
 		return err
 	}
-	defer closePool(wide, s.ShutdownTimeout)
+	defer closePool(outboxPool, s.ShutdownTimeout)
 	hub := live.NewHub(pool, live.HubConfig{Logger: c.log})
 	notifier := live.NewNotifier(pool)
 	defer notifier.Close()
@@ -133,8 +133,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		group.Go(func() error { return timers.Run(working) })
 		instances := worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Logger: c.log})
 		group.Go(func() error { return instances.Run(working) })
-		s.deliver(working, c, wide, hub, group)
-		if err := s.relay(working, c, wide, hub, group); err != nil {
+		s.deliver(working, c, outboxPool, hub, group)
+		if err := s.relay(working, c, outboxPool, hub, group); err != nil {
 			group.Go(func() error { return err })
 		}
 	}
@@ -144,8 +144,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	return group.Wait()
 }
 
-// server makes the HTTP server, which does not listen yet. Reads that wait are answered when the context
-// serving ends.
+// server returns the HTTP server, which does not listen yet. When the context serving ends, reads that wait
+// are answered.
 func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub) (*http.Server, error) {
 	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Draining: serving, Logger: c.log}
 	if s.Tokens != "" {
@@ -171,8 +171,8 @@ func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.
 	}, nil
 }
 
-// listenAndServe listens on an address and adds the server to the group. drain finishes the requests of
-// the server; when its context ends, it closes their connections.
+// listenAndServe listens on an address and adds the server to the group. drain lets the server finish its
+// requests; if drain's context ends before, it closes their connections.
 func listenAndServe(server *http.Server, listen string, group *errgroup.Group) (addr net.Addr, drain func(context.Context) error, err error) {
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {

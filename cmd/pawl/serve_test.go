@@ -1,24 +1,21 @@
 package main_test
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // TestIdenticalRequestsOverTwoProcesses sends one request a hundred times at once to two replicas. All
@@ -40,7 +37,7 @@ func TestIdenticalRequestsOverTwoProcesses(t *testing.T) {
 				answers[i], errs[i] = send(t.Context(), http.MethodPost, replicas[i%2].url+path, body, headers...)
 			})
 		}
-		requests.Wait()
+		bounded.Wait(t, "a hundred requests", requests.Wait)
 		firsts := 0
 		for i, a := range answers {
 			if errs[i] != nil {
@@ -75,65 +72,18 @@ func TestIdenticalRequestsOverTwoProcesses(t *testing.T) {
 	}
 }
 
-// muzzle is a proxy to Postgres. Once shut, it drops what the server sends.
-type muzzle struct {
-	net.Listener
-	shut atomic.Bool
-}
-
-// newMuzzle starts a proxy, and returns the address of the database through it.
-func newMuzzle(t *testing.T, dsn string) (*muzzle, string) {
+// newMuzzle starts a proxy to Postgres, and returns the address of the database through it. Once shut, it
+// drops what the server sends.
+func newMuzzle(t *testing.T, dsn string) (shut *atomic.Bool, through string) {
 	t.Helper()
-	config, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	network, address := "tcp", net.JoinHostPort(config.Host, fmt.Sprint(config.Port))
-	if strings.HasPrefix(config.Host, "/") {
-		network, address = "unix", filepath.Join(config.Host, fmt.Sprintf(".s.PGSQL.%d", config.Port))
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &muzzle{Listener: l}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial(network, address)
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			go func() {
-				_, _ = io.Copy(server, client)
-				_ = server.Close()
-			}()
-			go func() {
-				defer func() { _ = client.Close() }()
-				buffer := make([]byte, 64<<10)
-				for {
-					n, err := server.Read(buffer)
-					if err != nil {
-						return
-					}
-					if m.shut.Load() {
-						continue
-					}
-					if _, err := client.Write(buffer[:n]); err != nil {
-						return
-					}
-				}
-			}()
+	shut = &atomic.Bool{}
+	_, through = bounded.NewDatabaseProxy(t, dsn, func(c bounded.Chunk) ([]byte, bool) {
+		if c.FromServer && shut.Load() {
+			return nil, true
 		}
-	}()
-	through := fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable",
-		url.PathEscape(config.User), url.PathEscape(config.Password), l.Addr(), url.PathEscape(config.Database))
-	return m, through
+		return c.Data, true
+	})
+	return shut, through
 }
 
 // hold locks every instance until release, and returns a connection for other queries.
@@ -145,30 +95,16 @@ func hold(t *testing.T, dsn string) (look *pgx.Conn, release func()) {
 		if conns[i], err = pgx.Connect(t.Context(), dsn); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conns[i].Close(context.WithoutCancel(t.Context())) })
+		t.Cleanup(func() { _ = conns[i].Close(bounded.Context(t)) })
 	}
 	tx, err := conns[0].Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "select from pawl.instance for no key update"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "select from pawl.instance for no key update")
 	return conns[1], func() {
 		t.Helper()
 		if err := tx.Rollback(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// awaitBlocked returns when a session waits for a lock.
-func awaitBlocked(t *testing.T, conn *pgx.Conn) {
-	t.Helper()
-	for waiting := 0; waiting == 0; {
-		err := conn.QueryRow(t.Context(),
-			"select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").Scan(&waiting)
-		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -179,8 +115,8 @@ func awaitBlocked(t *testing.T, conn *pgx.Conn) {
 func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
-	proxy, through := newMuzzle(t, dsn)
-	doomed := start(t, []string{"DATABASE_URL=" + through, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=30s"}, "serve")
+	shut, through := newMuzzle(t, dsn)
+	doomed := start(t, []string{"DATABASE_URL=" + through, "PAWL_LOCK_TIMEOUT=2m", "PAWL_GUARD_TIMEOUT=2m"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", doomed.url, flight)
 	booking := mustSend(t, http.StatusCreated, http.MethodPost, doomed.url+create, quote, "Idempotency-Key", "quote-1").
 		header.Get("Location")
@@ -191,18 +127,12 @@ func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 		_, err := send(t.Context(), http.MethodPost, doomed.url+booking+"/actions/reserve", accept, "Idempotency-Key", "reserve-1")
 		lost <- err
 	}()
-	awaitBlocked(t, conn)
-	proxy.shut.Store(true)
+	bounded.UntilBlocked(t, conn, 1)
+	shut.Store(true)
 	release()
-	for version := 0; version != 2; {
-		if err := conn.QueryRow(t.Context(), "select version from pawl.instance").Scan(&version); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := doomed.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-lost; err == nil {
+	bounded.UntilSQL(t, conn, "select version = 2 from pawl.instance")
+	doomed.Kill(t)
+	if err := bounded.Receive(t, "the first request", lost); err == nil {
 		t.Fatal("the first request was answered, so nothing was lost")
 	}
 
@@ -218,7 +148,7 @@ func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
-	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=20s", "PAWL_GUARD_TIMEOUT=25s"}, "serve")
+	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=2m", "PAWL_GUARD_TIMEOUT=2m"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
 	booking := mustSend(t, http.StatusCreated, http.MethodPost, p.url+create, quote, "Idempotency-Key", "quote-1").
 		header.Get("Location")
@@ -231,18 +161,14 @@ func TestDrain(t *testing.T) {
 		}
 		answered <- a
 	}()
-	awaitBlocked(t, conn)
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	for !strings.Contains(p.log.String(), "draining") {
-		time.Sleep(time.Millisecond)
-	}
+	bounded.UntilBlocked(t, conn, 1)
+	p.Signal(t, syscall.SIGTERM)
+	p.Match(t, regexp.MustCompile("draining"))
 	release()
-	if a := <-answered; a.status != http.StatusOK {
+	if a := bounded.Receive(t, "the request that waits", answered); a.status != http.StatusOK {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
-	if err := p.Wait(); err != nil {
+	if err := p.Wait(t); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}
 }
@@ -256,40 +182,25 @@ func TestWorkersOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	role := serviceRole(t, dsn)
 	api := start(t, []string{"DATABASE_URL=" + role, "PAWL_WORKERS=false"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", api.url, flight)
-	if _, err := conn.Exec(t.Context(), "update pawl.setting set idempotency_ttl = '1 microsecond'"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "update pawl.setting set idempotency_ttl = '1 microsecond'")
 	for n := range 3 {
 		mustSend(t, http.StatusCreated, http.MethodPost, api.url+create, quote, "Idempotency-Key", fmt.Sprint("quote-", n))
 	}
-	left := func() (n int) {
-		t.Helper()
-		if err := conn.QueryRow(t.Context(), "select count(*) from pawl.idempotency_key").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	if n := left(); n != 3 {
+	if n := bounded.Value[int](t, conn, "select count(*) from pawl.idempotency_key"); n != 3 {
 		t.Errorf("%d keys are left without workers, want 3", n)
 	}
 	worker := start(t, []string{"DATABASE_URL=" + role}, "serve", "--no-api")
 	if worker.url != "nowhere" {
 		t.Errorf("the worker listens on %s", worker.url)
 	}
-	for left() > 0 {
-		if t.Context().Err() != nil {
-			t.Fatal("the keys are not purged")
-		}
-	}
+	bounded.UntilSQL(t, conn, "select count(*) = 0 from pawl.idempotency_key")
 	for _, p := range []*process{worker, api} {
-		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Wait(); err != nil {
+		p.Signal(t, syscall.SIGTERM)
+		if err := p.Wait(t); err != nil {
 			t.Errorf("after SIGTERM: %v", err)
 		}
 	}

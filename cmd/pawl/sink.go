@@ -17,7 +17,7 @@ type sinkFlags struct {
 	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every message to this sink: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, separated by spaces. Put passwords in the environment only."`
 }
 
-// Validate refuses URLs that cannot work, and two sinks with one consumer: only one of them would get
+// Validate refuses URLs that cannot work, and two sinks with one consumer, of which only one would get
 // messages.
 func (s *sinkFlags) Validate() error {
 	_, err := s.parse()
@@ -42,7 +42,7 @@ func (s *sinkFlags) parse() ([]sink.URL, error) {
 	return urls, nil
 }
 
-// relay adds a relay for each sink to the group. It runs until the context ends.
+// relay adds a relay for each sink to the group. The relays run until the context ends.
 func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) error {
 	urls, err := s.parse()
 	if err != nil {

@@ -4,9 +4,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A message is published to a sink once, by one of two replicas.
@@ -16,14 +16,9 @@ func TestServeToASink(t *testing.T) {
 	one, two := start(t, env, "serve"), start(t, env, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", one.url, flight)
 	id := mustSend(t, http.StatusCreated, http.MethodPost, two.url+create, quote, "Idempotency-Key", "quote-1").member("id").(string)
-	until := time.Now().Add(30 * time.Second)
-	for !strings.Contains(one.log.String()+two.log.String(), `{"specversion":"1.0","id":"`+id+`:1"`) {
-		if time.Now().After(until) {
-			t.Fatalf("the step is not printed: %s%s", one.log, two.log)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if n := strings.Count(one.log.String()+two.log.String(), `"specversion"`); n != 1 {
+	bounded.Until(t, "the step to be printed", func() string { return one.Output.String() + two.Output.String() },
+		func(printed string) bool { return strings.Contains(printed, `{"specversion":"1.0","id":"`+id+`:1"`) })
+	if n := strings.Count(one.Output.String()+two.Output.String(), `"specversion"`); n != 1 {
 		t.Errorf("%d messages are printed, want 1", n)
 	}
 }

@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Instances that get no event end by the timeout of their state or at the end of their lifetime: each of
@@ -23,7 +23,7 @@ func TestInstancesEndOverTwoReplicas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	file := filepath.Join(t.TempDir(), "workflow.yaml")
 	err = os.WriteFile(file, []byte(`
 name: visit
@@ -49,28 +49,14 @@ states:
 				"Idempotency-Key", fmt.Sprint("f", n))
 		}
 	}
-	ended := func() (n int) {
+	await := func(n int) {
 		t.Helper()
-		if err := conn.QueryRow(t.Context(), "select count(*) from pawl.instance where status <> 'active'").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	await := func(want int) {
-		t.Helper()
-		for ended() < want {
-			if t.Context().Err() != nil {
-				t.Fatalf("%d of %d have ended", ended(), instances)
-			}
-		}
+		bounded.UntilSQL(t, conn, "select count(*) >= $1 from pawl.instance where status <> 'active'", n)
 	}
 	await(1)
-	if err := doomed.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	doomed.Kill(t)
 	await(instances)
-	var got string
-	err = conn.QueryRow(t.Context(), `
+	got := bounded.Value[string](t, conn, `
 		select string_agg(format('%s by %s to %s: %s of %s, none early: %s', s.kind, s.event, s.to_state, s.steps, s.instances, s.punctual), '; ' order by s.kind)
 		from (
 			select h.kind, h.event, h.to_state, count(*) as steps, count(distinct h.instance_id) as instances,
@@ -78,10 +64,7 @@ states:
 			from pawl.history h
 			where h.kind in ('timeout', 'expired')
 			group by 1, 2, 3
-		) s`).Scan(&got)
-	if err != nil {
-		t.Fatal(err)
-	}
+		) s`)
 	if want := "expired by ttl to EXPIRED: 30 of 30, none early: t; timeout by after:1s to IGNORED: 30 of 30, none early: t"; got != want {
 		t.Errorf("the ends of the instances are %s; want %s", got, want)
 	}

@@ -33,12 +33,13 @@ func (w *webhookFlags) Validate() error {
 	return nil
 }
 
-// policy is what the creation of an instance checks its callback against.
+// policy returns where webhooks may go and what signs callbacks without a secret of their own. The service
+// checks URLs against it, and the sender applies it.
 func (w *webhookFlags) policy() fsm.WebhookPolicy {
 	return fsm.WebhookPolicy{AllowPrivate: w.WebhookAllowPrivate, Secret: w.WebhookSecret}
 }
 
-// deliver adds the worker that sends webhooks to the group. It runs until the context ends.
+// deliver adds the worker that sends webhooks to the group. The worker runs until the context ends.
 func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) {
 	wake := hub.All()
 	webhooks := webhook.New(pool, webhook.Config{

@@ -7,11 +7,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A webhook end to end, with the privileges of the service: a subscription gets a test message, the
@@ -41,54 +41,43 @@ func TestWebhooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := func(what string, within time.Duration) {
+	next := func(what string) {
 		t.Helper()
-		select {
-		case h := <-hooks:
-			if err := webhook.Verify(h.body, h.header); err != nil {
-				t.Error(err)
-			}
-			if !strings.Contains(string(h.body), what) {
-				t.Errorf("got %s, want %s", h.body, what)
-			}
-		case <-time.After(within):
-			t.Fatalf("nothing was sent of %s", what)
+		h := bounded.Receive(t, what, hooks)
+		if err := webhook.Verify(h.body, h.header); err != nil {
+			t.Error(err)
+		}
+		if !strings.Contains(string(h.body), what) {
+			t.Errorf("got %s, want %s", h.body, what)
 		}
 	}
 	mustPawl(t, nil, "subscription", "test", "--server", one.url, subscription.ID)
-	next("pawl.subscription.test", 30*time.Second)
+	next("pawl.subscription.test")
 	id := mustSend(t, http.StatusCreated, http.MethodPost, one.url+create, quote, "Idempotency-Key", "quote-1").member("id").(string)
-	next(`"id":"`+id+`:1"`, 30*time.Second)
+	next(`"id":"` + id + `:1"`)
 
 	two := start(t, env, "serve")
-	if err := one.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	one.Kill(t)
 	mustPawl(t, nil, "instance", "fire", "--server", two.url, id, "cancel")
-	for { // A delivery that was not settled is sent again.
-		h := <-hooks
+	bounded.True(t, "the second step", func() bool { // A delivery that was not settled is sent again.
+		h := bounded.Receive(t, "a webhook", hooks)
 		if strings.Contains(string(h.body), `"id":"`+id+`:2"`) {
-			break
+			return true
 		}
 		if !strings.Contains(string(h.body), `"id":"`+id+`:1"`) && !strings.Contains(string(h.body), "pawl.subscription.test") {
 			t.Fatalf("got %s", h.body)
 		}
-	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		log := mustPawl(t, nil, "outbox", "deliveries", "--server", two.url, "--subscription", subscription.ID)
-		if strings.Count(log, " delivered ") == 3 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the log is\n%s", log)
-		}
-	}
+		return false
+	})
+	bounded.Until(t, "three deliveries in the log", func() string {
+		return mustPawl(t, nil, "outbox", "deliveries", "--server", two.url, "--subscription", subscription.ID)
+	}, func(log string) bool { return strings.Count(log, " delivered ") == 3 })
 	if out := mustPawl(t, nil, "outbox", "replay", "--server", two.url); out != "0 deliveries are pending again\n" {
 		t.Errorf("replayed: %s", out)
 	}
 	mustPawl(t, nil, "outbox", "replay", "--server", two.url, "--status", "delivered", "--subscription", subscription.ID)
 	for range 3 {
-		<-hooks
+		bounded.Receive(t, "a delivery that is replayed", hooks)
 	}
 	mustPawl(t, nil, "subscription", "rotate-secret", "--server", two.url, subscription.ID)
 	if out := mustPawl(t, nil, "subscription", "get", "--server", two.url, subscription.ID); !strings.Contains(out, "health  circuit closed") || strings.Contains(out, "whsec_") {

@@ -33,6 +33,7 @@ type backtestStep struct {
 	WouldBe *string `json:"would_be"`
 }
 
+// String returns the step in one line.
 func (s backtestStep) String() string {
 	line := fmt.Sprintf("%s from %s to %s: %s", orDash(s.Event), orDash(s.From), s.To, s.Outcome)
 	if s.WouldBe != nil {

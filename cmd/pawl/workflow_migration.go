@@ -39,9 +39,10 @@ select 1;
 
 // migration is the migration that registers a definition.
 //
-// psql knows no sections and would run Down after Up. So Down is within a block comment. The comment is
-// closed for goose alone: goose expands ${PAWL:0:0} to an empty text, whatever the variable holds. No text
-// in the section may close the comment or open another.
+// psql knows no sections, and would run Down after Up. So Down is within a block comment. Only to goose is
+// the comment closed at once: with ENVSUB it expands ${PAWL:0:0} to an empty text, whatever the variable
+// holds, and that leaves the end of the comment. No text in the section may close the comment or open
+// another.
 var migration = template.Must(template.New("").Parse(`-- Registers the workflow {{.Name}}. Printed by pawl workflow migration.
 -- Run again it changes nothing, as long as this is the latest version.
 
@@ -141,7 +142,7 @@ func printMigration(c *console, model *definition.Definition) error {
 	if err != nil {
 		return err
 	}
-	// With a line for each member, a definition can be reviewed. No line begins with the dashes that
+	// A definition with a line for each member can be reviewed. No line of it begins with the dashes that
 	// goose looks for.
 	definition := jsontext.Value(canonical)
 	if err := definition.Format(jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
@@ -150,7 +151,7 @@ func printMigration(c *console, model *definition.Definition) error {
 	text := string(definition)
 	return migration.Execute(c.out, map[string]any{
 		"Name": model.Name, "Version": model.Version, "Definition": text,
-		// JSON has slashes within strings only, where they may be escaped.
+		// JSON has slashes only within strings, where they may be escaped.
 		"Commented": strings.ReplaceAll(text, "/", `\u002f`),
 		"Tag":       dollarTag("json", text), "Body": dollarTag("pawl", text),
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // hostile has texts that could end a quote or a comment, or that goose or psql could take for theirs.
@@ -43,9 +44,7 @@ func TestWorkflowMigrationWithPsql(t *testing.T) {
 	wantRegistered(t, conn, "flight-booking 1 migration", "hostile 1 migration")
 
 	// The workflow is usable, and the service finds its definition unchanged.
-	if _, err := conn.Exec(t.Context(), `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`); err != nil {
-		t.Error(err)
-	}
+	bounded.Exec(t, conn, `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`)
 	p := start(t, []string{"DATABASE_URL=" + dsn}, "serve")
 	env := []string{"PAWL_SERVER=" + p.url}
 	for _, file := range []string{flight, writeFile(t, "hostile.yaml", hostile)} {
@@ -58,7 +57,7 @@ func TestWorkflowMigrationWithPsql(t *testing.T) {
 	psql(t, dsn, mustPawl(t, nil, "workflow", "migration", edited(t, "30m", "40m", "initial:", "version: 2\ninitial:")))
 	wantRegistered(t, conn, "flight-booking 1 migration", "flight-booking 2 migration", "hostile 1 migration")
 	conflict := mustPawl(t, nil, "workflow", "migration", edited(t, "30m", "50m", "initial:", "version: 2\ninitial:"))
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+	cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
 	cmd.Stdin = strings.NewReader(conflict)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "version 3 is next, not 2") {
 		t.Errorf("%v: %s", err, out)
@@ -77,13 +76,11 @@ func TestWorkflowMigrationTriesAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(t.Context(), "lock table pawl.instance in row share mode"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, tx, "lock table pawl.instance in row share mode")
 	sql := mustPawl(t, nil, "workflow", "migration", flight)
 	done := make(chan string, 1)
 	go func() {
-		cmd := exec.CommandContext(t.Context(), "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+		cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
 		cmd.Stdin = strings.NewReader(sql)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -91,19 +88,14 @@ func TestWorkflowMigrationTriesAgain(t *testing.T) {
 		}
 		done <- string(out)
 	}()
-	awaitBlocked(t, look)
-	for event := ""; event != "PgSleep"; { // The first try is over.
-		err := look.QueryRow(t.Context(), `
-			select coalesce(max(wait_event), '') from pg_stat_activity
-			where datname = current_database() and application_name = 'psql' and wait_event = 'PgSleep'`).Scan(&event)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	bounded.UntilBlocked(t, look, 1)
+	// The first try is over.
+	bounded.UntilSQL(t, look, `select count(*) > 0 from pg_stat_activity
+		where datname = current_database() and application_name = 'psql' and wait_event = 'PgSleep'`)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if out := <-done; !strings.Contains(out, "version 1, registered") {
+	if out := bounded.Receive(t, "psql to end", done); !strings.Contains(out, "version 1, registered") {
 		t.Errorf("psql says %s", out)
 	}
 }
@@ -125,7 +117,7 @@ func TestWorkflowMigrationWithGoose(t *testing.T) {
 		}
 	}
 	run := func(verb ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), goose, append([]string{"-dir", dir, "-table", "workflow_file", "postgres", dsn}, verb...)...)
+		cmd := bounded.Command(t, goose, append([]string{"-dir", dir, "-table", "workflow_file", "postgres", dsn}, verb...)...)
 		cmd.Env = append(os.Environ(), "PAWL=*/ nonsense") // Goose expands the variable to an empty text.
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -148,15 +140,11 @@ func TestWorkflowMigrationWithGoose(t *testing.T) {
 	wantRegistered(t, conn, all...)
 
 	// A version in use stays, and so does a version that no migration registered.
-	if _, err := conn.Exec(t.Context(), `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, `select pawl.create_one('flight-booking', '{"flight_id": "LH454", "price": 420}')`)
 	if out, err := run("down"); err == nil || !strings.Contains(out, "version 2 is used by 1 instances") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if _, err := conn.Exec(t.Context(), "update pawl.workflow set created_by = 'alice'"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, conn, "update pawl.workflow set created_by = 'alice'")
 	must("down-to", "0")
 	wantRegistered(t, conn, "flight-booking 1 alice", "flight-booking 2 alice", "hostile 1 alice")
 }
@@ -197,7 +185,7 @@ func TestWorkflowMigrationAgainst(t *testing.T) {
 // psql runs a script with psql, and returns its output.
 func psql(t testing.TB, dsn, script string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
+	cmd := bounded.Command(t, "psql", "-X", "-v", "ON_ERROR_STOP=1", dsn)
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -209,25 +197,17 @@ func psql(t testing.TB, dsn, script string) string {
 // wantRegistered compares the registered versions, and checks that each has a valid CHECK.
 func wantRegistered(t testing.TB, conn *pgx.Conn, want ...string) {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), "select name || ' ' || version || ' ' || created_by from pawl.workflow order by name, version")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := bounded.Column[string](t, conn, "select name || ' ' || version || ' ' || created_by from pawl.workflow order by name, version")
 	if !slices.Equal(want, got) {
 		t.Errorf("registered are %q, want %q", got, want)
 	}
-	var unchecked int
-	err = conn.QueryRow(t.Context(), `
+	unchecked := bounded.Value[int](t, conn, `
 		select count(*) from pawl.workflow w
 		where not exists (
 			select from pg_constraint c
 			where c.conrelid = 'pawl.instance'::regclass and c.conname = pawl_private.state_check_name(w.name) and c.convalidated
-		)`).Scan(&unchecked)
-	if err != nil || unchecked > 0 {
-		t.Errorf("%d versions have no valid CHECK (%v)", unchecked, err)
+		)`)
+	if unchecked > 0 {
+		t.Errorf("%d versions have no valid CHECK", unchecked)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // writeFile writes a file that is deleted when the test ends.
@@ -129,7 +129,7 @@ states:
 	mustPawl(t, nil, "workflow", "validate", "--format", "github", flight)
 
 	// The paths of annotations are relative to the current folder.
-	cmd := exec.CommandContext(t.Context(), program, "workflow", "validate", "--format", "github", filepath.Base(faulty))
+	cmd := bounded.Command(t, program, "workflow", "validate", "--format", "github", filepath.Base(faulty))
 	cmd.Dir = filepath.Dir(faulty)
 	if out, err := cmd.Output(); err == nil || !strings.HasPrefix(string(out), "::error file=faulty.yaml,line=") {
 		t.Errorf("%v: %s", err, out)

@@ -29,7 +29,7 @@ func (w *workflowValidate) Help() string {
 	return "Every file is checked. The exit code is 1 if any of them has a fault."
 }
 
-// Validate refuses an address that no request can be sent to.
+// Validate refuses a URL that no request can be sent to.
 func (w *workflowValidate) Validate() error {
 	if w.Server == "" {
 		return nil
@@ -124,7 +124,7 @@ func (w *workflowValidate) print(c *console, f checkedFile) {
 	}
 }
 
-// annotation is a workflow command of GitHub Actions
+// annotation returns the fault as a workflow command of GitHub Actions
 // (docs.github.com/actions/reference/workflow-commands-for-github-actions).
 func (f fault) annotation(file string) string {
 	escape := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
@@ -139,6 +139,7 @@ func (f fault) annotation(file string) string {
 	return text + "::" + escape.Replace(f.String())
 }
 
+// String returns the detail of a fault behind its pointer.
 func (f fault) String() string {
 	if f.Pointer == "" {
 		return f.Detail
@@ -149,6 +150,7 @@ func (f fault) String() string {
 // printFaults prints the faults of a definition on standard error, each on a line of its own.
 func (c *console) printFaults(file string, err error) { c.printFaultsOf(file, faultsOf(file, err)) }
 
+// printFaultsOf prints faults as printFaults does.
 func (c *console) printFaultsOf(file string, faults []fault) {
 	for _, f := range faults {
 		at := file
@@ -171,7 +173,11 @@ func faultsOf(file string, err error) []fault {
 	}
 	if errors.As(err, &answered) {
 		for _, f := range answered.Errors {
-			faults = append(faults, fault{Pointer: f.Pointer, Detail: f.Parameter + f.Detail})
+			detail := f.Detail
+			if f.Parameter != "" {
+				detail = f.Parameter + ": " + detail
+			}
+			faults = append(faults, fault{Pointer: f.Pointer, Detail: detail})
 		}
 	}
 	if len(faults) == 0 {
@@ -204,8 +210,8 @@ func lineIn(err error) int {
 	return line
 }
 
-// locate returns the node that a JSON Pointer leads to: the name of a member, or an element. If the
-// pointer leads to a member that is missing, it returns the object or list that lacks it.
+// locate returns the node that a JSON Pointer leads to: the name of a member, or an element. If the last parts
+// of the pointer lead nowhere, it returns the node that the parts before them lead to.
 func locate(n *yaml.Node, pointer string) *yaml.Node {
 	at := n
 	for _, name := range strings.Split(pointer, "/")[1:] {

@@ -11,7 +11,7 @@ import (
 )
 
 // toJSON converts a document in YAML, of which JSON is a subset, to JSON. Numbers keep their digits. A
-// member that is given twice stays so, for the reader of the JSON to refuse.
+// member that is given twice is written twice, since the reader of the JSON refuses that.
 func toJSON(data []byte) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(data, &document); err != nil {
@@ -27,7 +27,7 @@ func toJSON(data []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// maxYAMLDepth is the deepest nesting. It also ends an alias that contains itself.
+// maxYAMLDepth is the deepest nesting. It also stops the conversion of an alias that contains itself.
 const maxYAMLDepth = 100
 
 var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)

@@ -8,9 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// stopClock replaces pawl.now(), once per database, by a look at a table that later moves only have to update.
-// Replacing a function also invalidates the plans that other connections have cached with it. Whoever may call
-// pawl.now() must be able to read the table, because the function runs with the rights of its caller.
+// stopClock replaces pawl.now(), once per database, by a function that reads a table. To move the clock is then to
+// update the table. Replacing the function invalidates the plans that other connections have cached with it. The
+// function runs with the privileges of its caller, so everybody may read the table.
 const stopClock = `
 do $$
 begin
@@ -27,15 +27,14 @@ begin
   end if;
 end $$`
 
-// SetClock makes pawl.now() stand still at a time, with the microseconds that PostgreSQL keeps, for all
-// connections to the database. The pool's role must own the schema, as New's does. Other clocks go on:
-// clock_timestamp(), and the program's.
+// SetClock makes pawl.now() stand still at a time, to the microsecond, for all connections to the database. The
+// pool's role must own the schema, as New's does. Other clocks go on: clock_timestamp(), and the program's.
 func SetClock(t testing.TB, pool *pgxpool.Pool, at time.Time) {
 	t.Helper()
 	moveClock(t, pool, "update dbtest.clock set now = $1", at)
 }
 
-// Advance moves pawl.now() ahead. A clock that was not set yet stops now, and is moved from there.
+// Advance moves pawl.now() ahead. A clock that was not set yet stops at the present time, and is moved from there.
 func Advance(t testing.TB, pool *pgxpool.Pool, d time.Duration) {
 	t.Helper()
 	moveClock(t, pool, "update dbtest.clock set now = now + $1", d)

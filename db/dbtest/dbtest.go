@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxConns is enough for races of many, and lets a few tests run at once on a server with 300 connections.
+	// maxConns is enough for a race of many, and lets several tests share a server with 300 connections.
 	maxConns = 32
 	// cleanUpWithin bounds what a test does when it ends.
 	cleanUpWithin = 30 * time.Second
@@ -28,6 +28,7 @@ var shared struct {
 	err    error
 }
 
+// use returns the server, or fails the test.
 func use(t testing.TB) *server {
 	t.Helper()
 	shared.once.Do(func() { shared.server, shared.err = startServer(t) })
@@ -43,7 +44,7 @@ func Main(m *testing.M) { Exit(m.Run()) }
 // Exit stops the server and exits with the code, or with 1 if that would hide that the server did not stop. It is
 // the second half of Main, for a TestMain that runs the tests in another way.
 func Exit(code int) {
-	shared.once.Do(func() {}) // a server that no test needed is not started now
+	shared.once.Do(func() {}) // from now on no server is started
 	if shared.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), cleanUpWithin)
 		if err := shared.server.close(ctx); err != nil {
@@ -108,10 +109,10 @@ func Empty(t testing.TB) string {
 // DSN returns the connection string of a pool that New made.
 func DSN(pool *pgxpool.Pool) string { return pool.Config().ConnString() }
 
-// Private starts a server of the test's own, which it may stop, kill and configure, and which is gone when the
-// test ends. It has no schema; db.Up(ctx, server.DSN()) gives it one. Writes are not flushed to the disk, which
-// a killed server survives, and a machine does not, unless settings say "fsync": "on".
-// Without PostgreSQL on this machine the test is skipped, and says how to get it.
+// Private starts a server of the test's own, which the test may stop, kill and configure. It is stopped when the test
+// ends. It has no schema; db.Up(ctx, server.DSN()) gives it one. Writes are not flushed to the disk, unless settings
+// say "fsync": "on". So data survives that the server is killed, but not a crash of the machine. If there is no
+// PostgreSQL on this machine, the test is skipped, and says how to get one.
 func Private(t testing.TB, settings map[string]string) *localpg.Server {
 	t.Helper()
 	if _, err := localpg.Find(); err != nil {
@@ -131,16 +132,17 @@ func Private(t testing.TB, settings map[string]string) *localpg.Server {
 	return s
 }
 
-// IgnoreServer makes goleak overlook the goroutine that watches a private server, for
-// goleak.VerifyTestMain, which looks before the server is stopped:
+// IgnoreServer makes goleak ignore the goroutine that watches a private server. goleak.VerifyTestMain needs it, since
+// it looks before the server is stopped:
 //
 //	goleak.VerifyTestMain(m, dbtest.IgnoreServer(), goleak.Cleanup(dbtest.Exit))
 func IgnoreServer() goleak.Option {
 	return goleak.IgnoreAnyFunction("github.com/pawl-fsm/pawl/db/localpg.(*Server).supervise")
 }
 
-// NoLeaks fails the test if it leaves goroutines behind that were not there when NoLeaks was called. Call it
-// before New, so that it looks after the pool is closed, and not in a parallel test, which would see the others'.
+// NoLeaks fails the test if it leaves goroutines behind that were not there when NoLeaks was called. Call it before
+// New, so that it looks after the pool is closed. Do not call it in a parallel test, which would see the goroutines of
+// others.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	use(t)

@@ -25,25 +25,25 @@
 //
 // # When a test ends
 //
-// Its pool is closed and its database dropped. A failed test's database is kept, and its DSN printed, where
-// keeping makes sense: on the server of PAWL_TEST_DATABASE_URL always, elsewhere with PAWL_TEST_KEEP=1, which
-// also leaves the server running; the output says how to remove it.
+// Its pool is closed and its database dropped. The database of a failed test is kept, and its DSN printed, if the
+// server outlives the tests. The server of PAWL_TEST_DATABASE_URL does so always. Any other server does with
+// PAWL_TEST_KEEP=1 if a test has failed; the output says how to remove it.
 //
 // # When things fail
 //
-//   - No server is to be had: the test fails, and says how to get one. It is never skipped, with one exception:
-//     [Private] needs PostgreSQL on this machine, and skips if the tests run on a container without it.
+//   - There is no server: the test fails, and says how to get one. Only a test that calls [Private] is skipped:
+//     it needs PostgreSQL on this machine, and the tests may run on a container without it.
 //   - Docker answers but has no image or cannot run it: that is logged, and the next kind of server is used.
 //   - The process dies: Linux ends a private server with it, and the next run removes its folder; Docker's reaper
 //     removes a container; databases on a shared server are dropped by the next run. A run is known to be alive
 //     by a connection whose application_name is the databases' prefix, so runs may overlap.
-//   - A package has no TestMain that calls Main: as if the process had died at its end. On systems other than
-//     Linux the private server then goes on until it is killed; so call Main.
+//   - A package has no TestMain that calls Main: its end is like the death of the process. Then, on systems other
+//     than Linux, a private server goes on until it is killed.
 //
 // # Leaks
 //
-// A closed pool leaves no goroutine. While a private server runs, one goroutine watches it; [IgnoreServer] is the
-// option that makes goleak overlook it, and [NoLeaks] checks one test.
+// A closed pool leaves no goroutine. While a private server runs, one goroutine watches it. [IgnoreServer] makes
+// goleak ignore that one, and [NoLeaks] checks a single test.
 //
 // Nothing but tests may import this package; it is the only one that imports testcontainers.
 package dbtest

@@ -22,7 +22,7 @@ const (
 	reachWithin  = 20 * time.Second
 )
 
-// errNoDocker says that there is no daemon to ask; that is ordinary, and no reason to log anything.
+// errNoDocker says that no daemon answers. It is not logged, since most machines have none.
 var errNoDocker = errors.New("no Docker daemon answers")
 
 // startDocker runs PostgreSQL in a container.
@@ -45,8 +45,8 @@ func startDocker(ctx context.Context, keep bool) (*server, error) {
 	for name, value := range withDefaults(nil) {
 		args = append(args, "-c", name+"="+value)
 	}
-	// Twice, because the image starts the server once to set it up. Whether it can be reached from here is then
-	// asked in the only way that counts; the module's own check needs a shell and tools in the image.
+	// The image starts the server twice, first to set it up. awaitServer then connects, which shows that the server
+	// can be reached from here; the module's own check needs a shell and tools in the image.
 	ready := wait.ForLog("database system is ready to accept connections").WithOccurrence(2)
 	container, err := postgres.Run(ctx, image, testcontainers.WithCmdArgs(args...), testcontainers.WithWaitStrategy(ready))
 	if err != nil {
@@ -68,7 +68,8 @@ func startDocker(ctx context.Context, keep bool) (*server, error) {
 	}, nil
 }
 
-// awaitServer returns when the server lets somebody in: Docker publishes a port a moment after the container starts.
+// awaitServer returns when the server accepts a connection: Docker publishes a port a moment after the container
+// starts.
 func awaitServer(ctx context.Context, dsn string) error {
 	ctx, cancel := context.WithTimeout(ctx, reachWithin)
 	defer cancel()
@@ -87,13 +88,13 @@ func awaitServer(ctx context.Context, dsn string) error {
 	}
 }
 
-// askDocker finds out whether a daemon answers. The library takes no deadline for that, so it is asked from a
-// goroutine, which a daemon that accepts and never answers would hold for the life of the process.
+// askDocker returns nil if a daemon answers. The library takes no deadline for that, so another goroutine asks. If a
+// daemon accepts the connection and never answers, that goroutine lives as long as the process.
 func askDocker(ctx context.Context) error {
 	answer := make(chan error, 1)
 	go func() {
 		defer func() {
-			if reason := recover(); reason != nil { // some of its ways of not finding a daemon are panics
+			if reason := recover(); reason != nil { // the library may panic if it finds no daemon
 				answer <- fmt.Errorf("%v", reason)
 			}
 		}()

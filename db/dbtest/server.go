@@ -39,12 +39,12 @@ const prefix = "pawl_test_"
 
 // server is where a process's tests have their databases.
 type server struct {
-	dsn     string // of a database to give orders from
-	lasting bool   // it outlives the process, so that a kept database can be looked at
-	run     string // prefix and a random part: what the names of this process's databases begin with
-	guard   *pgx.Conn
+	dsn     string    // of the database in which other databases are created and dropped
+	lasting bool      // it outlives the process, so that a kept database can be looked at
+	run     string    // the prefix and a random part: what the names of this process's databases begin with
+	guard   *pgx.Conn // by which other runs know that this one is alive; nil if nobody shares the server
 	stop    func(context.Context) error
-	remove  string // what to tell the user who has a kept server to remove
+	remove  string // the command that removes a kept server; empty if it needs none
 
 	template struct {
 		once sync.Once
@@ -55,7 +55,7 @@ type server struct {
 	kept  atomic.Int64 // databases kept
 }
 
-// withDefaults adds to a server's settings what tests want.
+// withDefaults adds the settings that tests want to the given ones, which override them.
 func withDefaults(settings map[string]string) map[string]string {
 	all := map[string]string{
 		"fsync": "off", "full_page_writes": "off", "max_connections": "300", "statement_timeout": statementTimeout,
@@ -64,7 +64,7 @@ func withDefaults(settings map[string]string) map[string]string {
 	return all
 }
 
-// startServer finds a server; t is only to log what was chosen.
+// startServer finds or starts a server. t is only for logging which one was chosen.
 func startServer(t testing.TB) (*server, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startWithin)
@@ -106,7 +106,7 @@ func joinServer(ctx context.Context, dsn, run string) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dbtest: %s: %w", urlEnv, err)
 	}
-	// As long as this connection lives, other runs know that this one does.
+	// As long as this connection lives, other runs know that this one is alive.
 	config.RuntimeParams["application_name"] = run
 	guard, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -117,10 +117,11 @@ func joinServer(ctx context.Context, dsn, run string) (*server, error) {
 	return s, nil
 }
 
+// startLocal starts a private server.
 func startLocal(ctx context.Context, keep bool) (*server, error) {
 	config := localpg.Config{Settings: withDefaults(nil)}
 	if keep {
-		// Not one of localpg's temporary folders: those are swept when their process is gone.
+		// A temporary folder of localpg's would be removed by a later run.
 		dir, err := os.MkdirTemp("", "pawl-kept-")
 		if err != nil {
 			return nil, err
@@ -164,7 +165,7 @@ func (s *server) close(ctx context.Context) error {
 	return nil
 }
 
-// templateName returns the database that has the schema and nothing else, and makes it at the first call.
+// templateName returns the name of a database that has the schema and nothing else. The first call makes it.
 func (s *server) templateName() (string, error) {
 	s.template.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), startWithin)
@@ -184,7 +185,7 @@ func (s *server) templateName() (string, error) {
 	return s.template.name, s.template.err
 }
 
-// create makes a database and sees to its end.
+// create makes a database, which is dropped or kept when the test ends, and returns its DSN.
 func (s *server) create(t testing.TB, template string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), createWithin)
@@ -225,8 +226,8 @@ func (s *server) keep(ctx context.Context, t testing.TB, name, dsn string) {
 	t.Logf("dbtest: the database of this test is kept: %s", dsn)
 }
 
-// sweep drops the databases that dead runs left on a shared server. What cannot be dropped is somebody else's,
-// or is being dropped by another run.
+// sweep drops the databases that dead runs left on a shared server. One that cannot be dropped belongs to another
+// role, or another run is dropping it.
 func (s *server) sweep(ctx context.Context) {
 	rows, _ := s.guard.Query(ctx, `
 		select d.datname
@@ -249,15 +250,15 @@ func (s *server) drop(ctx context.Context, name string) error {
 	return s.exec(ctx, "drop database if exists "+quote(name)+" with (force)")
 }
 
-// exec gives the server orders, each a transaction of its own, on one new connection: create database would wait for it
-// otherwise, and a server that a test has restarted is no problem.
-func (s *server) exec(ctx context.Context, orders ...string) error {
+// exec executes statements, each in a transaction of its own. They have a new connection: create database runs in no
+// transaction with other statements, and an old connection would be lost if a test has restarted the server.
+func (s *server) exec(ctx context.Context, statements ...string) error {
 	conn, err := pgx.Connect(ctx, s.dsn)
 	if err != nil {
-		return fmt.Errorf("dbtest: %s: %w", orders[0], err)
+		return fmt.Errorf("dbtest: %s: %w", statements[0], err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	for _, sql := range orders {
+	for _, sql := range statements {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("dbtest: %s: %w", sql, err)
 		}
@@ -267,7 +268,7 @@ func (s *server) exec(ctx context.Context, orders ...string) error {
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// withDatabase returns the connection string with another database. It knows both forms, URL and keywords.
+// withDatabase returns a connection string, a URL or key=value pairs, for another database of the same server.
 func withDatabase(dsn, name string) string {
 	u, err := url.Parse(dsn)
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {

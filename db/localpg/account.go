@@ -20,12 +20,13 @@ type account struct {
 	name     string
 	uid, gid uint32
 
-	// closedWay: the account itself may not enter a folder on the way to its own, as below a mktemp -d of root's.
-	// Its processes then keep root's privilege to search folders, and nothing else of root's.
+	// closedWay: the account may not enter a parent of its folder, such as one that root made by mktemp -d. Its
+	// processes then keep root's privilege to search folders, and no other.
 	closedWay bool
 }
 
-// become makes a command run as the account, in a folder if it can be entered so early.
+// become makes a command run as the account, in a folder, or in / if the account may not enter the folder by
+// itself.
 func (a *account) become(cmd *exec.Cmd, dir string) {
 	cmd.Dir, cmd.SysProcAttr = dir, &syscall.SysProcAttr{}
 	if a == nil {
@@ -33,13 +34,14 @@ func (a *account) become(cmd *exec.Cmd, dir string) {
 	}
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: a.uid, Gid: a.gid}
 	if a.closedWay {
-		// The privilege comes with the program, and the folder is changed before that.
+		// The process changes the folder before it has the privilege.
 		cmd.Dir = "/"
 		searchFolders(cmd.SysProcAttr)
 	}
 }
 
-// chown hands a file over. It does not follow links: the folder may already belong to somebody else.
+// chown gives a file to the account. It does not follow links, since another user may own the folder and have made
+// one there.
 func (a *account) chown(path string) error {
 	if a == nil {
 		return nil
@@ -50,8 +52,8 @@ func (a *account) chown(path string) error {
 	return nil
 }
 
-// accountFor chooses the user for a folder that exists: whoever has it already, so that nobody is locked out of
-// what is theirs, else an unprivileged user of the system.
+// accountFor returns the account for a folder that exists, or nil unless this process is root's. It is the owner of
+// the folder, who is not locked out of it then; or, if root owns it, an unprivileged user of the system.
 func accountFor(home string) (*account, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -79,7 +81,7 @@ func accountFor(home string) (*account, error) {
 	return systemAccount()
 }
 
-// systemAccount is the unprivileged user for folders that nobody else has.
+// systemAccount returns the unprivileged user for folders that root owns.
 func systemAccount() (*account, error) {
 	for _, name := range []string{"postgres", "nobody"} {
 		if u, err := user.Lookup(name); err == nil {
@@ -110,8 +112,8 @@ func ownerOf(path string) (uint32, error) {
 	return info.Sys().(*syscall.Stat_t).Uid, nil
 }
 
-// checkReach proves that the account can run the server and enter its folder, by doing it: permission bits are
-// not the whole truth. The bits are only read to name what is in the way.
+// checkReach returns an error unless the account can run the server and enter its folder. It tries both, since
+// permission bits are not all that counts. It reads the bits only to name the folder that is in the way.
 func (a *account) checkReach(ctx context.Context, bin Binaries, home string) error {
 	if a == nil {
 		return nil
@@ -135,6 +137,7 @@ func (a *account) checkReach(ctx context.Context, bin Binaries, home string) err
 	return nil
 }
 
+// try runs a program of the server in a folder.
 func (a *account) try(ctx context.Context, program, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -143,6 +146,7 @@ func (a *account) try(ctx context.Context, program, dir string) error {
 	return cmd.Run()
 }
 
+// blocked returns the error for a path that the account cannot use. instead says what else would help.
 func (a *account) blocked(path, instead string, err error) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("localpg: run PostgreSQL as user %s: %w", a.name, err)
@@ -173,6 +177,7 @@ func (a *account) firstClosed(path string) (string, bool) {
 	return "", false
 }
 
+// mayExecute reports whether the permission bits let the account run a file or enter a folder.
 func (a *account) mayExecute(info fs.FileInfo) bool {
 	stat, mode := info.Sys().(*syscall.Stat_t), info.Mode().Perm()
 	switch {

@@ -17,11 +17,11 @@ import (
 // OldestMajor is the oldest PostgreSQL that pawl supports.
 const OldestMajor = 15
 
-// BinEnv names the environment variable that overrides the search: a folder with postgres and initdb.
+// BinEnv is the environment variable that overrides the search. It names a folder with postgres and initdb.
 const BinEnv = "PAWL_PG_BIN"
 
-// ErrNotFound says that this machine has no PostgreSQL server that pawl can run. The error that wraps it says
-// how to get one, on one line.
+// ErrNotFound says that this machine has no PostgreSQL server that pawl can run. The error that wraps it says in
+// one line how to get one.
 var ErrNotFound = errors.New("no usable PostgreSQL server on this machine")
 
 // howToGet ends every not-found message.
@@ -29,7 +29,7 @@ const howToGet = "install one (Debian, Ubuntu: apt install postgresql; Fedora: d
 	"macOS: brew install postgresql@18), name its bin folder in " + BinEnv +
 	", or set DATABASE_URL to a server that is already running"
 
-// places are the folders that packagers use. PATH is asked before them, because it is the user's own choice.
+// places are the folders that packagers use. PATH comes before them, since it is the user's own choice.
 var places = []string{
 	"/usr/lib/postgresql/*/bin",          // Debian, Ubuntu
 	"/usr/pgsql-*/bin",                   // RHEL, Fedora with the PGDG packages
@@ -46,8 +46,8 @@ type Binaries struct {
 	Major   int    // for example 15
 }
 
-// Path returns the file of a program that came with the server, such as psql or pgbench, or else the one that
-// PATH knows: some packagers ship the clients apart from the server.
+// Path returns the file of a program that belongs to the server, such as psql or pgbench. If it is not in the
+// server's folder it is looked up in PATH, since some packagers ship the clients apart from the server.
 func (b Binaries) Path(name string) (string, error) {
 	if file := filepath.Join(b.Dir, name); b.Dir != "" && executable(file) {
 		return file, nil
@@ -66,7 +66,7 @@ func Find() (Binaries, error) {
 	return find(os.Getenv(BinEnv), places, 0)
 }
 
-// find looks for a server; one of the wanted major version (0 = any) goes before all others.
+// find looks for a server. One of the given major version is preferred to all others; 0 prefers none.
 func find(override string, places []string, major int) (Binaries, error) {
 	if override != "" {
 		b, err := inspect(override)
@@ -79,7 +79,7 @@ func find(override string, places []string, major int) (Binaries, error) {
 		return b, nil
 	}
 
-	// A folder that does not hold a working server is no reason to give up: the next one may.
+	// A folder without a working server is passed over.
 	var found []Binaries
 	for _, dir := range fromPath() {
 		if b, err := inspect(dir); err == nil {
@@ -115,8 +115,8 @@ func tooOld(b Binaries) error {
 		ErrNotFound, b.Dir, b.Version, OldestMajor, howToGet)
 }
 
-// fromPath returns the folders that PATH leads to. Where it leads to a link, the folder of its target goes first:
-// it has all the programs, and links are often made for a few only.
+// fromPath returns the folder in which PATH has postgres. If that is a link, the folder of its target comes first:
+// it has all the programs, and packagers make links to some of them only.
 func fromPath() []string {
 	file, err := exec.LookPath("postgres")
 	if err != nil {
@@ -132,7 +132,7 @@ func fromPath() []string {
 // "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", "postgres (PostgreSQL) 19beta1".
 var versionLine = regexp.MustCompile(`^postgres \(PostgreSQL\) (([0-9]+)\S*)`)
 
-// inspect tells what the server in a folder is.
+// inspect returns the server in a folder.
 func inspect(dir string) (Binaries, error) {
 	for _, name := range []string{"postgres", "initdb"} {
 		if !executable(filepath.Join(dir, name)) {

@@ -21,8 +21,8 @@ import (
 // Temporary folders are called tempPrefix + pid + "-" + a random part.
 const tempPrefix = "pawl-pg-"
 
-// openFolder makes the folder if it is missing and returns its real path. Folders that it has to make on the way
-// are open to be passed through, because a server that root starts runs as another user.
+// openFolder makes the folder if it is missing, and returns its real path. Other users may enter the folders that it
+// makes, since a server that root starts runs as another user.
 func openFolder(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -39,7 +39,7 @@ func openFolder(dir string) (string, error) {
 		return "", fmt.Errorf("localpg: data folder: %w", err)
 	}
 	for _, d := range made {
-		// Under a umask of 077, which root often has, MkdirAll has closed them.
+		// With a umask of 077, which root often has, MkdirAll has closed them to other users.
 		if err := os.Chmod(d, 0o755); err != nil {
 			return "", fmt.Errorf("localpg: data folder: %w", err)
 		}
@@ -51,7 +51,7 @@ func openFolder(dir string) (string, error) {
 	return dir, checkOurs(dir)
 }
 
-// checkOurs refuses a folder that is used for something else, before anything in it is touched.
+// checkOurs returns an error if the folder is used for something else. It changes nothing there.
 func checkOurs(home string) error {
 	entries, err := os.ReadDir(home)
 	if err != nil {
@@ -67,11 +67,11 @@ func checkOurs(home string) error {
 	return nil
 }
 
-// makeTemp makes a temporary folder where the server's user can reach it.
+// makeTemp makes a temporary folder that the server's user can reach.
 func makeTemp() (string, error) {
 	base := os.TempDir()
 	if a, err := systemAccount(); err == nil && os.Geteuid() == 0 {
-		// A TMPDIR that only root can enter, as pam_namespace and some CI runners make.
+		// Some systems have a TMPDIR that only root can enter, such as those with pam_namespace.
 		if _, closed := a.firstClosed(base); closed {
 			base = "/tmp"
 		}
@@ -102,14 +102,14 @@ func takeLock(home string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("localpg: lock %s: %w", f.Name(), err)
 	}
-	// The process id is for the message above only; the lock itself says who owns the folder.
+	// The process id is only for the message above. The lock says that there is an owner.
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return f, nil
 }
 
-// dataMajor tells the major version that made the data, as PostgreSQL writes it; "" if there is none yet.
+// dataMajor returns the major version that made the data, as PostgreSQL writes it; "" if there is no data.
 func dataMajor(home string) (string, error) {
 	raw, err := os.ReadFile(filepath.Join(home, "data", "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,7 +121,7 @@ func dataMajor(home string) (string, error) {
 	return strings.TrimSpace(string(raw)), nil
 }
 
-// makeData runs initdb in a folder of its own, which becomes the data folder only when it is complete.
+// makeData runs initdb in a folder of its own, which becomes the data folder when initdb has succeeded.
 func makeData(ctx context.Context, bin Binaries, home string, a *account, temporary bool) error {
 	leftovers, _ := filepath.Glob(filepath.Join(home, "init-*")) // the only error is a malformed pattern
 	for _, dir := range leftovers {
@@ -137,7 +137,7 @@ func makeData(ctx context.Context, bin Binaries, home string, a *account, tempor
 		return err
 	}
 
-	// trust is for the socket, which is in a folder that only this user may enter.
+	// Connections by the socket are trusted: only this user may enter its folder.
 	args := []string{
 		"--pgdata", work, "--username", superuser, "--encoding", "UTF8", "--locale", "C",
 		"--auth-local", "trust", "--auth-host", "scram-sha-256", "--no-instructions",
@@ -181,11 +181,11 @@ func syncDir(dir string) error {
 // maxSocketPath leaves room for the terminating zero in the smallest sun_path, that of macOS (104 bytes).
 const maxSocketPath = 103
 
-// A comma, quote or backslash would need escaping in unix_socket_directories, in the DSN and in the user's shell.
+// plainPath matches a path that needs no escaping in unix_socket_directories, in the DSN and in a shell.
 var plainPath = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
 
-// makeSocketDir makes the 0700 folder that the socket is in: <home>/run if a socket there can be addressed.
-// What an earlier run left in it is removed; the caller holds the lock, so that nobody uses it.
+// makeSocketDir makes the 0700 folder for the socket: <home>/run, or shortDir if the path there would be too long or
+// not plain. It removes what an earlier run left in it, which nobody uses: the caller holds the lock.
 func makeSocketDir(home, port string, a *account) (string, error) {
 	dir := filepath.Join(home, "run")
 	if socket := filepath.Join(dir, ".s.PGSQL."+port); len(socket) > maxSocketPath || !plainPath.MatchString(socket) {
@@ -196,7 +196,7 @@ func makeSocketDir(home, port string, a *account) (string, error) {
 	}
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
-		// Another user of the machine has taken the name in /tmp. Any other name is as good.
+		// Another user of the machine has a folder of this name in /tmp. Any other name will do.
 		dir, err = os.MkdirTemp("/tmp", "pawl-")
 	}
 	if err != nil {
@@ -205,15 +205,15 @@ func makeSocketDir(home, port string, a *account) (string, error) {
 	return dir, a.chown(dir)
 }
 
-// shortDir is where the socket goes when the data folder lies too deep for it. It depends on nothing but the
-// folder, so that the DSN survives a restart and a sweep knows what to remove.
+// shortDir returns the folder for the socket of a data folder whose own path does not fit. It depends on nothing but
+// that path, so that the DSN stays the same over restarts, and a sweep knows what to remove.
 func shortDir(home string) string {
 	sum := sha256.Sum256([]byte(home))
 	return filepath.Join("/tmp", "pawl-"+hex.EncodeToString(sum[:6]))
 }
 
-// openLog starts a new server.log and keeps the one before. O_EXCL: the folder may belong to another user, who
-// must not be able to make root write through a link.
+// openLog makes a new server.log and keeps the one before. With O_EXCL it follows no link: the folder may belong to
+// another user, who must not make root write somewhere else.
 func openLog(home string) (*os.File, error) {
 	name := filepath.Join(home, "server.log")
 	if err := os.Rename(name, name+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -226,8 +226,8 @@ func openLog(home string) (*os.File, error) {
 	return f, nil
 }
 
-// complaint picks the line of a program's output that says what went wrong: the last that a server or initdb
-// marks as an error, else the last that is not empty.
+// complaint returns the line of a program's output that says what went wrong: the last one that the server or initdb
+// marks as an error, else the last one that is not empty.
 func complaint(out []byte) string {
 	var last, marked string
 	for line := range strings.Lines(string(out)) {
@@ -246,8 +246,8 @@ func complaint(out []byte) string {
 	return last
 }
 
-// sweep removes temporary folders whose process is gone, and stops a server that still runs in one. It never
-// fails: what it cannot remove is somebody else's, or the next sweep's.
+// sweep removes temporary folders whose process is gone, and stops a server that still runs in one. What it cannot
+// remove belongs to another user, or is left to the next sweep.
 func sweep(ctx context.Context) {
 	bases := []string{os.TempDir(), "/tmp"}
 	slices.Sort(bases)
@@ -265,12 +265,12 @@ func sweepOne(ctx context.Context, dir string) {
 		return
 	}
 	pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), tempPrefix), "-")
-	// A live process may have made the folder and not yet taken the lock. A dead one's id may be in use again:
-	// the folder then waits for a later sweep.
+	// A live process may have made the folder and not have locked it yet. If the id of a dead process is in use
+	// again, the folder is left to a later sweep.
 	if n, err := strconv.Atoi(pid); err != nil || alive(n) {
 		return
 	}
-	// The lock covers a process of another pid namespace that shares this /tmp.
+	// A process of another pid namespace that shares this /tmp is known to be alive by its lock.
 	lock, err := takeLock(dir)
 	if err != nil {
 		return
@@ -283,7 +283,8 @@ func sweepOne(ctx context.Context, dir string) {
 	_ = os.RemoveAll(dir)
 }
 
-// mayBeOurs keeps root from working in folders that some other user made up.
+// mayBeOurs reports whether a process of this user may have made a folder. In a folder that another user made, root
+// must not do anything.
 func mayBeOurs(dir string) bool {
 	uid, err := ownerOf(dir)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 type process struct {
 	cmd   *exec.Cmd
 	pid   int
-	asked atomic.Bool   // told to end by us
-	done  chan struct{} // closed when it is gone
+	asked atomic.Bool   // this package has told it to end
+	done  chan struct{} // closed when it has ended
 	err   error         // why it died, set before done is closed; nil if asked
 }
 
@@ -32,9 +32,9 @@ func (s *Server) launch() (*process, error) {
 	}
 	cmd := exec.Command(filepath.Join(s.bin.Dir, "postgres"), s.args...)
 	cmd.Env = environ()
-	// A file and not a pipe: nothing has to be copied, and the server can outlive us.
+	// The output goes to a file and not to a pipe: nothing has to be copied, and the server can outlive this process.
 	cmd.Stdout, cmd.Stderr = s.output, s.output
-	// A session of its own: ^C is for us, and we end the server when our work is done.
+	// With a session of its own the server gets no ^C. It is stopped when this process has finished its work.
 	s.account.become(cmd, s.home)
 	cmd.SysProcAttr.Setsid = true
 	if !s.detached {
@@ -50,8 +50,8 @@ func (s *Server) launch() (*process, error) {
 	return p, nil
 }
 
-// supervise starts the process and waits for its end, on one thread that it keeps. "The parent's death" that
-// Linux signals to a child is that of the thread that made it, and Go ends threads as it sees fit.
+// supervise starts the process and waits for its end, on one thread. Linux signals the death of a parent when the
+// thread ends that made the child, and Go may end a thread at any time unless a goroutine is locked to it.
 func (s *Server) supervise(p *process, started chan<- error, logStart int64) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -72,7 +72,7 @@ func (s *Server) supervise(p *process, started chan<- error, logStart int64) {
 	close(p.done)
 }
 
-// lastWords returns the line of this run's output that says most about its end.
+// lastWords returns the line of this run's output that says why it ended.
 func (s *Server) lastWords(logStart int64) string {
 	const enough = 16 << 10
 	info, err := s.output.Stat()
@@ -95,11 +95,11 @@ func (p *process) end(ctx context.Context, fast time.Duration) error {
 		signal syscall.Signal
 		within time.Duration
 	}{{syscall.SIGINT, fast}, {syscall.SIGQUIT, immediateWithin}} {
-		_ = p.cmd.Process.Signal(step.signal) // fails only if it is gone, which is seen next
+		_ = p.cmd.Process.Signal(step.signal) // fails only if it has ended, which is seen next
 		limit := time.NewTimer(step.within)
 		giveUp := ctx.Done()
 		if step.signal == syscall.SIGQUIT {
-			giveUp = nil // a cancelled caller still wants the server gone
+			giveUp = nil // the server must end even if the caller's context has
 		}
 		select {
 		case <-p.done:
@@ -117,7 +117,7 @@ func (p *process) end(ctx context.Context, fast time.Duration) error {
 func (p *process) kill() error {
 	select {
 	case <-p.done:
-		return nil // its children are PostgreSQL's business: they end when they see it gone
+		return nil // its children end by themselves when they see that it is gone
 	default:
 	}
 	if !killTree(p.pid) {
@@ -127,12 +127,12 @@ func (p *process) kill() error {
 	return nil
 }
 
-// killTree kills a postmaster and its children and reports whether all are gone. The postmaster is stopped first
-// so that it makes no more children; they have process groups of their own, so the group cannot be used.
+// killTree kills a postmaster and its children, and reports whether all are gone. The postmaster is suspended first,
+// so that it makes no more children. A signal to its process group would not reach them: they have groups of their own.
 func killTree(pid int) bool {
 	_ = syscall.Kill(pid, syscall.SIGSTOP)
 	kids := children(pid)
-	// The stop takes effect a moment after the call.
+	// The postmaster is suspended a moment after the call.
 	for again := children(pid); !slices.Equal(kids, again); again = children(pid) {
 		kids = again
 	}
@@ -143,7 +143,7 @@ func killTree(pid int) bool {
 	return waitGone(context.Background(), immediateWithin, all...)
 }
 
-// waitGone waits until none of the processes is alive.
+// waitGone waits until none of the processes is alive, and returns false if that takes too long.
 func waitGone(ctx context.Context, within time.Duration, pids ...int) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -159,14 +159,14 @@ func waitGone(ctx context.Context, within time.Duration, pids ...int) bool {
 	return true
 }
 
-// alive tells whether a process still does anything: a zombie does not, and its parent may never collect it.
+// alive reports whether a process is alive. A zombie is not, though its parent may never collect it.
 func alive(pid int) bool {
 	err := syscall.Kill(pid, 0)
 	return (err == nil || errors.Is(err, syscall.EPERM)) && !zombie(pid)
 }
 
-// environ is our environment without what would change the server behind the caller's back, and with messages
-// in the language that complaint reads.
+// environ returns the environment of this process without the variables that change the server or its language, and
+// with the language that complaint reads.
 func environ() []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")

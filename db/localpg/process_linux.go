@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// dieWithParent has the kernel end the server when the thread that started it ends, hence also when this process
-// is killed. Data that matters gets a fast shutdown, the rest an immediate one.
+// dieWithParent lets the kernel end the server when the thread that started it ends, and so also when this process is
+// killed. A temporary server gets an immediate shutdown, any other one a fast shutdown.
 func dieWithParent(attr *syscall.SysProcAttr, temporary bool) {
 	attr.Pdeathsig = syscall.SIGINT
 	if temporary {
@@ -21,7 +21,7 @@ func dieWithParent(attr *syscall.SysProcAttr, temporary bool) {
 // capDACReadSearch is CAP_DAC_READ_SEARCH, see capabilities(7).
 const capDACReadSearch = 2
 
-// searchFolders lets a process that is no longer root's enter every folder.
+// searchFolders lets a process that root starts as another user enter every folder.
 func searchFolders(attr *syscall.SysProcAttr) {
 	attr.AmbientCaps = []uintptr{capDACReadSearch}
 }
@@ -42,12 +42,13 @@ func stat(pid int) (state string, parent int, ok bool) {
 	return fields[0], parent, err == nil
 }
 
+// zombie reports whether a process has ended, and its parent has not yet collected it.
 func zombie(pid int) bool {
 	state, _, ok := stat(pid)
 	return ok && (state == "Z" || state == "X")
 }
 
-// processes returns the ids that a test chooses.
+// processes returns the ids of the processes that a condition chooses.
 func processes(chosen func(pid int) bool) []int {
 	var pids []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*") // the only error is a malformed pattern
@@ -59,6 +60,7 @@ func processes(chosen func(pid int) bool) []int {
 	return pids
 }
 
+// children returns the ids of the children of a process, in a stable order.
 func children(pid int) []int {
 	return processes(func(id int) bool {
 		_, parent, ok := stat(id)
@@ -71,7 +73,7 @@ func serversOf(data string) []int {
 	return processes(func(pid int) bool { return isServerOf(pid, data) && alive(pid) })
 }
 
-// isServerOf tells whether a process is a PostgreSQL of a data folder, which is then its working directory.
+// isServerOf reports whether a process is one of PostgreSQL that works on a data folder: that is its working directory.
 func isServerOf(pid int, data string) bool {
 	proc := "/proc/" + strconv.Itoa(pid)
 	name, err := os.ReadFile(proc + "/comm")

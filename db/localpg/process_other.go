@@ -10,13 +10,14 @@ import (
 	"syscall"
 )
 
-// dieWithParent does nothing: only Linux can tie a process to its parent. The next start stops what was left.
+// dieWithParent does nothing: only Linux can end a process with its parent. The next start on the folder stops the
+// server.
 func dieWithParent(*syscall.SysProcAttr, bool) {}
 
-// searchFolders does nothing: only Linux knows such a privilege.
+// searchFolders does nothing: only Linux has such a privilege.
 func searchFolders(*syscall.SysProcAttr) {}
 
-// ps asks for one column of one process.
+// ps returns one column of one process, or "" if there is no such process.
 func ps(pid int, column string) string {
 	out, err := exec.Command("ps", "-ww", "-o", column+"=", "-p", strconv.Itoa(pid)).Output()
 	if err != nil {
@@ -45,11 +46,11 @@ func children(pid int) []int {
 	return kids
 }
 
-// serversOf finds nothing: ps does not tell a process's working directory. PostgreSQL then refuses to start until
-// the last backend of the earlier server has noticed that its postmaster is gone.
+// serversOf returns none, since ps does not show the working directory of a process. So PostgreSQL refuses to start
+// until the last backend of an earlier server has noticed that its postmaster is gone.
 func serversOf(string) []int { return nil }
 
-// isServerOf tells whether a process is the postmaster of a data folder: launch names the folder after -D.
+// isServerOf reports whether a process is the postmaster of a data folder: launch names the folder after -D.
 func isServerOf(pid int, data string) bool {
 	program, args, _ := strings.Cut(ps(pid, "command"), " ")
 	return strings.HasPrefix(filepath.Base(program), "post") && strings.Contains(args, "-D "+data+" ")

@@ -23,32 +23,32 @@ import (
 const superuser = "postgres"
 
 const (
-	readyWithin     = 2 * time.Minute  // crash recovery of a large database included
-	fastWithin      = 10 * time.Second // a fast shutdown: one checkpoint
-	immediateWithin = 5 * time.Second  // an immediate one: the server itself kills its children after 5 s
+	readyWithin     = 2 * time.Minute  // for a start, with the crash recovery of a large database
+	fastWithin      = 10 * time.Second // for a fast shutdown, which makes a checkpoint
+	immediateWithin = 5 * time.Second  // for an immediate one; after 5 s the server itself kills its children
 	gonePoll        = 5 * time.Millisecond
 )
 
 // Config describes a server. The zero value is a temporary server of whatever PostgreSQL [Find] finds.
 type Config struct {
-	// Dir is the data folder; it is made if it is missing, and must be empty or made by this package.
-	// Default: a temporary folder, which Stop removes.
+	// Dir is the folder of the server; see the package's comment. If it is missing it is made; if not, it must be
+	// empty or made by this package. Default: a temporary folder, which Stop removes.
 	Dir string
 
 	// Binaries is the PostgreSQL to run. Default: what Find finds, except that a version that made the data in
 	// Dir is preferred to a newer one.
 	Binaries Binaries
 
-	// Settings are server settings, as in postgresql.conf, for example "max_connections": "300". They go before
-	// the defaults of this package, which listen on no address and show time in UTC. The socket's folder is not
-	// to be set.
+	// Settings are server settings, as in postgresql.conf, for example "max_connections": "300". They override
+	// the defaults of this package: to listen on no address, to use port 5432, and to show time in UTC.
+	// unix_socket_directories is refused.
 	Settings map[string]string
 
-	// Logger is told of starts and stops. Default: nobody. A death is told by Done and Err.
+	// Logger gets a line at each start and stop. Default: none. It gets none at a death; see Done and Err.
 	Logger *slog.Logger
 
-	// Detached lets the server outlive this process if the process ends without Stop. Without it, Linux shuts
-	// the server down with the process.
+	// Detached lets the server go on if this process ends without Stop. Default false: Linux then shuts the
+	// server down with the process.
 	Detached bool
 }
 
@@ -68,7 +68,7 @@ func (c Config) validate() error {
 type Server struct {
 	bin      Binaries
 	home     string // the data folder's real path
-	temp     bool   // home goes when the server does
+	temp     bool   // Stop removes home
 	args     []string
 	detached bool
 	account  *account
@@ -80,12 +80,12 @@ type Server struct {
 
 	life atomic.Pointer[process] // the present or last run
 
-	mu     sync.Mutex // one of Stop, Kill, Restart at a time
-	closed bool       // by Stop, for good
+	mu     sync.Mutex // lets one of Stop, Kill and Restart run at a time
+	closed bool       // Stop has succeeded
 }
 
-// Start runs a server and returns when it answers. The context limits the start, not the server's life.
-// A server that an earlier process left behind in the same folder is stopped first.
+// Start starts a server and returns when it answers. The context limits the start, and not how long the server
+// runs. A server that an earlier process left behind in the same folder is stopped first.
 //
 // The error is one line that says what to do; it wraps [ErrNotFound] if there is no PostgreSQL to run.
 func Start(ctx context.Context, config Config) (_ *Server, err error) {
@@ -138,7 +138,7 @@ func Start(ctx context.Context, config Config) (_ *Server, err error) {
 	return s, nil
 }
 
-// chooseBinaries settles which PostgreSQL runs, and refuses data that it cannot read.
+// chooseBinaries chooses the PostgreSQL to run, and refuses data that it cannot read.
 func (s *Server) chooseBinaries(given Binaries) (err error) {
 	made, err := dataMajor(s.home)
 	if err != nil {
@@ -147,7 +147,7 @@ func (s *Server) chooseBinaries(given Binaries) (err error) {
 	s.bin = given
 	switch {
 	case given.Dir == "":
-		want, _ := strconv.Atoi(made) // 0 for no data; versions before 10 are not whole numbers, and too old
+		want, _ := strconv.Atoi(made) // 0 if there is no data, or a version before 10 such as 9.6, which is too old
 		s.bin, err = find(os.Getenv(BinEnv), places, want)
 	case given.Major == 0:
 		s.bin, err = inspect(given.Dir)
@@ -163,8 +163,8 @@ func (s *Server) chooseBinaries(given Binaries) (err error) {
 	return nil
 }
 
-// handOver gives the folder to the server's user if that user could not enter it, as when root made it by
-// mktemp -d. A folder that can be entered stays its owner's.
+// handOver gives the folder to the server's user if that user cannot enter it, as when root made it by mktemp -d.
+// Otherwise the folder keeps its owner.
 func (s *Server) handOver() error {
 	if s.account == nil {
 		return nil
@@ -179,7 +179,7 @@ func (s *Server) handOver() error {
 	return s.account.chown(s.home)
 }
 
-// prepare makes everything that a run needs and that Restart keeps.
+// prepare makes what every run needs: the data, the socket's folder, the arguments, the DSN and the log.
 func (s *Server) prepare(ctx context.Context, settings map[string]string) error {
 	made, err := dataMajor(s.home)
 	if err != nil {
@@ -193,13 +193,13 @@ func (s *Server) prepare(ctx context.Context, settings map[string]string) error 
 
 	all := map[string]string{
 		"listen_addresses":        "",
-		"port":                    "5432", // set always: both PostgreSQL and pgx would take another from PGPORT
+		"port":                    "5432", // given always, since PostgreSQL and pgx would take another one from PGPORT
 		"unix_socket_permissions": "0700",
 		"timezone":                "UTC",
 		"log_timezone":            "UTC",
 	}
 	if s.temp {
-		// The default leaves files in /dev/shm when a server is killed for good, and these are small machines.
+		// With the default a killed server leaves files in /dev/shm, which may be small.
 		all["dynamic_shared_memory_type"] = "mmap"
 	}
 	maps.Copy(all, settings)
@@ -212,14 +212,14 @@ func (s *Server) prepare(ctx context.Context, settings map[string]string) error 
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		s.args = append(s.args, "-c", name+"="+all[name])
 	}
-	query := "?host=" + s.socket + "&port=" + all["port"] // a plainPath needs no escaping, so it can be read
+	query := "?host=" + s.socket + "&port=" + all["port"] // without escapes, which a plain path does not need
 	s.dsn = (&url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/postgres"}).String() + query
 
 	s.output, err = openLog(s.home)
 	return err
 }
 
-// run starts one life of the server and waits until it answers.
+// run starts the server and waits until it answers.
 func (s *Server) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
@@ -236,7 +236,8 @@ func (s *Server) run(ctx context.Context) error {
 		}
 		p.asked.Store(true)
 		_ = p.end(context.WithoutCancel(ctx), 0)
-		// After a crash the last backends need a moment to notice that their postmaster is gone.
+		// After a crash the last backends need a moment to notice that their postmaster is gone. Then it is tried
+		// again.
 		if !strings.Contains(err.Error(), "shared memory block") || ctx.Err() != nil {
 			return err
 		}
@@ -248,6 +249,7 @@ func (s *Server) run(ctx context.Context) error {
 	}
 }
 
+// waitReady waits until the server answers, and returns an error if it ends before.
 func (s *Server) waitReady(ctx context.Context, p *process) error {
 	config, err := pgconn.ParseConfig(s.dsn)
 	if err != nil {
@@ -275,7 +277,7 @@ func (s *Server) waitReady(ctx context.Context, p *process) error {
 // It stays the same over Restart, and over starts on the same folder.
 func (s *Server) DSN() string { return s.dsn }
 
-// Dir returns the data folder's real path.
+// Dir returns the real path of the server's folder.
 func (s *Server) Dir() string { return s.home }
 
 // Binaries returns the PostgreSQL that runs.
@@ -284,7 +286,7 @@ func (s *Server) Binaries() Binaries { return s.bin }
 // PID returns the process id of the postmaster of the present or last run.
 func (s *Server) PID() int { return s.life.Load().pid }
 
-// Done is closed when the present run ends, whoever ended it. After Restart there is a new one.
+// Done returns a channel that is closed when the present run ends, whoever ends it. After Restart there is a new one.
 func (s *Server) Done() <-chan struct{} { return s.life.Load().done }
 
 // Err says why the server died. It is nil while the server runs, and after a Stop that found it alive.
@@ -298,10 +300,10 @@ func (s *Server) Err() error {
 	}
 }
 
-// Stop shuts the server down in an orderly way (clients are disconnected, what is committed is written), waits
-// until it is gone, and removes a temporary folder. If that takes longer than the context allows or 10 seconds,
-// the server is stopped without a checkpoint, and at last killed; committed data is safe in either case.
-// Stop also cleans up after a server that died. A second Stop does nothing.
+// Stop shuts the server down, waits until it is gone, and removes a temporary folder. Clients are disconnected. If
+// the shutdown takes longer than 10 s, or than the context allows, the server is stopped without a checkpoint, and
+// at last killed. Committed data is safe in each case. Stop also cleans up after a server that died. A second Stop
+// does nothing.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -317,6 +319,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	return nil
 }
 
+// end ends the present run.
 func (s *Server) end(ctx context.Context) error {
 	p := s.life.Load()
 	p.asked.Store(true)
@@ -341,7 +344,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	if err := s.end(ctx); err != nil {
 		return err
 	}
-	// A killed server's children may outlive it, and its socket's lock file does.
+	// The children of a killed server may outlive it, and so does the lock file of its socket.
 	if err := stopOrphan(ctx, s.home); err != nil {
 		return err
 	}
@@ -364,8 +367,8 @@ func emptyDir(dir string) error {
 	return nil
 }
 
-// release gives everything back that is outside the data, and the data of a temporary server.
-// The lock goes last: until then nobody else looks at the folder.
+// release closes the log and the lock, and removes the socket's folder and a temporary server's folder. The lock is
+// released last: until then nobody else uses the folder.
 func (s *Server) release() {
 	if s.output != nil {
 		_ = s.output.Close()
@@ -381,14 +384,14 @@ func (s *Server) release() {
 	}
 }
 
-// stopOrphan ends whatever PostgreSQL runs on the folder although no process owns it. The caller holds the lock.
+// stopOrphan ends the processes of a PostgreSQL that runs on the folder without an owner. The caller holds the lock.
 func stopOrphan(ctx context.Context, home string) error {
 	data := filepath.Join(home, "data")
 	if err := stopPostmaster(ctx, data); err != nil {
 		return err
 	}
-	// When only the postmaster was killed, a backend in the middle of a long statement does not notice for as long
-	// as that takes, and keeps a new server from starting.
+	// If only the postmaster was killed, a backend does not notice before the end of its statement. Until then it
+	// keeps a new server from starting.
 	left := serversOf(data)
 	for _, pid := range left {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -399,8 +402,8 @@ func stopOrphan(ctx context.Context, home string) error {
 	return nil
 }
 
-// stopPostmaster ends the postmaster that postmaster.pid names, and removes that file if its process id has
-// meanwhile gone to another program, which PostgreSQL would take for a live server.
+// stopPostmaster ends the postmaster that postmaster.pid names. If that process id belongs to another program by now,
+// PostgreSQL would take the program for a live server, so the file is removed.
 func stopPostmaster(ctx context.Context, data string) error {
 	pidFile := filepath.Join(data, "postmaster.pid")
 	raw, err := os.ReadFile(pidFile)
@@ -413,10 +416,10 @@ func stopPostmaster(ctx context.Context, data string) error {
 	line, _, _ := strings.Cut(string(raw), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	if err != nil || pid <= 1 || !alive(pid) {
-		return nil // PostgreSQL clears this up itself
+		return nil // PostgreSQL itself removes the file
 	}
 	if !isServerOf(pid, data) {
-		// The shared memory of such a server, if any, is still found by PostgreSQL itself.
+		// Should the server have left shared memory, PostgreSQL finds that without the file.
 		if err := os.Remove(pidFile); err != nil {
 			return fmt.Errorf("localpg: remove a stale postmaster.pid: %w", err)
 		}

@@ -8,6 +8,11 @@
 --
 -- Schema pawl is what callers see: tables to read and functions to call. Schema pawl_private
 -- holds what only those functions use. No role but the owner has privileges on it.
+--
+-- The header of a function says what it returns, which conditions it raises, which existing rows it
+-- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
+-- too long, 57014 at the statement timeout.
 
 create schema pawl;
 create schema pawl_private;
@@ -88,9 +93,11 @@ create table pawl_private.privilege (
   constraint privilege_is_known check (privilege in ('service', 'caller'))
 );
 
--- condition says what SQL callers and the service tell a caller whose command was refused, or
--- whose request cannot be carried out: one SQLSTATE per condition. `outcome` is the engine's
--- code; several may be one problem to the caller. `problem` is the code that HTTP answers with.
+-- condition lists why a command is refused, and why a request cannot be carried out. `outcome` is the
+-- engine's code, `problem` the code that HTTP answers with. Outcomes that are one problem to a caller
+-- share its SQLSTATE, and no two problems share one. The problem `internal` is none that an HTTP
+-- client can act on; an operator can, so each of its outcomes has a SQLSTATE of its own.
+--
 -- In `message`, %1$s is the event, and %2$s, %3$s and %4$s are the state, the version and the id of
 -- the instance. The service words its problems in the same way; a test compares them.
 create table pawl_private.condition (
@@ -182,6 +189,7 @@ $$;
 -- 00_core/now.sql
 
 -- now is the only clock. Tests replace it to move time; nothing else can.
+-- Returns: the time of the call, not of the transaction's beginning
 -- +goose StatementBegin
 create function pawl.now() returns timestamptz
 language sql volatile parallel safe
@@ -190,9 +198,9 @@ as $$ select clock_timestamp() $$;
 
 -- 00_core/uuid_v7_floor.sql
 
--- uuid_v7_floor is the lowest id that can be made in the millisecond of p_at. It turns a bound
--- on created_at into a bound on the primary key. Times that 48 bits cannot hold, before 1970 or
--- infinite, are taken for the nearest time that they can hold.
+-- uuid_v7_floor turns a bound on created_at into a bound on the primary key.
+-- Returns: the lowest id that can be made in the millisecond of p_at. A time that 48 bits cannot hold,
+--          before 1970 or infinite, counts as the nearest time that they can hold
 -- +goose StatementBegin
 create function pawl.uuid_v7_floor(p_at timestamptz) returns uuid
 language sql immutable parallel safe
@@ -403,7 +411,8 @@ as $$
     ) e
     cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   ),
-  -- inside: the states around the declaring state, some of which are around the target too.
+  -- inside: the states around the declaring state. Those that are around the target too are neither
+  -- left nor entered.
   inherited as (
     select
       s.path as source, s.lineage, d.event, d.value, d.target,
@@ -628,8 +637,8 @@ $$;
 
 -- 10_workflow/jsonpath_error.sql
 
--- jsonpath_error says why a text is no SQL/JSON path here, or null if it is one. A
--- subtransaction is fine: definitions are rare.
+-- jsonpath_error checks a SQL/JSON path. It costs a subtransaction, which is fine: definitions are rare.
+-- Returns: why this server cannot parse the text; null if it can
 -- +goose StatementBegin
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql immutable
@@ -663,7 +672,7 @@ insert into pawl_private.privilege (privilege, function) values
 -- commit. create_one and fire_one wrap them for SQL callers. An empty string in a text array
 -- means "none".
 --
--- A call proceeds in these steps. Under READ COMMITTED each statement of a volatile function
+-- A call of fire proceeds in these steps. Under READ COMMITTED each statement of a volatile function
 -- sees a fresh snapshot.
 --
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
@@ -673,8 +682,15 @@ insert into pawl_private.privilege (privilege, function) values
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
+-- A create has no instance to lock, so it begins with step 3.
+--
 -- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
--- timer.
+-- timer. Two cases differ:
+--
+--   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
+--     that does not exist, and creates insert business keys in one order.
+--   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
+--     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -682,8 +698,9 @@ insert into pawl_private.privilege (privilege, function) values
 --
 -- Properties of Postgres that the code depends on, each shown by a test in package db:
 --
---   * The engine locks an instance first and reads it afterwards. An UPDATE that joins the row
---     it waits for re-checks the old joined row, and silently changes nothing.
+--   * The engine locks an instance first and reads it afterwards. An UPDATE that joins a row to the
+--     same row once more compares, after a wait, the new row with the old one, and silently changes
+--     nothing.
 --   * A single statement can neither insert a key that another transaction inserts at the same
 --     time, nor see it. The key is therefore read in the next statement.
 --   * Rows are looked up by their full key through `left join lateral (... limit 1)`. A generic
@@ -1024,7 +1041,7 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- knows_event says whether any state of a workflow accepts an event.
+-- knows_event says whether any state of a version of a workflow accepts an event.
 -- +goose StatementBegin
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 language sql stable parallel safe
@@ -1147,8 +1164,8 @@ $$;
 -- +goose StatementEnd
 
 -- complete_macrostep takes the eventless transitions of an instance that has made a step, one after
--- the other, until no guard holds. Each is a step of its own, at the same time. Guards and assigns go
--- on to see the command's payload. p_before: the instance before the step; null at its creation.
+-- the other, until no guard holds. Each is a step of its own, at the same time. Their guards and
+-- assigns see the command's payload, too. p_before: the instance before the step; null at its creation.
 -- Returns: the macrostep; its refusal is 'always-loop' after 100 eventless transitions, or
 --          'context-too-large'
 -- +goose StatementBegin
@@ -1206,8 +1223,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- begin_macrostep is complete_macrostep for a new instance: first it assigns what the states that
--- the instance enters assign.
+-- begin_macrostep is complete_macrostep for a new instance. First it runs the entry assigns of the
+-- states that the instance starts in.
 -- +goose StatementBegin
 create function pawl_private.begin_macrostep(
   p_instance pawl.instance, p_reason text, p_now timestamptz, p_setting pawl.setting
@@ -1237,9 +1254,9 @@ end
 $$;
 -- +goose StatementEnd
 
--- decide says what a fire comes to. It only reads. Its refusals are checked in the order of the
--- contract: not found, precondition, size, event, guard. A refusal that is not recorded gives way to
--- 'seen' if the command's key was taken while the call waited.
+-- decide makes the decision of a fire. It only reads. Refusals are checked in the order of the
+-- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
+-- waited, the code is 'seen' instead of a refusal that is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
 --          if applied, else as it is; null if there is none. due_at: its next deadline, null if none.
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
@@ -1557,15 +1574,16 @@ $$;
 -- 20_instance/create.sql
 
 -- create starts instances of the latest version of their workflow, and records what was decided.
--- p_instance_correlation_ids: the instances' own; part of the request's fingerprint
--- p_correlation_ids:          the commands'; an instance without one of its own takes it
+-- p_instance_correlation_ids: the correlation ids of the instances; part of the fingerprint
+-- p_correlation_ids:          the correlation ids of the commands; an instance without one takes it
 -- p_lifetimes:                override the workflow's ttl
--- p_callback_urls:            are sent the end of the instance, signed with p_callback_secrets; null
---                             if no command has one
+-- p_callback_urls:            where to send the end of the instance, signed with p_callback_secrets;
+--                             null if no command has one
 -- p_checked:                  as for fire, of the context schema
 -- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
 --          has the business key. 'context-unchecked' comes with the schema that the caller must check
--- Raises:  40001 what it found vanished: try again
+-- Raises:  40001 a key, or the holder of a business key, vanished while it was read: try again;
+--          what an assign or a guard raises although its errors are suppressed
 -- Locks:   idempotency_key (by key), then instance (the business key)
 -- Writes:  idempotency_key, instance, history, timer, callback
 -- +goose StatementBegin
@@ -1831,7 +1849,8 @@ $$;
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
 -- Returns: the instance
--- Raises:  PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON
+-- Raises:  PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
+--          What create raises
 -- Locks:   idempotency_key, then instance
 -- Writes:  idempotency_key, instance, history, timer
 -- +goose StatementBegin
@@ -1876,7 +1895,8 @@ $$;
 --             version that it expects is gone afterwards. In history its key is that version, as 'timer:3'
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
 --          caller must check before it calls again
--- Raises:  PW001 the same instance twice in one call
+-- Raises:  PW001 the same instance twice in one call; 40001 a key vanished while it was read: try
+--          again; what a guard or an assign raises although its errors are suppressed
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
 -- Writes:  idempotency_key, instance, history, timer
 -- +goose StatementBegin
@@ -1920,7 +1940,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- A replay takes no lock and no transaction id: what was decided does not change.
+    -- Unless the time to live slides, a replay takes no lock and no transaction id.
     return query select r.*
     from (
       select
@@ -2095,7 +2115,7 @@ $$;
 -- create_one.
 -- Returns: the instance after the step
 -- Raises:  PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
---          pawl_private.condition; the detail is JSON
+--          pawl_private.condition; the detail is JSON. What fire raises
 -- Locks:   instance (for no key update), then idempotency_key
 -- Writes:  idempotency_key, instance, history, timer
 -- +goose StatementBegin
@@ -2132,8 +2152,9 @@ $$;
 -- 20_instance/guard_holds.sql
 
 -- guard_holds says for each of the given events whether a transition of the instance's state would be
--- taken for p_payload.
+-- taken for p_payload. Payload schemas play no part.
 -- Returns: one row per event, by name
+-- Raises:  what a guard or an assign raises although its errors are suppressed
 -- +goose StatementBegin
 create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb)
 returns table (event text, holds boolean)
@@ -2151,7 +2172,7 @@ $$;
 
 -- 20_instance/outcome_rows.sql
 
--- outcome_rows puts the columns of an outcome's instance side by side, for callers that cannot read
+-- outcome_rows writes an outcome as one flat row, for callers that cannot read its instance, which is
 -- a composite type. The planner inlines it.
 -- Returns: one row
 -- +goose StatementBegin
@@ -2168,10 +2189,12 @@ $$;
 
 -- 20_instance/preview.sql
 
--- preview says what fire would come to, and writes nothing: a dry run. It makes the same decision, and
--- the caller's transaction may be read-only. Keys play no part. p_expected, p_checked: as for fire.
--- p_instances: what to take the instances for, one per command; null for what they are.
+-- preview decides what fire would decide, and writes nothing: a dry run. The caller's transaction may
+-- be read-only. Keys play no part.
+-- p_expected, p_checked: as for fire
+-- p_instances: rows to decide for instead of the stored instances, one per command; null for the stored
 -- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
+-- Raises:  what a guard or an assign raises although its errors are suppressed
 -- +goose StatementBegin
 create function pawl.preview(
   p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
@@ -2193,10 +2216,13 @@ $$;
 
 -- 20_instance/simulate.sql
 
--- simulate says what an event would come to for an instance that does not exist: one in a state, at a
--- version, with a context. p_state: null to create the instance with the context first. p_event: null
--- to do no more than that. p_checked: as for fire.
+-- simulate decides an event for an instance that does not exist, in the given state, at the given
+-- version, with the given context. It writes nothing.
+-- p_state:   null to create the instance with the context first
+-- p_event:   null to decide no event
+-- p_checked: as for fire
 -- Returns: one outcome, as preview does; none if the workflow has no such version or state
+-- Raises:  what preview raises
 -- +goose StatementBegin
 create function pawl.simulate(
   p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
@@ -2256,12 +2282,12 @@ insert into pawl_private.privilege (privilege, function) values
 
 -- 30_timer/tables.sql
 
--- Module timer: the timer worker's calls. A row of pawl.timer says when to look at an instance. The
--- deadline that is due is found out from the instance, under its lock, and ended by fire, as any
--- other event.
+-- Module timer: the timer worker's calls. A row of pawl.timer says when to look at an instance. Which
+-- deadline is due is read from the instance, under its lock. Then fire ends the timeout or the
+-- lifetime, as it takes any other event.
 --
--- One process at a time ends deadlines, by an advisory lock that its transaction holds: others would
--- only wait for the same instances. The worker waits for no command: it skips an instance that is
+-- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
+-- for the same instances. The worker waits for no command: it skips an instance that is
 -- locked, and looks at it again later.
 
 -- 30_timer/private.sql
@@ -2269,8 +2295,8 @@ insert into pawl_private.privilege (privilege, function) values
 -- next_deadline is the nearest deadline of an instance: of its state's timeouts but the first
 -- p_tried, which were refused, and of its lifetime. A timeout precedes a lifetime that is due at the
 -- same time.
--- Returns: one row, or none if there is no deadline; tried: what p_tried is after this deadline; null
---          for the lifetime
+-- Returns: one row, or none if there is no deadline. tried: the p_tried that leads to the deadline
+--          after this one; null for the lifetime, which is the last
 -- +goose StatementBegin
 create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer)
 returns table (due_at timestamptz, event text, tried integer)
@@ -2320,7 +2346,8 @@ $$;
 -- is {"due_at"}, so that history shows how late each was. After a refusal the timer is armed for the
 -- instance's next deadline. After an exception the timer is postponed by a minute, and the others of
 -- the batch are fired one by one.
--- Returns: how many steps were made
+-- Returns: how many of them were ended
+-- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 -- +goose StatementBegin
 create function pawl_private.fire_timer_batch(
@@ -2378,10 +2405,11 @@ $$;
 -- 30_timer/fire_timers.sql
 
 -- fire_timers ends up to p_limit timeouts and lifetimes that are due, the oldest first.
--- Returns: looked_at: how many timers were read; -1 if another process holds the lock. fired: how
---          many steps were made. late: for how long the oldest had been due. next_in: the time until
---          the next timer is due; null if there is none
--- Locks:   instance (for no key update, those that are not locked), timer
+-- Returns: looked_at: how many timers were read; -1 if another process is firing timers. fired: how
+--          many timeouts and lifetimes were ended. late: for how long the oldest had been due. next_in:
+--          the time until the next timer is due; null if there is none
+-- Locks:   an advisory lock that one process at a time gets, instance (for no key update, those that
+--          are not locked), timer
 -- Writes:  instance, history, timer
 -- +goose StatementBegin
 create function pawl.fire_timers(
@@ -2459,6 +2487,7 @@ $$;
 -- put_off_timer postpones the timer that is due first by a minute. The worker calls it when that timer
 -- alone cannot be fired within the statement timeout.
 -- Returns: the id of the instance; null if no timer is due
+-- Locks:   timer (for update, skipping what is locked)
 -- Writes:  timer
 -- +goose StatementBegin
 create function pawl.put_off_timer() returns uuid
@@ -2542,7 +2571,7 @@ create table pawl.consumer (
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
 comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
-comment on column pawl.consumer.low_watermark is 'the low watermark: steps of transactions that are later than the cursor have a larger seq';
+comment on column pawl.consumer.low_watermark is 'steps of transactions that are later than the cursor have a larger seq';
 comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
 comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
 comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';
@@ -2573,9 +2602,9 @@ create table pawl_private.purged_history (
 -- 40_log/private.sql
 
 -- next_low_watermark is a low watermark for cursors that see this transaction. A transaction that gets
--- its xid after this one gets its own draws larger sequence numbers: a step draws its seq after the
--- transaction has locked an instance, and so after it has got its xid.
--- Returns: null if this transaction has its xid already, so that nothing can be said
+-- its xid later than this one draws larger sequence numbers than this: a step draws its seq after its
+-- transaction has locked an instance, and so after that transaction has got its xid.
+-- Returns: null if this transaction has an xid already: then there is no such bound
 -- +goose StatementBegin
 create function pawl_private.next_low_watermark() returns bigint
 language sql volatile
@@ -2584,8 +2613,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- steps_since are the steps that p_cursor does not see: those of later transactions, and those of
--- transactions that were in progress. The planner inlines it. The caller must set enable_seqscan = off:
+-- steps_since reads the steps that p_cursor does not see: those of later transactions, and those of
+-- transactions that were in progress at the cursor. The planner inlines it. The caller must set enable_seqscan = off:
 -- the steps to read are always the newest rows, of which the statistics know nothing.
 -- Returns: rows of history, in no order
 -- +goose StatementBegin
@@ -2603,7 +2632,7 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- page_end is the last seq that a consumer's next page looks at.
+-- page_end is the largest seq that a consumer's next page may look at.
 -- +goose StatementBegin
 create function pawl_private.page_end(p_consumer pawl.consumer) returns bigint
 language sql immutable parallel safe
@@ -2612,8 +2641,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- place_after is the seq up to which a batch has been read after a page that was not full; null if the
--- batch ends with that page. The batch's snapshot must have been taken before the call.
+-- place_after is the seq up to which a batch has been read after a page that was not full: page_end.
+-- It is null if the batch ends there. The batch's snapshot must have been taken before the call.
 -- +goose StatementBegin
 create function pawl_private.place_after(p_consumer pawl.consumer) returns bigint
 language sql volatile
@@ -2671,7 +2700,7 @@ end
 $$;
 -- +goose StatementEnd
 
--- message_of is the message of a step, looked up by full keys. The planner inlines it.
+-- message_of makes the message of a step. It looks rows up by their full keys. The planner inlines it.
 -- Returns: one row
 -- +goose StatementBegin
 create function pawl_private.message_of(p_step pawl.history) returns setof pawl.message
@@ -2726,11 +2755,11 @@ $$;
 -- steps can have been purged. So no step is lost while all purged steps have smaller xids than these.
 -- A step's time could not tell: it is read before the commit, which may be much later.
 --
--- A cursor that sees nothing at all is the beginning, and loses nothing: steps that were purged before
--- they were read count as purged before the stream began.
+-- A cursor that sees nothing at all is the beginning of history, and has lost nothing: a stream from the
+-- beginning shows the steps that are kept.
 --
--- It may answer true without need: when a transaction that p_cursor does not see stayed open for longer
--- than a workflow's retention.
+-- The answer may be true although no step is lost: if a transaction that p_cursor does not see stayed open
+-- for longer than a workflow's retention.
 -- +goose StatementBegin
 create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
 language plpgsql stable
@@ -2811,9 +2840,11 @@ $$;
 -- 40_log/consumer_advance.sql
 
 -- consumer_advance moves a consumer's cursor to p_batch. If p_seq is given, it only notes that p_batch has
--- been read up to p_seq. It renews the lease, too.
--- p_low_watermark: next_low_watermark as it was before this transaction got its xid, if it has one.
--- The commit is asynchronous: after a crash, what it loses is relayed again.
+-- been read up to p_seq. It renews the lease, too. The commit is asynchronous: steps whose advance is lost
+-- in a crash are relayed again.
+-- p_relayed:       how many steps were relayed, for consumer_status
+-- p_low_watermark: in a transaction that has written before, what next_low_watermark returned before it
+--                  wrote
 -- Returns: whether p_term still leads; if not, nothing is changed
 -- Locks:   consumer
 -- Writes:  consumer
@@ -2852,8 +2883,8 @@ $$;
 
 -- 40_log/consumer_create.sql
 
--- consumer_create adds a consumer, unless there is one of the name. It begins with the first step that
--- there ever was if p_from_start, else with the steps that are committed after a process first leads.
+-- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step
+-- that is kept if p_from_start, else with the steps that are committed after a process first leads.
 -- Writes:  consumer
 -- +goose StatementBegin
 create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
@@ -2875,9 +2906,10 @@ $$;
 
 -- 40_log/consumer_delete.sql
 
--- consumer_delete deletes a consumer that nobody leads. Nothing reads the rest of its backlog.
+-- consumer_delete deletes a consumer that nobody leads. Nothing reads the rest of its backlog. Only the
+-- owner may call it.
 -- Returns: whether there was such a consumer
--- Raises:  PW40L if a process leads
+-- Raises:  PW40L a process leads
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
@@ -2901,7 +2933,7 @@ $$;
 
 -- consumer_lead makes p_leader the leader of a consumer, if nobody leads, or if p_leader itself does.
 -- Returns: the new term; null if another process leads, or if there is no such consumer
--- Raises:  PW40R if the database was restored from a dump: see log_restored
+-- Raises:  PW40R the database was restored from a dump: see log_restored
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
@@ -2946,8 +2978,10 @@ $$;
 -- 40_log/consumer_next_batch.sql
 
 -- consumer_next_batch says what a consumer is to read next: the batch that it has begun, or a new one.
--- Returns: begun: whether a part of the batch has been read; idle: whether there is certainly nothing to
---          read; place: place_after of the next page
+-- Returns: batch: the cursor after it. begun: whether a part of it has been read. idle: whether there is
+--          certainly nothing to read. place: if the next page is not full, the seq up to which the batch
+--          has been read after it; null if the batch ends with that page. All are null if there is no
+--          such consumer
 -- +goose StatementBegin
 create function pawl.consumer_next_batch(p_consumer text, out batch pg_snapshot, out begun boolean, out idle boolean, out place bigint)
 language plpgsql volatile security definer
@@ -2965,8 +2999,9 @@ $$;
 
 -- 40_log/consumer_read.sql
 
--- consumer_read reads the next page of a consumer's batch, as messages: see consumer_steps.
--- Returns: up to p_limit messages, in the order of seq
+-- consumer_read reads the next page of a consumer's batch as messages.
+-- Returns: up to p_limit messages, in the order of seq. There may be fewer, or none, although the batch
+--          goes on: see consumer_next_batch
 -- +goose StatementBegin
 create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
 language plpgsql stable security definer -- A PL/pgSQL function keeps its plan; a SQL function does not.
@@ -3010,6 +3045,7 @@ $$;
 -- 40_log/consumer_resign.sql
 
 -- consumer_resign ends a lease before its time, so that another process may lead at once.
+-- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
 create function pawl.consumer_resign(p_consumer text, p_term bigint) returns void
@@ -3048,10 +3084,10 @@ $$;
 
 -- 40_log/log_moved.sql
 
--- log_moved says which instances have moved since p_cursor. One call serves all that wait in a process,
--- and costs as much as there were steps.
--- Returns: snapshot: the next cursor. instances, tenants: each once; null if there were more than p_limit
---          steps, or if p_cursor is null
+-- log_moved says which instances have moved since p_cursor. One call serves everybody who waits in a
+-- process. Its cost grows with the number of steps since p_cursor.
+-- Returns: snapshot: the next cursor. instances, tenants: of the steps since p_cursor, each once; null if
+--          there were more than p_limit steps, or if p_cursor is null
 -- +goose StatementBegin
 create function pawl.log_moved(
   p_cursor pg_snapshot, p_limit integer, out snapshot pg_snapshot, out instances uuid[], out tenants text[]
@@ -3085,9 +3121,10 @@ $$;
 
 -- 40_log/stream_can_resume.sql
 
--- stream_can_resume says whether a stream can go on from p_cursor. It can if no more than p_limit steps of
--- all tenants were made since (null for any number), if none that it would show has been purged, and if
--- this database has been at p_cursor: it has not if it was restored from an older copy.
+-- stream_can_resume says whether a stream can go on from p_cursor.
+-- Returns: true if all of these hold. At most p_limit steps of all tenants were made since; null for any
+--          number. No step that the stream would show has been purged. This database has been at
+--          p_cursor, which it has not if it was restored from an older copy
 -- +goose StatementBegin
 create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
 language plpgsql stable security definer
@@ -3110,9 +3147,9 @@ $$;
 -- 40_log/stream_read.sql
 
 -- stream_read reads a page of a tenant's steps that p_batch sees and p_cursor does not, after the seq
--- p_after. stream_can_resume has bounded their number, so that each page may sort them.
--- Returns: up to p_limit rows of history, in the order of seq. The page ends when its documents have more
---          than p_bytes, but has at least one row
+-- p_after. Each page sorts all of them, so the caller must have had stream_can_resume bound their number.
+-- Returns: up to p_limit rows of history, in the order of seq. The page ends when its contexts and payloads
+--          have p_bytes or more, but has at least one row
 -- Raises:  PW410 steps that p_cursor does not see have been purged
 -- +goose StatementBegin
 create function pawl.stream_read(
@@ -3157,10 +3194,11 @@ $$;
 -- stream_read_past reads the steps that p_batch sees and p_cursor does not, however many there are. It
 -- walks all steps of the tenant by instance and version, the order of the primary key: in the order of
 -- seq each page would have to sort them all.
--- Returns: rows of history after the given step. A page looks at p_limit rows, or fewer if their documents
---          have more than p_bytes. If the last row that it looked at does not belong to the stream, it
---          comes too, without its documents and with a negative seq. No row: there are no more
--- Raises:  PW410 steps that p_cursor does not see have been purged, or the given step
+-- Returns: rows of history after the given step; none when there are no more. A page looks at p_limit
+--          rows, or fewer if their contexts and payloads have p_bytes or more. If the last row that it
+--          looked at is none of those steps, it is returned all the same, so that the caller knows where
+--          to go on: its seq is negative, its context empty and its payload null
+-- Raises:  PW410 steps that p_cursor does not see, or the given step, have been purged
 -- +goose StatementBegin
 create function pawl.stream_read_past(
   p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid,
@@ -3235,14 +3273,14 @@ insert into pawl_private.privilege (privilege, function) values
 --
 -- The router turns steps into deliveries and moves the cursor of the consumer `webhooks` in the same
 -- transaction. So each step is routed to each matching subscription exactly once, whatever happens to
--- the process. The leader of that consumer, one process at a time, sends what is due. Attempts that are
--- under way are known to its memory alone, and one write settles each. After a crash a delivery is sent
--- again, under the same id.
+-- the process. The leader of that consumer, one process at a time, sends what is due. Nothing is written
+-- before an attempt: only the leader's memory knows what is under way. One write settles many attempts.
+-- After a crash a delivery is sent again, under the same id.
 --
 -- A subscription receives the messages of an instance in their order. When a delivery fails, the later
--- ones of the instance lose their next_attempt_at, and get it back when the failed one is settled for
--- good. So head-of-line blocking is limited to an instance, and the search for what is due never steps
--- over waiting deliveries.
+-- ones of the instance lose their next_attempt_at. They get it back when the failed one is delivered or
+-- dead. So head-of-line blocking is limited to an instance, and the search for due deliveries reads none
+-- that wait for another.
 --
 -- An endpoint that keeps failing has its circuit opened. Then it is probed with one delivery at a time,
 -- at growing intervals, until one succeeds. Deliveries that wait meanwhile lose no attempt.
@@ -3364,8 +3402,8 @@ $$;
 -- +goose StatementEnd
 
 -- circuit_open_for is for how long an endpoint's circuit opens after so many failed attempts in a row;
--- null while it stays closed. Afterwards the circuit is half-open: one delivery at a time probes it.
--- p_rest: the first time. Each later one doubles, up to ten minutes.
+-- null while it stays closed. Afterwards the circuit is half-open: one delivery at a time probes the
+-- endpoint. p_rest is the time after the fifth failure; each further failure doubles it, up to ten minutes.
 -- +goose StatementBegin
 create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
 language sql immutable parallel safe
@@ -3374,8 +3412,9 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: to this subscription
--- alone. The caller must hold the consumer's row, so that no delivery is settled or replayed meanwhile.
+-- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: create those for this
+-- subscription alone. The caller must hold the lock of the consumer's row, so that no delivery is settled or
+-- replayed meanwhile.
 -- Returns: steps: how many were read; deliveries: how many were created; place: the seq up to which the
 --          batch has been read then; null if it ends there
 -- Writes:  delivery
@@ -3487,9 +3526,10 @@ $$;
 -- one whose circuit is half-open gets one. The search goes through the subscriptions in their order,
 -- after the given one; a subscription with nothing due costs one look. The pending deliveries of a deleted
 -- subscription are returned whether they are due or not, to be abandoned.
+-- p_each:   the most deliveries of one subscription that may be under way
 -- p_flying, p_flying_subscriptions: the deliveries that are under way. A subscription with half of p_each
---          or more under way gets no more.
--- Returns: up to p_limit deliveries; if fewer, all subscriptions after the given one were seen
+--           or more under way gets none.
+-- Returns: up to p_limit deliveries; if fewer, all subscriptions after the given one were looked at
 -- +goose StatementBegin
 create function pawl.delivery_due(
   p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text,
@@ -3570,8 +3610,10 @@ $$;
 
 -- 50_webhook/delivery_endpoints.sql
 
--- delivery_endpoints reads the endpoints of subscriptions, and of callbacks by the id of their instance,
--- that still exist. A previous secret is returned while it is valid.
+-- delivery_endpoints reads where deliveries go.
+-- p_ids:   of subscriptions, and of instances with a callback
+-- Returns: one row per subscription or callback that still exists, in no order. previous_secret: while it
+--          still signs, else ''
 -- +goose StatementBegin
 create function pawl.delivery_endpoints(p_tenants text[], p_ids uuid[]) returns setof pawl.endpoint
 language sql stable security definer
@@ -3596,7 +3638,8 @@ $$;
 
 -- 50_webhook/delivery_messages.sql
 
--- delivery_messages reads the messages of steps that still exist.
+-- delivery_messages reads the messages of the given steps.
+-- Returns: one message per step that has not been purged, in no order
 -- +goose StatementBegin
 create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns setof pawl.message
 language sql stable security definer
@@ -3673,9 +3716,9 @@ $$;
 
 -- 50_webhook/delivery_replay.sql
 
--- delivery_replay makes settled deliveries pending again, with all their attempts: those of p_ids, or up
--- to p_limit that match the filter, after the id p_after. An instance's deliveries are sent in order. A
--- delivery whose subscription or callback is gone stays as it is.
+-- delivery_replay makes settled deliveries pending again, with the full number of attempts: those of p_ids,
+-- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
+-- their order again. A delivery whose subscription or callback is gone does not change.
 -- Returns: replayed: how many; looked_at: how many were read; last: the id of the last one that was read
 -- Locks:   consumer
 -- Writes:  delivery
@@ -3760,8 +3803,8 @@ $$;
 
 -- 50_webhook/delivery_route.sql
 
--- delivery_route creates the deliveries of the next page of steps of the consumer `webhooks`, and moves its
--- cursor. Without subscriptions and callbacks it moves the cursor and reads nothing. It renews the lease
+-- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
+-- the cursor. Without subscriptions and callbacks it moves the cursor and reads no step. It renews the lease
 -- when it moves the cursor, and when a third of the lease has passed.
 -- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
 --          more: whether there may be more steps
@@ -3833,8 +3876,8 @@ $$;
 --   gone       the endpoint answered 410: it is dead, and its subscription is disabled
 --   postponed  there was no attempt; it is due after p_delays
 --   abandoned  there was no attempt, and there will be none: it is dead
--- p_pauses: how long the endpoint asked not to be called; null if it did not. p_rest: for how long an
--- endpoint's circuit opens at first.
+-- p_pauses: for how long the endpoint asked not to be called; null if it did not
+-- p_rest:   for how long an endpoint's circuit opens the first time
 -- Returns: whether p_term still leads; if not, nothing is changed
 -- Raises:  22023 a result that is none of these
 -- Locks:   consumer
@@ -4013,6 +4056,7 @@ $$;
 -- subscription_delete deletes a subscription. Its pending deliveries are abandoned; the others stay in the
 -- log of deliveries.
 -- Returns: whether it existed
+-- Locks:   subscription
 -- Writes:  subscription
 -- +goose StatementBegin
 create function pawl.subscription_delete(p_tenant text, p_id uuid) returns boolean
@@ -4030,6 +4074,7 @@ $$;
 
 -- subscription_rotate_secret replaces a subscription's secret. For p_overlap the previous one signs, too.
 -- Returns: the subscription, or no row
+-- Locks:   subscription
 -- Writes:  subscription
 -- +goose StatementBegin
 create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval)
@@ -4075,8 +4120,9 @@ $$;
 
 -- 50_webhook/subscription_update.sql
 
--- subscription_update changes the members that are not null. Steps that were committed before are still
--- sent to the subscription as it was, unless the router is more than some 20,000 steps behind.
+-- subscription_update changes what is given as not null. Steps that were committed before the change are
+-- chosen by the old filter: up to 20,000 of them, if the router is behind. What the router is behind beyond
+-- that is chosen by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
@@ -4173,8 +4219,8 @@ insert into pawl_private.privilege (privilege, function) values
 
 -- Module lifecycle: what happens to workflows and instances beside single commands: registering and
 -- retiring versions, moving live instances to another version, back-tests, and purging what is past its
--- time. These calls are rare or run in the background, while commands come in. They wait briefly, and are
--- tried again.
+-- time. These calls are rare or run in the background, while commands come in. They wait for a lock for a
+-- short time only, and the caller tries them again.
 --
 -- Lock order: workflow, instance_migration, then the engine's.
 
@@ -4294,9 +4340,10 @@ $$;
 -- Two instances are followed: the candidate's, and the recorded one beside it, as history had it. Both are
 -- in the same state until the first difference, where the re-run ends: what comes after it has no meaning.
 --
--- Timers may be late, and a late one shows in history as a command that came first. So a timeout of the
--- candidate counts only if the recorded version had none that was due by then. Else the timers were behind,
--- and the recorded order stands. That is why a back-test of an instance's own version finds nothing.
+-- Timers may be late. Then history shows a command before a timeout that was due earlier. So a timeout of the
+-- candidate counts as a difference only if the recorded version had no deadline by then. If it had one, the
+-- timers were late, and the recorded order stands. That is why a back-test of an instance's own version finds
+-- nothing.
 
 -- backtest_step decides a step of an instance as fire or create would have decided it at p_at. An exception
 -- that a guard raises is an outcome here: a subtransaction for each step is affordable, since no command
@@ -4360,10 +4407,10 @@ end
 $$;
 -- +goose StatementEnd
 
--- backtest_overdue says whether an instance, as history had it, had a deadline by p_at that its own version
--- would have kept: then its timer was late. A timeout that raises is postponed, and so late. The deadlines
--- of a version that was retired are unknown, and any may have been late.
--- p_except: the event of a deadline that was kept.
+-- backtest_overdue says whether an instance, as history had it, had a deadline by p_at at which its own
+-- version would have made a step: then its timer was late. A timeout that raises is postponed, and so late.
+-- The deadlines of a version that was retired are unknown, and any of them may have been late.
+-- p_except: the event of a deadline that does not count
 -- +goose StatementBegin
 create function pawl_private.backtest_overdue(
   p_recorded pawl.instance, p_at timestamptz, p_except text, p_setting pawl.setting
@@ -4654,15 +4701,18 @@ $$;
 -- backtest re-runs the recorded histories of instances against a version of their workflow, or against a
 -- definition in canonical form that is not registered.
 --
--- Such a definition is stored under a number that no version has, in a subtransaction that is rolled back
--- before anybody can see it. Registering and retiring wait while a call runs; commands do not. So a call
--- ends after a tenth of a second, or after as long as storing took.
+-- Such a definition is stored under a version number that no version has, in a subtransaction that is
+-- rolled back before anybody can see it. While a call has stored one, registering and retiring wait;
+-- commands do not. So a call re-runs instances for as long as storing took, or for a tenth of a second if
+-- that is longer, and ends. The caller goes on with the ids that have no row.
 --
--- The limits are today's. $.instance.workflow_version is the candidate's number.
--- p_version, p_definition: one of them. p_ids: of the tenant's instances.
+-- The present limits of size apply. $.instance.workflow_version is the number of the candidate.
+-- p_version, p_definition: the candidate, exactly one of them
+-- p_ids: of the tenant's instances
 -- Returns: one row per id, in their order, until the time is up, but at least one. steps to checks: see
 --          backtest_instance; steps is 0 if there is no such instance
 -- Raises:  PW400 malformed-request, PW40W workflow-not-found, PW42D invalid-definition
+-- Locks:   workflow (row exclusive) while the call runs, if a definition is given
 -- Writes:  nothing that stays
 -- +goose StatementBegin
 create function pawl.backtest(
@@ -4737,11 +4787,12 @@ $$;
 -- 60_lifecycle/final_instances.sql
 
 -- final_instances reads the next page of a pass over the final instances, in the order of
--- instance_workflow_idx: up to p_limit of one tenant, workflow and status. The pass's place goes in and
--- comes out as at_tenant to at_id; at_tenant is '' before the pass begins and when it has ended.
+-- instance_workflow_idx: up to p_limit of one tenant, workflow and status. at_tenant to at_id are the place
+-- of the pass, which each call takes and returns. at_tenant is '' before the pass begins and when it has
+-- ended.
 --
 -- An instance is created before it becomes final, so only ids that are old enough are looked at. An
--- instance that was created early and ended late is looked at by each pass, and left out.
+-- instance that was created early and became final late is looked at by each pass, and left out.
 -- p_age: for how long the instances must have been final; null for the retention of their workflow's
 --        latest version; workflows without a retention are skipped
 -- p_tenant, p_workflows: only these; null for all
@@ -4832,8 +4883,8 @@ $$;
 -- 60_lifecycle/log_restored.sql
 
 -- log_restored lets consumers and subscriptions go on after the database was restored from a dump, on a
--- server whose transaction ids start anew. Steps that any consumer had not read are read by all of them,
--- some of them again. It rewrites all of history. Only the owner may call it.
+-- server whose transaction ids start anew. All consumers read the steps that at least one of them had not
+-- read, so some read steps again. It rewrites all of history. Only the owner may call it.
 -- Locks:   consumer, history, subscription (exclusive)
 -- Writes:  history, consumer, subscription, purged_history
 -- +goose StatementBegin
@@ -4868,7 +4919,7 @@ $$;
 --
 -- An instance's new state is the one that p_state_map has for its state, else the state of the same name.
 --   * A state that keeps its name keeps state_changed_at, and the new version's timeouts count from there.
---     A timeout that is due then, is due at once.
+--     One that would have been due earlier is due at once.
 --   * A state that the map names is entered now, even if its name stays the same.
 --   * expires_at becomes null if the new version has no ttl, and that ttl from now if there was none.
 --     Otherwise it stays. If the new version's ttl slides, the lifetime counts from state_changed_at, and
@@ -4881,11 +4932,12 @@ $$;
 -- p_states, p_ids: only instances in these states, with these ids; null for all
 -- p_dry_run:       write and lock nothing; the caller's transaction may be read-only
 -- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate';
---          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if its eventless
---          transitions do not come to rest; 'busy' if a command holds it; 'gone' if it ended or was moved
---          meanwhile
+--          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if the eventless
+--          transitions do not come to rest, or make the context too large; 'busy' if a command holds the
+--          instance; 'gone' if it became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
---          way; PW400 malformed-request with all faults of the request
+--          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
+--          although its errors are suppressed
 -- Locks:   workflow (for key share, both versions), an advisory lock by tenant and workflow, instance (for
 --          no key update, by id, those that are not locked)
 -- Writes:  instance_migration, instance, history, timer
@@ -5102,8 +5154,9 @@ $$;
 -- key names it, and while a module retains it: see log_retains and webhook_retains.
 --
 -- The keys that name an instance are read under the instance's lock, in a statement of their own, because a
--- command writes its key under that lock and may have done so just before. Each key is then locked too: a
--- replay that extends a key's life locks the key alone. What happens to a command that comes too late:
+-- command writes its key under that lock and may have done so just before. Each key is then locked too,
+-- because a replay that extends a key's life locks the key alone. What happens to a command that comes too
+-- late:
 --   * A fire waits for the instance, and does not find it.
 --   * A replay reads key, history and instance in one statement, and so finds all of them or none. Without
 --     them it raises 40001, as for a purged key; the next try is a new command.
@@ -5175,8 +5228,8 @@ $$;
 -- purge_keys deletes expired idempotency keys, the oldest first and no more than p_limit of them. It skips
 -- keys that another transaction holds. It deletes nothing else: what a key replays outlives the key.
 --
--- The settings leave the planner one way, whatever it knows of the table: by the index on expires_at in its
--- order, then by the places of the rows that were locked.
+-- The planner settings leave one plan, whatever the statistics say: the index on expires_at in its order,
+-- then the places of the rows that were locked.
 -- Returns: how many were deleted; fewer than p_limit if no more have expired, or if others hold them
 -- Locks:   idempotency_key (for update, skipping what is locked)
 -- Writes:  idempotency_key
@@ -5211,8 +5264,9 @@ $$;
 -- 60_lifecycle/register_workflow.sql
 
 -- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
--- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of transitions; every target is the
--- path of a state; every assign is an object or '*'; durations are like '90s'.
+-- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
+-- '90s'.
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
 -- Raises:  PW40V workflow-conflict, PW42D invalid-definition
@@ -5278,12 +5332,12 @@ $$;
 -- unless instances were migrated away from it: their history names it, and a number in history must not
 -- change its meaning. A workflow without versions does not exist, and its name is free.
 --
--- A create in a caller's own repeatable read transaction that began before the last version was retired is
--- not seen: the engine requires read committed.
+-- It does not see a create in a repeatable read transaction that began before the version was retired: the
+-- engine requires read committed.
 -- p_checksum: the version's; the latest version with it is retired, unless p_version names another
 -- Returns: whether there was such a version
--- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the instance table, or a migration of the
---          version, stays busy for 300 ms: try again
+-- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the workflow table, the instance table or
+--          the version's row, which a migration holds, stays locked for 300 ms: try again
 -- Locks:   workflow (share row exclusive, and the row), then instance (share, while the workflow's instances
 --          are counted: commands wait, readers do not)
 -- Writes:  workflow, workflow_state, workflow_transition, instance_migration

@@ -5,7 +5,7 @@ join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 where i.tenant_id = @tenant_id and i.id = any (@ids::uuid[]);
 
--- The version of the workflow may be retired since.
+-- GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
 -- name: GetInstanceVersion :one
 select sqlc.embed(i), coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
@@ -21,11 +21,11 @@ where h.tenant_id = @tenant_id and h.instance_id = @id and h.at <= @at
 order by h.version desc
 limit 1;
 
--- ListInstances reads the newest first. It takes a page of each status that what is asked
--- for can have, which an index has in the order of ids, and merges them: a state that is
--- rare, or a workflow's, is looked for among the instances of its status only. Bounds on
--- created_at are bounds on the id too; what is stuck was created before it got stuck.
--- It is to be planned for its arguments at each call, so that those that are null vanish.
+-- ListInstances reads the newest first. It reads a page for each status that the wanted instances can
+-- have, by an index in the order of ids, and merges the pages. So a rare state is looked for only among
+-- the instances of its status. Bounds on created_at become bounds on the id, and so does stuck_for: an
+-- instance is created before it enters its state. The query must be planned for its arguments at each
+-- call, so that conditions on arguments that are null vanish.
 -- name: ListInstances :many
 select sqlc.embed(i), s.events as actions
 from (

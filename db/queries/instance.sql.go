@@ -33,7 +33,7 @@ type GetInstanceVersionRow struct {
 	Actions    []string
 }
 
-// The version of the workflow may be retired since.
+// GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
 func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersionParams) (GetInstanceVersionRow, error) {
 	row := q.db.QueryRow(ctx, getInstanceVersion, arg.TenantID, arg.ID, arg.Version)
 	var i GetInstanceVersionRow
@@ -296,11 +296,11 @@ type ListInstancesRow struct {
 	Actions  []string
 }
 
-// ListInstances reads the newest first. It takes a page of each status that what is asked
-// for can have, which an index has in the order of ids, and merges them: a state that is
-// rare, or a workflow's, is looked for among the instances of its status only. Bounds on
-// created_at are bounds on the id too; what is stuck was created before it got stuck.
-// It is to be planned for its arguments at each call, so that those that are null vanish.
+// ListInstances reads the newest first. It reads a page for each status that the wanted instances can
+// have, by an index in the order of ids, and merges the pages. So a rare state is looked for only among
+// the instances of its status. Bounds on created_at become bounds on the id, and so does stuck_for: an
+// instance is created before it enters its state. The query must be planned for its arguments at each
+// call, so that conditions on arguments that are null vanish.
 func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([]ListInstancesRow, error) {
 	rows, err := q.db.Query(ctx, listInstances,
 		arg.Workflow,

@@ -33,7 +33,7 @@ type Consumer struct {
 	Name string
 	// what it sees has been read; null until a process leads, if the consumer begins then
 	Cursor *string
-	// the low watermark: steps of transactions that are later than the cursor have a larger seq
+	// steps of transactions that are later than the cursor have a larger seq
 	LowWatermark int64
 	// the low watermark of a cursor that sees next_low_watermark_xid
 	NextLowWatermark    int64

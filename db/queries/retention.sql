@@ -1,5 +1,5 @@
--- FinalInstances reads a page of a pass over final instances. The pass stands at the empty
--- tenant before it begins and when it has ended.
+-- FinalInstances reads a page of a pass over final instances. at_tenant is empty before the pass
+-- begins and when it has ended.
 -- name: FinalInstances :one
 select
   f.at_tenant::text as at_tenant,

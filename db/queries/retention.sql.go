@@ -46,8 +46,8 @@ type FinalInstancesRow struct {
 	Before     time.Time
 }
 
-// FinalInstances reads a page of a pass over final instances. The pass stands at the empty
-// tenant before it begins and when it has ended.
+// FinalInstances reads a page of a pass over final instances. at_tenant is empty before the pass
+// begins and when it has ended.
 func (q *Queries) FinalInstances(ctx context.Context, arg FinalInstancesParams) (FinalInstancesRow, error) {
 	row := q.db.QueryRow(ctx, finalInstances,
 		arg.RowLimit,

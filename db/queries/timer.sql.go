@@ -14,7 +14,7 @@ select
   f.looked_at::integer as looked_at,
   f.fired::integer as fired,
   extract(epoch from f.late)::float8 as late_seconds,
-  -- A day, if there is no timer.
+  -- One day if there is no timer.
   coalesce(extract(epoch from f.next_in), 86400)::float8 as next_seconds
 from pawl.fire_timers($1::integer) f
 `

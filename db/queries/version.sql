@@ -1,6 +1,5 @@
--- ListVersions reads the versions of a workflow, the latest first, and how many of a
--- tenant's instances are in each state. It reads those instances, by an index on the
--- workflow, and none but them.
+-- ListVersions reads the versions of a workflow, the latest first, and how many of a tenant's
+-- instances are in each state. It reads all of the tenant's instances of the workflow, by an index.
 -- name: ListVersions :many
 select
   w.version,

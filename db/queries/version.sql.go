@@ -50,9 +50,8 @@ type ListVersionsRow struct {
 	Instances json.RawMessage
 }
 
-// ListVersions reads the versions of a workflow, the latest first, and how many of a
-// tenant's instances are in each state. It reads those instances, by an index on the
-// workflow, and none but them.
+// ListVersions reads the versions of a workflow, the latest first, and how many of a tenant's
+// instances are in each state. It reads all of the tenant's instances of the workflow, by an index.
 func (q *Queries) ListVersions(ctx context.Context, arg ListVersionsParams) ([]ListVersionsRow, error) {
 	rows, err := q.db.Query(ctx, listVersions, arg.TenantID, arg.Name)
 	if err != nil {

@@ -27,8 +27,9 @@ where s.tenant_id = @tenant_id and (sqlc.narg('before_id')::uuid is null or s.id
 order by s.id desc
 limit @row_limit;
 
--- UnknownNames are the parts of a filter that no version of the workflows has, or of any
--- workflow if none is named. A state may be one around others.
+-- UnknownNames returns the names in a filter that do not exist: workflows, and events and states that
+-- no version of the filter's workflows has, or of any workflow if the filter names none. The name of
+-- a compound state exists, too.
 -- name: UnknownNames :many
 select u.kind::text as kind, (u.place - 1)::integer as place
 from (
@@ -55,8 +56,7 @@ order by u.kind desc, u.place;
 -- name: GetDelivery :one
 select * from pawl.delivery where tenant_id = @tenant_id and id = @id;
 
--- ListDeliveries reads the newest first. It is to be planned for its arguments, as
--- ListInstances.
+-- ListDeliveries reads the newest first. It must be planned for its arguments, as ListInstances is.
 -- name: ListDeliveries :many
 select d.*
 from pawl.delivery d

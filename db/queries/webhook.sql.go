@@ -380,8 +380,7 @@ type ListDeliveriesParams struct {
 	RowLimit       int32
 }
 
-// ListDeliveries reads the newest first. It is to be planned for its arguments, as
-// ListInstances.
+// ListDeliveries reads the newest first. It must be planned for its arguments, as ListInstances is.
 func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) ([]Delivery, error) {
 	rows, err := q.db.Query(ctx, listDeliveries,
 		arg.TenantID,
@@ -703,8 +702,9 @@ type UnknownNamesRow struct {
 	Place int32
 }
 
-// UnknownNames are the parts of a filter that no version of the workflows has, or of any
-// workflow if none is named. A state may be one around others.
+// UnknownNames returns the names in a filter that do not exist: workflows, and events and states that
+// no version of the filter's workflows has, or of any workflow if the filter names none. The name of
+// a compound state exists, too.
 func (q *Queries) UnknownNames(ctx context.Context, arg UnknownNamesParams) ([]UnknownNamesRow, error) {
 	rows, err := q.db.Query(ctx, unknownNames, arg.Workflows, arg.Events, arg.States)
 	if err != nil {

@@ -2,7 +2,7 @@
 //
 // A module's folder has these files, which are loaded in this order, module by module:
 //
-//	tables.sql      schemas, domains, tables, indexes, types and views, and the module's essay
+//	tables.sql      the module's opening comment, schemas, domains, tables, indexes, types, views
 //	private.sql     the functions of schema pawl_private
 //	<function>.sql  one function of schema pawl each, with its header
 //	grants.sql      which functions each kind of role may execute, as data
@@ -27,8 +27,8 @@ import (
 //go:embed */*.sql
 var files embed.FS
 
-// fixed are the files of a module that are no function's, by their place in the order: before
-// the functions, or after them.
+// fixed has the files of a module that are not those of one function, with their places in the load
+// order: negative before the functions, positive after them.
 var fixed = map[string]int{"tables.sql": -2, "private.sql": -1, "grants.sql": 1}
 
 // Files returns the paths of the source files, in load order.
@@ -53,16 +53,16 @@ func Files() []string {
 func Text(file string) string {
 	text, err := files.ReadFile(file)
 	if err != nil {
-		panic(err) // Its path came from Files.
+		panic(err) // The caller has the path from Files.
 	}
 	return string(text)
 }
 
-// Closing is what every migration ends with: nothing is for everybody. `pawl migrate grants`
-// hands out what a role needs.
+// Closing is the statement that every migration ends with. PostgreSQL lets everybody execute a new
+// function; this takes that privilege away. `pawl migrate grants` gives a role what it needs.
 const Closing = "revoke execute on all functions in schema pawl, pawl_private from public;\n"
 
-// Down takes the whole schema back.
+// Down is the SQL that drops the whole schema, with all data.
 const Down = "drop schema pawl_private cascade;\ndrop schema pawl cascade;\n"
 
 // Source returns the whole source as SQL that makes the schema in an empty database.
@@ -86,13 +86,14 @@ func Up() string {
 	return b.String()
 }
 
-// A Function is the source of one function: its comment and its statement.
+// A Function is the source of one function.
 type Function struct {
-	File string
-	Text string
+	File string // The path of its file, as Files returns it.
+	Text string // The comment above its statement, and the statement.
 }
 
-// function matches a create function statement with the comment above it.
+// function matches a create function statement and the comment above it. Its groups are the comment and
+// the function's name with its schema.
 var function = regexp.MustCompile(`(?m)((?:^--.*\n)*)^create (?:or replace )?function ([\w.]+)\([\s\S]*?\$\$;\n`)
 
 // Functions returns the source of each function, by its name with its schema. No two functions
@@ -110,7 +111,7 @@ func Functions() (map[string]Function, error) {
 	return all, nil
 }
 
-// Annotate marks the functions of a text for goose, which splits what is not marked at
+// Annotate marks the functions in a text for goose, which splits all that is not marked at
 // semicolons.
 func Annotate(text string) string {
 	return function.ReplaceAllStringFunc(text, func(f string) string {
@@ -119,7 +120,7 @@ func Annotate(text string) string {
 	})
 }
 
-// grant matches a row of a grants.sql.
+// grant matches a row of a grants.sql: a privilege and a function.
 var grant = regexp.MustCompile(`\('(\w+)', '([\w.]+)'\)`)
 
 // Grants returns the functions that each privilege may execute, in load order.

@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 )
 
-// MarshalJSON writes the canonical form: shorthands are written out, targets are paths, durations
-// have their largest units, members have a fixed order. Defaults are left out, except the outcome of
-// a final state. The version is left out too: it is given to the content, not part of it.
+// MarshalJSON writes the canonical form: shorthands are written out, targets are paths, durations are
+// written as by FormatDuration, members have a fixed order. Defaults are left out, except the outcome of
+// a final state. The version is left out too: it is a number for the content, and no part of it.
 func (d *Definition) MarshalJSON() ([]byte, error) {
 	type ttl struct {
 		After   string `json:"after"`

@@ -25,26 +25,26 @@ func (f DiagramFormat) Known() bool { return f == Mermaid || f == DOT }
 
 // A Visit is a step of an instance, as a diagram marks it.
 type Visit struct {
-	// Version that the instance reached by the step.
+	// Version is the one that the instance reached by the step.
 	Version int64
-	// Kind of the step, as history has it: "created", "transition", "timeout", "expired", "forced" or
-	// "migrated". Empty: only the state is marked.
+	// Kind is that of the step, as history has it: "created", "transition", "timeout", "expired", "forced"
+	// or "migrated". If it is empty, only the state To is marked.
 	Kind string
-	// Event and From are nil for a creation.
+	// Event, From and To are those of the step. Event is nil if no event made it, and From for a creation.
 	Event, From *string
 	To          string
 }
 
-// Diagram writes the definition as a diagram. It has the atomic and final states by their paths,
-// from the initial one on, each final state with its outcome; and an edge for each transition, its
-// own or inherited, with its event or timeout and its guard. The same definition and path always
-// give the same text.
+// Diagram writes the definition as a diagram. It shows the atomic and final states by their paths, from
+// the initial one on, and each final state with its outcome. For each transition of a state, its own or an
+// inherited one, it shows an edge with the event or timeout and the guard. The same definition and path
+// always give the same text.
 //
 // path marks the way of an instance: its steps, the oldest first. The states that it was in and the
 // edges that it took are coloured, and the edges get the versions that it reached by them. History
-// does not record which candidate of an event was taken, so that candidates with one target are
-// marked alike. A step that is no transition of this definition, such as a forced one, is drawn as
-// an edge of its own; a step whose state belongs to another version is left out.
+// does not record which candidate of an event was taken, so candidates with one target are marked alike.
+// A step that is no transition of this definition, such as a forced one, is drawn as an edge of its own. A
+// step to a state that this definition does not have is left out.
 //
 // The error says that the format is unknown.
 func (d *Definition) Diagram(format DiagramFormat, path []Visit) (string, error) {
@@ -59,7 +59,7 @@ func (d *Definition) Diagram(format DiagramFormat, path []Visit) (string, error)
 	return g.mermaid(), nil
 }
 
-// Where an edge may start apart from a state. No state can have such a name.
+// An edge may also start at the beginning, or at any state. No state can have such a name.
 const (
 	beginning = "(start)"
 	anyState  = "(any)"
@@ -87,6 +87,7 @@ type diagramEdge struct {
 	versions    []int64 // That the instance reached by it.
 }
 
+// diagram returns the diagram without the way of an instance.
 func (d *Definition) diagram() *diagram {
 	g := &diagram{name: d.Name}
 	flat := d.Flat()
@@ -126,8 +127,8 @@ func (d *Definition) diagram() *diagram {
 	return g
 }
 
-// nearest lists the states in the order of their distance from one of them, and then those that
-// cannot be reached from it.
+// nearest lists the states in the order of their distance from one of them. Those that cannot be reached
+// from it come last.
 func nearest(flat map[string]State, from string) []string {
 	var order []string
 	add := func(path string) {
@@ -147,6 +148,7 @@ func nearest(flat map[string]State, from string) []string {
 	return order
 }
 
+// node returns the node of a state, or nil if there is none.
 func (g *diagram) node(name string) *diagramNode {
 	for _, n := range g.nodes {
 		if n.name == name {
@@ -198,7 +200,7 @@ func (g *diagram) mark(path []Visit) {
 	}
 }
 
-// taken is the part of an edge's label that has the versions, the first few of them.
+// taken returns the part of an edge's label that lists the first few of the versions.
 func (e *diagramEdge) taken() string {
 	if len(e.versions) == 0 {
 		return ""
@@ -222,6 +224,7 @@ const (
 	pathColour  = "#b45309"
 )
 
+// hasAny reports whether an edge starts at any state.
 func (g *diagram) hasAny() bool {
 	return slices.ContainsFunc(g.edges, func(e *diagramEdge) bool { return e.from == anyState })
 }

@@ -21,14 +21,14 @@ const (
 // Change is one difference between two definitions.
 type Change struct {
 	Kind ChangeKind
-	// Pointer says where, as a JSON Pointer into the canonical form: of the old definition for what
-	// was removed, else of the new one.
+	// Pointer is the place of the change, as a JSON Pointer (RFC 6901) into a canonical form: for what was
+	// removed that of the old definition, else that of the new one.
 	Pointer string
 	// Detail says what changed, in one sentence.
 	Detail string
 	// Risk says what could go wrong for an active instance that is migrated from the old definition
-	// to the new one, or for those who fire events at it. It is empty if the instance can do after the
-	// migration everything that it could do before, by the same rules.
+	// to the new one, or for the callers that fire events at it. It is empty if the instance can do
+	// everything after the migration that it could do before, by the same rules.
 	Risk string
 }
 
@@ -37,9 +37,9 @@ type Change struct {
 func (c Change) Unsafe() bool { return c.Risk != "" }
 
 // Diff lists the differences between the definition a and its successor b, in the order of the
-// document. It is empty exactly if registering b after a would not make a new version: the member
-// version does not count, nor does the way in which JSON is written. A change that cannot be shown to
-// be safe, such as one of a guard and most changes of a JSON Schema, counts as unsafe.
+// document. The list is empty if, and only if, registering b after a would not make a new version: the
+// member version does not count, nor does the way in which JSON is written. A change that cannot be shown
+// to be safe, such as that of a guard and most changes of a JSON Schema, counts as unsafe.
 func Diff(a, b *Definition) []Change {
 	var d differ
 	d.definition(a, b)
@@ -111,6 +111,7 @@ func (d *differ) states(at, within string, a, b map[string]State) {
 	}
 }
 
+// kindOf returns the name of a state behind what kind of state it is.
 func kindOf(name string, s State) string {
 	if s.Outcome != "" {
 		return fmt.Sprintf("final state %s, %s", name, s.Outcome)
@@ -148,7 +149,7 @@ func (d *differ) ttl(a, b *TTL) {
 	}
 	starts := b.Sliding && !a.Sliding
 	if a.After != b.After {
-		// An instance keeps its lifetime, but for one that begins to slide.
+		// A migrated instance keeps its lifetime, unless the lifetime begins to slide.
 		risk := ""
 		if starts && b.After < a.After {
 			risk = "an instance whose last step is longer ago ends at once"
@@ -216,8 +217,9 @@ func (d *differ) state(at, name string, a, b State) {
 	d.timeouts(at+"/after", name, a.After, b.After)
 }
 
-// timeouts compares the timeouts of a state. Those whose time is in only one of the definitions are
-// paired in the order of their times: each pair counts as one timeout whose time changed.
+// timeouts compares the timeouts of a state. Timeouts of one time are compared with each other. Those whose
+// time is in only one of the definitions are paired in the order of their times, and each pair counts as one
+// timeout whose time changed.
 func (d *differ) timeouts(at, state string, a, b map[time.Duration][]Transition) {
 	var gone, come []time.Duration
 	for _, delay := range slices.Sorted(maps.Keys(a)) {
@@ -254,8 +256,8 @@ func (d *differ) timeouts(at, state string, a, b map[time.Duration][]Transition)
 	}
 }
 
-// candidates compares the candidates of an event or a timeout. Equal ones at the beginning and at the
-// end of the lists count as kept; those in between are compared by their positions.
+// candidates compares the candidates of an event or a timeout. Those that are equal at the beginning and at
+// the end of both lists count as kept. Those in between are compared by their positions.
 func (d *differ) candidates(at, what string, a, b []Transition) {
 	atA, schemaA := payloadSchema(at, a)
 	atB, schemaB := payloadSchema(at, b)
@@ -294,8 +296,8 @@ func (d *differ) candidates(at, what string, a, b []Transition) {
 	}
 }
 
-// payloadSchema returns the payload schema of an event and its pointer. The first candidate that has
-// one has it for all of them.
+// payloadSchema returns the payload schema of an event, and its pointer. It is that of the first candidate
+// which has one, and holds for all of them.
 func payloadSchema(at string, candidates []Transition) (string, json.RawMessage) {
 	for i, t := range candidates {
 		if t.PayloadSchema != nil {

@@ -68,8 +68,8 @@ func compareNumbers(a, b json.Number) int {
 	return x.Cmp(y)
 }
 
-// Keywords of JSON Schema 2020-12: annotations have no effect on validity; assertions can only refuse,
-// so that a schema without them accepts more.
+// Keywords of JSON Schema 2020-12 (json-schema.org/draft/2020-12). Annotations have no effect on validity.
+// Assertions can only refuse, so a schema without one accepts at least as much.
 var (
 	schemaAnnotations = []string{"title", "description", "$comment", "default", "deprecated", "examples", "readOnly", "writeOnly"}
 	schemaAssertions  = []string{
@@ -79,7 +79,7 @@ var (
 	}
 )
 
-// loosens reports whether the schema to certainly accepts every document that from accepts. It knows
+// loosens reports whether the schema to is certain to accept every document that from accepts. It knows
 // the usual ways to loosen a schema, and returns false for all others.
 func loosens(from, to any) bool {
 	if to == true || from == false || equalJSON(from, to) {
@@ -148,13 +148,13 @@ func loosensProperties(a, b map[string]any) bool {
 		}
 	}
 	declared := func(s map[string]any) map[string]any { m, _ := s["properties"].(map[string]any); return m }
-	rest := func(s map[string]any) any {
+	rest := func(s map[string]any) any { // The schema of each property that is not declared.
 		if rule, given := s["additionalProperties"]; given {
 			return rule
 		}
 		return true
 	}
-	of := func(s map[string]any, name string) any {
+	of := func(s map[string]any, name string) any { // The schema of one property.
 		if rule, known := declared(s)[name]; known {
 			return rule
 		}

@@ -4,8 +4,8 @@
 //
 //   - The model of a definition ([Definition]) and its canonical JSON form.
 //   - Reading a definition and finding everything that is wrong with it ([Parse], [Read]).
-//   - What a definition means, as far as Go needs it: the atomic states, the transitions that they
-//     inherit, and where those lead ([Definition.Flat]).
+//   - What a definition means, as far as Go needs it: the atomic states, the transitions that these
+//     inherit, and where the transitions lead ([Definition.Flat]).
 //   - Strict JSON ([Decode], [CheckObject]), durations ([ParseDuration]) and JSON Schemas ([Schemas]).
 //   - Comparing two definitions ([Diff]) and drawing one ([Definition.Diagram]).
 //
@@ -26,12 +26,12 @@
 //     declares it and its target. It enters the states down to the target, and from there follows
 //     initial. All transitions are external: a transition to the state itself, to a state within it
 //     or to one around it leaves the state and enters it again.
-//   - Exit assigns come first, those of the innermost state before the others, then the
-//     transition's, then entry assigns, those of the outermost state first. Each sees the context
-//     that the one before has left, and the instance as it was before the step.
+//   - Exit assigns come first, from the innermost state to the outermost; then the transition's
+//     assign; then entry assigns, from the outermost state to the innermost. Each sees the context
+//     that the one before it has left, and the instance as it was before the step.
 //   - Then eventless transitions (always) are taken until none of their guards holds. They see the
 //     payload of the command. Each is a step of its own in history, with the command's key, and is
-//     committed with the command. After 100 of them the command fails as a guard error; a loop that
+//     committed with the command. After 100 of them the command fails with a guard error. A loop that
 //     no guard could end is refused at registration.
 //
 // Eventless transitions are tried after each step, the step of an instance migration included. They
@@ -44,8 +44,9 @@
 //
 // # When things fail
 //
-// A document that is refused gives an [Error], with every fault at once where the document could
-// be read at all. Nothing here can fail for another reason.
+// A document that is refused gives an [Error]. It has every fault at once if the document could be read
+// at all. Apart from that, [Definition.Diagram] refuses an unknown format, [ParseDuration] a text that is
+// no duration, and [Schemas.Check] a schema that cannot be read.
 //
 // # What it may import
 //

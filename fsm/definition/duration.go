@@ -58,7 +58,8 @@ func ParseDuration(text string) (time.Duration, error) {
 	return sum, nil
 }
 
-// FormatDuration writes a duration in its canonical form, the largest units first: "26h30m".
+// FormatDuration writes a duration in its canonical form, such as "26h30m": the units are h, m, s and ms, the
+// largest first. It writes no fraction of a millisecond.
 func FormatDuration(d time.Duration) string {
 	var b strings.Builder
 	// No days: to PostgreSQL a day does not always have 24 hours.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm/definition"
-	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestParseDuration(t *testing.T) {
@@ -55,7 +55,7 @@ func TestDurationIsAnInterval(t *testing.T) {
 		if back, err := definition.ParseDuration(text); err != nil || back.Milliseconds() != d {
 			rt.Fatalf("ParseDuration(%q) = %v, %v; want %d ms", text, back, err, d)
 		}
-		ms := fsmtest.Scan[int64](t, pool, "select (extract(epoch from $1::text::interval) * 1000)::bigint", text)
+		ms := bounded.Value[int64](t, pool, "select (extract(epoch from $1::text::interval) * 1000)::bigint", text)
 		if ms != d {
 			rt.Fatalf("%q is %d ms to Postgres, want %d", text, ms, d)
 		}

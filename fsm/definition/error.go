@@ -11,13 +11,13 @@ var (
 	ErrMalformed = errors.New("malformed document")
 	// ErrTooLarge: the document has more bytes than Limits allow.
 	ErrTooLarge = errors.New("too large")
-	// ErrInvalid: the document is JSON, and is no definition that could be registered.
+	// ErrInvalid: the document is a JSON object, but no definition that could be registered.
 	ErrInvalid = errors.New("invalid definition")
 )
 
 // Fault is one thing that is wrong with a document.
 type Fault struct {
-	// Pointer says where, as a JSON Pointer (RFC 6901) into the document.
+	// Pointer is the place of the fault, as a JSON Pointer (RFC 6901) into the document.
 	Pointer string
 	// Detail says what is wrong there, and what would be right.
 	Detail string
@@ -27,13 +27,14 @@ type Fault struct {
 type Error struct {
 	// Reason is ErrMalformed, ErrTooLarge or ErrInvalid.
 	Reason error
-	// Message says it in a sentence that is fit for the author of the document.
+	// Message says why in one sentence, for the author of the document.
 	Message string
 	// Faults lists everything that is wrong, in the order of the pointers. It has one fault if the
 	// document is malformed, and none if it is too large.
 	Faults []Fault
 }
 
+// Error returns the reason, the message and the faults.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Reason.Error() + ": " + e.Message)

@@ -9,8 +9,8 @@ import (
 
 // Flat returns the atomic and the final states by their paths, as the engine knows them. Each has
 // the transitions that can be taken in it: its own, then those of the compound states around it.
-// Every target is the path of an atomic or a final state. What is assigned on the way is not shown;
-// only the engine's SQL puts that together (pawl_private.definition_transitions).
+// Every target is the path of an atomic or a final state. The assigns are only those that a transition
+// itself has; pawl_private.definition_transitions adds those of the exits and entries on its way.
 func (d *Definition) Flat() map[string]State {
 	flat := map[string]State{}
 	var add func(around []State, path string, s State)
@@ -109,7 +109,7 @@ func (d *Definition) find(path string) (State, bool) {
 	return s, known
 }
 
-// alwaysLeaves reports whether one of the candidates has no guard, so that it is always taken.
+// alwaysLeaves reports whether one of the candidates has no guard, so that one of them is always taken.
 func alwaysLeaves(candidates []Transition) bool {
 	return slices.ContainsFunc(candidates, func(t Transition) bool { return t.Guard == "" })
 }

@@ -4,8 +4,8 @@ import (
 	"slices"
 )
 
-// graph faults the states that no instance can enter, and those that none can leave. flat has the
-// atomic and final states.
+// graph adds a fault for each state that no instance can enter, and for each that is not final and that none
+// can leave. flat has the atomic and final states.
 func (d *Draft) graph(flat map[string]State) {
 	def := &d.Definition
 	loops := restless(flat)
@@ -42,7 +42,9 @@ func (d *Draft) graph(flat map[string]State) {
 }
 
 // restless finds the states from which eventless transitions lead on for ever: an instance could
-// stay neither in them nor in any state that these transitions lead to.
+// stay neither there nor in any state that these transitions lead to. At first it takes every state that
+// an eventless transition always leaves; then it drops those from which one leads to a state that is not
+// in the set, until there are no more of them.
 func restless(flat map[string]State) map[string]bool {
 	found := map[string]bool{}
 	for path, s := range flat {

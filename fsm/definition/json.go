@@ -13,21 +13,23 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// MaxDepth is how deep objects and arrays may be nested.
+// MaxDepth is how many objects and arrays may be nested in one another.
 const MaxDepth = 64
 
-// The limits of PostgreSQL's numeric, in which jsonb keeps numbers. The text of a jsonb value writes
-// exponents out, so that a short document could become gigabytes of text: the digits that exponents
-// add to a document are bounded too.
+// The limits of numbers.
 const (
+	// jsonb keeps numbers as numeric, which has no more digits before and after the decimal point
+	// (postgresql.org/docs/current/datatype-numeric.html).
 	maxIntegerDigits  = 131072
 	maxFractionDigits = 16383
-	maxAddedDigits    = 1 << 20
+	// The text of a jsonb value writes exponents out. So a short document could become gigabytes of text,
+	// unless the digits that its exponents add are bounded.
+	maxAddedDigits = 1 << 20
 )
 
 // Decode reads one strict JSON document (RFC 8259, with the rules of I-JSON, RFC 7493, on strings and
 // members): UTF-8 without NUL or lone surrogates, no member twice, no member that the target does not
-// know, no null except in a json.RawMessage, nothing behind the document, no nesting deeper than
+// know, no null except for a json.RawMessage, nothing behind the document, no nesting deeper than
 // MaxDepth. The error is an [Error] with reason ErrMalformed and one fault.
 func Decode(data []byte, into any) error {
 	if err := checkJSON(data); err != nil {
@@ -124,7 +126,7 @@ func CheckObject(data []byte) error {
 func digits(number string) (whole, fraction int) {
 	mantissa, exponent, _ := strings.Cut(strings.ToLower(number), "e")
 	before, after, _ := strings.Cut(strings.TrimPrefix(mantissa, "-"), ".")
-	shift, _ := strconv.Atoi(exponent) // Out of range, it is the nearest int.
+	shift, _ := strconv.Atoi(exponent) // If it is out of range, Atoi returns the nearest int.
 	const far = 1 << 30
 	shift = min(max(shift, -far), far)
 	return max(len(before)+shift, 0), max(len(after)-shift, 0)

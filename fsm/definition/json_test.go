@@ -11,7 +11,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm/definition"
-	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestDecode(t *testing.T) {
@@ -131,7 +131,7 @@ func stored(t *testing.T, pool *pgxpool.Pool, document string) error {
 func documents(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	pool := dbtest.New(t)
-	fsmtest.Exec(t, pool, "create table document (body jsonb not null)")
+	bounded.Exec(t, pool, "create table document (body jsonb not null)")
 	return pool
 }
 

@@ -7,8 +7,8 @@ import (
 	"unicode"
 )
 
-// mermaid writes a stateDiagram-v2. Mermaid cannot style the edges of one, so that the path shows in
-// their labels. States have aliases, since an id admits neither dashes nor Mermaid's keywords.
+// mermaid writes a stateDiagram-v2. Mermaid cannot style the edges of such a diagram, so their labels show the
+// path. States have aliases, since an id may have no dash and be no keyword of Mermaid's.
 func (g *diagram) mermaid() string {
 	ids := map[string]string{beginning: "[*]", anyState: "any"}
 	taken := map[string]bool{}
@@ -59,7 +59,7 @@ func (g *diagram) mermaid() string {
 	return b.String()
 }
 
-// mermaidDirection matches what Mermaid takes for a statement, wherever it stands in a line.
+// mermaidDirection matches words that Mermaid takes for a statement, wherever they stand in a line.
 var mermaidDirection = regexp.MustCompile(`(?i)direction (TB|BT|LR|RL)`)
 
 // mermaidText escapes text for a label. Every character that may have a meaning to Mermaid, to the

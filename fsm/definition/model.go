@@ -19,15 +19,16 @@ const (
 // A Definition declares one version of a workflow. Its vocabulary is that of statecharts and of
 // XState; guards and assigns are SQL/JSON paths over {context, payload, instance, now}.
 type Definition struct {
-	// Name of the workflow: lower-case letters and digits, with single dashes or underscores
+	// Name is that of the workflow: lower-case letters and digits, with single dashes or underscores
 	// between them; see MaxNameLength.
 	Name string
-	// Version is the number that this version must get, or 0 for the next free one.
-	Version     int
+	// Version is the number that this version must get when it is registered; 0 takes the next one.
+	Version int
+	// Description is for people. Like every description it has no effect.
 	Description string
 	// Initial is the path of the state that an instance starts in.
 	Initial string
-	// TTL ends the whole instance, in a final state. Nil: an instance lives until it is final.
+	// TTL is the lifetime of an instance. Nil: an instance lives until it reaches a final state.
 	TTL *TTL
 	// RequireVersion makes every event name the version of the instance that it expects. It is the
 	// member require_if_match.
@@ -44,6 +45,7 @@ type Definition struct {
 
 // TTL is the lifetime of an instance and the state that the instance ends in.
 type TTL struct {
+	// After is the length of the lifetime, counted from the creation, and Target the path of a final state.
 	After  time.Duration
 	Target string
 	// Sliding: each step starts the lifetime again.
@@ -81,8 +83,9 @@ type Transition struct {
 	// state that declares the transition, or beside a compound state around it; the nearest state of
 	// that name is meant.
 	Target string
-	// Guard is a predicate. Empty: it always holds.
-	Guard  string
+	// Guard is a SQL/JSON path that must hold for the transition to be taken. Empty: it always holds.
+	Guard string
+	// Assign changes the context when the transition is taken.
 	Assign Assign
 	// PayloadSchema is a JSON Schema, which all candidates of an event share. Nil: any object.
 	PayloadSchema json.RawMessage
@@ -90,9 +93,9 @@ type Transition struct {
 
 // Assign changes the context.
 type Assign struct {
-	// Paths says what the members of the context are set to, by name.
+	// Paths are SQL/JSON paths, by the name of the member of the context that each of them sets.
 	Paths map[string]string
-	// Payload merges the payload's top level into the context instead.
+	// Payload merges the payload's top level into the context. Then there are no Paths.
 	Payload bool
 }
 
@@ -104,8 +107,8 @@ type Limits struct {
 	States int
 }
 
-// MaxNameLength bounds the name of a workflow, in which an underscore counts twice: the name
-// becomes part of the name of a constraint.
+// MaxNameLength bounds the name of a workflow, in characters. An underscore counts twice. The name becomes
+// part of the name of a constraint, in which underscores are doubled.
 const MaxNameLength = 42
 
 // MaxPathLength bounds the path of a state, in characters.

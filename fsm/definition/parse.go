@@ -35,7 +35,7 @@ func ParseStored(data []byte) (*Definition, error) {
 
 // Parse reads a definition from strict JSON. It checks everything that can be checked without a
 // database, which is all but the syntax of guards and assigns. A document without a name takes
-// defaultName; one whose name differs from a defaultName is faulted.
+// defaultName. If there is a defaultName, it is a fault for the document to have another name.
 //
 // The error is an [Error], whose reason is ErrMalformed if the document is not a JSON object,
 // ErrTooLarge, or ErrInvalid with every fault.
@@ -50,9 +50,9 @@ func Parse(data []byte, defaultName string, limits Limits) (*Definition, error) 
 	return &d.Definition, nil
 }
 
-// A Draft is a definition that was read, with the faults that were found in it. Where there is a
-// fault the Definition has a zero value, or a part of what was written.
+// A Draft is a definition that was read, with the faults that were found in it.
 type Draft struct {
+	// Definition has a zero value, or a part of what was written, where there is a fault.
 	Definition Definition
 	// Paths are the guards and assigns, by their pointers. They are SQL/JSON paths whose syntax was
 	// not checked.
@@ -66,8 +66,8 @@ type Draft struct {
 	pointers map[string]string
 }
 
-// Read is Parse for callers that check more, or that take a definition with its faults. The error
-// says that nothing could be read: ErrMalformed or ErrTooLarge.
+// Read is Parse for callers that check more, or that take a definition with its faults. The error is an
+// [Error] with reason ErrMalformed or ErrTooLarge: nothing could be read.
 func Read(data []byte, defaultName string, limits Limits) (*Draft, error) {
 	if limits.Bytes == 0 {
 		limits.Bytes = 1 << 20
@@ -174,8 +174,8 @@ func (d *Draft) read(document map[string]any, defaultName string, limits Limits)
 	}
 }
 
-// outline notes the path of every state, so that a target can be looked up before the state that it
-// names was read.
+// outline notes the path of every state before the states are read, so that a target may name a state that
+// is read later.
 func (d *Draft) outline(at, path string, document map[string]any) {
 	states, _ := document["states"].(map[string]any)
 	for _, name := range slices.Sorted(maps.Keys(states)) {

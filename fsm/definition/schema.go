@@ -22,6 +22,7 @@ const schemaRoot = "pawl:///schema/"
 // noLoader refuses every reference that leaves the document. The library's default reads files.
 type noLoader struct{}
 
+// Load returns an error.
 func (noLoader) Load(url string) (any, error) {
 	return nil, fmt.Errorf("$ref to %s leaves the document", url)
 }
@@ -60,20 +61,21 @@ func schemaFault(err error) string {
 	}
 }
 
-// Schemas checks documents against JSON Schemas. It keeps compiled schemas by the checksum of their
-// text: compiling is a pure function of the text, so that nothing it keeps can be stale. The zero
-// value is ready for use by several goroutines.
+// Schemas checks documents against JSON Schemas. It keeps compiled schemas by the checksum of their text.
+// Compiling is a pure function of the text, so nothing that is kept can be stale. The zero value is ready for
+// use by several goroutines.
 type Schemas struct {
 	mu       sync.Mutex
 	compiled map[string]*jsonschema.Schema
 }
 
-// maxSchemas bounds how many compiled schemas are kept; when there would be more, all are dropped.
+// maxSchemas is how many compiled schemas are kept. Before there would be more, all are dropped.
 const maxSchemas = 1024
 
-// Check validates a document. The pointers of the faults start with root. checksum is the SHA-256 of
-// the schema's text in hexadecimal, by which the engine knows the schema. The error says that the
-// schema or the document could not be read, which cannot happen to what the engine has stored.
+// Check checks a document against a schema, both as JSON text. It returns the faults of the document, whose
+// pointers begin with root. checksum is the SHA-256 of the schema's text in hexadecimal, by which the engine
+// knows the schema. The error says that the schema or the document could not be read, which does not happen
+// to what the engine has stored.
 func (s *Schemas) Check(schema, document []byte, root string) (checksum string, faults []Fault, err error) {
 	sum := sha256.Sum256(schema)
 	checksum = hex.EncodeToString(sum[:])

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// states reads the states of a definition or of a compound state, which is at the place around.
-// schemas are the payload schemas that the states inherit, by event.
+// states reads the states within a compound state, or those at the top level. around is the place of the
+// compound state, and empty for the top level. schemas are the payload schemas that the states inherit, by
+// event.
 func (d *Draft) states(around place, document map[string]any, schemas map[string]json.RawMessage) map[string]State {
 	at := d.pointers[around.path()]
 	written, _ := document["states"].(map[string]any)
@@ -34,7 +35,7 @@ func (d *Draft) state(at string, where place, v any, schemas map[string]json.Raw
 	var s State
 	m, ok := d.object(at, v)
 	if !ok {
-		// It has its fault; as a final state it gets no more of them.
+		// It has its fault. A final state gets no others.
 		return State{Outcome: Completed}
 	}
 	d.members(at, m, "type", "outcome", "description", "initial", "entry", "exit", "on", "always", "after", "states")
@@ -100,7 +101,7 @@ func (d *Draft) outcome(at string, m map[string]any) Outcome {
 	return outcome
 }
 
-// final faults what a final state must not have.
+// final adds a fault for each member that a final state must not have.
 func (d *Draft) final(at string, where place, m map[string]any) {
 	for _, member := range []string{"on", "always", "after"} {
 		if _, given := m[member]; given {
@@ -117,8 +118,8 @@ func (d *Draft) final(at string, where place, m map[string]any) {
 	}
 }
 
-// events reads the member on. It returns the payload schemas that the states within inherit, by
-// event: those given, and those of the events read.
+// events reads the member on. It also returns the payload schemas that the states within inherit, by event:
+// the given ones, and those of the events that it has read.
 func (d *Draft) events(
 	at string, where place, m map[string]any, schemas map[string]json.RawMessage,
 ) (map[string][]Transition, map[string]json.RawMessage) {

@@ -72,7 +72,7 @@ func (d *Draft) transition(at string, where place, v any) Transition {
 	return t
 }
 
-// assign reads the member of that name.
+// assign reads the member assign.
 func (d *Draft) assign(at string, m map[string]any) Assign {
 	var assign Assign
 	v, given := m["assign"]

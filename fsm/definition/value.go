@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// The methods below read single values. Each faults a value that does not fit, and then returns a
-// zero value.
+// The methods below read single values. For a value that does not fit, each adds a fault and returns a zero
+// value.
 
-// members faults the members that are not known here.
+// members adds a fault for each member that is not known here.
 func (d *Draft) members(at string, m map[string]any, known ...string) {
 	for name := range m {
 		if !slices.Contains(known, name) {

@@ -5,49 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
-
-// Scan reads one value from the database.
-func Scan[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
-	t.Helper()
-	var v T
-	if err := pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
-}
-
-// Exec executes a statement.
-func Exec(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
-	t.Helper()
-	if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
 
 // Counts counts the rows of every table that a command may write.
 func Counts(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
-	return Scan[string](t, pool, `select concat_ws(' ',
+	return bounded.Value[string](t, pool, `select concat_ws(' ',
 		(select count(*) from pawl.instance), (select count(*) from pawl.history),
 		(select count(*) from pawl.idempotency_key), (select count(*) from pawl.timer),
 		(select sum(version) from pawl.instance), (select count(*) from pawl.workflow))`)
-}
-
-// Until polls the database until a condition holds. The database's time to answer is the pause between.
-func Until(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
-	t.Helper()
-	for !Scan[bool](t, pool, sql, args...) {
-		if t.Context().Err() != nil {
-			t.Fatalf("never true: %s", sql)
-		}
-	}
 }
 
 // Waiting is a condition: $1 backends wait for a lock that a call of pawl.fire needs.
@@ -64,14 +38,11 @@ func Hold(t testing.TB, pool *pgxpool.Pool, id uuid.UUID) (release func()) {
 	if _, err := tx.Exec(t.Context(), "select from pawl.instance where id = $1 for update", id); err != nil {
 		t.Fatal(err)
 	}
-	var done atomic.Bool
-	release = func() {
-		if !done.Swap(true) {
-			if err := tx.Rollback(context.WithoutCancel(t.Context())); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
-				t.Error(err)
-			}
+	release = sync.OnceFunc(func() {
+		if err := tx.Rollback(bounded.Context(t)); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+			t.Error(err)
 		}
-	}
+	})
 	t.Cleanup(release)
 	return release
 }
@@ -125,11 +96,11 @@ func ReadOnly(t testing.TB, pool *pgxpool.Pool) *pgxpool.Pool {
 // is not rolled back. It may be called once for each code.
 func RaiseOnce(t testing.TB, pool *pgxpool.Pool, code string) {
 	t.Helper()
-	Exec(t, pool, `create sequence public.raised_`+code)
-	Exec(t, pool, fmt.Sprintf(`create function public.raise_%[1]s() returns trigger language plpgsql security definer as $$
+	bounded.Exec(t, pool, `create sequence public.raised_`+code)
+	bounded.Exec(t, pool, fmt.Sprintf(`create function public.raise_%[1]s() returns trigger language plpgsql security definer as $$
 		begin
 			if nextval('public.raised_%[1]s') = 1 then raise exception 'once' using errcode = '%[2]s'; end if;
 			return new;
 		end $$`, code, strings.ToUpper(code)))
-	Exec(t, pool, fmt.Sprintf(`create trigger raise_%[1]s before insert on pawl.history for each row execute function public.raise_%[1]s()`, code))
+	bounded.Exec(t, pool, fmt.Sprintf(`create trigger raise_%[1]s before insert on pawl.history for each row execute function public.raise_%[1]s()`, code))
 }

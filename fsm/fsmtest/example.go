@@ -18,6 +18,7 @@ func Database() (pool *pgxpool.Pool, remove func()) {
 	t.ctx, cancel = context.WithCancel(context.Background())
 	return dbtest.New(t), func() {
 		cancel()
+		// bounded: each round takes one away
 		for len(t.cleanups) > 0 {
 			last := len(t.cleanups) - 1
 			cleanup := t.cleanups[last]

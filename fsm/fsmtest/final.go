@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // Stopped makes n final instances of Counter.
@@ -36,6 +37,6 @@ func Stopped(t testing.TB, s *Service, tenant string, n int) []uuid.UUID {
 // ShortKeys stops the clock, and lets keys live for a minute.
 func ShortKeys(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
-	Exec(t, pool, "update pawl.setting set idempotency_ttl = '1 minute'")
+	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl = '1 minute'")
 	dbtest.SetClock(t, pool, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 }

@@ -1,10 +1,8 @@
 package fsmtest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -55,20 +53,6 @@ func Open(t testing.TB, dsn string, config db.Config) *pgxpool.Pool {
 	return pool
 }
 
-// Run runs a worker until stop, which returns what the worker returned.
-func Run(t testing.TB, worker func(context.Context) error) (stop func() error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- worker(ctx) }()
-	stop = sync.OnceValue(func() error {
-		cancel()
-		return <-ended
-	})
-	t.Cleanup(func() { _ = stop() })
-	return stop
-}
-
 // Register registers a definition.
 func Register(t testing.TB, s *Service, definition string) lifecycle.Registration {
 	t.Helper()
@@ -113,6 +97,7 @@ func Get(t testing.TB, s *Service, id uuid.UUID) fsm.Instance {
 func History(t testing.TB, s *Service, id uuid.UUID) []fsm.Step {
 	t.Helper()
 	var steps []fsm.Step
+	// bounded: each page begins where the last one ended
 	for page := (fsm.Page{Limit: fsm.MaxLimit}); ; {
 		l, err := s.History(t.Context(), fsm.DefaultTenant, id, page)
 		if err != nil {

@@ -15,25 +15,28 @@ import (
 
 // ArchiveCommand asks for final instances to be written somewhere else and, with Purge, to be purged.
 type ArchiveCommand struct {
-	// Tenant and Workflows choose among the instances; empty for all of them.
+	// Tenant and Workflows choose among the instances. Default: all of them.
 	Tenant    string
 	Workflows []string
-	// OlderThan is for how long they have been final, at least.
+	// OlderThan is for how long the instances must have been final, by the database's clock. It must be
+	// positive.
 	OlderThan time.Duration
-	// Limit is how many to write; 0 for all of them.
+	// Limit is how many instances to write at most. Default: all of them.
 	Limit int
-	// Write gets the instances one by one, by tenant, workflow and status, the oldest first.
+	// Write gets the instances one by one: by tenant, workflow and status, the oldest first. It is
+	// required.
 	Write func(Archived) error
-	// Purge purges what was written.
+	// Purge also purges the instances that were written.
 	Purge bool
-	// Flush makes what was written durable, before it is purged.
+	// Flush makes what was written durable, before it is purged. It is required with Purge.
 	Flush func() error
 	// Batch is how many instances are read, and purged, at once. Default 200.
 	Batch int
 }
 
-// Archived is an instance with everything that belongs to it.
+// Archived is an instance with its history.
 type Archived struct {
+	// Tenant is the one that the instance belongs to.
 	Tenant string
 	fsm.Instance
 	// History has all of its steps, in order.
@@ -42,21 +45,20 @@ type Archived struct {
 
 // Archive counts what an ArchiveCommand did.
 type Archive struct {
-	// Written and Purged count instances. An instance that was written and not purged can still be
-	// replayed by a key, or was locked by another transaction.
+	// Written and Purged count instances. An instance that was written and not purged is still replayed by
+	// a key, or was locked by another transaction.
 	Written, Purged int
 }
 
-// Archive writes final instances and, with Purge, purges them as the worker of retention does. A batch
-// is purged after all of it was written and flushed. A final instance does not change, so that what is
-// purged is what was written.
+// Archive writes final instances and, with Purge, purges them as worker.InstancePurger does. A batch is
+// purged after all of it was written and flushed. A final instance does not change, so what is purged is what
+// was written.
 //
-// It may be broken off at any time: what was not purged is written again by the next Archive. With an
-// error it returns what was done until then; the purge of the last batch may be missing from it. It
-// keeps a batch of instances, and the longest history, in memory. Without Purge it writes nothing to
-// the database.
+// It may be broken off at any time: the next Archive writes again what was not purged. With an error it
+// returns what was done until then, in which the purge of the last batch may be missing. It keeps a batch of
+// instances, and one whole history, in memory. Without Purge it writes nothing to the database.
 //
-// Kinds: Malformed, Unavailable; and what Write and Flush return.
+// Kinds: Malformed, Unavailable. The errors of Write and Flush are returned too, that of Write wrapped.
 func (s *Service) Archive(ctx context.Context, c ArchiveCommand) (Archive, error) {
 	var a Archive
 	if c.Batch <= 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // archived collects what an archive is given.
@@ -116,7 +117,7 @@ func TestArchive(t *testing.T) {
 		result, err := s.Archive(t.Context(), lifecycle.ArchiveCommand{
 			OlderThan: time.Hour, Batch: 10, Purge: true, Write: a.write, Flush: func() error {
 				// Nothing goes before it is flushed.
-				if left := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance where id = any ($1)", a.ids[a.flushed:]); left != len(a.ids)-a.flushed {
+				if left := bounded.Value[int](t, pool, "select count(*) from pawl.instance where id = any ($1)", a.ids[a.flushed:]); left != len(a.ids)-a.flushed {
 					t.Errorf("%d are left of %d", left, len(a.ids)-a.flushed)
 				}
 				purged++
@@ -135,7 +136,7 @@ func TestArchive(t *testing.T) {
 	}
 	dbtest.Advance(t, pool, time.Minute)
 	purge(1, 1)
-	if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance"); n != 3 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance"); n != 3 {
 		t.Errorf("%d instances are left, want 3", n)
 	}
 	for _, c := range []lifecycle.ArchiveCommand{{}, {OlderThan: 1, Limit: -1}, {OlderThan: 1, Tenant: "\x00"}, {OlderThan: 1, Workflows: []string{"\xff"}}} {
@@ -152,7 +153,7 @@ func TestArchiveThatFails(t *testing.T) {
 	ids := fsmtest.Stopped(t, s, "default", 25)
 	dbtest.Advance(t, pool, time.Hour)
 	full := errors.New("no space left")
-	left := func() int { return fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance") }
+	left := func() int { return bounded.Value[int](t, pool, "select count(*) from pawl.instance") }
 
 	var a archived
 	a.fail = func() error {
@@ -204,7 +205,7 @@ func TestArchiveMeetsAPurger(t *testing.T) {
 	var a archived
 	result, err := s.Archive(t.Context(), lifecycle.ArchiveCommand{OlderThan: time.Hour, Purge: true, Flush: a.flush, Write: func(i lifecycle.Archived) error {
 		if len(a.ids) == 0 {
-			fsmtest.Exec(t, pool, "select pawl.purge_instances('default', $1, pawl.now())", ids[10:15])
+			bounded.Exec(t, pool, "select pawl.purge_instances('default', $1, pawl.now())", ids[10:15])
 		}
 		return a.write(i)
 	}})

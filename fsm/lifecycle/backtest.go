@@ -21,7 +21,7 @@ import (
 
 // Bounds of a back-test.
 const (
-	// DefaultSample and MaxSample are how many instances are back-tested.
+	// DefaultSample and MaxSample are how many instances are back-tested, by default and at most.
 	DefaultSample, MaxSample = 1000, 10_000
 	// MaxDifferences is how many differences a Backtest lists.
 	MaxDifferences = 100
@@ -32,15 +32,16 @@ const (
 )
 
 // BacktestCommand asks which way a tenant's instances would have gone under another definition of their
-// workflow, the candidate: a registered Version, or a Definition that need not be registered.
+// workflow, the candidate.
 type BacktestCommand struct {
-	Tenant   string // Default DefaultTenant.
+	Tenant   string // Default fsm.DefaultTenant.
 	Workflow string
-	// Version or Definition, not both. A definition without a name takes the workflow's.
+	// Version is that of a registered candidate, and Definition a candidate that need not be registered.
+	// One of them must be given, and not both. A definition without a name takes the workflow's.
 	Version    int
 	Definition json.RawMessage
-	// Sample is how many instances to back-test: the newest ones, of any version and status. At most
-	// MaxSample. Default DefaultSample.
+	// Sample is how many instances to back-test: the newest ones, of any version and status. More than
+	// MaxSample counts as MaxSample. Default DefaultSample.
 	Sample int
 }
 
@@ -48,24 +49,26 @@ type BacktestCommand struct {
 type Backtest struct {
 	// Version is the candidate's, 0 for a Definition.
 	Version int
-	// Instances counts those that were back-tested. Same went the same way, and Different another way.
-	// Incomplete went the same way up to a migration or up to their 1,000th step, where the back-test of
-	// an instance ends.
+	// Instances counts those that were back-tested. Same would have gone the same way, and Different another
+	// way. The back-test of an instance ends at an instance migration and at its 1,000th step: Incomplete
+	// would have gone the same way up to there.
 	Instances, Same, Different, Incomplete int
 	// Summary groups the differences, the largest group first.
 	Summary []DifferenceGroup
-	// Differences lists the first MaxDifferences, of the newest instances first.
+	// Differences has one for each instance, the newest instances first; at most MaxDifferences.
 	Differences []Difference
 }
 
-// DifferenceGroup counts the instances whose differences are alike; see Difference for the members.
+// DifferenceGroup counts the instances whose differences are alike.
 type DifferenceGroup struct {
+	// Event to WouldBe are those of each Difference.
 	Event, From *string
 	To          string
 	Outcome     string
 	WouldBe     *string
-	Count       int
-	// Examples are the newest of the instances.
+	// Count is how many instances there are.
+	Count int
+	// Examples are the newest of the instances, at most three.
 	Examples []uuid.UUID
 }
 
@@ -73,16 +76,16 @@ type DifferenceGroup struct {
 // compared, since they start from another state.
 type Difference struct {
 	InstanceID uuid.UUID
-	// Version is the step's in history, and WorkflowVersion the version of the workflow that made it.
+	// Version is that of the recorded step, and WorkflowVersion that of the workflow that made it.
 	Version         int64
 	WorkflowVersion int
 	// Event, From and To are those of the recorded macrostep: To is the state after the eventless
-	// transitions. Event and From are nil for the creation. If the candidate would have ended the
-	// present state of the instance, Event is nil, and From and To are that state.
+	// transitions. Event and From are nil for the creation. If the candidate would have ended the instance's
+	// stay in its present state, Event is nil, and From and To are that state.
 	Event, From *string
 	To          string
 	// Outcome is "elsewhere" if the step would have led to another state; "other-status" if it would have
-	// led to the same state, which gives another status; "timeout" if a timeout would have come first;
+	// led to the same state, which gives another status there; "timeout" if a timeout would have come first;
 	// "no-timeout" if the recorded timeout would not have come; or why the step would have been refused:
 	// "transition-not-allowed", "guard-rejected", "guard-error", "unknown-event", "invalid-payload",
 	// "invalid-context" or "too-large".
@@ -101,10 +104,10 @@ type Difference struct {
 // recorded time, and says which instances would have gone another way. It decides as Fire does, and
 // writes nothing.
 //
-// A timeout that was recorded late counts as late under the candidate by the same time. The context is
-// what the candidate assigns, starting from the recorded context of the creation, which has what the
-// recorded entry of the initial state assigned. Payloads and contexts are checked against the schemas
-// of the candidate, unless they were recorded under the same schema.
+// If a recorded timeout was late, the candidate's timeout is taken to be late by the same time. The context
+// starts as the recorded one of the creation, with what the recorded entry of the initial state assigned;
+// from then on it is what the candidate assigns. Payloads and contexts are checked against the schemas of
+// the candidate, unless they were recorded under the same schema.
 //
 // Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowNotFound, GuardError if
 // several instances take too long, Unavailable.
@@ -133,7 +136,7 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 	} else {
 		_, canonical, err := s.readDefinition(ctx, w.Name, c.Definition)
 		if err != nil {
-			return Backtest{}, within("/definition", err)
+			return Backtest{}, fsm.Within("/definition", err)
 		}
 		b.params.Definition = canonical
 	}
@@ -147,16 +150,18 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 	return b.Backtest, nil
 }
 
+// backtest is a Backtest under way.
 type backtest struct {
 	Backtest
 	service *Service
 	params  queries.BacktestParams
 	options pgx.TxOptions
 	groups  map[string]*DifferenceGroup
-	slow    int
+	slow    int // How many instances took too long.
 }
 
-// run back-tests the newest instances, as many at a time as the engine does in one call.
+// run back-tests the newest instances. It reads their ids in pages. A call does as much of a page as it has
+// time for.
 func (b *backtest) run(ctx context.Context, sample int) error {
 	const page = 100
 	var before *uuid.UUID
@@ -173,7 +178,7 @@ func (b *backtest) run(ctx context.Context, sample int) error {
 		}
 		sample, before = sample-len(ids), &ids[len(ids)-1]
 		for len(ids) > 0 {
-			done, err := b.replay(ctx, ids)
+			done, err := b.rerun(ctx, ids)
 			if err != nil {
 				return err
 			}
@@ -183,11 +188,11 @@ func (b *backtest) run(ctx context.Context, sample int) error {
 	return nil
 }
 
-// timeout bounds a call. Most take about a tenth of a second.
+// timeout bounds a call. Most calls take about a tenth of a second.
 func (b *backtest) timeout() time.Duration { return 4 * b.service.db.Timeout() }
 
-// replay back-tests some instances from the start of the list, and returns how many.
-func (b *backtest) replay(ctx context.Context, ids []uuid.UUID) (done int, err error) {
+// rerun makes one call, which back-tests some instances from the start of the list, and returns how many.
+func (b *backtest) rerun(ctx context.Context, ids []uuid.UUID) (done int, err error) {
 	var rows []queries.BacktestRow
 	b.params.Ids = ids
 	err = b.service.db.Retry(ctx, b.options, fmt.Sprintf("%dms", b.timeout().Milliseconds()), func(q *queries.Queries) (err error) {
@@ -196,8 +201,8 @@ func (b *backtest) replay(ctx context.Context, ids []uuid.UUID) (done int, err e
 	})
 	switch {
 	case database.IsCode(err, database.QueryCanceled) && len(ids) > 1:
-		// One of them takes too long: look for it.
-		return b.replay(ctx, ids[:1])
+		// One of the instances takes too long. Called singly, the others are done, and it is found.
+		return b.rerun(ctx, ids[:1])
 	case database.IsCode(err, database.QueryCanceled):
 		return 1, b.tooSlow(ctx, ids[0])
 	case err != nil:
@@ -224,7 +229,7 @@ func (b *backtest) tooSlow(ctx context.Context, id uuid.UUID) error {
 		}
 		return err
 	}
-	detail := fmt.Sprintf("replaying it takes longer than %s: a guard or an assign is slow", b.timeout())
+	detail := fmt.Sprintf("re-running it takes longer than %s: a guard or an assign is slow", b.timeout())
 	if b.slow++; b.slow > maxSlow {
 		return &fsm.Error{Kind: fsm.GuardError, Message: "too many instances take too long, such as " + id.String() + ": " + detail}
 	}
@@ -244,7 +249,7 @@ type recordedStep struct {
 	To              string
 }
 
-// add counts an instance, and finds the first difference that it has.
+// add counts an instance, and adds its first difference if it has one.
 func (b *backtest) add(ctx context.Context, r queries.BacktestRow) error {
 	if r.Steps == 0 {
 		return nil // It was purged meanwhile.
@@ -329,9 +334,9 @@ func differenceAt(id uuid.UUID, s recordedStep, outcome string) Difference {
 	}
 }
 
-// invalid returns the first step before the difference that the engine found whose context or payload
-// does not fit the candidate's schema, or nil. A document is checked before the candidate decides, so
-// that this difference comes first.
+// invalid returns the difference of the first step whose context or payload does not fit the candidate's
+// schema, or nil. The engine lists the steps to check up to the difference that it found itself. Since a
+// document is checked before the candidate decides, an invalid one is the earlier difference.
 func (b *backtest) invalid(ctx context.Context, r queries.BacktestRow) (*Difference, error) {
 	if r.Checks == nil {
 		return nil, nil
@@ -364,7 +369,7 @@ func (b *backtest) invalid(ctx context.Context, r queries.BacktestRow) (*Differe
 		}
 		for i, document := range documents {
 			if i >= len(steps) || document.Version != steps[i].Version {
-				return nil, nil // The instance is being purged.
+				return nil, nil // The instance was purged meanwhile.
 			}
 			at, outcome := "/payload", "invalid-payload"
 			if document.Version == 1 {

@@ -15,6 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // A migration ends what can be replayed, and so do a thousand steps.
@@ -27,7 +28,7 @@ func TestBacktestOfWhatCannotBeReplayed(t *testing.T) {
 	migrate(t, s, lifecycle.MigrateCommand{Workflow: "counter", From: 1, To: 2, IDs: ids[:2]})
 	fsmtest.Fire(t, s, ids[0], "stop", `{}`)
 	for _, id := range ids[2:] {
-		fsmtest.Exec(t, pool, `insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state,
+		bounded.Exec(t, pool, `insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state,
 				status, context, payload, actor, at)
 			select h.tenant_id, h.instance_id, n, h.workflow, 1, 'transition', 'add', h.to_state, h.to_state, h.status, h.context,
 				'{"n": 0}', h.actor, h.at
@@ -140,16 +141,14 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 	id := counters(t, s, 2)[0]
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
 	// What is asked for an unknown event waits until the test lets it go on.
-	fsmtest.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+	bounded.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 		language plpgsql stable as 'begin perform pg_advisory_xact_lock_shared(4711); return false; end'`)
 	gate, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer gate.Release()
-	if _, err := gate.Exec(t.Context(), "select pg_advisory_lock(4711)"); err != nil {
-		t.Fatal(err)
-	}
+	bounded.Exec(t, gate, "select pg_advisory_lock(4711)")
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
 	var tests sync.WaitGroup
 	for range 2 {
@@ -161,7 +160,7 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 		})
 	}
 	const held = "select count(*) = $1 from pg_locks where database = (select oid from pg_database where datname = current_database()) and not granted and "
-	fsmtest.Until(t, pool, held+"locktype = 'advisory'", 2)
+	bounded.UntilSQL(t, pool, held+"locktype = 'advisory'", 2)
 	fsmtest.Create(t, s, "counter", `{"x": 0}`)
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
 	if versions, err := s.Versions(t.Context(), fsm.DefaultTenant, "counter"); err != nil || len(versions) != 1 {
@@ -175,14 +174,12 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 		}
 		registered <- r
 	})
-	fsmtest.Until(t, pool, held+"relation = 'pawl.workflow'::regclass", 1)
-	if _, err := gate.Exec(t.Context(), "select pg_advisory_unlock(4711)"); err != nil {
-		t.Fatal(err)
-	}
-	if r := <-registered; r.Version != 2 {
+	bounded.UntilSQL(t, pool, held+"relation = 'pawl.workflow'::regclass", 1)
+	bounded.Exec(t, gate, "select pg_advisory_unlock(4711)")
+	if r := bounded.Receive(t, "the registration", registered); r.Version != 2 {
 		t.Errorf("registered %+v", r)
 	}
-	tests.Wait()
+	bounded.Wait(t, "the back-tests", tests.Wait)
 }
 
 // An instance that takes too long costs only itself; if too many do, it is the candidate.
@@ -192,10 +189,10 @@ func TestBacktestThatTakesTooLong(t *testing.T) {
 	ids := counters(t, s, 5)
 	fsmtest.Fire(t, s, ids[2], "add", `{"n": 1}`)
 	// As slow as a guard may be, without the work.
-	fsmtest.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+	bounded.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 		language plpgsql stable as 'begin perform pg_sleep(60); return false; end'`)
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
-	hasty := fsmtest.On(t, pool, fsm.Config{CallTimeout: 250 * time.Millisecond})
+	hasty := fsmtest.On(t, pool, fsm.Config{CallTimeout: time.Second})
 	b := backtest(t, hasty, lifecycle.BacktestCommand{Workflow: "counter", Definition: candidate})
 	if b.Instances != 5 || b.Same != 4 || len(b.Differences) != 1 || b.Differences[0].InstanceID != ids[2] || b.Differences[0].Outcome != "guard-error" {
 		t.Errorf("%+v", b)

@@ -18,6 +18,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func backtest(t testing.TB, s *fsmtest.Service, c lifecycle.BacktestCommand) lifecycle.Backtest {
@@ -329,11 +330,11 @@ func TestBacktestDifferences(t *testing.T) {
 func contents(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
 	var queries []string
-	for _, table := range fsmtest.Scan[[]string](t, pool, `
+	for _, table := range bounded.Value[[]string](t, pool, `
 		select array_agg(oid::regclass::text order by oid) from pg_class where relnamespace = 'pawl'::regnamespace and relkind in ('r', 'p')`) {
 		queries = append(queries, fmt.Sprintf("(select md5(coalesce(string_agg(r::text, ' ' order by r::text), '')) from %s r)", table))
 	}
-	return fsmtest.Scan[string](t, pool, "select concat_ws(' ', "+strings.Join(queries, ", ")+")")
+	return bounded.Value[string](t, pool, "select concat_ws(' ', "+strings.Join(queries, ", ")+")")
 }
 
 // A timer that came so late that the first timeout was refused by then.
@@ -392,7 +393,7 @@ func TestBacktestOfLifetimes(t *testing.T) {
 func TestBacktestOfWhatWasVouchedFor(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.FlightBooking)
-	fsmtest.Exec(t, pool, `select pawl.create_one('flight-booking', '{"price": "low"}')`)
+	bounded.Exec(t, pool, `select pawl.create_one('flight-booking', '{"price": "low"}')`)
 	described := strings.Replace(fsmtest.FlightBooking, `"initial"`, `"description": "flights", "initial"`, 1)
 	if b := backtest(t, s, lifecycle.BacktestCommand{Workflow: "flight-booking", Definition: []byte(described)}); b.Same != 1 {
 		t.Errorf("%+v", b)

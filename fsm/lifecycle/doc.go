@@ -1,13 +1,13 @@
-// Package lifecycle does what concerns a whole workflow: it registers its versions, moves instances
-// between them, tries a definition out, and archives what has ended.
+// Package lifecycle does what concerns a whole workflow: it registers versions, moves instances between
+// them, tries definitions out, and archives instances that have ended.
 //
 // # What it owns
 //
 //   - [Service.Register], reading and listing workflows, and their [Service.Versions].
 //   - [Service.Migrate]: instance migration, the move of active instances to another version.
-//   - [Service.Retire]: removing a version that no instance uses.
-//   - [Service.Simulate] and [Service.Backtest]: what a definition would do to events that are given, and
-//     to those that were recorded.
+//   - [Service.Retire]: the end of a version that no instance uses.
+//   - [Service.Simulate]: what the events of a caller would do to an instance that does not exist.
+//   - [Service.Backtest]: what another definition would have made of recorded events.
 //   - [Service.Archive]: writing final instances to another place, and purging them.
 //
 // # The life of a version
@@ -23,14 +23,15 @@
 //
 // A definition is checked in Go, with all faults at once; PostgreSQL checks the syntax of guards and
 // assigns; then pawl.register_workflow checks it again, since SQL callers use it too, and adds a CHECK on
-// the states. That takes a short lock on the table of instances, which is asked for with a short
-// lock_timeout and tried again. Validating the CHECK for older rows follows in a transaction of its own.
+// the states. That takes a short lock on the table of instances, which is requested with a short
+// lock_timeout, several times if need be. Validating the CHECK for older rows follows in a transaction of
+// its own.
 //
 // # When things fail
 //
-//   - A lock that is not to be had is tried again several times; then the call fails as fsm.Unavailable.
-//   - A migration moves a batch in each transaction. If it is broken off, what is moved stays moved, and
-//     it can be started again.
+//   - A call that does not get a lock is repeated several times; then it fails as fsm.Unavailable.
+//   - An instance migration moves a batch in each transaction. If it is broken off, what is moved stays
+//     moved, and it can be started again.
 //   - An instance that another transaction holds is skipped and tried again; then it is reported as busy.
 //   - A back-test of an instance that takes too long counts as a difference. After several of these it
 //     fails as fsm.GuardError.

@@ -21,11 +21,13 @@ import (
 type MigrateCommand struct {
 	Tenant   string // Default fsm.DefaultTenant.
 	Workflow string
+	// From and To are versions of the workflow.
 	From, To int
 	// StateMap maps states of From to states of To that are not final. An instance in another state
 	// keeps its state.
 	StateMap map[string]string
-	// States and IDs choose among the instances; nil for all of them.
+	// States and IDs choose among the instances: those that are in one of the states and have one of the
+	// ids. Default: all of them.
 	States []string
 	IDs    []uuid.UUID
 	// DryRun says what would happen, and writes nothing.
@@ -38,15 +40,16 @@ type MigrateCommand struct {
 
 // Migration is the result of an instance migration, or of its dry run.
 type Migration struct {
-	// Total counts the active instances that were chosen, and Migrated those that were moved.
+	// Total counts the active instances that were chosen, and Migrated those that were moved, or that a dry
+	// run would have moved.
 	Total, Migrated int
-	// Moves counts the migrated instances by their states, sorted.
+	// Moves counts the migrated instances by the states before and after, sorted by these.
 	Moves []Move
-	// Left lists the instances that were not moved, the first MaxLeft of them.
+	// Left lists the instances that were not moved, at most MaxLeft of them.
 	Left []LeftInstance
 }
 
-// MaxLeft is how many instances a Migration lists.
+// MaxLeft is how many instances Migration.Left lists at most.
 const MaxLeft = 1000
 
 // Move counts the instances that went from one state to another, or kept their state.
@@ -60,8 +63,8 @@ type LeftInstance struct {
 	ID    uuid.UUID
 	State string
 	// Reason is "state-unknown" if the other version has no such state; "state-final" if the state is
-	// final there; "unsettled" if eventless transitions there would go on for ever; "busy" if other
-	// transactions held the instance each time that it was tried.
+	// final there; "unsettled" if eventless transitions there would not come to rest; "busy" if another
+	// transaction held the instance each time that it was tried.
 	Reason string
 }
 
@@ -72,9 +75,9 @@ type LeftInstance struct {
 // entered anew. The lifetime stays, if both versions have one.
 //
 // A migration may be broken off and started again at any time: what is moved stays moved. With an error
-// Migrate returns what was done until then; the last batch may be missing from it. While one migration
-// of a tenant's workflow is under way, and until a minute after its last batch if it is broken off,
-// another one between other versions is refused.
+// Migrate returns what was done until then, in which the last batch may be missing. While a migration of a
+// tenant's workflow is under way, another one between other versions is refused. A migration that is broken
+// off counts as under way until a minute after its last batch.
 //
 // Kinds: Malformed with every fault of the map or the filter, WorkflowNotFound, WorkflowConflict,
 // Unavailable.
@@ -156,8 +159,8 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 	}, nil
 }
 
-// pass goes once through all chosen instances, or through those with the ids. It returns those that
-// another transaction held.
+// pass goes once through all chosen instances, or only through those with the ids if there are any. It
+// returns those that another transaction held.
 func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, ids []uuid.UUID) (busy []LeftInstance, err error) {
 	options := pgx.TxOptions{}
 	if p.DryRun {
@@ -175,7 +178,7 @@ func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, 
 		}
 		for _, r := range rows {
 			switch r.Result {
-			case "gone": // It ended, or was migrated by another command: it is not chosen any more.
+			case "gone": // It has ended or was migrated by another command, so it is no longer chosen.
 				continue
 			case "migrated", "would-migrate":
 				m.Total++
@@ -194,6 +197,7 @@ func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, 
 	}
 }
 
+// leave adds an instance that stays on its version.
 func (m *migration) leave(i LeftInstance) {
 	m.Total++
 	if len(m.Left) < MaxLeft {

@@ -14,7 +14,7 @@ type Service struct {
 	schemas definition.Schemas
 }
 
-// New returns a Service on the database of another.
+// New returns a Service on the database of an fsm.Service.
 func New(service *fsm.Service) *Service {
 	return &Service{fsm: service, db: service.Database()}
 }

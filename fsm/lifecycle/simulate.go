@@ -12,48 +12,53 @@ import (
 // MaxSimulated is how many events a simulation may have.
 const MaxSimulated = 1000
 
-// A Simulation asks what an instance would go through that does not exist.
+// A Simulation asks what events would do to an instance. No such instance has to exist.
 type Simulation struct {
 	Workflow string
-	// Version of the workflow; 0 for the latest.
+	// Version is that of the workflow. Default: the latest one.
 	Version int
-	// State to begin in. Empty: the initial one, as at a creation, for which the context must fit its
-	// schema.
+	// State is the path of the state to begin in. If it is empty, the simulation begins with a creation,
+	// for which the context must fit its schema.
 	State string
-	// Context to begin with, a JSON object; nil for an empty one.
+	// Context is a JSON object, the context to begin with; nil means an empty one.
 	Context json.RawMessage
-	Events  []SimulatedEvent
+	// Events are decided in their order, at most MaxSimulated.
+	Events []SimulatedEvent
 }
 
 // A SimulatedEvent is one event of a Simulation.
 type SimulatedEvent struct {
+	// Event is its name.
 	Event string
-	// Payload is a JSON object; nil for an empty one.
+	// Payload is a JSON object; nil means an empty one.
 	Payload json.RawMessage
 }
 
 // A SimulatedStep is what one event would do.
 type SimulatedStep struct {
-	Event    string
+	Event string
+	// From and To are the states before and after the event, and Context is the one after it.
 	From, To string
 	Context  json.RawMessage
-	// Err says why the event was refused, in which case state and context are as before.
+	// Err says why the event was refused; nil if it was not. A refused event changes neither the state nor
+	// the context.
 	Err *fsm.Error
 }
 
 // Simulated is the result of a Simulation.
 type Simulated struct {
+	// Steps has one for each event, in their order.
 	Steps []SimulatedStep
-	// State and Context are those at the end.
+	// State and Context are those after the last event.
 	State   string
 	Context json.RawMessage
 }
 
 // Simulate says what a sequence of events would do, one after the other. It decides as Fire does, and
-// writes nothing. A refused event leaves the state, and the next event is tried.
+// writes nothing. After a refused event it goes on with the next one.
 //
 // Kinds: Malformed, WorkflowNotFound, TooLarge, InvalidContext, Unavailable; GuardError if the creation
-// fails in an assign. An event that Fire would refuse has the error in its step.
+// fails in a guard or an assign. For an event that Fire would refuse, the error is in its step.
 func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error) {
 	if len(c.Events) > MaxSimulated {
 		return Simulated{}, fsm.MalformedAt("/events", fmt.Sprintf("must have at most %d events", MaxSimulated))
@@ -95,7 +100,7 @@ func (s *Service) begin(ctx context.Context, c Simulation) (fsm.Position, error)
 		document = json.RawMessage(`{}`)
 	}
 	if err := definition.CheckObject(document); err != nil {
-		return fsm.Position{}, within("/context", err)
+		return fsm.Position{}, fsm.Within("/context", err)
 	}
 	if c.State != "" {
 		if _, known := def.Flat()[c.State]; !known {
@@ -104,24 +109,9 @@ func (s *Service) begin(ctx context.Context, c Simulation) (fsm.Position, error)
 		return fsm.Position{Workflow: w.Name, WorkflowVersion: w.Version, State: c.State, Version: 1, Context: document}, nil
 	}
 	if def.ContextSchema != nil {
-		_, faults, err := s.schemas.Check(def.ContextSchema, document, "/context")
-		switch {
-		case err != nil:
-			return fsm.Position{}, &fsm.Error{Kind: fsm.Internal, Cause: err}
-		case len(faults) > 0:
-			return fsm.Position{}, &fsm.Error{
-				Kind: fsm.InvalidContext, Message: "the document does not fit its schema", Faults: fsm.Faults(faults),
-			}
+		if _, err := fsm.CheckDocument(&s.schemas, def.ContextSchema, document, "/context", fsm.InvalidContext); err != nil {
+			return fsm.Position{}, err
 		}
 	}
 	return s.fsm.PreviewCreate(ctx, w.Name, w.Version, document)
-}
-
-// within returns the error of a document that is a part of the request, at the pointer.
-func within(pointer string, err error) error {
-	e := fsm.AsError(err)
-	for i := range e.Faults {
-		e.Faults[i].Pointer = pointer + e.Faults[i].Pointer
-	}
-	return e
 }

@@ -13,11 +13,12 @@ import (
 
 // WorkflowVersion is one version of a workflow and how many instances use it.
 type WorkflowVersion struct {
-	Version   int
-	Checksum  string // See Workflow.Checksum.
+	Version  int
+	Checksum string // See Workflow.Checksum.
+	// CreatedAt and CreatedBy are when and by which actor it was registered.
 	CreatedAt time.Time
 	CreatedBy string
-	// Instances counts a tenant's instances by state, final ones included. States without any are
+	// Instances counts a tenant's instances by state, final ones included. A state without instances is
 	// left out.
 	Instances map[string]int64
 }
@@ -53,9 +54,9 @@ func (s *Service) Versions(ctx context.Context, tenant, name string) ([]Workflow
 	return versions, nil
 }
 
-// Retire removes a version of a workflow that no instance uses, of any tenant, final instances
-// included. Commands wait while the workflow's instances are counted. If it was the latest version,
-// its number is given again, unless instances were migrated away from it: their history names it.
+// Retire deletes a version of a workflow. No instance of any tenant may use it, not even a final one.
+// Commands wait while the workflow's instances are counted. The number of the latest version is given again
+// after its retirement, unless instances were migrated away from it: their history names it.
 // Kinds: WorkflowNotFound, WorkflowConflict if instances use the version, Unavailable.
 func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	if version < 1 { // GetWorkflow takes 0 for the latest.

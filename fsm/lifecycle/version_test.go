@@ -18,6 +18,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // tally is counter's next version: it counts in another state, from which it also ends by itself.
@@ -93,7 +94,7 @@ func TestRetire(t *testing.T) {
 	if err := s.Retire(t.Context(), "counter", 1); err != nil {
 		t.Fatal(err)
 	}
-	if !fsmtest.Scan[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_counter_state_check'") {
+	if !bounded.Value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_counter_state_check'") {
 		t.Error("the CHECK is not valid")
 	}
 	fsmtest.Refused(t, s.Retire(t.Context(), "counter", 1), fsm.WorkflowNotFound)
@@ -125,20 +126,20 @@ func TestRetireBetweenCreates(t *testing.T) {
 			})
 		}
 		err := s.Retire(t.Context(), "counter", latest.Version)
-		creators.Wait()
+		bounded.Wait(t, "the creates", creators.Wait)
 		if err != nil {
 			fsmtest.Refused(t, err, fsm.WorkflowConflict)
 			if _, used := versions.Load(latest.Version); !used {
 				t.Error("it is said to be in use, and no create used it")
 			}
-			fsmtest.Exec(t, pool, "delete from pawl.instance where workflow_version = $1", latest.Version)
+			bounded.Exec(t, pool, "delete from pawl.instance where workflow_version = $1", latest.Version)
 			if err := s.Retire(t.Context(), "counter", latest.Version); err != nil {
 				t.Fatal(err)
 			}
 		} else if _, used := versions.Load(latest.Version); used {
 			t.Error("a create of the version succeeded, and it was retired")
 		}
-		if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance where workflow_version > 1"); n != 0 {
+		if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance where workflow_version > 1"); n != 0 {
 			t.Fatalf("%d instances are of a version that is gone", n)
 		}
 	}
@@ -178,7 +179,7 @@ func TestMigrate(t *testing.T) {
 	if diff := cmp.Diff(want, migrate(t, reader, dry)); diff != "" {
 		t.Errorf("dry run:\n%s", diff)
 	}
-	if after := fsmtest.Counts(t, pool); after != before || fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance_migration") != 0 {
+	if after := fsmtest.Counts(t, pool); after != before || bounded.Value[int](t, pool, "select count(*) from pawl.instance_migration") != 0 {
 		t.Errorf("dry runs left %s, want %s", after, before)
 	}
 
@@ -246,7 +247,7 @@ func TestMigrateRefuses(t *testing.T) {
 	}
 	// Another direction waits until this one is done, or given up.
 	ids := counters(t, s, 1)
-	fsmtest.Exec(t, pool, "select pawl.migrate_instances('default', 'counter', 2, 1, '{\"TALLYING\": \"COUNTING\"}', null, 1)")
+	bounded.Exec(t, pool, "select pawl.migrate_instances('default', 'counter', 2, 1, '{\"TALLYING\": \"COUNTING\"}', null, 1)")
 	_, err := s.Migrate(t.Context(), lifecycle.MigrateCommand{Workflow: "counter", From: 1, To: 2})
 	fsmtest.Refused(t, err, fsm.WorkflowConflict)
 	migrate(t, s, lifecycle.MigrateCommand{Workflow: "counter", From: 2, To: 1})
@@ -259,7 +260,7 @@ func TestMigrateRefuses(t *testing.T) {
 // wantAllMoved fails the test unless each instance was moved once, and its history has no gap.
 func wantAllMoved(t testing.TB, pool *pgxpool.Pool, n int) {
 	t.Helper()
-	got := fsmtest.Scan[string](t, pool, `
+	got := bounded.Value[string](t, pool, `
 		select format('%s instances, %s moved, %s of version 2, %s with gaps', count(*), sum(h.moved), count(*) filter (where i.workflow_version = 2),
 			count(*) filter (where h.steps <> i.version or h.last <> i.version or not h.rising))
 		from pawl.instance i
@@ -305,12 +306,12 @@ func TestMigrateUnderLoad(t *testing.T) {
 			break
 		}
 	}
-	all.Wait()
+	bounded.Wait(t, "the commands", all.Wait)
 	if total != n {
 		t.Errorf("%d are said to be moved", total)
 	}
 	wantAllMoved(t, pool, n)
-	if sum := fsmtest.Scan[int](t, pool, "select sum((context ->> 'x')::integer) from pawl.instance"); sum != callers*rounds {
+	if sum := bounded.Value[int](t, pool, "select sum((context ->> 'x')::integer) from pawl.instance"); sum != callers*rounds {
 		t.Errorf("%d commands count, want %d", sum, callers*rounds)
 	}
 }
@@ -340,7 +341,7 @@ func TestMigrateIsBrokenOff(t *testing.T) {
 	if m.Migrated < 2*batch || m.Migrated > 3*batch {
 		t.Errorf("broken off: %+v", m)
 	}
-	if got := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance where workflow_version = 2"); got != 2*batch {
+	if got := bounded.Value[int](t, pool, "select count(*) from pawl.instance where workflow_version = 2"); got != 2*batch {
 		t.Errorf("%d are moved, want the first %d", got, 2*batch)
 	}
 	fsmtest.RaiseOnce(t, pool, "57p01") // The server shuts the connection in the middle of a batch.
@@ -353,7 +354,7 @@ func TestMigrateIsBrokenOff(t *testing.T) {
 		t.Errorf("begun again: %+v", m)
 	}
 	wantAllMoved(t, pool, n)
-	if got := fsmtest.Scan[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.instance_migration"); got != "50 t" {
+	if got := bounded.Value[string](t, pool, "select format('%s %s', moved, finished_at is not null) from pawl.instance_migration"); got != "50 t" {
 		t.Errorf("the migration is %s", got)
 	}
 }

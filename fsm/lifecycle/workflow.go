@@ -20,13 +20,15 @@ import (
 
 // Workflow is one registered version of a workflow.
 type Workflow struct {
-	Name    string
+	Name string
+	// Version is 1, 2, 3 …; 0 never occurs.
 	Version int
 	// Checksum is the SHA-256 of the canonical definition's jsonb text, in hexadecimal.
 	Checksum string
 	// Definition is canonical, as JSON.
 	Definition json.RawMessage
-	// CreatedAt and CreatedBy are zero after a dry run of a registration.
+	// CreatedAt and CreatedBy are when and by which actor it was registered. After a dry run that would
+	// register it they are zero.
 	CreatedAt time.Time
 	CreatedBy string
 }
@@ -38,8 +40,8 @@ func workflowOf(w queries.Workflow) Workflow {
 	}
 }
 
-// Model reads the definition, without regard to faults: what is registered runs, even if it was
-// registered through SQL with faults that Register refuses.
+// Model reads the definition. Faults do not count: what is registered runs, even if it was registered
+// through SQL with faults that Register refuses.
 // Kinds: Internal.
 func (w Workflow) Model() (*definition.Definition, error) {
 	d, err := definition.ParseStored(w.Definition)
@@ -57,8 +59,8 @@ type Registration struct {
 }
 
 // Register checks a definition and makes it the next version of the workflow with the given name,
-// unless the latest version has the same content. An empty name takes the definition's; an empty
-// actor is "anonymous". A dry run does all of it and rolls it back.
+// unless the latest version has the same content. If name is empty, the definition's own is taken; an empty
+// actor is "anonymous". A dry run does all of that and rolls it back.
 //
 // Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowConflict, Unavailable.
 func (s *Service) Register(ctx context.Context, name string, data []byte, actor string, dryRun bool) (Registration, error) {
@@ -79,7 +81,7 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 
 	var registered Registration
 	errDryRun := errors.New("dry run")
-	// The engine checks the definition again, which may be large.
+	// The engine checks the definition again. That takes time if it is large.
 	err = s.db.Retry(ctx, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
 		row, err := q.RegisterWorkflow(ctx, queries.RegisterWorkflowParams{
 			Definition: canonical, Actor: actor, Version: version,
@@ -138,7 +140,7 @@ func (s *Service) readDefinition(ctx context.Context, name string, data []byte) 
 	return &draft.Definition, canonical, nil
 }
 
-// checkPaths faults the guards and assigns that PostgreSQL cannot parse.
+// checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse.
 func (s *Service) checkPaths(ctx context.Context, draft *definition.Draft) error {
 	if len(draft.Paths) == 0 {
 		return nil
@@ -193,6 +195,5 @@ func (s *Service) ListWorkflows(ctx context.Context, page fsm.Page) (fsm.List[Wo
 	return fsm.List[Workflow]{Items: items, Next: next}, err
 }
 
-// containsNUL reports whether a text has a NUL, which PostgreSQL cannot hold, so that nothing has
-// such a name.
+// containsNUL reports whether a text has a NUL. PostgreSQL cannot store one, so nothing has such a name.
 func containsNUL(text string) bool { return strings.ContainsRune(text, 0) }

@@ -11,6 +11,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // canonical returns the canonical form of a definition.
@@ -44,7 +45,7 @@ func TestRegister(t *testing.T) {
 	if dry.Created || dry.Version != 1 || dry.CreatedBy != "" || !dry.CreatedAt.IsZero() || dry.Checksum == "" {
 		t.Errorf("dry run: %+v", dry)
 	}
-	if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.workflow"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.workflow"); n != 0 {
 		t.Errorf("a dry run left %d workflows", n)
 	}
 
@@ -122,7 +123,7 @@ func TestRegisterAtOnce(t *testing.T) {
 	}
 	first := 0
 	for range n {
-		if <-created {
+		if bounded.Receive(t, "a registration", created) {
 			first++
 		}
 	}
@@ -140,6 +141,7 @@ func TestListWorkflows(t *testing.T) {
 	fsmtest.Register(t, s, strings.Replace(wrap(`{"on":{"went":"B"}}`), `"w"`, `"b"`, 1))
 	var names []string
 	page := fsm.Page{Limit: 1}
+	// bounded: each page begins where the last one ended
 	for {
 		l, err := s.ListWorkflows(t.Context(), page)
 		if err != nil {

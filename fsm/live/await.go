@@ -12,11 +12,11 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// Await waits until done returns true for an instance, until the instance is final, since then nothing
-// moves it any more, or until the context ends. It returns the instance as it is then.
+// Await waits until done returns true for an instance, until the instance is final and so moves no more, or
+// until the context ends. It returns the instance as it is then.
 // Kinds: InstanceNotFound, Unavailable.
 func (s *Service) Await(ctx context.Context, tenant string, id uuid.UUID, done func(fsm.Instance) bool) (fsm.Instance, error) {
-	// Before the first read, so that no step after it is missed.
+	// The waiter is older than the first read, so no step after that read is missed.
 	waiter := s.hub.Instance(id)
 	defer waiter.Close()
 	for waited := false; ; waited = true {
@@ -25,7 +25,7 @@ func (s *Service) Await(ctx context.Context, tenant string, id uuid.UUID, done f
 		case ctx.Err() != nil:
 			return i, err
 		case waited && errors.Is(err, fsm.Unavailable):
-			// Many may have been woken at once, or the database may be about to return.
+			// Many may have been woken at once, or the database is away for a short time.
 			s.hub.wait(ctx, waiter, s.hub.config.Poll/2+rand.N(s.hub.config.Poll))
 			continue
 		case err != nil || done(i) || i.Status != fsm.Active:
@@ -35,9 +35,9 @@ func (s *Service) Await(ctx context.Context, tenant string, id uuid.UUID, done f
 	}
 }
 
-// States returns the names that Await's callers may wait for, sorted: the states of a version of a
-// workflow that an instance can be in, and the compound states around them, as CHECKOUT for
-// CHECKOUT.PAYMENT.
+// States returns the states that Await's callers may wait for, by their paths, sorted: the atomic and final
+// states of a version of a workflow, and the compound states around them, such as CHECKOUT around
+// CHECKOUT.PAYMENT. It returns none if there is no such version.
 // Kinds: Unavailable.
 func (s *Service) States(ctx context.Context, workflow string, version int) ([]string, error) {
 	var states []string

@@ -20,10 +20,11 @@ import (
 
 // HubConfig tunes a Hub. Its zero value works.
 type HubConfig struct {
-	// Poll is the time between looks for steps without a notification, such as those of SQL callers. A
-	// waiter is woken that late at most. Default 1 s.
+	// Poll is the time between looks for steps without a notification, such as those of SQL callers. It is
+	// the longest time by which a waiter is woken late. Default 1 s.
 	Poll time.Duration
-	// Logger gets a line when the hub cannot listen. Default: none.
+	// Logger gets a line when the hub cannot listen, and when looking for steps begins to fail and works
+	// again. Default: none.
 	Logger *slog.Logger
 }
 
@@ -40,19 +41,19 @@ func (c HubConfig) withDefaults() HubConfig {
 const (
 	// minPoll is the least time between two looks.
 	minPoll = 50 * time.Millisecond
-	// maxMoved is how many steps a look reads. If there are more, all waiters are woken.
+	// maxMoved is how many steps a look reads at most. If there are more, all waiters are woken.
 	maxMoved = 20000
 	// maxBackoff is the longest time between attempts to listen.
 	maxBackoff = 5 * time.Second
-	// maxSilence is how long to hear nothing before the connection is tested.
+	// maxSilence is how long the connection may be silent before it is tested.
 	maxSilence = 30 * time.Second
 )
 
 // A Hub wakes those who wait for instances to move. A process needs one, however many wait. It has one
-// connection that listens for notifications, and polls, while somebody waits, for steps without one. A
-// waiter costs an entry in a map and a channel.
+// connection that listens for notifications. While somebody waits, it also polls for steps without a
+// notification. A waiter costs an entry in a map and a channel.
 //
-// A step that is committed after a Waiter was made wakes it, within HubConfig.Poll at the latest. A
+// A step that is committed after a Waiter was made wakes it, after HubConfig.Poll at the latest. A
 // wake-up is a hint: what the waiter reads may be unchanged.
 type Hub struct {
 	pool    *pgxpool.Pool
@@ -61,16 +62,16 @@ type Hub struct {
 	running atomic.Bool
 	// deaf: there is no connection that listens.
 	deaf atomic.Bool
-	// look asks for a look now.
+	// look is signalled when poll is to look at once.
 	look chan struct{}
 
 	mu      sync.Mutex
 	waiters map[topic][]*Waiter
-	tenants int // How many topics are tenants.
+	tenants int // How many of the topics are tenants.
 }
 
-// NewHub returns a Hub for a pool's database. While it runs it has a connection of its own besides the
-// pool, made with the pool's settings, which is direct or goes through a session pooler.
+// NewHub returns a Hub for a pool's database. While it runs it has a connection of its own beside the pool,
+// with the pool's settings. A pooler on the way must pool sessions, not transactions, or nothing is heard.
 func NewHub(pool *pgxpool.Pool, config HubConfig) *Hub {
 	return &Hub{
 		pool: pool, queries: queries.New(pool), config: config.withDefaults(), look: make(chan struct{}, 1),
@@ -117,7 +118,7 @@ func (h *Hub) listen(ctx context.Context) {
 	}
 }
 
-// hear listens on a connection until it fails, and returns whether it listened at all.
+// hear listens on one connection until it fails, and returns whether it ever listened.
 func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	config := h.pool.Config().ConnConfig
 	config.RuntimeParams["application_name"] = "pawl listen"
@@ -135,7 +136,7 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	}
 	h.deaf.Store(false)
 	h.config.Logger.DebugContext(ctx, "listening for steps")
-	h.lookNow() // For notifications that were sent before.
+	h.lookNow() // Nobody heard the notifications that were sent before.
 	for {
 		silence, cancel := context.WithTimeout(ctx, maxSilence)
 		n, err := conn.WaitForNotification(silence)
@@ -156,8 +157,8 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// heard wakes the waiters that a notification concerns. It does not name the tenants of the instances: if
-// somebody waits for a tenant, a look finds them.
+// heard wakes the waiters that a notification concerns. A notification does not name the tenants of its
+// instances. If somebody waits for a tenant, heard asks for a look, which finds the tenants.
 func (h *Hub) heard(payload string) {
 	topics := []topic{{}}
 	_, look := h.waited()
@@ -206,7 +207,8 @@ func (h *Hub) poll(ctx context.Context) {
 	})
 }
 
-// moved wakes those for whom something has moved since the cursor, and returns the next cursor.
+// moved wakes the waiters for whom something has moved since the cursor, and returns the next cursor. The
+// cursor is a snapshot, or nil at the first look since somebody waits.
 func (h *Hub) moved(ctx context.Context, cursor *string) (*string, error) {
 	if waited, _ := h.waited(); !waited {
 		return nil, nil

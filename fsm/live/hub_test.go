@@ -17,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/worker"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // never is longer than any test, where what should come does not come from looking.
@@ -26,23 +27,8 @@ const never = time.Hour
 func runHub(t testing.TB, pool *pgxpool.Pool, poll time.Duration) *live.Hub {
 	t.Helper()
 	hub := live.NewHub(pool, live.HubConfig{Poll: poll})
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := hub.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-	})
-	for !hub.Listens() {
-		if t.Context().Err() != nil {
-			t.Fatal("the hub never listens")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	bounded.Run(t, "the hub", hub.Run)
+	bounded.True(t, "the hub to listen", hub.Listens)
 	return hub
 }
 
@@ -53,28 +39,23 @@ func awaited(t testing.TB, watched *live.Service, id uuid.UUID, version int64) <
 	waiters := hub.Waiters()
 	got := make(chan fsm.Instance, 1)
 	ctx := t.Context()
-	go func() {
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
 		i, err := watched.Await(ctx, fsm.DefaultTenant, id, func(i fsm.Instance) bool { return i.Version >= version })
 		if err != nil && ctx.Err() == nil {
 			t.Error(err)
 		}
 		got <- i
-	}()
-	for hub.Waiters() <= waiters {
-		time.Sleep(time.Millisecond)
-	}
+	})
+	t.Cleanup(func() { bounded.Wait(t, "the waiter to give up", waiting.Wait) })
+	bounded.True(t, "the waiter to subscribe", func() bool { return hub.Waiters() > waiters })
 	return got
 }
 
 func wantVersion(t testing.TB, got <-chan fsm.Instance, version int64) {
 	t.Helper()
-	select {
-	case i := <-got:
-		if i.Version != version {
-			t.Errorf("the wait ends with version %d, want %d", i.Version, version)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("the wait does not end")
+	if i := bounded.Receive(t, "the end of the wait", got); i.Version != version {
+		t.Errorf("the wait ends with version %d, want %d", i.Version, version)
 	}
 }
 
@@ -108,7 +89,7 @@ func TestWaitEndsBySQLAndByTimers(t *testing.T) {
 	s, watched := on(t, pool, hub)
 	id := fsmtest.Create(t, s, "flight-booking", `{"flight_id": "LH454", "price": 1}`).ID
 	w := awaited(t, watched, id, 2)
-	fsmtest.Exec(t, pool, `select pawl.fire_one($1, 'reserve', '{"price": 1}')`, id)
+	bounded.Exec(t, pool, `select pawl.fire_one($1, 'reserve', '{"price": 1}')`, id)
 	wantVersion(t, w, 2)
 
 	timed := fsmtest.Create(t, s, "flight-booking", `{"flight_id": "LH454", "price": 1}`).ID
@@ -119,13 +100,9 @@ func TestWaitEndsBySQLAndByTimers(t *testing.T) {
 	notifier := live.NewNotifier(pool)
 	t.Cleanup(notifier.Close)
 	timers := worker.NewTimers(pool, worker.TimerConfig{Poll: time.Millisecond, Fired: notifier.MovedAny})
-	ctx, cancel := context.WithCancel(t.Context())
-	var working sync.WaitGroup
-	working.Go(func() { _ = timers.Run(ctx) })
+	bounded.Run(t, "the timers", timers.Run)
 	dbtest.Advance(t, pool, time.Hour)
 	wantVersion(t, w, 2)
-	cancel()
-	working.Wait()
 }
 
 // A hub that loses its connection wakes by looking, and listens again.
@@ -139,15 +116,13 @@ func TestHubLosesItsConnection(t *testing.T) {
 	const listeners = "from pg_stat_activity where datname = current_database() and application_name = 'pawl listen'"
 	for version := range int64(5) {
 		w := awaited(t, watched, id, version+2)
-		if n := fsmtest.Scan[int](t, pool, "select count(*) from (select pg_terminate_backend(pid) "+listeners+") k"); n != 1 {
+		if n := bounded.Value[int](t, pool, "select count(*) from (select pg_terminate_backend(pid) "+listeners+") k"); n != 1 {
 			t.Fatalf("%d connections listen, want 1", n)
 		}
 		fsmtest.Fire(t, other, id, "add", `{"n": 1}`)
 		wantVersion(t, w, version+2)
-		fsmtest.Until(t, pool, "select count(*) = 1 "+listeners+" and state = 'idle'")
-		for !hub.Listens() {
-			time.Sleep(time.Millisecond)
-		}
+		bounded.UntilSQL(t, pool, "select count(*) = 1 "+listeners+" and state = 'idle'")
+		bounded.True(t, "the hub to listen again", hub.Listens)
 	}
 }
 
@@ -160,7 +135,7 @@ func TestWaitEnds(t *testing.T) {
 	s, watched := on(t, pool, hub)
 	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
 	ctx, cancel := context.WithCancel(t.Context())
-	w := make(chan fsm.Instance)
+	w := make(chan fsm.Instance, 1)
 	go func() {
 		i, err := watched.Await(ctx, fsm.DefaultTenant, id, func(fsm.Instance) bool { return false })
 		if err != nil {
@@ -168,9 +143,7 @@ func TestWaitEnds(t *testing.T) {
 		}
 		w <- i
 	}()
-	for hub.Waiters() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	bounded.True(t, "the waiter to subscribe", func() bool { return hub.Waiters() > 0 })
 	cancel()
 	wantVersion(t, w, 1)
 	w2 := awaited(t, watched, id, 99)
@@ -204,7 +177,7 @@ func TestNotificationsAreShared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.Background()) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	if _, err := conn.Exec(t.Context(), "listen pawl_step"); err != nil {
 		t.Fatal(err)
 	}
@@ -224,10 +197,10 @@ func TestNotificationsAreShared(t *testing.T) {
 	s.Close()
 	took := time.Since(start)
 	sent := 0
+	ctx := bounded.Context(t)
+	// bounded: by the deadline of the context
 	for len(want) > 0 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		note, err := conn.WaitForNotification(ctx)
-		cancel()
 		if err != nil {
 			t.Fatalf("%d instances were not named: %v", len(want), err)
 		}
@@ -273,9 +246,9 @@ func TestWaitersUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	group.Wait()
-	<-all.C()
-	<-tenant.C()
+	bounded.Wait(t, "the waiters and the steps", group.Wait)
+	bounded.Receive(t, "the waiter for all tenants to be woken", all.C())
+	bounded.Receive(t, "the waiter for a tenant to be woken", tenant.C())
 	tenant.Close()
 	tenant.Close()
 	foreign.Close()

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// channel is that of LISTEN and NOTIFY, on which processes tell one another what has moved.
+	// channel is the channel of LISTEN and NOTIFY on which processes tell one another what has moved.
 	channel = "pawl_step"
-	// anything is the payload for any number of instances that are not named.
+	// anything is the payload of a notification that names no instances.
 	anything = "*"
 	// notifyEvery is the least time between two notifications of a process.
 	notifyEvery = 10 * time.Millisecond
 	// notifyTimeout bounds a notification.
 	notifyTimeout = 1500 * time.Millisecond
-	// maxNotified is how many ids go into a payload, which must have less than 8,000 bytes.
+	// maxNotified is how many ids fit into a payload, which must have less than 8,000 bytes.
 	maxNotified = 7999 / (36 + 1)
 )
 
@@ -29,13 +29,13 @@ const (
 // and never in the engine's transaction, in which a notification would take a lock of the whole cluster
 // at commit. Instances that move within 10 ms share a notification; while nothing moves none is sent.
 //
-// A notification is a hint. If one is lost, those who wait find out at the next poll of their hub.
+// A notification is a hint. If one is lost, those who wait are woken by the next poll of their hub.
 type Notifier struct {
 	queries *queries.Queries
 
 	mu      sync.Mutex
 	moved   map[uuid.UUID]struct{}
-	many    bool // Send anything: not all ids are known, or there are too many of them.
+	many    bool // The next payload is anything: an id is unknown, or there are too many ids.
 	running bool
 	sent    time.Time
 	idle    *sync.Cond // Signalled when running becomes false.
@@ -71,7 +71,7 @@ func (n *Notifier) MovedAny() {
 	n.start()
 }
 
-// start lets notifications be sent if there is something to send. The lock is held.
+// start starts the sender if something is pending. The lock is held.
 func (n *Notifier) start() {
 	if !n.running && n.pending() {
 		n.running = true
@@ -79,9 +79,10 @@ func (n *Notifier) start() {
 	}
 }
 
+// pending reports whether a notification is to be sent. The lock is held.
 func (n *Notifier) pending() bool { return n.many || len(n.moved) > 0 }
 
-// run sends until nothing is left to send.
+// run sends notifications until nothing is pending.
 func (n *Notifier) run() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -124,7 +125,7 @@ func (n *Notifier) send(payload string) {
 	_ = n.queries.Notify(ctx, payload) // A hint: hubs poll too.
 }
 
-// Close returns when everything that was noted is sent. What is noted later is sent too.
+// Close returns when everything that was noted has been sent. A Notifier may be used after it.
 func (n *Notifier) Close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -13,8 +13,8 @@ type Service struct {
 	hub *Hub
 }
 
-// New returns a Service on the database of another, whose waiters the hub wakes. The hub is of the same
-// database. Nil means one that does not run, so that those who wait read again once a second.
+// New returns a Service on the database of an fsm.Service. The hub is of the same database, and wakes those
+// who wait. Without one (nil) they read again once a second.
 func New(service *fsm.Service, hub *Hub) *Service {
 	if hub == nil {
 		hub = NewHub(service.Database().Pool(), HubConfig{})

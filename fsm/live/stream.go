@@ -34,8 +34,10 @@ func (f Filter) chooses(h *queries.History) bool {
 
 // A Message is a step as a stream shows it.
 type Message struct {
-	// ID is where a stream goes on behind the message.
-	ID         string
+	// ID is the place in the stream behind the message. In an instance's stream it is the id of the
+	// CloudEvent, too.
+	ID string
+	// InstanceID and Workflow are those of the instance that made the step.
 	InstanceID uuid.UUID
 	Workflow   string
 	fsm.Step
@@ -54,25 +56,26 @@ type Stream struct {
 	ended bool
 }
 
-// C is signalled when there may be something to read.
+// C returns a channel that is signalled when there may be something to read.
 func (s *Stream) C() <-chan struct{} { return s.waiter.C() }
 
-// ID is the place of the stream: the id of the last message, or a later place to go on from.
+// ID returns the place of the stream: the id of the last message, or a later place.
 func (s *Stream) ID() string { return s.id() }
 
-// Next reads what has been committed since, up to a page, and does not wait. more says that another page
-// may be there already.
+// Next reads a page of what has been committed behind the place of the stream, and moves the place. It does
+// not wait. more says that another page may be there already.
+//
 // Kinds: EventIDTooOld, InstanceNotFound, Unavailable.
 func (s *Stream) Next(ctx context.Context) (messages []Message, more bool, err error) {
 	return s.next(ctx)
 }
 
-// Ended reports that no step is left to come: the instance is final, and its last step was read. A new
-// stream has ended if no step behind its id is chosen by the filter.
+// Ended reports that no message is left to come: the instance is final, and its last step was read. A new
+// stream may have ended too, if the filter chooses no step behind its id. A tenant's stream never ends.
 func (s *Stream) Ended() bool { return s.ended }
 
-// Alone is how long to wait for C at most before calling Next: an hour, or HubConfig.Poll while the hub
-// does not run.
+// Alone returns for how long a reader may rely on C alone. After that time it must call Next without a
+// signal. It is an hour, or HubConfig.Poll while the hub does not run.
 func (s *Stream) Alone() time.Duration {
 	if s.hub.running.Load() {
 		return time.Hour
@@ -83,10 +86,10 @@ func (s *Stream) Alone() time.Duration {
 // Close ends the stream.
 func (s *Stream) Close() { s.waiter.Close() }
 
-// FromStart is the id for a stream from the beginning. No message has it.
+// FromStart is the id that stands for the beginning of a stream. No message has it.
 const FromStart = "0"
 
-// LastID is the Fault.Parameter of an id that a stream refuses.
+// LastID is the fsm.Fault.Parameter for an id that a stream refuses.
 const LastID = "last_id"
 
 func notOfStream(format string, args ...any) *fsm.Error {
@@ -100,7 +103,7 @@ var errTooOld = &fsm.Error{
 	Message: "what follows the event id is no longer all there, or is too much; read the instances and begin anew",
 }
 
-// tooOld gives every EventIDTooOld the message of errTooOld, also that of the engine.
+// tooOld gives every error of kind EventIDTooOld the message of errTooOld, also one that the engine raised.
 func tooOld(err error) error {
 	if errors.Is(err, fsm.EventIDTooOld) {
 		return errTooOld

@@ -11,8 +11,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// placeIn returns the version that lastID names. It is the id of a message, which names the instance too,
-// or a version alone.
+// placeIn returns the version that lastID names: as the id of a message, which is the instance's id and the
+// version, or as a version alone.
 func placeIn(i fsm.Instance, lastID string) (version int64, err error) {
 	if lastID == "" {
 		return i.Version, nil
@@ -31,10 +31,10 @@ func placeIn(i fsm.Instance, lastID string) (version int64, err error) {
 	return version, nil
 }
 
-// StreamInstance streams the steps of an instance behind the message or the version that lastID names:
-// all of them for FromStart, and those to come if it is empty. The id of a message is that of its
-// CloudEvent. If the instance is final, StreamInstance reads on to the first step that the filter
-// chooses, so that the stream has ended if there is none.
+// StreamInstance streams the steps of an instance behind lastID, which is the id of a message or a version.
+// FromStart streams all steps, and an empty lastID those to come. If the instance is final, StreamInstance
+// looks for the first step that the filter chooses, so that the stream has ended if there is none.
+//
 // Kinds: InstanceNotFound, Malformed (LastID), Unavailable.
 func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUID, filter Filter, lastID string) (*Stream, error) {
 	waiter := s.hub.Instance(id)

@@ -14,25 +14,24 @@ import (
 )
 
 const (
-	// A page ends after streamRows steps, or behind the step with which its documents exceed streamBytes,
-	// so that no reader costs much memory.
+	// A page ends after streamRows steps, or with the step by which its contexts and payloads exceed
+	// streamBytes, so that no reader costs much memory.
 	streamRows  = 1000
 	streamBytes = 1 << 20
-	// maxBehind is how many steps, of all tenants, a stream catches up with, whether it resumes or has
-	// been slow: each page sorts those that are left. From the beginning any number is read, since that is
-	// read by instance and needs no sort.
+	// maxBehind is how many steps, of all tenants, a batch may have that is read by sequence number, since
+	// each page sorts the steps that are left. The past may have any number: it is read by instance.
 	maxBehind = 100000
 )
 
-// A streamPlace is the place of a tenant's stream.
+// A streamPlace is the place of a tenant's stream. The package's comment explains it.
 type streamPlace struct {
-	// cursor is a snapshot that sees what had been read before the present batch.
+	// cursor is a snapshot that sees what was read before the present batch.
 	cursor string
-	// batch is a snapshot that sees what is being read; empty between batches. seq is up to where it has
-	// been read.
+	// batch is a snapshot that sees the present batch too; empty between batches. seq is the last sequence
+	// number that was read of the batch.
 	batch string
 	seq   int64
-	// past: the batch is read by instance, and has been read up to a version of an instance.
+	// past: the batch is the past. It is read by instance, and was read up to a version of an instance.
 	past     bool
 	instance uuid.UUID
 	version  int64
@@ -41,6 +40,7 @@ type streamPlace struct {
 // seesNothing is a snapshot before all transactions: the cursor of the beginning.
 const seesNothing = "1:1:"
 
+// String writes the place for an id, as placeOf reads it.
 func (p streamPlace) String() string {
 	switch {
 	case p.past:
@@ -51,7 +51,7 @@ func (p streamPlace) String() string {
 	return "at " + p.cursor
 }
 
-// placeOf reads what String wrote. The cursor's HMAC has shown that nothing was changed since.
+// placeOf reads what String wrote. The HMAC of the id has shown that nobody has changed it.
 func placeOf(text string) (p streamPlace, err error) {
 	var kind, instance string
 	if _, err = fmt.Sscan(text, &kind, &p.cursor); err != nil {
@@ -70,9 +70,10 @@ func placeOf(text string) (p streamPlace, err error) {
 	return p, err
 }
 
-// StreamTenant streams the steps of a tenant behind the message that lastID names: all of them for
-// FromStart, and those to come if it is empty. From the start the steps come instance by instance, and
-// those that are made meanwhile come after them. An id belongs to the filter that it was given for.
+// StreamTenant streams the steps of a tenant behind lastID, which is the id of a message. FromStart streams
+// all steps, and an empty lastID those to come. From the start the steps come instance by instance, and
+// those that are made meanwhile come after them. An id is valid only with the filter that it was given for.
+//
 // Kinds: Malformed (LastID), EventIDTooOld, Unavailable.
 func (s *Service) StreamTenant(ctx context.Context, tenant string, filter Filter, lastID string) (*Stream, error) {
 	t := &tenantStream{
@@ -88,8 +89,8 @@ func (s *Service) StreamTenant(ctx context.Context, tenant string, filter Filter
 	return stream, nil
 }
 
-// tenantStream reads the pages of a tenant's stream. It reads the secret of its ids once, when the stream is
-// opened.
+// tenantStream reads the pages of a tenant's stream. The secret that signs its ids is read once, when the
+// stream is opened.
 type tenantStream struct {
 	service       *Service
 	tenant, scope string
@@ -130,7 +131,7 @@ func (t *tenantStream) open(ctx context.Context, q *queries.Queries, lastID stri
 }
 
 // resume returns the present snapshot. It fails with EventIDTooOld if steps behind the cursor have been
-// purged, or if there are more than most of them; nil allows any number.
+// purged, or if there are more than most steps behind it; nil allows any number.
 func (t *tenantStream) resume(ctx context.Context, q *queries.Queries, cursor string, most *int32) (batch string, err error) {
 	now, err := q.StreamCanResume(ctx, queries.StreamCanResumeParams{
 		Tenant: t.tenant, Workflows: t.filter.Workflows, Cursor: cursor, StepLimit: most,
@@ -141,8 +142,8 @@ func (t *tenantStream) resume(ctx context.Context, q *queries.Queries, cursor st
 	return now.Snapshot, err
 }
 
-// endPast goes on behind a past that has been read. The steps that were made meanwhile are read by
-// sequence number or, if they are too many for that, by instance once more.
+// endPast moves the place behind the past, which has been read. The steps that were made meanwhile are read by
+// sequence number or, if they are more than maxBehind, as a past of their own.
 func (t *tenantStream) endPast(ctx context.Context, q *queries.Queries) error {
 	next := streamPlace{cursor: t.place.batch}
 	_, err := t.resume(ctx, q, next.cursor, new(int32(maxBehind)))
@@ -206,12 +207,12 @@ func (t *tenantStream) next(ctx context.Context) (messages []Message, more bool,
 	if more = len(rows) == streamRows || bytes >= streamBytes; more {
 		return messages, true, nil
 	}
-	// The batch is read; what comes next is what it did not see.
+	// The batch has been read. The next one is what it does not see.
 	if t.place.batch != "" {
 		t.place = streamPlace{cursor: t.place.batch}
 	}
 	if n := len(messages); n > 0 {
-		messages[n-1].ID = t.id() // The rest of the batch was not chosen.
+		messages[n-1].ID = t.id() // Behind the last message the filter chose nothing of the batch.
 	}
 	return messages, false, nil
 }

@@ -9,11 +9,13 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/live"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // readAll reads pages until there are no more, opening the stream anew behind each.
 func readAll(t *testing.T, s *fsmtest.Service, id string) (messages []live.Message, last string, pages int) {
 	t.Helper()
+	// bounded: each page begins where the last one ended
 	for {
 		stream, err := live.New(s.Service, nil).StreamTenant(t.Context(), fsm.DefaultTenant, live.Filter{}, id)
 		if err != nil {
@@ -59,20 +61,20 @@ func TestStreamsComeInPages(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
 	const more = `select pawl.create_one('counter', jsonb_build_object('x', 0, 'text', repeat('x', $2))) from generate_series(1, $1)`
-	fsmtest.Exec(t, pool, more, 2500, 1)
-	fsmtest.Exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance limit 100) i")
+	bounded.Exec(t, pool, more, 2500, 1)
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance limit 100) i")
 	events, id, pages := readAll(t, s, live.FromStart)
 	wantSteps(t, events, 2600)
 	if pages != 3 {
 		t.Errorf("the past has %d pages, want 3", pages)
 	}
-	fsmtest.Exec(t, pool, more, 40, 60000)
+	bounded.Exec(t, pool, more, 40, 60000)
 	events, id, pages = readAll(t, s, id)
 	wantSteps(t, events, 40)
 	if pages != 3 {
 		t.Errorf("40 contexts of 60 kB have %d pages, want 3", pages)
 	}
-	fsmtest.Exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance where version = 1 limit 2001) i")
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance where version = 1 limit 2001) i")
 	events, id, _ = readAll(t, s, id)
 	wantSteps(t, events, 2001)
 	if events, _, _ = readAll(t, s, id); len(events) > 0 {
@@ -88,7 +90,7 @@ func TestStreamsThatFallFarBehind(t *testing.T) {
 	// Instances of one step each, of another tenant too: a limit is a limit of work.
 	much := func(tenant string) {
 		t.Helper()
-		fsmtest.Exec(t, pool, `
+		bounded.Exec(t, pool, `
 			insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
 			select $1, gen_random_uuid(), 1, 'counter', 1, 'created', 'COUNTING', 'active', '{}', 'tester', pawl.now()
 			from generate_series(1, 100001)`, tenant)
@@ -111,7 +113,7 @@ func TestStreamsThatFallFarBehind(t *testing.T) {
 		return events[len(events)-1].ID
 	}
 	idle, slow := open(""), open("")
-	fsmtest.Exec(t, pool, `select pawl.create_one('counter', '{"x": 0}') from generate_series(1, 1100)`)
+	bounded.Exec(t, pool, `select pawl.create_one('counter', '{"x": 0}') from generate_series(1, 1100)`)
 	start := open(live.FromStart)
 	next(slow, 1000)
 	id := next(start, 1000)
@@ -124,7 +126,7 @@ func TestStreamsThatFallFarBehind(t *testing.T) {
 	_, _, err = slow.Next(t.Context())
 	fsmtest.Refused(t, err, fsm.EventIDTooOld)
 
-	fsmtest.Exec(t, pool, `select pawl.fire_one(id, 'add', '{"n": 1}') from pawl.instance`)
+	bounded.Exec(t, pool, `select pawl.fire_one(id, 'add', '{"n": 1}') from pawl.instance`)
 	much(fsm.DefaultTenant)
 	rest, id, _ := readAll(t, s, id)
 	versions := map[uuid.UUID]int64{}
@@ -149,7 +151,7 @@ func TestWhereStreamsCannotResume(t *testing.T) {
 	for range 3 {
 		fsmtest.Create(t, s, "counter", `{"x": 0}`)
 	}
-	here := fsmtest.Scan[string](t, pool, "select pg_current_snapshot()::text")
+	here := bounded.Value[string](t, pool, "select pg_current_snapshot()::text")
 	var xmin, xmax int64
 	if _, err := fmt.Sscanf(here, "%d:%d:", &xmin, &xmax); err != nil {
 		t.Fatal(err)
@@ -164,7 +166,7 @@ func TestWhereStreamsCannotResume(t *testing.T) {
 		{"1:1:", 2, false},
 		{fmt.Sprintf("%d:%d:", xmax+1000, xmax+1000), 3, false},
 	} {
-		if got := fsmtest.Scan[bool](t, pool, "select pawl.stream_can_resume('default', null, $1::text::pg_snapshot, $2)", c.cursor, c.limit); got != c.want {
+		if got := bounded.Value[bool](t, pool, "select pawl.stream_can_resume('default', null, $1::text::pg_snapshot, $2)", c.cursor, c.limit); got != c.want {
 			t.Errorf("from %s with at most %d: %v, want %v", c.cursor, c.limit, got, c.want)
 		}
 	}
@@ -180,7 +182,7 @@ func TestStreamOfWhatIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stream.Close()
-	fsmtest.Exec(t, pool, "delete from pawl.history where instance_id = $1", id)
+	bounded.Exec(t, pool, "delete from pawl.history where instance_id = $1", id)
 	_, _, err = stream.Next(t.Context())
 	fsmtest.Refused(t, err, fsm.EventIDTooOld)
 	again, err := live.New(s.Service, nil).StreamInstance(t.Context(), fsm.DefaultTenant, id, live.Filter{}, live.FromStart)

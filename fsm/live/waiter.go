@@ -42,7 +42,7 @@ func (h *Hub) join(t topic) *Waiter {
 	return w
 }
 
-// C is signalled once for any number of steps since the last receive from it.
+// C returns a channel that is signalled once for any number of steps since the last receive from it.
 func (w *Waiter) C() <-chan struct{} { return w.signal }
 
 // Close ends the signals. It may be called twice.
@@ -86,6 +86,7 @@ func (h *Hub) wakeAll() {
 	}
 }
 
+// wake signals a waiter and does not block.
 func (w *Waiter) wake() {
 	select {
 	case w.signal <- struct{}{}:
@@ -100,8 +101,8 @@ func (h *Hub) waited() (anybody, tenants bool) {
 	return len(h.waiters) > 0, h.tenants > 0
 }
 
-// wait returns when the waiter is signalled, when the context ends, or after a time if most is not 0. If
-// the hub does not run, it returns after Poll.
+// wait returns when the waiter is signalled, when the context ends, or after most. If most is 0, there is no
+// such limit, except Poll while the hub does not run.
 func (h *Hub) wait(ctx context.Context, w *Waiter, most time.Duration) {
 	if most == 0 && !h.running.Load() {
 		most = h.config.Poll

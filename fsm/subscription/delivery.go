@@ -24,7 +24,7 @@ const (
 	DeliveryDead DeliveryStatus = "dead"
 )
 
-// TestDeliveryType is the type of a delivery without a step.
+// TestDeliveryType is the CloudEvent type of a test delivery, which is about no step.
 const TestDeliveryType = "pawl.subscription.test"
 
 // Delivery is one message for one subscription or callback, with the result of its attempts.
@@ -33,23 +33,26 @@ type Delivery struct {
 	ID uuid.UUID
 	// SubscriptionID is nil for the callback of an instance.
 	SubscriptionID *uuid.UUID
-	// InstanceID and Version name the step; nil for a test.
+	// InstanceID and Version name the step that the message is about; nil for a test delivery.
 	InstanceID *uuid.UUID
 	Version    *int64
-	// Type of the CloudEvent.
-	Type     string
-	Status   DeliveryStatus
+	// Type is that of the CloudEvent.
+	Type   string
+	Status DeliveryStatus
+	// Attempts counts the attempts since the delivery was made or replayed.
 	Attempts int
 	// NextAttemptAt is nil if the delivery is not pending, and while an earlier step of the same instance is
 	// pending for the same endpoint.
 	NextAttemptAt *time.Time
-	// LastStatus, LastError and LastResponse are those of the last attempt: the status of the answer, why
-	// there was none, and the first KiB of the answer. Each is nil if there is none.
+	// LastStatus is the HTTP status of the last attempt's answer, and LastResponse the first KiB of that
+	// answer. LastError says why the attempt failed, or why the delivery was abandoned. Each is nil if there
+	// is none.
 	LastStatus   *int
 	LastError    *string
 	LastResponse *string
 	CreatedAt    time.Time
-	DeliveredAt  *time.Time
+	// DeliveredAt is nil unless the endpoint accepted the delivery.
+	DeliveredAt *time.Time
 }
 
 func deliveryOf(d queries.Delivery) Delivery {
@@ -66,7 +69,8 @@ func deliveryOf(d queries.Delivery) Delivery {
 		out.LastStatus = &status
 	}
 	if d.NextAttemptAt != nil && d.NextAttemptAt.Before(d.CreatedAt) {
-		out.NextAttemptAt = &d.CreatedAt // A test is due before all others.
+		// A test delivery is due since 1970, so that it precedes all others.
+		out.NextAttemptAt = &d.CreatedAt
 	}
 	return out
 }
@@ -77,8 +81,10 @@ type DeliveryFilter struct {
 	Status                     DeliveryStatus
 }
 
-// Deliveries returns the log of deliveries, the newest first. Settled deliveries are purged from it after
-// some days. A cursor belongs to the filter that it was given for.
+// Deliveries returns deliveries, the newest first. The sender purges settled ones after some days; see
+// KeepDelivered and KeepDead of the Config of package outbox/webhook. A cursor is valid only with the filter
+// that it was given for.
+//
 // Kinds: Malformed (limit or cursor), Unavailable.
 func (s *Service) Deliveries(ctx context.Context, tenant string, f DeliveryFilter, page fsm.Page) (fsm.List[Delivery], error) {
 	if err := fsm.CheckTexts(fsm.Text{Value: string(f.Status), Max: 255}); err != nil {
@@ -117,7 +123,8 @@ func (s *Service) GetDelivery(ctx context.Context, tenant string, id uuid.UUID) 
 	return deliveryOf(d), err
 }
 
-// ReplayDelivery makes a settled delivery pending again, with its id and with no attempt counted.
+// ReplayDelivery makes a settled delivery pending again. It keeps its id, and its attempts count from 0.
+//
 // Kinds: NotFound, DeliveryConflict if it is pending or if its subscription was deleted, Unavailable.
 func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
 	d, err := s.GetDelivery(ctx, tenant, id)
@@ -143,15 +150,16 @@ type ReplayFilter struct {
 	SubscriptionID uuid.UUID
 	// Status is DeliveryDead, the default, or DeliveryDelivered.
 	Status DeliveryStatus
-	// After and Before bound when the deliveries were made, both exclusive; zero is no bound.
+	// After and Before bound the time at which the deliveries were made, both exclusive. Zero is no bound.
 	After, Before time.Time
 }
 
 // replayPage is how many deliveries are replayed in one call.
 const replayPage = 500
 
-// ReplayDeliveries replays all deliveries that the filter chooses, the oldest first, and returns how many.
-// With an error it returns how many were replayed until then; another call replays the rest.
+// ReplayDeliveries replays all deliveries that the filter chooses, the oldest first, and returns their
+// number. With an error it returns how many were replayed until then; another call replays the rest.
+//
 // Kinds: Malformed, Unavailable.
 func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayFilter) (int, error) {
 	if f.Status == "" {

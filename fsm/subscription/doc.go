@@ -1,5 +1,4 @@
-// Package subscription has what the API reads and changes of webhooks: subscriptions and deliveries, as
-// records.
+// Package subscription reads and changes the records of webhooks: subscriptions and deliveries.
 //
 // # What it owns
 //
@@ -10,13 +9,13 @@
 //	   ▲  └──attempts──▶ dead
 //	   └────replay──────────┘
 //
-// Package outbox routes steps to subscriptions and makes the attempts. It is not imported here: the
-// API needs the records, and must not depend on the sender. That is why this package lies under fsm.
+// Package outbox/webhook routes steps to subscriptions, and makes the attempts. It is not imported here:
+// the API needs the records, and must not depend on the sender. That is why this package lies under fsm.
 //
 // # Invariants
 //
-//   - The secret of a subscription is returned only by the calls that set it. A replaced secret signs
-//     beside the new one for a day, so that a receiver can change over without refusing anything.
+//   - The secret of a subscription is returned only by the calls that set it. For a day a replaced secret
+//     signs too, beside the new one, so that a receiver can change over without refusing anything.
 //   - An endpoint's URL is checked against the deployment's policy when it is set, and its address
 //     again at each attempt.
 //   - A filter names only workflows, events and states that exist.
@@ -24,8 +23,8 @@
 //
 // # When things fail
 //
-// Reads are repeated after a lost connection. Writes are not: they have no idempotency key here, and the
-// API's callers see Unavailable and look.
+// Reads are repeated after a lost connection. Writes are not, since they have no idempotency key: the
+// caller gets fsm.Unavailable, and must look whether the write was made.
 //
 // # What it may import
 //

@@ -25,36 +25,40 @@ type Service struct {
 	webhooks fsm.WebhookPolicy
 }
 
-// New returns a Service on the database of another, with its policy for webhooks.
+// New returns a Service on the database of an fsm.Service, with its policy for webhooks.
 func New(service *fsm.Service) *Service {
 	return &Service{db: service.Database(), webhooks: service.Webhooks()}
 }
 
 // Subscription is an endpoint and the steps that are sent to it.
 type Subscription struct {
-	ID  uuid.UUID
+	ID uuid.UUID
+	// URL is that of the endpoint.
 	URL string
 	Filter
-	// Secret signs the deliveries. Only the calls that set it return it.
+	// Secret signs the deliveries, by Standard Webhooks. It is empty unless the call has set it.
 	Secret string
-	// PreviousSecretUntil is until when the replaced secret signs too; nil if there is none.
+	// PreviousSecretUntil is the time until which the replaced secret signs too; nil if none was replaced.
 	PreviousSecretUntil *time.Time
-	// DisabledAt is nil while steps are routed and sent.
+	// DisabledAt and DisabledReason are nil while steps are routed to the subscription and sent.
 	DisabledAt     *time.Time
 	DisabledReason *string
 	// Failures counts the failed attempts since the last one that succeeded.
 	Failures int
 	// CircuitOpenUntil is when the endpoint's open circuit becomes half-open; nil if the circuit is closed.
 	CircuitOpenUntil *time.Time
-	CreatedAt        time.Time
-	CreatedBy        string
+	// CreatedAt and CreatedBy are when and by which actor it was made.
+	CreatedAt time.Time
+	CreatedBy string
 }
 
-// Filter chooses steps. Each list chooses the steps with one of its names; an empty list chooses all.
+// Filter chooses steps: those that each of its members chooses. A list chooses the steps with one of its
+// names, at most 100; an empty list chooses all.
 type Filter struct {
 	Workflows []string
 	Events    []string
-	// States are those that a step led to, or compound states around them.
+	// States are paths of the states that steps led to. The name of a compound state stands for all
+	// states within it.
 	States []string
 	// TerminalOnly chooses the steps that led to final states.
 	TerminalOnly bool
@@ -74,8 +78,9 @@ func subscriptionOf(s queries.Subscription) Subscription {
 // secretOverlap is for how long a replaced secret signs too.
 const secretOverlap = 24 * time.Hour
 
-// Subscribe makes a subscription to the steps that are committed from now on. Without a secret it makes
-// one. The result has the secret.
+// Subscribe makes a subscription to the steps that are committed from now on. If secret is empty, it makes
+// one of 256 bits. The result has the secret. An empty actor is "anonymous".
+//
 // Kinds: Malformed, with all faults of the URL, the filter and the secret; Unavailable.
 func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, secret, actor string) (Subscription, error) {
 	faults, err := s.checkFilter(ctx, f)
@@ -116,6 +121,7 @@ func (s *Service) GetSubscription(ctx context.Context, tenant string, id uuid.UU
 
 const noSubscription = "there is no such subscription"
 
+// ifMissing is fsm.IfNoRows for a subscription.
 func ifMissing(err error) error { return fsm.IfNoRows(err, fsm.NotFound, noSubscription) }
 
 // Subscriptions returns a tenant's subscriptions, the newest first.
@@ -138,6 +144,7 @@ func (s *Service) Subscriptions(ctx context.Context, tenant string, page fsm.Pag
 
 // Change is what UpdateSubscription changes: every member that is not nil.
 type Change struct {
+	// URL is the endpoint's, and Filter the whole filter.
 	URL    *string
 	Filter *Filter
 	// Disabled stops the routing and the sending. Pending deliveries are sent when the subscription is
@@ -173,7 +180,9 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 	return subscriptionOf(row), nil
 }
 
-// Unsubscribe deletes a subscription. Its pending deliveries are abandoned; the log of deliveries stays.
+// Unsubscribe deletes a subscription. Its pending deliveries are abandoned, and all of its deliveries stay to
+// be read.
+//
 // Kinds: NotFound, Unavailable.
 func (s *Service) Unsubscribe(ctx context.Context, tenant string, id uuid.UUID) error {
 	deleted, err := s.db.Queries().SubscriptionDelete(ctx, queries.SubscriptionDeleteParams{Tenant: tenant, ID: id})
@@ -186,8 +195,9 @@ func (s *Service) Unsubscribe(ctx context.Context, tenant string, id uuid.UUID) 
 	return nil
 }
 
-// RotateSecret replaces the secret, by one that it makes if secret is empty. For a day deliveries are
-// signed with the replaced secret too. The result has the new one.
+// RotateSecret replaces the secret. If secret is empty, it makes one of 256 bits. For a day the replaced
+// secret signs too. The result has the new secret.
+//
 // Kinds: Malformed, NotFound, Unavailable.
 func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID, secret string) (Subscription, error) {
 	if secret == "" {
@@ -206,8 +216,9 @@ func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID,
 	return out, nil
 }
 
-// TestSubscription makes a delivery without a step. It is sent before all others of the subscription,
-// and also while the endpoint's circuit is open.
+// TestSubscription makes a test delivery, which is about no step. It is sent before all others of the
+// subscription, and even while the endpoint's circuit is open.
+//
 // Kinds: NotFound, DeliveryConflict if the subscription is disabled, Unavailable.
 func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
 	subscription, err := s.GetSubscription(ctx, tenant, id)
@@ -224,14 +235,14 @@ func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.U
 	return deliveryOf(row), nil
 }
 
-// newSecret returns a secret of 256 bits, in the form of Standard Webhooks.
+// newSecret returns a secret of 256 bits in the form that address.CheckSecret accepts.
 func newSecret() string {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // It never fails.
 	return address.SecretPrefix + base64.StdEncoding.EncodeToString(key)
 }
 
-// checkSecret faults a secret that is not one of Standard Webhooks.
+// checkSecret returns the faults of a secret.
 func checkSecret(secret string) []fsm.Fault {
 	if err := address.CheckSecret(secret); err != nil {
 		return []fsm.Fault{{Pointer: "/secret", Detail: err.Error() + "; leave it out to get one"}}
@@ -239,7 +250,7 @@ func checkSecret(secret string) []fsm.Fault {
 	return nil
 }
 
-// checkURL faults a URL that nothing can or may be sent to.
+// checkURL returns the faults of an endpoint's URL.
 func (s *Service) checkURL(ctx context.Context, url string) []fsm.Fault {
 	if err := s.webhooks.CheckURL(ctx, url, true); err != nil {
 		return []fsm.Fault{{Pointer: "/url", Detail: err.Error()}}
@@ -250,8 +261,8 @@ func (s *Service) checkURL(ctx context.Context, url string) []fsm.Fault {
 // maxNames is how many names a list of a filter may have.
 const maxNames = 100
 
-// checkFilter faults the names that no workflow has; if the filter names workflows, those that none of
-// these has.
+// checkFilter returns the faults of a filter. Each of its names must exist; if it names workflows, its events
+// and states must be some of theirs.
 func (s *Service) checkFilter(ctx context.Context, f Filter) ([]fsm.Fault, error) {
 	var faults []fsm.Fault
 	lists := map[string][]string{"workflows": f.Workflows, "events": f.Events, "states": f.States}
@@ -285,7 +296,7 @@ func (s *Service) checkFilter(ctx context.Context, f Filter) ([]fsm.Fault, error
 	return faults, err
 }
 
-// names returns a list that is not nil, which SQL would take for no list.
+// names returns a copy of a list that is never nil, since SQL takes null for a list that was not given.
 func names(list []string) []string { return append([]string{}, list...) }
 
 // unacceptable returns an error if there are faults.

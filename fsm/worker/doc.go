@@ -4,10 +4,11 @@
 // # What it owns
 //
 //   - [Repeat], the loop in which background work is done.
-//   - [Timers], which fires the timers that are due. A timer row says when an instance must be looked
-//     at next, and is never later than the instance's next deadline. A step to a later deadline leaves
-//     the row as it is, so that most steps write none; a row that comes up too early is put right then.
-//     The engine ends what is due under the instance's lock, by the same decision as for any event.
+//   - [Timers], which fires the timers that are due. A timer says when an instance must be looked at
+//     next, and is never later than the instance's next deadline. A step that puts the deadline off
+//     leaves the timer as it is, so that most steps write none; a timer that is due too early is
+//     corrected then. The engine ends what is due under the instance's lock, by the same decision as for
+//     any event.
 //   - [KeyPurger], which purges expired idempotency keys.
 //   - [InstancePurger], which purges final instances that are older than their workflow's retention.
 //
@@ -16,14 +17,14 @@
 // # Several processes
 //
 // Every process may run all of the workers. Timers are fired by one process at a time, by an advisory
-// lock that ends with its transaction. The purgers skip what another transaction has locked.
+// lock that its transaction holds. The purgers skip what another transaction has locked.
 //
 // # When things fail
 //
-//   - A database that is away is tried again at the next look; the logger gets one line when work
-//     begins to fail, and one when it succeeds again.
-//   - A timeout whose guard does not hold gives way to the state's next timeout. One whose guard raises,
-//     or takes too long, is put off by a minute and holds up no other.
+//   - After a failure, such as that of a database that is away, the work is tried again after its usual
+//     wait. The logger gets one line when it begins to fail, and one when it succeeds again.
+//   - After a timeout whose guard does not hold, the state's next timeout has its turn. A timeout whose
+//     guard raises, or takes too long, is put off by a minute and holds up no other.
 //   - A locked instance is skipped and looked at again soon.
 //   - An instance that cannot be purged is left to the next pass.
 //

@@ -13,12 +13,12 @@ import (
 
 // InstancePurgerConfig tunes an InstancePurger. Its zero value works.
 type InstancePurgerConfig struct {
-	// Batch is how many instances are purged at once, or fewer if they have more than 20 steps each. It
-	// takes the database some tens of milliseconds. Default 200.
+	// Batch is how many instances are purged at once, or fewer if they have more than 20 steps each. A
+	// batch takes the database some tens of milliseconds. Default 200.
 	Batch int
 	// Pause is the time between batches. Default 25 ms.
 	Pause time.Duration
-	// Interval is the time between passes, give or take a quarter, so that replicas that were started
+	// Interval is the time between passes. It varies by a quarter, so that replicas that were started
 	// together do not look together. Default 1 min.
 	Interval time.Duration
 	// Logger gets a line when instances cannot be purged, and one when they can again. Default: none.
@@ -43,8 +43,8 @@ func (c InstancePurgerConfig) withDefaults() InstancePurgerConfig {
 
 // InstancePurger purges final instances that are older than the retention of their workflow's latest
 // version, each with its history and its expired keys. An instance that a key still replays stays until
-// the key has expired. Any number of InstancePurgers may share a database: each skips what another one,
-// or a command, has locked.
+// the key has expired. Any number of InstancePurgers may share a database: each skips what another
+// transaction has locked.
 type InstancePurger struct {
 	pool    *pgxpool.Pool
 	queries *queries.Queries
@@ -57,8 +57,8 @@ func NewInstancePurger(pool *pgxpool.Pool, config InstancePurgerConfig) *Instanc
 	return &InstancePurger{pool: pool, queries: queries.New(pool), config: config.withDefaults()}
 }
 
-// Run purges until the context ends, and returns nil then. If it cannot look for instances, it tries
-// again after Interval.
+// Run purges until the context ends, and then returns nil. If it cannot read which instances to purge, it
+// tries again after Interval.
 func (p *InstancePurger) Run(ctx context.Context) error {
 	return Repeat(ctx, p.config.Logger, "purging final instances", p.step)
 }

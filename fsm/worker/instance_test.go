@@ -18,6 +18,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/worker"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // passing is counter with a retention of an hour.
@@ -38,11 +39,11 @@ func passes(t *testing.T, pool *pgxpool.Pool) (watched *pgxpool.Pool, pass func(
 		}}
 	})
 	return watched, func() {
-		for len(begun) > 0 {
-			<-begun
+		for range len(begun) {
+			bounded.Receive(t, "an earlier pass", begun)
 		}
 		for range 3 { // The first may have begun before; the third says that the second has ended.
-			<-begun
+			bounded.Receive(t, "a pass of the purger", begun)
 		}
 	}
 }
@@ -64,13 +65,13 @@ func TestInstancePurger(t *testing.T) {
 	young := fsmtest.Stopped(t, s, "default", 1)[0]
 
 	watched, pass := passes(t, pool)
-	stop := fsmtest.Run(t, worker.NewInstancePurger(watched, worker.InstancePurgerConfig{Batch: 10, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
+	stop := bounded.Run(t, "the purger of instances", worker.NewInstancePurger(watched, worker.InstancePurgerConfig{Batch: 10, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
 	pass()
-	if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance"); n != len(old)+4 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance"); n != len(old)+4 {
 		t.Errorf("%d instances are left a microsecond before their time, want %d", n, len(old)+4)
 	}
 	dbtest.Advance(t, pool, time.Microsecond)
-	fsmtest.Until(t, pool, "select count(*) = 4 from pawl.instance")
+	bounded.UntilSQL(t, pool, "select count(*) = 4 from pawl.instance")
 	pass()
 	for _, id := range []uuid.UUID{active, kept, late, young} {
 		if i := fsmtest.Get(t, s, id); len(fsmtest.History(t, s, id)) != int(i.Version) {
@@ -78,7 +79,7 @@ func TestInstancePurger(t *testing.T) {
 		}
 	}
 	for _, table := range []string{"history", "idempotency_key", "timer"} {
-		if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl."+table+" where instance_id = any ($1)", old); n != 0 {
+		if n := bounded.Value[int](t, pool, "select count(*) from pawl."+table+" where instance_id = any ($1)", old); n != 0 {
 			t.Errorf("%d rows of %s are left", n, table)
 		}
 	}
@@ -89,17 +90,15 @@ func TestInstancePurger(t *testing.T) {
 	fsmtest.Register(t, s, fsmtest.Counter)
 	dbtest.Advance(t, pool, 24*time.Hour)
 	pass()
-	if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance"); n != 4 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance"); n != 4 {
 		t.Errorf("%d instances are left, want 4", n)
 	}
 	// It has one again, and it holds for the older version's.
 	fsmtest.Register(t, s, strings.Replace(passing, "1h", "2h", 1))
-	fsmtest.Until(t, pool, "select count(*) = 2 from pawl.instance")
+	bounded.UntilSQL(t, pool, "select count(*) = 2 from pawl.instance")
 	fsmtest.Get(t, s, active)
 	fsmtest.Get(t, s, kept)
-	if err := stop(); err != nil {
-		t.Errorf("Run: %v", err)
-	}
+	stop()
 }
 
 // What a key replays stays as long as the key, which is then a new one's.
@@ -121,8 +120,8 @@ func TestInstancePurgerWaitsForKeys(t *testing.T) {
 	dbtest.Advance(t, pool, 24*time.Hour-time.Microsecond)
 
 	watched, pass := passes(t, pool)
-	fsmtest.Run(t, worker.NewInstancePurger(watched, worker.InstancePurgerConfig{Interval: time.Microsecond}).Run)
-	fsmtest.Run(t, worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Microsecond}).Run)
+	bounded.Run(t, "the purger of instances", worker.NewInstancePurger(watched, worker.InstancePurgerConfig{Interval: time.Microsecond}).Run)
+	bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Microsecond}).Run)
 	pass()
 	for range 2 {
 		again, err := s.Fire(t.Context(), stops)
@@ -134,7 +133,7 @@ func TestInstancePurgerWaitsForKeys(t *testing.T) {
 		}
 	}
 	dbtest.Advance(t, pool, time.Microsecond)
-	fsmtest.Until(t, pool, "select not exists (select from pawl.instance) and not exists (select from pawl.history)")
+	bounded.UntilSQL(t, pool, "select not exists (select from pawl.instance) and not exists (select from pawl.history)")
 	_, err = s.Fire(t.Context(), stops)
 	fsmtest.Refused(t, err, fsm.InstanceNotFound)
 	if again, err := s.Create(t.Context(), creates); err != nil || again.Replayed || again.Instance.ID == first.Instance.ID {
@@ -147,9 +146,9 @@ func TestInstancePurgersUnderLoad(t *testing.T) {
 	t.Parallel()
 	brief := strings.Replace(passing, "1h", "1ms", 1)
 	s, pool := fsmtest.New(t, fsm.Config{}, brief)
-	fsmtest.Exec(t, pool, "update pawl.setting set idempotency_ttl = '5 milliseconds'")
+	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl = '5 milliseconds'")
 	for range 2 {
-		fsmtest.Run(t, worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Batch: 7, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
+		bounded.Run(t, "the purger of instances", worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Batch: 7, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
 	}
 	var all sync.WaitGroup
 	for n := range 8 {
@@ -178,8 +177,8 @@ func TestInstancePurgersUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
-	fsmtest.Until(t, pool, `select not exists (select from pawl.instance) and not exists (select from pawl.history)
+	bounded.Wait(t, "the commands", all.Wait)
+	bounded.UntilSQL(t, pool, `select not exists (select from pawl.instance) and not exists (select from pawl.history)
 		and not exists (select from pawl.idempotency_key where decision <> 'applied')`)
 }
 
@@ -190,18 +189,18 @@ func TestInstancePurgerPassesWhatFails(t *testing.T) {
 	fsmtest.ShortKeys(t, pool)
 	ids := fsmtest.Stopped(t, s, "default", 3)
 	slices.SortFunc(ids, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
-	fsmtest.Exec(t, pool, `
+	bounded.Exec(t, pool, `
 		create function fail() returns trigger language plpgsql as $$ begin raise 'not this one'; end $$;
 		create trigger fail before delete on pawl.instance for each row when (old.id = '`+ids[1].String()+`') execute function fail()`)
 	dbtest.Advance(t, pool, time.Hour)
-	lines := make(chan string, 100)
-	fsmtest.Run(t, worker.NewInstancePurger(pool, worker.InstancePurgerConfig{
-		Batch: 1, Pause: time.Microsecond, Logger: slog.New(slog.NewTextHandler(logLines(lines), nil)),
+	var lines bounded.Lines
+	bounded.Run(t, "the purger of instances", worker.NewInstancePurger(pool, worker.InstancePurgerConfig{
+		Batch: 1, Pause: time.Microsecond, Logger: slog.New(slog.NewTextHandler(&lines, nil)),
 	}).Run)
-	if line := <-lines; !strings.Contains(line, "purging final instances fails") || !strings.Contains(line, "not this one") {
+	if line := lines.Next(t); !strings.Contains(line, "purging final instances fails") || !strings.Contains(line, "not this one") {
 		t.Errorf("it says %s", line)
 	}
-	fsmtest.Until(t, pool, "select count(*) = 1 from pawl.instance")
+	bounded.UntilSQL(t, pool, "select count(*) = 1 from pawl.instance")
 	if n := len(fsmtest.History(t, s, ids[1])); n != 2 {
 		t.Errorf("%d steps are left of what could not be removed", n)
 	}

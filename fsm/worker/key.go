@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,12 +12,12 @@ import (
 
 // KeyPurgerConfig tunes a KeyPurger. Its zero value works.
 type KeyPurgerConfig struct {
-	// Batch is how many keys are purged at once, which takes the database some milliseconds. Default
+	// Batch is how many keys are purged at once. A batch takes the database some milliseconds. Default
 	// 1000.
 	Batch int
-	// Pause is the time between batches while there is more to purge. Default 25 ms.
+	// Pause is the time between batches while there may be more to purge. Default 25 ms.
 	Pause time.Duration
-	// Interval is the time between looks otherwise, give or take a quarter, so that replicas that were
+	// Interval is the time between batches otherwise. It varies by a quarter, so that replicas that were
 	// started together do not look together. Default 10 s.
 	Interval time.Duration
 	// Logger gets a line when keys cannot be purged, and one when they can again. Default: none.
@@ -41,9 +40,9 @@ func (c KeyPurgerConfig) withDefaults() KeyPurgerConfig {
 	return c
 }
 
-// KeyPurger purges idempotency keys whose time to live has passed. Any number of them may share a
-// database: each skips what another one, or a command, has locked. One alone purges up to Batch keys
-// per Pause, about 30,000 a second.
+// KeyPurger purges idempotency keys whose time to live has passed. Any number of KeyPurgers may share a
+// database: each skips what another transaction has locked. One alone purges about 30,000 keys a second at
+// most: a Batch after each Pause.
 type KeyPurger struct {
 	queries *queries.Queries
 	config  KeyPurgerConfig
@@ -55,8 +54,7 @@ func NewKeyPurger(pool *pgxpool.Pool, config KeyPurgerConfig) *KeyPurger {
 	return &KeyPurger{queries: queries.New(pool), config: config.withDefaults()}
 }
 
-// Run purges until the context ends, and returns nil then. After a failure it tries again after
-// Interval.
+// Run purges until the context ends, and then returns nil. After a failure it tries again after Interval.
 func (p *KeyPurger) Run(ctx context.Context) error {
 	return Repeat(ctx, p.config.Logger, "purging idempotency keys", p.step)
 }
@@ -68,6 +66,3 @@ func (p *KeyPurger) step(ctx context.Context) (wait time.Duration, err error) {
 	}
 	return around(p.config.Interval), err
 }
-
-// around returns a duration that differs from d by up to a quarter.
-func around(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2+1) }

@@ -17,12 +17,13 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/worker"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // expiredKeys inserts n keys that expired a second ago by pawl.now(), and one that has not.
 func expiredKeys(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
-	fsmtest.Exec(t, pool, `
+	bounded.Exec(t, pool, `
 		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select 'default', n, sha256(''), 'applied', gen_random_uuid(), 1,
 			pawl.now() + case n when 0 then interval '1 hour' else interval '-1 second' end
@@ -38,14 +39,12 @@ func TestKeyPurgerDrains(t *testing.T) {
 	dbtest.SetClock(t, pool, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	expiredKeys(t, pool, 10_000)
 	// The look for more is an hour away: it goes on because its batches are full.
-	stop := fsmtest.Run(t, worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Hour, Pause: time.Millisecond}).Run)
-	fsmtest.Until(t, pool, keysLeft, 1)
-	if key := fsmtest.Scan[string](t, pool, "select key from pawl.idempotency_key"); key != "0" {
+	stop := bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Hour, Pause: time.Millisecond}).Run)
+	bounded.UntilSQL(t, pool, keysLeft, 1)
+	if key := bounded.Value[string](t, pool, "select key from pawl.idempotency_key"); key != "0" {
 		t.Errorf("key %s is left, which has expired", key)
 	}
-	if err := stop(); err != nil {
-		t.Errorf("Run: %v", err)
-	}
+	stop()
 }
 
 // A purger looks again for what expires later.
@@ -70,19 +69,19 @@ func TestKeyPurgerLooksAgain(t *testing.T) {
 			}
 		}}
 	})
-	fsmtest.Run(t, worker.NewKeyPurger(watched, worker.KeyPurgerConfig{Interval: time.Millisecond}).Run)
+	bounded.Run(t, "the purger of keys", worker.NewKeyPurger(watched, worker.KeyPurgerConfig{Interval: time.Millisecond}).Run)
 	dbtest.Advance(t, pool, 24*time.Hour-time.Microsecond)
-	for len(calls) > 0 {
-		<-calls
+	for range len(calls) {
+		bounded.Receive(t, "an earlier look", calls)
 	}
 	for range 3 { // The first may have begun before the clock moved.
-		<-calls
+		bounded.Receive(t, "a look of the purger", calls)
 	}
 	if again, err := s.Fire(t.Context(), c); err != nil || !again.Replayed || again.Instance.Version != first.Instance.Version {
 		t.Errorf("a microsecond before its time is over: %+v, %v", again, err)
 	}
 	dbtest.Advance(t, pool, time.Microsecond)
-	fsmtest.Until(t, pool, "select not exists (select from pawl.idempotency_key where key = 'k')")
+	bounded.UntilSQL(t, pool, "select not exists (select from pawl.idempotency_key where key = 'k')")
 	// What it replayed is still there, and the key is new.
 	if steps := fsmtest.History(t, s, i.ID); len(steps) != 2 || steps[1].Key == nil || *steps[1].Key != "k" {
 		t.Errorf("history: %+v", steps)
@@ -96,7 +95,7 @@ func TestKeyPurgerLooksAgain(t *testing.T) {
 func TestReplayOfAKeyThatIsPurged(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
-	fsmtest.Exec(t, pool, "update pawl.setting set idempotency_ttl_slides = true") // Then a replay waits for who holds its key.
+	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl_slides = true") // Then a replay waits for who holds its key.
 	dbtest.SetClock(t, pool, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	i := fsmtest.Create(t, s, "counter", `{"x":0}`)
 	for _, purged := range []bool{false, true} {
@@ -116,12 +115,12 @@ func TestReplayOfAKeyThatIsPurged(t *testing.T) {
 		if _, err := tx.Exec(t.Context(), "select from pawl.idempotency_key where key = $1 for update", c.Key); err != nil {
 			t.Fatal(err)
 		}
-		answer := make(chan fsm.Reply)
+		answer := make(chan fsm.Reply, 1)
 		go func() {
 			r, err := s.Fire(t.Context(), c)
 			answer <- fsm.Reply{Result: r, Err: err}
 		}()
-		fsmtest.Until(t, pool, fsmtest.Waiting, 1)
+		bounded.UntilSQL(t, pool, fsmtest.Waiting, 1)
 		if purged {
 			dbtest.Advance(t, pool, 24*time.Hour)
 			var n int
@@ -132,7 +131,7 @@ func TestReplayOfAKeyThatIsPurged(t *testing.T) {
 		if err := tx.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if r := <-answer; r.Err != nil || r.Replayed == purged || r.Instance.Version != first.Instance.Version+later {
+		if r := bounded.Receive(t, "the answer of the repeated command", answer); r.Err != nil || r.Replayed == purged || r.Instance.Version != first.Instance.Version+later {
 			t.Errorf("purged %v: %+v", purged, r)
 		}
 	}
@@ -143,9 +142,9 @@ func TestReplayOfAKeyThatIsPurged(t *testing.T) {
 func TestKeyPurgersUnderLoad(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
-	fsmtest.Exec(t, pool, "update pawl.setting set idempotency_ttl = interval '1 microsecond'")
+	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl = interval '1 microsecond'")
 	for range 2 {
-		fsmtest.Run(t, worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Microsecond, Batch: 7}).Run)
+		bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Microsecond, Batch: 7}).Run)
 	}
 	const clients, rounds = 16, 20
 	firsts := make([]int64, clients)
@@ -167,11 +166,11 @@ func TestKeyPurgersUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	bounded.Wait(t, "the commands", all.Wait)
 	if slices.Max(firsts) < 2 {
 		t.Error("no key expired in time")
 	}
-	fsmtest.Until(t, pool, keysLeft, 0)
+	bounded.UntilSQL(t, pool, keysLeft, 0)
 }
 
 // A database that is away is said once, and purging goes on when it is back.
@@ -182,34 +181,24 @@ func TestKeyPurgerWithoutADatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool := fsmtest.Open(t, server.DSN(), db.Config{})
-	lines := make(chan string, 100)
-	stop := fsmtest.Run(t, worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(logLines(lines), nil))}).Run)
+	var lines bounded.Lines
+	stop := bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&lines, nil))}).Run)
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if line := <-lines; !strings.Contains(line, "purging idempotency keys fails") {
+	if line := lines.Next(t); !strings.Contains(line, "purging idempotency keys fails") {
 		t.Errorf("it says %s", line)
 	}
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if line := <-lines; !strings.Contains(line, "purging idempotency keys works again") {
+	if line := lines.Next(t); !strings.Contains(line, "purging idempotency keys works again") {
 		t.Errorf("it says %s", line)
 	}
 	expiredKeys(t, pool, 10)
-	fsmtest.Until(t, pool, keysLeft, 1)
-	if err := stop(); err != nil {
-		t.Errorf("Run: %v", err)
+	bounded.UntilSQL(t, pool, keysLeft, 1)
+	stop()
+	if more := lines.Rest(); len(more) > 0 {
+		t.Errorf("it also says %s", more)
 	}
-	if len(lines) > 0 {
-		t.Errorf("it also says %s", <-lines)
-	}
-}
-
-// logLines passes lines on.
-type logLines chan<- string
-
-func (l logLines) Write(line []byte) (int, error) {
-	l <- string(line)
-	return len(line), nil
 }

@@ -3,12 +3,13 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
-// Repeat does work until the context ends, and returns nil then. Each step returns how long to wait
-// before the next one. Nothing but the context ends the loop. The logger gets a line when the steps
-// begin to fail and one when they succeed again; work names it, as in "firing timers".
+// Repeat calls step until the context ends, and then returns nil. Each step returns how long to wait before
+// the next one. Nothing but the context ends the loop. The logger gets a line when the steps begin to fail,
+// and one when they succeed again. work is the subject of these lines, such as "firing timers".
 func Repeat(ctx context.Context, logger *slog.Logger, work string, step func(context.Context) (wait time.Duration, err error)) error {
 	failing := false
 	for {
@@ -29,3 +30,6 @@ func Repeat(ctx context.Context, logger *slog.Logger, work string, step func(con
 		}
 	}
 }
+
+// around returns a duration that differs from d by up to a quarter.
+func around(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2+1) }

@@ -13,15 +13,16 @@ import (
 
 // TimerConfig tunes Timers. Its zero value works.
 type TimerConfig struct {
-	// Batch is how many timers are fired in one call. Commands that wait for the same rows get their
+	// Batch is how many timers are fired in one call. Commands that wait for the same instances get their
 	// turn between calls. Default 200.
 	Batch int
-	// Poll is the longest time between two looks. A timer may be late by that much if another process
-	// armed it to be due before all others. Default 250 ms.
+	// Poll is the longest time between two calls. A timer may be late by that much, if it was set since
+	// the last call and is due before all others. Default 250 ms.
 	Poll time.Duration
-	// Fired, if given, is called after timers were fired. Which instances they have moved is not known.
+	// Fired, if given, is called after a call that fired timers. It does not say which instances moved.
 	Fired func()
-	// Logger gets a line when timers cannot be fired. Default: none.
+	// Logger gets a line when timers cannot be fired, one when they can again, and one for each timeout
+	// that takes too long. Default: none.
 	Logger *slog.Logger
 }
 
@@ -41,8 +42,9 @@ func (c TimerConfig) withDefaults() TimerConfig {
 	return c
 }
 
-// Timers ends the timeouts of states and the lifetimes of instances. Each timeout ends once, or never
-// if its state is left before. Any number of Timers may share a database; one of them fires at a time.
+// Timers fires timers: it ends the timeouts of states and the lifetimes of instances. A timeout is ended
+// once, or never if its state was left before. Any number of Timers may share a database; one of them fires
+// at a time.
 type Timers struct {
 	queries *queries.Queries
 	config  TimerConfig
@@ -57,20 +59,21 @@ func NewTimers(pool *pgxpool.Pool, config TimerConfig) *Timers {
 	return &Timers{queries: queries.New(pool), config: config, batch: config.Batch}
 }
 
-// Run fires what is due until the context ends, and returns nil then. In between it sleeps until the
-// next deadline, or for Poll.
+// Run fires what is due until the context ends, and then returns nil. Between calls it sleeps until the next
+// timer is due, and no longer than Poll.
 func (t *Timers) Run(ctx context.Context) error {
 	return Repeat(ctx, t.config.Logger, "firing timers", t.step)
 }
 
-// minWait is how long to leave an instance alone that another transaction holds.
+// minWait is the wait after a call that fired all it could: what is still due is an instance that another
+// transaction has locked.
 const minWait = 20 * time.Millisecond
 
 func (t *Timers) step(ctx context.Context) (wait time.Duration, err error) {
 	r, err := t.queries.FireTimers(ctx, int32(t.batch))
 	switch {
 	case database.IsCode(err, database.QueryCanceled) && t.batch > 1:
-		// One of the timers takes too long. Fired singly, the others are done, and it is found.
+		// One of the timers takes too long. Fired singly, the others are fired, and it is found.
 		t.batch = 1
 		return 0, nil
 	case database.IsCode(err, database.QueryCanceled):

@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/worker"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestTimeoutEndsOnce(t *testing.T) {
@@ -167,7 +167,7 @@ func TestTimeoutThatRaisesIsPutOff(t *testing.T) {
 		fsmtest.WantStep(t, fsmtest.Last(t, s, id), "timeout", "after:1m", "BOOM", 2)
 	}
 	fsmtest.WantFired(t, pool, 0)
-	if due := fsmtest.Scan[time.Time](t, pool, "select due_at from pawl.timer"); !due.Equal(fsmtest.Noon.Add(2 * time.Minute)) {
+	if due := bounded.Value[time.Time](t, pool, "select due_at from pawl.timer"); !due.Equal(fsmtest.Noon.Add(2 * time.Minute)) {
 		t.Errorf("it is looked at again at %v", due)
 	}
 	dbtest.Advance(t, pool, time.Minute)
@@ -181,19 +181,7 @@ func TestTimeoutThatRaisesIsPutOff(t *testing.T) {
 // runTimers lets timers fire in the background until the test, or stop, ends them.
 func runTimers(t testing.TB, pool *pgxpool.Pool, config worker.TimerConfig) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := worker.NewTimers(pool, config).Run(ctx); err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	stop = func() {
-		cancel()
-		running.Wait()
-	}
-	t.Cleanup(stop)
-	return stop
+	return bounded.Run(t, "the timers", worker.NewTimers(pool, config).Run)
 }
 
 // A guard that takes too long holds up its neighbours for no longer than it takes to find it.
@@ -212,8 +200,8 @@ func TestTimeoutThatTakesTooLong(t *testing.T) {
 	fsmtest.Create(t, s, "bomb", `{}`)
 	dbtest.Advance(t, pool, time.Minute)
 	runTimers(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 200 * time.Millisecond}), worker.TimerConfig{Poll: 10 * time.Millisecond})
-	fsmtest.Until(t, pool, "select count(*) = 2 from pawl.instance where state = 'BOOM'")
-	fsmtest.Until(t, pool, "select count(*) = 1 from pawl.timer where due_at > pawl.now()")
+	bounded.UntilSQL(t, pool, "select count(*) = 2 from pawl.instance where state = 'BOOM'")
+	bounded.UntilSQL(t, pool, "select count(*) = 1 from pawl.timer where due_at > pawl.now()")
 	if got := fsmtest.Get(t, s, bad.ID); got.Version != 1 {
 		t.Errorf("the slow one is at version %d", got.Version)
 	}
@@ -270,21 +258,21 @@ func TestManyTimersAtOnce(t *testing.T) {
 			_, _ = s.Fire(t.Context(), fsm.FireCommand{ID: ids[n], Event: "again", Expect: fsm.ExpectVersion(1)})
 		}
 	})
-	fsmtest.Until(t, pool, "select count(*) >= 500 from pawl.history where kind = 'timeout'")
-	fsmtest.Exec(t, pool, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1", doomed)
+	bounded.UntilSQL(t, pool, "select count(*) >= 500 from pawl.history where kind = 'timeout'")
+	bounded.Exec(t, pool, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1", doomed)
 	stop()
-	callers.Wait()
-	fsmtest.Until(t, pool, "select count(*) = 0 from pawl.timer where due_at <= pawl.now()")
+	bounded.Wait(t, "the callers", callers.Wait)
+	bounded.UntilSQL(t, pool, "select count(*) = 0 from pawl.timer where due_at <= pawl.now()")
 
-	moved := fsmtest.Scan[int](t, pool, "select count(*) from pawl.history where kind = 'transition'")
-	got := fsmtest.Scan[string](t, pool, `
+	moved := bounded.Value[int](t, pool, "select count(*) from pawl.history where kind = 'transition'")
+	got := bounded.Value[string](t, pool, `
 		select format('%s steps on %s instances, up to version %s', count(*), count(distinct instance_id), max(version))
 		from pawl.history where kind = 'timeout'`)
 	n := 2*perTenant - moved
 	if want := fmt.Sprintf("%d steps on %d instances, up to version 2", n, n); got != want {
 		t.Errorf("%s; want %s, since %d were moved in time", got, want, moved)
 	}
-	if n := fsmtest.Scan[int](t, pool, "select count(*) from pawl.instance where state not in ('WAITING', 'REMINDED') or version > 2"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance where state not in ('WAITING', 'REMINDED') or version > 2"); n != 0 {
 		t.Errorf("%d instances are elsewhere", n)
 	}
 }

@@ -557,7 +557,7 @@ type Command struct {
 	// Event Fire: the name of the event.
 	Event *string `json:"event,omitempty"`
 
-	// ExpiresIn A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
+	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
 	//
 	// Examples: 15m
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
@@ -607,7 +607,7 @@ type CreateRequest struct {
 	// CorrelationID The client's id for the work that the instance belongs to, 1 to 255 characters. It need not be unique.
 	CorrelationID *string `json:"correlation_id,omitempty"`
 
-	// ExpiresIn A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
+	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
 	//
 	// Examples: 15m
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
@@ -679,7 +679,7 @@ type DeliveryList struct {
 // dead letter, which is not sent again unless it is replayed.
 type DeliveryStatus string
 
-// Duration A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
+// Duration A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
 //
 // Examples: 15m
 type Duration = string
@@ -1276,7 +1276,7 @@ type FilterState = string
 // FilterStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 type FilterStatus = InstanceStatus
 
-// FilterStuckFor A positive duration - a number and a unit (`s`, `m`, `h`), such as `90s`, `15m` or `24h`.
+// FilterStuckFor A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
 //
 // Examples: 15m
 type FilterStuckFor = Duration

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Policy is what a deployment says of the endpoints that its clients name. Its zero value is fit
-// for clients that nobody knows.
+// Policy is what a deployment configures for the endpoints that its clients name. Its zero value is safe for
+// clients that are not trusted.
 type Policy struct {
 	// AllowPrivate allows every address, also those that a [Guard] refuses. It is meant for
 	// development and for closed networks. Default false.

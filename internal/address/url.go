@@ -53,8 +53,8 @@ func (p Policy) CheckURL(ctx context.Context, raw string, lookUp bool) error {
 	return nil
 }
 
-// addresses returns those of a host: itself if it is an address, and those that it resolves to if it
-// is to be looked up. localhost is always looked up, since it needs no server.
+// addresses returns the addresses of a host. A host that is an address has itself. A name is resolved if
+// lookUp is true; localhost always is, since that needs no server. Any other name has no addresses.
 func addresses(ctx context.Context, host string, lookUp bool) []netip.Addr {
 	if literal, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{literal}

@@ -20,6 +20,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/localpg"
 	"github.com/pawl-fsm/pawl/internal/bench"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // program is the command line, which runs the service. It is built once.
@@ -31,9 +32,11 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "pawl")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/pawl").CombinedOutput(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "../../cmd/pawl").CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("%v: %s", err, out))
 	}
+	cancel()
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	dbtest.Exit(code)
@@ -134,21 +137,17 @@ func hasPgbench() bool {
 }
 
 // leftovers lists the schemas and tables that an empty database does not have.
-func leftovers(t *testing.T, dsn string) (names string) {
+func leftovers(t *testing.T, dsn string) string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	err = conn.QueryRow(t.Context(), `
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
+	return bounded.Value[string](t, conn, `
 		select concat_ws(', ',
 			(select string_agg(nspname, ', ') from pg_namespace where nspname ~ 'pawl'),
-			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`).Scan(&names)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return names
+			(select string_agg(relname, ', ') from pg_class where relnamespace = 'public'::regnamespace))`)
 }
 
 // TestRunInterrupted ends a run in the middle. It returns the cause, and leaves the database empty.
@@ -159,18 +158,18 @@ func TestRunInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
 	enough := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- bench.Run(ctx, bench.Config{
-			Instances: 100, Connections: []int{2}, Duration: time.Minute, Only: []string{"transitions"},
+			Instances: 100, Connections: []int{2}, Duration: 5 * time.Minute, Only: []string{"transitions"},
 			DatabaseURL: dsn, Program: program, Logger: slog.New(slog.DiscardHandler),
 		})
 	}()
-	for moved := false; !moved; {
+	bounded.True(t, "an instance to move", func() (moved bool) {
 		select {
 		case err := <-ended:
 			t.Fatalf("the run ended: %v", err)
@@ -178,9 +177,10 @@ func TestRunInterrupted(t *testing.T) {
 		}
 		// The table may not be there yet.
 		_ = conn.QueryRow(t.Context(), "select exists (select from pawl.instance where version > 1)").Scan(&moved)
-	}
+		return moved
+	})
 	cancel(enough)
-	if err := <-ended; !errors.Is(err, enough) {
+	if err := bounded.Receive(t, "the run to end", ended); !errors.Is(err, enough) {
 		t.Errorf("the run ended with %v", err)
 	}
 	if left := leftovers(t, dsn); left != "" {

@@ -79,11 +79,12 @@ type client struct {
 	answer    answer
 }
 
+// id returns the instance of the i-th request.
 func (c *client) id(i int) string { return c.ids[i%len(c.ids)] }
 
 // run drives a load at an address: first for the warm-up, which is not measured, then for the
-// duration, or longer until the first answer. begin and end are called right before and right after
-// the time that is measured. Each client fires at a slice of ids of its own.
+// duration, or longer until the first answer has come. begin and end are called right before and right
+// after the time that is measured. Each client has a slice of the ids of its own.
 func (l *load) run(ctx context.Context, address string, ids []string, warmUp, duration time.Duration, begin, end func()) (*loadResult, error) {
 	var phase atomic.Int32
 	var clients sync.WaitGroup
@@ -121,6 +122,7 @@ func (l *load) run(ctx context.Context, address string, ids []string, warmUp, du
 	return sum, context.Cause(ctx)
 }
 
+// add adds the result of one client.
 func (r *loadResult) add(o *loadResult) {
 	r.operations += o.operations
 	r.latencies = append(r.latencies, o.latencies...)

@@ -31,15 +31,15 @@ const (
 	fireBody      = `{"payload":{"n":1}}`
 )
 
-// step is a part of a run that Config.Only can name.
-type step struct {
+// part is a part of a run that Config.Only can name.
+type part struct {
 	name    string
-	measure func(*benchmark, context.Context) error // Nil for a part of another step.
+	measure func(*benchmark, context.Context) error // Nil if another part measures this one too.
 }
 
-// steps are the parts of a run in their order.
-func steps() []step {
-	return []step{
+// parts are the parts of a run in their order.
+func parts() []part {
+	return []part{
 		{"transitions", (*benchmark).measureTransitions},
 		{"references", nil}, // Measured right after the transitions that they belong to.
 		{"creates", (*benchmark).measureCreates},
@@ -59,24 +59,25 @@ func steps() []step {
 // Names returns the names that Config.Only takes, in the order in which they are measured.
 func Names() []string {
 	var names []string
-	for _, s := range steps() {
-		names = append(names, s.name)
+	for _, p := range parts() {
+		names = append(names, p.name)
 	}
 	return names
 }
 
+// wants reports whether a part is to be measured.
 func (b *benchmark) wants(name string) bool { return len(b.Only) == 0 || slices.Contains(b.Only, name) }
 
-// measureAll makes the measurements. It goes on after the fault of one, but not after the context
+// measureAll makes the measurements. It goes on after a fault of one of them, but not after the context
 // has ended.
 func (b *benchmark) measureAll(ctx context.Context) error {
 	var faults error
-	for _, s := range steps() {
-		if s.measure == nil || !b.wants(s.name) {
+	for _, p := range parts() {
+		if p.measure == nil || !b.wants(p.name) {
 			continue
 		}
-		if err := s.measure(b, ctx); err != nil {
-			faults = errors.Join(faults, fmt.Errorf("%s: %w", s.name, err))
+		if err := p.measure(b, ctx); err != nil {
+			faults = errors.Join(faults, fmt.Errorf("%s: %w", p.name, err))
 		}
 		if ctx.Err() != nil {
 			return faults

@@ -54,6 +54,7 @@ type counter struct {
 	latencies []int32 // Microseconds.
 }
 
+// Publish counts messages; see [outbox.Sink].
 func (c *counter) Publish(_ context.Context, messages []outbox.Message) error {
 	now := time.Now()
 	c.mu.Lock()
@@ -65,15 +66,17 @@ func (c *counter) Publish(_ context.Context, messages []outbox.Message) error {
 	return nil
 }
 
+// Close does nothing.
 func (c *counter) Close() error { return nil }
 
+// came returns the number of messages since the last take.
 func (c *counter) came() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.count
 }
 
-// take returns the messages since the last call.
+// take returns the number and the delays of the messages since the last take.
 func (c *counter) take() loadResult {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -208,7 +211,7 @@ func (b *benchmark) relay(ctx context.Context, consumer string, sink outbox.Sink
 		running.Wait()
 		wake.Close()
 		defer pool.Close()
-		_, err := pool.Exec(context.WithoutCancel(ctx), "delete from pawl.consumer where name = $1", consumer)
+		_, err := outbox.DeleteConsumer(context.WithoutCancel(ctx), pool, consumer)
 		return errors.Join(failed[0], failed[1], err)
 	}, nil
 }
@@ -286,6 +289,7 @@ type receiver struct {
 	first, last time.Time
 }
 
+// ServeHTTP accepts a webhook.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	_, _ = io.Copy(io.Discard, in.Body)
 	w.WriteHeader(http.StatusNoContent)
@@ -297,6 +301,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	r.last = time.Now()
 }
 
+// came returns the number of webhooks, and the time from the first one to the last.
 func (r *receiver) came() (n int, took time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,8 +15,8 @@ const (
 	purgedAfter = "2 seconds"
 )
 
-// measurePurge makes idempotency keys expire after two seconds, so that the purge deletes as many as
-// are made. It measures transitions for long enough to see whether the size of the table levels off.
+// measurePurge lets idempotency keys expire after two seconds, so that as many keys are purged as are
+// made. It measures transitions for long enough to see whether the size of the table levels off.
 func (b *benchmark) measurePurge(ctx context.Context) (err error) {
 	before, err := b.measure(ctx, "before-purge", b.Duration, b.transitions(manyConnections))
 	if err != nil {

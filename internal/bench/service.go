@@ -34,6 +34,7 @@ type serviceLog struct {
 	last    string // The last line.
 }
 
+// Write reads what the service writes to its standard error.
 func (l *serviceLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -48,6 +49,7 @@ func (l *serviceLog) Write(p []byte) (int, error) {
 	}
 }
 
+// line reads one line. The lock is held.
 func (l *serviceLog) line(text string) {
 	l.last = text
 	if _, address, ok := strings.Cut(text, "msg=serving address="); ok {
@@ -64,13 +66,14 @@ func (l *serviceLog) line(text string) {
 	}
 }
 
+// faults returns the number of logged errors, and the first of them.
 func (l *serviceLog) faults() (n int, first string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.errors, l.first
 }
 
-// ended words the end of a service that nobody has stopped.
+// ended returns the error for a service that ended although nobody stopped it.
 func (l *serviceLog) ended(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

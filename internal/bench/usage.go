@@ -80,8 +80,8 @@ func (m *meter) since(before, after reading, operations int) usage {
 	}
 }
 
-// others returns the share of the machine's CPU time, from 0 to 1, that processes outside the run
-// used between two readings, or 0 if it is unknown.
+// others returns the share of the machine's CPU time that processes outside the run used between two
+// readings: from 0 to 1, and 0 if it is unknown.
 func others(before, after reading) float64 {
 	if before.machine < 0 || before.service < 0 || before.postgres < 0 {
 		return 0
@@ -129,7 +129,7 @@ func cpu(pid, whose int) float64 {
 	}
 	if whose >= childrenToo {
 		sum += ofChildren(pid)
-		// A child that ended between the two readings was counted twice, or not at all.
+		// A child that ended meanwhile was counted twice, or not at all.
 		if again, _ := statTimes(pid); again.ofEnded != own.ofEnded {
 			return cpu(pid, whose)
 		}

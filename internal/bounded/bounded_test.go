@@ -351,7 +351,7 @@ func TestSQLWaits(t *testing.T) {
 
 func TestProgram(t *testing.T) {
 	t.Parallel()
-	const script = `echo "listening on $PORT"; trap 'echo draining >&2; exit 3' TERM; while :; do sleep 0.05; done`
+	const script = `trap 'echo draining >&2; exit 3' TERM; echo "listening on $PORT"; while :; do sleep 0.05; done`
 	p := bounded.Start(t, bounded.Program{
 		Path: "sh", Args: []string{"-c", script}, Env: []string{"PORT=4711"}, Ready: regexp.MustCompile(`on (\d+)`),
 	})

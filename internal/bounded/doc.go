@@ -1,5 +1,5 @@
 // Package bounded holds what the tests of this project wait with, and runs what they wait for: conditions, channels,
-// SQL, workers and programs. Nothing in it waits without a limit.
+// SQL, workers, programs and connections. Nothing in it waits without a limit.
 //
 // # The problem
 //
@@ -18,6 +18,7 @@
 //   - [Context] is the context for a call that blocks.
 //   - [Run] runs a worker for the length of a test; [Gate] holds other goroutines up until the test lets them go on.
 //   - [Exec], [Value], [Column], [UntilSQL] and [UntilBlocked] are for SQL.
+//   - [NewProxy] and [NewDatabaseProxy] stand between a client and a server, and fail as a test wants it.
 //   - [Start] starts a program and returns when it is ready; [Command] is one that runs to its end; [Lines] keeps what
 //     a program or a logger writes.
 //
@@ -53,6 +54,7 @@
 //
 // # Imports
 //
-// Only tests, and the packages that serve them (db/dbtest, examples/story), may import this package. It imports nothing
-// of the module but db/queries, for the interface that pools, connections and transactions have in common.
+// Only tests, and the packages that serve them (fsm/fsmtest, outbox/outboxtest, examples/story), may import this package.
+// It imports nothing of the module but db/queries, for the interface that pools, connections and transactions have in
+// common.
 package bounded

@@ -13,13 +13,13 @@ import (
 	"github.com/pawl-fsm/pawl/db/schema"
 )
 
-// A function is one that a database has.
+// A function is a function of pawl's schemas, as a database has it.
 type function struct {
 	name       string // With its schema.
 	definition string // As Postgres writes it: a create or replace statement.
 }
 
-// nothing is what a delta without a changed function says.
+// nothing is the comment in a delta without functions.
 const nothing = "-- No function differs."
 
 // bothSchemas returns the functions that the migrations make and those that the source makes, by
@@ -45,6 +45,7 @@ func bothSchemas(ctx context.Context, dsn string) (released, source map[string]f
 	return released, source, err
 }
 
+// functions returns the functions of pawl's schemas in a database, by their signatures with the results.
 func functions(ctx context.Context, conn *pgx.Conn) (map[string]function, error) {
 	rows, err := conn.Query(ctx, `
 		select format('%s.%s(%s) returns %s', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid),

@@ -47,7 +47,8 @@ func run(ctx context.Context, args []string) error {
 	}
 }
 
-// writeInitial writes the initial migration, unless others follow it.
+// writeInitial writes the initial migration. If others follow it, or if nothing has changed, it leaves the
+// file alone.
 func writeInitial() error {
 	all, err := filepath.Glob(folder + "/*.sql")
 	if err != nil {

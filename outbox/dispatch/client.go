@@ -90,7 +90,7 @@ func (c *Client) Send(ctx context.Context, request *http.Request) Answer {
 	defer func() { _ = response.Body.Close() }()
 	a := Answer{Status: response.StatusCode}
 	if a.Status == http.StatusSwitchingProtocols {
-		// What follows is not a body, and reading it does not end with the request's context.
+		// What follows is another protocol and not a body: to read it would not end with the context.
 		a.Failure = fmt.Errorf("the endpoint answered %d", a.Status)
 		return a
 	}

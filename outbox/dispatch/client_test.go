@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
 
@@ -31,11 +32,12 @@ func newClient(t *testing.T, config dispatch.Config) *dispatch.Client {
 
 func send(t *testing.T, client *dispatch.Client, url string) dispatch.Answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
+	ctx := bounded.Context(t)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return client.Send(t.Context(), request)
+	return client.Send(ctx, request)
 }
 
 func TestAnswers(t *testing.T) {
@@ -86,9 +88,8 @@ func TestAnswers(t *testing.T) {
 
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
-	hang := make(chan struct{})
-	hanging := serve(t, func(http.ResponseWriter, *http.Request) { <-hang })
-	t.Cleanup(func() { close(hang) })
+	hang := bounded.NewGate(t, "the request")
+	hanging := serve(t, func(http.ResponseWriter, *http.Request) { hang.Pass() })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
 
@@ -48,15 +48,11 @@ func (o *owner) add(name string, j dispatch.Job[string]) {
 // success, a - for a failure, a ~ if it was postponed and a / if it was abandoned.
 func (o *owner) want(n int) (list []string) {
 	o.t.Helper()
-	deadline := time.After(20 * time.Second)
+	what := fmt.Sprintf("%d jobs to end", n)
+	// bounded: a job ends in each round
 	for o.Start(); len(o.Ended()) < n; o.Start() {
-		select {
-		case r := <-o.Finished():
-			o.Accept(r)
-			o.AcceptAll()
-		case <-deadline:
-			o.t.Fatalf("%d jobs have ended, want %d", len(o.Ended()), n)
-		}
+		o.Accept(bounded.Receive(o.t, what, o.Finished()))
+		o.AcceptAll()
 	}
 	for _, r := range o.Collect() {
 		sign := map[dispatch.Kind]string{dispatch.Attempted: "-", dispatch.Postponed: "~", dispatch.Abandoned: "/"}[r.Kind]
@@ -79,15 +75,10 @@ func (o *owner) check(got []string, want ...string) {
 // probe adds a job again and again until it is not postponed, and returns how it ended.
 func (o *owner) probe(j dispatch.Job[string]) []string {
 	o.t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+	return bounded.Until(o.t, "the circuit to be half-open", func() []string {
 		o.add("probe", j)
-		if list := o.want(1); list[0] != "probe~" {
-			return list
-		}
-		if time.Now().After(end) {
-			o.t.Fatal("the circuit stays open")
-		}
-	}
+		return o.want(1)
+	}, func(list []string) bool { return list[0] != "probe~" })
 }
 
 // paths records the paths that an endpoint was asked for, in their order.
@@ -140,13 +131,12 @@ func TestAbandoned(t *testing.T) {
 // An endpoint that hangs fills its own lane, and another lane goes on.
 func TestLanesDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	hang := make(chan struct{})
+	hang := bounded.NewGate(t, "the hanging attempts")
 	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang" {
-			<-hang
+			hang.Pass()
 		}
 	})
-	t.Cleanup(sync.OnceFunc(func() { close(hang) }))
 	o := newOwner(t, dispatch.Config{Concurrency: 8})
 	var want []string
 	for n := range 20 {
@@ -215,7 +205,7 @@ func TestCircuit(t *testing.T) {
 			broken(w, r)
 		}
 	})
-	const open = time.Second
+	const open = 2 * time.Second
 	o := newOwner(t, dispatch.Config{PerLane: 1, Open: open})
 	job := dispatch.Job[string]{Lane: url, Host: "host", Value: url}
 	for n := range 7 {
@@ -290,12 +280,7 @@ func TestLimits(t *testing.T) {
 		if n := o.InFlight(); n > 6 {
 			t.Fatalf("%d attempts are under way", n)
 		}
-		select {
-		case r := <-o.Finished():
-			o.Accept(r)
-		case <-time.After(20 * time.Second):
-			t.Fatal("nothing ends")
-		}
+		o.Accept(bounded.Receive(t, "a job to end", o.Finished()))
 	}
 	if n := most.Load(); n > 6 {
 		t.Errorf("%d attempts were made at once", n)
@@ -305,17 +290,12 @@ func TestLimits(t *testing.T) {
 // Close cuts what is under way, which has no result then.
 func TestClose(t *testing.T) {
 	t.Parallel()
-	hang, reached := make(chan struct{}), make(chan struct{})
-	url := serve(t, func(http.ResponseWriter, *http.Request) { close(reached); <-hang })
-	t.Cleanup(func() { close(hang) })
+	hang := bounded.NewGate(t, "the attempt")
+	url := serve(t, func(http.ResponseWriter, *http.Request) { hang.Pass() })
 	o := newOwner(t, dispatch.Config{})
 	o.add("1", dispatch.Job[string]{Lane: "a", Value: url})
 	o.Start()
-	select {
-	case <-reached:
-	case <-time.After(20 * time.Second):
-		t.Fatal("no attempt was made")
-	}
+	hang.Reached()
 	o.Close()
 	if o.AcceptAll(); len(o.Ended()) != 0 {
 		t.Errorf("an attempt that was cut has the result %+v", o.Ended()[0])

@@ -25,8 +25,8 @@
 //
 // A lane is the queue of one endpoint. An endpoint that hangs fills its own lane and delays no
 // other. A lane begins with two attempts at once, gets one more with each success, up to PerLane,
-// and half as many with each failure, at least one. No lane has more than its share of
-// Concurrency, which is the smaller the more lanes are busy. Lanes are served in turn.
+// and half as many with each failure, at least one. The busy lanes share Concurrency equally, with
+// one share kept free for the next lane; none has more than its share. Lanes are served in turn.
 //
 // # Order
 //

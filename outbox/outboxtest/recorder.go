@@ -2,6 +2,7 @@ package outboxtest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -18,7 +20,7 @@ var Quick = outbox.RelayConfig{FromStart: true, Poll: 5 * time.Millisecond, Paus
 // Relay runs a relay until the test ends, or stop is called.
 func Relay(t testing.TB, pool *pgxpool.Pool, consumer string, sink outbox.Sink, config outbox.RelayConfig) (stop func()) {
 	t.Helper()
-	return Run(t, outbox.NewRelay(pool, consumer, sink, config).Run)
+	return bounded.Run(t, "the relay", outbox.NewRelay(pool, consumer, sink, config).Run)
 }
 
 // A Recorder is a sink that keeps the ids of the messages that it is given.
@@ -26,13 +28,12 @@ type Recorder struct {
 	// Before, if set, may refuse a page, or take its time.
 	Before func(ctx context.Context, messages []outbox.Message) error
 
-	mu        sync.Mutex
-	ids       []string
-	published chan struct{}
+	mu  sync.Mutex
+	ids []string
 }
 
 // NewRecorder returns a Recorder.
-func NewRecorder() *Recorder { return &Recorder{published: make(chan struct{}, 1)} }
+func NewRecorder() *Recorder { return &Recorder{} }
 
 // Publish keeps the ids.
 func (r *Recorder) Publish(ctx context.Context, messages []outbox.Message) error {
@@ -45,10 +46,6 @@ func (r *Recorder) Publish(ctx context.Context, messages []outbox.Message) error
 	defer r.mu.Unlock()
 	for _, m := range messages {
 		r.ids = append(r.ids, m.ID())
-	}
-	select {
-	case r.published <- struct{}{}:
-	default:
 	}
 	return nil
 }
@@ -66,14 +63,5 @@ func (r *Recorder) List() []string {
 // Want waits until so many messages have come, and returns their ids.
 func (r *Recorder) Want(t testing.TB, n int) []string {
 	t.Helper()
-	for {
-		if list := r.List(); len(list) >= n {
-			return list
-		}
-		select {
-		case <-r.published:
-		case <-time.After(20 * time.Second):
-			t.Fatalf("%d messages came, want %d", len(r.List()), n)
-		}
-	}
+	return bounded.Until(t, fmt.Sprintf("%d messages", n), r.List, func(list []string) bool { return len(list) >= n })
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	command "os/exec"
 	"os/user"
@@ -13,10 +12,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -54,7 +53,7 @@ func rabbitMQ(t *testing.T) (addr string) {
 			t.Fatal(err)
 		}
 	}
-	ports := freePorts(t, 3)
+	ports := []string{bounded.Port(t), bounded.Port(t), bounded.Port(t)}
 	addr = "127.0.0.1:" + ports[0]
 	for name, text := range map[string]string{
 		"rabbitmq.conf": "listeners.tcp.1 = " + addr + "\ndistribution.listener.interface = 127.0.0.1\n",
@@ -64,65 +63,34 @@ func rabbitMQ(t *testing.T) (addr string) {
 			t.Fatal(err)
 		}
 	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	run := func(name string, args ...string) (ended chan struct{}) {
-		cmd := command.Command(name, args...)
-		cmd.Dir, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = dir, as, log, log
-		cmd.Env = append(os.Environ(), "HOME="+dir, "ERL_EPMD_PORT="+ports[1], "RABBITMQ_DIST_PORT="+ports[2],
-			"RABBITMQ_NODENAME=pawl"+ports[0]+"@localhost", "RABBITMQ_MNESIA_BASE="+dir, "RABBITMQ_LOG_BASE="+dir, "RABBITMQ_LOGS=-",
-			"RABBITMQ_CONFIG_FILE="+filepath.Join(dir, "rabbitmq.conf"), "RABBITMQ_CONF_ENV_FILE="+filepath.Join(dir, "env"),
-			"RABBITMQ_ENABLED_PLUGINS_FILE="+filepath.Join(dir, "plugins"))
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended = make(chan struct{})
-		go func() {
-			_ = cmd.Wait()
-			close(ended)
-		}()
-		t.Cleanup(func() {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // With the processes that the script has started.
-			<-ended
+	run := func(name string, args ...string) *bounded.Process {
+		p := bounded.Start(t, bounded.Program{
+			Path: name, Args: args, Dir: dir, System: as, Env: []string{
+				"HOME=" + dir, "ERL_EPMD_PORT=" + ports[1], "RABBITMQ_DIST_PORT=" + ports[2],
+				"RABBITMQ_NODENAME=pawl" + ports[0] + "@localhost", "RABBITMQ_MNESIA_BASE=" + dir, "RABBITMQ_LOG_BASE=" + dir, "RABBITMQ_LOGS=-",
+				"RABBITMQ_CONFIG_FILE=" + filepath.Join(dir, "rabbitmq.conf"), "RABBITMQ_CONF_ENV_FILE=" + filepath.Join(dir, "env"),
+				"RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(dir, "plugins"),
+			},
 		})
-		return ended
+		t.Cleanup(func() { _ = syscall.Kill(-p.PID, syscall.SIGKILL) }) // With the processes that the script has started.
+		return p
 	}
 	// The broker would leave one behind.
 	run(epmd, "-port", ports[1], "-address", "127.0.0.1")
-	ended := run(script)
-	until := time.After(2 * time.Minute)
-	for {
-		if conn, err := amqp.Dial("amqp://" + addr); err == nil {
-			_ = conn.Close()
-			return addr
+	broker := run(script)
+	// It does not say when it listens.
+	bounded.True(t, "RabbitMQ to be ready", func() bool {
+		if broker.Ended() {
+			t.Fatalf("RabbitMQ does not start: %s", broker.Output)
 		}
-		select {
-		case <-ended:
-			text, _ := os.ReadFile(log.Name())
-			t.Fatalf("RabbitMQ does not start: %s", text)
-		case <-until:
-			text, _ := os.ReadFile(log.Name())
-			t.Fatalf("RabbitMQ is not ready after two minutes: %s", text)
-		case <-time.After(100 * time.Millisecond): // It does not say when it listens.
-		}
-	}
-}
-
-func freePorts(t *testing.T, n int) (ports []string) {
-	t.Helper()
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		conn, err := amqp.Dial("amqp://" + addr)
 		if err != nil {
-			t.Fatal(err)
+			return false
 		}
-		defer func() { _ = listener.Close() }()
-		_, port, _ := net.SplitHostPort(listener.Addr().String())
-		ports = append(ports, port)
-	}
-	return ports
+		_ = conn.Close()
+		return true
+	})
+	return addr
 }
 
 // A rabbitQueue is a queue that a consumer has bound to an exchange.
@@ -166,6 +134,7 @@ func (q *rabbitQueue) bind(t *testing.T, exchange string, keys ...string) {
 // take empties the queue.
 func (q *rabbitQueue) take(t *testing.T) (got []received) {
 	t.Helper()
+	// bounded: it takes one message in each round
 	for {
 		d, ok, err := q.channel.Get(q.name, true)
 		if err != nil {
@@ -223,14 +192,14 @@ func TestAMQP(t *testing.T) {
 		q := bindQueue(t, addr, "cut", "#")
 		p := newProxy(t, addr)
 		messages := page("default", 50, 20)
-		publishCut(t, openSink(t, amqpURL(p.addr, "cut")), p, messages)
+		publishCut(t, openSink(t, amqpURL(p.Addr, "cut")), p, messages)
 		checkOrder(t, messages, q.take(t))
 	})
 
 	t.Run("a broker that takes no more", func(t *testing.T) {
 		q := bindQueue(t, addr, "stall", "#")
 		p := newProxy(t, addr)
-		sink := openSink(t, amqpURL(p.addr, "stall"))
+		sink := openSink(t, amqpURL(p.Addr, "stall"))
 		messages := page("default", 50, 20)
 		for _, after := range []int{1, 300 << 10} {
 			publishStalled(t, sink, p, messages, after)
@@ -244,7 +213,7 @@ func TestAMQP(t *testing.T) {
 		messages := page("default", 1, 3)
 		messages[2].Step.Kind = "timeout"
 		sink := openSink(t, amqpURL(addr, "picky"))
-		refuses(t, sink.Publish(bounded(t), messages),
+		refuses(t, sink.Publish(bounded.Context(t), messages),
 			"AMQP: no queue takes message "+messages[1].ID(), "bind one to the exchange picky for picky.default.flight-booking.transitioned")
 		got := q.take(t)
 		if len(got) != 1 {
@@ -257,9 +226,9 @@ func TestAMQP(t *testing.T) {
 
 	t.Run("what is missing or wrong is said", func(t *testing.T) {
 		messages := page("default", 3, 2)
-		refuses(t, openSink(t, amqpURL(addr, "none")).Publish(bounded(t), messages),
+		refuses(t, openSink(t, amqpURL(addr, "none")).Publish(bounded.Context(t), messages),
 			"AMQP: there is no exchange none: declare it, or add create=true")
-		refuses(t, openSink(t, amqpURL(addr, "made")+"&create=true").Publish(bounded(t), messages), "AMQP: no queue takes")
+		refuses(t, openSink(t, amqpURL(addr, "made")+"&create=true").Publish(bounded.Context(t), messages), "AMQP: no queue takes")
 		q := bindQueue(t, addr, "made", "#")
 		sink := openSink(t, amqpURL(addr, "made")+"&create=true")
 		publish(t, sink, messages)
@@ -269,12 +238,12 @@ func TestAMQP(t *testing.T) {
 		if err := q.channel.ExchangeDelete("made", false, false); err != nil {
 			t.Fatal(err)
 		}
-		refuses(t, openSink(t, amqpURL(addr, "made")).Publish(bounded(t), messages), "there is no exchange made")
-		refuses(t, sink.Publish(bounded(t), messages), "AMQP: ", "NOT_FOUND")
+		refuses(t, openSink(t, amqpURL(addr, "made")).Publish(bounded.Context(t), messages), "there is no exchange made")
+		refuses(t, sink.Publish(bounded.Context(t), messages), "AMQP: ", "NOT_FOUND")
 		bindQueue(t, addr, "made", "#")
 		publish(t, sink, messages)
 
-		err := openSink(t, fmt.Sprintf("amqp://guest:hunter3@%s/%%2F?exchange=made", addr)).Publish(bounded(t), messages)
+		err := openSink(t, fmt.Sprintf("amqp://guest:hunter3@%s/%%2F?exchange=made", addr)).Publish(bounded.Context(t), messages)
 		refuses(t, err, "AMQP: ", "403")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {
 			t.Errorf("the error has the password: %v", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -47,8 +48,10 @@ func consumed(t *testing.T, cluster *kfake.Cluster, topic string, messages []out
 	defer client.Close()
 	seen := make(map[string]bool)
 	partition := make(map[string]int32)
+	ctx := bounded.Context(t)
+	// bounded: by the deadline of the context
 	for len(seen) < len(messages) {
-		fetches := client.PollFetches(bounded(t))
+		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
 			t.Fatalf("after %d of %d messages: %v", len(seen), len(messages), err)
 		}
@@ -168,7 +171,7 @@ func TestKafkaRefusals(t *testing.T) {
 			}
 			return answer, nil, true
 		})
-		refuses(t, sink.Publish(bounded(t), messages), "Kafka: message ", "POLICY_VIOLATION")
+		refuses(t, sink.Publish(bounded.Context(t), messages), "Kafka: message ", "POLICY_VIOLATION")
 		publish(t, sink, messages)
 		checkOrder(t, messages, consumed(t, cluster, "steps", messages))
 	})
@@ -179,7 +182,7 @@ func TestKafkaRefusals(t *testing.T) {
 		messages := page("default", 2, 5)
 		large := &messages[4]
 		large.Step.Reason = ptr(strings.Repeat("x", 1000000))
-		refuses(t, sink.Publish(bounded(t), messages), "Kafka: message "+large.ID()+" has 1", "at most")
+		refuses(t, sink.Publish(bounded.Context(t), messages), "Kafka: message "+large.ID()+" has 1", "at most")
 		got := consumed(t, cluster, "steps", messages[:4])
 		if len(got) != 4 {
 			t.Errorf("the topic has %d records, want 4", len(got))
@@ -192,13 +195,13 @@ func TestKafkaRefusals(t *testing.T) {
 	t.Run("what is missing or wrong is said", func(t *testing.T) {
 		cluster, hosts := kafkaCluster(t, kfake.AllowAutoTopicCreation())
 		messages := page("default", 3, 2)
-		refuses(t, openSink(t, kafkaURL(hosts, "none")).Publish(bounded(t), messages),
+		refuses(t, openSink(t, kafkaURL(hosts, "none")).Publish(bounded.Context(t), messages),
 			"Kafka: there is no topic none: create it, or add create=true")
 		publish(t, openSink(t, kafkaURL(hosts, "made")+"?create=true"), messages)
 		checkOrder(t, messages, consumed(t, cluster, "made", messages))
 		publish(t, openSink(t, "kafka://eve:hunter2@"+hosts+"/steps?sasl=plain"), messages)
 		// kfake closes the connection, where Kafka would give the reason.
-		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded(t), messages)
+		err := openSink(t, "kafka://bob:hunter3@"+hosts+"/steps").Publish(bounded.Context(t), messages)
 		refuses(t, err, "Kafka: ")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {
 			t.Errorf("the error has the password: %v", err)
@@ -225,12 +228,12 @@ func TestKafkaOutages(t *testing.T) {
 				asked <- struct{}{}
 				return nil, nil, true
 			})
-			ctx, cancel := context.WithCancel(bounded(t))
+			ctx, cancel := context.WithCancel(bounded.Context(t))
 			done := make(chan error, 1)
 			go func() { done <- sink.Publish(ctx, messages) }()
-			<-asked
+			bounded.Receive(t, "the broker to be asked", asked)
 			cancel()
-			if err := <-done; !errors.Is(err, context.Canceled) {
+			if err := bounded.Receive(t, "the page that is given up", done); !errors.Is(err, context.Canceled) {
 				t.Fatalf("the error is %v, want that of the context", err)
 			}
 		}
@@ -247,14 +250,14 @@ func TestKafkaOutages(t *testing.T) {
 		ports := cluster.ListenAddrs()
 		cluster.Close()
 		// The client would retry for ever.
-		ctx, cancel := context.WithCancel(bounded(t))
+		ctx, cancel := context.WithCancel(bounded.Context(t))
 		done := make(chan error, 1)
 		go func() { done <- sink.Publish(ctx, messages) }()
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := bounded.Receive(t, "the page that is given up", done); !errors.Is(err, context.Canceled) {
 			t.Fatalf("the error is %v, want that of the context", err)
 		}
-		refuses(t, sink.Publish(bounded(t), messages), "Kafka: ", "connection refused")
+		refuses(t, sink.Publish(bounded.Context(t), messages), "Kafka: ", "connection refused")
 		cluster, _ = kafkaCluster(t, kfake.DataDir(dir), kfake.Ports(portsOf(t, ports)...))
 		publish(t, sink, messages)
 		checkOrder(t, messages, consumed(t, cluster, "steps", messages))

@@ -7,12 +7,12 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
@@ -28,7 +28,7 @@ func natsServer(t *testing.T, dir string, port int) *server.Server {
 		t.Fatal(err)
 	}
 	go s.Start()
-	if !s.ReadyForConnections(20 * time.Second) {
+	if !s.ReadyForConnections(bounded.Limit) {
 		t.Fatal("nats-server does not start")
 	}
 	t.Cleanup(func() {
@@ -121,7 +121,7 @@ func TestNATS(t *testing.T) {
 
 	t.Run("a connection that is cut in the middle", func(t *testing.T) {
 		p := newProxy(t, addr)
-		sink := openSink(t, natsURL(p.addr, "CUT", "?subject=cut&create=true"))
+		sink := openSink(t, natsURL(p.Addr, "CUT", "?subject=cut&create=true"))
 		messages := page("default", 50, 20)
 		publishCut(t, sink, p, messages)
 		got := streamed(t, js, "CUT")
@@ -133,7 +133,7 @@ func TestNATS(t *testing.T) {
 
 	t.Run("a server that takes no more", func(t *testing.T) {
 		p := newProxy(t, addr)
-		sink := openSink(t, natsURL(p.addr, "STALL", "?subject=stall&create=true"))
+		sink := openSink(t, natsURL(p.Addr, "STALL", "?subject=stall&create=true"))
 		messages := page("default", 50, 20)
 		for _, after := range []int{1, 300 << 10} {
 			publishStalled(t, sink, p, messages, after)
@@ -151,7 +151,7 @@ func TestNATS(t *testing.T) {
 		messages := page("default", 2, 5)
 		large := &messages[4] // the third step of the first instance
 		large.Step.Reason = ptr(strings.Repeat("x", 30<<10))
-		err := sink.Publish(bounded(t), messages)
+		err := sink.Publish(bounded.Context(t), messages)
 		refuses(t, err, "JetStream: message "+large.ID(), "maximum")
 		if got := streamed(t, js, "SMALL"); len(got) < 4 || len(got) > 5 {
 			t.Errorf("the stream has %d messages, want what comes before %s, and the same step of the other", len(got), large.ID())
@@ -170,13 +170,13 @@ func TestNATS(t *testing.T) {
 
 	t.Run("what is missing or wrong is said", func(t *testing.T) {
 		messages := page("default", 3, 2)
-		refuses(t, openSink(t, natsURL(addr, "NONE", "?subject=none")).Publish(bounded(t), messages),
+		refuses(t, openSink(t, natsURL(addr, "NONE", "?subject=none")).Publish(bounded.Context(t), messages),
 			"JetStream: no stream takes none.default.flight-booking.created: create NONE for none.>, or add create=true")
 		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}}); err != nil {
 			t.Fatal(err)
 		}
-		refuses(t, openSink(t, natsURL(addr, "MINE", "?subject=other")).Publish(bounded(t), messages), "another stream than MINE takes")
-		err := openSink(t, "nats://bob:hunter3@"+addr+"/NONE").Publish(bounded(t), messages)
+		refuses(t, openSink(t, natsURL(addr, "MINE", "?subject=other")).Publish(bounded.Context(t), messages), "another stream than MINE takes")
+		err := openSink(t, "nats://bob:hunter3@"+addr+"/NONE").Publish(bounded.Context(t), messages)
 		refuses(t, err, "JetStream: ", "Authorization")
 		if err != nil && strings.Contains(err.Error(), "hunter3") {
 			t.Errorf("the error has the password: %v", err)
@@ -200,7 +200,7 @@ func TestNATSRestarts(t *testing.T) {
 	publish(t, sink, messages[:50])
 	s.Shutdown()
 	s.WaitForShutdown()
-	if err := sink.Publish(bounded(t), messages); err == nil {
+	if err := sink.Publish(bounded.Context(t), messages); err == nil {
 		t.Fatal("nobody noticed that the server is away")
 	}
 	s = natsServer(t, dir, port)

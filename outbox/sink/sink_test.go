@@ -2,16 +2,15 @@ package sink_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/sink"
@@ -91,24 +90,16 @@ func openSink(t *testing.T, raw string) outbox.Sink {
 				t.Errorf("close: %v", err)
 			}
 		}
-		if err := sink.Publish(context.WithoutCancel(t.Context()), page("default", 1, 1)); err == nil {
+		if err := sink.Publish(bounded.Context(t), page("default", 1, 1)); err == nil {
 			t.Error("a closed sink publishes")
 		}
 	})
 	return sink
 }
 
-// bounded returns the context of a call that should be quick.
-func bounded(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func publish(t *testing.T, sink outbox.Sink, messages []outbox.Message) {
 	t.Helper()
-	if err := sink.Publish(bounded(t), messages); err != nil {
+	if err := sink.Publish(bounded.Context(t), messages); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/sink"
@@ -20,14 +21,14 @@ import (
 // A gate is a writer that waits until it is opened, and may fail in the middle of a write.
 type gate struct {
 	bytes.Buffer
-	open     chan struct{}
+	*bounded.Gate
 	entered  chan struct{}
 	failWith error
 }
 
 func (g *gate) Write(p []byte) (int, error) {
 	g.entered <- struct{}{}
-	<-g.open
+	g.Pass()
 	if g.failWith != nil {
 		n, _ := g.Buffer.Write(p[:len(p)/2])
 		return n, g.failWith
@@ -38,6 +39,7 @@ func (g *gate) Write(p []byte) (int, error) {
 func lines(t *testing.T, r io.Reader) (got []received) {
 	t.Helper()
 	scanner := bufio.NewScanner(r)
+	// bounded: the reader has what was written, and ends
 	for scanner.Scan() {
 		var e struct {
 			ID string `json:"id"`
@@ -80,23 +82,23 @@ func TestStdout(t *testing.T) {
 // failed within a line, the next lines are whole.
 func TestStdoutThatStalls(t *testing.T) {
 	t.Parallel()
-	out := &gate{open: make(chan struct{}), entered: make(chan struct{}, 3)}
+	out := &gate{Gate: bounded.NewGate(t, "the write"), entered: make(chan struct{}, 3)}
 	sink := sink.NewWriter(out)
 	messages := page("default", 1, 3)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- sink.Publish(ctx, messages) }()
-	<-out.entered
+	bounded.Receive(t, "a write", out.entered)
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := bounded.Receive(t, "the page that is given up", done); !errors.Is(err, context.Canceled) {
 		t.Fatalf("the error is %v", err)
 	}
 	// The write goes on, and no other begins.
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() { done <- sink.Publish(ctx, messages) }()
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := bounded.Receive(t, "the page that is given up", done); !errors.Is(err, context.Canceled) {
 		t.Fatalf("the error is %v", err)
 	}
 	select {
@@ -105,9 +107,9 @@ func TestStdoutThatStalls(t *testing.T) {
 	default:
 	}
 	out.failWith = errors.New("the disk is full")
-	close(out.open)
+	out.Open()
 	refuses(t, sink.Publish(t.Context(), messages), "stdout: the disk is full")
-	<-out.entered
+	bounded.Receive(t, "another write", out.entered)
 	out.failWith = nil
 	publish(t, sink, messages)
 	got := lines(t, &out.Buffer)
@@ -120,22 +122,20 @@ func TestStdoutThatStalls(t *testing.T) {
 func TestRelayToStdout(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	reader, writer := io.Pipe()
-	defer func() { _ = reader.Close() }()
-	stop := outboxtest.Relay(t, pool, "sink stdout:", sink.NewWriter(writer), outboxtest.Quick)
+	var out bounded.Lines
+	stop := outboxtest.Relay(t, pool, "sink stdout:", sink.NewWriter(&out), outboxtest.Quick)
 	var want []string
 	for range 3 {
 		id := outboxtest.Create(t, pool)
 		outboxtest.Add(t, pool, id)
 		want = append(want, outboxtest.IDs(id, 1, 2)...)
 	}
-	scanner := bufio.NewScanner(reader)
 	var got []string
-	for len(got) < len(want) && scanner.Scan() {
+	for range want {
 		var e struct {
 			ID string `json:"id"`
 		}
-		if err := json.Unmarshal(scanner.Bytes(), &e); err != nil {
+		if err := json.Unmarshal([]byte(out.Next(t)), &e); err != nil {
 			t.Fatal(err)
 		}
 		got = append(got, e.ID)

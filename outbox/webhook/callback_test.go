@@ -12,6 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -49,7 +50,7 @@ func TestCallback(t *testing.T) {
 	if _, err := make("0", ""); !isKind(err, fsm.KeyReuse) {
 		t.Errorf("another callback under the key: %v", err)
 	}
-	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.callback"); n != 2 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.callback"); n != 2 {
 		t.Fatalf("there are %d callbacks", n)
 	}
 	config := quickly
@@ -58,15 +59,15 @@ func TestCallback(t *testing.T) {
 	ids, secrets := []uuid.UUID{list[0], list[2]}, []string{own, shared}
 	for _, id := range ids {
 		outboxtest.Add(t, pool, id)
-		outboxtest.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", id)
+		bounded.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", id)
 	}
-	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead' and attempts = 3) from pawl.delivery")
+	bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_and(status = 'dead' and attempts = 3) from pawl.delivery")
 	broken.Store(false)
 	before := len(r.list())
 	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{}); err != nil || n != 2 {
 		t.Fatalf("replayed %d: %v", n, err)
 	}
-	until(t, pool, allDelivered, 2)
+	bounded.UntilSQL(t, pool, allDelivered, 2)
 	for i, id := range ids {
 		hooks := deliveredOf(r.list()[before:], id)
 		if len(hooks) != 1 || hooks[0].what() != fmt.Sprintf("%s:3", id) {
@@ -80,7 +81,7 @@ func TestCallback(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
 		t.Errorf("%d callbacks are left", n)
 	}
 	if log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: ids[0]}); len(log) != 1 || log[0].SubscriptionID != nil {
@@ -107,18 +108,18 @@ func TestCallbacksToAHostThatFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		outboxtest.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", made.Instance.ID)
+		bounded.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", made.Instance.ID)
 	}
 	config := quickly
 	config.Policy.Secret, config.PerEndpoint, config.Open = "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu", 2, 500*time.Millisecond
 	webhooks(t, pool, config)
-	until(t, pool, "select count(*) = $1 and bool_and(next_attempt_at > created_at) from pawl.delivery", n)
+	bounded.UntilSQL(t, pool, "select count(*) = $1 and bool_and(next_attempt_at > created_at) from pawl.delivery", n)
 	if attempts := len(r.list()); attempts > n/2 {
 		t.Errorf("the host was asked %d times", attempts)
 	}
 	broken.Store(false)
-	until(t, pool, allDelivered, n)
-	if most := outboxtest.Value[int](t, pool, "select max(attempts) from pawl.delivery"); most > 6 {
+	bounded.UntilSQL(t, pool, allDelivered, n)
+	if most := bounded.Value[int](t, pool, "select max(attempts) from pawl.delivery"); most > 6 {
 		t.Errorf("a delivery took %d attempts", most)
 	}
 }

@@ -2,15 +2,48 @@ package webhook_test
 
 import (
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
+
+// refreshes returns a pool for a sender of webhooks, and a function that waits until the sender has read subscriptions
+// again after it was called, and has done what follows from them: until it begins its next round.
+func refreshes(t *testing.T, pool *pgxpool.Pool) (watched *pgxpool.Pool, refreshed func()) {
+	t.Helper()
+	begun := make(chan string, 1)
+	watched = fsmtest.Spied(t, pool, func(config *pgxpool.Config) {
+		config.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, args []any) {
+			name, _, _ := strings.Cut(strings.TrimPrefix(sql, "-- name: "), " ")
+			if name == "DeliveryEndpoints" && len(args[0].([]string)) == 0 {
+				return // Nothing was due.
+			}
+			select {
+			case begun <- name:
+			default: // Nobody waits.
+			}
+		}}
+	})
+	return watched, func() {
+		t.Helper()
+		for range len(begun) {
+			bounded.Receive(t, "an earlier call", begun)
+		}
+		for _, wanted := range []string{"DeliveryEndpoints", "DeliveryRoute"} {
+			bounded.Until(t, "the sender to call "+wanted, func() string {
+				return bounded.Receive(t, "a call of the sender", begun)
+			}, func(name string) bool { return name == wanted })
+		}
+	}
+}
 
 // Deliveries that wait in memory behind an attempt follow a change of their subscription.
 func TestChangeWhileSending(t *testing.T) {
@@ -57,27 +90,32 @@ func TestChangeWhileSending(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool, service := withService(t)
-			release := make(chan struct{})
-			r := newReceiver(t, func(http.ResponseWriter, hook) { <-release })
+			gate := bounded.NewGate(t, "the attempts")
+			r := newReceiver(t, func(http.ResponseWriter, hook) { gate.Pass() })
 			w := &world{t: t, service: service, s: subscribe(t, service, r.url, everything), other: newReceiver(t, nil)}
 			id := outboxtest.Create(t, pool)
 			outboxtest.Add(t, pool, id)
 			outboxtest.Add(t, pool, id)
-			webhooks(t, pool, quickly)
+			watched, refreshed := refreshes(t, pool)
+			webhooks(t, watched, quickly)
 			r.want(t, 1)
 			if err := test.change(w); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(300 * time.Millisecond) // Subscriptions are read again every 100 ms.
-			close(release)
-			until(t, pool, test.settled)
-			time.Sleep(100 * time.Millisecond)
-			hooks := r.list()
+			refreshed()
+			gate.Open()
+			bounded.UntilSQL(t, pool, test.settled)
+			// What comes next is delivered, and nothing more of what came before it.
+			probe := newReceiver(t, nil)
+			subscribe(t, service, probe.url, everything)
+			outboxtest.Create(t, pool)
+			probe.want(t, 1)
+			hooks := deliveredOf(r.list(), id)
 			if len(hooks) != test.attempts {
 				t.Errorf("the attempts were for %v", whats(hooks))
 			}
 			if name == "another URL" {
-				wantWhats(t, w.other.list(), outboxtest.IDs(id, 2, 3))
+				wantWhats(t, deliveredOf(w.other.list(), id), outboxtest.IDs(id, 2, 3))
 			}
 			if name == "another secret" {
 				webhook, err := standardwebhooks.NewWebhook(w.rotated.Secret)
@@ -120,7 +158,7 @@ func TestStepsBeforeAChange(t *testing.T) {
 			}
 			webhooks(t, pool, quickly)
 			outboxtest.CaughtUp(t, pool, "webhooks")
-			until(t, pool, allDelivered, 2)
+			bounded.UntilSQL(t, pool, allDelivered, 2)
 			wantWhats(t, r.list()[1:], outboxtest.IDs(before, 1))
 		})
 	}
@@ -144,10 +182,10 @@ func TestChangeWhileWaiting(t *testing.T) {
 		webhooks(t, pool, quickly)
 		id := outboxtest.Create(t, pool)
 		outboxtest.Add(t, pool, id)
-		until(t, pool, "select count(*) = 2 and bool_or(attempts = 1 and next_attempt_at > now() + interval '50 minutes') from pawl.delivery")
+		bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_or(attempts = 1 and next_attempt_at > now() + interval '50 minutes') from pawl.delivery")
 		return service, s, func() { ill.Store(false) }, func(status string) {
 			t.Helper()
-			until(t, pool, "select count(*) = 2 and bool_and(status = $1) from pawl.delivery", status)
+			bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_and(status = $1) from pawl.delivery", status)
 		}
 	}
 	t.Run("deleted", func(t *testing.T) {
@@ -177,15 +215,15 @@ func TestNothingLeftToSend(t *testing.T) {
 	kept, deleted := subscribe(t, service, r.url, everything), subscribe(t, service, r.url, everything)
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
-	outboxtest.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route(1, 100, '0')")
-	outboxtest.Exec(t, pool, "delete from pawl.history where version = 1")
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route(1, 100, '0')")
+	bounded.Exec(t, pool, "delete from pawl.history where version = 1")
 	if err := service.Unsubscribe(t.Context(), tenant, deleted.ID); err != nil {
 		t.Fatal(err)
 	}
 	webhooks(t, pool, quickly)
-	until(t, pool, "select count(*) = 3 from pawl.delivery where status = 'dead' and attempts = 0")
-	until(t, pool, "select attempts > 0 from pawl.delivery where subscription_id = $1 and version = 2", kept.ID)
-	if n := outboxtest.Value[int](t, pool, "select count(*) from pawl.delivery where last_error = 'the subscription was deleted'"); n != 2 {
+	bounded.UntilSQL(t, pool, "select count(*) = 3 from pawl.delivery where status = 'dead' and attempts = 0")
+	bounded.UntilSQL(t, pool, "select attempts > 0 from pawl.delivery where subscription_id = $1 and version = 2", kept.ID)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery where last_error = 'the subscription was deleted'"); n != 2 {
 		t.Errorf("%d were abandoned for the deletion", n)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
@@ -44,7 +45,7 @@ func TestCircuitsAsInTheDatabase(t *testing.T) {
 		time.Millisecond, time.Second, 10 * time.Second, 7 * time.Minute, 10 * time.Minute, 24 * time.Hour,
 	} {
 		for failures := range 40 {
-			want := time.Duration(outboxtest.Value[int64](t, pool, openInSQL, failures, first)) * time.Microsecond
+			want := time.Duration(bounded.Value[int64](t, pool, openInSQL, failures, first)) * time.Microsecond
 			if got := dispatch.OpenFor(failures, first); got != want {
 				t.Errorf("after %d failures, from %s on: %s in Go and %s in SQL", failures, first, got, want)
 			}
@@ -54,7 +55,7 @@ func TestCircuitsAsInTheDatabase(t *testing.T) {
 
 func TestStatusesAsInTheDatabase(t *testing.T) {
 	t.Parallel()
-	got := outboxtest.Value[[]string](t, outboxtest.NewPool(t), statusesInSQL)
+	got := bounded.Value[[]string](t, outboxtest.NewPool(t), statusesInSQL)
 	want := []string{string(subscription.DeliveryPending), string(subscription.DeliveryDelivered), string(subscription.DeliveryDead)}
 	slices.Sort(got)
 	slices.Sort(want)
@@ -106,7 +107,7 @@ func TestResultsAsInTheDatabase(t *testing.T) {
 		if err != nil || !leads {
 			t.Fatalf("settle %s: %v, %v", result, leads, err)
 		}
-		if got := outboxtest.Value[string](t, pool, settledInSQL, d.ID); got != want {
+		if got := bounded.Value[string](t, pool, settledInSQL, d.ID); got != want {
 			t.Errorf("%s: %s, want %s", result, got, want)
 		}
 	}

@@ -9,7 +9,7 @@
 //
 // How jobs are queued, ordered and sent is package dispatch's. Subscriptions, callbacks and
 // deliveries are rows, which the service shows and changes; the opening comment of
-// db/migrations/00009_webhooks.sql explains their tables.
+// db/schema/50_webhook/tables.sql explains their tables.
 //
 // # A delivery
 //

@@ -27,8 +27,8 @@ type place struct {
 // window is the most deliveries that are kept in memory.
 func (l *leadership) window() int { return l.fetched.Max() }
 
-// share is the most deliveries of one subscription in memory. It is the smaller the more
-// subscriptions there are, so that endpoints which take nothing leave room for others.
+// share is the most deliveries of one subscription in memory. It shrinks with each further
+// subscription that has some there, so that endpoints which take nothing leave room for others.
 func (l *leadership) share() int {
 	subscriptions := map[uuid.UUID]bool{}
 	for j := range l.jobs.All() {
@@ -214,7 +214,7 @@ func (l *leadership) endpoints(ctx context.Context, keys []subscriptionKey) (map
 	return found, nil
 }
 
-// refreshEvery is how long a change of a subscription may go unnoticed by what is in memory.
+// refreshEvery is how long deliveries in memory may follow a subscription as it was before a change.
 const refreshEvery = 100 * time.Millisecond
 
 // refresh reads the subscriptions of the deliveries that wait in memory again. The deliveries go

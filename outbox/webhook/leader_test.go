@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -20,7 +21,7 @@ func TestCrashBetweenSendAndSettle(t *testing.T) {
 	var depose sync.Once
 	r := newReceiver(t, func(http.ResponseWriter, hook) {
 		depose.Do(func() {
-			outboxtest.Exec(t, pool, "update pawl.consumer set term = term + 1")
+			bounded.Exec(t, pool, "update pawl.consumer set term = term + 1")
 			close(first)
 		})
 	})
@@ -30,8 +31,8 @@ func TestCrashBetweenSendAndSettle(t *testing.T) {
 	config := quickly
 	config.Lease = 300 * time.Millisecond
 	webhooks(t, pool, config)
-	<-first
-	until(t, pool, allDelivered, 2)
+	bounded.Receive(t, "the first attempt", first)
+	bounded.UntilSQL(t, pool, allDelivered, 2)
 	hooks := r.list()
 	// The old leader may send the next step before it settles and is refused.
 	before := 1
@@ -44,7 +45,7 @@ func TestCrashBetweenSendAndSettle(t *testing.T) {
 			t.Errorf("the ids are %s and %s", h.id(), again.id())
 		}
 	}
-	if n := outboxtest.Value[int](t, pool, "select max(attempts) from pawl.delivery"); n != 1 {
+	if n := bounded.Value[int](t, pool, "select max(attempts) from pawl.delivery"); n != 1 {
 		t.Errorf("%d attempts were noted", n)
 	}
 }
@@ -74,7 +75,7 @@ func TestSeveralWorkers(t *testing.T) {
 			stops[i]()
 		}
 	}
-	until(t, pool, allDelivered, instances*(steps+1))
+	bounded.UntilSQL(t, pool, allDelivered, instances*(steps+1))
 	if n := len(r.list()); n != instances*(steps+1) {
 		t.Errorf("%d attempts for %d deliveries", n, instances*(steps+1))
 	}
@@ -117,7 +118,7 @@ func TestHeldTransactionIsDelivered(t *testing.T) {
 	undo(false)
 	end(true)
 	wantWhats(t, r.want(t, 3), append(outboxtest.IDs(other, 1, 2), outboxtest.IDs(held, 2)...))
-	until(t, pool, allDelivered, 3)
+	bounded.UntilSQL(t, pool, allDelivered, 3)
 }
 
 // A page of steps to route, or of due deliveries, that takes longer than a statement may (for its
@@ -126,9 +127,9 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
 	for _, name := range []string{"delivery_route", "delivery_due"} {
-		outboxtest.Exec(t, pool, fmt.Sprintf("alter function pawl.%s rename to %[1]s_really", name))
+		bounded.Exec(t, pool, fmt.Sprintf("alter function pawl.%s rename to %[1]s_really", name))
 	}
-	outboxtest.Exec(t, pool, outboxtest.AtMost8+`
+	bounded.Exec(t, pool, outboxtest.AtMost8+`
 		create function pawl.delivery_route(
 			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean
 		) language plpgsql as $$ begin
@@ -145,7 +146,7 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	const n = 40
 	r := newReceiver(t, nil)
 	subscribe(t, service, r.url, everything)
-	outboxtest.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)
+	bounded.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)
 	config := quickly
 	config.Page, config.Concurrency = 16, 4
 	webhooks(t, pool, config)

@@ -2,18 +2,19 @@ package webhook_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -42,12 +43,11 @@ type receiver struct {
 	answer func(w http.ResponseWriter, h hook)
 	mu     sync.Mutex
 	hooks  []hook
-	came   chan struct{}
 }
 
 func newReceiver(t testing.TB, answer func(w http.ResponseWriter, h hook)) *receiver {
 	t.Helper()
-	r := &receiver{t: t, answer: answer, came: make(chan struct{}, 1)}
+	r := &receiver{t: t, answer: answer}
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
 	r.url = server.URL
@@ -71,10 +71,6 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	r.mu.Lock()
 	r.hooks = append(r.hooks, h)
 	r.mu.Unlock()
-	select {
-	case r.came <- struct{}{}:
-	default:
-	}
 	if r.answer == nil {
 		w.WriteHeader(http.StatusNoContent)
 		return
@@ -91,16 +87,7 @@ func (r *receiver) list() []hook {
 // want waits until there have been so many attempts, and returns them.
 func (r *receiver) want(t testing.TB, n int) []hook {
 	t.Helper()
-	for end := time.After(20 * time.Second); ; {
-		if list := r.list(); len(list) >= n {
-			return list
-		}
-		select {
-		case <-r.came:
-		case <-end:
-			t.Fatalf("%d attempts came, want %d: %v", len(r.list()), n, whats(r.list()))
-		}
-	}
+	return bounded.Until(t, fmt.Sprintf("%d attempts", n), r.list, func(list []hook) bool { return len(list) >= n })
 }
 
 func whats(hooks []hook) (list []string) {

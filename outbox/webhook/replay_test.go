@@ -12,6 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
@@ -32,7 +33,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	webhooks(t, pool, config)
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
-	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
 	wantWhats(t, r.list(), outboxtest.IDs(id, 1, 1, 2, 2)) // The next is sent when the one before it is dead.
 	dead := deliveries(t, service, subscription.DeliveryFilter{Status: subscription.DeliveryDead, SubscriptionID: subscribed.ID})
 	if len(dead) != 2 || dead[0].Attempts != 2 || *dead[0].LastStatus != http.StatusTeapot || len(*dead[0].LastResponse) != 1024 ||
@@ -45,7 +46,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 	if err != nil || replayed.ID != dead[1].ID {
 		t.Fatalf("replayed %+v: %v", replayed, err)
 	}
-	until(t, pool, "select status = 'delivered' and attempts = 1 from pawl.delivery where id = $1", dead[1].ID)
+	bounded.UntilSQL(t, pool, "select status = 'delivered' and attempts = 1 from pawl.delivery where id = $1", dead[1].ID)
 	if again := r.list()[len(before)]; again.id() != before[0].id() || string(again.body) != string(before[0].body) {
 		t.Errorf("the replay has another id or body: %s", again.body)
 	}
@@ -57,7 +58,7 @@ func TestDeadLettersAndReplay(t *testing.T) {
 		if err != nil || n != want {
 			t.Fatalf("replayed %d %s: %v", n, status, err)
 		}
-		until(t, pool, allDelivered, 2)
+		bounded.UntilSQL(t, pool, allDelivered, 2)
 		wantWhats(t, r.list()[len(before):], outboxtest.IDs(id, 1, 2)[2-want:])
 	}
 	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
@@ -77,7 +78,7 @@ func TestReplayOfPending(t *testing.T) {
 	subscribe(t, service, "http://127.0.0.1:1", everything)
 	webhooks(t, pool, webhook.Config{Policy: address.Policy{AllowPrivate: true}, Poll: 5 * time.Millisecond, Backoff: time.Hour})
 	outboxtest.Create(t, pool)
-	until(t, pool, "select count(*) = 1 and bool_and(attempts = 1) from pawl.delivery")
+	bounded.UntilSQL(t, pool, "select count(*) = 1 and bool_and(attempts = 1) from pawl.delivery")
 	d := deliveries(t, service, subscription.DeliveryFilter{})[0]
 	if d.Status != subscription.DeliveryPending || d.LastStatus != nil || *d.LastError == "" || d.NextAttemptAt == nil {
 		t.Errorf("after a refused connection: %+v", d)
@@ -110,7 +111,7 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 	webhooks(t, pool, config)
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
-	until(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
 	dead := deliveries(t, service, subscription.DeliveryFilter{Status: subscription.DeliveryDead, SubscriptionID: s.ID})
 	before := len(r.list())
 	replay := func(d subscription.Delivery) {
@@ -120,10 +121,10 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 		}
 	}
 	replay(dead[1])
-	until(t, pool, "select attempts = 1 and status = 'pending' from pawl.delivery where version = 1")
-	outboxtest.Exec(t, pool, "update pawl.delivery set next_attempt_at = next_attempt_at + interval '1 s' where version = 1")
+	bounded.UntilSQL(t, pool, "select attempts = 1 and status = 'pending' from pawl.delivery where version = 1")
+	bounded.Exec(t, pool, "update pawl.delivery set next_attempt_at = next_attempt_at + interval '1 s' where version = 1")
 	broken.Store(false)
 	replay(dead[0])
-	until(t, pool, allDelivered, 2)
+	bounded.UntilSQL(t, pool, allDelivered, 2)
 	wantWhats(t, r.list()[before:], outboxtest.IDs(id, 1, 1, 2))
 }

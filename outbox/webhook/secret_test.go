@@ -8,6 +8,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
@@ -33,7 +34,7 @@ func TestSecretRotation(t *testing.T) {
 	if h := r.want(t, 1)[0]; !verifies(h, old.Secret) || !verifies(h, rotated.Secret) {
 		t.Errorf("the signatures are %s", h.header.Get("webhook-signature"))
 	}
-	until(t, pool, allDelivered, 1)
+	bounded.UntilSQL(t, pool, allDelivered, 1)
 	stop()
 	dbtest.Advance(t, pool, 24*time.Hour+time.Second)
 	webhooks(t, pool, quickly)
@@ -48,7 +49,7 @@ func TestTestDelivery(t *testing.T) {
 	pool, service := withService(t)
 	r := newReceiver(t, nil)
 	subscribed := subscribe(t, service, r.url, subscription.Filter{TerminalOnly: true})
-	outboxtest.Exec(t, pool, "update pawl.subscription set failures = 9, circuit_open_until = pawl.now() + interval '1 hour'")
+	bounded.Exec(t, pool, "update pawl.subscription set failures = 9, circuit_open_until = pawl.now() + interval '1 hour'")
 	d, err := service.TestSubscription(t.Context(), tenant, subscribed.ID)
 	if err != nil || d.InstanceID != nil || d.Type != subscription.TestDeliveryType {
 		t.Fatalf("got %+v: %v", d, err)
@@ -57,5 +58,5 @@ func TestTestDelivery(t *testing.T) {
 	if h := r.want(t, 1)[0]; h.id() != d.ID.String() || h.event.Type() != subscription.TestDeliveryType {
 		t.Errorf("the test has %v and %s", h.header, h.body)
 	}
-	until(t, pool, "select failures = 0 from pawl.subscription")
+	bounded.UntilSQL(t, pool, "select failures = 0 from pawl.subscription")
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
@@ -29,13 +30,13 @@ const tenant = fsm.DefaultTenant
 
 var quickly = webhook.Config{
 	Policy: address.Policy{AllowPrivate: true}, Poll: 5 * time.Millisecond, Backoff: 20 * time.Millisecond, Open: 50 * time.Millisecond,
-	Timeout: 5 * time.Second,
+	Timeout: time.Minute,
 }
 
 // webhooks runs the worker until the test ends, or stop is called.
 func webhooks(t testing.TB, pool *pgxpool.Pool, config webhook.Config) (stop func()) {
 	t.Helper()
-	return outboxtest.Run(t, webhook.New(pool, config).Run)
+	return bounded.Run(t, "the sender of webhooks", webhook.New(pool, config).Run)
 }
 
 // services are what a client of the API uses.
@@ -70,17 +71,6 @@ func subscribe(t testing.TB, s services, url string, filter subscription.Filter)
 }
 
 var everything subscription.Filter
-
-// until polls the database until a condition holds.
-func until(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !outboxtest.Value[bool](t, pool, "select coalesce(("+sql+"), false)", args...); {
-		if time.Now().After(end) {
-			rows := outboxtest.Value[string](t, pool, "select coalesce(json_agg(d), '[]')::text from (select * from pawl.delivery limit 5) d")
-			t.Fatalf("never true: %s\n%s", sql, rows)
-		}
-	}
-}
 
 const allDelivered = "select count(*) = $1 and bool_and(status = 'delivered') from pawl.delivery"
 
@@ -135,7 +125,7 @@ func TestWebhook(t *testing.T) {
 	if !strings.Contains(string(h.body), "12345678901234567890.5") {
 		t.Errorf("the number lost digits: %s", h.body)
 	}
-	until(t, pool, allDelivered, 2)
+	bounded.UntilSQL(t, pool, allDelivered, 2)
 	log := deliveries(t, service, subscription.DeliveryFilter{InstanceID: id})
 	if len(log) != 1 || log[0].ID.String() != h.id() || log[0].Type != h.event.Type() || *log[0].SubscriptionID != subscribed.ID ||
 		log[0].Attempts != 1 || *log[0].LastStatus != 204 || log[0].DeliveredAt == nil || log[0].NextAttemptAt != nil {
@@ -148,7 +138,7 @@ func TestWebhook(t *testing.T) {
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
-	outboxtest.Exec(t, pool, "select pawl.register_workflow($1)", strings.Replace(outboxtest.Counter, `"counter"`, `"other"`, 1))
+	bounded.Exec(t, pool, "select pawl.register_workflow($1)", strings.Replace(outboxtest.Counter, `"counter"`, `"other"`, 1))
 	receivers := map[string]*receiver{}
 	for name, filter := range map[string]subscription.Filter{
 		"all": {}, "workflow": {Workflows: []string{"counter"}}, "event": {Events: []string{"add"}},
@@ -164,13 +154,13 @@ func TestFilters(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := outboxtest.Create(t, pool)
-	other := outboxtest.Value[uuid.UUID](t, pool, "select (pawl.create_one('other')).id")
+	other := bounded.Value[uuid.UUID](t, pool, "select (pawl.create_one('other')).id")
 	for _, i := range []uuid.UUID{id, other} {
 		outboxtest.Add(t, pool, i)
-		outboxtest.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", i)
+		bounded.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", i)
 	}
 	webhooks(t, pool, quickly)
-	until(t, pool, allDelivered, 6+3+2+2+2+1)
+	bounded.UntilSQL(t, pool, allDelivered, 6+3+2+2+2+1)
 	both := func(versions ...int) []string {
 		return append(outboxtest.IDs(id, versions...), outboxtest.IDs(other, versions...)...)
 	}
@@ -226,12 +216,8 @@ func TestHundredSubscribers(t *testing.T) {
 		list = append(list, id)
 	}
 	webhooks(t, pool, quickly)
-	select {
-	case <-done:
-	case <-time.After(60 * time.Second):
-		t.Fatal("not all messages came")
-	}
-	until(t, pool, allDelivered, subscribers*instances*steps)
+	bounded.Receive(t, "all messages", done)
+	bounded.UntilSQL(t, pool, allDelivered, subscribers*instances*steps)
 	mu.Lock()
 	defer mu.Unlock()
 	for n := range subscribers {
@@ -258,15 +244,15 @@ func BenchmarkWebhooks(b *testing.B) {
 	}))
 	b.Cleanup(server.Close)
 	subscribe(b, service, server.URL, everything)
-	outboxtest.Exec(b, pool, fmt.Sprintf("select pawl.create_one('counter') from generate_series(1, %d)", instances))
+	bounded.Exec(b, pool, fmt.Sprintf("select pawl.create_one('counter') from generate_series(1, %d)", instances))
 	steps := max(b.N/instances, 5)
 	for range steps - 1 {
-		outboxtest.Exec(b, pool, "select pawl.fire_one(i.id, 'add') from pawl.instance i")
+		bounded.Exec(b, pool, "select pawl.fire_one(i.id, 'add') from pawl.instance i")
 	}
 	total = int64(instances * steps)
-	outboxtest.Exec(b, pool, "analyze")
+	bounded.Exec(b, pool, "analyze")
 	b.ResetTimer()
 	webhooks(b, pool, webhook.Config{Policy: address.Policy{AllowPrivate: true}})
-	<-done
+	bounded.ReceiveWithin(b, 10*time.Minute, "all deliveries", done)
 	b.ReportMetric(float64(total)/b.Elapsed().Seconds(), "deliveries/s")
 }

@@ -2,6 +2,11 @@
 --
 -- Schema pawl is what callers see: tables to read and functions to call. Schema pawl_private
 -- holds what only those functions use. No role but the owner has privileges on it.
+--
+-- The header of a function says what it returns, which conditions it raises, which existing rows it
+-- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
+-- too long, 57014 at the statement timeout.
 
 create schema pawl;
 create schema pawl_private;
@@ -82,9 +87,11 @@ create table pawl_private.privilege (
   constraint privilege_is_known check (privilege in ('service', 'caller'))
 );
 
--- condition says what SQL callers and the service tell a caller whose command was refused, or
--- whose request cannot be carried out: one SQLSTATE per condition. `outcome` is the engine's
--- code; several may be one problem to the caller. `problem` is the code that HTTP answers with.
+-- condition lists why a command is refused, and why a request cannot be carried out. `outcome` is the
+-- engine's code, `problem` the code that HTTP answers with. Outcomes that are one problem to a caller
+-- share its SQLSTATE, and no two problems share one. The problem `internal` is none that an HTTP
+-- client can act on; an operator can, so each of its outcomes has a SQLSTATE of its own.
+--
 -- In `message`, %1$s is the event, and %2$s, %3$s and %4$s are the state, the version and the id of
 -- the instance. The service words its problems in the same way; a test compares them.
 create table pawl_private.condition (

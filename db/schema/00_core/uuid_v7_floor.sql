@@ -1,6 +1,6 @@
--- uuid_v7_floor is the lowest id that can be made in the millisecond of p_at. It turns a bound
--- on created_at into a bound on the primary key. Times that 48 bits cannot hold, before 1970 or
--- infinite, are taken for the nearest time that they can hold.
+-- uuid_v7_floor turns a bound on created_at into a bound on the primary key.
+-- Returns: the lowest id that can be made in the millisecond of p_at. A time that 48 bits cannot hold,
+--          before 1970 or infinite, counts as the nearest time that they can hold
 create function pawl.uuid_v7_floor(p_at timestamptz) returns uuid
 language sql immutable parallel safe
 as $$

@@ -69,7 +69,8 @@ as $$
     ) e
     cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
   ),
-  -- inside: the states around the declaring state, some of which are around the target too.
+  -- inside: the states around the declaring state. Those that are around the target too are neither
+  -- left nor entered.
   inherited as (
     select
       s.path as source, s.lineage, d.event, d.value, d.target,

@@ -1,13 +1,14 @@
 -- create starts instances of the latest version of their workflow, and records what was decided.
--- p_instance_correlation_ids: the instances' own; part of the request's fingerprint
--- p_correlation_ids:          the commands'; an instance without one of its own takes it
+-- p_instance_correlation_ids: the correlation ids of the instances; part of the fingerprint
+-- p_correlation_ids:          the correlation ids of the commands; an instance without one takes it
 -- p_lifetimes:                override the workflow's ttl
--- p_callback_urls:            are sent the end of the instance, signed with p_callback_secrets; null
---                             if no command has one
+-- p_callback_urls:            where to send the end of the instance, signed with p_callback_secrets;
+--                             null if no command has one
 -- p_checked:                  as for fire, of the context schema
 -- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
 --          has the business key. 'context-unchecked' comes with the schema that the caller must check
--- Raises:  40001 what it found vanished: try again
+-- Raises:  40001 a key, or the holder of a business key, vanished while it was read: try again;
+--          what an assign or a guard raises although its errors are suppressed
 -- Locks:   idempotency_key (by key), then instance (the business key)
 -- Writes:  idempotency_key, instance, history, timer, callback
 create function pawl.create(

@@ -2,7 +2,8 @@
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
 -- Returns: the instance
--- Raises:  PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON
+-- Raises:  PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
+--          What create raises
 -- Locks:   idempotency_key, then instance
 -- Writes:  idempotency_key, instance, history, timer
 create function pawl.create_one(

@@ -8,7 +8,8 @@
 --             version that it expects is gone afterwards. In history its key is that version, as 'timer:3'
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
 --          caller must check before it calls again
--- Raises:  PW001 the same instance twice in one call
+-- Raises:  PW001 the same instance twice in one call; 40001 a key vanished while it was read: try
+--          again; what a guard or an assign raises although its errors are suppressed
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
 -- Writes:  idempotency_key, instance, history, timer
 create function pawl.fire(
@@ -51,7 +52,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- A replay takes no lock and no transaction id: what was decided does not change.
+    -- Unless the time to live slides, a replay takes no lock and no transaction id.
     return query select r.*
     from (
       select

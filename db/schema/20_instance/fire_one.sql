@@ -3,7 +3,7 @@
 -- create_one.
 -- Returns: the instance after the step
 -- Raises:  PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
---          pawl_private.condition; the detail is JSON
+--          pawl_private.condition; the detail is JSON. What fire raises
 -- Locks:   instance (for no key update), then idempotency_key
 -- Writes:  idempotency_key, instance, history, timer
 create function pawl.fire_one(

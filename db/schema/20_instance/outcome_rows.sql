@@ -1,4 +1,4 @@
--- outcome_rows puts the columns of an outcome's instance side by side, for callers that cannot read
+-- outcome_rows writes an outcome as one flat row, for callers that cannot read its instance, which is
 -- a composite type. The planner inlines it.
 -- Returns: one row
 create function pawl.outcome_rows(p_outcome pawl.outcome) returns setof pawl.outcome_row

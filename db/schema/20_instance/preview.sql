@@ -1,7 +1,9 @@
--- preview says what fire would come to, and writes nothing: a dry run. It makes the same decision, and
--- the caller's transaction may be read-only. Keys play no part. p_expected, p_checked: as for fire.
--- p_instances: what to take the instances for, one per command; null for what they are.
+-- preview decides what fire would decide, and writes nothing: a dry run. The caller's transaction may
+-- be read-only. Keys play no part.
+-- p_expected, p_checked: as for fire
+-- p_instances: rows to decide for instead of the stored instances, one per command; null for the stored
 -- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
+-- Raises:  what a guard or an assign raises although its errors are suppressed
 create function pawl.preview(
   p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
   p_instances pawl.instance[] default null

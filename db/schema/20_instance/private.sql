@@ -55,7 +55,7 @@ as $$
     and t.event = p_event
 $$;
 
--- knows_event says whether any state of a workflow accepts an event.
+-- knows_event says whether any state of a version of a workflow accepts an event.
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 language sql stable parallel safe
 as $$
@@ -170,8 +170,8 @@ as $$
 $$;
 
 -- complete_macrostep takes the eventless transitions of an instance that has made a step, one after
--- the other, until no guard holds. Each is a step of its own, at the same time. Guards and assigns go
--- on to see the command's payload. p_before: the instance before the step; null at its creation.
+-- the other, until no guard holds. Each is a step of its own, at the same time. Their guards and
+-- assigns see the command's payload, too. p_before: the instance before the step; null at its creation.
 -- Returns: the macrostep; its refusal is 'always-loop' after 100 eventless transitions, or
 --          'context-too-large'
 create function pawl_private.complete_macrostep(
@@ -227,8 +227,8 @@ begin
 end
 $$;
 
--- begin_macrostep is complete_macrostep for a new instance: first it assigns what the states that
--- the instance enters assign.
+-- begin_macrostep is complete_macrostep for a new instance. First it runs the entry assigns of the
+-- states that the instance starts in.
 create function pawl_private.begin_macrostep(
   p_instance pawl.instance, p_reason text, p_now timestamptz, p_setting pawl.setting
 ) returns pawl_private.macrostep
@@ -256,9 +256,9 @@ begin
 end
 $$;
 
--- decide says what a fire comes to. It only reads. Its refusals are checked in the order of the
--- contract: not found, precondition, size, event, guard. A refusal that is not recorded gives way to
--- 'seen' if the command's key was taken while the call waited.
+-- decide makes the decision of a fire. It only reads. Refusals are checked in the order of the
+-- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
+-- waited, the code is 'seen' instead of a refusal that is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
 --          if applied, else as it is; null if there is none. due_at: its next deadline, null if none.
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.

@@ -1,7 +1,10 @@
--- simulate says what an event would come to for an instance that does not exist: one in a state, at a
--- version, with a context. p_state: null to create the instance with the context first. p_event: null
--- to do no more than that. p_checked: as for fire.
+-- simulate decides an event for an instance that does not exist, in the given state, at the given
+-- version, with the given context. It writes nothing.
+-- p_state:   null to create the instance with the context first
+-- p_event:   null to decide no event
+-- p_checked: as for fire
 -- Returns: one outcome, as preview does; none if the workflow has no such version or state
+-- Raises:  what preview raises
 create function pawl.simulate(
   p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
   p_event text, p_payload jsonb, p_checked text

@@ -10,7 +10,7 @@
 -- commit. create_one and fire_one wrap them for SQL callers. An empty string in a text array
 -- means "none".
 --
--- A call proceeds in these steps. Under READ COMMITTED each statement of a volatile function
+-- A call of fire proceeds in these steps. Under READ COMMITTED each statement of a volatile function
 -- sees a fresh snapshot.
 --
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
@@ -20,8 +20,15 @@
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
+-- A create has no instance to lock, so it begins with step 3.
+--
 -- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
--- timer.
+-- timer. Two cases differ:
+--
+--   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
+--     that does not exist, and creates insert business keys in one order.
+--   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
+--     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -29,8 +36,9 @@
 --
 -- Properties of Postgres that the code depends on, each shown by a test in package db:
 --
---   * The engine locks an instance first and reads it afterwards. An UPDATE that joins the row
---     it waits for re-checks the old joined row, and silently changes nothing.
+--   * The engine locks an instance first and reads it afterwards. An UPDATE that joins a row to the
+--     same row once more compares, after a wait, the new row with the old one, and silently changes
+--     nothing.
 --   * A single statement can neither insert a key that another transaction inserts at the same
 --     time, nor see it. The key is therefore read in the next statement.
 --   * Rows are looked up by their full key through `left join lateral (... limit 1)`. A generic

@@ -1,8 +1,9 @@
 -- fire_timers ends up to p_limit timeouts and lifetimes that are due, the oldest first.
--- Returns: looked_at: how many timers were read; -1 if another process holds the lock. fired: how
---          many steps were made. late: for how long the oldest had been due. next_in: the time until
---          the next timer is due; null if there is none
--- Locks:   instance (for no key update, those that are not locked), timer
+-- Returns: looked_at: how many timers were read; -1 if another process is firing timers. fired: how
+--          many timeouts and lifetimes were ended. late: for how long the oldest had been due. next_in:
+--          the time until the next timer is due; null if there is none
+-- Locks:   an advisory lock that one process at a time gets, instance (for no key update, those that
+--          are not locked), timer
 -- Writes:  instance, history, timer
 create function pawl.fire_timers(
   p_limit integer, out looked_at integer, out fired integer, out late interval, out next_in interval

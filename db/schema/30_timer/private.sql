@@ -1,8 +1,8 @@
 -- next_deadline is the nearest deadline of an instance: of its state's timeouts but the first
 -- p_tried, which were refused, and of its lifetime. A timeout precedes a lifetime that is due at the
 -- same time.
--- Returns: one row, or none if there is no deadline; tried: what p_tried is after this deadline; null
---          for the lifetime
+-- Returns: one row, or none if there is no deadline. tried: the p_tried that leads to the deadline
+--          after this one; null for the lifetime, which is the last
 create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer)
 returns table (due_at timestamptz, event text, tried integer)
 language sql stable
@@ -48,7 +48,8 @@ $$;
 -- is {"due_at"}, so that history shows how late each was. After a refusal the timer is armed for the
 -- instance's next deadline. After an exception the timer is postponed by a minute, and the others of
 -- the batch are fired one by one.
--- Returns: how many steps were made
+-- Returns: how many of them were ended
+-- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 create function pawl_private.fire_timer_batch(
   p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_due_at timestamptz[]

@@ -1,6 +1,7 @@
 -- put_off_timer postpones the timer that is due first by a minute. The worker calls it when that timer
 -- alone cannot be fired within the statement timeout.
 -- Returns: the id of the instance; null if no timer is due
+-- Locks:   timer (for update, skipping what is locked)
 -- Writes:  timer
 create function pawl.put_off_timer() returns uuid
 language sql volatile security definer

@@ -1,7 +1,7 @@
--- Module timer: the timer worker's calls. A row of pawl.timer says when to look at an instance. The
--- deadline that is due is found out from the instance, under its lock, and ended by fire, as any
--- other event.
+-- Module timer: the timer worker's calls. A row of pawl.timer says when to look at an instance. Which
+-- deadline is due is read from the instance, under its lock. Then fire ends the timeout or the
+-- lifetime, as it takes any other event.
 --
--- One process at a time ends deadlines, by an advisory lock that its transaction holds: others would
--- only wait for the same instances. The worker waits for no command: it skips an instance that is
+-- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
+-- for the same instances. The worker waits for no command: it skips an instance that is
 -- locked, and looks at it again later.

@@ -1,7 +1,9 @@
 -- consumer_advance moves a consumer's cursor to p_batch. If p_seq is given, it only notes that p_batch has
--- been read up to p_seq. It renews the lease, too.
--- p_low_watermark: next_low_watermark as it was before this transaction got its xid, if it has one.
--- The commit is asynchronous: after a crash, what it loses is relayed again.
+-- been read up to p_seq. It renews the lease, too. The commit is asynchronous: steps whose advance is lost
+-- in a crash are relayed again.
+-- p_relayed:       how many steps were relayed, for consumer_status
+-- p_low_watermark: in a transaction that has written before, what next_low_watermark returned before it
+--                  wrote
 -- Returns: whether p_term still leads; if not, nothing is changed
 -- Locks:   consumer
 -- Writes:  consumer

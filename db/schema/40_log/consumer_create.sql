@@ -1,5 +1,5 @@
--- consumer_create adds a consumer, unless there is one of the name. It begins with the first step that
--- there ever was if p_from_start, else with the steps that are committed after a process first leads.
+-- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step
+-- that is kept if p_from_start, else with the steps that are committed after a process first leads.
 -- Writes:  consumer
 create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
 language plpgsql volatile security definer

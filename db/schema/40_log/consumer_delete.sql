@@ -1,6 +1,7 @@
--- consumer_delete deletes a consumer that nobody leads. Nothing reads the rest of its backlog.
+-- consumer_delete deletes a consumer that nobody leads. Nothing reads the rest of its backlog. Only the
+-- owner may call it.
 -- Returns: whether there was such a consumer
--- Raises:  PW40L if a process leads
+-- Raises:  PW40L a process leads
 -- Locks:   consumer
 -- Writes:  consumer
 create function pawl.consumer_delete(p_consumer text) returns boolean

@@ -1,6 +1,6 @@
 -- consumer_lead makes p_leader the leader of a consumer, if nobody leads, or if p_leader itself does.
 -- Returns: the new term; null if another process leads, or if there is no such consumer
--- Raises:  PW40R if the database was restored from a dump: see log_restored
+-- Raises:  PW40R the database was restored from a dump: see log_restored
 -- Locks:   consumer
 -- Writes:  consumer
 create function pawl.consumer_lead(p_consumer text, p_leader text, p_lease interval) returns bigint

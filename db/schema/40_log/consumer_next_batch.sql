@@ -1,6 +1,8 @@
 -- consumer_next_batch says what a consumer is to read next: the batch that it has begun, or a new one.
--- Returns: begun: whether a part of the batch has been read; idle: whether there is certainly nothing to
---          read; place: place_after of the next page
+-- Returns: batch: the cursor after it. begun: whether a part of it has been read. idle: whether there is
+--          certainly nothing to read. place: if the next page is not full, the seq up to which the batch
+--          has been read after it; null if the batch ends with that page. All are null if there is no
+--          such consumer
 create function pawl.consumer_next_batch(p_consumer text, out batch pg_snapshot, out begun boolean, out idle boolean, out place bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

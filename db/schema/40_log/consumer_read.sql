@@ -1,5 +1,6 @@
--- consumer_read reads the next page of a consumer's batch, as messages: see consumer_steps.
--- Returns: up to p_limit messages, in the order of seq
+-- consumer_read reads the next page of a consumer's batch as messages.
+-- Returns: up to p_limit messages, in the order of seq. There may be fewer, or none, although the batch
+--          goes on: see consumer_next_batch
 create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
 language plpgsql stable security definer -- A PL/pgSQL function keeps its plan; a SQL function does not.
 set search_path = pg_catalog, pg_temp

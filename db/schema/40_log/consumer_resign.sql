@@ -1,4 +1,5 @@
 -- consumer_resign ends a lease before its time, so that another process may lead at once.
+-- Locks:   consumer
 -- Writes:  consumer
 create function pawl.consumer_resign(p_consumer text, p_term bigint) returns void
 language sql volatile security definer

@@ -1,7 +1,7 @@
--- log_moved says which instances have moved since p_cursor. One call serves all that wait in a process,
--- and costs as much as there were steps.
--- Returns: snapshot: the next cursor. instances, tenants: each once; null if there were more than p_limit
---          steps, or if p_cursor is null
+-- log_moved says which instances have moved since p_cursor. One call serves everybody who waits in a
+-- process. Its cost grows with the number of steps since p_cursor.
+-- Returns: snapshot: the next cursor. instances, tenants: of the steps since p_cursor, each once; null if
+--          there were more than p_limit steps, or if p_cursor is null
 create function pawl.log_moved(
   p_cursor pg_snapshot, p_limit integer, out snapshot pg_snapshot, out instances uuid[], out tenants text[]
 )

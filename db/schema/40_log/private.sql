@@ -1,15 +1,15 @@
 -- next_low_watermark is a low watermark for cursors that see this transaction. A transaction that gets
--- its xid after this one gets its own draws larger sequence numbers: a step draws its seq after the
--- transaction has locked an instance, and so after it has got its xid.
--- Returns: null if this transaction has its xid already, so that nothing can be said
+-- its xid later than this one draws larger sequence numbers than this: a step draws its seq after its
+-- transaction has locked an instance, and so after that transaction has got its xid.
+-- Returns: null if this transaction has an xid already: then there is no such bound
 create function pawl_private.next_low_watermark() returns bigint
 language sql volatile
 as $$
   select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
 $$;
 
--- steps_since are the steps that p_cursor does not see: those of later transactions, and those of
--- transactions that were in progress. The planner inlines it. The caller must set enable_seqscan = off:
+-- steps_since reads the steps that p_cursor does not see: those of later transactions, and those of
+-- transactions that were in progress at the cursor. The planner inlines it. The caller must set enable_seqscan = off:
 -- the steps to read are always the newest rows, of which the statistics know nothing.
 -- Returns: rows of history, in no order
 create function pawl_private.steps_since(p_cursor pg_snapshot) returns setof pawl.history
@@ -25,15 +25,15 @@ as $$
   cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
 $$;
 
--- page_end is the last seq that a consumer's next page looks at.
+-- page_end is the largest seq that a consumer's next page may look at.
 create function pawl_private.page_end(p_consumer pawl.consumer) returns bigint
 language sql immutable parallel safe
 as $$
   select greatest(p_consumer.batch_seq, p_consumer.low_watermark) + 20000
 $$;
 
--- place_after is the seq up to which a batch has been read after a page that was not full; null if the
--- batch ends with that page. The batch's snapshot must have been taken before the call.
+-- place_after is the seq up to which a batch has been read after a page that was not full: page_end.
+-- It is null if the batch ends there. The batch's snapshot must have been taken before the call.
 create function pawl_private.place_after(p_consumer pawl.consumer) returns bigint
 language sql volatile
 as $$
@@ -87,7 +87,7 @@ begin
 end
 $$;
 
--- message_of is the message of a step, looked up by full keys. The planner inlines it.
+-- message_of makes the message of a step. It looks rows up by their full keys. The planner inlines it.
 -- Returns: one row
 create function pawl_private.message_of(p_step pawl.history) returns setof pawl.message
 language sql stable
@@ -138,11 +138,11 @@ $$;
 -- steps can have been purged. So no step is lost while all purged steps have smaller xids than these.
 -- A step's time could not tell: it is read before the commit, which may be much later.
 --
--- A cursor that sees nothing at all is the beginning, and loses nothing: steps that were purged before
--- they were read count as purged before the stream began.
+-- A cursor that sees nothing at all is the beginning of history, and has lost nothing: a stream from the
+-- beginning shows the steps that are kept.
 --
--- It may answer true without need: when a transaction that p_cursor does not see stayed open for longer
--- than a workflow's retention.
+-- The answer may be true although no step is lost: if a transaction that p_cursor does not see stayed open
+-- for longer than a workflow's retention.
 create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp

@@ -1,6 +1,7 @@
--- stream_can_resume says whether a stream can go on from p_cursor. It can if no more than p_limit steps of
--- all tenants were made since (null for any number), if none that it would show has been purged, and if
--- this database has been at p_cursor: it has not if it was restored from an older copy.
+-- stream_can_resume says whether a stream can go on from p_cursor.
+-- Returns: true if all of these hold. At most p_limit steps of all tenants were made since; null for any
+--          number. No step that the stream would show has been purged. This database has been at
+--          p_cursor, which it has not if it was restored from an older copy
 create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

@@ -1,7 +1,7 @@
 -- stream_read reads a page of a tenant's steps that p_batch sees and p_cursor does not, after the seq
--- p_after. stream_can_resume has bounded their number, so that each page may sort them.
--- Returns: up to p_limit rows of history, in the order of seq. The page ends when its documents have more
---          than p_bytes, but has at least one row
+-- p_after. Each page sorts all of them, so the caller must have had stream_can_resume bound their number.
+-- Returns: up to p_limit rows of history, in the order of seq. The page ends when its contexts and payloads
+--          have p_bytes or more, but has at least one row
 -- Raises:  PW410 steps that p_cursor does not see have been purged
 create function pawl.stream_read(
   p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer,

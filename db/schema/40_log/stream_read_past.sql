@@ -1,10 +1,11 @@
 -- stream_read_past reads the steps that p_batch sees and p_cursor does not, however many there are. It
 -- walks all steps of the tenant by instance and version, the order of the primary key: in the order of
 -- seq each page would have to sort them all.
--- Returns: rows of history after the given step. A page looks at p_limit rows, or fewer if their documents
---          have more than p_bytes. If the last row that it looked at does not belong to the stream, it
---          comes too, without its documents and with a negative seq. No row: there are no more
--- Raises:  PW410 steps that p_cursor does not see have been purged, or the given step
+-- Returns: rows of history after the given step; none when there are no more. A page looks at p_limit
+--          rows, or fewer if their contexts and payloads have p_bytes or more. If the last row that it
+--          looked at is none of those steps, it is returned all the same, so that the caller knows where
+--          to go on: its seq is negative, its context empty and its payload null
+-- Raises:  PW410 steps that p_cursor does not see, or the given step, have been purged
 create function pawl.stream_read_past(
   p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid,
   p_after_version bigint, p_limit integer, p_bytes bigint

@@ -52,7 +52,7 @@ create table pawl.consumer (
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
 comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
-comment on column pawl.consumer.low_watermark is 'the low watermark: steps of transactions that are later than the cursor have a larger seq';
+comment on column pawl.consumer.low_watermark is 'steps of transactions that are later than the cursor have a larger seq';
 comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
 comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
 comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';

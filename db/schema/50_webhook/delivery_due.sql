@@ -3,9 +3,10 @@
 -- one whose circuit is half-open gets one. The search goes through the subscriptions in their order,
 -- after the given one; a subscription with nothing due costs one look. The pending deliveries of a deleted
 -- subscription are returned whether they are due or not, to be abandoned.
+-- p_each:   the most deliveries of one subscription that may be under way
 -- p_flying, p_flying_subscriptions: the deliveries that are under way. A subscription with half of p_each
---          or more under way gets no more.
--- Returns: up to p_limit deliveries; if fewer, all subscriptions after the given one were seen
+--           or more under way gets none.
+-- Returns: up to p_limit deliveries; if fewer, all subscriptions after the given one were looked at
 create function pawl.delivery_due(
   p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text,
   p_after_subscription uuid

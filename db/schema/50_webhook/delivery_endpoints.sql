@@ -1,5 +1,7 @@
--- delivery_endpoints reads the endpoints of subscriptions, and of callbacks by the id of their instance,
--- that still exist. A previous secret is returned while it is valid.
+-- delivery_endpoints reads where deliveries go.
+-- p_ids:   of subscriptions, and of instances with a callback
+-- Returns: one row per subscription or callback that still exists, in no order. previous_secret: while it
+--          still signs, else ''
 create function pawl.delivery_endpoints(p_tenants text[], p_ids uuid[]) returns setof pawl.endpoint
 language sql stable security definer
 set search_path = pg_catalog, pg_temp

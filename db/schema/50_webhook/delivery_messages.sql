@@ -1,4 +1,5 @@
--- delivery_messages reads the messages of steps that still exist.
+-- delivery_messages reads the messages of the given steps.
+-- Returns: one message per step that has not been purged, in no order
 create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns setof pawl.message
 language sql stable security definer
 set search_path = pg_catalog, pg_temp

@@ -1,6 +1,6 @@
--- delivery_replay makes settled deliveries pending again, with all their attempts: those of p_ids, or up
--- to p_limit that match the filter, after the id p_after. An instance's deliveries are sent in order. A
--- delivery whose subscription or callback is gone stays as it is.
+-- delivery_replay makes settled deliveries pending again, with the full number of attempts: those of p_ids,
+-- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
+-- their order again. A delivery whose subscription or callback is gone does not change.
 -- Returns: replayed: how many; looked_at: how many were read; last: the id of the last one that was read
 -- Locks:   consumer
 -- Writes:  delivery

@@ -1,5 +1,5 @@
--- delivery_route creates the deliveries of the next page of steps of the consumer `webhooks`, and moves its
--- cursor. Without subscriptions and callbacks it moves the cursor and reads nothing. It renews the lease
+-- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
+-- the cursor. Without subscriptions and callbacks it moves the cursor and reads no step. It renews the lease
 -- when it moves the cursor, and when a third of the lease has passed.
 -- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
 --          more: whether there may be more steps

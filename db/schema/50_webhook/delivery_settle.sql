@@ -5,8 +5,8 @@
 --   gone       the endpoint answered 410: it is dead, and its subscription is disabled
 --   postponed  there was no attempt; it is due after p_delays
 --   abandoned  there was no attempt, and there will be none: it is dead
--- p_pauses: how long the endpoint asked not to be called; null if it did not. p_rest: for how long an
--- endpoint's circuit opens at first.
+-- p_pauses: for how long the endpoint asked not to be called; null if it did not
+-- p_rest:   for how long an endpoint's circuit opens the first time
 -- Returns: whether p_term still leads; if not, nothing is changed
 -- Raises:  22023 a result that is none of these
 -- Locks:   consumer

@@ -10,16 +10,17 @@ as $$
 $$;
 
 -- circuit_open_for is for how long an endpoint's circuit opens after so many failed attempts in a row;
--- null while it stays closed. Afterwards the circuit is half-open: one delivery at a time probes it.
--- p_rest: the first time. Each later one doubles, up to ten minutes.
+-- null while it stays closed. Afterwards the circuit is half-open: one delivery at a time probes the
+-- endpoint. p_rest is the time after the fifth failure; each further failure doubles it, up to ten minutes.
 create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
 language sql immutable parallel safe
 as $$
   select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
 $$;
 
--- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: to this subscription
--- alone. The caller must hold the consumer's row, so that no delivery is settled or replayed meanwhile.
+-- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: create those for this
+-- subscription alone. The caller must hold the lock of the consumer's row, so that no delivery is settled or
+-- replayed meanwhile.
 -- Returns: steps: how many were read; deliveries: how many were created; place: the seq up to which the
 --          batch has been read then; null if it ends there
 -- Writes:  delivery

@@ -1,6 +1,7 @@
 -- subscription_delete deletes a subscription. Its pending deliveries are abandoned; the others stay in the
 -- log of deliveries.
 -- Returns: whether it existed
+-- Locks:   subscription
 -- Writes:  subscription
 create function pawl.subscription_delete(p_tenant text, p_id uuid) returns boolean
 language plpgsql volatile security definer

@@ -1,5 +1,6 @@
 -- subscription_rotate_secret replaces a subscription's secret. For p_overlap the previous one signs, too.
 -- Returns: the subscription, or no row
+-- Locks:   subscription
 -- Writes:  subscription
 create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval)
 returns setof pawl.subscription

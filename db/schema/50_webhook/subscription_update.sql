@@ -1,5 +1,6 @@
--- subscription_update changes the members that are not null. Steps that were committed before are still
--- sent to the subscription as it was, unless the router is more than some 20,000 steps behind.
+-- subscription_update changes what is given as not null. Steps that were committed before the change are
+-- chosen by the old filter: up to 20,000 of them, if the router is behind. What the router is behind beyond
+-- that is chosen by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not

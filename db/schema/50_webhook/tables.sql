@@ -2,14 +2,14 @@
 --
 -- The router turns steps into deliveries and moves the cursor of the consumer `webhooks` in the same
 -- transaction. So each step is routed to each matching subscription exactly once, whatever happens to
--- the process. The leader of that consumer, one process at a time, sends what is due. Attempts that are
--- under way are known to its memory alone, and one write settles each. After a crash a delivery is sent
--- again, under the same id.
+-- the process. The leader of that consumer, one process at a time, sends what is due. Nothing is written
+-- before an attempt: only the leader's memory knows what is under way. One write settles many attempts.
+-- After a crash a delivery is sent again, under the same id.
 --
 -- A subscription receives the messages of an instance in their order. When a delivery fails, the later
--- ones of the instance lose their next_attempt_at, and get it back when the failed one is settled for
--- good. So head-of-line blocking is limited to an instance, and the search for what is due never steps
--- over waiting deliveries.
+-- ones of the instance lose their next_attempt_at. They get it back when the failed one is delivered or
+-- dead. So head-of-line blocking is limited to an instance, and the search for due deliveries reads none
+-- that wait for another.
 --
 -- An endpoint that keeps failing has its circuit opened. Then it is probed with one delivery at a time,
 -- at growing intervals, until one succeeds. Deliveries that wait meanwhile lose no attempt.

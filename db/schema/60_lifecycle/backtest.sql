@@ -1,15 +1,18 @@
 -- backtest re-runs the recorded histories of instances against a version of their workflow, or against a
 -- definition in canonical form that is not registered.
 --
--- Such a definition is stored under a number that no version has, in a subtransaction that is rolled back
--- before anybody can see it. Registering and retiring wait while a call runs; commands do not. So a call
--- ends after a tenth of a second, or after as long as storing took.
+-- Such a definition is stored under a version number that no version has, in a subtransaction that is
+-- rolled back before anybody can see it. While a call has stored one, registering and retiring wait;
+-- commands do not. So a call re-runs instances for as long as storing took, or for a tenth of a second if
+-- that is longer, and ends. The caller goes on with the ids that have no row.
 --
--- The limits are today's. $.instance.workflow_version is the candidate's number.
--- p_version, p_definition: one of them. p_ids: of the tenant's instances.
+-- The present limits of size apply. $.instance.workflow_version is the number of the candidate.
+-- p_version, p_definition: the candidate, exactly one of them
+-- p_ids: of the tenant's instances
 -- Returns: one row per id, in their order, until the time is up, but at least one. steps to checks: see
 --          backtest_instance; steps is 0 if there is no such instance
 -- Raises:  PW400 malformed-request, PW40W workflow-not-found, PW42D invalid-definition
+-- Locks:   workflow (row exclusive) while the call runs, if a definition is given
 -- Writes:  nothing that stays
 create function pawl.backtest(
   p_workflow text, p_ids uuid[], p_version integer default null, p_definition jsonb default null,

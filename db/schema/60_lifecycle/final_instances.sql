@@ -1,9 +1,10 @@
 -- final_instances reads the next page of a pass over the final instances, in the order of
--- instance_workflow_idx: up to p_limit of one tenant, workflow and status. The pass's place goes in and
--- comes out as at_tenant to at_id; at_tenant is '' before the pass begins and when it has ended.
+-- instance_workflow_idx: up to p_limit of one tenant, workflow and status. at_tenant to at_id are the place
+-- of the pass, which each call takes and returns. at_tenant is '' before the pass begins and when it has
+-- ended.
 --
 -- An instance is created before it becomes final, so only ids that are old enough are looked at. An
--- instance that was created early and ended late is looked at by each pass, and left out.
+-- instance that was created early and became final late is looked at by each pass, and left out.
 -- p_age: for how long the instances must have been final; null for the retention of their workflow's
 --        latest version; workflows without a retention are skipped
 -- p_tenant, p_workflows: only these; null for all

@@ -1,6 +1,6 @@
 -- log_restored lets consumers and subscriptions go on after the database was restored from a dump, on a
--- server whose transaction ids start anew. Steps that any consumer had not read are read by all of them,
--- some of them again. It rewrites all of history. Only the owner may call it.
+-- server whose transaction ids start anew. All consumers read the steps that at least one of them had not
+-- read, so some read steps again. It rewrites all of history. Only the owner may call it.
 -- Locks:   consumer, history, subscription (exclusive)
 -- Writes:  history, consumer, subscription, purged_history
 create function pawl.log_restored() returns void

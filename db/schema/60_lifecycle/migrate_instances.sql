@@ -5,7 +5,7 @@
 --
 -- An instance's new state is the one that p_state_map has for its state, else the state of the same name.
 --   * A state that keeps its name keeps state_changed_at, and the new version's timeouts count from there.
---     A timeout that is due then, is due at once.
+--     One that would have been due earlier is due at once.
 --   * A state that the map names is entered now, even if its name stays the same.
 --   * expires_at becomes null if the new version has no ttl, and that ttl from now if there was none.
 --     Otherwise it stays. If the new version's ttl slides, the lifetime counts from state_changed_at, and
@@ -18,11 +18,12 @@
 -- p_states, p_ids: only instances in these states, with these ids; null for all
 -- p_dry_run:       write and lock nothing; the caller's transaction may be read-only
 -- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate';
---          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if its eventless
---          transitions do not come to rest; 'busy' if a command holds it; 'gone' if it ended or was moved
---          meanwhile
+--          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if the eventless
+--          transitions do not come to rest, or make the context too large; 'busy' if a command holds the
+--          instance; 'gone' if it became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
---          way; PW400 malformed-request with all faults of the request
+--          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
+--          although its errors are suppressed
 -- Locks:   workflow (for key share, both versions), an advisory lock by tenant and workflow, instance (for
 --          no key update, by id, those that are not locked)
 -- Writes:  instance_migration, instance, history, timer

@@ -83,9 +83,10 @@ $$;
 -- Two instances are followed: the candidate's, and the recorded one beside it, as history had it. Both are
 -- in the same state until the first difference, where the re-run ends: what comes after it has no meaning.
 --
--- Timers may be late, and a late one shows in history as a command that came first. So a timeout of the
--- candidate counts only if the recorded version had none that was due by then. Else the timers were behind,
--- and the recorded order stands. That is why a back-test of an instance's own version finds nothing.
+-- Timers may be late. Then history shows a command before a timeout that was due earlier. So a timeout of the
+-- candidate counts as a difference only if the recorded version had no deadline by then. If it had one, the
+-- timers were late, and the recorded order stands. That is why a back-test of an instance's own version finds
+-- nothing.
 
 -- backtest_step decides a step of an instance as fire or create would have decided it at p_at. An exception
 -- that a guard raises is an outcome here: a subtransaction for each step is affordable, since no command
@@ -147,10 +148,10 @@ exception
 end
 $$;
 
--- backtest_overdue says whether an instance, as history had it, had a deadline by p_at that its own version
--- would have kept: then its timer was late. A timeout that raises is postponed, and so late. The deadlines
--- of a version that was retired are unknown, and any may have been late.
--- p_except: the event of a deadline that was kept.
+-- backtest_overdue says whether an instance, as history had it, had a deadline by p_at at which its own
+-- version would have made a step: then its timer was late. A timeout that raises is postponed, and so late.
+-- The deadlines of a version that was retired are unknown, and any of them may have been late.
+-- p_except: the event of a deadline that does not count
 create function pawl_private.backtest_overdue(
   p_recorded pawl.instance, p_at timestamptz, p_except text, p_setting pawl.setting
 ) returns boolean

@@ -3,8 +3,9 @@
 -- key names it, and while a module retains it: see log_retains and webhook_retains.
 --
 -- The keys that name an instance are read under the instance's lock, in a statement of their own, because a
--- command writes its key under that lock and may have done so just before. Each key is then locked too: a
--- replay that extends a key's life locks the key alone. What happens to a command that comes too late:
+-- command writes its key under that lock and may have done so just before. Each key is then locked too,
+-- because a replay that extends a key's life locks the key alone. What happens to a command that comes too
+-- late:
 --   * A fire waits for the instance, and does not find it.
 --   * A replay reads key, history and instance in one statement, and so finds all of them or none. Without
 --     them it raises 40001, as for a purged key; the next try is a new command.

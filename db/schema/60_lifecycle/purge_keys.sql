@@ -1,8 +1,8 @@
 -- purge_keys deletes expired idempotency keys, the oldest first and no more than p_limit of them. It skips
 -- keys that another transaction holds. It deletes nothing else: what a key replays outlives the key.
 --
--- The settings leave the planner one way, whatever it knows of the table: by the index on expires_at in its
--- order, then by the places of the rows that were locked.
+-- The planner settings leave one plan, whatever the statistics say: the index on expires_at in its order,
+-- then the places of the rows that were locked.
 -- Returns: how many were deleted; fewer than p_limit if no more have expired, or if others hold them
 -- Locks:   idempotency_key (for update, skipping what is locked)
 -- Writes:  idempotency_key

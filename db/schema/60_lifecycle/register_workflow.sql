@@ -1,6 +1,7 @@
 -- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
--- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of transitions; every target is the
--- path of a state; every assign is an object or '*'; durations are like '90s'.
+-- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
+-- '90s'.
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
 -- Raises:  PW40V workflow-conflict, PW42D invalid-definition

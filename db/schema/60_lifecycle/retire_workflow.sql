@@ -5,12 +5,12 @@
 -- unless instances were migrated away from it: their history names it, and a number in history must not
 -- change its meaning. A workflow without versions does not exist, and its name is free.
 --
--- A create in a caller's own repeatable read transaction that began before the last version was retired is
--- not seen: the engine requires read committed.
+-- It does not see a create in a repeatable read transaction that began before the version was retired: the
+-- engine requires read committed.
 -- p_checksum: the version's; the latest version with it is retired, unless p_version names another
 -- Returns: whether there was such a version
--- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the instance table, or a migration of the
---          version, stays busy for 300 ms: try again
+-- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the workflow table, the instance table or
+--          the version's row, which a migration holds, stays locked for 300 ms: try again
 -- Locks:   workflow (share row exclusive, and the row), then instance (share, while the workflow's instances
 --          are counted: commands wait, readers do not)
 -- Writes:  workflow, workflow_state, workflow_transition, instance_migration

@@ -1,7 +1,7 @@
 -- Module lifecycle: what happens to workflows and instances beside single commands: registering and
 -- retiring versions, moving live instances to another version, back-tests, and purging what is past its
--- time. These calls are rare or run in the background, while commands come in. They wait briefly, and are
--- tried again.
+-- time. These calls are rare or run in the background, while commands come in. They wait for a lock for a
+-- short time only, and the caller tries them again.
 --
 -- Lock order: workflow, instance_migration, then the engine's.
 

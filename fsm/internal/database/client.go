@@ -19,8 +19,8 @@ type Client struct {
 	asError func(error) error
 }
 
-// New returns a Client on a pool. timeout bounds a call with all its repetitions. asError maps
-// what the driver returned to what callers of the Client see; it is not called with nil.
+// New returns a Client on a pool. timeout bounds a call, all its repetitions included. asError maps
+// the driver's error to the one that callers of the Client see; it is not called with nil.
 func New(pool *pgxpool.Pool, timeout time.Duration, asError func(error) error) *Client {
 	return &Client{pool: pool, queries: queries.New(pool), timeout: timeout, asError: asError}
 }
@@ -28,7 +28,8 @@ func New(pool *pgxpool.Pool, timeout time.Duration, asError func(error) error) *
 // Pool returns the pool that the Client calls through.
 func (c *Client) Pool() *pgxpool.Pool { return c.pool }
 
-// Queries returns the queries on the pool, for a call that must not be repeated.
+// Queries returns the queries on the pool. A call through them is made once, unless it is made within
+// Attempt.
 func (c *Client) Queries() *queries.Queries { return c.queries }
 
 // Timeout is how long a call may take, its repetitions included.
@@ -80,9 +81,9 @@ func Transact(
 	})
 }
 
-// Retry is Transact, repeated up to seven times if a lock was not to be had, and after a deadlock
-// or a serialization failure. A lock on a table is asked for with a short lock_timeout, since
-// commands wait behind the request; several short requests let them through in between.
+// Retry is Transact, repeated up to seven times if it did not get a lock, and after a deadlock or a
+// serialization failure. A lock on a table is requested with a short lock_timeout, since commands
+// queue behind the request; between several short requests they get through.
 func (c *Client) Retry(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
 	var err error
 	const tries = 8
@@ -107,11 +108,12 @@ func Planned(db queries.DBTX) *queries.Queries { return queries.New(planned{db})
 
 type planned struct{ queries.DBTX }
 
+// Query describes the statement and executes it, and prepares nothing.
 func (p planned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	return p.DBTX.Query(ctx, sql, append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 }
 
-// Optional returns nil for a zero value: a parameter of a query that is absent.
+// Optional returns a pointer to a parameter of a query, or nil for a zero value, which is an absent one.
 func Optional[T comparable](v T) *T {
 	var zero T
 	if v == zero {
@@ -120,7 +122,7 @@ func Optional[T comparable](v T) *T {
 	return &v
 }
 
-// OptionalID returns the id that a key of a [Listing] is, or nil for an empty key.
+// OptionalID parses the key of a [Listing] whose keys are ids. It returns nil for an empty key.
 func OptionalID(key string) (*uuid.UUID, error) {
 	if key == "" {
 		return nil, nil

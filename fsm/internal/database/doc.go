@@ -10,8 +10,8 @@
 //
 // # Why a call may be repeated
 //
-// A read changes nothing. A command has an idempotency key, so that a repeated call finds its own
-// effect and does not make it twice. Nothing else may be called through [Client.Attempt].
+// A read changes nothing. A command has an idempotency key, so a repeated call finds its own effect
+// and does not make it twice. Nothing else may be called within [Client.Attempt].
 //
 // # Cursors
 //
@@ -27,9 +27,9 @@
 //
 // # When things fail
 //
-// A failed call returns the driver's error from Attempt, and the error that Config.AsError makes of
-// it from everything else. If a connection is lost, the pool is reset: the other connections to a
-// server that died are dead too. A secret that could not be read is read again by the next page.
+// Attempt, Transact and Retry return the driver's error. Read and List return what the function given
+// to New makes of it. If a connection is lost, the pool is reset: the other connections to a server
+// that died are dead too. A secret that could not be read is read again by the next page.
 //
 // # What it may import
 //

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/puddle/v2"
 )
 
-// The SQLSTATEs of PostgreSQL that are told apart.
+// The SQLSTATEs of PostgreSQL that callers treat in different ways.
 const (
 	SerializationFailure = "40001"
 	DeadlockDetected     = "40P01"
@@ -26,25 +26,25 @@ func IsCode(err error, code string) bool {
 	return ok && pg.Code == code
 }
 
-// IsGuardFailure reports whether a read failed in a guard or an assign: a path raised, or ran into
-// the statement timeout. Paths are evaluated leniently, and still raise for a variable that does
-// not exist (42704), for a time without a zone compared with one that has a zone (0A000), for a
-// bad template of a time (class 22) and for a result that is too large (class 54).
+// IsGuardFailure reports whether a call may have failed in a guard or an assign: a path raised, or the
+// call ran into the statement timeout. Paths are evaluated leniently. They still raise for a variable
+// that does not exist (42704), for a time without a zone that is compared with one that has a zone
+// (0A000), for a bad template of a time (class 22) and for a result that is too large (class 54).
 func IsGuardFailure(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (pg.Code == QueryCanceled || pg.Code == "42704" || pg.Code == "0A000" ||
 		strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "54"))
 }
 
-// IsRetryable reports whether the same call may simply be made again: after a deadlock or a
-// serialization failure, which undid it.
+// IsRetryable reports whether the call was undone by a deadlock or a serialization failure, so that the
+// same call may be made again.
 func IsRetryable(err error) bool {
 	return IsCode(err, SerializationFailure) || IsCode(err, DeadlockDetected)
 }
 
-// IsConnectionError reports whether the server was not reached, went away or has no room:
-// connection exceptions (class 08), insufficient resources (53), operator intervention (57P), a
-// failure of the network, or a context that ended.
+// IsConnectionError reports whether the server was not reached, went away or has no room. The signs of that
+// are connection exceptions (class 08), insufficient resources (class 53), the shutdowns among the operator
+// interventions (57P), a failure of the network, and a context that ended.
 func IsConnectionError(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true
@@ -69,8 +69,8 @@ func isLost(err error) bool {
 	return IsConnectionError(err)
 }
 
-// isUnanswered reports whether a failed call may have had its effect: it was sent, and the server
-// did not say that it failed.
+// isUnanswered reports whether a failed call may have had its effect: it may have been sent, and the
+// server did not say that it failed.
 func isUnanswered(err error) bool {
 	_, refused := errors.AsType[*pgconn.PgError](err)
 	return !refused && !pgconn.SafeToRetry(err)

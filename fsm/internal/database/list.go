@@ -12,7 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
-// The limits of a page.
+// How many items a page has if no limit is given, and at most.
 const (
 	DefaultLimit = 50
 	MaxLimit     = 200
@@ -35,16 +35,17 @@ type Listing[R, T any] struct {
 type PageError struct {
 	// Parameter is "limit" or "cursor".
 	Parameter string
-	Message   string
+	// Message is a sentence about the refusal.
+	Message string
 	// Detail says what the parameter must be.
 	Detail string
 }
 
 func (e *PageError) Error() string { return e.Message + ": " + e.Parameter + " " + e.Detail }
 
-// List reads a page of at most limit items: DefaultLimit if it is 0, and never more than MaxLimit.
-// cursor is the next of the page before, or empty. next is empty on the last page. The error is
-// what the Client makes of a PageError or of the driver's error.
+// List reads a page of at most limit items: DefaultLimit if it is 0, and never more than MaxLimit. For
+// the first page cursor is empty, and for any other one it is the next of the page before. next is
+// empty on the last page. The error is what the Client makes of a PageError or of the driver's error.
 func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, cursor string) (items []T, next string, err error) {
 	items = []T{}
 	if limit < 0 {
@@ -94,8 +95,8 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 // secretKey is where a connection keeps the secret of its database.
 const secretKey = "pawl.setting.cursor_secret"
 
-// secretOf returns the secret of the database that the connection leads to; see the package's
-// comment for why it may be kept.
+// secretOf returns the secret of the connection's database. The package's comment says why a connection
+// may keep it.
 func secretOf(ctx context.Context, conn *pgxpool.Conn) ([]byte, error) {
 	kept := conn.Conn().PgConn().CustomData()
 	if secret, known := kept[secretKey].([]byte); known {
@@ -112,6 +113,8 @@ func secretOf(ctx context.Context, conn *pgxpool.Conn) ([]byte, error) {
 // macSize is how many bytes of the HMAC a cursor has.
 const macSize = 16
 
+// mac is the truncated HMAC of a key in its scope. The length of the scope goes first, so that no other
+// scope and key give the same text.
 func mac(secret []byte, scope, key string) []byte {
 	m := hmac.New(sha256.New, secret)
 	fmt.Fprintf(m, "%d:%s%s", len(scope), scope, key)

@@ -1,10 +1,10 @@
-// Package final goes through the final instances of a database and purges them, for the worker that
-// keeps to retention and for the archive.
+// Package final goes through the final instances of a database and purges them. Package worker does so
+// by the retention of workflows, and package lifecycle for the archive.
 //
-// A [Pass] reads pages by the key (tenant, workflow, status, id), and stands at the beginning again
-// when it has ended. An instance is purged with its history, its expired keys and everything else that
-// belongs to it, in one transaction. What is locked, and what a key still replays, stays: it is for the
-// next pass. Several passes may run at once, in any number of processes.
+// A [Pass] reads pages in the order of tenant, workflow, status and id. When it has ended, its next page
+// is the first one again. An instance is purged with its history, its expired keys and everything else
+// that belongs to it, in one transaction. An instance that is locked, or that a key still replays, stays
+// until a later pass. Several passes may run at once, in any number of processes.
 //
 // It may import db/queries, pgx and fsm/internal/database.
 package final
@@ -25,20 +25,21 @@ import (
 // A Pass goes through final instances. Its zero value goes through those that are older than the
 // retention of their workflow's latest version.
 type Pass struct {
-	// Tenant and Workflows choose among the instances; empty for all of them.
+	// Tenant and Workflows choose among the instances. Default: all of them.
 	Tenant    string
 	Workflows []string
-	// OlderThan is for how long an instance has been final, at least. 0: the retention.
+	// OlderThan is for how long an instance must have been final. Default: the retention of its workflow.
 	OlderThan time.Duration
 
 	at queries.FinalInstancesRow
 }
 
-// A Page is a part of a Pass: instances of one tenant.
+// A Page is a part of a Pass.
 type Page struct {
+	// IDs are those of the instances, all of one Tenant.
 	Tenant string
 	IDs    []uuid.UUID
-	// Last: the pass has ended, and the next page is its first again.
+	// Last: the pass has ended, and the next page is its first one again.
 	Last bool
 
 	before time.Time
@@ -59,9 +60,9 @@ func (p *Pass) Next(ctx context.Context, q *queries.Queries, limit int) (Page, e
 	return Page{Tenant: row.AtTenant, IDs: row.Ids, Last: row.AtTenant == "", before: row.Before}, nil
 }
 
-// Purge purges those instances of the page that are not locked or replayed, and returns them. An
-// instance is purged at once, however long its history is, so that the statement has more time than a
-// command's. It returns the driver's error.
+// Purge purges the instances of the page that are neither locked nor still replayed by a key, and returns
+// their ids. The whole history of an instance is purged by one statement. So the statement has 30 s, which is
+// more than a command has. The error is the driver's.
 func (p Page) Purge(ctx context.Context, pool *pgxpool.Pool) (purged []uuid.UUID, err error) {
 	err = database.Transact(ctx, pool, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
 		purged, err = q.PurgeInstances(ctx, queries.PurgeInstancesParams{Tenant: p.Tenant, Ids: p.IDs, Before: p.before})

@@ -1,0 +1,27 @@
+package main
+
+import "errors"
+
+// ownerFlags name the database for the commands that need the schema's owner.
+type ownerFlags struct {
+	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as the schema's owner."`
+}
+
+// Validate refuses an empty URL.
+func (o ownerFlags) Validate() error { return wantDatabase(o.DatabaseURL) }
+
+// roleFlags name the database for the commands that need no more than the service.
+type roleFlags struct {
+	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
+}
+
+// Validate refuses an empty URL.
+func (r roleFlags) Validate() error { return wantDatabase(r.DatabaseURL) }
+
+// wantDatabase refuses an empty URL. The parser does not, if an environment variable is set to nothing.
+func wantDatabase(url string) error {
+	if url == "" {
+		return errors.New("--database-url or DATABASE_URL must name the database")
+	}
+	return nil
+}
