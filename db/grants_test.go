@@ -62,10 +62,6 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	}
 
 	register(t, conn, door)
-	must(nil, q.ValidateWorkflow(t.Context(), "door"))
-	if !bounded.Value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_door_state_check'") {
-		t.Error("the workflow's CHECK is not valid")
-	}
 	must(q.JSONPathErrors(t.Context(), []string{"$.a", "$."}))
 	must(q.GetWorkflow(t.Context(), "door"))
 	must(q.GetWorkflowVersion(t.Context(), queries.GetWorkflowVersionParams{Name: "door", Version: 1}))
@@ -194,7 +190,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 	refused("create function pawl.mine() returns void language sql as ''")
 	refused("create or replace function pawl.now() returns timestamptz language sql as 'select null::timestamptz'")
 	refused("create schema mine")
-	refused("alter table pawl.instance drop constraint instance_door_state_check")
+	refused("alter table pawl.instance drop constraint instance_state_is_declared")
 
 	// What it may call is what is listed; the rest would let it decide as it likes.
 	may := bounded.Column[string](t, conn, `
@@ -207,7 +203,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		"guard_holds jsonpath_error log_moved migrate_instances now outcome_rows preview purge_instances " +
 		"purge_keys put_off_timer register_workflow retire_workflow simulate stream_can_resume stream_read " +
 		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
-		"subscription_update uuid_v7_floor validate_workflow"
+		"subscription_update uuid_v7_floor"
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)
 	}
@@ -339,7 +335,6 @@ func TestSearchPathOfTheCallerDoesNotMatter(t *testing.T) {
 		wantCode(t, err, "PW412")
 		if p == db.Service {
 			register(t, conn, flight)
-			bounded.Exec(t, conn, `select pawl.validate_workflow('flight-booking')`)
 			create(t, conn, tenant, creation{workflow: "flight-booking", context: `{"price": 1}`, key: "f"})
 			wantOutcome(t, preview(t, conn, command{id: doorIDs[0], event: "open"}), "applied")
 			bounded.Exec(t, conn, `select pawl.jsonpath_error('$.a')`)

@@ -32,16 +32,16 @@ func TestStateCheck(t *testing.T) {
 		}
 	}
 	const move = "update pawl.instance set state = $2 where id = $1"
-	check(set(move, old[0], "NOWHERE"), "instance_door_state_check")
-	check(set(move, old[0], "AJAR"), "instance_door_state_check")
+	check(set(move, old[0], "NOWHERE"), "instance_state_is_declared")
+	check(set(move, old[0], "AJAR"), "instance_state_is_declared")
 
 	if version, created := register(t, pool, ajar); version != 2 || !created {
 		t.Fatalf("registered version %d, new: %v", version, created)
 	}
 	young := doors(t, pool, 1)
-	check(set(move, old[0], "AJAR"), "instance_door_state_check")
-	check(set(move, young[0], "OPEN"), "instance_door_state_check")
-	check(set("update pawl.instance set workflow_version = 3"), "instance_door_state_check")
+	check(set(move, old[0], "AJAR"), "instance_state_is_declared")
+	check(set(move, young[0], "OPEN"), "instance_state_is_declared")
+	check(set("update pawl.instance set workflow_version = 3"), "instance_state_is_declared")
 	if err := set(move, young[0], "AJAR"); err != nil {
 		t.Error(err)
 	}
@@ -55,47 +55,60 @@ func TestStateCheck(t *testing.T) {
 	for _, name := range []string{"front-door", "front_door"} {
 		register(t, pool, strings.Replace(strings.Replace(door, `"door"`, `"`+name+`"`, 1), "CLOSED", "SHUT_"+name[5:6], -1))
 	}
-	for name, constraint := range map[string]string{
-		"front-door": "instance_front_door_state_check", "front_door": "instance_front__door_state_check",
-	} {
+	for _, name := range []string{"front-door", "front_door"} {
 		id := create(t, pool, tenant, creation{workflow: name})[0].ID
-		check(set(move, id, "CLOSED"), constraint)
+		check(set(move, id, "CLOSED"), "instance_state_is_declared")
 	}
 }
 
-func TestValidateWorkflow(t *testing.T) {
+// The hash of a state spares the look-up, and proves nothing else: neither another state's nor that of
+// another version or workflow is taken for the state's own.
+func TestStateHash(t *testing.T) {
 	t.Parallel()
-	pool, _ := withDoors(t, 3)
-	valid := func() bool {
-		t.Helper()
-		return bounded.Value[bool](t, pool, "select convalidated from pg_constraint where conname = 'instance_door_state_check'")
-	}
-	validate := func() {
-		t.Helper()
-		if err := queries.New(pool).ValidateWorkflow(t.Context(), "door"); err != nil {
-			t.Fatal(err)
-		}
-		if !valid() {
-			t.Error("the CHECK is not valid")
-		}
-	}
-	validate()
+	pool, ids := withDoors(t, 1)
 	register(t, pool, ajar)
-	if valid() {
-		t.Error("the table was read under the lock that registering needs")
+	register(t, pool, strings.Replace(strings.Replace(door, `"door"`, `"gate"`, 1), `"GONE"`, `"LOST"`, -1))
+	bounded.Exec(t, pool, "update pawl.instance set state_hash = null, state = 'OPEN'") // By hand, which costs a look-up.
+	for _, hash := range []string{
+		"select state_hash from pawl.workflow_state where workflow = 'door' and workflow_version = 1 and state = 'GONE'",
+		"select state_hash from pawl.workflow_state where workflow = 'door' and workflow_version = 2 and state = 'AJAR'",
+		"select state_hash from pawl.workflow_state where workflow = 'gate' and state = 'LOST'",
+		"select 0",
+	} {
+		_, err := pool.Exec(t.Context(), "update pawl.instance set state = 'LOST', state_hash = ("+hash+")")
+		if hash != "select 0" && strings.Contains(hash, "LOST") {
+			_, err = pool.Exec(t.Context(), "update pawl.instance set state = 'LOST', workflow = 'door', state_hash = ("+hash+")")
+		}
+		if pgErr := wantCode(t, err, "23514"); pgErr.ConstraintName != "instance_state_is_declared" {
+			t.Errorf("refused by %s", pgErr.ConstraintName)
+		}
 	}
-	validate()
-	validate() // again is no matter
-	if err := queries.New(pool).ValidateWorkflow(t.Context(), "nothing"); err != nil {
-		t.Error(err)
+	// The engine writes the hash that goes with the state.
+	fire(t, pool, tenant, command{id: ids[0], event: "close"})
+	if n := bounded.Value[int](t, pool, `
+		select count(*) from pawl.instance i
+		join pawl.workflow_state s on (s.workflow, s.workflow_version, s.state) = (i.workflow, i.workflow_version, i.state)
+		where i.state_hash = s.state_hash`); n != 1 {
+		t.Errorf("%d instances have the hash of their state, want 1", n)
 	}
+}
 
-	// It hinders neither readers nor writers: they may hold their locks.
-	register(t, pool, strings.Replace(door, `"GONE"`, `"LOST"`, -1))
+// However many workflows there are, the table has one CHECK on states, and registering waits for nobody who
+// works on instances.
+func TestRegisterHindersNobody(t *testing.T) {
+	t.Parallel()
+	pool, _ := withDoors(t, 1)
 	tx := begin(t, pool)
-	doors(t, tx, 1)
-	validate()
+	bounded.Exec(t, tx, "lock table pawl.instance in access exclusive mode")
+	if version, created := register(t, pool, ajar); version != 2 || !created {
+		t.Errorf("registered version %d, new: %v", version, created)
+	}
 	commit(t, tx)
+	if n := bounded.Value[int](t, pool, `
+		select count(*) from pg_constraint where conrelid = 'pawl.instance'::regclass and contype = 'c'
+			and pg_get_constraintdef(oid) like '%state%' and conname <> 'instance_state_changed_after_creation'`); n != 1 {
+		t.Errorf("%d CHECKs look at the state, want 1", n)
+	}
 }
 
 func TestRegisterAgain(t *testing.T) {
@@ -226,32 +239,26 @@ func TestBadDefinitions(t *testing.T) {
 		})
 	}
 	if got := bounded.Value[string](t, pool, `select concat_ws(' ', (select count(*) from pawl.workflow),
-		(select count(*) from pawl.workflow_state), (select count(*) from pawl.workflow_transition),
-		(select count(*) from pg_constraint where conname like 'instance%\_state\_check'))`); got != "0 0 0 0" {
-		t.Errorf("workflows, states, transitions and checks left: %s", got)
+		(select count(*) from pawl.workflow_state), (select count(*) from pawl.workflow_transition))`); got != "0 0 0" {
+		t.Errorf("workflows, states and transitions left: %s", got)
 	}
 }
 
-// Registering waits for a busy table for two seconds, in which it holds up others, and then gives up.
+// Registering waits for another registration, as long as its session lets it, and then goes on.
 func TestRegisterUnderALock(t *testing.T) {
 	t.Parallel()
-	for _, lock := range []string{
-		"select pawl.create_one('door')", // what every command holds
-		"lock table pawl.workflow in share mode",
-	} {
-		t.Run(lock, func(t *testing.T) {
-			t.Parallel()
-			pool, _ := withDoors(t, 0)
-			tx := begin(t, pool)
-			bounded.Exec(t, tx, lock)
-			b := registerInBackground(t, pool, ajar)
-			b.end(t)
-			wantCode(t, b.err, "55P03")
-			commit(t, tx)
-			if version, created := register(t, pool, ajar); version != 2 || !created {
-				t.Errorf("tried again: version %d, new: %v", version, created)
-			}
-		})
+	pool, _ := withDoors(t, 0)
+	tx := begin(t, pool)
+	bounded.Exec(t, tx, "lock table pawl.workflow in share mode")
+	b := registerInBackground(t, pool, ajar)
+	bounded.UntilBlocked(t, pool, 1)
+	commit(t, tx)
+	b.end(t)
+	if b.err != nil {
+		t.Error(b.err)
+	}
+	if version, created := register(t, pool, ajar); version != 2 || created {
+		t.Errorf("again: version %d, new: %v", version, created)
 	}
 }
 

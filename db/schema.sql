@@ -45,11 +45,11 @@ create domain pawl.version as bigint
 comment on domain pawl.version is 'counts the steps of an instance';
 
 create table pawl.callback (
-  tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  url text not null,
-  secret text,
-  created_at timestamp with time zone not null,
+  tenant_id pawl.tenant_id not null default ,
+  instance_id uuid not null default ,
+  url text not null default ,
+  secret text default ,
+  created_at timestamp with time zone not null default ,
   constraint callback_pkey PRIMARY KEY (tenant_id, instance_id),
   constraint callback_secret_has_a_prefix CHECK ((secret ~~ 'whsec\_%'::text)),
   constraint callback_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
@@ -57,19 +57,19 @@ create table pawl.callback (
 comment on column pawl.callback.secret is 'null: the deployment''s secret signs';
 
 create table pawl.consumer (
-  name text collate "C" not null,
-  cursor pg_snapshot,
-  low_watermark bigint not null,
-  next_low_watermark bigint not null,
-  next_low_watermark_xid xid8 not null,
-  batch pg_snapshot,
-  batch_seq bigint not null,
-  batch_end bigint,
-  term bigint not null,
-  leader text not null,
-  lease_until timestamp with time zone not null,
-  relayed bigint not null,
-  advanced_at timestamp with time zone not null,
+  name text collate "C" not null default ,
+  cursor pg_snapshot default ,
+  low_watermark bigint not null default ,
+  next_low_watermark bigint not null default ,
+  next_low_watermark_xid xid8 not null default ,
+  batch pg_snapshot default ,
+  batch_seq bigint not null default ,
+  batch_end bigint default ,
+  term bigint not null default ,
+  leader text not null default ,
+  lease_until timestamp with time zone not null default ,
+  relayed bigint not null default ,
+  advanced_at timestamp with time zone not null default ,
   constraint consumer_pkey PRIMARY KEY (name),
   constraint consumer_batch_has_a_place CHECK (((batch IS NOT NULL) OR (batch_seq = 0))),
   constraint consumer_batch_has_an_end CHECK (((batch IS NULL) = (batch_end IS NULL))),
@@ -87,21 +87,21 @@ comment on column pawl.consumer.term is 'the fencing token: counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
 create table pawl.delivery (
-  tenant_id pawl.tenant_id not null,
-  id uuid not null,
-  subscription_id uuid not null,
-  callback boolean not null,
-  instance_id uuid,
-  version bigint,
-  type text not null,
-  status text not null,
-  attempts integer not null,
-  next_attempt_at timestamp with time zone,
-  last_status integer,
-  last_error text,
-  last_response text,
-  created_at timestamp with time zone not null,
-  delivered_at timestamp with time zone,
+  tenant_id pawl.tenant_id not null default ,
+  id uuid not null default ,
+  subscription_id uuid not null default ,
+  callback boolean not null default ,
+  instance_id uuid default ,
+  version bigint default ,
+  type text not null default ,
+  status text not null default ,
+  attempts integer not null default ,
+  next_attempt_at timestamp with time zone default ,
+  last_status integer default ,
+  last_error text default ,
+  last_response text default ,
+  created_at timestamp with time zone not null default ,
+  delivered_at timestamp with time zone default ,
   constraint delivery_pkey PRIMARY KEY (tenant_id, id),
   constraint delivery_step_key UNIQUE (tenant_id, instance_id, version, subscription_id),
   constraint delivery_attempts_are_counted CHECK ((attempts >= 0)),
@@ -124,28 +124,28 @@ comment on column pawl.delivery.next_attempt_at is 'null while an earlier delive
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
 create table pawl.history (
-  tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  version pawl.version not null,
-  seq bigint not null generated always as identity,
+  tenant_id pawl.tenant_id not null default ,
+  instance_id uuid not null default ,
+  version pawl.version not null default ,
+  seq bigint not null generated always as identity default ,
   xid xid8 not null default pg_current_xact_id(),
-  workflow text not null,
-  workflow_version integer not null,
-  kind pawl.kind not null,
-  event text,
-  from_state text,
-  to_state text not null,
-  status pawl.status not null,
-  context pawl.object not null,
-  payload pawl.object,
-  expires_at timestamp with time zone,
-  error pawl.object,
-  actor text not null,
-  reason pawl.reason,
-  key pawl.key,
-  correlation_id pawl.key,
-  traceparent text,
-  at timestamp with time zone not null,
+  workflow text not null default ,
+  workflow_version integer not null default ,
+  kind pawl.kind not null default ,
+  event text default ,
+  from_state text default ,
+  to_state text not null default ,
+  status pawl.status not null default ,
+  context pawl.object not null default ,
+  payload pawl.object default ,
+  expires_at timestamp with time zone default ,
+  error pawl.object default ,
+  actor text not null default ,
+  reason pawl.reason default ,
+  key pawl.key default ,
+  correlation_id pawl.key default ,
+  traceparent text default ,
+  at timestamp with time zone not null default ,
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
@@ -153,34 +153,35 @@ CREATE INDEX history_seq_idx ON pawl.history USING btree (seq);
 CREATE INDEX history_xid_idx ON pawl.history USING btree (xid, seq);
 
 create table pawl.idempotency_key (
-  tenant_id pawl.tenant_id not null,
-  key pawl.key not null,
-  fingerprint pawl.sha256 not null,
-  decision pawl.decision not null,
-  instance_id uuid not null,
-  version pawl.version not null,
-  expires_at timestamp with time zone not null,
+  tenant_id pawl.tenant_id not null default ,
+  key pawl.key not null default ,
+  fingerprint pawl.sha256 not null default ,
+  decision pawl.decision not null default ,
+  instance_id uuid not null default ,
+  version pawl.version not null default ,
+  expires_at timestamp with time zone not null default ,
   constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
 ) with (autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=5000, autovacuum_vacuum_insert_threshold=-1);
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
 CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id) WHERE ((decision)::text <> 'applied'::text);
 
 create table pawl.instance (
-  tenant_id pawl.tenant_id not null,
-  id uuid not null,
-  workflow text collate "C" not null,
-  workflow_version integer not null,
-  state text collate "C" not null,
-  status pawl.status not null,
-  version pawl.version not null,
-  context pawl.object not null,
-  business_key pawl.key,
-  correlation_id pawl.key,
-  parent_id uuid,
-  created_at timestamp with time zone not null,
-  state_changed_at timestamp with time zone not null,
-  expires_at timestamp with time zone,
-  error pawl.object,
+  tenant_id pawl.tenant_id not null default ,
+  id uuid not null default ,
+  workflow text collate "C" not null default ,
+  workflow_version integer not null default ,
+  state text collate "C" not null default ,
+  status pawl.status not null default ,
+  version pawl.version not null default ,
+  context pawl.object not null default ,
+  business_key pawl.key default ,
+  correlation_id pawl.key default ,
+  parent_id uuid default ,
+  created_at timestamp with time zone not null default ,
+  state_changed_at timestamp with time zone not null default ,
+  expires_at timestamp with time zone default ,
+  error pawl.object default ,
+  state_hash bigint default ,
   constraint instance_pkey PRIMARY KEY (tenant_id, id),
   constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
@@ -189,17 +190,18 @@ CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id
 CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status, id) WHERE (workflow <> ''::text);
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
 comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.state_hash is 'of the state''s row in workflow_state: spares the CHECK a look-up; null is allowed';
 
 create table pawl.instance_migration (
-  tenant_id pawl.tenant_id not null,
-  workflow text collate "C" not null,
-  from_version integer not null,
-  to_version integer not null,
-  started_at timestamp with time zone not null,
-  batch_at timestamp with time zone not null,
-  finished_at timestamp with time zone,
-  moved bigint not null,
-  actor text not null,
+  tenant_id pawl.tenant_id not null default ,
+  workflow text collate "C" not null default ,
+  from_version integer not null default ,
+  to_version integer not null default ,
+  started_at timestamp with time zone not null default ,
+  batch_at timestamp with time zone not null default ,
+  finished_at timestamp with time zone default ,
+  moved bigint not null default ,
+  actor text not null default ,
   constraint instance_migration_pkey PRIMARY KEY (tenant_id, workflow, from_version, to_version),
   constraint instance_migration_leads_elsewhere CHECK ((from_version <> to_version)),
   constraint instance_migration_moved_is_not_negative CHECK ((moved >= 0))
@@ -231,23 +233,23 @@ comment on column pawl.setting.definition_limit is 'bytes of a definition as jso
 comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
 
 create table pawl.subscription (
-  tenant_id pawl.tenant_id not null,
-  id uuid not null,
-  url text not null,
-  workflows text[] not null,
-  events text[] not null,
-  states text[] not null,
-  terminal_only boolean not null,
-  secret text not null,
-  previous_secret text,
-  previous_secret_until timestamp with time zone,
-  since pg_snapshot not null,
-  disabled_at timestamp with time zone,
-  disabled_reason text,
+  tenant_id pawl.tenant_id not null default ,
+  id uuid not null default ,
+  url text not null default ,
+  workflows text[] not null default ,
+  events text[] not null default ,
+  states text[] not null default ,
+  terminal_only boolean not null default ,
+  secret text not null default ,
+  previous_secret text default ,
+  previous_secret_until timestamp with time zone default ,
+  since pg_snapshot not null default ,
+  disabled_at timestamp with time zone default ,
+  disabled_reason text default ,
   failures integer not null default 0,
-  circuit_open_until timestamp with time zone,
-  created_at timestamp with time zone not null,
-  created_by text not null,
+  circuit_open_until timestamp with time zone default ,
+  created_at timestamp with time zone not null default ,
+  created_by text not null default ,
   constraint subscription_pkey PRIMARY KEY (tenant_id, id),
   constraint subscription_disabled_has_a_reason CHECK (((disabled_at IS NULL) = (disabled_reason IS NULL))),
   constraint subscription_failures_are_counted CHECK ((failures >= 0)),
@@ -262,30 +264,30 @@ comment on column pawl.subscription.failures is 'how many attempts have failed i
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
 create table pawl.timer (
-  tenant_id pawl.tenant_id not null,
-  instance_id uuid not null,
-  due_at timestamp with time zone not null,
-  armed_version pawl.version not null,
-  tried integer not null,
+  tenant_id pawl.tenant_id not null default ,
+  instance_id uuid not null default ,
+  due_at timestamp with time zone not null default ,
+  armed_version pawl.version not null default ,
+  tried integer not null default ,
   constraint timer_pkey PRIMARY KEY (tenant_id, instance_id)
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
 comment on column pawl.timer.tried is 'how many timeouts of the state that was entered at armed_version were refused';
 
 create table pawl.workflow (
-  name text collate "C" not null,
-  version integer not null,
-  definition pawl.object not null,
-  checksum text not null,
-  initial text not null,
-  initial_moves boolean not null,
-  ttl interval,
-  ttl_target text,
-  retention interval,
-  context_schema jsonb,
-  context_schema_checksum text,
-  created_at timestamp with time zone not null,
-  created_by text not null,
+  name text collate "C" not null default ,
+  version integer not null default ,
+  definition pawl.object not null default ,
+  checksum text not null default ,
+  initial text not null default ,
+  initial_moves boolean not null default ,
+  ttl interval default ,
+  ttl_target text default ,
+  retention interval default ,
+  context_schema jsonb default ,
+  context_schema_checksum text default ,
+  created_at timestamp with time zone not null default ,
+  created_by text not null default ,
   constraint workflow_pkey PRIMARY KEY (name, version),
   constraint workflow_context_schema_has_a_checksum CHECK (((context_schema IS NULL) = (context_schema_checksum IS NULL))),
   constraint workflow_name_fits_a_constraint_name CHECK ((length(replace(name, '_'::text, '__'::text)) <= 42)),
@@ -300,17 +302,18 @@ comment on column pawl.workflow.initial_moves is 'whether entering it assigns, o
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
 create table pawl.workflow_state (
-  workflow text collate "C" not null,
-  workflow_version integer not null,
-  state text collate "C" not null,
-  status pawl.status not null,
-  events text[] not null,
-  timeouts interval[] not null,
-  timeout_events text[] not null,
-  eventless boolean not null,
-  ttl_slides boolean not null,
-  require_if_match boolean not null,
+  workflow text collate "C" not null default ,
+  workflow_version integer not null default ,
+  state text collate "C" not null default ,
+  status pawl.status not null default ,
+  events text[] not null default ,
+  timeouts interval[] not null default ,
+  timeout_events text[] not null default ,
+  eventless boolean not null default ,
+  ttl_slides boolean not null default ,
+  require_if_match boolean not null default ,
   reads_instance boolean not null default false,
+  state_hash bigint not null generated always as (hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) stored,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
   constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (NOT eventless)))),
@@ -324,22 +327,23 @@ comment on column pawl.workflow_state.eventless is 'whether it has eventless tra
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
+comment on column pawl.workflow_state.state_hash is 'goes with the state into pawl.instance, whose CHECK recognizes it';
 
 create table pawl.workflow_transition (
-  workflow text collate "C" not null,
-  workflow_version integer not null,
-  source text collate "C" not null,
-  event text collate "C" not null,
-  "position" integer not null,
-  target text collate "C" not null,
-  guard jsonpath,
-  guard_text text,
-  assign_names text[] not null,
-  assign_paths jsonpath[] not null,
-  assign_stages integer[],
-  assign_payload boolean not null,
-  payload_schema jsonb,
-  payload_schema_checksum text,
+  workflow text collate "C" not null default ,
+  workflow_version integer not null default ,
+  source text collate "C" not null default ,
+  event text collate "C" not null default ,
+  "position" integer not null default ,
+  target text collate "C" not null default ,
+  guard jsonpath default ,
+  guard_text text default ,
+  assign_names text[] not null default ,
+  assign_paths jsonpath[] not null default ,
+  assign_stages integer[] default ,
+  assign_payload boolean not null default ,
+  payload_schema jsonb default ,
+  payload_schema_checksum text default ,
   constraint workflow_transition_pkey PRIMARY KEY (workflow, workflow_version, source, event, "position"),
   constraint workflow_transition_source_fkey FOREIGN KEY (workflow, workflow_version, source) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
   constraint workflow_transition_target_fkey FOREIGN KEY (workflow, workflow_version, target) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
@@ -354,27 +358,27 @@ comment on column pawl.workflow_transition.guard_text is 'the guard as the defin
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
 create table pawl_private.condition (
-  outcome text not null,
-  problem text not null,
-  sqlstate text not null,
-  message text,
+  outcome text not null default ,
+  problem text not null default ,
+  sqlstate text not null default ,
+  message text default ,
   constraint condition_pkey PRIMARY KEY (outcome),
   constraint condition_sqlstate_is_of_class_pw CHECK ((sqlstate ~ '^PW[0-9A-Z]{3}$'::text))
 );
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
 create table pawl_private.privilege (
-  privilege text not null,
-  function text not null,
+  privilege text not null default ,
+  function text not null default ,
   constraint privilege_pkey PRIMARY KEY (privilege, function),
   constraint privilege_is_known CHECK ((privilege = ANY (ARRAY['service'::text, 'caller'::text])))
 );
 
 create table pawl_private.purged_history (
-  tenant_id pawl.tenant_id not null,
-  workflow text collate "C" not null,
-  purged_by xid8 not null,
-  xid xid8 not null,
+  tenant_id pawl.tenant_id not null default ,
+  workflow text collate "C" not null default ,
+  purged_by xid8 not null default ,
+  xid xid8 not null default ,
   constraint purged_history_pkey PRIMARY KEY (tenant_id, workflow, purged_by)
 );
 
@@ -435,7 +439,8 @@ create view pawl.instance_at as
             ELSE h.at
         END AS state_changed_at,
     h.expires_at,
-    h.error
+    h.error,
+    NULL::bigint AS state_hash
    FROM (pawl.history h
      JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))));
 
@@ -796,7 +801,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts
+        select s.status, s.events, s.timeouts, s.state_hash
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -827,7 +832,8 @@ begin
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
             p_business_key => nullif(c.business_key, ''),
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
-            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl))
+            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
+            p_state_hash => s.state_hash)
         end as instance
         offset 0
       ) n
@@ -1627,7 +1633,8 @@ begin
       where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
+        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
+        state_hash = excluded.state_hash
     ),
     appended as (
       insert into pawl.history (
@@ -1993,7 +2000,7 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -2014,6 +2021,7 @@ begin
       v_new.workflow_version := p_to;
       v_new.version := v_old.version + 1;
       v_new.state := to_state;
+      v_new.state_hash := v_target.state_hash;
       if v_map ? v_old.state then
         v_new.state_changed_at := v_now;
       end if;
@@ -2045,7 +2053,7 @@ begin
       update pawl.instance i
       set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
         status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error
+        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash
       where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
       v_moved := v_moved + 1;
@@ -2200,9 +2208,7 @@ revoke execute on function pawl.put_off_timer() from public;
 
 create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
 language plpgsql volatile security definer
-set client_min_messages = 'warning'
 set jit = 'off'
-set lock_timeout = '300ms'
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -2237,7 +2243,6 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
-  perform pawl_private.set_state_check(v_name);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
@@ -2270,9 +2275,7 @@ begin
 
   v_instances := pawl_private.count_instances(p_name, v_version);
   if v_instances = 0 then
-    -- Taken at once in the mode that the CHECK needs: a weaker lock could not be raised past those that
-    -- commands hold.
-    lock table pawl.instance in access exclusive mode;
+    lock table pawl.instance in share mode;
     v_instances := pawl_private.count_instances(p_name, v_version);
   end if;
   if v_instances > 0 then
@@ -2288,7 +2291,6 @@ begin
   update pawl.instance_migration m
   set finished_at = pawl.now()
   where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
-  perform pawl_private.set_state_check(p_name);
   return true;
 end
 $$;
@@ -2567,24 +2569,6 @@ as $$
     || repeat('0', 20))::uuid
 $$;
 revoke execute on function pawl.uuid_v7_floor(timestamp with time zone) from public;
-
-create function pawl.validate_workflow(p_workflow text) returns void
-language plpgsql volatile security definer
-set lock_timeout = '2s'
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if exists (
-    select from pg_catalog.pg_constraint c
-    where c.conrelid = 'pawl.instance'::regclass
-      and c.conname = pawl_private.state_check_name(p_workflow)
-      and not c.convalidated
-  ) then
-    execute format('alter table pawl.instance validate constraint %I', pawl_private.state_check_name(p_workflow));
-  end if;
-end
-$$;
-revoke execute on function pawl.validate_workflow(text) from public;
 
 create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language plpgsql volatile
@@ -3035,7 +3019,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status
+    select t.target, t.context, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -3055,6 +3039,7 @@ begin
       v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
     end if;
     v_instance.state := v_next.target;
+    v_instance.state_hash := v_next.state_hash;
     v_instance.status := v_next.status;
     v_instance.context := v_next.context;
     v_instance.version := v_instance.version + 1;
@@ -3328,7 +3313,7 @@ as $$
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
-        p_state_changed_at => n.at, p_expires_at => n.expires_at,
+        p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
             jsonb_build_object(
@@ -3695,14 +3680,14 @@ end
 $$;
 revoke execute on function pawl_private.instance_retains(text,uuid,timestamp with time zone) from public;
 
-create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb) returns pawl.instance
+create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error)::pawl.instance
+    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
-revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object) from public;
+revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint) from public;
 
 create function pawl_private.is_decision(p_code text) returns boolean
 language sql immutable parallel safe
@@ -3992,35 +3977,6 @@ language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
 revoke execute on function pawl_private.rfc3339(timestamp with time zone) from public;
 
-create function pawl_private.set_state_check(p_workflow text) returns void
-language plpgsql volatile
-set client_min_messages = 'warning'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_terms text;
-begin
-  select string_agg(v.term, ' or ' order by v.workflow_version)
-  into v_terms
-  from (
-    select
-      s.workflow_version,
-      -- One array constant is parsed faster than a list of constants.
-      format('(workflow_version = %s and state = any (%L))',
-        s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
-    from pawl.workflow_state s
-    where s.workflow = p_workflow
-    group by s.workflow_version
-  ) v;
-  execute format('alter table pawl.instance drop constraint if exists %I', pawl_private.state_check_name(p_workflow))
-    || case when v_terms is null then '' else
-      format(', add constraint %I check (workflow <> %L or %s) not valid',
-        pawl_private.state_check_name(p_workflow), p_workflow, v_terms)
-    end;
-end
-$$;
-revoke execute on function pawl_private.set_state_check(text) from public;
-
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -4038,10 +3994,22 @@ end
 $$;
 revoke execute on function pawl_private.set_timer(pawl.instance,integer) from public;
 
-create function pawl_private.state_check_name(p_workflow text) returns text
-language sql immutable parallel safe
-as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
-revoke execute on function pawl_private.state_check_name(text) from public;
+create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text, p_state_hash bigint) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  if p_state_hash = pg_catalog.hashtextextended(
+    p_state, pg_catalog.hashtextextended(p_workflow, p_workflow_version)) then
+    return true;
+  end if;
+  return exists (
+    select from pawl.workflow_state s
+    where s.workflow operator(pg_catalog.=) p_workflow
+      and s.workflow_version operator(pg_catalog.=) p_workflow_version
+      and s.state operator(pg_catalog.=) p_state);
+end
+$$;
+revoke execute on function pawl_private.state_is_declared(text,integer,text,bigint) from public;
 
 create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
 language plpgsql stable
@@ -4186,3 +4154,5 @@ begin
 end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;
+
+alter table pawl.instance add constraint instance_state_is_declared CHECK (pawl_private.state_is_declared(workflow, workflow_version, state, state_hash)) NOT VALID;

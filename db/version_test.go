@@ -18,13 +18,6 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// stateCheck is the text of door's CHECK, empty if there is none.
-func stateCheck(t testing.TB, pool *pgxpool.Pool) string {
-	t.Helper()
-	return bounded.Value[string](t, pool, `
-		select coalesce((select pg_get_constraintdef(oid) from pg_constraint where conname = 'instance_door_state_check'), '')`)
-}
-
 // registered is all that registering writes.
 func registered(t testing.TB, pool *pgxpool.Pool) string {
 	t.Helper()
@@ -32,8 +25,7 @@ func registered(t testing.TB, pool *pgxpool.Pool) string {
 		select jsonb_build_array(
 			(select jsonb_agg(w order by name, version) from pawl.workflow w),
 			(select jsonb_agg(s order by workflow, workflow_version, state) from pawl.workflow_state s),
-			(select jsonb_agg(t order by workflow, workflow_version, source, event) from pawl.workflow_transition t))::text`) +
-		stateCheck(t, pool)
+			(select jsonb_agg(t order by workflow, workflow_version, source, event) from pawl.workflow_transition t))::text`)
 }
 
 func checksum(t testing.TB, pool *pgxpool.Pool, version int) string {
@@ -103,25 +95,18 @@ func TestRetire(t *testing.T) {
 	bounded.Exec(t, pool, "delete from pawl.instance where workflow_version = 1")
 	try(first, true)
 	// The database refuses the state, and the version.
-	check := stateCheck(t, pool)
-	if strings.Contains(check, "OPEN") || !strings.Contains(check, "AJAR") {
-		t.Errorf("the CHECK is %s", check)
-	}
 	for _, set := range []string{"state = 'OPEN'", "workflow_version = 1"} {
 		_, err := pool.Exec(t.Context(), "update pawl.instance set "+set)
-		if pgErr := wantCode(t, err, "23514"); pgErr.ConstraintName != "instance_door_state_check" {
+		if pgErr := wantCode(t, err, "23514"); pgErr.ConstraintName != "instance_state_is_declared" {
 			t.Errorf("%s is refused by %s", set, pgErr.ConstraintName)
 		}
 	}
-	// Without a version there is no workflow, no CHECK, and the name is free.
+	// Without a version there is no workflow, and the name is free.
 	bounded.Exec(t, pool, "delete from pawl.instance")
 	try(second, true)
-	if check := stateCheck(t, pool); check != "" {
-		t.Errorf("the CHECK is %s", check)
-	}
 	wantOutcome(t, create(t, pool, tenant, creation{workflow: "door"})[0], "workflow-not-found")
 	register(t, pool, door)
-	if got := strings.ReplaceAll(registered(t, pool), " NOT VALID", ""); stateCheck(t, pool) == "" || !strings.Contains(got, `"OPEN"`) {
+	if got := registered(t, pool); !strings.Contains(got, `"OPEN"`) {
 		t.Errorf("registered again: %s", got)
 	}
 	doors(t, pool, 1)
@@ -191,21 +176,6 @@ func TestRetireWaitsForCreates(t *testing.T) {
 		}
 		wantOutcome(t, later.wait(t)[0], want)
 		bounded.Exec(t, pool, "delete from pawl.instance")
-	}
-}
-
-// set_state_check makes the very CHECK that registering makes.
-func TestSetStateCheck(t *testing.T) {
-	t.Parallel()
-	pool := dbtest.New(t)
-	register(t, pool, door)
-	register(t, pool, ajar)
-	want := stateCheck(t, pool)
-	bounded.Exec(t, pool, `
-		alter table pawl.instance drop constraint instance_door_state_check;
-		select pawl_private.set_state_check('door')`)
-	if got := stateCheck(t, pool); got != want {
-		t.Errorf("the CHECK is\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -39,18 +39,13 @@ select 1;
 
 // migration is the migration that registers a definition.
 //
-//   - It runs without a transaction of goose's. So the locks of register_workflow are released before
-//     validate_workflow reads the table.
-//   - register_workflow waits for its locks only briefly, since commands queue behind it. If it does
-//     not get one, its subtransaction fails and releases the others, and it is tried again.
-//   - psql knows no sections, and would run Down after Up. So Down is within a block comment. Only to
-//     goose is the comment closed at once: with ENVSUB it expands ${PAWL:0:0} to an empty text, whatever
-//     the variable holds, and that leaves the end of the comment. No text in the section may close the
-//     comment or open another.
+// psql knows no sections, and would run Down after Up. So Down is within a block comment. Only to goose is
+// the comment closed at once: with ENVSUB it expands ${PAWL:0:0} to an empty text, whatever the variable
+// holds, and that leaves the end of the comment. No text in the section may close the comment or open
+// another.
 var migration = template.Must(template.New("").Parse(`-- Registers the workflow {{.Name}}. Printed by pawl workflow migration.
 -- Run again it changes nothing, as long as this is the latest version.
 
--- +goose NO TRANSACTION
 -- +goose Up
 
 -- +goose StatementBegin
@@ -58,34 +53,13 @@ do {{.Body}}
 declare
   v_registered record;
 begin
-  for v_try in 1..20 loop
-    begin
-      select * into v_registered from pawl.register_workflow(
-        p_actor => 'migration',{{if .Version}}
-        p_version => {{.Version}},{{end}}
-        p_definition => {{.Tag}}{{.Definition}}{{.Tag}}
-      );
-      raise notice 'workflow {{.Name}}: version %, %', v_registered.version,
-        case when v_registered.created then 'registered' else 'unchanged' end;
-      exit;
-    exception when lock_not_available or deadlock_detected then
-      if v_try = 20 then
-        raise;
-      end if;
-      perform pg_sleep(v_try * 0.05);
-    end;
-  end loop;
-end
-{{.Body}};
--- +goose StatementEnd
-
--- The version is in force. This only lets Postgres know that older rows fit too.
--- +goose StatementBegin
-do {{.Body}}
-begin
-  perform pawl.validate_workflow('{{.Name}}');
-exception when lock_not_available then
-  raise warning 'the states of {{.Name}} are checked, but not validated: select pawl.validate_workflow(''{{.Name}}'') later';
+  select * into v_registered from pawl.register_workflow(
+    p_actor => 'migration',{{if .Version}}
+    p_version => {{.Version}},{{end}}
+    p_definition => {{.Tag}}{{.Definition}}{{.Tag}}
+  );
+  raise notice 'workflow {{.Name}}: version %, %', v_registered.version,
+    case when v_registered.created then 'registered' else 'unchanged' end;
 end
 {{.Body}};
 -- +goose StatementEnd
@@ -115,15 +89,6 @@ begin
       perform pg_sleep(v_try * 0.05);
     end;
   end loop;
-end
-{{.Body}};
--- +goose StatementEnd
--- +goose StatementBegin
-do {{.Body}}
-begin
-  perform pawl.validate_workflow('{{.Name}}');
-exception when lock_not_available then
-  null; -- The states are checked all the same.
 end
 {{.Body}};
 -- +goose StatementEnd

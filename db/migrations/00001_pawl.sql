@@ -269,6 +269,8 @@ create table pawl.workflow_state (
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
+  state_hash bigint not null
+    generated always as (hashtextextended(state, hashtextextended(workflow, workflow_version))) stored,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey
     foreign key (workflow, workflow_version) references pawl.workflow (name, version),
@@ -285,6 +287,7 @@ comment on column pawl.workflow_state.timeouts is 'how long after entering it ea
 comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
+comment on column pawl.workflow_state.state_hash is 'goes with the state into pawl.instance, whose CHECK recognizes it';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
 
 -- workflow_transition holds the candidates for an event in an atomic state: the state's own,
@@ -557,8 +560,7 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- store_definition stores a definition in canonical form, flattened, as a version of a
--- workflow. The CHECK on pawl.instance refuses its states until set_state_check has listed them.
+-- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
@@ -712,8 +714,31 @@ insert into pawl_private.privilege (privilege, function) values
 --     recur.
 --   * No volatile function is called inside the writing statement.
 
--- instance is one running process. Each workflow adds a CHECK of its own to this table that
--- lists its states by version: instance_<workflow>_state_check.
+-- state_is_declared says whether a version of a workflow declares a state. The engine writes a state
+-- together with its hash, both read from the state's row in pawl.workflow_state: then a comparison is
+-- enough. A writer without the hash pays for a look-up. So the cost of a step depends neither on the
+-- number of workflows nor on the session's age, and a registration changes no CHECK.
+-- +goose StatementBegin
+create function pawl_private.state_is_declared(
+  p_workflow text, p_workflow_version integer, p_state text, p_state_hash bigint
+) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  if p_state_hash = pg_catalog.hashtextextended(
+    p_state, pg_catalog.hashtextextended(p_workflow, p_workflow_version)) then
+    return true;
+  end if;
+  return exists (
+    select from pawl.workflow_state s
+    where s.workflow operator(pg_catalog.=) p_workflow
+      and s.workflow_version operator(pg_catalog.=) p_workflow_version
+      and s.state operator(pg_catalog.=) p_state);
+end
+$$;
+-- +goose StatementEnd
+
+-- instance is one running process.
 create table pawl.instance (
   tenant_id pawl.tenant_id not null,
   id uuid not null,
@@ -730,6 +755,7 @@ create table pawl.instance (
   state_changed_at timestamptz not null,
   expires_at timestamptz,
   error pawl.object,
+  state_hash bigint,
   constraint instance_pkey primary key (tenant_id, id),
   constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
 )
@@ -740,6 +766,11 @@ create table pawl.instance (
 -- lists' statistics move slowly, and each analyze makes every session plan the engine anew.
 with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
+-- Not valid, so that a dump restores it after the data of pawl.workflow_state. It binds every write.
+alter table pawl.instance add constraint instance_state_is_declared
+  check (pawl_private.state_is_declared(workflow, workflow_version, state, state_hash)) not valid;
+
+comment on column pawl.instance.state_hash is 'of the state''s row in workflow_state: spares the CHECK a look-up; null is allowed';
 comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
@@ -854,7 +885,7 @@ select
   i.business_key, i.correlation_id, i.parent_id, i.created_at,
   -- An instance migration may keep the state, which was entered earlier than the step.
   (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
-  h.expires_at, h.error
+  h.expires_at, h.error, null::bigint as state_hash
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
 
@@ -961,13 +992,14 @@ create function pawl_private.instance_row(
   p_created_at timestamptz default null,
   p_state_changed_at timestamptz default null,
   p_expires_at timestamptz default null,
-  p_error pawl.object default null
+  p_error pawl.object default null,
+  p_state_hash bigint default null
 ) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error)::pawl.instance
+    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
 -- +goose StatementEnd
 
@@ -1158,7 +1190,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status
+    select t.target, t.context, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -1178,6 +1210,7 @@ begin
       v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
     end if;
     v_instance.state := v_next.target;
+    v_instance.state_hash := v_next.state_hash;
     v_instance.status := v_next.status;
     v_instance.context := v_next.context;
     v_instance.version := v_instance.version + 1;
@@ -1324,7 +1357,7 @@ as $$
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
-        p_state_changed_at => n.at, p_expires_at => n.expires_at,
+        p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
             jsonb_build_object(
@@ -1503,48 +1536,6 @@ end
 $$;
 -- +goose StatementEnd
 
--- state_check_name names the CHECK on pawl.instance that lists a workflow's states.
--- +goose StatementBegin
-create function pawl_private.state_check_name(p_workflow text) returns text
-language sql immutable parallel safe
-as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
--- +goose StatementEnd
-
--- set_state_check makes the named CHECK on pawl.instance list the states of all versions of a
--- workflow, and drops the CHECK if there are none. It binds every write from here on, but is left
--- "not valid": see validate_workflow.
--- Locks:   instance (access exclusive)
--- Writes:  the table's CHECK
--- +goose StatementBegin
-create function pawl_private.set_state_check(p_workflow text) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-set client_min_messages = warning
-as $$
-declare
-  v_terms text;
-begin
-  select string_agg(v.term, ' or ' order by v.workflow_version)
-  into v_terms
-  from (
-    select
-      s.workflow_version,
-      -- One array constant is parsed faster than a list of constants.
-      format('(workflow_version = %s and state = any (%L))',
-        s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
-    from pawl.workflow_state s
-    where s.workflow = p_workflow
-    group by s.workflow_version
-  ) v;
-  execute format('alter table pawl.instance drop constraint if exists %I', pawl_private.state_check_name(p_workflow))
-    || case when v_terms is null then '' else
-      format(', add constraint %I check (workflow <> %L or %s) not valid',
-        pawl_private.state_check_name(p_workflow), p_workflow, v_terms)
-    end;
-end
-$$;
--- +goose StatementEnd
-
 -- instance_retains says whether an idempotency key that names an instance is alive, or held by another
 -- transaction. It locks the expired ones. The caller must hold the instance's lock.
 -- Returns: retains; expired: the places of the expired keys, to delete them by
@@ -1672,7 +1663,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts
+        select s.status, s.events, s.timeouts, s.state_hash
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -1703,7 +1694,8 @@ begin
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
             p_business_key => nullif(c.business_key, ''),
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
-            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl))
+            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
+            p_state_hash => s.state_hash)
         end as instance
         offset 0
       ) n
@@ -2045,7 +2037,8 @@ begin
       where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
+        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
+        state_hash = excluded.state_hash
     ),
     appended as (
       insert into pawl.history (
@@ -5093,7 +5086,7 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -5114,6 +5107,7 @@ begin
       v_new.workflow_version := p_to;
       v_new.version := v_old.version + 1;
       v_new.state := to_state;
+      v_new.state_hash := v_target.state_hash;
       if v_map ? v_old.state then
         v_new.state_changed_at := v_now;
       end if;
@@ -5145,7 +5139,7 @@ begin
       update pawl.instance i
       set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
         status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error
+        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash
       where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
       v_moved := v_moved + 1;
@@ -5279,19 +5273,15 @@ $$;
 
 -- 60_lifecycle/register_workflow.sql
 
--- register_workflow stores a definition in canonical form as the next version of its workflow, and makes the
--- named CHECK on pawl.instance list its states too. If the content is the latest version's, it changes
--- nothing. Canonical: every event and timeout, and always, is an array of transitions; every target is the
--- path of a state; every assign is an object or '*'; durations are like '90s'.
---
--- The CHECK binds every write from here on. It is left "not valid", so that the table is not scanned under
--- the lock: validate_workflow marks it valid afterwards.
+-- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
+-- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
+-- '90s'.
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
--- Raises:  PW40V workflow-conflict, PW42D invalid-definition; 55P03 if the workflow table or the instance
---          table stays locked for 300 ms: try again. It waits no longer, since commands wait behind it
--- Locks:   workflow (share row exclusive), then instance (access exclusive, briefly)
--- Writes:  workflow, workflow_state, workflow_transition, the table's CHECK
+-- Raises:  PW40V workflow-conflict, PW42D invalid-definition
+-- Locks:   workflow (share row exclusive): registrations wait for each other, commands for none of them
+-- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
 create function pawl.register_workflow(
   p_definition jsonb, p_actor text default session_user, p_version integer default null,
@@ -5299,8 +5289,6 @@ create function pawl.register_workflow(
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '300ms'
-set client_min_messages = warning
 -- Plans over JSON of unknown size look expensive, and would be compiled for seconds.
 set jit = off
 as $$
@@ -5336,7 +5324,6 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
-  perform pawl_private.set_state_check(v_name);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
@@ -5348,8 +5335,7 @@ $$;
 
 -- 60_lifecycle/retire_workflow.sql
 
--- retire_workflow deletes a version of a workflow that no instance uses, final ones included, and makes the
--- CHECK on pawl.instance list the remaining versions. It counts twice. The first count refuses a version in
+-- retire_workflow deletes a version of a workflow that no instance uses, final ones included. It counts twice. The first count refuses a version in
 -- use before anybody waits. The second, under the lock, sees instances that were created or moved meanwhile.
 --
 -- If the version was the latest, the one before it becomes the latest again. Its number is then given again,
@@ -5362,9 +5348,9 @@ $$;
 -- Returns: whether there was such a version
 -- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the workflow table, the instance table or
 --          the version's row, which a migration holds, stays locked for 300 ms: try again
--- Locks:   workflow (share row exclusive, and the row), then instance (access exclusive, while the
---          workflow's instances are counted)
--- Writes:  workflow, workflow_state, workflow_transition, instance_migration, the table's CHECK
+-- Locks:   workflow (share row exclusive, and the row), then instance (share, while the workflow's instances
+--          are counted: commands wait, readers do not)
+-- Writes:  workflow, workflow_state, workflow_transition, instance_migration
 -- +goose StatementBegin
 create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null) returns boolean
 language plpgsql volatile security definer
@@ -5389,9 +5375,7 @@ begin
 
   v_instances := pawl_private.count_instances(p_name, v_version);
   if v_instances = 0 then
-    -- Taken at once in the mode that the CHECK needs: a weaker lock could not be raised past those that
-    -- commands hold.
-    lock table pawl.instance in access exclusive mode;
+    lock table pawl.instance in share mode;
     v_instances := pawl_private.count_instances(p_name, v_version);
   end if;
   if v_instances > 0 then
@@ -5407,35 +5391,7 @@ begin
   update pawl.instance_migration m
   set finished_at = pawl.now()
   where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
-  perform pawl_private.set_state_check(p_name);
   return true;
-end
-$$;
--- +goose StatementEnd
-
--- 60_lifecycle/validate_workflow.sql
-
--- validate_workflow marks a workflow's CHECK on pawl.instance as valid, if it is not. It reads the table
--- under a lock that blocks neither readers nor writers. Call it in a transaction of its own after
--- register_workflow.
--- Raises:  55P03 if another schema change runs for two seconds: try again
--- Locks:   instance (share update exclusive)
--- Writes:  the table's CHECK
--- +goose StatementBegin
-create function pawl.validate_workflow(p_workflow text) returns void
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '2s'
-as $$
-begin
-  if exists (
-    select from pg_catalog.pg_constraint c
-    where c.conrelid = 'pawl.instance'::regclass
-      and c.conname = pawl_private.state_check_name(p_workflow)
-      and not c.convalidated
-  ) then
-    execute format('alter table pawl.instance validate constraint %I', pawl_private.state_check_name(p_workflow));
-  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -5444,7 +5400,6 @@ $$;
 
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.register_workflow'),
-  ('service', 'pawl.validate_workflow'),
   ('service', 'pawl.retire_workflow'),
   ('service', 'pawl.migrate_instances'),
   ('service', 'pawl.backtest'),

@@ -15,7 +15,7 @@ import (
 )
 
 const getInstanceVersion = `-- name: GetInstanceVersion :one
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, coalesce(s.events, '{}')::text[] as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
 left join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -53,6 +53,7 @@ func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersion
 		&i.InstanceAt.StateChangedAt,
 		&i.InstanceAt.ExpiresAt,
 		&i.InstanceAt.Error,
+		&i.InstanceAt.StateHash,
 		&i.Actions,
 	)
 	return i, err
@@ -81,7 +82,7 @@ func (q *Queries) GetInstanceVersionAt(ctx context.Context, arg GetInstanceVersi
 }
 
 const getInstances = `-- name: GetInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
 from pawl.instance i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -123,6 +124,7 @@ func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]G
 			&i.Instance.StateChangedAt,
 			&i.Instance.ExpiresAt,
 			&i.Instance.Error,
+			&i.Instance.StateHash,
 			&i.Actions,
 		); err != nil {
 			return nil, err
@@ -226,7 +228,7 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 }
 
 const listInstances = `-- name: ListInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
 from (
   select c.id
   from (
@@ -336,6 +338,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.Instance.StateChangedAt,
 			&i.Instance.ExpiresAt,
 			&i.Instance.Error,
+			&i.Instance.StateHash,
 			&i.Actions,
 		); err != nil {
 			return nil, err

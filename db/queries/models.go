@@ -136,6 +136,8 @@ type Instance struct {
 	ExpiresAt       *time.Time
 	// why the instance failed: {event, state, reason}
 	Error json.RawMessage
+	// of the state's row in workflow_state: spares the CHECK a look-up; null is allowed
+	StateHash *int64
 }
 
 type InstanceAt struct {
@@ -154,6 +156,7 @@ type InstanceAt struct {
 	StateChangedAt  time.Time
 	ExpiresAt       *time.Time
 	Error           json.RawMessage
+	StateHash       *int64
 }
 
 type InstanceMigration struct {
@@ -322,6 +325,8 @@ type WorkflowState struct {
 	RequireIfMatch bool
 	// whether its guards or assigns may read more than context and payload
 	ReadsInstance bool
+	// goes with the state into pawl.instance, whose CHECK recognizes it
+	StateHash int64
 }
 
 type WorkflowTransition struct {

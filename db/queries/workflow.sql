@@ -2,9 +2,6 @@
 select r.version::integer as version, r.created::boolean as created
 from pawl.register_workflow(@definition::jsonb, @actor::text, sqlc.narg('version')::integer) r;
 
--- name: ValidateWorkflow :exec
-select pawl.validate_workflow(@name::text);
-
 -- name: JSONPathErrors :many
 select p.path::text as path, pawl.jsonpath_error(p.path)::text as error
 from unnest(@paths::text[]) as p (path)

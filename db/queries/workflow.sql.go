@@ -186,12 +186,3 @@ func (q *Queries) RegisterWorkflow(ctx context.Context, arg RegisterWorkflowPara
 	err := row.Scan(&i.Version, &i.Created)
 	return i, err
 }
-
-const validateWorkflow = `-- name: ValidateWorkflow :exec
-select pawl.validate_workflow($1::text)
-`
-
-func (q *Queries) ValidateWorkflow(ctx context.Context, name string) error {
-	_, err := q.db.Exec(ctx, validateWorkflow, name)
-	return err
-}

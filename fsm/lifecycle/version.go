@@ -78,5 +78,5 @@ func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	if err != nil {
 		return fsm.AsError(err)
 	}
-	return s.validate(ctx, name)
+	return nil
 }

@@ -109,9 +109,6 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	case err != nil:
 		return Registration{}, fsm.AsError(err)
 	}
-	if err := s.validate(ctx, def.Name); err != nil {
-		return Registration{}, err
-	}
 	return registered, nil
 }
 
@@ -162,18 +159,6 @@ func (s *Service) checkPaths(ctx context.Context, draft *definition.Draft) error
 		}
 	}
 	return err
-}
-
-// validate lets PostgreSQL check that the older rows of table instance fit a workflow's CHECK too. The CHECK
-// binds all writes already. If another schema change is under way, that is left to the next registration.
-func (s *Service) validate(ctx context.Context, workflow string) error {
-	err := database.Transact(ctx, s.db.Pool(), pgx.TxOptions{}, "10min", func(q *queries.Queries) error {
-		return q.ValidateWorkflow(ctx, workflow)
-	})
-	if err != nil && !database.IsCode(err, database.LockNotAvailable) {
-		return fsm.AsError(err)
-	}
-	return nil
 }
 
 const noWorkflow = "there is no such workflow, or no such version of it"

@@ -215,8 +215,7 @@ as $$
   from pawl.setting g
 $$;
 
--- store_definition stores a definition in canonical form, flattened, as a version of a
--- workflow. The CHECK on pawl.instance refuses its states until set_state_check has listed them.
+-- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile

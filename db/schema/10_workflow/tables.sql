@@ -48,6 +48,8 @@ create table pawl.workflow_state (
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
+  state_hash bigint not null
+    generated always as (hashtextextended(state, hashtextextended(workflow, workflow_version))) stored,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
   constraint workflow_state_workflow_fkey
     foreign key (workflow, workflow_version) references pawl.workflow (name, version),
@@ -64,6 +66,7 @@ comment on column pawl.workflow_state.timeouts is 'how long after entering it ea
 comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
+comment on column pawl.workflow_state.state_hash is 'goes with the state into pawl.instance, whose CHECK recognizes it';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
 
 -- workflow_transition holds the candidates for an event in an atomic state: the state's own,

@@ -82,7 +82,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts
+        select s.status, s.events, s.timeouts, s.state_hash
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -113,7 +113,8 @@ begin
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
             p_business_key => nullif(c.business_key, ''),
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
-            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl))
+            p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
+            p_state_hash => s.state_hash)
         end as instance
         offset 0
       ) n

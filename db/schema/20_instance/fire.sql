@@ -144,7 +144,8 @@ begin
       where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
       on conflict on constraint instance_pkey do update
       set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error
+        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
+        state_hash = excluded.state_hash
     ),
     appended as (
       insert into pawl.history (

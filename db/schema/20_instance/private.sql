@@ -15,13 +15,14 @@ create function pawl_private.instance_row(
   p_created_at timestamptz default null,
   p_state_changed_at timestamptz default null,
   p_expires_at timestamptz default null,
-  p_error pawl.object default null
+  p_error pawl.object default null,
+  p_state_hash bigint default null
 ) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error)::pawl.instance
+    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
 
 -- is_decision says whether an outcome is recorded for its key; see the domain pawl.decision.
@@ -194,7 +195,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status
+    select t.target, t.context, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -214,6 +215,7 @@ begin
       v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
     end if;
     v_instance.state := v_next.target;
+    v_instance.state_hash := v_next.state_hash;
     v_instance.status := v_next.status;
     v_instance.context := v_next.context;
     v_instance.version := v_instance.version + 1;
@@ -356,7 +358,7 @@ as $$
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
-        p_state_changed_at => n.at, p_expires_at => n.expires_at,
+        p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
             jsonb_build_object(
@@ -525,44 +527,6 @@ begin
       'event', p_event,
       'allowed_events', p_outcome.actions,
       'guards', p_outcome.guards));
-end
-$$;
-
--- state_check_name names the CHECK on pawl.instance that lists a workflow's states.
-create function pawl_private.state_check_name(p_workflow text) returns text
-language sql immutable parallel safe
-as $$ select 'instance_' || replace(replace(p_workflow, '_', '__'), '-', '_') || '_state_check' $$;
-
--- set_state_check makes the named CHECK on pawl.instance list the states of all versions of a
--- workflow, and drops the CHECK if there are none. It binds every write from here on, but is left
--- "not valid": see validate_workflow.
--- Locks:   instance (access exclusive)
--- Writes:  the table's CHECK
-create function pawl_private.set_state_check(p_workflow text) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-set client_min_messages = warning
-as $$
-declare
-  v_terms text;
-begin
-  select string_agg(v.term, ' or ' order by v.workflow_version)
-  into v_terms
-  from (
-    select
-      s.workflow_version,
-      -- One array constant is parsed faster than a list of constants.
-      format('(workflow_version = %s and state = any (%L))',
-        s.workflow_version, array_agg(s.state order by s.state collate "C")) as term
-    from pawl.workflow_state s
-    where s.workflow = p_workflow
-    group by s.workflow_version
-  ) v;
-  execute format('alter table pawl.instance drop constraint if exists %I', pawl_private.state_check_name(p_workflow))
-    || case when v_terms is null then '' else
-      format(', add constraint %I check (workflow <> %L or %s) not valid',
-        pawl_private.state_check_name(p_workflow), p_workflow, v_terms)
-    end;
 end
 $$;
 

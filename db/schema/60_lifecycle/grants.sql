@@ -1,6 +1,5 @@
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.register_workflow'),
-  ('service', 'pawl.validate_workflow'),
   ('service', 'pawl.retire_workflow'),
   ('service', 'pawl.migrate_instances'),
   ('service', 'pawl.backtest'),

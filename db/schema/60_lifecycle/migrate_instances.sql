@@ -161,7 +161,7 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -182,6 +182,7 @@ begin
       v_new.workflow_version := p_to;
       v_new.version := v_old.version + 1;
       v_new.state := to_state;
+      v_new.state_hash := v_target.state_hash;
       if v_map ? v_old.state then
         v_new.state_changed_at := v_now;
       end if;
@@ -213,7 +214,7 @@ begin
       update pawl.instance i
       set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
         status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error
+        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash
       where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
       v_moved := v_moved + 1;

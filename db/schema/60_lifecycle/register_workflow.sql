@@ -1,24 +1,18 @@
--- register_workflow stores a definition in canonical form as the next version of its workflow, and makes the
--- named CHECK on pawl.instance list its states too. If the content is the latest version's, it changes
--- nothing. Canonical: every event and timeout, and always, is an array of transitions; every target is the
--- path of a state; every assign is an object or '*'; durations are like '90s'.
---
--- The CHECK binds every write from here on. It is left "not valid", so that the table is not scanned under
--- the lock: validate_workflow marks it valid afterwards.
+-- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
+-- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
+-- '90s'.
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
--- Raises:  PW40V workflow-conflict, PW42D invalid-definition; 55P03 if the workflow table or the instance
---          table stays locked for 300 ms: try again. It waits no longer, since commands wait behind it
--- Locks:   workflow (share row exclusive), then instance (access exclusive, briefly)
--- Writes:  workflow, workflow_state, workflow_transition, the table's CHECK
+-- Raises:  PW40V workflow-conflict, PW42D invalid-definition
+-- Locks:   workflow (share row exclusive): registrations wait for each other, commands for none of them
+-- Writes:  workflow, workflow_state, workflow_transition
 create function pawl.register_workflow(
   p_definition jsonb, p_actor text default session_user, p_version integer default null,
   out version integer, out created boolean
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '300ms'
-set client_min_messages = warning
 -- Plans over JSON of unknown size look expensive, and would be compiled for seconds.
 set jit = off
 as $$
@@ -54,7 +48,6 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
-  perform pawl_private.set_state_check(v_name);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported

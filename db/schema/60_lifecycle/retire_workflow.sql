@@ -1,5 +1,4 @@
--- retire_workflow deletes a version of a workflow that no instance uses, final ones included, and makes the
--- CHECK on pawl.instance list the remaining versions. It counts twice. The first count refuses a version in
+-- retire_workflow deletes a version of a workflow that no instance uses, final ones included. It counts twice. The first count refuses a version in
 -- use before anybody waits. The second, under the lock, sees instances that were created or moved meanwhile.
 --
 -- If the version was the latest, the one before it becomes the latest again. Its number is then given again,
@@ -12,9 +11,9 @@
 -- Returns: whether there was such a version
 -- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the workflow table, the instance table or
 --          the version's row, which a migration holds, stays locked for 300 ms: try again
--- Locks:   workflow (share row exclusive, and the row), then instance (access exclusive, while the
---          workflow's instances are counted)
--- Writes:  workflow, workflow_state, workflow_transition, instance_migration, the table's CHECK
+-- Locks:   workflow (share row exclusive, and the row), then instance (share, while the workflow's instances
+--          are counted: commands wait, readers do not)
+-- Writes:  workflow, workflow_state, workflow_transition, instance_migration
 create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -38,9 +37,7 @@ begin
 
   v_instances := pawl_private.count_instances(p_name, v_version);
   if v_instances = 0 then
-    -- Taken at once in the mode that the CHECK needs: a weaker lock could not be raised past those that
-    -- commands hold.
-    lock table pawl.instance in access exclusive mode;
+    lock table pawl.instance in share mode;
     v_instances := pawl_private.count_instances(p_name, v_version);
   end if;
   if v_instances > 0 then
@@ -56,7 +53,6 @@ begin
   update pawl.instance_migration m
   set finished_at = pawl.now()
   where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
-  perform pawl_private.set_state_check(p_name);
   return true;
 end
 $$;
