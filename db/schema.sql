@@ -190,7 +190,7 @@ CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id
 CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status, id) WHERE (workflow <> ''::text);
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
 comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
-comment on column pawl.instance.state_hash is 'of the state''s row in workflow_state: spares the CHECK a look-up; null is allowed';
+comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
 
 create table pawl.instance_migration (
   tenant_id pawl.tenant_id not null default ,
@@ -3994,14 +3994,10 @@ end
 $$;
 revoke execute on function pawl_private.set_timer(pawl.instance,integer) from public;
 
-create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text, p_state_hash bigint) returns boolean
+create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text) returns boolean
 language plpgsql stable parallel safe
 as $$
 begin
-  if p_state_hash = pg_catalog.hashtextextended(
-    p_state, pg_catalog.hashtextextended(p_workflow, p_workflow_version)) then
-    return true;
-  end if;
   return exists (
     select from pawl.workflow_state s
     where s.workflow operator(pg_catalog.=) p_workflow
@@ -4009,7 +4005,7 @@ begin
       and s.state operator(pg_catalog.=) p_state);
 end
 $$;
-revoke execute on function pawl_private.state_is_declared(text,integer,text,bigint) from public;
+revoke execute on function pawl_private.state_is_declared(text,integer,text) from public;
 
 create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
 language plpgsql stable
@@ -4155,4 +4151,4 @@ end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;
 
-alter table pawl.instance add constraint instance_state_is_declared CHECK (pawl_private.state_is_declared(workflow, workflow_version, state, state_hash)) NOT VALID;
+alter table pawl.instance add constraint instance_state_is_declared CHECK (((state_hash = hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) OR pawl_private.state_is_declared(workflow, workflow_version, state))) NOT VALID;

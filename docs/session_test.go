@@ -164,7 +164,7 @@ func awaitListener(t *testing.T, address string) {
 	t.Helper()
 	address = anyListen.ReplaceAllString(address, "127.0.0.1:")
 	ctx := bounded.Context(t)
-	bounded.Until(t, "somebody to listen at "+address, func() error {
+	_ = bounded.Until(t, "somebody to listen at "+address, func() error {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err == nil {
 			_ = conn.Close()

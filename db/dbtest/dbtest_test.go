@@ -340,7 +340,7 @@ func TestSharedServerSweepsDeadRunsOnly(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { bounded.Result(t, "the child", cmd.Wait) }()
+	defer func() { _ = bounded.Result(t, "the child", cmd.Wait) }()
 	var name string
 	for line := range linesOf(t, stdout) {
 		if after, ok := strings.CutPrefix(line, "waiting in "); ok {

@@ -144,7 +144,7 @@ func TestRecycledProcessID(t *testing.T) {
 	}
 	defer func() {
 		_ = other.Process.Kill()
-		bounded.Result(t, "the other program", other.Wait)
+		_ = bounded.Result(t, "the other program", other.Wait)
 	}()
 	pidFile := filepath.Join(dir, "data", "postmaster.pid")
 	raw, err := os.ReadFile(pidFile)

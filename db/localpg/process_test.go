@@ -44,7 +44,7 @@ func startHelper(t *testing.T, cmd *exec.Cmd, dir string, env ...string) helper 
 	t.Cleanup(func() {
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
-		bounded.Result(t, "the helper", cmd.Wait)
+		_ = bounded.Result(t, "the helper", cmd.Wait)
 	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
@@ -65,7 +65,7 @@ func (h helper) kill(t *testing.T) {
 	if err := h.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	bounded.Result(t, "the helper", h.cmd.Wait) // "signal: killed"
+	_ = bounded.Result(t, "the helper", h.cmd.Wait) // "signal: killed"
 }
 
 func TestServerDiesWithItsProcess(t *testing.T) {

@@ -136,7 +136,7 @@ type Instance struct {
 	ExpiresAt       *time.Time
 	// why the instance failed: {event, state, reason}
 	Error json.RawMessage
-	// of the state's row in workflow_state: spares the CHECK a look-up; null is allowed
+	// from the state's row in workflow_state: spares the CHECK a look-up; may be null
 	StateHash *int64
 }
 

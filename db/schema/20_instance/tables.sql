@@ -52,20 +52,12 @@
 --     recur.
 --   * No volatile function is called inside the writing statement.
 
--- state_is_declared says whether a version of a workflow declares a state. The engine writes a state
--- together with its hash, both read from the state's row in pawl.workflow_state: then a comparison is
--- enough. A writer without the hash pays for a look-up. So the cost of a step depends neither on the
--- number of workflows nor on the session's age, and a registration changes no CHECK.
-create function pawl_private.state_is_declared(
-  p_workflow text, p_workflow_version integer, p_state text, p_state_hash bigint
-) returns boolean
+-- state_is_declared looks up whether a version of a workflow declares a state.
+create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text)
+returns boolean
 language plpgsql stable parallel safe
 as $$
 begin
-  if p_state_hash = pg_catalog.hashtextextended(
-    p_state, pg_catalog.hashtextextended(p_workflow, p_workflow_version)) then
-    return true;
-  end if;
   return exists (
     select from pawl.workflow_state s
     where s.workflow operator(pg_catalog.=) p_workflow
@@ -102,11 +94,18 @@ create table pawl.instance (
 -- lists' statistics move slowly, and each analyze makes every session plan the engine anew.
 with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
--- Not valid, so that a dump restores it after the data of pawl.workflow_state. It binds every write.
-alter table pawl.instance add constraint instance_state_is_declared
-  check (pawl_private.state_is_declared(workflow, workflow_version, state, state_hash)) not valid;
+-- No instance is in a state that its version does not declare, whoever writes. The engine writes a state
+-- together with its hash, both read from the state's row in pawl.workflow_state, and then a comparison is
+-- enough. Any other writer pays for a look-up. So a step costs the same however many workflows there are,
+-- and registering one changes no constraint. A writer who computes the hash of an undeclared state passes:
+-- only the owner could, who could as well drop the constraint.
+--
+-- It is "not valid", so that a dump restores it after the data of pawl.workflow_state. It binds all writes.
+alter table pawl.instance add constraint instance_state_is_declared check (
+  state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))
+  or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
-comment on column pawl.instance.state_hash is 'of the state''s row in workflow_state: spares the CHECK a look-up; null is allowed';
+comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
 comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
