@@ -107,8 +107,8 @@ type Limits struct {
 	States int
 }
 
-// MaxNameLength bounds the name of a workflow, in characters. An underscore counts twice. The name becomes
-// part of the name of a constraint, in which underscores are doubled.
+// MaxNameLength bounds the name of a workflow, in characters. An underscore counts twice. The database has
+// the same bound.
 const MaxNameLength = 42
 
 // MaxPathLength bounds the path of a state, in characters.

@@ -22,10 +22,10 @@
 // # Registration
 //
 // A definition is checked in Go, with all faults at once; PostgreSQL checks the syntax of guards and
-// assigns; then pawl.register_workflow checks it again, since SQL callers use it too, and adds a CHECK on
-// the states. That takes a short lock on the table of instances, which is requested with a short
-// lock_timeout, several times if need be. Validating the CHECK for older rows follows in a transaction of
-// its own.
+// assigns; then pawl.register_workflow checks it again, since SQL callers use it too, and stores it.
+// Registrations wait for one another, and commands for none of them. Retiring a version holds up commands
+// while it counts the workflow's instances: it requests that lock with a short lock_timeout, several times
+// if need be.
 //
 // # When things fail
 //

@@ -19,9 +19,8 @@ create table pawl.workflow (
   created_by text not null,
   constraint workflow_pkey primary key (name, version),
   constraint workflow_name_is_a_slug check (name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'),
-  -- The name becomes part of a constraint's name, of which Postgres keeps 63 bytes. An
-  -- underscore is written twice there, so that the workflows a-b and a_b have two constraints.
-  constraint workflow_name_fits_a_constraint_name check (length(replace(name, '_', '__')) <= 42),
+  -- An underscore counts as two characters. The language of definitions has the same bound.
+  constraint workflow_name_is_short check (length(replace(name, '_', '__')) <= 42),
   constraint workflow_version_is_positive check (version >= 1),
   constraint workflow_ttl_is_positive check (ttl > interval '0'),
   constraint workflow_ttl_has_a_target check ((ttl is null) = (ttl_target is null)),
