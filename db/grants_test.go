@@ -67,6 +67,8 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.GetWorkflowVersion(t.Context(), queries.GetWorkflowVersionParams{Name: "door", Version: 1}))
 	must(q.ListWorkflows(t.Context(), queries.ListWorkflowsParams{RowLimit: 1}))
 	must(q.GetSetting(t.Context()))
+	must(q.SchemaVersion(t.Context()))
+	must(q.SchemaState(t.Context(), []string{}))
 
 	id := doors(t, conn, 1)[0]
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")
@@ -201,7 +203,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_messages " +
 		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_timers " +
 		"guard_holds jsonpath_error log_moved migrate_instances now outcome_rows preview purge_instances " +
-		"purge_keys put_off_timer register_workflow retire_workflow simulate stream_can_resume stream_read " +
+		"purge_keys put_off_timer register_workflow retire_workflow schema_version simulate stream_can_resume stream_read " +
 		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
 		"subscription_update uuid_v7_floor"
 	if got := strings.Join(may, " "); got != want {

@@ -222,6 +222,7 @@ create table pawl.setting (
   cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
   constraint setting_pkey PRIMARY KEY (only_row),
   constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
+  constraint setting_is_in_a_database_in_utf8 CHECK ((getdatabaseencoding() = 'UTF8'::name)),
   constraint setting_is_one_row CHECK (only_row),
   constraint setting_limits_are_positive CHECK (((context_limit > 0) AND (payload_limit > 0) AND (definition_limit > 0) AND (state_limit > 0)))
 );
@@ -2295,6 +2296,11 @@ begin
 end
 $$;
 revoke execute on function pawl.retire_workflow(text,text,integer) from public;
+
+create function pawl.schema_version() returns integer
+language sql stable parallel safe
+as $$ select 1 $$;
+revoke execute on function pawl.schema_version() from public;
 
 create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
 language plpgsql volatile security definer

@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"db/queries": {},
 	"db/localpg": {},
 
-	"fsm":                   {"db/queries", "fsm/definition", "fsm/internal/database", "internal/address"},
+	"fsm":                   {"db/queries", "db/schema", "fsm/definition", "fsm/internal/database", "internal/address"},
 	"fsm/definition":        {},
 	"fsm/internal/database": {"db/queries"},
 	"fsm/internal/final":    {"db/queries", "fsm/internal/database"},
@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"examples/webhook-receiver":    {"db"},
 
 	"cmd/pawl": {
-		"db", "db/localpg", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
+		"db", "db/localpg", "db/schema", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
 		"httpapi", "httpapi/api", "internal/bench", "outbox", "outbox/sink", "outbox/webhook",
 	},
 

@@ -14,7 +14,8 @@
 -- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
 -- too long, 57014 at the statement timeout.
 
-create schema pawl;
+-- goose may have made schema pawl, for its table of applied migrations, pawl.goose_db_version.
+create schema if not exists pawl;
 create schema pawl_private;
 
 comment on schema pawl is 'finite-state-machine service: tables to read, functions to call';
@@ -69,6 +70,7 @@ create table pawl.setting (
   cursor_secret bytea not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
   constraint setting_pkey primary key (only_row),
   constraint setting_is_one_row check (only_row),
+  constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
   constraint setting_limits_are_positive
     check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
@@ -196,6 +198,18 @@ language sql volatile parallel safe
 as $$ select clock_timestamp() $$;
 -- +goose StatementEnd
 
+-- 00_core/schema_version.sql
+
+-- schema_version is the number of the latest migration that is applied. The service compares it with the
+-- number that it was built with. Raise it with each new migration. It is not immutable: a prepared statement would
+-- keep the number that it once had.
+-- Returns: the number
+-- +goose StatementBegin
+create function pawl.schema_version() returns integer
+language sql stable parallel safe
+as $$ select 1 $$;
+-- +goose StatementEnd
+
 -- 00_core/uuid_v7_floor.sql
 
 -- uuid_v7_floor turns a bound on created_at into a bound on the primary key.
@@ -215,6 +229,7 @@ $$;
 
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.now'),
+  ('service', 'pawl.schema_version'),
   ('service', 'pawl.uuid_v7_floor');
 
 -- 10_workflow/tables.sql
@@ -5408,5 +5423,12 @@ insert into pawl_private.privilege (privilege, function) values
 revoke execute on all functions in schema pawl, pawl_private from public;
 
 -- +goose Down
+-- +goose ENVSUB ON
+/* To all but goose the rest is a comment. *${PAWL:0:0}/
+-- +goose ENVSUB OFF
 drop schema pawl_private cascade;
-drop schema pawl cascade;
+alter schema pawl rename to pawl_private;
+create schema pawl;
+alter table if exists pawl_private.goose_db_version set schema pawl;
+drop schema pawl_private cascade;
+-- */
