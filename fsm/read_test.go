@@ -175,14 +175,3 @@ func TestActions(t *testing.T) {
 		t.Errorf("a final state accepts %v, %v", got, err)
 	}
 }
-
-func TestPing(t *testing.T) {
-	t.Parallel()
-	s, _ := fsmtest.New(t, fsm.Config{})
-	if err := s.Ping(t.Context()); err != nil {
-		t.Error(err)
-	}
-	empty := fsm.New(fsmtest.Open(t, dbtest.Empty(t), db.Config{}), fsm.Config{})
-	defer empty.Close()
-	fsmtest.Refused(t, empty.Ping(t.Context()), fsm.Unavailable)
-}

@@ -1,13 +1,11 @@
 package fsm
 
 import (
-	"context"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 	"github.com/pawl-fsm/pawl/internal/address"
@@ -98,16 +96,4 @@ func (s *Service) Webhooks() WebhookPolicy { return s.config.Webhooks }
 func (s *Service) Close() {
 	s.creates.close()
 	s.fires.close()
-}
-
-// Ping returns nil if the database answers and is migrated, else Unavailable.
-func (s *Service) Ping(ctx context.Context) error {
-	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		_, err := q.GetSetting(ctx)
-		return err
-	})
-	if err != nil {
-		return &Error{Kind: Unavailable, Message: "the database is away or not migrated", Cause: err}
-	}
-	return nil
 }

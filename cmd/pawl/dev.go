@@ -52,16 +52,13 @@ func (d *devCommand) Run(c *console) error {
 	if err := db.Up(c, dsn); err != nil {
 		return err
 	}
-	return d.serve(c, dsn, d.Listen, func(service *fsm.Service, addr net.Addr) error {
-		if err := registerExample(c, service); err != nil {
-			return err
-		}
+	example := func(service *fsm.Service) error { return registerExample(c, service) }
+	return d.serve(c, dsn, d.Listen, example, func(addr net.Addr) {
 		if addr == nil {
 			c.printf("pawl runs its workers, without an API\nits database is %s\n", dsn)
-			return nil
+			return
 		}
 		c.printf(devBanner, addr, dsn)
-		return nil
 	})
 }
 

@@ -46,6 +46,28 @@ func TestDev(t *testing.T) {
 	}
 }
 
+// Nobody can ask dev before its example is registered.
+func TestDevListensWhenItsExampleIsThere(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	conn, address := dialDSN(t, dsn), "127.0.0.1:"+bounded.Port(t)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, tx, "lock table pawl.workflow in share mode") // It keeps registrations waiting.
+	p := bounded.Start(t, bounded.Program{Path: program, Args: []string{"dev", "--listen", address}, Env: []string{"DATABASE_URL=" + dsn}})
+	bounded.UntilBlocked(t, dialDSN(t, dsn), 1)
+	if a, err := send(t.Context(), http.MethodGet, "http://"+address+"/readyz", ""); err == nil {
+		t.Errorf("without its example it answers %d %s", a.status, a.body)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.Match(t, started)
+	mustSend(t, http.StatusOK, http.MethodGet, "http://"+address+"/v1/workflows/flight-booking", "")
+}
+
 // runPrintedLines runs the curl commands that dev prints.
 func runPrintedLines(t *testing.T, p *process) {
 	t.Helper()
