@@ -136,30 +136,29 @@ func (d deployed) check() error {
 	}
 }
 
-// prepare connects to a database as the owner of its schema, and fails if the migrations of this build cannot go on there.
-func prepare(ctx context.Context, dsn string) (*pgx.Conn, error) {
+// look calls f with a connection to a database. It fails if the migrations of this build cannot go on there.
+func look(ctx context.Context, dsn string, f func(*pgx.Conn, deployed) error) error {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
+		return fmt.Errorf("migrate: %w", err)
 	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	d, err := inspect(ctx, conn)
 	if err == nil {
 		err = d.check()
 	}
-	if err != nil {
-		_ = conn.Close(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("migrate: %w", err)
+	if err == nil {
+		err = f(conn, d)
 	}
-	return conn, nil
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
 }
 
 // check fails if the migrations of this build cannot go on in a database.
 func check(ctx context.Context, dsn string) error {
-	conn, err := prepare(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	return conn.Close(context.WithoutCancel(ctx))
+	return look(ctx, dsn, func(*pgx.Conn, deployed) error { return nil })
 }
 
 // Up applies every pending migration.
@@ -253,33 +252,35 @@ type Migration struct {
 }
 
 // Status lists the migrations in order. It writes nothing.
-func Status(ctx context.Context, dsn string) ([]Migration, error) {
-	conn, err := prepare(ctx, dsn)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+func Status(ctx context.Context, dsn string) (list []Migration, err error) {
+	err = look(ctx, dsn, func(conn *pgx.Conn, d deployed) error {
+		list, err = status(ctx, conn, d)
+		return err
+	})
+	return list, err
+}
+
+func status(ctx context.Context, conn *pgx.Conn, d deployed) ([]Migration, error) {
 	applied := make(map[int64]time.Time)
-	d, err := inspect(ctx, conn)
-	if err == nil && d.noted {
+	if d.noted {
+		rows, err := conn.Query(ctx, "select version_id, max(tstamp) from "+VersionTable+" where is_applied group by version_id")
+		if err != nil {
+			return nil, err
+		}
 		var version int64
 		var at time.Time
-		rows, queryErr := conn.Query(ctx, "select version_id, max(tstamp) from "+VersionTable+" where is_applied group by version_id")
-		if err = queryErr; err == nil {
-			_, err = pgx.ForEachRow(rows, []any{&version, &at}, func() error {
-				applied[version] = at
-				return nil
-			})
+		if _, err := pgx.ForEachRow(rows, []any{&version, &at}, func() error {
+			applied[version] = at
+			return nil
+		}); err != nil {
+			return nil, err
 		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
 	}
 	var list []Migration
 	for _, file := range migrationNames() {
 		version, err := goose.NumericComponent(file)
 		if err != nil {
-			return nil, fmt.Errorf("migrate: %w", err)
+			return nil, err
 		}
 		list = append(list, Migration{Version: version, File: file, AppliedAt: applied[version]})
 	}
@@ -303,32 +304,25 @@ type Loss struct {
 }
 
 // LossOfDown returns what the next Down would take back.
-func LossOfDown(ctx context.Context, dsn string) (Loss, error) {
-	list, err := Status(ctx, dsn)
-	if err != nil {
-		return Loss{}, err
-	}
-	var loss Loss
-	for i, m := range list {
-		if !m.AppliedAt.IsZero() {
-			loss.Migration, loss.Everything = m.File, i == 0
+func LossOfDown(ctx context.Context, dsn string) (loss Loss, err error) {
+	err = look(ctx, dsn, func(conn *pgx.Conn, d deployed) error {
+		list, err := status(ctx, conn, d)
+		if err != nil {
+			return err
 		}
-	}
-	if loss.Migration == "" {
-		return loss, nil
-	}
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return loss, fmt.Errorf("migrate: %w", err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	err = conn.QueryRow(ctx, `
-		select (select count(distinct name) from pawl.workflow), (select count(*) from pawl.instance), (select count(*) from pawl.history)`).
-		Scan(&loss.Workflows, &loss.Instances, &loss.Steps)
-	if err != nil {
-		return loss, fmt.Errorf("migrate: %w", err)
-	}
-	return loss, nil
+		for i, m := range list {
+			if !m.AppliedAt.IsZero() {
+				loss.Migration, loss.Everything = m.File, i == 0
+			}
+		}
+		if loss.Migration == "" {
+			return nil
+		}
+		return conn.QueryRow(ctx, `
+			select (select count(distinct name) from pawl.workflow), (select count(*) from pawl.instance), (select count(*) from pawl.history)`).
+			Scan(&loss.Workflows, &loss.Instances, &loss.Steps)
+	})
+	return loss, err
 }
 
 // Print writes the migrations one after the other, each behind a comment with its name. psql runs what it writes, and

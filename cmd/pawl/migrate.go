@@ -85,8 +85,18 @@ func (m *migrateDown) Run(c *console) error {
 	if loss.Migration == "" {
 		return errors.New("no migration is applied, so there is nothing to revert")
 	}
+	what := "what only it made is dropped, in a database"
+	if loss.Everything {
+		what = "all data is dropped, from a database"
+	}
+	what = fmt.Sprintf("reverting %s: %s with %d workflows, %d instances and %d rows of history",
+		loss.Migration, what, loss.Workflows, loss.Instances, loss.Steps)
+	if file, ok := c.in.(*os.File); !m.Yes && (!ok || !isatty.IsTerminal(file.Fd())) {
+		return fmt.Errorf("%s: give --yes to do so", what)
+	}
+	c.printf("%s\n", what)
 	if !m.Yes {
-		if err := confirm(c, loss); err != nil {
+		if err := confirm(c); err != nil {
 			return err
 		}
 	}
@@ -97,18 +107,9 @@ func (m *migrateDown) Run(c *console) error {
 	return nil
 }
 
-// confirm asks on the terminal whether to go on. It fails if the answer is not yes, and without a terminal.
-func confirm(c *console, loss db.Loss) error {
-	what := "what only it made is dropped, in a database"
-	if loss.Everything {
-		what = "all data is dropped, from a database"
-	}
-	what = fmt.Sprintf("reverting %s: %s with %d workflows, %d instances and %d rows of history",
-		loss.Migration, what, loss.Workflows, loss.Instances, loss.Steps)
-	if file, ok := c.in.(*os.File); !ok || !isatty.IsTerminal(file.Fd()) {
-		return fmt.Errorf("%s: give --yes to do so", what)
-	}
-	c.printf("%s\nType yes to go on: ", what)
+// confirm asks on the terminal whether to go on. It fails if the answer is not yes.
+func confirm(c *console) error {
+	c.printf("Type yes to go on: ")
 	answer, err := bufio.NewReader(c.in).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err

@@ -68,7 +68,7 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("a role's name is not quoted: %s", grants)
 	}
 	for i := range migrations {
-		if out := mustPawl(t, env, "migrate", "down", "--yes"); out != "reverted "+migrations[len(migrations)-1-i]+"\n" {
+		if out := mustPawl(t, env, "migrate", "down", "--yes"); !strings.Contains(out, "with 0 workflows, ") || !strings.HasSuffix(out, "\nreverted "+migrations[len(migrations)-1-i]+"\n") {
 			t.Errorf("down says %s", out)
 		}
 	}
