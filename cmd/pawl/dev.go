@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -50,6 +51,9 @@ func (d *devCommand) Run(c *console) error {
 		}()
 	}
 	if err := db.Up(c, dsn); err != nil {
+		if d.DatabaseURL == "" && c.Err() == nil {
+			err = fmt.Errorf("%w; or remove the folder %s, with all data of pawl dev", err, d.DataDir)
+		}
 		return err
 	}
 	example := func(service *fsm.Service) error { return registerExample(c, service) }

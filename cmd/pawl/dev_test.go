@@ -40,9 +40,16 @@ func TestDev(t *testing.T) {
 	if v := mustSend(t, http.StatusOK, http.MethodGet, second.url+"/v1/workflows/flight-booking", "").member("version"); v != float64(1) {
 		t.Errorf("the example is at version %v after the second start, want 1", v)
 	}
+	// Another build may find a schema that it cannot upgrade.
+	dsn := second.Match(t, regexp.MustCompile(`its database is (\S+)\n`))[1]
+	bounded.Exec(t, dialDSN(t, dsn), "drop table pawl.goose_db_version; drop function pawl.schema_version")
 	second.Signal(t, syscall.SIGTERM)
 	if err := second.Wait(t); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
+	}
+	_, stderr, code := pawl(t, none, "dev", "--data-dir", filepath.Join(dir, "data"))
+	if code != 1 || !strings.Contains(stderr, "pawl: migrate: a development build") || !strings.Contains(stderr, "or remove the folder "+filepath.Join(dir, "data")) {
+		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
 
