@@ -73,7 +73,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")
 	wantOutcome(t, preview(t, conn, command{id: id, event: "close"}), "applied")
 	bounded.Exec(t, conn, "select pawl.fire_one((pawl.create_one('door', p_key => 'b')).id, 'open', p_key => 'c')")
-	must(q.GetInstances(t.Context(), queries.GetInstancesParams{TenantID: tenant, Ids: []uuid.UUID{id}}))
+	must(q.GetInstances(t.Context(), queries.GetInstancesParams{Tenants: []string{tenant}, Ids: []uuid.UUID{id}}))
 	must(q.GetInstanceVersion(t.Context(), queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: 1}))
 	now := bounded.Value[any](t, conn, "select pawl.now()")
 	must(now, nil)
