@@ -92,7 +92,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.NewestInstances(t.Context(), queries.NewestInstancesParams{TenantID: tenant, Workflow: "door", RowLimit: 1}))
 	must(q.ListDocuments(t.Context(), queries.ListDocumentsParams{TenantID: tenant, InstanceID: id, Versions: []int64{1}}))
 	must(q.Backtest(t.Context(), queries.BacktestParams{Workflow: "door", Ids: []uuid.UUID{id}, Definition: raw(door)[0], Tenant: tenant}))
-	must(nil, q.Notify(t.Context(), "*"))
+	must(nil, q.Notify(t.Context(), queries.NotifyParams{Channel: "pawl_wait", Payload: "*"}))
 	here, err := q.StreamSnapshot(t.Context())
 	must(here, err)
 	must(q.LogMoved(t.Context(), queries.LogMovedParams{Cursor: &here, StepLimit: 1}))

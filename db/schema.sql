@@ -1243,7 +1243,7 @@ end
 $$;
 revoke execute on function pawl.delivery_replay(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
 
-create function pawl.delivery_route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean) returns record
+create function pawl.delivery_route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean, OUT wanted boolean) returns record
 language plpgsql volatile security definer
 set enable_seqscan = 'off'
 set jit = 'off'
@@ -1257,7 +1257,7 @@ declare
   v_batch pg_snapshot;
   v_place bigint;
 begin
-  leads := false; steps := 0; deliveries := 0; more := false;
+  leads := false; steps := 0; deliveries := 0; more := false; wanted := true;
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
   if not found then
     return;
@@ -1265,6 +1265,7 @@ begin
   v_batch := coalesce(v_consumer.batch, v_snapshot);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
+    wanted := false;
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
       leads := pawl.consumer_advance(
         p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,

@@ -96,7 +96,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	}
 	defer closePool(outboxPool, s.ShutdownTimeout)
 	hub := live.NewHub(pool, live.HubConfig{Logger: c.log})
-	notifier := live.NewNotifier(pool)
+	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
 		Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
