@@ -264,7 +264,7 @@ $$;
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 create function pawl_private.decide(
-  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
+  p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
 ) returns table (
   code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, was_timed boolean,
   guards text[], payload_schema jsonb, steps pawl.instance[]
@@ -294,7 +294,7 @@ as $$
   left join lateral (
     select i.*
     from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = p_tenant and i.id = (p_command).id
+    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
     union all
     select ((p_command).instance).*
     where (p_command).instance is distinct from null
@@ -395,7 +395,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = p_tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,
@@ -410,21 +410,21 @@ $$;
 -- Locks:   idempotency_key (by key), if the time to live slides
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 create function pawl_private.replay(
-  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_keys text[],
+  p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[],
   p_fingerprints bytea[], p_events text[]
 ) returns setof pawl.outcome
 language plpgsql volatile
 as $$
 declare
-  v_key text;
+  v_claim record;
   v_found integer;
 begin
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
-    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+    for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop
       update pawl.idempotency_key k
       set expires_at = p_now + p_setting.idempotency_ttl
-      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+      where k.tenant_id = v_claim.tenant and k.key = v_claim.key and k.expires_at > p_now;
     end loop;
   end if;
 
@@ -446,15 +446,15 @@ begin
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb
-  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
-    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+    select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
   ) k
   cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
   left join lateral (
     select a.*
     from pawl.instance_at a
-    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    where r.same and a.tenant_id = c.tenant and a.id = k.instance_id and a.version = k.version
     limit 1
   ) a on true
   left join lateral (

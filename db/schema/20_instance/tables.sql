@@ -3,7 +3,7 @@
 -- owner's writes too.
 --
 -- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another
--- database, and no hot statement crosses tenants.
+-- database. A call may have commands of any tenants; each row is looked up with its command's tenant.
 --
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
@@ -16,19 +16,22 @@
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
 --   2. Lock the instances of the others, in the order of their ids.
 --   3. Read the clock, then decide and write in one statement. A command has an effect only if
---      it has no key, or if this statement claims its key.
+--      it has no key, or if this statement claims its key. If a call has several commands for one
+--      instance, the statement runs once for each round of them.
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
 -- A create has no instance to lock, so it begins with step 3.
 --
 -- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
--- timer. Two cases differ:
+-- timer. Three cases differ:
 --
 --   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
 --     that does not exist, and creates insert business keys in one order.
 --   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
 --     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
+--   * Each round of a call claims its keys in order, but the rounds follow one another. Only calls that
+--     use the same keys for different instances can wait for each other. They end in the same way.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -296,6 +299,7 @@ create type pawl_private.macrostep as (
 -- whether the engine itself ends a timeout or a lifetime. instance: what to decide for, or null to
 -- read the instance with the given id.
 create type pawl_private.fire_command as (
+  tenant text,
   id uuid,
   event text,
   payload jsonb,
