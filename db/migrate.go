@@ -129,7 +129,7 @@ func (d deployed) check() error {
 	case d.noted || !d.made:
 		return nil
 	case d.version < 0:
-		return errors.New("a development build of pawl made the schema, which cannot be upgraded: drop it, with all its data, by 'drop schema pawl, pawl_private cascade', and migrate again; public.goose_db_version is the application's alone now")
+		return errors.New("a development build of pawl made the schema, which cannot be upgraded: run 'drop schema pawl, pawl_private cascade', which drops all its data, delete its versions from public.goose_db_version, and migrate again")
 	default:
 		return fmt.Errorf("the schema is at version %d, but %s, which notes that, is missing, since another tool has applied the migrations, or goose without '-table %[2]s': go on with that tool, or run 'pawl migrate up --adopt'",
 			d.version, VersionTable)
