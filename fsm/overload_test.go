@@ -144,7 +144,7 @@ func shower(t *testing.T, s *fsmtest.Service, ids []uuid.UUID, n int, prefix str
 func TestStuckRowsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: bounded.Limit}),
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 100 * time.Millisecond, StatementTimeout: bounded.Limit}),
 		fsm.Config{Flushers: 2, CallTimeout: bounded.Limit}, fsmtest.Counter)
 	enough := make(chan struct{})
 	var insistent, others sync.WaitGroup
