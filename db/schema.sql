@@ -175,6 +175,7 @@ create table pawl.instance (
   version pawl.version not null,
   context pawl.object not null,
   business_key pawl.key,
+  business_key_reusable boolean not null default false,
   correlation_id pawl.key,
   parent_id uuid,
   created_at timestamp with time zone not null,
@@ -185,11 +186,12 @@ create table pawl.instance (
   constraint instance_pkey PRIMARY KEY (tenant_id, id),
   constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
-CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, business_key, workflow) WHERE (business_key IS NOT NULL);
+CREATE INDEX instance_business_key_idx ON pawl.instance USING btree (tenant_id, business_key, status, id) WHERE (business_key IS NOT NULL);
+CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, business_key, workflow) WHERE ((business_key IS NOT NULL) AND (((status)::text = 'active'::text) OR (NOT business_key_reusable)));
 CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, status, id) WHERE (correlation_id IS NOT NULL);
 CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status, id) WHERE (workflow <> ''::text);
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
-comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
 
 create table pawl.instance_migration (
@@ -285,6 +287,7 @@ create table pawl.workflow (
   ttl interval,
   ttl_target text,
   retention interval,
+  business_key_reusable boolean not null,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamp with time zone not null,
@@ -301,6 +304,7 @@ create table pawl.workflow (
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
 comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
+comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 
 create table pawl.workflow_state (
   workflow text collate "C" not null,
@@ -433,6 +437,7 @@ create view pawl.instance_at as
     h.version,
     h.context,
     i.business_key,
+    i.business_key_reusable,
     i.correlation_id,
     i.parent_id,
     i.created_at,
@@ -797,7 +802,8 @@ begin
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
+          w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -813,6 +819,7 @@ begin
         select i.id
         from pawl.instance i
         where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
         limit 1
       ) b on true
       cross join lateral (
@@ -833,7 +840,7 @@ begin
           pawl_private.instance_row(
             p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
-            p_business_key => nullif(c.business_key, ''),
+            p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
             p_state_hash => s.state_hash)
@@ -879,7 +886,8 @@ begin
       from owned o
       where o.owned and o.code = 'applied'
       order by o.tenant, o.workflow, o.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      on conflict (tenant_id, workflow, business_key)
+        where business_key is not null and (status = 'active' or not business_key_reusable) do nothing
       returning id
     ),
     kept as materialized (
@@ -972,6 +980,7 @@ begin
       where i.tenant_id = p_tenants[c.ordinal]
         and i.workflow = p_workflows[c.ordinal]
         and i.business_key = p_business_keys[c.ordinal]
+        and (i.status = 'active' or not i.business_key_reusable)
       limit 1
     ) i;
     get diagnostics v_found = row_count;
@@ -2997,7 +3006,7 @@ end
 $$;
 revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
+create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -3021,7 +3030,8 @@ as $$
         ),
         '{}')
     end,
-    t.payload_schema
+    t.payload_schema,
+    t.guard_text
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -3069,7 +3079,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status, s.state_hash
+    select t.target, t.context, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -3086,7 +3096,7 @@ begin
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
-      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
@@ -3362,12 +3372,12 @@ as $$
         p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            jsonb_build_object(
-              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
           else i.error
         end) as next
       offset 0
@@ -3429,6 +3439,7 @@ as $$
           then format('there are more than %s states', g.state_limit)
         when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
         when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
         ) then 'ttl.target must name a final state'
@@ -3609,9 +3620,10 @@ $$;
 revoke execute on function pawl_private.definition_transitions(jsonb) from public;
 
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
@@ -3626,9 +3638,20 @@ as $$
       'correlation_id', p_instance.correlation_id,
       'created_at', pawl_private.rfc3339(p_instance.created_at),
       'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
-      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)));
+end
 $$;
 revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
+
+create function pawl_private.failure(p_event text, p_state text, p_guard text, p_reason text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object('event', p_event, 'state', p_state, 'reason', p_reason)
+    || case when p_guard is null then '{}' else jsonb_build_object('guard', p_guard) end;
+end
+$$;
+revoke execute on function pawl_private.failure(text,text,text,text) from public;
 
 create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
 language sql stable parallel safe
@@ -3686,14 +3709,17 @@ $$;
 revoke execute on function pawl_private.fire_timer_batch(text,uuid[],bigint[],text[],integer[],timestamp with time zone[]) from public;
 
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select array_agg(t.guard_text order by t.position)
-  from pawl.workflow_transition t
-  where t.workflow = p_workflow
-    and t.workflow_version = p_workflow_version
-    and t.source = p_state
-    and t.event = p_event
+begin
+  return (
+    select array_agg(t.guard_text order by t.position)
+    from pawl.workflow_transition t
+    where t.workflow = p_workflow
+      and t.workflow_version = p_workflow_version
+      and t.source = p_state
+      and t.event = p_event);
+end
 $$;
 revoke execute on function pawl_private.guards(text,integer,text,text) from public;
 
@@ -3730,14 +3756,14 @@ end
 $$;
 revoke execute on function pawl_private.instance_retains(text,uuid,timestamp with time zone) from public;
 
-create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint) returns pawl.instance
+create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_business_key_reusable boolean DEFAULT false, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
-revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint) from public;
+revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,boolean,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint) from public;
 
 create function pawl_private.is_decision(p_code text) returns boolean
 language sql immutable parallel safe
@@ -3745,11 +3771,13 @@ as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $
 revoke execute on function pawl_private.is_decision(text) from public;
 
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+end
 $$;
 revoke execute on function pawl_private.knows_event(text,integer,text) from public;
 
@@ -3987,7 +4015,8 @@ begin
       pawl_private.instance_row(
         p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
         p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
-        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_context => a.context, p_business_key => a.business_key,
+        p_business_key_reusable => a.business_key_reusable, p_correlation_id => a.correlation_id,
         p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
         p_expires_at => a.expires_at, p_error => a.error)
     end,
@@ -4102,11 +4131,12 @@ as $$
 begin
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    (p_definition ->> 'retention')::interval, p_definition -> 'context_schema',
+    (p_definition ->> 'retention')::interval, p_definition ->> 'business_key' is not distinct from 'reusable',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';

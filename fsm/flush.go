@@ -153,7 +153,8 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away 
 }
 
 // flushSingly makes a call for each command of a batch, as many at once as there are flushers. The commands of
-// a chain follow one another.
+// a chain follow one another. If one of them is Unavailable, say because another transaction holds the
+// instance, so are those behind it: they would wait as long as it did, one after the other.
 func flushSingly[C any](s *Service, batch []*pending[C, Result], h handling[C]) {
 	var chains [][]*pending[C, Result]
 	at := map[string]int{}
@@ -171,8 +172,14 @@ func flushSingly[C any](s *Service, batch []*pending[C, Result], h handling[C]) 
 		slots <- struct{}{}
 		singles.Go(func() {
 			defer func() { <-slots }()
-			for _, p := range chain {
+			for i, p := range chain {
 				flush(s, []*pending[C, Result]{p}, h)
+				if errors.Is(p.err, Unavailable) {
+					for _, behind := range chain[i+1:] {
+						behind.fail(p.err)
+					}
+					return
+				}
 			}
 		})
 	}

@@ -248,6 +248,7 @@ create table pawl.workflow (
   ttl interval,
   ttl_target text,
   retention interval,
+  business_key_reusable boolean not null,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamptz not null,
@@ -266,6 +267,7 @@ create table pawl.workflow (
 
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
 comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
+comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within
@@ -520,6 +522,7 @@ as $$
           then format('there are more than %s states', g.state_limit)
         when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
         when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
         ) then 'ttl.target must name a final state'
@@ -583,11 +586,12 @@ as $$
 begin
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    (p_definition ->> 'retention')::interval, p_definition -> 'context_schema',
+    (p_definition ->> 'retention')::interval, p_definition ->> 'business_key' is not distinct from 'reusable',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';
@@ -757,6 +761,7 @@ create table pawl.instance (
   version pawl.version not null,
   context pawl.object not null,
   business_key pawl.key,
+  business_key_reusable boolean not null default false,
   correlation_id pawl.key,
   parent_id uuid,
   created_at timestamptz not null,
@@ -786,15 +791,15 @@ alter table pawl.instance add constraint instance_state_is_declared check (
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
-comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
 -- update. The status is in some indexes: it changes once, with the last transition.
 --
--- A business key names one instance of a workflow for as long as the instance exists. The key
--- comes before the workflow in the index, for lists that filter by key alone.
+-- A business key names one instance of a workflow for as long as the instance exists, or until it is final
+-- if the workflow's keys are reusable.
 create unique index instance_business_key_key on pawl.instance (tenant_id, business_key, workflow)
-  where business_key is not null;
+  where business_key is not null and (status = 'active' or not business_key_reusable);
 -- Lists read by the indexes below: the column that is filtered by, then the status, then the id.
 -- See ListInstances.
 --
@@ -805,6 +810,8 @@ create index instance_status_idx on pawl.instance (tenant_id, status, id)
   where workflow <> '';
 create index instance_workflow_idx on pawl.instance (tenant_id, workflow, status, id)
   where workflow <> '';
+create index instance_business_key_idx on pawl.instance (tenant_id, business_key, status, id)
+  where business_key is not null;
 create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, status, id)
   where correlation_id is not null;
 
@@ -897,7 +904,7 @@ create index timer_due_at_idx on pawl.timer (due_at);
 create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
-  i.business_key, i.correlation_id, i.parent_id, i.created_at,
+  i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
   -- An instance migration may keep the state, which was entered earlier than the step.
   (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
@@ -1003,6 +1010,7 @@ create function pawl_private.instance_row(
   p_version pawl.version default null,
   p_context pawl.object default null,
   p_business_key pawl.key default null,
+  p_business_key_reusable boolean default false,
   p_correlation_id pawl.key default null,
   p_parent_id uuid default null,
   p_created_at timestamptz default null,
@@ -1015,7 +1023,7 @@ language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
 -- +goose StatementEnd
 
@@ -1042,38 +1050,47 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 -- +goose StatementEnd
 
+-- The planner puts functions in language sql in place, which every session pays for when it plans its first
+-- call. The functions that few calls need are in PL/pgSQL, which reads them when they are called.
+
 -- guards lists the guards of an event in a state, as the definition words them.
 -- +goose StatementBegin
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text)
 returns text[]
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select array_agg(t.guard_text order by t.position)
-  from pawl.workflow_transition t
-  where t.workflow = p_workflow
-    and t.workflow_version = p_workflow_version
-    and t.source = p_state
-    and t.event = p_event
+begin
+  return (
+    select array_agg(t.guard_text order by t.position)
+    from pawl.workflow_transition t
+    where t.workflow = p_workflow
+      and t.workflow_version = p_workflow_version
+      and t.source = p_state
+      and t.event = p_event);
+end
 $$;
 -- +goose StatementEnd
 
 -- knows_event says whether any state of a version of a workflow accepts an event.
 -- +goose StatementBegin
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+end
 $$;
 -- +goose StatementEnd
 
 -- document is what guards and assigns read.
 -- +goose StatementBegin
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
@@ -1088,7 +1105,8 @@ as $$
       'correlation_id', p_instance.correlation_id,
       'created_at', pawl_private.rfc3339(p_instance.created_at),
       'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
-      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)));
+end
 $$;
 -- +goose StatementEnd
 
@@ -1127,12 +1145,13 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: as the
+--          definition words it, or null
 -- +goose StatementBegin
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
   p_document jsonb, p_checked text
-) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb)
+) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -1156,7 +1175,8 @@ as $$
         ),
         '{}')
     end,
-    t.payload_schema
+    t.payload_schema,
+    t.guard_text
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -1176,6 +1196,19 @@ as $$
     order by w.position
     limit 1
   ) t
+$$;
+-- +goose StatementEnd
+
+-- failure says why an instance failed: the command's event (null at a creation), the state that the last
+-- transition left, that transition's guard if it has one, and the command's reason.
+-- +goose StatementBegin
+create function pawl_private.failure(p_event text, p_state text, p_guard text, p_reason text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object('event', p_event, 'state', p_state, 'reason', p_reason)
+    || case when p_guard is null then '{}' else jsonb_build_object('guard', p_guard) end;
+end
 $$;
 -- +goose StatementEnd
 
@@ -1206,7 +1239,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status, s.state_hash
+    select t.target, t.context, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -1223,7 +1256,7 @@ begin
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
-      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
@@ -1372,12 +1405,12 @@ as $$
         p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            jsonb_build_object(
-              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
           else i.error
         end) as next
       offset 0
@@ -1454,7 +1487,8 @@ begin
       pawl_private.instance_row(
         p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
         p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
-        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_context => a.context, p_business_key => a.business_key,
+        p_business_key_reusable => a.business_key_reusable, p_correlation_id => a.correlation_id,
         p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
         p_expires_at => a.expires_at, p_error => a.error)
     end,
@@ -1672,7 +1706,8 @@ begin
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
+          w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -1688,6 +1723,7 @@ begin
         select i.id
         from pawl.instance i
         where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
         limit 1
       ) b on true
       cross join lateral (
@@ -1708,7 +1744,7 @@ begin
           pawl_private.instance_row(
             p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
-            p_business_key => nullif(c.business_key, ''),
+            p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
             p_state_hash => s.state_hash)
@@ -1754,7 +1790,8 @@ begin
       from owned o
       where o.owned and o.code = 'applied'
       order by o.tenant, o.workflow, o.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      on conflict (tenant_id, workflow, business_key)
+        where business_key is not null and (status = 'active' or not business_key_reusable) do nothing
       returning id
     ),
     kept as materialized (
@@ -1847,6 +1884,7 @@ begin
       where i.tenant_id = p_tenants[c.ordinal]
         and i.workflow = p_workflows[c.ordinal]
         and i.business_key = p_business_keys[c.ordinal]
+        and (i.status = 'active' or not i.business_key_reusable)
       limit 1
     ) i;
     get diagnostics v_found = row_count;

@@ -15,7 +15,7 @@ import (
 )
 
 const getInstanceVersion = `-- name: GetInstanceVersion :one
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
 left join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -47,6 +47,7 @@ func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersion
 		&i.InstanceAt.Version,
 		&i.InstanceAt.Context,
 		&i.InstanceAt.BusinessKey,
+		&i.InstanceAt.BusinessKeyReusable,
 		&i.InstanceAt.CorrelationID,
 		&i.InstanceAt.ParentID,
 		&i.InstanceAt.CreatedAt,
@@ -82,7 +83,7 @@ func (q *Queries) GetInstanceVersionAt(ctx context.Context, arg GetInstanceVersi
 }
 
 const getInstances = `-- name: GetInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
 from pawl.instances($1::text[], $2::uuid[]) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -94,23 +95,24 @@ type GetInstancesParams struct {
 }
 
 type GetInstancesRow struct {
-	TenantID        string
-	ID              uuid.UUID
-	Workflow        string
-	WorkflowVersion int32
-	State           string
-	Status          string
-	Version         int64
-	Context         json.RawMessage
-	BusinessKey     *string
-	CorrelationID   *string
-	ParentID        *uuid.UUID
-	CreatedAt       time.Time
-	StateChangedAt  time.Time
-	ExpiresAt       *time.Time
-	Error           json.RawMessage
-	StateHash       *int64
-	Actions         []string
+	TenantID            string
+	ID                  uuid.UUID
+	Workflow            string
+	WorkflowVersion     int32
+	State               string
+	Status              string
+	Version             int64
+	Context             json.RawMessage
+	BusinessKey         *string
+	BusinessKeyReusable bool
+	CorrelationID       *string
+	ParentID            *uuid.UUID
+	CreatedAt           time.Time
+	StateChangedAt      time.Time
+	ExpiresAt           *time.Time
+	Error               json.RawMessage
+	StateHash           *int64
+	Actions             []string
 }
 
 func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]GetInstancesRow, error) {
@@ -132,6 +134,7 @@ func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]G
 			&i.Version,
 			&i.Context,
 			&i.BusinessKey,
+			&i.BusinessKeyReusable,
 			&i.CorrelationID,
 			&i.ParentID,
 			&i.CreatedAt,
@@ -242,7 +245,7 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 }
 
 const listInstances = `-- name: ListInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
 from (
   select c.id
   from (
@@ -346,6 +349,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.Instance.Version,
 			&i.Instance.Context,
 			&i.Instance.BusinessKey,
+			&i.Instance.BusinessKeyReusable,
 			&i.Instance.CorrelationID,
 			&i.Instance.ParentID,
 			&i.Instance.CreatedAt,

@@ -75,7 +75,8 @@ begin
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
+          w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -91,6 +92,7 @@ begin
         select i.id
         from pawl.instance i
         where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
         limit 1
       ) b on true
       cross join lateral (
@@ -111,7 +113,7 @@ begin
           pawl_private.instance_row(
             p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
-            p_business_key => nullif(c.business_key, ''),
+            p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
             p_state_hash => s.state_hash)
@@ -157,7 +159,8 @@ begin
       from owned o
       where o.owned and o.code = 'applied'
       order by o.tenant, o.workflow, o.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      on conflict (tenant_id, workflow, business_key)
+        where business_key is not null and (status = 'active' or not business_key_reusable) do nothing
       returning id
     ),
     kept as materialized (
@@ -250,6 +253,7 @@ begin
       where i.tenant_id = p_tenants[c.ordinal]
         and i.workflow = p_workflows[c.ordinal]
         and i.business_key = p_business_keys[c.ordinal]
+        and (i.status = 'active' or not i.business_key_reusable)
       limit 1
     ) i;
     get diagnostics v_found = row_count;

@@ -80,6 +80,7 @@ create table pawl.instance (
   version pawl.version not null,
   context pawl.object not null,
   business_key pawl.key,
+  business_key_reusable boolean not null default false,
   correlation_id pawl.key,
   parent_id uuid,
   created_at timestamptz not null,
@@ -109,15 +110,15 @@ alter table pawl.instance add constraint instance_state_is_declared check (
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
-comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
 -- update. The status is in some indexes: it changes once, with the last transition.
 --
--- A business key names one instance of a workflow for as long as the instance exists. The key
--- comes before the workflow in the index, for lists that filter by key alone.
+-- A business key names one instance of a workflow for as long as the instance exists, or until it is final
+-- if the workflow's keys are reusable.
 create unique index instance_business_key_key on pawl.instance (tenant_id, business_key, workflow)
-  where business_key is not null;
+  where business_key is not null and (status = 'active' or not business_key_reusable);
 -- Lists read by the indexes below: the column that is filtered by, then the status, then the id.
 -- See ListInstances.
 --
@@ -128,6 +129,8 @@ create index instance_status_idx on pawl.instance (tenant_id, status, id)
   where workflow <> '';
 create index instance_workflow_idx on pawl.instance (tenant_id, workflow, status, id)
   where workflow <> '';
+create index instance_business_key_idx on pawl.instance (tenant_id, business_key, status, id)
+  where business_key is not null;
 create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, status, id)
   where correlation_id is not null;
 
@@ -220,7 +223,7 @@ create index timer_due_at_idx on pawl.timer (due_at);
 create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
-  i.business_key, i.correlation_id, i.parent_id, i.created_at,
+  i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
   -- An instance migration may keep the state, which was entered earlier than the step.
   (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
