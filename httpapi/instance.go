@@ -21,7 +21,7 @@ func location(i fsm.Instance) string { return "/v1/instances/" + i.ID.String() }
 // createCommand builds the command of a create, single or in a batch.
 func (r *request) createCommand(workflow, key string, body api.CreateRequest) (fsm.CreateCommand, error) {
 	if utf8.RuneCountInString(workflow) > maxName {
-		return fsm.CreateCommand{}, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "there is no such workflow"}
+		return fsm.CreateCommand{}, fsm.NoWorkflow(workflow, 0)
 	}
 	expiresIn, err := durationAt("/expires_in", body.ExpiresIn)
 	if err != nil {
