@@ -601,7 +601,7 @@ type CreateRequest struct {
 	// that step, in the form of a subscription's deliveries.
 	CallbackURL *string `json:"callback_url,omitempty"`
 
-	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit.
+	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
 	Context json.RawMessage `json:"context,omitempty"`
 
 	// CorrelationID The client's id for the work that the instance belongs to, 1 to 255 characters. It need not be unique.
@@ -698,7 +698,7 @@ type Fault struct {
 
 // FireRequest The payload of an event, and a reason.
 type FireRequest struct {
-	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit.
+	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
 	Payload json.RawMessage `json:"payload,omitempty"`
 
 	// Reason The reason to record in history, at most 1,000 characters. It is not part of the content that an idempotency
@@ -944,14 +944,14 @@ type ReplayRequest struct {
 	// Before Only deliveries made before this time, exclusive.
 	Before *Timestamp `json:"before,omitempty"`
 
-	// Status Whether to replay dead letters or successful deliveries.
+	// Status Whether to replay dead letters or successful deliveries. The default is `dead`.
 	Status *ReplayRequestStatus `json:"status,omitempty"`
 
 	// SubscriptionID Only deliveries for this subscription.
 	SubscriptionID *string `json:"subscription_id,omitempty"`
 }
 
-// ReplayRequestStatus Whether to replay dead letters or successful deliveries.
+// ReplayRequestStatus Whether to replay dead letters or successful deliveries. The default is `dead`.
 type ReplayRequestStatus string
 
 // SecretRequest The new secret.
@@ -1066,7 +1066,7 @@ type SubscriptionFilter struct {
 	// States Steps that lead to one of these states. The name of a compound state stands for all states within.
 	States []string `json:"states,omitzero"`
 
-	// TerminalOnly Only steps that lead to a final state.
+	// TerminalOnly Only steps that lead to a final state. The default is false.
 	TerminalOnly *bool `json:"terminal_only,omitempty"`
 
 	// Workflows Steps of instances of these workflows.
@@ -1141,7 +1141,7 @@ type WorkflowBacktest struct {
 	// limit.
 	Definition *Definition `json:"definition,omitempty"`
 
-	// Sample The number of instances to re-run, newest first. A value above 10,000 means 10,000.
+	// Sample The number of instances to re-run, newest first. The default is 1,000. A value above 10,000 means 10,000.
 	Sample *int `json:"sample,omitempty"`
 
 	// Version A registered version of the workflow.
