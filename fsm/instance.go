@@ -50,6 +50,28 @@ type Instance struct {
 	ExpiresAt *time.Time
 	// Error is a JSON object that says why the instance failed, or nil.
 	Error json.RawMessage
+	// NextTimeout is the next deadline. It is nil if there is none, and in an instance that a command or a
+	// read of the past returns.
+	NextTimeout *NextTimeout
+}
+
+// NextTimeout is the next deadline of an instance: of a timeout of its state, or of its lifetime.
+type NextTimeout struct {
+	// Event is "after:" and the time of a timeout, or "ttl".
+	Event string
+	// DueAt is the deadline. It is past while the timer is late, and while it fails.
+	DueAt time.Time
+	// LastError says why the step could not be made when the deadline came; nil if it has not come, or if no
+	// attempt failed. The step is tried again every minute.
+	LastError *string
+}
+
+// nextTimeout returns the deadline of a row, whose columns are nil if there is none.
+func nextTimeout(event *string, dueAt *time.Time, lastError *string) *NextTimeout {
+	if event == nil {
+		return nil
+	}
+	return &NextTimeout{Event: *event, DueAt: *dueAt, LastError: lastError}
 }
 
 // InstanceOf returns the instance of a row, with the events that its state accepts.
