@@ -73,7 +73,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	wantOutcome(t, fire(t, conn, tenant, command{id: id, event: "open", key: "a"})[0], "applied")
 	wantOutcome(t, preview(t, conn, command{id: id, event: "close"}), "applied")
 	bounded.Exec(t, conn, "select pawl.fire_one((pawl.create_one('door', p_key => 'b')).id, 'open', p_key => 'c')")
-	must(q.GetInstances(t.Context(), queries.GetInstancesParams{TenantID: tenant, Ids: []uuid.UUID{id}}))
+	must(q.GetInstances(t.Context(), queries.GetInstancesParams{Tenants: []string{tenant}, Ids: []uuid.UUID{id}}))
 	must(q.GetInstanceVersion(t.Context(), queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: 1}))
 	now := bounded.Value[any](t, conn, "select pawl.now()")
 	must(now, nil)
@@ -92,7 +92,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.NewestInstances(t.Context(), queries.NewestInstancesParams{TenantID: tenant, Workflow: "door", RowLimit: 1}))
 	must(q.ListDocuments(t.Context(), queries.ListDocumentsParams{TenantID: tenant, InstanceID: id, Versions: []int64{1}}))
 	must(q.Backtest(t.Context(), queries.BacktestParams{Workflow: "door", Ids: []uuid.UUID{id}, Definition: raw(door)[0], Tenant: tenant}))
-	must(nil, q.Notify(t.Context(), "*"))
+	must(nil, q.Notify(t.Context(), queries.NotifyParams{Channel: "pawl_wait", Payload: "*"}))
 	here, err := q.StreamSnapshot(t.Context())
 	must(here, err)
 	must(q.LogMoved(t.Context(), queries.LogMovedParams{Cursor: &here, StepLimit: 1}))
@@ -200,7 +200,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 	want := "backtest consumer_advance consumer_create consumer_lead consumer_next_batch consumer_read consumer_renew " +
 		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_messages " +
 		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_timers " +
-		"guard_holds jsonpath_error log_moved migrate_instances now outcome_rows preview purge_instances " +
+		"guard_holds instances jsonpath_error log_moved migrate_instances now outcome_rows preview purge_instances " +
 		"purge_keys put_off_timer register_workflow retire_workflow simulate stream_can_resume stream_read " +
 		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
 		"subscription_update uuid_v7_floor"

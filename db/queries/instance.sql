@@ -1,11 +1,10 @@
 -- GetInstances reads instances with their next deadline, whose columns are null if there is none.
 -- name: GetInstances :many
-select sqlc.embed(i), s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
-from pawl.instance i
+select i.*, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
+from pawl.instances(@tenants::text[], @ids::uuid[]) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
-where i.tenant_id = @tenant_id and i.id = any (@ids::uuid[]);
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id;
 
 -- GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
 -- name: GetInstanceVersion :one

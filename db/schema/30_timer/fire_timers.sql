@@ -17,14 +17,13 @@ as $$
 declare
   v_now timestamptz := pawl.now();
   v_timer record;
-  v_tenant text;
+  v_tenants text[] := '{}';
   v_ids uuid[] := '{}';
   v_versions bigint[] := '{}';
   v_events text[] := '{}';
   v_tried integer[] := '{}';
   v_next_tried integer[] := '{}';
   v_due_at timestamptz[] := '{}';
-  v_batch record;
 begin
   looked_at := -1;
   fired := 0;
@@ -32,27 +31,12 @@ begin
   failures := '[]';
   if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
     looked_at := 0;
-    for v_timer in
-      select t.* from pawl_private.due_timers(v_now, p_limit) t
-      union all
-      select null, null, null, null, null -- Ends the last batch.
-    loop
-      if v_tenant is distinct from (v_timer.instance).tenant_id then
-        if cardinality(v_ids) > 0 then
-          v_batch := pawl_private.fire_timer_batch(
-            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
-            p_next_tried => v_next_tried, p_due_at => v_due_at);
-          fired := fired + v_batch.fired;
-          failures := failures || v_batch.failures;
-          v_ids := '{}'; v_versions := '{}'; v_events := '{}'; v_tried := '{}'; v_next_tried := '{}'; v_due_at := '{}';
-        end if;
-        v_tenant := (v_timer.instance).tenant_id;
-      end if;
-      continue when v_tenant is null;
+    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit) t loop
       looked_at := looked_at + 1;
       if v_timer.due_at <= v_now then
+        v_tenants := v_tenants || (v_timer.instance).tenant_id::text;
         v_ids := v_ids || (v_timer.instance).id;
-        v_versions := v_versions || (v_timer.instance).version;
+        v_versions := v_versions || (v_timer.instance).version::bigint;
         v_events := v_events || v_timer.event;
         v_tried := v_tried || v_timer.tried;
         v_next_tried := v_next_tried || v_timer.next_tried;
@@ -62,6 +46,13 @@ begin
         perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
+    if cardinality(v_ids) > 0 then
+      select b.fired, b.failures
+      into fired, failures
+      from pawl_private.fire_timer_batch(
+        p_tenants => v_tenants, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
+        p_next_tried => v_next_tried, p_due_at => v_due_at) b;
+    end if;
   end if;
   select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
 end

@@ -27,7 +27,7 @@ $$;
 
 -- due_timers reads the timers that are due, the oldest first, and locks their instances. It leaves out an
 -- instance that is locked.
--- Returns: one row for each, by tenant. tried: how many timeouts of the state were refused. due_at, event: the
+-- Returns: one row for each. tried: how many timeouts of the state were refused. due_at, event: the
 --          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline
 -- Locks:   instance (for no key update, those that are not locked)
 create function pawl_private.due_timers(p_now timestamptz, p_limit integer)
@@ -58,8 +58,7 @@ begin
       else t.tried
     end as tried
   ) a
-  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
-  order by t.tenant_id;
+  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true;
 end
 $$;
 
@@ -118,7 +117,7 @@ begin
 end
 $$;
 
--- fire_timer_batch ends the given timeouts and lifetimes of locked instances of a tenant. The payload
+-- fire_timer_batch ends the given timeouts and lifetimes of locked instances. The payload
 -- is {"due_at"}, so that history shows how late each was. If no guard of a timeout holds, the timer is armed
 -- for the instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an
 -- exception the others of the batch are fired one by one.
@@ -128,7 +127,7 @@ $$;
 -- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 create function pawl_private.fire_timer_batch(
-  p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[],
+  p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[],
   p_due_at timestamptz[], out fired integer, out failures jsonb
 )
 language plpgsql volatile
@@ -147,7 +146,7 @@ begin
   for v_outcome in
     select o.code, o.ordinal
     from pawl.fire(
-      p_tenant => p_tenant, p_ids => p_ids, p_events => p_events,
+      p_tenants => p_tenants, p_ids => p_ids, p_events => p_events,
       p_payloads => array(
         select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
       p_keys => v_none,
@@ -160,7 +159,9 @@ begin
       fired := fired + 1;
       continue;
     end if;
-    select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = p_ids[v_outcome.ordinal];
+    select i.* into strict v_instance
+    from pawl.instance i
+    where i.tenant_id = p_tenants[v_outcome.ordinal] and i.id = p_ids[v_outcome.ordinal];
     if v_outcome.code in ('guard-rejected', 'transition-not-allowed') then
       perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
     else
@@ -182,14 +183,14 @@ exception when others then
       when sqlstate ~ '^(22|54)' or sqlstate in ('42704', '0A000') then 'a guard or an assign raises: ' || sqlerrm
       else format('the step cannot be made (SQLSTATE %s); the log of the service says why', sqlstate)
     end;
-    select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = p_ids[1];
+    select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenants[1] and i.id = p_ids[1];
     failures := pawl_private.fail_timer(
       p_instance => v_instance, p_tried => p_tried[1], p_event => p_events[1], p_error => left(v_error, 1000),
       p_cause => sqlerrm);
   else
     for v_i in 1 .. v_size loop
       v_one := pawl_private.fire_timer_batch(
-        p_tenant => p_tenant, p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i],
+        p_tenants => p_tenants[v_i:v_i], p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i],
         p_events => p_events[v_i:v_i], p_tried => p_tried[v_i:v_i], p_next_tried => p_next_tried[v_i:v_i],
         p_due_at => p_due_at[v_i:v_i]);
       fired := fired + v_one.fired;
