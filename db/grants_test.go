@@ -174,7 +174,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		wantCode(t, err, denied)
 	}
 	for _, table := range tables(t, pool) {
-		if table == "pawl.outcome_row" || table == "pawl.instance_at" || table == "pawl.message" || table == "pawl.endpoint" {
+		if table == "pawl.outcome_row" || table == "pawl.instance_at" || table == "pawl.message" || table == "pawl.endpoint" || table == "pawl.next_timeout" {
 			continue // Views: without INSTEAD rules nothing can be written through them.
 		}
 		first := bounded.Value[string](t, pool, "select quote_ident(attname) from pg_attribute where attrelid = $1::text::regclass and attnum = 1", table)
