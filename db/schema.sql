@@ -400,7 +400,9 @@ create type pawl.outcome as (
   instance pawl.instance,
   actions text[],
   guards text[],
-  schema jsonb
+  schema jsonb,
+  timeout_event text,
+  timeout_due_at timestamp with time zone
 );
 
 create type pawl_private.fire_command as (
@@ -421,7 +423,8 @@ create type pawl_private.macrostep as (
   steps pawl.instance[],
   instance pawl.instance,
   events text[],
-  timeouts interval[]
+  timeouts interval[],
+  timeout_events text[]
 );
 
 create view pawl.endpoint as
@@ -537,7 +540,15 @@ create view pawl.outcome_row as
     NULL::jsonb AS error,
     NULL::text[] AS actions,
     NULL::text[] AS guards,
-    NULL::jsonb AS schema
+    NULL::jsonb AS schema,
+    NULL::text AS timeout_event,
+    NULL::timestamp with time zone AS timeout_due_at
+  WHERE false;
+
+create view pawl.timeout_row as
+ SELECT NULL::text AS event,
+    NULL::timestamp with time zone AS due_at,
+    NULL::text AS last_error
   WHERE false;
 
 create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
@@ -819,6 +830,7 @@ begin
         end as fingerprint,
         coalesce((z.macrostep).events, s.events) as actions,
         coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
+        coalesce((z.macrostep).timeout_events, s.timeout_events) as timeout_events,
         (z.macrostep).steps,
         w.context_schema,
         c.actor,
@@ -846,7 +858,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts, s.state_hash
+        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -969,7 +981,13 @@ begin
         end,
         case when p.started then p.actions end,
         null,
-        case when p.code = 'context-unchecked' then p.context_schema end
+        case when p.code = 'context-unchecked' then p.context_schema end,
+        case when p.started and (p.instance).status = 'active' then
+          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).expires_at)
+        end,
+        case when p.started and (p.instance).status = 'active' then
+          pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at)
+        end
       )::pawl.outcome as outcome
     from kept p
   loop
@@ -1008,7 +1026,7 @@ begin
       c.ordinal, 'instance-exists', false,
       pawl_private.instance_row(
         p_tenant_id => p_tenants[c.ordinal], p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
-      null::text[], null::text[], null::jsonb
+      null::text[], null::text[], null::jsonb, null::text, null::timestamptz
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
       select i.id, i.workflow, i.business_key
@@ -1741,7 +1759,9 @@ begin
           when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
         end as disarmed,
         d.steps,
-        (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
+        (
+          d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
+        )::pawl.outcome as outcome
       from decided d
     loop
       if not v_row.owned then
@@ -1777,8 +1797,12 @@ begin
       return next v_row.outcome;
     end loop;
   end loop;
-  return query select u.ordinal, 'undecided', false, null::pawl.instance, null::text[], null::text[], null::jsonb
-  from unnest(v_undecided) as u (ordinal);
+  if v_undecided <> '{}' then
+    return query select o.*
+    from unnest(v_undecided) as u (ordinal)
+    cross join lateral jsonb_populate_record(
+      null::pawl.outcome, jsonb_build_object('ordinal', u.ordinal, 'code', 'undecided', 'replayed', false)) o;
+  end if;
 
   if v_ordinals is not null then
     return query select r.*
@@ -1872,6 +1896,16 @@ as $$
   order by e.event
 $$;
 revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
+
+create function pawl.instance_timeout(p_tenant text, p_id uuid) returns SETOF pawl.timeout_row
+language sql stable parallel safe
+as $$
+  select n.event, n.due_at, n.last_error
+  from pawl.next_timeout n
+  where n.tenant_id = p_tenant and n.instance_id = p_id
+  limit 1
+$$;
+revoke execute on function pawl.instance_timeout(text,uuid) from public;
 
 create function pawl.instances(p_tenants text[], p_ids uuid[]) returns SETOF pawl.instance
 language sql stable parallel safe
@@ -2153,16 +2187,35 @@ as $$
   select
     p_outcome.ordinal, p_outcome.code, p_outcome.replayed, i.id, i.workflow, i.workflow_version, i.state,
     i.status::text, i.version::bigint, i.context::jsonb, i.business_key::text, i.correlation_id::text, i.created_at,
-    i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema
+    i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema,
+    p_outcome.timeout_event, p_outcome.timeout_due_at
   from (select (p_outcome.instance).*) i
 $$;
 revoke execute on function pawl.outcome_rows(pawl.outcome) from public;
+
+create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns SETOF pawl.timeout_row
+language sql stable parallel safe
+as $$
+  select
+    case
+      when i.state_changed_at + s.timeouts[1] <= i.expires_at or i.expires_at is null then s.timeout_events[1]
+      else 'ttl'
+    end,
+    least(i.state_changed_at + s.timeouts[1], i.expires_at),
+    null::text
+  from pawl.instance_at i
+  join pawl.workflow_state s
+    on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+  where i.tenant_id = p_tenant and i.id = p_id and i.version = p_version and i.status = 'active'
+    and (i.expires_at is not null or s.timeouts <> '{}')
+$$;
+revoke execute on function pawl.past_timeout(text,uuid,bigint) from public;
 
 create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
+  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
@@ -2404,7 +2457,8 @@ begin
       p_instances => array[v_instance]) o;
   else
     return query select
-      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb;
+      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb,
+      null::text, null::timestamptz;
   end if;
 end
 $$;
@@ -3088,8 +3142,8 @@ declare
 begin
   v_macrostep.steps := array[p_before, p_instance];
   loop
-    select s.events, s.timeouts, s.eventless
-    into strict v_macrostep.events, v_macrostep.timeouts, v_eventless
+    select s.events, s.timeouts, s.timeout_events, s.eventless
+    into strict v_macrostep.events, v_macrostep.timeouts, v_macrostep.timeout_events, v_eventless
     from pawl.workflow_state s
     where s.workflow = v_instance.workflow
       and s.workflow_version = v_instance.workflow_version
@@ -3299,7 +3353,17 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 revoke execute on function pawl_private.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
 
-create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
+create function pawl_private.deadline_event(p_entered_at timestamp with time zone, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamp with time zone) returns text
+language sql stable parallel safe
+as $$
+  select case
+    when p_entered_at + p_timeouts[1] <= p_expires_at or p_expires_at is null then p_timeout_events[1]
+    else 'ttl'
+  end
+$$;
+revoke execute on function pawl_private.deadline_event(timestamp with time zone,interval[],text[],timestamp with time zone) from public;
+
+create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
 language sql stable
 as $$
   select
@@ -3313,6 +3377,12 @@ as $$
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
         pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
+    end,
+    case
+      when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
+        pawl_private.deadline_event(
+          n.at, coalesce((s.macrostep).timeouts, s.timeouts), coalesce((s.macrostep).timeout_events, s.timeout_events),
+          n.expires_at)
     end,
     f.timeouts <> '{}' or i.expires_at is not null,
     case
@@ -3375,7 +3445,7 @@ as $$
   ) n
   left join lateral (
     select
-      w.status, w.events, w.timeouts, x.next,
+      w.status, w.events, w.timeouts, w.timeout_events, x.next,
       case when w.eventless then
         pawl_private.complete_macrostep(
           p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
@@ -4122,7 +4192,13 @@ begin
     case when r.same and k.decision = 'guard-rejected' then
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
-    null::jsonb
+    null::jsonb,
+    case when a.status = 'active' then
+      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
+    end,
+    case when a.status = 'active' then
+      pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
+    end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
     select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
@@ -4135,7 +4211,7 @@ begin
     limit 1
   ) a on true
   left join lateral (
-    select w.events
+    select w.events, w.timeouts, w.timeout_events
     from pawl.workflow_state w
     where w.workflow = a.workflow and w.workflow_version = a.workflow_version and w.state = a.state
     limit 1

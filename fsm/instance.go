@@ -50,8 +50,8 @@ type Instance struct {
 	ExpiresAt *time.Time
 	// Error is a JSON object that says why the instance failed, or nil.
 	Error json.RawMessage
-	// NextTimeout is the next deadline. It is nil if there is none, and in an instance that a command or a
-	// read of the past returns.
+	// NextTimeout is the next deadline, or nil if there is none. In an instance that a command or a read of the
+	// past returns, it is the deadline that the step has left.
 	NextTimeout *NextTimeout
 }
 

@@ -101,6 +101,7 @@ func resultOf(o queries.Outcome, e *Error) (Result, error) {
 				Status: Status(*o.Status), Version: *o.Version, Context: o.Context, BusinessKey: o.BusinessKey,
 				CorrelationID: o.CorrelationID, AcceptedEvents: o.Actions, CreatedAt: *o.CreatedAt,
 				StateChangedAt: *o.StateChangedAt, ExpiresAt: o.ExpiresAt, Error: o.Error,
+				NextTimeout: nextTimeout(o.TimeoutEvent, o.TimeoutDueAt, nil),
 			},
 		}, nil
 	case "workflow-not-found":

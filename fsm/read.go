@@ -78,7 +78,9 @@ func (s *Service) GetVersion(ctx context.Context, tenant string, id uuid.UUID, v
 		row, err = q.GetInstanceVersion(ctx, queries.GetInstanceVersionParams{TenantID: tenant, ID: id, Version: version})
 		return IfNoRows(err, InstanceNotFound, "there is no such instance, or no such version of it")
 	})
-	return InstanceOf(queries.Instance(row.InstanceAt), row.Actions), err
+	i := InstanceOf(queries.Instance(row.InstanceAt), row.Actions)
+	i.NextTimeout = nextTimeout(row.TimeoutEvent, row.TimeoutDueAt, nil)
+	return i, err
 }
 
 // AcceptedEvents returns the events that an instance accepts in its state, sorted. With evaluate it says of

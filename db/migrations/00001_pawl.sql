@@ -940,7 +940,8 @@ comment on column pawl.callback.secret is 'null: the deployment''s secret signs'
 -- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked'
 -- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
 -- is after an applied command, else as it is; null if there is none to show. actions: the events
--- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold.
+-- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold. timeout_event,
+-- timeout_due_at: the next deadline of the state that it is in then, or null; see pawl.next_timeout.
 create type pawl.outcome as (
   ordinal integer,
   code text,
@@ -948,7 +949,9 @@ create type pawl.outcome as (
   instance pawl.instance,
   actions text[],
   guards text[],
-  schema jsonb
+  schema jsonb,
+  timeout_event text,
+  timeout_due_at timestamptz
 );
 
 -- outcome_row is the shape of an outcome with the instance's columns side by side. It never holds
@@ -973,19 +976,22 @@ select
   null::jsonb as error,
   null::text[] as actions,
   null::text[] as guards,
-  null::jsonb as schema
+  null::jsonb as schema,
+  null::text as timeout_event,
+  null::timestamptz as timeout_due_at
 where false;
 
 -- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the
 -- instance before the first step (null at its creation) and after each step. instance: after the
--- last one; events and timeouts: of the state that it is in then. refusal: null, or why the steps
+-- last one; events, timeouts and timeout_events: of the state that it is in then. refusal: null, or why the steps
 -- cannot be made.
 create type pawl_private.macrostep as (
   refusal text,
   steps pawl.instance[],
   instance pawl.instance,
   events text[],
-  timeouts interval[]
+  timeouts interval[],
+  timeout_events text[]
 );
 
 -- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
@@ -1057,6 +1063,21 @@ create function pawl_private.deadline(p_entered_at timestamptz, p_timeouts inter
 returns timestamptz
 language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
+-- +goose StatementEnd
+
+-- deadline_event is the event of that deadline, or null. A timeout precedes a lifetime that ends at the same
+-- time.
+-- +goose StatementBegin
+create function pawl_private.deadline_event(
+  p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamptz
+) returns text
+language sql stable parallel safe
+as $$
+  select case
+    when p_entered_at + p_timeouts[1] <= p_expires_at or p_expires_at is null then p_timeout_events[1]
+    else 'ttl'
+  end
+$$;
 -- +goose StatementEnd
 
 -- The planner puts functions in language sql in place, which every session pays for when it plans its first
@@ -1241,8 +1262,8 @@ declare
 begin
   v_macrostep.steps := array[p_before, p_instance];
   loop
-    select s.events, s.timeouts, s.eventless
-    into strict v_macrostep.events, v_macrostep.timeouts, v_eventless
+    select s.events, s.timeouts, s.timeout_events, s.eventless
+    into strict v_macrostep.events, v_macrostep.timeouts, v_macrostep.timeout_events, v_eventless
     from pawl.workflow_state s
     where s.workflow = v_instance.workflow
       and s.workflow_version = v_instance.workflow_version
@@ -1316,15 +1337,16 @@ $$;
 -- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
 -- waited, the code is 'seen' instead of a refusal that is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
---          if applied, else as it is; null if there is none. due_at: its next deadline, null if none.
+--          if applied, else as it is; null if there is none. due_at, timeout_event: its next deadline,
+--          if applied; null if none.
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 -- +goose StatementBegin
 create function pawl_private.decide(
   p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
 ) returns table (
-  code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, was_timed boolean,
-  guards text[], payload_schema jsonb, steps pawl.instance[]
+  code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, timeout_event text,
+  was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[]
 )
 language sql stable
 as $$
@@ -1339,6 +1361,12 @@ as $$
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
         pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
+    end,
+    case
+      when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
+        pawl_private.deadline_event(
+          n.at, coalesce((s.macrostep).timeouts, s.timeouts), coalesce((s.macrostep).timeout_events, s.timeout_events),
+          n.expires_at)
     end,
     f.timeouts <> '{}' or i.expires_at is not null,
     case
@@ -1401,7 +1429,7 @@ as $$
   ) n
   left join lateral (
     select
-      w.status, w.events, w.timeouts, x.next,
+      w.status, w.events, w.timeouts, w.timeout_events, x.next,
       case when w.eventless then
         pawl_private.complete_macrostep(
           p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
@@ -1505,7 +1533,13 @@ begin
     case when r.same and k.decision = 'guard-rejected' then
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
-    null::jsonb
+    null::jsonb,
+    case when a.status = 'active' then
+      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
+    end,
+    case when a.status = 'active' then
+      pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
+    end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
     select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
@@ -1518,7 +1552,7 @@ begin
     limit 1
   ) a on true
   left join lateral (
-    select w.events
+    select w.events, w.timeouts, w.timeout_events
     from pawl.workflow_state w
     where w.workflow = a.workflow and w.workflow_version = a.workflow_version and w.state = a.state
     limit 1
@@ -1696,6 +1730,7 @@ begin
         end as fingerprint,
         coalesce((z.macrostep).events, s.events) as actions,
         coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
+        coalesce((z.macrostep).timeout_events, s.timeout_events) as timeout_events,
         (z.macrostep).steps,
         w.context_schema,
         c.actor,
@@ -1723,7 +1758,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts, s.state_hash
+        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -1846,7 +1881,13 @@ begin
         end,
         case when p.started then p.actions end,
         null,
-        case when p.code = 'context-unchecked' then p.context_schema end
+        case when p.code = 'context-unchecked' then p.context_schema end,
+        case when p.started and (p.instance).status = 'active' then
+          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).expires_at)
+        end,
+        case when p.started and (p.instance).status = 'active' then
+          pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at)
+        end
       )::pawl.outcome as outcome
     from kept p
   loop
@@ -1885,7 +1926,7 @@ begin
       c.ordinal, 'instance-exists', false,
       pawl_private.instance_row(
         p_tenant_id => p_tenants[c.ordinal], p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
-      null::text[], null::text[], null::jsonb
+      null::text[], null::text[], null::jsonb, null::text, null::timestamptz
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
       select i.id, i.workflow, i.business_key
@@ -2160,7 +2201,9 @@ begin
           when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
         end as disarmed,
         d.steps,
-        (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
+        (
+          d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
+        )::pawl.outcome as outcome
       from decided d
     loop
       if not v_row.owned then
@@ -2196,8 +2239,12 @@ begin
       return next v_row.outcome;
     end loop;
   end loop;
-  return query select u.ordinal, 'undecided', false, null::pawl.instance, null::text[], null::text[], null::jsonb
-  from unnest(v_undecided) as u (ordinal);
+  if v_undecided <> '{}' then
+    return query select o.*
+    from unnest(v_undecided) as u (ordinal)
+    cross join lateral jsonb_populate_record(
+      null::pawl.outcome, jsonb_build_object('ordinal', u.ordinal, 'code', 'undecided', 'replayed', false)) o;
+  end if;
 
   if v_ordinals is not null then
     return query select r.*
@@ -2297,7 +2344,8 @@ as $$
   select
     p_outcome.ordinal, p_outcome.code, p_outcome.replayed, i.id, i.workflow, i.workflow_version, i.state,
     i.status::text, i.version::bigint, i.context::jsonb, i.business_key::text, i.correlation_id::text, i.created_at,
-    i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema
+    i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema,
+    p_outcome.timeout_event, p_outcome.timeout_due_at
   from (select (p_outcome.instance).*) i
 $$;
 -- +goose StatementEnd
@@ -2318,7 +2366,7 @@ create function pawl.preview(
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
+  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
@@ -2376,7 +2424,8 @@ begin
       p_instances => array[v_instance]) o;
   else
     return query select
-      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb;
+      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb,
+      null::text, null::timestamptz;
   end if;
 end
 $$;
@@ -2436,6 +2485,11 @@ cross join lateral (
   limit 1
 ) d
 where i.status = 'active';
+
+-- timeout_row is the shape of a deadline, which may be missing. It never holds rows. It is a view because sqlc
+-- knows the columns of a view that a function returns.
+create view pawl.timeout_row as
+select null::text as event, null::timestamptz as due_at, null::text as last_error where false;
 
 -- 30_timer/private.sql
 
@@ -2715,6 +2769,45 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 30_timer/instance_timeout.sql
+
+-- instance_timeout reads the next deadline of an instance. The planner inlines it, and no plan reads more than
+-- the full keys.
+-- Returns: one row, or none if there is no deadline
+-- +goose StatementBegin
+create function pawl.instance_timeout(p_tenant text, p_id uuid) returns setof pawl.timeout_row
+language sql stable parallel safe
+as $$
+  select n.event, n.due_at, n.last_error
+  from pawl.next_timeout n
+  where n.tenant_id = p_tenant and n.instance_id = p_id
+  limit 1
+$$;
+-- +goose StatementEnd
+
+-- 30_timer/past_timeout.sql
+
+-- past_timeout reads the next deadline that an instance had after one of its steps.
+-- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
+-- +goose StatementBegin
+create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
+language sql stable parallel safe
+as $$
+  select
+    case
+      when i.state_changed_at + s.timeouts[1] <= i.expires_at or i.expires_at is null then s.timeout_events[1]
+      else 'ttl'
+    end,
+    least(i.state_changed_at + s.timeouts[1], i.expires_at),
+    null::text
+  from pawl.instance_at i
+  join pawl.workflow_state s
+    on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+  where i.tenant_id = p_tenant and i.id = p_id and i.version = p_version and i.status = 'active'
+    and (i.expires_at is not null or s.timeouts <> '{}')
+$$;
+-- +goose StatementEnd
+
 -- 30_timer/put_off_timer.sql
 
 -- put_off_timer records that the timer that is due first fails, and postpones it. The worker calls it when
@@ -2745,7 +2838,9 @@ $$;
 
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.fire_timers'),
-  ('service', 'pawl.put_off_timer');
+  ('service', 'pawl.put_off_timer'),
+  ('service', 'pawl.instance_timeout'),
+  ('service', 'pawl.past_timeout');
 
 -- 40_log/tables.sql
 

@@ -14,7 +14,7 @@ import (
 )
 
 const create = `-- name: Create :many
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
 from pawl.create(
   $1::text[], $2::text[], $3::jsonb[], $4::text[], $5::text[],
   $6::text[], $7::interval[], $8::text[], $9::text[], $10::text[],
@@ -83,6 +83,8 @@ func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, erro
 			&i.Actions,
 			&i.Guards,
 			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
 		); err != nil {
 			return nil, err
 		}
@@ -95,7 +97,7 @@ func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, erro
 }
 
 const fire = `-- name: Fire :many
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
 from pawl.fire(
   $1::text[], $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
   $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) o
@@ -157,6 +159,8 @@ func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
 			&i.Actions,
 			&i.Guards,
 			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
 		); err != nil {
 			return nil, err
 		}
@@ -169,7 +173,7 @@ func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
 }
 
 const preview = `-- name: Preview :many
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
 from pawl.preview(
   $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[]) o
 cross join lateral pawl.outcome_rows(o) r
@@ -220,6 +224,8 @@ func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, er
 			&i.Actions,
 			&i.Guards,
 			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
 		); err != nil {
 			return nil, err
 		}
@@ -232,7 +238,7 @@ func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, er
 }
 
 const simulate = `-- name: Simulate :one
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
 from pawl.simulate(
   $1::text, $2::integer, $3::text, $4::bigint, $5::jsonb, $6::text,
   $7::jsonb, $8::text) o
@@ -282,6 +288,8 @@ func (q *Queries) Simulate(ctx context.Context, arg SimulateParams) (Outcome, er
 		&i.Actions,
 		&i.Guards,
 		&i.Schema,
+		&i.TimeoutEvent,
+		&i.TimeoutDueAt,
 	)
 	return i, err
 }

@@ -127,10 +127,12 @@ func (q *Queries) CountInstances(ctx context.Context, arg CountInstancesParams) 
 }
 
 const getInstanceVersion = `-- name: GetInstanceVersion :one
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
+select
+  i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions, n.event as timeout_event, n.due_at as timeout_due_at
 from pawl.instance_at i
 left join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+left join pawl.past_timeout(i.tenant_id, i.id, i.version) n on true
 where i.tenant_id = $1 and i.id = $2 and i.version = $3
 `
 
@@ -141,8 +143,10 @@ type GetInstanceVersionParams struct {
 }
 
 type GetInstanceVersionRow struct {
-	InstanceAt InstanceAt
-	Actions    []string
+	InstanceAt   InstanceAt
+	Actions      []string
+	TimeoutEvent *string
+	TimeoutDueAt *time.Time
 }
 
 // GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
@@ -168,6 +172,8 @@ func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersion
 		&i.InstanceAt.Error,
 		&i.InstanceAt.StateHash,
 		&i.Actions,
+		&i.TimeoutEvent,
+		&i.TimeoutDueAt,
 	)
 	return i, err
 }
@@ -199,7 +205,7 @@ select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.v
 from pawl.instances($1::text[], $2::uuid[]) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
+left join pawl.instance_timeout(i.tenant_id, i.id) n on true
 `
 
 type GetInstancesParams struct {

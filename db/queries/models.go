@@ -233,6 +233,14 @@ type Outcome struct {
 	Actions         []string
 	Guards          []string
 	Schema          json.RawMessage
+	TimeoutEvent    *string
+	TimeoutDueAt    *time.Time
+}
+
+type PawlTimeoutRow struct {
+	Event     *string
+	DueAt     *time.Time
+	LastError *string
 }
 
 type Privilege struct {

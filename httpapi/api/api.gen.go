@@ -847,8 +847,8 @@ type Instance struct {
 	// ID The id of the instance.
 	ID string `json:"id"`
 
-	// NextTimeout The next deadline. Only in the answer of `getInstance` without `at` and `version`, and in lists; left out if
-	// there is no deadline. It is not part of what `ETag` stands for.
+	// NextTimeout The next deadline, left out if there is none. In the answer to a command, and to a read of the past, it is the
+	// deadline that the step has left. It is not part of what `ETag` stands for.
 	NextTimeout *NextTimeout `json:"next_timeout,omitempty"`
 
 	// State The path of the present state.

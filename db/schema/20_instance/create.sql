@@ -56,6 +56,7 @@ begin
         end as fingerprint,
         coalesce((z.macrostep).events, s.events) as actions,
         coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
+        coalesce((z.macrostep).timeout_events, s.timeout_events) as timeout_events,
         (z.macrostep).steps,
         w.context_schema,
         c.actor,
@@ -83,7 +84,7 @@ begin
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts, s.state_hash
+        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -206,7 +207,13 @@ begin
         end,
         case when p.started then p.actions end,
         null,
-        case when p.code = 'context-unchecked' then p.context_schema end
+        case when p.code = 'context-unchecked' then p.context_schema end,
+        case when p.started and (p.instance).status = 'active' then
+          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).expires_at)
+        end,
+        case when p.started and (p.instance).status = 'active' then
+          pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at)
+        end
       )::pawl.outcome as outcome
     from kept p
   loop
@@ -245,7 +252,7 @@ begin
       c.ordinal, 'instance-exists', false,
       pawl_private.instance_row(
         p_tenant_id => p_tenants[c.ordinal], p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
-      null::text[], null::text[], null::jsonb
+      null::text[], null::text[], null::jsonb, null::text, null::timestamptz
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
       select i.id, i.workflow, i.business_key

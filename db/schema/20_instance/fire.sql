@@ -203,7 +203,9 @@ begin
           when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
         end as disarmed,
         d.steps,
-        (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
+        (
+          d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
+        )::pawl.outcome as outcome
       from decided d
     loop
       if not v_row.owned then
@@ -239,8 +241,12 @@ begin
       return next v_row.outcome;
     end loop;
   end loop;
-  return query select u.ordinal, 'undecided', false, null::pawl.instance, null::text[], null::text[], null::jsonb
-  from unnest(v_undecided) as u (ordinal);
+  if v_undecided <> '{}' then
+    return query select o.*
+    from unnest(v_undecided) as u (ordinal)
+    cross join lateral jsonb_populate_record(
+      null::pawl.outcome, jsonb_build_object('ordinal', u.ordinal, 'code', 'undecided', 'replayed', false)) o;
+  end if;
 
   if v_ordinals is not null then
     return query select r.*

@@ -11,7 +11,7 @@ create function pawl.preview(
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema
+  select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)

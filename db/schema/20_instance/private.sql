@@ -43,6 +43,19 @@ returns timestamptz
 language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 
+-- deadline_event is the event of that deadline, or null. A timeout precedes a lifetime that ends at the same
+-- time.
+create function pawl_private.deadline_event(
+  p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamptz
+) returns text
+language sql stable parallel safe
+as $$
+  select case
+    when p_entered_at + p_timeouts[1] <= p_expires_at or p_expires_at is null then p_timeout_events[1]
+    else 'ttl'
+  end
+$$;
+
 -- The planner puts functions in language sql in place, which every session pays for when it plans its first
 -- call. The functions that few calls need are in PL/pgSQL, which reads them when they are called.
 
@@ -212,8 +225,8 @@ declare
 begin
   v_macrostep.steps := array[p_before, p_instance];
   loop
-    select s.events, s.timeouts, s.eventless
-    into strict v_macrostep.events, v_macrostep.timeouts, v_eventless
+    select s.events, s.timeouts, s.timeout_events, s.eventless
+    into strict v_macrostep.events, v_macrostep.timeouts, v_macrostep.timeout_events, v_eventless
     from pawl.workflow_state s
     where s.workflow = v_instance.workflow
       and s.workflow_version = v_instance.workflow_version
@@ -284,14 +297,15 @@ $$;
 -- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
 -- waited, the code is 'seen' instead of a refusal that is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
---          if applied, else as it is; null if there is none. due_at: its next deadline, null if none.
+--          if applied, else as it is; null if there is none. due_at, timeout_event: its next deadline,
+--          if applied; null if none.
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 create function pawl_private.decide(
   p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
 ) returns table (
-  code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, was_timed boolean,
-  guards text[], payload_schema jsonb, steps pawl.instance[]
+  code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, timeout_event text,
+  was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[]
 )
 language sql stable
 as $$
@@ -306,6 +320,12 @@ as $$
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
         pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
+    end,
+    case
+      when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
+        pawl_private.deadline_event(
+          n.at, coalesce((s.macrostep).timeouts, s.timeouts), coalesce((s.macrostep).timeout_events, s.timeout_events),
+          n.expires_at)
     end,
     f.timeouts <> '{}' or i.expires_at is not null,
     case
@@ -368,7 +388,7 @@ as $$
   ) n
   left join lateral (
     select
-      w.status, w.events, w.timeouts, x.next,
+      w.status, w.events, w.timeouts, w.timeout_events, x.next,
       case when w.eventless then
         pawl_private.complete_macrostep(
           p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
@@ -470,7 +490,13 @@ begin
     case when r.same and k.decision = 'guard-rejected' then
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
-    null::jsonb
+    null::jsonb,
+    case when a.status = 'active' then
+      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
+    end,
+    case when a.status = 'active' then
+      pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
+    end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
     select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
@@ -483,7 +509,7 @@ begin
     limit 1
   ) a on true
   left join lateral (
-    select w.events
+    select w.events, w.timeouts, w.timeout_events
     from pawl.workflow_state w
     where w.workflow = a.workflow and w.workflow_version = a.workflow_version and w.state = a.state
     limit 1

@@ -41,7 +41,8 @@ begin
       p_instances => array[v_instance]) o;
   else
     return query select
-      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb;
+      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb,
+      null::text, null::timestamptz;
   end if;
 end
 $$;

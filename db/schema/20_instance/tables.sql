@@ -259,7 +259,8 @@ comment on column pawl.callback.secret is 'null: the deployment''s secret signs'
 -- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked'
 -- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
 -- is after an applied command, else as it is; null if there is none to show. actions: the events
--- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold.
+-- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold. timeout_event,
+-- timeout_due_at: the next deadline of the state that it is in then, or null; see pawl.next_timeout.
 create type pawl.outcome as (
   ordinal integer,
   code text,
@@ -267,7 +268,9 @@ create type pawl.outcome as (
   instance pawl.instance,
   actions text[],
   guards text[],
-  schema jsonb
+  schema jsonb,
+  timeout_event text,
+  timeout_due_at timestamptz
 );
 
 -- outcome_row is the shape of an outcome with the instance's columns side by side. It never holds
@@ -292,19 +295,22 @@ select
   null::jsonb as error,
   null::text[] as actions,
   null::text[] as guards,
-  null::jsonb as schema
+  null::jsonb as schema,
+  null::text as timeout_event,
+  null::timestamptz as timeout_due_at
 where false;
 
 -- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the
 -- instance before the first step (null at its creation) and after each step. instance: after the
--- last one; events and timeouts: of the state that it is in then. refusal: null, or why the steps
+-- last one; events, timeouts and timeout_events: of the state that it is in then. refusal: null, or why the steps
 -- cannot be made.
 create type pawl_private.macrostep as (
   refusal text,
   steps pawl.instance[],
   instance pawl.instance,
   events text[],
-  timeouts interval[]
+  timeouts interval[],
+  timeout_events text[]
 );
 
 -- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:

@@ -35,3 +35,8 @@ cross join lateral (
   limit 1
 ) d
 where i.status = 'active';
+
+-- timeout_row is the shape of a deadline, which may be missing. It never holds rows. It is a view because sqlc
+-- knows the columns of a view that a function returns.
+create view pawl.timeout_row as
+select null::text as event, null::timestamptz as due_at, null::text as last_error where false;

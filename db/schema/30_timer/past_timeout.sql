@@ -1,0 +1,18 @@
+-- past_timeout reads the next deadline that an instance had after one of its steps.
+-- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
+create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
+language sql stable parallel safe
+as $$
+  select
+    case
+      when i.state_changed_at + s.timeouts[1] <= i.expires_at or i.expires_at is null then s.timeout_events[1]
+      else 'ttl'
+    end,
+    least(i.state_changed_at + s.timeouts[1], i.expires_at),
+    null::text
+  from pawl.instance_at i
+  join pawl.workflow_state s
+    on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+  where i.tenant_id = p_tenant and i.id = p_id and i.version = p_version and i.status = 'active'
+    and (i.expires_at is not null or s.timeouts <> '{}')
+$$;
