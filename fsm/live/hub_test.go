@@ -225,6 +225,7 @@ func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 	hub, elsewhere := runHub(t, pool, never), runHub(t, pool, never)
 	s, watched := on(t, pool, hub, fsmtest.Counter)
 	_, watchedElsewhere := on(t, pool, elsewhere)
+	hub.Forget()
 	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
 	conn, err := pgx.Connect(t.Context(), dbtest.DSN(pool))
 	if err != nil {
@@ -241,7 +242,6 @@ func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 		return note.Payload
 	}
 
-	hub.Forget()
 	w := awaited(t, watched, id, 2)
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
 	wantVersion(t, w, 2)
