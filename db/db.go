@@ -18,6 +18,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 //go:embed migrations/*.sql
@@ -64,6 +66,10 @@ func (c Config) withDefaults() Config {
 
 // Open returns a pool for the service. It does not connect, so it succeeds while the server is
 // away. Queries fail as long as it is away, and succeed again when it has returned.
+//
+// Its sessions have settings of their own, whatever the role and the database have; a parameter of the DSN
+// comes first. Behind a pooler they are in force for calls that go through package session, as those of
+// pawl do.
 func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error) {
 	config = config.withDefaults()
 	pc, err := pgxpool.ParseConfig(dsn)
@@ -72,18 +78,24 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	}
 	pc.MaxConns = int32(config.MaxConns)
 	pc.ConnConfig.ConnectTimeout = config.ConnectTimeout
-	set := func(name, value string) {
-		if _, given := pc.ConnConfig.RuntimeParams[name]; !given {
-			pc.ConnConfig.RuntimeParams[name] = value
-		}
-	}
-	set("application_name", "pawl")
-	set("timezone", "UTC")
-	set("statement_timeout", strconv.FormatInt(config.StatementTimeout.Milliseconds(), 10))
-	set("lock_timeout", strconv.FormatInt(config.LockTimeout.Milliseconds(), 10))
-	set("idle_in_transaction_session_timeout", "10000")
-	// The calls are short and repeated: compiling them costs more than it saves.
-	set("jit", "off")
+	session.Use(pc, map[string]string{
+		"application_name":                    "pawl",
+		"timezone":                            "UTC",
+		"statement_timeout":                   strconv.FormatInt(config.StatementTimeout.Milliseconds(), 10),
+		"lock_timeout":                        strconv.FormatInt(config.LockTimeout.Milliseconds(), 10),
+		"idle_in_transaction_session_timeout": "10000",
+		// Idle connections belong to the pool, and a transaction ends by the other limits.
+		"idle_session_timeout": "0",
+		"transaction_timeout":  "0", // From PostgreSQL 17 on.
+		// The engine needs it: what others commit while a call waits is seen by its next statement.
+		"default_transaction_isolation": "read committed",
+		// Names without a schema are PostgreSQL's own.
+		"search_path": "pg_catalog, pg_temp",
+		// Lists are planned for their arguments at each call.
+		"plan_cache_mode": "auto",
+		// The calls are short and repeated: compiling them costs more than it saves.
+		"jit": "off",
+	})
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("db: %w", err)
@@ -99,6 +111,11 @@ func OneLine(err error) string {
 	failed, ok := errors.AsType[*pgconn.ConnectError](err)
 	if !ok {
 		return text
+	}
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(refused.Message, "unsupported startup parameter") {
+		// PgBouncer's words.
+		return "the pooler refuses what the URL or PGOPTIONS sets: " + refused.Message +
+			"; take it out there, or add it to the pooler's ignore_startup_parameters"
 	}
 	lines := strings.Split(failed.Error(), "\n\t")
 	var attempts []string
@@ -116,6 +133,7 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
+	session.Pin(&config.Config)
 	conn := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	// It tries every second, for five minutes.
@@ -131,6 +149,16 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil
+}
+
+// connect makes a connection for the schema's owner.
+func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	session.Pin(&config.Config)
+	return pgx.ConnectConfig(ctx, config)
 }
 
 // Up applies every pending migration.
@@ -211,7 +239,7 @@ func Set(ctx context.Context, dsn string, s Settings) error {
 	default:
 		return fmt.Errorf("set: plan cache mode %q: want auto, force_generic_plan or force_custom_plan", s.PlanCacheMode)
 	}
-	conn, err := pgx.Connect(ctx, dsn)
+	conn, err := connect(ctx, dsn)
 	if err != nil {
 		return fmt.Errorf("set: %w", err)
 	}

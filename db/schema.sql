@@ -221,6 +221,7 @@ create table pawl.setting (
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
   constraint setting_pkey PRIMARY KEY (only_row),
+  constraint setting_idempotency_ttl_has_no_days_or_months CHECK (((EXTRACT(day FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(month FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(year FROM idempotency_ttl) = (0)::numeric))),
   constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
   constraint setting_is_one_row CHECK (only_row),
   constraint setting_limits_are_positive CHECK (((context_limit > 0) AND (payload_limit > 0) AND (definition_limit > 0) AND (state_limit > 0)))
@@ -2722,8 +2723,8 @@ begin
       end if;
       if v_step.code <> 'applied' then
         difference := jsonb_build_object(
-          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
-          'error', v_step.error);
+          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event,
+          'due_at', pawl_private.rfc3339(v_step.due_at), 'error', v_step.error);
         exit;
       elsif v_command.kind in ('migrated', 'forced') then
         complete := false;
@@ -2784,7 +2785,8 @@ begin
         'version', v_after.version, 'workflow_version', v_after.workflow_version, 'from', v_after.state, 'to', v_after.state);
       difference := jsonb_build_object(
         'outcome', case v_step.code when 'applied' then 'timeout' else v_step.code end,
-        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at, 'error', v_step.error);
+        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', pawl_private.rfc3339(v_step.due_at),
+        'error', v_step.error);
     end if;
   end if;
   difference := jsonb_strip_nulls(v_place || difference);
@@ -3580,6 +3582,11 @@ as $$
 $$;
 revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
 
+create function pawl_private.duration(p_text text) returns interval
+language sql immutable parallel safe
+as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
+revoke execute on function pawl_private.duration(text) from public;
+
 create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
 language sql stable parallel safe
 as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
@@ -4055,8 +4062,8 @@ begin
     context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    (p_definition ->> 'retention')::interval, p_definition -> 'context_schema',
+    n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';
@@ -4073,7 +4080,7 @@ begin
       cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
       where n.path = any (s.lineage)
       order by k collate "C"),
-    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select pawl_private.duration(k) from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     false,
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -4097,7 +4104,7 @@ begin
       cross join lateral unnest(t.assign_paths || t.guard) as p (path)
       where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
         -- Postgres writes a jsonpath as canonical text.
-        and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+        and regexp_replace(p.path::text, '[$][.]"(context|payload)"', '', 'g') like '%$%'
     ),
     eventless = exists (
       select from pawl.workflow_transition t

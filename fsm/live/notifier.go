@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 const (
@@ -43,7 +44,7 @@ type Notifier struct {
 
 // NewNotifier returns a Notifier on a pool, of which it takes one connection at a time.
 func NewNotifier(pool *pgxpool.Pool) *Notifier {
-	n := &Notifier{queries: queries.New(pool), moved: map[uuid.UUID]struct{}{}}
+	n := &Notifier{queries: queries.New(session.Pool(pool)), moved: map[uuid.UUID]struct{}{}}
 	n.idle = sync.NewCond(&n.mu)
 	return n
 }
