@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -96,11 +97,33 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 		// The calls are short and repeated: compiling them costs more than it saves.
 		"jit": "off",
 	})
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	var pool atomic.Pointer[pgxpool.Pool]
+	leaveReadOnly(pc, &pool)
+	p, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("db: %w", err)
 	}
-	return pool, nil
+	pool.Store(p)
+	return p, nil
+}
+
+// readOnlyTransaction is the SQLSTATE of a write to a server that takes none.
+const readOnlyTransaction = "25006"
+
+// leaveReadOnly closes a connection whose server refuses to write, as a standby does and a primary that was
+// replaced by another. It closes the idle connections of the pool as well, since they are likely to lead to the
+// same server. New connections find the new primary, or the same server after it has changed.
+func leaveReadOnly(pc *pgxpool.Config, pool *atomic.Pointer[pgxpool.Pool]) {
+	handle := pc.ConnConfig.OnPgError
+	pc.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
+		if err.Code != readOnlyTransaction {
+			return handle(conn, err)
+		}
+		if p := pool.Load(); p != nil {
+			p.Reset()
+		}
+		return false
+	}
 }
 
 // OneLine returns the text of an error. For a failure to connect the driver writes a line for each of

@@ -100,13 +100,22 @@ func (s *Service) Close() {
 	s.fires.close()
 }
 
-// Ping returns nil if the database answers and is migrated, else Unavailable.
+// Ping returns nil if the database answers, is migrated and takes writes, else Unavailable.
 func (s *Service) Ping(ctx context.Context) error {
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		_, err := q.GetSetting(ctx)
+		if _, err := q.GetSetting(ctx); err != nil {
+			return err
+		}
+		readOnly, err := q.IsReadOnly(ctx)
+		if err == nil && readOnly {
+			return database.ErrReadOnly
+		}
 		return err
 	})
-	if err != nil {
+	switch {
+	case database.IsReadOnly(err):
+		return &Error{Kind: Unavailable, Message: "the database takes no writes", Cause: err}
+	case err != nil:
 		return &Error{Kind: Unavailable, Message: "the database is away or not migrated", Cause: err}
 	}
 	return nil

@@ -13,7 +13,7 @@ func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 }
 
 // GetReadiness is the readiness probe. It fails with unavailable if the database does not
-// answer.
+// answer or takes no writes.
 func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
 	if err := s.service.Ping(ctx); err != nil {
 		return nil, err
