@@ -70,6 +70,11 @@ const waitingRoom = `{"name": "patient", "initial": "WAITING", "ttl": {"after": 
 		"after": {"1d": [{"target": "GONE"}]}},
 	"GONE": {"type": "final"}}}`
 
+// gate has a guard that reads no more than the context and the payload.
+const gate = `{"name": "gate", "initial": "SHUT", "states": {
+	"SHUT": {"on": {"open": [{"target": "OPEN", "guard": "$.context.code == $.payload.code", "assign": {"by": "$.payload.by"}}]}},
+	"OPEN": {"type": "final"}}}`
+
 // A transcript is what came out of a series of calls.
 type transcript struct {
 	*testing.T
@@ -121,28 +126,33 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	created(booking) // The key is used for another request.
 	booking.Key = "key-2"
 	created(booking) // The business key is taken.
-	fire := func(s *fsmtest.Service, id uuid.UUID, event, payload, key string) {
+	fire := func(id uuid.UUID, event, payload, key string) {
 		result, err := s.Fire(ctx, fsm.FireCommand{ID: id, Event: event, Payload: json.RawMessage(payload), Key: key, Expect: fsm.ExpectAny()})
 		r.add(event, result, err)
 	}
-	fire(s, i.ID, "reserve", `{"price": 1}`, "key-3")
-	fire(s, i.ID, "reserve", `{"price": 420, "seat": "12Ä"}`, "key-4")
-	fire(s, i.ID, "reserve", `{"price": 420, "seat": "12Ä"}`, "key-4")
-	fire(s, i.ID, "reserve", `{"price": 420.0, "seat": "12Ä"}`, "key-4")
-	fire(s, i.ID, "pay", `{"amount": 420, "payment_ref": "€\\u0041\\\\"}`, "key-5")
+	fire(i.ID, "reserve", `{"price": 1}`, "key-3")
+	fire(i.ID, "reserve", `{"price": 420, "seat": "12Ä"}`, "key-4")
+	fire(i.ID, "reserve", `{"price": 420, "seat": "12Ä"}`, "key-4")
+	fire(i.ID, "reserve", `{"price": 420.0, "seat": "12Ä"}`, "key-4")
+	fire(i.ID, "pay", `{"amount": 420, "payment_ref": "€\\u0041\\\\"}`, "key-5")
 	_, err := s.Fire(ctx, fsm.FireCommand{ID: i.ID, Event: "cancel", Expect: fsm.ExpectVersion(1, 2)})
 	r.add("at another version", nil, err)
 	shop := created(fsm.CreateCommand{Workflow: "shop", Key: "shop", Context: json.RawMessage(`{"price": 0}`)})
-	fire(s, shop.ID, "checkout", "{}", "key-6")
+	fire(shop.ID, "checkout", "{}", "key-6")
 	counter := created(fsm.CreateCommand{Workflow: "counter", Key: "counter", Context: json.RawMessage(`{"x": 1}`)})
-	fire(s, counter.ID, "add", `{"n": 0.1}`, "key-7")
-	fire(s, counter.ID, "add", `{"n": -1}`, "key-8")
+	fire(counter.ID, "add", `{"n": 0.1}`, "key-7")
+	fire(counter.ID, "add", `{"n": -1}`, "key-8")
 	hasty := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(owner), db.Config{StatementTimeout: 100 * time.Millisecond}), fsm.Config{CallTimeout: 5 * time.Second})
 	_, err = hasty.Fire(ctx, fsm.FireCommand{ID: counter.ID, Event: "slow", Payload: slowPayload})
+	fsmtest.Refused(t, err, fsm.GuardError)
 	r.add("slow", nil, err)
 	hasty = fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(owner), db.Config{StatementTimeout: time.Minute, LockTimeout: 20 * time.Millisecond}), fsm.Config{CallTimeout: 5 * time.Second})
 	release := fsmtest.Hold(t, owner, counter.ID)
-	fire(hasty, counter.ID, "add", `{"n": 1}`, "key-9")
+	_, err = hasty.Fire(ctx, fsm.FireCommand{ID: counter.ID, Event: "add", Payload: json.RawMessage(`{"n": 1}`), Key: "key-9"})
+	if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != "55P03" {
+		t.Errorf("the lock is waited for: %v", err)
+	}
+	r.add("locked", nil, err)
 	release()
 
 	// SQL callers.
@@ -152,25 +162,27 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	}
 	config.RuntimeParams["client_encoding"] = "UTF8" // That of this test's texts.
 	config.RuntimeParams["idle_session_timeout"] = "0"
-	sql := func(what, sql string, args ...any) (id uuid.UUID) {
+	sql := func(what, sql string, args ...any) (text string) {
 		t.Helper()
 		conn, err := pgx.ConnectConfig(ctx, config)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close(bounded.Context(t)) }()
-		err = conn.QueryRow(ctx, sql, args...).Scan(&id)
-		r.add(what, id, err)
-		return id
+		err = conn.QueryRow(ctx, sql, args...).Scan(&text)
+		r.add(what, text, err)
+		return text
 	}
-	sql("register", `select '00000000-0000-0000-0000-000000000000'::uuid from pawl.register_workflow($1::jsonb, 'Jürgen €')`, waitingRoom)
-	waiting := sql("create_one", `select id from pawl.create_one('patient', $1, 'sql-1', p_business_key => 'é', p_actor => 'Jürgen')`,
+	for _, d := range []string{waitingRoom, gate} {
+		sql("register_workflow", `select version || ' ' || created from pawl.register_workflow($1::jsonb, 'Jürgen €')`, d)
+	}
+	waiting := sql("create_one", `select id::text from pawl.create_one('patient', $1, 'sql-1', p_business_key => 'é', p_actor => 'Jürgen')`,
 		`{"until": "2030-03-30T14:00:00+01:00", "x": 0.10, "who": "Jürgen €"}`)
 	for _, event := range []string{"ask", "ask", "raise", "name", "missing"} {
-		sql(event, `select id from pawl.fire_one($1, $2, $3, 'sql-' || $2, p_actor => 'Jürgen')`, waiting, event, `{"who": "Jürgen €"}`)
+		sql(event, `select id::text from pawl.fire_one($1, $2, $3, 'sql-' || $2, p_actor => 'Jürgen')`, waiting, event, `{"who": "Jürgen €"}`)
 	}
-	sql("a stale fire_one", `select id from pawl.fire_one($1, 'ask', p_expected_version => 1, p_actor => 'Jürgen')`, waiting)
-	sql("a repeated create_one", `select id from pawl.create_one('patient', '{}', 'sql-1', p_actor => 'Jürgen')`)
+	sql("a stale fire_one", `select id::text from pawl.fire_one($1, 'ask', p_expected_version => 1, p_actor => 'Jürgen')`, waiting)
+	sql("a repeated create_one", `select id::text from pawl.create_one('patient', '{}', 'sql-1', p_actor => 'Jürgen')`)
 
 	// Timers.
 	for range 4 {
@@ -181,6 +193,9 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 		}
 	}
 
+	sql("backtest", `select difference::text from pawl.backtest('counter', array[$1::uuid], p_definition => jsonb_set(
+		(select definition from pawl.workflow order by name limit 1), '{states,COUNTING,after}', '{"1200s": [{"target": "STOPPED"}]}'))`, counter.ID)
+
 	// What was there before, and what would have been.
 	at, err := s.GetAt(ctx, fsm.DefaultTenant, i.ID, noon.Add(time.Hour))
 	r.add("get at", at, err)
@@ -190,7 +205,8 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 		list, err := s.List(ctx, fsm.DefaultTenant, f, fsm.Page{})
 		r.add("list", list.Items, err)
 	}
-	for page := (fsm.Page{Limit: 1}); len(r.text.String()) < 1<<20; {
+	// bounded: each page begins where the last one ended
+	for page := (fsm.Page{Limit: 1}); ; {
 		steps, err := s.History(ctx, fsm.DefaultTenant, i.ID, page)
 		r.add("history", steps.Items, err)
 		if page.Cursor = steps.Next; page.Cursor == "" {

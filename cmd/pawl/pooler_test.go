@@ -36,7 +36,7 @@ func TestBehindAPooler(t *testing.T) {
 			if mode == "transaction" {
 				env = append(env, "PAWL_LISTEN_DATABASE_URL="+role)
 			}
-			p := start(t, append(env, "PAWL_GUARD_TIMEOUT=300ms", "PAWL_LOCK_TIMEOUT=200ms"), "serve")
+			p := start(t, append(env, "PAWL_GUARD_TIMEOUT=2s", "PAWL_LOCK_TIMEOUT=200ms"), "serve")
 			other := start(t, []string{"DATABASE_URL=" + role}, "serve", "--no-workers")
 			mustSend(t, http.StatusOK, http.MethodGet, p.url+"/readyz", "")
 			mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)

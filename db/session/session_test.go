@@ -42,7 +42,7 @@ const inForce = `select concat_ws(' ', current_setting('statement_timeout'), cur
 	current_setting('search_path'), current_setting('plan_cache_mode'), current_setting('jit'),
 	current_setting('transaction_isolation'), current_setting('client_encoding'), current_setting('datestyle'))`
 
-const wanted = "300ms 200ms 10s 0 pg_catalog, pg_temp auto off read committed UTF8 ISO, MDY"
+const wanted = "2s 200ms 10s 0 pg_catalog, pg_temp auto off read committed UTF8 ISO, MDY"
 
 // hostile are settings of a database that must not reach the sessions of the pool.
 var hostile = []string{
@@ -83,7 +83,7 @@ func TestSettingsAreInForce(t *testing.T) {
 			if name == "direct" {
 				alter(t, dsn, "default_transaction_isolation = 'serializable'")
 			}
-			pool := open(t, route(t, dsn), db.Config{MaxConns: 3, StatementTimeout: 300 * time.Millisecond, LockTimeout: 200 * time.Millisecond})
+			pool := open(t, route(t, dsn), db.Config{MaxConns: 3, StatementTimeout: 2 * time.Second, LockTimeout: 200 * time.Millisecond})
 			calls := session.Pool(pool)
 			for range 3 {
 				if got := bounded.Value[string](t, calls, inForce); got != wanted {
@@ -104,7 +104,7 @@ func TestSettingsAreInForce(t *testing.T) {
 				t.Errorf("behind a pooler: %v", pooled)
 			}
 			conn.Release()
-			for timeout, want := range map[string]string{"": wanted, "7s": strings.Replace(wanted, "300ms", "7s", 1)} {
+			for timeout, want := range map[string]string{"": wanted, "7s": strings.Replace(wanted, "2s", "7s", 1)} {
 				err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 					q, err := session.Begin(t.Context(), tx, timeout)
 					if err != nil {
@@ -163,12 +163,12 @@ func TestSharedSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = neighbour.Close(bounded.Context(t)) })
-	pool := open(t, through, db.Config{MaxConns: 4, StatementTimeout: 300 * time.Millisecond, LockTimeout: 200 * time.Millisecond})
+	pool := open(t, through, db.Config{MaxConns: 4, StatementTimeout: 2 * time.Second, LockTimeout: 200 * time.Millisecond})
 	calls := session.Pool(pool)
 	pid := bounded.Value[int](t, neighbour, "select pg_backend_pid()")
 	for range 3 {
 		bounded.Exec(t, neighbour, "set statement_timeout = '1h'; set lock_timeout = '1h'; set search_path = public; set jit = on; set plan_cache_mode = force_generic_plan")
-		if got := bounded.Value[string](t, calls, inForce); !strings.HasPrefix(got, "300ms 200ms 10s 0 pg_catalog, pg_temp auto off") {
+		if got := bounded.Value[string](t, calls, inForce); !strings.HasPrefix(got, "2s 200ms 10s 0 pg_catalog, pg_temp auto off") {
 			t.Errorf("in force: %s", got)
 		}
 		if n := bounded.Value[int](t, calls, "select pg_backend_pid()"); n != pid {
