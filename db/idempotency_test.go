@@ -278,6 +278,39 @@ func TestOneKeyTwiceInABatch(t *testing.T) {
 	wantOutcome(t, f[1], "applied")
 }
 
+// A business key of a workflow whose keys are reusable is one active instance's.
+func TestReusableBusinessKeys(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	definition := func(key string) string {
+		return `{"name": "visit", "initial": "IN", "business_key": "` + key + `", "states": {
+			"IN": {"on": {"leave": [{"target": "OUT"}]}}, "OUT": {"type": "final"}}}`
+	}
+	register(t, pool, definition("unique"))
+	kept := create(t, pool, tenant, creation{workflow: "visit", businessKey: "kept"})[0]
+	register(t, pool, definition("reusable"))
+	first := create(t, pool, tenant, creation{workflow: "visit", businessKey: "b", key: "1"})[0]
+	wantOutcome(t, first, "applied")
+	held := create(t, pool, tenant, creation{workflow: "visit", businessKey: "b", key: "2"})[0]
+	wantOutcome(t, held, "instance-exists")
+	if *held.ID != *first.ID {
+		t.Errorf("the holder is %v, want %v", held.ID, first.ID)
+	}
+	for _, id := range []uuid.UUID{*first.ID, *kept.ID} {
+		wantOutcome(t, fire(t, pool, tenant, command{id: id, event: "leave"})[0], "applied")
+	}
+	again := create(t, pool, tenant, creation{workflow: "visit", businessKey: "b", key: "2"},
+		creation{workflow: "visit", businessKey: "b", key: "3"}, creation{workflow: "visit", businessKey: "kept"})
+	wantOutcome(t, again[0], "applied")
+	wantOutcome(t, again[1], "instance-exists")
+	// The version that an instance was created with decides for its key.
+	wantOutcome(t, again[2], "instance-exists")
+	wantReplay(t, create(t, pool, tenant, creation{workflow: "visit", businessKey: "b", key: "1"})[0], first)
+	// The database itself refuses a second active holder, whoever writes.
+	_, err := pool.Exec(t.Context(), "update pawl.instance set state = 'IN', status = 'active', version = version + 1 where id = $1", first.ID)
+	wantCode(t, err, "23505")
+}
+
 // A business key is one instance's, and losing it burns no idempotency key.
 func TestOneBusinessKeyTwiceInABatch(t *testing.T) {
 	t.Parallel()

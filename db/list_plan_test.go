@@ -286,7 +286,7 @@ func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 			return check(q.ListHistory(ctx, queries.ListHistoryParams{TenantID: tenant, InstanceID: id, AfterVersion: 1, RowLimit: 51}))
 		},
 		"GetInstances": func(ctx context.Context, q *queries.Queries) error {
-			return check(q.GetInstances(ctx, queries.GetInstancesParams{TenantID: tenant, Ids: ids}))
+			return check(q.GetInstances(ctx, queries.GetInstancesParams{Tenants: slices.Repeat([]string{tenant}, len(ids)), Ids: ids}))
 		},
 		"GuardHolds": func(ctx context.Context, q *queries.Queries) error {
 			return check(q.GuardHolds(ctx, queries.GuardHoldsParams{TenantID: tenant, ID: id, Events: []string{"ship"}, Payload: []byte("{}")}))

@@ -171,8 +171,9 @@ type creation struct {
 }
 
 func tryCreate(ctx context.Context, q queries.DBTX, tenant string, list ...creation) ([]queries.Outcome, error) {
-	p := queries.CreateParams{Tenant: tenant}
+	var p queries.CreateParams
 	for _, c := range list {
+		p.Tenants = append(p.Tenants, tenant)
 		p.Workflows = append(p.Workflows, c.workflow)
 		p.Contexts = append(p.Contexts, json.RawMessage(cmp.Or(c.context, "{}")))
 		p.Keys = append(p.Keys, c.key)
@@ -200,13 +201,14 @@ func create(t testing.TB, q queries.DBTX, tenant string, list ...creation) []que
 
 // command is an entry of pawl.fire. Its payload is an empty object unless given.
 type command struct {
-	id                                                            uuid.UUID
-	event, payload, key, expected, checked, reason, correlationID string
+	id                                                                    uuid.UUID
+	event, payload, key, expected, checked, reason, correlationID, tenant string
 }
 
 func tryFire(ctx context.Context, q queries.DBTX, tenant string, list ...command) ([]queries.Outcome, error) {
-	p := queries.FireParams{Tenant: tenant}
+	var p queries.FireParams
 	for _, c := range list {
+		p.Tenants = append(p.Tenants, cmp.Or(c.tenant, tenant))
 		p.Ids = append(p.Ids, c.id)
 		p.Events = append(p.Events, c.event)
 		p.Payloads = append(p.Payloads, json.RawMessage(cmp.Or(c.payload, "{}")))

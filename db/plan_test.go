@@ -151,8 +151,8 @@ const decideCall = `
 	select d.*
 	from unnest($2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[])
 		as c (id, event, payload, key, expected, checked, reason)
-	cross join lateral pawl_private.decide($1::text, $9::timestamptz, $10::pawl.setting,
-		(c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, $11::boolean, null)::pawl_private.fire_command) d`
+	cross join lateral pawl_private.decide($9::timestamptz, $10::pawl.setting,
+		($1::text, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, $11::boolean, null)::pawl_private.fire_command) d`
 
 // The planner puts decide and choose in place, where it sees what they look up.
 func TestDecideIsPutInPlace(t *testing.T) {
@@ -180,7 +180,7 @@ func wantEnginePlan(t *testing.T, plan string) {
 			t.Errorf("the plan has: %s", strings.TrimSpace(line))
 		}
 	}
-	if !strings.Contains(plan, "((k.tenant_id)::text = $") || !strings.Contains(plan, "instance_pkey") && !strings.Contains(plan, "instance_business_key_key") {
+	if !strings.Contains(plan, "((k.tenant_id)::text = ") || !strings.Contains(plan, "k.expires_at > $") || !strings.Contains(plan, "instance_pkey") && !strings.Contains(plan, "instance_business_key_key") {
 		t.Errorf("the plan is not generic, or reads something else:\n%s", plan)
 	}
 }

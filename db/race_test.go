@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -18,14 +19,81 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-func TestInstanceTwiceInOneCall(t *testing.T) {
+// The commands of one call for one instance are carried out in their order.
+func TestSeveralCommandsForOneInstance(t *testing.T) {
 	t.Parallel()
-	pool, ids := withDoors(t, 3)
-	_, err := tryFire(t.Context(), pool, tenant, command{id: ids[0], event: "open"}, command{id: ids[1], event: "open"},
-		command{id: ids[0], event: "close"})
-	wantCode(t, err, "PW001")
-	if got := count(t, pool, "history"); got != 3 {
-		t.Errorf("%d steps, want the first 3", got)
+	pool, ids := withDoors(t, 2)
+	used := fire(t, pool, tenant, command{id: ids[1], event: "open", key: "used"})[0]
+	commands := []command{
+		{id: ids[0], event: "open", key: "a"},
+		{id: ids[1], event: "close"},
+		{id: ids[0], event: "open", key: "b"}, // It is open.
+		{id: ids[0], event: "close", key: "c", expected: "{2}"},
+		{id: ids[0], event: "open", key: "a"}, // As the first one.
+		{id: ids[0], event: "open", key: "used"},
+		{id: ids[1], event: "open", key: "used"},
+		{id: ids[0], event: "open", expected: "{2}"},
+		{id: ids[0], event: "open"},
+		{id: ids[0], event: "open", tenant: "other"},
+	}
+	outcomes := fire(t, pool, tenant, commands...)
+	for i, want := range []struct {
+		code    string
+		version int64
+	}{
+		{"applied", 2}, {"applied", 3}, {"transition-not-allowed", 2}, {"applied", 3}, {"applied", 2},
+		{"idempotency-key-reuse", 0}, {"applied", 2}, {"version-mismatch", 3}, {"applied", 4}, {"instance-not-found", 0},
+	} {
+		wantOutcome(t, outcomes[i], want.code)
+		if want.version > 0 && *outcomes[i].Version != want.version {
+			t.Errorf("command %d came to version %d, want %d", i+1, *outcomes[i].Version, want.version)
+		}
+	}
+	wantReplay(t, outcomes[4], outcomes[0])
+	wantReplay(t, outcomes[6], used)
+	steps := bounded.Column[string](t, pool, "select version || ' ' || coalesce(event, '') from pawl.history where instance_id = $1 order by version", ids[0])
+	if want := []string{"1 ", "2 open", "3 close", "4 open"}; !slices.Equal(steps, want) {
+		t.Errorf("the steps are %q, want %q", steps, want)
+	}
+	// A repetition of the call replays every decision that has a key.
+	again := fire(t, pool, tenant, commands[:4]...)
+	for _, i := range []int{0, 2, 3} {
+		wantReplay(t, again[i], outcomes[i])
+	}
+}
+
+// A call has commands of any tenants. A key is one per tenant.
+func TestSeveralTenantsInOneCall(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, door)
+	p := queries.CreateParams{}
+	for _, tenant := range []string{"a", "b", "a"} {
+		p.Tenants = append(p.Tenants, tenant)
+		p.Workflows, p.Contexts = append(p.Workflows, "door"), append(p.Contexts, []byte("{}"))
+		p.Keys, p.BusinessKeys = append(p.Keys, "k"), append(p.BusinessKeys, "")
+		p.InstanceCorrelationIds, p.Checked = append(p.InstanceCorrelationIds, ""), append(p.Checked, "")
+		p.Lifetimes = append(p.Lifetimes, pgtype.Interval{})
+		p.Actors, p.Reasons = append(p.Actors, "tester"), append(p.Reasons, "")
+		p.CorrelationIds, p.Traceparents = append(p.CorrelationIds, ""), append(p.Traceparents, "")
+	}
+	created, err := inOrder(queries.New(pool).Create(t.Context(), p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantReplay(t, created[2], created[0])
+	a, b := *created[0].ID, *created[1].ID
+	if a == b {
+		t.Fatal("two tenants have one instance")
+	}
+	outcomes := fire(t, pool, "a",
+		command{id: a, event: "open", key: "o"}, command{id: b, event: "open", key: "o", tenant: "b"},
+		command{id: b, event: "open"}, command{id: a, event: "close", tenant: "b"}, command{id: a, event: "close"})
+	for i, want := range []string{"applied", "applied", "instance-not-found", "instance-not-found", "applied"} {
+		wantOutcome(t, outcomes[i], want)
+	}
+	if got := bounded.Column[string](t, pool, "select tenant_id || ' ' || count(*) from pawl.history group by tenant_id order by tenant_id"); !slices.Equal(got, []string{"a 3", "b 2"}) {
+		t.Errorf("steps by tenant: %q", got)
 	}
 }
 

@@ -175,6 +175,7 @@ create table pawl.instance (
   version pawl.version not null,
   context pawl.object not null,
   business_key pawl.key,
+  business_key_reusable boolean not null default false,
   correlation_id pawl.key,
   parent_id uuid,
   created_at timestamp with time zone not null,
@@ -185,11 +186,12 @@ create table pawl.instance (
   constraint instance_pkey PRIMARY KEY (tenant_id, id),
   constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
-CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, business_key, workflow) WHERE (business_key IS NOT NULL);
+CREATE INDEX instance_business_key_idx ON pawl.instance USING btree (tenant_id, business_key, status, id) WHERE (business_key IS NOT NULL);
+CREATE UNIQUE INDEX instance_business_key_key ON pawl.instance USING btree (tenant_id, business_key, workflow) WHERE ((business_key IS NOT NULL) AND (((status)::text = 'active'::text) OR (NOT business_key_reusable)));
 CREATE INDEX instance_correlation_id_idx ON pawl.instance USING btree (tenant_id, correlation_id, status, id) WHERE (correlation_id IS NOT NULL);
 CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status, id) WHERE (workflow <> ''::text);
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
-comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
 
 create table pawl.instance_migration (
@@ -285,6 +287,7 @@ create table pawl.workflow (
   ttl interval,
   ttl_target text,
   retention interval,
+  business_key_reusable boolean not null,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamp with time zone not null,
@@ -301,6 +304,7 @@ create table pawl.workflow (
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
 comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
+comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 
 create table pawl.workflow_state (
   workflow text collate "C" not null,
@@ -394,6 +398,7 @@ create type pawl.outcome as (
 );
 
 create type pawl_private.fire_command as (
+  tenant text,
   id uuid,
   event text,
   payload jsonb,
@@ -432,6 +437,7 @@ create view pawl.instance_at as
     h.version,
     h.context,
     i.business_key,
+    i.business_key_reusable,
     i.correlation_id,
     i.parent_id,
     i.created_at,
@@ -737,7 +743,7 @@ as $$
 $$;
 revoke execute on function pawl.consumer_status() from public;
 
-create function pawl."create"(p_tenant text, p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[]) returns SETOF pawl.outcome
+create function pawl."create"(p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[]) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -749,11 +755,11 @@ declare
   v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
   v_row record;
   v_ordinals integer[];
+  v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
   v_lost integer[];
-  v_lost_keys text[];
-  v_key text;
+  v_place integer;
   v_found integer;
 begin
   select * into strict v_setting from pawl.setting;
@@ -764,6 +770,7 @@ begin
         coalesce(e.refusal, (z.macrostep).refusal, 'applied') as code,
         coalesce((z.macrostep).instance, n.instance) as instance,
         b.id as existing_id,
+        c.tenant,
         c.workflow,
         c.business_key,
         nullif(c.key, '') as key,
@@ -783,19 +790,20 @@ begin
         coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as correlation_id,
         nullif(c.traceparent, '') as traceparent
       from unnest(
-          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
-          p_actors, p_reasons, p_correlation_ids, p_traceparents
+          v_ids, p_tenants, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes,
+          p_checked, p_actors, p_reasons, p_correlation_ids, p_traceparents
         ) with ordinality as c (
-          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          id, tenant, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
           actor, reason, correlation_id, traceparent, ordinal)
       left join lateral (
         select true as seen
         from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
+          w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -810,7 +818,8 @@ begin
       left join lateral (
         select i.id
         from pawl.instance i
-        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
         limit 1
       ) b on true
       cross join lateral (
@@ -829,9 +838,9 @@ begin
       cross join lateral (
         select case when e.refusal is null then
           pawl_private.instance_row(
-            p_tenant_id => p_tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
+            p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
-            p_business_key => nullif(c.business_key, ''),
+            p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
             p_state_hash => s.state_hash)
@@ -848,17 +857,17 @@ begin
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+      select distinct on (d.tenant, d.key)
+        d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
         v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.code = 'applied'
-      order by d.key, d.ordinal
+      order by d.tenant, d.key, d.ordinal
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
         version = excluded.version, expires_at = excluded.expires_at
       where k.expires_at <= v_now
-      returning k.key, k.instance_id
+      returning k.tenant_id, k.key, k.instance_id
     ),
     -- Whether the decision is this call's to make.
     owned as materialized (
@@ -867,7 +876,7 @@ begin
         d.code <> 'seen' and (
           d.key is null
           or d.code <> 'applied'
-          or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+          or (d.tenant, d.key, (d.instance).id) in (select k.tenant_id, k.key, k.instance_id from claimed k)
         ) as owned
       from decided d
     ),
@@ -876,8 +885,9 @@ begin
       select (o.instance).*
       from owned o
       where o.owned and o.code = 'applied'
-      order by o.workflow, o.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      order by o.tenant, o.workflow, o.business_key
+      on conflict (tenant_id, workflow, business_key)
+        where business_key is not null and (status = 'active' or not business_key_reusable) do nothing
       returning id
     ),
     kept as materialized (
@@ -889,7 +899,7 @@ begin
         tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
         actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
+        i.tenant_id, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
         p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
       from kept p
       cross join lateral (select (p.instance).*) i
@@ -897,7 +907,7 @@ begin
     ),
     armed as (
       insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, (p.instance).id, t.due_at, (p.instance).version, 0
+      select p.tenant, (p.instance).id, t.due_at, (p.instance).version, 0
       from kept p
       cross join lateral (
         select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
@@ -908,6 +918,7 @@ begin
       p.owned,
       p.code = 'applied' and not p.started as lost,
       p.ordinal,
+      p.tenant,
       p.key,
       p.fingerprint,
       case when p.started then p.steps end as steps,
@@ -917,7 +928,7 @@ begin
           when p.started then p.instance
           when p.code = 'instance-exists' then
             pawl_private.instance_row(
-              p_tenant_id => p_tenant, p_id => p.existing_id, p_workflow => p.workflow,
+              p_tenant_id => p.tenant, p_id => p.existing_id, p_workflow => p.workflow,
               p_business_key => p.business_key)
         end,
         case when p.started then p.actions end,
@@ -928,11 +939,11 @@ begin
   loop
     if not v_row.owned then
       v_ordinals := v_ordinals || v_row.ordinal;
+      v_tenants := v_tenants || v_row.tenant;
       v_keys := v_keys || v_row.key;
       v_fingerprints := v_fingerprints || v_row.fingerprint;
     elsif v_row.lost then
       v_lost := v_lost || v_row.ordinal;
-      v_lost_keys := v_lost_keys || v_row.key;
     else
       if v_row.steps is not null then
         perform pawl_private.append_history(
@@ -943,7 +954,7 @@ begin
       if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
         insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
         values (
-          p_tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
+          v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
       return next v_row.outcome;
@@ -953,22 +964,23 @@ begin
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
   if v_lost is not null then
-    foreach v_key in array v_lost_keys loop
-      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    foreach v_place in array v_lost loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenants[v_place] and k.key = p_keys[v_place];
     end loop;
     return query
     select
       c.ordinal, 'instance-exists', false,
       pawl_private.instance_row(
-        p_tenant_id => p_tenant, p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
+        p_tenant_id => p_tenants[c.ordinal], p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
       null::text[], null::text[], null::jsonb
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
       select i.id, i.workflow, i.business_key
       from pawl.instance i
-      where i.tenant_id = p_tenant
+      where i.tenant_id = p_tenants[c.ordinal]
         and i.workflow = p_workflows[c.ordinal]
         and i.business_key = p_business_keys[c.ordinal]
+        and (i.status = 'active' or not i.business_key_reusable)
       limit 1
     ) i;
     get diagnostics v_found = row_count;
@@ -980,12 +992,12 @@ begin
   if v_ordinals is not null then
     return query select r.*
     from pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_tenants => v_tenants, p_keys => v_keys,
       p_fingerprints => v_fingerprints, p_events => '{}') r;
   end if;
 end
 $$;
-revoke execute on function pawl."create"(text,text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[]) from public;
+revoke execute on function pawl."create"(text[],text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[]) from public;
 
 create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -995,7 +1007,7 @@ declare
   v_outcome pawl.outcome;
 begin
   select * into strict v_outcome from pawl.create(
-    p_tenant => p_tenant, p_workflows => array[p_workflow], p_contexts => array[p_context],
+    p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],
@@ -1241,7 +1253,7 @@ end
 $$;
 revoke execute on function pawl.delivery_replay(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
 
-create function pawl.delivery_route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean) returns record
+create function pawl.delivery_route(p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean, OUT wanted boolean) returns record
 language plpgsql volatile security definer
 set enable_seqscan = 'off'
 set jit = 'off'
@@ -1255,7 +1267,7 @@ declare
   v_batch pg_snapshot;
   v_place bigint;
 begin
-  leads := false; steps := 0; deliveries := 0; more := false;
+  leads := false; steps := 0; deliveries := 0; more := false; wanted := true;
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
   if not found then
     return;
@@ -1263,6 +1275,7 @@ begin
   v_batch := coalesce(v_consumer.batch, v_snapshot);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
+    wanted := false;
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
       leads := pawl.consumer_advance(
         p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,
@@ -1507,7 +1520,7 @@ end
 $$;
 revoke execute on function pawl.final_instances(integer,interval,text,text[],text,text,text,uuid) from public;
 
-create function pawl.fire(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_by_timer boolean DEFAULT false) returns SETOF pawl.outcome
+create function pawl.fire(p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_by_timer boolean DEFAULT false) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -1517,15 +1530,23 @@ declare
   v_setting pawl.setting;
   v_now timestamptz := pawl.now();
   v_seen boolean[];
+  v_rounds integer[] := '{1}';
+  v_last_round integer := 1;
+  v_undecided integer[] := '{}';
   v_row record;
   v_ordinals integer[];
+  v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
   v_events text[];
 begin
-  if cardinality(p_ids) > 1 and (select count(distinct c.id) from unnest(p_ids) as c (id)) < cardinality(p_ids) then
-    perform pawl_private.raise_condition(
-      'instance-repeated', 'fire: an instance is named twice in one call; move it one step at a time');
+  if cardinality(p_ids) > 1 then
+    select array_agg(c.round order by c.ordinal), max(c.round)
+    into v_rounds, v_last_round
+    from (
+      select c.ordinal, row_number() over (partition by c.tenant, c.id order by c.ordinal)::integer as round
+      from unnest(p_tenants, p_ids) with ordinality as c (tenant, id, ordinal)
+    ) c;
   end if;
 
   select
@@ -1534,9 +1555,9 @@ begin
       select (
         select true
         from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
       )
-      from unnest(p_keys) as c (key)) as seen
+      from unnest(p_tenants, p_keys) as c (tenant, key)) as seen
   into strict v_row
   from pawl.setting g;
   v_setting := v_row.setting;
@@ -1547,14 +1568,16 @@ begin
     from (
       select
         array_agg(c.ordinal::integer) as ordinals,
+        array_agg(c.tenant) as tenants,
         array_agg(c.key) as keys,
         array_agg(pawl_private.fingerprint(c.id, c.event, c.payload)) as fingerprints,
         array_agg(c.event) as events
-      from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
+      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, v_seen)
+        with ordinality as c (tenant, id, event, payload, key, seen, ordinal)
       where c.seen
     ) c
     cross join lateral pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => c.ordinals, p_keys => c.keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => c.ordinals, p_tenants => c.tenants, p_keys => c.keys,
       p_fingerprints => c.fingerprints, p_events => c.events) r;
     if true = all (v_seen) then
       return;
@@ -1562,11 +1585,16 @@ begin
   end if;
 
   perform i.found
-  from (select c.id from unnest(p_ids, v_seen) as c (id, seen) where c.seen is not true order by c.id) c
+  from (
+    select distinct c.id, c.tenant
+    from unnest(p_tenants, p_ids, v_seen) as c (tenant, id, seen)
+    where c.seen is not true
+    order by c.id, c.tenant
+  ) c
   cross join lateral (
     select true as found
     from pawl.instance i
-    where i.tenant_id = p_tenant and i.id = c.id
+    where i.tenant_id = c.tenant and i.id = c.id
     limit 1
     for no key update
   ) i;
@@ -1574,141 +1602,157 @@ begin
   -- The clock is read under the lock, so that time rises with the version.
   v_now := pawl.now();
 
-  for v_row in
-    with decided as materialized (
-      select
-        c.ordinal::integer as ordinal,
-        c.event,
-        c.payload,
-        nullif(c.key, '') as key,
-        case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
-        c.actor,
-        nullif(c.reason, '') as reason,
-        nullif(c.correlation_id, '') as correlation_id,
-        nullif(c.traceparent, '') as traceparent,
-        d.*
-      from unnest(
-          p_ids, p_events, p_payloads, p_keys, p_expected, p_checked, p_actors, p_reasons, p_correlation_ids,
-          p_traceparents, v_seen
-        ) with ordinality as c (
-          id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, ordinal)
-      cross join lateral pawl_private.decide(
-        p_tenant => p_tenant, p_now => v_now, p_setting => v_setting,
-        p_command => (
-          c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
-        )::pawl_private.fire_command) d
-      where c.seen is not true
-    ),
-    claimed as (
-      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
-        v_now + v_setting.idempotency_ttl
-      from decided d
-      where d.key is not null and pawl_private.is_decision(d.code)
-      order by d.key, d.ordinal
-      on conflict on constraint idempotency_key_pkey do update
-      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at
-      where k.expires_at <= v_now
-      -- The instance tells two commands with one key apart.
-      returning k.key, k.instance_id
-    ),
-    -- The commands whose decision is this call's to make.
-    owned as materialized (
-      select d.ordinal
-      from decided d
-      where d.code <> 'seen' and (
-        d.key is null
-        or not pawl_private.is_decision(d.code)
-        or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+  for v_round in 1 .. v_last_round loop
+    for v_row in
+      with decided as materialized (
+        select
+          c.ordinal::integer as ordinal,
+          c.tenant,
+          c.event,
+          c.payload,
+          nullif(c.key, '') as key,
+          case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
+          c.actor,
+          nullif(c.reason, '') as reason,
+          nullif(c.correlation_id, '') as correlation_id,
+          nullif(c.traceparent, '') as traceparent,
+          d.*
+        from unnest(
+            p_tenants, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked, p_actors, p_reasons,
+            p_correlation_ids, p_traceparents, v_seen, v_rounds
+          ) with ordinality as c (
+            tenant, id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, round,
+            ordinal)
+        cross join lateral pawl_private.decide(
+          p_now => v_now, p_setting => v_setting,
+          p_command => (
+            c.tenant, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
+          )::pawl_private.fire_command) d
+        where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
+      ),
+      claimed as (
+        insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+        select distinct on (d.tenant, d.key)
+          d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+          v_now + v_setting.idempotency_ttl
+        from decided d
+        where d.key is not null and pawl_private.is_decision(d.code)
+        order by d.tenant, d.key, d.ordinal
+        on conflict on constraint idempotency_key_pkey do update
+        set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+          version = excluded.version, expires_at = excluded.expires_at
+        where k.expires_at <= v_now
+        -- The instance tells two commands with one key apart.
+        returning k.tenant_id, k.key, k.instance_id
+      ),
+      -- The commands whose decision is this call's to make.
+      owned as materialized (
+        select d.ordinal
+        from decided d
+        where d.code <> 'seen' and (
+          d.key is null
+          or not pawl_private.is_decision(d.code)
+          or (d.tenant, d.key, (d.instance).id) in (select k.tenant_id, k.key, k.instance_id from claimed k)
+        )
+      ),
+      -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
+      moved as (
+        -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
+        -- can change. An update with a join is not bound to the full key.
+        insert into pawl.instance as i
+        select (d.instance).*
+        from decided d
+        where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+        on conflict on constraint instance_pkey do update
+        set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
+          state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
+          state_hash = excluded.state_hash
+      ),
+      appended as (
+        insert into pawl.history (
+          tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+        select
+          i.tenant_id, i.id, i.version, i.workflow, i.workflow_version,
+          case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
+          d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
+          case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
+          coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+        from decided d
+        cross join lateral (select (d.instance).*) i
+        where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+          and d.steps is null
+      ),
+      armed as (
+        insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+        select d.tenant, (d.instance).id, d.due_at, (d.instance).version, 0
+        from decided d
+        where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+          and d.due_at is not null
+        on conflict on constraint timer_pkey do update
+        set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
+        -- A timer that is due too early is corrected when it is due.
+        where t.due_at > excluded.due_at or t.due_at <= v_now
       )
-    ),
-    -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
-    moved as (
-      -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
-      -- can change. An update with a join is not bound to the full key.
-      insert into pawl.instance as i
-      select (d.instance).*
-      from decided d
-      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-      on conflict on constraint instance_pkey do update
-      set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
-        state_hash = excluded.state_hash
-    ),
-    appended as (
-      insert into pawl.history (
-        tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-        context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, i.id, i.version, i.workflow, i.workflow_version,
-        case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
-        d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
-        case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
-        coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+        d.ordinal in (select o.ordinal from owned o) as owned,
+        d.ordinal,
+        d.tenant,
+        d.key,
+        d.fingerprint,
+        d.event,
+        case
+          when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
+        end as disarmed,
+        d.steps,
+        (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
       from decided d
-      cross join lateral (select (d.instance).*) i
-      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-        and d.steps is null
-    ),
-    armed as (
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, (d.instance).id, d.due_at, (d.instance).version, 0
-      from decided d
-      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-        and d.due_at is not null
-      on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
-      -- A timer that is due too early is corrected when it is due.
-      where t.due_at > excluded.due_at or t.due_at <= v_now
-    )
-    select
-      d.ordinal in (select o.ordinal from owned o) as owned,
-      d.ordinal,
-      d.key,
-      d.fingerprint,
-      d.event,
-      case
-        when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
-      end as disarmed,
-      d.steps,
-      (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
-    from decided d
-  loop
-    if not v_row.owned then
-      v_ordinals := v_ordinals || v_row.ordinal;
-      v_keys := v_keys || v_row.key;
-      v_fingerprints := v_fingerprints || v_row.fingerprint;
-      v_events := v_events || v_row.event;
-      continue;
-    end if;
-    if v_row.steps is not null then
-      perform pawl_private.append_history(
-        p_steps => v_row.steps,
-        p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-        p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
-        p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
-        p_reason => p_reasons[v_row.ordinal],
-        p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
-        p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
-    end if;
-    if v_row.disarmed is not null then
-      -- One by one: a delete with a join would not be bound to the full key.
-      delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.disarmed;
-    end if;
-    return next v_row.outcome;
+    loop
+      if not v_row.owned then
+        v_ordinals := v_ordinals || v_row.ordinal;
+        v_tenants := v_tenants || v_row.tenant;
+        v_keys := v_keys || v_row.key;
+        v_fingerprints := v_fingerprints || v_row.fingerprint;
+        v_events := v_events || v_row.event;
+        continue;
+      end if;
+      if v_row.steps is not null then
+        perform pawl_private.append_history(
+          p_steps => v_row.steps,
+          p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
+          p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
+          p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
+          p_reason => p_reasons[v_row.ordinal],
+          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+      end if;
+      if v_row.disarmed is not null then
+        -- One by one: a delete with a join would not be bound to the full key.
+        delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
+      end if;
+      if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
+        -- The caller checks the payload and calls again. Until then, what comes later must not overtake it.
+        v_undecided := v_undecided || array(
+          select c.ordinal::integer
+          from unnest(p_tenants, p_ids, v_seen) with ordinality as c (tenant, id, seen, ordinal)
+          where c.tenant = v_row.tenant and c.id = p_ids[v_row.ordinal] and c.ordinal > v_row.ordinal
+            and c.seen is not true);
+      end if;
+      return next v_row.outcome;
+    end loop;
   end loop;
+  return query select u.ordinal, 'undecided', false, null::pawl.instance, null::text[], null::text[], null::jsonb
+  from unnest(v_undecided) as u (ordinal);
 
   if v_ordinals is not null then
     return query select r.*
     from pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_tenants => v_tenants, p_keys => v_keys,
       p_fingerprints => v_fingerprints, p_events => v_events) r;
   end if;
 end
 $$;
-revoke execute on function pawl.fire(text,uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean) from public;
+revoke execute on function pawl.fire(text[],uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean) from public;
 
 create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -1718,7 +1762,7 @@ declare
   v_outcome pawl.outcome;
 begin
   select * into strict v_outcome from pawl.fire(
-    p_tenant => p_tenant, p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
+    p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
     p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
@@ -1811,6 +1855,15 @@ as $$
   order by e.event
 $$;
 revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
+
+create function pawl.instances(p_tenants text[], p_ids uuid[]) returns SETOF pawl.instance
+language sql stable parallel safe
+as $$
+  select i.*
+  from unnest(p_tenants, p_ids) as c (tenant, id)
+  cross join lateral (select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1) i
+$$;
+revoke execute on function pawl.instances(text[],uuid[]) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql immutable
@@ -2097,9 +2150,9 @@ as $$
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   cross join lateral pawl_private.decide(
-    p_tenant => p_tenant, p_now => n.now, p_setting => (select g from pawl.setting g),
+    p_now => n.now, p_setting => (select g from pawl.setting g),
     p_command => (
-      c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+      p_tenant, c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
     )::pawl_private.fire_command) d
 $$;
 revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
@@ -2857,9 +2910,9 @@ begin
     select d.*
     into strict v_decided
     from pawl_private.decide(
-      p_tenant => p_instance.tenant_id, p_now => p_at, p_setting => p_setting,
+      p_now => p_at, p_setting => p_setting,
       p_command => (
-        p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
+        p_instance.tenant_id, p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;
@@ -2949,7 +3002,7 @@ end
 $$;
 revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb)
+create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -2973,7 +3026,8 @@ as $$
         ),
         '{}')
     end,
-    t.payload_schema
+    t.payload_schema,
+    t.guard_text
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -3021,7 +3075,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status, s.state_hash
+    select t.target, t.context, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -3038,7 +3092,7 @@ begin
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
-      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
@@ -3225,7 +3279,7 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 revoke execute on function pawl_private.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
 
-create function pawl_private.decide(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
+create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
 language sql stable
 as $$
   select
@@ -3251,7 +3305,7 @@ as $$
   left join lateral (
     select i.*
     from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = p_tenant and i.id = (p_command).id
+    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
     union all
     select ((p_command).instance).*
     where (p_command).instance is distinct from null
@@ -3314,12 +3368,12 @@ as $$
         p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            jsonb_build_object(
-              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
           else i.error
         end) as next
       offset 0
@@ -3352,7 +3406,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = p_tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,
@@ -3360,7 +3414,7 @@ as $$
     offset 0
   ) o
 $$;
-revoke execute on function pawl_private.decide(text,timestamp with time zone,pawl.setting,pawl_private.fire_command) from public;
+revoke execute on function pawl_private.decide(timestamp with time zone,pawl.setting,pawl_private.fire_command) from public;
 
 create function pawl_private.definition_fault(p_definition jsonb) returns text
 language sql stable
@@ -3381,6 +3435,7 @@ as $$
           then format('there are more than %s states', g.state_limit)
         when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
         when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
         ) then 'ttl.target must name a final state'
@@ -3561,9 +3616,10 @@ $$;
 revoke execute on function pawl_private.definition_transitions(jsonb) from public;
 
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
@@ -3578,7 +3634,8 @@ as $$
       'correlation_id', p_instance.correlation_id,
       'created_at', pawl_private.rfc3339(p_instance.created_at),
       'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
-      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)));
+end
 $$;
 revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
 
@@ -3586,6 +3643,16 @@ create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
 revoke execute on function pawl_private.duration(text) from public;
+
+create function pawl_private.failure(p_event text, p_state text, p_guard text, p_reason text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object('event', p_event, 'state', p_state, 'reason', p_reason)
+    || case when p_guard is null then '{}' else jsonb_build_object('guard', p_guard) end;
+end
+$$;
+revoke execute on function pawl_private.failure(text,text,text,text) from public;
 
 create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
 language sql stable parallel safe
@@ -3604,7 +3671,7 @@ begin
   for v_outcome in
     select o.code, o.ordinal, (i)::pawl.instance as instance
     from pawl.fire(
-      p_tenant => p_tenant, p_ids => p_ids, p_events => p_events,
+      p_tenants => array_fill(p_tenant, array[cardinality(p_ids)]), p_ids => p_ids, p_events => p_events,
       p_payloads => array(
         select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
       p_keys => v_none,
@@ -3643,14 +3710,17 @@ $$;
 revoke execute on function pawl_private.fire_timer_batch(text,uuid[],bigint[],text[],integer[],timestamp with time zone[]) from public;
 
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select array_agg(t.guard_text order by t.position)
-  from pawl.workflow_transition t
-  where t.workflow = p_workflow
-    and t.workflow_version = p_workflow_version
-    and t.source = p_state
-    and t.event = p_event
+begin
+  return (
+    select array_agg(t.guard_text order by t.position)
+    from pawl.workflow_transition t
+    where t.workflow = p_workflow
+      and t.workflow_version = p_workflow_version
+      and t.source = p_state
+      and t.event = p_event);
+end
 $$;
 revoke execute on function pawl_private.guards(text,integer,text,text) from public;
 
@@ -3687,14 +3757,14 @@ end
 $$;
 revoke execute on function pawl_private.instance_retains(text,uuid,timestamp with time zone) from public;
 
-create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint) returns pawl.instance
+create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_business_key_reusable boolean DEFAULT false, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
-revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint) from public;
+revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,boolean,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint) from public;
 
 create function pawl_private.is_decision(p_code text) returns boolean
 language sql immutable parallel safe
@@ -3702,11 +3772,13 @@ as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $
 revoke execute on function pawl_private.is_decision(text) from public;
 
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+end
 $$;
 revoke execute on function pawl_private.knows_event(text,integer,text) from public;
 
@@ -3919,19 +3991,19 @@ end
 $$;
 revoke execute on function pawl_private.refuse(pawl.outcome,uuid,text,bigint) from public;
 
-create function pawl_private.replay(p_tenant text, p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
+create function pawl_private.replay(p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
 as $$
 declare
-  v_key text;
+  v_claim record;
   v_found integer;
 begin
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
-    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+    for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop
       update pawl.idempotency_key k
       set expires_at = p_now + p_setting.idempotency_ttl
-      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+      where k.tenant_id = v_claim.tenant and k.key = v_claim.key and k.expires_at > p_now;
     end loop;
   end if;
 
@@ -3944,7 +4016,8 @@ begin
       pawl_private.instance_row(
         p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
         p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
-        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_context => a.context, p_business_key => a.business_key,
+        p_business_key_reusable => a.business_key_reusable, p_correlation_id => a.correlation_id,
         p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
         p_expires_at => a.expires_at, p_error => a.error)
     end,
@@ -3953,15 +4026,15 @@ begin
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb
-  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
-    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+    select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
   ) k
   cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
   left join lateral (
     select a.*
     from pawl.instance_at a
-    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    where r.same and a.tenant_id = c.tenant and a.id = k.instance_id and a.version = k.version
     limit 1
   ) a on true
   left join lateral (
@@ -3977,7 +4050,7 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl_private.replay(text,timestamp with time zone,pawl.setting,integer[],text[],bytea[],text[]) from public;
+revoke execute on function pawl_private.replay(timestamp with time zone,pawl.setting,integer[],text[],text[],bytea[],text[]) from public;
 
 create function pawl_private.rfc3339(p_at timestamp with time zone) returns text
 language sql stable parallel safe
@@ -4059,11 +4132,12 @@ as $$
 begin
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
-    pawl_private.duration(p_definition ->> 'retention'), p_definition -> 'context_schema',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';

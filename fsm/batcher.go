@@ -3,10 +3,16 @@ package fsm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
+
+// maxChain is how many commands for one instance share a call at most. The engine carries them out in
+// rounds, so each costs the other commands of the call a statement's time.
+const maxChain = 16
 
 // A batcher lets commands that arrive together share a call. Commands queue; a few flushers each take
 // everything that waits, up to a cap, and make one call with it. There is no timer: a command that
@@ -14,23 +20,29 @@ import (
 // flusher is a goroutine that lives while there is work. C is the type of the commands, and R that of
 // their results.
 //
-// Commands that exclude one another, since they are for one instance or have one key, are never in flight
-// together and keep their order. Each command has names. There is a line for each name, in which the
-// commands with that name stand. A command may be taken when it is the first in all of its lines. So
-// taking a batch does not look at the commands that must wait, however many they are.
+// Commands that exclude one another, since they are for one instance or have one key, keep their order,
+// and are never in flight in two calls. Each command has names. There is a line for each name, in which
+// the commands with that name stand. A command may be taken when it is the first in all of its lines. So
+// taking a batch does not look at the commands that must wait, however many they are. If a call has room
+// left, it also takes commands that are behind others of the same call in the line of their instance
+// only: a chain.
+//
+// A call has commands of any tenants. Tenants take turns, with one command at each turn. So a tenant with
+// many waiting commands delays another's by no more than the calls in flight.
 type batcher[C, R any] struct {
 	// flush completes or fails each of the commands, does not panic, and returns whether the database
 	// is away.
 	flush    func([]*pending[C, R]) (away bool)
 	flushers int
 	cap      int
-	maxQueue int
+	maxQueue int // How many commands may wait if all are of one tenant.
 	// patience is for how long a command may have waited, when the database turns out to be away, without
 	// being failed.
 	patience time.Duration
 
 	mu      sync.Mutex
-	ready   []*pending[C, R]            // May be taken, in order.
+	queues  map[string]*queue[C, R]     // By tenant; those of which commands wait.
+	turns   []*queue[C, R]              // Those with ready commands, in the order of their turns.
 	lines   map[string][]*pending[C, R] // By name; the first of a line is ready or in flight.
 	waiting int                         // Commands that are not in flight: ready or in line.
 	running int                         // Flushers.
@@ -38,19 +50,53 @@ type batcher[C, R any] struct {
 	idle    *sync.Cond // Signalled when running falls to 0.
 }
 
+// A queue has the commands of one tenant that may be taken.
+type queue[C, R any] struct {
+	tenant string
+	// freed were behind others before. They are taken before those that are ready, since most of them have
+	// waited longer.
+	freed, ready []*pending[C, R]
+	waiting      int // Of the tenant, ready or in line.
+	inTurns      bool
+}
+
+// pop takes the next command that may be taken, or nil.
+func (q *queue[C, R]) pop() *pending[C, R] {
+	from := &q.freed
+	if len(q.freed) == 0 {
+		from = &q.ready
+	}
+	if len(*from) == 0 {
+		return nil
+	}
+	p := (*from)[0]
+	(*from)[0] = nil // The array lives on, and would keep the command.
+	*from = (*from)[1:]
+	return p
+}
+
 // pending is a command on its way. It ends with complete or fail.
 type pending[C, R any] struct {
 	ctx     context.Context
 	command C
 	tenant  string
-	// exclusive are its names: it is never in flight together with a command that has one of them.
+	// exclusive are its names: it is never in flight in another call together with a command that has one
+	// of them. chain is the one of them that commands of one call may share; empty for none.
 	exclusive []string
+	chain     string
+	// next is the command behind this one in the line of its chain.
+	next *pending[C, R]
 	// behind counts the lines in which it is not the first.
 	behind int
+	// taken: it is in flight.
+	taken  bool
+	queue  *queue[C, R]
 	queued time.Time
 
-	// checked is the checksum of the schema that the document was checked against; empty for none.
+	// checked is the checksum of the schema that the document was checked against; empty for none. checks
+	// counts for how many schemas that was done.
 	checked string
+	checks  int
 	// unanswered: the answer to a call with this command was lost, and the call may have had its effect.
 	unanswered bool
 
@@ -59,11 +105,19 @@ type pending[C, R any] struct {
 	done   chan struct{}
 }
 
+// newPending returns a command with its names. The tenant is part of each name.
 func newPending[C, R any](ctx context.Context, c C, tenant string, exclusive ...string) *pending[C, R] {
 	for i := range exclusive {
 		exclusive[i] = tenant + " " + exclusive[i]
 	}
 	return &pending[C, R]{ctx: ctx, command: c, tenant: tenant, exclusive: exclusive, done: make(chan struct{})}
+}
+
+// chained returns a command that may share a call with those before it in the line of its chain.
+func chained[C, R any](ctx context.Context, c C, tenant, chain string, exclusive ...string) *pending[C, R] {
+	p := newPending[C, R](ctx, c, tenant, append(exclusive, chain)...)
+	p.chain = p.exclusive[len(exclusive)]
+	return p
 }
 
 // complete ends a command with its result.
@@ -115,52 +169,89 @@ func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) (away bool
 	b := &batcher[C, R]{
 		flush: flush, flushers: config.Flushers, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
-		lines:    map[string][]*pending[C, R]{},
+		queues:   map[string]*queue[C, R]{}, lines: map[string][]*pending[C, R]{},
 	}
 	b.idle = sync.NewCond(&b.mu)
 	return b
 }
 
-// submit queues commands in order, or fails all of them if they cannot be queued.
+// submit queues commands in order. If those of one tenant that follow one another cannot be queued, it
+// fails them.
 func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
-	if err := b.offer(commands...); err != nil {
-		for _, p := range commands {
-			p.fail(err)
+	for len(commands) > 0 {
+		n := 1
+		for n < len(commands) && commands[n].tenant == commands[0].tenant {
+			n++
 		}
+		if err := b.offer(commands[:n]...); err != nil {
+			for _, p := range commands[:n] {
+				p.fail(err)
+			}
+		}
+		commands = commands[n:]
 	}
 }
 
-// offer queues commands in order: all of them, or none if the queue has no room for all or is closed.
+// offer queues commands of one tenant in order: all of them, or none if the queue has no room for all or
+// is closed. There are 2 * maxQueue places. No more commands of a tenant wait than places are left free. So a
+// tenant alone can take maxQueue of them, and the more tenants there are, the less each of them can take.
 func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	tenant := commands[0].tenant
+	q := b.queues[tenant]
+	if q == nil {
+		q = &queue[C, R]{tenant: tenant}
+	}
 	switch {
 	case b.closed:
 		return &Error{Kind: Unavailable, Message: "the service is shutting down; try again"}
-	case b.waiting+len(commands) > b.maxQueue:
+	case q.waiting+len(commands) > 2*b.maxQueue-b.waiting-len(commands):
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting; try again"}
 	}
+	b.queues[tenant] = q
 	now := time.Now()
 	for _, p := range commands {
-		p.queued = now
+		p.queued, p.queue = now, q
 		for _, x := range p.exclusive {
-			if len(b.lines[x]) > 0 {
+			line := b.lines[x]
+			if len(line) > 0 {
 				p.behind++
+				if x == p.chain {
+					line[len(line)-1].next = p
+				}
 			}
-			b.lines[x] = append(b.lines[x], p)
+			b.lines[x] = append(line, p)
 		}
 		if p.behind == 0 {
-			b.ready = append(b.ready, p)
+			q.ready = append(q.ready, p)
 		}
 	}
-	b.waiting += len(commands)
+	b.count(q, len(commands))
+	b.turn(q)
 	b.grow()
 	return nil
 }
 
+// count adds to the number of a tenant's commands that wait. The lock is held.
+func (b *batcher[C, R]) count(q *queue[C, R], n int) {
+	b.waiting += n
+	if q.waiting += n; q.waiting == 0 {
+		delete(b.queues, q.tenant)
+	}
+}
+
+// turn gives a tenant a turn after all others, if it has commands that may be taken. The lock is held.
+func (b *batcher[C, R]) turn(q *queue[C, R]) {
+	if !q.inTurns && len(q.freed)+len(q.ready) > 0 {
+		q.inTurns = true
+		b.turns = append(b.turns, q)
+	}
+}
+
 // grow starts a flusher if there is work and fewer than flushers run. The lock is held.
 func (b *batcher[C, R]) grow() {
-	if len(b.ready) > 0 && b.running < b.flushers {
+	if len(b.turns) > 0 && b.running < b.flushers {
 		b.running++
 		go b.run()
 	}
@@ -187,12 +278,9 @@ func (b *batcher[C, R]) step() bool {
 	b.mu.Unlock()
 	away := b.flush(batch)
 	b.mu.Lock()
-	var freed []*pending[C, R]
 	for _, p := range batch {
-		freed = append(freed, b.leave(p)...)
+		b.leave(p)
 	}
-	// The freed commands arrived before the ready ones.
-	b.ready = append(freed, b.ready...)
 	if away {
 		// The next call is likely to fail too, and as late as this one. Commands that have waited for
 		// long already fail now; the others are called.
@@ -206,48 +294,73 @@ func (b *batcher[C, R]) step() bool {
 	return true
 }
 
-// take removes the commands of the next call from the queue: ready commands of one tenant.
+// take removes the commands of the next call from the queues.
 func (b *batcher[C, R]) take() []*pending[C, R] {
-	b.drop((*pending[C, R]).gaveUp)
 	var batch []*pending[C, R]
-	rest := b.ready[:0]
-	for i, p := range b.ready {
-		if len(batch) == b.cap {
-			rest = append(rest, b.ready[i:]...)
-			break
+	for len(b.turns) > 0 && len(batch) < b.cap {
+		q := b.turns[0]
+		b.turns[0] = nil
+		b.turns, q.inTurns = b.turns[1:], false
+		p := q.pop()
+		b.turn(q)
+		if err := p.gaveUp(); err != nil {
+			b.refuse(p, err)
+			continue
 		}
-		if len(batch) > 0 && p.tenant != batch[0].tenant {
-			rest = append(rest, p)
-		} else {
-			batch = append(batch, p)
-		}
+		batch = append(batch, b.takeOne(p))
 	}
-	clear(b.ready[len(rest):])
-	b.ready = rest
-	b.waiting -= len(batch)
+	// Chains get the room that is left.
+	last := batch
+	for n := 1; n < maxChain && len(last) > 0; n++ {
+		taken := len(batch)
+		for _, p := range last {
+			if next := p.next; next != nil && next.behind == 1 && len(batch) < b.cap && next.gaveUp() == nil {
+				batch = append(batch, b.takeOne(next))
+			}
+		}
+		last = batch[taken:]
+	}
 	return batch
 }
 
-// drop fails the ready commands for which refuse returns an error. A command that becomes ready by that is
-// treated in the same way.
-func (b *batcher[C, R]) drop(refuse func(*pending[C, R]) error) {
-	rest := b.ready[:0]
-	for i := 0; i < len(b.ready); i++ { // ready grows meanwhile.
-		p := b.ready[i]
-		if err := refuse(p); err != nil {
-			p.fail(err)
-			b.waiting--
-			b.ready = append(b.ready, b.leave(p)...)
-		} else {
-			rest = append(rest, p)
-		}
-	}
-	clear(b.ready[len(rest):])
-	b.ready = rest
+// takeOne notes that a command is in flight, and returns it.
+func (b *batcher[C, R]) takeOne(p *pending[C, R]) *pending[C, R] {
+	p.taken = true
+	b.count(p.queue, -1)
+	return p
 }
 
-// leave takes a command out of its lines, and returns the commands that may be taken because of that.
-func (b *batcher[C, R]) leave(p *pending[C, R]) (freed []*pending[C, R]) {
+// refuse fails a command that has left its queue.
+func (b *batcher[C, R]) refuse(p *pending[C, R], err error) {
+	p.fail(err)
+	b.count(p.queue, -1)
+	b.leave(p)
+}
+
+// drop fails the commands that may be taken and for which refused returns an error. A command that may be
+// taken because of that is treated in the same way.
+func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
+	for _, q := range slices.Collect(maps.Values(b.queues)) {
+		var kept []*pending[C, R]
+		for p := q.pop(); p != nil; p = q.pop() { // Commands are freed meanwhile.
+			if err := refused(p); err != nil {
+				b.refuse(p, err)
+			} else {
+				kept = append(kept, p)
+			}
+		}
+		q.ready = kept
+		b.turn(q)
+	}
+	b.turns = slices.DeleteFunc(b.turns, func(q *queue[C, R]) bool {
+		q.inTurns = len(q.ready) > 0
+		return !q.inTurns
+	})
+}
+
+// leave takes a command out of its lines. The commands that may be taken because of that get into their
+// queues.
+func (b *batcher[C, R]) leave(p *pending[C, R]) {
 	for _, x := range p.exclusive {
 		line := b.lines[x]
 		line[0] = nil // The array lives on, and would keep the command.
@@ -256,11 +369,12 @@ func (b *batcher[C, R]) leave(p *pending[C, R]) (freed []*pending[C, R]) {
 			continue
 		}
 		b.lines[x] = line
-		if line[0].behind--; line[0].behind == 0 {
-			freed = append(freed, line[0])
+		if line[0].behind--; line[0].behind == 0 && !line[0].taken {
+			line[0].queue.freed = append(line[0].queue.freed, line[0])
+			b.turn(line[0].queue)
 		}
 	}
-	return freed
+	p.next = nil
 }
 
 // close refuses new commands, and waits until those that were accepted have ended.

@@ -172,29 +172,124 @@ func TestBatcherKeepsExclusionAndOrder(t *testing.T) {
 	})
 }
 
-func TestBatcherCallsForOneTenant(t *testing.T) {
+// Tenants take turns. A tenant with 10,000 waiting commands delays another's by no more than a call.
+func TestBatcherIsFairToTenants(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, MaxBatch: 4, MaxQueue: 10000})
+		of := func(tenant, name string) *fsm.Call { return fsm.NewCall(t.Context(), name, tenant, "x"+name) }
+		submit(t, b, of("t", "0"))
+		c := next(t, calls, "0")
+		for n := range 10000 {
+			submit(t, b, of("t", fmt.Sprint("flood", n)))
+		}
+		submit(t, b, of("u", "u1"), of("u", "u2"))
+		submit(t, b, of("v", "v1"))
+		close(c.finish)
+		c = next(t, calls, "flood0", "u1", "v1", "flood1")
+		submit(t, b, of("w", "w1"))
+		close(c.finish)
+		close(next(t, calls, "u2", "flood2", "w1", "flood3").finish)
+		for n := 4; n < 10000; n += 4 {
+			close(next(t, calls, fmt.Sprint("flood", n), fmt.Sprint("flood", n+1), fmt.Sprint("flood", n+2), fmt.Sprint("flood", n+3)).finish)
+		}
+		idle(t, b)
+	})
+}
+
+// A tenant that fills the queue leaves room for others.
+func TestBatcherKeepsRoomForTenants(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, MaxBatch: 100, MaxQueue: 8})
+		of := func(tenant string) *fsm.Call { return fsm.NewCall(t.Context(), tenant, tenant) }
+		submit(t, b, of("first"))
+		c := next(t, calls, "first")
+		for _, room := range []int{8, 4, 2, 1} {
+			tenant := fmt.Sprint(room)
+			for range room {
+				submit(t, b, of(tenant))
+			}
+			fsmtest.Refused(t, b.Submit(of(tenant)), fsm.Unavailable)
+		}
+		close(c.finish)
+		close(next(t, calls, "8", "4", "2", "1", "8", "4", "2", "8", "4", "8", "4", "8", "8", "8", "8").finish)
+		idle(t, b)
+	})
+}
+
+// Commands for one instance share a call, in their order, if the call has room.
+func TestBatcherChains(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2, MaxBatch: 6})
+		of := func(name, instance, key string) *fsm.Call {
+			return fsm.NewChained(t.Context(), name, "t", "instance "+instance, "key "+key)
+		}
+		submit(t, b, of("a0", "a", "0"))
+		c := next(t, calls, "a0")
+		// Nothing for a joins the call that is being made, nor another call.
+		submit(t, b, of("a1", "a", "1"), of("b1", "b", "2"))
+		other := next(t, calls, "b1")
+		submit(t, b, of("a2", "a", "2"), of("a3", "a", "3"), of("b2", "b", "4"), of("b3", "b", "5"), of("c", "c", "3"))
+		close(c.finish)
+		// a2 has the key of b1, which is in flight. a3 is behind a2, and c behind a3.
+		c = next(t, calls, "a1")
+		close(other.finish)
+		other = next(t, calls, "b2", "b3")
+		close(c.finish)
+		c = next(t, calls, "a2", "a3")
+		close(other.finish)
+		none(t, calls)
+		close(c.finish)
+		close(next(t, calls, "c").finish)
+		idle(t, b)
+
+		// A chain ends before a command that is given up.
+		submit(t, b, of("first", "x", "9"))
+		c = next(t, calls, "first")
+		submit(t, b, of("second", "y", "10"))
+		other = next(t, calls, "second")
+		gone, goAway := context.WithCancel(t.Context())
+		abandoned := fsm.NewChained(gone, "y2", "t", "instance y", "key 30")
+		for n := range 3 {
+			submit(t, b, of(fmt.Sprint("x", n), "x", fmt.Sprint("x", n)))
+		}
+		submit(t, b, of("y0", "y", "31"), of("y1", "y", "32"), abandoned, of("y3", "y", "33"), of("z", "z", "34"))
+		close(c.finish)
+		c = next(t, calls, "x0", "z", "x1", "x2")
+		close(other.finish)
+		goAway()
+		other = next(t, calls, "y0", "y1")
+		close(c.finish)
+		close(other.finish)
+		close(next(t, calls, "y3").finish)
+		idle(t, b)
+	})
+}
+
+// A chain is bounded: its rounds cost the other commands of the call time.
+func TestBatcherBoundsChains(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b, calls := gated(fsm.Config{Flushers: 1})
-		of := func(tenant, name string) *fsm.Call { return fsm.NewCall(t.Context(), name, tenant, "x"+name) }
-		submit(t, b, of("t", "1"), of("u", "2"), of("t", "3"), of("u", "4"), of("v", "5"))
-		c := next(t, calls, "1", "3")
-		// One tenant's flood keeps nobody out: the oldest command is always in the next call.
-		flood := make([]string, 100)
-		for n := range flood {
-			flood[n] = fmt.Sprint("flood", n)
-			submit(t, b, of("t", flood[n]))
+		var names []string
+		for n := range 40 {
+			names = append(names, fmt.Sprint(n))
+			submit(t, b, fsm.NewChained(t.Context(), names[n], "t", "hot", fmt.Sprint("key", n)))
 		}
-		close(c.finish)
-		c = next(t, calls, "2", "4")
-		submit(t, b, of("u", "6"))
-		close(c.finish)
-		close(next(t, calls, "5").finish)
-		c = next(t, calls, flood...)
-		submit(t, b, of("t", "7"))
-		close(c.finish)
-		close(next(t, calls, "6").finish)
-		close(next(t, calls, "7").finish)
+		synctest.Wait()
+		taken := 0
+		for taken < len(names) {
+			c := <-calls
+			n := len(c.commands)
+			if n > fsm.MaxChain || !slices.Equal(c.names(), names[taken:taken+n]) {
+				t.Fatalf("a call of %q", c.names())
+			}
+			taken += n
+			close(c.finish)
+			synctest.Wait()
+		}
 		idle(t, b)
 	})
 }
@@ -286,7 +381,7 @@ func TestBatcherShedsWhatWaitedLong(t *testing.T) {
 			_, err := p.Wait()
 			fsmtest.Refused(t, err, fsm.Unavailable)
 		}
-		close(next(t, calls, "4", "5").finish)
+		close(next(t, calls, "5", "4").finish)
 		idle(t, b)
 
 		// A call that was answered sheds nobody, however long it took.
@@ -381,9 +476,6 @@ func TestBatcherUnderLoad(t *testing.T) {
 			t.Errorf("a call of %d", len(commands))
 		}
 		for _, p := range commands {
-			if p.Tenant() != commands[0].Tenant() {
-				t.Errorf("tenants %s and %s in one call", p.Tenant(), commands[0].Tenant())
-			}
 			executed[p]++
 			for _, x := range p.Exclusive() {
 				if inFlight[x] {

@@ -78,12 +78,14 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
 				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, "key "+c.Key)
+				guess(s, p, s.guesses.forCreate(c.Workflow), c.Context)
 				creates, waits[i] = append(creates, p), p.wait
 			}
 		case FireCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
-				p := newPending[FireCommand, Result](ctx, c, c.Tenant, "key "+c.Key, "instance "+c.ID.String())
+				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), "key "+c.Key)
+				guess(s, p, s.guesses.forFire(c.ID, c.Event), c.Payload)
 				fires, waits[i] = append(fires, p), p.wait
 			}
 		}
@@ -146,7 +148,7 @@ func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]
 		return Result{}, err
 	}
 	p := newPending[FireCommand, Result](context.Background(), *c, c.Tenant)
-	for range maxRounds {
+	for {
 		outcome, err := call(p)
 		if err != nil {
 			return Result{}, err
@@ -155,5 +157,4 @@ func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]
 			return result, err
 		}
 	}
-	return Result{}, errSchemaKeepsChanging
 }

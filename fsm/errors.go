@@ -285,8 +285,8 @@ func fromDatabase(err error) *Error {
 }
 
 // conditions are the kinds of the conditions that functions of the database raise, by SQLSTATE. The
-// table pawl_private.condition lists the conditions too, and a test compares the two. Three are missing
-// here: PW001, which the service never causes, and PW40L and PW40R, which are for an operator.
+// table pawl_private.condition lists the conditions too, and a test compares the two. Two are missing
+// here: PW40L and PW40R, which are for an operator.
 var conditions = map[string]Kind{
 	"PW400": Malformed,
 	"PW404": InstanceNotFound,

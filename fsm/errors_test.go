@@ -52,7 +52,6 @@ func TestFromDatabase(t *testing.T) {
 		"workflow not found":      {code("PW40W"), fsm.WorkflowNotFound},
 		"event id too old":        {code("PW410"), fsm.EventIDTooOld},
 		"invalid definition":      {code("PW42D"), fsm.InvalidDefinition},
-		"twice in a call":         {code("PW001"), fsm.Internal},
 		"unique violation":        {code("23505"), fsm.Internal},
 		"check violation":         {code("23514"), fsm.Internal},
 		"no function":             {code("42883"), fsm.Internal},

@@ -73,6 +73,18 @@ func TestEventlessRefusals(t *testing.T) {
 	}
 	fsmtest.SameJSON(t, r.Instance.Error, `{"event":"fail","state":"D","reason":"why"}`)
 
+	// The guard of the transition that led to the failure is named.
+	guarded := fsmtest.On(t, pool, fsm.Config{}, `{"name":"guarded","initial":"A","states":{
+		"A":{"on":{"go":[{"target":"F","guard":"$.payload.x == 1"},{"target":"B"}]}},
+		"B":{"always":{"target":"F","guard":"$.payload.x == 2"}},
+		"F":{"type":"final","outcome":"failed"}}}`)
+	for payload, want := range map[string]string{
+		`{"x":1}`: `{"event":"go","state":"A","reason":null,"guard":"$.payload.x == 1"}`,
+		`{"x":2}`: `{"event":"go","state":"B","reason":null,"guard":"$.payload.x == 2"}`,
+	} {
+		fsmtest.SameJSON(t, fsmtest.Fire(t, guarded, fsmtest.Create(t, guarded, "guarded", `{}`).ID, "go", payload).Error, want)
+	}
+
 	// A caller in SQL has an exception.
 	_, err = pool.Exec(t.Context(), `select pawl.fire_one($1, 'loop', '{"x":1,"by":0}')`, neighbour.ID)
 	if err == nil || !strings.Contains(err.Error(), "PW42G") || !strings.Contains(err.Error(), "come to rest") && !strings.Contains(err.Error(), "coming to rest") {

@@ -13,12 +13,20 @@ import (
 
 // The batcher is tested with a call of the test's own, which no exported function takes.
 
+// MaxChain is how many commands for one instance share a call at most.
+const MaxChain = maxChain
+
 // Call is a command on its way through a Batcher.
 type Call = pending[string, Result]
 
 // NewCall returns a command that shares its names with no command in flight.
 func NewCall(ctx context.Context, command, tenant string, exclusive ...string) *Call {
 	return newPending[string, Result](ctx, command, tenant, exclusive...)
+}
+
+// NewChained returns a command that may share a call with those before it in the line of its chain.
+func NewChained(ctx context.Context, command, tenant, chain string, exclusive ...string) *Call {
+	return chained[string, Result](ctx, command, tenant, chain, exclusive...)
 }
 
 func (p *pending[C, R]) Command() C          { return p.command }

@@ -16,8 +16,9 @@ import (
 
 // create calls the engine, and returns one outcome for each command, in their order.
 func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateCommand, Result]) ([]queries.Outcome, error) {
-	p := queries.CreateParams{Tenant: batch[0].tenant}
+	var p queries.CreateParams
 	for _, c := range batch {
+		p.Tenants = append(p.Tenants, c.tenant)
 		p.Workflows = append(p.Workflows, c.command.Workflow)
 		p.Contexts = append(p.Contexts, c.command.Context)
 		p.Keys = append(p.Keys, c.command.Key)
@@ -44,8 +45,9 @@ func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateComm
 
 // fire calls the engine, and returns one outcome for each command, in their order.
 func fire(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand, Result]) ([]queries.Outcome, error) {
-	p := queries.FireParams{Tenant: batch[0].tenant}
+	var p queries.FireParams
 	for _, c := range batch {
+		p.Tenants = append(p.Tenants, c.tenant)
 		p.Ids = append(p.Ids, c.command.ID)
 		p.Events = append(p.Events, c.command.Event)
 		p.Payloads = append(p.Payloads, c.command.Payload)
@@ -84,12 +86,6 @@ func (s *Service) flushFires(batch []*pending[FireCommand, Result]) (away bool) 
 	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.blame})
 }
 
-// maxRounds is how many calls a command gets. It needs two if its document must be checked, and more only
-// if the schema changes between them.
-const maxRounds = 4
-
-var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
-
 // A handling is how the commands of one kind are called and answered.
 type handling[C any] struct {
 	// call calls the engine, and returns one outcome for each command.
@@ -105,10 +101,10 @@ type handling[C any] struct {
 //
 // If the call fails although there is a connection, its commands are called one by one, so that the one to
 // blame harms no other. A command whose document must be checked against a schema is checked and called
-// again before any command behind it is called.
+// again before any command behind it is decided.
 func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away bool) {
 	defer failAll(batch)
-	for range maxRounds {
+	for len(batch) > 0 {
 		var outcomes []queries.Outcome
 		unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
 			outcomes, err = h.call(ctx, s.db.Queries(), batch)
@@ -151,25 +147,40 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away 
 		if len(moved) > 0 {
 			s.config.Moved(moved)
 		}
-		if batch = again; len(batch) == 0 {
-			return false
-		}
-	}
-	for _, p := range batch {
-		p.fail(errSchemaKeepsChanging)
+		batch = again
 	}
 	return false
 }
 
-// flushSingly makes a call for each command of a batch, as many at once as there are flushers.
+// flushSingly makes a call for each command of a batch, as many at once as there are flushers. The commands of
+// a chain follow one another. If one of them is Unavailable, say because another transaction holds the
+// instance, so are those behind it: they would wait as long as it did, one after the other.
 func flushSingly[C any](s *Service, batch []*pending[C, Result], h handling[C]) {
+	var chains [][]*pending[C, Result]
+	at := map[string]int{}
+	for _, p := range batch {
+		if i, known := at[p.chain]; known && p.chain != "" {
+			chains[i] = append(chains[i], p)
+		} else {
+			at[p.chain] = len(chains)
+			chains = append(chains, []*pending[C, Result]{p})
+		}
+	}
 	var singles sync.WaitGroup
 	slots := make(chan struct{}, s.config.Flushers)
-	for _, p := range batch {
+	for _, chain := range chains {
 		slots <- struct{}{}
 		singles.Go(func() {
 			defer func() { <-slots }()
-			flush(s, []*pending[C, Result]{p}, h)
+			for i, p := range chain {
+				flush(s, []*pending[C, Result]{p}, h)
+				if errors.Is(p.err, Unavailable) {
+					for _, behind := range chain[i+1:] {
+						behind.fail(p.err)
+					}
+					return
+				}
+			}
 		})
 	}
 	singles.Wait()

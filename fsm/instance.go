@@ -62,6 +62,16 @@ func InstanceOf(i queries.Instance, accepted []string) Instance {
 	}
 }
 
+// InstanceOfRow is InstanceOf for a row of queries.GetInstances.
+func InstanceOfRow(r queries.GetInstancesRow) Instance {
+	return InstanceOf(queries.Instance{
+		TenantID: r.TenantID, ID: r.ID, Workflow: r.Workflow, WorkflowVersion: r.WorkflowVersion, State: r.State,
+		Status: r.Status, Version: r.Version, Context: r.Context, BusinessKey: r.BusinessKey,
+		CorrelationID: r.CorrelationID, CreatedAt: r.CreatedAt, StateChangedAt: r.StateChangedAt,
+		ExpiresAt: r.ExpiresAt, Error: r.Error,
+	}, r.Actions)
+}
+
 // Step is one change of an instance: a row of its history, with the context that it left.
 type Step struct {
 	// Version is the one that the instance reached by the step.

@@ -197,7 +197,7 @@ func TestEveryKind(t *testing.T) {
 
 	// Nobody foresaw that the engine is gone, nor that it answers nonsense.
 	bounded.Exec(t, pool, "drop function pawl.fire")
-	bounded.Exec(t, pool, `create function pawl.fire(text, uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])
+	bounded.Exec(t, pool, `create function pawl.fire(text[], uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])
 		returns setof pawl.outcome language sql as $$
 		select (jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "code": "applied", "replayed": false}')).* $$`)
 	e := fsmtest.Refusal(t, doFire("go", `{}`), fsm.Internal)

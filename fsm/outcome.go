@@ -8,23 +8,38 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
+// maxChecks is for how many schemas a document is checked when the engine asks for it. More than one is
+// needed only if the schema changes between a check and the call that follows it.
+const maxChecks = 4
+
+var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
+
 // answerCreate turns an outcome of the engine into the command's result or error. The outcome may be that
 // the context is still to be checked. Then it is checked here. If it fits its schema, answered is false, and
 // the command must be called again.
 func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	if o.Code == "context-unchecked" {
-		p.checked, err = CheckDocument(&s.schemas, o.Schema, p.command.Context, "/context", InvalidContext)
-		return false, Result{}, err
+		s.guesses.created(p.command.Workflow, o.Schema)
+		return false, Result{}, check(s, p, o.Schema, p.command.Context, "/context", InvalidContext)
+	}
+	if o.Code == "applied" {
+		s.guesses.moved(o)
 	}
 	result, err = resultOf(o, &Error{Replayed: o.Replayed})
 	return true, result, err
 }
 
-// answerFire is answerCreate for an event and its payload.
+// answerFire is answerCreate for an event and its payload. The outcome may also be that nothing was decided,
+// since the payload of an earlier command for the instance is still to be checked.
 func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
-	if o.Code == "payload-unchecked" {
-		p.checked, err = CheckDocument(&s.schemas, o.Schema, p.command.Payload, "/payload", InvalidPayload)
-		return false, Result{}, err
+	switch o.Code {
+	case "payload-unchecked":
+		s.guesses.fired(o, p.command.Event)
+		return false, Result{}, check(s, p, o.Schema, p.command.Payload, "/payload", InvalidPayload)
+	case "undecided":
+		return false, Result{}, nil
+	case "applied":
+		s.guesses.moved(o)
 	}
 	e := &Error{Replayed: o.Replayed}
 	if o.State != nil {
@@ -35,6 +50,23 @@ func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome)
 	}
 	result, err = resultOf(o, e)
 	return true, result, err
+}
+
+// check checks a command's document against the schema that the engine asks for; see CheckDocument.
+func check[C any](s *Service, p *pending[C, Result], schema, document json.RawMessage, pointer string, kind Kind) (err error) {
+	if p.checks++; p.checks > maxChecks {
+		return errSchemaKeepsChanging
+	}
+	p.checked, err = CheckDocument(&s.schemas, schema, document, pointer, kind)
+	return err
+}
+
+// guess checks a command's document against the schema that the engine is likely to ask for, if there is
+// one. If the document does not fit, that is left to the engine's answer.
+func guess[C any](s *Service, p *pending[C, Result], schema, document json.RawMessage) {
+	if schema != nil {
+		p.checked, _ = CheckDocument(&s.schemas, schema, document, "", Malformed)
+	}
 }
 
 // CheckDocument checks a document, which stands at a JSON Pointer in the request, against a JSON Schema. It

@@ -8,11 +8,13 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"weak"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
@@ -144,7 +146,7 @@ func shower(t *testing.T, s *fsmtest.Service, ids []uuid.UUID, n int, prefix str
 func TestStuckRowsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 20 * time.Millisecond, StatementTimeout: bounded.Limit}),
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{LockTimeout: 100 * time.Millisecond, StatementTimeout: bounded.Limit}),
 		fsm.Config{Flushers: 2, CallTimeout: bounded.Limit}, fsmtest.Counter)
 	enough := make(chan struct{})
 	var insistent, others sync.WaitGroup
@@ -183,6 +185,33 @@ func TestStuckRowsHoldUpNobody(t *testing.T) {
 	bounded.Wait(t, "the commands for other rows", others.Wait) // The rows are held still.
 	close(enough)
 	bounded.Wait(t, "the commands for the held rows", insistent.Wait)
+}
+
+// The commands of a chain for a row that is held wait for it once, not one after the other.
+func TestChainWaitsOnce(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	var calls atomic.Int64
+	s := fsmtest.On(t, fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["lock_timeout"] = "100ms"
+		c.ConnConfig.Tracer = fsmtest.Spy{Ended: func(sql string, _ []any) {
+			if strings.Contains(sql, "pawl.fire(") {
+				calls.Add(1)
+			}
+		}}
+	}), fsm.Config{CallTimeout: bounded.Limit}, fsmtest.Counter)
+	i := fsmtest.Create(t, s, "counter", `{"x":0}`)
+	fsmtest.Hold(t, pool, i.ID)
+	commands := make([]fsm.Command, 10)
+	for n := range commands {
+		commands[n] = fsm.FireCommand{ID: i.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)}
+	}
+	for _, r := range s.Do(t.Context(), commands) {
+		fsmtest.Refused(t, r.Err, fsm.Unavailable)
+	}
+	if n := calls.Load(); n != 2 {
+		t.Errorf("%d calls were made, want 2: one for the chain, and one for its first command", n)
+	}
 }
 
 // Callers that go away are answered at once, and what was not sent for them never is.

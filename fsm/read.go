@@ -22,16 +22,20 @@ func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instanc
 	return p.wait()
 }
 
-// flushGets reads instances of one tenant.
+// flushGets reads instances.
 func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
 	defer failAll(batch)
-	ids := make([]uuid.UUID, len(batch))
+	type place struct {
+		tenant string
+		id     uuid.UUID
+	}
+	tenants, ids := make([]string, len(batch)), make([]uuid.UUID, len(batch))
 	for i, p := range batch {
-		ids[i] = p.command
+		tenants[i], ids[i] = p.tenant, p.command
 	}
 	var rows []queries.GetInstancesRow
 	_, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
-		rows, err = s.db.Queries().GetInstances(ctx, queries.GetInstancesParams{TenantID: batch[0].tenant, Ids: ids})
+		rows, err = s.db.Queries().GetInstances(ctx, queries.GetInstancesParams{Tenants: tenants, Ids: ids})
 		return err
 	})
 	if err != nil {
@@ -40,13 +44,13 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
 		}
 		return database.IsConnectionError(err)
 	}
-	found := make(map[uuid.UUID]queries.GetInstancesRow, len(rows))
+	found := make(map[place]Instance, len(rows))
 	for _, r := range rows {
-		found[r.Instance.ID] = r
+		found[place{r.TenantID, r.ID}] = InstanceOfRow(r)
 	}
 	for _, p := range batch {
-		if r, known := found[p.command]; known {
-			p.complete(InstanceOf(r.Instance, r.Actions))
+		if i, known := found[place{p.tenant, p.command}]; known {
+			p.complete(i)
 		} else {
 			p.fail(Errorf(InstanceNotFound, "there is no such instance"))
 		}

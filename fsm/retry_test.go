@@ -134,7 +134,7 @@ func TestOneSpoilsNoOther(t *testing.T) {
 	_, err := s.Preview(t.Context(), fsm.FireCommand{ID: i.ID, Event: "slow", Payload: json.RawMessage(slow)})
 	fsmtest.Refused(t, err, fsm.GuardError)
 	// The same timeout, spent waiting, is not a guard's fault.
-	waitsLong := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: 50 * time.Millisecond, LockTimeout: time.Minute}), fsm.Config{})
+	waitsLong := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: time.Minute}), fsm.Config{})
 	release := fsmtest.Hold(t, plain, i.ID)
 	_, err = waitsLong.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "stop"})
 	fsmtest.Refused(t, err, fsm.Unavailable)

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
@@ -124,6 +126,8 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 		t.Errorf("%d passes: %+v, %v", passes, r, err)
 	}
 
+	// Another service has checked no schema yet, and guesses none.
+	s = fsmtest.On(t, watched, fsm.Config{})
 	schemas = []string{`{"required":["d"]}`}
 	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"c":1}`)})
 	if e := fsmtest.Refusal(t, err, fsm.InvalidContext); !strings.Contains(e.Faults[0].Detail, "'d'") {
@@ -131,11 +135,79 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 	}
 
 	// If it never ends, the caller hears that it may try again.
+	s = fsmtest.On(t, watched, fsm.Config{})
 	for n := range 10 {
 		schemas = append(schemas, fmt.Sprintf(`{"minProperties":%d}`, n))
 	}
 	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"d":1,"2":2,"3":3,"4":4,"5":5,"6":6}`)})
 	fsmtest.Refused(t, err, fsm.Unavailable)
+}
+
+// A document is checked before the call against the schema that is likely to be asked for. A wrong guess
+// changes nothing but the number of calls.
+func TestSchemaIsGuessed(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	var calls atomic.Int64
+	watched := fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.Tracer = fsmtest.Spy{Ended: func(sql string, _ []any) {
+			if strings.Contains(sql, "pawl.create(") || strings.Contains(sql, "pawl.fire(") {
+				calls.Add(1)
+			}
+		}}
+	})
+	s := fsmtest.On(t, watched, fsm.Config{}, checked(`{"required":["a"]}`, `{"required":["n"]}`))
+	create := func(context string) (fsm.Result, error) {
+		return s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(context)})
+	}
+	fire := func(id uuid.UUID, payload string) error {
+		return second(s.Fire(t.Context(), fsm.FireCommand{ID: id, Event: "go", Payload: json.RawMessage(payload)}))
+	}
+	wantCalls := func(what string, want int64) {
+		t.Helper()
+		if got := calls.Swap(0); got != want {
+			t.Errorf("%s: %d calls, want %d", what, got, want)
+		}
+	}
+	var ids []uuid.UUID
+	for n, want := range []int64{2, 1, 1} {
+		r, err := create(`{"a":1}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, r.Instance.ID)
+		wantCalls(fmt.Sprint("create ", n), want)
+	}
+	for n, want := range []int64{2, 1} {
+		if err := fire(ids[n], `{"n":1}`); err != nil {
+			t.Fatal(err)
+		}
+		wantCalls(fmt.Sprint("fire ", n), want)
+	}
+	fsmtest.Refused(t, fire(ids[2], `{}`), fsm.InvalidPayload)
+	wantCalls("a payload that does not fit", 1)
+	fsmtest.Refused(t, second(create(`{}`)), fsm.InvalidContext)
+	wantCalls("a context that does not fit", 1)
+
+	// Another replica registers another version.
+	fsmtest.Register(t, fsmtest.On(t, pool, fsm.Config{}), checked(`{"required":["b"]}`, `{"required":["m"]}`))
+	fsmtest.Refused(t, second(create(`{"a":1}`)), fsm.InvalidContext)
+	wantCalls("a context that fits the guess only", 1)
+	r, err := create(`{"b":1}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCalls("a context that fits", 1)
+	fsmtest.Refused(t, fire(r.Instance.ID, `{"n":1}`), fsm.InvalidPayload)
+	wantCalls("a payload that fits the guess only", 1)
+	if err := fire(ids[2], `{"n":1}`); err != nil {
+		t.Fatal(err)
+	}
+	wantCalls("an instance of the earlier version", 1)
+	if err := fire(r.Instance.ID, `{"m":1}`); err != nil {
+		t.Fatal(err)
+	}
+	wantCalls("an instance of the later version", 1)
 }
 
 // A document that needs a check shares its call with others, and no one overtakes it.

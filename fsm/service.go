@@ -23,10 +23,11 @@ type Config struct {
 	// Flushers is how many calls are made at once, for creates, for fires and for gets each. The more
 	// calls are made at once, the fewer commands share each of them. Default 2.
 	Flushers int
-	// MaxBatch is how many commands share a call. Default 256.
+	// MaxBatch is how many commands share a call, whatever their tenants. Default 256.
 	MaxBatch int
-	// MaxQueue is how many commands may wait, creates, fires and gets each. Those beyond it are
-	// refused at once as Unavailable. Default 8192.
+	// MaxQueue is how many commands of one tenant may wait, creates, fires and gets each, while no other
+	// tenant's do. All tenants together have twice as many places, and a tenant never takes more of them
+	// than it leaves free. Commands beyond that are refused at once as Unavailable. Default 8192.
 	MaxQueue int
 	// CallTimeout is how long to wait for an answer of the database, all repetitions of the call
 	// included. After that the database counts as away. It must be longer than the pool's
@@ -73,6 +74,7 @@ type Service struct {
 	fires   *batcher[FireCommand, Result]
 	gets    *batcher[uuid.UUID, Instance]
 	schemas definition.Schemas
+	guesses guesses
 }
 
 // New returns a Service on a pool whose connections see a migrated schema. The pool should set

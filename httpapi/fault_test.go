@@ -22,16 +22,18 @@ import (
 type proxy struct {
 	*bounded.Proxy
 
-	mu   sync.Mutex
-	mode mode
-	cut  chan struct{} // Closed after a cut.
+	mu      sync.Mutex
+	mode    mode
+	key     string        // Of the command whose answer a cut drops.
+	calling int           // The connection on which that command was sent last.
+	cut     chan struct{} // Closed after a cut.
 }
 
 type mode int
 
 const (
 	passAll mode = iota
-	cutOnce      // Drops the next answer to a command and its connection, then passes.
+	cutOnce      // Drops the next answer to the command with the key and its connection, then passes.
 	cutAll       // Drops like cutOnce, then refuses.
 	refuse       // Accepts connections and closes them.
 	swallow      // Accepts everything and answers nothing.
@@ -49,23 +51,33 @@ func through(t *testing.T, pool *pgxpool.Pool, s setup) (*api, *proxy) {
 }
 
 // set changes the mode. refuse also closes the open connections.
-func (p *proxy) set(m mode) {
+func (p *proxy) set(m mode) { p.setCut(m, "") }
+
+// setCut changes the mode to one that drops the answer to the command with a key.
+func (p *proxy) setCut(m mode, key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mode, p.cut = m, make(chan struct{})
+	p.mode, p.key, p.calling, p.cut = m, key, 0, make(chan struct{})
 	p.Refuse(m == refuse)
 }
 
-// hook recognises the answer to a writing command by its end, ReadyForQuery after
-// CommandComplete, at which point the command is committed.
+// hook recognises a command by its key, among the parameters that the service sends, and the answer to it
+// by its connection and its end: ReadyForQuery after CommandComplete, at which point it is committed.
+// Other calls, such as notifications, pass.
 func (p *proxy) hook(c bounded.Chunk) (pass []byte, keep bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mode == swallow {
 		return nil, true
 	}
-	committed := c.FromServer && bytes.Contains(c.Data, []byte("SELECT 1\x00Z\x00\x00\x00\x05I"))
-	if !committed || p.mode != cutOnce && p.mode != cutAll {
+	if p.mode != cutOnce && p.mode != cutAll {
+		return c.Data, true
+	}
+	if !c.FromServer && bytes.Contains(c.Data, []byte(p.key)) {
+		p.calling = c.Conn
+	}
+	committed := c.FromServer && c.Conn == p.calling && bytes.Contains(c.Data, []byte("SELECT 1\x00Z\x00\x00\x00\x05I"))
+	if !committed {
 		return c.Data, true
 	}
 	if p.mode == cutOnce {
@@ -111,7 +123,7 @@ func TestCommittedButUnanswered(t *testing.T) {
 		t.Run(command.name+", answered at last", func(t *testing.T) {
 			a, key := a.on(t), newKey()
 			steps := a.count("pawl.history")
-			p.set(cutOnce)
+			p.setCut(cutOnce, key)
 			first := command.do(a, key)
 			if first.status >= 300 {
 				t.Fatalf("got %d %s", first.status, first.body)
@@ -125,7 +137,7 @@ func TestCommittedButUnanswered(t *testing.T) {
 		t.Run(command.name+", not answered", func(t *testing.T) {
 			a, key := a.on(t), newKey()
 			steps := a.count("pawl.history")
-			p.set(cutAll)
+			p.setCut(cutAll, key)
 			command.do(a, key).want(http.StatusServiceUnavailable, "unavailable")
 			p.awaitCut(t)
 			if got := a.count("pawl.history"); got != steps+1 {

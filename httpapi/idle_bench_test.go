@@ -49,7 +49,7 @@ func BenchmarkIdleWaiters(b *testing.B) {
 	}
 	defer own.Close()
 	hub := live.NewHub(own, live.HubConfig{})
-	notifier := live.NewNotifier(own)
+	notifier := live.NewNotifier(own, hub)
 	defer notifier.Close()
 	service := fsm.New(own, fsm.Config{Moved: notifier.Moved})
 	defer service.Close()

@@ -83,7 +83,7 @@ func serve(t testing.TB, dsn string, s setup) *api {
 	if err != nil {
 		t.Fatal(err)
 	}
-	notifier := live.NewNotifier(pool)
+	notifier := live.NewNotifier(pool, nil)
 	s.fsm.Moved = notifier.Moved
 	service := fsm.New(pool, s.fsm)
 	t.Cleanup(func() {

@@ -32,7 +32,7 @@ func liveOn(t testing.TB, dsn string, config httpapi.Config) *api {
 		t.Fatal(err)
 	}
 	hub := live.NewHub(pool, live.HubConfig{Poll: 300 * time.Millisecond})
-	notifier := live.NewNotifier(pool)
+	notifier := live.NewNotifier(pool, hub)
 	service := fsm.New(pool, fsm.Config{Moved: notifier.Moved})
 	t.Cleanup(pool.Close)
 	bounded.Run(t, "the hub", hub.Run)

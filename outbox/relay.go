@@ -43,8 +43,8 @@ type RelayConfig struct {
 	// Lease is how long a process leads after it last moved the cursor or renewed the lease.
 	// Default 10 s.
 	Lease time.Duration
-	// Wake, if set, is signalled when there may be new steps. It is a hint.
-	Wake <-chan struct{}
+	// Wake, if set, signals that there may be new steps.
+	Wake Wake
 	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -65,8 +65,18 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Wake == nil {
+		c.Wake = NeverWake
+	}
 	return c
 }
+
+// Wake is called by a process that begins to lead. It returns a channel that is signalled when there may be
+// new steps, and a function that ends the signals. A signal is a hint.
+type Wake func() (signal <-chan struct{}, stop func())
+
+// NeverWake is a Wake without signals.
+func NeverWake() (signal <-chan struct{}, stop func()) { return nil, func() {} }
 
 // A Relay publishes every committed step to a sink on behalf of a consumer, whose cursor is in
 // the database. Any number of processes may run the relay of one consumer: one at a time leads
@@ -104,9 +114,13 @@ type leadership struct {
 	term int64
 	// renewed is when the lease was last renewed, or earlier.
 	renewed time.Time
+	wake    <-chan struct{}
 }
 
 func (l *leadership) run(ctx context.Context) (progress bool, err error) {
+	var stop func()
+	l.wake, stop = l.config.Wake()
+	defer stop()
 	for ctx.Err() == nil {
 		n, more, err := l.relayPage(ctx)
 		progress = progress || n > 0
@@ -212,7 +226,7 @@ func (l *leadership) idle(ctx context.Context) {
 	timer := time.NewTimer(l.config.Poll)
 	defer timer.Stop()
 	select {
-	case <-l.config.Wake:
+	case <-l.wake:
 	case <-timer.C:
 	case <-ctx.Done():
 	}

@@ -16,6 +16,7 @@ type benchCommand struct {
 	Duration    time.Duration `default:"5s" help:"Time of each measurement."`
 	Connections []int         `default:"1,8,64,256" help:"Numbers of connections to fire transitions from."`
 	Only        []string      `placeholder:"NAME" help:"Make only these measurements: ${measurements}. The references are by pgbench and follow the transitions."`
+	Workflows   int           `default:"0" placeholder:"N" help:"Register N workflows of five versions each at the end, and measure transitions before and after."`
 	Grown       bool          `help:"Fill the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys at the end, and measure again. Takes about four minutes and 8 GB of disk."`
 	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures to a file as JSON too."`
 	DatabaseURL string        `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"An empty database to use as its owner; it is left empty. By default a private Postgres is started."`
@@ -23,7 +24,8 @@ type benchCommand struct {
 
 func (b *benchCommand) config() bench.Config {
 	return bench.Config{
-		Instances: b.Instances, Duration: b.Duration, Connections: b.Connections, Only: b.Only, Grown: b.Grown,
+		Instances: b.Instances, Duration: b.Duration, Connections: b.Connections, Only: b.Only, Workflows: b.Workflows,
+		Grown:       b.Grown,
 		DatabaseURL: b.DatabaseURL, Version: version,
 	}
 }

@@ -27,7 +27,7 @@ type serviceFlags struct {
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
 	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The database without a pooler on the way, to listen for notifications; wanted only if --database-url leads to a pooler."`
 	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections to the database; the outbox adds two, and one for each sink."`
-	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands that wait; further ones are answered with 503."`
+	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of a tenant that wait, while no other tenant's do; all tenants have twice as many places. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
 	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time for requests to finish after SIGTERM."`
@@ -97,7 +97,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 	}
 	defer closePool(outboxPool, s.ShutdownTimeout)
 	hub := live.NewHub(pool, live.HubConfig{ListenURL: s.ListenDatabaseURL, Logger: c.log})
-	notifier := live.NewNotifier(pool)
+	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
 		Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,

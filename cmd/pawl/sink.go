@@ -53,10 +53,8 @@ func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, h
 		if err != nil {
 			return err
 		}
-		wake := hub.All()
-		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: wake.C(), Logger: c.log})
+		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: hub.WakeAll, Logger: c.log})
 		group.Go(func() error {
-			defer wake.Close()
 			defer func() { _ = receiver.Close() }()
 			return relay.Run(ctx)
 		})

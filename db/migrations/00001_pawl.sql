@@ -116,7 +116,6 @@ create table pawl_private.condition (
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
 insert into pawl_private.condition (outcome, problem, sqlstate, message) values
-  ('instance-repeated', 'internal', 'PW001', null),
   ('malformed-request', 'malformed-request', 'PW400', 'context and payload must be JSON objects'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),
@@ -238,6 +237,7 @@ create table pawl.workflow (
   ttl interval,
   ttl_target text,
   retention interval,
+  business_key_reusable boolean not null,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamptz not null,
@@ -256,6 +256,7 @@ create table pawl.workflow (
 
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
 comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
+comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within
@@ -510,6 +511,7 @@ as $$
           then format('there are more than %s states', g.state_limit)
         when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
         when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
         ) then 'ttl.target must name a final state'
@@ -581,11 +583,12 @@ as $$
 begin
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
-    pawl_private.duration(p_definition ->> 'retention'), p_definition -> 'context_schema',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';
@@ -676,7 +679,7 @@ insert into pawl_private.privilege (privilege, function) values
 -- owner's writes too.
 --
 -- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another
--- database, and no hot statement crosses tenants.
+-- database. A call may have commands of any tenants; each row is looked up with its command's tenant.
 --
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
@@ -689,19 +692,22 @@ insert into pawl_private.privilege (privilege, function) values
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
 --   2. Lock the instances of the others, in the order of their ids.
 --   3. Read the clock, then decide and write in one statement. A command has an effect only if
---      it has no key, or if this statement claims its key.
+--      it has no key, or if this statement claims its key. If a call has several commands for one
+--      instance, the statement runs once for each round of them.
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
 -- A create has no instance to lock, so it begins with step 3.
 --
 -- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
--- timer. Two cases differ:
+-- timer. Three cases differ:
 --
 --   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
 --     that does not exist, and creates insert business keys in one order.
 --   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
 --     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
+--   * Each round of a call claims its keys in order, but the rounds follow one another. Only calls that
+--     use the same keys for different instances can wait for each other. They end in the same way.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -752,6 +758,7 @@ create table pawl.instance (
   version pawl.version not null,
   context pawl.object not null,
   business_key pawl.key,
+  business_key_reusable boolean not null default false,
   correlation_id pawl.key,
   parent_id uuid,
   created_at timestamptz not null,
@@ -781,15 +788,15 @@ alter table pawl.instance add constraint instance_state_is_declared check (
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
-comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
 -- update. The status is in some indexes: it changes once, with the last transition.
 --
--- A business key names one instance of a workflow for as long as the instance exists. The key
--- comes before the workflow in the index, for lists that filter by key alone.
+-- A business key names one instance of a workflow for as long as the instance exists, or until it is final
+-- if the workflow's keys are reusable.
 create unique index instance_business_key_key on pawl.instance (tenant_id, business_key, workflow)
-  where business_key is not null;
+  where business_key is not null and (status = 'active' or not business_key_reusable);
 -- Lists read by the indexes below: the column that is filtered by, then the status, then the id.
 -- See ListInstances.
 --
@@ -800,6 +807,8 @@ create index instance_status_idx on pawl.instance (tenant_id, status, id)
   where workflow <> '';
 create index instance_workflow_idx on pawl.instance (tenant_id, workflow, status, id)
   where workflow <> '';
+create index instance_business_key_idx on pawl.instance (tenant_id, business_key, status, id)
+  where business_key is not null;
 create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, status, id)
   where correlation_id is not null;
 
@@ -892,7 +901,7 @@ create index timer_due_at_idx on pawl.timer (due_at);
 create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
-  i.business_key, i.correlation_id, i.parent_id, i.created_at,
+  i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
   -- An instance migration may keep the state, which was entered earlier than the step.
   (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
@@ -971,6 +980,7 @@ create type pawl_private.macrostep as (
 -- whether the engine itself ends a timeout or a lifetime. instance: what to decide for, or null to
 -- read the instance with the given id.
 create type pawl_private.fire_command as (
+  tenant text,
   id uuid,
   event text,
   payload jsonb,
@@ -997,6 +1007,7 @@ create function pawl_private.instance_row(
   p_version pawl.version default null,
   p_context pawl.object default null,
   p_business_key pawl.key default null,
+  p_business_key_reusable boolean default false,
   p_correlation_id pawl.key default null,
   p_parent_id uuid default null,
   p_created_at timestamptz default null,
@@ -1009,7 +1020,7 @@ language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
 -- +goose StatementEnd
 
@@ -1036,38 +1047,47 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 -- +goose StatementEnd
 
+-- The planner puts functions in language sql in place, which every session pays for when it plans its first
+-- call. The functions that few calls need are in PL/pgSQL, which reads them when they are called.
+
 -- guards lists the guards of an event in a state, as the definition words them.
 -- +goose StatementBegin
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text)
 returns text[]
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select array_agg(t.guard_text order by t.position)
-  from pawl.workflow_transition t
-  where t.workflow = p_workflow
-    and t.workflow_version = p_workflow_version
-    and t.source = p_state
-    and t.event = p_event
+begin
+  return (
+    select array_agg(t.guard_text order by t.position)
+    from pawl.workflow_transition t
+    where t.workflow = p_workflow
+      and t.workflow_version = p_workflow_version
+      and t.source = p_state
+      and t.event = p_event);
+end
 $$;
 -- +goose StatementEnd
 
 -- knows_event says whether any state of a version of a workflow accepts an event.
 -- +goose StatementBegin
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+end
 $$;
 -- +goose StatementEnd
 
 -- document is what guards and assigns read.
 -- +goose StatementBegin
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
@@ -1082,7 +1102,8 @@ as $$
       'correlation_id', p_instance.correlation_id,
       'created_at', pawl_private.rfc3339(p_instance.created_at),
       'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
-      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)));
+end
 $$;
 -- +goose StatementEnd
 
@@ -1121,12 +1142,13 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: as the
+--          definition words it, or null
 -- +goose StatementBegin
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
   p_document jsonb, p_checked text
-) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb)
+) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -1150,7 +1172,8 @@ as $$
         ),
         '{}')
     end,
-    t.payload_schema
+    t.payload_schema,
+    t.guard_text
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -1170,6 +1193,19 @@ as $$
     order by w.position
     limit 1
   ) t
+$$;
+-- +goose StatementEnd
+
+-- failure says why an instance failed: the command's event (null at a creation), the state that the last
+-- transition left, that transition's guard if it has one, and the command's reason.
+-- +goose StatementBegin
+create function pawl_private.failure(p_event text, p_state text, p_guard text, p_reason text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object('event', p_event, 'state', p_state, 'reason', p_reason)
+    || case when p_guard is null then '{}' else jsonb_build_object('guard', p_guard) end;
+end
 $$;
 -- +goose StatementEnd
 
@@ -1200,7 +1236,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status, s.state_hash
+    select t.target, t.context, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -1217,7 +1253,7 @@ begin
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
-      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
@@ -1273,7 +1309,7 @@ $$;
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 -- +goose StatementBegin
 create function pawl_private.decide(
-  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
+  p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
 ) returns table (
   code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, was_timed boolean,
   guards text[], payload_schema jsonb, steps pawl.instance[]
@@ -1303,7 +1339,7 @@ as $$
   left join lateral (
     select i.*
     from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = p_tenant and i.id = (p_command).id
+    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
     union all
     select ((p_command).instance).*
     where (p_command).instance is distinct from null
@@ -1366,12 +1402,12 @@ as $$
         p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            jsonb_build_object(
-              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
           else i.error
         end) as next
       offset 0
@@ -1404,7 +1440,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = p_tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,
@@ -1421,21 +1457,21 @@ $$;
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 -- +goose StatementBegin
 create function pawl_private.replay(
-  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_keys text[],
+  p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[],
   p_fingerprints bytea[], p_events text[]
 ) returns setof pawl.outcome
 language plpgsql volatile
 as $$
 declare
-  v_key text;
+  v_claim record;
   v_found integer;
 begin
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
-    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+    for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop
       update pawl.idempotency_key k
       set expires_at = p_now + p_setting.idempotency_ttl
-      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+      where k.tenant_id = v_claim.tenant and k.key = v_claim.key and k.expires_at > p_now;
     end loop;
   end if;
 
@@ -1448,7 +1484,8 @@ begin
       pawl_private.instance_row(
         p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
         p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
-        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_context => a.context, p_business_key => a.business_key,
+        p_business_key_reusable => a.business_key_reusable, p_correlation_id => a.correlation_id,
         p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
         p_expires_at => a.expires_at, p_error => a.error)
     end,
@@ -1457,15 +1494,15 @@ begin
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb
-  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
-    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+    select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
   ) k
   cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
   left join lateral (
     select a.*
     from pawl.instance_at a
-    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    where r.same and a.tenant_id = c.tenant and a.id = k.instance_id and a.version = k.version
     limit 1
   ) a on true
   left join lateral (
@@ -1603,9 +1640,8 @@ $$;
 -- Writes:  idempotency_key, instance, history, timer, callback
 -- +goose StatementBegin
 create function pawl.create(
-  p_tenant text,
-  p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[],
-  p_lifetimes interval[], p_checked text[],
+  p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[],
+  p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[],
   p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
   p_callback_urls text[] default null, p_callback_secrets text[] default null
 ) returns setof pawl.outcome
@@ -1620,11 +1656,11 @@ declare
   v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
   v_row record;
   v_ordinals integer[];
+  v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
   v_lost integer[];
-  v_lost_keys text[];
-  v_key text;
+  v_place integer;
   v_found integer;
 begin
   select * into strict v_setting from pawl.setting;
@@ -1635,6 +1671,7 @@ begin
         coalesce(e.refusal, (z.macrostep).refusal, 'applied') as code,
         coalesce((z.macrostep).instance, n.instance) as instance,
         b.id as existing_id,
+        c.tenant,
         c.workflow,
         c.business_key,
         nullif(c.key, '') as key,
@@ -1654,19 +1691,20 @@ begin
         coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as correlation_id,
         nullif(c.traceparent, '') as traceparent
       from unnest(
-          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
-          p_actors, p_reasons, p_correlation_ids, p_traceparents
+          v_ids, p_tenants, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes,
+          p_checked, p_actors, p_reasons, p_correlation_ids, p_traceparents
         ) with ordinality as c (
-          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          id, tenant, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
           actor, reason, correlation_id, traceparent, ordinal)
       left join lateral (
         select true as seen
         from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
+          w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -1681,7 +1719,8 @@ begin
       left join lateral (
         select i.id
         from pawl.instance i
-        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
         limit 1
       ) b on true
       cross join lateral (
@@ -1700,9 +1739,9 @@ begin
       cross join lateral (
         select case when e.refusal is null then
           pawl_private.instance_row(
-            p_tenant_id => p_tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
+            p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
-            p_business_key => nullif(c.business_key, ''),
+            p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
             p_state_hash => s.state_hash)
@@ -1719,17 +1758,17 @@ begin
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+      select distinct on (d.tenant, d.key)
+        d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
         v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.code = 'applied'
-      order by d.key, d.ordinal
+      order by d.tenant, d.key, d.ordinal
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
         version = excluded.version, expires_at = excluded.expires_at
       where k.expires_at <= v_now
-      returning k.key, k.instance_id
+      returning k.tenant_id, k.key, k.instance_id
     ),
     -- Whether the decision is this call's to make.
     owned as materialized (
@@ -1738,7 +1777,7 @@ begin
         d.code <> 'seen' and (
           d.key is null
           or d.code <> 'applied'
-          or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+          or (d.tenant, d.key, (d.instance).id) in (select k.tenant_id, k.key, k.instance_id from claimed k)
         ) as owned
       from decided d
     ),
@@ -1747,8 +1786,9 @@ begin
       select (o.instance).*
       from owned o
       where o.owned and o.code = 'applied'
-      order by o.workflow, o.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      order by o.tenant, o.workflow, o.business_key
+      on conflict (tenant_id, workflow, business_key)
+        where business_key is not null and (status = 'active' or not business_key_reusable) do nothing
       returning id
     ),
     kept as materialized (
@@ -1760,7 +1800,7 @@ begin
         tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
         actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
+        i.tenant_id, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
         p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
       from kept p
       cross join lateral (select (p.instance).*) i
@@ -1768,7 +1808,7 @@ begin
     ),
     armed as (
       insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, (p.instance).id, t.due_at, (p.instance).version, 0
+      select p.tenant, (p.instance).id, t.due_at, (p.instance).version, 0
       from kept p
       cross join lateral (
         select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
@@ -1779,6 +1819,7 @@ begin
       p.owned,
       p.code = 'applied' and not p.started as lost,
       p.ordinal,
+      p.tenant,
       p.key,
       p.fingerprint,
       case when p.started then p.steps end as steps,
@@ -1788,7 +1829,7 @@ begin
           when p.started then p.instance
           when p.code = 'instance-exists' then
             pawl_private.instance_row(
-              p_tenant_id => p_tenant, p_id => p.existing_id, p_workflow => p.workflow,
+              p_tenant_id => p.tenant, p_id => p.existing_id, p_workflow => p.workflow,
               p_business_key => p.business_key)
         end,
         case when p.started then p.actions end,
@@ -1799,11 +1840,11 @@ begin
   loop
     if not v_row.owned then
       v_ordinals := v_ordinals || v_row.ordinal;
+      v_tenants := v_tenants || v_row.tenant;
       v_keys := v_keys || v_row.key;
       v_fingerprints := v_fingerprints || v_row.fingerprint;
     elsif v_row.lost then
       v_lost := v_lost || v_row.ordinal;
-      v_lost_keys := v_lost_keys || v_row.key;
     else
       if v_row.steps is not null then
         perform pawl_private.append_history(
@@ -1814,7 +1855,7 @@ begin
       if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
         insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
         values (
-          p_tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
+          v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
       return next v_row.outcome;
@@ -1824,22 +1865,23 @@ begin
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
   if v_lost is not null then
-    foreach v_key in array v_lost_keys loop
-      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    foreach v_place in array v_lost loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenants[v_place] and k.key = p_keys[v_place];
     end loop;
     return query
     select
       c.ordinal, 'instance-exists', false,
       pawl_private.instance_row(
-        p_tenant_id => p_tenant, p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
+        p_tenant_id => p_tenants[c.ordinal], p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
       null::text[], null::text[], null::jsonb
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
       select i.id, i.workflow, i.business_key
       from pawl.instance i
-      where i.tenant_id = p_tenant
+      where i.tenant_id = p_tenants[c.ordinal]
         and i.workflow = p_workflows[c.ordinal]
         and i.business_key = p_business_keys[c.ordinal]
+        and (i.status = 'active' or not i.business_key_reusable)
       limit 1
     ) i;
     get diagnostics v_found = row_count;
@@ -1851,7 +1893,7 @@ begin
   if v_ordinals is not null then
     return query select r.*
     from pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_tenants => v_tenants, p_keys => v_keys,
       p_fingerprints => v_fingerprints, p_events => '{}') r;
   end if;
 end
@@ -1885,7 +1927,7 @@ declare
   v_outcome pawl.outcome;
 begin
   select * into strict v_outcome from pawl.create(
-    p_tenant => p_tenant, p_workflows => array[p_workflow], p_contexts => array[p_context],
+    p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],
@@ -1900,8 +1942,9 @@ $$;
 
 -- 20_instance/fire.sql
 
--- fire moves instances along one transition each, and the eventless ones that follow, and records
--- what was decided.
+-- fire moves instances along one transition for each command, and the eventless ones that follow, and
+-- records what was decided. Commands for one instance are carried out in their order, in rounds: the
+-- first command of each instance, then the second of each, and so on. All are in one transaction.
 -- p_expected: '' for none, '*' for any version, else an array literal of the versions that will do,
 --             such as '{3}'
 -- p_checked:  the checksum of the payload schema that the caller has checked the payload against,
@@ -1909,16 +1952,16 @@ $$;
 -- p_by_timer: whether the engine itself ends timeouts or lifetimes. Such a command claims no key: the
 --             version that it expects is gone afterwards. In history its key is that version, as 'timer:3'
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
---          caller must check before it calls again
--- Raises:  PW001 the same instance twice in one call; 40001 a key vanished while it was read: try
---          again; what a guard or an assign raises although its errors are suppressed
+--          caller must check before it calls again. 'undecided' is the outcome of the commands for the
+--          same instance after it
+-- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises although
+--          its errors are suppressed
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
 -- Writes:  idempotency_key, instance, history, timer
 -- +goose StatementBegin
 create function pawl.fire(
-  p_tenant text,
-  p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[],
-  p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
+  p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[],
+  p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
   p_by_timer boolean default false
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
@@ -1930,15 +1973,23 @@ declare
   v_setting pawl.setting;
   v_now timestamptz := pawl.now();
   v_seen boolean[];
+  v_rounds integer[] := '{1}';
+  v_last_round integer := 1;
+  v_undecided integer[] := '{}';
   v_row record;
   v_ordinals integer[];
+  v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
   v_events text[];
 begin
-  if cardinality(p_ids) > 1 and (select count(distinct c.id) from unnest(p_ids) as c (id)) < cardinality(p_ids) then
-    perform pawl_private.raise_condition(
-      'instance-repeated', 'fire: an instance is named twice in one call; move it one step at a time');
+  if cardinality(p_ids) > 1 then
+    select array_agg(c.round order by c.ordinal), max(c.round)
+    into v_rounds, v_last_round
+    from (
+      select c.ordinal, row_number() over (partition by c.tenant, c.id order by c.ordinal)::integer as round
+      from unnest(p_tenants, p_ids) with ordinality as c (tenant, id, ordinal)
+    ) c;
   end if;
 
   select
@@ -1947,9 +1998,9 @@ begin
       select (
         select true
         from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
       )
-      from unnest(p_keys) as c (key)) as seen
+      from unnest(p_tenants, p_keys) as c (tenant, key)) as seen
   into strict v_row
   from pawl.setting g;
   v_setting := v_row.setting;
@@ -1960,14 +2011,16 @@ begin
     from (
       select
         array_agg(c.ordinal::integer) as ordinals,
+        array_agg(c.tenant) as tenants,
         array_agg(c.key) as keys,
         array_agg(pawl_private.fingerprint(c.id, c.event, c.payload)) as fingerprints,
         array_agg(c.event) as events
-      from unnest(p_ids, p_events, p_payloads, p_keys, v_seen) with ordinality as c (id, event, payload, key, seen, ordinal)
+      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, v_seen)
+        with ordinality as c (tenant, id, event, payload, key, seen, ordinal)
       where c.seen
     ) c
     cross join lateral pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => c.ordinals, p_keys => c.keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => c.ordinals, p_tenants => c.tenants, p_keys => c.keys,
       p_fingerprints => c.fingerprints, p_events => c.events) r;
     if true = all (v_seen) then
       return;
@@ -1975,11 +2028,16 @@ begin
   end if;
 
   perform i.found
-  from (select c.id from unnest(p_ids, v_seen) as c (id, seen) where c.seen is not true order by c.id) c
+  from (
+    select distinct c.id, c.tenant
+    from unnest(p_tenants, p_ids, v_seen) as c (tenant, id, seen)
+    where c.seen is not true
+    order by c.id, c.tenant
+  ) c
   cross join lateral (
     select true as found
     from pawl.instance i
-    where i.tenant_id = p_tenant and i.id = c.id
+    where i.tenant_id = c.tenant and i.id = c.id
     limit 1
     for no key update
   ) i;
@@ -1987,136 +2045,152 @@ begin
   -- The clock is read under the lock, so that time rises with the version.
   v_now := pawl.now();
 
-  for v_row in
-    with decided as materialized (
-      select
-        c.ordinal::integer as ordinal,
-        c.event,
-        c.payload,
-        nullif(c.key, '') as key,
-        case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
-        c.actor,
-        nullif(c.reason, '') as reason,
-        nullif(c.correlation_id, '') as correlation_id,
-        nullif(c.traceparent, '') as traceparent,
-        d.*
-      from unnest(
-          p_ids, p_events, p_payloads, p_keys, p_expected, p_checked, p_actors, p_reasons, p_correlation_ids,
-          p_traceparents, v_seen
-        ) with ordinality as c (
-          id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, ordinal)
-      cross join lateral pawl_private.decide(
-        p_tenant => p_tenant, p_now => v_now, p_setting => v_setting,
-        p_command => (
-          c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
-        )::pawl_private.fire_command) d
-      where c.seen is not true
-    ),
-    claimed as (
-      insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
-        v_now + v_setting.idempotency_ttl
-      from decided d
-      where d.key is not null and pawl_private.is_decision(d.code)
-      order by d.key, d.ordinal
-      on conflict on constraint idempotency_key_pkey do update
-      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-        version = excluded.version, expires_at = excluded.expires_at
-      where k.expires_at <= v_now
-      -- The instance tells two commands with one key apart.
-      returning k.key, k.instance_id
-    ),
-    -- The commands whose decision is this call's to make.
-    owned as materialized (
-      select d.ordinal
-      from decided d
-      where d.code <> 'seen' and (
-        d.key is null
-        or not pawl_private.is_decision(d.code)
-        or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+  for v_round in 1 .. v_last_round loop
+    for v_row in
+      with decided as materialized (
+        select
+          c.ordinal::integer as ordinal,
+          c.tenant,
+          c.event,
+          c.payload,
+          nullif(c.key, '') as key,
+          case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
+          c.actor,
+          nullif(c.reason, '') as reason,
+          nullif(c.correlation_id, '') as correlation_id,
+          nullif(c.traceparent, '') as traceparent,
+          d.*
+        from unnest(
+            p_tenants, p_ids, p_events, p_payloads, p_keys, p_expected, p_checked, p_actors, p_reasons,
+            p_correlation_ids, p_traceparents, v_seen, v_rounds
+          ) with ordinality as c (
+            tenant, id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, round,
+            ordinal)
+        cross join lateral pawl_private.decide(
+          p_now => v_now, p_setting => v_setting,
+          p_command => (
+            c.tenant, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
+          )::pawl_private.fire_command) d
+        where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
+      ),
+      claimed as (
+        insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+        select distinct on (d.tenant, d.key)
+          d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+          v_now + v_setting.idempotency_ttl
+        from decided d
+        where d.key is not null and pawl_private.is_decision(d.code)
+        order by d.tenant, d.key, d.ordinal
+        on conflict on constraint idempotency_key_pkey do update
+        set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+          version = excluded.version, expires_at = excluded.expires_at
+        where k.expires_at <= v_now
+        -- The instance tells two commands with one key apart.
+        returning k.tenant_id, k.key, k.instance_id
+      ),
+      -- The commands whose decision is this call's to make.
+      owned as materialized (
+        select d.ordinal
+        from decided d
+        where d.code <> 'seen' and (
+          d.key is null
+          or not pawl_private.is_decision(d.code)
+          or (d.tenant, d.key, (d.instance).id) in (select k.tenant_id, k.key, k.instance_id from claimed k)
+        )
+      ),
+      -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
+      moved as (
+        -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
+        -- can change. An update with a join is not bound to the full key.
+        insert into pawl.instance as i
+        select (d.instance).*
+        from decided d
+        where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+        on conflict on constraint instance_pkey do update
+        set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
+          state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
+          state_hash = excluded.state_hash
+      ),
+      appended as (
+        insert into pawl.history (
+          tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
+          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+        select
+          i.tenant_id, i.id, i.version, i.workflow, i.workflow_version,
+          case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
+          d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
+          case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
+          coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+        from decided d
+        cross join lateral (select (d.instance).*) i
+        where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+          and d.steps is null
+      ),
+      armed as (
+        insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+        select d.tenant, (d.instance).id, d.due_at, (d.instance).version, 0
+        from decided d
+        where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
+          and d.due_at is not null
+        on conflict on constraint timer_pkey do update
+        set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
+        -- A timer that is due too early is corrected when it is due.
+        where t.due_at > excluded.due_at or t.due_at <= v_now
       )
-    ),
-    -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
-    moved as (
-      -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
-      -- can change. An update with a join is not bound to the full key.
-      insert into pawl.instance as i
-      select (d.instance).*
-      from decided d
-      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-      on conflict on constraint instance_pkey do update
-      set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
-        state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
-        state_hash = excluded.state_hash
-    ),
-    appended as (
-      insert into pawl.history (
-        tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-        context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, i.id, i.version, i.workflow, i.workflow_version,
-        case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
-        d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
-        case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
-        coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+        d.ordinal in (select o.ordinal from owned o) as owned,
+        d.ordinal,
+        d.tenant,
+        d.key,
+        d.fingerprint,
+        d.event,
+        case
+          when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
+        end as disarmed,
+        d.steps,
+        (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
       from decided d
-      cross join lateral (select (d.instance).*) i
-      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-        and d.steps is null
-    ),
-    armed as (
-      insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, (d.instance).id, d.due_at, (d.instance).version, 0
-      from decided d
-      where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-        and d.due_at is not null
-      on conflict on constraint timer_pkey do update
-      set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
-      -- A timer that is due too early is corrected when it is due.
-      where t.due_at > excluded.due_at or t.due_at <= v_now
-    )
-    select
-      d.ordinal in (select o.ordinal from owned o) as owned,
-      d.ordinal,
-      d.key,
-      d.fingerprint,
-      d.event,
-      case
-        when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
-      end as disarmed,
-      d.steps,
-      (d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema)::pawl.outcome as outcome
-    from decided d
-  loop
-    if not v_row.owned then
-      v_ordinals := v_ordinals || v_row.ordinal;
-      v_keys := v_keys || v_row.key;
-      v_fingerprints := v_fingerprints || v_row.fingerprint;
-      v_events := v_events || v_row.event;
-      continue;
-    end if;
-    if v_row.steps is not null then
-      perform pawl_private.append_history(
-        p_steps => v_row.steps,
-        p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-        p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
-        p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
-        p_reason => p_reasons[v_row.ordinal],
-        p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
-        p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
-    end if;
-    if v_row.disarmed is not null then
-      -- One by one: a delete with a join would not be bound to the full key.
-      delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_row.disarmed;
-    end if;
-    return next v_row.outcome;
+    loop
+      if not v_row.owned then
+        v_ordinals := v_ordinals || v_row.ordinal;
+        v_tenants := v_tenants || v_row.tenant;
+        v_keys := v_keys || v_row.key;
+        v_fingerprints := v_fingerprints || v_row.fingerprint;
+        v_events := v_events || v_row.event;
+        continue;
+      end if;
+      if v_row.steps is not null then
+        perform pawl_private.append_history(
+          p_steps => v_row.steps,
+          p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
+          p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
+          p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
+          p_reason => p_reasons[v_row.ordinal],
+          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+      end if;
+      if v_row.disarmed is not null then
+        -- One by one: a delete with a join would not be bound to the full key.
+        delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
+      end if;
+      if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
+        -- The caller checks the payload and calls again. Until then, what comes later must not overtake it.
+        v_undecided := v_undecided || array(
+          select c.ordinal::integer
+          from unnest(p_tenants, p_ids, v_seen) with ordinality as c (tenant, id, seen, ordinal)
+          where c.tenant = v_row.tenant and c.id = p_ids[v_row.ordinal] and c.ordinal > v_row.ordinal
+            and c.seen is not true);
+      end if;
+      return next v_row.outcome;
+    end loop;
   end loop;
+  return query select u.ordinal, 'undecided', false, null::pawl.instance, null::text[], null::text[], null::jsonb
+  from unnest(v_undecided) as u (ordinal);
 
   if v_ordinals is not null then
     return query select r.*
     from pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_tenants => v_tenants, p_keys => v_keys,
       p_fingerprints => v_fingerprints, p_events => v_events) r;
   end if;
 end
@@ -2151,7 +2225,7 @@ declare
   v_outcome pawl.outcome;
 begin
   select * into strict v_outcome from pawl.fire(
-    p_tenant => p_tenant, p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
+    p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
     p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
@@ -2182,6 +2256,20 @@ as $$
     p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
     pawl_private.document(p_instance, p_payload, pawl.now()), '*') t on true
   order by e.event
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/instances.sql
+
+-- instances reads instances by their ids. The planner inlines it, and no plan reads more than the full keys.
+-- Returns: the instances that there are, in no order
+-- +goose StatementBegin
+create function pawl.instances(p_tenants text[], p_ids uuid[]) returns setof pawl.instance
+language sql stable parallel safe
+as $$
+  select i.*
+  from unnest(p_tenants, p_ids) as c (tenant, id)
+  cross join lateral (select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1) i
 $$;
 -- +goose StatementEnd
 
@@ -2223,9 +2311,9 @@ as $$
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   cross join lateral pawl_private.decide(
-    p_tenant => p_tenant, p_now => n.now, p_setting => (select g from pawl.setting g),
+    p_now => n.now, p_setting => (select g from pawl.setting g),
     p_command => (
-      c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+      p_tenant, c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
     )::pawl_private.fire_command) d
 $$;
 -- +goose StatementEnd
@@ -2288,6 +2376,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.create'),
   ('service', 'pawl.fire'),
   ('service', 'pawl.preview'),
+  ('service', 'pawl.instances'),
   ('service', 'pawl.simulate'),
   ('service', 'pawl.outcome_rows'),
   ('service', 'pawl.guard_holds'),
@@ -2380,7 +2469,7 @@ begin
   for v_outcome in
     select o.code, o.ordinal, (i)::pawl.instance as instance
     from pawl.fire(
-      p_tenant => p_tenant, p_ids => p_ids, p_events => p_events,
+      p_tenants => array_fill(p_tenant, array[cardinality(p_ids)]), p_ids => p_ids, p_events => p_events,
       p_payloads => array(
         select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
       p_keys => v_none,
@@ -3827,13 +3916,13 @@ $$;
 -- the cursor. Without subscriptions and callbacks it moves the cursor and reads no step. It renews the lease
 -- when it moves the cursor, and when a third of the lease has passed.
 -- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
---          more: whether there may be more steps
+--          more: whether there may be more steps; wanted: whether there are subscriptions or callbacks
 -- Locks:   consumer
 -- Writes:  consumer, delivery
 -- +goose StatementBegin
 create function pawl.delivery_route(
   p_term bigint, p_limit integer, p_lease interval,
-  out leads boolean, out steps integer, out deliveries integer, out more boolean
+  out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -3848,7 +3937,7 @@ declare
   v_batch pg_snapshot;
   v_place bigint;
 begin
-  leads := false; steps := 0; deliveries := 0; more := false;
+  leads := false; steps := 0; deliveries := 0; more := false; wanted := true;
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
   if not found then
     return;
@@ -3856,6 +3945,7 @@ begin
   v_batch := coalesce(v_consumer.batch, v_snapshot);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
+    wanted := false;
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
       leads := pawl.consumer_advance(
         p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,
@@ -4401,9 +4491,9 @@ begin
     select d.*
     into strict v_decided
     from pawl_private.decide(
-      p_tenant => p_instance.tenant_id, p_now => p_at, p_setting => p_setting,
+      p_now => p_at, p_setting => p_setting,
       p_command => (
-        p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
+        p_instance.tenant_id, p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;

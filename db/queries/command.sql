@@ -1,7 +1,7 @@
 -- name: Fire :many
 select r.*
 from pawl.fire(
-  @tenant::text, @ids::uuid[], @events::text[], @payloads::jsonb[], @keys::text[], @expected::text[],
+  @tenants::text[], @ids::uuid[], @events::text[], @payloads::jsonb[], @keys::text[], @expected::text[],
   @checked::text[], @actors::text[], @reasons::text[], @correlation_ids::text[], @traceparents::text[]) o
 cross join lateral pawl.outcome_rows(o) r;
 
@@ -21,7 +21,7 @@ cross join lateral pawl.outcome_rows(o) r;
 -- name: Create :many
 select r.*
 from pawl.create(
-  @tenant::text, @workflows::text[], @contexts::jsonb[], @keys::text[], @business_keys::text[],
+  @tenants::text[], @workflows::text[], @contexts::jsonb[], @keys::text[], @business_keys::text[],
   @instance_correlation_ids::text[], @lifetimes::interval[], @checked::text[], @actors::text[], @reasons::text[],
   @correlation_ids::text[], @traceparents::text[], sqlc.narg('callback_urls')::text[], sqlc.narg('callback_secrets')::text[]) o
 cross join lateral pawl.outcome_rows(o) r;

@@ -16,14 +16,14 @@ import (
 const create = `-- name: Create :many
 select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
 from pawl.create(
-  $1::text, $2::text[], $3::jsonb[], $4::text[], $5::text[],
+  $1::text[], $2::text[], $3::jsonb[], $4::text[], $5::text[],
   $6::text[], $7::interval[], $8::text[], $9::text[], $10::text[],
   $11::text[], $12::text[], $13::text[], $14::text[]) o
 cross join lateral pawl.outcome_rows(o) r
 `
 
 type CreateParams struct {
-	Tenant                 string
+	Tenants                []string
 	Workflows              []string
 	Contexts               []json.RawMessage
 	Keys                   []string
@@ -41,7 +41,7 @@ type CreateParams struct {
 
 func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, error) {
 	rows, err := q.db.Query(ctx, create,
-		arg.Tenant,
+		arg.Tenants,
 		arg.Workflows,
 		arg.Contexts,
 		arg.Keys,
@@ -97,13 +97,13 @@ func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, erro
 const fire = `-- name: Fire :many
 select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema
 from pawl.fire(
-  $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
+  $1::text[], $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
   $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) o
 cross join lateral pawl.outcome_rows(o) r
 `
 
 type FireParams struct {
-	Tenant         string
+	Tenants        []string
 	Ids            []uuid.UUID
 	Events         []string
 	Payloads       []json.RawMessage
@@ -118,7 +118,7 @@ type FireParams struct {
 
 func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
 	rows, err := q.db.Query(ctx, fire,
-		arg.Tenant,
+		arg.Tenants,
 		arg.Ids,
 		arg.Events,
 		arg.Payloads,

@@ -1,9 +1,8 @@
 -- name: GetInstances :many
-select sqlc.embed(i), s.events as actions
-from pawl.instance i
+select i.*, s.events as actions
+from pawl.instances(@tenants::text[], @ids::uuid[]) i
 join pawl.workflow_state s
-  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-where i.tenant_id = @tenant_id and i.id = any (@ids::uuid[]);
+  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state;
 
 -- GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
 -- name: GetInstanceVersion :one

@@ -15,7 +15,7 @@ import (
 )
 
 const getInstanceVersion = `-- name: GetInstanceVersion :one
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
 left join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -47,6 +47,7 @@ func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersion
 		&i.InstanceAt.Version,
 		&i.InstanceAt.Context,
 		&i.InstanceAt.BusinessKey,
+		&i.InstanceAt.BusinessKeyReusable,
 		&i.InstanceAt.CorrelationID,
 		&i.InstanceAt.ParentID,
 		&i.InstanceAt.CreatedAt,
@@ -82,25 +83,40 @@ func (q *Queries) GetInstanceVersionAt(ctx context.Context, arg GetInstanceVersi
 }
 
 const getInstances = `-- name: GetInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
-from pawl.instance i
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
+from pawl.instances($1::text[], $2::uuid[]) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-where i.tenant_id = $1 and i.id = any ($2::uuid[])
 `
 
 type GetInstancesParams struct {
-	TenantID string
-	Ids      []uuid.UUID
+	Tenants []string
+	Ids     []uuid.UUID
 }
 
 type GetInstancesRow struct {
-	Instance Instance
-	Actions  []string
+	TenantID            string
+	ID                  uuid.UUID
+	Workflow            string
+	WorkflowVersion     int32
+	State               string
+	Status              string
+	Version             int64
+	Context             json.RawMessage
+	BusinessKey         *string
+	BusinessKeyReusable bool
+	CorrelationID       *string
+	ParentID            *uuid.UUID
+	CreatedAt           time.Time
+	StateChangedAt      time.Time
+	ExpiresAt           *time.Time
+	Error               json.RawMessage
+	StateHash           *int64
+	Actions             []string
 }
 
 func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]GetInstancesRow, error) {
-	rows, err := q.db.Query(ctx, getInstances, arg.TenantID, arg.Ids)
+	rows, err := q.db.Query(ctx, getInstances, arg.Tenants, arg.Ids)
 	if err != nil {
 		return nil, err
 	}
@@ -109,22 +125,23 @@ func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]G
 	for rows.Next() {
 		var i GetInstancesRow
 		if err := rows.Scan(
-			&i.Instance.TenantID,
-			&i.Instance.ID,
-			&i.Instance.Workflow,
-			&i.Instance.WorkflowVersion,
-			&i.Instance.State,
-			&i.Instance.Status,
-			&i.Instance.Version,
-			&i.Instance.Context,
-			&i.Instance.BusinessKey,
-			&i.Instance.CorrelationID,
-			&i.Instance.ParentID,
-			&i.Instance.CreatedAt,
-			&i.Instance.StateChangedAt,
-			&i.Instance.ExpiresAt,
-			&i.Instance.Error,
-			&i.Instance.StateHash,
+			&i.TenantID,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.BusinessKeyReusable,
+			&i.CorrelationID,
+			&i.ParentID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.StateHash,
 			&i.Actions,
 		); err != nil {
 			return nil, err
@@ -228,7 +245,7 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 }
 
 const listInstances = `-- name: ListInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
 from (
   select c.id
   from (
@@ -332,6 +349,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.Instance.Version,
 			&i.Instance.Context,
 			&i.Instance.BusinessKey,
+			&i.Instance.BusinessKeyReusable,
 			&i.Instance.CorrelationID,
 			&i.Instance.ParentID,
 			&i.Instance.CreatedAt,

@@ -1,5 +1,5 @@
 -- name: Notify :exec
-select pg_notify('pawl_step', @payload::text);
+select pg_notify(@channel::text, @payload::text);
 
 -- name: LogMoved :one
 select

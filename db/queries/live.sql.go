@@ -82,11 +82,16 @@ func (q *Queries) LogMoved(ctx context.Context, arg LogMovedParams) (LogMovedRow
 }
 
 const notify = `-- name: Notify :exec
-select pg_notify('pawl_step', $1::text)
+select pg_notify($1::text, $2::text)
 `
 
-func (q *Queries) Notify(ctx context.Context, payload string) error {
-	_, err := q.db.Exec(ctx, notify, payload)
+type NotifyParams struct {
+	Channel string
+	Payload string
+}
+
+func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
+	_, err := q.db.Exec(ctx, notify, arg.Channel, arg.Payload)
 	return err
 }
 

@@ -120,43 +120,45 @@ type IdempotencyKey struct {
 }
 
 type Instance struct {
-	TenantID        string
-	ID              uuid.UUID
-	Workflow        string
-	WorkflowVersion int32
-	State           string
-	Status          string
-	Version         int64
-	Context         json.RawMessage
-	BusinessKey     *string
-	CorrelationID   *string
-	ParentID        *uuid.UUID
-	CreatedAt       time.Time
-	StateChangedAt  time.Time
-	ExpiresAt       *time.Time
-	// why the instance failed: {event, state, reason}
+	TenantID            string
+	ID                  uuid.UUID
+	Workflow            string
+	WorkflowVersion     int32
+	State               string
+	Status              string
+	Version             int64
+	Context             json.RawMessage
+	BusinessKey         *string
+	BusinessKeyReusable bool
+	CorrelationID       *string
+	ParentID            *uuid.UUID
+	CreatedAt           time.Time
+	StateChangedAt      time.Time
+	ExpiresAt           *time.Time
+	// why the instance failed: see pawl_private.failure
 	Error json.RawMessage
 	// from the state's row in workflow_state: spares the CHECK a look-up; may be null
 	StateHash *int64
 }
 
 type InstanceAt struct {
-	TenantID        string
-	ID              uuid.UUID
-	Workflow        string
-	WorkflowVersion int32
-	State           string
-	Status          string
-	Version         int64
-	Context         json.RawMessage
-	BusinessKey     *string
-	CorrelationID   *string
-	ParentID        *uuid.UUID
-	CreatedAt       time.Time
-	StateChangedAt  time.Time
-	ExpiresAt       *time.Time
-	Error           json.RawMessage
-	StateHash       *int64
+	TenantID            string
+	ID                  uuid.UUID
+	Workflow            string
+	WorkflowVersion     int32
+	State               string
+	Status              string
+	Version             int64
+	Context             json.RawMessage
+	BusinessKey         *string
+	BusinessKeyReusable bool
+	CorrelationID       *string
+	ParentID            *uuid.UUID
+	CreatedAt           time.Time
+	StateChangedAt      time.Time
+	ExpiresAt           *time.Time
+	Error               json.RawMessage
+	StateHash           *int64
 }
 
 type InstanceMigration struct {
@@ -300,7 +302,9 @@ type Workflow struct {
 	Ttl          pgtype.Interval
 	TtlTarget    *string
 	// how long final instances are kept; the latest version's counts for all versions; null for ever
-	Retention             pgtype.Interval
+	Retention pgtype.Interval
+	// whether a business key may be used again once its instance is final
+	BusinessKeyReusable   bool
 	ContextSchema         json.RawMessage
 	ContextSchemaChecksum *string
 	CreatedAt             time.Time

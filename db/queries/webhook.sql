@@ -80,7 +80,8 @@ from pawl.delivery_replay(
 
 -- name: DeliveryRoute :one
 select
-  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more
+  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more,
+  r.wanted::boolean as wanted
 from pawl.delivery_route(@term::bigint, @row_limit::integer, @lease::interval) r;
 
 -- name: DeliveryDue :many

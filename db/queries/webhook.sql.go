@@ -227,7 +227,8 @@ func (q *Queries) DeliveryReplay(ctx context.Context, arg DeliveryReplayParams) 
 
 const deliveryRoute = `-- name: DeliveryRoute :one
 select
-  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more
+  r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more,
+  r.wanted::boolean as wanted
 from pawl.delivery_route($1::bigint, $2::integer, $3::interval) r
 `
 
@@ -242,6 +243,7 @@ type DeliveryRouteRow struct {
 	Steps      int32
 	Deliveries int32
 	More       bool
+	Wanted     bool
 }
 
 func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (DeliveryRouteRow, error) {
@@ -252,6 +254,7 @@ func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (D
 		&i.Steps,
 		&i.Deliveries,
 		&i.More,
+		&i.Wanted,
 	)
 	return i, err
 }

@@ -31,7 +31,7 @@ func (q *Queries) GetSetting(ctx context.Context) (Setting, error) {
 }
 
 const getWorkflow = `-- name: GetWorkflow :one
-select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, context_schema, context_schema_checksum, created_at, created_by from pawl.workflow where name = $1 order by version desc limit 1
+select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, created_at, created_by from pawl.workflow where name = $1 order by version desc limit 1
 `
 
 func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error) {
@@ -47,6 +47,7 @@ func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error
 		&i.Ttl,
 		&i.TtlTarget,
 		&i.Retention,
+		&i.BusinessKeyReusable,
 		&i.ContextSchema,
 		&i.ContextSchemaChecksum,
 		&i.CreatedAt,
@@ -56,7 +57,7 @@ func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error
 }
 
 const getWorkflowVersion = `-- name: GetWorkflowVersion :one
-select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, context_schema, context_schema_checksum, created_at, created_by from pawl.workflow where name = $1 and version = $2
+select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, created_at, created_by from pawl.workflow where name = $1 and version = $2
 `
 
 type GetWorkflowVersionParams struct {
@@ -77,6 +78,7 @@ func (q *Queries) GetWorkflowVersion(ctx context.Context, arg GetWorkflowVersion
 		&i.Ttl,
 		&i.TtlTarget,
 		&i.Retention,
+		&i.BusinessKeyReusable,
 		&i.ContextSchema,
 		&i.ContextSchemaChecksum,
 		&i.CreatedAt,
@@ -129,7 +131,7 @@ func (q *Queries) JSONPathErrors(ctx context.Context, paths []string) ([]JSONPat
 }
 
 const listWorkflows = `-- name: ListWorkflows :many
-select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.context_schema, w.context_schema_checksum, w.created_at, w.created_by
+select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.created_at, w.created_by
 from pawl.workflow w
 where w.name > $1::text
   and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
@@ -161,6 +163,7 @@ func (q *Queries) ListWorkflows(ctx context.Context, arg ListWorkflowsParams) ([
 			&i.Ttl,
 			&i.TtlTarget,
 			&i.Retention,
+			&i.BusinessKeyReusable,
 			&i.ContextSchema,
 			&i.ContextSchemaChecksum,
 			&i.CreatedAt,

@@ -19,6 +19,7 @@ func (d *Definition) MarshalJSON() ([]byte, error) {
 		Initial        string                  `json:"initial"`
 		TTL            *ttl                    `json:"ttl,omitempty"`
 		RequireVersion bool                    `json:"require_if_match,omitempty"`
+		BusinessKey    string                  `json:"business_key,omitempty"`
 		Retention      string                  `json:"retention,omitempty"`
 		ContextSchema  json.RawMessage         `json:"context_schema,omitempty"`
 		States         map[string]writtenState `json:"states"`
@@ -28,6 +29,9 @@ func (d *Definition) MarshalJSON() ([]byte, error) {
 	}
 	if d.TTL != nil {
 		document.TTL = &ttl{After: FormatDuration(d.TTL.After), Target: d.TTL.Target, Sliding: d.TTL.Sliding}
+	}
+	if d.ReusableKey {
+		document.BusinessKey = "reusable"
 	}
 	if d.Retention > 0 {
 		document.Retention = FormatDuration(d.Retention)

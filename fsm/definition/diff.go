@@ -68,6 +68,13 @@ func (d *differ) definition(a, b *Definition) {
 	case a.RequireVersion && !b.RequireVersion:
 		d.add(Changed, "/require_if_match", "", "events need no longer name the version they expect")
 	}
+	switch {
+	case b.ReusableKey && !a.ReusableKey:
+		d.add(Changed, "/business_key", "", "a business key may be used again once its instance is final")
+	case a.ReusableKey && !b.ReusableKey:
+		d.add(Changed, "/business_key", "callers that use a business key again are refused with instance-exists",
+			"a business key names one instance for as long as the instance exists")
+	}
 	d.schema("/context_schema", "a context", "an instance's context is not checked again, and may lack what the new schema promises to guards and assigns",
 		a.ContextSchema, b.ContextSchema)
 	const older = "final instances that are older are purged, those of older versions too"

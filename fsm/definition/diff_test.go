@@ -48,6 +48,8 @@ func TestDiff(t *testing.T) {
 		{"ttl slides and is shorter", `"30m",`, `"29m", "sliding": true,`, []string{"changed /ttl/after !", "changed /ttl/sliding"}},
 		{"ttl to another state", `"30m", "target": "EXPIRED"`, `"30m", "target": "CANCELLED"`, []string{"changed /ttl/target !"}},
 		{"ttl removed", `"ttl": {"after": "30m", "target": "EXPIRED"},`, ``, []string{"removed /ttl !"}},
+		{"business key", `"require_if_match": false`, `"require_if_match": false, "business_key": "reusable"`, []string{"changed /business_key"}},
+		{"unique again", `"require_if_match": false`, `"require_if_match": false, "business_key": "unique"`, []string{}},
 		{"if match", `"require_if_match": false`, `"require_if_match": true`, []string{"changed /require_if_match !"}},
 		{"context tightened", `"minimum": 0`, `"minimum": 1`, []string{"changed /context_schema !"}},
 		{"context loosened", `"minimum": 0`, `"minimum": -1`, []string{"changed /context_schema"}},

@@ -129,7 +129,7 @@ func join(path, name string) string {
 
 // read reads the whole document.
 func (d *Draft) read(document map[string]any, defaultName string, limits Limits) {
-	d.members("", document, "name", "version", "description", "initial", "ttl", "require_if_match", "retention", "context_schema", "states")
+	d.members("", document, "name", "version", "description", "initial", "ttl", "require_if_match", "business_key", "retention", "context_schema", "states")
 	def := &d.Definition
 	d.outline("", "", document)
 	def.Name = defaultName
@@ -165,6 +165,15 @@ func (d *Draft) read(document map[string]any, defaultName string, limits Limits)
 		}
 	}
 	def.RequireVersion = d.boolean("", document, "require_if_match")
+	if v, given := document["business_key"]; given {
+		switch v {
+		case "unique":
+		case "reusable":
+			def.ReusableKey = true
+		default:
+			d.fault("/business_key", `must be "unique" or "reusable"`)
+		}
+	}
 	if v, given := document["retention"]; given {
 		def.Retention = d.duration("/retention", v)
 	}

@@ -233,6 +233,8 @@ func TestFaults(t *testing.T) {
 		top(`"description":null`):                     {"/description": "string"},
 		top(`"description":""`):                       {"/description": "not empty"},
 		top(`"require_if_match":"yes"`):               {"/require_if_match": "true or false"},
+		top(`"business_key":"once"`):                 {"/business_key": `"unique" or "reusable"`},
+		top(`"business_key":true`):                   {"/business_key": `"unique" or "reusable"`},
 		top(`"require_if_match":null`):                {"/require_if_match": "true or false"},
 		top(`"~x/":1`):                                {"/~0x~1": "not a member"},
 		top(`"context_schema":[]`):                    {"/context_schema": "JSON Schema"},

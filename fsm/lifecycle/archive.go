@@ -116,15 +116,17 @@ func (s *Service) archivePage(ctx context.Context, page final.Page, write func(A
 	}
 	var rows []queries.GetInstancesRow
 	err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		rows, err = q.GetInstances(ctx, queries.GetInstancesParams{TenantID: page.Tenant, Ids: page.IDs})
+		rows, err = q.GetInstances(ctx, queries.GetInstancesParams{
+			Tenants: slices.Repeat([]string{page.Tenant}, len(page.IDs)), Ids: page.IDs,
+		})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(rows, func(a, b queries.GetInstancesRow) int { return slices.Compare(a.Instance.ID[:], b.Instance.ID[:]) })
+	slices.SortFunc(rows, func(a, b queries.GetInstancesRow) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	for _, row := range rows {
-		i := Archived{Tenant: page.Tenant, Instance: fsm.InstanceOf(row.Instance, row.Actions)}
+		i := Archived{Tenant: page.Tenant, Instance: fsm.InstanceOfRow(row)}
 		if i.History, err = s.steps(ctx, page.Tenant, i.ID); err != nil {
 			return written, err
 		}

@@ -2,7 +2,8 @@
 //
 // # What it owns
 //
-//   - [Notifier]: tells all processes, after a commit of this one, which instances have moved.
+//   - [Notifier]: tells the hub, after a commit of this process, which instances have moved, and the other
+//     processes too while somebody waits there.
 //   - [Hub]: listens for what the processes tell, and wakes the [Waiter]s of these instances. A process
 //     has one.
 //   - [Service.Await]: a read that is answered when the instance is as wanted (long polling).
@@ -10,9 +11,13 @@
 //
 // # How a waiter is woken
 //
-//	commit ──▶ Notifier ──NOTIFY──▶ Hub of each process ──▶ Waiters of the instance, its tenant, all
-//	                                 ▲
-//	any other commit ◀──polls────────┘  once a second: what is new since the last snapshot?
+//	commit ──▶ Notifier ──in memory──▶ Hub ──▶ Waiters of the instance, its tenant, all
+//	              └─NOTIFY, if somebody waits there─▶ Hub of another process ──▶ its Waiters
+//	                                                   ▲
+//	any other commit ◀──────────polls──────────────────┘  once a second: what is new since the last snapshot?
+//
+// A hub with waiters announces that by a notification of its own: when the first one comes, and every two
+// seconds. The other processes remember it for six seconds. So where nobody waits, no notification is sent.
 //
 // A wake-up is a hint: a waiter reads again, and may find that nothing changed. Nothing depends on a
 // notification. SQL callers send none, and one may be lost. So while somebody waits, the hub polls once a

@@ -13,5 +13,11 @@ func (h *Hub) Waiters() (n int) {
 	return n
 }
 
+// Forget makes the hub believe that nobody waits elsewhere.
+func (h *Hub) Forget() { h.elsewhere.Store(0) }
+
+// WaitedElsewhere reports whether the hub believes that somebody waits elsewhere.
+func (h *Hub) WaitedElsewhere() bool { return h.waitedElsewhere() }
+
 // Hub is the one that wakes the service's waiters.
 func (s *Service) Hub() *Hub { return s.hub }

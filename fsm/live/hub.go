@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
@@ -52,11 +53,18 @@ const (
 	poolerBackoff = time.Minute
 	// maxSilence is how long the connection may be silent before it is tested.
 	maxSilence = 30 * time.Second
+	// announceEvery is the time between two announcements of a hub with waiters. forgetAfter is how long an
+	// announcement is remembered.
+	announceEvery = 2 * time.Second
+	forgetAfter   = 3 * announceEvery
+	// lookAgain is the time after an announcement by which the other hubs have heard it.
+	lookAgain = 100 * time.Millisecond
 )
 
 // A Hub wakes those who wait for instances to move. A process needs one, however many wait. It has one
-// connection that listens for notifications. While somebody waits, it also polls for steps without a
-// notification. A waiter costs an entry in a map and a channel.
+// connection that listens for notifications. While somebody waits, it announces that to the other processes,
+// which send notifications for no one else, and polls for steps without a notification. A waiter costs an
+// entry in a map and a channel.
 //
 // A step that is committed after a Waiter was made wakes it, after HubConfig.Poll at the latest. A
 // wake-up is a hint: what the waiter reads may be unchanged.
@@ -64,11 +72,15 @@ type Hub struct {
 	pool    *pgxpool.Pool
 	queries *queries.Queries
 	config  HubConfig
+	// id tells this hub's notifications from those of others.
+	id      string
 	running atomic.Bool
 	// deaf: there is no connection that listens.
 	deaf atomic.Bool
-	// look is signalled when poll is to look at once.
-	look chan struct{}
+	// look is signalled when poll is to look at once, and announce when the first waiter has come.
+	look, announce chan struct{}
+	// elsewhere is until when somebody is thought to wait in another process, in Unix nanoseconds.
+	elsewhere atomic.Int64
 
 	mu      sync.Mutex
 	waiters map[topic][]*Waiter
@@ -80,8 +92,8 @@ type Hub struct {
 // somebody else, but polls four times per HubConfig.Poll.
 func NewHub(pool *pgxpool.Pool, config HubConfig) *Hub {
 	return &Hub{
-		pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults(), look: make(chan struct{}, 1),
-		waiters: map[topic][]*Waiter{},
+		pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults(), id: uuid.NewString(),
+		look: make(chan struct{}, 1), announce: make(chan struct{}, 1), waiters: map[topic][]*Waiter{},
 	}
 }
 
@@ -91,9 +103,10 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.deaf.Store(true)
 	h.running.Store(true)
 	defer h.running.Store(false)
-	var listening sync.WaitGroup
-	listening.Go(func() { h.listen(ctx) })
-	defer listening.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { h.listen(ctx) })
+	beside.Go(func() { h.announceWaiters(ctx) })
+	defer beside.Wait()
 	h.poll(ctx)
 	return nil
 }
@@ -144,9 +157,10 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	if session.IsPooled(conn) {
 		return false, errPooler
 	}
-	if _, err := conn.Exec(ctx, "listen "+channel); err != nil {
+	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+waitChannel); err != nil {
 		return false, err
 	}
+	h.somebodyWaits() // Perhaps: nobody heard the announcements that were made before.
 	h.deaf.Store(false)
 	h.config.Logger.DebugContext(ctx, "listening for steps")
 	h.lookNow() // Nobody heard the notifications that were sent before.
@@ -156,7 +170,7 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 		cancel()
 		switch {
 		case err == nil:
-			h.heard(n.Payload)
+			h.heard(n)
 		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
 			return true, err
 		default:
@@ -170,9 +184,73 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// heard wakes the waiters that a notification concerns. A notification does not name the tenants of its
-// instances. If somebody waits for a tenant, heard asks for a look, which finds the tenants.
-func (h *Hub) heard(payload string) {
+// heard wakes the waiters that a notification of another process concerns, or notes that somebody waits
+// there.
+func (h *Hub) heard(n *pgconn.Notification) {
+	sender, payload, _ := strings.Cut(n.Payload, " ")
+	switch {
+	case sender == h.id:
+	case n.Channel == waitChannel:
+		h.somebodyWaits()
+	default:
+		h.moved(payload)
+	}
+}
+
+// somebodyWaits notes that somebody waits in another process.
+func (h *Hub) somebodyWaits() { h.elsewhere.Store(time.Now().Add(forgetAfter).UnixNano()) }
+
+// waitedElsewhere reports whether somebody may wait in another process. A hub that hears nothing cannot know.
+func (h *Hub) waitedElsewhere() bool {
+	return !h.running.Load() || h.deaf.Load() || time.Now().UnixNano() < h.elsewhere.Load()
+}
+
+// announceNow asks announceWaiters to announce without waiting.
+func (h *Hub) announceNow() {
+	select {
+	case h.announce <- struct{}{}:
+	default:
+	}
+}
+
+// announceWaiters tells the other processes that somebody waits here: when the first waiter comes, and again
+// and again while there are any. Steps may be made elsewhere before the announcement is heard there, so a
+// look follows.
+func (h *Hub) announceWaiters(ctx context.Context) {
+	ticker := time.NewTicker(announceEvery)
+	defer ticker.Stop()
+	var announced time.Time
+	for {
+		first := false
+		select {
+		case <-h.announce:
+			first = true
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		known := first && time.Since(announced) < announceEvery // The others have not forgotten it.
+		if waited, _ := h.waited(); !waited || known {
+			continue
+		}
+		notify(h.queries, waitChannel, h.id)
+		announced = time.Now()
+		if !first {
+			continue
+		}
+		h.lookNow()
+		select {
+		case <-time.After(lookAgain):
+			h.lookNow()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// moved wakes the waiters of instances, given by their ids. If somebody waits for a tenant, moved asks for a
+// look, which finds the tenants of the instances.
+func (h *Hub) moved(payload string) {
 	topics := []topic{{}}
 	_, look := h.waited()
 	for field := range strings.FieldsSeq(payload) {
@@ -215,14 +293,14 @@ func (h *Hub) poll(ctx context.Context) {
 			return 0, nil
 		}
 		var err error
-		cursor, err = h.moved(ctx, cursor)
+		cursor, err = h.lookFor(ctx, cursor)
 		return minPoll, err
 	})
 }
 
-// moved wakes the waiters for whom something has moved since the cursor, and returns the next cursor. The
+// lookFor wakes the waiters for whom something has moved since the cursor, and returns the next cursor. The
 // cursor is a snapshot, or nil at the first look since somebody waits.
-func (h *Hub) moved(ctx context.Context, cursor *string) (*string, error) {
+func (h *Hub) lookFor(ctx context.Context, cursor *string) (*string, error) {
 	if waited, _ := h.waited(); !waited {
 		return nil, nil
 	}

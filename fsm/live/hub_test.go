@@ -99,7 +99,7 @@ func TestWaitEndsBySQLAndByTimers(t *testing.T) {
 	_, watched = on(t, pool, deaf)
 	// The first look wakes all.
 	w = awaited(t, watched, timed, 2)
-	notifier := live.NewNotifier(pool)
+	notifier := live.NewNotifier(pool, nil)
 	t.Cleanup(notifier.Close)
 	timers := worker.NewTimers(pool, worker.TimerConfig{Poll: time.Millisecond, Fired: notifier.MovedAny})
 	bounded.Run(t, "the timers", timers.Run)
@@ -207,7 +207,7 @@ func TestNotificationsAreShared(t *testing.T) {
 			t.Fatalf("%d instances were not named: %v", len(want), err)
 		}
 		sent++
-		if note.Payload == "*" {
+		if note.Payload == "- *" {
 			clear(want)
 			continue
 		}
@@ -217,6 +217,51 @@ func TestNotificationsAreShared(t *testing.T) {
 	}
 	if most := 2 + int(took/(10*time.Millisecond)); sent > most {
 		t.Errorf("%d notifications in %v, want at most %d", sent, took, most)
+	}
+}
+
+// A process tells others what moves only while somebody waits there. Its own waiters need no notification.
+func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	hub, elsewhere := runHub(t, pool, never), runHub(t, pool, never)
+	s, watched := on(t, pool, hub, fsmtest.Counter)
+	_, watchedElsewhere := on(t, pool, elsewhere)
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	conn, err := pgx.Connect(t.Context(), dbtest.DSN(pool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(bounded.Context(t)) }()
+	bounded.Exec(t, conn, "listen pawl_step")
+	sent := func() string {
+		t.Helper()
+		note, err := conn.WaitForNotification(bounded.Context(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return note.Payload
+	}
+
+	hub.Forget()
+	w := awaited(t, watched, id, 2)
+	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
+	wantVersion(t, w, 2)
+	bounded.Exec(t, pool, "select pg_notify('pawl_step', 'marker')")
+	if got := sent(); got != "marker" {
+		t.Errorf("nobody waits elsewhere, and %q is sent", got)
+	}
+
+	w = awaited(t, watchedElsewhere, id, 3)
+	bounded.True(t, "the announcement to be heard", hub.WaitedElsewhere)
+	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
+	wantVersion(t, w, 3)
+	if got := sent(); !strings.HasSuffix(got, " "+id.String()) {
+		t.Errorf("%q is sent, want the id of the instance", got)
+	}
+	// A hub that has just begun to listen has heard no announcement, and assumes that somebody waits.
+	if !runHub(t, pool, never).WaitedElsewhere() {
+		t.Error("a new hub assumes that nobody waits")
 	}
 }
 

@@ -17,10 +17,10 @@ func TestMain(m *testing.M) {
 }
 
 // on returns a service that tells what it has moved, and one for waiting and streams, whose waiters the
-// hub wakes.
+// hub wakes. Without a hub, the service assumes that somebody waits elsewhere.
 func on(t testing.TB, pool *pgxpool.Pool, hub *live.Hub, definitions ...string) (*fsmtest.Service, *live.Service) {
 	t.Helper()
-	notifier := live.NewNotifier(pool)
+	notifier := live.NewNotifier(pool, hub)
 	t.Cleanup(notifier.Close) // After the service's.
 	s := fsmtest.On(t, pool, fsm.Config{Moved: notifier.Moved}, definitions...)
 	return s, live.New(s.Service, hub)

@@ -14,25 +14,29 @@ import (
 )
 
 const (
-	// channel is the channel of LISTEN and NOTIFY on which processes tell one another what has moved.
-	channel = "pawl_step"
+	// The channels of LISTEN and NOTIFY on which processes tell one another what has moved, and that
+	// somebody waits. Each payload begins with the id of the hub that sends it.
+	stepChannel, waitChannel = "pawl_step", "pawl_wait"
 	// anything is the payload of a notification that names no instances.
 	anything = "*"
 	// notifyEvery is the least time between two notifications of a process.
 	notifyEvery = 10 * time.Millisecond
 	// notifyTimeout bounds a notification.
 	notifyTimeout = 1500 * time.Millisecond
-	// maxNotified is how many ids fit into a payload, which must have less than 8,000 bytes.
-	maxNotified = 7999 / (36 + 1)
+	// maxNotified is how many ids fit into a payload beside that of the hub. A payload must have less than
+	// 8,000 bytes.
+	maxNotified = 7999/(36+1) - 1
 )
 
-// A Notifier tells the hubs of all processes which instances have moved. It does so after the commit
-// and never in the engine's transaction, in which a notification would take a lock of the whole cluster
-// at commit. Instances that move within 10 ms share a notification; while nothing moves none is sent.
+// A Notifier tells the hubs which instances have moved: its own in memory, and those of other processes by a
+// notification, while somebody waits there. It does so after the commit and never in the engine's
+// transaction, in which a notification would take a lock of the whole cluster at commit. Instances that move
+// within 10 ms share a notification.
 //
 // A notification is a hint. If one is lost, those who wait are woken by the next poll of their hub.
 type Notifier struct {
 	queries *queries.Queries
+	hub     *Hub
 
 	mu      sync.Mutex
 	moved   map[uuid.UUID]struct{}
@@ -42,9 +46,10 @@ type Notifier struct {
 	idle    *sync.Cond // Signalled when running becomes false.
 }
 
-// NewNotifier returns a Notifier on a pool, of which it takes one connection at a time.
-func NewNotifier(pool *pgxpool.Pool) *Notifier {
-	n := &Notifier{queries: queries.New(session.Pool(pool)), moved: map[uuid.UUID]struct{}{}}
+// NewNotifier returns a Notifier on a pool, of which it takes one connection at a time. The hub is that of
+// the process. Without one (nil) the Notifier assumes that somebody waits elsewhere.
+func NewNotifier(pool *pgxpool.Pool, hub *Hub) *Notifier {
+	n := &Notifier{queries: queries.New(session.Pool(pool)), hub: hub, moved: map[uuid.UUID]struct{}{}}
 	n.idle = sync.NewCond(&n.mu)
 	return n
 }
@@ -121,9 +126,22 @@ func (n *Notifier) take() string {
 }
 
 func (n *Notifier) send(payload string) {
+	sender := "-"
+	if n.hub != nil {
+		n.hub.moved(payload)
+		if !n.hub.waitedElsewhere() {
+			return
+		}
+		sender = n.hub.id
+	}
+	notify(n.queries, stepChannel, sender+" "+payload)
+}
+
+// notify sends a notification. Whether it arrives does not matter: it is a hint, and hubs poll too.
+func notify(q *queries.Queries, channel, payload string) {
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
 	defer cancel()
-	_ = n.queries.Notify(ctx, payload) // A hint: hubs poll too.
+	_ = q.Notify(ctx, queries.NotifyParams{Channel: channel, Payload: payload})
 }
 
 // Close returns when everything that was noted has been sent. A Notifier may be used after it.

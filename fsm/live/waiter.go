@@ -30,6 +30,12 @@ func (h *Hub) Tenant(tenant string) *Waiter { return h.join(topic{tenant: tenant
 // All returns a Waiter for all instances of all tenants.
 func (h *Hub) All() *Waiter { return h.join(topic{}) }
 
+// WakeAll returns the channel of a Waiter for all instances of all tenants, and the function that closes it.
+func (h *Hub) WakeAll() (signal <-chan struct{}, stop func()) {
+	w := h.All()
+	return w.C(), w.Close
+}
+
 // join makes a waiter of a topic.
 func (h *Hub) join(t topic) *Waiter {
 	h.mu.Lock()
@@ -37,6 +43,9 @@ func (h *Hub) join(t topic) *Waiter {
 	w := &Waiter{hub: h, topic: t, signal: make(chan struct{}, 1), at: len(h.waiters[t])}
 	if w.at == 0 && t.tenant != "" {
 		h.tenants++
+	}
+	if len(h.waiters) == 0 {
+		h.announceNow()
 	}
 	h.waiters[t] = append(h.waiters[t], w)
 	return w

@@ -797,8 +797,9 @@ type Instance struct {
 	// CreatedAt When the instance was created.
 	CreatedAt Timestamp `json:"created_at"`
 
-	// Error The cause of the status `failed`: the `event` that led to it, the `state` before the event, and the `reason`
-	// of the command, which is null if the command had none. Null unless the status is `failed`.
+	// Error The cause of the status `failed`: the `event` of the command, the `state` that the last transition left,
+	// the `guard` of that transition if it has one, and the `reason` of the command, which is null if the
+	// command had none. Null unless the status is `failed`.
 	Error json.RawMessage `json:"error"`
 
 	// ExpiresAt When the lifetime ends; null if it is unlimited.

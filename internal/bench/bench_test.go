@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 	dsn := dbtest.Empty(t)
 	var output, written bytes.Buffer
 	err := bench.Run(t.Context(), bench.Config{
-		Instances: 200, Duration: 200 * time.Millisecond, Connections: []int{1, 4},
+		Instances: 200, Duration: 200 * time.Millisecond, Connections: []int{1, 4}, Workflows: 3,
 		DatabaseURL: dsn, Program: program, Version: "v1.2.3", Output: &output, Figures: &written, Logger: slog.New(slog.DiscardHandler),
 	})
 	out := output.String()
@@ -99,8 +99,10 @@ func TestRun(t *testing.T) {
 		}
 	}
 	want := []string{
-		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "mixed@64",
+		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "one-tenant@64", "tenants@64",
+		"unchecked@64", "checked@64", "mixed@64",
 		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4", "before-overload@64", "overload@640", "after-overload@64",
+		"one-workflow@1", "one-workflow@8", "one-workflow@64", "workflows@1", "workflows@8", "workflows@64",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("measured are %v, want %v", names, want)
@@ -122,7 +124,7 @@ func TestRun(t *testing.T) {
 	if figures.Machine.Pawl != "v1.2.3" || figures.Machine.Postgres == "" || figures.Machine.Settings["synchronous_commit"] == "" {
 		t.Errorf("the machine is %+v", figures.Machine)
 	}
-	if !strings.Contains(out, "hot@64 per second") || !strings.Contains(out, "step to sink p99") || !strings.Contains(out, "step to long-poll p50") || !strings.Contains(out, "webhooks per second") {
+	if !strings.Contains(out, "tenants@64 ÷ one-tenant@64") || !strings.Contains(out, "workflows@8 ÷ one-workflow@8") || !strings.Contains(out, "step to sink p99") || !strings.Contains(out, "step to long-poll p50") || !strings.Contains(out, "webhooks per second") {
 		t.Errorf("no targets in: %s", out)
 	}
 	if left := leftovers(t, dsn); left != "" {

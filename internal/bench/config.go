@@ -15,6 +15,7 @@ import (
 const (
 	maxInstances      = 10_000_000
 	maxConnections    = 1000
+	maxWorkflows      = 10_000
 	maxConnectionsSet = 10 // Numbers in Config.Connections.
 	minDuration       = 100 * time.Millisecond
 	maxDuration       = 5 * time.Minute
@@ -33,6 +34,9 @@ type Config struct {
 	Connections []int
 	// Only names the measurements to make, see Names. Default: all of them.
 	Only []string
+	// Workflows is how many workflows of five versions to register after all other measurements, to measure
+	// transitions before and after: 0 to 10,000. Default 0: none.
+	Workflows int
 	// Grown fills the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys after
 	// all other measurements, and measures transitions again. It takes about four minutes and
 	// 8 GB of disk.
@@ -61,6 +65,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("instances must be from 1 to %d", maxInstances)
 	case c.Duration < minDuration || c.Duration > maxDuration:
 		return fmt.Errorf("duration must be from %s to %s", minDuration, maxDuration)
+	case c.Workflows < 0 || c.Workflows > maxWorkflows:
+		return fmt.Errorf("workflows must be from 0 to %d", maxWorkflows)
 	case len(c.Connections) == 0 || len(c.Connections) > maxConnectionsSet:
 		return fmt.Errorf("connections must have from 1 to %d numbers", maxConnectionsSet)
 	}

@@ -58,12 +58,8 @@ func (b *benchmark) createInstances(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	result, err := b.creation().run(ctx, b.service.address, []string{""}, 0, createWithin, nil, nil)
-	if err != nil {
+	if err := b.create(ctx, creation{workflow: "bench", total: b.Instances, connections: creators}); err != nil {
 		return err
-	}
-	if result.all != b.Instances {
-		return fmt.Errorf("bench: %d of %d instances were created: %s", result.all, b.Instances, result.firstError)
 	}
 	b.printf("%d instances created in %.1f s through POST /v1/batch\n\n", b.Instances, time.Since(began).Seconds())
 	if _, err := b.conn.Exec(ctx, numberInstances); err != nil {
@@ -73,26 +69,47 @@ func (b *benchmark) createInstances(ctx context.Context) error {
 	if _, err := b.conn.Exec(ctx, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key"); err != nil {
 		return err
 	}
+	var err error
 	b.ids, err = b.readIDs(ctx, "select id::text from pawl_bench.instance order by n")
 	return err
 }
 
-// creation is the load that creates the instances of a run in batches.
-func (b *benchmark) creation() *load {
+// creation says which instances to create in batches: a number in total, or for each connection.
+type creation struct {
+	workflow    string
+	total, each int
+	connections int
+	bearer      func(connection int) string
+}
+
+// create creates instances.
+func (b *benchmark) create(ctx context.Context, w creation) error {
 	keys := b.keys()
-	share := func(client int) int { return b.Instances*(client+1)/creators - b.Instances*client/creators }
-	return &load{
-		connections: creators,
-		requests:    func(client int) int { return (share(client) + createPerBatch - 1) / createPerBatch },
+	if w.total == 0 {
+		w.total = w.each * w.connections
+	}
+	share := func(client int) int { return w.total*(client+1)/w.connections - w.total*client/w.connections }
+	l := &load{
+		connections: w.connections, bearer: w.bearer,
+		requests: func(client int) int { return (share(client) + createPerBatch - 1) / createPerBatch },
 		write: func(c *client, i int) {
 			first := i * createPerBatch
 			c.batch(first, min(first+createPerBatch, share(c.number)), func(n int) {
-				c.body = append(c.body, `{"op":"create","workflow":"bench","context":{"n":1},"key":"`...)
+				c.body = append(c.body, `{"op":"create","workflow":"`...)
+				c.body = append(append(c.body, w.workflow...), `","context":{"n":1},"key":"`...)
 				c.body = append(c.key(c.body, keys, n), `"}`...)
 			})
 		},
 		applied: func(a *answer) int { return bytes.Count(a.body, []byte(`"status":201`)) },
 	}
+	result, err := l.run(ctx, b.service.address, []string{""}, 0, createWithin, nil, nil)
+	if err != nil {
+		return err
+	}
+	if result.all != w.total {
+		return fmt.Errorf("bench: %d of %d instances were created: %s", result.all, w.total, result.firstError)
+	}
+	return nil
 }
 
 // createOne creates one instance and returns its id; it is at version 1.

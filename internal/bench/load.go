@@ -28,6 +28,8 @@ type load struct {
 	write func(c *client, i int)
 	// applied returns the number of operations that an answer confirms; 0 makes it an error.
 	applied func(a *answer) int
+	// bearer, if set, returns the token of a client.
+	bearer func(client int) string
 	// every is the least time between the requests of a client; 0 sends the next one as soon as
 	// the last one was answered.
 	every time.Duration
@@ -71,6 +73,7 @@ type client struct {
 	address string
 	ids     []string // The instances that are this client's own.
 	number  int
+	token   string
 
 	conn      net.Conn
 	release   func() bool // Stops watching the context, whose end closes the connection.
@@ -95,6 +98,9 @@ func (l *load) run(ctx context.Context, address string, ids []string, warmUp, du
 	for n := range all {
 		first, last := n*len(ids)/l.connections, (n+1)*len(ids)/l.connections
 		c := &client{load: l, address: address, ids: ids[first:max(last, first+1)], number: n}
+		if l.bearer != nil {
+			c.token = l.bearer(n)
+		}
 		all[n] = c
 		clients.Go(func() { c.drive(ctx, &phase, answered) })
 	}

@@ -47,6 +47,9 @@ func parts() []part {
 		{"replays", (*benchmark).measureReplays},
 		{"reads", (*benchmark).measureReads},
 		{"hot", (*benchmark).measureHot},
+		{"tenants", (*benchmark).measureTenants},
+		{"schemas", (*benchmark).measureSchemas},
+		{"first-call", (*benchmark).measureFirstCalls},
 		{"mixed", (*benchmark).measureMixed},
 		{"purge", (*benchmark).measurePurge},
 		{"relay", (*benchmark).measureRelay},
@@ -81,6 +84,11 @@ func (b *benchmark) measureAll(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return faults
+		}
+	}
+	if b.Workflows > 0 {
+		if err := b.measureWorkflows(ctx); err != nil {
+			faults = errors.Join(faults, fmt.Errorf("workflows: %w", err))
 		}
 	}
 	if b.Grown {

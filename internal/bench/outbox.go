@@ -200,8 +200,7 @@ func (b *benchmark) relay(ctx context.Context, consumer string, sink outbox.Sink
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	hub := live.NewHub(pool, live.HubConfig{})
-	wake := hub.All()
-	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: wake.C(), Logger: b.Logger})
+	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: hub.WakeAll, Logger: b.Logger})
 	var running sync.WaitGroup
 	var failed [2]error
 	running.Go(func() { failed[0] = hub.Run(ctx) })
@@ -209,7 +208,6 @@ func (b *benchmark) relay(ctx context.Context, consumer string, sink outbox.Sink
 	return func() error {
 		cancel()
 		running.Wait()
-		wake.Close()
 		defer pool.Close()
 		_, err := outbox.DeleteConsumer(context.WithoutCancel(ctx), pool, consumer)
 		return errors.Join(failed[0], failed[1], err)

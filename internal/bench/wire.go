@@ -52,6 +52,9 @@ func (c *client) post(before, id, after, prefix string, i int, body []byte) {
 		c.out = c.key(c.out, prefix, i)
 		c.out = append(c.out, "\r\n"...)
 	}
+	if c.token != "" {
+		c.out = append(append(append(c.out, "Authorization: Bearer "...), c.token...), "\r\n"...)
+	}
 	c.out = append(c.out, "Content-Length: "...)
 	c.out = strconv.AppendInt(c.out, int64(len(body)), 10)
 	c.out = append(append(c.out, "\r\n\r\n"...), body...)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
 
@@ -36,8 +37,9 @@ type Config struct {
 	Poll time.Duration
 	// Lease is how long a process leads after it last renewed the lease. Default 10 s.
 	Lease time.Duration
-	// Wake, if set, is signalled when there may be steps to route. It is a hint.
-	Wake <-chan struct{}
+	// Wake, if set, signals that there may be steps to route. It is asked while there are subscriptions or
+	// callbacks.
+	Wake outbox.Wake
 	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -56,6 +58,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Wake == nil {
+		c.Wake = outbox.NeverWake
 	}
 	return c
 }

@@ -131,10 +131,10 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	}
 	bounded.Exec(t, pool, outboxtest.AtMost8+`
 		create function pawl.delivery_route(
-			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean
+			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean
 		) language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			select * into leads, steps, deliveries, more from pawl.delivery_route_really(p_term, p_limit, p_lease);
+			select * into leads, steps, deliveries, more, wanted from pawl.delivery_route_really(p_term, p_limit, p_lease);
 		end $$;
 		create function pawl.delivery_due(
 			p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid

@@ -67,6 +67,9 @@ type leadership struct {
 	progress bool
 
 	jobs *dispatch.Dispatcher[delivery]
+	// wake signals new steps until sleep is called. Both are nil while nobody wants webhooks.
+	wake  <-chan struct{}
+	sleep func()
 	// stopping is set when no further attempt may begin.
 	stopping bool
 	// refreshed is when the subscriptions of what is in memory were last read.
@@ -82,6 +85,7 @@ const grace = 3 * time.Second
 func (l *leadership) run(ctx context.Context) (err error) {
 	l.jobs = dispatch.New(l.client, l.sending, func(ctx context.Context, d delivery) (*http.Request, error) { return d.request(ctx) })
 	defer l.jobs.Close()
+	defer l.listen(false)
 	defer func() {
 		if ctx.Err() != nil && err == nil {
 			err = l.finish(ctx)
@@ -102,13 +106,25 @@ func (l *leadership) run(ctx context.Context) (err error) {
 		case r := <-l.jobs.Finished():
 			l.jobs.Accept(r)
 			l.jobs.AcceptAll()
-		case <-l.config.Wake:
+		case <-l.wake:
 		case <-timer.C:
 			look = true
 		case <-ctx.Done():
 		}
 	}
 	return nil
+}
+
+// listen begins or ends to listen for signals. While nobody wants webhooks, polling is enough to keep the
+// cursor near the end of the log.
+func (l *leadership) listen(wanted bool) {
+	switch {
+	case wanted && l.sleep == nil:
+		l.wake, l.sleep = l.config.Wake()
+	case !wanted && l.sleep != nil:
+		l.sleep()
+		l.wake, l.sleep = nil, nil
+	}
 }
 
 // round settles, routes, fetches and starts what it can without waiting for an attempt. look says
@@ -208,5 +224,6 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	}
 	l.renewed = now.Add(-l.config.Lease / 3) // The lease may have been renewed up to a third ago.
 	l.progress = l.progress || r.Steps > 0
+	l.listen(r.Wanted)
 	return r.More, r.Deliveries > 0, nil
 }

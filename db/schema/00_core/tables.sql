@@ -110,7 +110,6 @@ create table pawl_private.condition (
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
 insert into pawl_private.condition (outcome, problem, sqlstate, message) values
-  ('instance-repeated', 'internal', 'PW001', null),
   ('malformed-request', 'malformed-request', 'PW400', 'context and payload must be JSON objects'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),

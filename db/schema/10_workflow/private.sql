@@ -163,6 +163,7 @@ as $$
           then format('there are more than %s states', g.state_limit)
         when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
         when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
         ) then 'ttl.target must name a final state'
@@ -230,11 +231,12 @@ as $$
 begin
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
-    pawl_private.duration(p_definition ->> 'retention'), p_definition -> 'context_schema',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
+    p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = p_definition ->> 'initial';

@@ -13,6 +13,7 @@ create table pawl.workflow (
   ttl interval,
   ttl_target text,
   retention interval,
+  business_key_reusable boolean not null,
   context_schema jsonb,
   context_schema_checksum text,
   created_at timestamptz not null,
@@ -31,6 +32,7 @@ create table pawl.workflow (
 
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
 comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
+comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within

@@ -12,9 +12,8 @@
 -- Locks:   idempotency_key (by key), then instance (the business key)
 -- Writes:  idempotency_key, instance, history, timer, callback
 create function pawl.create(
-  p_tenant text,
-  p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[],
-  p_lifetimes interval[], p_checked text[],
+  p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[],
+  p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[],
   p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
   p_callback_urls text[] default null, p_callback_secrets text[] default null
 ) returns setof pawl.outcome
@@ -29,11 +28,11 @@ declare
   v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
   v_row record;
   v_ordinals integer[];
+  v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
   v_lost integer[];
-  v_lost_keys text[];
-  v_key text;
+  v_place integer;
   v_found integer;
 begin
   select * into strict v_setting from pawl.setting;
@@ -44,6 +43,7 @@ begin
         coalesce(e.refusal, (z.macrostep).refusal, 'applied') as code,
         coalesce((z.macrostep).instance, n.instance) as instance,
         b.id as existing_id,
+        c.tenant,
         c.workflow,
         c.business_key,
         nullif(c.key, '') as key,
@@ -63,19 +63,20 @@ begin
         coalesce(nullif(c.correlation_id, ''), nullif(c.instance_correlation_id, '')) as correlation_id,
         nullif(c.traceparent, '') as traceparent
       from unnest(
-          v_ids, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes, p_checked,
-          p_actors, p_reasons, p_correlation_ids, p_traceparents
+          v_ids, p_tenants, p_workflows, p_contexts, p_keys, p_business_keys, p_instance_correlation_ids, p_lifetimes,
+          p_checked, p_actors, p_reasons, p_correlation_ids, p_traceparents
         ) with ordinality as c (
-          id, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
+          id, tenant, workflow, context, key, business_key, instance_correlation_id, lifetime, checked,
           actor, reason, correlation_id, traceparent, ordinal)
       left join lateral (
         select true as seen
         from pawl.idempotency_key k
-        where k.tenant_id = p_tenant and k.key = c.key and k.expires_at > v_now
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
         limit 1
       ) k on true
       left join lateral (
-        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.context_schema, w.context_schema_checksum
+        select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
+          w.context_schema, w.context_schema_checksum
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
@@ -90,7 +91,8 @@ begin
       left join lateral (
         select i.id
         from pawl.instance i
-        where i.tenant_id = p_tenant and i.workflow = c.workflow and i.business_key = c.business_key
+        where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
         limit 1
       ) b on true
       cross join lateral (
@@ -109,9 +111,9 @@ begin
       cross join lateral (
         select case when e.refusal is null then
           pawl_private.instance_row(
-            p_tenant_id => p_tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
+            p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
             p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
-            p_business_key => nullif(c.business_key, ''),
+            p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
             p_state_hash => s.state_hash)
@@ -128,17 +130,17 @@ begin
     ),
     claimed as (
       insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
-      select distinct on (d.key)
-        p_tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
+      select distinct on (d.tenant, d.key)
+        d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
         v_now + v_setting.idempotency_ttl
       from decided d
       where d.key is not null and d.code = 'applied'
-      order by d.key, d.ordinal
+      order by d.tenant, d.key, d.ordinal
       on conflict on constraint idempotency_key_pkey do update
       set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
         version = excluded.version, expires_at = excluded.expires_at
       where k.expires_at <= v_now
-      returning k.key, k.instance_id
+      returning k.tenant_id, k.key, k.instance_id
     ),
     -- Whether the decision is this call's to make.
     owned as materialized (
@@ -147,7 +149,7 @@ begin
         d.code <> 'seen' and (
           d.key is null
           or d.code <> 'applied'
-          or (d.key, (d.instance).id) in (select k.key, k.instance_id from claimed k)
+          or (d.tenant, d.key, (d.instance).id) in (select k.tenant_id, k.key, k.instance_id from claimed k)
         ) as owned
       from decided d
     ),
@@ -156,8 +158,9 @@ begin
       select (o.instance).*
       from owned o
       where o.owned and o.code = 'applied'
-      order by o.workflow, o.business_key
-      on conflict (tenant_id, workflow, business_key) where business_key is not null do nothing
+      order by o.tenant, o.workflow, o.business_key
+      on conflict (tenant_id, workflow, business_key)
+        where business_key is not null and (status = 'active' or not business_key_reusable) do nothing
       returning id
     ),
     kept as materialized (
@@ -169,7 +172,7 @@ begin
         tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
         actor, reason, key, correlation_id, traceparent, at)
       select
-        p_tenant, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
+        i.tenant_id, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
         p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
       from kept p
       cross join lateral (select (p.instance).*) i
@@ -177,7 +180,7 @@ begin
     ),
     armed as (
       insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried)
-      select p_tenant, (p.instance).id, t.due_at, (p.instance).version, 0
+      select p.tenant, (p.instance).id, t.due_at, (p.instance).version, 0
       from kept p
       cross join lateral (
         select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
@@ -188,6 +191,7 @@ begin
       p.owned,
       p.code = 'applied' and not p.started as lost,
       p.ordinal,
+      p.tenant,
       p.key,
       p.fingerprint,
       case when p.started then p.steps end as steps,
@@ -197,7 +201,7 @@ begin
           when p.started then p.instance
           when p.code = 'instance-exists' then
             pawl_private.instance_row(
-              p_tenant_id => p_tenant, p_id => p.existing_id, p_workflow => p.workflow,
+              p_tenant_id => p.tenant, p_id => p.existing_id, p_workflow => p.workflow,
               p_business_key => p.business_key)
         end,
         case when p.started then p.actions end,
@@ -208,11 +212,11 @@ begin
   loop
     if not v_row.owned then
       v_ordinals := v_ordinals || v_row.ordinal;
+      v_tenants := v_tenants || v_row.tenant;
       v_keys := v_keys || v_row.key;
       v_fingerprints := v_fingerprints || v_row.fingerprint;
     elsif v_row.lost then
       v_lost := v_lost || v_row.ordinal;
-      v_lost_keys := v_lost_keys || v_row.key;
     else
       if v_row.steps is not null then
         perform pawl_private.append_history(
@@ -223,7 +227,7 @@ begin
       if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
         insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
         values (
-          p_tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
+          v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
       return next v_row.outcome;
@@ -233,22 +237,23 @@ begin
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
   if v_lost is not null then
-    foreach v_key in array v_lost_keys loop
-      delete from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = v_key;
+    foreach v_place in array v_lost loop
+      delete from pawl.idempotency_key k where k.tenant_id = p_tenants[v_place] and k.key = p_keys[v_place];
     end loop;
     return query
     select
       c.ordinal, 'instance-exists', false,
       pawl_private.instance_row(
-        p_tenant_id => p_tenant, p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
+        p_tenant_id => p_tenants[c.ordinal], p_id => i.id, p_workflow => i.workflow, p_business_key => i.business_key),
       null::text[], null::text[], null::jsonb
     from unnest(v_lost) as c (ordinal)
     cross join lateral (
       select i.id, i.workflow, i.business_key
       from pawl.instance i
-      where i.tenant_id = p_tenant
+      where i.tenant_id = p_tenants[c.ordinal]
         and i.workflow = p_workflows[c.ordinal]
         and i.business_key = p_business_keys[c.ordinal]
+        and (i.status = 'active' or not i.business_key_reusable)
       limit 1
     ) i;
     get diagnostics v_found = row_count;
@@ -260,7 +265,7 @@ begin
   if v_ordinals is not null then
     return query select r.*
     from pawl_private.replay(
-      p_tenant => p_tenant, p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_keys => v_keys,
+      p_now => v_now, p_setting => v_setting, p_ordinals => v_ordinals, p_tenants => v_tenants, p_keys => v_keys,
       p_fingerprints => v_fingerprints, p_events => '{}') r;
   end if;
 end

@@ -22,7 +22,7 @@ declare
   v_outcome pawl.outcome;
 begin
   select * into strict v_outcome from pawl.create(
-    p_tenant => p_tenant, p_workflows => array[p_workflow], p_contexts => array[p_context],
+    p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],

@@ -23,7 +23,7 @@ declare
   v_outcome pawl.outcome;
 begin
   select * into strict v_outcome from pawl.fire(
-    p_tenant => p_tenant, p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
+    p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
     p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);

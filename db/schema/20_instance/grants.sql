@@ -2,6 +2,7 @@ insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.create'),
   ('service', 'pawl.fire'),
   ('service', 'pawl.preview'),
+  ('service', 'pawl.instances'),
   ('service', 'pawl.simulate'),
   ('service', 'pawl.outcome_rows'),
   ('service', 'pawl.guard_holds'),

@@ -10,6 +10,7 @@ create function pawl_private.instance_row(
   p_version pawl.version default null,
   p_context pawl.object default null,
   p_business_key pawl.key default null,
+  p_business_key_reusable boolean default false,
   p_correlation_id pawl.key default null,
   p_parent_id uuid default null,
   p_created_at timestamptz default null,
@@ -22,7 +23,7 @@ language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
 $$;
 
 -- is_decision says whether an outcome is recorded for its key; see the domain pawl.decision.
@@ -42,33 +43,42 @@ returns timestamptz
 language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 
+-- The planner puts functions in language sql in place, which every session pays for when it plans its first
+-- call. The functions that few calls need are in PL/pgSQL, which reads them when they are called.
+
 -- guards lists the guards of an event in a state, as the definition words them.
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text)
 returns text[]
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select array_agg(t.guard_text order by t.position)
-  from pawl.workflow_transition t
-  where t.workflow = p_workflow
-    and t.workflow_version = p_workflow_version
-    and t.source = p_state
-    and t.event = p_event
+begin
+  return (
+    select array_agg(t.guard_text order by t.position)
+    from pawl.workflow_transition t
+    where t.workflow = p_workflow
+      and t.workflow_version = p_workflow_version
+      and t.source = p_state
+      and t.event = p_event);
+end
 $$;
 
 -- knows_event says whether any state of a version of a workflow accepts an event.
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select exists (
+begin
+  return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event)
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+end
 $$;
 
 -- document is what guards and assigns read.
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
-language sql stable parallel safe
+language plpgsql stable parallel safe
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
@@ -83,7 +93,8 @@ as $$
       'correlation_id', p_instance.correlation_id,
       'created_at', pawl_private.rfc3339(p_instance.created_at),
       'state_changed_at', pawl_private.rfc3339(p_instance.state_changed_at),
-      'expires_at', pawl_private.rfc3339(p_instance.expires_at)))
+      'expires_at', pawl_private.rfc3339(p_instance.expires_at)));
+end
 $$;
 
 -- assign computes the context that a transition's assigns leave, stage after stage: each stage sees
@@ -119,11 +130,12 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: as the
+--          definition words it, or null
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
   p_document jsonb, p_checked text
-) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb)
+) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -147,7 +159,8 @@ as $$
         ),
         '{}')
     end,
-    t.payload_schema
+    t.payload_schema,
+    t.guard_text
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -167,6 +180,17 @@ as $$
     order by w.position
     limit 1
   ) t
+$$;
+
+-- failure says why an instance failed: the command's event (null at a creation), the state that the last
+-- transition left, that transition's guard if it has one, and the command's reason.
+create function pawl_private.failure(p_event text, p_state text, p_guard text, p_reason text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object('event', p_event, 'state', p_state, 'reason', p_reason)
+    || case when p_guard is null then '{}' else jsonb_build_object('guard', p_guard) end;
+end
 $$;
 
 -- complete_macrostep takes the eventless transitions of an instance that has made a step, one after
@@ -195,7 +219,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, s.status, s.state_hash
+    select t.target, t.context, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -212,7 +236,7 @@ begin
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
-      v_instance.error := jsonb_build_object('event', p_event, 'state', v_instance.state, 'reason', p_reason);
+      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
@@ -264,7 +288,7 @@ $$;
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 create function pawl_private.decide(
-  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
+  p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
 ) returns table (
   code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, was_timed boolean,
   guards text[], payload_schema jsonb, steps pawl.instance[]
@@ -294,7 +318,7 @@ as $$
   left join lateral (
     select i.*
     from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = p_tenant and i.id = (p_command).id
+    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
     union all
     select ((p_command).instance).*
     where (p_command).instance is distinct from null
@@ -357,12 +381,12 @@ as $$
         p_tenant_id => i.tenant_id, p_id => i.id, p_workflow => i.workflow,
         p_workflow_version => i.workflow_version, p_state => t.target, p_status => w.status,
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
+        p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            jsonb_build_object(
-              'event', (p_command).event, 'state', i.state, 'reason', nullif((p_command).reason, ''))
+            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
           else i.error
         end) as next
       offset 0
@@ -395,7 +419,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = p_tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,
@@ -410,21 +434,21 @@ $$;
 -- Locks:   idempotency_key (by key), if the time to live slides
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 create function pawl_private.replay(
-  p_tenant text, p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_keys text[],
+  p_now timestamptz, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[],
   p_fingerprints bytea[], p_events text[]
 ) returns setof pawl.outcome
 language plpgsql volatile
 as $$
 declare
-  v_key text;
+  v_claim record;
   v_found integer;
 begin
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
-    for v_key in select c.key from unnest(p_keys) as c (key) order by c.key loop
+    for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop
       update pawl.idempotency_key k
       set expires_at = p_now + p_setting.idempotency_ttl
-      where k.tenant_id = p_tenant and k.key = v_key and k.expires_at > p_now;
+      where k.tenant_id = v_claim.tenant and k.key = v_claim.key and k.expires_at > p_now;
     end loop;
   end if;
 
@@ -437,7 +461,8 @@ begin
       pawl_private.instance_row(
         p_tenant_id => a.tenant_id, p_id => a.id, p_workflow => a.workflow,
         p_workflow_version => a.workflow_version, p_state => a.state, p_status => a.status, p_version => a.version,
-        p_context => a.context, p_business_key => a.business_key, p_correlation_id => a.correlation_id,
+        p_context => a.context, p_business_key => a.business_key,
+        p_business_key_reusable => a.business_key_reusable, p_correlation_id => a.correlation_id,
         p_parent_id => a.parent_id, p_created_at => a.created_at, p_state_changed_at => a.state_changed_at,
         p_expires_at => a.expires_at, p_error => a.error)
     end,
@@ -446,15 +471,15 @@ begin
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb
-  from unnest(p_ordinals, p_keys, p_fingerprints, p_events) as c (ordinal, key, fingerprint, event)
+  from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
-    select k.* from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = c.key limit 1
+    select k.* from pawl.idempotency_key k where k.tenant_id = c.tenant and k.key = c.key limit 1
   ) k
   cross join lateral (select k.fingerprint = c.fingerprint as same offset 0) r
   left join lateral (
     select a.*
     from pawl.instance_at a
-    where r.same and a.tenant_id = p_tenant and a.id = k.instance_id and a.version = k.version
+    where r.same and a.tenant_id = c.tenant and a.id = k.instance_id and a.version = k.version
     limit 1
   ) a on true
   left join lateral (

@@ -3,7 +3,7 @@
 -- owner's writes too.
 --
 -- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another
--- database, and no hot statement crosses tenants.
+-- database. A call may have commands of any tenants; each row is looked up with its command's tenant.
 --
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
@@ -16,19 +16,22 @@
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
 --   2. Lock the instances of the others, in the order of their ids.
 --   3. Read the clock, then decide and write in one statement. A command has an effect only if
---      it has no key, or if this statement claims its key.
+--      it has no key, or if this statement claims its key. If a call has several commands for one
+--      instance, the statement runs once for each round of them.
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
 -- A create has no instance to lock, so it begins with step 3.
 --
 -- Lock order: workflow, instance_migration, instance (by id), idempotency_key (by key), history,
--- timer. Two cases differ:
+-- timer. Three cases differ:
 --
 --   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
 --     that does not exist, and creates insert business keys in one order.
 --   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
 --     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
+--   * Each round of a call claims its keys in order, but the rounds follow one another. Only calls that
+--     use the same keys for different instances can wait for each other. They end in the same way.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -77,6 +80,7 @@ create table pawl.instance (
   version pawl.version not null,
   context pawl.object not null,
   business_key pawl.key,
+  business_key_reusable boolean not null default false,
   correlation_id pawl.key,
   parent_id uuid,
   created_at timestamptz not null,
@@ -106,15 +110,15 @@ alter table pawl.instance add constraint instance_state_is_declared check (
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
-comment on column pawl.instance.error is 'why the instance failed: {event, state, reason}';
+comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
 -- update. The status is in some indexes: it changes once, with the last transition.
 --
--- A business key names one instance of a workflow for as long as the instance exists. The key
--- comes before the workflow in the index, for lists that filter by key alone.
+-- A business key names one instance of a workflow for as long as the instance exists, or until it is final
+-- if the workflow's keys are reusable.
 create unique index instance_business_key_key on pawl.instance (tenant_id, business_key, workflow)
-  where business_key is not null;
+  where business_key is not null and (status = 'active' or not business_key_reusable);
 -- Lists read by the indexes below: the column that is filtered by, then the status, then the id.
 -- See ListInstances.
 --
@@ -125,6 +129,8 @@ create index instance_status_idx on pawl.instance (tenant_id, status, id)
   where workflow <> '';
 create index instance_workflow_idx on pawl.instance (tenant_id, workflow, status, id)
   where workflow <> '';
+create index instance_business_key_idx on pawl.instance (tenant_id, business_key, status, id)
+  where business_key is not null;
 create index instance_correlation_id_idx on pawl.instance (tenant_id, correlation_id, status, id)
   where correlation_id is not null;
 
@@ -217,7 +223,7 @@ create index timer_due_at_idx on pawl.timer (due_at);
 create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
-  i.business_key, i.correlation_id, i.parent_id, i.created_at,
+  i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
   -- An instance migration may keep the state, which was entered earlier than the step.
   (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
@@ -296,6 +302,7 @@ create type pawl_private.macrostep as (
 -- whether the engine itself ends a timeout or a lifetime. instance: what to decide for, or null to
 -- read the instance with the given id.
 create type pawl_private.fire_command as (
+  tenant text,
   id uuid,
   event text,
   payload jsonb,

@@ -65,7 +65,7 @@ begin
   for v_outcome in
     select o.code, o.ordinal, (i)::pawl.instance as instance
     from pawl.fire(
-      p_tenant => p_tenant, p_ids => p_ids, p_events => p_events,
+      p_tenants => array_fill(p_tenant, array[cardinality(p_ids)]), p_ids => p_ids, p_events => p_events,
       p_payloads => array(
         select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
       p_keys => v_none,

@@ -2,12 +2,12 @@
 -- the cursor. Without subscriptions and callbacks it moves the cursor and reads no step. It renews the lease
 -- when it moves the cursor, and when a third of the lease has passed.
 -- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
---          more: whether there may be more steps
+--          more: whether there may be more steps; wanted: whether there are subscriptions or callbacks
 -- Locks:   consumer
 -- Writes:  consumer, delivery
 create function pawl.delivery_route(
   p_term bigint, p_limit integer, p_lease interval,
-  out leads boolean, out steps integer, out deliveries integer, out more boolean
+  out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -22,7 +22,7 @@ declare
   v_batch pg_snapshot;
   v_place bigint;
 begin
-  leads := false; steps := 0; deliveries := 0; more := false;
+  leads := false; steps := 0; deliveries := 0; more := false; wanted := true;
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
   if not found then
     return;
@@ -30,6 +30,7 @@ begin
   v_batch := coalesce(v_consumer.batch, v_snapshot);
   if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
+    wanted := false;
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
       leads := pawl.consumer_advance(
         p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,

@@ -1,0 +1,177 @@
+package bench
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// What may grow, and must not cost: tenants, schemas, workflows, sessions.
+
+//go:embed workflow_schema.json
+var workflowWithSchema []byte
+
+const (
+	tenants            = 64
+	instancesPerTenant = 100
+	// firstSessions is how many sessions are opened to measure the first call of each.
+	firstSessions = 30
+	// workflowVersions is how many versions each of Config.Workflows has.
+	workflowVersions = 5
+)
+
+// measureTenants fires at the instances of one tenant, and at as many of 64 tenants, one for each connection.
+func (b *benchmark) measureTenants(ctx context.Context) (err error) {
+	file, err := os.CreateTemp("", "pawl-bench-*.json")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(file.Name())) }()
+	bearer := func(tenant int) string { return fmt.Sprintf("tenant-%d-%s", tenant, b.run) }
+	var list []map[string]any
+	for n := range tenants {
+		sum := sha256.Sum256([]byte(bearer(n)))
+		list = append(list, map[string]any{
+			"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": bearer(n), "scopes": []string{"write"},
+		})
+	}
+	if err := errors.Join(json.NewEncoder(file).Encode(list), file.Close()); err != nil {
+		return err
+	}
+	if err := b.restartService(ctx, "PAWL_TOKENS="+file.Name()); err != nil {
+		return err
+	}
+	one := func(int) string { return bearer(0) }
+	create := creation{workflow: "bench", each: instancesPerTenant, connections: tenants, bearer: bearer}
+	if err := b.create(ctx, create); err != nil {
+		return err
+	}
+	ofAll, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id ~ $1 order by array_position($2::text[], tenant_id::text), id",
+		"^tenant-[0-9]+-"+b.run, numbered(tenants, bearer))
+	if err != nil {
+		return err
+	}
+	create.bearer = one
+	if err := b.create(ctx, create); err != nil {
+		return err
+	}
+	ofOne, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = $1 and not id = any ($2::text[]::uuid[])", bearer(0), ofAll)
+	if err != nil {
+		return err
+	}
+	fire := func(bearer func(int) string) func() *load {
+		return func() *load {
+			l := b.transitions(tenants)
+			l.bearer = bearer
+			return l
+		}
+	}
+	return errors.Join(
+		b.measurePair(ctx, side{"one-tenant", fire(one), ofOne}, side{"tenants", fire(bearer), ofAll}),
+		b.restartService(ctx))
+}
+
+// numbered returns f of 0 to n-1.
+func numbered(n int, f func(int) string) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = f(i)
+	}
+	return all
+}
+
+// measureSchemas fires events whose payloads have a schema, and others that have none.
+func (b *benchmark) measureSchemas(ctx context.Context) error {
+	if err := b.call(ctx, http.MethodPut, "/v1/workflows/bench-schema", workflowWithSchema, nil); err != nil {
+		return err
+	}
+	n := min(b.Instances, tenants*instancesPerTenant)
+	err := b.create(ctx, creation{workflow: "bench-schema", each: (n + creators - 1) / creators, connections: creators})
+	if err != nil {
+		return err
+	}
+	ids, err := b.readIDs(ctx, "select id::text from pawl.instance where workflow = 'bench-schema' and tenant_id = 'default'")
+	if err != nil {
+		return err
+	}
+	fire := func() *load { return b.transitions(manyConnections) }
+	return b.measurePair(ctx, side{"unchecked", fire, b.ids[:min(n, len(b.ids))]}, side{"checked", fire, ids})
+}
+
+// measureFirstCalls measures the first pawl.fire_one of a session.
+func (b *benchmark) measureFirstCalls(ctx context.Context) error {
+	var took []time.Duration
+	for n := range firstSessions {
+		conn, err := pgx.Connect(ctx, b.dsn)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		_, err = conn.Exec(ctx, `select pawl.fire_one($1::text::uuid, 'go', '{"n": 1}')`, pgx.QueryExecModeExec, b.ids[n%len(b.ids)])
+		took = append(took, time.Since(began))
+		if err := errors.Join(err, conn.Close(ctx)); err != nil {
+			return err
+		}
+	}
+	slices.Sort(took)
+	p50 := float64(took[len(took)/2].Microseconds()) / 1000
+	b.report.FirstCallP50 = &p50
+	b.printf("%-17s %5d %8s %8.2f\n", "first call", 1, "", p50)
+	return nil
+}
+
+// measureWorkflows measures transitions before and after it registers workflows.
+func (b *benchmark) measureWorkflows(ctx context.Context) error {
+	connections := []int{1, 8, 64}
+	all := func(name string) error {
+		for _, n := range connections {
+			if _, err := b.measure(ctx, name, b.Duration, b.transitions(n)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := all("one-workflow"); err != nil {
+		return err
+	}
+	began := time.Now()
+	var registering errgroup.Group
+	registering.SetLimit(creators)
+	for n := range b.Workflows {
+		registering.Go(func() error {
+			name := "bench-" + strconv.Itoa(n)
+			for v := range workflowVersions {
+				var definition map[string]any
+				if err := json.Unmarshal(workflow, &definition); err != nil {
+					return err
+				}
+				definition["name"], definition["description"] = name, fmt.Sprint("version ", v)
+				body, err := json.Marshal(definition)
+				if err != nil {
+					return err
+				}
+				if err := b.call(ctx, http.MethodPut, "/v1/workflows/"+name, body, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := registering.Wait(); err != nil {
+		return err
+	}
+	b.printf("%d workflows of %d versions registered in %.1f s\n", b.Workflows, workflowVersions, time.Since(began).Seconds())
+	return all("workflows")
+}

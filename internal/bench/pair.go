@@ -1,0 +1,64 @@
+package bench
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// A pair is measured in slices that take turns, so that what else happens on the machine meets both sides.
+const pairSlices = 4
+
+// side is one of the two loads of a pair. Each slice needs a load of its own, with keys of its own.
+type side struct {
+	name string
+	load func() *load
+	ids  []string
+}
+
+// measurePair measures two loads in turns, each for the duration in all.
+func (b *benchmark) measurePair(ctx context.Context, sides ...side) error {
+	d := b.Duration / pairSlices
+	start := time.Now()
+	sums, used := make([]loadResult, len(sides)), make([]reading, len(sides))
+	loads := make([]*load, len(sides))
+	for i := range used {
+		used[i].at = start
+	}
+	resetPeakRSS(b.meter.service)
+	for range pairSlices {
+		for i, s := range sides {
+			loads[i] = s.load()
+			var before, after reading
+			r, err := loads[i].run(ctx, b.service.address, s.ids, b.warmUp(d), d,
+				func() { before = b.meter.read(ctx) }, func() { after = b.meter.read(ctx) })
+			if err != nil {
+				return err
+			}
+			sums[i].add(r)
+			sums[i].elapsed += r.elapsed
+			used[i] = used[i].plus(before, after)
+		}
+	}
+	for i, s := range sides {
+		slices.Sort(sums[i].latencies)
+		b.add(s.name, loads[i], &sums[i], reading{at: start}, used[i])
+	}
+	return nil
+}
+
+// plus adds what was used between two readings.
+func (r reading) plus(before, after reading) reading {
+	sum := func(r, before, after float64) float64 {
+		if r < 0 || before < 0 || after < 0 {
+			return -1
+		}
+		return r + after - before
+	}
+	return reading{
+		service: sum(r.service, before.service, after.service), postgres: sum(r.postgres, before.postgres, after.postgres),
+		load: sum(r.load, before.load, after.load), machine: sum(r.machine, before.machine, after.machine),
+		at: r.at.Add(after.at.Sub(before.at)), wal: sum(r.wal, before.wal, after.wal),
+		transactions: sum(r.transactions, before.transactions, after.transactions),
+	}
+}
