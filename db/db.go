@@ -2,11 +2,8 @@ package db
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,24 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 
 	"github.com/pawl-fsm/pawl/db/session"
 )
-
-//go:embed migrations/*.sql
-var migrationFiles embed.FS
-
-// Migrations returns a file system with the goose files at its root.
-func Migrations() fs.FS {
-	files, err := fs.Sub(migrationFiles, "migrations")
-	if err != nil {
-		panic(err) // The folder is part of the binary.
-	}
-	return files
-}
 
 // Config says how connections behave. Its zero value works.
 type Config struct {
@@ -150,30 +132,6 @@ func OneLine(err error) string {
 	return strings.Replace(text, failed.Error(), strings.TrimSpace(lines[0]+" "+strings.Join(attempts, "; ")), 1)
 }
 
-// migrate runs f with goose on a connection of its own.
-func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (err error) {
-	config, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	session.Pin(&config.Config)
-	conn := stdlib.OpenDB(*config)
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	// It tries every second, for five minutes.
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, conn, Migrations(), goose.WithSessionLocker(locker))
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	if err := f(provider); err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	return nil
-}
-
 // connect makes a connection for the schema's owner.
 func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn)
@@ -182,58 +140,6 @@ func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	}
 	session.Pin(&config.Config)
 	return pgx.ConnectConfig(ctx, config)
-}
-
-// Up applies every pending migration.
-func Up(ctx context.Context, dsn string) error {
-	return migrate(ctx, dsn, func(p *goose.Provider) error {
-		_, err := p.Up(ctx)
-		return err
-	})
-}
-
-// Down reverts the latest migration. What it made is dropped, with all data.
-func Down(ctx context.Context, dsn string) error {
-	return migrate(ctx, dsn, func(p *goose.Provider) error {
-		_, err := p.Down(ctx)
-		return err
-	})
-}
-
-// Migration is one migration, and whether it is applied.
-type Migration struct {
-	Version   int64     // The number that the name of the file begins with.
-	File      string    // The name of the file.
-	AppliedAt time.Time // Zero if it is pending.
-}
-
-// Status lists the migrations in order.
-func Status(ctx context.Context, dsn string) ([]Migration, error) {
-	var list []Migration
-	err := migrate(ctx, dsn, func(p *goose.Provider) error {
-		status, err := p.Status(ctx)
-		for _, s := range status {
-			list = append(list, Migration{Version: s.Source.Version, File: s.Source.Path, AppliedAt: s.AppliedAt})
-		}
-		return err
-	})
-	return list, err
-}
-
-// Print writes the goose files one after the other, each behind a comment with its name, for
-// pipelines that apply schema changes with a tool of their own.
-func Print(w io.Writer) error {
-	return fs.WalkDir(Migrations(), ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		text, err := fs.ReadFile(Migrations(), path)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "-- %s\n%s\n", path, text)
-		return err
-	})
 }
 
 // Settings are what every replica and every SQL caller of a database must agree on. A nil member

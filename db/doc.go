@@ -9,6 +9,11 @@
 // what a change comes to. Tests compare all of these with one another. The engine is in
 // db/schema/20_instance, whose tables.sql explains it.
 //
+// goose notes the applied migrations in [VersionTable], in schema pawl, so that an application may use
+// goose in the same database. goose makes that table before the first migration, and deletes from it
+// after the last Down: so the first Up finds the schema made, and its Down keeps the table. The schema
+// tells its version itself, by pawl.schema_version, whichever tool has made it.
+//
 // # When things fail
 //
 // Each migration runs in a transaction of its own, so a failed one leaves the schema as it was. Two

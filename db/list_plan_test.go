@@ -188,7 +188,14 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 	bounded.Exec(t, pool, `
 		insert into pawl.idempotency_key (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
 		select h.tenant_id, h.key, sha256(''), 'applied', h.instance_id, h.version, h.at + interval '1 day' from pawl.history h`)
-	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.workflow_state")
+	// Each active instance has a timer, and those of the held ones fail.
+	bounded.Exec(t, pool, `
+		insert into pawl.timer (tenant_id, instance_id, due_at, armed_version, tried, failed_version, last_error)
+		select i.tenant_id, i.id, i.created_at + interval '7 days', i.version, 0, f.version, left('it fails', f.version::integer)
+		from pawl.instance i
+		left join lateral (select i.version where i.state = 'HELD') f on true
+		where i.status = 'active'`)
+	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.timer, pawl.workflow_state")
 	end := noon.Add(100_000 * time.Second)
 	dbtest.SetClock(t, pool, end)
 
@@ -209,48 +216,87 @@ func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 		t.Fatal(err)
 	}
 	const page = 51
+	of := func(statuses ...string) queries.ListInstancesParams {
+		return queries.ListInstancesParams{Statuses: statuses}
+	}
+	all := of("active", "completed", "failed", "cancelled", "expired")
+	in := func(workflow string, p queries.ListInstancesParams) queries.ListInstancesParams {
+		p.Workflows = slices.Repeat([]string{workflow}, len(p.Statuses))
+		return p
+	}
+	with := func(p queries.ListInstancesParams, change func(*queries.ListInstancesParams)) queries.ListInstancesParams {
+		change(&p)
+		return p
+	}
+	type params = *queries.ListInstancesParams
+	state := func(name string) func(params) { return func(p params) { p.States = []string{name} } }
+	stuck := func(n int64) func(params) { return func(p params) { p.StuckFor = hours(n) } }
+	failing := with(of("active"), func(p params) { p.Failing = true })
+	oldest := func(p params) { p.Ascending = true }
+	changed := func(p params) { p.ByChange = true }
 	for name, c := range map[string]struct {
 		queries.ListInstancesParams
 		rows int
 		most int // Buffers; 2,000 unless given.
 	}{
-		"all":                       {queries.ListInstancesParams{}, page, 0},
-		"far down":                  {queries.ListInstancesParams{BeforeID: &deep}, page, 0},
-		"workflow":                  {queries.ListInstancesParams{Workflow: new("door")}, page, 0},
-		"rare workflow":             {queries.ListInstancesParams{Workflow: new("claim")}, page, 0},
-		"no such workflow":          {queries.ListInstancesParams{Workflow: new("none")}, 0, 0},
-		"state":                     {queries.ListInstancesParams{State: new("DONE")}, page, 0},
-		"active state":              {queries.ListInstancesParams{State: new("NEW")}, page, 0},
-		"rare final state":          {queries.ListInstancesParams{State: new("LOST")}, page, 0},
-		"rare active state":         {queries.ListInstancesParams{State: new("HELD")}, page, 0},
-		"no such state":             {queries.ListInstancesParams{State: new("NONE")}, 0, 0},
-		"status":                    {queries.ListInstancesParams{Status: new("completed")}, page, 0},
-		"active":                    {queries.ListInstancesParams{Status: new("active")}, page, 0},
-		"failed":                    {queries.ListInstancesParams{Status: new("failed")}, page, 0},
-		"failed, far down":          {queries.ListInstancesParams{Status: new("failed"), BeforeID: &deep}, page, 0},
-		"no such status":            {queries.ListInstancesParams{Status: new("expired")}, 0, 0},
-		"business key":              {queries.ListInstancesParams{BusinessKey: new("key 77777")}, 1, 0},
-		"correlation id":            {queries.ListInstancesParams{CorrelationID: new("group 500")}, page, 0},
-		"created after":             {queries.ListInstancesParams{CreatedAfter: &middle}, page, 0},
-		"created before":            {queries.ListInstancesParams{CreatedBefore: &middle}, page, 0},
-		"created in a moment":       {queries.ListInstancesParams{CreatedAfter: &middle, CreatedBefore: &soon}, 29, 0},
-		"stuck":                     {queries.ListInstancesParams{StuckFor: hours(1)}, page, 0},
-		"stuck for long":            {queries.ListInstancesParams{StuckFor: hours(27)}, page, 0},
-		"workflow and state":        {queries.ListInstancesParams{Workflow: new("door"), State: new("LOST")}, page, 0},
-		"workflow and active state": {queries.ListInstancesParams{Workflow: new("claim"), State: new("NEW")}, page, 0},
-		"workflow and no state":     {queries.ListInstancesParams{Workflow: new("claim"), State: new("HELD")}, 0, 0},
-		"workflow and status":       {queries.ListInstancesParams{Workflow: new("door"), Status: new("failed")}, page, 0},
-		"workflow and no status":    {queries.ListInstancesParams{Workflow: new("parcel"), Status: new("failed")}, 0, 0},
-		"workflow and business key": {queries.ListInstancesParams{Workflow: new("parcel"), BusinessKey: new("key 77779")}, 1, 0},
-		"status and stuck":          {queries.ListInstancesParams{Status: new("active"), StuckFor: hours(27)}, page, 0},
-		"other status and stuck":    {queries.ListInstancesParams{Status: new("failed"), StuckFor: hours(1)}, 0, 0},
+		"all":                       {all, page, 0},
+		"all, oldest first":         {with(all, oldest), page, 0},
+		"far down":                  {with(all, func(p params) { p.AfterID = &deep }), page, 0},
+		"far up, oldest first":      {with(all, func(p params) { p.AfterID, p.Ascending = &deep, true }), page, 0},
+		"workflow":                  {in("door", all), page, 0},
+		"workflow, oldest first":    {in("door", with(all, oldest)), page, 0},
+		"rare workflow":             {in("claim", all), page, 0},
+		"no such workflow":          {of(), 0, 0},
+		"state":                     {with(of("completed"), state("DONE")), page, 0},
+		"active state":              {with(of("active"), state("NEW")), page, 0},
+		"rare final state":          {with(of("failed"), state("LOST")), page, 0},
+		"rare active state":         {with(of("active"), state("HELD")), page, 0},
+		"two states":                {with(of("active", "failed"), func(p params) { p.States = []string{"HELD", "LOST"} }), page, 0},
+		"status":                    {of("completed"), page, 0},
+		"active":                    {of("active"), page, 0},
+		"two statuses":              {of("active", "failed"), page, 0},
+		"failed":                    {of("failed"), page, 0},
+		"failed, far down":          {with(of("failed"), func(p params) { p.AfterID = &deep }), page, 0},
+		"no such status":            {of("expired"), 0, 0},
+		"business key":              {with(all, func(p params) { p.BusinessKey = new("key 77777") }), 1, 0},
+		"correlation id":            {with(all, func(p params) { p.CorrelationID = new("group 500") }), page, 0},
+		"created after":             {with(all, func(p params) { p.CreatedAfter = &middle }), page, 0},
+		"created after, oldest":     {with(all, func(p params) { p.CreatedAfter, p.Ascending = &middle, true }), page, 0},
+		"created before":            {with(all, func(p params) { p.CreatedBefore = &middle }), page, 0},
+		"created in a moment":       {with(all, func(p params) { p.CreatedAfter, p.CreatedBefore = &middle, &soon }), 29, 0},
+		"stuck":                     {with(of("active"), stuck(1)), page, 0},
+		"stuck for long":            {with(of("active"), stuck(27)), page, 0},
+		"workflow and state":        {in("door", with(of("failed"), state("LOST"))), page, 0},
+		"workflow and active state": {in("claim", with(of("active"), state("NEW"))), page, 0},
+		"workflow and no state":     {in("claim", with(of("active"), state("HELD"))), 0, 0},
+		"workflow and status":       {in("door", of("failed")), page, 0},
+		"workflow and no status":    {in("parcel", of("failed")), 0, 0},
+		"workflow and business key": {in("parcel", with(all, func(p params) { p.BusinessKey = new("key 77779") })), 1, 0},
+		"two workflows": {
+			with(of("active", "active"), func(p params) { p.Workflows = []string{"claim", "door"} }), page, 0,
+		},
+		"failing timers":               {failing, page, 0},
+		"failing timers, oldest first": {with(failing, oldest), page, 0},
+		"failing timers of a workflow": {in("door", failing), page, 0},
+		"failing timers, none":         {in("claim", failing), 0, 0},
+		"longest in state":             {with(of("failed"), func(p params) { p.ByChange, p.Ascending = true, true }), page, 0},
+		"changed last":                 {with(of("failed"), changed), page, 0},
+		"changed last, far down": {
+			with(of("failed"), func(p params) { p.ByChange, p.AfterID, p.AfterChange = true, &deep, &middle }), page, 0,
+		},
+		"changed last, of a workflow": {in("claim", with(of("active"), changed)), page, 0},
+		"changed last, of a group":    {with(all, func(p params) { p.ByChange, p.CorrelationID = true, new("group 500") }), page, 0},
+		"changed last, of failing":    {with(failing, changed), page, 3000},
 		// No index holds a state, or no step would be a heap-only update; so a state that is
 		// declared, and that nothing is in, is looked for among all of its status.
-		"state of nothing":              {queries.ListInstancesParams{State: new("CLOSED")}, 0, 60_000},
-		"workflow and state of nothing": {queries.ListInstancesParams{Workflow: new("claim"), State: new("CLOSED")}, 0, 0},
+		"state of nothing":              {with(of("completed"), state("CLOSED")), 0, 60_000},
+		"workflow and state of nothing": {in("claim", with(of("completed"), state("CLOSED"))), 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.TenantID, c.RowLimit = tenant, page
+			c.TenantID, c.RowLimit, c.ReadLimit = tenant, page, page
+			if c.ByChange {
+				c.ReadLimit = 10_000
+			}
 			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
 			rows, err := queries.New(p).ListInstances(t.Context(), c.ListInstancesParams)
 			if err != nil {
@@ -264,6 +310,36 @@ func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 				most = c.most
 			}
 			p.wantBounded(most)
+		})
+	}
+
+	// What is counted before a list is sorted is read from an index, and from the rows of failing timers.
+	for name, c := range map[string]struct {
+		queries.ListInstancesParams
+		count int64
+	}{
+		"all":            {all, 10_001},
+		"workflow":       {in("door", all), 10_001},
+		"failed":         {of("failed"), 1000},
+		"rare workflow":  {in("claim", all), 1000},
+		"correlation id": {with(all, func(p params) { p.CorrelationID = new("group 500") }), 200},
+		"created":        {with(all, func(p params) { p.CreatedAfter, p.CreatedBefore = &middle, &soon }), 31},
+		"stuck for long": {with(of("active"), stuck(27)), 812},
+		"failing timers": {failing, 334},
+	} {
+		t.Run("count "+name, func(t *testing.T) {
+			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
+			got, err := queries.New(p).CountInstances(t.Context(), queries.CountInstancesParams{
+				TenantID: tenant, Statuses: c.Statuses, Workflows: c.Workflows, Failing: c.Failing, CorrelationID: c.CorrelationID,
+				CreatedAfter: c.CreatedAfter, CreatedBefore: c.CreatedBefore, StuckFor: c.StuckFor, RowLimit: 10_001,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != c.count {
+				t.Errorf("%d were counted, want %d", got, c.count)
+			}
+			p.wantBounded(1500)
 		})
 	}
 }
@@ -341,102 +417,5 @@ func commandsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 	}
 	if n := bounded.Value[int](t, pool, "select idx_scan from pg_stat_user_indexes where indexrelname = 'idempotency_key_pkey'"); n == 0 {
 		t.Error("idempotency_key_pkey was not used")
-	}
-}
-
-// A page is what is chosen, in the order of ids, whatever statuses it is put together of.
-func TestListsArePutTogetherInOrder(t *testing.T) {
-	t.Parallel()
-	pool := dbtest.New(t)
-	register(t, pool, parcel)
-	register(t, pool, claim)
-	dbtest.SetClock(t, pool, noon)
-	events := map[string][]string{"parcel": {"", "hold", "ship", "lose", "close"}, "claim": {"", "hold", "close"}}
-	for n := range 60 {
-		workflow := []string{"parcel", "claim"}[n%2]
-		c := creation{workflow: workflow, businessKey: fmt.Sprint("key ", n/6), correlationID: fmt.Sprint("group ", n%4)}
-		if n%6 > 1 { // A business key may be taken in each workflow once.
-			c.businessKey = ""
-		}
-		o := create(t, pool, tenant, c)[0]
-		wantOutcome(t, o, "applied")
-		dbtest.Advance(t, pool, time.Minute)
-		if event := events[workflow][n/2%len(events[workflow])]; event != "" {
-			wantOutcome(t, fire(t, pool, tenant, command{id: *o.ID, event: event})[0], "applied")
-		}
-	}
-	conn := connect(t, pool)
-	rows, err := conn.Query(t.Context(), "select * from pawl.instance order by id desc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[queries.Instance])
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := bounded.Value[time.Time](t, conn, "select pawl.now()")
-	found := 0
-	for _, workflow := range []string{"", "parcel", "claim"} {
-		for _, state := range []string{"", "NEW", "HELD", "CLOSED", "LOST"} {
-			for _, status := range []string{"", "active", "completed", "failed", "expired"} {
-				for _, other := range []string{"", "key 3", "group 2", "stuck", "created"} {
-					p := queries.ListInstancesParams{TenantID: tenant, RowLimit: 7}
-					if workflow != "" {
-						p.Workflow = &workflow
-					}
-					if state != "" {
-						p.State = &state
-					}
-					if status != "" {
-						p.Status = &status
-					}
-					keep := func(queries.Instance) bool { return true }
-					after, before := noon.Add(9*time.Minute), noon.Add(40*time.Minute)
-					switch other {
-					case "key 3":
-						p.BusinessKey = &other
-						keep = func(i queries.Instance) bool { return i.BusinessKey != nil && *i.BusinessKey == other }
-					case "group 2":
-						p.CorrelationID = &other
-						keep = func(i queries.Instance) bool { return *i.CorrelationID == other }
-					case "stuck":
-						p.StuckFor = pgtype.Interval{Microseconds: (20 * time.Minute).Microseconds(), Valid: true}
-						keep = func(i queries.Instance) bool {
-							return i.Status == "active" && !i.StateChangedAt.After(now.Add(-20*time.Minute))
-						}
-					case "created":
-						p.CreatedAfter, p.CreatedBefore = &after, &before
-						keep = func(i queries.Instance) bool { return i.CreatedAt.After(after) && i.CreatedAt.Before(before) }
-					}
-					var want, got []uuid.UUID
-					for _, i := range all {
-						if (workflow == "" || i.Workflow == workflow) && (state == "" || i.State == state) &&
-							(status == "" || i.Status == status) && keep(i) {
-							want = append(want, i.ID)
-						}
-					}
-					for { // bounded: each page begins where the last one ended
-						page, err := queries.New(conn).ListInstances(t.Context(), p)
-						if err != nil {
-							t.Fatal(err)
-						}
-						for _, r := range page {
-							got = append(got, r.Instance.ID)
-						}
-						if len(page) < 7 {
-							break
-						}
-						p.BeforeID = &got[len(got)-1]
-					}
-					if !slices.Equal(got, want) {
-						t.Errorf("%s %s %s %s: %v, want %v", workflow, state, status, other, got, want)
-					}
-					found += len(got)
-				}
-			}
-		}
-	}
-	if found < 500 {
-		t.Errorf("only %d were found", found)
 	}
 }

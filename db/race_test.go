@@ -41,8 +41,16 @@ func TestSeveralCommandsForOneInstance(t *testing.T) {
 		code    string
 		version int64
 	}{
-		{"applied", 2}, {"applied", 3}, {"transition-not-allowed", 2}, {"applied", 3}, {"applied", 2},
-		{"idempotency-key-reuse", 0}, {"applied", 2}, {"version-mismatch", 3}, {"applied", 4}, {"instance-not-found", 0},
+		{"applied", 2},
+		{"applied", 3},
+		{"transition-not-allowed", 2},
+		{"applied", 3},
+		{"applied", 2},
+		{"idempotency-key-reuse", 0},
+		{"applied", 2},
+		{"version-mismatch", 3},
+		{"applied", 4},
+		{"instance-not-found", 0},
 	} {
 		wantOutcome(t, outcomes[i], want.code)
 		if want.version > 0 && *outcomes[i].Version != want.version {

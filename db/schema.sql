@@ -225,6 +225,7 @@ create table pawl.setting (
   constraint setting_pkey PRIMARY KEY (only_row),
   constraint setting_idempotency_ttl_has_no_days_or_months CHECK (((EXTRACT(day FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(month FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(year FROM idempotency_ttl) = (0)::numeric))),
   constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
+  constraint setting_is_in_a_database_in_utf8 CHECK ((getdatabaseencoding() = 'UTF8'::name)),
   constraint setting_is_one_row CHECK (only_row),
   constraint setting_limits_are_positive CHECK (((context_limit > 0) AND (payload_limit > 0) AND (definition_limit > 0) AND (state_limit > 0)))
 );
@@ -272,10 +273,16 @@ create table pawl.timer (
   due_at timestamp with time zone not null,
   armed_version pawl.version not null,
   tried integer not null,
-  constraint timer_pkey PRIMARY KEY (tenant_id, instance_id)
+  failed_version pawl.version,
+  last_error text,
+  constraint timer_pkey PRIMARY KEY (tenant_id, instance_id),
+  constraint timer_failed_with_an_error CHECK (((failed_version IS NULL) = (last_error IS NULL)))
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
+CREATE INDEX timer_failing_idx ON pawl.timer USING btree (tenant_id, instance_id) WHERE ((failed_version)::bigint = (armed_version)::bigint);
 comment on column pawl.timer.tried is 'how many timeouts of the state that was entered at armed_version were refused';
+comment on column pawl.timer.failed_version is 'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
+comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 
 create table pawl.workflow (
   name text collate "C" not null,
@@ -481,6 +488,36 @@ create view pawl.message as
    FROM ((pawl.history h
      LEFT JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))))
      LEFT JOIN pawl.workflow_state s ON (((s.workflow = h.workflow) AND (s.workflow_version = h.workflow_version) AND (s.state = h.to_state))));
+
+create view pawl.next_timeout as
+ SELECT t.tenant_id,
+    t.instance_id,
+    d.event,
+    d.due_at,
+        CASE
+            WHEN ((t.failed_version)::bigint = (i.version)::bigint) THEN t.last_error
+            ELSE NULL::text
+        END AS last_error
+   FROM ((pawl.timer t
+     JOIN pawl.instance i ON ((((i.tenant_id)::text = (t.tenant_id)::text) AND (i.id = t.instance_id))))
+     CROSS JOIN LATERAL ( SELECT u.event,
+            (i.state_changed_at + u.timeout) AS due_at,
+            u."position"
+           FROM (pawl.workflow_state s
+             CROSS JOIN LATERAL UNNEST(s.timeouts, s.timeout_events) WITH ORDINALITY u(timeout, event, "position"))
+          WHERE ((s.workflow = i.workflow) AND (s.workflow_version = i.workflow_version) AND (s.state = i.state) AND (u."position" >
+                CASE
+                    WHEN ((t.armed_version)::bigint = (i.version)::bigint) THEN t.tried
+                    ELSE 0
+                END))
+        UNION ALL
+         SELECT 'ttl'::text AS event,
+            i.expires_at AS due_at,
+            NULL::bigint AS "position"
+          WHERE (i.expires_at IS NOT NULL)
+  ORDER BY 2, 3
+ LIMIT 1) d)
+  WHERE ((i.status)::text = 'active'::text);
 
 create view pawl.outcome_row as
  SELECT 0 AS ordinal,
@@ -1775,67 +1812,48 @@ end
 $$;
 revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
 
-create function pawl.fire_timers(p_limit integer, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval) returns record
+create function pawl.fire_timers(p_limit integer, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval, OUT failures jsonb) returns record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
   v_timer record;
-  v_tenant text;
-  v_ids uuid[];
-  v_versions bigint[];
-  v_events text[];
-  v_tried integer[];
-  v_due_at timestamptz[];
+  v_tenants text[] := '{}';
+  v_ids uuid[] := '{}';
+  v_versions bigint[] := '{}';
+  v_events text[] := '{}';
+  v_tried integer[] := '{}';
+  v_next_tried integer[] := '{}';
+  v_due_at timestamptz[] := '{}';
 begin
   looked_at := -1;
   fired := 0;
   late := interval '0';
+  failures := '[]';
   if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
     looked_at := 0;
-    for v_timer in
-      select t.tenant_id, i.instance, a.tried, d.due_at, d.event, d.tried as next_tried
-      from (
-        select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
-      ) t
-      cross join lateral (
-        select i as instance
-        from pawl.instance i
-        where i.tenant_id = t.tenant_id and i.id = t.instance_id
-        limit 1
-        for no key update skip locked
-      ) i
-      -- A refused timeout counts only while the instance stays in the state that refused it.
-      cross join lateral (
-        select case when t.armed_version = (i.instance).version then t.tried else 0 end as tried
-      ) a
-      left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
-      order by t.tenant_id
-    loop
+    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit) t loop
       looked_at := looked_at + 1;
       if v_timer.due_at <= v_now then
-        if v_timer.tenant_id <> v_tenant then
-          fired := fired + pawl_private.fire_timer_batch(
-            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
-            p_due_at => v_due_at);
-          v_ids := null; v_versions := null; v_events := null; v_tried := null; v_due_at := null;
-        end if;
-        v_tenant := v_timer.tenant_id;
+        v_tenants := v_tenants || (v_timer.instance).tenant_id::text;
         v_ids := v_ids || (v_timer.instance).id;
-        v_versions := v_versions || (v_timer.instance).version;
+        v_versions := v_versions || (v_timer.instance).version::bigint;
         v_events := v_events || v_timer.event;
-        v_tried := v_tried || v_timer.next_tried;
+        v_tried := v_tried || v_timer.tried;
+        v_next_tried := v_next_tried || v_timer.next_tried;
         v_due_at := v_due_at || v_timer.due_at;
         late := greatest(late, v_now - v_timer.due_at);
       else
         perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
-    if v_ids is not null then
-      fired := fired + pawl_private.fire_timer_batch(
-            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
-            p_due_at => v_due_at);
+    if cardinality(v_ids) > 0 then
+      select b.fired, b.failures
+      into fired, failures
+      from pawl_private.fire_timer_batch(
+        p_tenants => v_tenants, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
+        p_next_tried => v_next_tried, p_due_at => v_due_at) b;
     end if;
   end if;
   select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
@@ -2241,22 +2259,21 @@ end
 $$;
 revoke execute on function pawl.purge_keys(integer) from public;
 
-create function pawl.put_off_timer() returns uuid
-language sql volatile security definer
+create function pawl.put_off_timer() returns jsonb
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  update pawl.timer t
-  set due_at = pawl.now() + interval '1 minute'
-  from (
-    select t.tenant_id, t.instance_id
-    from pawl.timer t
-    where t.due_at <= (select pawl.now())
-    order by t.due_at
-    limit 1
-    for update skip locked
-  ) d
-  where t.tenant_id = d.tenant_id and t.instance_id = d.instance_id
-  returning t.instance_id
+declare
+  v_timer record;
+begin
+  select * into v_timer from pawl_private.due_timers(pawl.now(), 1);
+  if not found then
+    return '[]';
+  end if;
+  return pawl_private.fail_timer(
+    p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
+    p_error => 'the step takes longer than the statement timeout', p_cause => null);
+end
 $$;
 revoke execute on function pawl.put_off_timer() from public;
 
@@ -2349,6 +2366,11 @@ begin
 end
 $$;
 revoke execute on function pawl.retire_workflow(text,text,integer) from public;
+
+create function pawl.schema_version() returns integer
+language sql stable parallel safe
+as $$ select 1 $$;
+revoke execute on function pawl.schema_version() from public;
 
 create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
 language plpgsql volatile security definer
@@ -3639,10 +3661,70 @@ end
 $$;
 revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
 
+create function pawl_private.due_timers(p_now timestamp with time zone, p_limit integer) returns TABLE(instance pawl.instance, tried integer, due_at timestamp with time zone, event text, next_tried integer)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select i.instance, a.tried, d.due_at, d.event, d.tried
+  from (
+    select t.* from pawl.timer t where t.due_at <= p_now order by t.due_at limit p_limit
+  ) t
+  cross join lateral (
+    select i as instance
+    from pawl.instance i
+    where i.tenant_id = t.tenant_id and i.id = t.instance_id
+    limit 1
+    for no key update skip locked
+  ) i
+  -- A refused timeout counts only while the instance stays in the state that refused it. One that failed is
+  -- tried again until the next deadline is due.
+  cross join lateral (
+    select case
+      when t.armed_version <> (i.instance).version then 0
+      when t.failed_version = t.armed_version
+        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, t.tried + 1) n) then t.tried + 1
+      else t.tried
+    end as tried
+  ) a
+  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true;
+end
+$$;
+revoke execute on function pawl_private.due_timers(timestamp with time zone,integer) from public;
+
 create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
 revoke execute on function pawl_private.duration(text) from public;
+
+create function pawl_private.fail_timer(p_instance pawl.instance, p_tried integer, p_event text, p_error text, p_cause text) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_known boolean;
+begin
+  select t.failed_version = p_instance.version and t.armed_version = p_instance.version and t.last_error = p_error
+  into v_known
+  from pawl.timer t
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  update pawl.timer t
+  set armed_version = p_instance.version, tried = p_tried, failed_version = p_instance.version, last_error = p_error,
+    due_at = least(
+      v_now + interval '1 minute',
+      (select d.due_at from pawl_private.next_deadline(p_instance, p_tried + 1) d where d.due_at > v_now))
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  if v_known then
+    return '[]';
+  end if;
+  return jsonb_build_array(jsonb_build_object(
+    'tenant', p_instance.tenant_id, 'workflow', p_instance.workflow, 'instance', p_instance.id, 'event', p_event,
+    'reason', p_error, 'cause', p_cause));
+end
+$$;
+revoke execute on function pawl_private.fail_timer(pawl.instance,integer,text,text,text) from public;
 
 create function pawl_private.failure(p_event text, p_state text, p_guard text, p_reason text) returns jsonb
 language plpgsql stable parallel safe
@@ -3659,55 +3741,77 @@ language sql stable parallel safe
 as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
 revoke execute on function pawl_private.fingerprint(uuid,text,jsonb) from public;
 
-create function pawl_private.fire_timer_batch(p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_due_at timestamp with time zone[]) returns integer
+create function pawl_private.fire_timer_batch(p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[], p_due_at timestamp with time zone[], OUT fired integer, OUT failures jsonb) returns record
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_fired integer := 0;
-  v_none text[] := array_fill(''::text, array[cardinality(p_ids)]);
+  v_size integer := cardinality(p_ids);
+  v_none text[] := array_fill(''::text, array[v_size]);
   v_outcome record;
+  v_instance pawl.instance;
+  v_error text;
+  v_one record;
 begin
+  fired := 0;
+  failures := '[]';
   for v_outcome in
-    select o.code, o.ordinal, (i)::pawl.instance as instance
+    select o.code, o.ordinal
     from pawl.fire(
-      p_tenants => array_fill(p_tenant, array[cardinality(p_ids)]), p_ids => p_ids, p_events => p_events,
+      p_tenants => p_tenants, p_ids => p_ids, p_events => p_events,
       p_payloads => array(
         select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
       p_keys => v_none,
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
-      p_checked => array_fill('*'::text, array[cardinality(p_ids)]),
-      p_actors => array_fill('pawl'::text, array[cardinality(p_ids)]),
+      p_checked => array_fill('*'::text, array[v_size]),
+      p_actors => array_fill('pawl'::text, array[v_size]),
       p_reasons => v_none, p_correlation_ids => v_none, p_traceparents => v_none, p_by_timer => true) o
-    cross join lateral (
-      select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = p_ids[o.ordinal] limit 1
-    ) i
   loop
     if v_outcome.code = 'applied' then
-      v_fired := v_fired + 1;
+      fired := fired + 1;
+      continue;
+    end if;
+    select i.* into strict v_instance
+    from pawl.instance i
+    where i.tenant_id = p_tenants[v_outcome.ordinal] and i.id = p_ids[v_outcome.ordinal];
+    if v_outcome.code in ('guard-rejected', 'transition-not-allowed') then
+      perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
     else
-      perform pawl_private.set_timer(v_outcome.instance, p_tried[v_outcome.ordinal]);
+      select format(c.message, p_events[v_outcome.ordinal], v_instance.state, v_instance.version, v_instance.id)
+      into strict v_error
+      from pawl_private.condition c
+      where c.outcome = v_outcome.code;
+      failures := failures || pawl_private.fail_timer(
+        p_instance => v_instance, p_tried => p_tried[v_outcome.ordinal], p_event => p_events[v_outcome.ordinal],
+        p_error => v_error, p_cause => null);
     end if;
   end loop;
-  return v_fired;
 exception when others then
-  if cardinality(p_ids) = 1 then
-    raise warning 'pawl: % of instance % fails: %', p_events[1], p_ids[1], sqlerrm;
-    update pawl.timer t
-    set due_at = pawl.now() + interval '1 minute'
-    where t.tenant_id = p_tenant and t.instance_id = p_ids[1];
-    return 0;
+  fired := 0;
+  failures := '[]';
+  if v_size = 1 then
+    -- These are the conditions that a path raises. The text of any other may tell about the database.
+    v_error := case
+      when sqlstate ~ '^(22|54)' or sqlstate in ('42704', '0A000') then 'a guard or an assign raises: ' || sqlerrm
+      else format('the step cannot be made (SQLSTATE %s); the log of the service says why', sqlstate)
+    end;
+    select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenants[1] and i.id = p_ids[1];
+    failures := pawl_private.fail_timer(
+      p_instance => v_instance, p_tried => p_tried[1], p_event => p_events[1], p_error => left(v_error, 1000),
+      p_cause => sqlerrm);
+  else
+    for v_i in 1 .. v_size loop
+      v_one := pawl_private.fire_timer_batch(
+        p_tenants => p_tenants[v_i:v_i], p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i],
+        p_events => p_events[v_i:v_i], p_tried => p_tried[v_i:v_i], p_next_tried => p_next_tried[v_i:v_i],
+        p_due_at => p_due_at[v_i:v_i]);
+      fired := fired + v_one.fired;
+      failures := failures || v_one.failures;
+    end loop;
   end if;
-  v_fired := 0;
-  for v_i in 1 .. cardinality(p_ids) loop
-    v_fired := v_fired + pawl_private.fire_timer_batch(
-      p_tenant => p_tenant, p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i], p_events => p_events[v_i:v_i],
-      p_tried => p_tried[v_i:v_i], p_due_at => p_due_at[v_i:v_i]);
-  end loop;
-  return v_fired;
 end
 $$;
-revoke execute on function pawl_private.fire_timer_batch(text,uuid[],bigint[],text[],integer[],timestamp with time zone[]) from public;
+revoke execute on function pawl_private.fire_timer_batch(text[],uuid[],bigint[],text[],integer[],integer[],timestamp with time zone[]) from public;
 
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
 language plpgsql stable parallel safe
@@ -4066,7 +4170,8 @@ begin
   select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
   from pawl_private.next_deadline(p_instance, p_tried) d
   on conflict on constraint timer_pkey do update
-  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried;
+  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
+    failed_version = null, last_error = null;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;

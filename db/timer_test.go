@@ -23,9 +23,11 @@ func TestTimers(t *testing.T) {
 	want := func(id uuid.UUID, event string, after time.Duration, version int) {
 		t.Helper()
 		got := bounded.Column[string](t, pool, `
-			select format('%s in %s, version %s%s', d.event, extract(epoch from d.due_at - $2::timestamptz)::float8, i.version,
-				case when t.due_at > d.due_at then ', armed too late' end)
+			select format('%s in %s, version %s%s%s', d.event, extract(epoch from d.due_at - $2::timestamptz)::float8, i.version,
+				case when t.due_at > d.due_at then ', armed too late' end,
+				case when n.event = d.event and n.due_at = d.due_at and n.last_error is null then '' else ', shown as ' || n::text end)
 			from pawl.timer t join pawl.instance i on i.id = t.instance_id cross join lateral pawl_private.next_deadline(i, 0) d
+			left join pawl.next_timeout n on n.instance_id = i.id
 			where t.instance_id = $1`, id, noon)
 		if want := fmt.Sprintf("%s in %v, version %d", event, after.Seconds(), version); len(got) != 1 || got[0] != want {
 			t.Errorf("timers = %v, want %s", got, want)
@@ -33,7 +35,9 @@ func TestTimers(t *testing.T) {
 	}
 	none := func(id uuid.UUID) {
 		t.Helper()
-		if got := bounded.Column[string](t, pool, "select t::text from pawl.timer t where instance_id = $1", id); len(got) != 0 {
+		if got := bounded.Column[string](t, pool, `
+			select t::text from pawl.timer t where instance_id = $1
+			union all select n::text from pawl.next_timeout n where instance_id = $1`, id); len(got) != 0 {
 			t.Errorf("timers = %v, want none", got)
 		}
 	}

@@ -40,8 +40,10 @@ func TestBooking(t *testing.T) {
 		t.Errorf("created (-want +got):\n%s", diff)
 	}
 	fsmtest.SameJSON(t, i.Context, `{"flight_id":"LX1","price":9007199254740993}`)
-	if diff := cmp.Diff(i, fsmtest.Get(t, s, i.ID)); diff != "" {
-		t.Errorf("read (-created +read):\n%s", diff)
+	read := i
+	read.NextTimeout = &fsm.NextTimeout{Event: "after:10m", DueAt: start.Add(10 * time.Minute)}
+	if diff := cmp.Diff(read, fsmtest.Get(t, s, i.ID)); diff != "" {
+		t.Errorf("read (-want +got):\n%s", diff)
 	}
 
 	dbtest.Advance(t, pool, time.Minute)

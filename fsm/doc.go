@@ -65,6 +65,7 @@
 //
 // # What it may import
 //
-// fsm/definition, db/queries, pgx, internal/address and its own internal packages. It imports none of
-// the other packages under it. It knows nothing of the API's protocol.
+// fsm/definition, db/queries, db/schema (the version and the privileges to check), pgx, internal/address and
+// its own internal packages. It imports none of the other packages under it. It knows nothing of the API's
+// protocol.
 package fsm

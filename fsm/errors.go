@@ -183,6 +183,18 @@ func Errorf(k Kind, format string, args ...any) *Error {
 	return &Error{Kind: k, Message: fmt.Sprintf(format, args...)}
 }
 
+// NoWorkflow returns the WorkflowNotFound error for a name, and for a version unless that is 0, the latest one.
+func NoWorkflow(name string, version int) *Error {
+	const longest = 255 // No workflow has a name of that length.
+	if short := []rune(name); len(short) > longest {
+		name = string(short[:longest]) + "…"
+	}
+	if version == 0 {
+		return Errorf(WorkflowNotFound, "there is no workflow %q", name)
+	}
+	return Errorf(WorkflowNotFound, "there is no workflow %q, or it has no version %d", name, version)
+}
+
 // MalformedAt returns a Malformed error with one fault, at a JSON Pointer into the request.
 func MalformedAt(pointer, detail string) *Error {
 	return &Error{

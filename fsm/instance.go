@@ -50,6 +50,28 @@ type Instance struct {
 	ExpiresAt *time.Time
 	// Error is a JSON object that says why the instance failed, or nil.
 	Error json.RawMessage
+	// NextTimeout is the next deadline. It is nil if there is none, and in an instance that a command or a
+	// read of the past returns.
+	NextTimeout *NextTimeout
+}
+
+// NextTimeout is the next deadline of an instance: of a timeout of its state, or of its lifetime.
+type NextTimeout struct {
+	// Event is "after:" and the time of a timeout, or "ttl".
+	Event string
+	// DueAt is the deadline. It is past while the timer is late, and while it fails.
+	DueAt time.Time
+	// LastError says why the step could not be made when the deadline came; nil if it has not come, or if no
+	// attempt failed. The step is tried again every minute.
+	LastError *string
+}
+
+// nextTimeout returns the deadline of a row, whose columns are nil if there is none.
+func nextTimeout(event *string, dueAt *time.Time, lastError *string) *NextTimeout {
+	if event == nil {
+		return nil
+	}
+	return &NextTimeout{Event: *event, DueAt: *dueAt, LastError: lastError}
 }
 
 // InstanceOf returns the instance of a row, with the events that its state accepts.
@@ -62,14 +84,16 @@ func InstanceOf(i queries.Instance, accepted []string) Instance {
 	}
 }
 
-// InstanceOfRow is InstanceOf for a row of queries.GetInstances.
+// InstanceOfRow is InstanceOf for a row of queries.GetInstances, with the next deadline.
 func InstanceOfRow(r queries.GetInstancesRow) Instance {
-	return InstanceOf(queries.Instance{
+	i := InstanceOf(queries.Instance{
 		TenantID: r.TenantID, ID: r.ID, Workflow: r.Workflow, WorkflowVersion: r.WorkflowVersion, State: r.State,
 		Status: r.Status, Version: r.Version, Context: r.Context, BusinessKey: r.BusinessKey,
 		CorrelationID: r.CorrelationID, CreatedAt: r.CreatedAt, StateChangedAt: r.StateChangedAt,
 		ExpiresAt: r.ExpiresAt, Error: r.Error,
 	}, r.Actions)
+	i.NextTimeout = nextTimeout(r.TimeoutEvent, r.TimeoutDueAt, r.TimeoutError)
+	return i
 }
 
 // Step is one change of an instance: a row of its history, with the context that it left.

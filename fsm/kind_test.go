@@ -137,7 +137,7 @@ func TestEveryKind(t *testing.T) {
 		"definition is large":     {second(s.Register(ctx, "w", make([]byte, 1<<20+1), "", false)), fsm.TooLarge, nil, nil},
 		"version is not the next": {second(s.Register(ctx, "stepwise", []byte(strings.Replace(stepwise, "{", `{"version":9,`, 1)), "", false)), fsm.WorkflowConflict, &fsm.Refusal{Version: 1}, nil},
 		"cursor of another list":  {second(s.List(ctx, "t", fsm.Filter{}, fsm.Page{Cursor: "AAAA"})), fsm.Malformed, nil, []string{""}},
-		"filter has NUL":          {second(s.List(ctx, "t", fsm.Filter{Status: "\x00"}, fsm.Page{})), fsm.Malformed, nil, []string{""}},
+		"filter has NUL":          {second(s.List(ctx, "t", fsm.Filter{Statuses: []fsm.Status{"\x00"}}, fsm.Page{})), fsm.Malformed, nil, []string{""}},
 		"no such delivery":        {second(subscriptions.ReplayDelivery(ctx, fsm.DefaultTenant, uuid.New())), fsm.NotFound, nil, nil},
 		"callback has no secret":  {doCreate(func(c *fsm.CreateCommand) { c.CallbackURL = "https://93.184.215.14" }), fsm.CallbackSecretRequired, nil, nil},
 		"limit is negative":       {second(s.History(ctx, fsm.DefaultTenant, id, fsm.Page{Limit: -1})), fsm.Malformed, nil, []string{""}},

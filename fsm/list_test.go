@@ -1,12 +1,18 @@
 package fsm_test
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -93,5 +99,260 @@ func TestCursorsOfAReplacedDatabase(t *testing.T) {
 	}
 	if _, err := list(first.Next); err != nil {
 		t.Error(err)
+	}
+}
+
+// listedParcel and listedClaim give one state, CLOSED, two statuses; listedClaim has a compound state, and a state whose name merely
+// begins like that.
+const (
+	listedParcel = `{"name": "parcel", "initial": "NEW", "states": {
+		"NEW": {"on": {"hold": "HELD", "ship": "DONE", "lose": "LOST", "close": "CLOSED"}},
+		"HELD": {"on": {"release": "NEW"}, "after": {"1h": {"target": "NEW", "guard": "$nowhere == 1"}}},
+		"DONE": {"type": "final"}, "CLOSED": {"type": "final"}, "LOST": {"type": "final", "outcome": "failed"}}}`
+	listedClaim = `{"name": "claim", "initial": "NEW", "states": {
+		"NEW": {"on": {"hold": "CHECK", "close": "CLOSED", "look": "CHECKED"}},
+		"CHECK": {"initial": "FIRST", "states": {"FIRST": {"on": {"more": "SECOND"}}, "SECOND": {}}, "on": {"release": "NEW"}},
+		"CHECKED": {"on": {"close": "CLOSED"}},
+		"CLOSED": {"type": "final", "outcome": "failed"}}}`
+)
+
+// A list is what its filter chooses, in its order, page by page, whatever ranges of an index it is put together of.
+func TestListsAreWhatTheirFilterChooses(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	events := map[string][]string{
+		"parcel": {"", "hold", "ship", "lose", "close"}, "claim": {"", "hold", "close", "look", "hold,more"},
+	}
+	var all []fsm.Instance
+	for n := range 60 {
+		workflow := []string{"parcel", "claim"}[n%2]
+		c := fsm.CreateCommand{Workflow: workflow, CorrelationID: fmt.Sprint("group ", n%4)}
+		if n%6 < 2 { // A business key may be taken in each workflow once.
+			c.BusinessKey = fmt.Sprint("key ", n/6)
+		}
+		r, err := s.Create(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r.Instance)
+		dbtest.Advance(t, pool, time.Minute)
+	}
+	// They move in another order than they were made in, and some of them at the same time.
+	for k := range all {
+		n := k * 37 % len(all)
+		if k%5 > 0 {
+			dbtest.Advance(t, pool, time.Minute)
+		}
+		for _, event := range strings.Split(events[all[n].Workflow][n/2%5], ",") {
+			if event != "" {
+				fsmtest.Fire(t, s, all[n].ID, event, `{}`)
+			}
+		}
+	}
+	dbtest.Advance(t, pool, 30*time.Minute)
+	fsmtest.WantFired(t, pool, 0) // The timeouts of the first held ones have failed.
+	now := bounded.Value[time.Time](t, pool, "select pawl.now()")
+	failing := 0
+	for n := range all {
+		all[n] = fsmtest.Get(t, s, all[n].ID)
+		if next := all[n].NextTimeout; next != nil && next.LastError != nil {
+			failing++
+		}
+	}
+	if failing == 0 || failing == 6 {
+		t.Fatalf("%d timers fail, want some of 6", failing)
+	}
+
+	within := func(i fsm.Instance, states []string) bool {
+		return slices.ContainsFunc(states, func(s string) bool { return i.State == s || strings.HasPrefix(i.State, s+".") })
+	}
+	compare := map[fsm.Sort]func(a, b fsm.Instance) int{
+		"": func(a, b fsm.Instance) int { return bytes.Compare(b.ID[:], a.ID[:]) },
+		fsm.SortStateChangedAt: func(a, b fsm.Instance) int {
+			return cmp.Or(a.StateChangedAt.Compare(b.StateChangedAt), bytes.Compare(a.ID[:], b.ID[:]))
+		},
+	}
+	compare[fsm.SortCreatedAt] = func(a, b fsm.Instance) int { return compare[""](b, a) }
+	compare[fsm.SortStateChangedAtDesc] = func(a, b fsm.Instance) int { return compare[fsm.SortStateChangedAt](b, a) }
+
+	found, others := 0, []string{"", "key 3", "group 2", "stuck", "created", "failing"}
+	for n, sort := range []fsm.Sort{"", fsm.SortCreatedAt, fsm.SortStateChangedAt, fsm.SortStateChangedAtDesc} {
+		for _, workflows := range [][]string{nil, {"parcel"}, {"claim"}, {"parcel", "claim"}} {
+			for _, states := range [][]string{nil, {"NEW"}, {"HELD"}, {"CLOSED"}, {"CHECK"}, {"CHECK.SECOND", "NEW", "LOST"}} {
+				if slices.Equal(workflows, []string{"parcel"}) && within(fsm.Instance{State: "CHECK.SECOND"}, states) ||
+					slices.Equal(workflows, []string{"claim"}) && slices.Contains(states, "HELD") || len(states) == 3 && len(workflows) == 1 {
+					continue // No state of this workflow.
+				}
+				for _, statuses := range [][]fsm.Status{nil, {fsm.Active}, {fsm.Completed}, {fsm.Failed, fsm.Active}, {fsm.Expired}} {
+					for k, other := range others {
+						if n > 0 && (k+len(statuses)+len(states))%2 > 0 {
+							continue // Half of them will do for another order.
+						}
+						f := fsm.Filter{Workflows: workflows, States: states, Statuses: statuses, Sort: sort}
+						keep := func(fsm.Instance) bool { return true }
+						after, before := fsmtest.Noon.Add(9*time.Minute), fsmtest.Noon.Add(40*time.Minute)
+						switch other {
+						case "key 3":
+							f.BusinessKey = other
+							keep = func(i fsm.Instance) bool { return i.BusinessKey != nil && *i.BusinessKey == other }
+						case "group 2":
+							f.CorrelationID = other
+							keep = func(i fsm.Instance) bool { return *i.CorrelationID == other }
+						case "stuck":
+							f.StuckFor = 50 * time.Minute
+							keep = func(i fsm.Instance) bool {
+								return i.Status == fsm.Active && !i.StateChangedAt.After(now.Add(-50*time.Minute))
+							}
+						case "created":
+							f.CreatedAfter, f.CreatedBefore = after, before
+							keep = func(i fsm.Instance) bool { return i.CreatedAt.After(after) && i.CreatedAt.Before(before) }
+						case "failing":
+							f.FailingTimer = true
+							keep = func(i fsm.Instance) bool { return i.NextTimeout != nil && i.NextTimeout.LastError != nil }
+						}
+						var want, got []fsm.Instance
+						for _, i := range all {
+							if (workflows == nil || slices.Contains(workflows, i.Workflow)) && (states == nil || within(i, states)) &&
+								(statuses == nil || slices.Contains(statuses, i.Status)) && keep(i) {
+								want = append(want, i)
+							}
+						}
+						slices.SortFunc(want, compare[sort])
+						// bounded: each page begins where the last one ended
+						for page := (fsm.Page{Limit: 7}); ; {
+							l, err := s.List(t.Context(), fsm.DefaultTenant, f, page)
+							if err != nil {
+								t.Fatalf("%+v: %v", f, err)
+							}
+							got = append(got, l.Items...)
+							if page.Cursor = l.Next; page.Cursor == "" {
+								break
+							}
+						}
+						if diff := gocmp.Diff(want, got); diff != "" {
+							t.Errorf("%+v: %s", f, diff)
+						}
+						found += len(got)
+					}
+				}
+			}
+		}
+	}
+	if found < 3000 {
+		t.Errorf("only %d were found", found)
+	}
+}
+
+// The values of a filter may be given in any order, also for the next page.
+func TestCursorsDoNotDependOnTheOrderOfValues(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
+	for range 3 {
+		fsmtest.Create(t, s, "parcel", `{}`)
+	}
+	f := fsm.Filter{Workflows: []string{"parcel", "claim"}, Statuses: []fsm.Status{fsm.Failed, fsm.Active}, States: []string{"NEW", "CLOSED"}}
+	first, err := s.List(t.Context(), fsm.DefaultTenant, f, fsm.Page{Limit: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Reverse(f.Workflows)
+	slices.Reverse(f.Statuses)
+	f.States = []string{"CLOSED", "NEW", "NEW"}
+	second, err := s.List(t.Context(), fsm.DefaultTenant, f, fsm.Page{Limit: 2, Cursor: first.Next})
+	if err != nil || len(second.Items) != 1 {
+		t.Errorf("got %v, %v", second.Items, err)
+	}
+}
+
+// What a filter names must exist, and the error says what was probably meant.
+func TestFiltersNameWhatExists(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
+	many := make([]string, fsm.MaxNames+1)
+	for i := range many {
+		many[i] = "NEW"
+	}
+	for name, c := range map[string]struct {
+		filter fsm.Filter
+		want   []fsm.Fault
+	}{
+		"misspelled workflow": {
+			fsm.Filter{Workflows: []string{"parcle"}},
+			[]fsm.Fault{{Parameter: "workflow", Detail: `there is no workflow "parcle"; did you mean "parcel"?`}},
+		},
+		"other workflow": {
+			fsm.Filter{Workflows: []string{"parcel", "invoice"}},
+			[]fsm.Fault{{Parameter: "workflow", Detail: `there is no workflow "invoice"`}},
+		},
+		"state in lower case": {
+			fsm.Filter{States: []string{"held"}},
+			[]fsm.Fault{{Parameter: "state", Detail: `there is no state "held"; did you mean "HELD"?`}},
+		},
+		"state without its path": {
+			fsm.Filter{States: []string{"SECOND"}},
+			[]fsm.Fault{{Parameter: "state", Detail: `there is no state "SECOND"; did you mean "CHECK.SECOND"?`}},
+		},
+		"misspelled compound state": {
+			fsm.Filter{States: []string{"CHEK"}},
+			[]fsm.Fault{{Parameter: "state", Detail: `there is no state "CHEK"; did you mean "CHECK"?`}},
+		},
+		"state of another workflow": {
+			fsm.Filter{Workflows: []string{"claim"}, States: []string{"NEW", "HELD"}},
+			[]fsm.Fault{{Parameter: "state", Detail: `there is no state "HELD"`}},
+		},
+		"both": {
+			fsm.Filter{Workflows: []string{"Claim", "parcel"}, States: []string{"NEW", "DONE1"}},
+			[]fsm.Fault{
+				{Parameter: "workflow", Detail: `there is no workflow "Claim"; did you mean "claim"?`},
+				{Parameter: "state", Detail: `there is no state "DONE1"; did you mean "DONE"?`},
+			},
+		},
+		"too many": {
+			fsm.Filter{States: many}, []fsm.Fault{{Parameter: "state", Detail: "must not be given more than 20 times"}},
+		},
+		"order": {
+			fsm.Filter{Sort: "id"},
+			[]fsm.Fault{{Parameter: "sort", Detail: "must be created_at, -created_at, state_changed_at or -state_changed_at"}},
+		},
+	} {
+		_, err := s.List(t.Context(), fsm.DefaultTenant, c.filter, fsm.Page{})
+		if diff := gocmp.Diff(c.want, fsmtest.Refusal(t, err, fsm.Malformed).Faults); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// An order that no index has is refused for more instances than are soon sorted, and given for all up to that.
+func TestSortingByChangeIsBounded(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
+	fsmtest.Create(t, s, "claim", `{}`)
+	bounded.Exec(t, pool, `
+		insert into pawl.instance (
+			tenant_id, id, workflow, workflow_version, state, status, version, context, created_at, state_changed_at)
+		select
+			'default', ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'parcel', 1, 'NEW', 'active', 1, '{}',
+			'2024-01-01', timestamptz '2024-01-01' + n * interval '1 second'
+		from generate_series(1, $1::integer) n`, fsm.MaxSorted)
+	list := func(f fsm.Filter) (fsm.List[fsm.Instance], error) {
+		f.Sort = fsm.SortStateChangedAtDesc
+		return s.List(t.Context(), fsm.DefaultTenant, f, fsm.Page{Limit: 2})
+	}
+	for _, f := range []fsm.Filter{{Workflows: []string{"parcel"}}, {Statuses: []fsm.Status{fsm.Completed}}, {Workflows: []string{"claim"}}} {
+		l, err := list(f)
+		if err != nil {
+			t.Errorf("%+v: %v", f, err)
+		}
+		if len(f.Workflows) > 0 && f.Workflows[0] == "parcel" &&
+			(len(l.Items) != 2 || l.Items[0].StateChangedAt.Sub(l.Items[1].StateChangedAt) != time.Second) {
+			t.Errorf("got %+v", l.Items)
+		}
+	}
+	for _, f := range []fsm.Filter{{}, {Statuses: []fsm.Status{fsm.Active, fsm.Failed}}, {States: []string{"NEW"}}} {
+		_, err := list(f)
+		if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "sort" {
+			t.Errorf("%+v: got %v", f, e)
+		}
 	}
 }

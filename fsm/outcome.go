@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/pawl-fsm/pawl/db/queries"
@@ -26,6 +27,9 @@ func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outc
 		s.guesses.moved(o)
 	}
 	result, err = resultOf(o, &Error{Replayed: o.Replayed})
+	if errors.Is(err, WorkflowNotFound) {
+		err = NoWorkflow(p.command.Workflow, 0)
+	}
 	return true, result, err
 }
 

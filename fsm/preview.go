@@ -3,6 +3,7 @@ package fsm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -76,7 +77,10 @@ func (s *Service) PreviewCreate(ctx context.Context, workflow string, version in
 		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
 			w, err := q.GetWorkflow(ctx, workflow)
 			version = int(w.Version)
-			return IfNoRows(err, WorkflowNotFound, "there is no such workflow")
+			if errors.Is(err, pgx.ErrNoRows) {
+				return NoWorkflow(workflow, 0)
+			}
+			return err
 		})
 		if err != nil {
 			return Position{}, err

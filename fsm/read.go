@@ -2,18 +2,16 @@ package fsm
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
-// Get returns an instance as it is now. Gets that arrive together share a query, as commands share a
+// Get returns an instance as it is now, with its next deadline. Gets that arrive together share a query, as commands share a
 // call.
 // Kinds: InstanceNotFound, Unavailable.
 func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
@@ -146,53 +144,6 @@ type List[T any] struct {
 	Items []T
 	// Next is the cursor of the next page, or empty on the last page.
 	Next string
-}
-
-// Filter chooses instances. A zero member chooses all of them.
-type Filter struct {
-	// Workflow and the others choose the instances that have exactly this value. State is a path, not
-	// the name of a compound state.
-	Workflow, State, BusinessKey, CorrelationID string
-	Status                                      Status
-	// CreatedAfter and CreatedBefore are both exclusive.
-	CreatedAfter, CreatedBefore time.Time
-	// StuckFor chooses active instances that have been in their state for at least that long.
-	StuckFor time.Duration
-}
-
-// List returns instances, the newest first. A cursor belongs to the filter that it was given for.
-// Kinds: Malformed (limit, cursor or filter), Unavailable.
-func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (List[Instance], error) {
-	for _, text := range []string{f.Workflow, f.State, string(f.Status), f.BusinessKey, f.CorrelationID} {
-		if err := CheckTexts(Text{"", text, 255}); err != nil {
-			return List[Instance]{}, err
-		}
-	}
-	scope, err := json.Marshal(f)
-	if err != nil {
-		return List[Instance]{}, AsError(err)
-	}
-	items, next, err := database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
-		Scope: "instances " + tenant + " " + string(scope),
-		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.ListInstancesRow, error) {
-			p := queries.ListInstancesParams{
-				TenantID: tenant, Workflow: database.Optional(f.Workflow), State: database.Optional(f.State),
-				Status: database.Optional(string(f.Status)), BusinessKey: database.Optional(f.BusinessKey),
-				CorrelationID: database.Optional(f.CorrelationID), CreatedAfter: database.Optional(f.CreatedAfter),
-				CreatedBefore: database.Optional(f.CreatedBefore),
-				StuckFor:      pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
-				RowLimit:      limit,
-			}
-			var err error
-			if p.BeforeID, err = database.OptionalID(after); err != nil {
-				return nil, err
-			}
-			return database.Planned(db).ListInstances(ctx, p)
-		},
-		Item: func(r queries.ListInstancesRow) Instance { return InstanceOf(r.Instance, r.Actions) },
-		Key:  func(i Instance) string { return i.ID.String() },
-	}, page.Limit, page.Cursor)
-	return List[Instance]{items, next}, err
 }
 
 // History returns the steps of an instance, the oldest first.

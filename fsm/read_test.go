@@ -69,10 +69,9 @@ func TestList(t *testing.T) {
 		filter fsm.Filter
 		want   []int
 	}{
-		"workflow":       {fsm.Filter{Workflow: "flight-booking"}, []int{5, 3, 1}},
-		"no workflow":    {fsm.Filter{Workflow: "none"}, []int{}},
-		"state":          {fsm.Filter{State: "STOPPED"}, []int{2}},
-		"status":         {fsm.Filter{Status: fsm.Completed}, []int{2}},
+		"workflow":       {fsm.Filter{Workflows: []string{"flight-booking"}}, []int{5, 3, 1}},
+		"state":          {fsm.Filter{States: []string{"STOPPED"}}, []int{2}},
+		"status":         {fsm.Filter{Statuses: []fsm.Status{fsm.Completed}}, []int{2}},
 		"business key":   {fsm.Filter{BusinessKey: "d"}, []int{3}},
 		"correlation id": {fsm.Filter{CorrelationID: "odd"}, []int{5, 3, 1}},
 		"after":          {fsm.Filter{CreatedAfter: start.Add(4 * time.Minute)}, []int{6, 5}},
@@ -80,7 +79,7 @@ func TestList(t *testing.T) {
 		"after 1960":     {fsm.Filter{CreatedAfter: time.Date(1960, 1, 1, 0, 0, 0, 0, time.UTC), CreatedBefore: start.Add(time.Minute)}, []int{0}},
 		"before 9999":    {fsm.Filter{CreatedBefore: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), CreatedAfter: start.Add(5 * time.Minute)}, []int{6}},
 		"stuck":          {fsm.Filter{StuckFor: 6 * time.Minute}, []int{1, 0}},
-		"combined":       {fsm.Filter{Workflow: "counter", StuckFor: 5 * time.Minute, Status: fsm.Active}, []int{0}},
+		"combined":       {fsm.Filter{Workflows: []string{"counter"}, StuckFor: 5 * time.Minute, Statuses: []fsm.Status{fsm.Active}}, []int{0}},
 	} {
 		if got := all(c.filter, 2); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
@@ -110,7 +109,10 @@ func TestList(t *testing.T) {
 			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{}, fsm.Page{Cursor: ids[2].String()})
 		},
 		"other filter": func() (fsm.List[fsm.Instance], error) {
-			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{State: "COUNTING"}, fsm.Page{Cursor: first.Next})
+			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{States: []string{"COUNTING"}}, fsm.Page{Cursor: first.Next})
+		},
+		"other order": func() (fsm.List[fsm.Instance], error) {
+			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{Sort: fsm.SortCreatedAt}, fsm.Page{Cursor: first.Next})
 		},
 		"other tenant": func() (fsm.List[fsm.Instance], error) {
 			return s.List(ctx, "other", fsm.Filter{}, fsm.Page{Cursor: first.Next})
@@ -174,15 +176,4 @@ func TestActions(t *testing.T) {
 	if err != nil || got == nil || len(got) != 0 {
 		t.Errorf("a final state accepts %v, %v", got, err)
 	}
-}
-
-func TestPing(t *testing.T) {
-	t.Parallel()
-	s, _ := fsmtest.New(t, fsm.Config{})
-	if err := s.Ping(t.Context()); err != nil {
-		t.Error(err)
-	}
-	empty := fsm.New(fsmtest.Open(t, dbtest.Empty(t), db.Config{}), fsm.Config{})
-	defer empty.Close()
-	fsmtest.Refused(t, empty.Ping(t.Context()), fsm.Unavailable)
 }

@@ -1,13 +1,11 @@
 package fsm
 
 import (
-	"context"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 	"github.com/pawl-fsm/pawl/internal/address"
@@ -100,25 +98,4 @@ func (s *Service) Webhooks() WebhookPolicy { return s.config.Webhooks }
 func (s *Service) Close() {
 	s.creates.close()
 	s.fires.close()
-}
-
-// Ping returns nil if the database answers, is migrated and takes writes, else Unavailable.
-func (s *Service) Ping(ctx context.Context) error {
-	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		if _, err := q.GetSetting(ctx); err != nil {
-			return err
-		}
-		readOnly, err := q.IsReadOnly(ctx)
-		if err == nil && readOnly {
-			return database.ErrReadOnly
-		}
-		return err
-	})
-	switch {
-	case database.IsReadOnly(err):
-		return &Error{Kind: Unavailable, Message: "the database takes no writes", Cause: err}
-	case err != nil:
-		return &Error{Kind: Unavailable, Message: "the database is away or not migrated", Cause: err}
-	}
-	return nil
 }

@@ -201,7 +201,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	r.add("get at", at, err)
 	events, err := s.AcceptedEvents(ctx, fsm.DefaultTenant, counter.ID, true)
 	r.add("events", events, err)
-	for _, f := range []fsm.Filter{{}, {BusinessKey: "Jürgen €"}, {CreatedAfter: noon.Add(-time.Hour), Status: "active"}, {StuckFor: time.Hour}} {
+	for _, f := range []fsm.Filter{{}, {BusinessKey: "Jürgen €"}, {CreatedAfter: noon.Add(-time.Hour), Statuses: []fsm.Status{"active"}}, {StuckFor: time.Hour}} {
 		list, err := s.List(ctx, fsm.DefaultTenant, f, fsm.Page{})
 		r.add("list", list.Items, err)
 	}

@@ -16,7 +16,7 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	if r.Body == nil {
 		return nil, errNoBody
 	}
-	if err := checkVersion(r.Body.Version); err != nil {
+	if err := checkVersion(r.Name, r.Body.Version); err != nil {
 		return nil, err
 	}
 	if r.Body.Sample != nil && *r.Body.Sample < 1 {

@@ -142,7 +142,7 @@ func (r *route) allow() string {
 }
 
 // checkQuery returns one malformed-request problem that lists every query parameter that is
-// unknown, repeated or has a bad value.
+// unknown, has a bad value, or is repeated although it is no array.
 func (op *operation) checkQuery(query url.Values) error {
 	var faults []api.Fault
 	add := func(name, detail string) { faults = append(faults, api.Fault{Parameter: &name, Detail: detail}) }
@@ -154,6 +154,15 @@ func (op *operation) checkQuery(query url.Values) error {
 			add(name, "is not a parameter of this operation, which has none")
 		case !known:
 			add(name, "is not a parameter of this operation, which has "+strings.Join(slices.Sorted(maps.Keys(op.query)), ", "))
+		case p.Schema.Value.Type.Is("array"):
+			if most := p.Schema.Value.MaxItems; most != nil && uint64(len(values)) > *most {
+				add(name, fmt.Sprintf("must be sent at most %d times", *most))
+			}
+			for _, v := range values {
+				if detail := checkValue(p.Schema.Value.Items.Value, v); detail != "" {
+					add(name, detail)
+				}
+			}
 		case len(values) > 1:
 			add(name, "must be sent once")
 		default:

@@ -21,7 +21,7 @@ func location(i fsm.Instance) string { return "/v1/instances/" + i.ID.String() }
 // createCommand builds the command of a create, single or in a batch.
 func (r *request) createCommand(workflow, key string, body api.CreateRequest) (fsm.CreateCommand, error) {
 	if utf8.RuneCountInString(workflow) > maxName {
-		return fsm.CreateCommand{}, &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "there is no such workflow"}
+		return fsm.CreateCommand{}, fsm.NoWorkflow(workflow, 0)
 	}
 	expiresIn, err := durationAt("/expires_in", body.ExpiresIn)
 	if err != nil {
@@ -177,7 +177,7 @@ func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (
 	}, nil
 }
 
-// ListInstances answers with a page of the tenant's instances, newest first.
+// ListInstances answers with a page of the tenant's instances.
 func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObject) (ListInstancesResponseObject, error) {
 	list, err := s.listInstances(ctx, in.Params)
 	if err != nil {
@@ -197,8 +197,9 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 	}
 	p := in.Params
 	list, err := s.listInstances(ctx, api.ListInstancesParams{
-		Workflow: &in.Name, State: p.State, Status: p.Status, BusinessKey: p.BusinessKey, CorrelationID: p.CorrelationID,
-		CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor, Limit: p.Limit, Cursor: p.Cursor,
+		Workflow: []string{in.Name}, State: p.State, Status: p.Status, BusinessKey: p.BusinessKey, CorrelationID: p.CorrelationID,
+		CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor, Timer: p.Timer, Sort: p.Sort,
+		Limit: p.Limit, Cursor: p.Cursor,
 	})
 	if err != nil {
 		return nil, err
@@ -216,9 +217,11 @@ func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (
 		return fsm.List[fsm.Instance]{}, err
 	}
 	f := fsm.Filter{
-		Workflow: value(p.Workflow), State: value(p.State), Status: fsm.Status(value(p.Status)),
+		Workflows: p.Workflow, States: p.State,
+		Statuses:    each(p.Status, func(s api.InstanceStatus) fsm.Status { return fsm.Status(s) }),
 		BusinessKey: value(p.BusinessKey), CorrelationID: value(p.CorrelationID),
 		CreatedAfter: bound(p.CreatedAfter), CreatedBefore: bound(p.CreatedBefore),
+		FailingTimer: p.Timer != nil, Sort: fsm.Sort(value(p.Sort)),
 	}
 	if p.StuckFor != nil {
 		if f.StuckFor, err = definition.ParseDuration(*p.StuckFor); err != nil {

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
@@ -21,9 +22,13 @@ func TestInstanceShape(t *testing.T) {
 		"created_at", "2026-03-01T09:00:00.000000Z", "state_changed_at", "2026-03-01T09:00:00.000000Z",
 		"expires_at", "2026-03-01T09:01:30.000000Z", "error", "null")
 	a.get("/v1/instances/"+r.at("id")).want(http.StatusOK).wantHeader("ETag", `"1"`)
-	if got := a.get(r.header.Get("Location")); string(got.body) != string(r.body) {
+	// A read has the next deadline besides.
+	const deadline = `"next_timeout":{"due_at":"2026-03-01T09:01:30.000000Z","event":"ttl","last_error":null},`
+	if got := a.get(r.header.Get("Location")); strings.Replace(string(got.body), deadline, "", 1) != string(r.body) {
 		t.Errorf("read %s\nafter creating %s", got.body, r.body)
 	}
+	a.get("/v1/instances/"+r.at("id")+"?version=1").wantAt("next_timeout", missing)
+	a.get("/v1/instances?workflow=booking").wantAt("items.0.next_timeout.event", "ttl")
 	dbtest.Advance(t, a.pool, hour)
 	moved := a.fire(r.at("id"), "cancel", "").want(http.StatusOK).wantAt("status", "cancelled", "actions", "[]",
 		"created_at", "2026-03-01T09:00:00.000000Z", "state_changed_at", "2026-03-01T10:00:00.000000Z")

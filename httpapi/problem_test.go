@@ -95,7 +95,7 @@ func TestProblems(t *testing.T) {
 	busy.get("/v1/workflows").want(http.StatusOK)
 	gone := serve(t, "postgres://nobody@127.0.0.1:1/nothing", setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
 	broken := startWith(t, setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
-	bounded.Exec(broken.t, broken.pool, "drop table pawl.timer")
+	bounded.Exec(broken.t, broken.pool, "drop table pawl.timer cascade")
 	bounded.Exec(broken.t, broken.pool, "drop view pawl.instance_at")
 
 	var seen sync.Map

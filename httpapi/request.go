@@ -20,6 +20,7 @@ type request struct {
 	url       *url.URL
 	header    http.Header
 	principal principal
+	problem   api.ProblemCode // The code of the answer if it is a problem, for the log.
 
 	key           string
 	correlationID string

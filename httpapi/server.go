@@ -45,8 +45,9 @@ type Config struct {
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.
 	Draining context.Context
-	// Logger gets a debug line for each request, an error line for each failure of the
-	// service, and at most one warning a second while requests are refused as unavailable.
+	// Logger gets a line for each request, at info, with the code of the problem if it was
+	// refused; probes that succeed are at debug. It also gets an error line for each failure of
+	// the service, and at most one warning a second while requests are refused as unavailable.
 	// Default: no log.
 	Logger *slog.Logger
 }
@@ -149,7 +150,7 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // ServeHTTP answers every request, with a problem if a handler panics.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
-	start := time.Now()
+	start, method := time.Now(), in.Method
 	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL, header: in.Header}
 	if !fsm.IsVisible(r.id, 128) {
 		r.id = uuid.NewString()
@@ -164,10 +165,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 			}
 			s.fail(ctx, out, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
 		}
-		if s.config.Logger.Enabled(ctx, slog.LevelDebug) {
-			s.config.Logger.DebugContext(ctx, "request", "request_id", r.id, "method", in.Method,
-				"path", in.URL.Path, "status", out.status, "duration", time.Since(start))
-		}
+		s.logRequest(ctx, r, method, out.status, time.Since(start))
 	}()
 	if in.Method == http.MethodOptions {
 		if route := s.contract.match(in.URL.EscapedPath()); route != nil {
@@ -188,6 +186,28 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	s.router.ServeHTTP(out, in)
 }
 
+// logRequest logs a request that was answered.
+func (s *server) logRequest(ctx context.Context, r *request, method string, status int, took time.Duration) {
+	level := slog.LevelInfo
+	if r.problem == "" && (r.url.Path == "/healthz" || r.url.Path == "/readyz") {
+		level = slog.LevelDebug
+	}
+	if !s.config.Logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", r.id), slog.String("method", method), slog.String("path", r.url.Path),
+		slog.Int("status", status), slog.Duration("duration", took),
+	}
+	if r.problem != "" {
+		attrs = append(attrs, slog.String("code", string(r.problem)))
+	}
+	if r.principal.tenant != "" {
+		attrs = append(attrs, slog.String("tenant", r.principal.tenant))
+	}
+	s.config.Logger.LogAttrs(ctx, level, "request", attrs...)
+}
+
 // fail answers with a problem, unless the response has begun, and logs the cause of a
 // failure of the service, which the problem does not show.
 func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
@@ -196,6 +216,7 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	}
 	err = fromEcho(err)
 	p := writeProblem(ctx, w, err)
+	requestOf(ctx).problem = p.Code
 	switch {
 	case p.Status == http.StatusServiceUnavailable:
 		// Thousands of requests may fail for one reason: log one of them a second.

@@ -10,7 +10,7 @@ import (
 // SimulateWorkflow decides a sequence of events for an instance that does not exist, and
 // writes nothing.
 func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error) {
-	if err := checkVersion(r.Params.Version); err != nil {
+	if err := checkVersion(r.Name, r.Params.Version); err != nil {
 		return nil, err
 	}
 	body := value(r.Body)

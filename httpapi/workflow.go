@@ -74,16 +74,16 @@ func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (G
 }
 
 // checkVersion refuses a version below 1. fsm takes 0 as the latest version.
-func checkVersion(asked *int) error {
+func checkVersion(name string, asked *int) error {
 	if asked != nil && *asked < 1 {
-		return &fsm.Error{Kind: fsm.WorkflowNotFound, Message: "versions start at 1"}
+		return fsm.Errorf(fsm.WorkflowNotFound, "workflow %q has no version %d", name, *asked)
 	}
 	return nil
 }
 
 // workflow reads the given version, or the latest for nil.
 func (s *server) workflow(ctx context.Context, name string, version *int) (lifecycle.Workflow, error) {
-	if err := checkVersion(version); err != nil {
+	if err := checkVersion(name, version); err != nil {
 		return lifecycle.Workflow{}, err
 	}
 	return s.workflows.GetWorkflow(ctx, name, value(version))

@@ -179,3 +179,27 @@ func TestDefinitionLimits(t *testing.T) {
 	}
 	a.do(http.MethodPut, "/v1/workflows/large", chain(100)).want(http.StatusRequestEntityTooLarge, "too-large")
 }
+
+// The problem names the workflow, whichever operation did not find it.
+func TestWorkflowNotFoundNamesTheWorkflow(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	const nobody = "/v1/workflows/nobody"
+	for name, r := range map[string]answer{
+		"read":         a.get(nobody),
+		"read version": a.get(nobody + "/versions/3"),
+		"version 0":    a.get(nobody + "/versions/0"),
+		"retire":       a.do(http.MethodDelete, nobody+"/versions/3", ""),
+		"list":         a.get(nobody + "/instances"),
+		"diagram":      a.get(nobody + "/diagram"),
+		"create":       a.post(nobody+"/instances", newKey(), ""),
+		"simulate":     a.do(http.MethodPost, nobody+"/simulate", `{"events": []}`),
+		"back-test":    a.do(http.MethodPost, nobody+"/backtest", `{"version": 3}`),
+		"migrate":      a.do(http.MethodPost, nobody+"/migrate", `{"from": 1, "to": 2}`),
+	} {
+		if r.status != http.StatusNotFound || r.at("code") != "workflow-not-found" || !strings.Contains(r.at("detail"), "nobody") {
+			t.Errorf("%s: got %d %s", name, r.status, r.body)
+		}
+	}
+	a.batch(command("create", "workflow", "nobody")).wantAt("results.0.problem.detail", `there is no workflow "nobody"`)
+}

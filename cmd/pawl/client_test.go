@@ -3,8 +3,11 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -63,7 +66,7 @@ func TestClient(t *testing.T) {
 		Context json.RawMessage
 	}
 	out := mustPawl(t, env, "instance", "create", "flight-booking", "--json",
-		"--context", "{flight_id: LH454, price: 9007199254740993}", "--business-key", "order-7", "--key", "k1")
+		"--context", "{flight_id: LH454, price: 9007199254740993}", "--business-key", "order-7", "--correlation-id", "trip-3", "--key", "k1")
 	if err := json.Unmarshal([]byte(out), &created); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +80,16 @@ func TestClient(t *testing.T) {
 	if out := mustPawl(t, env, "instance", "fire", created.ID, "reserve", "--dry-run", "--payload", "{price: 9007199254740993}"); !strings.Contains(out, "RESERVED") {
 		t.Error(out)
 	}
-	if out := mustPawl(t, env, "instance", "fire", created.ID, "reserve", "--if-match", "1", "--payload", "{price: 9007199254740993}", "--reason", "by phone"); !strings.Contains(out, "version  2") {
+	if out := mustPawl(t, env, "instance", "fire", created.ID, "reserve", "--if-match", "1", "--payload", "{price: 9007199254740993}", "--reason", "by phone"); !strings.Contains(out, "version        2\n") {
+		t.Error(out)
+	}
+	out = mustPawl(t, env, "instance", "get", created.ID)
+	if !regexp.MustCompile(`(?s)state +RESERVED \(active\)
+since +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z
+.*business key +order-7
+correlation id +trip-3
+deadline +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z by after:15m
+$`).MatchString(out) {
 		t.Error(out)
 	}
 	if out := mustPawl(t, env, "instance", "get", created.ID, "--at-version", "1"); !strings.Contains(out, "QUOTED (active)") {
@@ -99,7 +111,39 @@ func TestClient(t *testing.T) {
 	if out := mustPawl(t, env, "instance", "list", "--state", "RESERVED"); !strings.Contains(out, created.ID) || strings.Count(out, "\n") != 2 {
 		t.Error(out)
 	}
+	out = mustPawl(t, env, "instance", "list", "--state=RESERVED,PAID", "--state=QUOTED", "--status=active", "--sort=created_at", "--limit=1")
+	if !strings.Contains(out, created.ID) {
+		t.Error(out)
+	}
+	if out := mustPawl(t, env, "instance", "list", "--timer=failing"); strings.Count(out, "\n") != 1 {
+		t.Error(out)
+	}
+	if _, stderr, code := pawl(t, env, "instance", "list", "--state=RESERVD"); code != 1 || !strings.Contains(stderr, `did you mean "RESERVED"?`) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
 	if _, stderr, code := pawl(t, []string{"PAWL_SERVER=http://127.0.0.1:1"}, "instance", "get", created.ID); code != 1 || stderr == "" {
 		t.Errorf("exit code %d without a service: %s", code, stderr)
+	}
+}
+
+// Times are printed as the service writes them, with all six decimals, so that columns of them line up.
+func TestTimesKeepTheirDecimals(t *testing.T) {
+	t.Parallel()
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		const step = `{"version": 1, "kind": "created", "to": "A", "status": "completed", "actor": "x", "at": "2026-03-01T09:30:00.120000Z"}`
+		if strings.HasSuffix(r.URL.Path, "/events") {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = fmt.Fprintf(w, "id: 1\nevent: created\ndata: %s\n\n", step)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"items": [%s], "next_cursor": null}`, step)
+	}))
+	t.Cleanup(service.Close)
+	for _, command := range []string{"history", "watch"} {
+		if out := mustPawl(t, []string{"PAWL_SERVER=" + service.URL}, "instance", command, "x"); !strings.Contains(out, " 2026-03-01T09:30:00.120000Z ") &&
+			!strings.HasPrefix(out, "2026-03-01T09:30:00.120000Z ") {
+			t.Errorf("%s prints %s", command, out)
+		}
 	}
 }

@@ -1,6 +1,13 @@
 package main
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/fsm"
+)
 
 // ownerFlags name the database for the commands that need the schema's owner.
 type ownerFlags struct {
@@ -24,4 +31,22 @@ func wantDatabase(url string) error {
 		return errors.New("--database-url or DATABASE_URL must name the database")
 	}
 	return nil
+}
+
+// openDatabase returns a pool on a database whose schema is fit for this build, and whose role has the privileges of
+// the service.
+func openDatabase(c *console, url string, config db.Config) (*pgxpool.Pool, error) {
+	pool, err := db.Open(c, url, config)
+	if err != nil {
+		return nil, err
+	}
+	unfit, found := errors.AsType[*fsm.Error](fsm.CheckSchema(c, pool))
+	if !found {
+		return pool, nil
+	}
+	pool.Close()
+	if unfit.Cause != nil {
+		return nil, unfit.Cause
+	}
+	return nil, errors.New(unfit.Message)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -50,18 +51,18 @@ func (d *devCommand) Run(c *console) error {
 		}()
 	}
 	if err := db.Up(c, dsn); err != nil {
+		if d.DatabaseURL == "" && c.Err() == nil {
+			err = fmt.Errorf("%w; or remove the folder %s, with all data of pawl dev", err, d.DataDir)
+		}
 		return err
 	}
-	return d.serve(c, dsn, d.Listen, func(service *fsm.Service, addr net.Addr) error {
-		if err := registerExample(c, service); err != nil {
-			return err
-		}
+	example := func(service *fsm.Service) error { return registerExample(c, service) }
+	return d.serve(c, dsn, d.Listen, example, func(addr net.Addr) {
 		if addr == nil {
 			c.printf("pawl runs its workers, without an API\nits database is %s\n", dsn)
-			return nil
+			return
 		}
 		c.printf(devBanner, addr, dsn)
-		return nil
 	})
 }
 

@@ -40,10 +40,39 @@ func TestDev(t *testing.T) {
 	if v := mustSend(t, http.StatusOK, http.MethodGet, second.url+"/v1/workflows/flight-booking", "").member("version"); v != float64(1) {
 		t.Errorf("the example is at version %v after the second start, want 1", v)
 	}
+	// Another build may find a schema that it cannot upgrade.
+	dsn := second.Match(t, regexp.MustCompile(`its database is (\S+)\n`))[1]
+	bounded.Exec(t, dialDSN(t, dsn), "drop table pawl.goose_db_version; drop function pawl.schema_version")
 	second.Signal(t, syscall.SIGTERM)
 	if err := second.Wait(t); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}
+	_, stderr, code := pawl(t, none, "dev", "--data-dir", filepath.Join(dir, "data"))
+	if code != 1 || !strings.Contains(stderr, "pawl: migrate: a development build") || !strings.Contains(stderr, "or remove the folder "+filepath.Join(dir, "data")) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// Nobody can ask dev before its example is registered.
+func TestDevListensWhenItsExampleIsThere(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	conn, address := dialDSN(t, dsn), "127.0.0.1:"+bounded.Port(t)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, tx, "lock table pawl.workflow in share mode") // It keeps registrations waiting.
+	p := bounded.Start(t, bounded.Program{Path: program, Args: []string{"dev", "--listen", address}, Env: []string{"DATABASE_URL=" + dsn}})
+	bounded.UntilBlocked(t, dialDSN(t, dsn), 1)
+	if a, err := send(t.Context(), http.MethodGet, "http://"+address+"/readyz", ""); err == nil {
+		t.Errorf("without its example it answers %d %s", a.status, a.body)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.Match(t, started)
+	mustSend(t, http.StatusOK, http.MethodGet, "http://"+address+"/v1/workflows/flight-booking", "")
 }
 
 // runPrintedLines runs the curl commands that dev prints.

@@ -23,7 +23,7 @@ var allowed = map[string][]string{
 	"db/session": {"db/queries"},
 	"db/localpg": {},
 
-	"fsm":                   {"db/queries", "db/session", "fsm/definition", "fsm/internal/database", "internal/address"},
+	"fsm":                   {"db/queries", "db/schema", "db/session", "fsm/definition", "fsm/internal/database", "internal/address"},
 	"fsm/definition":        {},
 	"fsm/internal/database": {"db/queries", "db/session"},
 	"fsm/internal/final":    {"db/queries", "fsm/internal/database"},
@@ -49,7 +49,7 @@ var allowed = map[string][]string{
 	"examples/webhook-receiver":    {"db"},
 
 	"cmd/pawl": {
-		"db", "db/localpg", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
+		"db", "db/localpg", "db/schema", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
 		"httpapi", "httpapi/api", "internal/bench", "outbox", "outbox/sink", "outbox/webhook",
 	},
 

@@ -14,7 +14,7 @@ import (
 type instanceCommand struct {
 	Create         instanceCreate         `cmd:"" help:"Create an instance."`
 	Get            instanceGet            `cmd:"" help:"Show an instance as it is, or as it was at a time or version."`
-	List           instanceList           `cmd:"" help:"List instances, newest first."`
+	List           instanceList           `cmd:"" help:"List instances, newest first unless --sort is given."`
 	Fire           instanceFire           `cmd:"" help:"Fire an event at an instance."`
 	History        instanceHistory        `cmd:"" help:"Show the steps of an instance."`
 	Watch          instanceWatch          `cmd:"" help:"Print the steps of an instance as they are made, until it is final."`
@@ -25,16 +25,23 @@ type instanceCommand struct {
 
 // instanceAnswer is an instance as the API shows it. raw is the whole answer.
 type instanceAnswer struct {
-	raw         json.RawMessage
-	ID          string          `json:"id"`
-	Workflow    string          `json:"workflow"`
-	State       string          `json:"state"`
-	Status      string          `json:"status"`
-	Version     int64           `json:"version"`
-	Context     json.RawMessage `json:"context"`
-	BusinessKey *string         `json:"business_key"`
-	Actions     []string        `json:"actions"`
-	ChangedAt   string          `json:"state_changed_at"`
+	raw       json.RawMessage
+	ID        string          `json:"id"`
+	Workflow  string          `json:"workflow"`
+	State     string          `json:"state"`
+	Status    string          `json:"status"`
+	Version   int64           `json:"version"`
+	Context   json.RawMessage `json:"context"`
+	Actions   []string        `json:"actions"`
+	ChangedAt string          `json:"state_changed_at"`
+
+	BusinessKey   *string `json:"business_key"`
+	CorrelationID *string `json:"correlation_id"`
+	NextTimeout   *struct {
+		Event     string  `json:"event"`
+		DueAt     string  `json:"due_at"`
+		LastError *string `json:"last_error"`
+	} `json:"next_timeout"`
 }
 
 // UnmarshalJSON keeps the whole answer for --json.
@@ -52,9 +59,32 @@ func (c *console) printInstance(i instanceAnswer, asJSON bool) error {
 	if asJSON {
 		return c.printJSON(i)
 	}
-	c.printf("id       %s\nworkflow %s\nstate    %s (%s)\nversion  %d\ncontext  %s\naccepts  %s\n",
-		i.ID, i.Workflow, i.State, i.Status, i.Version, i.Context, strings.Join(i.Actions, ", "))
-	return nil
+	lines := [][2]string{
+		{"id", i.ID},
+		{"workflow", i.Workflow},
+		{"state", fmt.Sprintf("%s (%s)", i.State, i.Status)},
+		{"since", i.ChangedAt},
+		{"version", strconv.FormatInt(i.Version, 10)},
+		{"context", string(i.Context)},
+		{"accepts", strings.Join(i.Actions, ", ")},
+	}
+	if i.BusinessKey != nil {
+		lines = append(lines, [2]string{"business key", *i.BusinessKey})
+	}
+	if i.CorrelationID != nil {
+		lines = append(lines, [2]string{"correlation id", *i.CorrelationID})
+	}
+	if n := i.NextTimeout; n != nil {
+		lines = append(lines, [2]string{"deadline", n.DueAt + " by " + n.Event})
+		if n.LastError != nil {
+			lines = append(lines, [2]string{"fails", *n.LastError})
+		}
+	}
+	table := tabwriter.NewWriter(c.out, 0, 0, 1, ' ', 0)
+	for _, line := range lines {
+		_, _ = fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
+	}
+	return table.Flush()
 }
 
 // showInstance sends a request and prints the instance that is its answer.
@@ -137,23 +167,29 @@ func (i *instanceGet) Run(c *console) error {
 // instanceList prints the instances that its flags choose.
 type instanceList struct {
 	clientFlags
-	Workflow      string `help:"Only instances of this workflow."`
-	State         string `help:"Only instances in this state."`
-	Status        string `help:"Only instances with this status: active, completed, failed, cancelled or expired."`
-	BusinessKey   string `help:"Only the instance with this business key."`
-	CorrelationID string `help:"Only instances with this correlation id."`
-	CreatedAfter  moment `help:"Only instances created after a time, such as 2026-03-01T09:30:00Z."`
-	CreatedBefore moment `help:"Only instances created before a time."`
-	StuckFor      string `help:"Only active instances that have been in their state for at least this time, such as 1h."`
-	Limit         int    `default:"50" help:"Largest number of instances; 0 for all."`
+	Workflow      []string `help:"Only instances of this workflow, or of one of several."`
+	State         []string `help:"Only instances in this state, or in one of several; a compound state stands for all within."`
+	Status        []string `help:"Only instances with this status, or one of several: active, completed, failed, cancelled, expired."`
+	BusinessKey   string   `help:"Only the instance with this business key."`
+	CorrelationID string   `help:"Only instances with this correlation id."`
+	CreatedAfter  moment   `help:"Only instances created after a time, such as 2026-03-01T09:30:00Z."`
+	CreatedBefore moment   `help:"Only instances created before a time."`
+	StuckFor      string   `help:"Only active instances that have been in their state for at least this time, such as 1h."`
+	Timer         string   `enum:",failing" default:"" help:"With failing, only instances with a deadline whose step cannot be made."`
+	Sort          string   `enum:",created_at,-created_at,state_changed_at,-state_changed_at" default:"" help:"Order: created_at or state_changed_at, with a - for the latest first, such as --sort=-created_at, which is the default."`
+	Limit         int      `default:"50" help:"Largest number of instances; 0 for all."`
 }
 
 func (i *instanceList) Run(c *console) error {
 	query := parameters(map[string]string{
-		"workflow": i.Workflow, "state": i.State, "status": i.Status, "business_key": i.BusinessKey,
-		"correlation_id": i.CorrelationID, "created_after": string(i.CreatedAfter), "created_before": string(i.CreatedBefore),
-		"stuck_for": i.StuckFor,
+		"business_key": i.BusinessKey, "correlation_id": i.CorrelationID, "created_after": string(i.CreatedAfter),
+		"created_before": string(i.CreatedBefore), "stuck_for": i.StuckFor, "timer": i.Timer, "sort": i.Sort,
 	})
+	for name, values := range map[string][]string{"workflow": i.Workflow, "state": i.State, "status": i.Status} {
+		for _, value := range values {
+			query.Add(name, value)
+		}
+	}
 	items, err := pages[instanceAnswer](c, &i.clientFlags, "/v1/instances", query, i.Limit)
 	if err != nil {
 		return err

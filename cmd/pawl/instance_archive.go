@@ -66,7 +66,7 @@ type archivedInstance struct {
 }
 
 func (i *instanceArchive) Run(c *console) (err error) {
-	pool, err := db.Open(c, i.DatabaseURL, db.Config{MaxConns: 2})
+	pool, err := openDatabase(c, i.DatabaseURL, db.Config{MaxConns: 2})
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"text/tabwriter"
-	"time"
 )
 
 // stepAnswer is a step of an instance as the API shows it.
@@ -18,7 +17,7 @@ type stepAnswer struct {
 	Actor   string          `json:"actor"`
 	Reason  *string         `json:"reason"`
 	Key     *string         `json:"key"`
-	At      time.Time       `json:"at"`
+	At      string          `json:"at"`
 	Context json.RawMessage `json:"context"`
 	Payload json.RawMessage `json:"payload"`
 }
@@ -41,7 +40,7 @@ func (i *instanceHistory) Run(c *console) error {
 	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "VERSION\tAT\tKIND\tEVENT\tFROM\tTO\tACTOR\tREASON")
 	for _, s := range items {
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Version, s.At.Format(time.RFC3339Nano),
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Version, s.At,
 			s.Kind, orDash(s.Event), orDash(s.From), s.To, s.Actor, orDash(s.Reason))
 	}
 	return table.Flush()

@@ -148,7 +148,7 @@ func (i *instanceWatch) print(c *console, kind, data string) (final bool, err er
 		if step.Status != "active" {
 			status = " (" + step.Status + ")"
 		}
-		c.printf("%s  %s  %s  %s -> %s%s  by %s\n", step.At.Format(time.RFC3339Nano), strconv.FormatInt(step.Version, 10),
+		c.printf("%s  %s  %s  %s -> %s%s  by %s\n", step.At, strconv.FormatInt(step.Version, 10),
 			strings.TrimSpace(step.Kind+" "+orDash(step.Event)), orDash(step.From), step.To, status, step.Actor)
 	}
 	return step.Status != "active", nil

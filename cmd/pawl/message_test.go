@@ -105,7 +105,7 @@ func with(dsn string, args []string) []string {
 func TestDatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	commands := append(slices.Clone(databaseCommands),
-		[]string{"migrate", "up"}, []string{"migrate", "down"}, []string{"migrate", "status"}, []string{"dev"}, []string{"bench"})
+		[]string{"migrate", "up"}, []string{"migrate", "down"}, []string{"migrate", "status"}, []string{"dev"}, []string{"serve"}, []string{"bench"})
 	for _, args := range commands {
 		for dsn, word := range map[string]string{"postgres://u:hunter2@127.0.0.1:1/x": "refused", "postgres://u:hunter2@nowhere.invalid/x": "lookup nowhere.invalid"} {
 			line := wantLine(t, nil, 1, nil, with(dsn, args)...)
@@ -137,7 +137,9 @@ func TestDatabaseThatRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	bounded.Exec(t, conn, "revoke execute on function pawl.consumer_status from "+u.User.Username())
-	wantLine(t, nil, 1, []string{"permission denied", "pawl migrate grants"}, with(service, []string{"outbox", "status"})...)
+	for _, args := range fitCommands {
+		wantLine(t, nil, 1, []string{"lacks the privilege execute on pawl.consumer_status", "pawl migrate grants"}, with(service, args)...)
+	}
 }
 
 // A flag that is no time is refused before a request is sent.

@@ -1,9 +1,18 @@
 package main
 
 import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
 	"time"
 
+	"github.com/mattn/go-isatty"
+
 	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/schema"
 )
 
 // migrateCommand is `pawl migrate`.
@@ -11,7 +20,7 @@ type migrateCommand struct {
 	Up     migrateUp     `cmd:"" help:"Apply all pending migrations, and change settings."`
 	Down   migrateDown   `cmd:"" help:"Revert the latest migration, and drop all data that it holds."`
 	Status migrateStatus `cmd:"" help:"List the migrations, and when each was applied."`
-	Print  migratePrint  `cmd:"" help:"Print the migrations for the goose command line and other tools."`
+	Print  migratePrint  `cmd:"" help:"Print the migrations for psql, or write them as files for goose and psql."`
 	Grants migrateGrants `cmd:"" help:"Print or apply the least privileges of a role."`
 	Set    migrateSet    `cmd:"" help:"Change the settings that all replicas and SQL callers of a database share."`
 }
@@ -39,19 +48,77 @@ func (s settingFlags) settings() db.Settings {
 type migrateUp struct {
 	ownerFlags
 	settingFlags
+	Adopt bool `help:"Go on where another tool has applied the migrations: first note the schema's version in pawl.goose_db_version."`
 }
 
 func (m *migrateUp) Run(c *console) error {
-	if err := db.Up(c, m.DatabaseURL); err != nil {
+	if m.Adopt {
+		if err := db.Adopt(c, m.DatabaseURL); err != nil {
+			return asOwner(err)
+		}
+		c.printf("adopted the schema\n")
+	}
+	files, err := db.Apply(c, m.DatabaseURL)
+	for _, file := range files {
+		c.printf("applied %s\n", file)
+	}
+	if err != nil {
 		return asOwner(err)
+	}
+	if len(files) == 0 {
+		c.printf("nothing to apply: the schema is at version %d\n", schema.Version())
 	}
 	return asOwner(db.Set(c, m.DatabaseURL, m.settings()))
 }
 
 // migrateDown reverts the latest migration.
-type migrateDown struct{ ownerFlags }
+type migrateDown struct {
+	ownerFlags
+	Yes bool `help:"Do not ask."`
+}
 
-func (m *migrateDown) Run(c *console) error { return asOwner(db.Down(c, m.DatabaseURL)) }
+func (m *migrateDown) Run(c *console) error {
+	loss, err := db.LossOfDown(c, m.DatabaseURL)
+	if err != nil {
+		return asOwner(err)
+	}
+	if loss.Migration == "" {
+		return errors.New("no migration is applied, so there is nothing to revert")
+	}
+	what := "what only it made is dropped, in a database"
+	if loss.Everything {
+		what = "all data is dropped, from a database"
+	}
+	what = fmt.Sprintf("reverting %s: %s with %d workflows, %d instances and %d rows of history",
+		loss.Migration, what, loss.Workflows, loss.Instances, loss.Steps)
+	if file, ok := c.in.(*os.File); !m.Yes && (!ok || !isatty.IsTerminal(file.Fd())) {
+		return fmt.Errorf("%s: give --yes to do so", what)
+	}
+	c.printf("%s\n", what)
+	if !m.Yes {
+		if err := confirm(c); err != nil {
+			return err
+		}
+	}
+	if err := db.Down(c, m.DatabaseURL); err != nil {
+		return asOwner(err)
+	}
+	c.printf("reverted %s\n", loss.Migration)
+	return nil
+}
+
+// confirm asks on the terminal whether to go on. It fails if the answer is not yes.
+func confirm(c *console) error {
+	c.printf("Type yes to go on: ")
+	answer, err := bufio.NewReader(c.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(answer) != "yes" {
+		return errors.New("nothing was reverted")
+	}
+	return nil
+}
 
 // migrateStatus lists the migrations.
 type migrateStatus struct{ ownerFlags }
@@ -69,9 +136,26 @@ func (m *migrateStatus) Run(c *console) error {
 }
 
 // migratePrint prints the migrations.
-type migratePrint struct{}
+type migratePrint struct {
+	Dir string `type:"path" placeholder:"DIR" help:"Write each migration into a file of this folder."`
+}
 
-func (m *migratePrint) Run(c *console) error { return db.Print(c.out) }
+// Help is printed below the help of the command.
+func (m *migratePrint) Help() string {
+	return "psql runs what is printed, and each file. To psql a Down section is a comment. goose runs the files up and down, " +
+		"with -table pawl.goose_db_version and after 'create schema if not exists pawl'."
+}
+
+func (m *migratePrint) Run(c *console) error {
+	if m.Dir == "" {
+		return db.Print(c.out)
+	}
+	paths, err := db.PrintTo(m.Dir)
+	for _, path := range paths {
+		c.printf("%s\n", path)
+	}
+	return err
+}
 
 // migrateGrants prints or applies the privileges of a role.
 type migrateGrants struct {

@@ -24,7 +24,7 @@ type outboxStatus struct {
 }
 
 func (o *outboxStatus) Run(c *console) error {
-	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
+	pool, err := openDatabase(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ type outboxDelete struct {
 }
 
 func (o *outboxDelete) Run(c *console) error {
-	pool, err := db.Open(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
+	pool, err := openDatabase(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/schema"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/worker"
@@ -58,13 +61,12 @@ func (s *serveCommand) Validate() error {
 }
 
 func (s *serveCommand) Run(c *console) error {
-	return s.serve(c, s.DatabaseURL, s.Listen, func(_ *fsm.Service, addr net.Addr) error {
+	return s.serve(c, s.DatabaseURL, s.Listen, nil, func(addr net.Addr) {
 		if addr == nil {
 			c.log.Info("working, without an API")
-			return nil
+			return
 		}
 		c.log.Info("serving", "address", addr.String())
-		return nil
 	})
 }
 
@@ -74,15 +76,15 @@ const outboxTimeout = 5 * time.Second
 
 // serve runs the API and the background workers until the context ends or one of them fails. Then it
 // stops in this order: requests are finished, the workers end, waiting commands are answered, and the
-// connections are closed. started is called when everything runs: with the address that the API listens on,
-// or with nil if there is no API.
-func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.Service, net.Addr) error) error {
+// connections are closed. prepare, which may be nil, is called before the API listens. started is called when
+// everything runs: with the address that the API listens on, or with nil if there is no API.
+func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.Service) error, started func(net.Addr)) error {
 	if os.Getenv("GOGC") == "" {
 		// The heap holds a few megabytes. Collecting each time it doubles would take a sixth of the
 		// service's CPU time.
 		debug.SetGCPercent(400)
 	}
-	pool, err := db.Open(c, dsn, db.Config{
+	pool, err := openDatabase(c, dsn, db.Config{
 		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
 	})
 	if err != nil {
@@ -96,6 +98,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		return err
 	}
 	defer closePool(outboxPool, s.ShutdownTimeout)
+	if err := s.logStart(c, listen); err != nil {
+		return err
+	}
 	hub := live.NewHub(pool, live.HubConfig{ListenURL: s.ListenDatabaseURL, Logger: c.log})
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
@@ -103,6 +108,11 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
+	if prepare != nil {
+		if err := prepare(service); err != nil {
+			return err
+		}
+	}
 	group, ctx := errgroup.WithContext(c)
 	// The workers run until the last request is finished.
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
@@ -116,6 +126,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 		}
 		if addr, drain, err = listenAndServe(server, listen, group); err != nil {
 			return err
+		}
+		if tcp, ok := addr.(*net.TCPAddr); ok && s.Tokens == "" && !tcp.IP.IsLoopback() {
+			c.log.Warn("whoever reaches this address may do everything: give --tokens, or listen on 127.0.0.1", "address", addr.String())
 		}
 	}
 	group.Go(func() error {
@@ -139,10 +152,30 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, started func(*fsm.S
 			group.Go(func() error { return err })
 		}
 	}
-	if err := started(service, addr); err != nil {
-		group.Go(func() error { return err })
-	}
+	started(addr)
 	return group.Wait()
+}
+
+// logStart logs what starts, in one line.
+func (s *serviceFlags) logStart(c *console, listen string) error {
+	urls, err := s.sinkFlags.parse()
+	if err != nil {
+		return err
+	}
+	sinks := make([]string, len(urls))
+	for i, u := range urls {
+		sinks[i] = u.Consumer // Not the URL, which may have a password.
+	}
+	auth := "none"
+	if s.Tokens != "" {
+		auth = "tokens"
+	}
+	if !s.API {
+		listen = "none"
+	}
+	c.log.Info("starting", "version", version, "schema_version", schema.Version(), "listen", listen, "auth", auth,
+		"workers", s.Workers, "sinks", cmp.Or(strings.Join(sinks, ","), "none"))
+	return nil
 }
 
 // server returns the HTTP server, which does not listen yet. When the context serving ends, reads that wait

@@ -122,7 +122,7 @@ func (w *workflowMigration) Run(c *console) error {
 
 // latest reads the latest version of a workflow from the database.
 func (w *workflowMigration) latest(c *console, name string) (latest lifecycle.Workflow, found bool, err error) {
-	pool, err := db.Open(c, w.Against, db.Config{MaxConns: 1})
+	pool, err := openDatabase(c, w.Against, db.Config{MaxConns: 1})
 	if err != nil {
 		return latest, false, err
 	}

@@ -14,7 +14,8 @@
 -- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
 -- too long, 57014 at the statement timeout.
 
-create schema pawl;
+-- goose may have made schema pawl, for its table of applied migrations, pawl.goose_db_version.
+create schema if not exists pawl;
 create schema pawl_private;
 
 comment on schema pawl is 'finite-state-machine service: tables to read, functions to call';
@@ -69,6 +70,7 @@ create table pawl.setting (
   cursor_secret bytea not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
   constraint setting_pkey primary key (only_row),
   constraint setting_is_one_row check (only_row),
+  constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
   -- How long days and months last depends on the time zone of a session.
   constraint setting_idempotency_ttl_has_no_days_or_months check (
@@ -199,6 +201,18 @@ language sql volatile parallel safe
 as $$ select clock_timestamp() $$;
 -- +goose StatementEnd
 
+-- 00_core/schema_version.sql
+
+-- schema_version is the number of the latest migration that is applied. The service compares it with the
+-- number that it was built with. Raise it with each new migration. It is not immutable: a prepared statement would
+-- keep the number that it once had.
+-- Returns: the number
+-- +goose StatementBegin
+create function pawl.schema_version() returns integer
+language sql stable parallel safe
+as $$ select 1 $$;
+-- +goose StatementEnd
+
 -- 00_core/uuid_v7_floor.sql
 
 -- uuid_v7_floor turns a bound on created_at into a bound on the primary key.
@@ -218,6 +232,7 @@ $$;
 
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.now'),
+  ('service', 'pawl.schema_version'),
   ('service', 'pawl.uuid_v7_floor');
 
 -- 10_workflow/tables.sql
@@ -886,7 +901,10 @@ create table pawl.timer (
   due_at timestamptz not null,
   armed_version pawl.version not null,
   tried integer not null,
-  constraint timer_pkey primary key (tenant_id, instance_id)
+  failed_version pawl.version,
+  last_error text,
+  constraint timer_pkey primary key (tenant_id, instance_id),
+  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null))
 )
 -- Arming and clearing leave dead rows and, since due_at is indexed, dead entries among those that
 -- are due first.
@@ -894,8 +912,14 @@ with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)
 
 comment on column pawl.timer.tried is
   'how many timeouts of the state that was entered at armed_version were refused';
+comment on column pawl.timer.failed_version is
+  'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
+comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 
 create index timer_due_at_idx on pawl.timer (due_at);
+-- Finds the timers that fail. A step that arms the timer anew takes it out of the index.
+create index timer_failing_idx on pawl.timer (tenant_id, instance_id)
+  where failed_version = armed_version;
 
 -- instance_at is pawl.instance after each of its steps: the same columns, one row per version.
 create view pawl.instance_at as
@@ -2394,6 +2418,36 @@ insert into pawl_private.privilege (privilege, function) values
 -- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
 -- for the same instances. The worker waits for no command: it skips an instance that is
 -- locked, and looks at it again later.
+--
+-- A deadline that comes while its step cannot be made does not pass: the timer *fails*. It keeps the reason,
+-- and the deadline is tried again every minute until the instance moves or its next deadline is due.
+
+-- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'.
+-- last_error: why the timer fails; null if it does not. The deadline is that of next_deadline.
+create view pawl.next_timeout as
+select
+  t.tenant_id,
+  t.instance_id,
+  d.event::text as event,
+  d.due_at::timestamptz as due_at,
+  (case when t.failed_version = i.version then t.last_error end)::text as last_error
+from pawl.timer t
+join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
+cross join lateral (
+  select u.event, i.state_changed_at + u.timeout as due_at, u.position
+  from pawl.workflow_state s
+  cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
+  where s.workflow = i.workflow
+    and s.workflow_version = i.workflow_version
+    and s.state = i.state
+    and u.position > case when t.armed_version = i.version then t.tried else 0 end
+  union all
+  select 'ttl'::text as event, i.expires_at as due_at, null::bigint as position
+  where i.expires_at is not null
+  order by due_at, position
+  limit 1
+) d
+where i.status = 'active';
 
 -- 30_timer/private.sql
 
@@ -2426,8 +2480,47 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- due_timers reads the timers that are due, the oldest first, and locks their instances. It leaves out an
+-- instance that is locked.
+-- Returns: one row for each. tried: how many timeouts of the state were refused. due_at, event: the
+--          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline
+-- Locks:   instance (for no key update, those that are not locked)
+-- +goose StatementBegin
+create function pawl_private.due_timers(p_now timestamptz, p_limit integer)
+returns table (instance pawl.instance, tried integer, due_at timestamptz, event text, next_tried integer)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select i.instance, a.tried, d.due_at, d.event, d.tried
+  from (
+    select t.* from pawl.timer t where t.due_at <= p_now order by t.due_at limit p_limit
+  ) t
+  cross join lateral (
+    select i as instance
+    from pawl.instance i
+    where i.tenant_id = t.tenant_id and i.id = t.instance_id
+    limit 1
+    for no key update skip locked
+  ) i
+  -- A refused timeout counts only while the instance stays in the state that refused it. One that failed is
+  -- tried again until the next deadline is due.
+  cross join lateral (
+    select case
+      when t.armed_version <> (i.instance).version then 0
+      when t.failed_version = t.armed_version
+        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, t.tried + 1) n) then t.tried + 1
+      else t.tried
+    end as tried
+  ) a
+  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true;
+end
+$$;
+-- +goose StatementEnd
+
 -- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused.
--- If there is none, it deletes the timer. The caller must hold the instance's lock.
+-- If there is none, it deletes the timer. A failure is forgotten. The caller must hold the instance's lock.
 -- Writes:  timer
 -- +goose StatementBegin
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
@@ -2439,7 +2532,8 @@ begin
   select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
   from pawl_private.next_deadline(p_instance, p_tried) d
   on conflict on constraint timer_pkey do update
-  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried;
+  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
+    failed_version = null, last_error = null;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;
@@ -2447,62 +2541,124 @@ end
 $$;
 -- +goose StatementEnd
 
--- fire_timer_batch ends the given timeouts and lifetimes of locked instances of a tenant. The payload
--- is {"due_at"}, so that history shows how late each was. After a refusal the timer is armed for the
--- instance's next deadline. After an exception the timer is postponed by a minute, and the others of
--- the batch are fired one by one.
--- Returns: how many of them were ended
--- Locks:   what fire locks, and timer
--- Writes:  what fire writes
+-- fail_timer records why a deadline of an instance could not be ended. It postpones the timer by a minute,
+-- or until the next deadline, if that is due earlier. p_tried: how many timeouts of the state were refused
+-- before this one. p_error: for everybody who may read the instance. p_cause: for the log.
+-- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
+--          version before
+-- Writes:  timer
 -- +goose StatementBegin
-create function pawl_private.fire_timer_batch(
-  p_tenant text, p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_due_at timestamptz[]
-) returns integer
+create function pawl_private.fail_timer(
+  p_instance pawl.instance, p_tried integer, p_event text, p_error text, p_cause text
+) returns jsonb
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_fired integer := 0;
-  v_none text[] := array_fill(''::text, array[cardinality(p_ids)]);
-  v_outcome record;
+  v_now timestamptz := pawl.now();
+  v_known boolean;
 begin
+  select t.failed_version = p_instance.version and t.armed_version = p_instance.version and t.last_error = p_error
+  into v_known
+  from pawl.timer t
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  update pawl.timer t
+  set armed_version = p_instance.version, tried = p_tried, failed_version = p_instance.version, last_error = p_error,
+    due_at = least(
+      v_now + interval '1 minute',
+      (select d.due_at from pawl_private.next_deadline(p_instance, p_tried + 1) d where d.due_at > v_now))
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  if v_known then
+    return '[]';
+  end if;
+  return jsonb_build_array(jsonb_build_object(
+    'tenant', p_instance.tenant_id, 'workflow', p_instance.workflow, 'instance', p_instance.id, 'event', p_event,
+    'reason', p_error, 'cause', p_cause));
+end
+$$;
+-- +goose StatementEnd
+
+-- fire_timer_batch ends the given timeouts and lifetimes of locked instances. The payload
+-- is {"due_at"}, so that history shows how late each was. If no guard of a timeout holds, the timer is armed
+-- for the instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an
+-- exception the others of the batch are fired one by one.
+-- p_tried:      how many timeouts of the state were refused before this one
+-- p_next_tried: the same, if this one is refused too; null for the lifetime
+-- Returns: fired: how many of them were ended. failures: the new ones, see fail_timer
+-- Locks:   what fire locks, and timer
+-- Writes:  what fire writes
+-- +goose StatementBegin
+create function pawl_private.fire_timer_batch(
+  p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[],
+  p_due_at timestamptz[], out fired integer, out failures jsonb
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_size integer := cardinality(p_ids);
+  v_none text[] := array_fill(''::text, array[v_size]);
+  v_outcome record;
+  v_instance pawl.instance;
+  v_error text;
+  v_one record;
+begin
+  fired := 0;
+  failures := '[]';
   for v_outcome in
-    select o.code, o.ordinal, (i)::pawl.instance as instance
+    select o.code, o.ordinal
     from pawl.fire(
-      p_tenants => array_fill(p_tenant, array[cardinality(p_ids)]), p_ids => p_ids, p_events => p_events,
+      p_tenants => p_tenants, p_ids => p_ids, p_events => p_events,
       p_payloads => array(
         select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
       p_keys => v_none,
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
-      p_checked => array_fill('*'::text, array[cardinality(p_ids)]),
-      p_actors => array_fill('pawl'::text, array[cardinality(p_ids)]),
+      p_checked => array_fill('*'::text, array[v_size]),
+      p_actors => array_fill('pawl'::text, array[v_size]),
       p_reasons => v_none, p_correlation_ids => v_none, p_traceparents => v_none, p_by_timer => true) o
-    cross join lateral (
-      select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = p_ids[o.ordinal] limit 1
-    ) i
   loop
     if v_outcome.code = 'applied' then
-      v_fired := v_fired + 1;
+      fired := fired + 1;
+      continue;
+    end if;
+    select i.* into strict v_instance
+    from pawl.instance i
+    where i.tenant_id = p_tenants[v_outcome.ordinal] and i.id = p_ids[v_outcome.ordinal];
+    if v_outcome.code in ('guard-rejected', 'transition-not-allowed') then
+      perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
     else
-      perform pawl_private.set_timer(v_outcome.instance, p_tried[v_outcome.ordinal]);
+      select format(c.message, p_events[v_outcome.ordinal], v_instance.state, v_instance.version, v_instance.id)
+      into strict v_error
+      from pawl_private.condition c
+      where c.outcome = v_outcome.code;
+      failures := failures || pawl_private.fail_timer(
+        p_instance => v_instance, p_tried => p_tried[v_outcome.ordinal], p_event => p_events[v_outcome.ordinal],
+        p_error => v_error, p_cause => null);
     end if;
   end loop;
-  return v_fired;
 exception when others then
-  if cardinality(p_ids) = 1 then
-    raise warning 'pawl: % of instance % fails: %', p_events[1], p_ids[1], sqlerrm;
-    update pawl.timer t
-    set due_at = pawl.now() + interval '1 minute'
-    where t.tenant_id = p_tenant and t.instance_id = p_ids[1];
-    return 0;
+  fired := 0;
+  failures := '[]';
+  if v_size = 1 then
+    -- These are the conditions that a path raises. The text of any other may tell about the database.
+    v_error := case
+      when sqlstate ~ '^(22|54)' or sqlstate in ('42704', '0A000') then 'a guard or an assign raises: ' || sqlerrm
+      else format('the step cannot be made (SQLSTATE %s); the log of the service says why', sqlstate)
+    end;
+    select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenants[1] and i.id = p_ids[1];
+    failures := pawl_private.fail_timer(
+      p_instance => v_instance, p_tried => p_tried[1], p_event => p_events[1], p_error => left(v_error, 1000),
+      p_cause => sqlerrm);
+  else
+    for v_i in 1 .. v_size loop
+      v_one := pawl_private.fire_timer_batch(
+        p_tenants => p_tenants[v_i:v_i], p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i],
+        p_events => p_events[v_i:v_i], p_tried => p_tried[v_i:v_i], p_next_tried => p_next_tried[v_i:v_i],
+        p_due_at => p_due_at[v_i:v_i]);
+      fired := fired + v_one.fired;
+      failures := failures || v_one.failures;
+    end loop;
   end if;
-  v_fired := 0;
-  for v_i in 1 .. cardinality(p_ids) loop
-    v_fired := v_fired + pawl_private.fire_timer_batch(
-      p_tenant => p_tenant, p_ids => p_ids[v_i:v_i], p_versions => p_versions[v_i:v_i], p_events => p_events[v_i:v_i],
-      p_tried => p_tried[v_i:v_i], p_due_at => p_due_at[v_i:v_i]);
-  end loop;
-  return v_fired;
 end
 $$;
 -- +goose StatementEnd
@@ -2512,13 +2668,16 @@ $$;
 -- fire_timers ends up to p_limit timeouts and lifetimes that are due, the oldest first.
 -- Returns: looked_at: how many timers were read; -1 if another process is firing timers. fired: how
 --          many timeouts and lifetimes were ended. late: for how long the oldest had been due. next_in:
---          the time until the next timer is due; null if there is none
+--          the time until the next timer is due; null if there is none. failures: a JSON array of the
+--          deadlines that could not be ended: {tenant, workflow, instance, event, reason, cause}. One that
+--          fails again with the same reason is not in it
 -- Locks:   an advisory lock that one process at a time gets, instance (for no key update, those that
 --          are not locked), timer
 -- Writes:  instance, history, timer
 -- +goose StatementBegin
 create function pawl.fire_timers(
-  p_limit integer, out looked_at integer, out fired integer, out late interval, out next_in interval
+  p_limit integer, out looked_at integer, out fired integer, out late interval, out next_in interval,
+  out failures jsonb
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2526,60 +2685,41 @@ as $$
 declare
   v_now timestamptz := pawl.now();
   v_timer record;
-  v_tenant text;
-  v_ids uuid[];
-  v_versions bigint[];
-  v_events text[];
-  v_tried integer[];
-  v_due_at timestamptz[];
+  v_tenants text[] := '{}';
+  v_ids uuid[] := '{}';
+  v_versions bigint[] := '{}';
+  v_events text[] := '{}';
+  v_tried integer[] := '{}';
+  v_next_tried integer[] := '{}';
+  v_due_at timestamptz[] := '{}';
 begin
   looked_at := -1;
   fired := 0;
   late := interval '0';
+  failures := '[]';
   if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
     looked_at := 0;
-    for v_timer in
-      select t.tenant_id, i.instance, a.tried, d.due_at, d.event, d.tried as next_tried
-      from (
-        select t.* from pawl.timer t where t.due_at <= v_now order by t.due_at limit p_limit
-      ) t
-      cross join lateral (
-        select i as instance
-        from pawl.instance i
-        where i.tenant_id = t.tenant_id and i.id = t.instance_id
-        limit 1
-        for no key update skip locked
-      ) i
-      -- A refused timeout counts only while the instance stays in the state that refused it.
-      cross join lateral (
-        select case when t.armed_version = (i.instance).version then t.tried else 0 end as tried
-      ) a
-      left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
-      order by t.tenant_id
-    loop
+    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit) t loop
       looked_at := looked_at + 1;
       if v_timer.due_at <= v_now then
-        if v_timer.tenant_id <> v_tenant then
-          fired := fired + pawl_private.fire_timer_batch(
-            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
-            p_due_at => v_due_at);
-          v_ids := null; v_versions := null; v_events := null; v_tried := null; v_due_at := null;
-        end if;
-        v_tenant := v_timer.tenant_id;
+        v_tenants := v_tenants || (v_timer.instance).tenant_id::text;
         v_ids := v_ids || (v_timer.instance).id;
-        v_versions := v_versions || (v_timer.instance).version;
+        v_versions := v_versions || (v_timer.instance).version::bigint;
         v_events := v_events || v_timer.event;
-        v_tried := v_tried || v_timer.next_tried;
+        v_tried := v_tried || v_timer.tried;
+        v_next_tried := v_next_tried || v_timer.next_tried;
         v_due_at := v_due_at || v_timer.due_at;
         late := greatest(late, v_now - v_timer.due_at);
       else
         perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
-    if v_ids is not null then
-      fired := fired + pawl_private.fire_timer_batch(
-            p_tenant => v_tenant, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
-            p_due_at => v_due_at);
+    if cardinality(v_ids) > 0 then
+      select b.fired, b.failures
+      into fired, failures
+      from pawl_private.fire_timer_batch(
+        p_tenants => v_tenants, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
+        p_next_tried => v_next_tried, p_due_at => v_due_at) b;
     end if;
   end if;
   select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
@@ -2589,28 +2729,27 @@ $$;
 
 -- 30_timer/put_off_timer.sql
 
--- put_off_timer postpones the timer that is due first by a minute. The worker calls it when that timer
--- alone cannot be fired within the statement timeout.
--- Returns: the id of the instance; null if no timer is due
--- Locks:   timer (for update, skipping what is locked)
+-- put_off_timer records that the timer that is due first fails, and postpones it. The worker calls it when
+-- that timer alone cannot be fired within the statement timeout.
+-- Returns: the failures, as fire_timers does
+-- Locks:   instance (for no key update, unless it is locked), timer
 -- Writes:  timer
 -- +goose StatementBegin
-create function pawl.put_off_timer() returns uuid
-language sql volatile security definer
+create function pawl.put_off_timer() returns jsonb
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  update pawl.timer t
-  set due_at = pawl.now() + interval '1 minute'
-  from (
-    select t.tenant_id, t.instance_id
-    from pawl.timer t
-    where t.due_at <= (select pawl.now())
-    order by t.due_at
-    limit 1
-    for update skip locked
-  ) d
-  where t.tenant_id = d.tenant_id and t.instance_id = d.instance_id
-  returning t.instance_id
+declare
+  v_timer record;
+begin
+  select * into v_timer from pawl_private.due_timers(pawl.now(), 1);
+  if not found then
+    return '[]';
+  end if;
+  return pawl_private.fail_timer(
+    p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
+    p_error => 'the step takes longer than the statement timeout', p_cause => null);
+end
 $$;
 -- +goose StatementEnd
 
@@ -5511,5 +5650,12 @@ insert into pawl_private.privilege (privilege, function) values
 revoke execute on all functions in schema pawl, pawl_private from public;
 
 -- +goose Down
+-- +goose ENVSUB ON
+/* To all but goose the rest is a comment. *${PAWL:0:0}/
+-- +goose ENVSUB OFF
 drop schema pawl_private cascade;
-drop schema pawl cascade;
+alter schema pawl rename to pawl_private;
+create schema pawl;
+alter table if exists pawl_private.goose_db_version set schema pawl;
+drop schema pawl_private cascade;
+-- */

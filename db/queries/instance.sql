@@ -1,8 +1,10 @@
+-- GetInstances reads instances with their next deadline, whose columns are null if there is none.
 -- name: GetInstances :many
-select i.*, s.events as actions
+select i.*, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from pawl.instances(@tenants::text[], @ids::uuid[]) i
 join pawl.workflow_state s
-  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state;
+  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id;
 
 -- GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
 -- name: GetInstanceVersion :one
@@ -20,33 +22,32 @@ where h.tenant_id = @tenant_id and h.instance_id = @id and h.at <= @at
 order by h.version desc
 limit 1;
 
--- ListInstances reads the newest first. It reads a page for each status that the wanted instances can
--- have, by an index in the order of ids, and merges the pages. So a rare state is looked for only among
--- the instances of its status. Bounds on created_at become bounds on the id, and so does stuck_for: an
--- instance is created before it enters its state. The query must be planned for its arguments at each
--- call, so that conditions on arguments that are null vanish.
+-- ListInstances reads a page. For each status it reads a page by an index in the order of ids, and it merges
+-- these pages. The array workflows is null or parallel to statuses: the instances of a page are of this workflow.
+-- So a rare state is looked for only among the instances of its status. Bounds on
+-- created_at become bounds on the id, and so does stuck_for: an instance is created before it enters its state.
+--
+-- With by_change the order is that of state_changed_at, which no index has. So read_limit must be as many
+-- instances as there are, and the caller asks CountInstances first. Otherwise it is row_limit.
+--
+-- The query must be planned for its arguments at each call, so that conditions on arguments that are null
+-- vanish, with failing the join, and all but one or two terms of the order.
 -- name: ListInstances :many
-select sqlc.embed(i), s.events as actions
+select sqlc.embed(i), s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
-  select c.id
-  from (
-    select distinct w.status
-    from pawl.workflow_state w
-    where (sqlc.narg('workflow')::text is null or w.workflow = sqlc.narg('workflow'))
-      and (sqlc.narg('state')::text is null or w.state = sqlc.narg('state'))
-      and (sqlc.narg('status')::text is null or w.status = sqlc.narg('status'))
-      and (sqlc.narg('stuck_for')::interval is null or w.status = 'active')
-  ) w
+  select c.id, c.state_changed_at
+  from unnest(@statuses::text[]) with ordinality as w (status, place)
   cross join lateral (
-    select i.id
+    select i.id, i.state_changed_at
     from pawl.instance i
+    left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
     where i.tenant_id = @tenant_id
       and i.status = w.status
       and i.workflow <> '' -- The condition of the indexes.
-      and (sqlc.narg('before_id')::uuid is null or i.id < sqlc.narg('before_id'))
-      and (sqlc.narg('workflow')::text is null or i.workflow = sqlc.narg('workflow'))
+      and (sqlc.narg('workflows')::text[] is null or i.workflow = (sqlc.narg('workflows')::text[])[w.place])
+      and (not @failing::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
       -- coalesce keeps from the planner how rare a state is: it would read all and sort.
-      and (sqlc.narg('state')::text is null or coalesce(i.state = sqlc.narg('state'), false))
+      and (sqlc.narg('states')::text[] is null or coalesce(i.state = any (sqlc.narg('states')), false))
       and (sqlc.narg('business_key')::text is null or i.business_key = sqlc.narg('business_key'))
       and (sqlc.narg('correlation_id')::text is null or i.correlation_id = sqlc.narg('correlation_id'))
       and (
@@ -63,16 +64,93 @@ from (
         or i.state_changed_at <= (select pawl.now() - sqlc.narg('stuck_for')::interval)
           and i.id < (select pawl.uuid_v7_floor(pawl.now() - sqlc.narg('stuck_for')::interval + interval '1 millisecond'))
       )
-    order by i.id desc
-    limit @row_limit
+      and (
+        sqlc.narg('after_id')::uuid is null
+        or case
+          when @by_change::boolean and @ascending::boolean then
+            (i.state_changed_at, i.id) > (sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id'))
+          when @by_change then (i.state_changed_at, i.id) < (sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id'))
+          when @ascending then i.id > sqlc.narg('after_id')
+          else i.id < sqlc.narg('after_id')
+        end
+      )
+    order by case when @ascending then i.id end, case when not @ascending then i.id end desc
+    limit @read_limit
   ) c
-  order by c.id desc
+  order by
+    case when @by_change and @ascending then c.state_changed_at end,
+    case when @by_change and not @ascending then c.state_changed_at end desc,
+    case when @ascending then c.id end,
+    case when not @ascending then c.id end desc
   limit @row_limit
 ) c
 join pawl.instance i on i.tenant_id = @tenant_id and i.id = c.id
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-order by i.id desc;
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
+order by
+  case when @by_change and @ascending then c.state_changed_at end,
+  case when @by_change and not @ascending then c.state_changed_at end desc,
+  case when @ascending then c.id end,
+  case when not @ascending then c.id end desc;
+
+-- CountInstances counts the instances that ListInstances would read and put in order, up to a limit: those that
+-- the conditions leave which an index answers. It must be planned for its arguments.
+-- name: CountInstances :one
+select count(*)
+from (
+  select
+  from unnest(@statuses::text[]) with ordinality as w (status, place)
+  cross join lateral (
+    select
+    from pawl.instance i
+    left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
+    where i.tenant_id = @tenant_id
+      and i.status = w.status
+      and i.workflow <> ''
+      and (sqlc.narg('workflows')::text[] is null or i.workflow = (sqlc.narg('workflows')::text[])[w.place])
+      and (not @failing::boolean or t.failed_version = t.armed_version)
+      and (sqlc.narg('business_key')::text is null or i.business_key = sqlc.narg('business_key'))
+      and (sqlc.narg('correlation_id')::text is null or i.correlation_id = sqlc.narg('correlation_id'))
+      and (sqlc.narg('created_after')::timestamptz is null or i.id >= pawl.uuid_v7_floor(sqlc.narg('created_after')))
+      and (
+        sqlc.narg('created_before')::timestamptz is null
+        or i.id < pawl.uuid_v7_floor(sqlc.narg('created_before')::timestamptz + interval '1 millisecond')
+      )
+      and (
+        sqlc.narg('stuck_for')::interval is null
+        or i.id < (select pawl.uuid_v7_floor(pawl.now() - sqlc.narg('stuck_for')::interval + interval '1 millisecond'))
+      )
+    limit @row_limit
+  ) c
+  limit @row_limit
+) c;
+
+-- ChosenStates reads which workflows and statuses the instances can have that a list chooses. state is empty if
+-- no states are given. The name of a compound state stands for all states within.
+-- name: ChosenStates :many
+select distinct
+  s.workflow,
+  s.status,
+  (case when sqlc.narg('states')::text[] is null then '' else s.state end)::text as state
+from pawl.workflow_state s
+where (sqlc.narg('workflows')::text[] is null or s.workflow = any (sqlc.narg('workflows')))
+  and (
+    sqlc.narg('states')::text[] is null
+    or exists (
+      select from unnest(sqlc.narg('states')::text[]) as n (name) where s.state = n.name or starts_with(s.state, n.name || '.'))
+  )
+order by s.workflow, s.status, state;
+
+-- name: ListWorkflowNames :many
+select distinct w.name from pawl.workflow w order by w.name;
+
+-- ListStateNames reads the states of some workflows, or of all.
+-- name: ListStateNames :many
+select distinct s.state
+from pawl.workflow_state s
+where sqlc.narg('workflows')::text[] is null or s.workflow = any (sqlc.narg('workflows'))
+order by s.state;
 
 -- ListActions reads the events that a state accepts from callers, with the schema of their
 -- payload.

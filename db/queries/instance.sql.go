@@ -14,6 +14,118 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const chosenStates = `-- name: ChosenStates :many
+select distinct
+  s.workflow,
+  s.status,
+  (case when $1::text[] is null then '' else s.state end)::text as state
+from pawl.workflow_state s
+where ($2::text[] is null or s.workflow = any ($2))
+  and (
+    $1::text[] is null
+    or exists (
+      select from unnest($1::text[]) as n (name) where s.state = n.name or starts_with(s.state, n.name || '.'))
+  )
+order by s.workflow, s.status, state
+`
+
+type ChosenStatesParams struct {
+	States    []string
+	Workflows []string
+}
+
+type ChosenStatesRow struct {
+	Workflow string
+	Status   string
+	State    string
+}
+
+// ChosenStates reads which workflows and statuses the instances can have that a list chooses. state is empty if
+// no states are given. The name of a compound state stands for all states within.
+func (q *Queries) ChosenStates(ctx context.Context, arg ChosenStatesParams) ([]ChosenStatesRow, error) {
+	rows, err := q.db.Query(ctx, chosenStates, arg.States, arg.Workflows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ChosenStatesRow
+	for rows.Next() {
+		var i ChosenStatesRow
+		if err := rows.Scan(&i.Workflow, &i.Status, &i.State); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countInstances = `-- name: CountInstances :one
+select count(*)
+from (
+  select
+  from unnest($1::text[]) with ordinality as w (status, place)
+  cross join lateral (
+    select
+    from pawl.instance i
+    left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
+    where i.tenant_id = $2
+      and i.status = w.status
+      and i.workflow <> ''
+      and ($3::text[] is null or i.workflow = ($3::text[])[w.place])
+      and (not $4::boolean or t.failed_version = t.armed_version)
+      and ($5::text is null or i.business_key = $5)
+      and ($6::text is null or i.correlation_id = $6)
+      and ($7::timestamptz is null or i.id >= pawl.uuid_v7_floor($7))
+      and (
+        $8::timestamptz is null
+        or i.id < pawl.uuid_v7_floor($8::timestamptz + interval '1 millisecond')
+      )
+      and (
+        $9::interval is null
+        or i.id < (select pawl.uuid_v7_floor(pawl.now() - $9::interval + interval '1 millisecond'))
+      )
+    limit $10
+  ) c
+  limit $10
+) c
+`
+
+type CountInstancesParams struct {
+	Statuses      []string
+	TenantID      string
+	Workflows     []string
+	Failing       bool
+	BusinessKey   *string
+	CorrelationID *string
+	CreatedAfter  *time.Time
+	CreatedBefore *time.Time
+	StuckFor      pgtype.Interval
+	RowLimit      int32
+}
+
+// CountInstances counts the instances that ListInstances would read and put in order, up to a limit: those that
+// the conditions leave which an index answers. It must be planned for its arguments.
+func (q *Queries) CountInstances(ctx context.Context, arg CountInstancesParams) (int64, error) {
+	row := q.db.QueryRow(ctx, countInstances,
+		arg.Statuses,
+		arg.TenantID,
+		arg.Workflows,
+		arg.Failing,
+		arg.BusinessKey,
+		arg.CorrelationID,
+		arg.CreatedAfter,
+		arg.CreatedBefore,
+		arg.StuckFor,
+		arg.RowLimit,
+	)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const getInstanceVersion = `-- name: GetInstanceVersion :one
 select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions
 from pawl.instance_at i
@@ -83,10 +195,11 @@ func (q *Queries) GetInstanceVersionAt(ctx context.Context, arg GetInstanceVersi
 }
 
 const getInstances = `-- name: GetInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from pawl.instances($1::text[], $2::uuid[]) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
 `
 
 type GetInstancesParams struct {
@@ -113,8 +226,12 @@ type GetInstancesRow struct {
 	Error               json.RawMessage
 	StateHash           *int64
 	Actions             []string
+	TimeoutEvent        *string
+	TimeoutDueAt        *time.Time
+	TimeoutError        *string
 }
 
+// GetInstances reads instances with their next deadline, whose columns are null if there is none.
 func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]GetInstancesRow, error) {
 	rows, err := q.db.Query(ctx, getInstances, arg.Tenants, arg.Ids)
 	if err != nil {
@@ -143,6 +260,9 @@ func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]G
 			&i.Error,
 			&i.StateHash,
 			&i.Actions,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.TimeoutError,
 		); err != nil {
 			return nil, err
 		}
@@ -245,91 +365,122 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 }
 
 const listInstances = `-- name: ListInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
-  select c.id
-  from (
-    select distinct w.status
-    from pawl.workflow_state w
-    where ($1::text is null or w.workflow = $1)
-      and ($2::text is null or w.state = $2)
-      and ($3::text is null or w.status = $3)
-      and ($4::interval is null or w.status = 'active')
-  ) w
+  select c.id, c.state_changed_at
+  from unnest($1::text[]) with ordinality as w (status, place)
   cross join lateral (
-    select i.id
+    select i.id, i.state_changed_at
     from pawl.instance i
-    where i.tenant_id = $5
+    left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
+    where i.tenant_id = $2
       and i.status = w.status
       and i.workflow <> '' -- The condition of the indexes.
-      and ($6::uuid is null or i.id < $6)
-      and ($1::text is null or i.workflow = $1)
+      and ($3::text[] is null or i.workflow = ($3::text[])[w.place])
+      and (not $4::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
       -- coalesce keeps from the planner how rare a state is: it would read all and sort.
-      and ($2::text is null or coalesce(i.state = $2, false))
-      and ($7::text is null or i.business_key = $7)
-      and ($8::text is null or i.correlation_id = $8)
+      and ($5::text[] is null or coalesce(i.state = any ($5), false))
+      and ($6::text is null or i.business_key = $6)
+      and ($7::text is null or i.correlation_id = $7)
+      and (
+        $8::timestamptz is null
+        or i.created_at > $8 and i.id >= pawl.uuid_v7_floor($8)
+      )
       and (
         $9::timestamptz is null
-        or i.created_at > $9 and i.id >= pawl.uuid_v7_floor($9)
+        or i.created_at < $9
+          and i.id < pawl.uuid_v7_floor($9::timestamptz + interval '1 millisecond')
       )
       and (
-        $10::timestamptz is null
-        or i.created_at < $10
-          and i.id < pawl.uuid_v7_floor($10::timestamptz + interval '1 millisecond')
+        $10::interval is null
+        or i.state_changed_at <= (select pawl.now() - $10::interval)
+          and i.id < (select pawl.uuid_v7_floor(pawl.now() - $10::interval + interval '1 millisecond'))
       )
       and (
-        $4::interval is null
-        or i.state_changed_at <= (select pawl.now() - $4::interval)
-          and i.id < (select pawl.uuid_v7_floor(pawl.now() - $4::interval + interval '1 millisecond'))
+        $11::uuid is null
+        or case
+          when $12::boolean and $13::boolean then
+            (i.state_changed_at, i.id) > ($14::timestamptz, $11)
+          when $12 then (i.state_changed_at, i.id) < ($14::timestamptz, $11)
+          when $13 then i.id > $11
+          else i.id < $11
+        end
       )
-    order by i.id desc
-    limit $11
+    order by case when $13 then i.id end, case when not $13 then i.id end desc
+    limit $15
   ) c
-  order by c.id desc
-  limit $11
+  order by
+    case when $12 and $13 then c.state_changed_at end,
+    case when $12 and not $13 then c.state_changed_at end desc,
+    case when $13 then c.id end,
+    case when not $13 then c.id end desc
+  limit $16
 ) c
-join pawl.instance i on i.tenant_id = $5 and i.id = c.id
+join pawl.instance i on i.tenant_id = $2 and i.id = c.id
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
-order by i.id desc
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
+order by
+  case when $12 and $13 then c.state_changed_at end,
+  case when $12 and not $13 then c.state_changed_at end desc,
+  case when $13 then c.id end,
+  case when not $13 then c.id end desc
 `
 
 type ListInstancesParams struct {
-	Workflow      *string
-	State         *string
-	Status        *string
-	StuckFor      pgtype.Interval
+	Statuses      []string
 	TenantID      string
-	BeforeID      *uuid.UUID
+	Workflows     []string
+	Failing       bool
+	States        []string
 	BusinessKey   *string
 	CorrelationID *string
 	CreatedAfter  *time.Time
 	CreatedBefore *time.Time
+	StuckFor      pgtype.Interval
+	AfterID       *uuid.UUID
+	ByChange      bool
+	Ascending     bool
+	AfterChange   *time.Time
+	ReadLimit     int32
 	RowLimit      int32
 }
 
 type ListInstancesRow struct {
-	Instance Instance
-	Actions  []string
+	Instance     Instance
+	Actions      []string
+	TimeoutEvent *string
+	TimeoutDueAt *time.Time
+	TimeoutError *string
 }
 
-// ListInstances reads the newest first. It reads a page for each status that the wanted instances can
-// have, by an index in the order of ids, and merges the pages. So a rare state is looked for only among
-// the instances of its status. Bounds on created_at become bounds on the id, and so does stuck_for: an
-// instance is created before it enters its state. The query must be planned for its arguments at each
-// call, so that conditions on arguments that are null vanish.
+// ListInstances reads a page. For each status it reads a page by an index in the order of ids, and it merges
+// these pages. The array workflows is null or parallel to statuses: the instances of a page are of this workflow.
+// So a rare state is looked for only among the instances of its status. Bounds on
+// created_at become bounds on the id, and so does stuck_for: an instance is created before it enters its state.
+//
+// With by_change the order is that of state_changed_at, which no index has. So read_limit must be as many
+// instances as there are, and the caller asks CountInstances first. Otherwise it is row_limit.
+//
+// The query must be planned for its arguments at each call, so that conditions on arguments that are null
+// vanish, with failing the join, and all but one or two terms of the order.
 func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([]ListInstancesRow, error) {
 	rows, err := q.db.Query(ctx, listInstances,
-		arg.Workflow,
-		arg.State,
-		arg.Status,
-		arg.StuckFor,
+		arg.Statuses,
 		arg.TenantID,
-		arg.BeforeID,
+		arg.Workflows,
+		arg.Failing,
+		arg.States,
 		arg.BusinessKey,
 		arg.CorrelationID,
 		arg.CreatedAfter,
 		arg.CreatedBefore,
+		arg.StuckFor,
+		arg.AfterID,
+		arg.ByChange,
+		arg.Ascending,
+		arg.AfterChange,
+		arg.ReadLimit,
 		arg.RowLimit,
 	)
 	if err != nil {
@@ -358,10 +509,65 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.Instance.Error,
 			&i.Instance.StateHash,
 			&i.Actions,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.TimeoutError,
 		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listStateNames = `-- name: ListStateNames :many
+select distinct s.state
+from pawl.workflow_state s
+where $1::text[] is null or s.workflow = any ($1)
+order by s.state
+`
+
+// ListStateNames reads the states of some workflows, or of all.
+func (q *Queries) ListStateNames(ctx context.Context, workflows []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, listStateNames, workflows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var state string
+		if err := rows.Scan(&state); err != nil {
+			return nil, err
+		}
+		items = append(items, state)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listWorkflowNames = `-- name: ListWorkflowNames :many
+select distinct w.name from pawl.workflow w order by w.name
+`
+
+func (q *Queries) ListWorkflowNames(ctx context.Context) ([]string, error) {
+	rows, err := q.db.Query(ctx, listWorkflowNames)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		items = append(items, name)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

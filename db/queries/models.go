@@ -205,6 +205,14 @@ type Message struct {
 	Actions               []string
 }
 
+type NextTimeout struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Event      string
+	DueAt      time.Time
+	LastError  string
+}
+
 type Outcome struct {
 	Ordinal         int32
 	Code            string
@@ -288,6 +296,10 @@ type Timer struct {
 	ArmedVersion int64
 	// how many timeouts of the state that was entered at armed_version were refused
 	Tried int32
+	// the timer fails while this is armed_version and the instance's version: its deadline came and the step could not be made
+	FailedVersion *int64
+	// why the deadline could not be ended at failed_version
+	LastError *string
 }
 
 type Workflow struct {

@@ -4,8 +4,9 @@ select
   f.fired::integer as fired,
   extract(epoch from f.late)::float8 as late_seconds,
   -- One day if there is no timer.
-  coalesce(extract(epoch from f.next_in), 86400)::float8 as next_seconds
+  coalesce(extract(epoch from f.next_in), 86400)::float8 as next_seconds,
+  f.failures::jsonb as failures
 from pawl.fire_timers(@row_limit::integer) f;
 
 -- name: PutOffTimer :one
-select coalesce(pawl.put_off_timer()::text, '')::text as instance_id;
+select pawl.put_off_timer()::jsonb as failures;

@@ -7,6 +7,7 @@ package queries
 
 import (
 	"context"
+	"encoding/json"
 )
 
 const fireTimers = `-- name: FireTimers :one
@@ -15,7 +16,8 @@ select
   f.fired::integer as fired,
   extract(epoch from f.late)::float8 as late_seconds,
   -- One day if there is no timer.
-  coalesce(extract(epoch from f.next_in), 86400)::float8 as next_seconds
+  coalesce(extract(epoch from f.next_in), 86400)::float8 as next_seconds,
+  f.failures::jsonb as failures
 from pawl.fire_timers($1::integer) f
 `
 
@@ -24,6 +26,7 @@ type FireTimersRow struct {
 	Fired       int32
 	LateSeconds float64
 	NextSeconds float64
+	Failures    json.RawMessage
 }
 
 func (q *Queries) FireTimers(ctx context.Context, rowLimit int32) (FireTimersRow, error) {
@@ -34,17 +37,18 @@ func (q *Queries) FireTimers(ctx context.Context, rowLimit int32) (FireTimersRow
 		&i.Fired,
 		&i.LateSeconds,
 		&i.NextSeconds,
+		&i.Failures,
 	)
 	return i, err
 }
 
 const putOffTimer = `-- name: PutOffTimer :one
-select coalesce(pawl.put_off_timer()::text, '')::text as instance_id
+select pawl.put_off_timer()::jsonb as failures
 `
 
-func (q *Queries) PutOffTimer(ctx context.Context) (string, error) {
+func (q *Queries) PutOffTimer(ctx context.Context) (json.RawMessage, error) {
 	row := q.db.QueryRow(ctx, putOffTimer)
-	var instance_id string
-	err := row.Scan(&instance_id)
-	return instance_id, err
+	var failures json.RawMessage
+	err := row.Scan(&failures)
+	return failures, err
 }

@@ -21,6 +21,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -62,8 +63,26 @@ func Text(file string) string {
 // function; this takes that privilege away. `pawl migrate grants` gives a role what it needs.
 const Closing = "revoke execute on all functions in schema pawl, pawl_private from public;\n"
 
-// Down is the SQL that drops the whole schema, with all data.
-const Down = "drop schema pawl_private cascade;\ndrop schema pawl cascade;\n"
+// Down is the SQL that drops the whole schema, with all data. It keeps goose's table of applied migrations, in which
+// goose notes then that the initial migration is taken back.
+const Down = `drop schema pawl_private cascade;
+alter schema pawl rename to pawl_private;
+create schema pawl;
+alter table if exists pawl_private.goose_db_version set schema pawl;
+drop schema pawl_private cascade;
+`
+
+// version matches the number in the source of pawl.schema_version.
+var version = regexp.MustCompile(`as \$\$ select (\d+) \$\$;`)
+
+// Version returns what pawl.schema_version returns: the number of the latest migration.
+func Version() int {
+	n, err := strconv.Atoi(version.FindStringSubmatch(Text("00_core/schema_version.sql"))[1])
+	if err != nil {
+		panic(err) // The file is part of the binary.
+	}
+	return n
+}
 
 // Source returns the whole source as SQL that makes the schema in an empty database.
 func Source() string {
@@ -78,12 +97,34 @@ func Source() string {
 // Up returns the initial migration, which makes the schema in an empty database, as a goose file.
 func Up() string {
 	var b strings.Builder
-	b.WriteString("-- Generated from db/schema by `make generate`: edit the source there.\n\n-- +goose Up\n")
+	b.WriteString("-- Generated from db/schema by `make generate`: edit the source there.\n\n")
+	var up strings.Builder
 	for _, file := range Files() {
-		fmt.Fprintf(&b, "\n-- %s\n\n%s", file, Annotate(Text(file)))
+		fmt.Fprintf(&up, "-- %s\n\n%s\n", file, Annotate(Text(file)))
 	}
-	fmt.Fprintf(&b, "\n%s\n-- +goose Down\n%s", Closing, Down)
+	b.WriteString(Migration(up.String()+Closing, Down))
 	return b.String()
+}
+
+// Migration returns a goose file of two sections. psql runs the first one only: it knows no sections, so the second
+// is within a block comment. Only goose closes that comment at once: with ENVSUB it expands ${PAWL:0:0} to an empty
+// text, whatever the variable holds, and that leaves the end of a comment. So down must neither close a comment nor
+// open one: see [Commentable].
+func Migration(up, down string) string {
+	return fmt.Sprintf(`-- +goose Up
+
+%s
+-- +goose Down
+-- +goose ENVSUB ON
+/* To all but goose the rest is a comment. *${PAWL:0:0}/
+-- +goose ENVSUB OFF
+%s-- */
+`, up, down)
+}
+
+// Commentable reports whether a text may be the second section of a [Migration].
+func Commentable(down string) bool {
+	return !strings.Contains(down, "/*") && !strings.Contains(down, "*/")
 }
 
 // A Function is the source of one function.

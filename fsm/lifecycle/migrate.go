@@ -142,8 +142,13 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 	if err := fsm.CheckTexts(texts...); err != nil {
 		return queries.MigrateInstancesParams{}, err
 	}
-	if containsNUL(c.Workflow) || min(c.From, c.To) < 1 || max(c.From, c.To) > 1<<31-1 {
-		return queries.MigrateInstancesParams{}, fsm.Errorf(fsm.WorkflowNotFound, noWorkflow)
+	if containsNUL(c.Workflow) {
+		return queries.MigrateInstancesParams{}, fsm.NoWorkflow(c.Workflow, 0)
+	}
+	for _, version := range []int{c.From, c.To} {
+		if version < 1 || version > 1<<31-1 {
+			return queries.MigrateInstancesParams{}, fsm.Errorf(fsm.WorkflowNotFound, "workflow %q has no version %d", c.Workflow, version)
+		}
 	}
 	states := json.RawMessage(`{}`)
 	if len(c.StateMap) > 0 {

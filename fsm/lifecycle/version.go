@@ -27,7 +27,7 @@ type WorkflowVersion struct {
 // the workflow, which takes seconds for millions of them.
 // Kinds: WorkflowNotFound, Unavailable.
 func (s *Service) Versions(ctx context.Context, tenant, name string) ([]WorkflowVersion, error) {
-	missing := fsm.Errorf(fsm.WorkflowNotFound, "there is no such workflow")
+	missing := fsm.NoWorkflow(name, 0)
 	if containsNUL(name) || containsNUL(tenant) {
 		return nil, missing
 	}
@@ -60,7 +60,7 @@ func (s *Service) Versions(ctx context.Context, tenant, name string) ([]Workflow
 // Kinds: WorkflowNotFound, WorkflowConflict if instances use the version, Unavailable.
 func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	if version < 1 { // GetWorkflow takes 0 for the latest.
-		return fsm.Errorf(fsm.WorkflowNotFound, noWorkflow)
+		return fsm.Errorf(fsm.WorkflowNotFound, "workflow %q has no version %d", name, version)
 	}
 	w, err := s.GetWorkflow(ctx, name, version)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Service) Retire(ctx context.Context, name string, version int) error {
 			Name: name, Checksum: w.Checksum, Version: int32(w.Version),
 		})
 		if err == nil && !retired {
-			return fsm.Errorf(fsm.WorkflowNotFound, "somebody else has retired this version")
+			return fsm.Errorf(fsm.WorkflowNotFound, "somebody else has retired version %d of workflow %q", version, name)
 		}
 		return err
 	})

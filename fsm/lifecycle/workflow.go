@@ -161,8 +161,6 @@ func (s *Service) checkPaths(ctx context.Context, draft *definition.Draft) error
 	return err
 }
 
-const noWorkflow = "there is no such workflow, or no such version of it"
-
 // GetWorkflow returns a version of a workflow, or the latest one for version 0.
 // Kinds: WorkflowNotFound, Unavailable.
 func (s *Service) GetWorkflow(ctx context.Context, name string, version int) (Workflow, error) {
@@ -176,7 +174,10 @@ func (s *Service) GetWorkflow(ctx context.Context, name string, version int) (Wo
 		default:
 			w, err = q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: name, Version: int32(version)})
 		}
-		return fsm.IfNoRows(err, fsm.WorkflowNotFound, noWorkflow)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fsm.NoWorkflow(name, version)
+		}
+		return err
 	})
 	return workflowOf(w), err
 }

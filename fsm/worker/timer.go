@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"time"
 
@@ -22,8 +23,9 @@ type TimerConfig struct {
 	Poll time.Duration
 	// Fired, if given, is called after a call that fired timers. It does not say which instances moved.
 	Fired func()
-	// Logger gets a line when timers cannot be fired, one when they can again, and one for each timeout
-	// that takes too long. Default: none.
+	// Logger gets a line when timers cannot be fired, one when they can again, and one for each timer that
+	// begins to fail or fails for another reason. A timer that fails again as before is tried again silently.
+	// Default: none.
 	Logger *slog.Logger
 }
 
@@ -79,17 +81,19 @@ func (t *Timers) step(ctx context.Context) (wait time.Duration, err error) {
 		return 0, nil
 	case database.IsCode(err, database.QueryCanceled):
 		t.batch = t.config.Batch
-		id, err := t.queries.PutOffTimer(ctx)
+		failures, err := t.queries.PutOffTimer(ctx)
 		if err != nil {
 			return t.config.Poll, err
 		}
-		t.config.Logger.ErrorContext(ctx, "a timeout takes too long and is put off by a minute", "instance", id)
-		return 0, nil
+		return 0, t.report(ctx, failures)
 	case err != nil:
 		return t.config.Poll, err
 	case r.LookedAt > 0:
 		if r.Fired > 0 {
 			t.config.Fired()
+		}
+		if err := t.report(ctx, r.Failures); err != nil {
+			return t.config.Poll, err
 		}
 		t.config.Logger.DebugContext(ctx, "timers", "looked_at", r.LookedAt, "fired", r.Fired, "late_seconds", r.LateSeconds)
 		if int(r.LookedAt) == t.batch {
@@ -101,4 +105,25 @@ func (t *Timers) step(ctx context.Context) (wait time.Duration, err error) {
 	t.batch = t.config.Batch
 	next := time.Duration(r.NextSeconds * float64(time.Second))
 	return min(max(next, minWait), t.config.Poll), nil
+}
+
+// report logs the timers that have begun to fail; the instances show which ones still do. pawl.fire_timers
+// describes the members.
+func (t *Timers) report(ctx context.Context, failures json.RawMessage) error {
+	var list []struct {
+		Tenant, Workflow, Instance, Event, Reason, Cause string
+	}
+	if err := json.Unmarshal(failures, &list); err != nil {
+		return err
+	}
+	for _, f := range list {
+		attributes := []any{
+			"tenant", f.Tenant, "workflow", f.Workflow, "instance", f.Instance, "event", f.Event, "reason", f.Reason,
+		}
+		if f.Cause != "" {
+			attributes = append(attributes, "cause", f.Cause)
+		}
+		t.config.Logger.ErrorContext(ctx, "a timer fails; it is tried again every minute", attributes...)
+	}
+	return nil
 }

@@ -3,6 +3,9 @@ package worker_test
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -155,26 +158,169 @@ func TestTimeoutsAreNotForCallers(t *testing.T) {
 	}
 }
 
-func TestTimeoutThatRaisesIsPutOff(t *testing.T) {
+// failure returns what the next deadline of an instance shows, and whether the list of failing timers has it.
+func failure(t testing.TB, s *fsmtest.Service, id uuid.UUID) string {
+	t.Helper()
+	next := fsmtest.Get(t, s, id).NextTimeout
+	l, err := s.List(t.Context(), fsm.DefaultTenant, fsm.Filter{FailingTimer: true}, fsm.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := slices.ContainsFunc(l.Items, func(i fsm.Instance) bool { return i.ID == id })
+	if listed != (next != nil && next.LastError != nil) {
+		t.Errorf("listed as failing: %v; it shows %+v", listed, next)
+	}
+	if next == nil {
+		return "none"
+	}
+	text := fmt.Sprintf("%s at %s", next.Event, next.DueAt.UTC().Format(time.TimeOnly))
+	if next.LastError != nil {
+		text += ": " + *next.LastError
+	}
+	return text
+}
+
+// wantFailure fails the test unless the next deadline of an instance is shown as wanted.
+func wantFailure(t testing.TB, s *fsmtest.Service, id uuid.UUID, want string) {
+	t.Helper()
+	if got := failure(t, s, id); got != want {
+		t.Errorf("it shows %s; want %s", got, want)
+	}
+}
+
+func TestTimeoutThatRaisesFails(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Bombs)
 	dbtest.SetClock(t, pool, fsmtest.Noon)
 	before, bad := fsmtest.Create(t, s, "bomb", `{}`), fsmtest.Create(t, s, "bomb", `{"raise": true}`)
 	after := fsmtest.Create(t, s, "bomb", `{}`)
+	wantFailure(t, s, bad.ID, "after:1m at 12:01:00")
 	dbtest.Advance(t, pool, time.Minute)
 	fsmtest.WantFired(t, pool, 2)
 	for _, id := range []uuid.UUID{before.ID, after.ID} {
 		fsmtest.WantStep(t, fsmtest.Last(t, s, id), "timeout", "after:1m", "BOOM", 2)
+		wantFailure(t, s, id, "none")
 	}
 	fsmtest.WantFired(t, pool, 0)
 	if due := bounded.Value[time.Time](t, pool, "select due_at from pawl.timer"); !due.Equal(fsmtest.Noon.Add(2 * time.Minute)) {
 		t.Errorf("it is looked at again at %v", due)
 	}
+	const raises = `after:1m at 12:01:00: a guard or an assign raises: could not find jsonpath variable "nowhere"`
+	wantFailure(t, s, bad.ID, raises)
 	dbtest.Advance(t, pool, time.Minute)
 	fsmtest.WantFired(t, pool, 0)
+	wantFailure(t, s, bad.ID, raises)
 	fsmtest.Fire(t, s, bad.ID, "defuse", `{}`)
+	wantFailure(t, s, bad.ID, "none")
 	if n := fsmtest.Timers(t, pool); n != 0 {
 		t.Errorf("%d timers are left", n)
+	}
+}
+
+// stuffed has a timeout whose step would make the context too large, then one that leads on.
+const stuffed = `{"name": "stuffed", "initial": "WAITING", "ttl": {"after": "2h", "target": "EXPIRED"}, "states": {
+	"WAITING": {
+		"on": {"again": "WAITING", "shrink": {"target": "WAITING", "assign": {"x": "1"}}, "rest": "RESTING"},
+		"after": {"1m": {"target": "DOUBLED", "assign": {"y": "$.context.x"}}, "1h": {"target": "LATE", "guard": "$.context.late == true"}}},
+	"RESTING": {"on": {"go": "WAITING"}},
+	"DOUBLED": {"type": "final"}, "LATE": {"type": "final"}, "EXPIRED": {"type": "final", "outcome": "expired"}}}`
+
+// A deadline whose step cannot be made is shown and tried again, until the instance moves or its next deadline
+// is due. It does not hold up the later ones.
+func TestTimeoutWhoseStepIsTooLarge(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, stuffed)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	large := func(late bool) string { return fmt.Sprintf(`{"late": %v, "x": %q}`, late, strings.Repeat("x", 40<<10)) }
+	again, rest, shrunk := fsmtest.Create(t, s, "stuffed", large(true)), fsmtest.Create(t, s, "stuffed", large(true)), fsmtest.Create(t, s, "stuffed", large(true))
+	late, ended := fsmtest.Create(t, s, "stuffed", large(true)), fsmtest.Create(t, s, "stuffed", large(false))
+	dbtest.Advance(t, pool, time.Minute)
+	fsmtest.WantFired(t, pool, 0)
+	const tooLarge = ": the context is, or would become, larger than the limit"
+	for _, i := range []fsm.Instance{again, rest, shrunk, late, ended} {
+		wantFailure(t, s, i.ID, "after:1m at 12:01:00"+tooLarge)
+	}
+
+	dbtest.Advance(t, pool, 30*time.Second)
+	fsmtest.Fire(t, s, again.ID, "again", `{}`)
+	wantFailure(t, s, again.ID, "after:1m at 12:02:30")
+	fsmtest.Fire(t, s, rest.ID, "rest", `{}`)
+	wantFailure(t, s, rest.ID, "ttl at 14:00:00")
+	fsmtest.Fire(t, s, shrunk.ID, "shrink", `{}`)
+	dbtest.Advance(t, pool, time.Minute)
+	fsmtest.WantFired(t, pool, 1)
+	fsmtest.WantStep(t, fsmtest.Last(t, s, shrunk.ID), "timeout", "after:1m", "DOUBLED", 3)
+	wantFailure(t, s, again.ID, "after:1m at 12:02:30"+tooLarge)
+	wantFailure(t, s, rest.ID, "ttl at 14:00:00")
+	fsmtest.Fire(t, s, again.ID, "shrink", `{}`)
+
+	dbtest.SetClock(t, pool, fsmtest.Noon.Add(59*time.Minute+30*time.Second))
+	fsmtest.WantFired(t, pool, 1)
+	fsmtest.WantStep(t, fsmtest.Last(t, s, again.ID), "timeout", "after:1m", "DOUBLED", 4)
+	wantFailure(t, s, late.ID, "after:1m at 12:01:00"+tooLarge)
+	dbtest.SetClock(t, pool, fsmtest.Noon.Add(time.Hour))
+	fsmtest.WantFired(t, pool, 1)
+	fsmtest.WantStep(t, fsmtest.Last(t, s, late.ID), "timeout", "after:1h", "LATE", 2)
+	wantFailure(t, s, ended.ID, "ttl at 14:00:00") // No guard of its second timeout holds.
+	dbtest.SetClock(t, pool, fsmtest.Noon.Add(2*time.Hour))
+	fsmtest.WantFired(t, pool, 2)
+	fsmtest.WantStep(t, fsmtest.Last(t, s, ended.ID), "expired", "ttl", "EXPIRED", 2)
+	if n := fsmtest.Timers(t, pool); n != 0 {
+		t.Errorf("%d timers are left", n)
+	}
+}
+
+// The text of an error that no definition causes is for the log alone.
+func TestTimeoutThatTheDatabaseRefuses(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, stuffed)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	i := fsmtest.Create(t, s, "stuffed", `{"x": 1}`)
+	bounded.Exec(t, pool, "alter table pawl.history add constraint secret check (kind <> 'timeout')")
+	dbtest.Advance(t, pool, time.Minute)
+	if log := bounded.Value[string](t, pool, "select failures #>> '{0,cause}' from pawl.fire_timers(10)"); !strings.Contains(log, "secret") {
+		t.Errorf("the cause is %q", log)
+	}
+	wantFailure(t, s, i.ID, "after:1m at 12:01:00: the step cannot be made (SQLSTATE 23514); the log of the service says why")
+}
+
+// A timer that fails is logged once, however often it is tried, and again when it fails for another reason.
+func TestTimerThatFailsIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Bombs)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	bad := fsmtest.Create(t, s, "bomb", `{"raise": true}`)
+	var lines bounded.Lines
+	stop := runTimers(t, pool, worker.TimerConfig{Poll: 5 * time.Millisecond, Logger: lines.Logger()})
+	tried := func() {
+		t.Helper()
+		dbtest.Advance(t, pool, time.Minute)
+		bounded.UntilSQL(t, pool, "select count(*) = 1 from pawl.timer where due_at > pawl.now()")
+	}
+	tried()
+	tried()
+	tried()
+	bounded.Exec(t, pool, "alter table pawl.history add constraint secret check (kind <> 'timeout')")
+	bounded.Exec(t, pool, "update pawl.instance set context = '{}'")
+	tried()
+	lines.Match(t, regexp.MustCompile("a timer fails.*23514"))
+	stop()
+	var failures []string
+	for _, line := range lines.Rest() {
+		if strings.Contains(line, "a timer fails") {
+			failures = append(failures, line)
+		}
+	}
+	if len(failures) != 2 {
+		t.Fatalf("it was logged as %q", failures)
+	}
+	of := []string{"tenant=default", "workflow=bomb", "instance=" + bad.ID.String(), "event=after:1m"}
+	for n, want := range [][]string{append(of, "a guard or an assign raises", "jsonpath"), append(of, "23514", "secret")} {
+		for _, text := range want {
+			if !strings.Contains(failures[n], text) {
+				t.Errorf("%q is not in %q", text, failures[n])
+			}
+		}
 	}
 }
 
@@ -205,6 +351,7 @@ func TestTimeoutThatTakesTooLong(t *testing.T) {
 	if got := fsmtest.Get(t, s, bad.ID); got.Version != 1 {
 		t.Errorf("the slow one is at version %d", got.Version)
 	}
+	wantFailure(t, s, bad.ID, "after:1m at 12:01:00: the step takes longer than the statement timeout")
 }
 
 // An instance that somebody holds is passed by, and holds up nobody.

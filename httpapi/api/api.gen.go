@@ -160,6 +160,30 @@ func (e InstanceLeftReason) Valid() bool {
 	}
 }
 
+// Defines values for InstanceSort.
+const (
+	InstanceSortCreatedAt           InstanceSort = "created_at"
+	InstanceSortMinusCreatedAt      InstanceSort = "-created_at"
+	InstanceSortMinusStateChangedAt InstanceSort = "-state_changed_at"
+	InstanceSortStateChangedAt      InstanceSort = "state_changed_at"
+)
+
+// Valid indicates whether the value is a known member of the InstanceSort enum.
+func (e InstanceSort) Valid() bool {
+	switch e {
+	case InstanceSortCreatedAt:
+		return true
+	case InstanceSortMinusCreatedAt:
+		return true
+	case InstanceSortMinusStateChangedAt:
+		return true
+	case InstanceSortStateChangedAt:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for InstanceStatus.
 const (
 	InstanceStatusActive    InstanceStatus = "active"
@@ -334,6 +358,21 @@ func (e SimulatedStepOutcome) Valid() bool {
 	case SimulatedStepOutcomeApplied:
 		return true
 	case SimulatedStepOutcomeRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TimerFilter.
+const (
+	TimerFilterFailing TimerFilter = "failing"
+)
+
+// Valid indicates whether the value is a known member of the TimerFilter enum.
+func (e TimerFilter) Valid() bool {
+	switch e {
+	case TimerFilterFailing:
 		return true
 	default:
 		return false
@@ -601,7 +640,7 @@ type CreateRequest struct {
 	// that step, in the form of a subscription's deliveries.
 	CallbackURL *string `json:"callback_url,omitempty"`
 
-	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit.
+	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
 	Context json.RawMessage `json:"context,omitempty"`
 
 	// CorrelationID The client's id for the work that the instance belongs to, 1 to 255 characters. It need not be unique.
@@ -698,7 +737,7 @@ type Fault struct {
 
 // FireRequest The payload of an event, and a reason.
 type FireRequest struct {
-	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit.
+	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
 	Payload json.RawMessage `json:"payload,omitempty"`
 
 	// Reason The reason to record in history, at most 1,000 characters. It is not part of the content that an idempotency
@@ -808,6 +847,10 @@ type Instance struct {
 	// ID The id of the instance.
 	ID string `json:"id"`
 
+	// NextTimeout The next deadline. Only in the answer of `getInstance` without `at` and `version`, and in lists; left out if
+	// there is no deadline. It is not part of what `ETag` stands for.
+	NextTimeout *NextTimeout `json:"next_timeout,omitempty"`
+
 	// State The path of the present state.
 	State string `json:"state"`
 
@@ -854,8 +897,24 @@ type InstanceList struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
+// InstanceSort The order of a list of instances, descending with a `-`.
+type InstanceSort string
+
 // InstanceStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 type InstanceStatus string
+
+// NextTimeout The next deadline of an instance.
+type NextTimeout struct {
+	// DueAt The deadline. It is past if the timer is late or fails.
+	DueAt Timestamp `json:"due_at"`
+
+	// Event The timeout (`after:10m`), or `ttl` for the end of the lifetime.
+	Event string `json:"event"`
+
+	// LastError Why the step could not be made when the deadline came; null if it has not come, or if no attempt failed. The
+	// step is tried again every minute, until the instance moves or its next deadline is due.
+	LastError *string `json:"last_error"`
+}
 
 // Problem An error in the format of RFC 9457.
 type Problem struct {
@@ -945,14 +1004,14 @@ type ReplayRequest struct {
 	// Before Only deliveries made before this time, exclusive.
 	Before *Timestamp `json:"before,omitempty"`
 
-	// Status Whether to replay dead letters or successful deliveries.
+	// Status Whether to replay dead letters or successful deliveries. The default is `dead`.
 	Status *ReplayRequestStatus `json:"status,omitempty"`
 
 	// SubscriptionID Only deliveries for this subscription.
 	SubscriptionID *string `json:"subscription_id,omitempty"`
 }
 
-// ReplayRequestStatus Whether to replay dead letters or successful deliveries.
+// ReplayRequestStatus Whether to replay dead letters or successful deliveries. The default is `dead`.
 type ReplayRequestStatus string
 
 // SecretRequest The new secret.
@@ -1067,7 +1126,7 @@ type SubscriptionFilter struct {
 	// States Steps that lead to one of these states. The name of a compound state stands for all states within.
 	States []string `json:"states,omitzero"`
 
-	// TerminalOnly Only steps that lead to a final state.
+	// TerminalOnly Only steps that lead to a final state. The default is false.
 	TerminalOnly *bool `json:"terminal_only,omitempty"`
 
 	// Workflows Steps of instances of these workflows.
@@ -1109,6 +1168,9 @@ type SubscriptionRequest struct {
 	URL string `json:"url"`
 }
 
+// TimerFilter The timers that a list of instances asks for.
+type TimerFilter string
+
 // Workflow One version of a workflow.
 type Workflow struct {
 	// Checksum SHA-256 of the canonical definition, in lower-case hexadecimal.
@@ -1142,7 +1204,7 @@ type WorkflowBacktest struct {
 	// limit.
 	Definition *Definition `json:"definition,omitempty"`
 
-	// Sample The number of instances to re-run, newest first. A value above 10,000 means 10,000.
+	// Sample The number of instances to re-run, newest first. The default is 1,000. A value above 10,000 means 10,000.
 	Sample *int `json:"sample,omitempty"`
 
 	// Version A registered version of the workflow.
@@ -1272,21 +1334,27 @@ type FilterCreatedAfter = Timestamp
 type FilterCreatedBefore = Timestamp
 
 // FilterState defines model for FilterState.
-type FilterState = string
+type FilterState = []string
 
-// FilterStatus `active` until the instance reaches a final state, then the `outcome` of that state.
-type FilterStatus = InstanceStatus
+// FilterStatus defines model for FilterStatus.
+type FilterStatus = []InstanceStatus
 
 // FilterStuckFor A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
 //
 // Examples: 15m
 type FilterStuckFor = Duration
 
+// FilterTimer The timers that a list of instances asks for.
+type FilterTimer = TimerFilter
+
 // InstanceID defines model for InstanceID.
 type InstanceID = string
 
 // Limit defines model for Limit.
 type Limit = int
+
+// Sort The order of a list of instances, descending with a `-`.
+type Sort = InstanceSort
 
 // StreamEvent defines model for StreamEvent.
 type StreamEvent = string
@@ -1348,14 +1416,17 @@ type StreamEventsParamsFrom string
 
 // ListInstancesParams defines parameters for ListInstances.
 type ListInstancesParams struct {
-	// Workflow Only instances of this workflow, of any version.
-	Workflow *string `form:"workflow,omitempty" json:"workflow,omitempty"`
+	// Workflow Only instances of this workflow, of any version. May be repeated for instances of one of several workflows. A
+	// workflow that does not exist is 400.
+	Workflow []string `form:"workflow,omitempty" json:"workflow,omitempty"`
 
-	// State Only instances in exactly this state, given by its path.
-	State *FilterState `form:"state,omitempty" json:"state,omitempty"`
+	// State Only instances in this state, given by its path. The name of a compound state stands for all states within. May be
+	// repeated for instances in one of several states. A name that no version of the workflow has, or of any workflow,
+	// is 400.
+	State FilterState `form:"state,omitempty" json:"state,omitempty"`
 
-	// Status Only instances with this status.
-	Status *FilterStatus `form:"status,omitempty" json:"status,omitempty"`
+	// Status Only instances with this status. May be repeated for instances with one of several statuses.
+	Status FilterStatus `form:"status,omitempty" json:"status,omitempty"`
 
 	// BusinessKey Only instances with this business key.
 	BusinessKey *FilterBusinessKey `form:"business_key,omitempty" json:"business_key,omitempty"`
@@ -1371,6 +1442,18 @@ type ListInstancesParams struct {
 
 	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
+
+	// Timer With `failing`, only instances whose deadline came while its step could not be made: their `next_timeout` has a
+	// `last_error`.
+	Timer *FilterTimer `form:"timer,omitempty" json:"timer,omitempty"`
+
+	// Sort The order, descending with a `-`. The default is `-created_at`.
+	//
+	// The time at which instances entered their state is in no index. So `sort=state_changed_at` is 400 if more than
+	// 10,000 instances have this workflow, status, `business_key`, `correlation_id` and time of creation, or a failing
+	// timer. An instance that moves while pages are read takes another place in this order: with
+	// `state_changed_at` it may appear again on a later page, and with `-state_changed_at` it may be left out.
+	Sort *Sort `form:"sort,omitempty" json:"sort,omitempty"`
 
 	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -1475,11 +1558,13 @@ type GetWorkflowDiagramParamsFormat string
 
 // ListWorkflowInstancesParams defines parameters for ListWorkflowInstances.
 type ListWorkflowInstancesParams struct {
-	// State Only instances in exactly this state, given by its path.
-	State *FilterState `form:"state,omitempty" json:"state,omitempty"`
+	// State Only instances in this state, given by its path. The name of a compound state stands for all states within. May be
+	// repeated for instances in one of several states. A name that no version of the workflow has, or of any workflow,
+	// is 400.
+	State FilterState `form:"state,omitempty" json:"state,omitempty"`
 
-	// Status Only instances with this status.
-	Status *FilterStatus `form:"status,omitempty" json:"status,omitempty"`
+	// Status Only instances with this status. May be repeated for instances with one of several statuses.
+	Status FilterStatus `form:"status,omitempty" json:"status,omitempty"`
 
 	// BusinessKey Only instances with this business key.
 	BusinessKey *FilterBusinessKey `form:"business_key,omitempty" json:"business_key,omitempty"`
@@ -1495,6 +1580,18 @@ type ListWorkflowInstancesParams struct {
 
 	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
+
+	// Timer With `failing`, only instances whose deadline came while its step could not be made: their `next_timeout` has a
+	// `last_error`.
+	Timer *FilterTimer `form:"timer,omitempty" json:"timer,omitempty"`
+
+	// Sort The order, descending with a `-`. The default is `-created_at`.
+	//
+	// The time at which instances entered their state is in no index. So `sort=state_changed_at` is 400 if more than
+	// 10,000 instances have this workflow, status, `business_key`, `correlation_id` and time of creation, or a failing
+	// timer. An instance that moves while pages are read takes another place in this order: with
+	// `state_changed_at` it may appear again on a later page, and with `-state_changed_at` it may be left out.
+	Sort *Sort `form:"sort,omitempty" json:"sort,omitempty"`
 
 	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`

@@ -4,12 +4,16 @@ import "github.com/pawl-fsm/pawl/fsm"
 
 // InstanceOf converts an instance to the form of the contract. Actions is never nil.
 func InstanceOf(i fsm.Instance) Instance {
-	return Instance{
+	out := Instance{
 		ID: i.ID.String(), Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State,
 		Status: InstanceStatus(i.Status), Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey,
 		CorrelationID: i.CorrelationID, Actions: append([]string{}, i.AcceptedEvents...), CreatedAt: Timestamp(i.CreatedAt),
 		StateChangedAt: Timestamp(i.StateChangedAt), ExpiresAt: (*Timestamp)(i.ExpiresAt), Error: i.Error,
 	}
+	if n := i.NextTimeout; n != nil {
+		out.NextTimeout = &NextTimeout{Event: n.Event, DueAt: Timestamp(n.DueAt), LastError: n.LastError}
+	}
+	return out
 }
 
 // HistoryItemOf converts a step to the form of the contract.

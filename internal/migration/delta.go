@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -106,22 +107,23 @@ func delta(released, source map[string]function) (string, error) {
 			dropDown = append(dropDown, drop(now))
 		}
 	}
-	var b strings.Builder
-	b.WriteString("-- +goose Up\n\n")
-	if len(dropUp)+len(createUp) == 0 {
-		b.WriteString(nothing + "\n\n")
-	}
 	var up strings.Builder
+	if len(dropUp)+len(createUp) == 0 {
+		up.WriteString(nothing + "\n\n")
+	}
+	var statements strings.Builder
 	for _, s := range dropUp {
-		up.WriteString(s)
+		statements.WriteString(s)
 	}
 	for _, s := range createUp {
-		up.WriteString(schema.Annotate(s) + "\n")
+		statements.WriteString(schema.Annotate(s) + "\n")
 	}
-	b.WriteString(keepingGrants(renewed, inAnyOrder(up.String())))
-	b.WriteString("-- +goose Down\n\n")
-	b.WriteString(keepingGrants(renewed, inAnyOrder(strings.Join(append(dropDown, createDown...), ""))))
-	return b.String(), nil
+	up.WriteString(keepingGrants(renewed, inAnyOrder(statements.String())))
+	down := keepingGrants(renewed, inAnyOrder(strings.Join(append(dropDown, createDown...), "")))
+	if !schema.Commentable(down) {
+		return "", errors.New("a released function has /* or */ in its text, which the commented Down section cannot hold: write this migration by hand")
+	}
+	return schema.Migration(up.String(), down), nil
 }
 
 // inAnyOrder lets a function in language sql be created before those that it calls: only what the

@@ -61,7 +61,7 @@ func TestDelta(t *testing.T) {
 	if strings.Contains(text, "pawl.fire") {
 		t.Error("the delta holds a function that did not change")
 	}
-	up, down, _ := strings.Cut(text, "-- +goose Down")
+	up, down := sections(text)
 	may := "select has_function_privilege('" + strings.Trim(role, `"`) + "', (select oid from pg_proc where proname = 'purge_keys'), 'execute')"
 	for _, step := range []struct {
 		sql  string
@@ -110,7 +110,7 @@ func TestDeltaOrderAndDefaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			up, down, _ := strings.Cut(text, "-- +goose Down")
+			up, down := sections(text)
 			for _, step := range []struct {
 				sql  string
 				want map[string]function
@@ -122,6 +122,26 @@ func TestDeltaOrderAndDefaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Down is a comment to all but goose, so a delta that would end the comment is refused.
+func TestDeltaThatEndsTheComment(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.Connect(bounded.Context(t), dbtest.NewDSN(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := mustFunctions(t, conn)
+	bounded.Exec(t, conn, "create function pawl.gone() returns text language sql as $$ select '*/'::text $$")
+	if _, err := delta(mustFunctions(t, conn), source); err == nil || !strings.Contains(err.Error(), "by hand") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// sections returns the Up and the Down section of a migration, as goose runs them.
+func sections(text string) (up, down string) {
+	up, down, _ = strings.Cut(text, "-- +goose Down")
+	return up, strings.Replace(down, "${PAWL:0:0}", "", 1)
 }
 
 // Without a change there is nothing to write, and the delta says so.

@@ -7,7 +7,7 @@
 // release. From then on it never changes, and deltas follow it. A delta holds the functions that
 // differ between the source and the schema that the migrations make. A change of a table, a type
 // or a view cannot be derived: it is added to the delta by hand, and the test that compares the
-// source with the migrations fails until it is.
+// source with the migrations fails until it is. Raise pawl.schema_version before you make a delta.
 package main
 
 import (
@@ -75,6 +75,10 @@ func writeDelta(ctx context.Context, title string) error {
 	if err != nil {
 		return err
 	}
+	number := len(all) + 1
+	if schema.Version() != number {
+		return fmt.Errorf("pawl.schema_version returns %d: raise it to %d in db/schema/00_core/schema_version.sql", schema.Version(), number)
+	}
 	server, err := localpg.Start(ctx, localpg.Config{})
 	if err != nil {
 		return err
@@ -88,7 +92,7 @@ func writeDelta(ctx context.Context, title string) error {
 	if err != nil {
 		return err
 	}
-	file := fmt.Sprintf("%s/%05d_%s.sql", folder, len(all)+1, title)
+	file := fmt.Sprintf("%s/%05d_%s.sql", folder, number, title)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		return err
 	}

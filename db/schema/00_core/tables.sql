@@ -8,7 +8,8 @@
 -- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
 -- too long, 57014 at the statement timeout.
 
-create schema pawl;
+-- goose may have made schema pawl, for its table of applied migrations, pawl.goose_db_version.
+create schema if not exists pawl;
 create schema pawl_private;
 
 comment on schema pawl is 'finite-state-machine service: tables to read, functions to call';
@@ -63,6 +64,7 @@ create table pawl.setting (
   cursor_secret bytea not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
   constraint setting_pkey primary key (only_row),
   constraint setting_is_one_row check (only_row),
+  constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
   -- How long days and months last depends on the time zone of a session.
   constraint setting_idempotency_ttl_has_no_days_or_months check (

@@ -208,7 +208,10 @@ create table pawl.timer (
   due_at timestamptz not null,
   armed_version pawl.version not null,
   tried integer not null,
-  constraint timer_pkey primary key (tenant_id, instance_id)
+  failed_version pawl.version,
+  last_error text,
+  constraint timer_pkey primary key (tenant_id, instance_id),
+  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null))
 )
 -- Arming and clearing leave dead rows and, since due_at is indexed, dead entries among those that
 -- are due first.
@@ -216,8 +219,14 @@ with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)
 
 comment on column pawl.timer.tried is
   'how many timeouts of the state that was entered at armed_version were refused';
+comment on column pawl.timer.failed_version is
+  'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
+comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 
 create index timer_due_at_idx on pawl.timer (due_at);
+-- Finds the timers that fail. A step that arms the timer anew takes it out of the index.
+create index timer_failing_idx on pawl.timer (tenant_id, instance_id)
+  where failed_version = armed_version;
 
 -- instance_at is pawl.instance after each of its steps: the same columns, one row per version.
 create view pawl.instance_at as

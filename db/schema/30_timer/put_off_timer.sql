@@ -1,22 +1,21 @@
--- put_off_timer postpones the timer that is due first by a minute. The worker calls it when that timer
--- alone cannot be fired within the statement timeout.
--- Returns: the id of the instance; null if no timer is due
--- Locks:   timer (for update, skipping what is locked)
+-- put_off_timer records that the timer that is due first fails, and postpones it. The worker calls it when
+-- that timer alone cannot be fired within the statement timeout.
+-- Returns: the failures, as fire_timers does
+-- Locks:   instance (for no key update, unless it is locked), timer
 -- Writes:  timer
-create function pawl.put_off_timer() returns uuid
-language sql volatile security definer
+create function pawl.put_off_timer() returns jsonb
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  update pawl.timer t
-  set due_at = pawl.now() + interval '1 minute'
-  from (
-    select t.tenant_id, t.instance_id
-    from pawl.timer t
-    where t.due_at <= (select pawl.now())
-    order by t.due_at
-    limit 1
-    for update skip locked
-  ) d
-  where t.tenant_id = d.tenant_id and t.instance_id = d.instance_id
-  returning t.instance_id
+declare
+  v_timer record;
+begin
+  select * into v_timer from pawl_private.due_timers(pawl.now(), 1);
+  if not found then
+    return '[]';
+  end if;
+  return pawl_private.fail_timer(
+    p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
+    p_error => 'the step takes longer than the statement timeout', p_cause => null);
+end
 $$;

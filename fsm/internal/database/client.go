@@ -115,6 +115,11 @@ func (p planned) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 	return p.DBTX.Query(ctx, sql, append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
 }
 
+// QueryRow is Query for one row.
+func (p planned) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return p.DBTX.QueryRow(ctx, sql, append([]any{pgx.QueryExecModeDescribeExec}, args...)...)
+}
+
 // Optional returns a pointer to a parameter of a query, or nil for a zero value, which is an absent one.
 func Optional[T comparable](v T) *T {
 	var zero T

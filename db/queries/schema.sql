@@ -1,0 +1,25 @@
+-- name: SchemaState :one
+-- What the catalogs tell to any role: whether the schema is there, whether it tells its version to this role, and
+-- which of the privileges that the service needs this role lacks. Functions that do not exist are not missed.
+with pawl as (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'pawl')
+select
+  exists (select from pg_catalog.pg_class c join pawl on pawl.oid = c.relnamespace where c.relname = 'setting')::boolean as made,
+  exists (
+    select from pg_catalog.pg_proc p join pawl on pawl.oid = p.pronamespace where p.proname = 'schema_version'
+  )::boolean as versioned,
+  exists (
+    select from pg_catalog.pg_proc p join pawl on pawl.oid = p.pronamespace
+    where p.proname = 'schema_version' and has_schema_privilege(pawl.oid, 'usage') and has_function_privilege(p.oid, 'execute')
+  )::boolean as version_readable,
+  array(
+    select 'usage on schema pawl' from pawl where not has_schema_privilege(pawl.oid, 'usage')
+    union all
+    select 'select on pawl.' || c.relname from pg_catalog.pg_class c join pawl on pawl.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v') and c.relname <> 'goose_db_version' and not has_table_privilege(c.oid, 'select')
+    union all
+    select 'execute on pawl.' || p.proname from pg_catalog.pg_proc p join pawl on pawl.oid = p.pronamespace
+    where 'pawl.' || p.proname = any (@functions::text[]) and not has_function_privilege(p.oid, 'execute')
+  )::text[] as missing_privileges;
+
+-- name: SchemaVersion :one
+select pawl.schema_version()::integer as version;

@@ -1,0 +1,344 @@
+package fsm
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Sort is the order of a list of instances.
+type Sort string
+
+// The orders. By CreatedAt is by id, which begins with the time of creation. Instances that entered their state
+// at the same time are in the order of their ids.
+const (
+	SortCreatedAt          Sort = "created_at"
+	SortCreatedAtDesc      Sort = "-created_at"
+	SortStateChangedAt     Sort = "state_changed_at"
+	SortStateChangedAtDesc Sort = "-state_changed_at"
+)
+
+const (
+	// MaxNames is how many workflows, and how many states, a Filter may name.
+	MaxNames = 20
+	// MaxSorted is how many instances List sorts by the time of their last change of state.
+	MaxSorted = 10_000
+)
+
+// Filter chooses instances, and the order in which they are listed. A zero member chooses all of them, and an
+// instance is chosen if every member chooses it.
+type Filter struct {
+	// Workflows, States and Statuses choose the instances that have one of these values. The name of a compound
+	// state stands for all states within. Each workflow must exist; each state must be one of a version of these
+	// workflows, or of any workflow if none is named.
+	Workflows, States []string
+	Statuses          []Status
+	// BusinessKey and CorrelationID choose the instances that have exactly this value.
+	BusinessKey, CorrelationID string
+	// CreatedAfter and CreatedBefore are both exclusive.
+	CreatedAfter, CreatedBefore time.Time
+	// StuckFor chooses active instances that have been in their state for at least that long.
+	StuckFor time.Duration
+	// FailingTimer chooses the instances whose deadline came while its step could not be made; see
+	// NextTimeout.LastError.
+	FailingTimer bool
+	// Sort is the order. Default SortCreatedAtDesc.
+	//
+	// Commands may change the order by state_changed_at between two pages: an instance that moves goes to the end
+	// where the latest are. For this order the filter must leave at most MaxSorted instances, without regard to
+	// States and StuckFor.
+	Sort Sort
+}
+
+// List returns instances in the order of the filter. A cursor belongs to the filter that it was given for.
+// Kinds: Malformed (limit, cursor or filter; the faults have the parameters' names in the API), Unavailable.
+func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (List[Instance], error) {
+	f, err := f.normal()
+	if err != nil {
+		return List[Instance]{}, err
+	}
+	scope, err := json.Marshal(f)
+	if err != nil {
+		return List[Instance]{}, AsError(err)
+	}
+	choice, err := s.choose(ctx, f)
+	if err != nil {
+		return List[Instance]{}, err
+	}
+	items, next, err := database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
+		Scope: "instances " + tenant + " " + string(scope),
+		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.ListInstancesRow, error) {
+			p := queries.ListInstancesParams{
+				TenantID: tenant, Statuses: choice.statuses, Workflows: choice.workflows, States: choice.states,
+				BusinessKey: database.Optional(f.BusinessKey), CorrelationID: database.Optional(f.CorrelationID),
+				CreatedAfter: database.Optional(f.CreatedAfter), CreatedBefore: database.Optional(f.CreatedBefore),
+				StuckFor: pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
+				Failing:  f.FailingTimer, ByChange: f.byChange(), Ascending: !strings.HasPrefix(string(f.Sort), "-"),
+				RowLimit: limit, ReadLimit: limit,
+			}
+			if err := f.readKey(&p, after); err != nil {
+				return nil, err
+			}
+			if p.ByChange {
+				p.ReadLimit = MaxSorted
+				if err := checkSorted(ctx, db, p); err != nil {
+					return nil, err
+				}
+			}
+			return database.Planned(db).ListInstances(ctx, p)
+		},
+		Item: func(r queries.ListInstancesRow) Instance {
+			i := InstanceOf(r.Instance, r.Actions)
+			i.NextTimeout = nextTimeout(r.TimeoutEvent, r.TimeoutDueAt, r.TimeoutError)
+			return i
+		},
+		Key: f.key,
+	}, page.Limit, page.Cursor)
+	return List[Instance]{items, next}, err
+}
+
+// normal returns the filter in the form that its cursors are bound to, and refuses one that is not acceptable
+// whatever the state of the database.
+func (f Filter) normal() (Filter, error) {
+	texts := []string{f.BusinessKey, f.CorrelationID}
+	for _, status := range f.Statuses {
+		texts = append(texts, string(status))
+	}
+	for _, names := range []struct {
+		parameter string
+		list      []string
+	}{{"workflow", f.Workflows}, {"state", f.States}} {
+		if len(names.list) > MaxNames {
+			return f, badFilter(names.parameter, fmt.Sprintf("must not be given more than %d times", MaxNames))
+		}
+		texts = append(texts, names.list...)
+	}
+	for _, text := range texts {
+		if err := CheckTexts(Text{"", text, 255}); err != nil {
+			return f, err
+		}
+	}
+	switch f.Sort = cmp.Or(f.Sort, SortCreatedAtDesc); f.Sort {
+	case SortCreatedAt, SortCreatedAtDesc, SortStateChangedAt, SortStateChangedAtDesc:
+	default:
+		return f, badFilter("sort", "must be created_at, -created_at, state_changed_at or -state_changed_at")
+	}
+	f.Workflows, f.States, f.Statuses = sorted(f.Workflows), sorted(f.States), sorted(f.Statuses)
+	return f, nil
+}
+
+// badFilter returns the error of a list for one of its parameters.
+func badFilter(parameter, detail string) *Error {
+	return &Error{
+		Kind: Malformed, Message: parameter + " " + detail, Faults: []Fault{{Parameter: parameter, Detail: detail}},
+	}
+}
+
+// sorted returns the values in order and each of them once; nil if there are none.
+func sorted[T ~string](values []T) []T {
+	if len(values) == 0 {
+		return nil
+	}
+	values = slices.Clone(values)
+	slices.Sort(values)
+	return slices.Compact(values)
+}
+
+// byChange reports whether the order is that of state_changed_at.
+func (f Filter) byChange() bool {
+	return f.Sort == SortStateChangedAt || f.Sort == SortStateChangedAtDesc
+}
+
+// key is the place of an instance in the list: its id, behind the time of its last change if that is the order.
+func (f Filter) key(i Instance) string {
+	if f.byChange() {
+		return FormatTime(i.StateChangedAt) + " " + i.ID.String()
+	}
+	return i.ID.String()
+}
+
+// readKey makes the query begin behind a key; at the beginning if it is empty.
+func (f Filter) readKey(p *queries.ListInstancesParams, key string) error {
+	if f.byChange() && key != "" {
+		text, id, _ := strings.Cut(key, " ")
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return err
+		}
+		p.AfterChange, key = &at, id
+	}
+	var err error
+	p.AfterID, err = database.OptionalID(key)
+	return err
+}
+
+// checkSorted refuses a list by state_changed_at that would have to read more than MaxSorted instances.
+func checkSorted(ctx context.Context, db queries.DBTX, p queries.ListInstancesParams) error {
+	n, err := database.Planned(db).CountInstances(ctx, queries.CountInstancesParams{
+		TenantID: p.TenantID, Statuses: p.Statuses, Workflows: p.Workflows, Failing: p.Failing, BusinessKey: p.BusinessKey,
+		CorrelationID: p.CorrelationID, CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor,
+		RowLimit: MaxSorted + 1,
+	})
+	if err == nil && n > MaxSorted {
+		return badFilter("sort", fmt.Sprintf("by state_changed_at is for at most %d instances, and there are more with this "+
+			"workflow, status, correlation_id and time of creation; choose fewer of them, or sort by created_at", MaxSorted))
+	}
+	return err
+}
+
+// A choice is what a filter's workflows, states and statuses come to.
+type choice struct {
+	// statuses has an entry for each index range to read. workflows is nil, or has the workflow of each range.
+	statuses, workflows []string
+	// states are the paths of atomic states, or nil for all.
+	states []string
+}
+
+// choose looks up which ranges of an index have the instances that a filter chooses. It returns a Malformed
+// error if the filter names what does not exist.
+func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
+	wanted := f.Statuses
+	if len(wanted) == 0 {
+		wanted = []Status{Active, Completed, Failed, Cancelled, Expired}
+	}
+	if f.StuckFor > 0 || f.FailingTimer {
+		wanted = slices.DeleteFunc(slices.Clone(wanted), func(status Status) bool { return status != Active })
+	}
+	var c choice
+	if len(f.Workflows)+len(f.States) == 0 {
+		for _, status := range wanted {
+			c.statuses = append(c.statuses, string(status))
+		}
+		return c, nil
+	}
+	var rows []queries.ChosenStatesRow
+	err := s.db.Read(ctx, func(ctx context.Context, _ *queries.Queries) error {
+		q := database.Planned(s.db.Pool())
+		unknown, err := q.UnknownNames(ctx, queries.UnknownNamesParams{
+			Workflows: append([]string{}, f.Workflows...), Events: []string{}, States: append([]string{}, f.States...),
+		})
+		if err != nil {
+			return err
+		}
+		if len(unknown) > 0 {
+			return f.unknown(ctx, q, unknown)
+		}
+		rows, err = q.ChosenStates(ctx, queries.ChosenStatesParams{Workflows: f.Workflows, States: f.States})
+		return err
+	})
+	if err != nil {
+		return c, err
+	}
+	var ranges []queries.ChosenStatesRow
+	workflows := map[string]bool{}
+	for _, r := range rows {
+		if slices.Contains(wanted, Status(r.Status)) {
+			workflows[r.Workflow] = true
+			if f.States != nil {
+				c.states = append(c.states, r.State)
+			}
+			r.State = ""
+			ranges = append(ranges, r)
+		}
+	}
+	if len(workflows) > MaxNames { // Only if the filter names states and no workflow.
+		for i := range ranges {
+			ranges[i].Workflow = ""
+		}
+	}
+	slices.SortFunc(ranges, func(a, b queries.ChosenStatesRow) int {
+		return cmp.Or(strings.Compare(a.Workflow, b.Workflow), strings.Compare(a.Status, b.Status))
+	})
+	for _, r := range slices.Compact(ranges) {
+		c.statuses = append(c.statuses, r.Status)
+		if r.Workflow != "" {
+			c.workflows = append(c.workflows, r.Workflow)
+		}
+	}
+	c.states = sorted(c.states)
+	return c, nil
+}
+
+// unknown returns the error of a filter that names what does not exist. Each fault has the nearest name that does.
+func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queries.UnknownNamesRow) error {
+	e := &Error{Kind: Malformed, Message: "the filter names what does not exist"}
+	for _, u := range unknown {
+		parameter, name, known, err := "workflow", "", []string(nil), error(nil)
+		if u.Kind == "workflows" {
+			name = f.Workflows[u.Place]
+			known, err = q.ListWorkflowNames(ctx)
+		} else {
+			parameter, name = "state", f.States[u.Place]
+			known, err = q.ListStateNames(ctx, f.Workflows)
+			known = withCompounds(known)
+		}
+		if err != nil {
+			return err
+		}
+		detail := fmt.Sprintf("there is no %s %q", parameter, name)
+		if near := nearest(name, known); near != "" {
+			detail += fmt.Sprintf("; did you mean %q?", near)
+		}
+		e.Faults = append(e.Faults, Fault{Parameter: parameter, Detail: detail})
+	}
+	return e
+}
+
+// withCompounds adds the names of the compound states around the given states.
+func withCompounds(states []string) []string {
+	all := slices.Clone(states)
+	for _, state := range states {
+		for i, c := range state {
+			if c == '.' {
+				all = append(all, state[:i])
+			}
+		}
+	}
+	return sorted(all)
+}
+
+// nearest returns the name that a misspelled one was most likely meant to be, or "" if none is like it: one that
+// differs in case alone or by its last segment, else by the fewest edits, at most one for three characters.
+func nearest(name string, known []string) (near string) {
+	best := len(name)/3 + 1
+	for _, k := range known {
+		distance := edits(strings.ToLower(name), strings.ToLower(k))
+		if strings.HasSuffix(strings.ToLower(k), "."+strings.ToLower(name)) {
+			distance = 0
+		}
+		if distance < best {
+			near, best = k, distance
+		}
+	}
+	return near
+}
+
+// edits is the Levenshtein distance of two texts, in bytes.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substituted := diagonal
+			if a[i] != b[j] {
+				substituted++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substituted, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

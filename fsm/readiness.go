@@ -1,0 +1,94 @@
+package fsm
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/schema"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+// Ping returns nil if the database answers, takes writes and has a schema that is fit for this build, else
+// Unavailable with the reason.
+func (s *Service) Ping(ctx context.Context) error {
+	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
+		if err := checkSchema(ctx, s.db.Queries()); err != nil {
+			return err
+		}
+		if _, err := s.db.Queries().GetSetting(ctx); err != nil {
+			return err
+		}
+		readOnly, err := s.db.Queries().IsReadOnly(ctx)
+		if err == nil && readOnly {
+			return database.ErrReadOnly
+		}
+		return err
+	})
+	if database.IsReadOnly(err) {
+		return &Error{Kind: Unavailable, Message: "the database takes no writes", Cause: err}
+	}
+	return unfit(err)
+}
+
+// CheckSchema returns nil if the database has the schema of this build, and the role the privileges of the service.
+// Otherwise it returns Unavailable, with what is wrong and what to do about it as the message: the schema is missing,
+// older or newer, privileges are missing, or the database cannot be reached.
+func CheckSchema(ctx context.Context, db queries.DBTX) error {
+	return unfit(checkSchema(ctx, queries.New(db)))
+}
+
+// checkSchema is CheckSchema, but returns an error of the driver as it is.
+func checkSchema(ctx context.Context, q *queries.Queries) error {
+	state, err := q.SchemaState(ctx, schema.Grants()["service"])
+	if err != nil {
+		return err
+	}
+	want := int32(schema.Version())
+	var version int32
+	if state.VersionReadable {
+		if version, err = q.SchemaVersion(ctx); err != nil {
+			return err
+		}
+	}
+	missing := state.MissingPrivileges
+	switch {
+	case !state.Made:
+		return Errorf(Unavailable, "the database has no schema of pawl: run 'pawl migrate up'")
+	case !state.Versioned, state.VersionReadable && version < want:
+		return Errorf(Unavailable, "the schema is at version %d, and this pawl needs version %d: run 'pawl migrate up'", version, want)
+	case version > want:
+		return Errorf(Unavailable, "the schema is at version %d, and this pawl knows versions up to %d: use a newer pawl", version, want)
+	case len(missing) == 1:
+		return Errorf(Unavailable, "the role lacks the privilege %s: run 'pawl migrate grants --apply'", missing[0])
+	case len(missing) > 1:
+		return Errorf(Unavailable, "the role lacks %d privileges, such as %s: run 'pawl migrate grants --apply'", len(missing), missing[0])
+	}
+	return nil
+}
+
+// unfit returns the error of checkSchema as Unavailable. The message names neither the server nor the role.
+func unfit(err error) error {
+	if err == nil || errors.Is(err, Unavailable) {
+		return err
+	}
+	e := &Error{Kind: Unavailable, Message: "the database did not answer; try again", Cause: err}
+	if pg, refused := errors.AsType[*pgconn.PgError](err); refused {
+		switch pg.Code {
+		case invalidAuthorization, invalidPassword:
+			e.Message = "the database refuses the service's role or its password"
+		case invalidDatabase:
+			e.Message = "the server has no database of the name that the service was given"
+		}
+	}
+	return e
+}
+
+// SQLSTATEs of a connection that the server refuses.
+const (
+	invalidAuthorization = "28000"
+	invalidPassword      = "28P01"
+	invalidDatabase      = "3D000"
+)
