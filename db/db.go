@@ -7,11 +7,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // Config says how connections behave. Its zero value works.
@@ -46,6 +49,10 @@ func (c Config) withDefaults() Config {
 
 // Open returns a pool for the service. It does not connect, so it succeeds while the server is
 // away. Queries fail as long as it is away, and succeed again when it has returned.
+//
+// Its sessions have settings of their own, whatever the role and the database have; a parameter of the DSN
+// comes first. Behind a pooler they are in force for calls that go through package session, as those of
+// pawl do.
 func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error) {
 	config = config.withDefaults()
 	pc, err := pgxpool.ParseConfig(dsn)
@@ -54,23 +61,51 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	}
 	pc.MaxConns = int32(config.MaxConns)
 	pc.ConnConfig.ConnectTimeout = config.ConnectTimeout
-	set := func(name, value string) {
-		if _, given := pc.ConnConfig.RuntimeParams[name]; !given {
-			pc.ConnConfig.RuntimeParams[name] = value
-		}
-	}
-	set("application_name", "pawl")
-	set("timezone", "UTC")
-	set("statement_timeout", strconv.FormatInt(config.StatementTimeout.Milliseconds(), 10))
-	set("lock_timeout", strconv.FormatInt(config.LockTimeout.Milliseconds(), 10))
-	set("idle_in_transaction_session_timeout", "10000")
-	// The calls are short and repeated: compiling them costs more than it saves.
-	set("jit", "off")
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	session.Use(pc, map[string]string{
+		"application_name":                    "pawl",
+		"timezone":                            "UTC",
+		"statement_timeout":                   strconv.FormatInt(config.StatementTimeout.Milliseconds(), 10),
+		"lock_timeout":                        strconv.FormatInt(config.LockTimeout.Milliseconds(), 10),
+		"idle_in_transaction_session_timeout": "10000",
+		// Idle connections belong to the pool, and a transaction ends by the other limits.
+		"idle_session_timeout": "0",
+		"transaction_timeout":  "0", // From PostgreSQL 17 on.
+		// The engine needs it: what others commit while a call waits is seen by its next statement.
+		"default_transaction_isolation": "read committed",
+		// Names without a schema are PostgreSQL's own.
+		"search_path": "pg_catalog, pg_temp",
+		// Lists are planned for their arguments at each call.
+		"plan_cache_mode": "auto",
+		// The calls are short and repeated: compiling them costs more than it saves.
+		"jit": "off",
+	})
+	var pool atomic.Pointer[pgxpool.Pool]
+	leaveReadOnly(pc, &pool)
+	p, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("db: %w", err)
 	}
-	return pool, nil
+	pool.Store(p)
+	return p, nil
+}
+
+// readOnlyTransaction is the SQLSTATE of a write to a server that takes none.
+const readOnlyTransaction = "25006"
+
+// leaveReadOnly closes a connection whose server refuses to write, as a standby does and a primary that was
+// replaced by another. It closes the idle connections of the pool as well, since they are likely to lead to the
+// same server. New connections find the new primary, or the same server after it has changed.
+func leaveReadOnly(pc *pgxpool.Config, pool *atomic.Pointer[pgxpool.Pool]) {
+	handle := pc.ConnConfig.OnPgError
+	pc.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
+		if err.Code != readOnlyTransaction {
+			return handle(conn, err)
+		}
+		if p := pool.Load(); p != nil {
+			p.Reset()
+		}
+		return false
+	}
 }
 
 // OneLine returns the text of an error. For a failure to connect the driver writes a line for each of
@@ -82,6 +117,11 @@ func OneLine(err error) string {
 	if !ok {
 		return text
 	}
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(refused.Message, "unsupported startup parameter") {
+		// PgBouncer's words.
+		return "the pooler refuses what the URL or PGOPTIONS sets: " + refused.Message +
+			"; take it out there, or add it to the pooler's ignore_startup_parameters"
+	}
 	lines := strings.Split(failed.Error(), "\n\t")
 	var attempts []string
 	for _, line := range lines[1:] {
@@ -90,6 +130,16 @@ func OneLine(err error) string {
 		}
 	}
 	return strings.Replace(text, failed.Error(), strings.TrimSpace(lines[0]+" "+strings.Join(attempts, "; ")), 1)
+}
+
+// connect makes a connection for the schema's owner.
+func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	session.Pin(&config.Config)
+	return pgx.ConnectConfig(ctx, config)
 }
 
 // Settings are what every replica and every SQL caller of a database must agree on. A nil member
@@ -118,7 +168,7 @@ func Set(ctx context.Context, dsn string, s Settings) error {
 	default:
 		return fmt.Errorf("set: plan cache mode %q: want auto, force_generic_plan or force_custom_plan", s.PlanCacheMode)
 	}
-	conn, err := pgx.Connect(ctx, dsn)
+	conn, err := connect(ctx, dsn)
 	if err != nil {
 		return fmt.Errorf("set: %w", err)
 	}

@@ -22,5 +22,6 @@
 //
 // # What it may import
 //
-// pgx, goose and its own folders; nothing of pawl above it.
+// pgx, goose and its own folders, of which db/session says how sessions and poolers are dealt with;
+// nothing of pawl above it.
 package db

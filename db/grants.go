@@ -47,7 +47,7 @@ func Grant(ctx context.Context, dsn, role string, p Privilege) error {
 	if err != nil {
 		return err
 	}
-	conn, err := pgx.Connect(ctx, dsn)
+	conn, err := connect(ctx, dsn)
 	if err != nil {
 		return fmt.Errorf("grant: %w", err)
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 
+	"github.com/pawl-fsm/pawl/db/session"
+
 	"github.com/pawl-fsm/pawl/db/schema"
 )
 
@@ -77,6 +79,7 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
+	session.Pin(&config.Config)
 	conn := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	// It tries every second, for five minutes.
@@ -138,7 +141,7 @@ func (d deployed) check() error {
 
 // look calls f with a connection to a database. It fails if the migrations of this build cannot go on there.
 func look(ctx context.Context, dsn string, f func(*pgx.Conn, deployed) error) error {
-	conn, err := pgx.Connect(ctx, dsn)
+	conn, err := connect(ctx, dsn)
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
@@ -196,7 +199,7 @@ func Adopt(ctx context.Context, dsn string) error {
 }
 
 func adopt(ctx context.Context, dsn string) error {
-	conn, err := pgx.Connect(ctx, dsn)
+	conn, err := connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
@@ -215,6 +218,7 @@ func adopt(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
+	session.Pin(&config.Config)
 	pool := stdlib.OpenDB(*config)
 	defer func() { _ = pool.Close() }()
 	tx, err := pool.BeginTx(ctx, nil)

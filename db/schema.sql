@@ -223,6 +223,7 @@ create table pawl.setting (
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
   constraint setting_pkey PRIMARY KEY (only_row),
+  constraint setting_idempotency_ttl_has_no_days_or_months CHECK (((EXTRACT(day FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(month FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(year FROM idempotency_ttl) = (0)::numeric))),
   constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
   constraint setting_is_in_a_database_in_utf8 CHECK ((getdatabaseencoding() = 'UTF8'::name)),
   constraint setting_is_one_row CHECK (only_row),
@@ -2851,8 +2852,8 @@ begin
       end if;
       if v_step.code <> 'applied' then
         difference := jsonb_build_object(
-          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
-          'error', v_step.error);
+          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event,
+          'due_at', pawl_private.rfc3339(v_step.due_at), 'error', v_step.error);
         exit;
       elsif v_command.kind in ('migrated', 'forced') then
         complete := false;
@@ -2913,7 +2914,8 @@ begin
         'version', v_after.version, 'workflow_version', v_after.workflow_version, 'from', v_after.state, 'to', v_after.state);
       difference := jsonb_build_object(
         'outcome', case v_step.code when 'applied' then 'timeout' else v_step.code end,
-        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at, 'error', v_step.error);
+        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', pawl_private.rfc3339(v_step.due_at),
+        'error', v_step.error);
     end if;
   end if;
   difference := jsonb_strip_nulls(v_place || difference);
@@ -3761,6 +3763,11 @@ end
 $$;
 revoke execute on function pawl_private.due_timers(timestamp with time zone,integer) from public;
 
+create function pawl_private.duration(p_text text) returns interval
+language sql immutable parallel safe
+as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
+revoke execute on function pawl_private.duration(text) from public;
+
 create function pawl_private.fail_timer(p_instance pawl.instance, p_tried integer, p_event text, p_error text, p_cause text) returns jsonb
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -4309,8 +4316,8 @@ begin
     business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    (p_definition ->> 'retention')::interval, p_definition ->> 'business_key' is not distinct from 'reusable',
+    n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
     p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
@@ -4328,7 +4335,7 @@ begin
       cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
       where n.path = any (s.lineage)
       order by k collate "C"),
-    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select pawl_private.duration(k) from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     false,
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -4352,7 +4359,7 @@ begin
       cross join lateral unnest(t.assign_paths || t.guard) as p (path)
       where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
         -- Postgres writes a jsonpath as canonical text.
-        and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+        and regexp_replace(p.path::text, '[$][.]"(context|payload)"', '', 'g') like '%$%'
     ),
     eventless = exists (
       select from pawl.workflow_transition t

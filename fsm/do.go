@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/internal/address"
 )
 
@@ -132,7 +133,7 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 // those of Fire.
 func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
 	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
-		outcomes, err := fire(ctx, queries.New(tx), []*pending[FireCommand, Result]{p})
+		outcomes, err := fire(ctx, queries.New(session.Tx(tx)), []*pending[FireCommand, Result]{p})
 		if err != nil {
 			return queries.Outcome{}, s.blame(p, err)
 		}

@@ -261,6 +261,9 @@ func fromDatabase(err error) *Error {
 		}
 		return &Error{Kind: Internal, Cause: err}
 	}
+	if database.IsReadOnly(err) {
+		return &Error{Kind: Unavailable, Message: "the database takes no writes; try again", Cause: err}
+	}
 	// The detail of what the engine raises is JSON.
 	var detail struct {
 		Version int64

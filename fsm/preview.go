@@ -30,8 +30,8 @@ func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
 // readOnly runs f in a read-only transaction. It returns the driver's error.
 func (s *Service) readOnly(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
 	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
-		return pgx.BeginTxFunc(ctx, s.db.Pool(), pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			return f(ctx, queries.New(tx))
+		return database.Transact(ctx, s.db.Pool(), pgx.TxOptions{AccessMode: pgx.ReadOnly}, "", func(q *queries.Queries) error {
+			return f(ctx, q)
 		})
 	})
 	return err

@@ -8,17 +8,28 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/schema"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
-// Ping returns nil if the database answers and its schema is fit for this build, else Unavailable with the reason.
+// Ping returns nil if the database answers, takes writes and has a schema that is fit for this build, else
+// Unavailable with the reason.
 func (s *Service) Ping(ctx context.Context) error {
 	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
 		if err := checkSchema(ctx, s.db.Queries()); err != nil {
 			return err
 		}
-		_, err := s.db.Queries().GetSetting(ctx)
+		if _, err := s.db.Queries().GetSetting(ctx); err != nil {
+			return err
+		}
+		readOnly, err := s.db.Queries().IsReadOnly(ctx)
+		if err == nil && readOnly {
+			return database.ErrReadOnly
+		}
 		return err
 	})
+	if database.IsReadOnly(err) {
+		return &Error{Kind: Unavailable, Message: "the database takes no writes", Cause: err}
+	}
 	return unfit(err)
 }
 

@@ -129,7 +129,7 @@ func TestFireTxErrors(t *testing.T) {
 	})
 	in(pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) {
 		_, err := s.FireTx(ctx, tx, add)
-		fsmtest.Refused(t, err, fsm.Internal)
+		fsmtest.Refused(t, err, fsm.Unavailable)
 	})
 	in(pgx.TxOptions{}, func(tx pgx.Tx) {
 		gone, cancel := context.WithCancel(ctx)

@@ -13,7 +13,7 @@ func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 }
 
 // GetReadiness is the readiness probe. It fails with unavailable if the database does not
-// answer, or if its schema or the privileges there are not what the service needs.
+// answer or takes no writes, or if its schema or the privileges there are not what the service needs.
 func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
 	if err := s.service.Ping(ctx); err != nil {
 		return nil, err

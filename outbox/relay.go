@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // A Sink is where a relay publishes messages: a broker, a stream, or whatever an embedding
@@ -92,7 +93,7 @@ type Relay struct {
 func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig) *Relay {
 	config = config.withDefaults()
 	return &Relay{
-		queries: queries.New(pool), consumer: consumer, sink: sink, config: config, page: NewPageSize(config.Page),
+		queries: queries.New(session.Pool(pool)), consumer: consumer, sink: sink, config: config, page: NewPageSize(config.Page),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // Status says how far a consumer has read.
@@ -30,7 +31,7 @@ type Status struct {
 // Statuses returns the status of each consumer, in the order of their names. It counts the steps
 // that each has yet to relay, one by one.
 func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
-	rows, err := queries.New(pool).ConsumerStatus(ctx)
+	rows, err := queries.New(session.Pool(pool)).ConsumerStatus(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("outbox status: %w", err)
 	}
@@ -48,7 +49,7 @@ func Statuses(ctx context.Context, pool *pgxpool.Pool) ([]Status, error) {
 // Steps that a consumer has not relayed keep final instances from being purged, so one that is
 // not needed must be deleted. Only the owner of the schema may do it.
 func DeleteConsumer(ctx context.Context, pool *pgxpool.Pool, consumer string) (bool, error) {
-	deleted, err := queries.New(pool).ConsumerDelete(ctx, consumer)
+	deleted, err := queries.New(session.Pool(pool)).ConsumerDelete(ctx, consumer)
 	if err != nil {
 		return false, fmt.Errorf("delete the consumer: %w", err)
 	}

@@ -25,16 +25,17 @@ import (
 
 // serviceFlags are the flags of dev and serve.
 type serviceFlags struct {
-	Tenant          string        `default:"default" env:"PAWL_TENANT" help:"Tenant of all requests while --tokens is not given."`
-	Tokens          string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
-	RateLimit       float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
-	MaxConns        int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections to the database; the outbox adds two, and one for each sink."`
-	MaxQueue        int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of a tenant that wait, while no other tenant's do; all tenants have twice as many places. Further commands are answered with 503."`
-	GuardTimeout    time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
-	LockTimeout     time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
-	ShutdownTimeout time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time for requests to finish after SIGTERM."`
-	API             bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
-	Workers         bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
+	Tenant            string        `default:"default" env:"PAWL_TENANT" help:"Tenant of all requests while --tokens is not given."`
+	Tokens            string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
+	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
+	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The database without a pooler on the way, to listen for notifications; wanted only if --database-url leads to a pooler."`
+	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections to the database; the outbox adds two, and one for each sink."`
+	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of a tenant that wait, while no other tenant's do; all tenants have twice as many places. Further commands are answered with 503."`
+	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
+	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
+	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time for requests to finish after SIGTERM."`
+	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
+	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
 	sinkFlags
 	webhookFlags
 }
@@ -100,7 +101,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	if err := s.logStart(c, listen); err != nil {
 		return err
 	}
-	hub := live.NewHub(pool, live.HubConfig{Logger: c.log})
+	hub := live.NewHub(pool, live.HubConfig{ListenURL: s.ListenDatabaseURL, Logger: c.log})
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{

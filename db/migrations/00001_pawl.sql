@@ -72,6 +72,10 @@ create table pawl.setting (
   constraint setting_is_one_row check (only_row),
   constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
+  -- How long days and months last depends on the time zone of a session.
+  constraint setting_idempotency_ttl_has_no_days_or_months check (
+    extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
+    and extract(year from idempotency_ttl) = 0),
   constraint setting_limits_are_positive
     check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
 );
@@ -576,6 +580,14 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- duration reads a duration of a definition. A day has 24 hours and a month 30 days: added to a time, days
+-- and months of an interval would last as long as they do in the time zone of the session.
+-- +goose StatementBegin
+create function pawl_private.duration(p_text text) returns interval
+language sql immutable parallel safe
+as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
+-- +goose StatementEnd
+
 -- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
@@ -589,8 +601,8 @@ begin
     business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    (p_definition ->> 'retention')::interval, p_definition ->> 'business_key' is not distinct from 'reusable',
+    n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
     p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
@@ -608,7 +620,7 @@ begin
       cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
       where n.path = any (s.lineage)
       order by k collate "C"),
-    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select pawl_private.duration(k) from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     false,
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -632,7 +644,7 @@ begin
       cross join lateral unnest(t.assign_paths || t.guard) as p (path)
       where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
         -- Postgres writes a jsonpath as canonical text.
-        and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+        and regexp_replace(p.path::text, '[$][.]"(context|payload)"', '', 'g') like '%$%'
     ),
     eventless = exists (
       select from pawl.workflow_transition t
@@ -4955,8 +4967,8 @@ begin
       end if;
       if v_step.code <> 'applied' then
         difference := jsonb_build_object(
-          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
-          'error', v_step.error);
+          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event,
+          'due_at', pawl_private.rfc3339(v_step.due_at), 'error', v_step.error);
         exit;
       elsif v_command.kind in ('migrated', 'forced') then
         complete := false;
@@ -5017,7 +5029,8 @@ begin
         'version', v_after.version, 'workflow_version', v_after.workflow_version, 'from', v_after.state, 'to', v_after.state);
       difference := jsonb_build_object(
         'outcome', case v_step.code when 'applied' then 'timeout' else v_step.code end,
-        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at, 'error', v_step.error);
+        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', pawl_private.rfc3339(v_step.due_at),
+        'error', v_step.error);
     end if;
   end if;
   difference := jsonb_strip_nulls(v_place || difference);

@@ -23,3 +23,7 @@ limit @row_limit;
 
 -- name: GetSetting :one
 select * from pawl.setting;
+
+-- IsReadOnly says whether the server takes no writes, as a standby.
+-- name: IsReadOnly :one
+select current_setting('transaction_read_only')::boolean as read_only;

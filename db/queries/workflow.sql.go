@@ -87,6 +87,18 @@ func (q *Queries) GetWorkflowVersion(ctx context.Context, arg GetWorkflowVersion
 	return i, err
 }
 
+const isReadOnly = `-- name: IsReadOnly :one
+select current_setting('transaction_read_only')::boolean as read_only
+`
+
+// IsReadOnly says whether the server takes no writes, as a standby.
+func (q *Queries) IsReadOnly(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, isReadOnly)
+	var read_only bool
+	err := row.Scan(&read_only)
+	return read_only, err
+}
+
 const jSONPathErrors = `-- name: JSONPathErrors :many
 select p.path::text as path, pawl.jsonpath_error(p.path)::text as error
 from unnest($1::text[]) as p (path)

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
@@ -168,7 +169,7 @@ func (b *backtest) run(ctx context.Context, sample int) error {
 	for sample > 0 {
 		var ids []uuid.UUID
 		err := b.service.db.Read(ctx, func(ctx context.Context, _ *queries.Queries) (err error) {
-			ids, err = database.Planned(b.service.db.Pool()).NewestInstances(ctx, queries.NewestInstancesParams{
+			ids, err = database.Planned(session.Pool(b.service.db.Pool())).NewestInstances(ctx, queries.NewestInstancesParams{
 				TenantID: b.params.Tenant, Workflow: b.params.Workflow, BeforeID: before, RowLimit: int32(min(sample, page)),
 			})
 			return err

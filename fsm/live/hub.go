@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm/worker"
 )
 
@@ -24,6 +24,9 @@ type HubConfig struct {
 	// Poll is the time between looks for steps without a notification, such as those of SQL callers. It is
 	// the longest time by which a waiter is woken late. Default 1 s.
 	Poll time.Duration
+	// ListenURL is where to listen, if the pool's connections lead to a pooler: the same database, without a
+	// pooler on the way. Default: where the pool's connections lead.
+	ListenURL string
 	// Logger gets a line when the hub cannot listen, and when looking for steps begins to fail and works
 	// again. Default: none.
 	Logger *slog.Logger
@@ -46,6 +49,8 @@ const (
 	maxMoved = 20000
 	// maxBackoff is the longest time between attempts to listen.
 	maxBackoff = 5 * time.Second
+	// poolerBackoff is the time between looks whether a pooler is still on the way.
+	poolerBackoff = time.Minute
 	// maxSilence is how long the connection may be silent before it is tested.
 	maxSilence = 30 * time.Second
 	// announceEvery is the time between two announcements of a hub with waiters. forgetAfter is how long an
@@ -83,10 +88,11 @@ type Hub struct {
 }
 
 // NewHub returns a Hub for a pool's database. While it runs it has a connection of its own beside the pool,
-// with the pool's settings. A pooler on the way must pool sessions, not transactions, or nothing is heard.
+// with the pool's settings. It does not listen through a pooler, which may give the notifications to
+// somebody else, but polls four times per HubConfig.Poll.
 func NewHub(pool *pgxpool.Pool, config HubConfig) *Hub {
 	return &Hub{
-		pool: pool, queries: queries.New(pool), config: config.withDefaults(), id: uuid.NewString(),
+		pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults(), id: uuid.NewString(),
 		look: make(chan struct{}, 1), announce: make(chan struct{}, 1), waiters: map[topic][]*Waiter{},
 	}
 }
@@ -122,20 +128,24 @@ func (h *Hub) listen(ctx context.Context) {
 			h.config.Logger.WarnContext(ctx, "listening for steps fails; polling for them meanwhile", "error", err)
 			failing = true
 		}
+		backoff = min(2*backoff, maxBackoff)
+		if errors.Is(err, errPooler) {
+			backoff = poolerBackoff
+		}
 		select {
 		case <-time.After(backoff/2 + rand.N(backoff)):
 		case <-ctx.Done():
 			return
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
+// errPooler is why the hub does not listen.
+var errPooler = errors.New("a pooler is on the way; name the database without it in --listen-database-url")
+
 // hear listens on one connection until it fails, and returns whether it ever listened.
 func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
-	config := h.pool.Config().ConnConfig
-	config.RuntimeParams["application_name"] = "pawl listen"
-	conn, err := pgx.ConnectConfig(ctx, config)
+	conn, err := session.Connect(ctx, h.pool, "pawl listen", h.config.ListenURL)
 	if err != nil {
 		return false, err
 	}
@@ -144,6 +154,9 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
+	if session.IsPooled(conn) {
+		return false, errPooler
+	}
 	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+waitChannel); err != nil {
 		return false, err
 	}

@@ -12,7 +12,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/live"
@@ -300,4 +302,37 @@ func TestWaitersUnderLoad(t *testing.T) {
 	if n := hub.Waiters(); n != 1 {
 		t.Errorf("%d waiters are left, want 1", n)
 	}
+}
+
+// Behind a pooler a hub does not listen, and wakes by looking. It listens where there is no pooler, if it is told.
+func TestHubBehindAPooler(t *testing.T) {
+	t.Parallel()
+	owner := dbtest.New(t)
+	other, _ := on(t, owner, nil, fsmtest.Counter)
+	through := dbtest.Pooler(t, dbtest.DSN(owner), "transaction")
+	pool := fsmtest.Open(t, through, db.Config{})
+
+	log := &bounded.Lines{}
+	looking := live.NewHub(pool, live.HubConfig{Poll: 100 * time.Millisecond, Logger: log.Logger()})
+	bounded.Run(t, "the hub that looks", looking.Run)
+	log.Find(t, "a pooler is on the way")
+	s, watched := on(t, pool, looking)
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	w := awaited(t, watched, id, 2)
+	fsmtest.Fire(t, other, id, "add", `{"n": 1}`)
+	wantVersion(t, w, 2)
+	if looking.Listens() || len(bounded.Column[string](t, session.Pool(pool), "select pg_listening_channels()")) > 0 {
+		t.Error("the hub listens through the pooler")
+	}
+
+	listening := live.NewHub(pool, live.HubConfig{Poll: never, ListenURL: dbtest.DSN(owner)})
+	bounded.Run(t, "the hub that listens", listening.Run)
+	bounded.True(t, "the hub to listen", listening.Listens)
+	s, watched = on(t, pool, listening)
+	w = awaited(t, watched, id, 3)
+	w2 := awaited(t, watched, id, 4)
+	fsmtest.Fire(t, other, id, "add", `{"n": 1}`)
+	wantVersion(t, w, 3)
+	fsmtest.Fire(t, s, id, "add", `{"n": 1}`) // Its notification goes through the pooler.
+	wantVersion(t, w2, 4)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 const (
@@ -48,7 +49,7 @@ type Notifier struct {
 // NewNotifier returns a Notifier on a pool, of which it takes one connection at a time. The hub is that of
 // the process. Without one (nil) the Notifier assumes that somebody waits elsewhere.
 func NewNotifier(pool *pgxpool.Pool, hub *Hub) *Notifier {
-	n := &Notifier{queries: queries.New(pool), hub: hub, moved: map[uuid.UUID]struct{}{}}
+	n := &Notifier{queries: queries.New(session.Pool(pool)), hub: hub, moved: map[uuid.UUID]struct{}{}}
 	n.idle = sync.NewCond(&n.mu)
 	return n
 }

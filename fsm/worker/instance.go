@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm/internal/final"
 )
 
@@ -54,7 +55,7 @@ type InstancePurger struct {
 
 // NewInstancePurger returns an InstancePurger on a pool, of which it takes one connection at a time.
 func NewInstancePurger(pool *pgxpool.Pool, config InstancePurgerConfig) *InstancePurger {
-	return &InstancePurger{pool: pool, queries: queries.New(pool), config: config.withDefaults()}
+	return &InstancePurger{pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults()}
 }
 
 // Run purges until the context ends, and then returns nil. If it cannot read which instances to purge, it

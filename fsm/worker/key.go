@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // KeyPurgerConfig tunes a KeyPurger. Its zero value works.
@@ -51,7 +52,7 @@ type KeyPurger struct {
 // NewKeyPurger returns a KeyPurger on a pool, of which it takes one connection at a time. The pool's
 // statement_timeout bounds a batch.
 func NewKeyPurger(pool *pgxpool.Pool, config KeyPurgerConfig) *KeyPurger {
-	return &KeyPurger{queries: queries.New(pool), config: config.withDefaults()}
+	return &KeyPurger{queries: queries.New(session.Pool(pool)), config: config.withDefaults()}
 }
 
 // Run purges until the context ends, and then returns nil. After a failure it tries again after Interval.

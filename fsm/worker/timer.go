@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
@@ -58,7 +59,7 @@ type Timers struct {
 // statement_timeout bounds a call, and with it a guard.
 func NewTimers(pool *pgxpool.Pool, config TimerConfig) *Timers {
 	config = config.withDefaults()
-	return &Timers{queries: queries.New(pool), config: config, batch: config.Batch}
+	return &Timers{queries: queries.New(session.Pool(pool)), config: config, batch: config.Batch}
 }
 
 // Run fires what is due until the context ends, and then returns nil. Between calls it sleeps until the next

@@ -54,7 +54,7 @@
 //
 // # Imports
 //
-// Only tests, and the packages that serve them (fsm/fsmtest, outbox/outboxtest, examples/story), may import this package.
-// It imports nothing of the module but db/queries, for the interface that pools, connections and transactions have in
-// common.
+// Only tests, and the packages that serve them (db/dbtest, fsm/fsmtest, outbox/outboxtest, examples/story), may import this
+// package. It imports nothing of the module but db/queries, for the interface that pools, connections and transactions
+// have in common.
 package bounded

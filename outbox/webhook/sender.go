@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
@@ -30,7 +31,7 @@ func New(pool *pgxpool.Pool, config Config) *Sender {
 	config = config.withDefaults()
 	sending := config.sending()
 	return &Sender{
-		queries: queries.New(pool), config: config, sending: sending,
+		queries: queries.New(session.Pool(pool)), config: config, sending: sending,
 		retry:  dispatch.Retry{MaxAttempts: config.MaxAttempts, Backoff: config.Backoff},
 		client: dispatch.NewClient(sending),
 		routed: outbox.NewPageSize(config.Page), fetched: outbox.NewPageSize(4 * sending.Concurrency),

@@ -66,6 +66,10 @@ create table pawl.setting (
   constraint setting_is_one_row check (only_row),
   constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
+  -- How long days and months last depends on the time zone of a session.
+  constraint setting_idempotency_ttl_has_no_days_or_months check (
+    extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
+    and extract(year from idempotency_ttl) = 0),
   constraint setting_limits_are_positive
     check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
 );

@@ -216,6 +216,12 @@ as $$
   from pawl.setting g
 $$;
 
+-- duration reads a duration of a definition. A day has 24 hours and a month 30 days: added to a time, days
+-- and months of an interval would last as long as they do in the time zone of the session.
+create function pawl_private.duration(p_text text) returns interval
+language sql immutable parallel safe
+as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
+
 -- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
@@ -228,8 +234,8 @@ begin
     business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    n.leaf, false, (p_definition #>> '{ttl,after}')::interval, p_definition #>> '{ttl,target}',
-    (p_definition ->> 'retention')::interval, p_definition ->> 'business_key' is not distinct from 'reusable',
+    n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
+    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
     p_definition -> 'context_schema',
     encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
@@ -247,7 +253,7 @@ begin
       cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
       where n.path = any (s.lineage)
       order by k collate "C"),
-    array(select k::interval from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
+    array(select pawl_private.duration(k) from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
     false,
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -271,7 +277,7 @@ begin
       cross join lateral unnest(t.assign_paths || t.guard) as p (path)
       where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
         -- Postgres writes a jsonpath as canonical text.
-        and regexp_replace(p.path::text, '\$\."(context|payload)"', '', 'g') like '%$%'
+        and regexp_replace(p.path::text, '[$][.]"(context|payload)"', '', 'g') like '%$%'
     ),
     eventless = exists (
       select from pawl.workflow_transition t

@@ -359,8 +359,8 @@ begin
       end if;
       if v_step.code <> 'applied' then
         difference := jsonb_build_object(
-          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at,
-          'error', v_step.error);
+          'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event,
+          'due_at', pawl_private.rfc3339(v_step.due_at), 'error', v_step.error);
         exit;
       elsif v_command.kind in ('migrated', 'forced') then
         complete := false;
@@ -421,7 +421,8 @@ begin
         'version', v_after.version, 'workflow_version', v_after.workflow_version, 'from', v_after.state, 'to', v_after.state);
       difference := jsonb_build_object(
         'outcome', case v_step.code when 'applied' then 'timeout' else v_step.code end,
-        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', v_step.due_at, 'error', v_step.error);
+        'would_be', (v_step.instance).state, 'timeout', v_step.event, 'due_at', pawl_private.rfc3339(v_step.due_at),
+        'error', v_step.error);
     end if;
   end if;
   difference := jsonb_strip_nulls(v_place || difference);

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // A Client calls one database. It may be used by several goroutines at once.
@@ -22,7 +23,7 @@ type Client struct {
 // New returns a Client on a pool. timeout bounds a call, all its repetitions included. asError maps
 // the driver's error to the one that callers of the Client see; it is not called with nil.
 func New(pool *pgxpool.Pool, timeout time.Duration, asError func(error) error) *Client {
-	return &Client{pool: pool, queries: queries.New(pool), timeout: timeout, asError: asError}
+	return &Client{pool: pool, queries: queries.New(session.Pool(pool)), timeout: timeout, asError: asError}
 }
 
 // Pool returns the pool that the Client calls through.
@@ -69,15 +70,16 @@ func (c *Client) Attempt(ctx context.Context, call func(context.Context) error) 
 }
 
 // Transact runs f in a transaction whose statements may take as long as statementTimeout says,
-// such as "30s", and returns the driver's error.
+// such as "30s", or as the pool says if it is empty. It returns the driver's error.
 func Transact(
 	ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error,
 ) error {
 	return pgx.BeginTxFunc(ctx, pool, options, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "set local statement_timeout = '"+statementTimeout+"'"); err != nil {
+		db, err := session.Begin(ctx, tx, statementTimeout)
+		if err != nil {
 			return err
 		}
-		return f(queries.New(tx))
+		return f(queries.New(db))
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
+
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // The SQLSTATEs of PostgreSQL that callers treat in different ways.
@@ -18,7 +20,11 @@ const (
 	DeadlockDetected     = "40P01"
 	LockNotAvailable     = "55P03"
 	QueryCanceled        = "57014"
+	ReadOnlyTransaction  = "25006"
 )
+
+// ErrReadOnly says that the server takes no writes, which was found without one.
+var ErrReadOnly = errors.New("the server is read-only: it is a standby, or default_transaction_read_only is on")
 
 // IsCode reports whether the server refused the call with the SQLSTATE.
 func IsCode(err error, code string) bool {
@@ -42,11 +48,21 @@ func IsRetryable(err error) bool {
 	return IsCode(err, SerializationFailure) || IsCode(err, DeadlockDetected)
 }
 
-// IsConnectionError reports whether the server was not reached, went away or has no room. The signs of that
-// are connection exceptions (class 08), insufficient resources (class 53), the shutdowns among the operator
-// interventions (57P), a failure of the network, and a context that ended.
+// IsReadOnly reports whether the server takes no writes. It may be a standby, or a primary that was replaced
+// by another.
+func IsReadOnly(err error) bool {
+	return IsCode(err, ReadOnlyTransaction) || errors.Is(err, ErrReadOnly)
+}
+
+// IsConnectionError reports whether the server was not reached, went away, has no room or takes no writes. The
+// signs of that are connection exceptions (class 08), insufficient resources (class 53), the shutdowns among the
+// operator interventions (57P), a read-only transaction, a failure of the network, a session that cannot be
+// used, and a context that ended.
 func IsConnectionError(err error) bool {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || IsReadOnly(err) {
+		return true
+	}
+	if _, ok := errors.AsType[*session.Error](err); ok {
 		return true
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -58,9 +74,12 @@ func IsConnectionError(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || isClosed(err)
 }
 
-// isLost reports whether an established connection ended with the error.
+// isLost reports whether an established connection ended with the error, or is of no further use.
 func isLost(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[*session.Error](err); ok {
 		return false
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -73,7 +92,7 @@ func isLost(err error) bool {
 // server did not say that it failed.
 func isUnanswered(err error) bool {
 	_, refused := errors.AsType[*pgconn.PgError](err)
-	return !refused && !pgconn.SafeToRetry(err)
+	return !refused && !errors.Is(err, ErrReadOnly) && !pgconn.SafeToRetry(err)
 }
 
 // isClosed recognises a connection or a pool that was closed during the call.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // How many items a page has if no limit is given, and at most.
@@ -72,7 +73,7 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 				}
 			}
 			// One row more than asked for says whether there is a next page.
-			rows, err := l.Rows(ctx, conn, after, int32(limit)+1)
+			rows, err := l.Rows(ctx, session.Conn(conn), after, int32(limit)+1)
 			if err != nil {
 				return err
 			}
@@ -102,7 +103,7 @@ func secretOf(ctx context.Context, conn *pgxpool.Conn) ([]byte, error) {
 	if secret, known := kept[secretKey].([]byte); known {
 		return secret, nil
 	}
-	setting, err := queries.New(conn).GetSetting(ctx)
+	setting, err := queries.New(session.Conn(conn)).GetSetting(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,92 @@
+package db_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/session"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+)
+
+// dialServer connects as the owner of a server, whatever its default is.
+func dialServer(t *testing.T, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// A URL may name several servers. When the one that takes writes becomes another, the pool leaves the former
+// one at the first write, and without a restart.
+func TestPoolFindsTheNewPrimary(t *testing.T) {
+	t.Parallel()
+	var hosts, ports string
+	var dsns [2]string
+	for n := range dsns {
+		server := dbtest.Private(t, nil)
+		dsns[n] = server.DSN()
+		u, err := url.Parse(server.DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts, ports = hosts+","+u.Query().Get("host"), ports+","+u.Query().Get("port")
+	}
+	// One or the other takes no writes, as a standby does not.
+	writes := func(primary int) {
+		t.Helper()
+		for n, dsn := range dsns {
+			owner := dialServer(t, dsn)
+			bounded.Exec(t, owner, fmt.Sprintf("alter system set default_transaction_read_only = %t", n != primary))
+			bounded.Exec(t, owner, "select pg_reload_conf()")
+			bounded.UntilSQL(t, owner, fmt.Sprintf("select current_setting('default_transaction_read_only')::boolean = %t", n != primary))
+		}
+	}
+	for _, dsn := range dsns {
+		bounded.Exec(t, dialServer(t, dsn), "create table public.written (by text)")
+	}
+	for name, attributes := range map[string]string{"any": "", "read-write": "&target_session_attrs=read-write"} {
+		t.Run(name, func(t *testing.T) {
+			writes(0)
+			pool, err := db.Open(t.Context(), fmt.Sprintf("postgres://postgres@/postgres?host=%s&port=%s%s", hosts[1:], ports[1:], attributes), db.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			calls := session.Pool(pool)
+			write := func() error {
+				_, err := calls.Exec(t.Context(), "insert into public.written values ($1)", name)
+				return err
+			}
+			if err := write(); err != nil {
+				t.Fatal(err)
+			}
+			writes(1)
+			bounded.True(t, "the former primary to refuse", func() bool { return write() != nil || name == "read-write" })
+			if name == "any" {
+				// The first server of the URL answers: it is refused each time, and no connection to it is kept.
+				for range 3 {
+					if e, ok := errors.AsType[*pgconn.PgError](write()); !ok || e.Code != "25006" {
+						t.Errorf("the former primary: %v", e)
+					}
+				}
+				bounded.True(t, "the connections to it to be closed", func() bool { return pool.Stat().TotalConns() == 0 })
+				writes(0)
+			}
+			bounded.True(t, "a write to be taken", func() bool { return write() == nil })
+		})
+	}
+	if n := bounded.Value[int](t, dialServer(t, dsns[1]), "select count(*) from public.written where by = 'read-write'"); n == 0 {
+		t.Error("nothing was written to the new primary")
+	}
+}
