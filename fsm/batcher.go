@@ -10,15 +10,19 @@ import (
 	"time"
 )
 
+// slowCall is how long a call may take before another one is made beside it. Until then the commands that
+// arrive wait for its end, and share the next call.
+const slowCall = 5 * time.Millisecond
+
 // maxChain is how many commands for one instance share a call at most. The engine carries them out in
 // rounds, so each costs the other commands of the call a statement's time.
 const maxChain = 16
 
-// A batcher lets commands that arrive together share a call. Commands queue; a few flushers each take
-// everything that waits, up to a cap, and make one call with it. There is no timer: a command that
-// finds a flusher free is called at once, and those that arrive during a call make up the next one. A
-// flusher is a goroutine that lives while there is work. C is the type of the commands, and R that of
-// their results.
+// A batcher lets commands that arrive together share a call. Commands queue; a flusher takes everything that
+// waits, up to a cap, and makes one call with it. A command that finds no call in flight is called at once,
+// and those that arrive during a call make up the next one. Another call is made beside those in flight if all
+// of them are slow, or if a whole batch waits. A flusher is a goroutine that lives while there is work for it.
+// C is the type of the commands, and R that of their results.
 //
 // Commands that exclude one another, since they are for one instance or have one key, keep their order,
 // and are never in flight in two calls. Each command has names. There is a line for each name, in which
@@ -45,6 +49,9 @@ type batcher[C, R any] struct {
 	turns   []*queue[C, R]              // Those with ready commands, in the order of their turns.
 	lines   map[string][]*pending[C, R] // By name; the first of a line is ready or in flight.
 	waiting int                         // Commands that are not in flight: ready or in line.
+	ready   int                         // Commands that may be taken.
+	calls   []time.Time                 // When each call in flight began.
+	alarmed bool                        // A timer will look whether the calls in flight are slow.
 	running int                         // Flushers.
 	closed  bool
 	idle    *sync.Cond // Signalled when running falls to 0.
@@ -225,6 +232,7 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 		}
 		if p.behind == 0 {
 			q.ready = append(q.ready, p)
+			b.ready++
 		}
 	}
 	b.count(q, len(commands))
@@ -249,21 +257,46 @@ func (b *batcher[C, R]) turn(q *queue[C, R]) {
 	}
 }
 
-// grow starts a flusher if there is work and fewer than flushers run. The lock is held.
+// grow starts a flusher if there is work for one more, and else sees to it that slow calls are noticed. The
+// lock is held.
 func (b *batcher[C, R]) grow() {
-	if len(b.turns) > 0 && b.running < b.flushers {
+	if b.ready == 0 || b.running == b.flushers {
+		return
+	}
+	wait := b.mustWait()
+	switch {
+	case wait == 0 && b.running == len(b.calls): // No flusher is about to make a call.
 		b.running++
 		go b.run()
+	case wait > 0 && !b.alarmed:
+		b.alarmed = true
+		time.AfterFunc(wait, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.alarmed = false
+			b.grow()
+		})
 	}
 }
 
-// run is a flusher: it makes calls until nothing is left that may be taken.
+// mustWait returns for how long no further call is to be made, unless one ends before. The lock is held.
+func (b *batcher[C, R]) mustWait() time.Duration {
+	if len(b.calls) == 0 || b.ready >= b.cap {
+		return 0
+	}
+	youngest := slices.MaxFunc(b.calls, time.Time.Compare)
+	return max(slowCall-time.Since(youngest), 0)
+}
+
+// run is a flusher: it makes calls while there is work for it.
 func (b *batcher[C, R]) run() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.step() {
+	for b.mustWait() == 0 && b.step() {
 	}
-	if b.running--; b.running == 0 {
+	b.running--
+	b.grow()
+	if b.running == 0 {
 		b.idle.Broadcast()
 	}
 }
@@ -274,10 +307,14 @@ func (b *batcher[C, R]) step() bool {
 	if len(batch) == 0 {
 		return false
 	}
+	began := time.Now()
+	b.calls = append(b.calls, began)
 	b.grow() // Another flusher takes what did not fit.
 	b.mu.Unlock()
 	away := b.flush(batch)
 	b.mu.Lock()
+	at := slices.Index(b.calls, began)
+	b.calls = slices.Delete(b.calls, at, at+1)
 	for _, p := range batch {
 		b.leave(p)
 	}
@@ -302,6 +339,7 @@ func (b *batcher[C, R]) take() []*pending[C, R] {
 		b.turns[0] = nil
 		b.turns, q.inTurns = b.turns[1:], false
 		p := q.pop()
+		b.ready--
 		b.turn(q)
 		if err := p.gaveUp(); err != nil {
 			b.refuse(p, err)
@@ -344,6 +382,7 @@ func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
 		var kept []*pending[C, R]
 		for p := q.pop(); p != nil; p = q.pop() { // Commands are freed meanwhile.
 			if err := refused(p); err != nil {
+				b.ready--
 				b.refuse(p, err)
 			} else {
 				kept = append(kept, p)
@@ -370,6 +409,7 @@ func (b *batcher[C, R]) leave(p *pending[C, R]) {
 		}
 		b.lines[x] = line
 		if line[0].behind--; line[0].behind == 0 && !line[0].taken {
+			b.ready++
 			line[0].queue.freed = append(line[0].queue.freed, line[0])
 			b.turn(line[0].queue)
 		}

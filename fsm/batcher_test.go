@@ -61,6 +61,10 @@ func submit(t *testing.T, b fsm.Batcher, calls ...*fsm.Call) {
 func next(t *testing.T, calls chan aCall, want ...string) aCall {
 	t.Helper()
 	synctest.Wait()
+	if len(calls) == 0 {
+		time.Sleep(fsm.SlowCall) // In the bubble, this moves the clock: the calls in flight become slow.
+		synctest.Wait()
+	}
 	select {
 	case c := <-calls:
 		if !slices.Equal(c.names(), want) {
@@ -117,6 +121,39 @@ func TestBatcherCallsAtOnce(t *testing.T) {
 		if waited := time.Since(start); waited != 0 {
 			t.Errorf("somebody waited %v for a timer", waited)
 		}
+	})
+}
+
+// A call is made beside others only when all of them are slow.
+func TestBatcherCallsBesideSlowCalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2})
+		submit(t, b, call("1"))
+		slow := next(t, calls, "1")
+		submit(t, b, call("2"))
+		time.Sleep(fsm.SlowCall - 1)
+		submit(t, b, call("3"))
+		none(t, calls)
+		time.Sleep(1)
+		synctest.Wait()
+		if len(calls) != 1 {
+			t.Fatal("no call is made beside a slow one")
+		}
+		c := next(t, calls, "2", "3")
+		// While one call stays slow, others follow one another at once.
+		submit(t, b, call("4"))
+		start := time.Now()
+		close(c.finish)
+		c = next(t, calls, "4")
+		if time.Since(start) != 0 {
+			t.Error("a call has waited beside a slow one")
+		}
+		submit(t, b, call("5"))
+		close(slow.finish)
+		close(c.finish)
+		close(next(t, calls, "5").finish)
+		idle(t, b)
 	})
 }
 

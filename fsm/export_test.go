@@ -16,6 +16,9 @@ import (
 // MaxChain is how many commands for one instance share a call at most.
 const MaxChain = maxChain
 
+// SlowCall is how long a call may take before another one is made beside it.
+const SlowCall = slowCall
+
 // Call is a command on its way through a Batcher.
 type Call = pending[string, Result]
 

@@ -18,8 +18,9 @@ type WebhookPolicy = address.Policy
 
 // Config tunes a Service. Its zero value works.
 type Config struct {
-	// Flushers is how many calls are made at once, for creates, for fires and for gets each. The more
-	// calls are made at once, the fewer commands share each of them. Default 2.
+	// Flushers is how many calls are made at once at most, for creates, for fires and for gets each. One
+	// call is made at a time while calls take less than 5 ms and fewer than MaxBatch commands wait: the
+	// more calls are made at once, the fewer commands share each of them. Default 4.
 	Flushers int
 	// MaxBatch is how many commands share a call, whatever their tenants. Default 256.
 	MaxBatch int
@@ -42,7 +43,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.Flushers <= 0 {
-		c.Flushers = 2
+		c.Flushers = 4
 	}
 	if c.MaxBatch <= 0 {
 		c.MaxBatch = 256

@@ -17,7 +17,8 @@
 //	any other commit ◀──────────polls──────────────────┘  once a second: what is new since the last snapshot?
 //
 // A hub with waiters announces that by a notification of its own: when the first one comes, and every two
-// seconds. The other processes remember it for six seconds. So where nobody waits, no notification is sent.
+// seconds. The other processes remember it for six seconds. A hub that begins to listen asks who waits. So
+// where nobody waits, no notification is sent.
 //
 // A wake-up is a hint: a waiter reads again, and may find that nothing changed. Nothing depends on a
 // notification. SQL callers send none, and one may be lost. So while somebody waits, the hub polls once a

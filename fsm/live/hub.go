@@ -57,6 +57,11 @@ const (
 	// announcement is remembered.
 	announceEvery = 2 * time.Second
 	forgetAfter   = 3 * announceEvery
+	// answerWithin is how long a hub that has begun to listen assumes that somebody waits, unless it hears
+	// an announcement. It asks for them, since nobody heard those that were made before.
+	answerWithin = 500 * time.Millisecond
+	// question is the payload by which a hub asks.
+	question = "?"
 	// lookAgain is the time after an announcement by which the other hubs have heard it.
 	lookAgain = 100 * time.Millisecond
 )
@@ -81,6 +86,8 @@ type Hub struct {
 	look, announce chan struct{}
 	// elsewhere is until when somebody is thought to wait in another process, in Unix nanoseconds.
 	elsewhere atomic.Int64
+	// asked: another hub wants to know whether somebody waits here.
+	asked atomic.Bool
 
 	mu      sync.Mutex
 	waiters map[topic][]*Waiter
@@ -160,7 +167,10 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+waitChannel); err != nil {
 		return false, err
 	}
-	h.somebodyWaits() // Perhaps: nobody heard the announcements that were made before.
+	h.somebodyWaits(answerWithin)
+	if _, err := conn.Exec(ctx, "select pg_notify($1, $2)", waitChannel, h.id+" "+question); err != nil {
+		return false, err
+	}
 	h.deaf.Store(false)
 	h.config.Logger.DebugContext(ctx, "listening for steps")
 	h.lookNow() // Nobody heard the notifications that were sent before.
@@ -190,15 +200,21 @@ func (h *Hub) heard(n *pgconn.Notification) {
 	sender, payload, _ := strings.Cut(n.Payload, " ")
 	switch {
 	case sender == h.id:
+	case n.Channel == waitChannel && payload == question:
+		h.asked.Store(true)
+		h.announceNow()
 	case n.Channel == waitChannel:
-		h.somebodyWaits()
+		h.somebodyWaits(forgetAfter)
 	default:
 		h.moved(payload)
 	}
 }
 
-// somebodyWaits notes that somebody waits in another process.
-func (h *Hub) somebodyWaits() { h.elsewhere.Store(time.Now().Add(forgetAfter).UnixNano()) }
+// somebodyWaits notes that somebody waits in another process, for a time at least.
+func (h *Hub) somebodyWaits(d time.Duration) {
+	until := time.Now().Add(d).UnixNano()
+	h.elsewhere.Store(max(until, h.elsewhere.Load()))
+}
 
 // waitedElsewhere reports whether somebody may wait in another process. A hub that hears nothing cannot know.
 func (h *Hub) waitedElsewhere() bool {
@@ -229,7 +245,8 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		known := first && time.Since(announced) < announceEvery // The others have not forgotten it.
+		// The others have not forgotten it.
+		known := first && !h.asked.Swap(false) && time.Since(announced) < announceEvery
 		if waited, _ := h.waited(); !waited || known {
 			continue
 		}

@@ -259,10 +259,22 @@ func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 	if got := sent(); !strings.HasSuffix(got, " "+id.String()) {
 		t.Errorf("%q is sent, want the id of the instance", got)
 	}
-	// A hub that has just begun to listen has heard no announcement, and assumes that somebody waits.
-	if !runHub(t, pool, never).WaitedElsewhere() {
-		t.Error("a new hub assumes that nobody waits")
+
+	// A hub that begins to listen asks who waits, and is answered.
+	bounded.Exec(t, conn, "unlisten pawl_step; listen pawl_wait")
+	w = awaited(t, watchedElsewhere, id, 4)
+	runHub(t, pool, never)
+	asker, answers := "", 0
+	for answers == 0 {
+		switch sender, payload, _ := strings.Cut(sent(), " "); {
+		case payload == "?":
+			asker = sender
+		case asker != "" && sender != asker:
+			answers++
+		}
 	}
+	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
+	wantVersion(t, w, 4)
 }
 
 // Waiters come and go in any order, while steps are made.
