@@ -62,7 +62,7 @@ func next(t *testing.T, calls chan aCall, want ...string) aCall {
 	t.Helper()
 	synctest.Wait()
 	if len(calls) == 0 {
-		time.Sleep(fsm.SlowCall) // In the bubble, this moves the clock: the calls in flight become slow.
+		time.Sleep(fsm.SlowCall) // bounded: in the bubble this moves the clock, and the calls in flight become slow
 		synctest.Wait()
 	}
 	select {

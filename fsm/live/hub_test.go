@@ -265,6 +265,7 @@ func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 	w = awaited(t, watchedElsewhere, id, 4)
 	runHub(t, pool, never)
 	asker, answers := "", 0
+	// bounded: by sent
 	for answers == 0 {
 		switch sender, payload, _ := strings.Cut(sent(), " "); {
 		case payload == "?":
