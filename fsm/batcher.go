@@ -16,7 +16,7 @@ const slowCall = 5 * time.Millisecond
 
 // maxChain is how many commands for one instance share a call at most. The engine carries them out in
 // rounds, so each costs the other commands of the call a statement's time.
-const maxChain = 16
+const maxChain = 32
 
 // A batcher lets commands that arrive together share a call. Commands queue; a flusher takes everything that
 // waits, up to a cap, and makes one call with it. A command that finds no call in flight is called at once,
