@@ -151,8 +151,9 @@ const decideCall = `
 	select d.*
 	from unnest($2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[], $7::text[], $8::text[])
 		as c (id, event, payload, key, expected, checked, reason)
-	cross join lateral pawl_private.decide($9::timestamptz, $10::pawl.setting,
-		($1::text, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, $11::boolean, null)::pawl_private.fire_command) d`
+	left join lateral (select i.* from pawl.instance i where i.tenant_id = $1 and i.id = c.id limit 1) i on true
+	cross join lateral pawl_private.decide($9::timestamptz, $10::pawl.setting, i::pawl.instance,
+		($1::text, c.event, c.payload, c.key, c.expected, c.checked, c.reason, $11::boolean)::pawl_private.fire_command) d`
 
 // The planner puts decide and choose in place, where it sees what they look up.
 func TestDecideIsPutInPlace(t *testing.T) {

@@ -408,15 +408,13 @@ create type pawl.outcome as (
 
 create type pawl_private.fire_command as (
   tenant text,
-  id uuid,
   event text,
   payload jsonb,
   key text,
   expected text,
   checked text,
   reason text,
-  by_timer boolean,
-  instance pawl.instance
+  by_timer boolean
 );
 
 create type pawl_private.macrostep as (
@@ -1678,10 +1676,13 @@ begin
           ) with ordinality as c (
             tenant, id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, round,
             ordinal)
+        left join lateral (
+          select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1
+        ) i on true
         cross join lateral pawl_private.decide(
-          p_now => v_now, p_setting => v_setting,
+          p_now => v_now, p_setting => v_setting, p_instance => i,
           p_command => (
-            c.tenant, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
+            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer
           )::pawl_private.fire_command) d
         where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
       ),
@@ -2220,10 +2221,17 @@ as $$
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
+  left join lateral (
+    select i as instance
+    from pawl.instance i
+    where p_instances is null and i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+  ) i on true
   cross join lateral pawl_private.decide(
     p_now => n.now, p_setting => (select g from pawl.setting g),
+    p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
-      p_tenant, c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
     )::pawl_private.fire_command) d
 $$;
 revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
@@ -2986,9 +2994,9 @@ begin
     select d.*
     into strict v_decided
     from pawl_private.decide(
-      p_now => p_at, p_setting => p_setting,
+      p_now => p_at, p_setting => p_setting, p_instance => p_instance,
       p_command => (
-        p_instance.tenant_id, p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
+        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition'
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;
@@ -3365,7 +3373,7 @@ as $$
 $$;
 revoke execute on function pawl_private.deadline_event(timestamp with time zone,interval[],text[],timestamp with time zone) from public;
 
-create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
+create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
 language sql stable
 as $$
   select
@@ -3389,20 +3397,12 @@ as $$
     f.timeouts <> '{}' or i.expires_at is not null,
     case
       when o.code = 'guard-rejected' then
-        pawl_private.guards(i.workflow, i.workflow_version, i.state, (p_command).event)
+        pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
     end,
     case when t.unchecked then t.payload_schema end,
     case when o.applied then (s.macrostep).steps end
-  from (select) one
-  left join lateral (
-    select i.*
-    from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
-    union all
-    select ((p_command).instance).*
-    where (p_command).instance is distinct from null
-    limit 1
-  ) i on true
+  from (select (p_command).* offset 0) c
+  cross join lateral (select (p_instance).* offset 0) i
   left join lateral (
     select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
     from pawl.workflow_state w
@@ -3412,12 +3412,12 @@ as $$
   cross join lateral (
     select case
       when i.id is null then 'instance-not-found'
-      when (p_command).expected not in ('', '*') and not i.version = any ((p_command).expected::bigint[])
+      when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[])
         then 'version-mismatch'
-      when (p_command).expected = '' and f.require_if_match then 'precondition-required'
-      when jsonb_typeof((p_command).payload) is distinct from 'object' then 'malformed-request'
-      when octet_length((p_command).payload::text) > p_setting.payload_limit then 'payload-too-large'
-      when ((p_command).event like '%:%' or (p_command).event = 'ttl') <> (p_command).by_timer then 'unknown-event'
+      when c.expected = '' and f.require_if_match then 'precondition-required'
+      when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
+      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -3425,8 +3425,8 @@ as $$
   cross join lateral (
     select case
       when e.refusal is not null then null
-      when f.reads_instance then pawl_private.document((i)::pawl.instance, (p_command).payload, p_now)
-      else jsonb_build_object('context', i.context, 'payload', (p_command).payload)
+      when f.reads_instance then pawl_private.document((i)::pawl.instance, c.payload, p_now)
+      else jsonb_build_object('context', i.context, 'payload', c.payload)
     end as document
     offset 0
   ) d
@@ -3434,9 +3434,9 @@ as $$
     p_workflow => i.workflow,
     p_workflow_version => i.workflow_version,
     p_state => case when e.refusal is null and i.status = 'active' then i.state end,
-    p_event => (p_command).event,
+    p_event => c.event,
     p_document => d.document,
-    p_checked => nullif((p_command).checked, '')
+    p_checked => nullif(c.checked, '')
   ) t on true
   cross join lateral (
     select
@@ -3450,8 +3450,8 @@ as $$
       w.status, w.events, w.timeouts, w.timeout_events, x.next,
       case when w.eventless then
         pawl_private.complete_macrostep(
-          p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
-          p_payload => (p_command).payload, p_reason => nullif((p_command).reason, ''), p_now => p_now,
+          p_before => (i)::pawl.instance, p_instance => x.next, p_event => c.event,
+          p_payload => c.payload, p_reason => nullif(c.reason, ''), p_now => p_now,
           p_setting => p_setting)
       end as macrostep
     from pawl.workflow_state w
@@ -3465,7 +3465,7 @@ as $$
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
+            pawl_private.failure(c.event, i.state, t.guard, nullif(c.reason, ''))
           else i.error
         end) as next
       offset 0
@@ -3484,8 +3484,8 @@ as $$
       when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
       when t.target is not null then 'context-too-large'
-      when (p_command).event = any (f.events) then 'guard-rejected'
-      when pawl_private.knows_event(i.workflow, i.workflow_version, (p_command).event) then 'transition-not-allowed'
+      when c.event = any (f.events) then 'guard-rejected'
+      when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
     end as code
     offset 0
@@ -3498,7 +3498,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,
@@ -3506,7 +3506,7 @@ as $$
     offset 0
   ) o
 $$;
-revoke execute on function pawl_private.decide(timestamp with time zone,pawl.setting,pawl_private.fire_command) from public;
+revoke execute on function pawl_private.decide(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command) from public;
 
 create function pawl_private.definition_fault(p_definition jsonb) returns text
 language sql stable

@@ -1007,19 +1007,16 @@ create type pawl_private.macrostep as (
 );
 
 -- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
--- whether the engine itself ends a timeout or a lifetime. instance: what to decide for, or null to
--- read the instance with the given id.
+-- whether the engine itself ends a timeout or a lifetime.
 create type pawl_private.fire_command as (
   tenant text,
-  id uuid,
   event text,
   payload jsonb,
   key text,
   expected text,
   checked text,
   reason text,
-  by_timer boolean,
-  instance pawl.instance
+  by_timer boolean
 );
 
 -- 20_instance/private.sql
@@ -1345,7 +1342,7 @@ end
 $$;
 -- +goose StatementEnd
 
--- decide makes the decision of a fire. It only reads. Refusals are checked in the order of the
+-- decide makes the decision of a fire for an instance, whose columns are null if there is none. It only reads. Refusals are checked in the order of the
 -- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
 -- waited, the code is 'seen' instead of a refusal that is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
@@ -1355,7 +1352,7 @@ $$;
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 -- +goose StatementBegin
 create function pawl_private.decide(
-  p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
+  p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command
 ) returns table (
   code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, timeout_event text,
   was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[]
@@ -1383,20 +1380,12 @@ as $$
     f.timeouts <> '{}' or i.expires_at is not null,
     case
       when o.code = 'guard-rejected' then
-        pawl_private.guards(i.workflow, i.workflow_version, i.state, (p_command).event)
+        pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
     end,
     case when t.unchecked then t.payload_schema end,
     case when o.applied then (s.macrostep).steps end
-  from (select) one
-  left join lateral (
-    select i.*
-    from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
-    union all
-    select ((p_command).instance).*
-    where (p_command).instance is distinct from null
-    limit 1
-  ) i on true
+  from (select (p_command).* offset 0) c
+  cross join lateral (select (p_instance).* offset 0) i
   left join lateral (
     select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
     from pawl.workflow_state w
@@ -1406,12 +1395,12 @@ as $$
   cross join lateral (
     select case
       when i.id is null then 'instance-not-found'
-      when (p_command).expected not in ('', '*') and not i.version = any ((p_command).expected::bigint[])
+      when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[])
         then 'version-mismatch'
-      when (p_command).expected = '' and f.require_if_match then 'precondition-required'
-      when jsonb_typeof((p_command).payload) is distinct from 'object' then 'malformed-request'
-      when octet_length((p_command).payload::text) > p_setting.payload_limit then 'payload-too-large'
-      when ((p_command).event like '%:%' or (p_command).event = 'ttl') <> (p_command).by_timer then 'unknown-event'
+      when c.expected = '' and f.require_if_match then 'precondition-required'
+      when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
+      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -1419,8 +1408,8 @@ as $$
   cross join lateral (
     select case
       when e.refusal is not null then null
-      when f.reads_instance then pawl_private.document((i)::pawl.instance, (p_command).payload, p_now)
-      else jsonb_build_object('context', i.context, 'payload', (p_command).payload)
+      when f.reads_instance then pawl_private.document((i)::pawl.instance, c.payload, p_now)
+      else jsonb_build_object('context', i.context, 'payload', c.payload)
     end as document
     offset 0
   ) d
@@ -1428,9 +1417,9 @@ as $$
     p_workflow => i.workflow,
     p_workflow_version => i.workflow_version,
     p_state => case when e.refusal is null and i.status = 'active' then i.state end,
-    p_event => (p_command).event,
+    p_event => c.event,
     p_document => d.document,
-    p_checked => nullif((p_command).checked, '')
+    p_checked => nullif(c.checked, '')
   ) t on true
   cross join lateral (
     select
@@ -1444,8 +1433,8 @@ as $$
       w.status, w.events, w.timeouts, w.timeout_events, x.next,
       case when w.eventless then
         pawl_private.complete_macrostep(
-          p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
-          p_payload => (p_command).payload, p_reason => nullif((p_command).reason, ''), p_now => p_now,
+          p_before => (i)::pawl.instance, p_instance => x.next, p_event => c.event,
+          p_payload => c.payload, p_reason => nullif(c.reason, ''), p_now => p_now,
           p_setting => p_setting)
       end as macrostep
     from pawl.workflow_state w
@@ -1459,7 +1448,7 @@ as $$
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
+            pawl_private.failure(c.event, i.state, t.guard, nullif(c.reason, ''))
           else i.error
         end) as next
       offset 0
@@ -1478,8 +1467,8 @@ as $$
       when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
       when t.target is not null then 'context-too-large'
-      when (p_command).event = any (f.events) then 'guard-rejected'
-      when pawl_private.knows_event(i.workflow, i.workflow_version, (p_command).event) then 'transition-not-allowed'
+      when c.event = any (f.events) then 'guard-rejected'
+      when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
     end as code
     offset 0
@@ -1492,7 +1481,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,
@@ -2131,10 +2120,13 @@ begin
           ) with ordinality as c (
             tenant, id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, round,
             ordinal)
+        left join lateral (
+          select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1
+        ) i on true
         cross join lateral pawl_private.decide(
-          p_now => v_now, p_setting => v_setting,
+          p_now => v_now, p_setting => v_setting, p_instance => i,
           p_command => (
-            c.tenant, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
+            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer
           )::pawl_private.fire_command) d
         where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
       ),
@@ -2382,10 +2374,17 @@ as $$
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
+  left join lateral (
+    select i as instance
+    from pawl.instance i
+    where p_instances is null and i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+  ) i on true
   cross join lateral pawl_private.decide(
     p_now => n.now, p_setting => (select g from pawl.setting g),
+    p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
-      p_tenant, c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
     )::pawl_private.fire_command) d
 $$;
 -- +goose StatementEnd
@@ -4725,9 +4724,9 @@ begin
     select d.*
     into strict v_decided
     from pawl_private.decide(
-      p_now => p_at, p_setting => p_setting,
+      p_now => p_at, p_setting => p_setting, p_instance => p_instance,
       p_command => (
-        p_instance.tenant_id, p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
+        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition'
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;

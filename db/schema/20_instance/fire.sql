@@ -121,10 +121,13 @@ begin
           ) with ordinality as c (
             tenant, id, event, payload, key, expected, checked, actor, reason, correlation_id, traceparent, seen, round,
             ordinal)
+        left join lateral (
+          select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1
+        ) i on true
         cross join lateral pawl_private.decide(
-          p_now => v_now, p_setting => v_setting,
+          p_now => v_now, p_setting => v_setting, p_instance => i,
           p_command => (
-            c.tenant, c.id, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer, null
+            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer
           )::pawl_private.fire_command) d
         where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
       ),

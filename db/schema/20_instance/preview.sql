@@ -15,9 +15,16 @@ as $$
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
+  left join lateral (
+    select i as instance
+    from pawl.instance i
+    where p_instances is null and i.tenant_id = p_tenant and i.id = c.id
+    limit 1
+  ) i on true
   cross join lateral pawl_private.decide(
     p_now => n.now, p_setting => (select g from pawl.setting g),
+    p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
-      p_tenant, c.id, c.event, c.payload, '', c.expected, c.checked, null, false, p_instances[c.ordinal]
+      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
     )::pawl_private.fire_command) d
 $$;

@@ -293,7 +293,7 @@ begin
 end
 $$;
 
--- decide makes the decision of a fire. It only reads. Refusals are checked in the order of the
+-- decide makes the decision of a fire for an instance, whose columns are null if there is none. It only reads. Refusals are checked in the order of the
 -- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
 -- waited, the code is 'seen' instead of a refusal that is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
@@ -302,7 +302,7 @@ $$;
 --          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
 --          steps: those of the macrostep if eventless transitions may have followed, else null
 create function pawl_private.decide(
-  p_now timestamptz, p_setting pawl.setting, p_command pawl_private.fire_command
+  p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command
 ) returns table (
   code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, timeout_event text,
   was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[]
@@ -330,20 +330,12 @@ as $$
     f.timeouts <> '{}' or i.expires_at is not null,
     case
       when o.code = 'guard-rejected' then
-        pawl_private.guards(i.workflow, i.workflow_version, i.state, (p_command).event)
+        pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
     end,
     case when t.unchecked then t.payload_schema end,
     case when o.applied then (s.macrostep).steps end
-  from (select) one
-  left join lateral (
-    select i.*
-    from pawl.instance i
-    where (p_command).instance is not distinct from null and i.tenant_id = (p_command).tenant and i.id = (p_command).id
-    union all
-    select ((p_command).instance).*
-    where (p_command).instance is distinct from null
-    limit 1
-  ) i on true
+  from (select (p_command).* offset 0) c
+  cross join lateral (select (p_instance).* offset 0) i
   left join lateral (
     select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
     from pawl.workflow_state w
@@ -353,12 +345,12 @@ as $$
   cross join lateral (
     select case
       when i.id is null then 'instance-not-found'
-      when (p_command).expected not in ('', '*') and not i.version = any ((p_command).expected::bigint[])
+      when c.expected not in ('', '*') and not i.version = any (c.expected::bigint[])
         then 'version-mismatch'
-      when (p_command).expected = '' and f.require_if_match then 'precondition-required'
-      when jsonb_typeof((p_command).payload) is distinct from 'object' then 'malformed-request'
-      when octet_length((p_command).payload::text) > p_setting.payload_limit then 'payload-too-large'
-      when ((p_command).event like '%:%' or (p_command).event = 'ttl') <> (p_command).by_timer then 'unknown-event'
+      when c.expected = '' and f.require_if_match then 'precondition-required'
+      when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
+      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
     end as refusal
     offset 0
   ) e
@@ -366,8 +358,8 @@ as $$
   cross join lateral (
     select case
       when e.refusal is not null then null
-      when f.reads_instance then pawl_private.document((i)::pawl.instance, (p_command).payload, p_now)
-      else jsonb_build_object('context', i.context, 'payload', (p_command).payload)
+      when f.reads_instance then pawl_private.document((i)::pawl.instance, c.payload, p_now)
+      else jsonb_build_object('context', i.context, 'payload', c.payload)
     end as document
     offset 0
   ) d
@@ -375,9 +367,9 @@ as $$
     p_workflow => i.workflow,
     p_workflow_version => i.workflow_version,
     p_state => case when e.refusal is null and i.status = 'active' then i.state end,
-    p_event => (p_command).event,
+    p_event => c.event,
     p_document => d.document,
-    p_checked => nullif((p_command).checked, '')
+    p_checked => nullif(c.checked, '')
   ) t on true
   cross join lateral (
     select
@@ -391,8 +383,8 @@ as $$
       w.status, w.events, w.timeouts, w.timeout_events, x.next,
       case when w.eventless then
         pawl_private.complete_macrostep(
-          p_before => (i)::pawl.instance, p_instance => x.next, p_event => (p_command).event,
-          p_payload => (p_command).payload, p_reason => nullif((p_command).reason, ''), p_now => p_now,
+          p_before => (i)::pawl.instance, p_instance => x.next, p_event => c.event,
+          p_payload => c.payload, p_reason => nullif(c.reason, ''), p_now => p_now,
           p_setting => p_setting)
       end as macrostep
     from pawl.workflow_state w
@@ -406,7 +398,7 @@ as $$
         p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
-            pawl_private.failure((p_command).event, i.state, t.guard, nullif((p_command).reason, ''))
+            pawl_private.failure(c.event, i.state, t.guard, nullif(c.reason, ''))
           else i.error
         end) as next
       offset 0
@@ -425,8 +417,8 @@ as $$
       when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
       when t.target is not null then 'context-too-large'
-      when (p_command).event = any (f.events) then 'guard-rejected'
-      when pawl_private.knows_event(i.workflow, i.workflow_version, (p_command).event) then 'transition-not-allowed'
+      when c.event = any (f.events) then 'guard-rejected'
+      when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
     end as code
     offset 0
@@ -439,7 +431,7 @@ as $$
         when (
           select true
           from pawl.idempotency_key k
-          where k.tenant_id = (p_command).tenant and k.key = (p_command).key and k.expires_at > p_now
+          where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > p_now
         ) then 'seen'
         else x.code
       end as code,

@@ -314,17 +314,14 @@ create type pawl_private.macrostep as (
 );
 
 -- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
--- whether the engine itself ends a timeout or a lifetime. instance: what to decide for, or null to
--- read the instance with the given id.
+-- whether the engine itself ends a timeout or a lifetime.
 create type pawl_private.fire_command as (
   tenant text,
-  id uuid,
   event text,
   payload jsonb,
   key text,
   expected text,
   checked text,
   reason text,
-  by_timer boolean,
-  instance pawl.instance
+  by_timer boolean
 );

@@ -123,9 +123,9 @@ begin
     select d.*
     into strict v_decided
     from pawl_private.decide(
-      p_now => p_at, p_setting => p_setting,
+      p_now => p_at, p_setting => p_setting, p_instance => p_instance,
       p_command => (
-        p_instance.tenant_id, p_instance.id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition', p_instance
+        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition'
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;
