@@ -50,9 +50,9 @@ func (c Config) withDefaults() Config {
 // Open returns a pool for the service. It does not connect, so it succeeds while the server is
 // away. Queries fail as long as it is away, and succeed again when it has returned.
 //
-// Its sessions have settings of their own, whatever the role and the database have; a parameter of the DSN
-// comes first. Behind a pooler they are in force for calls that go through package session, as those of
-// pawl do.
+// Its sessions have the settings below, whatever the role and the database have. A parameter of the DSN
+// overrides them. Behind a pooler they are in force only for calls that go through package session, as all
+// calls of pawl do.
 func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error) {
 	config = config.withDefaults()
 	pc, err := pgxpool.ParseConfig(dsn)
@@ -67,14 +67,15 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 		"statement_timeout":                   strconv.FormatInt(config.StatementTimeout.Milliseconds(), 10),
 		"lock_timeout":                        strconv.FormatInt(config.LockTimeout.Milliseconds(), 10),
 		"idle_in_transaction_session_timeout": "10000",
-		// Idle connections belong to the pool, and a transaction ends by the other limits.
+		// The pool closes idle connections, and the limits above bound a transaction.
 		"idle_session_timeout": "0",
 		"transaction_timeout":  "0", // From PostgreSQL 17 on.
-		// The engine needs it: what others commit while a call waits is seen by its next statement.
+		// The engine depends on it: its next statement must see what others committed while it waited
+		// for a lock.
 		"default_transaction_isolation": "read committed",
-		// Names without a schema are PostgreSQL's own.
+		// A name without a schema must be one of PostgreSQL's own.
 		"search_path": "pg_catalog, pg_temp",
-		// Lists are planned for their arguments at each call.
+		// auto lets a list be planned for its arguments at each call.
 		"plan_cache_mode": "auto",
 		// The calls are short and repeated: compiling them costs more than it saves.
 		"jit": "off",
@@ -89,12 +90,12 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	return p, nil
 }
 
-// readOnlyTransaction is the SQLSTATE of a write to a server that takes none.
+// readOnlyTransaction is the SQLSTATE of a write to a server that takes no writes.
 const readOnlyTransaction = "25006"
 
-// leaveReadOnly closes a connection whose server refuses to write, as a standby does and a primary that was
-// replaced by another. It closes the idle connections of the pool as well, since they are likely to lead to the
-// same server. New connections find the new primary, or the same server after it has changed.
+// leaveReadOnly closes a connection when its server refuses a write, as a standby does. It resets the pool as
+// well, since the other connections probably lead to the same server. New connections find the new primary, or
+// the same server once it takes writes.
 func leaveReadOnly(pc *pgxpool.Config, pool *atomic.Pointer[pgxpool.Pool]) {
 	handle := pc.ConnConfig.OnPgError
 	pc.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
@@ -118,7 +119,7 @@ func OneLine(err error) string {
 		return text
 	}
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(refused.Message, "unsupported startup parameter") {
-		// PgBouncer's words.
+		// This is PgBouncer's message.
 		return "the pooler refuses what the URL or PGOPTIONS sets: " + refused.Message +
 			"; take it out there, or add it to the pooler's ignore_startup_parameters"
 	}
@@ -132,7 +133,7 @@ func OneLine(err error) string {
 	return strings.Replace(text, failed.Error(), strings.TrimSpace(lines[0]+" "+strings.Join(attempts, "; ")), 1)
 }
 
-// connect makes a connection for the schema's owner.
+// connect makes a connection as the schema's owner.
 func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {

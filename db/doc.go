@@ -10,18 +10,19 @@
 // db/schema/20_instance, whose tables.sql explains it.
 //
 // goose notes the applied migrations in [VersionTable], in schema pawl, so that an application may use
-// goose in the same database. goose makes that table before the first migration, and deletes from it
-// after the last Down: so the first Up finds the schema made, and its Down keeps the table. The schema
-// tells its version itself, by pawl.schema_version, whichever tool has made it.
+// goose in the same database. goose makes that table before the first migration. So schema pawl exists
+// before the first Up makes the rest of it. goose deletes a row from the table after each Down, so the
+// Down of the first migration keeps the table. The schema itself tells its version, by
+// pawl.schema_version, whichever tool has applied the migrations.
 //
 // # When things fail
 //
 // Each migration runs in a transaction of its own, so a failed one leaves the schema as it was. Two
 // processes that migrate at the same time are kept apart by a session advisory lock, which needs a
-// direct connection rather than a transaction pooler.
+// connection without a pooler.
 //
 // # What it may import
 //
-// pgx, goose and its own folders, of which db/session says how sessions and poolers are dealt with;
-// nothing of pawl above it.
+// pgx, goose, and its own folders. It imports no package of pawl outside db. Package db/session
+// explains sessions and poolers.
 package db

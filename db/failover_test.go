@@ -16,7 +16,7 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// dialServer connects as the owner of a server, whatever its default is.
+// dialServer connects to a server as its owner.
 func dialServer(t *testing.T, dsn string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
@@ -27,8 +27,8 @@ func dialServer(t *testing.T, dsn string) *pgx.Conn {
 	return conn
 }
 
-// A URL may name several servers. When the one that takes writes becomes another, the pool leaves the former
-// one at the first write, and without a restart.
+// A URL may name several servers. When another one becomes the primary, the pool leaves the former primary
+// at the first write, without a restart.
 func TestPoolFindsTheNewPrimary(t *testing.T) {
 	t.Parallel()
 	var hosts, ports string
@@ -42,7 +42,7 @@ func TestPoolFindsTheNewPrimary(t *testing.T) {
 		}
 		hosts, ports = hosts+","+u.Query().Get("host"), ports+","+u.Query().Get("port")
 	}
-	// One or the other takes no writes, as a standby does not.
+	// writes makes one server take writes and the other refuse them, as a standby does.
 	writes := func(primary int) {
 		t.Helper()
 		for n, dsn := range dsns {
@@ -74,7 +74,7 @@ func TestPoolFindsTheNewPrimary(t *testing.T) {
 			writes(1)
 			bounded.True(t, "the former primary to refuse", func() bool { return write() != nil || name == "read-write" })
 			if name == "any" {
-				// The first server of the URL answers: it is refused each time, and no connection to it is kept.
+				// The first server of the URL answers. It refuses each write, and no connection to it is kept.
 				for range 3 {
 					if e, ok := errors.AsType[*pgconn.PgError](write()); !ok || e.Code != "25006" {
 						t.Errorf("the former primary: %v", e)

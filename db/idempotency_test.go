@@ -278,7 +278,7 @@ func TestOneKeyTwiceInABatch(t *testing.T) {
 	wantOutcome(t, f[1], "applied")
 }
 
-// A business key of a workflow whose keys are reusable is one active instance's.
+// A reusable business key names at most one active instance.
 func TestReusableBusinessKeys(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)

@@ -313,7 +313,7 @@ func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 		})
 	}
 
-	// What is counted before a list is sorted is read from an index, and from the rows of failing timers.
+	// The count before a list is sorted reads only an index, and the rows of failing timers.
 	for name, c := range map[string]struct {
 		queries.ListInstancesParams
 		count int64

@@ -38,7 +38,7 @@ func Migrations() fs.FS {
 // in the same database can use goose for migrations of its own.
 const VersionTable = "pawl.goose_db_version"
 
-// versions is the version table. goose makes it before the first migration, which finds it in schema pawl.
+// versions is the version table. goose makes it before the first migration.
 type versions struct{ database.Store }
 
 func newVersions() (versions, error) {
@@ -60,8 +60,8 @@ func (v versions) CreateVersionTable(ctx context.Context, db database.DBTxConn) 
 	return v.Store.CreateVersionTable(ctx, db)
 }
 
-// Delete notes that a migration is taken back. After the first one nothing but the table is left in the schema, and
-// both are dropped.
+// Delete notes that a migration was reverted. If it was the first one, schema pawl holds nothing but the table, and
+// Delete drops both.
 func (v versions) Delete(ctx context.Context, db database.DBTxConn, version int64) error {
 	if err := v.Store.Delete(ctx, db, version); err != nil {
 		return err
@@ -101,12 +101,12 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	return nil
 }
 
-// A deployed describes the schema of a database. Its version is -1 if the schema does not tell it.
+// deployed is what a database tells about its schema.
 type deployed struct {
 	encoding string // Of the database.
-	noted    bool   // The version table exists.
-	made     bool   // The tables of pawl exist.
-	version  int64  // What pawl.schema_version returns.
+	noted    bool   // Whether the version table exists.
+	made     bool   // Whether the tables of pawl exist.
+	version  int64  // What pawl.schema_version returns; -1 without that function.
 }
 
 // inspect looks at the schema of a database.
@@ -121,8 +121,8 @@ func inspect(ctx context.Context, conn *pgx.Conn) (d deployed, err error) {
 	return d, err
 }
 
-// check returns an error, which says what to do, if the migrations of this build cannot be applied to the database,
-// or be taken back there.
+// check returns an error if this build can neither apply nor revert migrations in the database. The error says what
+// to do.
 func (d deployed) check() error {
 	switch {
 	case d.encoding != "UTF8":
@@ -139,7 +139,7 @@ func (d deployed) check() error {
 	}
 }
 
-// look calls f with a connection to a database. It fails if the migrations of this build cannot go on there.
+// look connects to a database and calls f, unless deployed.check refuses the database.
 func look(ctx context.Context, dsn string, f func(*pgx.Conn, deployed) error) error {
 	conn, err := connect(ctx, dsn)
 	if err != nil {
@@ -159,7 +159,7 @@ func look(ctx context.Context, dsn string, f func(*pgx.Conn, deployed) error) er
 	return nil
 }
 
-// check fails if the migrations of this build cannot go on in a database.
+// check is deployed.check for a database.
 func check(ctx context.Context, dsn string) error {
 	return look(ctx, dsn, func(*pgx.Conn, deployed) error { return nil })
 }
@@ -170,8 +170,8 @@ func Up(ctx context.Context, dsn string) error {
 	return err
 }
 
-// Apply applies every pending migration and returns the names of their files, also of those that it applied before one
-// failed. It refuses a database whose encoding is not UTF8, and a schema that is newer than this build or that the
+// Apply applies every pending migration and returns the names of the files that it applied, even if a later one
+// fails. It refuses a database whose encoding is not UTF8, and a schema that is newer than this build or that the
 // version table does not know.
 func Apply(ctx context.Context, dsn string) (files []string, err error) {
 	if err := check(ctx, dsn); err != nil {
@@ -190,7 +190,7 @@ func Apply(ctx context.Context, dsn string) (files []string, err error) {
 	return files, err
 }
 
-// Adopt makes the version table for a schema that another tool has made, and notes the version that the schema tells.
+// Adopt makes the version table for a schema that another tool has made, and notes the schema's version there.
 func Adopt(ctx context.Context, dsn string) error {
 	if err := adopt(ctx, dsn); err != nil {
 		return fmt.Errorf("adopt: %w", err)
@@ -237,7 +237,7 @@ func adopt(ctx context.Context, dsn string) error {
 	return tx.Commit()
 }
 
-// Down reverts the latest migration. What it made is dropped, with all data.
+// Down reverts the latest migration: it drops what that migration made, with all data in it.
 func Down(ctx context.Context, dsn string) error {
 	if err := check(ctx, dsn); err != nil {
 		return err
@@ -300,14 +300,14 @@ func migrationNames() []string {
 	return names
 }
 
-// Loss is what a Down would take back.
+// Loss says what a Down would drop.
 type Loss struct {
 	Migration                   string // The file of the latest applied migration; empty if there is none.
-	Everything                  bool   // It is the first one, which made all tables.
+	Everything                  bool   // Whether it is the first one, which made all tables.
 	Workflows, Instances, Steps int64  // What the database holds.
 }
 
-// LossOfDown returns what the next Down would take back.
+// LossOfDown returns what the next Down would drop.
 func LossOfDown(ctx context.Context, dsn string) (loss Loss, err error) {
 	err = look(ctx, dsn, func(conn *pgx.Conn, d deployed) error {
 		list, err := status(ctx, conn, d)
@@ -329,8 +329,8 @@ func LossOfDown(ctx context.Context, dsn string) (loss Loss, err error) {
 	return loss, err
 }
 
-// Print writes the migrations one after the other, each behind a comment with its name. psql runs what it writes, and
-// so does any tool to which a Down section is a comment.
+// Print writes the migrations one after the other, each after a comment with its name. psql can run the result, since
+// a Down section is a comment in SQL.
 func Print(w io.Writer) error {
 	for _, name := range migrationNames() {
 		text, err := fs.ReadFile(Migrations(), name)
@@ -344,8 +344,8 @@ func Print(w io.Writer) error {
 	return nil
 }
 
-// PrintTo writes each migration into a file of a folder, which it makes if it is missing, and returns the paths of the
-// files. goose runs them up and down, psql up.
+// PrintTo writes each migration into a file of a folder, which it makes if it is missing, and returns the paths of
+// the files. goose can apply and revert them; psql can apply them.
 func PrintTo(folder string) (paths []string, err error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err

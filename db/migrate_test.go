@@ -119,7 +119,7 @@ func TestMigrationsBesideAnApplication(t *testing.T) {
 				t.Errorf("the application has %d of its 3 tables", n)
 			}
 			wantSchema(t, dsn)
-			// Each goes back without the other.
+			// Each set of migrations can be reverted without the other.
 			for range statusOf(t, dsn, true) {
 				if err := db.Down(t.Context(), dsn); err != nil {
 					t.Fatal(err)
@@ -289,7 +289,8 @@ func TestMigrationsWithoutASearchPath(t *testing.T) {
 	}
 }
 
-// JSON has characters that another encoding lacks. No tool makes the schema there, and Up leaves nothing behind.
+// Only UTF8 has all characters of JSON. In another encoding no tool can make the schema, and Up leaves nothing
+// behind.
 func TestEncoding(t *testing.T) {
 	t.Parallel()
 	conn := dial(t, dbtest.Empty(t))
@@ -311,7 +312,7 @@ func TestEncoding(t *testing.T) {
 	}
 }
 
-// What Down would drop is counted before.
+// LossOfDown counts what Down would drop, and writes nothing.
 func TestLossOfDown(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)

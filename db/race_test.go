@@ -29,7 +29,7 @@ func TestSeveralCommandsForOneInstance(t *testing.T) {
 		{id: ids[1], event: "close"},
 		{id: ids[0], event: "open", key: "b"}, // It is open.
 		{id: ids[0], event: "close", key: "c", expected: "{2}"},
-		{id: ids[0], event: "open", key: "a"}, // As the first one.
+		{id: ids[0], event: "open", key: "a"}, // The first command's key again.
 		{id: ids[0], event: "open", key: "used"},
 		{id: ids[1], event: "open", key: "used"},
 		{id: ids[0], event: "open", expected: "{2}"},
@@ -70,7 +70,7 @@ func TestSeveralCommandsForOneInstance(t *testing.T) {
 	}
 }
 
-// A call has commands of any tenants. A key is one per tenant.
+// A call may have commands of several tenants. Tenants may use the same key.
 func TestSeveralTenantsInOneCall(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)

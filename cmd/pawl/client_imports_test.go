@@ -18,8 +18,9 @@ var (
 	public = []string{"fsm/definition", "httpapi/api"}
 	// serving are the files of the commands that run the service. They may import everything.
 	serving = []string{"serve.go", "dev.go", "sink.go", "webhook.go"}
-	// database are the files of the commands that open the database themselves, and those that open it
-	// and explain its errors for them. They may import everything but the HTTP server.
+	// database lists the files of the commands that open the database themselves, database.go, which
+	// opens it for them, and error.go, which explains its errors. They may import everything but the
+	// HTTP server.
 	database = []string{"database.go", "error.go", "instance_archive.go", "migrate.go", "outbox.go", "workflow_migration.go"}
 	// single are imports that one file has beyond its kind.
 	single = map[string][]string{

@@ -126,7 +126,8 @@ $`).MatchString(out) {
 	}
 }
 
-// Times are printed as the service writes them, with all six decimals, so that columns of them line up.
+// Times are printed as the service writes them, always with six decimals, so that they line up in a
+// column.
 func TestTimesKeepTheirDecimals(t *testing.T) {
 	t.Parallel()
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

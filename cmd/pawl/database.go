@@ -33,8 +33,8 @@ func wantDatabase(url string) error {
 	return nil
 }
 
-// openDatabase returns a pool on a database whose schema is fit for this build, and whose role has the privileges of
-// the service.
+// openDatabase returns a pool on a database. It fails if the schema is not the one that this build needs, or if the
+// role lacks the privileges of the service.
 func openDatabase(c *console, url string, config db.Config) (*pgxpool.Pool, error) {
 	pool, err := db.Open(c, url, config)
 	if err != nil {

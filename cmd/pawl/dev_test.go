@@ -40,7 +40,7 @@ func TestDev(t *testing.T) {
 	if v := mustSend(t, http.StatusOK, http.MethodGet, second.url+"/v1/workflows/flight-booking", "").member("version"); v != float64(1) {
 		t.Errorf("the example is at version %v after the second start, want 1", v)
 	}
-	// Another build may find a schema that it cannot upgrade.
+	// If the schema is that of a build that cannot be upgraded, the error says which folder to remove.
 	dsn := second.Match(t, regexp.MustCompile(`its database is (\S+)\n`))[1]
 	bounded.Exec(t, dialDSN(t, dsn), "drop table pawl.goose_db_version; drop function pawl.schema_version")
 	second.Signal(t, syscall.SIGTERM)
@@ -53,8 +53,8 @@ func TestDev(t *testing.T) {
 	}
 }
 
-// Nobody can ask dev before its example is registered.
-func TestDevListensWhenItsExampleIsThere(t *testing.T) {
+// pawl dev listens only after it has registered its example.
+func TestDevRegistersItsExampleBeforeItListens(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
 	conn, address := dialDSN(t, dsn), "127.0.0.1:"+bounded.Port(t)
@@ -62,7 +62,7 @@ func TestDevListensWhenItsExampleIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bounded.Exec(t, tx, "lock table pawl.workflow in share mode") // It keeps registrations waiting.
+	bounded.Exec(t, tx, "lock table pawl.workflow in share mode") // Registrations wait for this lock.
 	p := bounded.Start(t, bounded.Program{Path: program, Args: []string{"dev", "--listen", address}, Env: []string{"DATABASE_URL=" + dsn}})
 	bounded.UntilBlocked(t, dialDSN(t, dsn), 1)
 	if a, err := send(t.Context(), http.MethodGet, "http://"+address+"/readyz", ""); err == nil {

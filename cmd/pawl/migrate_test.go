@@ -81,7 +81,7 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// Down says what would be lost, and asks; without a terminal it wants --yes.
+// Down says what would be lost, and asks. Without a terminal it needs --yes.
 func TestMigrateDownAsks(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
@@ -118,7 +118,8 @@ func TestMigrateDownAsks(t *testing.T) {
 	}
 }
 
-// What up and adopt refuse, and what they say, is one line.
+// If another tool has applied the migrations, each command fails with one line, until up --adopt has
+// made the version table.
 func TestMigrateAdopts(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)

@@ -17,14 +17,14 @@ const slowDefinition = `{"initial": "A", "states": {
 		"stay": "A"}},
 	"Z": {"type": "final"}}}`
 
-// The program works behind a pooler of either kind, with its timeouts in force: requests, lists, waits, timers,
-// webhooks' consumer and a drain.
+// The service works behind a pooler of either kind, with its timeouts in force: requests, lists, waits, timers
+// and the consumer of the webhooks.
 func TestBehindAPooler(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string][]string{
 		"session":     nil,
 		"transaction": {"default_pool_size = 4"},
-		// The sessions of the server do not get what is ignored.
+		// PgBouncer drops the startup parameters that it is told to ignore.
 		"session, ignoring": {"ignore_startup_parameters = statement_timeout,lock_timeout,jit,idle_in_transaction_session_timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestBehindAPooler(t *testing.T) {
 			}
 			release()
 
-			// A wait ends by what another process does.
+			// A step by another process ends a wait.
 			waited := make(chan answer, 1)
 			go func() {
 				a, err := send(t.Context(), http.MethodGet, p.url+booking+"?until=CANCELLED", "", "Prefer", "wait=60")

@@ -9,8 +9,8 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// A server that takes no writes, as a standby, is as good as one that is away; the service heals by itself when it
-// does again, and says so once.
+// A server that takes no writes, such as a standby, counts as one that is away. The failure is logged once. When
+// the server takes writes again, the service works again without a restart.
 func TestReadOnlyServer(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)

@@ -28,9 +28,9 @@ type serviceFlags struct {
 	Tenant            string        `default:"default" env:"PAWL_TENANT" help:"Tenant of all requests while --tokens is not given."`
 	Tokens            string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
-	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The database without a pooler on the way, to listen for notifications; wanted only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections to the database; the outbox adds two, and one for each sink."`
-	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of a tenant that wait, while no other tenant's do; all tenants have twice as many places. Further commands are answered with 503."`
+	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
+	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads and workers. One more listens for notifications; the outbox adds two, and one for each sink."`
+	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
 	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time for requests to finish after SIGTERM."`

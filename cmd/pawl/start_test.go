@@ -12,7 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// fitCommands are commands that want the schema of this build, and the privileges of the service.
+// fitCommands are commands that need the schema of this build, and the privileges of the service.
 var fitCommands = [][]string{
 	{"serve", "--listen", "127.0.0.1:0"},
 	{"serve", "--no-api"},
@@ -22,7 +22,7 @@ var fitCommands = [][]string{
 	{"workflow", "migration", flight, "--against"},
 }
 
-// asVersion makes the schema tell another version.
+// asVersion changes the version that the schema tells.
 func asVersion(t *testing.T, dsn, version string) {
 	t.Helper()
 	bounded.Exec(t, dialDSN(t, dsn), "create or replace function pawl.schema_version() returns integer language sql stable as 'select "+version+"'")
@@ -58,7 +58,7 @@ func TestStartOnAnUnfitDatabase(t *testing.T) {
 	}
 }
 
-// The probe says what has become of the schema under a running service.
+// The readiness probe reports a change of the schema under a running service.
 func TestReadinessFollowsTheSchema(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
@@ -93,7 +93,8 @@ func TestReadinessFollowsTheSchema(t *testing.T) {
 	ready(http.StatusServiceUnavailable, "no schema of pawl", "pawl migrate up")
 }
 
-// One line says what has started. An address that others reach, without tokens, is worth a warning.
+// One line of the log says what has started. If other machines can reach the address and there are no
+// tokens, there is a warning.
 func TestStartIsLogged(t *testing.T) {
 	t.Parallel()
 	env := []string{"DATABASE_URL=" + dbtest.NewDSN(t)}

@@ -17,13 +17,13 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// Pooler starts a PgBouncer before the database of a connection string, and returns the connection string through
-// it. mode is "session" or "transaction"; settings are further lines of its configuration. If it pools transactions, it
-// has one connection to the server, unless settings say otherwise. It runs until the test ends. Without PgBouncer on this
-// machine the test is skipped.
+// Pooler starts a PgBouncer in front of the database of a connection string, and returns the connection string that
+// leads through it. mode is "session" or "transaction"; settings are further lines of its configuration. If it pools
+// transactions, it has one connection to the server, unless settings say otherwise. It runs until the test ends. If
+// PgBouncer is not installed, the test is skipped.
 func Pooler(t testing.TB, dsn, mode string, settings ...string) (through string) {
 	t.Helper()
-	program := "/usr/sbin/pgbouncer" // Debian's, which is not on everybody's PATH.
+	program := "/usr/sbin/pgbouncer" // Where Debian installs it, which is not in every user's PATH.
 	if _, err := os.Stat(program); err != nil {
 		if program, err = exec.LookPath("pgbouncer"); err != nil {
 			t.Skip("there is no pgbouncer: apt-get install pgbouncer, or brew install pgbouncer")
@@ -33,14 +33,14 @@ func Pooler(t testing.TB, dsn, mode string, settings ...string) (through string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "pawl-pooler-") // t.TempDir is below a folder that is ours alone.
+	dir, err := os.MkdirTemp("", "pawl-pooler-") // Another user could not enter t.TempDir.
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	system := &syscall.SysProcAttr{}
 	if os.Geteuid() == 0 {
-		// It refuses to run as root. Whoever owns the server's socket may use it.
+		// PgBouncer refuses to run as root, so it runs as the owner of the server's socket.
 		uid, gid := uint32(0), uint32(0)
 		if info, err := os.Stat(config.Host); err == nil {
 			stat := info.Sys().(*syscall.Stat_t)

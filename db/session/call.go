@@ -11,17 +11,18 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
-// Pool returns what calls through a pool. Each call is a transaction of its own.
+// Pool returns a DBTX whose calls use a pool. Each call is a transaction of its own.
 func Pool(pool *pgxpool.Pool) queries.DBTX { return caller{onPool{pool}} }
 
-// Conn returns what calls through a connection of a pool. Each call is a transaction of its own.
+// Conn returns a DBTX whose calls use one connection of a pool. Each call is a transaction of its own.
 func Conn(conn *pgxpool.Conn) queries.DBTX { return caller{onConn{conn}} }
 
-// Tx returns what calls within a transaction, whose settings stay as they are.
+// Tx returns a DBTX whose calls are part of a transaction. It does not change the transaction's
+// settings.
 func Tx(tx pgx.Tx) queries.DBTX { return caller{inTx{tx}} }
 
-// Begin gives a transaction that has just begun its settings, and returns what calls within it.
-// statementTimeout, such as "30s", takes the place of the pool's; empty for the pool's.
+// Begin sets the settings of a transaction that has just begun, and returns a DBTX for it.
+// statementTimeout, such as "30s", replaces that of the pool, unless it is empty.
 func Begin(ctx context.Context, tx pgx.Tx, statementTimeout string) (queries.DBTX, error) {
 	p := pooledOf(tx.Conn())
 	sql := ""
@@ -35,7 +36,7 @@ func Begin(ctx context.Context, tx pgx.Tx, statementTimeout string) (queries.DBT
 		sql += "set local statement_timeout = " + quote(statementTimeout)
 	}
 	if sql != "" {
-		// Without arguments it is sent in the simple protocol, which takes several statements.
+		// Without arguments pgx uses the simple protocol, which allows several statements.
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return nil, err
 		}
@@ -43,12 +44,12 @@ func Begin(ctx context.Context, tx pgx.Tx, statementTimeout string) (queries.DBT
 	return Tx(tx), nil
 }
 
-// A source gives the rows of one statement.
+// A source runs one statement and returns its rows.
 type source interface {
 	query(ctx context.Context, sql string, args []any) (pgx.Rows, error)
 }
 
-// caller makes of a source what generated queries take.
+// caller makes a DBTX, as generated queries need it, of a source.
 type caller struct{ source }
 
 func (c caller) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
@@ -74,7 +75,7 @@ type row struct {
 	err  error
 }
 
-// Scan reads the first row; the error is pgx.ErrNoRows if there is none.
+// Scan reads the first row. Without a row it returns pgx.ErrNoRows.
 func (r row) Scan(into ...any) error {
 	if r.err != nil {
 		return r.err
@@ -121,13 +122,14 @@ type inTx struct{ tx pgx.Tx }
 
 func (s inTx) query(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
 	if IsPooled(s.tx.Conn()) {
-		// A transaction stays on one server, but what is prepared under a name would stay there after it.
+		// A transaction stays in one session of the server. But a named prepared statement would stay
+		// there after the transaction, for other clients.
 		args = append([]any{pgx.QueryExecModeCacheDescribe}, withoutMode(args)...)
 	}
 	return s.tx.Query(ctx, sql, args...)
 }
 
-// withoutMode returns the arguments without the modes of execution that may stand before them.
+// withoutMode returns the arguments without the query modes that may precede them.
 func withoutMode(args []any) []any {
 	for len(args) > 0 {
 		if _, mode := args[0].(pgx.QueryExecMode); !mode {
@@ -138,8 +140,8 @@ func withoutMode(args []any) []any {
 	return args
 }
 
-// query sends the settings and the statement in one round trip, as one implicit transaction. A statement
-// is described before it is executed for the first time.
+// query sends the settings and the statement in one round trip, as one implicit transaction. The first
+// call of a statement needs another round trip, in which the server describes the statement.
 func (p *pooled) query(ctx context.Context, conn *pgx.Conn, sql string, args []any) (pgx.Rows, error) {
 	pg := conn.PgConn()
 	description := p.descriptions[sql]
@@ -181,7 +183,7 @@ func (p *pooled) failed(sql string, err error) error {
 	return err
 }
 
-// closing are rows with something to do when they are closed, which may fail.
+// closing is rows with a function to call when they are closed. That function may fail.
 type closing struct {
 	pgx.Rows
 	after func() error

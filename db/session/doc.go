@@ -1,35 +1,35 @@
-// Package session makes every connection of a pool a session that means the same, whatever the role, the
-// database or a pooler on the way has set.
+// Package session gives every connection of a pool the same settings, so that statements mean the same
+// whatever the role or the database has set, and whether or not there is a pooler.
 //
 // # What it owns
 //
-// A session depends on settings. [Use] gives them to the connections of a pool: how long a statement may
-// run and wait, how plans are made, and the few that change what a statement means. Some are sent when
-// the connection is made. These are the five that every pooler keeps for each of its clients, such as
-// client_encoding. The others are set by one statement on the new connection, since a pooler refuses
-// them as startup parameters.
+// [Use] sets the settings of a pool's connections: how long a statement may run and wait, how plans are
+// made, and the few that change what a statement means. Five settings, such as client_encoding, are sent
+// when a connection is made: poolers keep these for each client. One statement on the new connection
+// sets the others, since a pooler refuses them as startup parameters.
 //
 // # Behind a pooler
 //
-// That statement also tells whether a pooler is on the way: then the process that answers is not the one
-// that the connection was told of. A pooler that pools transactions gives each transaction to any of its
-// servers. So what a session holds is lost, and would be found by other clients: settings, prepared
-// statements, LISTEN. A client cannot tell such a pooler from one that pools sessions. Behind either one,
-// a call therefore leaves nothing in the session. The call sends its settings ahead of its statement, for
-// its transaction only, and prepares nothing under a name. Both statements share one round trip and one
-// implicit transaction.
+// That statement also finds out whether there is a pooler: then the process that answers has another id
+// than the one that the client got when it connected. A pooler that pools transactions may run each
+// transaction in another session of the server. So what a client leaves in a session (settings, prepared
+// statements, LISTEN) is lost to it, and other clients find it. A client cannot tell such a pooler from
+// one that pools sessions. So behind either one, a call leaves nothing in the session. The call sends its
+// settings ahead of its statement, for its transaction only, and uses no named prepared statement. Both
+// statements share one round trip and one implicit transaction.
 //
-// It has to be a statement of its own: PostgreSQL starts the clock of statement_timeout before it executes
-// a statement, so neither the statement itself nor the SET clause of a function that it calls could limit
-// it.
+// The settings need a statement of their own. PostgreSQL starts the clock of statement_timeout before it
+// executes a statement. So a statement cannot limit itself, nor can the SET clause of a function that it
+// calls.
 //
 // The default isolation level cannot be set in this way, since a transaction has its level before its
-// first statement. So a connection is refused behind a pooler if the level is not "read committed".
+// first statement. So behind a pooler, a connection is refused if the default level is not "read
+// committed".
 //
 // # Callers
 //
-// [Pool], [Conn], [Tx] and [Begin] return what generated queries take. On a connection without a pooler,
-// and on one whose pool [Use] does not know, they pass calls on unchanged.
+// [Pool], [Conn], [Tx] and [Begin] return a queries.DBTX, which generated queries call. It passes calls
+// on unchanged if there is no pooler, or if [Use] was not called for the pool.
 //
 // # What it may import
 //

@@ -14,16 +14,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// atStart are the settings that are sent when a connection is made. Poolers keep them for each client.
-// The others in the list are not settings of a session: no statement could set them.
+// atStart lists what is sent when a connection is made. The first line has the settings that poolers
+// keep for each client. The second line has startup parameters that are no settings: no statement could
+// set them.
 var atStart = []string{
 	"application_name", "client_encoding", "datestyle", "standard_conforming_strings", "timezone", // settings
 	"options", "replication",
 }
 
-// Pin gives a connection the settings without which the driver and the server misunderstand each other:
-// the driver reads and writes UTF-8, ISO dates and standard strings, whatever the role or the database
-// has set.
+// Pin sets what the driver depends on: it reads and writes UTF-8, ISO dates and standard strings,
+// whatever the URL, the role or the database says.
 func Pin(config *pgconn.Config) {
 	maps.DeleteFunc(config.RuntimeParams, func(name, _ string) bool {
 		return slices.Contains([]string{"client_encoding", "datestyle", "standard_conforming_strings"}, strings.ToLower(name))
@@ -33,8 +33,8 @@ func Pin(config *pgconn.Config) {
 	config.RuntimeParams["standard_conforming_strings"] = "on"
 }
 
-// Use gives the connections of a pool their settings. Those of the pool's URL come before the given ones.
-// A setting that the server does not know is left out.
+// Use sets the settings of a pool's connections. Settings in the pool's URL override the given ones,
+// except those that Pin sets. A setting that the server does not know is left out.
 func Use(config *pgxpool.Config, settings map[string]string) {
 	all := maps.Clone(settings)
 	params := config.ConnConfig.RuntimeParams
@@ -57,21 +57,22 @@ func Use(config *pgxpool.Config, settings map[string]string) {
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return begin(ctx, conn, all, timeout) }
 }
 
-// An Error says why a connection is of no use, and what to change.
+// An Error says why a connection cannot be used, and what to change.
 type Error struct{ text string }
 
 func (e *Error) Error() string { return e.text }
 
-// begin gives a new connection its settings, or notes that they must go with each transaction. One flat
-// statement does it, and looks at no table: a session's first statement loads what it uses.
+// begin sets the settings of a new connection or, behind a pooler, notes that each transaction must set
+// them. It uses one statement that reads no table, since the first use of a table in a session is slow.
 func begin(ctx context.Context, conn *pgx.Conn, settings map[string]string, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	// A pooler gives the statement to another process than the one that the connection was told of. Then the
-	// settings are those of the statement only, and do not reach the pooler's other clients.
+	// Behind a pooler, the process that runs the statement has another id than the one that the client got
+	// when it connected. Then the settings are local to this statement, so that they do not reach the
+	// pooler's other clients.
 	behind := fmt.Sprintf("pg_catalog.pg_backend_pid() <> %d", conn.PgConn().PID())
 	columns := []string{behind, "pg_catalog.current_setting('default_transaction_isolation')"}
 	names := slices.Sorted(maps.Keys(settings))
@@ -105,31 +106,32 @@ func begin(ctx context.Context, conn *pgx.Conn, settings map[string]string, time
 
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// key is where a connection behind a pooler keeps its *pooled.
+// key is the key of the *pooled in the custom data of a connection behind a pooler.
 const key = "pawl.session"
 
 // pooled is what is known of a connection behind a pooler.
 type pooled struct {
 	// settings is the statement that gives a transaction its settings.
 	settings string
-	// descriptions are those of statements that were executed, by their text. They hold on any server.
+	// descriptions has the descriptions of executed statements, by their text. They are the same in
+	// every session of the server.
 	descriptions map[string]*pgconn.StatementDescription
 }
 
 func pooledOf(conn *pgx.Conn) *pooled {
-	if conn == nil { // A caller's own kind of transaction need have none.
+	if conn == nil { // A caller's own implementation of pgx.Tx may have none.
 		return nil
 	}
 	p, _ := conn.PgConn().CustomData()[key].(*pooled)
 	return p
 }
 
-// IsPooled reports whether a pooler is on the way of a connection. It is known for a connection of a pool
-// that Use was called for, and for one that Connect made.
+// IsPooled reports whether a connection leads through a pooler. This is known only for connections of a
+// pool that Use was called for, and for those that Connect made.
 func IsPooled(conn *pgx.Conn) bool { return pooledOf(conn) != nil }
 
-// Connect makes a connection as those of the pool are, which is not of the pool. name is its
-// application_name, and url, if not empty, the database to use instead of the pool's.
+// Connect makes a connection outside the pool, with the pool's settings. name is its application_name.
+// url, if not empty, names the database to use instead of the pool's.
 func Connect(ctx context.Context, pool *pgxpool.Pool, name, url string) (*pgx.Conn, error) {
 	config := pool.Config()
 	if url != "" {

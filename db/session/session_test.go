@@ -36,7 +36,7 @@ func wantCode(t *testing.T, err error, code string) {
 	}
 }
 
-// inForce reads what a statement is subject to.
+// inForce reads the settings that a statement runs under.
 const inForce = `select concat_ws(' ', current_setting('statement_timeout'), current_setting('lock_timeout'),
 	current_setting('idle_in_transaction_session_timeout'), current_setting('idle_session_timeout'),
 	current_setting('search_path'), current_setting('plan_cache_mode'), current_setting('jit'),
@@ -72,7 +72,7 @@ var routes = map[string]func(*testing.T, string) string{
 	},
 }
 
-// The settings are in force for each statement and in each transaction, on every way to the server.
+// The settings are in force for each statement and in each transaction, with and without a pooler.
 func TestSettingsAreInForce(t *testing.T) {
 	t.Parallel()
 	for name, route := range routes {
@@ -131,7 +131,7 @@ func TestSettingsAreInForce(t *testing.T) {
 	}
 }
 
-// What the pool's URL sets comes before what the pool would set.
+// Settings in the pool's URL override the given ones.
 func TestSettingsOfTheURL(t *testing.T) {
 	t.Parallel()
 	for name, route := range routes {
@@ -182,7 +182,7 @@ func TestSharedSession(t *testing.T) {
 	}
 }
 
-// Calls behave as the driver's do: results, their absence, and errors at each stage.
+// Calls behave as those of the driver do: with rows, without rows, and with an error at each stage.
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	for name, route := range routes {
@@ -213,7 +213,7 @@ func TestCalls(t *testing.T) {
 			if err := calls.QueryRow(ctx, "select 'x'").Scan(&n); err == nil {
 				t.Error("a text was scanned into a number")
 			}
-			for range 3 { // A connection is given back each time, whatever was read.
+			for range 3 { // The connection is released each time, whatever was read.
 				rows, err := calls.Query(ctx, "select id from public.t order by id")
 				if err != nil || !rows.Next() {
 					t.Fatalf("no row: %v", err)
@@ -224,7 +224,7 @@ func TestCalls(t *testing.T) {
 				wantCode(t, err, "22012")
 				_, err = calls.Exec(ctx, "select missing from public.t")
 				wantCode(t, err, "42703")
-				// It fails when the transaction ends, behind the last row.
+				// It fails when the transaction ends, after the last row.
 				_, err = calls.Exec(ctx, "insert into public.t values (-1, '1')")
 				wantCode(t, err, "23505")
 				wantCode(t, calls.QueryRow(ctx, "insert into public.t values (-1, '1') returning id").Scan(&n), "23505")
@@ -232,7 +232,8 @@ func TestCalls(t *testing.T) {
 			if n := bounded.Value[int](t, calls, "select count(*) from public.t where id < 0"); n != 0 {
 				t.Error("what failed has had an effect")
 			}
-			// A statement whose result changed its type fails once at most on each connection.
+			// After the type of its result has changed, a statement fails at most once on each
+			// connection.
 			const all = "select * from public.t where id = 1"
 			bounded.Value[int](t, calls, "select count(*) from ("+all+") x")
 			count := func() (n int, err error) {
@@ -255,7 +256,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// A session whose isolation cannot be set is refused, and the reason is a line that says what to do.
+// A connection whose isolation level cannot be set is refused, with one line that says what to do.
 func TestIsolationBehindAPooler(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
@@ -268,7 +269,7 @@ func TestIsolationBehindAPooler(t *testing.T) {
 	}
 }
 
-// A pooler that refuses what a URL asks for is named in one line.
+// If the pooler refuses a parameter of the URL, the error is one line that names it.
 func TestPoolerRefusesAParameter(t *testing.T) {
 	t.Parallel()
 	through := dbtest.Pooler(t, dbtest.NewDSN(t), "session")
