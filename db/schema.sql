@@ -1698,10 +1698,10 @@ begin
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
           version = excluded.version, expires_at = excluded.expires_at
         where k.expires_at <= v_now
-        -- The instance tells two commands with one key apart.
+        -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
       ),
-      -- The commands whose decision is this call's to make.
+      -- The commands that this call decides; the others are replays.
       owned as materialized (
         select d.ordinal
         from decided d
@@ -1713,8 +1713,8 @@ begin
       ),
       -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
       moved as (
-        -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
-        -- can change. An update with a join is not bound to the full key.
+        -- Every row exists and is locked. So this is always an update, and it looks up each row by the
+        -- full key under any plan. The plan of an update with a join need not do so.
         insert into pawl.instance as i
         select (d.instance).*
         from decided d
@@ -1747,7 +1747,7 @@ begin
           and d.due_at is not null
         on conflict on constraint timer_pkey do update
         set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
-        -- A timer that is due too early is corrected when it is due.
+        -- A timer that is due too early is left as it is, and corrected when it is due.
         where t.due_at > excluded.due_at or t.due_at <= v_now
       )
       select
@@ -1785,11 +1785,12 @@ begin
           p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
       end if;
       if v_row.disarmed is not null then
-        -- One by one: a delete with a join would not be bound to the full key.
+        -- One by one, since the plan of a delete with a join need not look up rows by the full key.
         delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
       end if;
       if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
-        -- The caller checks the payload and calls again. Until then, what comes later must not overtake it.
+        -- The caller checks the payload and calls again. Until then, later commands for the instance must
+        -- not overtake this one.
         v_undecided := v_undecided || array(
           select c.ordinal::integer
           from unnest(p_tenants, p_ids, v_seen) with ordinality as c (tenant, id, seen, ordinal)
@@ -3748,8 +3749,8 @@ begin
     limit 1
     for no key update skip locked
   ) i
-  -- A refused timeout counts only while the instance stays in the state that refused it. One that failed is
-  -- tried again until the next deadline is due.
+  -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
+  -- failed is tried again until the next deadline is due; then it counts as refused.
   cross join lateral (
     select case
       when t.armed_version <> (i.instance).version then 0
@@ -3860,7 +3861,8 @@ exception when others then
   fired := 0;
   failures := '[]';
   if v_size = 1 then
-    -- These are the conditions that a path raises. The text of any other may tell about the database.
+    -- A path raises these SQLSTATEs. The text of any other error may give away something about the
+    -- database.
     v_error := case
       when sqlstate ~ '^(22|54)' or sqlstate in ('42704', '0A000') then 'a guard or an assign raises: ' || sqlerrm
       else format('the step cannot be made (SQLSTATE %s); the log of the service says why', sqlstate)

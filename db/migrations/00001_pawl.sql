@@ -14,7 +14,7 @@
 -- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
 -- too long, 57014 at the statement timeout.
 
--- goose may have made schema pawl, for its table of applied migrations, pawl.goose_db_version.
+-- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;
 create schema pawl_private;
 
@@ -72,7 +72,7 @@ create table pawl.setting (
   constraint setting_is_one_row check (only_row),
   constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
-  -- How long days and months last depends on the time zone of a session.
+  -- The length of days and months depends on the time zone of a session.
   constraint setting_idempotency_ttl_has_no_days_or_months check (
     extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
     and extract(year from idempotency_ttl) = 0),
@@ -203,9 +203,9 @@ as $$ select clock_timestamp() $$;
 
 -- 00_core/schema_version.sql
 
--- schema_version is the number of the latest migration that is applied. The service compares it with the
--- number that it was built with. Raise it with each new migration. It is not immutable: a prepared statement would
--- keep the number that it once had.
+-- schema_version is the number of the latest migration that is applied. The service compares it with the number
+-- that it was built with. Raise it with each new migration. It is not immutable, so that a prepared statement does
+-- not keep an old number.
 -- Returns: the number
 -- +goose StatementBegin
 create function pawl.schema_version() returns integer
@@ -580,8 +580,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- duration reads a duration of a definition. A day has 24 hours and a month 30 days: added to a time, days
--- and months of an interval would last as long as they do in the time zone of the session.
+-- duration reads a duration of a definition. A day has 24 hours and a month 30 days. The result has
+-- neither days nor months, whose length would depend on the time zone of the session.
 -- +goose StatementBegin
 create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
@@ -693,8 +693,8 @@ insert into pawl_private.privilege (privilege, function) values
 -- of the tables below. The tables' constraints are the first line of defence: they hold for the
 -- owner's writes too.
 --
--- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another
--- database. A call may have commands of any tenants; each row is looked up with its command's tenant.
+-- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another database.
+-- A call may have commands of several tenants; each row is looked up with the tenant of its command.
 --
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
@@ -721,8 +721,9 @@ insert into pawl_private.privilege (privilege, function) values
 --     that does not exist, and creates insert business keys in one order.
 --   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
 --     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
---   * Each round of a call claims its keys in order, but the rounds follow one another. Only calls that
---     use the same keys for different instances can wait for each other. They end in the same way.
+--   * Each round of a call claims its keys in order, but a later round may claim a smaller key. So two
+--     calls that use the same keys for different instances may wait for each other. PostgreSQL ends one
+--     of them in the same way.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -993,10 +994,9 @@ select
   null::timestamptz as timeout_due_at
 where false;
 
--- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the
--- instance before the first step (null at its creation) and after each step. instance: after the
--- last one; events, timeouts and timeout_events: of the state that it is in then. refusal: null, or why the steps
--- cannot be made.
+-- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the instance before the
+-- first step (null at its creation) and after each step. instance: after the last one; events, timeouts and
+-- timeout_events: those of its state then. refusal: null, or why the steps cannot be made.
 create type pawl_private.macrostep as (
   refusal text,
   steps pawl.instance[],
@@ -1074,8 +1074,8 @@ language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 -- +goose StatementEnd
 
--- deadline_event is the event of that deadline, or null. A timeout precedes a lifetime that ends at the same
--- time.
+-- deadline_event is the event of that deadline, or null. If a timeout and the lifetime are due at the same
+-- time, the timeout comes first.
 -- +goose StatementBegin
 create function pawl_private.deadline_event(
   p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamptz
@@ -1089,8 +1089,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- The planner puts functions in language sql in place, which every session pays for when it plans its first
--- call. The functions that few calls need are in PL/pgSQL, which reads them when they are called.
+-- The planner inlines functions in language sql, and each session pays for that when it plans its first
+-- call. So functions that few calls need are in PL/pgSQL, which a session parses only when it calls them.
 
 -- guards lists the guards of an event in a state, as the definition words them.
 -- +goose StatementBegin
@@ -1184,8 +1184,8 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: as the
---          definition words it, or null
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: its text in
+--          the definition, or null
 -- +goose StatementBegin
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
@@ -1996,18 +1996,20 @@ $$;
 
 -- 20_instance/fire.sql
 
--- fire moves instances along one transition for each command, and the eventless ones that follow, and
--- records what was decided. Commands for one instance are carried out in their order, in rounds: the
--- first command of each instance, then the second of each, and so on. All are in one transaction.
+-- fire moves an instance along one transition for each command, and along the eventless transitions
+-- that follow, and records what was decided. Commands for one instance are carried out in their order,
+-- in rounds: first the first command of each instance, then the second of each, and so on. The whole
+-- call is one transaction.
 -- p_expected: '' for none, '*' for any version, else an array literal of the versions that will do,
 --             such as '{3}'
 -- p_checked:  the checksum of the payload schema that the caller has checked the payload against,
 --             or '*' for any; see 'payload-unchecked'
--- p_by_timer: whether the engine itself ends timeouts or lifetimes. Such a command claims no key: the
---             version that it expects is gone afterwards. In history its key is that version, as 'timer:3'
+-- p_by_timer: whether the commands are timeouts or lifetimes that are due. Such a command needs no key:
+--             after it the instance no longer has the version that the command expects. Its key in history
+--             is made of that version, as 'timer:3'
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
---          caller must check before it calls again. 'undecided' is the outcome of the commands for the
---          same instance after it
+--          caller must check before it calls again. The later commands for the same instance have the
+--          outcome 'undecided'
 -- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises although
 --          its errors are suppressed
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
@@ -2142,10 +2144,10 @@ begin
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
           version = excluded.version, expires_at = excluded.expires_at
         where k.expires_at <= v_now
-        -- The instance tells two commands with one key apart.
+        -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
       ),
-      -- The commands whose decision is this call's to make.
+      -- The commands that this call decides; the others are replays.
       owned as materialized (
         select d.ordinal
         from decided d
@@ -2157,8 +2159,8 @@ begin
       ),
       -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
       moved as (
-        -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
-        -- can change. An update with a join is not bound to the full key.
+        -- Every row exists and is locked. So this is always an update, and it looks up each row by the
+        -- full key under any plan. The plan of an update with a join need not do so.
         insert into pawl.instance as i
         select (d.instance).*
         from decided d
@@ -2191,7 +2193,7 @@ begin
           and d.due_at is not null
         on conflict on constraint timer_pkey do update
         set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
-        -- A timer that is due too early is corrected when it is due.
+        -- A timer that is due too early is left as it is, and corrected when it is due.
         where t.due_at > excluded.due_at or t.due_at <= v_now
       )
       select
@@ -2229,11 +2231,12 @@ begin
           p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
       end if;
       if v_row.disarmed is not null then
-        -- One by one: a delete with a join would not be bound to the full key.
+        -- One by one, since the plan of a delete with a join need not look up rows by the full key.
         delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
       end if;
       if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
-        -- The caller checks the payload and calls again. Until then, what comes later must not overtake it.
+        -- The caller checks the payload and calls again. Until then, later commands for the instance must
+        -- not overtake this one.
         v_undecided := v_undecided || array(
           select c.ordinal::integer
           from unnest(p_tenants, p_ids, v_seen) with ordinality as c (tenant, id, seen, ordinal)
@@ -2324,8 +2327,9 @@ $$;
 
 -- 20_instance/instances.sql
 
--- instances reads instances by their ids. The planner inlines it, and no plan reads more than the full keys.
--- Returns: the instances that there are, in no order
+-- instances reads instances by their ids. The planner inlines it, and every plan looks up each instance by
+-- its full key.
+-- Returns: the instances that exist, in no order
 -- +goose StatementBegin
 create function pawl.instances(p_tenants text[], p_ids uuid[]) returns setof pawl.instance
 language sql stable parallel safe
@@ -2460,18 +2464,19 @@ insert into pawl_private.privilege (privilege, function) values
 -- 30_timer/tables.sql
 
 -- Module timer: the timer worker's calls. A row of pawl.timer says when to look at an instance. Which
--- deadline is due is read from the instance, under its lock. Then fire ends the timeout or the
--- lifetime, as it takes any other event.
+-- deadline is due is read from the instance, under its lock. Then fire makes the step, as for any other
+-- event.
 --
 -- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
 -- for the same instances. The worker waits for no command: it skips an instance that is
 -- locked, and looks at it again later.
 --
--- A deadline that comes while its step cannot be made does not pass: the timer *fails*. It keeps the reason,
--- and the deadline is tried again every minute until the instance moves or its next deadline is due.
+-- If a deadline comes and its step cannot be made, the timer *fails*. It keeps the reason, and the step is
+-- tried again every minute, until the instance moves or its next deadline is due.
 
--- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'.
--- last_error: why the timer fails; null if it does not. The deadline is that of next_deadline.
+-- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'
+-- for the lifetime. last_error: why the timer fails; null if it does not. It must agree with
+-- pawl_private.next_deadline.
 create view pawl.next_timeout as
 select
   t.tenant_id,
@@ -2497,8 +2502,8 @@ cross join lateral (
 ) d
 where i.status = 'active';
 
--- timeout_row is the shape of a deadline, which may be missing. It never holds rows. It is a view because sqlc
--- knows the columns of a view that a function returns.
+-- timeout_row is the row type of instance_timeout and past_timeout. It never has rows. It is a view because
+-- sqlc knows the columns of a function that returns rows of a view.
 create view pawl.timeout_row as
 select null::text as event, null::timestamptz as due_at, null::text as last_error where false;
 
@@ -2557,8 +2562,8 @@ begin
     limit 1
     for no key update skip locked
   ) i
-  -- A refused timeout counts only while the instance stays in the state that refused it. One that failed is
-  -- tried again until the next deadline is due.
+  -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
+  -- failed is tried again until the next deadline is due; then it counts as refused.
   cross join lateral (
     select case
       when t.armed_version <> (i.instance).version then 0
@@ -2572,8 +2577,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused.
--- If there is none, it deletes the timer. A failure is forgotten. The caller must hold the instance's lock.
+-- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If
+-- there is none, it deletes the timer. It clears a failure. The caller must hold the instance's lock.
 -- Writes:  timer
 -- +goose StatementBegin
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
@@ -2594,9 +2599,10 @@ end
 $$;
 -- +goose StatementEnd
 
--- fail_timer records why a deadline of an instance could not be ended. It postpones the timer by a minute,
--- or until the next deadline, if that is due earlier. p_tried: how many timeouts of the state were refused
--- before this one. p_error: for everybody who may read the instance. p_cause: for the log.
+-- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or
+-- to the next deadline if that is earlier. p_tried: how many timeouts of the state were refused before
+-- this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log
+-- only.
 -- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
 --          version before
 -- Writes:  timer
@@ -2631,13 +2637,13 @@ end
 $$;
 -- +goose StatementEnd
 
--- fire_timer_batch ends the given timeouts and lifetimes of locked instances. The payload
--- is {"due_at"}, so that history shows how late each was. If no guard of a timeout holds, the timer is armed
--- for the instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an
--- exception the others of the batch are fired one by one.
+-- fire_timer_batch fires the given timeouts and lifetimes of locked instances. The payload is {"due_at"}, so
+-- that history shows how late each was. If no guard of a timeout holds, the timer is armed for the
+-- instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an exception
+-- the batch is fired again, one by one.
 -- p_tried:      how many timeouts of the state were refused before this one
 -- p_next_tried: the same, if this one is refused too; null for the lifetime
--- Returns: fired: how many of them were ended. failures: the new ones, see fail_timer
+-- Returns: fired: how many steps were made. failures: the new ones, see fail_timer
 -- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 -- +goose StatementBegin
@@ -2693,7 +2699,8 @@ exception when others then
   fired := 0;
   failures := '[]';
   if v_size = 1 then
-    -- These are the conditions that a path raises. The text of any other may tell about the database.
+    -- A path raises these SQLSTATEs. The text of any other error may give away something about the
+    -- database.
     v_error := case
       when sqlstate ~ '^(22|54)' or sqlstate in ('42704', '0A000') then 'a guard or an assign raises: ' || sqlerrm
       else format('the step cannot be made (SQLSTATE %s); the log of the service says why', sqlstate)
@@ -2718,12 +2725,12 @@ $$;
 
 -- 30_timer/fire_timers.sql
 
--- fire_timers ends up to p_limit timeouts and lifetimes that are due, the oldest first.
+-- fire_timers fires up to p_limit timers that are due, the oldest first.
 -- Returns: looked_at: how many timers were read; -1 if another process is firing timers. fired: how
---          many timeouts and lifetimes were ended. late: for how long the oldest had been due. next_in:
---          the time until the next timer is due; null if there is none. failures: a JSON array of the
---          deadlines that could not be ended: {tenant, workflow, instance, event, reason, cause}. One that
---          fails again with the same reason is not in it
+--          many steps were made. late: for how long the oldest had been due. next_in: the time until the
+--          next timer is due; null if there is none. failures: a JSON array of the
+--          timers that fail: {tenant, workflow, instance, event, reason, cause}; without those that failed
+--          before with the same reason
 -- Locks:   an advisory lock that one process at a time gets, instance (for no key update, those that
 --          are not locked), timer
 -- Writes:  instance, history, timer
@@ -2782,8 +2789,8 @@ $$;
 
 -- 30_timer/instance_timeout.sql
 
--- instance_timeout reads the next deadline of an instance. The planner inlines it, and no plan reads more than
--- the full keys.
+-- instance_timeout reads the next deadline of an instance. The planner inlines it, and every plan looks up
+-- rows by their full keys.
 -- Returns: one row, or none if there is no deadline
 -- +goose StatementBegin
 create function pawl.instance_timeout(p_tenant text, p_id uuid) returns setof pawl.timeout_row
@@ -2798,7 +2805,7 @@ $$;
 
 -- 30_timer/past_timeout.sql
 
--- past_timeout reads the next deadline that an instance had after one of its steps.
+-- past_timeout reads the next deadline as it was right after one of an instance's steps.
 -- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
 -- +goose StatementBegin
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
@@ -2821,8 +2828,8 @@ $$;
 
 -- 30_timer/put_off_timer.sql
 
--- put_off_timer records that the timer that is due first fails, and postpones it. The worker calls it when
--- that timer alone cannot be fired within the statement timeout.
+-- put_off_timer records a failure of the timer that has been due for the longest, and postpones it. The worker
+-- calls it when that timer alone cannot be fired within the statement timeout.
 -- Returns: the failures, as fire_timers does
 -- Locks:   instance (for no key update, unless it is locked), timer
 -- Writes:  timer

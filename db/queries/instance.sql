@@ -24,16 +24,18 @@ where h.tenant_id = @tenant_id and h.instance_id = @id and h.at <= @at
 order by h.version desc
 limit 1;
 
--- ListInstances reads a page. For each status it reads a page by an index in the order of ids, and it merges
--- these pages. The array workflows is null or parallel to statuses: the instances of a page are of this workflow.
--- So a rare state is looked for only among the instances of its status. Bounds on
--- created_at become bounds on the id, and so does stuck_for: an instance is created before it enters its state.
+-- ListInstances reads a page of a list. For each status it reads a page by an index, in the order of the ids,
+-- and then it merges these pages. The array workflows is null, or has a workflow for each entry of statuses;
+-- then the page has only instances of that workflow. So a rare state is looked for only among the instances of
+-- its status. Bounds on created_at become bounds on the id. So does stuck_for, since an instance is created
+-- before it enters its state.
 --
--- With by_change the order is that of state_changed_at, which no index has. So read_limit must be as many
--- instances as there are, and the caller asks CountInstances first. Otherwise it is row_limit.
+-- With by_change the order is that of state_changed_at, which no index has. Then read_limit must not be less
+-- than the number of instances that the filters leave: the caller calls CountInstances first. Without by_change,
+-- read_limit is row_limit.
 --
--- The query must be planned for its arguments at each call, so that conditions on arguments that are null
--- vanish, with failing the join, and all but one or two terms of the order.
+-- The query must be planned for its arguments at each call. Then the planner removes the conditions whose
+-- argument is null, the join with timer if failing is false, and the terms of the order that are not used.
 -- name: ListInstances :many
 select sqlc.embed(i), s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
@@ -48,7 +50,7 @@ from (
       and i.workflow <> '' -- The condition of the indexes.
       and (sqlc.narg('workflows')::text[] is null or i.workflow = (sqlc.narg('workflows')::text[])[w.place])
       and (not @failing::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
-      -- coalesce keeps from the planner how rare a state is: it would read all and sort.
+      -- coalesce hides from the planner how rare a state is. Otherwise it would read all rows and sort them.
       and (sqlc.narg('states')::text[] is null or coalesce(i.state = any (sqlc.narg('states')), false))
       and (sqlc.narg('business_key')::text is null or i.business_key = sqlc.narg('business_key'))
       and (sqlc.narg('correlation_id')::text is null or i.correlation_id = sqlc.narg('correlation_id'))
@@ -96,8 +98,8 @@ order by
   case when @ascending then c.id end,
   case when not @ascending then c.id end desc;
 
--- CountInstances counts the instances that ListInstances would read and put in order, up to a limit: those that
--- the conditions leave which an index answers. It must be planned for its arguments.
+-- CountInstances counts the instances that ListInstances would read and sort, up to a limit. It applies only the
+-- conditions that need no column outside the indexes. It must be planned for its arguments.
 -- name: CountInstances :one
 select count(*)
 from (
@@ -128,8 +130,8 @@ from (
   limit @row_limit
 ) c;
 
--- ChosenStates reads which workflows and statuses the instances can have that a list chooses. state is empty if
--- no states are given. The name of a compound state stands for all states within.
+-- ChosenStates reads the workflows, statuses and states that an instance may have if a list chooses it. If no
+-- states are given, state is empty. The name of a compound state stands for all states within.
 -- name: ChosenStates :many
 select distinct
   s.workflow,

@@ -40,8 +40,8 @@ type ChosenStatesRow struct {
 	State    string
 }
 
-// ChosenStates reads which workflows and statuses the instances can have that a list chooses. state is empty if
-// no states are given. The name of a compound state stands for all states within.
+// ChosenStates reads the workflows, statuses and states that an instance may have if a list chooses it. If no
+// states are given, state is empty. The name of a compound state stands for all states within.
 func (q *Queries) ChosenStates(ctx context.Context, arg ChosenStatesParams) ([]ChosenStatesRow, error) {
 	rows, err := q.db.Query(ctx, chosenStates, arg.States, arg.Workflows)
 	if err != nil {
@@ -106,8 +106,8 @@ type CountInstancesParams struct {
 	RowLimit      int32
 }
 
-// CountInstances counts the instances that ListInstances would read and put in order, up to a limit: those that
-// the conditions leave which an index answers. It must be planned for its arguments.
+// CountInstances counts the instances that ListInstances would read and sort, up to a limit. It applies only the
+// conditions that need no column outside the indexes. It must be planned for its arguments.
 func (q *Queries) CountInstances(ctx context.Context, arg CountInstancesParams) (int64, error) {
 	row := q.db.QueryRow(ctx, countInstances,
 		arg.Statuses,
@@ -384,7 +384,7 @@ from (
       and i.workflow <> '' -- The condition of the indexes.
       and ($3::text[] is null or i.workflow = ($3::text[])[w.place])
       and (not $4::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
-      -- coalesce keeps from the planner how rare a state is: it would read all and sort.
+      -- coalesce hides from the planner how rare a state is. Otherwise it would read all rows and sort them.
       and ($5::text[] is null or coalesce(i.state = any ($5), false))
       and ($6::text is null or i.business_key = $6)
       and ($7::text is null or i.correlation_id = $7)
@@ -460,16 +460,18 @@ type ListInstancesRow struct {
 	TimeoutError *string
 }
 
-// ListInstances reads a page. For each status it reads a page by an index in the order of ids, and it merges
-// these pages. The array workflows is null or parallel to statuses: the instances of a page are of this workflow.
-// So a rare state is looked for only among the instances of its status. Bounds on
-// created_at become bounds on the id, and so does stuck_for: an instance is created before it enters its state.
+// ListInstances reads a page of a list. For each status it reads a page by an index, in the order of the ids,
+// and then it merges these pages. The array workflows is null, or has a workflow for each entry of statuses;
+// then the page has only instances of that workflow. So a rare state is looked for only among the instances of
+// its status. Bounds on created_at become bounds on the id. So does stuck_for, since an instance is created
+// before it enters its state.
 //
-// With by_change the order is that of state_changed_at, which no index has. So read_limit must be as many
-// instances as there are, and the caller asks CountInstances first. Otherwise it is row_limit.
+// With by_change the order is that of state_changed_at, which no index has. Then read_limit must not be less
+// than the number of instances that the filters leave: the caller calls CountInstances first. Without by_change,
+// read_limit is row_limit.
 //
-// The query must be planned for its arguments at each call, so that conditions on arguments that are null
-// vanish, with failing the join, and all but one or two terms of the order.
+// The query must be planned for its arguments at each call. Then the planner removes the conditions whose
+// argument is null, the join with timer if failing is false, and the terms of the order that are not used.
 func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([]ListInstancesRow, error) {
 	rows, err := q.db.Query(ctx, listInstances,
 		arg.Statuses,

@@ -1,6 +1,6 @@
 -- name: SchemaState :one
--- What the catalogs tell to any role: whether the schema is there, whether it tells its version to this role, and
--- which of the privileges that the service needs this role lacks. Functions that do not exist are not missed.
+-- Reads from the catalogs, which every role may do: whether the schema exists, whether this role may read its
+-- version, and which privileges of the service this role lacks. It does not report functions that do not exist.
 with pawl as (select n.oid from pg_catalog.pg_namespace n where n.nspname = 'pawl')
 select
   exists (select from pg_catalog.pg_class c join pawl on pawl.oid = c.relnamespace where c.relname = 'setting')::boolean as made,

@@ -38,8 +38,8 @@ type SchemaStateRow struct {
 	MissingPrivileges []string
 }
 
-// What the catalogs tell to any role: whether the schema is there, whether it tells its version to this role, and
-// which of the privileges that the service needs this role lacks. Functions that do not exist are not missed.
+// Reads from the catalogs, which every role may do: whether the schema exists, whether this role may read its
+// version, and which privileges of the service this role lacks. It does not report functions that do not exist.
 func (q *Queries) SchemaState(ctx context.Context, functions []string) (SchemaStateRow, error) {
 	row := q.db.QueryRow(ctx, schemaState, functions)
 	var i SchemaStateRow

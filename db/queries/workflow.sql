@@ -24,6 +24,6 @@ limit @row_limit;
 -- name: GetSetting :one
 select * from pawl.setting;
 
--- IsReadOnly says whether the server takes no writes, as a standby.
+-- IsReadOnly says whether the server takes no writes, like a standby.
 -- name: IsReadOnly :one
 select current_setting('transaction_read_only')::boolean as read_only;

@@ -91,7 +91,7 @@ const isReadOnly = `-- name: IsReadOnly :one
 select current_setting('transaction_read_only')::boolean as read_only
 `
 
-// IsReadOnly says whether the server takes no writes, as a standby.
+// IsReadOnly says whether the server takes no writes, like a standby.
 func (q *Queries) IsReadOnly(ctx context.Context) (bool, error) {
 	row := q.db.QueryRow(ctx, isReadOnly)
 	var read_only bool

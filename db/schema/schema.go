@@ -63,8 +63,8 @@ func Text(file string) string {
 // function; this takes that privilege away. `pawl migrate grants` gives a role what it needs.
 const Closing = "revoke execute on all functions in schema pawl, pawl_private from public;\n"
 
-// Down is the SQL that drops the whole schema, with all data. It keeps goose's table of applied migrations, in which
-// goose notes then that the initial migration is taken back.
+// Down is the SQL that drops the whole schema, with all data. It keeps goose's version table, since goose writes
+// there afterwards that the initial migration was reverted.
 const Down = `drop schema pawl_private cascade;
 alter schema pawl rename to pawl_private;
 create schema pawl;
@@ -106,10 +106,11 @@ func Up() string {
 	return b.String()
 }
 
-// Migration returns a goose file of two sections. psql runs the first one only: it knows no sections, so the second
-// is within a block comment. Only goose closes that comment at once: with ENVSUB it expands ${PAWL:0:0} to an empty
-// text, whatever the variable holds, and that leaves the end of a comment. So down must neither close a comment nor
-// open one: see [Commentable].
+// Migration returns a goose file with an Up and a Down section. psql knows no sections, so the Down section is
+// written as a block comment: psql runs only the Up section. goose must run the Down section all the same. With
+// ENVSUB it replaces ${PAWL:0:0} by an empty text, whatever the variable holds. What is left is the end of the
+// comment, so to goose the comment ends where it begins. Therefore down must not contain the beginning or the end
+// of a comment: see [Commentable].
 func Migration(up, down string) string {
 	return fmt.Sprintf(`-- +goose Up
 
@@ -122,7 +123,7 @@ func Migration(up, down string) string {
 `, up, down)
 }
 
-// Commentable reports whether a text may be the second section of a [Migration].
+// Commentable reports whether a text may be the Down section of a [Migration].
 func Commentable(down string) bool {
 	return !strings.Contains(down, "/*") && !strings.Contains(down, "*/")
 }

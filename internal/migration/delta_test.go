@@ -124,7 +124,7 @@ func TestDeltaOrderAndDefaults(t *testing.T) {
 	}
 }
 
-// Down is a comment to all but goose, so a delta that would end the comment is refused.
+// To all tools but goose, Down is a comment. So a delta that would end the comment is refused.
 func TestDeltaThatEndsTheComment(t *testing.T) {
 	t.Parallel()
 	conn, err := pgx.Connect(bounded.Context(t), dbtest.NewDSN(t))

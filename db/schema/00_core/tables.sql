@@ -8,7 +8,7 @@
 -- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
 -- too long, 57014 at the statement timeout.
 
--- goose may have made schema pawl, for its table of applied migrations, pawl.goose_db_version.
+-- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;
 create schema pawl_private;
 
@@ -66,7 +66,7 @@ create table pawl.setting (
   constraint setting_is_one_row check (only_row),
   constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
   constraint setting_idempotency_ttl_is_positive check (idempotency_ttl > interval '0'),
-  -- How long days and months last depends on the time zone of a session.
+  -- The length of days and months depends on the time zone of a session.
   constraint setting_idempotency_ttl_has_no_days_or_months check (
     extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
     and extract(year from idempotency_ttl) = 0),

@@ -216,8 +216,8 @@ as $$
   from pawl.setting g
 $$;
 
--- duration reads a duration of a definition. A day has 24 hours and a month 30 days: added to a time, days
--- and months of an interval would last as long as they do in the time zone of the session.
+-- duration reads a duration of a definition. A day has 24 hours and a month 30 days. The result has
+-- neither days nor months, whose length would depend on the time zone of the session.
 create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;

@@ -1,15 +1,17 @@
--- fire moves instances along one transition for each command, and the eventless ones that follow, and
--- records what was decided. Commands for one instance are carried out in their order, in rounds: the
--- first command of each instance, then the second of each, and so on. All are in one transaction.
+-- fire moves an instance along one transition for each command, and along the eventless transitions
+-- that follow, and records what was decided. Commands for one instance are carried out in their order,
+-- in rounds: first the first command of each instance, then the second of each, and so on. The whole
+-- call is one transaction.
 -- p_expected: '' for none, '*' for any version, else an array literal of the versions that will do,
 --             such as '{3}'
 -- p_checked:  the checksum of the payload schema that the caller has checked the payload against,
 --             or '*' for any; see 'payload-unchecked'
--- p_by_timer: whether the engine itself ends timeouts or lifetimes. Such a command claims no key: the
---             version that it expects is gone afterwards. In history its key is that version, as 'timer:3'
+-- p_by_timer: whether the commands are timeouts or lifetimes that are due. Such a command needs no key:
+--             after it the instance no longer has the version that the command expects. Its key in history
+--             is made of that version, as 'timer:3'
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
---          caller must check before it calls again. 'undecided' is the outcome of the commands for the
---          same instance after it
+--          caller must check before it calls again. The later commands for the same instance have the
+--          outcome 'undecided'
 -- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises although
 --          its errors are suppressed
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
@@ -143,10 +145,10 @@ begin
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
           version = excluded.version, expires_at = excluded.expires_at
         where k.expires_at <= v_now
-        -- The instance tells two commands with one key apart.
+        -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
       ),
-      -- The commands whose decision is this call's to make.
+      -- The commands that this call decides; the others are replays.
       owned as materialized (
         select d.ordinal
         from decided d
@@ -158,8 +160,8 @@ begin
       ),
       -- "is true" keeps the planner, which expects few commands, from a nested loop over both lists.
       moved as (
-        -- Every row exists and is locked. So this is an update, whose look-up by the full key no plan
-        -- can change. An update with a join is not bound to the full key.
+        -- Every row exists and is locked. So this is always an update, and it looks up each row by the
+        -- full key under any plan. The plan of an update with a join need not do so.
         insert into pawl.instance as i
         select (d.instance).*
         from decided d
@@ -192,7 +194,7 @@ begin
           and d.due_at is not null
         on conflict on constraint timer_pkey do update
         set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
-        -- A timer that is due too early is corrected when it is due.
+        -- A timer that is due too early is left as it is, and corrected when it is due.
         where t.due_at > excluded.due_at or t.due_at <= v_now
       )
       select
@@ -230,11 +232,12 @@ begin
           p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
       end if;
       if v_row.disarmed is not null then
-        -- One by one: a delete with a join would not be bound to the full key.
+        -- One by one, since the plan of a delete with a join need not look up rows by the full key.
         delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
       end if;
       if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
-        -- The caller checks the payload and calls again. Until then, what comes later must not overtake it.
+        -- The caller checks the payload and calls again. Until then, later commands for the instance must
+        -- not overtake this one.
         v_undecided := v_undecided || array(
           select c.ordinal::integer
           from unnest(p_tenants, p_ids, v_seen) with ordinality as c (tenant, id, seen, ordinal)

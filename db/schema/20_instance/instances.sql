@@ -1,5 +1,6 @@
--- instances reads instances by their ids. The planner inlines it, and no plan reads more than the full keys.
--- Returns: the instances that there are, in no order
+-- instances reads instances by their ids. The planner inlines it, and every plan looks up each instance by
+-- its full key.
+-- Returns: the instances that exist, in no order
 create function pawl.instances(p_tenants text[], p_ids uuid[]) returns setof pawl.instance
 language sql stable parallel safe
 as $$

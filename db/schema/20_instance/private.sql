@@ -43,8 +43,8 @@ returns timestamptz
 language sql stable parallel safe
 as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
 
--- deadline_event is the event of that deadline, or null. A timeout precedes a lifetime that ends at the same
--- time.
+-- deadline_event is the event of that deadline, or null. If a timeout and the lifetime are due at the same
+-- time, the timeout comes first.
 create function pawl_private.deadline_event(
   p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamptz
 ) returns text
@@ -56,8 +56,8 @@ as $$
   end
 $$;
 
--- The planner puts functions in language sql in place, which every session pays for when it plans its first
--- call. The functions that few calls need are in PL/pgSQL, which reads them when they are called.
+-- The planner inlines functions in language sql, and each session pays for that when it plans its first
+-- call. So functions that few calls need are in PL/pgSQL, which a session parses only when it calls them.
 
 -- guards lists the guards of an event in a state, as the definition words them.
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text)
@@ -143,8 +143,8 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: as the
---          definition words it, or null
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: its text in
+--          the definition, or null
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
   p_document jsonb, p_checked text

@@ -2,8 +2,8 @@
 -- of the tables below. The tables' constraints are the first line of defence: they hold for the
 -- owner's writes too.
 --
--- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another
--- database. A call may have commands of any tenants; each row is looked up with its command's tenant.
+-- Every table leads its keys with tenant_id, so that a tenant's rows can be moved to another database.
+-- A call may have commands of several tenants; each row is looked up with the tenant of its command.
 --
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
@@ -30,8 +30,9 @@
 --     that does not exist, and creates insert business keys in one order.
 --   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
 --     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
---   * Each round of a call claims its keys in order, but the rounds follow one another. Only calls that
---     use the same keys for different instances can wait for each other. They end in the same way.
+--   * Each round of a call claims its keys in order, but a later round may claim a smaller key. So two
+--     calls that use the same keys for different instances may wait for each other. PostgreSQL ends one
+--     of them in the same way.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -300,10 +301,9 @@ select
   null::timestamptz as timeout_due_at
 where false;
 
--- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the
--- instance before the first step (null at its creation) and after each step. instance: after the
--- last one; events, timeouts and timeout_events: of the state that it is in then. refusal: null, or why the steps
--- cannot be made.
+-- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the instance before the
+-- first step (null at its creation) and after each step. instance: after the last one; events, timeouts and
+-- timeout_events: those of its state then. refusal: null, or why the steps cannot be made.
 create type pawl_private.macrostep as (
   refusal text,
   steps pawl.instance[],

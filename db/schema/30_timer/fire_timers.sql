@@ -1,9 +1,9 @@
--- fire_timers ends up to p_limit timeouts and lifetimes that are due, the oldest first.
+-- fire_timers fires up to p_limit timers that are due, the oldest first.
 -- Returns: looked_at: how many timers were read; -1 if another process is firing timers. fired: how
---          many timeouts and lifetimes were ended. late: for how long the oldest had been due. next_in:
---          the time until the next timer is due; null if there is none. failures: a JSON array of the
---          deadlines that could not be ended: {tenant, workflow, instance, event, reason, cause}. One that
---          fails again with the same reason is not in it
+--          many steps were made. late: for how long the oldest had been due. next_in: the time until the
+--          next timer is due; null if there is none. failures: a JSON array of the
+--          timers that fail: {tenant, workflow, instance, event, reason, cause}; without those that failed
+--          before with the same reason
 -- Locks:   an advisory lock that one process at a time gets, instance (for no key update, those that
 --          are not locked), timer
 -- Writes:  instance, history, timer

@@ -1,5 +1,5 @@
--- instance_timeout reads the next deadline of an instance. The planner inlines it, and no plan reads more than
--- the full keys.
+-- instance_timeout reads the next deadline of an instance. The planner inlines it, and every plan looks up
+-- rows by their full keys.
 -- Returns: one row, or none if there is no deadline
 create function pawl.instance_timeout(p_tenant text, p_id uuid) returns setof pawl.timeout_row
 language sql stable parallel safe

@@ -48,8 +48,8 @@ begin
     limit 1
     for no key update skip locked
   ) i
-  -- A refused timeout counts only while the instance stays in the state that refused it. One that failed is
-  -- tried again until the next deadline is due.
+  -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
+  -- failed is tried again until the next deadline is due; then it counts as refused.
   cross join lateral (
     select case
       when t.armed_version <> (i.instance).version then 0
@@ -62,8 +62,8 @@ begin
 end
 $$;
 
--- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused.
--- If there is none, it deletes the timer. A failure is forgotten. The caller must hold the instance's lock.
+-- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If
+-- there is none, it deletes the timer. It clears a failure. The caller must hold the instance's lock.
 -- Writes:  timer
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
 language plpgsql volatile
@@ -82,9 +82,10 @@ begin
 end
 $$;
 
--- fail_timer records why a deadline of an instance could not be ended. It postpones the timer by a minute,
--- or until the next deadline, if that is due earlier. p_tried: how many timeouts of the state were refused
--- before this one. p_error: for everybody who may read the instance. p_cause: for the log.
+-- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or
+-- to the next deadline if that is earlier. p_tried: how many timeouts of the state were refused before
+-- this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log
+-- only.
 -- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
 --          version before
 -- Writes:  timer
@@ -117,13 +118,13 @@ begin
 end
 $$;
 
--- fire_timer_batch ends the given timeouts and lifetimes of locked instances. The payload
--- is {"due_at"}, so that history shows how late each was. If no guard of a timeout holds, the timer is armed
--- for the instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an
--- exception the others of the batch are fired one by one.
+-- fire_timer_batch fires the given timeouts and lifetimes of locked instances. The payload is {"due_at"}, so
+-- that history shows how late each was. If no guard of a timeout holds, the timer is armed for the
+-- instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an exception
+-- the batch is fired again, one by one.
 -- p_tried:      how many timeouts of the state were refused before this one
 -- p_next_tried: the same, if this one is refused too; null for the lifetime
--- Returns: fired: how many of them were ended. failures: the new ones, see fail_timer
+-- Returns: fired: how many steps were made. failures: the new ones, see fail_timer
 -- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 create function pawl_private.fire_timer_batch(
@@ -178,7 +179,8 @@ exception when others then
   fired := 0;
   failures := '[]';
   if v_size = 1 then
-    -- These are the conditions that a path raises. The text of any other may tell about the database.
+    -- A path raises these SQLSTATEs. The text of any other error may give away something about the
+    -- database.
     v_error := case
       when sqlstate ~ '^(22|54)' or sqlstate in ('42704', '0A000') then 'a guard or an assign raises: ' || sqlerrm
       else format('the step cannot be made (SQLSTATE %s); the log of the service says why', sqlstate)

@@ -1,5 +1,5 @@
--- put_off_timer records that the timer that is due first fails, and postpones it. The worker calls it when
--- that timer alone cannot be fired within the statement timeout.
+-- put_off_timer records a failure of the timer that has been due for the longest, and postpones it. The worker
+-- calls it when that timer alone cannot be fired within the statement timeout.
 -- Returns: the failures, as fire_timers does
 -- Locks:   instance (for no key update, unless it is locked), timer
 -- Writes:  timer

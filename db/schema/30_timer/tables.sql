@@ -1,16 +1,17 @@
 -- Module timer: the timer worker's calls. A row of pawl.timer says when to look at an instance. Which
--- deadline is due is read from the instance, under its lock. Then fire ends the timeout or the
--- lifetime, as it takes any other event.
+-- deadline is due is read from the instance, under its lock. Then fire makes the step, as for any other
+-- event.
 --
 -- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
 -- for the same instances. The worker waits for no command: it skips an instance that is
 -- locked, and looks at it again later.
 --
--- A deadline that comes while its step cannot be made does not pass: the timer *fails*. It keeps the reason,
--- and the deadline is tried again every minute until the instance moves or its next deadline is due.
+-- If a deadline comes and its step cannot be made, the timer *fails*. It keeps the reason, and the step is
+-- tried again every minute, until the instance moves or its next deadline is due.
 
--- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'.
--- last_error: why the timer fails; null if it does not. The deadline is that of next_deadline.
+-- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'
+-- for the lifetime. last_error: why the timer fails; null if it does not. It must agree with
+-- pawl_private.next_deadline.
 create view pawl.next_timeout as
 select
   t.tenant_id,
@@ -36,7 +37,7 @@ cross join lateral (
 ) d
 where i.status = 'active';
 
--- timeout_row is the shape of a deadline, which may be missing. It never holds rows. It is a view because sqlc
--- knows the columns of a view that a function returns.
+-- timeout_row is the row type of instance_timeout and past_timeout. It never has rows. It is a view because
+-- sqlc knows the columns of a function that returns rows of a view.
 create view pawl.timeout_row as
 select null::text as event, null::timestamptz as due_at, null::text as last_error where false;
