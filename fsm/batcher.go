@@ -11,63 +11,63 @@ import (
 )
 
 // slowCall is how long a call may take before another one is made beside it. Until then the commands that
-// arrive wait for its end, and share the next call.
+// arrive wait for the end of the call, and share the next one.
 const slowCall = 5 * time.Millisecond
 
-// maxChain is how many commands for one instance share a call at most. The engine carries them out in
-// rounds, so each costs the other commands of the call a statement's time.
+// maxChain is the largest number of commands for one instance in a call. The engine carries them out in
+// rounds, and the other commands of the call wait for all rounds.
 const maxChain = 32
 
-// A batcher lets commands that arrive together share a call. Commands queue; a flusher takes everything that
-// waits, up to a cap, and makes one call with it. A command that finds no call in flight is called at once,
-// and those that arrive during a call make up the next one. Another call is made beside those in flight if all
-// of them are slow, or if a whole batch waits. A flusher is a goroutine that lives while there is work for it.
-// C is the type of the commands, and R that of their results.
+// A batcher makes calls with commands that arrive together. Commands wait in a queue. A flusher takes
+// everything that waits, up to a limit, and makes one call with it. A command that finds no call in flight is
+// called at once, and those that arrive during a call share the next one. Another call is made beside those in
+// flight if all of them are slow, or if enough commands for a full call wait. A flusher is a goroutine that
+// ends when there is nothing to do. C is the type of the commands, and R that of their results.
 //
-// Commands that exclude one another, since they are for one instance or have one key, keep their order,
-// and are never in flight in two calls. Each command has names. There is a line for each name, in which
-// the commands with that name stand. A command may be taken when it is the first in all of its lines. So
-// taking a batch does not look at the commands that must wait, however many they are. If a call has room
-// left, it also takes commands that are behind others of the same call in the line of their instance
-// only: a chain.
+// Commands for one instance, or with one key, exclude one another: they keep their order, and are never
+// in flight in two calls at once. To ensure that, each command has names, such as that of its instance
+// and that of its key. For each name there is a line of the commands that have it. A command is ready
+// when it is the first in all of its lines. So taking a batch costs nothing for the commands that are
+// not ready, however many there are. If a call has room left, it also takes chains: a command that waits
+// only in the line of its instance, behind a command of the same call.
 //
-// A call has commands of any tenants. Tenants take turns, with one command at each turn. So a tenant with
-// many waiting commands delays another's by no more than the calls in flight.
+// A call may have commands of several tenants. Tenants take turns, with one command at each turn. So
+// however many commands of a tenant wait, those of another wait only for the calls in flight.
 type batcher[C, R any] struct {
 	// flush completes or fails each of the commands, does not panic, and returns whether the database
 	// is away.
 	flush    func([]*pending[C, R]) (away bool)
 	flushers int
 	cap      int
-	maxQueue int // How many commands may wait if all are of one tenant.
-	// patience is for how long a command may have waited, when the database turns out to be away, without
-	// being failed.
+	maxQueue int // How many commands of one tenant may wait if no others do.
+	// patience: when the database is found to be away, the commands that have waited for longer than this
+	// fail.
 	patience time.Duration
 
 	mu      sync.Mutex
-	queues  map[string]*queue[C, R]     // By tenant; those of which commands wait.
-	turns   []*queue[C, R]              // Those with ready commands, in the order of their turns.
+	queues  map[string]*queue[C, R]     // By tenant; only tenants with waiting commands.
+	turns   []*queue[C, R]              // The queues with ready commands, in the order of their turns.
 	lines   map[string][]*pending[C, R] // By name; the first of a line is ready or in flight.
 	waiting int                         // Commands that are not in flight: ready or in line.
-	ready   int                         // Commands that may be taken.
+	ready   int                         // How many commands are ready.
 	calls   []time.Time                 // When each call in flight began.
-	alarmed bool                        // A timer will look whether the calls in flight are slow.
-	running int                         // Flushers.
+	alarmed bool                        // Whether a timer is set to call grow when the calls in flight are slow.
+	running int                         // How many flushers there are.
 	closed  bool
 	idle    *sync.Cond // Signalled when running falls to 0.
 }
 
-// A queue has the commands of one tenant that may be taken.
+// A queue has the ready commands of one tenant.
 type queue[C, R any] struct {
 	tenant string
-	// freed were behind others before. They are taken before those that are ready, since most of them have
-	// waited longer.
+	// freed has the commands that were behind others in a line; ready has those that never were. freed
+	// comes first, since its commands have waited longer, mostly.
 	freed, ready []*pending[C, R]
-	waiting      int // Of the tenant, ready or in line.
+	waiting      int // How many of the tenant's commands are not in flight.
 	inTurns      bool
 }
 
-// pop takes the next command that may be taken, or nil.
+// pop takes the next ready command; nil if there is none.
 func (q *queue[C, R]) pop() *pending[C, R] {
 	from := &q.freed
 	if len(q.freed) == 0 {
@@ -87,21 +87,21 @@ type pending[C, R any] struct {
 	ctx     context.Context
 	command C
 	tenant  string
-	// exclusive are its names: it is never in flight in another call together with a command that has one
-	// of them. chain is the one of them that commands of one call may share; empty for none.
+	// exclusive has its names: while it is in flight, no command with one of them is in flight in another
+	// call. chain is the name that commands of one call may share; empty for none.
 	exclusive []string
 	chain     string
 	// next is the command behind this one in the line of its chain.
 	next *pending[C, R]
 	// behind counts the lines in which it is not the first.
 	behind int
-	// taken: it is in flight.
+	// taken: the command is in flight.
 	taken  bool
 	queue  *queue[C, R]
 	queued time.Time
 
 	// checked is the checksum of the schema that the document was checked against; empty for none. checks
-	// counts for how many schemas that was done.
+	// counts the checks.
 	checked string
 	checks  int
 	// unanswered: the answer to a call with this command was lost, and the call may have had its effect.
@@ -182,8 +182,8 @@ func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) (away bool
 	return b
 }
 
-// submit queues commands in order. If those of one tenant that follow one another cannot be queued, it
-// fails them.
+// submit queues commands in order. It queues a run of commands of one tenant as a whole, or fails the
+// whole run.
 func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
 	for len(commands) > 0 {
 		n := 1
@@ -199,9 +199,10 @@ func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
 	}
 }
 
-// offer queues commands of one tenant in order: all of them, or none if the queue has no room for all or
-// is closed. There are 2 * maxQueue places. No more commands of a tenant wait than places are left free. So a
-// tenant alone can take maxQueue of them, and the more tenants there are, the less each of them can take.
+// offer queues commands of one tenant in order: all of them, or none if there is no room for all or the
+// batcher is closed. There are 2 * maxQueue places. Afterwards the tenant must not have more waiting commands
+// than places are free. So one tenant alone can fill maxQueue places, and the more others wait, the fewer it
+// can fill.
 func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -241,7 +242,7 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	return nil
 }
 
-// count adds to the number of a tenant's commands that wait. The lock is held.
+// count adds n to the number of a tenant's waiting commands. The lock is held.
 func (b *batcher[C, R]) count(q *queue[C, R], n int) {
 	b.waiting += n
 	if q.waiting += n; q.waiting == 0 {
@@ -249,7 +250,7 @@ func (b *batcher[C, R]) count(q *queue[C, R], n int) {
 	}
 }
 
-// turn gives a tenant a turn after all others, if it has commands that may be taken. The lock is held.
+// turn puts a tenant with ready commands at the end of the turns. The lock is held.
 func (b *batcher[C, R]) turn(q *queue[C, R]) {
 	if !q.inTurns && len(q.freed)+len(q.ready) > 0 {
 		q.inTurns = true
@@ -257,8 +258,8 @@ func (b *batcher[C, R]) turn(q *queue[C, R]) {
 	}
 }
 
-// grow starts a flusher if there is work for one more, and else sees to it that slow calls are noticed. The
-// lock is held.
+// grow starts a flusher if there is work for one more. If a call must become slow before that, it sets a
+// timer. The lock is held.
 func (b *batcher[C, R]) grow() {
 	if b.ready == 0 || b.running == b.flushers {
 		return
@@ -279,7 +280,8 @@ func (b *batcher[C, R]) grow() {
 	}
 }
 
-// mustWait returns for how long no further call is to be made, unless one ends before. The lock is held.
+// mustWait returns how long to wait before a further call is made, unless a call ends earlier. The lock
+// is held.
 func (b *batcher[C, R]) mustWait() time.Duration {
 	if len(b.calls) == 0 || b.ready >= b.cap {
 		return 0
@@ -347,7 +349,7 @@ func (b *batcher[C, R]) take() []*pending[C, R] {
 		}
 		batch = append(batch, b.takeOne(p))
 	}
-	// Chains get the room that is left.
+	// Chains get the rest of the room.
 	last := batch
 	for n := 1; n < maxChain && len(last) > 0; n++ {
 		taken := len(batch)
@@ -368,19 +370,19 @@ func (b *batcher[C, R]) takeOne(p *pending[C, R]) *pending[C, R] {
 	return p
 }
 
-// refuse fails a command that has left its queue.
+// refuse fails a command that was taken from its queue but is not called.
 func (b *batcher[C, R]) refuse(p *pending[C, R], err error) {
 	p.fail(err)
 	b.count(p.queue, -1)
 	b.leave(p)
 }
 
-// drop fails the commands that may be taken and for which refused returns an error. A command that may be
-// taken because of that is treated in the same way.
+// drop fails the ready commands for which refused returns an error. A command that becomes ready because
+// of that is treated in the same way.
 func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
 	for _, q := range slices.Collect(maps.Values(b.queues)) {
 		var kept []*pending[C, R]
-		for p := q.pop(); p != nil; p = q.pop() { // Commands are freed meanwhile.
+		for p := q.pop(); p != nil; p = q.pop() { // refuse may free further commands.
 			if err := refused(p); err != nil {
 				b.ready--
 				b.refuse(p, err)
@@ -397,8 +399,7 @@ func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
 	})
 }
 
-// leave takes a command out of its lines. The commands that may be taken because of that get into their
-// queues.
+// leave removes a command from its lines. Commands that become ready because of that join their queues.
 func (b *batcher[C, R]) leave(p *pending[C, R]) {
 	for _, x := range p.exclusive {
 		line := b.lines[x]

@@ -124,7 +124,7 @@ func TestBatcherCallsAtOnce(t *testing.T) {
 	})
 }
 
-// A call is made beside others only when all of them are slow.
+// Another call is made beside those in flight only when all of them are slow.
 func TestBatcherCallsBesideSlowCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestBatcherIsFairToTenants(t *testing.T) {
 	})
 }
 
-// A tenant that fills the queue leaves room for others.
+// A tenant cannot fill the queue: there is room left for others.
 func TestBatcherKeepsRoomForTenants(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -265,7 +265,7 @@ func TestBatcherChains(t *testing.T) {
 		}
 		submit(t, b, of("a0", "a", "0"))
 		c := next(t, calls, "a0")
-		// Nothing for a joins the call that is being made, nor another call.
+		// While a call with a command for a is in flight, no other command for a is called.
 		submit(t, b, of("a1", "a", "1"), of("b1", "b", "2"))
 		other := next(t, calls, "b1")
 		submit(t, b, of("a2", "a", "2"), of("a3", "a", "3"), of("b2", "b", "4"), of("b3", "b", "5"), of("c", "c", "3"))
@@ -282,7 +282,7 @@ func TestBatcherChains(t *testing.T) {
 		close(next(t, calls, "c").finish)
 		idle(t, b)
 
-		// A chain ends before a command that is given up.
+		// A chain ends before a command whose caller has given up.
 		submit(t, b, of("first", "x", "9"))
 		c = next(t, calls, "first")
 		submit(t, b, of("second", "y", "10"))
@@ -305,7 +305,7 @@ func TestBatcherChains(t *testing.T) {
 	})
 }
 
-// A chain is bounded: its rounds cost the other commands of the call time.
+// The length of a chain is limited, since its rounds delay the other commands of the call.
 func TestBatcherBoundsChains(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

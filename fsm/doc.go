@@ -23,13 +23,14 @@
 //	                       ▲          │ one call for everything that waits
 //	                       └──────────┘ while it runs, more commands queue
 //
-// The batcher has no timer. A command that finds a flusher free is called at once; commands that arrive
-// during a call share the next one. A reply is given after the commit. Commands for one instance, or
-// with one key, are never in flight together and keep their order. A call has commands of one tenant.
+// A command that finds no call in flight is called at once; commands that arrive during a call share the
+// next one. While calls are slow, up to Config.Flushers of them are in flight. A reply is given after the
+// commit. Commands for one instance, or with one key, are never in flight in two calls at once, and keep their
+// order. A call may have commands of several tenants, and several commands for one instance: a chain.
 //
 // The files in the order in which a fire passes them: do.go checks the command and queues it (command.go has
-// its type), batcher.go takes it out, flush.go makes the call, and outcome.go turns the outcome into a Result
-// or an Error.
+// its type), guess.go finds the schema to check its payload against, batcher.go takes it out, flush.go makes
+// the call, and outcome.go turns the outcome into a Result or an Error.
 //
 // # The states of an instance
 //
@@ -42,11 +43,12 @@
 //
 // # Contexts, payloads and schemas
 //
-// PostgreSQL has no JSON Schema, so the service checks documents. If a command's document has to be checked
-// and was not, the engine answers with the schema and does nothing else. The flusher checks the document,
-// and calls again with the schema's checksum before it calls any command behind it. A workflow without
-// schemas costs no second call. A context is checked when an instance is created. Later only assigns change
-// it, and what they write is not checked.
+// PostgreSQL has no JSON Schema, so the service checks documents. If a command's document must fit a schema
+// that it was not checked against, the engine answers with that schema and does nothing else. The flusher
+// checks the document, and calls again with the schema's checksum before it calls any later command for the
+// instance. The service remembers the schemas that the engine asked for, and checks the next documents before
+// the first call; so a second call is rare. A context is checked when an instance is created. Later only
+// assigns change it, and what they write is not checked.
 //
 // # When things fail
 //

@@ -183,9 +183,9 @@ func Errorf(k Kind, format string, args ...any) *Error {
 	return &Error{Kind: k, Message: fmt.Sprintf(format, args...)}
 }
 
-// NoWorkflow returns the WorkflowNotFound error for a name, and for a version unless that is 0, the latest one.
+// NoWorkflow returns the WorkflowNotFound error for a name and a version. Version 0 stands for the latest one.
 func NoWorkflow(name string, version int) *Error {
-	const longest = 255 // No workflow has a name of that length.
+	const longest = 255 // A workflow's name is shorter.
 	if short := []rune(name); len(short) > longest {
 		name = string(short[:longest]) + "…"
 	}
@@ -297,8 +297,8 @@ func fromDatabase(err error) *Error {
 }
 
 // conditions are the kinds of the conditions that functions of the database raise, by SQLSTATE. The
-// table pawl_private.condition lists the conditions too, and a test compares the two. Two are missing
-// here: PW40L and PW40R, which are for an operator.
+// table pawl_private.condition lists the conditions too, and a test compares the two. PW40L and PW40R
+// are not here: they are for operators, not for callers.
 var conditions = map[string]Kind{
 	"PW400": Malformed,
 	"PW404": InstanceNotFound,

@@ -73,7 +73,7 @@ func TestEventlessRefusals(t *testing.T) {
 	}
 	fsmtest.SameJSON(t, r.Instance.Error, `{"event":"fail","state":"D","reason":"why"}`)
 
-	// The guard of the transition that led to the failure is named.
+	// The error names the guard of the transition that led to the failure.
 	guarded := fsmtest.On(t, pool, fsm.Config{}, `{"name":"guarded","initial":"A","states":{
 		"A":{"on":{"go":[{"target":"F","guard":"$.payload.x == 1"},{"target":"B"}]}},
 		"B":{"always":{"target":"F","guard":"$.payload.x == 2"}},

@@ -13,7 +13,7 @@ import (
 
 // The batcher is tested with a call of the test's own, which no exported function takes.
 
-// MaxChain is how many commands for one instance share a call at most.
+// MaxChain is the largest number of commands for one instance in a call.
 const MaxChain = maxChain
 
 // SlowCall is how long a call may take before another one is made beside it.

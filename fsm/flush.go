@@ -100,8 +100,8 @@ type handling[C any] struct {
 // is away.
 //
 // If the call fails although there is a connection, its commands are called one by one, so that the one to
-// blame harms no other. A command whose document must be checked against a schema is checked and called
-// again before any command behind it is decided.
+// blame harms no other. If a document must still be checked against a schema, it is checked, and its
+// command is called again before any later command for the instance is decided.
 func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away bool) {
 	defer failAll(batch)
 	for len(batch) > 0 {
@@ -152,9 +152,9 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away 
 	return false
 }
 
-// flushSingly makes a call for each command of a batch, as many at once as there are flushers. The commands of
-// a chain follow one another. If one of them is Unavailable, say because another transaction holds the
-// instance, so are those behind it: they would wait as long as it did, one after the other.
+// flushSingly makes a call for each command of a batch, and up to Config.Flushers calls at once. The commands
+// of a chain are called one after the other. If one of them is Unavailable, for example because another
+// transaction holds the instance, those behind it fail too, since each would wait as long as it did.
 func flushSingly[C any](s *Service, batch []*pending[C, Result], h handling[C]) {
 	var chains [][]*pending[C, Result]
 	at := map[string]int{}

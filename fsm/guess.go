@@ -9,20 +9,21 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
-// guesses remembers against which schemas documents were checked, to check the next ones before the engine
-// is called. So a command whose document has a schema needs one call rather than two. The engine decides
-// whether the schema is the right one: a wrong guess costs the second call, and nothing else.
+// guesses remembers which schemas the engine asked for, so that the next documents are checked before the
+// call. Then a command whose document must fit a schema needs one call rather than two. The engine decides
+// whether it was the right schema. A wrong guess costs a second call, and nothing else.
 type guesses struct {
 	schemas recent[circumstance, json.RawMessage]
-	// places has where instances were after their last known step. It has those of the versions in
-	// versions only, whose workflows have schemas.
+	// places has the place of each instance after its last known step: workflow, version and state. It
+	// has only instances whose version of the workflow is in versions. Those are the versions for which
+	// the engine asked for a payload schema.
 	places   recent[uuid.UUID, circumstance]
 	versions recent[circumstance, struct{}]
 }
 
-// A circumstance is when a document is checked against a schema: when an event is fired in a state of a
-// version. With an event alone, it is for instances whose place is unknown. With a workflow alone, it is the
-// creation of an instance.
+// A circumstance says for which documents a schema is meant: for the payloads of an event in a state of a
+// version. With an event alone, it is for instances whose place is unknown. With a workflow alone, it is for
+// the contexts of new instances.
 type circumstance struct {
 	workflow string
 	version  int32
@@ -30,13 +31,14 @@ type circumstance struct {
 	event    string
 }
 
-// forCreate returns the schema that a context of a workflow was checked against last, or nil.
+// forCreate returns the schema that the engine last asked for at the creation of an instance of a
+// workflow, or nil.
 func (g *guesses) forCreate(workflow string) json.RawMessage {
 	schema, _ := g.schemas.get(circumstance{workflow: workflow})
 	return schema
 }
 
-// forFire returns the schema that a payload is likely to be checked against, or nil.
+// forFire returns the schema that the engine will probably ask for, or nil.
 func (g *guesses) forFire(id uuid.UUID, event string) json.RawMessage {
 	place, known := g.places.get(id)
 	place.event = event
@@ -47,12 +49,13 @@ func (g *guesses) forFire(id uuid.UUID, event string) json.RawMessage {
 	return schema
 }
 
-// created notes the schema of a workflow's contexts.
+// created notes the schema that the engine asked for at a creation.
 func (g *guesses) created(workflow string, schema json.RawMessage) {
 	g.schemas.put(circumstance{workflow: workflow}, schema)
 }
 
-// fired notes the schema of an event in the place where an instance is.
+// fired notes the schema that the engine asked for when an event was fired, and the place of the
+// instance.
 func (g *guesses) fired(o queries.Outcome, event string) {
 	version := circumstance{workflow: *o.Workflow, version: *o.WorkflowVersion}
 	g.versions.put(version, struct{}{})
@@ -64,7 +67,7 @@ func (g *guesses) fired(o queries.Outcome, event string) {
 	g.schemas.put(circumstance{event: event}, o.Schema)
 }
 
-// moved notes where an instance is.
+// moved notes the place of an instance, if its version of the workflow has a payload schema.
 func (g *guesses) moved(o queries.Outcome) {
 	place := circumstance{workflow: *o.Workflow, version: *o.WorkflowVersion}
 	if _, known := g.versions.get(place); known {
@@ -73,7 +76,7 @@ func (g *guesses) moved(o queries.Outcome) {
 	}
 }
 
-// recent is a map that keeps the entries that were used last: at least maxRecent, and at most twice as many.
+// recent is a map that keeps the most recently used entries: at least maxRecent, and at most twice as many.
 // Its zero value is ready for use by several goroutines.
 type recent[K comparable, V any] struct {
 	mu         sync.Mutex
@@ -100,7 +103,7 @@ func (r *recent[K, V]) put(k K, v V) {
 	r.set(k, v)
 }
 
-// set makes an entry young. The lock is held.
+// set puts an entry among the young ones. The lock is held.
 func (r *recent[K, V]) set(k K, v V) {
 	if _, known := r.young[k]; !known && len(r.young) >= maxRecent {
 		r.old, r.young = r.young, nil

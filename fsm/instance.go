@@ -50,8 +50,8 @@ type Instance struct {
 	ExpiresAt *time.Time
 	// Error is a JSON object that says why the instance failed, or nil.
 	Error json.RawMessage
-	// NextTimeout is the next deadline, or nil if there is none. In an instance that a command or a read of the
-	// past returns, it is the deadline that the step has left.
+	// NextTimeout is the next deadline, or nil if there is none. In the answer to a command, or to a read of
+	// the past, it is the next deadline as it was right after the step.
 	NextTimeout *NextTimeout
 }
 
@@ -84,7 +84,7 @@ func InstanceOf(i queries.Instance, accepted []string) Instance {
 	}
 }
 
-// InstanceOfRow is InstanceOf for a row of queries.GetInstances, with the next deadline.
+// InstanceOfRow is InstanceOf for a row of queries.GetInstances, which has the next deadline too.
 func InstanceOfRow(r queries.GetInstancesRow) Instance {
 	i := InstanceOf(queries.Instance{
 		TenantID: r.TenantID, ID: r.ID, Workflow: r.Workflow, WorkflowVersion: r.WorkflowVersion, State: r.State,

@@ -18,8 +18,8 @@ import (
 // Sort is the order of a list of instances.
 type Sort string
 
-// The orders. By CreatedAt is by id, which begins with the time of creation. Instances that entered their state
-// at the same time are in the order of their ids.
+// The orders. Those by created_at are orders of the ids, which begin with the time of creation. In those by
+// state_changed_at, instances with the same time are in the order of their ids.
 const (
 	SortCreatedAt          Sort = "created_at"
 	SortCreatedAtDesc      Sort = "-created_at"
@@ -30,16 +30,16 @@ const (
 const (
 	// MaxNames is how many workflows, and how many states, a Filter may name.
 	MaxNames = 20
-	// MaxSorted is how many instances List sorts by the time of their last change of state.
+	// MaxSorted is the largest number of instances that List sorts by state_changed_at.
 	MaxSorted = 10_000
 )
 
-// Filter chooses instances, and the order in which they are listed. A zero member chooses all of them, and an
-// instance is chosen if every member chooses it.
+// Filter says which instances are listed, and in which order. An instance is listed if every member chooses
+// it. A zero member chooses all instances.
 type Filter struct {
 	// Workflows, States and Statuses choose the instances that have one of these values. The name of a compound
-	// state stands for all states within. Each workflow must exist; each state must be one of a version of these
-	// workflows, or of any workflow if none is named.
+	// state stands for all states within. Each workflow must exist. Each state must exist in a version of one of
+	// these workflows, or of any workflow if none is named.
 	Workflows, States []string
 	Statuses          []Status
 	// BusinessKey and CorrelationID choose the instances that have exactly this value.
@@ -53,9 +53,10 @@ type Filter struct {
 	FailingTimer bool
 	// Sort is the order. Default SortCreatedAtDesc.
 	//
-	// Commands may change the order by state_changed_at between two pages: an instance that moves goes to the end
-	// where the latest are. For this order the filter must leave at most MaxSorted instances, without regard to
-	// States and StuckFor.
+	// Commands may change the order by state_changed_at between two pages: an instance that moves becomes the
+	// latest. In this order at most MaxSorted instances are listed. They are counted before the list is read.
+	// States reduces the count only to the workflows and statuses that have such a state, and StuckFor only to
+	// the instances that were created so long ago.
 	Sort Sort
 }
 
@@ -106,8 +107,8 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 	return List[Instance]{items, next}, err
 }
 
-// normal returns the filter in the form that its cursors are bound to, and refuses one that is not acceptable
-// whatever the state of the database.
+// normal returns the filter in the form that its cursors are bound to. It refuses a filter that is wrong
+// whatever the database holds.
 func (f Filter) normal() (Filter, error) {
 	texts := []string{f.BusinessKey, f.CorrelationID}
 	for _, status := range f.Statuses {
@@ -136,14 +137,14 @@ func (f Filter) normal() (Filter, error) {
 	return f, nil
 }
 
-// badFilter returns the error of a list for one of its parameters.
+// badFilter returns the error for a bad parameter of a list.
 func badFilter(parameter, detail string) *Error {
 	return &Error{
 		Kind: Malformed, Message: parameter + " " + detail, Faults: []Fault{{Parameter: parameter, Detail: detail}},
 	}
 }
 
-// sorted returns the values in order and each of them once; nil if there are none.
+// sorted returns the values in order, without duplicates; nil if there are none.
 func sorted[T ~string](values []T) []T {
 	if len(values) == 0 {
 		return nil
@@ -158,7 +159,7 @@ func (f Filter) byChange() bool {
 	return f.Sort == SortStateChangedAt || f.Sort == SortStateChangedAtDesc
 }
 
-// key is the place of an instance in the list: its id, behind the time of its last change if that is the order.
+// key is the place of an instance in the list: its id; in an order by state_changed_at, that time and the id.
 func (f Filter) key(i Instance) string {
 	if f.byChange() {
 		return FormatTime(i.StateChangedAt) + " " + i.ID.String()
@@ -166,7 +167,7 @@ func (f Filter) key(i Instance) string {
 	return i.ID.String()
 }
 
-// readKey makes the query begin behind a key; at the beginning if it is empty.
+// readKey makes the query begin after a key, or at the beginning if the key is empty.
 func (f Filter) readKey(p *queries.ListInstancesParams, key string) error {
 	if f.byChange() && key != "" {
 		text, id, _ := strings.Cut(key, " ")
@@ -195,7 +196,7 @@ func checkSorted(ctx context.Context, db queries.DBTX, p queries.ListInstancesPa
 	return err
 }
 
-// A choice is what a filter's workflows, states and statuses come to.
+// A choice says what to read for a filter's workflows, states and statuses.
 type choice struct {
 	// statuses has an entry for each index range to read. workflows is nil, or has the workflow of each range.
 	statuses, workflows []string
@@ -204,7 +205,7 @@ type choice struct {
 }
 
 // choose looks up which ranges of an index have the instances that a filter chooses. It returns a Malformed
-// error if the filter names what does not exist.
+// error if the filter names a workflow or a state that does not exist.
 func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 	wanted := f.Statuses
 	if len(wanted) == 0 {
@@ -250,7 +251,7 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 			ranges = append(ranges, r)
 		}
 	}
-	if len(workflows) > MaxNames { // Only if the filter names states and no workflow.
+	if len(workflows) > MaxNames { // This happens only if the filter names states and no workflow.
 		for i := range ranges {
 			ranges[i].Workflow = ""
 		}
@@ -268,7 +269,8 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 	return c, nil
 }
 
-// unknown returns the error of a filter that names what does not exist. Each fault has the nearest name that does.
+// unknown returns the error of a filter that names workflows or states that do not exist. Each fault suggests the
+// nearest name that does.
 func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queries.UnknownNamesRow) error {
 	e := &Error{Kind: Malformed, Message: "the filter names what does not exist"}
 	for _, u := range unknown {
@@ -306,8 +308,9 @@ func withCompounds(states []string) []string {
 	return sorted(all)
 }
 
-// nearest returns the name that a misspelled one was most likely meant to be, or "" if none is like it: one that
-// differs in case alone or by its last segment, else by the fewest edits, at most one for three characters.
+// nearest returns the known name that is most like a misspelled one, or "" if none is like it. Case does not
+// count, nor do the states around a state. Otherwise it is the name with the fewest edits, at most one for each
+// three characters.
 func nearest(name string, known []string) (near string) {
 	best := len(name)/3 + 1
 	for _, k := range known {

@@ -102,8 +102,8 @@ func TestCursorsOfAReplacedDatabase(t *testing.T) {
 	}
 }
 
-// listedParcel and listedClaim give one state, CLOSED, two statuses; listedClaim has a compound state, and a state whose name merely
-// begins like that.
+// In listedParcel and listedClaim the state CLOSED has different statuses. listedClaim has a compound state CHECK, and a
+// state CHECKED, whose name merely begins like that.
 const (
 	listedParcel = `{"name": "parcel", "initial": "NEW", "states": {
 		"NEW": {"on": {"hold": "HELD", "ship": "DONE", "lose": "LOST", "close": "CLOSED"}},
@@ -116,7 +116,8 @@ const (
 		"CLOSED": {"type": "final", "outcome": "failed"}}}`
 )
 
-// A list is what its filter chooses, in its order, page by page, whatever ranges of an index it is put together of.
+// A list has exactly the instances that its filter chooses, in its order, page by page, whatever index ranges it is
+// merged from.
 func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
@@ -138,7 +139,7 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 		all = append(all, r.Instance)
 		dbtest.Advance(t, pool, time.Minute)
 	}
-	// They move in another order than they were made in, and some of them at the same time.
+	// They move in another order than that of their creation, and some of them at the same time.
 	for k := range all {
 		n := k * 37 % len(all)
 		if k%5 > 0 {
@@ -151,7 +152,7 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 		}
 	}
 	dbtest.Advance(t, pool, 30*time.Minute)
-	fsmtest.WantFired(t, pool, 0) // The timeouts of the first held ones have failed.
+	fsmtest.WantFired(t, pool, 0) // The timers of those that were held first fail.
 	now := bounded.Value[time.Time](t, pool, "select pawl.now()")
 	failing := 0
 	for n := range all {
@@ -182,12 +183,12 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 			for _, states := range [][]string{nil, {"NEW"}, {"HELD"}, {"CLOSED"}, {"CHECK"}, {"CHECK.SECOND", "NEW", "LOST"}} {
 				if slices.Equal(workflows, []string{"parcel"}) && within(fsm.Instance{State: "CHECK.SECOND"}, states) ||
 					slices.Equal(workflows, []string{"claim"}) && slices.Contains(states, "HELD") || len(states) == 3 && len(workflows) == 1 {
-					continue // No state of this workflow.
+					continue // This workflow has no such state.
 				}
 				for _, statuses := range [][]fsm.Status{nil, {fsm.Active}, {fsm.Completed}, {fsm.Failed, fsm.Active}, {fsm.Expired}} {
 					for k, other := range others {
 						if n > 0 && (k+len(statuses)+len(states))%2 > 0 {
-							continue // Half of them will do for another order.
+							continue // In the other orders, half of the filters are enough.
 						}
 						f := fsm.Filter{Workflows: workflows, States: states, Statuses: statuses, Sort: sort}
 						keep := func(fsm.Instance) bool { return true }
@@ -244,7 +245,7 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	}
 }
 
-// The values of a filter may be given in any order, also for the next page.
+// The values of a filter may be given in another order for the next page.
 func TestCursorsDoNotDependOnTheOrderOfValues(t *testing.T) {
 	t.Parallel()
 	s, _ := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
@@ -323,7 +324,7 @@ func TestFiltersNameWhatExists(t *testing.T) {
 	}
 }
 
-// An order that no index has is refused for more instances than are soon sorted, and given for all up to that.
+// A list by state_changed_at is refused for more than MaxSorted instances, and given for up to that many.
 func TestSortingByChangeIsBounded(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)

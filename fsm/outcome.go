@@ -9,8 +9,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
-// maxChecks is for how many schemas a document is checked when the engine asks for it. More than one is
-// needed only if the schema changes between a check and the call that follows it.
+// maxChecks is how often a document is checked because the engine asks for it. More than one check is
+// needed only if the schema changes between a check and the next call.
 const maxChecks = 4
 
 var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
@@ -33,8 +33,8 @@ func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outc
 	return true, result, err
 }
 
-// answerFire is answerCreate for an event and its payload. The outcome may also be that nothing was decided,
-// since the payload of an earlier command for the instance is still to be checked.
+// answerFire is answerCreate for an event and its payload. The outcome may also be 'undecided': the payload
+// of an earlier command for the instance must be checked first.
 func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	switch o.Code {
 	case "payload-unchecked":
@@ -65,8 +65,9 @@ func check[C any](s *Service, p *pending[C, Result], schema, document json.RawMe
 	return err
 }
 
-// guess checks a command's document against the schema that the engine is likely to ask for, if there is
-// one. If the document does not fit, that is left to the engine's answer.
+// guess checks a command's document against the schema that the engine will probably ask for; nil if
+// none is known. A document that does not fit is no error here: if the guess was right, the engine asks
+// for the check.
 func guess[C any](s *Service, p *pending[C, Result], schema, document json.RawMessage) {
 	if schema != nil {
 		p.checked, _ = CheckDocument(&s.schemas, schema, document, "", Malformed)

@@ -187,7 +187,8 @@ func TestStuckRowsHoldUpNobody(t *testing.T) {
 	bounded.Wait(t, "the commands for the held rows", insistent.Wait)
 }
 
-// The commands of a chain for a row that is held wait for it once, not one after the other.
+// If another transaction holds an instance, the commands of its chain wait for it once, not one after
+// the other.
 func TestChainWaitsOnce(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
-// Get returns an instance as it is now, with its next deadline. Gets that arrive together share a query, as commands share a
-// call.
+// Get returns an instance as it is now, with its next deadline. Gets that arrive together share a query, as
+// commands share a call.
 // Kinds: InstanceNotFound, Unavailable.
 func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
 	p := newPending[uuid.UUID, Instance](ctx, id, tenant)

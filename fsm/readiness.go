@@ -11,7 +11,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
-// Ping returns nil if the database answers, takes writes and has a schema that is fit for this build, else
+// Ping returns nil if the database answers, takes writes and passes CheckSchema. Otherwise it returns
 // Unavailable with the reason.
 func (s *Service) Ping(ctx context.Context) error {
 	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
@@ -34,13 +34,13 @@ func (s *Service) Ping(ctx context.Context) error {
 }
 
 // CheckSchema returns nil if the database has the schema of this build, and the role the privileges of the service.
-// Otherwise it returns Unavailable, with what is wrong and what to do about it as the message: the schema is missing,
-// older or newer, privileges are missing, or the database cannot be reached.
+// Otherwise it returns Unavailable. The message says what is wrong and what to do: the schema is missing, older or
+// newer, privileges are missing, or the database cannot be reached.
 func CheckSchema(ctx context.Context, db queries.DBTX) error {
 	return unfit(checkSchema(ctx, queries.New(db)))
 }
 
-// checkSchema is CheckSchema, but returns an error of the driver as it is.
+// checkSchema is CheckSchema, but it returns the driver's errors unchanged.
 func checkSchema(ctx context.Context, q *queries.Queries) error {
 	state, err := q.SchemaState(ctx, schema.Grants()["service"])
 	if err != nil {
@@ -69,7 +69,7 @@ func checkSchema(ctx context.Context, q *queries.Queries) error {
 	return nil
 }
 
-// unfit returns the error of checkSchema as Unavailable. The message names neither the server nor the role.
+// unfit makes the error of checkSchema Unavailable. The message names neither the server nor the role.
 func unfit(err error) error {
 	if err == nil || errors.Is(err, Unavailable) {
 		return err

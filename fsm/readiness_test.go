@@ -15,7 +15,8 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// wantUnfit fails the test unless an error is Unavailable, with a message of one line that has the words.
+// wantUnfit fails the test unless the error is Unavailable and its message is one line with the given
+// words.
 func wantUnfit(t *testing.T, err error, words ...string) {
 	t.Helper()
 	e, ok := errors.AsType[*fsm.Error](err)
@@ -30,11 +31,11 @@ func wantUnfit(t *testing.T, err error, words ...string) {
 	}
 }
 
-// A running service notices what becomes of the schema, and recovers when it is as it was.
+// A running service notices a change of the schema, and recovers when the schema is as before.
 func TestPing(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.Empty(t)
-	pool := fsmtest.Open(t, dsn, db.Config{MaxConns: 1}) // One connection has all prepared statements.
+	pool := fsmtest.Open(t, dsn, db.Config{MaxConns: 1}) // With one connection, every call uses the same prepared statements.
 	s := fsm.New(pool, fsm.Config{})
 	t.Cleanup(s.Close)
 	owner, err := pgx.Connect(t.Context(), dsn)
@@ -65,7 +66,7 @@ func TestPing(t *testing.T) {
 	version("1")
 	ready()
 	bounded.Exec(t, owner, "alter function pawl.schema_version rename to something")
-	wantUnfit(t, s.Ping(t.Context()), "version 0", "pawl migrate up") // A schema that tells no version is older than all.
+	wantUnfit(t, s.Ping(t.Context()), "version 0", "pawl migrate up") // A schema without a version counts as version 0.
 	bounded.Exec(t, owner, "alter function pawl.something rename to schema_version")
 	ready()
 	if err := db.Down(t.Context(), dsn); err != nil {
@@ -78,7 +79,7 @@ func TestPing(t *testing.T) {
 	ready()
 }
 
-// Each privilege that the service needs is missed if it is not granted.
+// Each privilege that the service needs is reported if it is not granted.
 func TestPrivilegesThatAreMissing(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
@@ -118,7 +119,8 @@ func TestPrivilegesThatAreMissing(t *testing.T) {
 	wantUnfit(t, as("revoke select on pawl.history from "+quoted), "the privilege select on pawl.history:")
 }
 
-// Why the server cannot be asked is told without the names of the server and of the role.
+// If the server refuses the connection, the message says why, but names neither the server nor the
+// role.
 func TestServerThatRefuses(t *testing.T) {
 	t.Parallel()
 	server := dbtest.Private(t, nil)

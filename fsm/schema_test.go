@@ -126,7 +126,7 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 		t.Errorf("%d passes: %+v, %v", passes, r, err)
 	}
 
-	// Another service has checked no schema yet, and guesses none.
+	// A new service knows no schema yet, so it guesses none.
 	s = fsmtest.On(t, watched, fsm.Config{})
 	schemas = []string{`{"required":["d"]}`}
 	_, err = s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: json.RawMessage(`{"c":1}`)})
@@ -143,8 +143,8 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 	fsmtest.Refused(t, err, fsm.Unavailable)
 }
 
-// A document is checked before the call against the schema that is likely to be asked for. A wrong guess
-// changes nothing but the number of calls.
+// A document is checked before the call, against the schema that the engine will probably ask for. A
+// wrong guess changes only the number of calls.
 func TestSchemaIsGuessed(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)

@@ -18,15 +18,16 @@ type WebhookPolicy = address.Policy
 
 // Config tunes a Service. Its zero value works.
 type Config struct {
-	// Flushers is how many calls are made at once at most, for creates, for fires and for gets each. One
-	// call is made at a time while calls take less than 5 ms and fewer than MaxBatch commands wait: the
-	// more calls are made at once, the fewer commands share each of them. Default 4.
+	// Flushers is the largest number of calls in flight, for creates, fires and gets each. While calls
+	// take less than 5 ms and fewer than MaxBatch commands wait, only one call is made at a time: the
+	// fewer calls are made at once, the more commands share each of them. Default 4.
 	Flushers int
-	// MaxBatch is how many commands share a call, whatever their tenants. Default 256.
+	// MaxBatch is the largest number of commands in a call, of all tenants together. Default 256.
 	MaxBatch int
-	// MaxQueue is how many commands of one tenant may wait, creates, fires and gets each, while no other
-	// tenant's do. All tenants together have twice as many places, and a tenant never takes more of them
-	// than it leaves free. Commands beyond that are refused at once as Unavailable. Default 8192.
+	// MaxQueue is the largest number of commands of one tenant that may wait, for creates, fires and
+	// gets each. All tenants together have twice as many places. A tenant never has more commands
+	// waiting than there are places left, so it gets fewer than MaxQueue while others wait. Commands
+	// beyond that are refused at once as Unavailable. Default 8192.
 	MaxQueue int
 	// CallTimeout is how long to wait for an answer of the database, all repetitions of the call
 	// included. After that the database counts as away. It must be longer than the pool's

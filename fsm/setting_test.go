@@ -25,8 +25,8 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// oddSettings are settings that a database may have for all its sessions, one or several to a test. None of
-// them may change what a command means.
+// oddSettings has settings that a database may give its sessions. Each entry is a test. None may change
+// what a command means.
 var oddSettings = []string{
 	"timezone = 'America/St_Johns'",
 	"timezone = 'Europe/Berlin'; timezone_abbreviations = 'India'",
@@ -50,7 +50,8 @@ var oddSettings = []string{
 	"plpgsql.variable_conflict = 'use_variable'; client_min_messages = 'debug5'; synchronous_commit = off",
 }
 
-// prepared makes a schema in which nothing equals anything, and ids that do not depend on chance.
+// prepared makes a schema whose operator = is never true, for a search_path to name, and makes ids
+// sequential instead of random.
 const prepared = `
 create schema strange;
 create function strange.never(text, text) returns boolean language sql immutable as 'select false';
@@ -60,7 +61,7 @@ create sequence strange.id;
 create or replace function pawl_private.uuid_v7(p_at timestamptz) returns uuid language sql volatile
 as $$ select ('00000000-0000-7000-8000-' || lpad(nextval('strange.id')::text, 12, '0'))::uuid $$;`
 
-// waitingRoom waits for days, of which the night of 30 to 31 March 2030 has one of 23 hours in Berlin.
+// waitingRoom has timeouts of days and months. In Berlin, 31 March 2030 has 23 hours.
 const waitingRoom = `{"name": "patient", "initial": "WAITING", "ttl": {"after": "1mon", "target": "GONE"}, "retention": "1d", "states": {
 	"WAITING": {
 		"on": {
@@ -70,12 +71,12 @@ const waitingRoom = `{"name": "patient", "initial": "WAITING", "ttl": {"after": 
 		"after": {"1d": [{"target": "GONE"}]}},
 	"GONE": {"type": "final"}}}`
 
-// gate has a guard that reads no more than the context and the payload.
+// gate has a guard that reads only the context and the payload.
 const gate = `{"name": "gate", "initial": "SHUT", "states": {
 	"SHUT": {"on": {"open": [{"target": "OPEN", "guard": "$.context.code == $.payload.code", "assign": {"by": "$.payload.by"}}]}},
 	"OPEN": {"type": "final"}}}`
 
-// A transcript is what came out of a series of calls.
+// A transcript has the results of a series of calls.
 type transcript struct {
 	*testing.T
 	text strings.Builder
@@ -96,8 +97,8 @@ func (r *transcript) add(what string, v any, err error) {
 	fmt.Fprintf(&r.text, "%s: %s %v\n", what, data, err)
 }
 
-// record makes the series of calls in a database: by the service, and by SQL callers in sessions of their own.
-// The owner's pool has none of the database's settings.
+// record makes a series of calls in a database, by the service and by SQL callers in sessions of their own,
+// and returns the transcript. The owner's pool does not have the database's settings.
 func record(t *testing.T, owner *pgxpool.Pool) string {
 	t.Helper()
 	r, ctx := &transcript{T: t}, t.Context()
@@ -160,7 +161,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.RuntimeParams["client_encoding"] = "UTF8" // That of this test's texts.
+	config.RuntimeParams["client_encoding"] = "UTF8" // The encoding of this file.
 	config.RuntimeParams["idle_session_timeout"] = "0"
 	sql := func(what, sql string, args ...any) (text string) {
 		t.Helper()
@@ -196,7 +197,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	sql("backtest", `select difference::text from pawl.backtest('counter', array[$1::uuid], p_definition => jsonb_set(
 		(select definition from pawl.workflow order by name limit 1), '{states,COUNTING,after}', '{"1200s": [{"target": "STOPPED"}]}'))`, counter.ID)
 
-	// What was there before, and what would have been.
+	// Reads of the past, and dry runs.
 	at, err := s.GetAt(ctx, fsm.DefaultTenant, i.ID, noon.Add(time.Hour))
 	r.add("get at", at, err)
 	events, err := s.AcceptedEvents(ctx, fsm.DefaultTenant, counter.ID, true)
@@ -226,7 +227,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	messages, _, err := stream.Next(ctx)
 	stream.Close()
 	for n := range messages {
-		messages[n].ID = "" // Its cursor is sealed with the database's secret.
+		messages[n].ID = "" // Its cursor depends on the database's secret.
 	}
 	r.add("stream", messages, err)
 	versions, err := s.Versions(ctx, fsm.DefaultTenant, "patient")
@@ -281,7 +282,7 @@ func TestSettingsDoNotChangeMeaning(t *testing.T) {
 	}
 }
 
-// plain returns another pool of the owner's, with the usual settings whatever the database has.
+// plain returns another pool for the owner, with the usual settings whatever the database has.
 func plain(t *testing.T, owner *pgxpool.Pool) *pgxpool.Pool {
 	t.Helper()
 	return fsmtest.Spied(t, owner, func(c *pgxpool.Config) {

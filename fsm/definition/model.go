@@ -33,9 +33,9 @@ type Definition struct {
 	// RequireVersion makes every event name the version of the instance that it expects. It is the
 	// member require_if_match.
 	RequireVersion bool
-	// ReusableKey: a business key may be used again once its instance is final. It is the member
-	// business_key with the value "reusable". The default is "unique": the key names one instance for as
-	// long as the instance exists.
+	// ReusableKey is set if the member business_key is "reusable": a business key may be used again once
+	// its instance is final. The default is "unique": a key names one instance for as long as the
+	// instance exists.
 	ReusableKey bool
 	// Retention is how long final instances are kept. The latest version's retention holds for the
 	// instances of all versions. 0 keeps them for ever.

@@ -2,10 +2,10 @@
 //
 // # What it owns
 //
-//   - [Notifier]: tells the hub, after a commit of this process, which instances have moved, and the other
-//     processes too while somebody waits there.
-//   - [Hub]: listens for what the processes tell, and wakes the [Waiter]s of these instances. A process
-//     has one.
+//   - [Notifier]: after a commit of this process, tells the hub which instances have moved. While somebody
+//     waits in other processes, it tells them too.
+//   - [Hub]: listens for what other processes tell, and wakes the [Waiter]s of the instances that have
+//     moved. A process has one.
 //   - [Service.Await]: a read that is answered when the instance is as wanted (long polling).
 //   - [Service.StreamInstance] and [Service.StreamTenant]: messages as they are committed.
 //
@@ -16,9 +16,9 @@
 //	                                                   ▲
 //	any other commit ◀──────────polls──────────────────┘  once a second: what is new since the last snapshot?
 //
-// A hub with waiters announces that by a notification of its own: when the first one comes, and every two
-// seconds. The other processes remember it for six seconds. A hub that begins to listen asks who waits. So
-// where nobody waits, no notification is sent.
+// A hub with waiters announces them by a notification of its own: when the first one comes, and then every
+// two seconds. The other processes remember that for six seconds. A hub that begins to listen asks who
+// waits. So while nobody waits, no notification of a step is sent.
 //
 // A wake-up is a hint: a waiter reads again, and may find that nothing changed. Nothing depends on a
 // notification. SQL callers send none, and one may be lost. So while somebody waits, the hub polls once a

@@ -24,8 +24,8 @@ type HubConfig struct {
 	// Poll is the time between looks for steps without a notification, such as those of SQL callers. It is
 	// the longest time by which a waiter is woken late. Default 1 s.
 	Poll time.Duration
-	// ListenURL is where to listen, if the pool's connections lead to a pooler: the same database, without a
-	// pooler on the way. Default: where the pool's connections lead.
+	// ListenURL is the database to listen in. If the pool's connections lead to a pooler, it names the same
+	// database without the pooler. Default: the pool's URL.
 	ListenURL string
 	// Logger gets a line when the hub cannot listen, and when looking for steps begins to fail and works
 	// again. Default: none.
@@ -49,7 +49,7 @@ const (
 	maxMoved = 20000
 	// maxBackoff is the longest time between attempts to listen.
 	maxBackoff = 5 * time.Second
-	// poolerBackoff is the time between looks whether a pooler is still on the way.
+	// poolerBackoff is the time between attempts to listen while there is a pooler.
 	poolerBackoff = time.Minute
 	// maxSilence is how long the connection may be silent before it is tested.
 	maxSilence = 30 * time.Second
@@ -57,19 +57,19 @@ const (
 	// announcement is remembered.
 	announceEvery = 2 * time.Second
 	forgetAfter   = 3 * announceEvery
-	// answerWithin is how long a hub that has begun to listen assumes that somebody waits, unless it hears
-	// an announcement. It asks for them, since nobody heard those that were made before.
+	// answerWithin: a hub that begins to listen has heard no announcements, so it asks for them. For this
+	// long it assumes that somebody waits.
 	answerWithin = 500 * time.Millisecond
-	// question is the payload by which a hub asks.
+	// question is the payload of a notification that asks for announcements.
 	question = "?"
-	// lookAgain is the time after an announcement by which the other hubs have heard it.
+	// lookAgain is the time after which the other hubs have probably heard an announcement.
 	lookAgain = 100 * time.Millisecond
 )
 
 // A Hub wakes those who wait for instances to move. A process needs one, however many wait. It has one
-// connection that listens for notifications. While somebody waits, it announces that to the other processes,
-// which send notifications for no one else, and polls for steps without a notification. A waiter costs an
-// entry in a map and a channel.
+// connection that listens for notifications. While somebody waits, it polls for steps that no notification
+// told of, and announces the waiters to the other processes, since they send notifications only then. A
+// waiter costs an entry in a map and a channel.
 //
 // A step that is committed after a Waiter was made wakes it, after HubConfig.Poll at the latest. A
 // wake-up is a hint: what the waiter reads may be unchanged.
@@ -82,11 +82,12 @@ type Hub struct {
 	running atomic.Bool
 	// deaf: there is no connection that listens.
 	deaf atomic.Bool
-	// look is signalled when poll is to look at once, and announce when the first waiter has come.
+	// look makes poll look at once. announce makes announceWaiters announce at once.
 	look, announce chan struct{}
-	// elsewhere is until when somebody is thought to wait in another process, in Unix nanoseconds.
+	// elsewhere is the time until which the hub assumes that somebody waits in another process, in Unix
+	// nanoseconds.
 	elsewhere atomic.Int64
-	// asked: another hub wants to know whether somebody waits here.
+	// asked: another hub has asked whether somebody waits here.
 	asked atomic.Bool
 
 	mu      sync.Mutex
@@ -95,8 +96,8 @@ type Hub struct {
 }
 
 // NewHub returns a Hub for a pool's database. While it runs it has a connection of its own beside the pool,
-// with the pool's settings. It does not listen through a pooler, which may give the notifications to
-// somebody else, but polls four times per HubConfig.Poll.
+// with the pool's settings. It does not listen through a pooler, which may pass the notifications to
+// another client; it polls four times per HubConfig.Poll instead.
 func NewHub(pool *pgxpool.Pool, config HubConfig) *Hub {
 	return &Hub{
 		pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults(), id: uuid.NewString(),
@@ -194,8 +195,8 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// heard wakes the waiters that a notification of another process concerns, or notes that somebody waits
-// there.
+// heard handles a notification of another process: it wakes the waiters of the instances that have
+// moved, notes that somebody waits there, or answers the question whether somebody waits here.
 func (h *Hub) heard(n *pgconn.Notification) {
 	sender, payload, _ := strings.Cut(n.Payload, " ")
 	switch {
@@ -210,13 +211,14 @@ func (h *Hub) heard(n *pgconn.Notification) {
 	}
 }
 
-// somebodyWaits notes that somebody waits in another process, for a time at least.
+// somebodyWaits makes the hub assume for a time d that somebody waits in another process.
 func (h *Hub) somebodyWaits(d time.Duration) {
 	until := time.Now().Add(d).UnixNano()
 	h.elsewhere.Store(max(until, h.elsewhere.Load()))
 }
 
-// waitedElsewhere reports whether somebody may wait in another process. A hub that hears nothing cannot know.
+// waitedElsewhere reports whether somebody may wait in another process. A hub that does not listen assumes
+// so.
 func (h *Hub) waitedElsewhere() bool {
 	return !h.running.Load() || h.deaf.Load() || time.Now().UnixNano() < h.elsewhere.Load()
 }
@@ -229,9 +231,9 @@ func (h *Hub) announceNow() {
 	}
 }
 
-// announceWaiters tells the other processes that somebody waits here: when the first waiter comes, and again
-// and again while there are any. Steps may be made elsewhere before the announcement is heard there, so a
-// look follows.
+// announceWaiters tells the other processes that somebody waits here: when the first waiter comes, when
+// another hub asks, and every announceEvery while there are waiters. Another process sends no notification
+// of a step that it commits before it hears the announcement. So the hub looks for steps after it.
 func (h *Hub) announceWaiters(ctx context.Context) {
 	ticker := time.NewTicker(announceEvery)
 	defer ticker.Stop()
@@ -245,7 +247,7 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		// The others have not forgotten it.
+		// The others still remember the last announcement.
 		known := first && !h.asked.Swap(false) && time.Since(announced) < announceEvery
 		if waited, _ := h.waited(); !waited || known {
 			continue
@@ -265,8 +267,8 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 	}
 }
 
-// moved wakes the waiters of instances, given by their ids. If somebody waits for a tenant, moved asks for a
-// look, which finds the tenants of the instances.
+// moved wakes the waiters of the instances whose ids a payload has. The payload does not name their tenants.
+// So if somebody waits for a tenant, moved asks poll to look.
 func (h *Hub) moved(payload string) {
 	topics := []topic{{}}
 	_, look := h.waited()

@@ -220,7 +220,7 @@ func TestNotificationsAreShared(t *testing.T) {
 	}
 }
 
-// A process tells others what moves only while somebody waits there. Its own waiters need no notification.
+// A process sends notifications only while somebody waits in another process. Its own waiters need none.
 func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
@@ -317,7 +317,7 @@ func TestWaitersUnderLoad(t *testing.T) {
 	}
 }
 
-// Behind a pooler a hub does not listen, and wakes by looking. It listens where there is no pooler, if it is told.
+// Behind a pooler a hub does not listen but polls. With HubConfig.ListenURL it listens without the pooler.
 func TestHubBehindAPooler(t *testing.T) {
 	t.Parallel()
 	owner := dbtest.New(t)

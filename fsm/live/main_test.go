@@ -16,8 +16,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, dbtest.IgnoreServer(), goleak.Cleanup(dbtest.Exit))
 }
 
-// on returns a service that tells what it has moved, and one for waiting and streams, whose waiters the
-// hub wakes. Without a hub, the service assumes that somebody waits elsewhere.
+// on returns a service that reports its steps to the hub, and one for waiting and streams, whose
+// waiters the hub wakes. Without a hub, the first one sends a notification of every step.
 func on(t testing.TB, pool *pgxpool.Pool, hub *live.Hub, definitions ...string) (*fsmtest.Service, *live.Service) {
 	t.Helper()
 	notifier := live.NewNotifier(pool, hub)

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// The channels of LISTEN and NOTIFY on which processes tell one another what has moved, and that
-	// somebody waits. Each payload begins with the id of the hub that sends it.
+	// The channels of LISTEN and NOTIFY. On the first, processes tell one another which instances have
+	// moved; on the second, that somebody waits. Each payload begins with the id of the hub that sends
+	// it.
 	stepChannel, waitChannel = "pawl_step", "pawl_wait"
 	// anything is the payload of a notification that names no instances.
 	anything = "*"
@@ -28,10 +29,10 @@ const (
 	maxNotified = 7999/(36+1) - 1
 )
 
-// A Notifier tells the hubs which instances have moved: its own in memory, and those of other processes by a
-// notification, while somebody waits there. It does so after the commit and never in the engine's
-// transaction, in which a notification would take a lock of the whole cluster at commit. Instances that move
-// within 10 ms share a notification.
+// A Notifier tells the hubs which instances have moved. It tells the hub of its process in memory. While
+// somebody waits in another process, it tells the other hubs by a notification. It sends that after the
+// commit, in a transaction of its own: in the engine's transaction a notification would take a lock of the
+// whole cluster. Instances that move within 10 ms share a notification.
 //
 // A notification is a hint. If one is lost, those who wait are woken by the next poll of their hub.
 type Notifier struct {
@@ -46,8 +47,8 @@ type Notifier struct {
 	idle    *sync.Cond // Signalled when running becomes false.
 }
 
-// NewNotifier returns a Notifier on a pool, of which it takes one connection at a time. The hub is that of
-// the process. Without one (nil) the Notifier assumes that somebody waits elsewhere.
+// NewNotifier returns a Notifier on a pool, of which it uses one connection at a time. The hub is that of
+// the process. If it is nil, the Notifier assumes that somebody waits in another process.
 func NewNotifier(pool *pgxpool.Pool, hub *Hub) *Notifier {
 	n := &Notifier{queries: queries.New(session.Pool(pool)), hub: hub, moved: map[uuid.UUID]struct{}{}}
 	n.idle = sync.NewCond(&n.mu)

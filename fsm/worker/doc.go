@@ -24,10 +24,10 @@
 //   - After a failure, such as that of a database that is away, the work is tried again after its usual
 //     wait. The logger gets one line when it begins to fail, and one when it succeeds again.
 //   - After a timeout whose guard does not hold, the state's next timeout has its turn.
-//   - If the step of a deadline cannot be made, because a guard raises, takes too long or the context would
-//     become too large, the timer fails. The logger gets one line, and the instance shows the reason. The
-//     deadline is tried again every minute, until the instance moves or its next deadline is due. It holds up
-//     no other.
+//   - If the step of a deadline cannot be made, the timer fails. A guard may raise or take too long, or the
+//     context would become too large. The logger gets one line, and the instance shows the reason. The step
+//     is tried again every minute, until the instance moves or its next deadline is due. Other timers are not
+//     held up.
 //   - A locked instance is skipped and looked at again soon.
 //   - An instance that cannot be purged is left to the next pass.
 //

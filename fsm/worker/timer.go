@@ -24,7 +24,7 @@ type TimerConfig struct {
 	// Fired, if given, is called after a call that fired timers. It does not say which instances moved.
 	Fired func()
 	// Logger gets a line when timers cannot be fired, one when they can again, and one for each timer that
-	// begins to fail or fails for another reason. A timer that fails again as before is tried again silently.
+	// begins to fail or fails for another reason. If it fails again for the same reason, nothing is logged.
 	// Default: none.
 	Logger *slog.Logger
 }
@@ -107,7 +107,7 @@ func (t *Timers) step(ctx context.Context) (wait time.Duration, err error) {
 	return min(max(next, minWait), t.config.Poll), nil
 }
 
-// report logs the timers that have begun to fail; the instances show which ones still do. pawl.fire_timers
+// report logs the timers that have begun to fail, or that fail for another reason. pawl.fire_timers
 // describes the members.
 func (t *Timers) report(ctx context.Context, failures json.RawMessage) error {
 	var list []struct {

@@ -158,7 +158,8 @@ func TestTimeoutsAreNotForCallers(t *testing.T) {
 	}
 }
 
-// failure returns what the next deadline of an instance shows, and whether the list of failing timers has it.
+// failure returns the next deadline of an instance as text, with its error. It fails the test if the list of
+// failing timers does not agree.
 func failure(t testing.TB, s *fsmtest.Service, id uuid.UUID) string {
 	t.Helper()
 	next := fsmtest.Get(t, s, id).NextTimeout
@@ -180,7 +181,7 @@ func failure(t testing.TB, s *fsmtest.Service, id uuid.UUID) string {
 	return text
 }
 
-// wantFailure fails the test unless the next deadline of an instance is shown as wanted.
+// wantFailure fails the test unless failure returns the wanted text.
 func wantFailure(t testing.TB, s *fsmtest.Service, id uuid.UUID, want string) {
 	t.Helper()
 	if got := failure(t, s, id); got != want {
@@ -225,8 +226,8 @@ const stuffed = `{"name": "stuffed", "initial": "WAITING", "ttl": {"after": "2h"
 	"RESTING": {"on": {"go": "WAITING"}},
 	"DOUBLED": {"type": "final"}, "LATE": {"type": "final"}, "EXPIRED": {"type": "final", "outcome": "expired"}}}`
 
-// A deadline whose step cannot be made is shown and tried again, until the instance moves or its next deadline
-// is due. It does not hold up the later ones.
+// If the step of a deadline cannot be made, the instance shows it, and the step is tried again until the
+// instance moves or its next deadline is due. Later deadlines are not held up.
 func TestTimeoutWhoseStepIsTooLarge(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, stuffed)
@@ -270,7 +271,7 @@ func TestTimeoutWhoseStepIsTooLarge(t *testing.T) {
 	}
 }
 
-// The text of an error that no definition causes is for the log alone.
+// If an error is not caused by the definition, only the log has its text.
 func TestTimeoutThatTheDatabaseRefuses(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, stuffed)

@@ -20,16 +20,15 @@
 // cursors of the others. A cursor that fails the check gives a [PageError].
 //
 // The secret is read once per connection and kept with that connection. A connection never moves to
-// another database, behind a pooler either, so the secret that a connection has is that of the database
-// that its queries read. If the database behind a
-// URL is replaced by another, new connections read the other secret, and the cursors of the former
-// database are refused.
+// another database, not even behind a pooler. So the secret of a connection is that of the database
+// that its queries read. If the database behind a URL is replaced by another, new connections read the
+// other secret, and the cursors of the former database are refused.
 //
 // # When things fail
 //
-// Attempt, Transact and Retry return the driver's error. Read and List return what the function given
-// to New makes of it. If a connection is lost, or its server takes no writes, the pool is reset: the
-// other connections to that server are of no more use. A secret that could not be read is read again by the next page.
+// Attempt, Transact and Retry return the driver's error. Read and List return what the function given to New makes of
+// it. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
+// lead to the same server. A secret that could not be read is read again by the next page.
 //
 // # What it may import
 //

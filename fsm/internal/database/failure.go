@@ -23,7 +23,7 @@ const (
 	ReadOnlyTransaction  = "25006"
 )
 
-// ErrReadOnly says that the server takes no writes, which was found without one.
+// ErrReadOnly says that the server takes no writes. It is for a check that does not try to write.
 var ErrReadOnly = errors.New("the server is read-only: it is a standby, or default_transaction_read_only is on")
 
 // IsCode reports whether the server refused the call with the SQLSTATE.
@@ -48,16 +48,15 @@ func IsRetryable(err error) bool {
 	return IsCode(err, SerializationFailure) || IsCode(err, DeadlockDetected)
 }
 
-// IsReadOnly reports whether the server takes no writes. It may be a standby, or a primary that was replaced
-// by another.
+// IsReadOnly reports whether an error says that the server takes no writes, like a standby or a former
+// primary.
 func IsReadOnly(err error) bool {
 	return IsCode(err, ReadOnlyTransaction) || errors.Is(err, ErrReadOnly)
 }
 
-// IsConnectionError reports whether the server was not reached, went away, has no room or takes no writes. The
-// signs of that are connection exceptions (class 08), insufficient resources (class 53), the shutdowns among the
-// operator interventions (57P), a read-only transaction, a failure of the network, a session that cannot be
-// used, and a context that ended.
+// IsConnectionError reports whether the server was not reached, went away, has no room or takes no writes. Such
+// errors are connection exceptions (class 08), insufficient resources (class 53), shutdowns (57P), a read-only
+// transaction (25006), failures of the network, a session.Error, and a context that ended.
 func IsConnectionError(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || IsReadOnly(err) {
 		return true
@@ -74,7 +73,7 @@ func IsConnectionError(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || isClosed(err)
 }
 
-// isLost reports whether an established connection ended with the error, or is of no further use.
+// isLost reports whether the error ended an established connection, or made it useless.
 func isLost(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return false
