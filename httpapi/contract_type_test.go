@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// generatedTypeFaults returns what a generator of client types makes of a contract that its users cannot work with.
-// Free-form objects without additionalProperties become objects without members. A property with a default becomes
-// required. An id without its format becomes any text.
+// generatedTypeFaults returns the places of a contract from which generators of clients make types that are hard to
+// use. They make an object without members of a free-form object without additionalProperties, a required member of
+// a property with a default, and any text of an id without a format.
 func generatedTypeFaults(document any) (faults []string) {
-	// These are the client's, and may be any text.
+	// The client chooses these ids, which may be any text.
 	texts := []string{"correlation_id", "request_id"}
 	isID := func(name string) bool {
 		return (name == "id" || name == "instance" || strings.HasSuffix(name, "_id")) && !slices.Contains(texts, name)

@@ -24,7 +24,7 @@ type proxy struct {
 
 	mu      sync.Mutex
 	mode    mode
-	key     string        // Of the command whose answer a cut drops.
+	key     string        // The key of the command whose answer a cut drops.
 	calling int           // The connection on which that command was sent last.
 	cut     chan struct{} // Closed after a cut.
 }
@@ -33,7 +33,7 @@ type mode int
 
 const (
 	passAll mode = iota
-	cutOnce      // Drops the next answer to the command with the key and its connection, then passes.
+	cutOnce      // Drops the next answer to the command with the key, closes its connection, and then passes everything.
 	cutAll       // Drops like cutOnce, then refuses.
 	refuse       // Accepts connections and closes them.
 	swallow      // Accepts everything and answers nothing.
@@ -53,7 +53,7 @@ func through(t *testing.T, pool *pgxpool.Pool, s setup) (*api, *proxy) {
 // set changes the mode. refuse also closes the open connections.
 func (p *proxy) set(m mode) { p.setCut(m, "") }
 
-// setCut changes the mode to one that drops the answer to the command with a key.
+// setCut changes the mode and the key of the command whose answer is dropped.
 func (p *proxy) setCut(m mode, key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,9 +61,9 @@ func (p *proxy) setCut(m mode, key string) {
 	p.Refuse(m == refuse)
 }
 
-// hook recognises a command by its key, among the parameters that the service sends, and the answer to it
-// by its connection and its end: ReadyForQuery after CommandComplete, at which point it is committed.
-// Other calls, such as notifications, pass.
+// hook recognises a command by its key, which is among the parameters that the service sends. It
+// recognises the answer by the connection, and its end by ReadyForQuery after CommandComplete: then the
+// command is committed. Other calls, such as notifications, pass.
 func (p *proxy) hook(c bounded.Chunk) (pass []byte, keep bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,8 +12,8 @@ func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 	return GetHealth200JSONResponse{Status: api.HealthStatusOk}, nil
 }
 
-// GetReadiness is the readiness probe. It fails with unavailable if the database does not
-// answer or takes no writes, or if its schema or the privileges there are not what the service needs.
+// GetReadiness is the readiness probe. It fails with unavailable if the database does not answer or
+// takes no writes, or if it lacks the schema or the privileges that the service needs.
 func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
 	if err := s.service.Ping(ctx); err != nil {
 		return nil, err

@@ -11,8 +11,8 @@ import (
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
-// Each request is one line at info, which has the code of the problem if it was refused. A probe that succeeds is
-// none, so that a prober does not fill the log.
+// Each request is one line at info, with the code of the problem if it was refused. A probe that succeeds is
+// logged at debug, so that probes do not fill the log.
 func TestRequestsAreLogged(t *testing.T) {
 	t.Parallel()
 	var log bounded.Lines

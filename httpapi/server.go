@@ -45,10 +45,10 @@ type Config struct {
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.
 	Draining context.Context
-	// Logger gets a line for each request, at info, with the code of the problem if it was
-	// refused; probes that succeed are at debug. It also gets an error line for each failure of
-	// the service, and at most one warning a second while requests are refused as unavailable.
-	// Default: no log.
+	// Logger gets a line for each request, at info, with the code of the problem if it was refused, and
+	// at debug for each probe that succeeds. It also gets an error line for each failure of the
+	// service, and at most one warning a second while requests are refused as unavailable. Default: no
+	// log.
 	Logger *slog.Logger
 }
 

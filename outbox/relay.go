@@ -71,8 +71,8 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	return c
 }
 
-// Wake is called by a process that begins to lead. It returns a channel that is signalled when there may be
-// new steps, and a function that ends the signals. A signal is a hint.
+// Wake is a function that a process calls when it begins to lead. It returns a channel that gets a signal
+// when there may be new steps, and a function that ends the signals. A signal is a hint.
 type Wake func() (signal <-chan struct{}, stop func())
 
 // NeverWake is a Wake without signals.

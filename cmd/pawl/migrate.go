@@ -18,7 +18,7 @@ import (
 // migrateCommand is `pawl migrate`.
 type migrateCommand struct {
 	Up     migrateUp     `cmd:"" help:"Apply all pending migrations, and change settings."`
-	Down   migrateDown   `cmd:"" help:"Revert the latest migration, and drop all data that it holds."`
+	Down   migrateDown   `cmd:"" help:"Revert the latest migration: drop what it made, with all data in it."`
 	Status migrateStatus `cmd:"" help:"List the migrations, and when each was applied."`
 	Print  migratePrint  `cmd:"" help:"Print the migrations for psql, or write them as files for goose and psql."`
 	Grants migrateGrants `cmd:"" help:"Print or apply the least privileges of a role."`
@@ -48,7 +48,7 @@ func (s settingFlags) settings() db.Settings {
 type migrateUp struct {
 	ownerFlags
 	settingFlags
-	Adopt bool `help:"Go on where another tool has applied the migrations: first note the schema's version in pawl.goose_db_version."`
+	Adopt bool `help:"If another tool has applied the migrations: first note the schema's version in pawl.goose_db_version, then go on."`
 }
 
 func (m *migrateUp) Run(c *console) error {
@@ -142,8 +142,8 @@ type migratePrint struct {
 
 // Help is printed below the help of the command.
 func (m *migratePrint) Help() string {
-	return "psql runs what is printed, and each file. To psql a Down section is a comment. goose runs the files up and down, " +
-		"with -table pawl.goose_db_version and after 'create schema if not exists pawl'."
+	return "psql can apply what is printed, and each of the files: it takes a Down section for a comment. goose can apply and " +
+		"revert the files: run it with -table pawl.goose_db_version, after 'create schema if not exists pawl'."
 }
 
 func (m *migratePrint) Run(c *console) error {

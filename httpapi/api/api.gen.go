@@ -847,8 +847,8 @@ type Instance struct {
 	// ID The id of the instance.
 	ID string `json:"id"`
 
-	// NextTimeout The next deadline, left out if there is none. In the answer to a command, and to a read of the past, it is the
-	// deadline that the step has left. It is not part of what `ETag` stands for.
+	// NextTimeout The next deadline, left out if there is none. In the answer to a command, or to a read of the past, it is the
+	// next deadline as it was right after the step. `ETag` does not cover it.
 	NextTimeout *NextTimeout `json:"next_timeout,omitempty"`
 
 	// State The path of the present state.
@@ -1168,7 +1168,7 @@ type SubscriptionRequest struct {
 	URL string `json:"url"`
 }
 
-// TimerFilter The timers that a list of instances asks for.
+// TimerFilter Which timers the instances of a list have.
 type TimerFilter string
 
 // Workflow One version of a workflow.
@@ -1344,7 +1344,7 @@ type FilterStatus = []InstanceStatus
 // Examples: 15m
 type FilterStuckFor = Duration
 
-// FilterTimer The timers that a list of instances asks for.
+// FilterTimer Which timers the instances of a list have.
 type FilterTimer = TimerFilter
 
 // InstanceID defines model for InstanceID.
@@ -1421,8 +1421,8 @@ type ListInstancesParams struct {
 	Workflow []string `form:"workflow,omitempty" json:"workflow,omitempty"`
 
 	// State Only instances in this state, given by its path. The name of a compound state stands for all states within. May be
-	// repeated for instances in one of several states. A name that no version of the workflow has, or of any workflow,
-	// is 400.
+	// repeated for instances in one of several states. The state must exist in a version of one of the chosen workflows,
+	// or of any workflow if none is chosen; otherwise the answer is 400.
 	State FilterState `form:"state,omitempty" json:"state,omitempty"`
 
 	// Status Only instances with this status. May be repeated for instances with one of several statuses.
@@ -1443,15 +1443,16 @@ type ListInstancesParams struct {
 	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
-	// Timer With `failing`, only instances whose deadline came while its step could not be made: their `next_timeout` has a
-	// `last_error`.
+	// Timer With `failing`, only instances whose timer fails: a deadline came, and its step could not be made. Their
+	// `next_timeout` has a `last_error`.
 	Timer *FilterTimer `form:"timer,omitempty" json:"timer,omitempty"`
 
 	// Sort The order, descending with a `-`. The default is `-created_at`.
 	//
-	// The time at which instances entered their state is in no index. So `sort=state_changed_at` is 400 if more than
-	// 10,000 instances have this workflow, status, `business_key`, `correlation_id` and time of creation, or a failing
-	// timer. An instance that moves while pages are read takes another place in this order: with
+	// The time at which instances entered their state is in no index. So `state_changed_at` and `-state_changed_at` are
+	// 400 if the filters leave more than 10,000 instances. `state` and `stuck_for` hardly make that number smaller:
+	// `state` only rules out the workflows and statuses without such a state, and `stuck_for` only the instances that
+	// were created later. An instance that moves while pages are read takes another place in these orders: with
 	// `state_changed_at` it may appear again on a later page, and with `-state_changed_at` it may be left out.
 	Sort *Sort `form:"sort,omitempty" json:"sort,omitempty"`
 
@@ -1559,8 +1560,8 @@ type GetWorkflowDiagramParamsFormat string
 // ListWorkflowInstancesParams defines parameters for ListWorkflowInstances.
 type ListWorkflowInstancesParams struct {
 	// State Only instances in this state, given by its path. The name of a compound state stands for all states within. May be
-	// repeated for instances in one of several states. A name that no version of the workflow has, or of any workflow,
-	// is 400.
+	// repeated for instances in one of several states. The state must exist in a version of one of the chosen workflows,
+	// or of any workflow if none is chosen; otherwise the answer is 400.
 	State FilterState `form:"state,omitempty" json:"state,omitempty"`
 
 	// Status Only instances with this status. May be repeated for instances with one of several statuses.
@@ -1581,15 +1582,16 @@ type ListWorkflowInstancesParams struct {
 	// StuckFor Only active instances that have been in their present state for at least this duration.
 	StuckFor *FilterStuckFor `form:"stuck_for,omitempty" json:"stuck_for,omitempty"`
 
-	// Timer With `failing`, only instances whose deadline came while its step could not be made: their `next_timeout` has a
-	// `last_error`.
+	// Timer With `failing`, only instances whose timer fails: a deadline came, and its step could not be made. Their
+	// `next_timeout` has a `last_error`.
 	Timer *FilterTimer `form:"timer,omitempty" json:"timer,omitempty"`
 
 	// Sort The order, descending with a `-`. The default is `-created_at`.
 	//
-	// The time at which instances entered their state is in no index. So `sort=state_changed_at` is 400 if more than
-	// 10,000 instances have this workflow, status, `business_key`, `correlation_id` and time of creation, or a failing
-	// timer. An instance that moves while pages are read takes another place in this order: with
+	// The time at which instances entered their state is in no index. So `state_changed_at` and `-state_changed_at` are
+	// 400 if the filters leave more than 10,000 instances. `state` and `stuck_for` hardly make that number smaller:
+	// `state` only rules out the workflows and statuses without such a state, and `stuck_for` only the instances that
+	// were created later. An instance that moves while pages are read takes another place in these orders: with
 	// `state_changed_at` it may appear again on a later page, and with `-state_changed_at` it may be left out.
 	Sort *Sort `form:"sort,omitempty" json:"sort,omitempty"`
 

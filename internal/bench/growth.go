@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// What may grow, and must not cost: tenants, schemas, workflows, sessions.
+// The measurements of this file show what it costs to have more tenants, schemas, workflows and sessions.
 
 //go:embed workflow_schema.json
 var workflowWithSchema []byte
@@ -32,7 +32,8 @@ const (
 	workflowVersions = 5
 )
 
-// measureTenants fires at the instances of one tenant, and at as many of 64 tenants, one for each connection.
+// measureTenants fires at instances of one tenant, and at as many instances of 64 tenants, with a tenant for
+// each connection.
 func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 	file, err := os.CreateTemp("", "pawl-bench-*.json")
 	if err != nil {
@@ -83,7 +84,7 @@ func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 		b.restartService(ctx))
 }
 
-// numbered returns f of 0 to n-1.
+// numbered returns f(0) to f(n-1).
 func numbered(n int, f func(int) string) []string {
 	all := make([]string, n)
 	for i := range all {

@@ -74,7 +74,8 @@ func (b *benchmark) createInstances(ctx context.Context) error {
 	return err
 }
 
-// creation says which instances to create in batches: a number in total, or for each connection.
+// creation says which instances to create in batches: total of them, or each of them per connection if
+// total is 0.
 type creation struct {
 	workflow    string
 	total, each int
@@ -82,7 +83,7 @@ type creation struct {
 	bearer      func(connection int) string
 }
 
-// create creates instances.
+// create creates the instances of w over HTTP, and fails if fewer are created.
 func (b *benchmark) create(ctx context.Context, w creation) error {
 	keys := b.keys()
 	if w.total == 0 {

@@ -28,7 +28,7 @@ type load struct {
 	write func(c *client, i int)
 	// applied returns the number of operations that an answer confirms; 0 makes it an error.
 	applied func(a *answer) int
-	// bearer, if set, returns the token of a client.
+	// bearer, if set, returns the bearer token of a client.
 	bearer func(client int) string
 	// every is the least time between the requests of a client; 0 sends the next one as soon as
 	// the last one was answered.

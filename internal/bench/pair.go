@@ -6,17 +6,19 @@ import (
 	"time"
 )
 
-// A pair is measured in slices that take turns, so that what else happens on the machine meets both sides.
+// The loads of a pair are measured in slices that take turns, so that other work on the machine disturbs
+// all of them alike.
 const pairSlices = 4
 
-// side is one of the two loads of a pair. Each slice needs a load of its own, with keys of its own.
+// side is one of the loads of a pair. load returns the load of the next slice, with new idempotency
+// keys.
 type side struct {
 	name string
 	load func() *load
 	ids  []string
 }
 
-// measurePair measures two loads in turns, each for the duration in all.
+// measurePair measures loads in turns, each for b.Duration in total.
 func (b *benchmark) measurePair(ctx context.Context, sides ...side) error {
 	d := b.Duration / pairSlices
 	start := time.Now()
@@ -47,7 +49,7 @@ func (b *benchmark) measurePair(ctx context.Context, sides ...side) error {
 	return nil
 }
 
-// plus adds what was used between two readings.
+// plus adds what was used between the readings before and after.
 func (r reading) plus(before, after reading) reading {
 	sum := func(r, before, after float64) float64 {
 		if r < 0 || before < 0 || after < 0 {

@@ -21,7 +21,7 @@ type report struct {
 	References   []*reference   `json:"references"`
 	Targets      []headline     `json:"targets"`
 	Remarks      []string       `json:"remarks"`
-	// FirstCallP50 is how long the first call of a session takes in milliseconds, see measureFirstCalls.
+	// FirstCallP50 is the median time of a session's first call, in milliseconds; see measureFirstCalls.
 	FirstCallP50 *float64 `json:"first_call_p50_ms,omitempty"`
 	// LongPollP50 is the delay of a waiting read in milliseconds, see measureLongPolls.
 	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
@@ -134,7 +134,7 @@ func comparisons() []comparison {
 
 const (
 	mostRSS       = 150e6 // Bytes, of the service at 256 connections.
-	mostFirstCall = 8     // Times the mean of writes@1.
+	mostFirstCall = 8     // As a multiple of the mean of writes@1.
 )
 
 // headline is one figure beside its target.

@@ -37,8 +37,8 @@ type Config struct {
 	Poll time.Duration
 	// Lease is how long a process leads after it last renewed the lease. Default 10 s.
 	Lease time.Duration
-	// Wake, if set, signals that there may be steps to route. It is asked while there are subscriptions or
-	// callbacks.
+	// Wake, if set, signals that there may be steps to route. It is called when there are subscriptions or
+	// callbacks, and stopped when there are none.
 	Wake outbox.Wake
 	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger

@@ -67,7 +67,8 @@ type leadership struct {
 	progress bool
 
 	jobs *dispatch.Dispatcher[delivery]
-	// wake signals new steps until sleep is called. Both are nil while nobody wants webhooks.
+	// wake gets a signal when there may be new steps, until sleep is called. Both are nil while there
+	// are neither subscriptions nor callbacks.
 	wake  <-chan struct{}
 	sleep func()
 	// stopping is set when no further attempt may begin.
@@ -115,8 +116,8 @@ func (l *leadership) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// listen begins or ends to listen for signals. While nobody wants webhooks, polling is enough to keep the
-// cursor near the end of the log.
+// listen starts the signals, or ends them. While nobody wants webhooks, polling is enough to keep the
+// cursor near the end of the outbox.
 func (l *leadership) listen(wanted bool) {
 	switch {
 	case wanted && l.sleep == nil:
