@@ -1007,7 +1007,7 @@ create type pawl_private.macrostep as (
 );
 
 -- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
--- whether the engine itself ends a timeout or a lifetime.
+-- whether it is a timeout or a lifetime that is due.
 create type pawl_private.fire_command as (
   tenant text,
   event text,
@@ -1342,14 +1342,15 @@ end
 $$;
 -- +goose StatementEnd
 
--- decide makes the decision of a fire for an instance, whose columns are null if there is none. It only reads. Refusals are checked in the order of the
--- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
--- waited, the code is 'seen' instead of a refusal that is not recorded.
+-- decide makes the decision of a fire. It only reads. p_instance: the instance; all of its columns are null if
+-- it does not exist. Refusals are checked in the order of the contract: not found, precondition, size, event,
+-- guard. If the command's key was taken while the call waited, the code is 'seen' instead of a refusal that
+-- is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
 --          if applied, else as it is; null if there is none. due_at, timeout_event: its next deadline,
---          if applied; null if none.
---          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
---          steps: those of the macrostep if eventless transitions may have followed, else null
+--          if applied; null if none. was_timed: whether it had a deadline before. payload_schema: with
+--          'payload-unchecked'. steps: those of the macrostep if eventless transitions may have followed,
+--          else null
 -- +goose StatementBegin
 create function pawl_private.decide(
   p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command
@@ -1682,7 +1683,7 @@ $$;
 -- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
 --          has the business key. 'context-unchecked' comes with the schema that the caller must check
 -- Raises:  40001 a key, or the holder of a business key, vanished while it was read: try again;
---          what an assign or a guard raises although its errors are suppressed
+--          what an assign or a guard raises even in silent mode
 -- Locks:   idempotency_key (by key), then instance (the business key)
 -- Writes:  idempotency_key, instance, history, timer, callback
 -- +goose StatementBegin
@@ -2010,8 +2011,8 @@ $$;
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
 --          caller must check before it calls again. The later commands for the same instance have the
 --          outcome 'undecided'
--- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises although
---          its errors are suppressed
+-- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises even
+--          in silent mode
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
 -- Writes:  idempotency_key, instance, history, timer
 -- +goose StatementBegin
@@ -2309,7 +2310,7 @@ $$;
 -- guard_holds says for each of the given events whether a transition of the instance's state would be
 -- taken for p_payload. Payload schemas play no part.
 -- Returns: one row per event, by name
--- Raises:  what a guard or an assign raises although its errors are suppressed
+-- Raises:  what a guard or an assign raises even in silent mode
 -- +goose StatementBegin
 create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb)
 returns table (event text, holds boolean)
@@ -2365,7 +2366,7 @@ $$;
 -- p_expected, p_checked: as for fire
 -- p_instances: rows to decide for instead of the stored instances, one per command; null for the stored
 -- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
--- Raises:  what a guard or an assign raises although its errors are suppressed
+-- Raises:  what a guard or an assign raises even in silent mode
 -- +goose StatementBegin
 create function pawl.preview(
   p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
@@ -5288,7 +5289,7 @@ $$;
 --          instance; 'gone' if it became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
 --          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
---          although its errors are suppressed
+--          even in silent mode
 -- Locks:   workflow (for key share, both versions), an advisory lock by tenant and workflow, instance (for
 --          no key update, by id, those that are not locked)
 -- Writes:  instance_migration, instance, history, timer

@@ -8,7 +8,7 @@
 -- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
 --          has the business key. 'context-unchecked' comes with the schema that the caller must check
 -- Raises:  40001 a key, or the holder of a business key, vanished while it was read: try again;
---          what an assign or a guard raises although its errors are suppressed
+--          what an assign or a guard raises even in silent mode
 -- Locks:   idempotency_key (by key), then instance (the business key)
 -- Writes:  idempotency_key, instance, history, timer, callback
 create function pawl.create(

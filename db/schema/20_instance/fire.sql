@@ -12,8 +12,8 @@
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
 --          caller must check before it calls again. The later commands for the same instance have the
 --          outcome 'undecided'
--- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises although
---          its errors are suppressed
+-- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises even
+--          in silent mode
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
 -- Writes:  idempotency_key, instance, history, timer
 create function pawl.fire(

@@ -1,7 +1,7 @@
 -- guard_holds says for each of the given events whether a transition of the instance's state would be
 -- taken for p_payload. Payload schemas play no part.
 -- Returns: one row per event, by name
--- Raises:  what a guard or an assign raises although its errors are suppressed
+-- Raises:  what a guard or an assign raises even in silent mode
 create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb)
 returns table (event text, holds boolean)
 language sql volatile security definer

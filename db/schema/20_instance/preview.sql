@@ -3,7 +3,7 @@
 -- p_expected, p_checked: as for fire
 -- p_instances: rows to decide for instead of the stored instances, one per command; null for the stored
 -- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
--- Raises:  what a guard or an assign raises although its errors are suppressed
+-- Raises:  what a guard or an assign raises even in silent mode
 create function pawl.preview(
   p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
   p_instances pawl.instance[] default null

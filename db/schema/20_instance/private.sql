@@ -293,14 +293,15 @@ begin
 end
 $$;
 
--- decide makes the decision of a fire for an instance, whose columns are null if there is none. It only reads. Refusals are checked in the order of the
--- contract: not found, precondition, size, event, guard. If the command's key was taken while the call
--- waited, the code is 'seen' instead of a refusal that is not recorded.
+-- decide makes the decision of a fire. It only reads. p_instance: the instance; all of its columns are null if
+-- it does not exist. Refusals are checked in the order of the contract: not found, precondition, size, event,
+-- guard. If the command's key was taken while the call waited, the code is 'seen' instead of a refusal that
+-- is not recorded.
 -- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
 --          if applied, else as it is; null if there is none. due_at, timeout_event: its next deadline,
---          if applied; null if none.
---          was_timed: whether it had a deadline before. payload_schema: with 'payload-unchecked'.
---          steps: those of the macrostep if eventless transitions may have followed, else null
+--          if applied; null if none. was_timed: whether it had a deadline before. payload_schema: with
+--          'payload-unchecked'. steps: those of the macrostep if eventless transitions may have followed,
+--          else null
 create function pawl_private.decide(
   p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command
 ) returns table (

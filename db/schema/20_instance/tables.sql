@@ -314,7 +314,7 @@ create type pawl_private.macrostep as (
 );
 
 -- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
--- whether the engine itself ends a timeout or a lifetime.
+-- whether it is a timeout or a lifetime that is due.
 create type pawl_private.fire_command as (
   tenant text,
   event text,

@@ -23,7 +23,7 @@
 --          instance; 'gone' if it became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
 --          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
---          although its errors are suppressed
+--          even in silent mode
 -- Locks:   workflow (for key share, both versions), an advisory lock by tenant and workflow, instance (for
 --          no key update, by id, those that are not locked)
 -- Writes:  instance_migration, instance, history, timer
