@@ -333,6 +333,7 @@ create table pawl.workflow_state (
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
   constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events)))
 );
+CREATE INDEX workflow_state_state_idx ON pawl.workflow_state USING btree (state, status, workflow);
 comment on column pawl.workflow_state.events is 'the events that it accepts, sorted';
 comment on column pawl.workflow_state.timeouts is 'how long after entering it each timeout is due, the nearest first';
 comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
@@ -615,6 +616,36 @@ begin
 end
 $$;
 revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text) from public;
+
+create function pawl.chosen_states(p_states text[], p_by_workflow boolean, p_limit integer) returns TABLE(workflow text, status text, state text)
+language sql stable parallel safe
+as $$
+  with recursive step as (
+    select r.last, f.state, f.status, f.workflow
+    from unnest(p_states) as n (name)
+    cross join lateral (values (n.name, n.name), (n.name || '.', n.name || '.~')) as r (first, last)
+    cross join lateral (
+      select w.state, w.status, w.workflow
+      from pawl.workflow_state w
+      where w.state >= r.first and w.state <= r.last
+      order by w.state, w.status, w.workflow
+      limit 1
+    ) f
+    union all
+    select s.last, f.state, f.status, f.workflow
+    from step s
+    cross join lateral (
+      select w.state, w.status, w.workflow
+      from pawl.workflow_state w
+      where w.state <= s.last
+        and (w.state, w.status, w.workflow) > (s.state, s.status, case when p_by_workflow then s.workflow else '~' end)
+      order by w.state, w.status, w.workflow
+      limit 1
+    ) f
+  )
+  select s.workflow, s.status::text, s.state from step s limit p_limit
+$$;
+revoke execute on function pawl.chosen_states(text[],boolean,integer) from public;
 
 create function pawl.consumer_advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval, p_low_watermark bigint DEFAULT NULL::bigint) returns boolean
 language plpgsql volatile security definer
@@ -2474,6 +2505,22 @@ end
 $$;
 revoke execute on function pawl.simulate(text,integer,text,bigint,jsonb,text,jsonb,text) from public;
 
+create function pawl.state_names(p_limit integer) returns SETOF text
+language sql stable parallel safe
+as $$
+  with recursive step as (
+    (select w.state from pawl.workflow_state w order by w.state limit 1)
+    union all
+    select f.state
+    from step s
+    cross join lateral (
+      select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
+    ) f
+  )
+  select s.state from step s limit p_limit
+$$;
+revoke execute on function pawl.state_names(integer) from public;
+
 create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
@@ -2708,6 +2755,20 @@ as $$
     || repeat('0', 20))::uuid
 $$;
 revoke execute on function pawl.uuid_v7_floor(timestamp with time zone) from public;
+
+create function pawl.workflow_names(p_limit integer) returns SETOF text
+language sql stable parallel safe
+as $$
+  with recursive step as (
+    (select w.name from pawl.workflow w order by w.name limit 1)
+    union all
+    select f.name
+    from step s
+    cross join lateral (select w.name from pawl.workflow w where w.name > s.name order by w.name limit 1) f
+  )
+  select s.name from step s limit p_limit
+$$;
+revoke execute on function pawl.workflow_names(integer) from public;
 
 create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language plpgsql volatile

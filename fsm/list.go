@@ -233,7 +233,7 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 		if len(unknown) > 0 {
 			return f.unknown(ctx, q, unknown)
 		}
-		rows, err = q.ChosenStates(ctx, queries.ChosenStatesParams{Workflows: f.Workflows, States: f.States})
+		rows, err = f.chosenStates(ctx, q)
 		return err
 	})
 	if err != nil {
@@ -269,6 +269,39 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 	return c, nil
 }
 
+const (
+	// maxCombinations is how many combinations of a state, a status and a workflow are looked for, so that the
+	// instances of each workflow are read by themselves.
+	maxCombinations = 200
+	// maxChosen is how many combinations of a state and a status a filter may stand for.
+	maxChosen = 10_000
+	// maxSuggested is how many names are compared for a suggestion.
+	maxSuggested = 2000
+)
+
+// chosenStates reads the workflows, statuses and states of the instances that a filter chooses. If there are more
+// than maxCombinations, the workflows are empty.
+func (f Filter) chosenStates(ctx context.Context, q *queries.Queries) ([]queries.ChosenStatesRow, error) {
+	if len(f.Workflows) > 0 {
+		return q.ChosenStates(ctx, queries.ChosenStatesParams{Workflows: f.Workflows, States: f.States})
+	}
+	p := queries.ChosenStatesOfAllParams{States: f.States, ByWorkflow: true, RowLimit: maxCombinations + 1}
+	all, err := q.ChosenStatesOfAll(ctx, p)
+	many := len(all) > maxCombinations
+	if err == nil && many {
+		p.ByWorkflow, p.RowLimit = false, maxChosen
+		all, err = q.ChosenStatesOfAll(ctx, p)
+	}
+	rows := make([]queries.ChosenStatesRow, len(all))
+	for i, r := range all {
+		rows[i] = queries.ChosenStatesRow(r)
+		if many {
+			rows[i].Workflow = ""
+		}
+	}
+	return rows, err
+}
+
 // unknown returns the error of a filter that names workflows or states that do not exist. Each fault suggests the
 // nearest name that does.
 func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queries.UnknownNamesRow) error {
@@ -277,10 +310,14 @@ func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queri
 		parameter, name, known, err := "workflow", "", []string(nil), error(nil)
 		if u.Kind == "workflows" {
 			name = f.Workflows[u.Place]
-			known, err = q.ListWorkflowNames(ctx)
+			known, err = q.ListWorkflowNames(ctx, maxSuggested)
 		} else {
 			parameter, name = "state", f.States[u.Place]
-			known, err = q.ListStateNames(ctx, f.Workflows)
+			if len(f.Workflows) > 0 {
+				known, err = q.ListStateNames(ctx, f.Workflows)
+			} else {
+				known, err = q.ListAllStateNames(ctx, maxSuggested)
+			}
 			known = withCompounds(known)
 		}
 		if err != nil {

@@ -301,6 +301,9 @@ create table pawl.workflow_state (
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
+-- Finds the states of a name in all workflows; see pawl.chosen_states.
+create index workflow_state_state_idx on pawl.workflow_state (state, status, workflow);
+
 comment on column pawl.workflow_state.events is 'the events that it accepts, sorted';
 comment on column pawl.workflow_state.timeouts is 'how long after entering it each timeout is due, the nearest first';
 comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
@@ -664,6 +667,45 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 10_workflow/chosen_states.sql
+
+-- chosen_states reads what the names of states stand for in all workflows: the state of that name, and all
+-- states within it. It steps through an index from one combination of state, status and workflow to the next, so
+-- its cost does not grow with the number of versions. Without p_by_workflow it steps from one combination of
+-- state and status to the next, and the workflow is any one.
+-- Returns: p_limit combinations at most
+-- +goose StatementBegin
+create function pawl.chosen_states(p_states text[], p_by_workflow boolean, p_limit integer)
+returns table (workflow text, status text, state text)
+language sql stable parallel safe
+as $$
+  with recursive step as (
+    select r.last, f.state, f.status, f.workflow
+    from unnest(p_states) as n (name)
+    cross join lateral (values (n.name, n.name), (n.name || '.', n.name || '.~')) as r (first, last)
+    cross join lateral (
+      select w.state, w.status, w.workflow
+      from pawl.workflow_state w
+      where w.state >= r.first and w.state <= r.last
+      order by w.state, w.status, w.workflow
+      limit 1
+    ) f
+    union all
+    select s.last, f.state, f.status, f.workflow
+    from step s
+    cross join lateral (
+      select w.state, w.status, w.workflow
+      from pawl.workflow_state w
+      where w.state <= s.last
+        and (w.state, w.status, w.workflow) > (s.state, s.status, case when p_by_workflow then s.workflow else '~' end)
+      order by w.state, w.status, w.workflow
+      limit 1
+    ) f
+  )
+  select s.workflow, s.status::text, s.state from step s limit p_limit
+$$;
+-- +goose StatementEnd
+
 -- 10_workflow/jsonpath_error.sql
 
 -- jsonpath_error checks a SQL/JSON path. It costs a subtransaction, which is fine: definitions are rare.
@@ -682,10 +724,53 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 10_workflow/state_names.sql
+
+-- state_names reads the names of the states of all workflows in order, from one to the next.
+-- Returns: p_limit names at most
+-- +goose StatementBegin
+create function pawl.state_names(p_limit integer) returns setof text
+language sql stable parallel safe
+as $$
+  with recursive step as (
+    (select w.state from pawl.workflow_state w order by w.state limit 1)
+    union all
+    select f.state
+    from step s
+    cross join lateral (
+      select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
+    ) f
+  )
+  select s.state from step s limit p_limit
+$$;
+-- +goose StatementEnd
+
+-- 10_workflow/workflow_names.sql
+
+-- workflow_names reads the names of workflows in order, from one to the next.
+-- Returns: p_limit names at most
+-- +goose StatementBegin
+create function pawl.workflow_names(p_limit integer) returns setof text
+language sql stable parallel safe
+as $$
+  with recursive step as (
+    (select w.name from pawl.workflow w order by w.name limit 1)
+    union all
+    select f.name
+    from step s
+    cross join lateral (select w.name from pawl.workflow w where w.name > s.name order by w.name limit 1) f
+  )
+  select s.name from step s limit p_limit
+$$;
+-- +goose StatementEnd
+
 -- 10_workflow/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.jsonpath_error');
+  ('service', 'pawl.jsonpath_error'),
+  ('service', 'pawl.chosen_states'),
+  ('service', 'pawl.state_names'),
+  ('service', 'pawl.workflow_names');
 
 -- 20_instance/tables.sql
 

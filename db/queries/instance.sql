@@ -130,15 +130,15 @@ from (
   limit @row_limit
 ) c;
 
--- ChosenStates reads the workflows, statuses and states that an instance may have if a list chooses it. If no
--- states are given, state is empty. The name of a compound state stands for all states within.
+-- ChosenStates reads the workflows, statuses and states that an instance may have if a list of some workflows
+-- chooses it. If no states are given, state is empty. The name of a compound state stands for all states within.
 -- name: ChosenStates :many
 select distinct
   s.workflow,
   s.status,
   (case when sqlc.narg('states')::text[] is null then '' else s.state end)::text as state
 from pawl.workflow_state s
-where (sqlc.narg('workflows')::text[] is null or s.workflow = any (sqlc.narg('workflows')))
+where s.workflow = any (@workflows::text[])
   and (
     sqlc.narg('states')::text[] is null
     or exists (
@@ -146,15 +146,24 @@ where (sqlc.narg('workflows')::text[] is null or s.workflow = any (sqlc.narg('wo
   )
 order by s.workflow, s.status, state;
 
--- name: ListWorkflowNames :many
-select distinct w.name from pawl.workflow w order by w.name;
+-- ChosenStatesOfAll is ChosenStates for a list of all workflows; see pawl.chosen_states.
+-- name: ChosenStatesOfAll :many
+select c.workflow::text as workflow, c.status::text as status, c.state::text as state
+from pawl.chosen_states(@states::text[], @by_workflow::boolean, @row_limit::integer) c;
 
--- ListStateNames reads the states of some workflows, or of all.
+-- name: ListWorkflowNames :many
+select n::text as name from pawl.workflow_names(@row_limit::integer) n;
+
+-- ListStateNames reads the states of some workflows.
 -- name: ListStateNames :many
 select distinct s.state
 from pawl.workflow_state s
-where sqlc.narg('workflows')::text[] is null or s.workflow = any (sqlc.narg('workflows'))
+where s.workflow = any (@workflows::text[])
 order by s.state;
+
+-- ListAllStateNames reads the states of all workflows.
+-- name: ListAllStateNames :many
+select n::text as state from pawl.state_names(@row_limit::integer) n;
 
 -- ListActions reads the events that a state accepts from callers, with the schema of their
 -- payload.

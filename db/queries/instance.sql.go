@@ -20,7 +20,7 @@ select distinct
   s.status,
   (case when $1::text[] is null then '' else s.state end)::text as state
 from pawl.workflow_state s
-where ($2::text[] is null or s.workflow = any ($2))
+where s.workflow = any ($2::text[])
   and (
     $1::text[] is null
     or exists (
@@ -40,8 +40,8 @@ type ChosenStatesRow struct {
 	State    string
 }
 
-// ChosenStates reads the workflows, statuses and states that an instance may have if a list chooses it. If no
-// states are given, state is empty. The name of a compound state stands for all states within.
+// ChosenStates reads the workflows, statuses and states that an instance may have if a list of some workflows
+// chooses it. If no states are given, state is empty. The name of a compound state stands for all states within.
 func (q *Queries) ChosenStates(ctx context.Context, arg ChosenStatesParams) ([]ChosenStatesRow, error) {
 	rows, err := q.db.Query(ctx, chosenStates, arg.States, arg.Workflows)
 	if err != nil {
@@ -51,6 +51,44 @@ func (q *Queries) ChosenStates(ctx context.Context, arg ChosenStatesParams) ([]C
 	var items []ChosenStatesRow
 	for rows.Next() {
 		var i ChosenStatesRow
+		if err := rows.Scan(&i.Workflow, &i.Status, &i.State); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const chosenStatesOfAll = `-- name: ChosenStatesOfAll :many
+select c.workflow::text as workflow, c.status::text as status, c.state::text as state
+from pawl.chosen_states($1::text[], $2::boolean, $3::integer) c
+`
+
+type ChosenStatesOfAllParams struct {
+	States     []string
+	ByWorkflow bool
+	RowLimit   int32
+}
+
+type ChosenStatesOfAllRow struct {
+	Workflow string
+	Status   string
+	State    string
+}
+
+// ChosenStatesOfAll is ChosenStates for a list of all workflows; see pawl.chosen_states.
+func (q *Queries) ChosenStatesOfAll(ctx context.Context, arg ChosenStatesOfAllParams) ([]ChosenStatesOfAllRow, error) {
+	rows, err := q.db.Query(ctx, chosenStatesOfAll, arg.States, arg.ByWorkflow, arg.RowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ChosenStatesOfAllRow
+	for rows.Next() {
+		var i ChosenStatesOfAllRow
 		if err := rows.Scan(&i.Workflow, &i.Status, &i.State); err != nil {
 			return nil, err
 		}
@@ -370,6 +408,31 @@ func (q *Queries) ListActions(ctx context.Context, arg ListActionsParams) ([]Lis
 	return items, nil
 }
 
+const listAllStateNames = `-- name: ListAllStateNames :many
+select n::text as state from pawl.state_names($1::integer) n
+`
+
+// ListAllStateNames reads the states of all workflows.
+func (q *Queries) ListAllStateNames(ctx context.Context, rowLimit int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, listAllStateNames, rowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var state string
+		if err := rows.Scan(&state); err != nil {
+			return nil, err
+		}
+		items = append(items, state)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listInstances = `-- name: ListInstances :many
 select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
@@ -534,11 +597,11 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 const listStateNames = `-- name: ListStateNames :many
 select distinct s.state
 from pawl.workflow_state s
-where $1::text[] is null or s.workflow = any ($1)
+where s.workflow = any ($1::text[])
 order by s.state
 `
 
-// ListStateNames reads the states of some workflows, or of all.
+// ListStateNames reads the states of some workflows.
 func (q *Queries) ListStateNames(ctx context.Context, workflows []string) ([]string, error) {
 	rows, err := q.db.Query(ctx, listStateNames, workflows)
 	if err != nil {
@@ -560,11 +623,11 @@ func (q *Queries) ListStateNames(ctx context.Context, workflows []string) ([]str
 }
 
 const listWorkflowNames = `-- name: ListWorkflowNames :many
-select distinct w.name from pawl.workflow w order by w.name
+select n::text as name from pawl.workflow_names($1::integer) n
 `
 
-func (q *Queries) ListWorkflowNames(ctx context.Context) ([]string, error) {
-	rows, err := q.db.Query(ctx, listWorkflowNames)
+func (q *Queries) ListWorkflowNames(ctx context.Context, rowLimit int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, listWorkflowNames, rowLimit)
 	if err != nil {
 		return nil, err
 	}

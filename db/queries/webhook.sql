@@ -48,7 +48,7 @@ from (
   from unnest(@states::text[]) with ordinality as s (name, place)
   where not exists (
     select from pawl.workflow_state f
-    where (f.state = s.name or starts_with(f.state, s.name || '.'))
+    where (f.state = s.name or f.state >= s.name || '.' and f.state <= s.name || '.~')
       and (@workflows::text[] = '{}' or f.workflow = any (@workflows::text[])))
 ) u
 order by u.kind desc, u.place;

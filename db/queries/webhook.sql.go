@@ -688,7 +688,7 @@ from (
   from unnest($3::text[]) with ordinality as s (name, place)
   where not exists (
     select from pawl.workflow_state f
-    where (f.state = s.name or starts_with(f.state, s.name || '.'))
+    where (f.state = s.name or f.state >= s.name || '.' and f.state <= s.name || '.~')
       and ($1::text[] = '{}' or f.workflow = any ($1::text[])))
 ) u
 order by u.kind desc, u.place

@@ -62,6 +62,9 @@ create table pawl.workflow_state (
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
+-- Finds the states of a name in all workflows; see pawl.chosen_states.
+create index workflow_state_state_idx on pawl.workflow_state (state, status, workflow);
+
 comment on column pawl.workflow_state.events is 'the events that it accepts, sorted';
 comment on column pawl.workflow_state.timeouts is 'how long after entering it each timeout is due, the nearest first';
 comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
