@@ -56,6 +56,16 @@ func (b Batcher) Held() (waiting, names, running int) {
 	return b.b.waiting, len(b.b.lines), b.b.running
 }
 
+// CreatesWaiting says how many creates of a tenant wait.
+func (s *Service) CreatesWaiting(tenant string) int {
+	s.creates.mu.Lock()
+	defer s.creates.mu.Unlock()
+	if q := s.creates.queues[tenant]; q != nil {
+		return q.waiting
+	}
+	return 0
+}
+
 // FromDatabase maps an error of the driver.
 func FromDatabase(err error) *Error { return fromDatabase(err) }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -263,6 +264,58 @@ func TestManyCallersGiveUp(t *testing.T) {
 		}
 		if v := fsmtest.Get(t, s, id).Version; v != want {
 			t.Errorf("instance %d is at version %d, want %d", n, v, want)
+		}
+	}
+}
+
+// Tenants take turns: one that sends a single command is answered by the next call, while most of the 10,000 commands
+// of another one still wait.
+func TestTenantIsServedBesideAFlood(t *testing.T) {
+	t.Parallel()
+	const flood, flushers, batch = 10_000, 4, 256
+	pool := dbtest.New(t)
+	first := bounded.NewGate(t, "the first calls")
+	later := bounded.NewGate(t, "the calls after that of the single command")
+	var held atomic.Int64
+	var called atomic.Bool
+	s := fsmtest.On(t, fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
+		c.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, args []any) {
+			switch {
+			case !strings.Contains(sql, "pawl.create("):
+			case slices.Contains(args[0].([]string), "single"):
+				called.Store(true)
+			case called.Load():
+				later.Pass()
+			default:
+				held.Add(1)
+				first.Pass()
+			}
+		}}
+	}), fsm.Config{Flushers: flushers, MaxBatch: batch, MaxQueue: flood, CallTimeout: bounded.Limit}, fsmtest.Counter)
+	create := fsm.CreateCommand{Tenant: "flood", Workflow: "counter", Context: json.RawMessage(`{"x":0}`)}
+	commands := slices.Repeat([]fsm.Command{create}, flood)
+	flooded := make(chan []fsm.Reply, 1)
+	go func() { flooded <- s.Do(t.Context(), commands) }()
+	bounded.True(t, "calls of all flushers", func() bool { return held.Load() == flushers })
+	if n := s.CreatesWaiting("flood"); n != flood-flushers*batch {
+		t.Errorf("%d commands wait", n)
+	}
+	create.Tenant = "single"
+	answered := make(chan error, 1)
+	go func() { answered <- second(s.Create(t.Context(), create)) }()
+	bounded.True(t, "the single command to wait", func() bool { return s.CreatesWaiting("single") == 1 })
+	first.Open()
+	if err := bounded.Receive(t, "the answer to the single command", answered); err != nil {
+		t.Error(err)
+	}
+	// Those that were in flight, and those of the next call of each flusher.
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance where tenant_id = 'flood'"); n > 2*flushers*batch {
+		t.Errorf("%d commands of the other tenant are carried out before the single one", n)
+	}
+	later.Open()
+	for _, r := range bounded.Receive(t, "the answers to the flood", flooded) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
 		}
 	}
 }

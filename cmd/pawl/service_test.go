@@ -38,12 +38,18 @@ func start(t testing.TB, env []string, args ...string) *process {
 // database for it.
 func serviceRole(t *testing.T, dsn string) string {
 	t.Helper()
+	return loginRole(t, dsn, "service")
+}
+
+// loginRole is serviceRole for any privilege that `pawl migrate grants` knows.
+func loginRole(t *testing.T, dsn, privilege string) string {
+	t.Helper()
 	owner, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = owner.Close(bounded.Context(t)) }()
-	role := "pawl_service_" + strings.ReplaceAll(owner.Config().Database, "-", "_")
+	role := "pawl_" + privilege + "_" + strings.ReplaceAll(owner.Config().Database, "-", "_")
 	bounded.Exec(t, owner, fmt.Sprintf("create role %s login password 'secret'", role))
 	t.Cleanup(func() {
 		ctx := bounded.Context(t)
@@ -56,7 +62,7 @@ func serviceRole(t *testing.T, dsn string) string {
 			t.Error(err)
 		}
 	})
-	mustPawl(t, []string{"DATABASE_URL=" + dsn}, "migrate", "grants", "--role", role, "--apply")
+	mustPawl(t, []string{"DATABASE_URL=" + dsn}, "migrate", "grants", "--role", role, "--privilege", privilege, "--apply")
 	u, err := url.Parse(dsn)
 	if err != nil {
 		t.Fatal(err)
