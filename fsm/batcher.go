@@ -1,7 +1,9 @@
 package fsm
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -34,9 +36,9 @@ const maxChain = 32
 // A call may have commands of several tenants. Tenants take turns, with one command at each turn. So
 // however many commands of a tenant wait, those of another wait only for the calls in flight.
 type batcher[C, R any] struct {
-	// flush completes or fails each of the commands, does not panic, and returns whether the database
-	// is away.
-	flush    func([]*pending[C, R]) (away bool)
+	// flush makes a call, and does not panic. It completes or fails the commands, except those that it returns
+	// to be called again, each by itself. away: the database does not answer.
+	flush    func([]*pending[C, R]) (away bool, again []*pending[C, R])
 	flushers int
 	cap      int
 	maxQueue int // How many commands of one tenant may wait if no others do.
@@ -50,6 +52,8 @@ type batcher[C, R any] struct {
 	lines   map[string][]*pending[C, R] // By name; the first of a line is ready or in flight.
 	waiting int                         // Commands that are not in flight: ready or in line.
 	ready   int                         // How many commands are ready.
+	alone   []*pending[C, R]            // First in their lines, and waiting for calls of their own.
+	single  int                         // Calls in flight with one of those.
 	calls   []time.Time                 // When each call in flight began.
 	alarmed bool                        // Whether a timer is set to call grow when the calls in flight are slow.
 	running int                         // How many flushers there are.
@@ -67,14 +71,14 @@ type queue[C, R any] struct {
 	inTurns      bool
 }
 
-// pop takes the next ready command; nil if there is none.
+// pop takes the next ready command, which is the one that arrived first; nil if there is none.
 func (q *queue[C, R]) pop() *pending[C, R] {
-	from := &q.freed
-	if len(q.freed) == 0 {
-		from = &q.ready
-	}
-	if len(*from) == 0 {
+	from := &q.ready
+	switch {
+	case len(q.freed)+len(q.ready) == 0:
 		return nil
+	case len(q.ready) == 0 || len(q.freed) > 0 && !q.ready[0].queued.Before(q.freed[0].queued):
+		from = &q.freed
 	}
 	p := (*from)[0]
 	(*from)[0] = nil // The array lives on, and would keep the command.
@@ -95,10 +99,10 @@ type pending[C, R any] struct {
 	next *pending[C, R]
 	// behind counts the lines in which it is not the first.
 	behind int
-	// taken: the command is in flight.
-	taken  bool
-	queue  *queue[C, R]
-	queued time.Time
+	// taken: the command is in flight. alone: it gets a call of its own, since a call that it shared failed.
+	taken, alone bool
+	queue        *queue[C, R]
+	queued       time.Time
 
 	// checked is the checksum of the schema that the document was checked against; empty for none. checks
 	// counts the checks.
@@ -172,7 +176,7 @@ func failAll[C, R any](batch []*pending[C, R]) {
 	}
 }
 
-func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) (away bool)) *batcher[C, R] {
+func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) (away bool, again []*pending[C, R])) *batcher[C, R] {
 	b := &batcher[C, R]{
 		flush: flush, flushers: config.Flushers, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
@@ -206,18 +210,13 @@ func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
 func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	tenant := commands[0].tenant
-	q := b.queues[tenant]
-	if q == nil {
-		q = &queue[C, R]{tenant: tenant}
-	}
+	q := b.queueOf(commands[0].tenant)
 	switch {
 	case b.closed:
 		return &Error{Kind: Unavailable, Message: "the service is shutting down; try again"}
 	case q.waiting+len(commands) > 2*b.maxQueue-b.waiting-len(commands):
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting; try again"}
 	}
-	b.queues[tenant] = q
 	now := time.Now()
 	for _, p := range commands {
 		p.queued, p.queue = now, q
@@ -242,9 +241,18 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	return nil
 }
 
+// queueOf returns the queue of a tenant, which is new if none of its commands wait. The lock is held.
+func (b *batcher[C, R]) queueOf(tenant string) *queue[C, R] {
+	if q := b.queues[tenant]; q != nil {
+		return q
+	}
+	return &queue[C, R]{tenant: tenant}
+}
+
 // count adds n to the number of a tenant's waiting commands. The lock is held.
 func (b *batcher[C, R]) count(q *queue[C, R], n int) {
 	b.waiting += n
+	b.queues[q.tenant] = q
 	if q.waiting += n; q.waiting == 0 {
 		delete(b.queues, q.tenant)
 	}
@@ -261,7 +269,7 @@ func (b *batcher[C, R]) turn(q *queue[C, R]) {
 // grow starts a flusher if there is work for one more. If a call must become slow before that, it sets a
 // timer. The lock is held.
 func (b *batcher[C, R]) grow() {
-	if b.ready == 0 || b.running == b.flushers {
+	if b.ready == 0 && !b.maySingle() || b.running == b.flushers {
 		return
 	}
 	wait := b.mustWait()
@@ -313,12 +321,20 @@ func (b *batcher[C, R]) step() bool {
 	b.calls = append(b.calls, began)
 	b.grow() // Another flusher takes what did not fit.
 	b.mu.Unlock()
-	away := b.flush(batch)
+	away, again := b.flush(batch)
 	b.mu.Lock()
 	at := slices.Index(b.calls, began)
 	b.calls = slices.Delete(b.calls, at, at+1)
+	if batch[0].alone {
+		b.single--
+	}
+	for _, p := range again {
+		b.again(p)
+	}
 	for _, p := range batch {
-		b.leave(p)
+		if p.taken {
+			b.leave(p)
+		}
 	}
 	if away {
 		// The next call is likely to fail too, and as late as this one. Commands that have waited for
@@ -333,8 +349,43 @@ func (b *batcher[C, R]) step() bool {
 	return true
 }
 
+// again makes a command wait for a call of its own. The lock is held.
+func (b *batcher[C, R]) again(p *pending[C, R]) {
+	p.taken, p.alone = false, true
+	p.queue = b.queueOf(p.tenant)
+	b.count(p.queue, 1)
+	if p.behind == 0 {
+		b.alone = append(b.alone, p)
+	}
+}
+
+// maySingle reports whether a call may be made with one of the commands that get calls of their own. One flusher
+// is left for the other commands, since these calls may be slow. The lock is held.
+func (b *batcher[C, R]) maySingle() bool {
+	return len(b.alone) > 0 && b.single < max(b.flushers-1, 1)
+}
+
+// takeSingle takes a command that gets a call of its own; nil if there is none, or if it may not be called now.
+func (b *batcher[C, R]) takeSingle() *pending[C, R] {
+	for b.maySingle() {
+		p := b.alone[0]
+		b.alone[0] = nil
+		b.alone = b.alone[1:]
+		if err := cmp.Or(p.gaveUp(), p.err); err != nil {
+			b.refuse(p, err)
+			continue
+		}
+		b.single++
+		return b.takeOne(p)
+	}
+	return nil
+}
+
 // take removes the commands of the next call from the queues.
 func (b *batcher[C, R]) take() []*pending[C, R] {
+	if p := b.takeSingle(); p != nil {
+		return []*pending[C, R]{p}
+	}
 	var batch []*pending[C, R]
 	for len(b.turns) > 0 && len(batch) < b.cap {
 		q := b.turns[0]
@@ -409,11 +460,21 @@ func (b *batcher[C, R]) leave(p *pending[C, R]) {
 			continue
 		}
 		b.lines[x] = line
-		if line[0].behind--; line[0].behind == 0 && !line[0].taken {
-			b.ready++
-			line[0].queue.freed = append(line[0].queue.freed, line[0])
-			b.turn(line[0].queue)
+		first := line[0]
+		if first.alone && x == p.chain && errors.Is(p.err, Unavailable) {
+			// Say because another transaction holds the instance. It would wait as long as p did.
+			first.fail(p.err)
 		}
+		if first.behind--; first.behind > 0 || first.taken {
+			continue
+		}
+		if first.alone {
+			b.alone = append(b.alone, first)
+			continue
+		}
+		b.ready++
+		first.queue.freed = append(first.queue.freed, first)
+		b.turn(first.queue)
 	}
 	p.next = nil
 }

@@ -26,6 +26,13 @@ type aCall struct {
 	commands []*fsm.Call
 	finish   chan struct{}
 	away     *bool // What the call says, when it is finished.
+	failed   *bool
+}
+
+// again finishes a call that fails, so that its commands are called singly.
+func (c aCall) again() {
+	*c.failed = true
+	close(c.finish)
 }
 
 func (c aCall) names() []string {
@@ -39,14 +46,17 @@ func (c aCall) names() []string {
 // gated returns a batcher whose calls are made one step at a time.
 func gated(config fsm.Config) (fsm.Batcher, chan aCall) {
 	calls := make(chan aCall, 100)
-	return fsm.NewBatcher(config, func(commands []*fsm.Call) bool {
-		c := aCall{commands, make(chan struct{}), new(bool)}
+	return fsm.NewBatcherAgain(config, func(commands []*fsm.Call) (away bool, again []*fsm.Call) {
+		c := aCall{commands, make(chan struct{}), new(bool), new(bool)}
 		calls <- c
 		<-c.finish // bounded: in the bubble of a test
+		if *c.failed {
+			return false, commands
+		}
 		for _, p := range commands {
 			p.Fail(nil)
 		}
-		return *c.away
+		return *c.away, nil
 	}), calls
 }
 
@@ -301,6 +311,61 @@ func TestBatcherChains(t *testing.T) {
 		close(c.finish)
 		close(other.finish)
 		close(next(t, calls, "y3").finish)
+		idle(t, b)
+	})
+}
+
+// A command that waits for nobody is not overtaken by those that come later for hot instances.
+func TestBatcherKeepsTheOrderOfArrival(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, MaxBatch: 2})
+		again := func(name string) {
+			time.Sleep(time.Nanosecond) // bounded: in the bubble this moves the clock, and the order is that of arrival
+			submit(t, b, fsm.NewChained(t.Context(), name, "t", name))
+		}
+		for range 2 {
+			again("hot1")
+			again("hot2")
+		}
+		c := next(t, calls, "hot1")
+		close(c.finish)
+		c = next(t, calls, "hot2", "hot1")
+		again("hot1")
+		submit(t, b, call("cold"))
+		again("hot2")
+		again("hot1")
+		close(c.finish)
+		close(next(t, calls, "hot2", "hot1").finish)
+		close(next(t, calls, "cold", "hot2").finish)
+		close(next(t, calls, "hot1").finish)
+		idle(t, b)
+	})
+}
+
+// The commands of a call that failed get calls of their own, in their order, and hold up nobody.
+func TestBatcherCallsSingly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 3})
+		of := func(name, instance string) *fsm.Call { return fsm.NewChained(t.Context(), name, "t", instance) }
+		submit(t, b, of("a1", "a"), of("b1", "b"), of("c1", "c"), of("a2", "a"), call("d"))
+		next(t, calls, "a1", "b1", "c1", "d", "a2").again()
+		// Two of the three flushers make such calls. The third is for the other commands.
+		a1 := next(t, calls, "a1")
+		submit(t, b, of("b2", "b"), call("e"))
+		b1 := next(t, calls, "b1")
+		e := next(t, calls, "e")
+		close(b1.finish)
+		c1 := next(t, calls, "c1")
+		close(e.finish)
+		b2 := next(t, calls, "b2")
+		close(a1.finish)
+		d := next(t, calls, "d")
+		close(b2.finish)
+		close(c1.finish)
+		close(next(t, calls, "a2").finish)
+		close(d.finish)
 		idle(t, b)
 	})
 }

@@ -19,8 +19,13 @@ type Command interface {
 	identity() (kind, tenant, key string)
 }
 
-func (c CreateCommand) identity() (kind, tenant, key string) { return "create", c.Tenant, c.Key }
-func (c FireCommand) identity() (kind, tenant, key string)   { return "fire", c.Tenant, c.Key }
+func (c CreateCommand) identity() (kind, tenant, key string) {
+	return "create", cmp.Or(c.Tenant, DefaultTenant), c.Key
+}
+
+func (c FireCommand) identity() (kind, tenant, key string) {
+	return "fire", cmp.Or(c.Tenant, DefaultTenant), c.Key
+}
 
 // Origin says who gives a command and on whose behalf. It is not part of the fingerprint that tells
 // whether a key is used for the same request again.

@@ -43,6 +43,11 @@ func (p *pending[C, R]) Done() chan struct{} { return p.done }
 type Batcher struct{ b *batcher[string, Result] }
 
 func NewBatcher(c Config, flush func([]*Call) (away bool)) Batcher {
+	return NewBatcherAgain(c, func(calls []*Call) (away bool, again []*Call) { return flush(calls), nil })
+}
+
+// NewBatcherAgain is NewBatcher with calls whose commands may have to be called again, each by itself.
+func NewBatcherAgain(c Config, flush func([]*Call) (away bool, again []*Call)) Batcher {
 	return Batcher{newBatcher(c.withDefaults(), flush)}
 }
 

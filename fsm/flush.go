@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -78,11 +77,11 @@ func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error
 	return outcomes, nil
 }
 
-func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) (away bool) {
+func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) (away bool, single []*pending[CreateCommand, Result]) {
 	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.blameCreate})
 }
 
-func (s *Service) flushFires(batch []*pending[FireCommand, Result]) (away bool) {
+func (s *Service) flushFires(batch []*pending[FireCommand, Result]) (away bool, single []*pending[FireCommand, Result]) {
 	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.blame})
 }
 
@@ -99,10 +98,10 @@ type handling[C any] struct {
 // flush makes one call for a batch, and completes or fails its commands. It returns whether the database
 // is away.
 //
-// If the call fails although there is a connection, its commands are called one by one, so that the one to
-// blame harms no other. If a document must still be checked against a schema, it is checked, and its
+// If the call fails although there is a connection, it returns the commands, to be called one by one. Then
+// the one to blame harms no other. If a document must still be checked against a schema, it is checked, and its
 // command is called again before any later command for the instance is decided.
-func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away bool) {
+func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away bool, single []*pending[C, Result]) {
 	defer failAll(batch)
 	for len(batch) > 0 {
 		var outcomes []queries.Outcome
@@ -120,10 +119,9 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away 
 				for _, p := range batch {
 					p.fail(h.blame(p, err))
 				}
-				return database.IsConnectionError(err)
+				return database.IsConnectionError(err), nil
 			}
-			flushSingly(s, batch, h)
-			return false
+			return false, batch
 		}
 		var again []*pending[C, Result]
 		var moved []uuid.UUID
@@ -149,41 +147,7 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away 
 		}
 		batch = again
 	}
-	return false
-}
-
-// flushSingly makes a call for each command of a batch, and up to Config.Flushers calls at once. The commands
-// of a chain are called one after the other. If one of them is Unavailable, for example because another
-// transaction holds the instance, those behind it fail too, since each would wait as long as it did.
-func flushSingly[C any](s *Service, batch []*pending[C, Result], h handling[C]) {
-	var chains [][]*pending[C, Result]
-	at := map[string]int{}
-	for _, p := range batch {
-		if i, known := at[p.chain]; known && p.chain != "" {
-			chains[i] = append(chains[i], p)
-		} else {
-			at[p.chain] = len(chains)
-			chains = append(chains, []*pending[C, Result]{p})
-		}
-	}
-	var singles sync.WaitGroup
-	slots := make(chan struct{}, s.config.Flushers)
-	for _, chain := range chains {
-		slots <- struct{}{}
-		singles.Go(func() {
-			defer func() { <-slots }()
-			for i, p := range chain {
-				flush(s, []*pending[C, Result]{p}, h)
-				if errors.Is(p.err, Unavailable) {
-					for _, behind := range chain[i+1:] {
-						behind.fail(p.err)
-					}
-					return
-				}
-			}
-		})
-	}
-	singles.Wait()
+	return false, nil
 }
 
 // blame says why a call for a single fire failed. If the call ran into the statement timeout, the same

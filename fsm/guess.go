@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"sync"
 
@@ -14,11 +15,33 @@ import (
 // whether it was the right schema. A wrong guess costs a second call, and nothing else.
 type guesses struct {
 	schemas recent[circumstance, json.RawMessage]
+	// texts has each of these schemas once, by its checksum.
+	texts recent[[sha256.Size]byte, json.RawMessage]
 	// places has the place of each instance after its last known step: workflow, version and state. It
 	// has only instances whose version of the workflow is in versions. Those are the versions for which
 	// the engine asked for a payload schema.
 	places   recent[uuid.UUID, circumstance]
 	versions recent[circumstance, struct{}]
+}
+
+// maxGuessed is the size of the largest schema that is remembered, in bytes. A document with a larger one always
+// needs two calls.
+const maxGuessed = 8 << 10
+
+// learn remembers the schema of circumstances.
+func (g *guesses) learn(schema json.RawMessage, circumstances ...circumstance) {
+	if len(schema) > maxGuessed {
+		return
+	}
+	checksum := sha256.Sum256(schema)
+	text, known := g.texts.get(checksum)
+	if !known {
+		text = schema
+		g.texts.put(checksum, text)
+	}
+	for _, c := range circumstances {
+		g.schemas.put(c, text)
+	}
 }
 
 // A circumstance says for which documents a schema is meant: for the payloads of an event in a state of a
@@ -51,7 +74,7 @@ func (g *guesses) forFire(id uuid.UUID, event string) json.RawMessage {
 
 // created notes the schema that the engine asked for at a creation.
 func (g *guesses) created(workflow string, schema json.RawMessage) {
-	g.schemas.put(circumstance{workflow: workflow}, schema)
+	g.learn(schema, circumstance{workflow: workflow})
 }
 
 // fired notes the schema that the engine asked for when an event was fired, and the place of the
@@ -63,8 +86,7 @@ func (g *guesses) fired(o queries.Outcome, event string) {
 	place.state = *o.State
 	g.places.put(*o.ID, place)
 	place.event = event
-	g.schemas.put(place, o.Schema)
-	g.schemas.put(circumstance{event: event}, o.Schema)
+	g.learn(o.Schema, place, circumstance{event: event})
 }
 
 // moved notes the place of an instance, if its version of the workflow has a payload schema.
@@ -83,7 +105,7 @@ type recent[K comparable, V any] struct {
 	young, old map[K]V
 }
 
-const maxRecent = 16384
+const maxRecent = 4096
 
 func (r *recent[K, V]) get(k K) (v V, known bool) {
 	r.mu.Lock()

@@ -216,6 +216,33 @@ func TestChainWaitsOnce(t *testing.T) {
 	}
 }
 
+// A chain of commands with a slow guard holds up neither the commands that shared its call, nor those after them.
+func TestSlowChainHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	s := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 500 * time.Millisecond}), fsm.Config{CallTimeout: bounded.Limit}, fsmtest.Counter)
+	bad, good := fsmtest.Create(t, s, "counter", `{"x":0}`).ID, fsmtest.Create(t, s, "counter", `{"x":0}`).ID
+	payload := json.RawMessage(`{"a":[` + strings.Repeat("1,", 1999) + `1]}`)
+	commands := []fsm.Command{fsm.FireCommand{ID: good, Event: "add", Payload: json.RawMessage(`{"n":1}`)}}
+	for range 10 {
+		commands = append(commands, fsm.FireCommand{ID: bad, Event: "slow", Payload: payload})
+	}
+	replies := make(chan []fsm.Reply, 1)
+	go func() { replies <- s.Do(t.Context(), commands) }()
+	bounded.True(t, "the neighbour to move", func() bool { return fsmtest.Get(t, s, good).Version == 2 })
+	fsmtest.Fire(t, s, good, "add", `{"n":1}`)
+	select {
+	case <-replies:
+		t.Error("the neighbour's next command waited for the slow ones")
+	default:
+	}
+	for n, r := range bounded.Receive(t, "the replies", replies) {
+		if n > 0 {
+			fsmtest.Refused(t, r.Err, fsm.GuardError)
+		}
+	}
+}
+
 // Callers that go away are answered at once, and what was not sent for them never is.
 func TestManyCallersGiveUp(t *testing.T) {
 	t.Parallel()

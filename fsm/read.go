@@ -21,7 +21,7 @@ func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instanc
 }
 
 // flushGets reads instances.
-func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
+func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool, single []*pending[uuid.UUID, Instance]) {
 	defer failAll(batch)
 	type place struct {
 		tenant string
@@ -40,7 +40,7 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
 		for _, p := range batch {
 			p.fail(AsError(err))
 		}
-		return database.IsConnectionError(err)
+		return database.IsConnectionError(err), nil
 	}
 	found := make(map[place]Instance, len(rows))
 	for _, r := range rows {
@@ -53,7 +53,7 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool) {
 			p.fail(Errorf(InstanceNotFound, "there is no such instance"))
 		}
 	}
-	return false
+	return false, nil
 }
 
 // GetAt returns an instance as it was at a time, a step of that very time included.

@@ -805,7 +805,8 @@ insert into pawl_private.privilege (privilege, function) values
 --   * A create inserts instances after it has claimed its keys. Nobody can hold a lock on an instance
 --     that does not exist, and creates insert business keys in one order.
 --   * If the time to live of keys slides, step 1 locks keys before step 2 locks instances. Two calls
---     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it.
+--     may then wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it,
+--     or lock_timeout ends it before, and the service answers 503.
 --   * Each round of a call claims its keys in order, but a later round may claim a smaller key. So two
 --     calls that use the same keys for different instances may wait for each other. PostgreSQL ends one
 --     of them in the same way.
