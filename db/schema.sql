@@ -4263,10 +4263,10 @@ begin
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb,
-    case when a.status = 'active' then
+    case when k.decision = 'applied' and a.status = 'active' then
       pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
     end,
-    case when a.status = 'active' then
+    case when k.decision = 'applied' and a.status = 'active' then
       pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
     end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)

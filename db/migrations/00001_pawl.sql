@@ -1040,7 +1040,7 @@ comment on column pawl.callback.secret is 'null: the deployment''s secret signs'
 -- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
 -- is after an applied command, else as it is; null if there is none to show. actions: the events
 -- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold. timeout_event,
--- timeout_due_at: the next deadline of the state that it is in then, or null; see pawl.next_timeout.
+-- timeout_due_at: of an applied command, the next deadline that it left, or null; see pawl.next_timeout.
 create type pawl.outcome as (
   ordinal integer,
   code text,
@@ -1622,10 +1622,10 @@ begin
       pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
     end,
     null::jsonb,
-    case when a.status = 'active' then
+    case when k.decision = 'applied' and a.status = 'active' then
       pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
     end,
-    case when a.status = 'active' then
+    case when k.decision = 'applied' and a.status = 'active' then
       pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
     end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)

@@ -75,28 +75,18 @@ func (b *benchmark) startServer(ctx context.Context) (*localpg.Server, error) {
 // migrate deploys the schema of pawl and makes the schema of the benchmark. Both are dropped when
 // the run ends.
 func (b *benchmark) migrate(ctx context.Context) error {
-	var pawl, own, versions bool
-	err := b.conn.QueryRow(ctx, `
-		select to_regnamespace('pawl') is not null, to_regnamespace($1) is not null, to_regclass('goose_db_version') is not null`,
-		schema).Scan(&pawl, &own, &versions)
+	var pawl, own bool
+	err := b.conn.QueryRow(ctx, "select to_regnamespace('pawl') is not null, to_regnamespace($1) is not null", schema).Scan(&pawl, &own)
 	if err != nil {
 		return err
-	}
-	applied := 0
-	if versions {
-		if err := b.conn.QueryRow(ctx, "select count(*) from goose_db_version where version_id > 0").Scan(&applied); err != nil {
-			return err
-		}
 	}
 	switch {
 	case pawl:
 		return errors.New("bench: the database has a schema pawl, which the benchmark would change and drop: name an empty database")
 	case own:
 		return fmt.Errorf("bench: the database has a schema %s: name an empty database, or drop the schema that an earlier run left", schema)
-	case applied > 0:
-		return errors.New("bench: the database has applied goose migrations that are not pawl's: name an empty database")
 	}
-	b.undo = append(b.undo, func(ctx context.Context) error { return b.dropAll(ctx, versions) })
+	b.undo = append(b.undo, func(ctx context.Context) error { return b.dropAll(ctx) })
 	if err := db.Up(ctx, b.dsn); err != nil {
 		return err
 	}
@@ -105,7 +95,7 @@ func (b *benchmark) migrate(ctx context.Context) error {
 }
 
 // dropAll takes back what migrate made. A private server is deleted as a whole instead.
-func (b *benchmark) dropAll(ctx context.Context, keepVersions bool) error {
+func (b *benchmark) dropAll(ctx context.Context) error {
 	if b.DatabaseURL == "" {
 		return nil
 	}
@@ -130,10 +120,7 @@ func (b *benchmark) dropAll(ctx context.Context, keepVersions bool) error {
 			return err
 		}
 	}
-	if !keepVersions {
-		_, err = conn.Exec(ctx, "drop table if exists goose_db_version")
-	}
-	return err
+	return nil
 }
 
 // readIDs returns the ids of instances that a query selects as text.

@@ -262,7 +262,7 @@ comment on column pawl.callback.secret is 'null: the deployment''s secret signs'
 -- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
 -- is after an applied command, else as it is; null if there is none to show. actions: the events
 -- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold. timeout_event,
--- timeout_due_at: the next deadline of the state that it is in then, or null; see pawl.next_timeout.
+-- timeout_due_at: of an applied command, the next deadline that it left, or null; see pawl.next_timeout.
 create type pawl.outcome as (
   ordinal integer,
   code text,
