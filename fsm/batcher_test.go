@@ -321,7 +321,7 @@ func TestBatcherKeepsTheOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, calls := gated(fsm.Config{Flushers: 1, MaxBatch: 2})
 		again := func(name string) {
-			time.Sleep(time.Nanosecond) // bounded: in the bubble this moves the clock, and the order is that of arrival
+			time.Sleep(time.Nanosecond)
 			submit(t, b, fsm.NewChained(t.Context(), name, "t", name))
 		}
 		for range 2 {
