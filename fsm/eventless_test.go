@@ -167,7 +167,7 @@ func TestEventlessCreation(t *testing.T) {
 func TestSlowEventlessGuards(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	limited := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 150 * time.Millisecond, LockTimeout: 50 * time.Millisecond})
+	limited := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: 50 * time.Millisecond})
 	const guard = `"exists($.context.a[*] ? (exists($.context.a[*] ? (exists($.context.a[*] ? (@ < 0))))))"`
 	s := fsmtest.On(t, limited, fsm.Config{}, `{"name":"w","initial":"A","states":{
 		"A":{"always":{"guard":`+guard+`,"target":"END"},"on":{"go":{"target":"A","assign":"*"}}},"END":{"type":"final"}}}`)
@@ -187,7 +187,7 @@ func TestSlowEventlessGuards(t *testing.T) {
 	_, err = s.Create(t.Context(), held)
 	fsmtest.Refused(t, err, fsm.Unavailable)
 	// So it is if the wait for the lock ends with the statement timeout.
-	patient := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 150 * time.Millisecond, LockTimeout: time.Minute})
+	patient := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: time.Minute})
 	_, err = fsmtest.On(t, patient, fsm.Config{}).Create(t.Context(), held)
 	fsmtest.Refused(t, err, fsm.Unavailable)
 }

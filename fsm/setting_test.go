@@ -143,7 +143,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	counter := created(fsm.CreateCommand{Workflow: "counter", Key: "counter", Context: json.RawMessage(`{"x": 1}`)})
 	fire(counter.ID, "add", `{"n": 0.1}`, "key-7")
 	fire(counter.ID, "add", `{"n": -1}`, "key-8")
-	hasty := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(owner), db.Config{StatementTimeout: 100 * time.Millisecond}), fsm.Config{CallTimeout: 5 * time.Second})
+	hasty := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(owner), db.Config{StatementTimeout: 500 * time.Millisecond}), fsm.Config{CallTimeout: 5 * time.Second})
 	_, err = hasty.Fire(ctx, fsm.FireCommand{ID: counter.ID, Event: "slow", Payload: slowPayload})
 	fsmtest.Refused(t, err, fsm.GuardError)
 	r.add("slow", nil, err)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/httpapi"
 	"github.com/pawl-fsm/pawl/internal/bounded"
@@ -292,7 +291,7 @@ func TestRolledBackCommandLeavesNoKey(t *testing.T) {
 // These errors are not recorded: afterwards the key may be used for another request.
 func TestWhatIsNotRecorded(t *testing.T) {
 	t.Parallel()
-	a := startWith(t, setup{db: db.Config{StatementTimeout: 200 * time.Millisecond}})
+	a := start(t)
 	a.register(booking)
 	a.register(careful)
 	a.register(touchy)
