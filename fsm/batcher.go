@@ -64,14 +64,14 @@ type batcher[C, R any] struct {
 // A queue has the ready commands of one tenant.
 type queue[C, R any] struct {
 	tenant string
-	// freed has the commands that were behind others in a line; ready has those that never were. freed
-	// comes first, since its commands have waited longer, mostly.
+	// ready has the commands that never were behind others in a line, in the order of arrival. freed has those
+	// that were, in the order in which they became ready.
 	freed, ready []*pending[C, R]
 	waiting      int // How many of the tenant's commands are not in flight.
 	inTurns      bool
 }
 
-// pop takes the next ready command, which is the one that arrived first; nil if there is none.
+// pop takes the next command of ready or of freed, whichever arrived first. It returns nil if there is none.
 func (q *queue[C, R]) pop() *pending[C, R] {
 	from := &q.ready
 	switch {
@@ -251,8 +251,10 @@ func (b *batcher[C, R]) queueOf(tenant string) *queue[C, R] {
 
 // count adds n to the number of a tenant's waiting commands. The lock is held.
 func (b *batcher[C, R]) count(q *queue[C, R], n int) {
+	if q.waiting == 0 {
+		b.queues[q.tenant] = q
+	}
 	b.waiting += n
-	b.queues[q.tenant] = q
 	if q.waiting += n; q.waiting == 0 {
 		delete(b.queues, q.tenant)
 	}
@@ -365,12 +367,18 @@ func (b *batcher[C, R]) maySingle() bool {
 	return len(b.alone) > 0 && b.single < max(b.flushers-1, 1)
 }
 
+// popAlone takes the next command that gets a call of its own. There must be one.
+func (b *batcher[C, R]) popAlone() *pending[C, R] {
+	p := b.alone[0]
+	b.alone[0] = nil // The array lives on, and would keep the command.
+	b.alone = b.alone[1:]
+	return p
+}
+
 // takeSingle takes a command that gets a call of its own; nil if there is none, or if it may not be called now.
 func (b *batcher[C, R]) takeSingle() *pending[C, R] {
 	for b.maySingle() {
-		p := b.alone[0]
-		b.alone[0] = nil
-		b.alone = b.alone[1:]
+		p := b.popAlone()
 		if err := cmp.Or(p.gaveUp(), p.err); err != nil {
 			b.refuse(p, err)
 			continue
@@ -428,9 +436,19 @@ func (b *batcher[C, R]) refuse(p *pending[C, R], err error) {
 	b.leave(p)
 }
 
-// drop fails the ready commands for which refused returns an error. A command that becomes ready because
-// of that is treated in the same way.
+// drop fails the ready commands, and those that get calls of their own, for which refused returns an error. A
+// command that becomes one of them because of that is treated in the same way.
 func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
+	var alone []*pending[C, R]
+	for len(b.alone) > 0 { // refuse may free further commands.
+		p := b.popAlone()
+		if err := refused(p); err != nil {
+			b.refuse(p, err)
+		} else {
+			alone = append(alone, p)
+		}
+	}
+	b.alone = alone
 	for _, q := range slices.Collect(maps.Values(b.queues)) {
 		var kept []*pending[C, R]
 		for p := q.pop(); p != nil; p = q.pop() { // refuse may free further commands.

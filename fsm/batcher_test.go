@@ -142,10 +142,10 @@ func TestBatcherCallsBesideSlowCalls(t *testing.T) {
 		submit(t, b, call("1"))
 		slow := next(t, calls, "1")
 		submit(t, b, call("2"))
-		time.Sleep(fsm.SlowCall - 1)
+		time.Sleep(fsm.SlowCall - 1) // In the bubble, this moves the clock and waits for nothing.
 		submit(t, b, call("3"))
 		none(t, calls)
-		time.Sleep(time.Nanosecond)
+		time.Sleep(time.Nanosecond) // The call is slow now.
 		synctest.Wait()
 		if len(calls) != 1 {
 			t.Fatal("no call is made beside a slow one")
@@ -321,7 +321,7 @@ func TestBatcherKeepsTheOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, calls := gated(fsm.Config{Flushers: 1, MaxBatch: 2})
 		again := func(name string) {
-			time.Sleep(time.Nanosecond)
+			time.Sleep(time.Nanosecond) // In the bubble, this moves the clock: no two arrive at the same time.
 			submit(t, b, fsm.NewChained(t.Context(), name, "t", name))
 		}
 		for range 2 {
@@ -493,6 +493,32 @@ func TestBatcherShedsWhatWaitedLong(t *testing.T) {
 		time.Sleep(time.Minute)
 		close(c.finish)
 		close(next(t, calls, "7").finish)
+		idle(t, b)
+	})
+}
+
+// So do those that wait for calls of their own.
+func TestBatcherShedsSingleCalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, CallTimeout: 4 * time.Second})
+		first := call("first")
+		submit(t, b, first)
+		c := next(t, calls, "first")
+		shared := []*fsm.Call{call("1"), fsm.NewChained(t.Context(), "2", "t", "a"), fsm.NewChained(t.Context(), "3", "t", "a")}
+		submit(t, b, shared...)
+		close(c.finish)
+		next(t, calls, "1", "2", "3").again()
+		c = next(t, calls, "1")
+		// In the bubble, this moves the clock and waits for nothing.
+		time.Sleep(2 * time.Second)
+		*c.away = true
+		close(c.finish)
+		for _, p := range shared[1:] {
+			_, err := p.Wait()
+			fsmtest.Refused(t, err, fsm.Unavailable)
+		}
+		none(t, calls)
 		idle(t, b)
 	})
 }
