@@ -1,8 +1,6 @@
 package fsm
 
 import (
-	"crypto/sha256"
-	"encoding/json"
 	"sync"
 
 	"github.com/google/uuid"
@@ -10,38 +8,17 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 )
 
-// guesses remembers which schemas the engine asked for, so that the next documents are checked before the
-// call. Then a command whose document must fit a schema needs one call rather than two. The engine decides
-// whether it was the right schema. A wrong guess costs a second call, and nothing else.
+// guesses remembers which schemas documents were checked against, so that the next documents are checked
+// before the call. Then a command whose document must fit a schema needs one call rather than two. The engine
+// decides whether it was the right schema. A wrong guess costs a second call, and nothing else. A schema is
+// its checksum here: definition.Schemas keeps the schemas themselves.
 type guesses struct {
-	schemas recent[circumstance, json.RawMessage]
-	// texts has each of these schemas once, by its checksum.
-	texts recent[[sha256.Size]byte, json.RawMessage]
+	schemas recent[circumstance, string]
 	// places has the place of each instance after its last known step: workflow, version and state. It
 	// has only instances whose version of the workflow is in versions. Those are the versions for which
 	// the engine asked for a payload schema.
 	places   recent[uuid.UUID, circumstance]
 	versions recent[circumstance, struct{}]
-}
-
-// maxGuessed is the size of the largest schema that is remembered, in bytes. A document with a larger one always
-// needs two calls.
-const maxGuessed = 8 << 10
-
-// learn remembers the schema of circumstances.
-func (g *guesses) learn(schema json.RawMessage, circumstances ...circumstance) {
-	if len(schema) > maxGuessed {
-		return
-	}
-	checksum := sha256.Sum256(schema)
-	text, known := g.texts.get(checksum)
-	if !known {
-		text = schema
-		g.texts.put(checksum, text)
-	}
-	for _, c := range circumstances {
-		g.schemas.put(c, text)
-	}
 }
 
 // A circumstance says for which documents a schema is meant: for the payloads of an event in a state of a
@@ -54,39 +31,38 @@ type circumstance struct {
 	event    string
 }
 
-// forCreate returns the schema that the engine last asked for at the creation of an instance of a
-// workflow, or nil.
-func (g *guesses) forCreate(workflow string) json.RawMessage {
-	schema, _ := g.schemas.get(circumstance{workflow: workflow})
-	return schema
+// forCreate returns the schema of the last context that was checked for a workflow, or "".
+func (g *guesses) forCreate(workflow string) (checksum string) {
+	checksum, _ = g.schemas.get(circumstance{workflow: workflow})
+	return checksum
 }
 
-// forFire returns the schema that the engine will probably ask for, or nil.
-func (g *guesses) forFire(id uuid.UUID, event string) json.RawMessage {
+// forFire returns the schema that the engine will probably ask for, or "".
+func (g *guesses) forFire(id uuid.UUID, event string) (checksum string) {
 	place, known := g.places.get(id)
 	place.event = event
-	schema, guessed := g.schemas.get(place)
+	checksum, guessed := g.schemas.get(place)
 	if known && !guessed {
-		schema, _ = g.schemas.get(circumstance{event: event})
+		checksum, _ = g.schemas.get(circumstance{event: event})
 	}
-	return schema
+	return checksum
 }
 
-// created notes the schema that the engine asked for at a creation.
-func (g *guesses) created(workflow string, schema json.RawMessage) {
-	g.learn(schema, circumstance{workflow: workflow})
+// created notes the schema that a context was checked against.
+func (g *guesses) created(workflow, checksum string) {
+	g.schemas.put(circumstance{workflow: workflow}, checksum)
 }
 
-// fired notes the schema that the engine asked for when an event was fired, and the place of the
-// instance.
-func (g *guesses) fired(o queries.Outcome, event string) {
+// fired notes the schema that a payload was checked against, and the place of the instance.
+func (g *guesses) fired(o queries.Outcome, event, checksum string) {
 	version := circumstance{workflow: *o.Workflow, version: *o.WorkflowVersion}
 	g.versions.put(version, struct{}{})
 	place := version
 	place.state = *o.State
 	g.places.put(*o.ID, place)
 	place.event = event
-	g.learn(o.Schema, place, circumstance{event: event})
+	g.schemas.put(place, checksum)
+	g.schemas.put(circumstance{event: event}, checksum)
 }
 
 // moved notes the place of an instance, if its version of the workflow has a payload schema.

@@ -20,8 +20,9 @@ var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema chan
 // the command must be called again.
 func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	if o.Code == "context-unchecked" {
-		s.guesses.created(p.command.Workflow, o.Schema)
-		return false, Result{}, check(s, p, o.Schema, p.command.Context, "/context", InvalidContext)
+		err = check(s, p, o.Schema, p.command.Context, "/context", InvalidContext)
+		s.guesses.created(p.command.Workflow, p.checked)
+		return false, Result{}, err
 	}
 	if o.Code == "applied" {
 		s.guesses.moved(o)
@@ -38,8 +39,9 @@ func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outc
 func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	switch o.Code {
 	case "payload-unchecked":
-		s.guesses.fired(o, p.command.Event)
-		return false, Result{}, check(s, p, o.Schema, p.command.Payload, "/payload", InvalidPayload)
+		err = check(s, p, o.Schema, p.command.Payload, "/payload", InvalidPayload)
+		s.guesses.fired(o, p.command.Event, p.checked)
+		return false, Result{}, err
 	case "undecided":
 		return false, Result{}, nil
 	case "applied":
@@ -65,17 +67,16 @@ func check[C any](s *Service, p *pending[C, Result], schema, document json.RawMe
 	return err
 }
 
-// guess checks a command's document against the schema that the engine will probably ask for; nil if
-// none is known. A document that does not fit is no error here: if the guess was right, the engine asks
-// for the check.
-func guess[C any](s *Service, p *pending[C, Result], schema, document json.RawMessage) {
-	if schema != nil {
-		p.checked, _ = CheckDocument(&s.schemas, schema, document, "", Malformed)
+// guess checks a command's document against the schema that the engine will probably ask for. A document
+// that does not fit is no error here: if the guess was right, the engine asks for the check.
+func guess[C any](s *Service, p *pending[C, Result], checksum string, document json.RawMessage) {
+	if checksum != "" && s.schemas.Fits(checksum, document) {
+		p.checked = checksum
 	}
 }
 
 // CheckDocument checks a document, which stands at a JSON Pointer in the request, against a JSON Schema. It
-// returns the schema's checksum; see [definition.Schemas.Check]. If the document does not fit, the error has
+// returns the schema's checksum, also if the document does not fit; see [definition.Schemas.Check]. Then the error has
 // the kind and every fault. Kinds: the given one; Internal if the schema cannot be read.
 func CheckDocument(
 	schemas *definition.Schemas, schema, document json.RawMessage, pointer string, kind Kind,
@@ -85,7 +86,7 @@ func CheckDocument(
 		return "", &Error{Kind: Internal, Cause: err}
 	}
 	if len(faults) > 0 {
-		return "", &Error{Kind: kind, Message: "the document does not fit its schema", Faults: Faults(faults)}
+		return checksum, &Error{Kind: kind, Message: "the document does not fit its schema", Faults: Faults(faults)}
 	}
 	return checksum, nil
 }

@@ -79,10 +79,8 @@ const maxSchemas = 1024
 func (s *Schemas) Check(schema, document []byte, root string) (checksum string, faults []Fault, err error) {
 	sum := sha256.Sum256(schema)
 	checksum = hex.EncodeToString(sum[:])
-	s.mu.Lock()
-	compiled, known := s.compiled[checksum]
-	s.mu.Unlock()
-	if !known {
+	compiled := s.get(checksum)
+	if compiled == nil {
 		if compiled, err = compileSchema(schema); err != nil {
 			return "", nil, fmt.Errorf("schema: %w", err)
 		}
@@ -105,6 +103,23 @@ func (s *Schemas) Check(schema, document []byte, root string) (checksum string, 
 		}
 	}
 	return checksum, faults, nil
+}
+
+// Fits reports whether a document fits the schema with a checksum. It reports false if the schema is not kept.
+func (s *Schemas) Fits(checksum string, document []byte) bool {
+	compiled := s.get(checksum)
+	if compiled == nil {
+		return false
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
+	return err == nil && compiled.Validate(value) == nil
+}
+
+// get returns the compiled schema with a checksum, or nil if it is not kept.
+func (s *Schemas) get(checksum string) *jsonschema.Schema {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.compiled[checksum]
 }
 
 var english = message.NewPrinter(language.English)
