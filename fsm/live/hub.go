@@ -207,7 +207,7 @@ func (h *Hub) heard(n *pgconn.Notification) {
 	case n.Channel == waitChannel:
 		h.somebodyWaits(forgetAfter)
 	default:
-		h.moved(payload)
+		h.moved(parse(payload))
 	}
 }
 
@@ -267,21 +267,15 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 	}
 }
 
-// moved wakes the waiters of the instances whose ids a payload has. The payload does not name their tenants.
-// So if somebody waits for a tenant, moved asks poll to look.
-func (h *Hub) moved(payload string) {
-	topics := []topic{{}}
-	_, look := h.waited()
-	for field := range strings.FieldsSeq(payload) {
-		id, err := uuid.Parse(field)
-		if err != nil {
-			look = true
-			continue
-		}
+// moved wakes the waiters of instances. others: some that are not among ids have moved, too. Then moved asks
+// poll to look, and so it does if somebody waits for a tenant, since it does not know the instances' tenants.
+func (h *Hub) moved(ids []uuid.UUID, others bool) {
+	topics := make([]topic, 1, 1+len(ids)) // The first is that of everything.
+	for _, id := range ids {
 		topics = append(topics, topic{instance: id})
 	}
 	h.wake(topics...)
-	if look {
+	if _, tenants := h.waited(); others || tenants {
 		h.lookNow()
 	}
 }

@@ -2,6 +2,8 @@ package live
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,9 +102,9 @@ func (n *Notifier) run() {
 			time.Sleep(wait)
 			n.mu.Lock()
 		}
-		payload := n.take()
+		ids, others := n.take()
 		n.mu.Unlock()
-		n.send(payload)
+		n.send(ids, others)
 		n.mu.Lock()
 		n.sent = time.Now()
 	}
@@ -110,32 +112,51 @@ func (n *Notifier) run() {
 	n.idle.Broadcast()
 }
 
-// take returns the payload of the next notification, after which nothing is pending.
-func (n *Notifier) take() string {
-	defer func() {
-		clear(n.moved)
-		n.many = false
-	}()
-	if n.many {
-		return anything
+// take returns what the next notification tells, after which nothing is pending: the instances that have moved,
+// or that others than these have moved.
+func (n *Notifier) take() (ids []uuid.UUID, others bool) {
+	if others = n.many; !others {
+		ids = slices.Collect(maps.Keys(n.moved))
 	}
-	ids := make([]string, 0, len(n.moved))
-	for id := range n.moved {
-		ids = append(ids, id.String())
-	}
-	return strings.Join(ids, " ")
+	clear(n.moved)
+	n.many = false
+	return ids, others
 }
 
-func (n *Notifier) send(payload string) {
+func (n *Notifier) send(ids []uuid.UUID, others bool) {
 	sender := "-"
 	if n.hub != nil {
-		n.hub.moved(payload)
+		n.hub.moved(ids, others)
 		if !n.hub.waitedElsewhere() {
 			return
 		}
 		sender = n.hub.id
 	}
-	notify(n.queries, stepChannel, sender+" "+payload)
+	notify(n.queries, stepChannel, sender+" "+payload(ids, others))
+}
+
+// payload writes what a notification tells.
+func payload(ids []uuid.UUID, others bool) string {
+	if others {
+		return anything
+	}
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	return strings.Join(texts, " ")
+}
+
+// parse reads what payload has written.
+func parse(payload string) (ids []uuid.UUID, others bool) {
+	for field := range strings.FieldsSeq(payload) {
+		if id, err := uuid.Parse(field); err == nil {
+			ids = append(ids, id)
+		} else {
+			others = true
+		}
+	}
+	return ids, others
 }
 
 // notify sends a notification. Whether it arrives does not matter: it is a hint, and hubs poll too.
