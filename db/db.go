@@ -90,16 +90,13 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	return p, nil
 }
 
-// readOnlyTransaction is the SQLSTATE of a write to a server that takes no writes.
-const readOnlyTransaction = "25006"
-
 // leaveReadOnly closes a connection when its server refuses a write, as a standby does. It resets the pool as
 // well, since the other connections probably lead to the same server. New connections find the new primary, or
 // the same server once it takes writes.
 func leaveReadOnly(pc *pgxpool.Config, pool *atomic.Pointer[pgxpool.Pool]) {
 	handle := pc.ConnConfig.OnPgError
 	pc.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
-		if err.Code != readOnlyTransaction {
+		if !session.IsReadOnly(err) {
 			return handle(conn, err)
 		}
 		if p := pool.Load(); p != nil {

@@ -185,14 +185,24 @@ func Errorf(k Kind, format string, args ...any) *Error {
 
 // NoWorkflow returns the WorkflowNotFound error for a name and a version. Version 0 stands for the latest one.
 func NoWorkflow(name string, version int) *Error {
-	const longest = 255 // A workflow's name is shorter.
-	if short := []rune(name); len(short) > longest {
-		name = string(short[:longest]) + "…"
-	}
 	if version == 0 {
-		return Errorf(WorkflowNotFound, "there is no workflow %q", name)
+		return Errorf(WorkflowNotFound, "there is no workflow %q", shortened(name))
 	}
-	return Errorf(WorkflowNotFound, "there is no workflow %q, or it has no version %d", name, version)
+	return Errorf(WorkflowNotFound, "there is no workflow %q, or it has no version %d", shortened(name), version)
+}
+
+// NoVersion returns the WorkflowNotFound error for a version that no workflow has.
+func NoVersion(name string, version int) *Error {
+	return Errorf(WorkflowNotFound, "workflow %q has no version %d", shortened(name), version)
+}
+
+// shortened cuts a name that is longer than that of any workflow.
+func shortened(name string) string {
+	const longest = 255
+	if short := []rune(name); len(short) > longest {
+		return string(short[:longest]) + "…"
+	}
+	return name
 }
 
 // MalformedAt returns a Malformed error with one fault, at a JSON Pointer into the request.

@@ -318,7 +318,7 @@ func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queri
 			} else {
 				known, err = q.ListAllStateNames(ctx, maxSuggested)
 			}
-			known = withCompounds(known)
+			known = WithCompounds(known)
 		}
 		if err != nil {
 			return err
@@ -332,8 +332,8 @@ func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queri
 	return e
 }
 
-// withCompounds adds the names of the compound states around the given states.
-func withCompounds(states []string) []string {
+// WithCompounds returns the paths of states and of the compound states around them, sorted and without duplicates.
+func WithCompounds(states []string) []string {
 	all := slices.Clone(states)
 	for _, state := range states {
 		for i, c := range state {

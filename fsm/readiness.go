@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/schema"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
@@ -75,20 +74,11 @@ func unfit(err error) error {
 		return err
 	}
 	e := &Error{Kind: Unavailable, Message: "the database did not answer; try again", Cause: err}
-	if pg, refused := errors.AsType[*pgconn.PgError](err); refused {
-		switch pg.Code {
-		case invalidAuthorization, invalidPassword:
-			e.Message = "the database refuses the service's role or its password"
-		case invalidDatabase:
-			e.Message = "the server has no database of the name that the service was given"
-		}
+	switch {
+	case session.RefusesRole(err):
+		e.Message = "the database refuses the service's role or its password"
+	case session.RefusesDatabase(err):
+		e.Message = "the server has no database of the name that the service was given"
 	}
 	return e
 }
-
-// SQLSTATEs of a connection that the server refuses.
-const (
-	invalidAuthorization = "28000"
-	invalidPassword      = "28P01"
-	invalidDatabase      = "3D000"
-)

@@ -76,7 +76,7 @@ func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (G
 // checkVersion refuses a version below 1. fsm takes 0 as the latest version.
 func checkVersion(name string, asked *int) error {
 	if asked != nil && *asked < 1 {
-		return fsm.Errorf(fsm.WorkflowNotFound, "workflow %q has no version %d", name, *asked)
+		return fsm.NoVersion(name, *asked)
 	}
 	return nil
 }

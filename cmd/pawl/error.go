@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 // errReported fails a command that has printed the reason already.
@@ -26,13 +27,6 @@ const insufficientPrivilege = "42501"
 // missing are the SQLSTATEs of a schema, a table and a function that do not exist.
 var missing = []string{"3F000", "42P01", "42883"}
 
-// SQLSTATEs of a connection that the server refuses.
-const (
-	invalidAuthorization = "28000"
-	invalidPassword      = "28P01"
-	invalidDatabase      = "3D000"
-)
-
 // explain returns the text of an error for the person who typed the command, as a rule in one line. An error
 // of the database gets advice if the schema or a privilege is missing. What the engine itself raises is
 // written for people, and stays as it is.
@@ -41,10 +35,9 @@ func explain(err error) string {
 	if _, away := errors.AsType[*pgconn.ConnectError](err); away {
 		advice := "see that the server runs, and that the URL names it"
 		switch {
-		case !refused:
-		case pg.Code == invalidAuthorization, pg.Code == invalidPassword:
+		case session.RefusesRole(err):
 			advice = "name another role or password in the URL"
-		case pg.Code == invalidDatabase:
+		case session.RefusesDatabase(err):
 			advice = "create the database, or name another in the URL"
 		}
 		return db.OneLine(err) + ": " + advice

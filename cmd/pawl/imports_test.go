@@ -49,7 +49,7 @@ var allowed = map[string][]string{
 	"examples/webhook-receiver":    {"db"},
 
 	"cmd/pawl": {
-		"db", "db/localpg", "db/schema", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
+		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
 		"httpapi", "httpapi/api", "internal/bench", "outbox", "outbox/sink", "outbox/webhook",
 	},
 

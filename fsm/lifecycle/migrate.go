@@ -147,7 +147,7 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 	}
 	for _, version := range []int{c.From, c.To} {
 		if version < 1 || version > 1<<31-1 {
-			return queries.MigrateInstancesParams{}, fsm.Errorf(fsm.WorkflowNotFound, "workflow %q has no version %d", c.Workflow, version)
+			return queries.MigrateInstancesParams{}, fsm.NoVersion(c.Workflow, version)
 		}
 	}
 	states := json.RawMessage(`{}`)

@@ -60,7 +60,7 @@ func (s *Service) Versions(ctx context.Context, tenant, name string) ([]Workflow
 // Kinds: WorkflowNotFound, WorkflowConflict if instances use the version, Unavailable.
 func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	if version < 1 { // GetWorkflow takes 0 for the latest.
-		return fsm.Errorf(fsm.WorkflowNotFound, "workflow %q has no version %d", name, version)
+		return fsm.NoVersion(name, version)
 	}
 	w, err := s.GetWorkflow(ctx, name, version)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 
 	"github.com/google/uuid"
 
@@ -45,14 +44,8 @@ func (s *Service) States(ctx context.Context, workflow string, version int) ([]s
 		rows, err := q.ListStates(ctx, queries.ListStatesParams{Workflow: workflow, WorkflowVersion: int32(version)})
 		for _, r := range rows {
 			states = append(states, r.State)
-			for i, c := range r.State {
-				if c == '.' {
-					states = append(states, r.State[:i])
-				}
-			}
 		}
 		return err
 	})
-	slices.Sort(states)
-	return slices.Compact(states), err
+	return fsm.WithCompounds(states), err
 }

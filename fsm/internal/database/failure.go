@@ -20,17 +20,13 @@ const (
 	DeadlockDetected     = "40P01"
 	LockNotAvailable     = "55P03"
 	QueryCanceled        = "57014"
-	ReadOnlyTransaction  = "25006"
 )
 
 // ErrReadOnly says that the server takes no writes. It is for a check that does not try to write.
 var ErrReadOnly = errors.New("the server is read-only: it is a standby, or default_transaction_read_only is on")
 
 // IsCode reports whether the server refused the call with the SQLSTATE.
-func IsCode(err error, code string) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pg.Code == code
-}
+func IsCode(err error, code string) bool { return session.IsCode(err, code) }
 
 // IsGuardFailure reports whether a call may have failed in a guard or an assign: a path raised, or the
 // call ran into the statement timeout. Paths are evaluated leniently. They still raise for a variable
@@ -51,7 +47,7 @@ func IsRetryable(err error) bool {
 // IsReadOnly reports whether an error says that the server takes no writes, like a standby or a former
 // primary.
 func IsReadOnly(err error) bool {
-	return IsCode(err, ReadOnlyTransaction) || errors.Is(err, ErrReadOnly)
+	return session.IsReadOnly(err) || errors.Is(err, ErrReadOnly)
 }
 
 // IsConnectionError reports whether the server was not reached, went away, has no room or takes no writes. Such
