@@ -17,9 +17,8 @@ import (
 	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 
-	"github.com/pawl-fsm/pawl/db/session"
-
 	"github.com/pawl-fsm/pawl/db/schema"
+	"github.com/pawl-fsm/pawl/db/session"
 )
 
 //go:embed migrations/*.sql

@@ -643,7 +643,7 @@ as $$
       limit 1
     ) f
   )
-  select s.workflow, s.status::text, s.state from step s limit p_limit
+  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s limit p_limit
 $$;
 revoke execute on function pawl.chosen_states(text[],boolean,integer) from public;
 
@@ -2228,14 +2228,12 @@ $$;
 revoke execute on function pawl.outcome_rows(pawl.outcome) from public;
 
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns SETOF pawl.timeout_row
-language sql stable parallel safe
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
 as $$
   select
-    case
-      when i.state_changed_at + s.timeouts[1] <= i.expires_at or i.expires_at is null then s.timeout_events[1]
-      else 'ttl'
-    end,
-    least(i.state_changed_at + s.timeouts[1], i.expires_at),
+    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.expires_at),
+    pawl_private.deadline(i.state_changed_at, s.timeouts, i.expires_at),
     null::text
   from pawl.instance_at i
   join pawl.workflow_state s

@@ -273,7 +273,8 @@ const (
 	// maxCombinations is how many combinations of a state, a status and a workflow are looked for, so that the
 	// instances of each workflow are read by themselves.
 	maxCombinations = 200
-	// maxChosen is how many combinations of a state and a status a filter may stand for.
+	// maxChosen is how many combinations of a state and a status the states of a filter may stand for, if it
+	// names no workflow.
 	maxChosen = 10_000
 	// maxSuggested is how many names are compared for a suggestion.
 	maxSuggested = 2000
@@ -287,17 +288,16 @@ func (f Filter) chosenStates(ctx context.Context, q *queries.Queries) ([]queries
 	}
 	p := queries.ChosenStatesOfAllParams{States: f.States, ByWorkflow: true, RowLimit: maxCombinations + 1}
 	all, err := q.ChosenStatesOfAll(ctx, p)
-	many := len(all) > maxCombinations
-	if err == nil && many {
-		p.ByWorkflow, p.RowLimit = false, maxChosen
+	if err == nil && len(all) > maxCombinations {
+		p.ByWorkflow, p.RowLimit = false, maxChosen+1
 		all, err = q.ChosenStatesOfAll(ctx, p)
+	}
+	if err == nil && len(all) > maxChosen {
+		err = badFilter("state", fmt.Sprintf("stands for more than %d states of all workflows; name a workflow too", maxChosen))
 	}
 	rows := make([]queries.ChosenStatesRow, len(all))
 	for i, r := range all {
 		rows[i] = queries.ChosenStatesRow(r)
-		if many {
-			rows[i].Workflow = ""
-		}
 	}
 	return rows, err
 }

@@ -324,6 +324,43 @@ func TestFiltersNameWhatExists(t *testing.T) {
 	}
 }
 
+// A state that many workflows have is looked up once, and one that stands for too many states is refused.
+func TestStatesOfManyWorkflows(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
+	id := fsmtest.Create(t, s, "counter", `{"x":0}`).ID
+	list := func(f fsm.Filter) ([]fsm.Instance, error) {
+		l, err := s.List(t.Context(), fsm.DefaultTenant, f, fsm.Page{})
+		return l.Items, err
+	}
+	bounded.Exec(t, pool, `insert into pawl.workflow
+		select (jsonb_populate_record(w, jsonb_build_object('name', 'w' || n, 'version', v))).*
+		from pawl.workflow w, generate_series(1, 300) n, generate_series(1, 2) v`)
+	bounded.Exec(t, pool, `
+		insert into pawl.workflow_state (
+			workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides, require_if_match)
+		select w.name, w.version, n.state, s.status, s.events, s.timeouts, s.timeout_events, false, false, false
+		from pawl.workflow w, pawl.workflow_state s,
+			lateral (select 'COUNTING' as state union all select 'BIG.S' || i from generate_series(1, 34) i) n
+		where s.workflow = 'counter' and s.state = 'COUNTING' and w.name <> 'counter'`)
+	for _, f := range []fsm.Filter{{States: []string{"COUNTING"}}, {States: []string{"COUNTING", "BIG"}}} {
+		if got, err := list(f); err != nil || len(got) != 1 || got[0].ID != id {
+			t.Errorf("%q: %v, %v", f.States, got, err)
+		}
+	}
+	bounded.Exec(t, pool, `
+		insert into pawl.workflow_state (
+			workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides, require_if_match)
+		select 'w1', 1, 'BIG.T' || i, 'active', '{}', '{}', '{}', false, false, false from generate_series(1, 10000) i`)
+	_, err := list(fsm.Filter{States: []string{"BIG"}})
+	if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "state" {
+		t.Errorf("got %v", e)
+	}
+	if got, err := list(fsm.Filter{Workflows: []string{"w1"}, States: []string{"BIG"}}); err != nil || len(got) != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // A list by state_changed_at is refused for more than MaxSorted instances, and given for up to that many.
 func TestSortingByChangeIsBounded(t *testing.T) {
 	t.Parallel()

@@ -672,7 +672,7 @@ $$;
 -- chosen_states reads what the names of states stand for in all workflows: the state of that name, and all
 -- states within it. It steps through an index from one combination of state, status and workflow to the next, so
 -- its cost does not grow with the number of versions. Without p_by_workflow it steps from one combination of
--- state and status to the next, and the workflow is any one.
+-- state and status to the next, and the workflow is empty.
 -- Returns: p_limit combinations at most
 -- +goose StatementBegin
 create function pawl.chosen_states(p_states text[], p_by_workflow boolean, p_limit integer)
@@ -702,7 +702,7 @@ as $$
       limit 1
     ) f
   )
-  select s.workflow, s.status::text, s.state from step s limit p_limit
+  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s limit p_limit
 $$;
 -- +goose StatementEnd
 
@@ -2896,14 +2896,12 @@ $$;
 -- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
 -- +goose StatementBegin
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
-language sql stable parallel safe
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
 as $$
   select
-    case
-      when i.state_changed_at + s.timeouts[1] <= i.expires_at or i.expires_at is null then s.timeout_events[1]
-      else 'ttl'
-    end,
-    least(i.state_changed_at + s.timeouts[1], i.expires_at),
+    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.expires_at),
+    pawl_private.deadline(i.state_changed_at, s.timeouts, i.expires_at),
     null::text
   from pawl.instance_at i
   join pawl.workflow_state s

@@ -1,7 +1,7 @@
 -- chosen_states reads what the names of states stand for in all workflows: the state of that name, and all
 -- states within it. It steps through an index from one combination of state, status and workflow to the next, so
 -- its cost does not grow with the number of versions. Without p_by_workflow it steps from one combination of
--- state and status to the next, and the workflow is any one.
+-- state and status to the next, and the workflow is empty.
 -- Returns: p_limit combinations at most
 create function pawl.chosen_states(p_states text[], p_by_workflow boolean, p_limit integer)
 returns table (workflow text, status text, state text)
@@ -30,5 +30,5 @@ as $$
       limit 1
     ) f
   )
-  select s.workflow, s.status::text, s.state from step s limit p_limit
+  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s limit p_limit
 $$;

@@ -1,14 +1,12 @@
 -- past_timeout reads the next deadline as it was right after one of an instance's steps.
 -- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
-language sql stable parallel safe
+language sql stable parallel safe security definer
+set search_path = pg_catalog, pg_temp
 as $$
   select
-    case
-      when i.state_changed_at + s.timeouts[1] <= i.expires_at or i.expires_at is null then s.timeout_events[1]
-      else 'ttl'
-    end,
-    least(i.state_changed_at + s.timeouts[1], i.expires_at),
+    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.expires_at),
+    pawl_private.deadline(i.state_changed_at, s.timeouts, i.expires_at),
     null::text
   from pawl.instance_at i
   join pawl.workflow_state s
