@@ -25,8 +25,7 @@ type benchCommand struct {
 func (b *benchCommand) config() bench.Config {
 	return bench.Config{
 		Instances: b.Instances, Duration: b.Duration, Connections: b.Connections, Only: b.Only, Workflows: b.Workflows,
-		Grown:       b.Grown,
-		DatabaseURL: b.DatabaseURL, Version: version,
+		Grown: b.Grown, DatabaseURL: b.DatabaseURL, Version: version,
 	}
 }
 

@@ -40,12 +40,14 @@ func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(file.Name())) }()
-	bearer := func(tenant int) string { return fmt.Sprintf("tenant-%d-%s", tenant, b.run) }
+	var names []string
 	var list []map[string]any
 	for n := range tenants {
-		sum := sha256.Sum256([]byte(bearer(n)))
+		name := fmt.Sprintf("tenant-%d-%s", n, b.run) // Its token has the same text.
+		sum := sha256.Sum256([]byte(name))
+		names = append(names, name)
 		list = append(list, map[string]any{
-			"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": bearer(n), "scopes": []string{"write"},
+			"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": name, "scopes": []string{"write"},
 		})
 	}
 	if err := errors.Join(json.NewEncoder(file).Encode(list), file.Close()); err != nil {
@@ -54,13 +56,12 @@ func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 	if err := b.restartService(ctx, "PAWL_TOKENS="+file.Name()); err != nil {
 		return err
 	}
-	one := func(int) string { return bearer(0) }
-	create := creation{workflow: "bench", each: instancesPerTenant, connections: tenants, bearer: bearer}
+	each, one := func(client int) string { return names[client] }, func(int) string { return names[0] }
+	create := creation{workflow: "bench", total: tenants * instancesPerTenant, connections: tenants, bearer: each}
 	if err := b.create(ctx, create); err != nil {
 		return err
 	}
-	ofAll, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id ~ $1 order by array_position($2::text[], tenant_id::text), id",
-		"^tenant-[0-9]+-"+b.run, numbered(tenants, bearer))
+	ofAll, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = any ($1) order by array_position($1::text[], tenant_id::text), id", names)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 	if err := b.create(ctx, create); err != nil {
 		return err
 	}
-	ofOne, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = $1 and not id = any ($2::text[]::uuid[])", bearer(0), ofAll)
+	ofOne, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = $1 and not id = any ($2::text[]::uuid[])", names[0], ofAll)
 	if err != nil {
 		return err
 	}
@@ -80,17 +81,8 @@ func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 		}
 	}
 	return errors.Join(
-		b.measurePair(ctx, side{"one-tenant", fire(one), ofOne}, side{"tenants", fire(bearer), ofAll}),
+		b.measurePair(ctx, side{"one-tenant", fire(one), ofOne}, side{"tenants", fire(each), ofAll}),
 		b.restartService(ctx))
-}
-
-// numbered returns f(0) to f(n-1).
-func numbered(n int, f func(int) string) []string {
-	all := make([]string, n)
-	for i := range all {
-		all[i] = f(i)
-	}
-	return all
 }
 
 // measureSchemas fires events whose payloads have a schema, and others that have none.
@@ -99,7 +91,7 @@ func (b *benchmark) measureSchemas(ctx context.Context) error {
 		return err
 	}
 	n := min(b.Instances, tenants*instancesPerTenant)
-	err := b.create(ctx, creation{workflow: "bench-schema", each: (n + creators - 1) / creators, connections: creators})
+	err := b.create(ctx, creation{workflow: "bench-schema", total: n, connections: creators})
 	if err != nil {
 		return err
 	}

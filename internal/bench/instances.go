@@ -74,21 +74,17 @@ func (b *benchmark) createInstances(ctx context.Context) error {
 	return err
 }
 
-// creation says which instances to create in batches: total of them, or each of them per connection if
-// total is 0.
+// creation says which instances to create in batches.
 type creation struct {
 	workflow    string
-	total, each int
+	total       int
 	connections int
-	bearer      func(connection int) string
+	bearer      func(connection int) string // As that of a load.
 }
 
 // create creates the instances of w over HTTP, and fails if fewer are created.
 func (b *benchmark) create(ctx context.Context, w creation) error {
 	keys := b.keys()
-	if w.total == 0 {
-		w.total = w.each * w.connections
-	}
 	share := func(client int) int { return w.total*(client+1)/w.connections - w.total*client/w.connections }
 	l := &load{
 		connections: w.connections, bearer: w.bearer,

@@ -110,14 +110,21 @@ func (b *benchmark) measure(ctx context.Context, name string, d time.Duration, l
 // measureAfter is measure with a warm-up of another length.
 func (b *benchmark) measureAfter(ctx context.Context, name string, warmUp, d time.Duration, l *load) (*loadResult, error) {
 	resetPeakRSS(b.meter.service)
-	var before, after reading
-	result, err := l.run(ctx, b.service.address, b.ids, warmUp, d,
-		func() { before = b.meter.read(ctx) }, func() { after = b.meter.read(ctx) })
+	result, before, after, err := b.observe(ctx, l, b.ids, warmUp, d)
 	if err != nil {
 		return nil, err
 	}
 	b.add(name, l, result, before, after)
 	return result, nil
+}
+
+// observe runs a load after a warm-up, and reads the meter before and after the time that is measured.
+func (b *benchmark) observe(
+	ctx context.Context, l *load, ids []string, warmUp, d time.Duration,
+) (result *loadResult, before, after reading, err error) {
+	result, err = l.run(ctx, b.service.address, ids, warmUp, d,
+		func() { before = b.meter.read(ctx) }, func() { after = b.meter.read(ctx) })
+	return result, before, after, err
 }
 
 // add prints the figures of a load, and adds them to the report.

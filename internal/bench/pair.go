@@ -31,9 +31,7 @@ func (b *benchmark) measurePair(ctx context.Context, sides ...side) error {
 	for range pairSlices {
 		for i, s := range sides {
 			loads[i] = s.load()
-			var before, after reading
-			r, err := loads[i].run(ctx, b.service.address, s.ids, b.warmUp(d), d,
-				func() { before = b.meter.read(ctx) }, func() { after = b.meter.read(ctx) })
+			r, before, after, err := b.observe(ctx, loads[i], s.ids, b.warmUp(d), d)
 			if err != nil {
 				return err
 			}
