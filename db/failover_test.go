@@ -1,13 +1,11 @@
 package db_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -15,17 +13,6 @@ import (
 	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
-
-// dialServer connects to a server as its owner.
-func dialServer(t *testing.T, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn
-}
 
 // A URL may name several servers. When another one becomes the primary, the pool leaves the former primary
 // at the first write, without a restart.
@@ -46,14 +33,14 @@ func TestPoolFindsTheNewPrimary(t *testing.T) {
 	writes := func(primary int) {
 		t.Helper()
 		for n, dsn := range dsns {
-			owner := dialServer(t, dsn)
+			owner := dial(t, dsn)
 			bounded.Exec(t, owner, fmt.Sprintf("alter system set default_transaction_read_only = %t", n != primary))
 			bounded.Exec(t, owner, "select pg_reload_conf()")
 			bounded.UntilSQL(t, owner, fmt.Sprintf("select current_setting('default_transaction_read_only')::boolean = %t", n != primary))
 		}
 	}
 	for _, dsn := range dsns {
-		bounded.Exec(t, dialServer(t, dsn), "create table public.written (by text)")
+		bounded.Exec(t, dial(t, dsn), "create table public.written (by text)")
 	}
 	for name, attributes := range map[string]string{"any": "", "read-write": "&target_session_attrs=read-write"} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +73,7 @@ func TestPoolFindsTheNewPrimary(t *testing.T) {
 			bounded.True(t, "a write to be taken", func() bool { return write() == nil })
 		})
 	}
-	if n := bounded.Value[int](t, dialServer(t, dsns[1]), "select count(*) from public.written where by = 'read-write'"); n == 0 {
+	if n := bounded.Value[int](t, dial(t, dsns[1]), "select count(*) from public.written where by = 'read-write'"); n == 0 {
 		t.Error("nothing was written to the new primary")
 	}
 }

@@ -24,6 +24,7 @@ func runGoose(t *testing.T, folder, table, dsn string, verb ...string) {
 	t.Helper()
 	goose := os.Getenv("PAWL_GOOSE")
 	if goose == "" {
+		// Only make test builds the command; go test alone does without.
 		t.Skip("PAWL_GOOSE does not name the goose binary; make test builds it and sets it")
 	}
 	cmd := bounded.Command(t, goose, append([]string{"-dir", folder, "-table", table, "postgres", dsn}, verb...)...)
@@ -142,6 +143,7 @@ func TestMigrationsBesideAnApplication(t *testing.T) {
 func TestPrintForPsql(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("psql"); err != nil {
+		// A machine that has its server in Docker may lack the client.
 		t.Skip("there is no psql")
 	}
 	var stream strings.Builder

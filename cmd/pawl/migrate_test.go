@@ -98,6 +98,7 @@ func TestMigrateDownAsks(t *testing.T) {
 		t.Fatal("down reverted the schema without asking")
 	}
 	if _, err := exec.LookPath("script"); err != nil || runtime.GOOS != "linux" {
+		// The command asks on a terminal only. The script of other systems takes other arguments.
 		t.Skip("there is no script command to make a terminal with")
 	}
 	ask := func(answer string) string {

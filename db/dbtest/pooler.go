@@ -20,7 +20,8 @@ import (
 // Pooler starts a PgBouncer in front of the database of a connection string, and returns the connection string that
 // leads through it. mode is "session" or "transaction"; settings are further lines of its configuration. If it pools
 // transactions, it has one connection to the server, unless settings say otherwise. It runs until the test ends. If
-// PgBouncer is not installed, the test is skipped.
+// PgBouncer is not installed, the test is skipped, as one is that needs another optional program. .ci/setup --more
+// installs it.
 func Pooler(t testing.TB, dsn, mode string, settings ...string) (through string) {
 	t.Helper()
 	program := "/usr/sbin/pgbouncer" // Where Debian installs it, which is not in every user's PATH.

@@ -275,6 +275,7 @@ func TestPoolerRefusesAParameter(t *testing.T) {
 	through := dbtest.Pooler(t, dbtest.NewDSN(t), "session")
 	_, err := session.Pool(open(t, through+"&options=-c%20work_mem%3D5MB", db.Config{})).Exec(t.Context(), "select 1")
 	if err == nil {
+		// Later versions of PgBouncer pass the parameter on, so there is no refusal to explain.
 		t.Skip("this pooler takes options")
 	}
 	if line := db.OneLine(err); strings.Contains(line, "\n") || !strings.Contains(line, "options") || !strings.Contains(line, "ignore_startup_parameters") {
