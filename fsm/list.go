@@ -39,7 +39,7 @@ const (
 type Filter struct {
 	// Workflows, States and Statuses choose the instances that have one of these values. The name of a compound
 	// state stands for all states within. Each workflow must exist. Each state must exist in a version of one of
-	// these workflows, or of any workflow if none is named.
+	// these workflows, or of any workflow if none is named; then the names may stand for 10,000 states at most.
 	Workflows, States []string
 	Statuses          []Status
 	// BusinessKey and CorrelationID choose the instances that have exactly this value.
