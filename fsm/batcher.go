@@ -2,11 +2,7 @@ package fsm
 
 import (
 	"cmp"
-	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -20,7 +16,34 @@ const slowCall = 5 * time.Millisecond
 // rounds, and the other commands of the call wait for all rounds.
 const maxChain = 32
 
-// A batcher makes calls with commands that arrive together. Commands wait in a queue. A flusher takes
+// A track says with which others a command may be called.
+type track int
+
+const (
+	// trackShared: the command shares a call with others.
+	trackShared track = iota
+	// trackAlone: the command gets a call of its own, because a call that it shared failed, or to find out
+	// whether it is slow.
+	trackAlone
+	// trackSlow: the command gets a call of its own, because such commands were slow before, or made a call
+	// fail. Few of these calls are made at a time.
+	trackSlow
+	tracks
+)
+
+// A stage says what happens to a command now.
+type stage int
+
+const (
+	// waits: the command is ready, or behind others in a line.
+	waits stage = iota
+	// flies: the command is in flight.
+	flies
+	// isChecked: the command's document is being checked.
+	isChecked
+)
+
+// A batcher makes calls with commands that arrive together. Commands wait in a lane. A flusher takes
 // everything that waits, up to a limit, and makes one call with it. A command that finds no call in flight is
 // called at once, and those that arrive during a call share the next one. Another call is made beside those in
 // flight if all of them are slow, or if enough commands for a full call wait. A flusher is a goroutine that
@@ -35,152 +58,55 @@ const maxChain = 32
 //
 // A call may have commands of several tenants. Tenants take turns, with one command at each turn. So
 // however many commands of a tenant wait, those of another wait only for the calls in flight.
+//
+// A command that may be slow gets a call of its own, so that it holds up no other: see track. The calls of
+// trackSlow have flushers of their own.
 type batcher[C, R any] struct {
-	// flush makes a call, and does not panic. It completes or fails the commands, except those that it returns
-	// to be called again, each by itself. away: the database does not answer.
-	flush    func([]*pending[C, R]) (away bool, again []*pending[C, R])
-	flushers int
-	cap      int
-	maxQueue int // How many commands of one tenant may wait if no others do.
+	// flush makes a call, and does not panic. It completes or fails the commands, except those that must be
+	// called again.
+	flush     func([]*pending[C, R]) flushed[C, R]
+	flushers  int
+	slowCalls int
+	cap       int
+	maxQueue  int // How many commands of one tenant may wait if no others do.
 	// patience: when the database is found to be away, the commands that have waited for longer than this
 	// fail.
 	patience time.Duration
 
-	mu      sync.Mutex
-	queues  map[string]*queue[C, R]     // By tenant; only tenants with waiting commands.
-	turns   []*queue[C, R]              // The queues with ready commands, in the order of their turns.
-	lines   map[string][]*pending[C, R] // By name; the first of a line is ready or in flight.
-	waiting int                         // Commands that are not in flight: ready or in line.
-	ready   int                         // How many commands are ready.
-	alone   []*pending[C, R]            // First in their lines, and waiting for calls of their own.
-	single  int                         // Calls in flight with one of those.
-	calls   []time.Time                 // When each call in flight began.
-	alarmed bool                        // Whether a timer is set to call grow when the calls in flight are slow.
-	running int                         // How many flushers there are.
-	closed  bool
-	idle    *sync.Cond // Signalled when running falls to 0.
+	mu       sync.Mutex
+	ready    [tracks]lane[C, R]          // The commands that are ready, by track.
+	lines    map[string][]*pending[C, R] // By name; the first of a line is ready, in flight or being checked.
+	tenants  map[string]tally            // Only tenants with waiting commands.
+	waiting  int                         // Commands that are not in flight: ready, in line, or being checked.
+	arrivals uint64                      // Numbers the commands.
+	checking int                         // How many documents are being checked.
+	single   int                         // Calls of trackAlone in flight.
+	calls    []time.Time                 // When each call in flight began, without those of trackSlow.
+	alarmed  bool                        // Whether a timer is set to call grow when the calls in flight are slow.
+	running  int                         // How many flushers there are, without those of trackSlow.
+	slow     int                         // How many flushers of trackSlow there are.
+	closed   bool
+	idle     *sync.Cond // Signalled when no flusher runs and nothing is checked.
 }
 
-// A queue has the ready commands of one tenant.
-type queue[C, R any] struct {
-	tenant string
-	// ready has the commands that never were behind others in a line, in the order of arrival. freed has those
-	// that were, in the order in which they became ready.
-	freed, ready []*pending[C, R]
-	waiting      int // How many of the tenant's commands are not in flight.
-	inTurns      bool
+// flushed says what is left to do after a call.
+type flushed[C, R any] struct {
+	// away: the database does not answer.
+	away bool
+	// alone has the commands that must be called again, each by itself.
+	alone []*pending[C, R]
+	// again has the commands that must be called again, after their check if they have one.
+	again []*pending[C, R]
 }
 
-// pop takes the next command of ready or of freed, whichever arrived first. It returns nil if there is none.
-func (q *queue[C, R]) pop() *pending[C, R] {
-	from := &q.ready
-	switch {
-	case len(q.freed)+len(q.ready) == 0:
-		return nil
-	case len(q.ready) == 0 || len(q.freed) > 0 && !q.ready[0].queued.Before(q.freed[0].queued):
-		from = &q.freed
-	}
-	p := (*from)[0]
-	(*from)[0] = nil // The array lives on, and would keep the command.
-	*from = (*from)[1:]
-	return p
-}
+// A tally counts the commands of a tenant that wait. slow counts those of trackSlow among them.
+type tally struct{ waiting, slow int }
 
-// pending is a command on its way. It ends with complete or fail.
-type pending[C, R any] struct {
-	ctx     context.Context
-	command C
-	tenant  string
-	// exclusive has its names: while it is in flight, no command with one of them is in flight in another
-	// call. chain is the name that commands of one call may share; empty for none.
-	exclusive []string
-	chain     string
-	// next is the command behind this one in the line of its chain.
-	next *pending[C, R]
-	// behind counts the lines in which it is not the first.
-	behind int
-	// taken: the command is in flight. alone: it gets a call of its own, since a call that it shared failed.
-	taken, alone bool
-	queue        *queue[C, R]
-	queued       time.Time
-
-	// checked is the checksum of the schema that the document was checked against; empty for none. checks
-	// counts the checks.
-	checked string
-	checks  int
-	// unanswered: the answer to a call with this command was lost, and the call may have had its effect.
-	unanswered bool
-
-	result R
-	err    error
-	done   chan struct{}
-}
-
-// newPending returns a command with its names. The tenant is part of each name.
-func newPending[C, R any](ctx context.Context, c C, tenant string, exclusive ...string) *pending[C, R] {
-	for i := range exclusive {
-		exclusive[i] = tenant + " " + exclusive[i]
-	}
-	return &pending[C, R]{ctx: ctx, command: c, tenant: tenant, exclusive: exclusive, done: make(chan struct{})}
-}
-
-// chained returns a command that may share a call with those before it in the line of its chain.
-func chained[C, R any](ctx context.Context, c C, tenant, chain string, exclusive ...string) *pending[C, R] {
-	p := newPending[C, R](ctx, c, tenant, append(exclusive, chain)...)
-	p.chain = p.exclusive[len(exclusive)]
-	return p
-}
-
-// complete ends a command with its result.
-func (p *pending[C, R]) complete(result R) {
-	p.result = result
-	close(p.done)
-}
-
-// fail ends a command with an error, unless it has ended.
-func (p *pending[C, R]) fail(err error) {
-	select {
-	case <-p.done:
-	default:
-		p.err = err
-		close(p.done)
-	}
-}
-
-// wait returns the result or the error, or gives up when the caller does. A command that is given up
-// may still be applied.
-func (p *pending[C, R]) wait() (R, error) {
-	select {
-	case <-p.done:
-		return p.result, p.err
-	case <-p.ctx.Done():
-		var none R
-		return none, p.gaveUp()
-	}
-}
-
-// gaveUp returns an error if the caller of the command has given up, and else nil.
-func (p *pending[C, R]) gaveUp() error {
-	if cause := p.ctx.Err(); cause != nil {
-		return &Error{Kind: Unavailable, Message: "the caller gave up waiting", Cause: cause}
-	}
-	return nil
-}
-
-// failAll recovers from a panic of the call that defers it, and fails the commands of the call.
-func failAll[C, R any](batch []*pending[C, R]) {
-	if cause := recover(); cause != nil {
-		for _, p := range batch {
-			p.fail(&Error{Kind: Internal, Cause: fmt.Errorf("panic: %v\n%s", cause, debug.Stack())})
-		}
-	}
-}
-
-func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) (away bool, again []*pending[C, R])) *batcher[C, R] {
+func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) flushed[C, R]) *batcher[C, R] {
 	b := &batcher[C, R]{
-		flush: flush, flushers: config.Flushers, cap: config.MaxBatch, maxQueue: config.MaxQueue,
+		flush: flush, flushers: config.Flushers, slowCalls: config.SlowCalls, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
-		queues:   map[string]*queue[C, R]{}, lines: map[string][]*pending[C, R]{},
+		lines:    map[string][]*pending[C, R]{}, tenants: map[string]tally{},
 	}
 	b.idle = sync.NewCond(&b.mu)
 	return b
@@ -206,20 +132,29 @@ func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
 // offer queues commands of one tenant in order: all of them, or none if there is no room for all or the
 // batcher is closed. There are 2 * maxQueue places. Afterwards the tenant must not have more waiting commands
 // than places are free. So one tenant alone can fill maxQueue places, and the more others wait, the fewer it
-// can fill.
+// can fill. Slow commands fill no more than an eighth of maxQueue, so that the tenant's other commands find
+// room.
 func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
+	slow := 0
+	for _, p := range commands {
+		if p.track == trackSlow {
+			slow++
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	q := b.queueOf(commands[0].tenant)
+	t := b.tenants[commands[0].tenant]
 	switch {
 	case b.closed:
 		return &Error{Kind: Unavailable, Message: "the service is shutting down; try again"}
-	case q.waiting+len(commands) > 2*b.maxQueue-b.waiting-len(commands):
+	case t.waiting+len(commands) > 2*b.maxQueue-b.waiting-len(commands):
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting; try again"}
+	case slow > 0 && t.slow+slow > max(b.maxQueue/8, 1):
+		return &Error{Kind: Unavailable, Message: "too many commands are waiting whose guards are slow, or whose instances are locked; try again"}
 	}
-	now := time.Now()
 	for _, p := range commands {
-		p.queued, p.queue = now, q
+		p.arrival, p.queued = b.arrivals, time.Now()
+		b.arrivals++
 		for _, x := range p.exclusive {
 			line := b.lines[x]
 			if len(line) > 0 {
@@ -230,48 +165,50 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 			}
 			b.lines[x] = append(line, p)
 		}
-		if p.behind == 0 {
-			q.ready = append(q.ready, p)
-			b.ready++
-		}
+		b.await(p)
 	}
-	b.count(q, len(commands))
-	b.turn(q)
 	b.grow()
 	return nil
 }
 
-// queueOf returns the queue of a tenant, which is new if none of its commands wait. The lock is held.
-func (b *batcher[C, R]) queueOf(tenant string) *queue[C, R] {
-	if q := b.queues[tenant]; q != nil {
-		return q
-	}
-	return &queue[C, R]{tenant: tenant}
-}
-
-// count adds n to the number of a tenant's waiting commands. The lock is held.
-func (b *batcher[C, R]) count(q *queue[C, R], n int) {
-	if q.waiting == 0 {
-		b.queues[q.tenant] = q
-	}
+// count adds n to the number of waiting commands, for a command. The lock is held.
+func (b *batcher[C, R]) count(p *pending[C, R], n int) {
 	b.waiting += n
-	if q.waiting += n; q.waiting == 0 {
-		delete(b.queues, q.tenant)
+	t := b.tenants[p.tenant]
+	t.waiting += n
+	if p.track == trackSlow {
+		t.slow += n
+	}
+	if t == (tally{}) {
+		delete(b.tenants, p.tenant)
+	} else {
+		b.tenants[p.tenant] = t
 	}
 }
 
-// turn puts a tenant with ready commands at the end of the turns. The lock is held.
-func (b *batcher[C, R]) turn(q *queue[C, R]) {
-	if !q.inTurns && len(q.freed)+len(q.ready) > 0 {
-		q.inTurns = true
-		b.turns = append(b.turns, q)
+// await makes a command wait to be called. The lock is held.
+func (b *batcher[C, R]) await(p *pending[C, R]) {
+	p.stage = waits
+	b.count(p, 1)
+	b.prepare(p)
+}
+
+// prepare makes a waiting command ready if it is the first in all of its lines. The lock is held.
+func (b *batcher[C, R]) prepare(p *pending[C, R]) {
+	if p.behind > 0 || p.stage != waits {
+		return
+	}
+	b.ready[p.track].push(p)
+	if p.track == trackSlow && b.slow < b.slowCalls {
+		b.slow++
+		go b.runSlow()
 	}
 }
 
 // grow starts a flusher if there is work for one more. If a call must become slow before that, it sets a
 // timer. The lock is held.
 func (b *batcher[C, R]) grow() {
-	if b.ready == 0 && !b.maySingle() || b.running == b.flushers {
+	if b.ready[trackShared].size == 0 && !b.maySingle() || b.running == b.flushers {
 		return
 	}
 	wait := b.mustWait()
@@ -293,11 +230,17 @@ func (b *batcher[C, R]) grow() {
 // mustWait returns how long to wait before a further call is made, unless a call ends earlier. The lock
 // is held.
 func (b *batcher[C, R]) mustWait() time.Duration {
-	if len(b.calls) == 0 || b.ready >= b.cap {
+	if len(b.calls) == 0 || b.ready[trackShared].size >= b.cap {
 		return 0
 	}
 	youngest := slices.MaxFunc(b.calls, time.Time.Compare)
 	return max(slowCall-time.Since(youngest), 0)
+}
+
+// maySingle reports whether a call of trackAlone may be made. One flusher is left for the other commands, since
+// these calls may be slow. The lock is held.
+func (b *batcher[C, R]) maySingle() bool {
+	return b.ready[trackAlone].size > 0 && b.single < max(b.flushers-1, 1)
 }
 
 // run is a flusher: it makes calls while there is work for it.
@@ -307,8 +250,29 @@ func (b *batcher[C, R]) run() {
 	for b.mustWait() == 0 && b.step() {
 	}
 	b.running--
+	b.ended()
+}
+
+// runSlow is a flusher of trackSlow.
+func (b *batcher[C, R]) runSlow() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		p := b.takeSingle(trackSlow)
+		if p == nil {
+			break
+		}
+		b.call([]*pending[C, R]{p})
+		b.grow() // The command may have held up others in its lines.
+	}
+	b.slow--
+	b.ended()
+}
+
+// ended is called when a flusher or a check has ended. The lock is held.
+func (b *batcher[C, R]) ended() {
 	b.grow()
-	if b.running == 0 {
+	if b.running+b.slow+b.checking == 0 {
 		b.idle.Broadcast()
 	}
 }
@@ -321,24 +285,45 @@ func (b *batcher[C, R]) step() bool {
 	}
 	began := time.Now()
 	b.calls = append(b.calls, began)
+	alone := batch[0].track == trackAlone
+	if alone {
+		b.single++
+	}
 	b.grow() // Another flusher takes what did not fit.
-	b.mu.Unlock()
-	away, again := b.flush(batch)
-	b.mu.Lock()
+	b.call(batch)
 	at := slices.Index(b.calls, began)
 	b.calls = slices.Delete(b.calls, at, at+1)
-	if batch[0].alone {
+	if alone {
 		b.single--
 	}
-	for _, p := range again {
-		b.again(p)
+	return true
+}
+
+// call makes a call, and lets go of the commands that have ended. The lock is held, except during the call.
+func (b *batcher[C, R]) call(batch []*pending[C, R]) {
+	b.mu.Unlock()
+	left := b.flush(batch)
+	b.mu.Lock()
+	for _, p := range left.alone {
+		p.track = max(p.track, trackAlone)
+		b.await(p)
+	}
+	for _, p := range left.again {
+		if p.check == nil {
+			b.await(p)
+			continue
+		}
+		p.stage = isChecked
+		b.count(p, 1)
+		b.checking++
+		go b.check(p)
 	}
 	for _, p := range batch {
-		if p.taken {
+		if p.stage == flies {
 			b.leave(p)
 		}
 	}
-	if away {
+	if left.away {
 		// The next call is likely to fail too, and as late as this one. Commands that have waited for
 		// long already fail now; the others are called.
 		b.drop(func(p *pending[C, R]) error {
@@ -348,60 +333,49 @@ func (b *batcher[C, R]) step() bool {
 			return &Error{Kind: Unavailable, Message: "the database did not answer; try again"}
 		})
 	}
-	return true
 }
 
-// again makes a command wait for a call of its own. The lock is held.
-func (b *batcher[C, R]) again(p *pending[C, R]) {
-	p.taken, p.alone = false, true
-	p.queue = b.queueOf(p.tenant)
-	b.count(p.queue, 1)
-	if p.behind == 0 {
-		b.alone = append(b.alone, p)
+// check checks the document of a command, and makes the command wait for the next call. It keeps its places in
+// its lines meanwhile. A check may take long, and so it uses no flusher.
+func (b *batcher[C, R]) check(p *pending[C, R]) {
+	err := p.recheck()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		p.stage = waits
+		b.prepare(p)
+	} else {
+		b.refuse(p, err)
 	}
+	b.checking--
+	b.ended()
 }
 
-// maySingle reports whether a call may be made with one of the commands that get calls of their own. One flusher
-// is left for the other commands, since these calls may be slow. The lock is held.
-func (b *batcher[C, R]) maySingle() bool {
-	return len(b.alone) > 0 && b.single < max(b.flushers-1, 1)
-}
-
-// popAlone takes the next command that gets a call of its own. There must be one.
-func (b *batcher[C, R]) popAlone() *pending[C, R] {
-	p := b.alone[0]
-	b.alone[0] = nil // The array lives on, and would keep the command.
-	b.alone = b.alone[1:]
-	return p
-}
-
-// takeSingle takes a command that gets a call of its own; nil if there is none, or if it may not be called now.
-func (b *batcher[C, R]) takeSingle() *pending[C, R] {
-	for b.maySingle() {
-		p := b.popAlone()
+// takeSingle takes a command that gets a call of its own; nil if there is none.
+func (b *batcher[C, R]) takeSingle(t track) *pending[C, R] {
+	for p := b.ready[t].pop(); p != nil; p = b.ready[t].pop() {
 		if err := cmp.Or(p.gaveUp(), p.err); err != nil {
 			b.refuse(p, err)
 			continue
 		}
-		b.single++
 		return b.takeOne(p)
 	}
 	return nil
 }
 
-// take removes the commands of the next call from the queues.
+// take removes the commands of the next call from the lanes.
 func (b *batcher[C, R]) take() []*pending[C, R] {
-	if p := b.takeSingle(); p != nil {
-		return []*pending[C, R]{p}
+	if b.maySingle() {
+		if p := b.takeSingle(trackAlone); p != nil {
+			return []*pending[C, R]{p}
+		}
 	}
 	var batch []*pending[C, R]
-	for len(b.turns) > 0 && len(batch) < b.cap {
-		q := b.turns[0]
-		b.turns[0] = nil
-		b.turns, q.inTurns = b.turns[1:], false
-		p := q.pop()
-		b.ready--
-		b.turn(q)
+	for len(batch) < b.cap {
+		p := b.ready[trackShared].pop()
+		if p == nil {
+			break
+		}
 		if err := p.gaveUp(); err != nil {
 			b.refuse(p, err)
 			continue
@@ -413,7 +387,8 @@ func (b *batcher[C, R]) take() []*pending[C, R] {
 	for n := 1; n < maxChain && len(last) > 0; n++ {
 		taken := len(batch)
 		for _, p := range last {
-			if next := p.next; next != nil && next.behind == 1 && len(batch) < b.cap && next.gaveUp() == nil {
+			next := p.next
+			if next != nil && next.behind == 1 && next.track == trackShared && len(batch) < b.cap && next.gaveUp() == nil {
 				batch = append(batch, b.takeOne(next))
 			}
 		}
@@ -424,51 +399,42 @@ func (b *batcher[C, R]) take() []*pending[C, R] {
 
 // takeOne notes that a command is in flight, and returns it.
 func (b *batcher[C, R]) takeOne(p *pending[C, R]) *pending[C, R] {
-	p.taken = true
-	b.count(p.queue, -1)
+	p.stage = flies
+	b.count(p, -1)
 	return p
 }
 
-// refuse fails a command that was taken from its queue but is not called.
+// refuse fails a waiting command that is in no lane any more.
 func (b *batcher[C, R]) refuse(p *pending[C, R], err error) {
 	p.fail(err)
-	b.count(p.queue, -1)
+	b.count(p, -1)
 	b.leave(p)
 }
 
-// drop fails the ready commands, and those that get calls of their own, for which refused returns an error. A
-// command that becomes one of them because of that is treated in the same way.
+// drop fails the ready commands for which refused returns an error. A command that becomes ready because of
+// that is treated in the same way.
 func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
-	var alone []*pending[C, R]
-	for len(b.alone) > 0 { // refuse may free further commands.
-		p := b.popAlone()
+	var kept []*pending[C, R]
+	for t := trackShared; t < tracks; {
+		p := b.ready[t].pop()
+		if p == nil {
+			t++
+			continue
+		}
 		if err := refused(p); err != nil {
 			b.refuse(p, err)
+			t = trackShared
 		} else {
-			alone = append(alone, p)
+			kept = append(kept, p)
 		}
 	}
-	b.alone = alone
-	for _, q := range slices.Collect(maps.Values(b.queues)) {
-		var kept []*pending[C, R]
-		for p := q.pop(); p != nil; p = q.pop() { // refuse may free further commands.
-			if err := refused(p); err != nil {
-				b.ready--
-				b.refuse(p, err)
-			} else {
-				kept = append(kept, p)
-			}
-		}
-		q.ready = kept
-		b.turn(q)
+	for _, p := range kept {
+		b.ready[p.track].push(p)
 	}
-	b.turns = slices.DeleteFunc(b.turns, func(q *queue[C, R]) bool {
-		q.inTurns = len(q.ready) > 0
-		return !q.inTurns
-	})
 }
 
-// leave removes a command from its lines. Commands that become ready because of that join their queues.
+// leave removes a command from its lines. Commands that are the first in all of their lines because of that
+// become ready.
 func (b *batcher[C, R]) leave(p *pending[C, R]) {
 	for _, x := range p.exclusive {
 		line := b.lines[x]
@@ -479,20 +445,12 @@ func (b *batcher[C, R]) leave(p *pending[C, R]) {
 		}
 		b.lines[x] = line
 		first := line[0]
-		if first.alone && x == p.chain && errors.Is(p.err, Unavailable) {
+		if first.track != trackShared && x == p.chain && errors.Is(p.err, Unavailable) {
 			// Say because another transaction holds the instance. It would wait as long as p did.
 			first.fail(p.err)
 		}
-		if first.behind--; first.behind > 0 || first.taken {
-			continue
-		}
-		if first.alone {
-			b.alone = append(b.alone, first)
-			continue
-		}
-		b.ready++
-		first.queue.freed = append(first.queue.freed, first)
-		b.turn(first.queue)
+		first.behind--
+		b.prepare(first)
 	}
 	p.next = nil
 }
@@ -502,7 +460,7 @@ func (b *batcher[C, R]) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	for b.running > 0 {
+	for b.running+b.slow+b.checking > 0 {
 		b.idle.Wait()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -54,7 +55,9 @@ func gated(config fsm.Config) (fsm.Batcher, chan aCall) {
 			return false, commands
 		}
 		for _, p := range commands {
-			p.Fail(nil)
+			if !p.HasCheck() {
+				p.Fail(nil)
+			}
 		}
 		return *c.away, nil
 	}), calls
@@ -361,11 +364,98 @@ func TestBatcherCallsSingly(t *testing.T) {
 		close(e.finish)
 		b2 := next(t, calls, "b2")
 		close(a1.finish)
-		d := next(t, calls, "d")
+		a2 := next(t, calls, "a2")
 		close(b2.finish)
 		close(c1.finish)
-		close(next(t, calls, "a2").finish)
-		close(d.finish)
+		close(next(t, calls, "d").finish)
+		close(a2.finish)
+		idle(t, b)
+	})
+}
+
+// Commands that were slow before get calls of their own, few at a time and in turns of tenants. The other
+// commands use the flushers meanwhile, and have the places.
+func TestBatcherKeepsSlowCommandsApart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1, SlowCalls: 2, MaxQueue: 64})
+		slow := func(name, tenant string) *fsm.Call {
+			return fsm.Slow(fsm.NewChained(t.Context(), name, tenant, "instance "+name))
+		}
+		submit(t, b, slow("t0", "t"))
+		t0 := next(t, calls, "t0")
+		submit(t, b, slow("t1", "t"))
+		t1 := next(t, calls, "t1")
+		for n := 2; n < 10; n++ {
+			submit(t, b, slow(fmt.Sprint("t", n), "t"))
+		}
+		fsmtest.Refused(t, b.Submit(slow("t10", "t")), fsm.Unavailable)
+		submit(t, b, slow("u0", "u"))
+		for n := range 50 {
+			name := fmt.Sprint("fast", n)
+			submit(t, b, call(name))
+			close(next(t, calls, name).finish)
+		}
+		// A command behind a slow one for the same instance waits for it, and for nobody else.
+		submit(t, b, fsm.NewChained(t.Context(), "after", "t", "instance t0"))
+		none(t, calls)
+		close(t0.finish)
+		synctest.Wait()
+		var made []aCall
+		for range 2 {
+			made = append(made, <-calls)
+		}
+		slices.SortFunc(made, func(a, b aCall) int { return strings.Compare(a.names()[0], b.names()[0]) })
+		if made[0].names()[0] != "after" || made[1].names()[0] != "t2" {
+			t.Errorf("calls of %q and %q", made[0].names(), made[1].names())
+		}
+		close(made[0].finish)
+		close(t1.finish)
+		u0 := next(t, calls, "u0")
+		close(made[1].finish)
+		for n := 3; n < 10; n++ {
+			close(next(t, calls, fmt.Sprint("t", n)).finish)
+		}
+		close(u0.finish)
+		idle(t, b)
+	})
+}
+
+// While a document is checked, its command keeps its place before later ones for the instance, and uses no
+// flusher.
+func TestBatcherChecksBesideCalls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 1})
+		of := func(name, instance string) *fsm.Call { return fsm.NewChained(t.Context(), name, "t", instance) }
+		good, bad := of("good", "a"), of("bad", "b")
+		fits, faults := make(chan error), make(chan error)
+		submit(t, b, good, bad, of("c", "c"))
+		c := next(t, calls, "good", "bad", "c")
+		good.Check(func() error { return <-fits })
+		bad.Check(func() error { return <-faults })
+		close(c.finish)
+		submit(t, b, of("a2", "a"), of("b2", "b"), of("d", "d"))
+		close(next(t, calls, "d").finish)
+		none(t, calls)
+		closed := make(chan struct{})
+		go func() {
+			b.Close()
+			close(closed)
+		}()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("it is closed before the documents are checked")
+		default:
+		}
+		fits <- nil
+		close(next(t, calls, "good", "a2").finish)
+		faults <- fsm.Errorf(fsm.InvalidPayload, "it does not fit")
+		close(next(t, calls, "b2").finish)
+		_, err := bad.Wait()
+		fsmtest.Refused(t, err, fsm.InvalidPayload)
+		<-closed
 		idle(t, b)
 	})
 }
@@ -483,7 +573,7 @@ func TestBatcherShedsWhatWaitedLong(t *testing.T) {
 			_, err := p.Wait()
 			fsmtest.Refused(t, err, fsm.Unavailable)
 		}
-		close(next(t, calls, "5", "4").finish)
+		close(next(t, calls, "4", "5").finish)
 		idle(t, b)
 
 		// A call that was answered sheds nobody, however long it took.

@@ -79,6 +79,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
 				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, "key "+c.Key)
 				guess(s, p, s.guesses.forCreate(c.Workflow), c.Context)
+				s.trackOfCreate(p)
 				creates, waits[i] = append(creates, p), p.wait
 			}
 		case FireCommand:
@@ -86,6 +87,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
 				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), "key "+c.Key)
 				guess(s, p, s.guesses.forFire(c.ID, c.Event), c.Payload)
+				s.trackOfFire(p)
 				fires, waits[i] = append(fires, p), p.wait
 			}
 		}
@@ -135,7 +137,7 @@ func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result,
 	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
 		outcomes, err := fire(ctx, queries.New(session.Tx(tx)), []*pending[FireCommand, Result]{p})
 		if err != nil {
-			return queries.Outcome{}, s.blame(p, err)
+			return queries.Outcome{}, s.blameFire(p, err)
 		}
 		return outcomes[0], nil
 	})
@@ -155,6 +157,11 @@ func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]
 		}
 		if answered, result, err := s.answerFire(p, outcome); answered || err != nil {
 			return result, err
+		}
+		if p.check != nil {
+			if err := p.recheck(); err != nil {
+				return Result{}, err
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -39,17 +40,59 @@ func (p *pending[C, R]) Fail(err error)      { p.fail(err) }
 func (p *pending[C, R]) Wait() (R, error)    { return p.wait() }
 func (p *pending[C, R]) Done() chan struct{} { return p.done }
 
+// Slowness remembers what is slow, and Subject is what may be.
+type (
+	Slowness slowness
+	Subject  = subject
+)
+
+// SubjectOf is an event of a workflow for a tenant.
+func SubjectOf(tenant, workflow, event string) Subject {
+	return subject{tenant: tenant, workflow: workflow, event: event}
+}
+
+func (s *Slowness) Track(x Subject) string {
+	return []string{"shared", "alone", "slow"}[(*slowness)(s).track(x)]
+}
+func (s *Slowness) Knows(tenant, event string) bool       { return (*slowness)(s).knows(tenant, event) }
+func (s *Slowness) Suspect(x Subject)                     { (*slowness)(s).suspect(x) }
+func (s *Slowness) Convict(x Subject)                     { (*slowness)(s).convict(x) }
+func (s *Slowness) Blame(x Subject)                       { (*slowness)(s).blame(x) }
+func (s *Slowness) Acquit(x Subject)                      { (*slowness)(s).acquit(x) }
+func (s *Slowness) IsSlow(took time.Duration, n int) bool { return (*slowness)(s).isSlow(took, n) }
+
 // Batcher is where commands queue.
 type Batcher struct{ b *batcher[string, Result] }
 
 func NewBatcher(c Config, flush func([]*Call) (away bool)) Batcher {
-	return NewBatcherAgain(c, func(calls []*Call) (away bool, again []*Call) { return flush(calls), nil })
+	return NewBatcherAgain(c, func(calls []*Call) (away bool, alone []*Call) { return flush(calls), nil })
 }
 
-// NewBatcherAgain is NewBatcher with calls whose commands may have to be called again, each by itself.
-func NewBatcherAgain(c Config, flush func([]*Call) (away bool, again []*Call)) Batcher {
-	return Batcher{newBatcher(c.withDefaults(), flush)}
+// NewBatcherAgain is NewBatcher with calls whose commands may have to be called again, each by itself, or, if
+// they have a check, after it.
+func NewBatcherAgain(c Config, flush func([]*Call) (away bool, alone []*Call)) Batcher {
+	return Batcher{newBatcher(c.withDefaults(), func(calls []*Call) (left flushed[string, Result]) {
+		left.away, left.alone = flush(calls)
+		for _, p := range calls {
+			if p.check != nil {
+				left.again = append(left.again, p)
+			}
+		}
+		return left
+	})}
 }
+
+// Slow makes a command one of those that were slow before, and returns it.
+func Slow(p *Call) *Call {
+	p.track = trackSlow
+	return p
+}
+
+// Check gives a command a document to check before it is called again.
+func (p *pending[C, R]) Check(check func() error) { p.check = check }
+
+// HasCheck reports whether there is a document to check.
+func (p *pending[C, R]) HasCheck() bool { return p.check != nil }
 
 func (b Batcher) Submit(calls ...*Call) error { return b.b.offer(calls...) }
 func (b Batcher) Close()                      { b.b.close() }
@@ -65,10 +108,7 @@ func (b Batcher) Held() (waiting, names, running int) {
 func (s *Service) CreatesWaiting(tenant string) int {
 	s.creates.mu.Lock()
 	defer s.creates.mu.Unlock()
-	if q := s.creates.queues[tenant]; q != nil {
-		return q.waiting
-	}
-	return 0
+	return s.creates.tenants[tenant].waiting
 }
 
 // FromDatabase maps an error of the driver.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -77,12 +78,12 @@ func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error
 	return outcomes, nil
 }
 
-func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) (away bool, single []*pending[CreateCommand, Result]) {
-	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.blameCreate})
+func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) flushed[CreateCommand, Result] {
+	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.subjectOfCreate, s.blameCreate})
 }
 
-func (s *Service) flushFires(batch []*pending[FireCommand, Result]) (away bool, single []*pending[FireCommand, Result]) {
-	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.blame})
+func (s *Service) flushFires(batch []*pending[FireCommand, Result]) flushed[FireCommand, Result] {
+	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.subjectOfFire, s.blameFire})
 }
 
 // A handling is how the commands of one kind are called and answered.
@@ -91,98 +92,173 @@ type handling[C any] struct {
 	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error)
 	// answer turns an outcome into a result or an error, or says that the command must be called again.
 	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error)
-	// blame says why a call for a single command failed.
+	// subject says whose guards were called. It is not known if there is no such instance.
+	subject func(*pending[C, Result], queries.Outcome) (x subject, known bool)
+	// blame says why a call for a single command failed, and notes what was slow.
 	blame func(*pending[C, Result], error) error
 }
 
-// flush makes one call for a batch, and completes or fails its commands. It returns whether the database
-// is away.
+// flush makes one call for a batch, and completes or fails its commands.
 //
-// If the call fails although there is a connection, it returns the commands, to be called one by one. Then
-// the one to blame harms no other. If a document must still be checked against a schema, it is checked, and its
-// command is called again before any later command for the instance is decided.
-func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (away bool, single []*pending[C, Result]) {
+// If the call fails although there is a connection, each command is called again by itself. Then the one to
+// blame harms no other. If a document must still be checked against a schema, its command is called again when
+// it has been checked, before any later command for the instance.
+func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left flushed[C, Result]) {
 	defer failAll(batch)
-	for len(batch) > 0 {
-		var outcomes []queries.Outcome
-		unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
-			outcomes, err = h.call(ctx, s.db.Queries(), batch)
-			return err
-		})
-		if unanswered {
-			for _, p := range batch {
-				p.unanswered = true
-			}
+	var outcomes []queries.Outcome
+	began := time.Now()
+	unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
+		outcomes, err = h.call(ctx, s.db.Queries(), batch)
+		return err
+	})
+	took := time.Since(began)
+	if unanswered {
+		for _, p := range batch {
+			p.unanswered = true
 		}
-		if err != nil {
-			if len(batch) == 1 || database.IsConnectionError(err) {
-				for _, p := range batch {
-					p.fail(h.blame(p, err))
-				}
-				return database.IsConnectionError(err), nil
-			}
-			return false, batch
-		}
-		var again []*pending[C, Result]
-		var moved []uuid.UUID
-		for i, p := range batch {
-			// The effect may be that of an unanswered attempt of this very command. To its caller that is
-			// no replay.
-			outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
-			if outcomes[i].Code == "applied" && !outcomes[i].Replayed {
-				moved = append(moved, *outcomes[i].ID)
-			}
-			answered, result, err := h.answer(p, outcomes[i])
-			switch {
-			case err != nil:
-				p.fail(err)
-			case answered:
-				p.complete(result)
-			default:
-				again = append(again, p)
-			}
-		}
-		if len(moved) > 0 {
-			s.config.Moved(moved)
-		}
-		batch = again
 	}
-	return false, nil
+	if err != nil {
+		left.away = database.IsConnectionError(err)
+		if len(batch) > 1 && !left.away {
+			left.alone = batch
+			return left
+		}
+		for _, p := range batch {
+			p.fail(h.blame(p, err))
+		}
+		return left
+	}
+	if !unanswered {
+		observe(s, batch, outcomes, took, h)
+	}
+	var moved []uuid.UUID
+	for i, p := range batch {
+		// The effect may be that of an unanswered attempt of this very command. To its caller that is
+		// no replay.
+		outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
+		if outcomes[i].Code == "applied" && !outcomes[i].Replayed {
+			moved = append(moved, *outcomes[i].ID)
+		}
+		answered, result, err := h.answer(p, outcomes[i])
+		switch {
+		case err != nil:
+			p.fail(err)
+		case answered:
+			p.complete(result)
+		default:
+			left.again = append(left.again, p)
+		}
+	}
+	if len(moved) > 0 {
+		s.config.Moved(moved)
+	}
+	return left
 }
 
-// blame says why a call for a single fire failed. If the call ran into the statement timeout, the same
+// observe notes whether a call was slow, for later commands of the same subjects.
+func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.Outcome, took time.Duration, h handling[C]) {
+	slow := s.slowness.isSlow(took, len(batch))
+	if len(batch) > 1 && !slow {
+		return
+	}
+	for i, p := range batch {
+		x, known := h.subject(p, outcomes[i])
+		switch {
+		case !known:
+		case len(batch) > 1:
+			s.slowness.suspect(x)
+		case slow:
+			s.slowness.convict(x)
+		default:
+			s.slowness.acquit(x)
+		}
+	}
+}
+
+// subjectOfCreate is the subject of a create.
+func (s *Service) subjectOfCreate(p *pending[CreateCommand, Result], _ queries.Outcome) (x subject, known bool) {
+	return subject{tenant: p.tenant, workflow: p.command.Workflow}, true
+}
+
+// subjectOfFire is the subject of an event. The call for a single command was not held up by a lock for long.
+// So it also acquits the instance.
+func (s *Service) subjectOfFire(p *pending[FireCommand, Result], o queries.Outcome) (x subject, known bool) {
+	if p.track == trackSlow && !p.known {
+		s.slowness.acquit(locked(p))
+	}
+	if o.Workflow == nil {
+		return subject{}, false
+	}
+	return subject{tenant: p.tenant, workflow: *o.Workflow, event: p.command.Event}, true
+}
+
+// locked is the subject of an instance that another transaction has locked.
+func locked(p *pending[FireCommand, Result]) subject {
+	return subject{tenant: p.tenant, instance: p.command.ID}
+}
+
+// trackOfCreate says with which others a create may be called.
+func (s *Service) trackOfCreate(p *pending[CreateCommand, Result]) {
+	x, _ := s.subjectOfCreate(p, queries.Outcome{})
+	p.track = s.slowness.track(x)
+	p.known = p.track == trackSlow
+}
+
+// trackOfFire says with which others a fire may be called. It reads the instance if it must know its workflow.
+func (s *Service) trackOfFire(p *pending[FireCommand, Result]) {
+	if p.track = s.slowness.track(locked(p)); p.track == trackSlow || !s.slowness.knows(p.tenant, p.command.Event) {
+		return
+	}
+	if i, err := s.Get(p.ctx, p.tenant, p.command.ID); err == nil {
+		p.track = s.slowness.track(subject{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
+		p.known = p.track == trackSlow
+	}
+}
+
+// blameFire says why a call for a single fire failed. If the call ran into the statement timeout, the same
 // decision is made again without writing. If that succeeds, the call had waited for a lock; if not, a guard
-// or an assign is slow.
-func (s *Service) blame(p *pending[FireCommand, Result], err error) error {
+// or an assign is slow. If such guards were slow before, the decision is not made again.
+func (s *Service) blameFire(p *pending[FireCommand, Result], err error) error {
 	if !database.IsGuardFailure(err) {
+		if database.IsCode(err, database.LockNotAvailable) {
+			s.slowness.blame(locked(p))
+		}
 		return fromDatabase(err)
 	}
-	if database.IsCode(err, database.QueryCanceled) {
+	if database.IsCode(err, database.QueryCanceled) && !p.known {
 		if _, previewErr := s.preview(context.Background(), p); !database.IsGuardFailure(previewErr) {
+			s.slowness.blame(locked(p))
 			return fromDatabase(err)
 		}
 	}
-	return s.guardError(p, err)
+	e, workflow := s.guardError(p, err)
+	if workflow != "" {
+		s.slowness.blame(subject{tenant: p.tenant, workflow: workflow, event: p.command.Event})
+	}
+	return e
 }
 
-// blameCreate is blame for a create, in which entry assigns and eventless transitions may fail.
+// blameCreate is blameFire for a create, in which entry assigns and eventless transitions may fail.
 func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) error {
 	if !database.IsGuardFailure(err) {
 		return fromDatabase(err)
 	}
-	if database.IsCode(err, database.QueryCanceled) {
+	if database.IsCode(err, database.QueryCanceled) && !p.known {
 		if _, previewErr := s.PreviewCreate(context.Background(), p.command.Workflow, 0, p.command.Context); !errors.Is(previewErr, GuardError) {
 			return fromDatabase(err)
 		}
 	}
+	x, _ := s.subjectOfCreate(p, queries.Outcome{})
+	s.slowness.blame(x)
 	return &Error{Kind: GuardError, Message: guardErrorMessage, Cause: err}
 }
 
 const guardErrorMessage = "a guard or an assign of the definition fails or takes too long on this input; nothing was changed"
 
-// guardError is the GuardError of a fire, with the instance as it is.
-func (s *Service) guardError(p *pending[FireCommand, Result], err error) *Error {
-	e := &Error{
+// guardError is the GuardError of a fire, with the instance as it is. workflow is the instance's; empty if it
+// cannot be read.
+func (s *Service) guardError(p *pending[FireCommand, Result], err error) (e *Error, workflow string) {
+	e = &Error{
 		Kind:    GuardError,
 		Message: guardErrorMessage,
 		Refusal: &Refusal{Event: p.command.Event},
@@ -190,6 +266,7 @@ func (s *Service) guardError(p *pending[FireCommand, Result], err error) *Error 
 	}
 	if i, err := s.Get(context.Background(), p.tenant, p.command.ID); err == nil {
 		e.Refusal.State, e.Refusal.Status, e.Refusal.Version, e.Refusal.AcceptedEvents = i.State, i.Status, i.Version, i.AcceptedEvents
+		workflow = i.Workflow
 	}
-	return e
+	return e, workflow
 }

@@ -15,14 +15,16 @@ const maxChecks = 4
 
 var errSchemaKeepsChanging = &Error{Kind: Unavailable, Message: "the schema changed while the document was checked; try again"}
 
-// answerCreate turns an outcome of the engine into the command's result or error. The outcome may be that
-// the context is still to be checked. Then it is checked here. If it fits its schema, answered is false, and
-// the command must be called again.
+// answerCreate turns an outcome of the engine into the command's result or error. If answered is false, the
+// command must be called again: the context is still to be checked, and the command has a check for that.
 func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	if o.Code == "context-unchecked" {
-		err = check(s, p, o.Schema, p.command.Context, "/context", InvalidContext)
-		s.guesses.created(p.command.Workflow, p.checked)
-		return false, Result{}, err
+		p.check = func() error {
+			err := check(s, p, o.Schema, p.command.Context, "/context", InvalidContext)
+			s.guesses.created(p.command.Workflow, p.checked)
+			return err
+		}
+		return false, Result{}, nil
 	}
 	if o.Code == "applied" {
 		s.guesses.moved(o)
@@ -39,9 +41,12 @@ func (s *Service) answerCreate(p *pending[CreateCommand, Result], o queries.Outc
 func (s *Service) answerFire(p *pending[FireCommand, Result], o queries.Outcome) (answered bool, result Result, err error) {
 	switch o.Code {
 	case "payload-unchecked":
-		err = check(s, p, o.Schema, p.command.Payload, "/payload", InvalidPayload)
-		s.guesses.fired(o, p.command.Event, p.checked)
-		return false, Result{}, err
+		p.check = func() error {
+			err := check(s, p, o.Schema, p.command.Payload, "/payload", InvalidPayload)
+			s.guesses.fired(o, p.command.Event, p.checked)
+			return err
+		}
+		return false, Result{}, nil
 	case "undecided":
 		return false, Result{}, nil
 	case "applied":

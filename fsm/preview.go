@@ -19,7 +19,8 @@ func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
 		o, err := s.preview(ctx, p)
 		switch {
 		case database.IsGuardFailure(err):
-			return o, s.guardError(p, err)
+			e, _ := s.guardError(p, err)
+			return o, e
 		case err != nil:
 			return o, fromDatabase(err)
 		}

@@ -21,7 +21,7 @@ func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instanc
 }
 
 // flushGets reads instances.
-func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool, single []*pending[uuid.UUID, Instance]) {
+func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (left flushed[uuid.UUID, Instance]) {
 	defer failAll(batch)
 	type place struct {
 		tenant string
@@ -40,7 +40,7 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool, s
 		for _, p := range batch {
 			p.fail(AsError(err))
 		}
-		return database.IsConnectionError(err), nil
+		return flushed[uuid.UUID, Instance]{away: database.IsConnectionError(err)}
 	}
 	found := make(map[place]Instance, len(rows))
 	for _, r := range rows {
@@ -53,7 +53,7 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (away bool, s
 			p.fail(Errorf(InstanceNotFound, "there is no such instance"))
 		}
 	}
-	return false, nil
+	return left
 }
 
 // GetAt returns an instance as it was at a time, a step of that very time included.

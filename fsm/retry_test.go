@@ -63,7 +63,7 @@ func TestOneSpoilsNoOther(t *testing.T) {
 	sizes := make(chan int, 100)
 	pool := fsmtest.Spied(t, fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: 400 * time.Millisecond, LockTimeout: 50 * time.Millisecond}),
 		func(c *pgxpool.Config) { c.ConnConfig.Tracer = batchSizes(sizes) })
-	s := fsmtest.On(t, pool, fsm.Config{}, fsmtest.Counter)
+	last := fsmtest.On(t, pool, fsm.Config{}, fsmtest.Counter)
 	var numbers []string
 	for range 600 {
 		numbers = append(numbers, "1")
@@ -79,6 +79,7 @@ func TestOneSpoilsNoOther(t *testing.T) {
 		"a guard is slow": {"slow", slow, false, fsm.GuardError},
 		"a row is locked": {"stop", `{}`, true, fsm.Unavailable},
 	} {
+		s := fsmtest.On(t, pool, fsm.Config{}) // It does not remember the other cases.
 		var ids []uuid.UUID
 		var commands []fsm.Command
 		for n := range 5 {
@@ -130,8 +131,8 @@ func TestOneSpoilsNoOther(t *testing.T) {
 		}
 	}
 
-	i := fsmtest.Create(t, s, "counter", `{"x":0}`)
-	_, err := s.Preview(t.Context(), fsm.FireCommand{ID: i.ID, Event: "slow", Payload: json.RawMessage(slow)})
+	i := fsmtest.Create(t, last, "counter", `{"x":0}`)
+	_, err := last.Preview(t.Context(), fsm.FireCommand{ID: i.ID, Event: "slow", Payload: json.RawMessage(slow)})
 	fsmtest.Refused(t, err, fsm.GuardError)
 	// The same timeout, spent waiting, is not a guard's fault.
 	waitsLong := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(plain), db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: time.Minute}), fsm.Config{})

@@ -22,6 +22,10 @@ type Config struct {
 	// take less than 5 ms and fewer than MaxBatch commands wait, only one call is made at a time: the
 	// fewer calls are made at once, the more commands share each of them. Default 4.
 	Flushers int
+	// SlowCalls is the largest number of calls in flight with commands that were slow before, for creates and
+	// fires each. A command was slow if its guards and assigns take long, or if another transaction has its
+	// instance locked. Such a command shares no call with others. Default 2.
+	SlowCalls int
 	// MaxBatch is the largest number of commands in a call, of all tenants together. Default 256.
 	MaxBatch int
 	// MaxQueue is the largest number of commands of one tenant that may wait, for creates, fires and
@@ -46,6 +50,9 @@ func (c Config) withDefaults() Config {
 	if c.Flushers <= 0 {
 		c.Flushers = 4
 	}
+	if c.SlowCalls <= 0 {
+		c.SlowCalls = 2
+	}
 	if c.MaxBatch <= 0 {
 		c.MaxBatch = 256
 	}
@@ -68,13 +75,14 @@ func (c Config) withDefaults() Config {
 // A command without a tenant belongs to DefaultTenant. A read has no such default: it sees only what
 // the tenant that it names has.
 type Service struct {
-	db      *database.Client
-	config  Config
-	creates *batcher[CreateCommand, Result]
-	fires   *batcher[FireCommand, Result]
-	gets    *batcher[uuid.UUID, Instance]
-	schemas definition.Schemas
-	guesses guesses
+	db       *database.Client
+	config   Config
+	creates  *batcher[CreateCommand, Result]
+	fires    *batcher[FireCommand, Result]
+	gets     *batcher[uuid.UUID, Instance]
+	schemas  definition.Schemas
+	guesses  guesses
+	slowness slowness
 }
 
 // New returns a Service on a pool whose connections see a migrated schema. The pool should set
