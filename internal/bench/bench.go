@@ -19,6 +19,7 @@ type benchmark struct {
 	conn    *pgx.Conn // As the owner of the database.
 	meter   *meter
 	service service
+	token   string   // The bearer token of calls that are not part of a load; empty for none.
 	ids     []string // Of the instances, in the order of pawl_bench.instance.
 	pgbench *pgbench // Nil if the program is missing.
 	report  report

@@ -44,6 +44,9 @@ func (b *benchmark) callOnce(ctx context.Context, key, method, path string, body
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	if b.token != "" {
+		request.Header.Set("Authorization", "Bearer "+b.token)
+	}
 	if method == http.MethodPost {
 		request.Header.Set("Idempotency-Key", key)
 	}

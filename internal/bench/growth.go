@@ -35,27 +35,11 @@ const (
 // measureTenants fires at instances of one tenant, and at as many instances of 64 tenants, with a tenant for
 // each connection.
 func (b *benchmark) measureTenants(ctx context.Context) (err error) {
-	file, err := os.CreateTemp("", "pawl-bench-*.json")
+	names, _, undo, err := b.tenants(ctx, tenants, "write")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.Remove(file.Name())) }()
-	var names []string
-	var list []map[string]any
-	for n := range tenants {
-		name := fmt.Sprintf("tenant-%d-%s", n, b.run) // Its token has the same text.
-		sum := sha256.Sum256([]byte(name))
-		names = append(names, name)
-		list = append(list, map[string]any{
-			"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": name, "scopes": []string{"write"},
-		})
-	}
-	if err := errors.Join(json.NewEncoder(file).Encode(list), file.Close()); err != nil {
-		return err
-	}
-	if err := b.restartService(ctx, "PAWL_TOKENS="+file.Name()); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, undo()) }()
 	each, one := func(client int) string { return names[client] }, func(int) string { return names[0] }
 	create := creation{workflow: "bench", total: tenants * instancesPerTenant, connections: tenants, bearer: each}
 	if err := b.create(ctx, create); err != nil {
@@ -83,6 +67,35 @@ func (b *benchmark) measureTenants(ctx context.Context) (err error) {
 	return errors.Join(
 		b.measurePair(ctx, side{"one-tenant", fire(one), ofOne}, side{"tenants", fire(each), ofAll}),
 		b.restartService(ctx))
+}
+
+// tenants restarts the service with a token for each of a number of tenants. The names of the tenants are the
+// texts of their tokens. restart restarts it again with these tokens, and undo removes their file.
+func (b *benchmark) tenants(ctx context.Context, count int, scopes ...string) (names []string, restart, undo func() error, err error) {
+	file, err := os.CreateTemp("", "pawl-bench-*.json")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	undo = func() error { return os.Remove(file.Name()) }
+	var list []map[string]any
+	for n := range count {
+		name := fmt.Sprintf("tenant-%d-%s", n, b.keys())
+		sum := sha256.Sum256([]byte(name))
+		names = append(names, name)
+		list = append(list, map[string]any{
+			"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": name, "scopes": scopes,
+		})
+	}
+	restart = func() error {
+		return b.restartService(ctx, "PAWL_TOKENS="+file.Name(), "PAWL_WEBHOOK_ALLOW_PRIVATE=true")
+	}
+	if err := errors.Join(json.NewEncoder(file).Encode(list), file.Close()); err != nil {
+		return nil, nil, nil, errors.Join(err, undo())
+	}
+	if err := restart(); err != nil {
+		return nil, nil, nil, errors.Join(err, undo())
+	}
+	return names, restart, undo, nil
 }
 
 // measureSchemas fires events whose payloads have a schema, and others that have none.

@@ -55,6 +55,7 @@ func parts() []part {
 		{"relay", (*benchmark).measureRelay},
 		{"longpoll", (*benchmark).measureLongPolls},
 		{"webhooks", (*benchmark).measureWebhooks},
+		{"neighbours", (*benchmark).measureNeighbours},
 		{"overload", (*benchmark).measureOverload},
 	}
 }

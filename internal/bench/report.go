@@ -25,6 +25,8 @@ type report struct {
 	FirstCallP50 *float64 `json:"first_call_p50_ms,omitempty"`
 	// LongPollP50 is the delay of a waiting read in milliseconds, see measureLongPolls.
 	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
+	// Neighbours has the figures of one tenant's commands beside each burden that another one is.
+	Neighbours []neighbour `json:"neighbours,omitempty"`
 	// Webhooks is the number of webhooks per second that a local receiver gets.
 	Webhooks *float64 `json:"webhooks_per_s,omitempty"`
 }
@@ -199,6 +201,17 @@ func (r *report) conclude() {
 	for _, m := range r.References {
 		if first := r.FirstCallP50; first != nil && m.label() == "writes@1" && m.Mean > 0 {
 			r.Targets = append(r.Targets, headline{"first call p50 ÷ mean of writes@1", *first / m.Mean, fmt.Sprintf("≤ %d", mostFirstCall), *first <= mostFirstCall*m.Mean})
+		}
+	}
+	for _, n := range r.Neighbours {
+		most := fmt.Sprintf("≤ %d", mostNeighbour)
+		r.Targets = append(r.Targets,
+			headline{"p50 beside " + n.Name + " ÷ alone", n.P50Ratio, most, n.P50Ratio <= mostNeighbour},
+			headline{"p99 beside " + n.Name + " ÷ alone", n.P99Ratio, most, n.P99Ratio <= mostNeighbour},
+			headline{"SIGTERM beside " + n.Name + " in s", n.Stop, fmt.Sprintf("≤ %d", mostStop), n.Stop <= mostStop})
+		if n.PeakRSS != nil {
+			rss := float64(*n.PeakRSS)
+			r.Targets = append(r.Targets, headline{"peak RSS beside " + n.Name + " in MB", rss / 1e6, fmt.Sprintf("≤ %.0f", mostNeighbourRSS/1e6), rss <= mostNeighbourRSS})
 		}
 	}
 	if rate := r.Webhooks; rate != nil {

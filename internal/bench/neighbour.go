@@ -1,0 +1,345 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// What is measured of a tenant while another one is a burden.
+const (
+	quietConnections = 4
+	// quietEvery is the time between the commands of a connection: the latency is measured, not the rate.
+	quietEvery = 20 * time.Millisecond
+	// neighbourTurns is how often the commands are measured alone and beside the neighbour.
+	neighbourTurns = 2
+	// mostNeighbour is the target of both ratios, mostNeighbourRSS that of the memory in bytes, and
+	// mostStop that of the time that SIGTERM takes, in seconds: the default of --shutdown-timeout.
+	mostNeighbour, mostNeighbourRSS, mostStop = 3, 300e6, 10
+)
+
+// neighbour has the figures of one tenant's single commands beside a burden that another tenant is.
+type neighbour struct {
+	Name string `json:"name"`
+	// P50Ratio and P99Ratio divide the latency beside the neighbour by the one alone.
+	P50Ratio float64 `json:"p50_ratio"`
+	P99Ratio float64 `json:"p99_ratio"`
+	// PeakRSS is the service's in bytes beside the neighbour; nil if it is unknown.
+	PeakRSS *int64 `json:"peak_rss_bytes"`
+	// Stop is how long the service took to end after SIGTERM beside the neighbour, in seconds.
+	Stop float64 `json:"stop_s"`
+}
+
+// A burden is a tenant that asks for too much. run asks until its context ends.
+type burden struct {
+	name string
+	run  func(ctx context.Context)
+}
+
+// The workflows of the burdens. A guard of slowGuard takes longer than a statement may for the array of
+// longArray, and some tenths of a second for a third of it.
+const (
+	slowGuard = `"exists($.%s.a[*] ? (exists($.%[1]s.a[*] ? (@ > 5000000))))"`
+	longArray = 9000
+
+	recursiveSchema = `{"$ref": "#/$defs/section", "$defs": {
+		"base": {"type": "object", "properties": {"title": {"type": "string"}, "child": {"$ref": "#/$defs/section"}}},
+		"section": {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"child": {"$ref": "#/$defs/section"}}}]}}}`
+	// recursiveDepth makes the check of a document take 2^recursiveDepth steps.
+	recursiveDepth = 22
+)
+
+// burdenWorkflows returns the definitions of the workflows that the burdens use, by name.
+func burdenWorkflows() map[string]string {
+	const states = `{"initial": "A", %s"states": {"A": {"on": {"go": {"target": "A"%s}, "end": "Z"}%s}, "Z": {"type": "final"}}}`
+	return map[string]string{
+		"bench-slow":             fmt.Sprintf(states, "", `, "guard": `+fmt.Sprintf(slowGuard, "payload"), ""),
+		"bench-timer":            fmt.Sprintf(states, "", "", `, "after": {"100ms": {"target": "Z", "guard": `+fmt.Sprintf(slowGuard, "context")+"}}"),
+		"bench-schema-recursive": fmt.Sprintf(states, `"context_schema": `+recursiveSchema+", ", "", ""),
+	}
+}
+
+// array returns a JSON object with an array of n numbers.
+func array(n int) string { return `{"a":[` + strings.Repeat("1,", n-1) + "1]}" }
+
+// nested returns a JSON object with n objects within.
+func nested(n int) string { return strings.Repeat(`{"child":`, n) + "{}" + strings.Repeat("}", n) }
+
+// measureNeighbours measures one tenant's single commands alone and beside another tenant that is a burden, for
+// one burden after the other.
+func (b *benchmark) measureNeighbours(ctx context.Context) (err error) {
+	for name, text := range burdenWorkflows() {
+		if err := b.call(ctx, http.MethodPut, "/v1/workflows/"+name, json.RawMessage(text), nil); err != nil {
+			return err
+		}
+	}
+	names, restart, undo, err := b.tenants(ctx, 2, "read", "write", "admin")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		b.token = ""
+		err = errors.Join(err, undo(), b.restartService(ctx))
+	}()
+	quiet := func(int) string { return names[0] }
+	count := min(b.Instances, tenants*instancesPerTenant)
+	if err := b.create(ctx, creation{workflow: "bench", total: count, connections: 1, bearer: quiet}); err != nil {
+		return err
+	}
+	ids, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = $1", names[0])
+	if err != nil {
+		return err
+	}
+	b.token = names[1]
+	burdens, closeBurdens, err := b.burdens(ctx, count)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeBurdens()) }()
+	for _, burden := range burdens {
+		n, err := b.measureNeighbour(ctx, burden, ids, quiet)
+		if err != nil {
+			return fmt.Errorf("%s: %w", burden.name, err)
+		}
+		b.report.Neighbours = append(b.report.Neighbours, n)
+		if err := restart(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measureNeighbour measures single commands alone and beside a burden, in turns. At the end it stops the service
+// while the burden goes on.
+func (b *benchmark) measureNeighbour(ctx context.Context, burden burden, ids []string, bearer func(int) string) (n neighbour, err error) {
+	commands := func() *load {
+		l := b.transitions(min(quietConnections, len(ids)))
+		l.bearer, l.every = bearer, quietEvery
+		return l
+	}
+	d := b.Duration / neighbourTurns
+	start := time.Now()
+	var sums [2]loadResult
+	var used [2]reading
+	used[0].at, used[1].at = start, start
+	var last *load
+	n.Name = burden.name
+	for turn := range neighbourTurns {
+		for i := range sums {
+			stop := func() {}
+			if i == 1 {
+				stop = background(ctx, burden.run)
+				pause(ctx, b.warmUp(d)) // For the burden to be one.
+				resetPeakRSS(b.meter.service)
+			}
+			last = commands()
+			r, before, after, err := b.observe(ctx, last, ids, b.warmUp(d), d)
+			if i == 1 && turn == neighbourTurns-1 && err == nil {
+				n.PeakRSS = larger(n.PeakRSS, peakRSS(b.meter.service))
+				began := time.Now()
+				err = b.service.stop(ctx)
+				n.Stop = time.Since(began).Seconds()
+			} else if i == 1 {
+				n.PeakRSS = larger(n.PeakRSS, peakRSS(b.meter.service))
+			}
+			stop()
+			if err != nil {
+				return n, err
+			}
+			sums[i].add(r)
+			sums[i].elapsed += r.elapsed
+			used[i] = used[i].plus(before, after)
+			if i == 1 && turn < neighbourTurns-1 {
+				pause(ctx, b.warmUp(d)) // For the last calls of the burden to end.
+			}
+		}
+	}
+	for i, name := range []string{"alone", burden.name} {
+		slices.Sort(sums[i].latencies)
+		b.add(name, last, &sums[i], reading{at: start}, used[i])
+	}
+	n.P50Ratio = sums[1].percentile(0.5) / max(sums[0].percentile(0.5), 0.001)
+	n.P99Ratio = sums[1].percentile(0.99) / max(sums[0].percentile(0.99), 0.001)
+	b.remark("beside %s: p50 %.2f and p99 %.2f of alone, peak RSS %s MB, SIGTERM %.1f s", n.Name, n.P50Ratio, n.P99Ratio, megabytes(n.PeakRSS), n.Stop)
+	return n, nil
+}
+
+// larger returns the larger of two numbers, of which nil is unknown.
+func larger(a, b *int64) *int64 {
+	if a == nil || b != nil && *b > *a {
+		return b
+	}
+	return a
+}
+
+// background runs a function until stop is called, which returns when the function has.
+func background(ctx context.Context, run func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		run(ctx)
+		close(done)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// burdens prepares the burdens, which are all of the tenant of b.token. count is how many instances they may have.
+func (b *benchmark) burdens(ctx context.Context, count int) (list []burden, closed func() error, err error) {
+	bearer := func(int) string { return b.token }
+	for workflow, n := range map[string]int{"bench": count, "bench-slow": quietConnections} {
+		if err := b.create(ctx, creation{workflow: workflow, total: n, connections: 1, bearer: bearer}); err != nil {
+			return nil, nil, err
+		}
+	}
+	slow, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = $1 and workflow = 'bench-slow'", b.token)
+	if err != nil {
+		return nil, nil, err
+	}
+	own, err := b.readIDs(ctx, "select id::text from pawl.instance where tenant_id = $1 and workflow = 'bench'", b.token)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The contexts of these make a page of a list as large as it can be.
+	large := json.RawMessage(`{"context":` + array(longArray*2) + "}")
+	for range min(count, 200) {
+		if err := b.call(ctx, http.MethodPost, "/v1/workflows/bench-slow/instances", large, nil); err != nil {
+			return nil, nil, err
+		}
+	}
+	creates := func(workflow, document string) func(*client, int) {
+		keys, body := b.keys(), []byte(`{"context":`+document+"}")
+		return func(c *client, i int) { c.post("/v1/workflows/"+workflow+"/instances", "", "", keys, i, body) }
+	}
+	slowBodies := [][]byte{[]byte(`{"payload":` + array(longArray) + "}"), []byte(`{"payload":` + array(longArray/3) + "}")}
+	slowKeys, batchKeys := b.keys(), b.keys()
+	hung, err := hangUp(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	fan := b.fanOut(hung.url, own, min(count, 300))
+	return []burden{
+		{"slow-guards", b.insist(bearer, quietConnections, 0, slow, func(c *client, i int) {
+			c.post(instancesPath, c.id(i), firePath, slowKeys, i, slowBodies[c.number%len(slowBodies)])
+		})},
+		{"slow-timers", b.insist(bearer, 1, 100*time.Millisecond, slow, creates("bench-timer", array(longArray)))},
+		{"schemas", b.insist(bearer, quietConnections, 0, slow, creates("bench-schema-recursive", nested(recursiveDepth)))},
+		{"batches", b.insist(bearer, batchConnections, 0, own, func(c *client, i int) {
+			c.batch(i*fullBatch, (i+1)*fullBatch, func(n int) {
+				// Half of the clients fire at few instances, so that most of their commands wait for others.
+				id := c.id(n)
+				if c.number%2 == 0 {
+					id = c.id(n % 4)
+				}
+				c.body = append(c.body, `{"op":"fire","event":"go","payload":{"n":1},"instance_id":"`...)
+				c.body = append(append(c.body, id...), `","key":"`...)
+				c.body = append(c.key(c.body, batchKeys, n), `"}`...)
+			})
+		})},
+		{"lists", b.insist(bearer, 32, 0, slow, func(c *client, i int) {
+			c.get("/v1/instances?limit=200&", []string{"stuck_for=1ms", "workflow=bench-slow", "sort=-state_changed_at"}[i%3])
+		})},
+		{"stalled-readers", b.stall},
+		{"webhooks", fan},
+	}, hung.close, nil
+}
+
+// fullBatch is how many commands a request may have.
+const fullBatch = 1000
+
+// insist returns a burden of a number of clients. They send one request after the other, whatever the answers.
+func (b *benchmark) insist(bearer func(int) string, connections int, every time.Duration, ids []string, write func(*client, int)) func(context.Context) {
+	return func(ctx context.Context) {
+		l := &load{connections: min(connections, len(ids)), bearer: bearer, every: every, write: write, applied: func(*answer) int { return 1 }}
+		// The context ends it.
+		_, _ = l.run(ctx, b.service.address, ids, 0, maxDuration, func() {}, func() {})
+	}
+}
+
+// stall has clients ask for streams from the first step on, and for large pages, and read no answer.
+func (b *benchmark) stall(ctx context.Context) {
+	var all sync.WaitGroup
+	for n := range 80 {
+		path := []string{"/v1/events?from=start", "/v1/instances?workflow=bench-slow&limit=200"}[n%2]
+		all.Go(func() {
+			for ctx.Err() == nil {
+				b.stallOnce(ctx, path)
+				pause(ctx, 100*time.Millisecond)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// stallOnce sends a request, and reads no more than the first byte of the answer until the server gives up or the
+// context ends.
+func (b *benchmark) stallOnce(ctx context.Context, path string) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", b.service.address)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	request := "GET " + path + " HTTP/1.1\r\nHost: pawl\r\nAuthorization: Bearer " + b.token + "\r\n\r\n"
+	if _, err := io.WriteString(conn, request); err != nil {
+		return
+	}
+	<-ctx.Done()
+}
+
+// fanOut returns a burden of steps that are each told to a number of subscriptions, whose endpoint hangs.
+func (b *benchmark) fanOut(url string, ids []string, count int) func(context.Context) {
+	return func(ctx context.Context) {
+		var subscriptions []string
+		for range count {
+			var s struct {
+				ID string `json:"id"`
+			}
+			body := json.RawMessage(`{"url": ` + strconv.Quote(url) + `, "filter": {}}`)
+			if err := b.call(ctx, http.MethodPost, "/v1/subscriptions", body, &s); err != nil {
+				break
+			}
+			subscriptions = append(subscriptions, s.ID)
+		}
+		keys := b.keys()
+		l := &load{
+			connections: 1, bearer: func(int) string { return b.token }, requests: func(int) int { return count },
+			write:   func(c *client, i int) { c.post(instancesPath, c.id(i), firePath, keys, i, []byte(fireBody)) },
+			applied: func(*answer) int { return 1 },
+		}
+		_, _ = l.run(ctx, b.service.address, ids, 0, maxDuration, nil, nil)
+		<-ctx.Done()
+		// The service may have been stopped meanwhile.
+		_, _ = b.conn.Exec(context.WithoutCancel(ctx), "delete from pawl.subscription where id = any ($1::text[]::uuid[])", subscriptions)
+	}
+}
+
+// hanging is an endpoint that answers no request.
+type hanging struct {
+	url   string
+	close func() error
+}
+
+func hangUp(ctx context.Context) (hanging, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return hanging{}, err
+	}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})}
+	go func() { _ = server.Serve(listener) }() // It returns when the server is closed.
+	return hanging{"http://" + listener.Addr().String(), server.Close}, nil
+}
