@@ -16,6 +16,11 @@ const slowCall = 5 * time.Millisecond
 // rounds, and the other commands of the call wait for all rounds.
 const maxChain = 32
 
+// smallShare is how many commands of a tenant a call has at least, if it takes that many turns. If a tenant with
+// fewer commands is in the call, the others get no more than that. So a command of a tenant with few commands
+// is not held up by a full call of another's.
+const smallShare = 8
+
 // A track says with which others a command may be called.
 type track int
 
@@ -56,8 +61,10 @@ const (
 // not ready, however many there are. If a call has room left, it also takes chains: a command that waits
 // only in the line of its instance, behind a command of the same call.
 //
-// A call may have commands of several tenants. Tenants take turns, with one command at each turn. So
-// however many commands of a tenant wait, those of another wait only for the calls in flight.
+// A call may have commands of several tenants. Tenants take turns, with one command at each turn, and take as
+// many turns as the tenant with the fewest commands needs. So the call of a tenant with few commands is short,
+// however many commands of others wait. It does not wait for other calls either: calls that are crowded, with
+// more than smallShare commands for each tenant, leave one flusher for it.
 //
 // A command that may be slow gets a call of its own, so that it holds up no other: see track. The calls of
 // trackSlow have flushers of their own.
@@ -81,10 +88,12 @@ type batcher[C, R any] struct {
 	arrivals uint64                      // Numbers the commands.
 	checking int                         // How many documents are being checked.
 	single   int                         // Calls of trackAlone in flight.
-	calls    []time.Time                 // When each call in flight began, without those of trackSlow.
-	alarmed  bool                        // Whether a timer is set to call grow when the calls in flight are slow.
-	running  int                         // How many flushers there are, without those of trackSlow.
-	slow     int                         // How many flushers of trackSlow there are.
+	calls    []*inFlight                 // The calls in flight, without those of trackSlow.
+	// newcomer: a command has come of a tenant that has none in crowded calls, and is not called yet.
+	newcomer bool
+	alarmed  bool // Whether a timer is set to call grow when the calls in flight are slow.
+	running  int  // How many flushers there are, without those of trackSlow.
+	slow     int  // How many flushers of trackSlow there are.
 	closed   bool
 	idle     *sync.Cond // Signalled when no flusher runs and nothing is checked.
 }
@@ -99,8 +108,16 @@ type flushed[C, R any] struct {
 	again []*pending[C, R]
 }
 
-// A tally counts the commands of a tenant that wait. slow counts those of trackSlow among them.
-type tally struct{ waiting, slow int }
+// A tally counts the commands of a tenant: those that wait, those of trackSlow among these, and those in crowded
+// calls.
+type tally struct{ waiting, slow, crowded int }
+
+// inFlight is a call. It is crowded if a tenant has more than smallShare commands in it, and cut if it left out
+// commands of a tenant so that those of another are not held up.
+type inFlight struct {
+	began        time.Time
+	crowded, cut bool
+}
 
 func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) flushed[C, R]) *batcher[C, R] {
 	b := &batcher[C, R]{
@@ -167,6 +184,7 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 		}
 		b.await(p)
 	}
+	b.newcomer = b.newcomer || t.crowded == 0
 	b.grow()
 	return nil
 }
@@ -179,6 +197,18 @@ func (b *batcher[C, R]) count(p *pending[C, R], n int) {
 	if p.track == trackSlow {
 		t.slow += n
 	}
+	b.tally(p, t)
+}
+
+// crowd adds n to the number of commands in crowded calls, for a command. The lock is held.
+func (b *batcher[C, R]) crowd(p *pending[C, R], n int) {
+	t := b.tenants[p.tenant]
+	t.crowded += n
+	b.tally(p, t)
+}
+
+// tally keeps the counts of a command's tenant, unless all are 0. The lock is held.
+func (b *batcher[C, R]) tally(p *pending[C, R], t tally) {
 	if t == (tally{}) {
 		delete(b.tenants, p.tenant)
 	} else {
@@ -227,14 +257,33 @@ func (b *batcher[C, R]) grow() {
 	}
 }
 
-// mustWait returns how long to wait before a further call is made, unless a call ends earlier. The lock
-// is held.
+// mustWait returns how long to wait before a further call is made, unless a call ends earlier; -1 if none is made
+// before that. The lock is held.
 func (b *batcher[C, R]) mustWait() time.Duration {
-	if len(b.calls) == 0 || b.ready[trackShared].size >= b.cap {
+	crowded, cut := b.crowded()
+	switch {
+	case b.newcomer && crowded == len(b.calls), cut == len(b.calls):
+		return 0
+	case crowded > 0 && crowded >= b.flushers-1 && !b.maySingle():
+		return -1
+	case b.ready[trackShared].size >= b.cap:
 		return 0
 	}
-	youngest := slices.MaxFunc(b.calls, time.Time.Compare)
-	return max(slowCall-time.Since(youngest), 0)
+	youngest := slices.MaxFunc(b.calls, func(c, d *inFlight) int { return c.began.Compare(d.began) })
+	return max(slowCall-time.Since(youngest.began), 0)
+}
+
+// crowded returns how many calls in flight are crowded, and how many are cut.
+func (b *batcher[C, R]) crowded() (crowded, cut int) {
+	for _, c := range b.calls {
+		if c.crowded {
+			crowded++
+		}
+		if c.cut {
+			cut++
+		}
+	}
+	return crowded, cut
 }
 
 // maySingle reports whether a call of trackAlone may be made. One flusher is left for the other commands, since
@@ -279,19 +328,28 @@ func (b *batcher[C, R]) ended() {
 
 // step makes one call, if there is one to make. The lock is held, except during the call.
 func (b *batcher[C, R]) step() bool {
-	batch := b.take()
+	batch, c := b.take()
 	if len(batch) == 0 {
 		return false
 	}
-	began := time.Now()
-	b.calls = append(b.calls, began)
+	b.calls = append(b.calls, c)
 	alone := batch[0].track == trackAlone
 	if alone {
 		b.single++
 	}
+	if c.crowded {
+		for _, p := range batch {
+			b.crowd(p, 1)
+		}
+	}
 	b.grow() // Another flusher takes what did not fit.
 	b.call(batch)
-	at := slices.Index(b.calls, began)
+	if c.crowded {
+		for _, p := range batch {
+			b.crowd(p, -1)
+		}
+	}
+	at := slices.Index(b.calls, c)
 	b.calls = slices.Delete(b.calls, at, at+1)
 	if alone {
 		b.single--
@@ -364,37 +422,48 @@ func (b *batcher[C, R]) takeSingle(t track) *pending[C, R] {
 }
 
 // take removes the commands of the next call from the lanes.
-func (b *batcher[C, R]) take() []*pending[C, R] {
+func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
+	c = &inFlight{began: time.Now()}
 	if b.maySingle() {
 		if p := b.takeSingle(trackAlone); p != nil {
-			return []*pending[C, R]{p}
+			return []*pending[C, R]{p}, c
 		}
 	}
-	var batch []*pending[C, R]
-	for len(batch) < b.cap {
-		p := b.ready[trackShared].pop()
-		if p == nil {
-			break
+	b.newcomer = false
+	ready := &b.ready[trackShared]
+	turns := max(ready.least(), smallShare)
+	if busy, _ := b.crowded(); busy > 0 && busy >= b.flushers-1 {
+		turns = smallShare // This flusher is left for tenants with few commands.
+	}
+	for turn := 0; turn < turns && ready.size > 0 && len(batch) < b.cap; turn++ {
+		c.crowded = turn >= smallShare
+		for n := len(ready.turns); n > 0 && len(batch) < b.cap; n-- {
+			p := ready.pop()
+			if err := p.gaveUp(); err != nil {
+				b.refuse(p, err)
+				continue
+			}
+			batch = append(batch, b.takeOne(p))
 		}
-		if err := p.gaveUp(); err != nil {
-			b.refuse(p, err)
-			continue
-		}
-		batch = append(batch, b.takeOne(p))
 	}
 	// Chains get the rest of the room.
+	room := b.cap
+	if c.cut = !c.crowded && ready.size > 0 && len(batch) < b.cap; c.cut {
+		room = min(len(batch)+smallShare, b.cap)
+	}
 	last := batch
 	for n := 1; n < maxChain && len(last) > 0; n++ {
 		taken := len(batch)
 		for _, p := range last {
 			next := p.next
-			if next != nil && next.behind == 1 && next.track == trackShared && len(batch) < b.cap && next.gaveUp() == nil {
+			if next != nil && next.behind == 1 && next.track == trackShared && len(batch) < room && next.gaveUp() == nil {
 				batch = append(batch, b.takeOne(next))
 			}
 		}
 		last = batch[taken:]
+		c.crowded = c.crowded || n >= smallShare && len(last) > 0
 	}
-	return batch
+	return batch, c
 }
 
 // takeOne notes that a command is in flight, and returns it.

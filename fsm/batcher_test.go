@@ -247,6 +247,75 @@ func TestBatcherIsFairToTenants(t *testing.T) {
 	})
 }
 
+// The calls of a tenant with many commands leave a flusher for tenants with few. The calls of these have only a few
+// commands of the first, and wait for none of its calls.
+func TestBatcherKeepsCallsShort(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 3, MaxBatch: 50})
+		of := func(tenant, name string) *fsm.Call { return fsm.NewCall(t.Context(), name, tenant) }
+		size := func(want int) aCall {
+			t.Helper()
+			synctest.Wait()
+			if len(calls) == 0 {
+				time.Sleep(fsm.SlowCall) // In the bubble, this moves the clock, and the calls in flight become slow.
+				synctest.Wait()
+			}
+			if len(calls) == 0 {
+				t.Fatal("no call is made")
+			}
+			c := <-calls
+			if len(c.commands) != want {
+				t.Fatalf("a call of %q, want %d commands", c.names(), want)
+			}
+			return c
+		}
+		var flood []*fsm.Call
+		for n := range 300 {
+			flood = append(flood, of("t", fmt.Sprint("t", n)))
+		}
+		submit(t, b, flood...)
+		first, second := size(50), size(50)
+		none(t, calls)
+		start := time.Now()
+		submit(t, b, of("u", "u1"))
+		c := size(1 + fsm.SmallShare)
+		if c.names()[1] != "u1" {
+			t.Errorf("a call of %q", c.names())
+		}
+		submit(t, b, of("u", "u2")) // No flusher is left.
+		none(t, calls)
+		close(c.finish)
+		c = size(1 + fsm.SmallShare)
+		close(first.finish)
+		first = size(50)
+		if time.Since(start) != 0 {
+			t.Error("somebody waited for a timer")
+		}
+		close(c.finish)
+		none(t, calls)
+		for left := 300 - 3*50 - 2*fsm.SmallShare; left > 0; left -= 50 {
+			close(first.finish)
+			first, second = second, size(min(left, 50))
+		}
+		close(first.finish)
+		close(second.finish)
+
+		// A call that is short for the sake of one tenant does not hold up the other.
+		submit(t, b, of("t", "t"))
+		c = size(1)
+		for n := range 20 {
+			submit(t, b, of("t", fmt.Sprint(n)))
+		}
+		submit(t, b, of("u", "u"))
+		close(c.finish)
+		short, rest := size(1+fsm.SmallShare), size(20-fsm.SmallShare)
+		close(short.finish)
+		close(rest.finish)
+		idle(t, b)
+	})
+}
+
 // A tenant cannot fill the queue: there is room left for others.
 func TestBatcherKeepsRoomForTenants(t *testing.T) {
 	t.Parallel()

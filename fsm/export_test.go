@@ -20,6 +20,9 @@ const MaxChain = maxChain
 // SlowCall is how long a call may take before another one is made beside it.
 const SlowCall = slowCall
 
+// SmallShare is how many commands of a tenant a call may have although another tenant has fewer.
+const SmallShare = smallShare
+
 // Call is a command on its way through a Batcher.
 type Call = pending[string, Result]
 

@@ -60,3 +60,13 @@ func (l *lane[C, R]) pop() *pending[C, R] {
 	}
 	return p
 }
+
+// least returns the number of commands of the tenant that has the fewest.
+func (l *lane[C, R]) least() (n int) {
+	for i, q := range l.turns {
+		if i == 0 || q.Len() < n {
+			n = q.Len()
+		}
+	}
+	return n
+}
