@@ -102,7 +102,8 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	return replies
 }
 
-// checkCallback refuses a callback that cannot be sent, and one that cannot be signed. Its host is not
+// checkCallback refuses a callback that cannot be sent, and one that cannot be signed. It writes the URL as
+// it is sent. Its host is not
 // looked up, since a batch may have a thousand callbacks.
 func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 	switch {
@@ -112,9 +113,11 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 		return MalformedAt("/callback_secret", "does not go without callback_url")
 	}
 	var faults []Fault
-	if err := s.config.Webhooks.CheckURL(ctx, c.CallbackURL, false); err != nil {
+	url, err := s.config.Webhooks.CheckURL(ctx, c.CallbackURL, false)
+	if err != nil {
 		faults = append(faults, Fault{Pointer: "/callback_url", Detail: err.Error()})
 	}
+	c.CallbackURL = url
 	if c.CallbackSecret != "" {
 		if err := address.CheckSecret(c.CallbackSecret); err != nil {
 			faults = append(faults, Fault{Pointer: "/callback_secret", Detail: err.Error()})

@@ -170,7 +170,7 @@ func TestSizes(t *testing.T) {
 	}
 	a.do(http.MethodPut, "/v1/workflows/counter", "{"+space+" }").want(http.StatusRequestEntityTooLarge, "too-large")
 	// Without Content-Length the size is known only after reading.
-	chunked := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: pawl.test\r\nIdempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n{%s }\r\n0\r\n\r\n",
+	chunked := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: pawl.test\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n{%s }\r\n0\r\n\r\n",
 		instances, 1<<20+1, space)
 	if status := a.raw(chunked); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a large chunked body gets %d", status)
@@ -194,7 +194,7 @@ func TestMediaTypes(t *testing.T) {
 	a.register(counter)
 	instances := "/v1/workflows/counter/instances"
 	for _, fine := range []string{
-		"", "application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8", `application/json; charset="utf-8"`,
+		"application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8", `application/json; charset="utf-8"`,
 	} {
 		a.post(instances, newKey(), "{}", "Content-Type", fine).want(http.StatusCreated)
 	}
@@ -207,7 +207,12 @@ func TestMediaTypes(t *testing.T) {
 			t.Errorf("%s: got %d %s", bad, r.status, r.body)
 		}
 	}
-	a.post(instances, newKey(), "{}", "Content-Encoding", "gzip").want(http.StatusUnsupportedMediaType, "unsupported-media-type")
+	for _, bad := range []string{"gzip", "identity, gzip", "gzip, identity"} {
+		a.post(instances, newKey(), "{}", "Content-Encoding", bad).want(http.StatusUnsupportedMediaType, "unsupported-media-type")
+	}
+	a.post(instances, newKey(), "{}", "Content-Encoding", "identity", "Content-Encoding", "gzip").
+		want(http.StatusUnsupportedMediaType, "unsupported-media-type")
+	a.post(instances, newKey(), "{}", "Content-Encoding", "Identity").want(http.StatusCreated)
 	a.post(instances, newKey(), "", "Content-Type", "text/plain").want(http.StatusCreated) // Without a body its type does not matter.
 	a.do(http.MethodPut, "/v1/workflows/counter", counter, "Content-Type", "application/yaml").want(http.StatusUnsupportedMediaType)
 	a.do(http.MethodPost, "/v1/batch", "{}", "Content-Type", "text/plain").want(http.StatusUnsupportedMediaType)
@@ -215,16 +220,51 @@ func TestMediaTypes(t *testing.T) {
 	for _, fine := range []string{
 		"", "*/*", "application/*", "application/json", "text/html, application/json;q=0.1", "text/html, */*; q=0.8",
 		"application/json; charset=utf-8", "application/problem+json, application/json", "APPLICATION/JSON",
+		`text/html;title="a, b;q=0", application/json`, `text/html;title="\",application/json;q=0", */*;q=0.1`, ",application/json,,",
+		"application/json;q=nonsense", `application/json;q="0.5"`,
 	} {
 		a.get("/v1/workflows", "Accept", fine).want(http.StatusOK)
 	}
 	for _, bad := range []string{
 		"text/html", "application/problem+json", "application/json;q=0", "*/*;q=0", "text/*", "application/json;q=0, */*",
+		"application/json;q=0.000", `text/html;title="a, application/json"`, "application/json; Q=0",
 	} {
 		a.get("/v1/workflows", "Accept", bad).want(http.StatusNotAcceptable, "not-acceptable")
 	}
 	a.post(instances, newKey(), "{}", "Accept", "text/html").want(http.StatusNotAcceptable, "not-acceptable")
 	if got := a.get("/openapi.yaml", "Accept", "text/html").want(http.StatusOK).header.Get("Content-Type"); got != "application/yaml" {
 		t.Errorf("the contract is %s", got)
+	}
+}
+
+// Which operations take a body, and which need one, is as the contract says. A body without a
+// type is refused.
+func TestBodiesOfTheContract(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.register(counter)
+	parameter := strings.NewReplacer("{name}", "counter", "{version}", "1", "{id}", "0195a2f4-7c31-7e0b-9d52-6f1a3b8c4d5e", "{event}", "set", "{code}", "internal")
+	seen := 0
+	for path, item := range contract().Paths.Map() {
+		for method, op := range item.Operations() {
+			if op.RequestBody == nil {
+				continue
+			}
+			seen++
+			send := func(body string, headers ...string) answer {
+				return a.do(method, parameter.Replace(path), body, append(headers, "Idempotency-Key", newKey())...)
+			}
+			for _, typeless := range [][]string{{"Content-Type", ""}, {"Content-Type", " "}} {
+				send(`{}`, typeless...).want(http.StatusUnsupportedMediaType, "unsupported-media-type").
+					wantAt("detail", "send the body with Content-Type: application/json, in UTF-8 and without compression")
+			}
+			none := send("")
+			if needed := none.status == http.StatusBadRequest && none.at("detail") == "this operation needs a JSON body"; needed != op.RequestBody.Value.Required {
+				t.Errorf("%s %s needs a body: %v, but the contract says %v: %s", method, path, needed, op.RequestBody.Value.Required, none.body)
+			}
+		}
+	}
+	if seen < 10 {
+		t.Errorf("the contract has %d operations with a body", seen)
 	}
 }

@@ -99,6 +99,8 @@ func parseOperation(o *openapi3.Operation) (*operation, error) {
 			}
 		}
 	}
+	slices.Sort(op.produces)
+	op.produces = slices.Compact(op.produces)
 	var err error
 	op.access, err = parseAccess(o.Extensions["x-scope"])
 	return op, err

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pawl-fsm/pawl/fsm"
@@ -68,20 +69,18 @@ func (s *server) GetWorkflowDiagram(ctx context.Context, r GetWorkflowDiagramReq
 }
 
 // diagramFormat returns the format of the parameter, which Accept must admit, or without the
-// parameter the first format that Accept admits.
+// parameter the format that Accept prefers.
 func (r *request) diagramFormat(asked *api.GetWorkflowDiagramParamsFormat) (definition.DiagramFormat, error) {
 	formats := []definition.DiagramFormat{definition.Mermaid, definition.DOT}
 	if asked != nil {
 		formats = []definition.DiagramFormat{definition.DiagramFormat(*asked)}
 	}
-	for _, f := range formats {
-		if accepts(r.header, []string{diagramTypes[f]}) {
-			return f, nil
-		}
+	types := each(formats, func(f definition.DiagramFormat) string { return diagramTypes[f] })
+	best := preferredOf(r.header, types)
+	if best == "" {
+		return "", notAcceptable(types)
 	}
-	return "", &problemError{
-		code: api.ProblemCodeNotAcceptable, detail: fmt.Sprintf("Accept does not admit %s, the media type of this format", diagramTypes[formats[0]]),
-	}
+	return formats[slices.Index(types, best)], nil
 }
 
 // instanceOf reads an instance, which must belong to the workflow.

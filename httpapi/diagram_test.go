@@ -30,6 +30,9 @@ func TestDiagram(t *testing.T) {
 	}
 
 	plain := mermaid(a.get(drawn), "ttl 1h\n")
+	for _, accept := range []string{"*/*", "text/vnd.graphviz;q=0.5, text/*", "text/vnd.graphviz;q=0.1, */*;q=0.9", "text/vnd.graphviz, text/vnd.mermaid"} {
+		mermaid(a.get(drawn, "Accept", accept)).wantHeader("Vary", "Accept")
+	}
 	mermaid(a.get(drawn+"?version=2&format=mermaid", "Accept", "text/*;q=0.1"), string(plain.body))
 	mermaid(a.get(drawn+"?version=1"), "ttl 30m\n")
 	if strings.ContainsAny(string(plain.body), "✓") {
@@ -46,15 +49,20 @@ func TestDiagram(t *testing.T) {
 	// The parameter chooses the format, else Accept does.
 	for _, r := range []answer{
 		a.get(drawn + "?format=dot"), a.get(drawn, "Accept", "text/vnd.graphviz"), a.get(drawn+"?format=dot", "Accept", "*/*"),
-		a.get(drawn, "Accept", "text/vnd.mermaid;q=0, text/*"),
+		a.get(drawn, "Accept", "text/vnd.mermaid;q=0, text/*"), a.get(drawn, "Accept", "text/vnd.graphviz;q=0.9, */*;q=0.1"),
+		a.get(drawn, "Accept", "text/vnd.mermaid;q=0.2, text/vnd.graphviz;q=0.3"), a.get(drawn, "Accept", "text/vnd.mermaid;q=0.2, text/*"),
 	} {
-		r.want(http.StatusOK).wantHeader("Content-Type", "text/vnd.graphviz")
+		r.want(http.StatusOK).wantHeader("Content-Type", "text/vnd.graphviz").wantHeader("Vary", "Accept")
 		if !strings.HasPrefix(string(r.body), `digraph "booking" {`) {
 			t.Errorf("%s: got %s", r.request, r.body)
 		}
 	}
-	a.get(drawn+"?format=dot", "Accept", "text/vnd.mermaid").want(http.StatusNotAcceptable, "not-acceptable")
-	a.get(drawn, "Accept", "application/json").want(http.StatusNotAcceptable, "not-acceptable")
+	a.get(drawn+"?format=dot", "Accept", "text/vnd.mermaid").want(http.StatusNotAcceptable, "not-acceptable").
+		wantAt("detail", "Accept must admit text/vnd.graphviz")
+	a.get(drawn, "Accept", "application/json").want(http.StatusNotAcceptable, "not-acceptable").wantHeader("Vary", "Accept").
+		wantAt("detail", "Accept must admit text/vnd.graphviz or text/vnd.mermaid")
+	a.get(drawn, "Accept", "text/vnd.mermaid;q=0, text/vnd.graphviz;q=0, */*").want(http.StatusNotAcceptable, "not-acceptable")
+	a.get("/v1/workflows/booking").wantHeader("Vary", "") // There is one type, whatever Accept says.
 	a.get(drawn+"?format=svg").want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "format")
 
 	for _, target := range []string{"/v1/workflows/nobody/diagram", drawn + "?version=3", drawn + "?version=0", "/v1/workflows/nobody/diagram?instance=" + id} {

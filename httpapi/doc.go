@@ -13,7 +13,7 @@
 //
 //	ServeHTTP      request id, log line, panics                    server.go
 //	  admit        path, method, token, scope, rate, query, Accept request.go, contract.go, token.go, scope.go, limit.go
-//	               idempotency key, entity tags, preferences       header.go
+//	               repeated headers, idempotency key, entity tags, preferences  header.go
 //	  echo         routing, binding, strict decoding of the body   server.go, server.gen.go
 //	    handlers   one file a resource: func(ctx, Request) (Response, error)
 //
@@ -37,6 +37,10 @@
 // with Retry-After, and an open stream stays open and tries again. When the process begins to
 // shut down, waiting requests are answered with what is true then, and streams end. A client
 // that does not read a stream is disconnected after StreamPatience.
+//
+// A client that has closed its own side of the connection cannot be told from one that is gone. A
+// command or a read goes on for Outlive, so that the answer reaches the one that still reads. A wait
+// is answered with what is true then, and a stream ends.
 //
 // # Imports
 //

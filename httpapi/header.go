@@ -13,6 +13,21 @@ import (
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
+// singleHeaders are the headers of which one value is meant. The idempotency key is another one,
+// with a problem code of its own. net/http refuses a second Host and a second Content-Length.
+var singleHeaders = []string{"Authorization", "Content-Type", "Last-Event-ID", "X-Actor", "X-Correlation-ID"}
+
+// checkSingle refuses a single header that was sent more than once. A proxy in front may have
+// chosen, and checked, another one than the service would.
+func checkSingle(h http.Header) error {
+	for _, name := range singleHeaders {
+		if len(h.Values(name)) > 1 {
+			return malformed(name, "must be sent once")
+		}
+	}
+	return nil
+}
+
 // readHeaders parses the headers that commands and conditional requests have. A dry run
 // needs no idempotency key.
 func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
@@ -22,14 +37,14 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 		}
 	}
 	if ids := h.Values("X-Correlation-ID"); len(ids) > 0 {
-		if len(ids) > 1 || !fsm.IsVisible(ids[0], 255) {
-			return malformed("X-Correlation-ID", "must be 1 to 255 visible ASCII characters, sent once")
+		if !fsm.IsVisible(ids[0], 255) {
+			return malformed("X-Correlation-ID", "must be 1 to 255 visible ASCII characters")
 		}
 		r.correlationID = ids[0]
 	}
-	// W3C Trace Context, 3.2: an invalid traceparent is ignored.
-	if t := h.Get("traceparent"); t != "" && isTraceparent(t) {
-		r.traceparent = t
+	// W3C Trace Context, 3.2: an invalid traceparent is ignored, and so is one that was sent twice.
+	if lines := h.Values("traceparent"); len(lines) == 1 && isTraceparent(lines[0]) {
+		r.traceparent = lines[0]
 	}
 	if lines := h.Values("If-Match"); len(lines) > 0 {
 		r.ifMatchText = strings.Join(lines, ", ")
@@ -52,10 +67,8 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 // ignored; of several with one name the first counts.
 func (r *request) readPreferences(h http.Header) {
 	for preference := range elements(h, "Prefer") {
-		name, value, _ := strings.Cut(preference, "=")
-		value, _, _ = strings.Cut(value, ";")
-		value = strings.ToLower(strings.Trim(strings.TrimSpace(value), `"`))
-		name = strings.ToLower(strings.TrimSpace(name))
+		name, value := parameter(slices.Collect(split(preference, ';'))[0])
+		value = strings.ToLower(value)
 		if name == "wait" && r.wait == nil {
 			if wait, ok := parseWait(value); ok {
 				r.wait = &wait
@@ -86,17 +99,51 @@ func (r *request) returnApplied() *string {
 	return &s
 }
 
-// elements splits a header whose value is a comma-separated list.
+// elements returns the elements of a header whose value is a comma-separated list (RFC 9110,
+// 5.6.1), without the empty ones.
 func elements(h http.Header, name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range h.Values(name) {
-			for element := range strings.SplitSeq(line, ",") {
-				if !yield(strings.TrimSpace(element)) {
+			for element := range split(line, ',') {
+				if element != "" && !yield(element) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// split splits a text at each separator that is not within a quoted string (RFC 9110, 5.6.4), and
+// trims the parts. There is at least one part.
+func split(text string, separator byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		quoted, begin := false, 0
+		for i := 0; i < len(text); i++ {
+			switch c := text[i]; {
+			case quoted && c == '\\':
+				i++
+			case c == '"':
+				quoted = !quoted
+			case c == separator && !quoted:
+				if !yield(strings.TrimSpace(text[begin:i])) {
+					return
+				}
+				begin = i + 1
+			}
+		}
+		yield(strings.TrimSpace(text[begin:]))
+	}
+}
+
+// parameter splits name=value, whose value may be a quoted string. The name is returned in lower
+// case. A quoted string that is not well formed has the value "".
+func parameter(text string) (name, value string) {
+	name, value, _ = strings.Cut(text, "=")
+	name, value = strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)
+	if strings.HasPrefix(value, `"`) {
+		value, _ = unquote(value, func(byte) bool { return true })
+	}
+	return name, value
 }
 
 var traceparent = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[!-~]*)?$`)
@@ -120,11 +167,13 @@ func idempotencyKey(h http.Header) (string, error) {
 			detail: "send an Idempotency-Key header: a new key for a new request, the same key for a retry",
 		}
 	case len(keys) > 1:
-		return "", &problemError{code: api.ProblemCodeIdempotencyKeyInvalid, detail: "the key must be sent once"}
+		return "", &problemError{
+			code: api.ProblemCodeIdempotencyKeyInvalid, detail: "send one Idempotency-Key header, or one X-Idempotency-Key header instead",
+		}
 	}
 	key := keys[0]
 	if strings.HasPrefix(key, `"`) {
-		unquoted, ok := unquote(key)
+		unquoted, ok := unquote(key, func(c byte) bool { return c == '"' || c == '\\' })
 		if !ok {
 			return "", &problemError{code: api.ProblemCodeIdempotencyKeyInvalid, detail: "the quoted key is not a structured-field string"}
 		}
@@ -133,16 +182,16 @@ func idempotencyKey(h http.Header) (string, error) {
 	return key, fsm.CheckKey(key)
 }
 
-// unquote parses a structured-field string. It returns false if the string has another
-// escape than \" and \\, has no closing quote, or goes on after it.
-func unquote(s string) (string, bool) {
+// unquote parses a quoted string. It returns false if the string escapes a character that is not
+// escapable, has no closing quote, or goes on after it.
+func unquote(s string, escapable func(byte) bool) (string, bool) {
 	var b strings.Builder
 	for i := 1; i < len(s); i++ {
 		switch c := s[i]; {
 		case c == '"':
 			return b.String(), i == len(s)-1
 		case c == '\\':
-			if i++; i == len(s) || s[i] != '"' && s[i] != '\\' {
+			if i++; i == len(s) || !escapable(s[i]) {
 				return "", false
 			}
 			b.WriteByte(s[i])
@@ -221,28 +270,41 @@ func expect(tags []string) fsm.Expect {
 // accepts reports whether the Accept header admits one of the media types (RFC 9110, 12.5.1).
 // It is not asked about problems: the RFC allows to send an error in any media type.
 func accepts(h http.Header, produces []string) bool {
-	if strings.Join(h.Values("Accept"), "") == "" || len(produces) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(produces, func(media string) bool { return quality(h, media) > 0 })
+	return len(produces) == 0 || preferredOf(h, produces) != ""
 }
 
+// preferredOf returns the media type with the highest weight, the first one of equals, or "" if
+// Accept admits none.
+func preferredOf(h http.Header, produces []string) (best string) {
+	weight := 0.0
+	for _, media := range produces {
+		if q := quality(h, media); q > weight {
+			best, weight = media, q
+		}
+	}
+	return best
+}
+
+var weightPattern = regexp.MustCompile(`^(0(\.[0-9]{0,3})?|1(\.0{0,3})?)$`)
+
 // quality returns the weight that Accept gives a media type. The most specific range decides.
+// Without Accept every type has the weight 1, as has a range without a weight that can be read.
 func quality(h http.Header, media string) float64 {
+	if strings.Join(h.Values("Accept"), "") == "" {
+		return 1
+	}
 	kind, _, _ := strings.Cut(media, "/")
 	best, weight := 0, 0.0
 	for element := range elements(h, "Accept") {
-		rng, params, _ := strings.Cut(element, ";")
-		specific := map[string]int{media: 3, kind + "/*": 2, "*/*": 1}[strings.ToLower(strings.TrimSpace(rng))]
+		parts := slices.Collect(split(element, ';'))
+		specific := map[string]int{media: 3, kind + "/*": 2, "*/*": 1}[strings.ToLower(parts[0])]
 		if specific <= best {
 			continue
 		}
 		best, weight = specific, 1
-		for p := range strings.SplitSeq(params, ";") {
-			if q, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(p)), "q="); ok {
-				if v, err := strconv.ParseFloat(q, 64); err == nil {
-					weight = v
-				}
+		for _, p := range parts[1:] {
+			if name, q := parameter(p); name == "q" && weightPattern.MatchString(q) {
+				weight, _ = strconv.ParseFloat(q, 64) // It matches the pattern.
 			}
 		}
 	}

@@ -1,9 +1,13 @@
 package httpapi_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/pawl-fsm/pawl/httpapi"
 )
 
 func TestPrefer(t *testing.T) {
@@ -13,7 +17,8 @@ func TestPrefer(t *testing.T) {
 	instances := "/v1/workflows/counter/instances"
 	for _, minimal := range []string{
 		"return=minimal", "Return=Minimal", `return="minimal"`, "respond-async, return=minimal", "return=minimal; x=y",
-		"return = minimal", "return=minimal, return=representation",
+		"return = minimal", "return=minimal, return=representation", `x="return=representation, \"", return=minimal`,
+		`x="a;b,c"; y="d,e" , return="minimal"; z="1,2"`, `return="min\imal"`, ",, return=minimal",
 	} {
 		r := a.post(instances, newKey(), "", "Prefer", minimal).want(http.StatusCreated)
 		r.wantHeader("Preference-Applied", "return=minimal").wantHeader("ETag", `"1"`).wantHeader("Content-Type", "")
@@ -25,7 +30,8 @@ func TestPrefer(t *testing.T) {
 	}
 	for prefer, applied := range map[string]string{
 		"return=representation": "return=representation", "wait=5": "", "return=nonsense": "", "": "",
-		"return=representation, return=minimal": "return=representation",
+		"return=representation, return=minimal": "return=representation", `x="a, return=minimal"`: "", `x="\", return=minimal`: "",
+		`return="minimal`: "",
 	} {
 		r := a.post(instances, newKey(), "", "Prefer", prefer).want(http.StatusCreated).wantHeader("Preference-Applied", applied)
 		a.fire(r.at("id"), "stop", "", "Prefer", prefer).want(http.StatusOK).wantHeader("Preference-Applied", applied).
@@ -64,4 +70,52 @@ func TestRequestHeaders(t *testing.T) {
 			want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "X-Actor")
 	}
 	a.post("/v1/workflows/counter/instances", newKey(), "", "X-Actor", strings.Repeat("ä", 255)).want(http.StatusCreated)
+}
+
+// A header of which one value is meant is refused if it is sent twice, whatever the values, and is
+// named. A second traceparent is ignored, as W3C Trace Context says, and so is a second request id.
+func TestRepeatedHeaders(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.register(counter)
+	token := "Bearer secret"
+	sum := sha256.Sum256([]byte("secret"))
+	guarded := a.another(setup{http: httpapi.Config{Tokens: []httpapi.Token{{SHA256: hex.EncodeToString(sum[:]), Subject: "ada", Scopes: httpapi.Scopes()}}}})
+	instances := "/v1/workflows/counter/instances"
+	for _, c := range []struct{ name, value string }{
+		{"Content-Type", "application/json"},
+		{"X-Actor", "ada"},
+		{"X-Correlation-ID", "order-7"},
+		{"Authorization", token},
+		{"Last-Event-ID", "0"},
+	} {
+		for _, second := range []string{c.value, c.value + "2", " "} {
+			for _, api := range []*api{a, guarded} {
+				headers := []string{c.name, c.value, c.name, second}
+				if api == guarded && c.name != "Authorization" {
+					headers = append(headers, "Authorization", token)
+				}
+				api.post(instances, newKey(), `{}`, headers...).want(http.StatusBadRequest, "malformed-request").
+					wantAt("errors.0.parameter", c.name, "errors.0.detail", "must be sent once")
+				api.get("/v1/events?from=start", headers...).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", c.name)
+			}
+		}
+	}
+	for _, names := range [][2]string{
+		{"Idempotency-Key", "Idempotency-Key"}, {"X-Idempotency-Key", "X-Idempotency-Key"}, {"Idempotency-Key", "X-Idempotency-Key"},
+	} {
+		a.post(instances, "", `{}`, names[0], "k", names[1], "k").want(http.StatusBadRequest, "idempotency-key-invalid")
+	}
+	if n := a.count("pawl.instance"); n != 0 {
+		t.Errorf("%d instances were created", n)
+	}
+
+	first, second := "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-4bf92f3577b34da6a3ce929d0e0e4737-00f067aa0ba902b7-01"
+	id := a.create("counter", "", "traceparent", first, "traceparent", second)
+	a.get("/v1/instances/"+id+"/history").wantAt("items.0.traceparent", "null")
+	if got := a.get("/v1/workflows", "X-Request-ID", "mine", "X-Request-ID", "mine").header.Get("X-Request-ID"); len(got) != 36 {
+		t.Errorf("a repeated request id became %q", got)
+	}
+	// A probe reads none of them.
+	a.get("/healthz", "Authorization", "a", "Authorization", "b").want(http.StatusOK)
 }

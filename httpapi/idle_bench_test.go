@@ -54,7 +54,7 @@ func BenchmarkIdleWaiters(b *testing.B) {
 	service := fsm.New(own, fsm.Config{Moved: notifier.Moved})
 	defer service.Close()
 	defer bounded.Run(b, "the hub", hub.Run)()
-	a := serveHandler(b, httpapi.ServicesOf(service, hub), httpapi.Config{})
+	a := serveHandler(b, httpapi.ServicesOf(service, hub), setup{})
 	a.pool = pool
 	a.register(counter)
 	bounded.Exec(b, pool, `select pawl.create_one('counter', '{"sum": 0}') from generate_series(1, 5000)`)

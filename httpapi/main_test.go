@@ -53,6 +53,8 @@ type setup struct {
 	http httpapi.Config
 	fsm  fsm.Config
 	db   db.Config
+	// wrap, if set, wraps the handler.
+	wrap func(http.Handler) http.Handler
 }
 
 // start starts a service on a database of its own.
@@ -91,17 +93,21 @@ func serve(t testing.TB, dsn string, s setup) *api {
 		notifier.Close()
 		pool.Close()
 	})
-	return serveHandler(t, httpapi.ServicesOf(service, nil), s.http)
+	return serveHandler(t, httpapi.ServicesOf(service, nil), s)
 }
 
-func serveHandler(t testing.TB, services httpapi.Services, config httpapi.Config) *api {
+func serveHandler(t testing.TB, services httpapi.Services, s setup) *api {
 	t.Helper()
+	config := s.http
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	}
 	handler, err := httpapi.New(services, config)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.wrap != nil {
+		handler = s.wrap(handler)
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -153,17 +159,17 @@ func (a *api) try(method, target, body string, headers ...string) (answer, error
 	if strings.HasPrefix(target, "//") {
 		in.URL.Opaque = a.url + target
 	}
-	if body != "" {
-		in.Header.Set("Content-Type", "application/json")
-	}
+	given := false
 	for i := 0; i < len(headers); i += 2 {
 		if headers[i] == "Content-Type" {
-			in.Header.Del("Content-Type")
-			if headers[i+1] == "" {
+			if given = true; headers[i+1] == "" {
 				continue
 			}
 		}
 		in.Header[headers[i]] = append(in.Header[headers[i]], headers[i+1])
+	}
+	if body != "" && !given {
+		in.Header.Set("Content-Type", "application/json")
 	}
 	out, err := a.client.Do(in)
 	if err != nil {

@@ -68,7 +68,7 @@ var problemKinds = map[api.ProblemCode]problemKind{
 	api.ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance no longer has a version that If-Match names. Read it and decide again; the same key may be used."},
 	api.ProblemCodeEventIDTooOld:          {410, "Event id too old", "Some of the steps behind Last-Event-ID have been purged, or there are more of them than a stream catches up with. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
 	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit."},
-	api.ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8."},
+	api.ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8, and the Content-Type header must say so."},
 	api.ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
 	api.ProblemCodeCallbackSecretRequired: {422, "Callback secret required", "There is no secret to sign the callback with. Send a `callback_secret` with the `callback_url`, or have the deployment set PAWL_WEBHOOK_SECRET."},
 	api.ProblemCodeGuardError:             {422, "Guard error", "A guard or an assign of the definition fails for this input, or takes too long. Nothing was changed and nothing was recorded."},

@@ -231,7 +231,7 @@ func TestInternalErrors(t *testing.T) {
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	var log bounded.Lines
-	a := serveHandler(t, httpapi.Services{}, httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	a := serveHandler(t, httpapi.Services{}, setup{http: httpapi.Config{Logger: slog.New(slog.NewJSONHandler(&log, nil))}})
 	a.get("/v1/workflows", "X-Request-ID", "panicked").want(http.StatusInternalServerError, "internal")
 	if line := log.Find(t, "panicked"); !strings.Contains(line, "panic: ") || !strings.Contains(line, "goroutine") {
 		t.Errorf("the log does not tell of the panic: %q", line)

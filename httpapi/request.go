@@ -20,7 +20,9 @@ type request struct {
 	url       *url.URL
 	header    http.Header
 	principal principal
-	problem   api.ProblemCode // The code of the answer if it is a problem, for the log.
+	// client ends when the client has closed the connection, or its own side of it.
+	client  context.Context
+	problem api.ProblemCode // The code of the answer if it is a problem, for the log.
 
 	key           string
 	correlationID string
@@ -45,6 +47,24 @@ func requestOf(ctx context.Context) *request {
 	return &request{}
 }
 
+// outlive returns the context for the work on the request, which ends some time after the client's
+// context. A client that has sent its request may close its own side of the connection and still
+// wait for the answer. net/http ends the client's context then, as it does when the client is gone:
+// the two look alike until something is sent. Waits and streams, which may last for long, end with
+// the client; see draining.
+func (r *request) outlive(client context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+	r.client = client
+	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(client), requestKey{}, r))
+	stop := context.AfterFunc(client, func() {
+		end := time.AfterFunc(after, cancel)
+		context.AfterFunc(ctx, func() { end.Stop() })
+	})
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 // origin returns what history records about the request.
 func (r *request) origin(reason *string) fsm.Origin {
 	return fsm.Origin{
@@ -53,8 +73,8 @@ func (r *request) origin(reason *string) fsm.Origin {
 }
 
 // admit runs every check that needs neither the body nor the database, and fills in r. Its
-// order is part of the contract: path, method, token, scope, rate, query, Accept, headers. A
-// caller without a valid token thus learns nothing beyond the published contract.
+// order is part of the contract: path, method, repeated headers, token, scope, rate, query,
+// Accept, headers. A caller without a valid token thus learns nothing beyond the published contract.
 func (s *server) admit(r *request, in *http.Request) error {
 	query, err := cleanURL(in.URL)
 	if err != nil {
@@ -75,21 +95,27 @@ func (s *server) admit(r *request, in *http.Request) error {
 			headers: map[string]string{"Allow": route.allow()},
 		}
 	}
-	if err := s.identify(r, in.Header); err != nil {
-		return err
-	}
 	if r.op.access.public {
 		return nil // A probe is answered whatever parameters and headers it sends.
+	}
+	if err := checkSingle(in.Header); err != nil {
+		return err
+	}
+	if err := s.identify(r, in.Header); err != nil {
+		return err
 	}
 	if err := r.op.checkQuery(query); err != nil {
 		return err
 	}
 	if !accepts(in.Header, r.op.produces) {
-		return &problemError{
-			code: api.ProblemCodeNotAcceptable, detail: "this operation answers with " + strings.Join(r.op.produces, " or "),
-		}
+		return notAcceptable(r.op.produces)
 	}
 	return r.readHeaders(in.Header, query.Get("dry_run") == "true")
+}
+
+// notAcceptable returns the problem of a request whose Accept admits none of the media types.
+func notAcceptable(types []string) error {
+	return &problemError{code: api.ProblemCodeNotAcceptable, detail: "Accept must admit " + strings.Join(types, " or ")}
 }
 
 // cleanURL parses the query. It refuses a path or a query with NUL, with bytes that are not
@@ -118,17 +144,14 @@ func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune
 // identify sets the principal and checks its scopes and its rate.
 func (s *server) identify(r *request, h http.Header) error {
 	r.principal = principal{subject: "anonymous", tenant: s.config.Tenant}
-	switch {
-	case r.op.access.public:
-		return nil
-	case s.auth == nil:
+	if s.auth == nil {
 		if actor := h.Get("X-Actor"); actor != "" {
 			if !isText(actor) || utf8.RuneCountInString(actor) > 255 {
 				return malformed("X-Actor", "must be at most 255 characters of UTF-8")
 			}
 			r.principal.subject = actor
 		}
-	default:
+	} else {
 		var err error
 		if r.principal, err = s.auth.authenticate(h.Get("Authorization")); err != nil {
 			return err

@@ -42,6 +42,9 @@ type Config struct {
 	// StreamPatience is how long the client of a stream may take to receive a page before the
 	// stream is ended. Default 10 s.
 	StreamPatience time.Duration
+	// Outlive is for how long a request is worked on after its client has closed the connection, or
+	// its own side of it. Waits and streams end at once. Default 30 s.
+	Outlive time.Duration
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.
 	Draining context.Context
@@ -100,6 +103,9 @@ func New(services Services, config Config) (http.Handler, error) {
 	if config.StreamPatience <= 0 {
 		config.StreamPatience = 10 * time.Second
 	}
+	if config.Outlive <= 0 {
+		config.Outlive = 30 * time.Second
+	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -151,12 +157,13 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // ServeHTTP answers every request, with a problem if a handler panics.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start, method := time.Now(), in.Method
-	r := &request{id: in.Header.Get("X-Request-ID"), url: in.URL, header: in.Header}
-	if !fsm.IsVisible(r.id, 128) {
-		r.id = uuid.NewString()
+	r := &request{id: uuid.NewString(), url: in.URL, header: in.Header}
+	if ids := in.Header.Values("X-Request-ID"); len(ids) == 1 && fsm.IsVisible(ids[0], 128) {
+		r.id = ids[0]
 	}
 	w.Header().Set("X-Request-ID", r.id)
-	ctx := context.WithValue(in.Context(), requestKey{}, r)
+	ctx, release := r.outlive(in.Context(), s.config.Outlive)
+	defer release()
 	out := &response{ResponseWriter: w}
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -174,7 +181,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 			return
 		}
 	}
-	if err := s.admit(r, in); err != nil {
+	err := s.admit(r, in)
+	if r.op != nil && len(r.op.produces) > 1 {
+		out.Header().Set("Vary", "Accept")
+	}
+	if err != nil {
 		s.fail(ctx, out, err)
 		return
 	}
@@ -275,9 +286,9 @@ func (b binder) Bind(into any, c echo.Context) error {
 	if len(body) == 0 {
 		return io.EOF
 	}
-	if !isJSON(in.Header.Get("Content-Type")) || isEncoded(in.Header.Get("Content-Encoding")) {
+	if !isJSON(in.Header.Get("Content-Type")) || isEncoded(in.Header) {
 		return &problemError{
-			code: api.ProblemCodeUnsupportedMediaType, detail: "send the body as Content-Type: application/json, in UTF-8 and without compression",
+			code: api.ProblemCodeUnsupportedMediaType, detail: "send the body with Content-Type: application/json, in UTF-8 and without compression",
 		}
 	}
 	return fsm.Decode(body, into)
@@ -288,15 +299,17 @@ func (b binder) tooLarge() error {
 }
 
 // isEncoded reports whether a body has a content coding. The service supports none.
-func isEncoded(encoding string) bool {
-	return encoding != "" && !strings.EqualFold(encoding, "identity")
+func isEncoded(h http.Header) bool {
+	for coding := range elements(h, "Content-Encoding") {
+		if !strings.EqualFold(coding, "identity") {
+			return true
+		}
+	}
+	return false
 }
 
-// isJSON reports whether a content type is missing or is application/json in UTF-8.
+// isJSON reports whether a content type is application/json in UTF-8.
 func isJSON(contentType string) bool {
-	if contentType == "" {
-		return true
-	}
 	media, params, err := mime.ParseMediaType(contentType)
 	charset := params["charset"]
 	return err == nil && media == "application/json" && (charset == "" || strings.EqualFold(charset, "utf-8"))

@@ -33,19 +33,14 @@ func eventFilter(workflow, event, state *string, terminalOnly *bool) live.Filter
 }
 
 // lastEventID returns the id that a stream starts behind: Last-Event-ID, else the beginning
-// or "", which means now.
-func (r *request) lastEventID(fromStart bool) (string, error) {
-	ids := r.header.Values("Last-Event-ID")
-	switch {
-	case len(ids) > 1:
-		return "", malformed("Last-Event-ID", "must be sent once")
-	case len(ids) == 1 && ids[0] != "":
-		// The header wins over from=start: a browser that reconnects repeats the query.
-		return ids[0], nil
-	case fromStart:
-		return live.FromStart, nil
+// or "", which means now. The header wins over from=start: a browser that reconnects repeats the
+// query.
+func (r *request) lastEventID(fromStart bool) string {
+	id := r.header.Get("Last-Event-ID")
+	if id == "" && fromStart {
+		return live.FromStart
 	}
-	return "", nil
+	return id
 }
 
 // StreamInstance streams the steps of one instance until it is final.
@@ -55,10 +50,7 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 		return nil, err
 	}
 	r, p := requestOf(ctx), in.Params
-	last, err := r.lastEventID(value(p.From) == api.StreamInstanceParamsFromStart)
-	if err != nil {
-		return nil, err
-	}
+	last := r.lastEventID(value(p.From) == api.StreamInstanceParamsFromStart)
 	tenant := r.principal.tenant
 	stream, err := s.live.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil {
@@ -74,10 +66,7 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 // StreamEvents streams the steps of all instances of the tenant.
 func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject) (StreamEventsResponseObject, error) {
 	r, p := requestOf(ctx), in.Params
-	last, err := r.lastEventID(value(p.From) == api.StreamEventsParamsFromStart)
-	if err != nil {
-		return nil, err
-	}
+	last := r.lastEventID(value(p.From) == api.StreamEventsParamsFromStart)
 	stream, err := s.live.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil && !errors.Is(err, fsm.EventIDTooOld) {
 		return nil, err

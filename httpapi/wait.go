@@ -36,23 +36,27 @@ func (r *request) waitApplied() *string {
 	return &applied
 }
 
-// draining returns a context that also ends when the process begins to shut down, so that
-// waits and streams end in time.
+// draining returns a context that also ends with the client, and when the process begins to shut
+// down, so that waits and streams end in time.
 func (s *server) draining(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	if s.config.Draining == nil {
-		return ctx, cancel
+	waiting, cancel := context.WithCancel(ctx)
+	ends := []context.Context{requestOf(ctx).client}
+	if s.config.Draining != nil {
+		ends = append(ends, s.config.Draining)
 	}
-	stop := context.AfterFunc(s.config.Draining, cancel)
-	return ctx, func() {
-		stop()
+	stops := each(ends, func(end context.Context) func() bool { return context.AfterFunc(end, cancel) })
+	return waiting, func() {
+		for _, stop := range stops {
+			stop()
+		}
 		cancel()
 	}
 }
 
 // awaitInstance reads an instance. With Prefer: wait it returns when the condition of the
 // request holds (until, or else another version than If-None-Match names), when the wait
-// is over, or when the process shuts down: in each case the instance as it then is.
+// is over, when the client closes its side of the connection, or when the process shuts down: in
+// each case the instance as it then is.
 func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string) (fsm.Instance, error) {
 	r := requestOf(ctx)
 	i, err := s.service.Get(ctx, r.principal.tenant, id)

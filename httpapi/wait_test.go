@@ -40,7 +40,7 @@ func liveOn(t testing.TB, dsn string, config httpapi.Config) *api {
 		service.Close()
 		notifier.Close()
 	})
-	return serveHandler(t, httpapi.ServicesOf(service, hub), config)
+	return serveHandler(t, httpapi.ServicesOf(service, hub), setup{http: config})
 }
 
 // later sends a waiting request and returns a channel for its answer.

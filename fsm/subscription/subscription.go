@@ -87,7 +87,8 @@ func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, s
 	if err != nil {
 		return Subscription{}, err
 	}
-	faults = append(s.checkURL(ctx, url), faults...)
+	url, wrong := s.checkURL(ctx, url)
+	faults = append(wrong, faults...)
 	if secret == "" {
 		secret = newSecret()
 	} else {
@@ -160,7 +161,8 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 	p := queries.SubscriptionUpdateParams{Tenant: tenant, ID: id, Url: c.URL, Disabled: c.Disabled}
 	var faults []fsm.Fault
 	if c.URL != nil {
-		faults = s.checkURL(ctx, *c.URL)
+		url, wrong := s.checkURL(ctx, *c.URL)
+		p.Url, faults = &url, wrong
 	}
 	if f := c.Filter; f != nil {
 		wrong, err := s.checkFilter(ctx, *f)
@@ -250,12 +252,13 @@ func checkSecret(secret string) []fsm.Fault {
 	return nil
 }
 
-// checkURL returns the faults of an endpoint's URL.
-func (s *Service) checkURL(ctx context.Context, url string) []fsm.Fault {
-	if err := s.webhooks.CheckURL(ctx, url, true); err != nil {
-		return []fsm.Fault{{Pointer: "/url", Detail: err.Error()}}
+// checkURL returns an endpoint's URL as it is sent, and its faults.
+func (s *Service) checkURL(ctx context.Context, url string) (string, []fsm.Fault) {
+	url, err := s.webhooks.CheckURL(ctx, url, true)
+	if err != nil {
+		return "", []fsm.Fault{{Pointer: "/url", Detail: err.Error()}}
 	}
-	return nil
+	return url, nil
 }
 
 // maxNames is how many names a list of a filter may have.

@@ -637,7 +637,8 @@ type CreateRequest struct {
 	CallbackSecret *string `json:"callback_secret,omitempty"`
 
 	// CallbackURL The http or https URL of a callback. When the instance reaches a final state, it gets one signed delivery of
-	// that step, in the form of a subscription's deliveries.
+	// that step, in the form of a subscription's deliveries. It is sent in the normal form that a subscription's URL
+	// is kept in.
 	CallbackURL *string `json:"callback_url,omitempty"`
 
 	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
@@ -1112,7 +1113,7 @@ type Subscription struct {
 	// Secret The secret that signs deliveries. Only in the answer to the request that set it.
 	Secret *string `json:"secret,omitempty"`
 
-	// URL The URL that steps are delivered to.
+	// URL The URL that steps are delivered to, as it is sent.
 	URL string `json:"url"`
 }
 
@@ -1151,7 +1152,8 @@ type SubscriptionPatch struct {
 	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
 	Filter *SubscriptionFilter `json:"filter,omitempty"`
 
-	// URL The http or https URL to deliver to.
+	// URL The http or https URL to deliver to, without a user, a password or a fragment. It is kept in its normal form
+	// (RFC 3986): the host in lower case or punycode, path and query percent-encoded.
 	URL *string `json:"url,omitempty"`
 }
 
@@ -1164,7 +1166,8 @@ type SubscriptionRequest struct {
 	// Secret `whsec_` followed by 24 to 64 bytes in base64. By default one is generated.
 	Secret *string `json:"secret,omitempty"`
 
-	// URL The http or https URL to deliver to.
+	// URL The http or https URL to deliver to, without a user, a password or a fragment. It is kept in its normal form
+	// (RFC 3986): the host in lower case or punycode, path and query percent-encoded.
 	URL string `json:"url"`
 }
 

@@ -5,7 +5,8 @@
 //
 // [Policy] is what the deployment configures for such endpoints. It is written once and given to
 // both sides: to the service, which refuses a URL when it is registered, and to the sender, which
-// connects to it. [Guard] is the list of addresses that are refused.
+// connects to it. [NormalURL] is how such a URL is written: what a client is shown is what is sent.
+// [Guard] is the list of addresses that are refused.
 //
 // # Why an address is checked twice
 //
@@ -20,6 +21,6 @@
 //
 // # What it may import
 //
-// The standard library and code.dny.dev/ssrf, which holds the IANA special-purpose registries. It
-// imports no package of pawl, so that every other package can import it.
+// The standard library, code.dny.dev/ssrf, which holds the IANA special-purpose registries, and
+// golang.org/x/net/idna. It imports no package of pawl, so that every other package can import it.
 package address

@@ -17,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/address"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -53,7 +54,12 @@ func (d delivery) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, errors.New("the message cannot be written")
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.endpoint.url, bytes.NewReader(body))
+	// SQL callers may have stored a URL in another form than the one that is sent.
+	target, err := address.NormalURL(d.endpoint.url)
+	if err != nil {
+		return nil, errors.New("the URL is not usable: it " + err.Error())
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, errors.New("the URL is not usable")
 	}
