@@ -14,7 +14,7 @@ create table pawl.workflow (
   ttl_target text,
   retention interval,
   business_key_reusable boolean not null,
-  context_schema jsonb,
+  context_schema pawl.object,
   context_schema_checksum text,
   created_at timestamptz not null,
   created_by text not null,
@@ -97,7 +97,7 @@ create table pawl.workflow_transition (
   assign_paths jsonpath[] not null,
   assign_stages integer[],
   assign_payload boolean not null,
-  payload_schema jsonb,
+  payload_schema pawl.object,
   payload_schema_checksum text,
   constraint workflow_transition_pkey primary key (workflow, workflow_version, source, event, position),
   constraint workflow_transition_source_fkey
