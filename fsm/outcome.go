@@ -120,10 +120,12 @@ func resultOf(o queries.Outcome, e *Error) (Result, error) {
 		e.Faults = []Fault{{Pointer: "/expires_in", Detail: "the workflow has no ttl whose target an expiry could lead to"}}
 	case "context-too-large":
 		e.Kind, e.Message = TooLarge, "the context is, or would become, larger than the limit"
+	case "context-too-deep":
+		e.Kind, e.Message = TooLarge, "the context would become nested deeper than 64"
 	case "payload-too-large":
 		e.Kind, e.Message = TooLarge, "the payload is larger than the limit"
 	case "malformed-request":
-		e.Kind, e.Message = Malformed, "context and payload must be JSON objects"
+		e.Kind, e.Message = Malformed, "context and payload must be JSON objects, nested at most 64 deep"
 	case "idempotency-key-reuse":
 		e.Kind, e.Message = KeyReuse, "this idempotency key was used for another request; take a new one"
 		e.Replayed = false

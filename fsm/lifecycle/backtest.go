@@ -323,7 +323,7 @@ func (b *backtest) difference(r queries.BacktestRow) (*Difference, error) {
 	case "guard-error":
 		d.Detail = fmt.Sprintf("a guard or an assign fails: %s", found.Error)
 	case "too-large":
-		d.Detail = "the payload is, or the context would become, larger than the limit"
+		d.Detail = "the payload is, or the context would become, larger than the limit, or nested too deep"
 	}
 	return &d, nil
 }

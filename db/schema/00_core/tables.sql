@@ -112,7 +112,8 @@ create table pawl_private.condition (
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
 insert into pawl_private.condition (outcome, problem, sqlstate, message) values
-  ('malformed-request', 'malformed-request', 'PW400', 'context and payload must be JSON objects'),
+  ('malformed-request', 'malformed-request', 'PW400',
+    'context and payload must be JSON objects, nested at most 64 deep'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),
   ('workflow-not-found', 'workflow-not-found', 'PW40W', 'there is no such workflow'),
@@ -126,6 +127,7 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
   ('payload-too-large', 'too-large', 'PW413', 'the payload is larger than the limit'),
   ('context-too-large', 'too-large', 'PW413', 'the context is, or would become, larger than the limit'),
+  ('context-too-deep', 'too-large', 'PW413', 'the context would become nested deeper than 64'),
   ('unknown-event', 'unknown-event', 'PW422', 'the workflow has no event "%1$s"'),
   ('always-loop', 'guard-error', 'PW42G',
     'eventless transitions follow one another without coming to rest; nothing was changed'),
