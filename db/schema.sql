@@ -223,6 +223,7 @@ create table pawl.setting (
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
   constraint setting_pkey PRIMARY KEY (only_row),
+  constraint setting_documents_fit_into_a_body CHECK (((context_limit <= 1032192) AND (payload_limit <= 1032192))),
   constraint setting_idempotency_ttl_has_no_days_or_months CHECK (((EXTRACT(day FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(month FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(year FROM idempotency_ttl) = (0)::numeric))),
   constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
   constraint setting_is_in_a_database_in_utf8 CHECK ((getdatabaseencoding() = 'UTF8'::name)),
@@ -1094,6 +1095,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => p_business_key);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
@@ -1859,6 +1863,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => null);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
@@ -3153,6 +3160,26 @@ begin
 end
 $$;
 revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
+
+create function pawl_private.check_texts(p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text := case
+    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
+    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'p_key must have at most 255 characters'
+    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
+  end;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.check_texts(text,text,text,text,text) from public;
 
 create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
 language sql stable parallel safe

@@ -11,8 +11,8 @@
 --
 -- The header of a function says what it returns, which conditions it raises, which existing rows it
 -- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
--- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
--- too long, 57014 at the statement timeout.
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the statement
+-- timeout, and, unless it is for SQL callers, 23514 for a text that is too long.
 
 -- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;
@@ -77,7 +77,9 @@ create table pawl.setting (
     extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
     and extract(year from idempotency_ttl) = 0),
   constraint setting_limits_are_positive
-    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
+    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0),
+  -- A body has at most 1 MiB, of which its other members need up to 16 KiB.
+  constraint setting_documents_fit_into_a_body check (context_limit <= 1032192 and payload_limit <= 1032192)
 );
 
 comment on column pawl.setting.idempotency_ttl is 'how long an idempotency key is remembered';
@@ -1729,6 +1731,32 @@ end
 $$;
 -- +goose StatementEnd
 
+-- check_texts refuses texts of a SQL caller that no column could hold, or that no header could pass on. An empty
+-- string stands for none, except for a tenant and an actor.
+-- Raises:  PW400 malformed-request
+-- +goose StatementBegin
+create function pawl_private.check_texts(
+  p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text
+) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text := case
+    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
+    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'p_key must have at most 255 characters'
+    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
+  end;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
 -- refuse raises the condition of an outcome other than 'applied', for a SQL caller. The detail is a
 -- JSON object with what the caller needs to go on.
 -- Raises:  the condition's SQLSTATE
@@ -2112,6 +2140,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => p_business_key);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
@@ -2422,6 +2453,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => null);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
