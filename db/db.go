@@ -147,7 +147,8 @@ type Settings struct {
 	IdempotencyTTL *time.Duration
 	// IdempotencyTTLSlides makes a replay start that time again. At first false.
 	IdempotencyTTLSlides *bool
-	// ContextLimit and PayloadLimit are the largest sizes, in bytes of jsonb text. At first 64 KiB.
+	// ContextLimit and PayloadLimit are the largest sizes, in bytes of jsonb text, up to MaxDocument. At first
+	// 64 KiB.
 	ContextLimit, PayloadLimit *int
 	// DefinitionLimit is the largest size, in bytes of jsonb text. At first 1 MiB.
 	DefinitionLimit *int
@@ -159,12 +160,29 @@ type Settings struct {
 	PlanCacheMode string
 }
 
-// Set changes the settings of a database. The role of the DSN must own the schema.
-func Set(ctx context.Context, dsn string, s Settings) error {
+// MaxDocument is the largest limit of contexts and payloads, in bytes. A request has at most 1 MiB, of which what
+// stands beside the document needs up to 16 KiB. The database has the same bound.
+const MaxDocument = 1<<20 - 16<<10
+
+// Check returns an error for a setting that no database takes.
+func (s Settings) Check() error {
+	for what, limit := range map[string]*int{"context": s.ContextLimit, "payload": s.PayloadLimit} {
+		if limit != nil && *limit > MaxDocument {
+			return fmt.Errorf("%s limit %d: must be at most %d, since a request has at most 1 MiB with all that is in it", what, *limit, MaxDocument)
+		}
+	}
 	switch s.PlanCacheMode {
 	case "", "auto", "force_generic_plan", "force_custom_plan":
+		return nil
 	default:
-		return fmt.Errorf("set: plan cache mode %q: want auto, force_generic_plan or force_custom_plan", s.PlanCacheMode)
+		return fmt.Errorf("plan cache mode %q: want auto, force_generic_plan or force_custom_plan", s.PlanCacheMode)
+	}
+}
+
+// Set changes the settings of a database. The role of the DSN must own the schema.
+func Set(ctx context.Context, dsn string, s Settings) error {
+	if err := s.Check(); err != nil {
+		return fmt.Errorf("set: %w", err)
 	}
 	conn, err := connect(ctx, dsn)
 	if err != nil {

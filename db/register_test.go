@@ -223,6 +223,9 @@ func TestBadDefinitions(t *testing.T) {
 		"bad ttl":                   strings.Replace(door, `"states"`, `"ttl": {"after": "?", "target": "GONE"}, "states"`, 1),
 		"ttl of nothing":            strings.Replace(door, `"states"`, `"ttl": {"after": "0s", "target": "GONE"}, "states"`, 1),
 		"require_if_match":          strings.Replace(door, `"states"`, `"require_if_match": "maybe", "states"`, 1),
+		"context schema true":       strings.Replace(door, `"states"`, `"context_schema": true, "states"`, 1),
+		"context schema null":       strings.Replace(door, `"states"`, `"context_schema": null, "states"`, 1),
+		"payload schema false":      transition(`"target": "Z", "payload_schema": false`),
 		"too many states":           `{"name": "bad", "initial": "A", "states": {"A": {"type": "final"}, "B": {"type": "final"}, "C": {"type": "final"}, "D": {"type": "final"}, "E": {"type": "final"}}}`,
 		"too large":                 strings.Replace(door, `"states"`, `"description": "`+strings.Repeat("x", 2000)+`", "states"`, 1),
 	} {

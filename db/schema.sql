@@ -223,6 +223,7 @@ create table pawl.setting (
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
   constraint setting_pkey PRIMARY KEY (only_row),
+  constraint setting_documents_fit_into_a_body CHECK (((context_limit <= 1032192) AND (payload_limit <= 1032192))),
   constraint setting_idempotency_ttl_has_no_days_or_months CHECK (((EXTRACT(day FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(month FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(year FROM idempotency_ttl) = (0)::numeric))),
   constraint setting_idempotency_ttl_is_positive CHECK ((idempotency_ttl > '00:00:00'::interval)),
   constraint setting_is_in_a_database_in_utf8 CHECK ((getdatabaseencoding() = 'UTF8'::name)),
@@ -295,7 +296,7 @@ create table pawl.workflow (
   ttl_target text,
   retention interval,
   business_key_reusable boolean not null,
-  context_schema jsonb,
+  context_schema pawl.object,
   context_schema_checksum text,
   created_at timestamp with time zone not null,
   created_by text not null,
@@ -355,7 +356,8 @@ create table pawl.workflow_transition (
   assign_paths jsonpath[] not null,
   assign_stages integer[],
   assign_payload boolean not null,
-  payload_schema jsonb,
+  assign_nests boolean not null,
+  payload_schema pawl.object,
   payload_schema_checksum text,
   constraint workflow_transition_pkey PRIMARY KEY (workflow, workflow_version, source, event, "position"),
   constraint workflow_transition_source_fkey FOREIGN KEY (workflow, workflow_version, source) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
@@ -369,6 +371,7 @@ create table pawl.workflow_transition (
 );
 comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
+comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
 
 create table pawl_private.condition (
   outcome text not null,
@@ -907,6 +910,8 @@ begin
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
           when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          -- The service has checked the depth of what it gets.
+          when c.checked = '*' and pawl_private.is_too_deep(c.context) then 'malformed-request'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
@@ -1090,6 +1095,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => p_business_key);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
@@ -1855,6 +1863,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => null);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
@@ -3064,7 +3075,7 @@ begin
       instance := v_decided.instance;
     end if;
   end if;
-  if code in ('payload-too-large', 'context-too-large') then
+  if code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
     code := 'too-large';
   elsif code = 'always-loop' then
     code := 'guard-error';
@@ -3126,9 +3137,10 @@ as $$
 declare
   v_instance pawl.instance := p_instance;
   v_macrostep pawl_private.macrostep;
+  v_nests boolean;
 begin
-  select t.context
-  into v_instance.context
+  select t.context, t.nests
+  into v_instance.context, v_nests
   from pawl_private.choose(
     p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
     p_state => p_instance.state, p_event => ':initial',
@@ -3138,6 +3150,9 @@ begin
   elsif octet_length(v_instance.context::text) > p_setting.context_limit then
     v_macrostep.refusal := 'context-too-large';
     return v_macrostep;
+  elsif v_nests and pawl_private.is_too_deep(v_instance.context) then
+    v_macrostep.refusal := 'context-too-deep';
+    return v_macrostep;
   end if;
   return pawl_private.complete_macrostep(
     p_before => null, p_instance => v_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
@@ -3146,7 +3161,27 @@ end
 $$;
 revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
+create function pawl_private.check_texts(p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text := case
+    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
+    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'p_key must have at most 255 characters'
+    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
+  end;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.check_texts(text,text,text,text,text) from public;
+
+create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -3170,6 +3205,7 @@ as $$
         ),
         '{}')
     end,
+    t.assign_nests,
     t.payload_schema,
     t.guard_text
   from (
@@ -3219,7 +3255,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, t.guard, s.status, s.state_hash
+    select t.target, t.context, t.nests, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -3233,6 +3269,9 @@ begin
       return v_macrostep;
     elsif octet_length(v_next.context::text) > p_setting.context_limit then
       v_macrostep.refusal := 'context-too-large';
+      return v_macrostep;
+    elsif v_next.nests and pawl_private.is_too_deep(v_next.context) then
+      v_macrostep.refusal := 'context-too-deep';
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
@@ -3477,6 +3516,8 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      -- The service has checked the depth of what it gets.
+      when c.checked = '*' and pawl_private.is_too_deep(c.payload) then 'malformed-request'
       when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
     end as refusal
     offset 0
@@ -3535,6 +3576,7 @@ as $$
       and w.state = t.target
       and not t.unchecked
       and octet_length(t.context::text) <= p_setting.context_limit
+      and not (t.nests and pawl_private.is_too_deep(t.context))
     limit 1
   ) s on true
   cross join lateral (
@@ -3543,7 +3585,8 @@ as $$
       when t.unchecked then 'payload-unchecked'
       when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
-      when t.target is not null then 'context-too-large'
+      when octet_length(t.context::text) > p_setting.context_limit then 'context-too-large'
+      when t.target is not null then 'context-too-deep'
       when c.event = any (f.events) then 'guard-rejected'
       when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
@@ -4006,6 +4049,16 @@ language sql immutable parallel safe
 as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
 revoke execute on function pawl_private.is_decision(text) from public;
 
+create function pawl_private.is_too_deep(p_document jsonb) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  return octet_length(p_document::text) >= 130
+    and jsonb_path_exists(p_document, 'strict $.**{64} ? (@.type() == "object" || @.type() == "array")');
+end
+$$;
+revoke execute on function pawl_private.is_too_deep(jsonb) from public;
+
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 language plpgsql stable parallel safe
 as $$
@@ -4173,6 +4226,16 @@ as $$
   select greatest(p_consumer.batch_seq, p_consumer.low_watermark) + 20000
 $$;
 revoke execute on function pawl_private.page_end(pawl.consumer) from public;
+
+create function pawl_private.path_nests(p_path jsonpath) returns boolean
+language sql immutable parallel safe
+as $$
+  -- Postgres writes a jsonpath as canonical text.
+  select regexp_replace(t.text, '[$][.]"((context|payload)"[.]["*]|now"|instance")', '', 'g') ~ '[$]'
+    or t.text ~ '[*][*]|keyvalue'
+  from (select p_path::text as text) t
+$$;
+revoke execute on function pawl_private.path_nests(jsonpath) from public;
 
 create function pawl_private.place_after(p_consumer pawl.consumer) returns bigint
 language sql volatile
@@ -4406,10 +4469,11 @@ begin
 
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
-    assign_stages, assign_payload, payload_schema, payload_schema_checksum)
+    assign_stages, assign_payload, assign_nests, payload_schema, payload_schema_checksum)
   select
     p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
-    t.assign_paths, t.assign_stages, t.assign_payload, t.payload_schema,
+    t.assign_paths, t.assign_stages, t.assign_payload,
+    exists (select from unnest(t.assign_paths) as p (path) where pawl_private.path_nests(p.path)), t.payload_schema,
     encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
   from pawl_private.definition_transitions(p_definition) t;
 

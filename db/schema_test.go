@@ -202,6 +202,21 @@ func TestSet(t *testing.T) {
 	}
 	set(db.Settings{IdempotencyTTL: &ttl, IdempotencyTTLSlides: &slides, PayloadLimit: &limit, PlanCacheMode: "auto"})
 	set(db.Settings{ContextLimit: &limit}) // leaves the others
+	largest := db.MaxDocument
+	set(db.Settings{ContextLimit: &largest, PayloadLimit: &largest})
+	larger := largest + 1
+	for _, s := range []db.Settings{{ContextLimit: &larger}, {PayloadLimit: &larger}} {
+		if err := db.Set(t.Context(), dsn, s); err == nil || !strings.Contains(err.Error(), "must be at most 1032192") {
+			t.Errorf("a limit that no request can reach: %v", err)
+		}
+	}
+	for _, column := range []string{"context_limit", "payload_limit"} {
+		_, err := pool.Exec(t.Context(), "update pawl.setting set "+column+" = $1", larger)
+		if e := wantCode(t, err, "23514"); e.ConstraintName != "setting_documents_fit_into_a_body" {
+			t.Errorf("%s: %v", column, err)
+		}
+	}
+	set(db.Settings{ContextLimit: &limit, PayloadLimit: &limit})
 	const settings = `
 		select format('%s %s %s %s %s %s', idempotency_ttl, idempotency_ttl_slides, context_limit, payload_limit,
 			definition_limit, state_limit)

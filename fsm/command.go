@@ -34,7 +34,7 @@ type Origin struct {
 	Actor string
 	// Reason is up to 1,000 characters.
 	Reason string
-	// CorrelationID ties the command to work elsewhere; up to 255 characters.
+	// CorrelationID ties the command to work elsewhere: 1 to 255 visible ASCII characters, or empty.
 	CorrelationID string
 	// Traceparent is a W3C trace context (www.w3.org/TR/trace-context); up to 255 characters.
 	Traceparent string
@@ -53,7 +53,7 @@ type CreateCommand struct {
 	Key string
 	// BusinessKey is unique among the workflow's instances; up to 255 characters.
 	BusinessKey string
-	// CorrelationID is the instance's own, up to 255 characters. Empty: the Origin's is taken.
+	// CorrelationID is the instance's own: 1 to 255 visible ASCII characters. Empty: the Origin's is taken.
 	CorrelationID string
 	// ExpiresIn replaces the workflow's ttl, up to definition.MaxDuration. 0 leaves it.
 	ExpiresIn time.Duration
@@ -185,12 +185,20 @@ func Decode(data []byte, into any) error {
 }
 
 // CheckOrigin fills in the defaults of a command's tenant and Origin. The error is Malformed if a text is
-// too long or cannot be stored.
+// too long, cannot be stored or cannot be passed on in a header.
 func CheckOrigin(tenant *string, o *Origin) error {
 	*tenant, o.Actor = cmp.Or(*tenant, DefaultTenant), cmp.Or(o.Actor, "anonymous")
-	return CheckTexts(
-		Text{"", *tenant, 63}, Text{"", o.Actor, 255}, Text{"/reason", o.Reason, 1000},
-		Text{"", o.CorrelationID, 255}, Text{"", o.Traceparent, 255})
+	return cmp.Or(
+		CheckTexts(Text{"", *tenant, 63}, Text{"", o.Actor, 255}, Text{"/reason", o.Reason, 1000}, Text{"", o.Traceparent, 255}),
+		checkCorrelationID("", o.CorrelationID))
+}
+
+// checkCorrelationID returns a Malformed error unless the id can be passed on in a header.
+func checkCorrelationID(pointer, id string) error {
+	if id == "" || IsVisible(id, 255) {
+		return nil
+	}
+	return MalformedAt(pointer, "must be 1 to 255 visible ASCII characters")
 }
 
 // normalise fills in defaults, and refuses what the database could not store.
@@ -198,7 +206,7 @@ func (c *CreateCommand) normalise() error {
 	if err := normalise(&c.Tenant, c.Key, &c.Context, "/context", &c.Origin); err != nil {
 		return err
 	}
-	err := CheckTexts(Text{"/business_key", c.BusinessKey, 255}, Text{"/correlation_id", c.CorrelationID, 255})
+	err := cmp.Or(CheckTexts(Text{"/business_key", c.BusinessKey, 255}), checkCorrelationID("/correlation_id", c.CorrelationID))
 	if err != nil {
 		return err
 	}

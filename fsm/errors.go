@@ -54,9 +54,9 @@ const (
 	TooLarge
 	// InvalidDefinition: the definition has faults. Error.Faults has all of them.
 	InvalidDefinition
-	// InvalidContext: the context does not fit the workflow's schema. Error.Faults has all faults.
+	// InvalidContext: the context does not fit the workflow's schema. Error.Faults has up to 100 faults.
 	InvalidContext
-	// InvalidPayload: the payload does not fit the event's schema. Error.Faults has all faults.
+	// InvalidPayload: the payload does not fit the event's schema. Error.Faults has up to 100 faults.
 	InvalidPayload
 	// UnknownEvent: no state of the workflow has the event.
 	UnknownEvent
@@ -257,6 +257,8 @@ func kindOf(reason error) Kind {
 		return TooLarge
 	case definition.ErrInvalid:
 		return InvalidDefinition
+	case definition.ErrBusy:
+		return Unavailable
 	default:
 		return Malformed
 	}

@@ -108,6 +108,7 @@ func TestAsError(t *testing.T) {
 	}
 	for reason, kind := range map[error]fsm.Kind{
 		definition.ErrMalformed: fsm.Malformed, definition.ErrTooLarge: fsm.TooLarge, definition.ErrInvalid: fsm.InvalidDefinition,
+		definition.ErrBusy: fsm.Unavailable,
 	} {
 		got := fsm.AsError(&definition.Error{Reason: reason, Message: "m", Faults: []definition.Fault{{Pointer: "/a", Detail: "x"}}})
 		if got.Kind != kind || got.Message != "m" || len(got.Faults) != 1 || got.Faults[0] != (fsm.Fault{Pointer: "/a", Detail: "x"}) {

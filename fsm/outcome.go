@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,27 +69,28 @@ func check[C any](s *Service, p *pending[C, Result], schema, document json.RawMe
 	if p.checks++; p.checks > maxChecks {
 		return errSchemaKeepsChanging
 	}
-	p.checked, err = CheckDocument(&s.schemas, schema, document, pointer, kind)
+	p.checked, err = CheckDocument(p.ctx, &s.schemas, schema, document, pointer, kind)
 	return err
 }
 
 // guess checks a command's document against the schema that the engine will probably ask for. A document
 // that does not fit is no error here: if the guess was right, the engine asks for the check.
 func guess[C any](s *Service, p *pending[C, Result], checksum string, document json.RawMessage) {
-	if checksum != "" && s.schemas.Fits(checksum, document) {
+	if checksum != "" && s.schemas.Fits(p.ctx, checksum, document) {
 		p.checked = checksum
 	}
 }
 
 // CheckDocument checks a document, which stands at a JSON Pointer in the request, against a JSON Schema. It
 // returns the schema's checksum, also if the document does not fit; see [definition.Schemas.Check]. Then the error has
-// the kind and every fault. Kinds: the given one; Internal if the schema cannot be read.
+// the kind and the faults. Kinds: the given one; Unavailable if other checks take all the time that there is for
+// them, or ctx ends; Internal if the schema cannot be read.
 func CheckDocument(
-	schemas *definition.Schemas, schema, document json.RawMessage, pointer string, kind Kind,
+	ctx context.Context, schemas *definition.Schemas, schema, document json.RawMessage, pointer string, kind Kind,
 ) (checksum string, err error) {
-	checksum, faults, err := schemas.Check(schema, document, pointer)
+	checksum, faults, err := schemas.Check(ctx, schema, document, pointer)
 	if err != nil {
-		return "", &Error{Kind: Internal, Cause: err}
+		return "", AsError(err)
 	}
 	if len(faults) > 0 {
 		return checksum, &Error{Kind: kind, Message: "the document does not fit its schema", Faults: Faults(faults)}
@@ -123,10 +125,12 @@ func resultOf(o queries.Outcome, e *Error) (Result, error) {
 		e.Faults = []Fault{{Pointer: "/expires_in", Detail: "the workflow has no ttl whose target an expiry could lead to"}}
 	case "context-too-large":
 		e.Kind, e.Message = TooLarge, "the context is, or would become, larger than the limit"
+	case "context-too-deep":
+		e.Kind, e.Message = TooLarge, "the context would become nested deeper than 64"
 	case "payload-too-large":
 		e.Kind, e.Message = TooLarge, "the payload is larger than the limit"
 	case "malformed-request":
-		e.Kind, e.Message = Malformed, "context and payload must be JSON objects"
+		e.Kind, e.Message = Malformed, "context and payload must be JSON objects, nested at most 64 deep"
 	case "idempotency-key-reuse":
 		e.Kind, e.Message = KeyReuse, "this idempotency key was used for another request; take a new one"
 		e.Replayed = false

@@ -87,7 +87,7 @@ func TestOddSchemas(t *testing.T) {
 		`{"properties":{"a":{"$ref":"#"}}}`: true, `{"$dynamicRef":"#"}`: false,
 	} {
 		var memo definition.Schemas
-		_, faults, err := memo.Check([]byte(schema), []byte(`{"a":{"a":1}}`), "/context")
+		_, faults, err := memo.Check(t.Context(), []byte(schema), []byte(`{"a":{"a":1}}`), "/context")
 		if err != nil || (len(faults) == 0) != fits {
 			t.Errorf("%s: %v, %v; want it to fit: %v", schema, faults, err, fits)
 		}
@@ -103,7 +103,7 @@ func TestOddSchemas(t *testing.T) {
 func TestSchemaChangesMeanwhile(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	other := fsmtest.On(t, fsmtest.Spied(t, pool, nil), fsm.Config{}, checked(`{"required":["a"]}`, `true`))
+	other := fsmtest.On(t, fsmtest.Spied(t, pool, nil), fsm.Config{}, checked(`{"required":["a"]}`, `{}`))
 	schemas := []string{`{"required":["b"]}`, `{"required":["c"]}`}
 	var mu sync.Mutex
 	passes := 0
@@ -115,7 +115,7 @@ func TestSchemaChangesMeanwhile(t *testing.T) {
 				return
 			}
 			if passes++; len(schemas) > 0 {
-				fsmtest.Register(t, other, checked(schemas[0], `true`))
+				fsmtest.Register(t, other, checked(schemas[0], `{}`))
 				schemas = schemas[1:]
 			}
 		}}
@@ -213,7 +213,7 @@ func TestSchemaIsGuessed(t *testing.T) {
 // A document that needs a check shares its call with others, and no one overtakes it.
 func TestChecksKeepTheOrder(t *testing.T) {
 	t.Parallel()
-	s, _ := fsmtest.New(t, fsm.Config{}, checked(`true`, `{"type":"object"}`), fsmtest.Counter)
+	s, _ := fsmtest.New(t, fsm.Config{}, checked(`{}`, `{"type":"object"}`), fsmtest.Counter)
 	i, other := fsmtest.Create(t, s, "checked", `{}`), fsmtest.Create(t, s, "counter", `{"x":0}`)
 	replies := s.Do(t.Context(), []fsm.Command{
 		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"first":1}`)},

@@ -100,6 +100,9 @@ func New(pool *pgxpool.Pool, config Config) *Service {
 // Database is how the packages under fsm call the database. Its type is internal to them.
 func (s *Service) Database() *database.Client { return s.db }
 
+// Schemas returns what checks documents, so that all checks of a process share its limits.
+func (s *Service) Schemas() *definition.Schemas { return &s.schemas }
+
 // Webhooks returns the policy that the Service was made with.
 func (s *Service) Webhooks() WebhookPolicy { return s.config.Webhooks }
 

@@ -99,6 +99,8 @@ func TestStrictMembers(t *testing.T) {
 		`{"business_key": null}`:                                 "/business_key",
 		`{"business_key": "` + strings.Repeat("x", 256) + `"}`:   "/business_key",
 		`{"correlation_id": ""}`:                                 "/correlation_id",
+		`{"correlation_id": "a\nb\u0007"}`:                       "/correlation_id",
+		`{"correlation_id": "a b"}`:                              "/correlation_id",
 		`{"correlation_id": "` + strings.Repeat("x", 256) + `"}`: "/correlation_id",
 		`{"expires_in": ""}`:                                     "/expires_in",
 		`{"expires_in": "soon"}`:                                 "/expires_in",

@@ -67,7 +67,7 @@ var problemKinds = map[api.ProblemCode]problemKind{
 	api.ProblemCodeDeliveryConflict:       {409, "Delivery conflict", "The delivery to replay is already pending, or its subscription was deleted; or the subscription to test is disabled. A pending delivery is sent without a replay; a disabled subscription can be enabled."},
 	api.ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance no longer has a version that If-Match names. Read it and decide again; the same key may be used."},
 	api.ProblemCodeEventIDTooOld:          {410, "Event id too old", "Some of the steps behind Last-Event-ID have been purged, or there are more of them than a stream catches up with. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
-	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit."},
+	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit, or the context would become nested too deep."},
 	api.ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8, and the Content-Type header must say so."},
 	api.ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
 	api.ProblemCodeCallbackSecretRequired: {422, "Callback secret required", "There is no secret to sign the callback with. Send a `callback_secret` with the `callback_url`, or have the deployment set PAWL_WEBHOOK_SECRET."},

@@ -29,8 +29,8 @@ type migrateCommand struct {
 type settingFlags struct {
 	IdempotencyTTL       *time.Duration `placeholder:"DURATION" env:"PAWL_IDEMPOTENCY_TTL" help:"How long an idempotency key is kept; 24h in a new database."`
 	IdempotencyTTLSlides *bool          `negatable:"" env:"PAWL_IDEMPOTENCY_TTL_SLIDES" help:"Start that time anew at each replay."`
-	ContextLimit         *int           `placeholder:"BYTES" env:"PAWL_CONTEXT_LIMIT" help:"Largest context in bytes; 65536 in a new database."`
-	PayloadLimit         *int           `placeholder:"BYTES" env:"PAWL_PAYLOAD_LIMIT" help:"Largest payload in bytes; 65536 in a new database."`
+	ContextLimit         *int           `placeholder:"BYTES" env:"PAWL_CONTEXT_LIMIT" help:"Largest context in bytes, up to 1032192; 65536 in a new database."`
+	PayloadLimit         *int           `placeholder:"BYTES" env:"PAWL_PAYLOAD_LIMIT" help:"Largest payload in bytes, up to 1032192; 65536 in a new database."`
 	DefinitionLimit      *int           `placeholder:"BYTES" env:"PAWL_DEFINITION_LIMIT" help:"Largest definition in bytes; 1048576 in a new database."`
 	StateLimit           *int           `placeholder:"N" env:"PAWL_STATE_LIMIT" help:"Largest number of states of a definition; 500 in a new database."`
 	PlanCacheMode        string         `enum:",auto,force_generic_plan,force_custom_plan" default:"" env:"PAWL_PLAN_CACHE_MODE" help:"plan_cache_mode of the engine's functions; force_generic_plan in a new database. A distributed Postgres needs auto."`
@@ -52,6 +52,9 @@ type migrateUp struct {
 }
 
 func (m *migrateUp) Run(c *console) error {
+	if err := m.settings().Check(); err != nil {
+		return err
+	}
 	if m.Adopt {
 		if err := db.Adopt(c, m.DatabaseURL); err != nil {
 			return asOwner(err)

@@ -49,6 +49,9 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("idempotency_ttl is %s, want 48h", ttl)
 	}
 	mustPawl(t, env, "migrate", "set", "--plan-cache-mode", "auto", "--context-limit", "100")
+	if _, stderr, code := pawl(t, env, "migrate", "set", "--payload-limit", "3000000"); code == 0 || !strings.Contains(stderr, "at most 1032192") {
+		t.Errorf("a limit that no request can reach: %d, %s", code, stderr)
+	}
 	mode := bounded.Value[string](t, conn, "select array_to_string(proconfig, ',') from pg_proc where oid::regproc = 'pawl.fire'::regproc")
 	if !strings.Contains(mode, "plan_cache_mode=auto") {
 		t.Errorf("fire has %s", mode)

@@ -187,12 +187,12 @@ func faultsOf(file string, err error) []fault {
 	if err != nil {
 		return faults
 	}
-	var document yaml.Node
-	if err := yaml.Unmarshal(data, &document); err != nil || len(document.Content) == 0 {
+	document, err := parseYAML(data)
+	if err != nil {
 		return faults
 	}
 	for i := range faults {
-		n := locate(document.Content[0], faults[i].Pointer)
+		n := locate(document, faults[i].Pointer)
 		faults[i].Line, faults[i].Column = n.Line, n.Column
 	}
 	return faults

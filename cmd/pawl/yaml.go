@@ -5,76 +5,124 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 // toJSON converts a document in YAML, of which JSON is a subset, to JSON. Numbers keep their digits. A
 // member that is given twice is written twice, since the reader of the JSON refuses that.
+//
+// Aliases are written out, so that a short text may stand for a long one. The JSON is bounded while it is written.
 func toJSON(data []byte) ([]byte, error) {
-	var document yaml.Node
-	if err := yaml.Unmarshal(data, &document); err != nil {
+	document, err := parseYAML(data)
+	if err != nil {
 		return nil, err
 	}
-	if len(document.Content) == 0 {
-		return nil, errors.New("the document is empty")
-	}
-	var out bytes.Buffer
-	if err := writeJSON(&out, document.Content[0], 0); err != nil {
+	var w jsonWriter
+	if err := w.value(document, 1); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), nil
+	return w.out.Bytes(), nil
 }
 
-// maxYAMLDepth is the deepest nesting. It also stops the conversion of an alias that contains itself.
-const maxYAMLDepth = 100
+// parseYAML returns the value of a text with one document.
+func parseYAML(data []byte) (*yaml.Node, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document, second yaml.Node
+	switch err := decoder.Decode(&document); {
+	case errors.Is(err, io.EOF), err == nil && len(document.Content) == 0:
+		return nil, errors.New("the document is empty")
+	case err != nil:
+		return nil, err
+	}
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		return nil, fmt.Errorf("line %d: here begins a second document; write each into a file of its own", second.Line)
+	case !errors.Is(err, io.EOF):
+		return nil, err
+	}
+	return document.Content[0], nil
+}
+
+// maxJSON is how many bytes of JSON a document may stand for. No request may have more.
+const maxJSON = 1 << 20
 
 var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
 
-func writeJSON(out *bytes.Buffer, n *yaml.Node, depth int) error {
-	if depth > maxYAMLDepth {
-		return fmt.Errorf("line %d: nested more than 100 levels deep", n.Line)
+// jsonWriter writes YAML as JSON.
+type jsonWriter struct {
+	out   bytes.Buffer
+	alias *yaml.Node // The outermost alias that is being written, or nil.
+}
+
+// value writes a value that is nested so deep. An alias that contains itself is nested too deep.
+func (w *jsonWriter) value(n *yaml.Node, depth int) error {
+	line := n.Line
+	if w.alias != nil {
+		line = w.alias.Line
+	}
+	if w.out.Len() > maxJSON {
+		return fmt.Errorf("line %d: up to here the document stands for more than %d bytes of JSON; use fewer aliases, or write less", line, maxJSON)
 	}
 	switch n.Kind {
 	case yaml.AliasNode:
-		return writeJSON(out, n.Alias, depth+1)
-	case yaml.MappingNode:
-		out.WriteByte('{')
-		for i := 0; i < len(n.Content); i += 2 {
-			if i > 0 {
-				out.WriteByte(',')
-			}
-			if n.Content[i].Kind != yaml.ScalarNode {
-				return fmt.Errorf("line %d: a key must be a string", n.Content[i].Line)
-			}
-			if err := writeString(out, n.Content[i].Value); err != nil {
-				return err
-			}
-			out.WriteByte(':')
-			if err := writeJSON(out, n.Content[i+1], depth+1); err != nil {
-				return err
-			}
+		if w.alias == nil {
+			w.alias = n
+			defer func() { w.alias = nil }()
 		}
-		out.WriteByte('}')
-		return nil
-	case yaml.SequenceNode:
-		out.WriteByte('[')
+		return w.value(n.Alias, depth)
+	case yaml.MappingNode, yaml.SequenceNode:
+		if depth > definition.MaxDepth {
+			return fmt.Errorf("line %d: is nested deeper than %d", line, definition.MaxDepth)
+		}
+		if n.Kind == yaml.MappingNode {
+			return w.object(n.Content, depth)
+		}
+		w.out.WriteByte('[')
 		for i, item := range n.Content {
 			if i > 0 {
-				out.WriteByte(',')
+				w.out.WriteByte(',')
 			}
-			if err := writeJSON(out, item, depth+1); err != nil {
+			if err := w.value(item, depth+1); err != nil {
 				return err
 			}
 		}
-		out.WriteByte(']')
+		w.out.WriteByte(']')
 		return nil
 	case yaml.ScalarNode:
-		return writeScalar(out, n)
+		return writeScalar(&w.out, n)
 	default:
-		return fmt.Errorf("line %d: is no value", n.Line)
+		return fmt.Errorf("line %d: is no value", line)
 	}
+}
+
+// object writes a mapping of keys and values.
+func (w *jsonWriter) object(content []*yaml.Node, depth int) error {
+	w.out.WriteByte('{')
+	for i := 0; i < len(content); i += 2 {
+		key := content[i]
+		switch {
+		case key.Kind != yaml.ScalarNode:
+			return fmt.Errorf("line %d: a key must be a string", key.Line)
+		case key.ShortTag() == "!!merge":
+			return fmt.Errorf("line %d: there are no merge keys; write the members out", key.Line)
+		case i > 0:
+			w.out.WriteByte(',')
+		}
+		if err := writeString(&w.out, key.Value); err != nil {
+			return err
+		}
+		w.out.WriteByte(':')
+		if err := w.value(content[i+1], depth+1); err != nil {
+			return err
+		}
+	}
+	w.out.WriteByte('}')
+	return nil
 }
 
 func writeScalar(out *bytes.Buffer, n *yaml.Node) error {

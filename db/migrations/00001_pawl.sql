@@ -11,8 +11,8 @@
 --
 -- The header of a function says what it returns, which conditions it raises, which existing rows it
 -- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
--- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
--- too long, 57014 at the statement timeout.
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the statement
+-- timeout, and, unless it is for SQL callers, 23514 for a text that is too long.
 
 -- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;
@@ -77,7 +77,9 @@ create table pawl.setting (
     extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
     and extract(year from idempotency_ttl) = 0),
   constraint setting_limits_are_positive
-    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
+    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0),
+  -- A body has at most 1 MiB, of which its other members need up to 16 KiB.
+  constraint setting_documents_fit_into_a_body check (context_limit <= 1032192 and payload_limit <= 1032192)
 );
 
 comment on column pawl.setting.idempotency_ttl is 'how long an idempotency key is remembered';
@@ -118,7 +120,8 @@ create table pawl_private.condition (
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
 insert into pawl_private.condition (outcome, problem, sqlstate, message) values
-  ('malformed-request', 'malformed-request', 'PW400', 'context and payload must be JSON objects'),
+  ('malformed-request', 'malformed-request', 'PW400',
+    'context and payload must be JSON objects, nested at most 64 deep'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),
   ('workflow-not-found', 'workflow-not-found', 'PW40W', 'there is no such workflow'),
@@ -132,6 +135,7 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
   ('payload-too-large', 'too-large', 'PW413', 'the payload is larger than the limit'),
   ('context-too-large', 'too-large', 'PW413', 'the context is, or would become, larger than the limit'),
+  ('context-too-deep', 'too-large', 'PW413', 'the context would become nested deeper than 64'),
   ('unknown-event', 'unknown-event', 'PW422', 'the workflow has no event "%1$s"'),
   ('always-loop', 'guard-error', 'PW42G',
     'eventless transitions follow one another without coming to rest; nothing was changed'),
@@ -253,7 +257,7 @@ create table pawl.workflow (
   ttl_target text,
   retention interval,
   business_key_reusable boolean not null,
-  context_schema jsonb,
+  context_schema pawl.object,
   context_schema_checksum text,
   created_at timestamptz not null,
   created_by text not null,
@@ -336,7 +340,8 @@ create table pawl.workflow_transition (
   assign_paths jsonpath[] not null,
   assign_stages integer[],
   assign_payload boolean not null,
-  payload_schema jsonb,
+  assign_nests boolean not null,
+  payload_schema pawl.object,
   payload_schema_checksum text,
   constraint workflow_transition_pkey primary key (workflow, workflow_version, source, event, position),
   constraint workflow_transition_source_fkey
@@ -355,6 +360,7 @@ create table pawl.workflow_transition (
 );
 
 comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it';
+comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
 -- 10_workflow/private.sql
@@ -591,6 +597,19 @@ language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
 -- +goose StatementEnd
 
+-- path_nests says whether what a path selects may be nested as deep as the context or the payload themselves. It
+-- is not if the path always goes on to a member of theirs. Then an assign cannot make the context deeper.
+-- +goose StatementBegin
+create function pawl_private.path_nests(p_path jsonpath) returns boolean
+language sql immutable parallel safe
+as $$
+  -- Postgres writes a jsonpath as canonical text.
+  select regexp_replace(t.text, '[$][.]"((context|payload)"[.]["*]|now"|instance")', '', 'g') ~ '[$]'
+    or t.text ~ '[*][*]|keyvalue'
+  from (select p_path::text as text) t
+$$;
+-- +goose StatementEnd
+
 -- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
@@ -633,10 +652,11 @@ begin
 
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
-    assign_stages, assign_payload, payload_schema, payload_schema_checksum)
+    assign_stages, assign_payload, assign_nests, payload_schema, payload_schema_checksum)
   select
     p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
-    t.assign_paths, t.assign_stages, t.assign_payload, t.payload_schema,
+    t.assign_paths, t.assign_stages, t.assign_payload,
+    exists (select from unnest(t.assign_paths) as p (path) where pawl_private.path_nests(p.path)), t.payload_schema,
     encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
   from pawl_private.definition_transitions(p_definition) t;
 
@@ -1263,6 +1283,19 @@ end
 $$;
 -- +goose StatementEnd
 
+-- is_too_deep says whether objects and arrays of a document are nested in one another more than 64 deep. A document
+-- of fewer than 130 bytes cannot be.
+-- +goose StatementBegin
+create function pawl_private.is_too_deep(p_document jsonb) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  return octet_length(p_document::text) >= 130
+    and jsonb_path_exists(p_document, 'strict $.**{64} ? (@.type() == "object" || @.type() == "array")');
+end
+$$;
+-- +goose StatementEnd
+
 -- choose picks the transition that an event takes from a state: the first by position whose guard
 -- holds on the document {context, payload, instance, now}. A guard that is false, null, missing or
 -- not boolean does not hold.
@@ -1270,13 +1303,13 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: its text in
---          the definition, or null
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; nests: whether it may be
+--          nested deeper than before; guard: its text in the definition, or null
 -- +goose StatementBegin
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
   p_document jsonb, p_checked text
-) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
+) returns table (target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -1300,6 +1333,7 @@ as $$
         ),
         '{}')
     end,
+    t.assign_nests,
     t.payload_schema,
     t.guard_text
   from (
@@ -1341,7 +1375,7 @@ $$;
 -- the other, until no guard holds. Each is a step of its own, at the same time. Their guards and
 -- assigns see the command's payload, too. p_before: the instance before the step; null at its creation.
 -- Returns: the macrostep; its refusal is 'always-loop' after 100 eventless transitions, or
---          'context-too-large'
+--          'context-too-large' or 'context-too-deep'
 -- +goose StatementBegin
 create function pawl_private.complete_macrostep(
   p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text,
@@ -1364,7 +1398,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, t.guard, s.status, s.state_hash
+    select t.target, t.context, t.nests, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -1378,6 +1412,9 @@ begin
       return v_macrostep;
     elsif octet_length(v_next.context::text) > p_setting.context_limit then
       v_macrostep.refusal := 'context-too-large';
+      return v_macrostep;
+    elsif v_next.nests and pawl_private.is_too_deep(v_next.context) then
+      v_macrostep.refusal := 'context-too-deep';
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
@@ -1408,9 +1445,10 @@ as $$
 declare
   v_instance pawl.instance := p_instance;
   v_macrostep pawl_private.macrostep;
+  v_nests boolean;
 begin
-  select t.context
-  into v_instance.context
+  select t.context, t.nests
+  into v_instance.context, v_nests
   from pawl_private.choose(
     p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
     p_state => p_instance.state, p_event => ':initial',
@@ -1419,6 +1457,9 @@ begin
     v_instance.context := p_instance.context;
   elsif octet_length(v_instance.context::text) > p_setting.context_limit then
     v_macrostep.refusal := 'context-too-large';
+    return v_macrostep;
+  elsif v_nests and pawl_private.is_too_deep(v_instance.context) then
+    v_macrostep.refusal := 'context-too-deep';
     return v_macrostep;
   end if;
   return pawl_private.complete_macrostep(
@@ -1487,6 +1528,8 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      -- The service has checked the depth of what it gets.
+      when c.checked = '*' and pawl_private.is_too_deep(c.payload) then 'malformed-request'
       when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
     end as refusal
     offset 0
@@ -1545,6 +1588,7 @@ as $$
       and w.state = t.target
       and not t.unchecked
       and octet_length(t.context::text) <= p_setting.context_limit
+      and not (t.nests and pawl_private.is_too_deep(t.context))
     limit 1
   ) s on true
   cross join lateral (
@@ -1553,7 +1597,8 @@ as $$
       when t.unchecked then 'payload-unchecked'
       when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
-      when t.target is not null then 'context-too-large'
+      when octet_length(t.context::text) > p_setting.context_limit then 'context-too-large'
+      when t.target is not null then 'context-too-deep'
       when c.event = any (f.events) then 'guard-rejected'
       when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
@@ -1682,6 +1727,32 @@ begin
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
+end
+$$;
+-- +goose StatementEnd
+
+-- check_texts refuses texts of a SQL caller that no column could hold, or that no header could pass on. An empty
+-- string stands for none, except for a tenant and an actor.
+-- Raises:  PW400 malformed-request
+-- +goose StatementBegin
+create function pawl_private.check_texts(
+  p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text
+) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text := case
+    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
+    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'p_key must have at most 255 characters'
+    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
+  end;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -1865,6 +1936,8 @@ begin
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
           when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          -- The service has checked the depth of what it gets.
+          when c.checked = '*' and pawl_private.is_too_deep(c.context) then 'malformed-request'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
@@ -2067,6 +2140,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => p_business_key);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
@@ -2377,6 +2453,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
+  perform pawl_private.check_texts(
+    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
+    p_business_key => null);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
@@ -4826,7 +4905,7 @@ begin
       instance := v_decided.instance;
     end if;
   end if;
-  if code in ('payload-too-large', 'context-too-large') then
+  if code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
     code := 'too-large';
   elsif code = 'always-loop' then
     code := 'guard-error';
@@ -5369,7 +5448,7 @@ $$;
 -- p_dry_run:       write and lock nothing; the caller's transaction may be read-only
 -- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate';
 --          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if the eventless
---          transitions do not come to rest, or make the context too large; 'busy' if a command holds the
+--          transitions do not come to rest, or make the context too large or too deep; 'busy' if a command holds the
 --          instance; 'gone' if it became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
 --          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises

@@ -367,7 +367,9 @@ type WorkflowTransition struct {
 	AssignPaths  []string
 	AssignStages []int32
 	// merges the payload's top level into the context
-	AssignPayload         bool
+	AssignPayload bool
+	// whether the context may become nested deeper
+	AssignNests           bool
 	PayloadSchema         json.RawMessage
 	PayloadSchemaChecksum *string
 }

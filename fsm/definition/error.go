@@ -13,6 +13,8 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrInvalid: the document is a JSON object, but no definition that could be registered.
 	ErrInvalid = errors.New("invalid definition")
+	// ErrBusy: the check of a document found no free slot in time; see Schemas.
+	ErrBusy = errors.New("busy")
 )
 
 // Fault is one thing that is wrong with a document.
@@ -25,7 +27,7 @@ type Fault struct {
 
 // Error says why a document is refused.
 type Error struct {
-	// Reason is ErrMalformed, ErrTooLarge or ErrInvalid.
+	// Reason is ErrMalformed, ErrTooLarge, ErrInvalid or ErrBusy.
 	Reason error
 	// Message says why in one sentence, for the author of the document.
 	Message string

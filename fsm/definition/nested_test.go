@@ -68,9 +68,9 @@ func TestNestedFaults(t *testing.T) {
 		compound(``, `"X":{"on":{"go":"Q"}}`):                {"/states/A/states/X/on/go": "no state"},
 		compound(``, `"X":{"always":"X"}`):                   {"/states/A/states/X": "rest", "/states/B": "leads to"},
 		compound(``, `"X":{"always":["B"],"on":{"go":"B"}}`): {"/states/A/states/X/on": "at once"},
-		compound(``, `"X":{"always":"Y"},"Y":{"always":[{"guard":"$.context.a == 1","target":"X"},{"target":"X"}]}`): {"/states/A/states/X": "rest", "/states/A/states/Y": "rest", "/states/B": "leads to"},
-		compound(``, `"X":{"always":{"target":"B","payload_schema":true}}`):                                          {"/states/A/states/X/always": "payload"},
-		compound(``, `"X":{"initial":"Y"}`): {"/states/A/states/X/initial": "states within"},
+		compound(``, `"X":{"always":"Y"},"Y":{"always":[{"guard":"$.context.a == 1","target":"X"},{"target":"X"}]}`):                                           {"/states/A/states/X": "rest", "/states/A/states/Y": "rest", "/states/B": "leads to"},
+		compound(``, `"X":{"always":{"target":"B","payload_schema":{}}}`):                                                                                      {"/states/A/states/X/always": "payload"},
+		compound(``, `"X":{"initial":"Y"}`):                                                                                                                    {"/states/A/states/X/initial": "states within"},
 		`{"name":"w","initial":"A.B","states":{"C":{"type":"final"},"A.B":{"initial":"X","on":{"go":"C"},"states":{"X":{}}}}}`:                                 {"/states/A.B": "dots"},
 		`{"name":"w","initial":"A","states":{"C":{"type":"final"},"A.X":{"on":{"go":"C"}},"A":{"initial":"X","on":{"go":"C"},"states":{"X":{}}}}}`:             {"/states/A.X": "path"},
 		`{"name":"w","initial":"A","states":{"C":{"type":"final","exit":{"assign":{}}},"A":{"on":{"go":"C"}}}}`:                                                {"/states/C/exit": "never left"},
@@ -78,7 +78,7 @@ func TestNestedFaults(t *testing.T) {
 		`{"name":"w","initial":"A","ttl":{"after":"1h","target":"A.X"},"states":{"C":{"type":"final"},"A":{"initial":"X","on":{"go":"C"},"states":{"X":{}}}}}`: {"/ttl/target": "final"},
 		// The inner and the outer of one event share a schema.
 		`{"name":"w","initial":"A","states":{"C":{"type":"final"},"A":{"initial":"X","on":{"go":{"target":"C","payload_schema":{"type":"object"}}},
-			"states":{"X":{"on":{"go":{"target":"C","guard":"$.a","payload_schema":true}}}}}}}`: {"/states/A/states/X/on/go": "share"},
+			"states":{"X":{"on":{"go":{"target":"C","guard":"$.a","payload_schema":{}}}}}}}}`: {"/states/A/states/X/on/go": "share"},
 	} {
 		expect(t, text, faults(t, text, "", definition.Limits{}), want)
 	}

@@ -64,6 +64,9 @@ type Draft struct {
 	within map[string][]string
 	// pointers has the place of each state in the document, by its path.
 	pointers map[string]string
+	// schemas has the faults of the schemas that were read, by their text; nil for a schema without.
+	schemas    map[string]error
+	schemaCost int
 }
 
 // Read is Parse for callers that check more, or that take a definition with its faults. The error is an
@@ -87,7 +90,9 @@ func Read(data []byte, defaultName string, limits Limits) (*Draft, error) {
 	if err := decoder.Decode(&document); err != nil {
 		return nil, malformed("", err.Error())
 	}
-	d := &Draft{Paths: map[string]string{}, within: map[string][]string{}, pointers: map[string]string{}}
+	d := &Draft{
+		Paths: map[string]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]error{},
+	}
 	d.read(document, defaultName, limits)
 	return d, nil
 }

@@ -124,8 +124,8 @@ func TestCanonical(t *testing.T) {
 	}
 	for _, text := range []string{
 		wrap(`{"on":{"go":{"target":"B","assign":"*"}}}`),
-		wrap(`{"description":"d","on":{"go":{"target":"B","payload_schema":true}}}`),
-		`{"name":"w_x-1","description":"d","initial":"A","require_if_match":true,"context_schema":false,"ttl":{"after":"1ms","target":"B"},
+		wrap(`{"description":"d","on":{"go":{"target":"B","payload_schema":{}}}}`),
+		`{"name":"w_x-1","description":"d","initial":"A","require_if_match":true,"context_schema":{"not":{}},"ttl":{"after":"1ms","target":"B"},
 			"states":{"A":{"after":{"3650d":"B","1ms":["B"]}},"B":{"type":"final","outcome":"failed"}}}`,
 		// Only the lifetime leads to C.
 		`{"name":"w","initial":"A","ttl":{"after":"1h","target":"C"},"states":{"A":{"on":{"go":"B"}},"B":{"type":"final"},"C":{"type":"final"}}}`,
@@ -299,7 +299,7 @@ func TestFaults(t *testing.T) {
 		transition(`["B","B"]`):                      {"/states/A/on/go/1": "never be taken"},
 		transition(`[{"target":"B","guard":7},"B"]`): {"/states/A/on/go/0/guard": "string"},
 		transition(`[7,"B"]`):                        {"/states/A/on/go/0": "must be"},
-		transition(`[{"target":"B","payload_schema":{"type":"object"},"guard":"$.a"},{"target":"B","guard":"$.b"},{"target":"B","payload_schema":true}]`): {
+		transition(`[{"target":"B","payload_schema":{"type":"object"},"guard":"$.a"},{"target":"B","guard":"$.b"},{"target":"B","payload_schema":{}}]`): {
 			"/states/A/on/go/2/payload_schema": "share one",
 		},
 

@@ -2,149 +2,236 @@ package definition
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
+	"runtime"
 	"sync"
+	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"golang.org/x/text/language"
-	"golang.org/x/text/message"
 )
 
-// schemaRoot is the base URI of a schema while it is compiled. Nothing can be read there. It ends
-// with a slash, so that no relative reference except the empty one resolves to it.
-const schemaRoot = "pawl:///schema/"
+// The limits of a check. A step takes 0.1 to 1 µs; see meter.
+const (
+	// maxSteps bounds the question whether a document fits, and maxCheckTime its time.
+	maxSteps     = 2_000_000
+	maxCheckTime = 2 * time.Second
+	// maxFaultSteps bounds the search for all faults, and so the memory that their descriptions take.
+	maxFaultSteps = 100_000
+	// maxEmptySteps bounds the check of {} when a schema is registered.
+	maxEmptySteps = 100_000
+	// A check of more steps or more time than these waits for a slot.
+	freeSteps = 4000
+	freeTime  = 2 * time.Millisecond
+	// maxSlotWait is how long it waits.
+	maxSlotWait = maxCheckTime
+	// Compiling a schema of more objects than these waits for a slot, too.
+	maxFreeObjects = 100
+)
 
-// noLoader refuses every reference that leaves the document. The library's default reads files.
-type noLoader struct{}
-
-// Load returns an error.
-func (noLoader) Load(url string) (any, error) {
-	return nil, fmt.Errorf("$ref to %s leaves the document", url)
-}
-
-// compileSchema compiles a JSON Schema that refers to nothing but itself. Without $schema it is of
-// draft 2020-12 (json-schema.org/draft/2020-12).
-func compileSchema(schema []byte) (*jsonschema.Schema, error) {
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
-	if err != nil {
-		return nil, err
-	}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(noLoader{})
-	if err := c.AddResource(schemaRoot, document); err != nil {
-		return nil, err
-	}
-	return c.Compile(schemaRoot)
-}
-
-// schemaFault turns an error of compileSchema into a detail for the author of the schema.
-func schemaFault(err error) string {
-	var load *jsonschema.LoadURLError
-	var invalid *jsonschema.SchemaValidationError
-	var faults *jsonschema.ValidationError
-	switch {
-	case errors.As(err, &load):
-		return strings.ReplaceAll(load.Err.Error(), schemaRoot, "")
-	case errors.As(err, &invalid) && errors.As(invalid.Err, &faults):
-		words := []string{}
-		for _, f := range leaves(faults, nil) {
-			words = append(words, strings.TrimPrefix(f.Pointer+": "+f.Detail, ": "))
-		}
-		return "is no JSON Schema: " + strings.Join(words, "; ")
-	default:
-		return strings.ReplaceAll(err.Error(), schemaRoot, "")
-	}
-}
+var errBusy = &Error{Reason: ErrBusy, Message: "checks of other documents take all the time that there is for them; try again"}
 
 // Schemas checks documents against JSON Schemas. It keeps compiled schemas by the checksum of their text.
 // Compiling is a pure function of the text, so nothing that is kept can be stale. The zero value is ready for
 // use by several goroutines.
+//
+// Every check is bounded. A check that is long, or a schema that is large, waits for one of a few slots, half as
+// many as there are processors. So long checks take at most half of the processors from others, and a short check
+// never waits for a long one.
 type Schemas struct {
-	mu       sync.Mutex
-	compiled map[string]*jsonschema.Schema
+	mu     sync.Mutex
+	kept   map[string]*kept
+	weight int // Of all that are kept.
+	slots  chan struct{}
 }
 
-// maxSchemas is how many compiled schemas are kept. Before there would be more, all are dropped.
-const maxSchemas = 1024
+const (
+	// maxSchemas and maxWeight are how many schemas are kept, and how many KiB they may take. Before there would
+	// be more, all are dropped.
+	maxSchemas = 1024
+	maxWeight  = 20_000
+	// maxCopies is how many copies of a compiled schema are kept for checks at the same time.
+	maxCopies = 4
+)
 
-// Check checks a document against a schema, both as JSON text. It returns the faults of the document, whose
-// pointers begin with root. checksum is the SHA-256 of the schema's text in hexadecimal, by which the engine
-// knows the schema. The error says that the schema or the document could not be read, which does not happen
-// to what the engine has stored.
-func (s *Schemas) Check(schema, document []byte, root string) (checksum string, faults []Fault, err error) {
+// kept is a schema with the copies of its compiled form that are not in use.
+type kept struct {
+	text   []byte
+	copies []*compiled
+}
+
+// Check checks a document against a schema, both as JSON text. It returns the faults of the document, at most 100
+// of them, whose pointers begin with root. checksum is the SHA-256 of the schema's text in hexadecimal, by which
+// the engine knows the schema. It is a fault, too, if the check takes more steps than a document may take.
+//
+// The error is that of the context, or an [Error] whose reason is ErrBusy. Any other error says that the schema or
+// the document could not be read, which does not happen to what the engine has stored.
+func (s *Schemas) Check(ctx context.Context, schema, document []byte, root string) (checksum string, faults []Fault, err error) {
 	sum := sha256.Sum256(schema)
 	checksum = hex.EncodeToString(sum[:])
-	compiled := s.get(checksum)
-	if compiled == nil {
-		if compiled, err = compileSchema(schema); err != nil {
-			return "", nil, fmt.Errorf("schema: %w", err)
+	k := s.get(checksum)
+	if k == nil {
+		k = &kept{text: schema}
+		c, err := s.compile(ctx, k)
+		if err != nil {
+			return "", nil, err
 		}
-		s.mu.Lock()
-		if s.compiled == nil || len(s.compiled) >= maxSchemas {
-			s.compiled = map[string]*jsonschema.Schema{}
-		}
-		s.compiled[checksum] = compiled
-		s.mu.Unlock()
+		k.copies = []*compiled{c}
+		s.keep(checksum, k, c.weight)
 	}
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
 	if err != nil {
-		return "", nil, fmt.Errorf("schema: %w", err)
+		return "", nil, fmt.Errorf("document: %w", err)
 	}
-	var invalid *jsonschema.ValidationError
-	if err := compiled.Validate(value); errors.As(err, &invalid) {
-		faults = leaves(invalid, nil)
-		for i := range faults {
-			faults[i].Pointer = root + faults[i].Pointer
+	fits, err := s.fits(ctx, k, value)
+	switch {
+	case errors.Is(err, errSpent):
+		return checksum, []Fault{{Pointer: root, Detail: fmt.Sprintf(
+			"checking this document against its schema takes more than %d steps, or %v; make the document smaller or less deep, or the schema simpler",
+			maxSteps, maxCheckTime)}}, nil
+	case err != nil:
+		return "", nil, err
+	case fits:
+		return checksum, nil, nil
+	}
+	err = s.measured(ctx, k, maxFaultSteps, func(c *compiled) {
+		var invalid *jsonschema.ValidationError
+		if err := c.schema.Validate(value); errors.As(err, &invalid) {
+			faults = documentFaults(invalid, value, root)
 		}
+	})
+	switch {
+	case errors.Is(err, errSpent):
+		faults = []Fault{{Pointer: root, Detail: "does not fit its schema; to list its faults would take too many steps"}}
+	case err != nil:
+		return "", nil, err
 	}
 	return checksum, faults, nil
 }
 
-// Fits reports whether a document fits the schema with a checksum. It reports false if the schema is not kept.
-func (s *Schemas) Fits(checksum string, document []byte) bool {
-	compiled := s.get(checksum)
-	if compiled == nil {
+// Fits reports whether a document fits the schema with a checksum. It reports false if the schema is not kept, or if
+// the check has no end within its limits.
+func (s *Schemas) Fits(ctx context.Context, checksum string, document []byte) bool {
+	k := s.get(checksum)
+	if k == nil {
 		return false
 	}
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
-	return err == nil && compiled.Validate(value) == nil
+	if err != nil {
+		return false
+	}
+	fits, err := s.fits(ctx, k, value)
+	return err == nil && fits
 }
 
-// get returns the compiled schema with a checksum, or nil if it is not kept.
-func (s *Schemas) get(checksum string) *jsonschema.Schema {
+func (s *Schemas) fits(ctx context.Context, k *kept, value any) (fits bool, err error) {
+	err = s.measured(ctx, k, maxSteps, func(c *compiled) { fits = c.opposite.Validate(value) != nil })
+	return fits, err
+}
+
+// measured runs a part of a check: first within what is free, and if that does not do, once more with a slot.
+func (s *Schemas) measured(ctx context.Context, k *kept, steps int, part func(*compiled)) error {
+	err := s.withCopy(ctx, k, func(c *compiled) error {
+		return c.run(ctx, freeSteps, freeTime, func() { part(c) })
+	})
+	if !errors.Is(err, errSpent) {
+		return err
+	}
+	release, err := s.slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return s.withCopy(ctx, k, func(c *compiled) error {
+		return c.run(ctx, steps, maxCheckTime, func() { part(c) })
+	})
+}
+
+// slot waits for a slot. It returns what gives the slot back.
+func (s *Schemas) slot(ctx context.Context) (release func(), err error) {
+	s.mu.Lock()
+	if s.slots == nil {
+		s.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	}
+	slots := s.slots
+	s.mu.Unlock()
+	timer := time.NewTimer(maxSlotWait)
+	defer timer.Stop()
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-timer.C:
+		return nil, errBusy
+	}
+}
+
+// withCopy calls f with a copy of the compiled schema that nobody else uses meanwhile.
+func (s *Schemas) withCopy(ctx context.Context, k *kept, f func(*compiled) error) error {
+	c := s.takeCopy(k)
+	if c == nil {
+		var err error
+		if c, err = compileSchema(k.text); err != nil {
+			return fmt.Errorf("schema: %w", err)
+		}
+	}
+	defer s.giveCopy(k, c)
+	return f(c)
+}
+
+func (s *Schemas) takeCopy(k *kept) *compiled {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.compiled[checksum]
+	if len(k.copies) == 0 {
+		return nil
+	}
+	c := k.copies[len(k.copies)-1]
+	k.copies = k.copies[:len(k.copies)-1]
+	return c
 }
 
-var english = message.NewPrinter(language.English)
-
-// leaves collects the innermost errors: each names a fault of the document, while those around it
-// name the parts of the schema that lead there.
-func leaves(e *jsonschema.ValidationError, faults []Fault) []Fault {
-	if len(e.Causes) == 0 {
-		detail := strings.ReplaceAll(e.ErrorKind.LocalizedString(english), schemaRoot, "")
-		return append(faults, Fault{Pointer: Pointer(e.InstanceLocation...), Detail: detail})
+func (s *Schemas) giveCopy(k *kept, c *compiled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(k.copies) < maxCopies {
+		k.copies = append(k.copies, c)
 	}
-	for _, cause := range e.Causes {
-		faults = leaves(cause, faults)
-	}
-	slices.SortStableFunc(faults, func(a, b Fault) int { return strings.Compare(a.Pointer, b.Pointer) })
-	return faults
 }
 
-var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
-
-// Pointer returns the JSON Pointer (RFC 6901) of the tokens.
-func Pointer(tokens ...string) string {
-	var b strings.Builder
-	for _, t := range tokens {
-		b.WriteString("/" + pointerEscapes.Replace(t))
+// compile compiles a schema for the first time.
+func (s *Schemas) compile(ctx context.Context, k *kept) (*compiled, error) {
+	if bytes.Count(k.text, []byte("{")) > maxFreeObjects {
+		release, err := s.slot(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 	}
-	return b.String()
+	c, err := compileSchema(k.text)
+	if err != nil {
+		return nil, fmt.Errorf("schema: %w", err)
+	}
+	return c, nil
+}
+
+// get returns the schema with a checksum, or nil if it is not kept.
+func (s *Schemas) get(checksum string) *kept {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept[checksum]
+}
+
+// keep keeps a schema.
+func (s *Schemas) keep(checksum string, k *kept, weight int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kept == nil || len(s.kept) >= maxSchemas || s.weight+weight > maxWeight {
+		s.kept, s.weight = map[string]*kept{}, 0
+	}
+	s.kept[checksum] = k
+	s.weight += weight
 }

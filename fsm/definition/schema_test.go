@@ -12,7 +12,7 @@ func TestSchemaMemoIsBounded(t *testing.T) {
 	var memo definition.Schemas
 	sums := map[string]bool{}
 	for n := range definition.MaxSchemas + 10 {
-		sum, faults, err := memo.Check(fmt.Appendf(nil, `{"minProperties":%d}`, n), []byte(`{"a":1}`), "")
+		sum, faults, err := memo.Check(t.Context(), fmt.Appendf(nil, `{"minProperties":%d}`, n), []byte(`{"a":1}`), "")
 		if err != nil || (len(faults) > 0) != (n > 1) {
 			t.Fatalf("%d: %v, %v", n, faults, err)
 		}
@@ -25,7 +25,7 @@ func TestSchemaMemoIsBounded(t *testing.T) {
 		t.Errorf("%d checksums", len(sums))
 	}
 	before := memo.Len()
-	if _, _, err := memo.Check([]byte(`{"minProperties":1033}`), []byte(`{}`), ""); err != nil || memo.Len() != before {
+	if _, _, err := memo.Check(t.Context(), []byte(`{"minProperties":1033}`), []byte(`{}`), ""); err != nil || memo.Len() != before {
 		t.Errorf("a schema that is known is compiled anew: %d, then %d, %v", before, memo.Len(), err)
 	}
 }

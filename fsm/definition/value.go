@@ -1,7 +1,10 @@
 package definition
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -94,24 +97,46 @@ func (d *Draft) duration(at string, v any) time.Duration {
 	return duration
 }
 
-// schema reads a JSON Schema: the member that the pointer at ends with.
+// schema reads a JSON Schema: the member that the pointer at ends with. The contract has objects only.
 func (d *Draft) schema(at string, m map[string]any) json.RawMessage {
 	v, given := m[at[strings.LastIndexByte(at, '/')+1:]]
 	if !given {
 		return nil
 	}
-	switch v.(type) {
-	case map[string]any, bool:
-	default:
-		d.fault(at, "must be a JSON Schema: an object, true or false")
+	if _, ok := v.(map[string]any); !ok {
+		d.fault(at, `must be a JSON Schema that is an object; {} takes every document, and {"not": {}} none`)
 		return nil
 	}
 	text, err := json.Marshal(v)
 	if err == nil {
-		_, err = compileSchema(text)
+		err = d.checkSchema(v, text)
 	}
 	if err != nil {
-		d.fault(at, "%s", schemaFault(err))
+		d.fault(at, "%s", err)
 	}
 	return text
+}
+
+// maxSchemaCost bounds the work that the schemas of a definition make when it is read.
+const maxSchemaCost = 100_000
+
+// checkSchema compiles a schema, and checks the smallest document against it. The same schema is checked once.
+func (d *Draft) checkSchema(v any, text []byte) error {
+	if err, known := d.schemas[string(text)]; known {
+		return err
+	}
+	n := countObjects(v)
+	if d.schemaCost += n + n*n/100; d.schemaCost > maxSchemaCost {
+		return errors.New("the schemas of this definition are too large together; leave out a part of them, or make them simpler")
+	}
+	c, err := compileSchema(text)
+	if err == nil {
+		d.schemaCost += c.weight
+		if spent := c.run(context.Background(), maxEmptySteps, 0, func() { _ = c.opposite.Validate(map[string]any{}) }); spent != nil {
+			err = fmt.Errorf("checking even {} against this schema takes more than %d steps; apply fewer schemas to the same value", maxEmptySteps)
+		}
+		d.schemaCost += c.meter.steps / 10
+	}
+	d.schemas[string(text)] = err
+	return err
 }

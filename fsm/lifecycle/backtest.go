@@ -323,7 +323,7 @@ func (b *backtest) difference(r queries.BacktestRow) (*Difference, error) {
 	case "guard-error":
 		d.Detail = fmt.Sprintf("a guard or an assign fails: %s", found.Error)
 	case "too-large":
-		d.Detail = "the payload is, or the context would become, larger than the limit"
+		d.Detail = "the payload is, or the context would become, larger than the limit, or nested too deep"
 	}
 	return &d, nil
 }
@@ -376,9 +376,9 @@ func (b *backtest) invalid(ctx context.Context, r queries.BacktestRow) (*Differe
 			if document.Version == 1 {
 				at, outcome = "/context", "invalid-context"
 			}
-			_, faults, err := b.service.schemas.Check(checks.Schemas[steps[i].Checksum], document.Document, at)
+			_, faults, err := b.service.schemas.Check(ctx, checks.Schemas[steps[i].Checksum], document.Document, at)
 			if err != nil {
-				return nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
+				return nil, fsm.AsError(err)
 			}
 			if len(faults) > 0 {
 				invalid := differenceAt(r.ID, steps[i].recordedStep, outcome)

@@ -11,10 +11,10 @@ import (
 type Service struct {
 	fsm     *fsm.Service
 	db      *database.Client
-	schemas definition.Schemas
+	schemas *definition.Schemas
 }
 
 // New returns a Service on the database of an fsm.Service.
 func New(service *fsm.Service) *Service {
-	return &Service{fsm: service, db: service.Database()}
+	return &Service{fsm: service, db: service.Database(), schemas: service.Schemas()}
 }

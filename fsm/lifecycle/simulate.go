@@ -109,7 +109,7 @@ func (s *Service) begin(ctx context.Context, c Simulation) (fsm.Position, error)
 		return fsm.Position{Workflow: w.Name, WorkflowVersion: w.Version, State: c.State, Version: 1, Context: document}, nil
 	}
 	if def.ContextSchema != nil {
-		if _, err := fsm.CheckDocument(&s.schemas, def.ContextSchema, document, "/context", fsm.InvalidContext); err != nil {
+		if _, err := fsm.CheckDocument(ctx, s.schemas, def.ContextSchema, document, "/context", fsm.InvalidContext); err != nil {
 			return fsm.Position{}, err
 		}
 	}

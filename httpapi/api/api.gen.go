@@ -590,7 +590,7 @@ type Command struct {
 	// Context Create: the data of the instance. The default is `{}`.
 	Context json.RawMessage `json:"context,omitempty"`
 
-	// CorrelationID Create: the client's id for the work that the instance belongs to.
+	// CorrelationID Create: the client's id for the work that the instance belongs to, as in `CreateRequest`.
 	CorrelationID *string `json:"correlation_id,omitempty"`
 
 	// Event Fire: the name of the event.
@@ -644,7 +644,8 @@ type CreateRequest struct {
 	// Context The data of the instance, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
 	Context json.RawMessage `json:"context,omitempty"`
 
-	// CorrelationID The client's id for the work that the instance belongs to, 1 to 255 characters. It need not be unique.
+	// CorrelationID The client's id for the work that the instance belongs to, 1 to 255 visible ASCII characters, as in
+	// `X-Correlation-ID`. It need not be unique.
 	CorrelationID *string `json:"correlation_id,omitempty"`
 
 	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.

@@ -5,8 +5,8 @@
 --
 -- The header of a function says what it returns, which conditions it raises, which existing rows it
 -- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
--- means nothing. Any function may also raise what PostgreSQL raises by itself: 23514 for a key that is
--- too long, 57014 at the statement timeout.
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the statement
+-- timeout, and, unless it is for SQL callers, 23514 for a text that is too long.
 
 -- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;
@@ -71,7 +71,9 @@ create table pawl.setting (
     extract(day from idempotency_ttl) = 0 and extract(month from idempotency_ttl) = 0
     and extract(year from idempotency_ttl) = 0),
   constraint setting_limits_are_positive
-    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0)
+    check (context_limit > 0 and payload_limit > 0 and definition_limit > 0 and state_limit > 0),
+  -- A body has at most 1 MiB, of which its other members need up to 16 KiB.
+  constraint setting_documents_fit_into_a_body check (context_limit <= 1032192 and payload_limit <= 1032192)
 );
 
 comment on column pawl.setting.idempotency_ttl is 'how long an idempotency key is remembered';
@@ -112,7 +114,8 @@ create table pawl_private.condition (
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
 insert into pawl_private.condition (outcome, problem, sqlstate, message) values
-  ('malformed-request', 'malformed-request', 'PW400', 'context and payload must be JSON objects'),
+  ('malformed-request', 'malformed-request', 'PW400',
+    'context and payload must be JSON objects, nested at most 64 deep'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),
   ('workflow-not-found', 'workflow-not-found', 'PW40W', 'there is no such workflow'),
@@ -126,6 +129,7 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
   ('payload-too-large', 'too-large', 'PW413', 'the payload is larger than the limit'),
   ('context-too-large', 'too-large', 'PW413', 'the context is, or would become, larger than the limit'),
+  ('context-too-deep', 'too-large', 'PW413', 'the context would become nested deeper than 64'),
   ('unknown-event', 'unknown-event', 'PW422', 'the workflow has no event "%1$s"'),
   ('always-loop', 'guard-error', 'PW42G',
     'eventless transitions follow one another without coming to rest; nothing was changed'),

@@ -222,6 +222,17 @@ create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
 
+-- path_nests says whether what a path selects may be nested as deep as the context or the payload themselves. It
+-- is not if the path always goes on to a member of theirs. Then an assign cannot make the context deeper.
+create function pawl_private.path_nests(p_path jsonpath) returns boolean
+language sql immutable parallel safe
+as $$
+  -- Postgres writes a jsonpath as canonical text.
+  select regexp_replace(t.text, '[$][.]"((context|payload)"[.]["*]|now"|instance")', '', 'g') ~ '[$]'
+    or t.text ~ '[*][*]|keyvalue'
+  from (select p_path::text as text) t
+$$;
+
 -- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
@@ -263,10 +274,11 @@ begin
 
   insert into pawl.workflow_transition (
     workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
-    assign_stages, assign_payload, payload_schema, payload_schema_checksum)
+    assign_stages, assign_payload, assign_nests, payload_schema, payload_schema_checksum)
   select
     p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
-    t.assign_paths, t.assign_stages, t.assign_payload, t.payload_schema,
+    t.assign_paths, t.assign_stages, t.assign_payload,
+    exists (select from unnest(t.assign_paths) as p (path) where pawl_private.path_nests(p.path)), t.payload_schema,
     encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
   from pawl_private.definition_transitions(p_definition) t;
 

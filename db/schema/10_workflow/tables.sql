@@ -14,7 +14,7 @@ create table pawl.workflow (
   ttl_target text,
   retention interval,
   business_key_reusable boolean not null,
-  context_schema jsonb,
+  context_schema pawl.object,
   context_schema_checksum text,
   created_at timestamptz not null,
   created_by text not null,
@@ -97,7 +97,8 @@ create table pawl.workflow_transition (
   assign_paths jsonpath[] not null,
   assign_stages integer[],
   assign_payload boolean not null,
-  payload_schema jsonb,
+  assign_nests boolean not null,
+  payload_schema pawl.object,
   payload_schema_checksum text,
   constraint workflow_transition_pkey primary key (workflow, workflow_version, source, event, position),
   constraint workflow_transition_source_fkey
@@ -116,4 +117,5 @@ create table pawl.workflow_transition (
 );
 
 comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it';
+comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';

@@ -103,6 +103,8 @@ begin
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
           when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          -- The service has checked the depth of what it gets.
+          when c.checked = '*' and pawl_private.is_too_deep(c.context) then 'malformed-request'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'

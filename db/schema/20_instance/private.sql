@@ -136,6 +136,17 @@ begin
 end
 $$;
 
+-- is_too_deep says whether objects and arrays of a document are nested in one another more than 64 deep. A document
+-- of fewer than 130 bytes cannot be.
+create function pawl_private.is_too_deep(p_document jsonb) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  return octet_length(p_document::text) >= 130
+    and jsonb_path_exists(p_document, 'strict $.**{64} ? (@.type() == "object" || @.type() == "array")');
+end
+$$;
+
 -- choose picks the transition that an event takes from a state: the first by position whose guard
 -- holds on the document {context, payload, instance, now}. A guard that is false, null, missing or
 -- not boolean does not hold.
@@ -143,12 +154,12 @@ $$;
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
--- Returns: one row, or none if no guard holds; context: as the transition leaves it; guard: its text in
---          the definition, or null
+-- Returns: one row, or none if no guard holds; context: as the transition leaves it; nests: whether it may be
+--          nested deeper than before; guard: its text in the definition, or null
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
   p_document jsonb, p_checked text
-) returns table (target text, unchecked boolean, context jsonb, payload_schema jsonb, guard text)
+) returns table (target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
 language sql stable parallel safe
 as $$
   select
@@ -172,6 +183,7 @@ as $$
         ),
         '{}')
     end,
+    t.assign_nests,
     t.payload_schema,
     t.guard_text
   from (
@@ -210,7 +222,7 @@ $$;
 -- the other, until no guard holds. Each is a step of its own, at the same time. Their guards and
 -- assigns see the command's payload, too. p_before: the instance before the step; null at its creation.
 -- Returns: the macrostep; its refusal is 'always-loop' after 100 eventless transitions, or
---          'context-too-large'
+--          'context-too-large' or 'context-too-deep'
 create function pawl_private.complete_macrostep(
   p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text,
   p_now timestamptz, p_setting pawl.setting
@@ -232,7 +244,7 @@ begin
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
     exit when not v_eventless;
-    select t.target, t.context, t.guard, s.status, s.state_hash
+    select t.target, t.context, t.nests, t.guard, s.status, s.state_hash
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
@@ -246,6 +258,9 @@ begin
       return v_macrostep;
     elsif octet_length(v_next.context::text) > p_setting.context_limit then
       v_macrostep.refusal := 'context-too-large';
+      return v_macrostep;
+    elsif v_next.nests and pawl_private.is_too_deep(v_next.context) then
+      v_macrostep.refusal := 'context-too-deep';
       return v_macrostep;
     end if;
     if v_next.status = 'failed' then
@@ -274,9 +289,10 @@ as $$
 declare
   v_instance pawl.instance := p_instance;
   v_macrostep pawl_private.macrostep;
+  v_nests boolean;
 begin
-  select t.context
-  into v_instance.context
+  select t.context, t.nests
+  into v_instance.context, v_nests
   from pawl_private.choose(
     p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
     p_state => p_instance.state, p_event => ':initial',
@@ -285,6 +301,9 @@ begin
     v_instance.context := p_instance.context;
   elsif octet_length(v_instance.context::text) > p_setting.context_limit then
     v_macrostep.refusal := 'context-too-large';
+    return v_macrostep;
+  elsif v_nests and pawl_private.is_too_deep(v_instance.context) then
+    v_macrostep.refusal := 'context-too-deep';
     return v_macrostep;
   end if;
   return pawl_private.complete_macrostep(
@@ -351,6 +370,8 @@ as $$
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
       when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      -- The service has checked the depth of what it gets.
+      when c.checked = '*' and pawl_private.is_too_deep(c.payload) then 'malformed-request'
       when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
     end as refusal
     offset 0
@@ -409,6 +430,7 @@ as $$
       and w.state = t.target
       and not t.unchecked
       and octet_length(t.context::text) <= p_setting.context_limit
+      and not (t.nests and pawl_private.is_too_deep(t.context))
     limit 1
   ) s on true
   cross join lateral (
@@ -417,7 +439,8 @@ as $$
       when t.unchecked then 'payload-unchecked'
       when (s.macrostep).refusal is not null then (s.macrostep).refusal
       when s.status is not null then 'applied'
-      when t.target is not null then 'context-too-large'
+      when octet_length(t.context::text) > p_setting.context_limit then 'context-too-large'
+      when t.target is not null then 'context-too-deep'
       when c.event = any (f.events) then 'guard-rejected'
       when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
@@ -542,6 +565,30 @@ begin
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
+end
+$$;
+
+-- check_texts refuses texts of a SQL caller that no column could hold, or that no header could pass on. An empty
+-- string stands for none, except for a tenant and an actor.
+-- Raises:  PW400 malformed-request
+create function pawl_private.check_texts(
+  p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text
+) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text := case
+    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
+    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'p_key must have at most 255 characters'
+    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
+  end;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
 end
 $$;
 

@@ -19,7 +19,7 @@
 -- p_dry_run:       write and lock nothing; the caller's transaction may be read-only
 -- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate';
 --          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if the eventless
---          transitions do not come to rest, or make the context too large; 'busy' if a command holds the
+--          transitions do not come to rest, or make the context too large or too deep; 'busy' if a command holds the
 --          instance; 'gone' if it became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
 --          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises

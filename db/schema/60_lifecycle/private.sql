@@ -133,7 +133,7 @@ begin
       instance := v_decided.instance;
     end if;
   end if;
-  if code in ('payload-too-large', 'context-too-large') then
+  if code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
     code := 'too-large';
   elsif code = 'always-loop' then
     code := 'guard-error';
