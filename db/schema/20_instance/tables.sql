@@ -212,8 +212,11 @@ create table pawl.timer (
   tried integer not null,
   failed_version pawl.version,
   last_error text,
+  queue integer,
+  queued_version pawl.version,
   constraint timer_pkey primary key (tenant_id, instance_id),
-  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null))
+  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null)),
+  constraint timer_is_queued_at_a_version check ((queue is null) = (queued_version is null))
 )
 -- Arming and clearing leave dead rows and, since due_at is indexed, dead entries among those that
 -- are due first.
@@ -225,7 +228,15 @@ comment on column pawl.timer.failed_version is
   'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
 comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 
-create index timer_due_at_idx on pawl.timer (due_at);
+comment on column pawl.timer.queue is 'the queue of the slow lane that it was moved to: see pawl_private.slow_queue';
+comment on column pawl.timer.queued_version is
+  'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
+
+-- The timers of the fast lane, and those of each queue of the slow lane.
+create index timer_due_at_idx on pawl.timer (due_at)
+  where queued_version is distinct from armed_version;
+create index timer_queue_idx on pawl.timer (queue, due_at)
+  where queued_version = armed_version;
 -- Finds the timers that fail. A step that arms the timer anew takes it out of the index.
 create index timer_failing_idx on pawl.timer (tenant_id, instance_id)
   where failed_version = armed_version;
