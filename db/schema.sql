@@ -146,11 +146,13 @@ create table pawl.history (
   correlation_id pawl.key,
   traceparent text,
   at timestamp with time zone not null,
+  entered_at timestamp with time zone,
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
 CREATE INDEX history_seq_idx ON pawl.history USING btree (seq);
 CREATE INDEX history_xid_idx ON pawl.history USING btree (xid, seq);
+comment on column pawl.history.entered_at is 'when the state was entered, if earlier than the step: an instance migration may keep the state';
 
 create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
@@ -333,7 +335,6 @@ create table pawl.workflow_state (
   reads_instance boolean not null default false,
   state_hash bigint not null generated always as (hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) stored,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
-  constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
   constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (NOT eventless)))),
   constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
@@ -479,10 +480,7 @@ create view pawl.instance_at as
     i.correlation_id,
     i.parent_id,
     i.created_at,
-        CASE
-            WHEN ((h.version)::bigint = (i.version)::bigint) THEN i.state_changed_at
-            ELSE h.at
-        END AS state_changed_at,
+    COALESCE(h.entered_at, h.at) AS state_changed_at,
     h.expires_at,
     h.error,
     NULL::bigint AS state_hash
@@ -512,6 +510,7 @@ create view pawl.message as
     h.correlation_id,
     h.traceparent,
     h.at,
+    h.entered_at,
     i.business_key,
     i.correlation_id AS instance_correlation_id,
     i.created_at,
@@ -2586,8 +2585,13 @@ begin
       jsonb_build_object('version', v_version, 'instances', v_instances));
   end if;
 
-  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
-  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  -- As long as instances exist that were migrated away, history names the version, and keys may replay its steps.
+  if not exists (
+    select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
+  ) then
+    delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+    delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  end if;
   delete from pawl.workflow w where w.name = p_name and w.version = v_version;
   -- Migrations from or to this version have ended.
   update pawl.instance_migration m
@@ -2914,7 +2918,7 @@ as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
@@ -2923,7 +2927,8 @@ begin
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
-    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
+    nullif(s.state_changed_at, p_at)
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
@@ -3142,11 +3147,6 @@ declare
   v_tried integer := 0;
   v_deadline record;
 begin
-  if not exists (
-    select from pawl.workflow w where w.name = p_recorded.workflow and w.version = p_recorded.workflow_version
-  ) then
-    return true;
-  end if;
   loop
     select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
@@ -4542,6 +4542,8 @@ as $$
 begin
   return exists (
     select from pawl.workflow_state s
+    join pawl.workflow w
+      on w.name operator(pg_catalog.=) s.workflow and w.version operator(pg_catalog.=) s.workflow_version
     where s.workflow operator(pg_catalog.=) p_workflow
       and s.workflow_version operator(pg_catalog.=) p_workflow_version
       and s.state operator(pg_catalog.=) p_state);
@@ -4699,4 +4701,4 @@ end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;
 
-alter table pawl.instance add constraint instance_state_is_declared CHECK (((state_hash = hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) OR pawl_private.state_is_declared(workflow, workflow_version, state))) NOT VALID;
+alter table pawl.instance add constraint instance_state_is_declared CHECK ((((state_hash = hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) IS TRUE) OR pawl_private.state_is_declared(workflow, workflow_version, state))) NOT VALID;

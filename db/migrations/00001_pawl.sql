@@ -276,6 +276,9 @@ comment on column pawl.workflow.retention is 'how long final instances are kept;
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within
 -- others is named by its path, with dots, and accepts the events that those others accept.
+--
+-- A version that was retired leaves its states and transitions here if history names it: replays and reads of
+-- the past need them. So there is no foreign key to workflow.
 create table pawl.workflow_state (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -291,8 +294,6 @@ create table pawl.workflow_state (
   state_hash bigint not null
     generated always as (hashtextextended(state, hashtextextended(workflow, workflow_version))) stored,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
-  constraint workflow_state_workflow_fkey
-    foreign key (workflow, workflow_version) references pawl.workflow (name, version),
   constraint workflow_state_is_a_path_of_names
     check (length(state) <= 255 and state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'),
   constraint workflow_state_final_accepts_nothing
@@ -833,7 +834,7 @@ insert into pawl_private.privilege (privilege, function) values
 --     recur.
 --   * No volatile function is called inside the writing statement.
 
--- state_is_declared looks up whether a version of a workflow declares a state.
+-- state_is_declared looks up whether a version of a workflow that is not retired declares a state.
 -- +goose StatementBegin
 create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text)
 returns boolean
@@ -842,6 +843,8 @@ as $$
 begin
   return exists (
     select from pawl.workflow_state s
+    join pawl.workflow w
+      on w.name operator(pg_catalog.=) s.workflow and w.version operator(pg_catalog.=) s.workflow_version
     where s.workflow operator(pg_catalog.=) p_workflow
       and s.workflow_version operator(pg_catalog.=) p_workflow_version
       and s.state operator(pg_catalog.=) p_state);
@@ -886,7 +889,7 @@ with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_
 --
 -- It is "not valid", so that a dump restores it after the data of pawl.workflow_state. It binds all writes.
 alter table pawl.instance add constraint instance_state_is_declared check (
-  state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))
+  (state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))) is true
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
@@ -940,6 +943,7 @@ create table pawl.history (
   correlation_id pawl.key,
   traceparent text,
   at timestamptz not null,
+  entered_at timestamptz,
   constraint history_pkey primary key (tenant_id, instance_id, version),
   constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
 )
@@ -951,6 +955,9 @@ with (
   autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
 );
+
+comment on column pawl.history.entered_at is
+  'when the state was entered, if earlier than the step: an instance migration may keep the state';
 
 -- idempotency_key holds the first decision for a key: the step that the command made, or the
 -- refusal that the machine decided, and at which version. A replay is rebuilt from history.
@@ -1024,8 +1031,7 @@ create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
   i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
-  -- An instance migration may keep the state, which was entered earlier than the step.
-  (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
+  coalesce(h.entered_at, h.at) as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
@@ -1680,7 +1686,7 @@ as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
@@ -1689,7 +1695,8 @@ begin
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
-    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
+    nullif(s.state_changed_at, p_at)
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
@@ -3172,7 +3179,7 @@ $$;
 -- 30_timer/past_timeout.sql
 
 -- past_timeout reads the next deadline as it was right after one of an instance's steps.
--- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
+-- Returns: one row, or none if there was no deadline
 -- +goose StatementBegin
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
 language sql stable parallel safe security definer
@@ -5123,7 +5130,6 @@ $$;
 
 -- backtest_overdue says whether an instance, as history had it, had a deadline by p_at at which its own
 -- version would have made a step: then its timer was late. A timeout that raises is postponed, and so late.
--- The deadlines of a version that was retired are unknown, and any of them may have been late.
 -- p_except: the event of a deadline that does not count
 -- +goose StatementBegin
 create function pawl_private.backtest_overdue(
@@ -5136,11 +5142,6 @@ declare
   v_tried integer := 0;
   v_deadline record;
 begin
-  if not exists (
-    select from pawl.workflow w where w.name = p_recorded.workflow and w.version = p_recorded.workflow_version
-  ) then
-    return true;
-  end if;
   loop
     select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
@@ -6055,6 +6056,8 @@ $$;
 -- unless instances were migrated away from it: their history names it, and a number in history must not
 -- change its meaning. A workflow without versions does not exist, and its name is free.
 --
+-- If instances were migrated away from it, its states and transitions stay: see pawl.workflow_state.
+--
 -- It does not see a create in a repeatable read transaction that began before the version was retired: the
 -- engine requires read committed.
 -- p_checksum: the version's; the latest version with it is retired, unless p_version names another
@@ -6097,8 +6100,13 @@ begin
       jsonb_build_object('version', v_version, 'instances', v_instances));
   end if;
 
-  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
-  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  -- As long as instances exist that were migrated away, history names the version, and keys may replay its steps.
+  if not exists (
+    select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
+  ) then
+    delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+    delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  end if;
   delete from pawl.workflow w where w.name = p_name and w.version = v_version;
   -- Migrations from or to this version have ended.
   update pawl.instance_migration m

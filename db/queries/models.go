@@ -107,6 +107,8 @@ type History struct {
 	CorrelationID   *string
 	Traceparent     *string
 	At              time.Time
+	// when the state was entered, if earlier than the step: an instance migration may keep the state
+	EnteredAt *time.Time
 }
 
 type IdempotencyKey struct {
@@ -199,6 +201,7 @@ type Message struct {
 	CorrelationID         *string
 	Traceparent           *string
 	At                    time.Time
+	EnteredAt             *time.Time
 	BusinessKey           *string
 	InstanceCorrelationID *string
 	CreatedAt             *time.Time
