@@ -201,9 +201,9 @@ func TestServiceMayNotWrite(t *testing.T) {
 		order by p.proname collate "C"`)
 	want := "backtest chosen_states consumer_advance consumer_create consumer_lead consumer_next_batch consumer_read consumer_renew " +
 		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_messages " +
-		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_timers " +
+		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_slow_timers fire_timers " +
 		"guard_holds instance_timeout instances jsonpath_error log_moved migrate_instances now outcome_rows past_timeout preview purge_instances " +
-		"purge_keys put_off_timer register_workflow retire_workflow schema_version simulate state_names stream_can_resume stream_read " +
+		"purge_keys register_workflow retire_workflow schema_version simulate state_names stream_can_resume stream_read " +
 		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
 		"subscription_update uuid_v7_floor workflow_names"
 	if got := strings.Join(may, " "); got != want {
@@ -218,8 +218,8 @@ func TestServiceMayNotWrite(t *testing.T) {
 func TestFunctionsOfThePublicSchemaAreGranted(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
-	// The owner alone deletes a consumer's backlog, or rewrites history after a restore.
-	owners := []string{"pawl.consumer_delete", "pawl.log_restored"}
+	// The owner alone deletes a consumer's backlog, rewrites history after a restore, or puts off a timer.
+	owners := []string{"pawl.consumer_delete", "pawl.log_restored", "pawl.put_off_timer"}
 	for _, f := range bounded.Column[string](t, pool, `
 		select format('%s.%s', p.pronamespace::regnamespace, p.proname) from pg_proc p
 		where p.pronamespace = 'pawl'::regnamespace
@@ -352,5 +352,18 @@ func TestGrantReportsWhatFails(t *testing.T) {
 	dsn := dbtest.Empty(t)
 	if err := db.Grant(t.Context(), dsn, "nobody", db.Caller); err == nil {
 		t.Error("a role that is not there was granted a schema that is not there")
+	}
+}
+
+// Any role that can connect may take any advisory lock, and hold up whoever wants it. So no function takes one: rows
+// that the owner alone can lock do as well.
+func TestNoFunctionTakesAnAdvisoryLock(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	for _, f := range bounded.Column[string](t, pool, `
+		select p.oid::regprocedure::text from pg_proc p
+		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace)
+			and pg_get_functiondef(p.oid) ~ 'pg_(try_)?advisory'`) {
+		t.Errorf("%s takes an advisory lock", f)
 	}
 }

@@ -146,11 +146,13 @@ create table pawl.history (
   correlation_id pawl.key,
   traceparent text,
   at timestamp with time zone not null,
+  entered_at timestamp with time zone,
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
 CREATE INDEX history_seq_idx ON pawl.history USING btree (seq);
 CREATE INDEX history_xid_idx ON pawl.history USING btree (xid, seq);
+comment on column pawl.history.entered_at is 'when the state was entered, if earlier than the step: an instance migration may keep the state';
 
 create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
@@ -276,14 +278,20 @@ create table pawl.timer (
   tried integer not null,
   failed_version pawl.version,
   last_error text,
+  queue integer,
+  queued_version pawl.version,
   constraint timer_pkey PRIMARY KEY (tenant_id, instance_id),
-  constraint timer_failed_with_an_error CHECK (((failed_version IS NULL) = (last_error IS NULL)))
+  constraint timer_failed_with_an_error CHECK (((failed_version IS NULL) = (last_error IS NULL))),
+  constraint timer_is_queued_at_a_version CHECK (((queue IS NULL) = (queued_version IS NULL)))
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
-CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at);
+CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at) WHERE ((queued_version)::bigint IS DISTINCT FROM (armed_version)::bigint);
 CREATE INDEX timer_failing_idx ON pawl.timer USING btree (tenant_id, instance_id) WHERE ((failed_version)::bigint = (armed_version)::bigint);
+CREATE INDEX timer_queue_idx ON pawl.timer USING btree (queue, due_at) WHERE ((queued_version)::bigint = (armed_version)::bigint);
 comment on column pawl.timer.tried is 'how many timeouts of the state that was entered at armed_version were refused';
 comment on column pawl.timer.failed_version is 'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
 comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
+comment on column pawl.timer.queue is 'the queue of the slow lane that it was moved to: see pawl_private.slow_queue';
+comment on column pawl.timer.queued_version is 'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
 
 create table pawl.workflow (
   name text collate "C" not null,
@@ -328,7 +336,6 @@ create table pawl.workflow_state (
   reads_instance boolean not null default false,
   state_hash bigint not null generated always as (hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) stored,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
-  constraint workflow_state_workflow_fkey FOREIGN KEY (workflow, workflow_version) REFERENCES pawl.workflow(name, version),
   constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (NOT eventless)))),
   constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
@@ -398,6 +405,29 @@ create table pawl_private.purged_history (
   constraint purged_history_pkey PRIMARY KEY (tenant_id, workflow, purged_by)
 );
 
+create table pawl_private.slow_queue (
+  id integer not null generated always as identity,
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  event text collate "C" not null,
+  times integer not null,
+  slow_until timestamp with time zone not null,
+  turn_at timestamp with time zone not null,
+  constraint slow_queue_pkey PRIMARY KEY (id),
+  constraint slow_queue_kind_key UNIQUE (tenant_id, workflow, workflow_version, event),
+  constraint slow_queue_times_are_counted CHECK ((times >= 1))
+);
+comment on column pawl_private.slow_queue.times is 'how often the fast lane found the kind slow; see slow_for';
+comment on column pawl_private.slow_queue.slow_until is 'until then the fast lane moves timers of the kind without trying them';
+comment on column pawl_private.slow_queue.turn_at is 'when the slow lane last took from the queue';
+
+create table pawl_private.timer_lane (
+  name text not null,
+  constraint timer_lane_pkey PRIMARY KEY (name),
+  constraint timer_lane_is_known CHECK ((name = ANY (ARRAY['fast'::text, 'slow'::text])))
+);
+
 create type pawl.outcome as (
   ordinal integer,
   code text,
@@ -453,10 +483,7 @@ create view pawl.instance_at as
     i.correlation_id,
     i.parent_id,
     i.created_at,
-        CASE
-            WHEN ((h.version)::bigint = (i.version)::bigint) THEN i.state_changed_at
-            ELSE h.at
-        END AS state_changed_at,
+    COALESCE(h.entered_at, h.at) AS state_changed_at,
     h.expires_at,
     h.error,
     NULL::bigint AS state_hash
@@ -486,6 +513,7 @@ create view pawl.message as
     h.correlation_id,
     h.traceparent,
     h.at,
+    h.entered_at,
     i.business_key,
     i.correlation_id AS instance_correlation_id,
     i.created_at,
@@ -1880,13 +1908,92 @@ end
 $$;
 revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
 
-create function pawl.fire_timers(p_limit integer, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval, OUT failures jsonb) returns record
+create function pawl.fire_slow_timers(OUT looked_at integer, OUT fired integer, OUT failures jsonb) returns record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_begun timestamptz := clock_timestamp(); -- Measures the call; decides nothing.
+  v_queue pawl_private.slow_queue;
   v_timer record;
+  v_one record;
+begin
+  looked_at := -1;
+  fired := 0;
+  failures := '[]';
+  perform from pawl_private.timer_lane l where l.name = 'slow' for update skip locked;
+  if not found then
+    return;
+  end if;
+  looked_at := 0;
+  select q.*
+  into v_queue
+  from (
+    select
+      max(q.turn_at) over (partition by q.tenant_id) as tenant_turn_at,
+      max(q.turn_at) over (partition by q.tenant_id, q.workflow) as workflow_turn_at,
+      q as queue
+    from pawl_private.slow_queue q
+  ) o
+  cross join lateral (select (o.queue).*) q
+  where exists (
+    select from pawl.timer t
+    where t.queue = q.id and t.due_at <= v_now and t.queued_version = t.armed_version
+  )
+  order by o.tenant_turn_at, o.workflow_turn_at, q.turn_at, q.id
+  limit 1;
+  if not found then
+    -- Nothing is in the lane: a kind that has not been slow for a day is forgotten.
+    delete from pawl_private.slow_queue q
+    where q.slow_until < v_now - interval '1 day'
+      and not exists (select from pawl.timer t where t.queue = q.id and t.queued_version = t.armed_version);
+    return;
+  end if;
+
+  loop
+    -- One at a time, so that no instance is locked while another's guard runs.
+    select t.* into v_timer from pawl_private.due_timers(v_now, 1, v_queue.id) t;
+    exit when not found;
+    looked_at := looked_at + 1;
+    if v_timer.due_at > v_now or v_timer.due_at is null or v_timer.queued_version <> (v_timer.instance).version then
+      perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
+    else
+      v_one := pawl_private.fire_timer_batch(
+        p_tenants => array[(v_timer.instance).tenant_id::text], p_ids => array[(v_timer.instance).id],
+        p_versions => array[(v_timer.instance).version::bigint], p_events => array[v_timer.event],
+        p_tried => array[v_timer.tried], p_next_tried => array[v_timer.next_tried], p_due_at => array[v_timer.due_at]);
+      fired := fired + v_one.fired;
+      failures := failures || v_one.failures;
+      if v_one.done = 0 then
+        failures := failures || pawl_private.fail_timer(
+          p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
+          p_error => 'the step takes longer than the statement timeout', p_cause => null);
+        exit;
+      end if;
+    end if;
+    exit when clock_timestamp() - v_begun > interval '20 milliseconds';
+  end loop;
+  update pawl_private.slow_queue q
+  set turn_at = v_now,
+    slow_until = case
+      when pawl_private.too_slow(clock_timestamp() - v_begun, looked_at) then v_now + pawl_private.slow_for(q.times)
+      else q.slow_until
+    end
+  where q.id = v_queue.id;
+end
+$$;
+revoke execute on function pawl.fire_slow_timers() from public;
+
+create function pawl.fire_timers(p_limit integer, p_one_kind boolean DEFAULT false, OUT looked_at integer, OUT fired integer, OUT late interval, OUT next_in interval, OUT failures jsonb, OUT timed_out boolean) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_begun timestamptz; -- Measures the call; decides nothing.
+  v_timer record;
+  v_instances pawl.instance[] := '{}';
   v_tenants text[] := '{}';
   v_ids uuid[] := '{}';
   v_versions bigint[] := '{}';
@@ -1894,16 +2001,29 @@ declare
   v_tried integer[] := '{}';
   v_next_tried integer[] := '{}';
   v_due_at timestamptz[] := '{}';
+  v_done integer;
+  v_queue integer;
 begin
   looked_at := -1;
   fired := 0;
   late := interval '0';
   failures := '[]';
-  if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
+  timed_out := false;
+  perform from pawl_private.timer_lane l where l.name = 'fast' for update skip locked;
+  if found then
     looked_at := 0;
-    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit) t loop
+    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit, null) t loop
       looked_at := looked_at + 1;
-      if v_timer.due_at <= v_now then
+      if v_timer.due_at > v_now or v_timer.due_at is null then
+        perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
+      elsif v_timer.queue is not null then
+        perform pawl_private.queue_timer(v_timer.instance, v_timer.queue);
+      elsif p_one_kind and v_ids <> '{}' and (
+        (v_timer.instance).tenant_id, (v_timer.instance).workflow, (v_timer.instance).workflow_version, v_timer.event
+      ) <> (v_tenants[1], (v_instances[1]).workflow, (v_instances[1]).workflow_version, v_events[1]) then
+        continue; -- The next calls fire it.
+      else
+        v_instances := v_instances || v_timer.instance;
         v_tenants := v_tenants || (v_timer.instance).tenant_id::text;
         v_ids := v_ids || (v_timer.instance).id;
         v_versions := v_versions || (v_timer.instance).version::bigint;
@@ -1912,22 +2032,33 @@ begin
         v_next_tried := v_next_tried || v_timer.next_tried;
         v_due_at := v_due_at || v_timer.due_at;
         late := greatest(late, v_now - v_timer.due_at);
-      else
-        perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
     if cardinality(v_ids) > 0 then
-      select b.fired, b.failures
-      into fired, failures
+      v_begun := clock_timestamp();
+      select b.fired, b.failures, b.done
+      into fired, failures, v_done
       from pawl_private.fire_timer_batch(
         p_tenants => v_tenants, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
         p_next_tried => v_next_tried, p_due_at => v_due_at) b;
+      timed_out := v_done < cardinality(v_ids);
+      if p_one_kind and (timed_out or pawl_private.too_slow(clock_timestamp() - v_begun, cardinality(v_ids))) then
+        v_queue := pawl_private.note_slow(v_instances[1], v_events[1], v_now);
+        for v_i in v_done + 1 .. cardinality(v_ids) loop
+          perform pawl_private.queue_timer(v_instances[v_i], v_queue);
+        end loop;
+      end if;
     end if;
   end if;
-  select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
+  select t.due_at - v_now
+  into next_in
+  from pawl.timer t
+  where t.queued_version is distinct from t.armed_version
+  order by t.due_at
+  limit 1;
 end
 $$;
-revoke execute on function pawl.fire_timers(integer) from public;
+revoke execute on function pawl.fire_timers(integer,boolean) from public;
 
 create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
 language sql volatile security definer
@@ -2070,33 +2201,41 @@ begin
   end if;
 
   if not p_dry_run then
-    perform pg_advisory_xact_lock(hashtextextended(format('pawl.migrate %s %s', p_tenant, p_workflow), 0));
-    v_now := pawl.now();
-    update pawl.instance_migration m
-    set finished_at = v_now
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to)
-      and m.batch_at <= v_now - interval '1 minute';
-    select m.*
-    into v_other
-    from pawl.instance_migration m
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to);
-    if found then
-      perform pawl_private.raise_condition(
-        'workflow-conflict',
-        format(
-          'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
-          v_other.to_version));
-    end if;
-    insert into pawl.instance_migration as m (
-      tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
-    values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
-    on conflict on constraint instance_migration_pkey do update
-    set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
-      actor = case when m.finished_at is null then m.actor else excluded.actor end,
-      batch_at = excluded.batch_at,
-      finished_at = null;
+    loop
+      v_now := pawl.now();
+      update pawl.instance_migration m
+      set finished_at = v_now
+      where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+        and (m.from_version, m.to_version) <> (p_from, p_to)
+        and m.batch_at <= v_now - interval '1 minute';
+      select m.*
+      into v_other
+      from pawl.instance_migration m
+      where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+        and (m.from_version, m.to_version) <> (p_from, p_to);
+      if found then
+        perform pawl_private.raise_condition(
+          'workflow-conflict',
+          format(
+            'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
+            v_other.to_version));
+      end if;
+      begin
+        -- Another call waits here until this one has ended: one of the same direction for the row, one of
+        -- another direction for its place in the index.
+        insert into pawl.instance_migration as m (
+          tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
+        values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
+        on conflict on constraint instance_migration_pkey do update
+        set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
+          actor = case when m.finished_at is null then m.actor else excluded.actor end,
+          batch_at = excluded.batch_at,
+          finished_at = null;
+        exit;
+      exception when unique_violation then
+        null; -- A migration of another direction has begun meanwhile. Now it is seen.
+      end;
+    end loop;
   end if;
 
   if p_ids is null then
@@ -2368,13 +2507,13 @@ as $$
 declare
   v_timer record;
 begin
-  select * into v_timer from pawl_private.due_timers(pawl.now(), 1);
+  select * into v_timer from pawl_private.due_timers(pawl.now(), 1, null);
   if not found then
     return '[]';
   end if;
   return pawl_private.fail_timer(
     p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
-    p_error => 'the step takes longer than the statement timeout', p_cause => null);
+    p_error => 'it was put off by an operator', p_cause => null);
 end
 $$;
 revoke execute on function pawl.put_off_timer() from public;
@@ -2457,8 +2596,13 @@ begin
       jsonb_build_object('version', v_version, 'instances', v_instances));
   end if;
 
-  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
-  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  -- As long as instances exist that were migrated away, history names the version, and keys may replay its steps.
+  if not exists (
+    select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
+  ) then
+    delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+    delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  end if;
   delete from pawl.workflow w where w.name = p_name and w.version = v_version;
   -- Migrations from or to this version have ended.
   update pawl.instance_migration m
@@ -2785,7 +2929,7 @@ as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
@@ -2794,7 +2938,8 @@ begin
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
-    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
+    nullif(s.state_changed_at, p_at)
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
@@ -3013,11 +3158,6 @@ declare
   v_tried integer := 0;
   v_deadline record;
 begin
-  if not exists (
-    select from pawl.workflow w where w.name = p_recorded.workflow and w.version = p_recorded.workflow_version
-  ) then
-    return true;
-  end if;
   loop
     select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
@@ -3834,37 +3974,67 @@ end
 $$;
 revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
 
-create function pawl_private.due_timers(p_now timestamp with time zone, p_limit integer) returns TABLE(instance pawl.instance, tried integer, due_at timestamp with time zone, event text, next_tried integer)
+create function pawl_private.due_timers(p_now timestamp with time zone, p_limit integer, p_queue integer) returns TABLE(instance pawl.instance, queued_version bigint, tried integer, due_at timestamp with time zone, event text, next_tried integer, queue integer)
 language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
-  select i.instance, a.tried, d.due_at, d.event, d.tried
+  select i.instance, i.queued_version, a.tried, d.due_at, d.event, d.tried, q.id
   from (
-    select t.* from pawl.timer t where t.due_at <= p_now order by t.due_at limit p_limit
-  ) t
-  cross join lateral (
-    select i as instance
-    from pawl.instance i
-    where i.tenant_id = t.tenant_id and i.id = t.instance_id
-    limit 1
-    for no key update skip locked
+    select l.instance, t.armed_version, t.queued_version::bigint as queued_version, t.failed_version, t.tried
+    from (
+      (
+        select t.*
+        from pawl.timer t
+        where p_queue is null and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 5000
+      )
+      union all
+      (
+        select t.*
+        from pawl.timer t
+        where t.queue = p_queue and t.due_at <= p_now and t.queued_version = t.armed_version
+        order by t.queue, t.due_at
+        limit 5000
+      )
+    ) t
+    cross join lateral (
+      select i as instance
+      from pawl.instance i
+      where i.tenant_id = t.tenant_id and i.id = t.instance_id
+      limit 1
+      for no key update skip locked
+    ) l
+    limit p_limit
   ) i
   -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
   -- failed is tried again until the next deadline is due; then it counts as refused.
   cross join lateral (
     select case
-      when t.armed_version <> (i.instance).version then 0
-      when t.failed_version = t.armed_version
-        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, t.tried + 1) n) then t.tried + 1
-      else t.tried
+      when i.armed_version <> (i.instance).version then 0
+      when i.failed_version = i.armed_version
+        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, i.tried + 1) n) then i.tried + 1
+      else i.tried
     end as tried
   ) a
-  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true;
+  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
+  left join lateral (
+    select q.id
+    from pawl_private.slow_queue q
+    where p_queue is null and q.tenant_id = (i.instance).tenant_id and q.workflow = (i.instance).workflow
+      and q.workflow_version = (i.instance).workflow_version and q.event = d.event and q.slow_until > p_now
+    limit 1
+  ) q on true;
 end
 $$;
-revoke execute on function pawl_private.due_timers(timestamp with time zone,integer) from public;
+revoke execute on function pawl_private.due_timers(timestamp with time zone,integer,integer) from public;
 
 create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
@@ -3885,6 +4055,7 @@ begin
   where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   update pawl.timer t
   set armed_version = p_instance.version, tried = p_tried, failed_version = p_instance.version, last_error = p_error,
+    queue = null, queued_version = null,
     due_at = least(
       v_now + interval '1 minute',
       (select d.due_at from pawl_private.next_deadline(p_instance, p_tried + 1) d where d.due_at > v_now))
@@ -3914,7 +4085,7 @@ language sql stable parallel safe
 as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
 revoke execute on function pawl_private.fingerprint(uuid,text,jsonb) from public;
 
-create function pawl_private.fire_timer_batch(p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[], p_due_at timestamp with time zone[], OUT fired integer, OUT failures jsonb) returns record
+create function pawl_private.fire_timer_batch(p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[], p_due_at timestamp with time zone[], OUT fired integer, OUT failures jsonb, OUT done integer) returns record
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3928,6 +4099,7 @@ declare
 begin
   fired := 0;
   failures := '[]';
+  done := v_size;
   for v_outcome in
     select o.code, o.ordinal
     from pawl.fire(
@@ -3959,9 +4131,20 @@ begin
         p_error => v_error, p_cause => null);
     end if;
   end loop;
-exception when others then
+exception
+when query_canceled then
+  -- The timeout's clock starts a little before statement_timestamp.
+  if current_setting('statement_timeout') = '0'
+    or clock_timestamp() - statement_timestamp() < current_setting('statement_timeout')::interval * 0.8 then
+    raise;
+  end if;
   fired := 0;
   failures := '[]';
+  done := 0;
+when others then
+  fired := 0;
+  failures := '[]';
+  done := v_size;
   if v_size = 1 then
     -- A path raises these SQLSTATEs. The text of any other error may give away something about the
     -- database.
@@ -3981,6 +4164,10 @@ exception when others then
         p_due_at => p_due_at[v_i:v_i]);
       fired := fired + v_one.fired;
       failures := failures || v_one.failures;
+      if v_one.done = 0 then
+        done := v_i - 1;
+        return;
+      end if;
     end loop;
   end if;
 end
@@ -4220,6 +4407,21 @@ end
 $$;
 revoke execute on function pawl_private.note_purged_history(text,text[],xid8[]) from public;
 
+create function pawl_private.note_slow(p_instance pawl.instance, p_event text, p_now timestamp with time zone) returns integer
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into pawl_private.slow_queue as q (
+    tenant_id, workflow, workflow_version, event, times, slow_until, turn_at)
+  values (
+    p_instance.tenant_id, p_instance.workflow, p_instance.workflow_version, p_event, 1,
+    p_now + pawl_private.slow_for(1), '-infinity')
+  on conflict on constraint slow_queue_kind_key do update
+  set times = q.times + 1, slow_until = p_now + pawl_private.slow_for(q.times + 1)
+  returning id
+$$;
+revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
+
 create function pawl_private.page_end(p_consumer pawl.consumer) returns bigint
 language sql immutable parallel safe
 as $$
@@ -4245,6 +4447,19 @@ as $$
   where pawl_private.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
 $$;
 revoke execute on function pawl_private.place_after(pawl.consumer) from public;
+
+create function pawl_private.queue_timer(p_instance pawl.instance, p_queue integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pawl.timer t
+  set queue = p_queue, queued_version = p_instance.version, armed_version = p_instance.version,
+    tried = case when t.armed_version = p_instance.version then t.tried else 0 end
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+end
+$$;
+revoke execute on function pawl_private.queue_timer(pawl.instance,integer) from public;
 
 create function pawl_private.raise_condition(p_outcome text, p_message text, p_detail jsonb DEFAULT '{}'::jsonb) returns void
 language plpgsql stable
@@ -4371,7 +4586,7 @@ begin
   from pawl_private.next_deadline(p_instance, p_tried) d
   on conflict on constraint timer_pkey do update
   set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
-    failed_version = null, last_error = null;
+    failed_version = null, last_error = null, queue = null, queued_version = null;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;
@@ -4379,12 +4594,19 @@ end
 $$;
 revoke execute on function pawl_private.set_timer(pawl.instance,integer) from public;
 
+create function pawl_private.slow_for(p_times integer) returns interval
+language sql immutable parallel safe
+as $$ select least(interval '1 minute' * 2 ^ least(p_times - 1, 10), interval '1 hour') $$;
+revoke execute on function pawl_private.slow_for(integer) from public;
+
 create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text) returns boolean
 language plpgsql stable parallel safe
 as $$
 begin
   return exists (
     select from pawl.workflow_state s
+    join pawl.workflow w
+      on w.name operator(pg_catalog.=) s.workflow and w.version operator(pg_catalog.=) s.workflow_version
     where s.workflow operator(pg_catalog.=) p_workflow
       and s.workflow_version operator(pg_catalog.=) p_workflow_version
       and s.state operator(pg_catalog.=) p_state);
@@ -4504,6 +4726,11 @@ end
 $$;
 revoke execute on function pawl_private.store_definition(text,integer,jsonb,text) from public;
 
+create function pawl_private.too_slow(p_elapsed interval, p_timers integer) returns boolean
+language sql immutable parallel safe
+as $$ select p_elapsed > p_timers * interval '12.5 milliseconds' $$;
+revoke execute on function pawl_private.too_slow(interval,integer) from public;
+
 create function pawl_private.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe
 as $$
@@ -4538,4 +4765,4 @@ end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;
 
-alter table pawl.instance add constraint instance_state_is_declared CHECK (((state_hash = hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) OR pawl_private.state_is_declared(workflow, workflow_version, state))) NOT VALID;
+alter table pawl.instance add constraint instance_state_is_declared CHECK ((((state_hash = hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) IS TRUE) OR pawl_private.state_is_declared(workflow, workflow_version, state))) NOT VALID;

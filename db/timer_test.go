@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -115,5 +116,57 @@ func TestTimersOfCommandsWithoutEffect(t *testing.T) {
 	}
 	if after := bounded.Value[string](t, pool, armed); after != before {
 		t.Errorf("the timer is %s, want %s", after, before)
+	}
+}
+
+// put_off_timer puts off one timer, whatever plan the planner has for it: that of a table which had one row when it
+// was analysed.
+func TestPutOffOneTimer(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, lamp)
+	dbtest.SetClock(t, pool, noon)
+	create(t, pool, tenant, creation{workflow: "lamp"})
+	bounded.Exec(t, pool, "vacuum analyze pawl.timer")
+	for range 16 {
+		create(t, pool, tenant, creation{workflow: "lamp"})
+	}
+	dbtest.Advance(t, pool, time.Minute)
+	if reported := bounded.Value[int](t, pool, "select jsonb_array_length(pawl.put_off_timer())"); reported != 1 {
+		t.Errorf("it says that %d timers fail", reported)
+	}
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.timer where due_at > pawl.now()"); n != 1 {
+		t.Errorf("%d timers were put off, want 1", n)
+	}
+}
+
+// Each lane has one worker at a time. Nobody else can take its place: the owner's functions alone can lock its row.
+func TestLanesOfTimersAreTheOwners(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, lamp)
+	dbtest.SetClock(t, pool, noon)
+	create(t, pool, tenant, creation{workflow: "lamp"})
+	dbtest.Advance(t, pool, time.Minute)
+	conn := login(t, pool, "service", db.Service)
+	_, err := conn.Exec(t.Context(), "select from pawl_private.timer_lane for update")
+	wantCode(t, err, "42501")
+	// Advisory locks, which any login may take, play no part.
+	bounded.Exec(t, conn, "select pg_advisory_lock(hashtextextended('pawl.fire_timers', 0))")
+
+	tx := begin(t, pool)
+	const call = "select looked_at from pawl.fire_timers(10)"
+	if n := bounded.Value[int](t, tx, call); n != 1 {
+		t.Errorf("it looked at %d timers, want 1", n)
+	}
+	if n := bounded.Value[int](t, pool, call); n != -1 {
+		t.Errorf("another looks at %d timers meanwhile", n)
+	}
+	if n := bounded.Value[int](t, pool, "select looked_at from pawl.fire_slow_timers()"); n != 0 {
+		t.Errorf("in the slow lane %d timers were looked at, want 0", n)
+	}
+	commit(t, tx)
+	if n := bounded.Value[int](t, pool, call); n != 0 {
+		t.Errorf("then another looks at %d timers, want 0", n)
 	}
 }

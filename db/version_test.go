@@ -270,4 +270,9 @@ func TestNumbersOfRetiredVersions(t *testing.T) {
 	if version, _ := register(t, pool, ajar); version != 3 {
 		t.Errorf("registered version %d, want 3", version)
 	}
+	// Its states stay for readers of history. No instance can be in one.
+	_, err := pool.Exec(t.Context(), "update pawl.instance set workflow_version = 2, state_hash = null")
+	if pgErr := wantCode(t, err, "23514"); pgErr.ConstraintName != "instance_state_is_declared" {
+		t.Errorf("it is refused by %s", pgErr.ConstraintName)
+	}
 }

@@ -189,7 +189,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	for range 4 {
 		for _, d := range []time.Duration{23 * time.Hour, 30 * time.Minute, 30 * time.Minute} {
 			dbtest.Advance(t, owner, d)
-			fired, err := q.FireTimers(ctx, 100)
+			fired, err := q.FireTimers(ctx, queries.FireTimersParams{RowLimit: 100})
 			r.add("timers", fired, err)
 		}
 	}

@@ -143,7 +143,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	if s.Workers {
 		keys := worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Logger: c.log})
 		group.Go(func() error { return keys.Run(working) })
-		timers := worker.NewTimers(pool, worker.TimerConfig{Fired: notifier.MovedAny, Logger: c.log})
+		timers := worker.NewTimers(pool, worker.TimerConfig{
+			Limit: min(250*time.Millisecond, s.GuardTimeout), Fired: notifier.MovedAny, Logger: c.log,
+		})
 		group.Go(func() error { return timers.Run(working) })
 		instances := worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Logger: c.log})
 		group.Go(func() error { return instances.Run(working) })

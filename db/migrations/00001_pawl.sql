@@ -280,6 +280,9 @@ comment on column pawl.workflow.retention is 'how long final instances are kept;
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within
 -- others is named by its path, with dots, and accepts the events that those others accept.
+--
+-- A version that was retired leaves its states and transitions here if history names it: replays and reads of
+-- the past need them. So there is no foreign key to workflow.
 create table pawl.workflow_state (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -295,8 +298,6 @@ create table pawl.workflow_state (
   state_hash bigint not null
     generated always as (hashtextextended(state, hashtextextended(workflow, workflow_version))) stored,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
-  constraint workflow_state_workflow_fkey
-    foreign key (workflow, workflow_version) references pawl.workflow (name, version),
   constraint workflow_state_is_a_path_of_names
     check (length(state) <= 255 and state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'),
   constraint workflow_state_final_accepts_nothing
@@ -853,7 +854,7 @@ insert into pawl_private.privilege (privilege, function) values
 --     recur.
 --   * No volatile function is called inside the writing statement.
 
--- state_is_declared looks up whether a version of a workflow declares a state.
+-- state_is_declared looks up whether a version of a workflow that is not retired declares a state.
 -- +goose StatementBegin
 create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text)
 returns boolean
@@ -862,6 +863,8 @@ as $$
 begin
   return exists (
     select from pawl.workflow_state s
+    join pawl.workflow w
+      on w.name operator(pg_catalog.=) s.workflow and w.version operator(pg_catalog.=) s.workflow_version
     where s.workflow operator(pg_catalog.=) p_workflow
       and s.workflow_version operator(pg_catalog.=) p_workflow_version
       and s.state operator(pg_catalog.=) p_state);
@@ -906,7 +909,7 @@ with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_
 --
 -- It is "not valid", so that a dump restores it after the data of pawl.workflow_state. It binds all writes.
 alter table pawl.instance add constraint instance_state_is_declared check (
-  state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))
+  (state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))) is true
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
@@ -960,6 +963,7 @@ create table pawl.history (
   correlation_id pawl.key,
   traceparent text,
   at timestamptz not null,
+  entered_at timestamptz,
   constraint history_pkey primary key (tenant_id, instance_id, version),
   constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
 )
@@ -971,6 +975,9 @@ with (
   autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
 );
+
+comment on column pawl.history.entered_at is
+  'when the state was entered, if earlier than the step: an instance migration may keep the state';
 
 -- idempotency_key holds the first decision for a key: the step that the command made, or the
 -- refusal that the machine decided, and at which version. A replay is rebuilt from history.
@@ -1010,8 +1017,11 @@ create table pawl.timer (
   tried integer not null,
   failed_version pawl.version,
   last_error text,
+  queue integer,
+  queued_version pawl.version,
   constraint timer_pkey primary key (tenant_id, instance_id),
-  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null))
+  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null)),
+  constraint timer_is_queued_at_a_version check ((queue is null) = (queued_version is null))
 )
 -- Arming and clearing leave dead rows and, since due_at is indexed, dead entries among those that
 -- are due first.
@@ -1023,7 +1033,15 @@ comment on column pawl.timer.failed_version is
   'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
 comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 
-create index timer_due_at_idx on pawl.timer (due_at);
+comment on column pawl.timer.queue is 'the queue of the slow lane that it was moved to: see pawl_private.slow_queue';
+comment on column pawl.timer.queued_version is
+  'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
+
+-- The timers of the fast lane, and those of each queue of the slow lane.
+create index timer_due_at_idx on pawl.timer (due_at)
+  where queued_version is distinct from armed_version;
+create index timer_queue_idx on pawl.timer (queue, due_at)
+  where queued_version = armed_version;
 -- Finds the timers that fail. A step that arms the timer anew takes it out of the index.
 create index timer_failing_idx on pawl.timer (tenant_id, instance_id)
   where failed_version = armed_version;
@@ -1033,8 +1051,7 @@ create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
   i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
-  -- An instance migration may keep the state, which was entered earlier than the step.
-  (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
+  coalesce(h.entered_at, h.at) as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
@@ -1714,7 +1731,7 @@ as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
@@ -1723,7 +1740,8 @@ begin
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
-    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
+    nullif(s.state_changed_at, p_at)
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
@@ -2633,12 +2651,51 @@ insert into pawl_private.privilege (privilege, function) values
 -- deadline is due is read from the instance, under its lock. Then fire makes the step, as for any other
 -- event.
 --
--- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
--- for the same instances. The worker waits for no command: it skips an instance that is
--- locked, and looks at it again later.
+-- There are two lanes, so that slow guards cost only the timers of their own kind. A kind is a tenant, a
+-- version of a workflow, and an event: a timeout's or 'ttl'. The fast lane fires batches under a short
+-- statement timeout. A kind whose timers do not keep to it is noted in slow_queue, and its timers are moved to
+-- the slow lane when they are due. The fast lane tries none of them until slow_until, and the index that it
+-- reads does not hold them. The slow lane takes its queues by turns: first by tenant, then by workflow. It
+-- fires one timer after the other, each in a subtransaction, under the service's own statement timeout.
+--
+-- One process at a time works in each lane: its transaction holds the lane's row of timer_lane. Others would
+-- only wait for the same instances, and the slow lane never runs more than one guard at a time. The lanes wait
+-- for no command: they skip an instance that is locked, and look at it again later.
 --
 -- If a deadline comes and its step cannot be made, the timer *fails*. It keeps the reason, and the step is
 -- tried again every minute, until the instance moves or its next deadline is due.
+--
+-- Lock order: timer_lane, before all of the engine's; slow_queue, after them.
+
+-- timer_lane has a row for each lane. Who locks the row works in the lane. Only the owner of the schema, and
+-- with it the functions of this module, can lock it. An advisory lock could be held by any role that can
+-- connect.
+create table pawl_private.timer_lane (
+  name text not null,
+  constraint timer_lane_pkey primary key (name),
+  constraint timer_lane_is_known check (name in ('fast', 'slow'))
+);
+
+insert into pawl_private.timer_lane (name) values ('fast'), ('slow');
+
+-- slow_queue has a row for each kind of timers that is, or was in the last day, slow.
+create table pawl_private.slow_queue (
+  id integer not null generated always as identity,
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  event text collate "C" not null,
+  times integer not null,
+  slow_until timestamptz not null,
+  turn_at timestamptz not null,
+  constraint slow_queue_pkey primary key (id),
+  constraint slow_queue_kind_key unique (tenant_id, workflow, workflow_version, event),
+  constraint slow_queue_times_are_counted check (times >= 1)
+);
+
+comment on column pawl_private.slow_queue.times is 'how often the fast lane found the kind slow; see slow_for';
+comment on column pawl_private.slow_queue.slow_until is 'until then the fast lane moves timers of the kind without trying them';
+comment on column pawl_private.slow_queue.turn_at is 'when the slow lane last took from the queue';
 
 -- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'
 -- for the lifetime. last_error: why the timer fails; null if it does not. It must agree with
@@ -2704,47 +2761,136 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- due_timers reads the timers that are due, the oldest first, and locks their instances. It leaves out an
--- instance that is locked.
--- Returns: one row for each. tried: how many timeouts of the state were refused. due_at, event: the
---          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline
+-- due_timers reads the timers of a lane that are due, the oldest first, and locks their instances. It leaves
+-- out an instance that is locked, and looks at no more than 5,000 timers to find others.
+-- p_queue: a queue of the slow lane; null for the fast lane
+-- Returns: up to p_limit rows. tried: how many timeouts of the state were refused. due_at, event: the
+--          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline. queue:
+--          in the fast lane, the queue that the timer must be moved to, untried; null if it is not known to be
+--          slow
 -- Locks:   instance (for no key update, those that are not locked)
 -- +goose StatementBegin
-create function pawl_private.due_timers(p_now timestamptz, p_limit integer)
-returns table (instance pawl.instance, tried integer, due_at timestamptz, event text, next_tried integer)
+create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer)
+returns table (
+  instance pawl.instance, queued_version bigint, tried integer, due_at timestamptz, event text, next_tried integer,
+  queue integer
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read the timers: by the index of the lane, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
 as $$
 begin
   return query
-  select i.instance, a.tried, d.due_at, d.event, d.tried
+  select i.instance, i.queued_version, a.tried, d.due_at, d.event, d.tried, q.id
   from (
-    select t.* from pawl.timer t where t.due_at <= p_now order by t.due_at limit p_limit
-  ) t
-  cross join lateral (
-    select i as instance
-    from pawl.instance i
-    where i.tenant_id = t.tenant_id and i.id = t.instance_id
-    limit 1
-    for no key update skip locked
+    select l.instance, t.armed_version, t.queued_version::bigint as queued_version, t.failed_version, t.tried
+    from (
+      (
+        select t.*
+        from pawl.timer t
+        where p_queue is null and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 5000
+      )
+      union all
+      (
+        select t.*
+        from pawl.timer t
+        where t.queue = p_queue and t.due_at <= p_now and t.queued_version = t.armed_version
+        order by t.queue, t.due_at
+        limit 5000
+      )
+    ) t
+    cross join lateral (
+      select i as instance
+      from pawl.instance i
+      where i.tenant_id = t.tenant_id and i.id = t.instance_id
+      limit 1
+      for no key update skip locked
+    ) l
+    limit p_limit
   ) i
   -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
   -- failed is tried again until the next deadline is due; then it counts as refused.
   cross join lateral (
     select case
-      when t.armed_version <> (i.instance).version then 0
-      when t.failed_version = t.armed_version
-        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, t.tried + 1) n) then t.tried + 1
-      else t.tried
+      when i.armed_version <> (i.instance).version then 0
+      when i.failed_version = i.armed_version
+        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, i.tried + 1) n) then i.tried + 1
+      else i.tried
     end as tried
   ) a
-  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true;
+  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
+  left join lateral (
+    select q.id
+    from pawl_private.slow_queue q
+    where p_queue is null and q.tenant_id = (i.instance).tenant_id and q.workflow = (i.instance).workflow
+      and q.workflow_version = (i.instance).workflow_version and q.event = d.event and q.slow_until > p_now
+    limit 1
+  ) q on true;
+end
+$$;
+-- +goose StatementEnd
+
+-- slow_for is for how long a kind of timers counts as slow after it was found slow once more. It is a minute
+-- at first, so that a database that was slow as a whole is forgotten soon, and at most an hour.
+-- +goose StatementBegin
+create function pawl_private.slow_for(p_times integer) returns interval
+language sql immutable parallel safe
+as $$ select least(interval '1 minute' * 2 ^ least(p_times - 1, 10), interval '1 hour') $$;
+-- +goose StatementEnd
+
+-- too_slow says whether so many timers took too long to be fired in the fast lane. As few as 20 of a kind
+-- would use up the lane's statement timeout, a quarter of a second.
+-- +goose StatementBegin
+create function pawl_private.too_slow(p_elapsed interval, p_timers integer) returns boolean
+language sql immutable parallel safe
+as $$ select p_elapsed > p_timers * interval '12.5 milliseconds' $$;
+-- +goose StatementEnd
+
+-- note_slow notes that the kind of an instance's timer is slow.
+-- Returns: the kind's queue
+-- Writes:  slow_queue
+-- +goose StatementBegin
+create function pawl_private.note_slow(p_instance pawl.instance, p_event text, p_now timestamptz) returns integer
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into pawl_private.slow_queue as q (
+    tenant_id, workflow, workflow_version, event, times, slow_until, turn_at)
+  values (
+    p_instance.tenant_id, p_instance.workflow, p_instance.workflow_version, p_event, 1,
+    p_now + pawl_private.slow_for(1), '-infinity')
+  on conflict on constraint slow_queue_kind_key do update
+  set times = q.times + 1, slow_until = p_now + pawl_private.slow_for(q.times + 1)
+  returning id
+$$;
+-- +goose StatementEnd
+
+-- queue_timer moves a timer to a queue of the slow lane. The caller must hold the instance's lock.
+-- Writes:  timer
+-- +goose StatementBegin
+create function pawl_private.queue_timer(p_instance pawl.instance, p_queue integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pawl.timer t
+  set queue = p_queue, queued_version = p_instance.version, armed_version = p_instance.version,
+    tried = case when t.armed_version = p_instance.version then t.tried else 0 end
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
 end
 $$;
 -- +goose StatementEnd
 
 -- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If
--- there is none, it deletes the timer. It clears a failure. The caller must hold the instance's lock.
+-- there is none, it deletes the timer. It clears a failure, and takes the timer out of the slow lane. The caller
+-- must hold the instance's lock.
 -- Writes:  timer
 -- +goose StatementBegin
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
@@ -2757,7 +2903,7 @@ begin
   from pawl_private.next_deadline(p_instance, p_tried) d
   on conflict on constraint timer_pkey do update
   set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
-    failed_version = null, last_error = null;
+    failed_version = null, last_error = null, queue = null, queued_version = null;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;
@@ -2766,7 +2912,7 @@ $$;
 -- +goose StatementEnd
 
 -- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or
--- to the next deadline if that is earlier. p_tried: how many timeouts of the state were refused before
+-- to the next deadline if that is earlier, and takes it out of the slow lane. p_tried: how many timeouts of the state were refused before
 -- this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log
 -- only.
 -- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
@@ -2789,6 +2935,7 @@ begin
   where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   update pawl.timer t
   set armed_version = p_instance.version, tried = p_tried, failed_version = p_instance.version, last_error = p_error,
+    queue = null, queued_version = null,
     due_at = least(
       v_now + interval '1 minute',
       (select d.due_at from pawl_private.next_deadline(p_instance, p_tried + 1) d where d.due_at > v_now))
@@ -2806,16 +2953,19 @@ $$;
 -- fire_timer_batch fires the given timeouts and lifetimes of locked instances. The payload is {"due_at"}, so
 -- that history shows how late each was. If no guard of a timeout holds, the timer is armed for the
 -- instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an exception
--- the batch is fired again, one by one.
+-- the batch is fired again, one by one. If the statement timeout comes meanwhile, the timers from then on are
+-- left as they were. It comes once in a statement, so the caller must not do much more.
 -- p_tried:      how many timeouts of the state were refused before this one
 -- p_next_tried: the same, if this one is refused too; null for the lifetime
--- Returns: fired: how many steps were made. failures: the new ones, see fail_timer
+-- Returns: fired: how many steps were made. failures: the new ones, see fail_timer. done: how many of the timers
+--          were dealt with, counted from the first; all, unless the statement timeout came
+-- Raises:  57014 the call was cancelled by somebody
 -- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 -- +goose StatementBegin
 create function pawl_private.fire_timer_batch(
   p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[],
-  p_due_at timestamptz[], out fired integer, out failures jsonb
+  p_due_at timestamptz[], out fired integer, out failures jsonb, out done integer
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -2830,6 +2980,7 @@ declare
 begin
   fired := 0;
   failures := '[]';
+  done := v_size;
   for v_outcome in
     select o.code, o.ordinal
     from pawl.fire(
@@ -2861,9 +3012,20 @@ begin
         p_error => v_error, p_cause => null);
     end if;
   end loop;
-exception when others then
+exception
+when query_canceled then
+  -- The timeout's clock starts a little before statement_timestamp.
+  if current_setting('statement_timeout') = '0'
+    or clock_timestamp() - statement_timestamp() < current_setting('statement_timeout')::interval * 0.8 then
+    raise;
+  end if;
   fired := 0;
   failures := '[]';
+  done := 0;
+when others then
+  fired := 0;
+  failures := '[]';
+  done := v_size;
   if v_size = 1 then
     -- A path raises these SQLSTATEs. The text of any other error may give away something about the
     -- database.
@@ -2883,34 +3045,134 @@ exception when others then
         p_due_at => p_due_at[v_i:v_i]);
       fired := fired + v_one.fired;
       failures := failures || v_one.failures;
+      if v_one.done = 0 then
+        done := v_i - 1;
+        return;
+      end if;
     end loop;
   end if;
 end
 $$;
 -- +goose StatementEnd
 
+-- 30_timer/fire_slow_timers.sql
+
+-- fire_slow_timers works in the slow lane: it takes the queue whose turn it is, and fires its timers, the oldest
+-- first, one after the other, until 20 milliseconds have passed. The statement timeout bounds the call. A
+-- timer that it interrupts fails.
+-- Returns: looked_at: how many timers were read; -1 if another process works in the lane. fired: how many
+--          steps were made. failures: as of fire_timers
+-- Raises:  57014 the statement timeout came before any guard ran
+-- Locks:   timer_lane (if it is not locked), instance (for no key update, those that are not locked), timer,
+--          slow_queue
+-- Writes:  instance, history, timer, slow_queue
+-- +goose StatementBegin
+create function pawl.fire_slow_timers(out looked_at integer, out fired integer, out failures jsonb)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_begun timestamptz := clock_timestamp(); -- Measures the call; decides nothing.
+  v_queue pawl_private.slow_queue;
+  v_timer record;
+  v_one record;
+begin
+  looked_at := -1;
+  fired := 0;
+  failures := '[]';
+  perform from pawl_private.timer_lane l where l.name = 'slow' for update skip locked;
+  if not found then
+    return;
+  end if;
+  looked_at := 0;
+  select q.*
+  into v_queue
+  from (
+    select
+      max(q.turn_at) over (partition by q.tenant_id) as tenant_turn_at,
+      max(q.turn_at) over (partition by q.tenant_id, q.workflow) as workflow_turn_at,
+      q as queue
+    from pawl_private.slow_queue q
+  ) o
+  cross join lateral (select (o.queue).*) q
+  where exists (
+    select from pawl.timer t
+    where t.queue = q.id and t.due_at <= v_now and t.queued_version = t.armed_version
+  )
+  order by o.tenant_turn_at, o.workflow_turn_at, q.turn_at, q.id
+  limit 1;
+  if not found then
+    -- Nothing is in the lane: a kind that has not been slow for a day is forgotten.
+    delete from pawl_private.slow_queue q
+    where q.slow_until < v_now - interval '1 day'
+      and not exists (select from pawl.timer t where t.queue = q.id and t.queued_version = t.armed_version);
+    return;
+  end if;
+
+  loop
+    -- One at a time, so that no instance is locked while another's guard runs.
+    select t.* into v_timer from pawl_private.due_timers(v_now, 1, v_queue.id) t;
+    exit when not found;
+    looked_at := looked_at + 1;
+    if v_timer.due_at > v_now or v_timer.due_at is null or v_timer.queued_version <> (v_timer.instance).version then
+      perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
+    else
+      v_one := pawl_private.fire_timer_batch(
+        p_tenants => array[(v_timer.instance).tenant_id::text], p_ids => array[(v_timer.instance).id],
+        p_versions => array[(v_timer.instance).version::bigint], p_events => array[v_timer.event],
+        p_tried => array[v_timer.tried], p_next_tried => array[v_timer.next_tried], p_due_at => array[v_timer.due_at]);
+      fired := fired + v_one.fired;
+      failures := failures || v_one.failures;
+      if v_one.done = 0 then
+        failures := failures || pawl_private.fail_timer(
+          p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
+          p_error => 'the step takes longer than the statement timeout', p_cause => null);
+        exit;
+      end if;
+    end if;
+    exit when clock_timestamp() - v_begun > interval '20 milliseconds';
+  end loop;
+  update pawl_private.slow_queue q
+  set turn_at = v_now,
+    slow_until = case
+      when pawl_private.too_slow(clock_timestamp() - v_begun, looked_at) then v_now + pawl_private.slow_for(q.times)
+      else q.slow_until
+    end
+  where q.id = v_queue.id;
+end
+$$;
+-- +goose StatementEnd
+
 -- 30_timer/fire_timers.sql
 
--- fire_timers fires up to p_limit timers that are due, the oldest first.
--- Returns: looked_at: how many timers were read; -1 if another process is firing timers. fired: how
+-- fire_timers works in the fast lane: it fires up to p_limit timers that are due, the oldest first, and moves
+-- those that are known to be slow to the slow lane. The statement timeout bounds the call. If it comes while
+-- guards run, the call returns and has fired nothing, or the timers before that.
+-- p_one_kind: fire only timers of the oldest one's kind. If that takes too long, the kind counts as slow, and
+--             those of the timers that could not be fired in time are moved to the slow lane
+-- Returns: looked_at: how many timers were read; -1 if another process works in the lane. fired: how
 --          many steps were made. late: for how long the oldest had been due. next_in: the time until the
 --          next timer is due; null if there is none. failures: a JSON array of the
 --          timers that fail: {tenant, workflow, instance, event, reason, cause}; without those that failed
---          before with the same reason
--- Locks:   an advisory lock that one process at a time gets, instance (for no key update, those that
---          are not locked), timer
--- Writes:  instance, history, timer
+--          before with the same reason. timed_out: whether the statement timeout came
+-- Raises:  57014 the statement timeout came before any guard ran
+-- Locks:   timer_lane (if it is not locked), instance (for no key update, those that are not locked), timer,
+--          slow_queue
+-- Writes:  instance, history, timer, slow_queue
 -- +goose StatementBegin
 create function pawl.fire_timers(
-  p_limit integer, out looked_at integer, out fired integer, out late interval, out next_in interval,
-  out failures jsonb
+  p_limit integer, p_one_kind boolean default false, out looked_at integer, out fired integer, out late interval,
+  out next_in interval, out failures jsonb, out timed_out boolean
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_begun timestamptz; -- Measures the call; decides nothing.
   v_timer record;
+  v_instances pawl.instance[] := '{}';
   v_tenants text[] := '{}';
   v_ids uuid[] := '{}';
   v_versions bigint[] := '{}';
@@ -2918,16 +3180,29 @@ declare
   v_tried integer[] := '{}';
   v_next_tried integer[] := '{}';
   v_due_at timestamptz[] := '{}';
+  v_done integer;
+  v_queue integer;
 begin
   looked_at := -1;
   fired := 0;
   late := interval '0';
   failures := '[]';
-  if pg_try_advisory_xact_lock(hashtextextended('pawl.fire_timers', 0)) then
+  timed_out := false;
+  perform from pawl_private.timer_lane l where l.name = 'fast' for update skip locked;
+  if found then
     looked_at := 0;
-    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit) t loop
+    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit, null) t loop
       looked_at := looked_at + 1;
-      if v_timer.due_at <= v_now then
+      if v_timer.due_at > v_now or v_timer.due_at is null then
+        perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
+      elsif v_timer.queue is not null then
+        perform pawl_private.queue_timer(v_timer.instance, v_timer.queue);
+      elsif p_one_kind and v_ids <> '{}' and (
+        (v_timer.instance).tenant_id, (v_timer.instance).workflow, (v_timer.instance).workflow_version, v_timer.event
+      ) <> (v_tenants[1], (v_instances[1]).workflow, (v_instances[1]).workflow_version, v_events[1]) then
+        continue; -- The next calls fire it.
+      else
+        v_instances := v_instances || v_timer.instance;
         v_tenants := v_tenants || (v_timer.instance).tenant_id::text;
         v_ids := v_ids || (v_timer.instance).id;
         v_versions := v_versions || (v_timer.instance).version::bigint;
@@ -2936,19 +3211,30 @@ begin
         v_next_tried := v_next_tried || v_timer.next_tried;
         v_due_at := v_due_at || v_timer.due_at;
         late := greatest(late, v_now - v_timer.due_at);
-      else
-        perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
       end if;
     end loop;
     if cardinality(v_ids) > 0 then
-      select b.fired, b.failures
-      into fired, failures
+      v_begun := clock_timestamp();
+      select b.fired, b.failures, b.done
+      into fired, failures, v_done
       from pawl_private.fire_timer_batch(
         p_tenants => v_tenants, p_ids => v_ids, p_versions => v_versions, p_events => v_events, p_tried => v_tried,
         p_next_tried => v_next_tried, p_due_at => v_due_at) b;
+      timed_out := v_done < cardinality(v_ids);
+      if p_one_kind and (timed_out or pawl_private.too_slow(clock_timestamp() - v_begun, cardinality(v_ids))) then
+        v_queue := pawl_private.note_slow(v_instances[1], v_events[1], v_now);
+        for v_i in v_done + 1 .. cardinality(v_ids) loop
+          perform pawl_private.queue_timer(v_instances[v_i], v_queue);
+        end loop;
+      end if;
     end if;
   end if;
-  select t.due_at - v_now into next_in from pawl.timer t order by t.due_at limit 1;
+  select t.due_at - v_now
+  into next_in
+  from pawl.timer t
+  where t.queued_version is distinct from t.armed_version
+  order by t.due_at
+  limit 1;
 end
 $$;
 -- +goose StatementEnd
@@ -2972,7 +3258,7 @@ $$;
 -- 30_timer/past_timeout.sql
 
 -- past_timeout reads the next deadline as it was right after one of an instance's steps.
--- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
+-- Returns: one row, or none if there was no deadline
 -- +goose StatementBegin
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
 language sql stable parallel safe security definer
@@ -2992,8 +3278,8 @@ $$;
 
 -- 30_timer/put_off_timer.sql
 
--- put_off_timer records a failure of the timer that has been due for the longest, and postpones it. The worker
--- calls it when that timer alone cannot be fired within the statement timeout.
+-- put_off_timer records a failure of the one timer of the fast lane that has been due for the longest, and
+-- postpones it. No worker calls it: it is for an operator whose timers are held up by one.
 -- Returns: the failures, as fire_timers does
 -- Locks:   instance (for no key update, unless it is locked), timer
 -- Writes:  timer
@@ -3005,13 +3291,13 @@ as $$
 declare
   v_timer record;
 begin
-  select * into v_timer from pawl_private.due_timers(pawl.now(), 1);
+  select * into v_timer from pawl_private.due_timers(pawl.now(), 1, null);
   if not found then
     return '[]';
   end if;
   return pawl_private.fail_timer(
     p_instance => v_timer.instance, p_tried => v_timer.tried, p_event => v_timer.event,
-    p_error => 'the step takes longer than the statement timeout', p_cause => null);
+    p_error => 'it was put off by an operator', p_cause => null);
 end
 $$;
 -- +goose StatementEnd
@@ -3020,7 +3306,7 @@ $$;
 
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.fire_timers'),
-  ('service', 'pawl.put_off_timer'),
+  ('service', 'pawl.fire_slow_timers'),
   ('service', 'pawl.instance_timeout'),
   ('service', 'pawl.past_timeout');
 
@@ -4923,7 +5209,6 @@ $$;
 
 -- backtest_overdue says whether an instance, as history had it, had a deadline by p_at at which its own
 -- version would have made a step: then its timer was late. A timeout that raises is postponed, and so late.
--- The deadlines of a version that was retired are unknown, and any of them may have been late.
 -- p_except: the event of a deadline that does not count
 -- +goose StatementBegin
 create function pawl_private.backtest_overdue(
@@ -4936,11 +5221,6 @@ declare
   v_tried integer := 0;
   v_deadline record;
 begin
-  if not exists (
-    select from pawl.workflow w where w.name = p_recorded.workflow and w.version = p_recorded.workflow_version
-  ) then
-    return true;
-  end if;
   loop
     select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
@@ -5453,8 +5733,8 @@ $$;
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
 --          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
 --          even in silent mode
--- Locks:   workflow (for key share, both versions), an advisory lock by tenant and workflow, instance (for
---          no key update, by id, those that are not locked)
+-- Locks:   workflow (for key share, both versions), instance_migration, instance (for no key update, by id,
+--          those that are not locked)
 -- Writes:  instance_migration, instance, history, timer
 -- +goose StatementBegin
 create function pawl.migrate_instances(
@@ -5511,33 +5791,41 @@ begin
   end if;
 
   if not p_dry_run then
-    perform pg_advisory_xact_lock(hashtextextended(format('pawl.migrate %s %s', p_tenant, p_workflow), 0));
-    v_now := pawl.now();
-    update pawl.instance_migration m
-    set finished_at = v_now
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to)
-      and m.batch_at <= v_now - interval '1 minute';
-    select m.*
-    into v_other
-    from pawl.instance_migration m
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to);
-    if found then
-      perform pawl_private.raise_condition(
-        'workflow-conflict',
-        format(
-          'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
-          v_other.to_version));
-    end if;
-    insert into pawl.instance_migration as m (
-      tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
-    values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
-    on conflict on constraint instance_migration_pkey do update
-    set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
-      actor = case when m.finished_at is null then m.actor else excluded.actor end,
-      batch_at = excluded.batch_at,
-      finished_at = null;
+    loop
+      v_now := pawl.now();
+      update pawl.instance_migration m
+      set finished_at = v_now
+      where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+        and (m.from_version, m.to_version) <> (p_from, p_to)
+        and m.batch_at <= v_now - interval '1 minute';
+      select m.*
+      into v_other
+      from pawl.instance_migration m
+      where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+        and (m.from_version, m.to_version) <> (p_from, p_to);
+      if found then
+        perform pawl_private.raise_condition(
+          'workflow-conflict',
+          format(
+            'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
+            v_other.to_version));
+      end if;
+      begin
+        -- Another call waits here until this one has ended: one of the same direction for the row, one of
+        -- another direction for its place in the index.
+        insert into pawl.instance_migration as m (
+          tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
+        values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
+        on conflict on constraint instance_migration_pkey do update
+        set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
+          actor = case when m.finished_at is null then m.actor else excluded.actor end,
+          batch_at = excluded.batch_at,
+          finished_at = null;
+        exit;
+      exception when unique_violation then
+        null; -- A migration of another direction has begun meanwhile. Now it is seen.
+      end;
+    end loop;
   end if;
 
   if p_ids is null then
@@ -5847,6 +6135,8 @@ $$;
 -- unless instances were migrated away from it: their history names it, and a number in history must not
 -- change its meaning. A workflow without versions does not exist, and its name is free.
 --
+-- If instances were migrated away from it, its states and transitions stay: see pawl.workflow_state.
+--
 -- It does not see a create in a repeatable read transaction that began before the version was retired: the
 -- engine requires read committed.
 -- p_checksum: the version's; the latest version with it is retired, unless p_version names another
@@ -5889,8 +6179,13 @@ begin
       jsonb_build_object('version', v_version, 'instances', v_instances));
   end if;
 
-  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
-  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  -- As long as instances exist that were migrated away, history names the version, and keys may replay its steps.
+  if not exists (
+    select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
+  ) then
+    delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+    delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  end if;
   delete from pawl.workflow w where w.name = p_name and w.version = v_version;
   -- Migrations from or to this version have ended.
   update pawl.instance_migration m

@@ -12,7 +12,7 @@ import (
 )
 
 const listHistory = `-- name: ListHistory :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
+select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
 from pawl.history h
 where h.tenant_id = $1 and h.instance_id = $2 and h.version > $3
 order by h.version
@@ -63,6 +63,7 @@ func (q *Queries) ListHistory(ctx context.Context, arg ListHistoryParams) ([]His
 			&i.CorrelationID,
 			&i.Traceparent,
 			&i.At,
+			&i.EnteredAt,
 		); err != nil {
 			return nil, err
 		}

@@ -6,12 +6,12 @@ join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 left join pawl.instance_timeout(i.tenant_id, i.id) n on true;
 
--- GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
+-- GetInstanceVersion reads a past version.
 -- name: GetInstanceVersion :one
 select
-  sqlc.embed(i), coalesce(s.events, '{}')::text[] as actions, n.event as timeout_event, n.due_at as timeout_due_at
+  sqlc.embed(i), s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at
 from pawl.instance_at i
-left join pawl.workflow_state s
+join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 left join pawl.past_timeout(i.tenant_id, i.id, i.version) n on true
 where i.tenant_id = @tenant_id and i.id = @id and i.version = @version;

@@ -166,9 +166,9 @@ func (q *Queries) CountInstances(ctx context.Context, arg CountInstancesParams) 
 
 const getInstanceVersion = `-- name: GetInstanceVersion :one
 select
-  i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, coalesce(s.events, '{}')::text[] as actions, n.event as timeout_event, n.due_at as timeout_due_at
+  i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at
 from pawl.instance_at i
-left join pawl.workflow_state s
+join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 left join pawl.past_timeout(i.tenant_id, i.id, i.version) n on true
 where i.tenant_id = $1 and i.id = $2 and i.version = $3
@@ -187,7 +187,7 @@ type GetInstanceVersionRow struct {
 	TimeoutDueAt *time.Time
 }
 
-// GetInstanceVersion reads a past version. Its version of the workflow may have been retired.
+// GetInstanceVersion reads a past version.
 func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersionParams) (GetInstanceVersionRow, error) {
 	row := q.db.QueryRow(ctx, getInstanceVersion, arg.TenantID, arg.ID, arg.Version)
 	var i GetInstanceVersionRow

@@ -126,7 +126,7 @@ func (q *Queries) StreamCanResume(ctx context.Context, arg StreamCanResumeParams
 }
 
 const streamRead = `-- name: StreamRead :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
+select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
 from pawl.stream_read(
   $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::bigint, $6::integer,
   $7::bigint) h
@@ -183,6 +183,7 @@ func (q *Queries) StreamRead(ctx context.Context, arg StreamReadParams) ([]Histo
 			&i.CorrelationID,
 			&i.Traceparent,
 			&i.At,
+			&i.EnteredAt,
 		); err != nil {
 			return nil, err
 		}
@@ -195,7 +196,7 @@ func (q *Queries) StreamRead(ctx context.Context, arg StreamReadParams) ([]Histo
 }
 
 const streamReadPast = `-- name: StreamReadPast :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at
+select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
 from pawl.stream_read_past(
   $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::uuid,
   $6::bigint, $7::integer, $8::bigint) h
@@ -254,6 +255,7 @@ func (q *Queries) StreamReadPast(ctx context.Context, arg StreamReadPastParams) 
 			&i.CorrelationID,
 			&i.Traceparent,
 			&i.At,
+			&i.EnteredAt,
 		); err != nil {
 			return nil, err
 		}

@@ -107,6 +107,8 @@ type History struct {
 	CorrelationID   *string
 	Traceparent     *string
 	At              time.Time
+	// when the state was entered, if earlier than the step: an instance migration may keep the state
+	EnteredAt *time.Time
 }
 
 type IdempotencyKey struct {
@@ -199,6 +201,7 @@ type Message struct {
 	CorrelationID         *string
 	Traceparent           *string
 	At                    time.Time
+	EnteredAt             *time.Time
 	BusinessKey           *string
 	InstanceCorrelationID *string
 	CreatedAt             *time.Time
@@ -235,6 +238,24 @@ type Outcome struct {
 	Schema          json.RawMessage
 	TimeoutEvent    *string
 	TimeoutDueAt    *time.Time
+}
+
+type PawlPrivateSlowQueue struct {
+	ID              int32
+	TenantID        string
+	Workflow        string
+	WorkflowVersion int32
+	Event           string
+	// how often the fast lane found the kind slow; see slow_for
+	Times int32
+	// until then the fast lane moves timers of the kind without trying them
+	SlowUntil time.Time
+	// when the slow lane last took from the queue
+	TurnAt time.Time
+}
+
+type PawlPrivateTimerLane struct {
+	Name string
 }
 
 type PawlTimeoutRow struct {
@@ -308,6 +329,10 @@ type Timer struct {
 	FailedVersion *int64
 	// why the deadline could not be ended at failed_version
 	LastError *string
+	// the queue of the slow lane that it was moved to: see pawl_private.slow_queue
+	Queue *int32
+	// the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out
+	QueuedVersion *int64
 }
 
 type Workflow struct {

@@ -108,7 +108,7 @@ func (q *Queries) ConsumerNextBatch(ctx context.Context, consumer string) (Consu
 }
 
 const consumerRead = `-- name: ConsumerRead :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::pg_snapshot, $3::integer)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::pg_snapshot, $3::integer)
 `
 
 type ConsumerReadParams struct {
@@ -149,6 +149,7 @@ func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]M
 			&i.CorrelationID,
 			&i.Traceparent,
 			&i.At,
+			&i.EnteredAt,
 			&i.BusinessKey,
 			&i.InstanceCorrelationID,
 			&i.CreatedAt,

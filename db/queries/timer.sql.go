@@ -10,6 +10,24 @@ import (
 	"encoding/json"
 )
 
+const fireSlowTimers = `-- name: FireSlowTimers :one
+select f.looked_at::integer as looked_at, f.fired::integer as fired, f.failures::jsonb as failures
+from pawl.fire_slow_timers() f
+`
+
+type FireSlowTimersRow struct {
+	LookedAt int32
+	Fired    int32
+	Failures json.RawMessage
+}
+
+func (q *Queries) FireSlowTimers(ctx context.Context) (FireSlowTimersRow, error) {
+	row := q.db.QueryRow(ctx, fireSlowTimers)
+	var i FireSlowTimersRow
+	err := row.Scan(&i.LookedAt, &i.Fired, &i.Failures)
+	return i, err
+}
+
 const fireTimers = `-- name: FireTimers :one
 select
   f.looked_at::integer as looked_at,
@@ -17,9 +35,15 @@ select
   extract(epoch from f.late)::float8 as late_seconds,
   -- One day if there is no timer.
   coalesce(extract(epoch from f.next_in), 86400)::float8 as next_seconds,
-  f.failures::jsonb as failures
-from pawl.fire_timers($1::integer) f
+  f.failures::jsonb as failures,
+  f.timed_out::boolean as timed_out
+from pawl.fire_timers($1::integer, $2::boolean) f
 `
+
+type FireTimersParams struct {
+	RowLimit int32
+	OneKind  bool
+}
 
 type FireTimersRow struct {
 	LookedAt    int32
@@ -27,10 +51,11 @@ type FireTimersRow struct {
 	LateSeconds float64
 	NextSeconds float64
 	Failures    json.RawMessage
+	TimedOut    bool
 }
 
-func (q *Queries) FireTimers(ctx context.Context, rowLimit int32) (FireTimersRow, error) {
-	row := q.db.QueryRow(ctx, fireTimers, rowLimit)
+func (q *Queries) FireTimers(ctx context.Context, arg FireTimersParams) (FireTimersRow, error) {
+	row := q.db.QueryRow(ctx, fireTimers, arg.RowLimit, arg.OneKind)
 	var i FireTimersRow
 	err := row.Scan(
 		&i.LookedAt,
@@ -38,17 +63,7 @@ func (q *Queries) FireTimers(ctx context.Context, rowLimit int32) (FireTimersRow
 		&i.LateSeconds,
 		&i.NextSeconds,
 		&i.Failures,
+		&i.TimedOut,
 	)
 	return i, err
-}
-
-const putOffTimer = `-- name: PutOffTimer :one
-select pawl.put_off_timer()::jsonb as failures
-`
-
-func (q *Queries) PutOffTimer(ctx context.Context) (json.RawMessage, error) {
-	row := q.db.QueryRow(ctx, putOffTimer)
-	var failures json.RawMessage
-	err := row.Scan(&failures)
-	return failures, err
 }

@@ -108,7 +108,7 @@ func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsPa
 }
 
 const deliveryMessages = `-- name: DeliveryMessages :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[])
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[])
 `
 
 type DeliveryMessagesParams struct {
@@ -149,6 +149,7 @@ func (q *Queries) DeliveryMessages(ctx context.Context, arg DeliveryMessagesPara
 			&i.CorrelationID,
 			&i.Traceparent,
 			&i.At,
+			&i.EnteredAt,
 			&i.BusinessKey,
 			&i.InstanceCorrelationID,
 			&i.CreatedAt,

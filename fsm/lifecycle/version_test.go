@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -99,6 +100,97 @@ func TestRetire(t *testing.T) {
 	w, err := s.GetWorkflow(t.Context(), "counter", 0)
 	if err != nil || w.Version != 2 {
 		t.Errorf("the latest is %d, %v", w.Version, err)
+	}
+}
+
+// Replays, and reads of the past, are what they were, though the instance was migrated and its version retired.
+func TestReplaysAfterTheVersionIsRetired(t *testing.T) {
+	t.Parallel()
+	const first = `{"name": "order", "initial": "A", "ttl": {"after": "9h", "target": "Z"}, "states": {
+		"A": {"on": {"go": "B", "never": {"target": "Z", "guard": "1 == 2"}}, "after": {"1h": "Z"}},
+		"B": {"on": {"end": "Z"}, "after": {"2h": "Z"}}, "Z": {"type": "final"}}}`
+	s, pool := fsmtest.New(t, fsm.Config{}, first)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	create := fsm.CreateCommand{Workflow: "order", Context: []byte(`{}`), Key: "create"}
+	created, err := s.Create(t.Context(), create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := created.Instance.ID
+	type answer struct {
+		Result  fsm.Result
+		Refusal *fsm.Refusal
+	}
+	answers := func() (list []answer) {
+		t.Helper()
+		commands := []fsm.Command{create}
+		for _, event := range []string{"never", "end", "go"} {
+			commands = append(commands, fsm.FireCommand{ID: id, Event: event, Key: event})
+		}
+		for _, c := range commands {
+			r := s.Do(t.Context(), []fsm.Command{c})[0]
+			a := answer{Result: r.Result}
+			if e, refused := errors.AsType[*fsm.Error](r.Err); refused {
+				a.Refusal = e.Refusal
+			}
+			a.Result.Replayed = false
+			list = append(list, a)
+		}
+		return list
+	}
+	// As SQL callers see them.
+	const bySQL = `
+		create function pg_temp.refusals(p_id uuid) returns text language plpgsql as $$
+		declare v_event text; v_detail text; v_all text := '';
+		begin
+			foreach v_event in array '{never,end}'::text[] loop
+				begin
+					perform pawl.fire_one(p_id, v_event, p_key => v_event);
+				exception when others then
+					get stacked diagnostics v_detail = pg_exception_detail;
+					v_all := v_all || sqlstate || v_detail;
+				end;
+			end loop;
+			return v_all;
+		end $$`
+	read := func() (list []any) {
+		t.Helper()
+		for version := range int64(3) {
+			i, err := s.GetVersion(t.Context(), fsm.DefaultTenant, id, version+1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, i)
+		}
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+		bounded.Exec(t, conn, "drop function if exists pg_temp.refusals")
+		bounded.Exec(t, conn, bySQL)
+		return append(list, bounded.Value[string](t, conn, "select pg_temp.refusals($1)", id))
+	}
+	firsts := answers()
+	if f := firsts[1].Refusal; f == nil || len(f.Guards) != 1 || len(f.AcceptedEvents) != 2 {
+		t.Fatalf("the refusal is %+v", f)
+	}
+	dbtest.Advance(t, pool, time.Minute)
+	fsmtest.Register(t, s, strings.Replace(first, `"after": {"2h": "Z"}`, `"after": {"3h": "Z"}`, 1))
+	if m := migrate(t, s, lifecycle.MigrateCommand{Workflow: "order", From: 1, To: 2}); m.Migrated != 1 {
+		t.Fatalf("%+v", m)
+	}
+	past := read()
+	if err := s.Retire(t.Context(), "order", 1); err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Advance(t, pool, time.Minute)
+	fsmtest.Fire(t, s, id, "end", `{}`)
+	if diff := cmp.Diff(firsts, answers()); diff != "" {
+		t.Errorf("the replays differ:\n%s", diff)
+	}
+	if diff := cmp.Diff(past, read()); diff != "" {
+		t.Errorf("the past differs:\n%s", diff)
 	}
 }
 

@@ -16,8 +16,19 @@
 //
 // # Several processes
 //
-// Every process may run all of the workers. Timers are fired by one process at a time, by an advisory
-// lock that its transaction holds. The purgers skip what another transaction has locked.
+// Every process may run all of the workers. One process at a time works in each of the two lanes of timers:
+// its transaction holds the lock of the lane's row. The purgers skip what another transaction has locked.
+//
+// # Slow timers
+//
+// The fast lane fires batches, with a limit of a quarter of a second for a call. If a batch does not keep to
+// it, its timers are fired again kind by kind, 20 at most in a call. A kind is a tenant, a version of a
+// workflow, and an event. A kind that uses up the limit with so few timers counts as slow: its timers are
+// moved to the slow lane when they are due, for a minute at first and for up to an hour if it is found slow
+// again and again. In the slow lane one guard runs at a time in the whole deployment, for as long as the
+// pool's statement_timeout lets it. Tenants take turns there, and of a tenant its workflows.
+//
+// So slow timers delay others by about half a second for each slow kind, and not by their number.
 //
 // # When things fail
 //

@@ -37,6 +37,9 @@ comment on column pawl.workflow.retention is 'how long final instances are kept;
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within
 -- others is named by its path, with dots, and accepts the events that those others accept.
+--
+-- A version that was retired leaves its states and transitions here if history names it: replays and reads of
+-- the past need them. So there is no foreign key to workflow.
 create table pawl.workflow_state (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -52,8 +55,6 @@ create table pawl.workflow_state (
   state_hash bigint not null
     generated always as (hashtextextended(state, hashtextextended(workflow, workflow_version))) stored,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
-  constraint workflow_state_workflow_fkey
-    foreign key (workflow, workflow_version) references pawl.workflow (name, version),
   constraint workflow_state_is_a_path_of_names
     check (length(state) <= 255 and state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'),
   constraint workflow_state_final_accepts_nothing

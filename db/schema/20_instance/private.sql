@@ -552,7 +552,7 @@ as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
@@ -561,7 +561,8 @@ begin
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
-    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at
+    coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
+    nullif(s.state_changed_at, p_at)
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;

@@ -57,7 +57,7 @@
 --     recur.
 --   * No volatile function is called inside the writing statement.
 
--- state_is_declared looks up whether a version of a workflow declares a state.
+-- state_is_declared looks up whether a version of a workflow that is not retired declares a state.
 create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text)
 returns boolean
 language plpgsql stable parallel safe
@@ -65,6 +65,8 @@ as $$
 begin
   return exists (
     select from pawl.workflow_state s
+    join pawl.workflow w
+      on w.name operator(pg_catalog.=) s.workflow and w.version operator(pg_catalog.=) s.workflow_version
     where s.workflow operator(pg_catalog.=) p_workflow
       and s.workflow_version operator(pg_catalog.=) p_workflow_version
       and s.state operator(pg_catalog.=) p_state);
@@ -108,7 +110,7 @@ with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_
 --
 -- It is "not valid", so that a dump restores it after the data of pawl.workflow_state. It binds all writes.
 alter table pawl.instance add constraint instance_state_is_declared check (
-  state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))
+  (state_hash = hashtextextended(state, hashtextextended(workflow, workflow_version))) is true
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
@@ -162,6 +164,7 @@ create table pawl.history (
   correlation_id pawl.key,
   traceparent text,
   at timestamptz not null,
+  entered_at timestamptz,
   constraint history_pkey primary key (tenant_id, instance_id, version),
   constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
 )
@@ -173,6 +176,9 @@ with (
   autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
 );
+
+comment on column pawl.history.entered_at is
+  'when the state was entered, if earlier than the step: an instance migration may keep the state';
 
 -- idempotency_key holds the first decision for a key: the step that the command made, or the
 -- refusal that the machine decided, and at which version. A replay is rebuilt from history.
@@ -212,8 +218,11 @@ create table pawl.timer (
   tried integer not null,
   failed_version pawl.version,
   last_error text,
+  queue integer,
+  queued_version pawl.version,
   constraint timer_pkey primary key (tenant_id, instance_id),
-  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null))
+  constraint timer_failed_with_an_error check ((failed_version is null) = (last_error is null)),
+  constraint timer_is_queued_at_a_version check ((queue is null) = (queued_version is null))
 )
 -- Arming and clearing leave dead rows and, since due_at is indexed, dead entries among those that
 -- are due first.
@@ -225,7 +234,15 @@ comment on column pawl.timer.failed_version is
   'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
 comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 
-create index timer_due_at_idx on pawl.timer (due_at);
+comment on column pawl.timer.queue is 'the queue of the slow lane that it was moved to: see pawl_private.slow_queue';
+comment on column pawl.timer.queued_version is
+  'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
+
+-- The timers of the fast lane, and those of each queue of the slow lane.
+create index timer_due_at_idx on pawl.timer (due_at)
+  where queued_version is distinct from armed_version;
+create index timer_queue_idx on pawl.timer (queue, due_at)
+  where queued_version = armed_version;
 -- Finds the timers that fail. A step that arms the timer anew takes it out of the index.
 create index timer_failing_idx on pawl.timer (tenant_id, instance_id)
   where failed_version = armed_version;
@@ -235,8 +252,7 @@ create view pawl.instance_at as
 select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
   i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
-  -- An instance migration may keep the state, which was entered earlier than the step.
-  (case when h.version = i.version then i.state_changed_at else h.at end)::timestamptz as state_changed_at,
+  coalesce(h.entered_at, h.at) as state_changed_at,
   h.expires_at, h.error, null::bigint as state_hash
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;

@@ -1,5 +1,5 @@
 -- past_timeout reads the next deadline as it was right after one of an instance's steps.
--- Returns: one row, or none if there was no deadline, or if the version of the workflow has been retired
+-- Returns: one row, or none if there was no deadline
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns setof pawl.timeout_row
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp

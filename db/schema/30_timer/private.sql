@@ -25,45 +25,126 @@ as $$
   limit 1
 $$;
 
--- due_timers reads the timers that are due, the oldest first, and locks their instances. It leaves out an
--- instance that is locked.
--- Returns: one row for each. tried: how many timeouts of the state were refused. due_at, event: the
---          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline
+-- due_timers reads the timers of a lane that are due, the oldest first, and locks their instances. It leaves
+-- out an instance that is locked, and looks at no more than 5,000 timers to find others.
+-- p_queue: a queue of the slow lane; null for the fast lane
+-- Returns: up to p_limit rows. tried: how many timeouts of the state were refused. due_at, event: the
+--          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline. queue:
+--          in the fast lane, the queue that the timer must be moved to, untried; null if it is not known to be
+--          slow
 -- Locks:   instance (for no key update, those that are not locked)
-create function pawl_private.due_timers(p_now timestamptz, p_limit integer)
-returns table (instance pawl.instance, tried integer, due_at timestamptz, event text, next_tried integer)
+create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer)
+returns table (
+  instance pawl.instance, queued_version bigint, tried integer, due_at timestamptz, event text, next_tried integer,
+  queue integer
+)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read the timers: by the index of the lane, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
 as $$
 begin
   return query
-  select i.instance, a.tried, d.due_at, d.event, d.tried
+  select i.instance, i.queued_version, a.tried, d.due_at, d.event, d.tried, q.id
   from (
-    select t.* from pawl.timer t where t.due_at <= p_now order by t.due_at limit p_limit
-  ) t
-  cross join lateral (
-    select i as instance
-    from pawl.instance i
-    where i.tenant_id = t.tenant_id and i.id = t.instance_id
-    limit 1
-    for no key update skip locked
+    select l.instance, t.armed_version, t.queued_version::bigint as queued_version, t.failed_version, t.tried
+    from (
+      (
+        select t.*
+        from pawl.timer t
+        where p_queue is null and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 5000
+      )
+      union all
+      (
+        select t.*
+        from pawl.timer t
+        where t.queue = p_queue and t.due_at <= p_now and t.queued_version = t.armed_version
+        order by t.queue, t.due_at
+        limit 5000
+      )
+    ) t
+    cross join lateral (
+      select i as instance
+      from pawl.instance i
+      where i.tenant_id = t.tenant_id and i.id = t.instance_id
+      limit 1
+      for no key update skip locked
+    ) l
+    limit p_limit
   ) i
   -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
   -- failed is tried again until the next deadline is due; then it counts as refused.
   cross join lateral (
     select case
-      when t.armed_version <> (i.instance).version then 0
-      when t.failed_version = t.armed_version
-        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, t.tried + 1) n) then t.tried + 1
-      else t.tried
+      when i.armed_version <> (i.instance).version then 0
+      when i.failed_version = i.armed_version
+        and (select n.due_at <= p_now from pawl_private.next_deadline(i.instance, i.tried + 1) n) then i.tried + 1
+      else i.tried
     end as tried
   ) a
-  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true;
+  left join lateral pawl_private.next_deadline(i.instance, a.tried) d on true
+  left join lateral (
+    select q.id
+    from pawl_private.slow_queue q
+    where p_queue is null and q.tenant_id = (i.instance).tenant_id and q.workflow = (i.instance).workflow
+      and q.workflow_version = (i.instance).workflow_version and q.event = d.event and q.slow_until > p_now
+    limit 1
+  ) q on true;
+end
+$$;
+
+-- slow_for is for how long a kind of timers counts as slow after it was found slow once more. It is a minute
+-- at first, so that a database that was slow as a whole is forgotten soon, and at most an hour.
+create function pawl_private.slow_for(p_times integer) returns interval
+language sql immutable parallel safe
+as $$ select least(interval '1 minute' * 2 ^ least(p_times - 1, 10), interval '1 hour') $$;
+
+-- too_slow says whether so many timers took too long to be fired in the fast lane. As few as 20 of a kind
+-- would use up the lane's statement timeout, a quarter of a second.
+create function pawl_private.too_slow(p_elapsed interval, p_timers integer) returns boolean
+language sql immutable parallel safe
+as $$ select p_elapsed > p_timers * interval '12.5 milliseconds' $$;
+
+-- note_slow notes that the kind of an instance's timer is slow.
+-- Returns: the kind's queue
+-- Writes:  slow_queue
+create function pawl_private.note_slow(p_instance pawl.instance, p_event text, p_now timestamptz) returns integer
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into pawl_private.slow_queue as q (
+    tenant_id, workflow, workflow_version, event, times, slow_until, turn_at)
+  values (
+    p_instance.tenant_id, p_instance.workflow, p_instance.workflow_version, p_event, 1,
+    p_now + pawl_private.slow_for(1), '-infinity')
+  on conflict on constraint slow_queue_kind_key do update
+  set times = q.times + 1, slow_until = p_now + pawl_private.slow_for(q.times + 1)
+  returning id
+$$;
+
+-- queue_timer moves a timer to a queue of the slow lane. The caller must hold the instance's lock.
+-- Writes:  timer
+create function pawl_private.queue_timer(p_instance pawl.instance, p_queue integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pawl.timer t
+  set queue = p_queue, queued_version = p_instance.version, armed_version = p_instance.version,
+    tried = case when t.armed_version = p_instance.version then t.tried else 0 end
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
 end
 $$;
 
 -- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If
--- there is none, it deletes the timer. It clears a failure. The caller must hold the instance's lock.
+-- there is none, it deletes the timer. It clears a failure, and takes the timer out of the slow lane. The caller
+-- must hold the instance's lock.
 -- Writes:  timer
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
 language plpgsql volatile
@@ -75,7 +156,7 @@ begin
   from pawl_private.next_deadline(p_instance, p_tried) d
   on conflict on constraint timer_pkey do update
   set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
-    failed_version = null, last_error = null;
+    failed_version = null, last_error = null, queue = null, queued_version = null;
   if not found then
     delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   end if;
@@ -83,7 +164,7 @@ end
 $$;
 
 -- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or
--- to the next deadline if that is earlier. p_tried: how many timeouts of the state were refused before
+-- to the next deadline if that is earlier, and takes it out of the slow lane. p_tried: how many timeouts of the state were refused before
 -- this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log
 -- only.
 -- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
@@ -105,6 +186,7 @@ begin
   where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
   update pawl.timer t
   set armed_version = p_instance.version, tried = p_tried, failed_version = p_instance.version, last_error = p_error,
+    queue = null, queued_version = null,
     due_at = least(
       v_now + interval '1 minute',
       (select d.due_at from pawl_private.next_deadline(p_instance, p_tried + 1) d where d.due_at > v_now))
@@ -121,15 +203,18 @@ $$;
 -- fire_timer_batch fires the given timeouts and lifetimes of locked instances. The payload is {"due_at"}, so
 -- that history shows how late each was. If no guard of a timeout holds, the timer is armed for the
 -- instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an exception
--- the batch is fired again, one by one.
+-- the batch is fired again, one by one. If the statement timeout comes meanwhile, the timers from then on are
+-- left as they were. It comes once in a statement, so the caller must not do much more.
 -- p_tried:      how many timeouts of the state were refused before this one
 -- p_next_tried: the same, if this one is refused too; null for the lifetime
--- Returns: fired: how many steps were made. failures: the new ones, see fail_timer
+-- Returns: fired: how many steps were made. failures: the new ones, see fail_timer. done: how many of the timers
+--          were dealt with, counted from the first; all, unless the statement timeout came
+-- Raises:  57014 the call was cancelled by somebody
 -- Locks:   what fire locks, and timer
 -- Writes:  what fire writes
 create function pawl_private.fire_timer_batch(
   p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[],
-  p_due_at timestamptz[], out fired integer, out failures jsonb
+  p_due_at timestamptz[], out fired integer, out failures jsonb, out done integer
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -144,6 +229,7 @@ declare
 begin
   fired := 0;
   failures := '[]';
+  done := v_size;
   for v_outcome in
     select o.code, o.ordinal
     from pawl.fire(
@@ -175,9 +261,20 @@ begin
         p_error => v_error, p_cause => null);
     end if;
   end loop;
-exception when others then
+exception
+when query_canceled then
+  -- The timeout's clock starts a little before statement_timestamp.
+  if current_setting('statement_timeout') = '0'
+    or clock_timestamp() - statement_timestamp() < current_setting('statement_timeout')::interval * 0.8 then
+    raise;
+  end if;
   fired := 0;
   failures := '[]';
+  done := 0;
+when others then
+  fired := 0;
+  failures := '[]';
+  done := v_size;
   if v_size = 1 then
     -- A path raises these SQLSTATEs. The text of any other error may give away something about the
     -- database.
@@ -197,6 +294,10 @@ exception when others then
         p_due_at => p_due_at[v_i:v_i]);
       fired := fired + v_one.fired;
       failures := failures || v_one.failures;
+      if v_one.done = 0 then
+        done := v_i - 1;
+        return;
+      end if;
     end loop;
   end if;
 end

@@ -2,12 +2,51 @@
 -- deadline is due is read from the instance, under its lock. Then fire makes the step, as for any other
 -- event.
 --
--- One process at a time fires timers: its transaction holds an advisory lock. Others would only wait
--- for the same instances. The worker waits for no command: it skips an instance that is
--- locked, and looks at it again later.
+-- There are two lanes, so that slow guards cost only the timers of their own kind. A kind is a tenant, a
+-- version of a workflow, and an event: a timeout's or 'ttl'. The fast lane fires batches under a short
+-- statement timeout. A kind whose timers do not keep to it is noted in slow_queue, and its timers are moved to
+-- the slow lane when they are due. The fast lane tries none of them until slow_until, and the index that it
+-- reads does not hold them. The slow lane takes its queues by turns: first by tenant, then by workflow. It
+-- fires one timer after the other, each in a subtransaction, under the service's own statement timeout.
+--
+-- One process at a time works in each lane: its transaction holds the lane's row of timer_lane. Others would
+-- only wait for the same instances, and the slow lane never runs more than one guard at a time. The lanes wait
+-- for no command: they skip an instance that is locked, and look at it again later.
 --
 -- If a deadline comes and its step cannot be made, the timer *fails*. It keeps the reason, and the step is
 -- tried again every minute, until the instance moves or its next deadline is due.
+--
+-- Lock order: timer_lane, before all of the engine's; slow_queue, after them.
+
+-- timer_lane has a row for each lane. Who locks the row works in the lane. Only the owner of the schema, and
+-- with it the functions of this module, can lock it. An advisory lock could be held by any role that can
+-- connect.
+create table pawl_private.timer_lane (
+  name text not null,
+  constraint timer_lane_pkey primary key (name),
+  constraint timer_lane_is_known check (name in ('fast', 'slow'))
+);
+
+insert into pawl_private.timer_lane (name) values ('fast'), ('slow');
+
+-- slow_queue has a row for each kind of timers that is, or was in the last day, slow.
+create table pawl_private.slow_queue (
+  id integer not null generated always as identity,
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  event text collate "C" not null,
+  times integer not null,
+  slow_until timestamptz not null,
+  turn_at timestamptz not null,
+  constraint slow_queue_pkey primary key (id),
+  constraint slow_queue_kind_key unique (tenant_id, workflow, workflow_version, event),
+  constraint slow_queue_times_are_counted check (times >= 1)
+);
+
+comment on column pawl_private.slow_queue.times is 'how often the fast lane found the kind slow; see slow_for';
+comment on column pawl_private.slow_queue.slow_until is 'until then the fast lane moves timers of the kind without trying them';
+comment on column pawl_private.slow_queue.turn_at is 'when the slow lane last took from the queue';
 
 -- next_timeout is the next deadline of each instance that has a timer. event: that of the timeout, or 'ttl'
 -- for the lifetime. last_error: why the timer fails; null if it does not. It must agree with

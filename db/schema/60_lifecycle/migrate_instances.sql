@@ -24,8 +24,8 @@
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
 --          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
 --          even in silent mode
--- Locks:   workflow (for key share, both versions), an advisory lock by tenant and workflow, instance (for
---          no key update, by id, those that are not locked)
+-- Locks:   workflow (for key share, both versions), instance_migration, instance (for no key update, by id,
+--          those that are not locked)
 -- Writes:  instance_migration, instance, history, timer
 create function pawl.migrate_instances(
   p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer,
@@ -81,33 +81,41 @@ begin
   end if;
 
   if not p_dry_run then
-    perform pg_advisory_xact_lock(hashtextextended(format('pawl.migrate %s %s', p_tenant, p_workflow), 0));
-    v_now := pawl.now();
-    update pawl.instance_migration m
-    set finished_at = v_now
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to)
-      and m.batch_at <= v_now - interval '1 minute';
-    select m.*
-    into v_other
-    from pawl.instance_migration m
-    where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
-      and (m.from_version, m.to_version) <> (p_from, p_to);
-    if found then
-      perform pawl_private.raise_condition(
-        'workflow-conflict',
-        format(
-          'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
-          v_other.to_version));
-    end if;
-    insert into pawl.instance_migration as m (
-      tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
-    values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
-    on conflict on constraint instance_migration_pkey do update
-    set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
-      actor = case when m.finished_at is null then m.actor else excluded.actor end,
-      batch_at = excluded.batch_at,
-      finished_at = null;
+    loop
+      v_now := pawl.now();
+      update pawl.instance_migration m
+      set finished_at = v_now
+      where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+        and (m.from_version, m.to_version) <> (p_from, p_to)
+        and m.batch_at <= v_now - interval '1 minute';
+      select m.*
+      into v_other
+      from pawl.instance_migration m
+      where m.tenant_id = p_tenant and m.workflow = p_workflow and m.finished_at is null
+        and (m.from_version, m.to_version) <> (p_from, p_to);
+      if found then
+        perform pawl_private.raise_condition(
+          'workflow-conflict',
+          format(
+            'workflow %s: a migration from version %s to %s is under way', p_workflow, v_other.from_version,
+            v_other.to_version));
+      end if;
+      begin
+        -- Another call waits here until this one has ended: one of the same direction for the row, one of
+        -- another direction for its place in the index.
+        insert into pawl.instance_migration as m (
+          tenant_id, workflow, from_version, to_version, started_at, batch_at, moved, actor)
+        values (p_tenant, p_workflow, p_from, p_to, v_now, v_now, 0, p_actor)
+        on conflict on constraint instance_migration_pkey do update
+        set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
+          actor = case when m.finished_at is null then m.actor else excluded.actor end,
+          batch_at = excluded.batch_at,
+          finished_at = null;
+        exit;
+      exception when unique_violation then
+        null; -- A migration of another direction has begun meanwhile. Now it is seen.
+      end;
+    end loop;
   end if;
 
   if p_ids is null then

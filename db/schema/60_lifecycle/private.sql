@@ -150,7 +150,6 @@ $$;
 
 -- backtest_overdue says whether an instance, as history had it, had a deadline by p_at at which its own
 -- version would have made a step: then its timer was late. A timeout that raises is postponed, and so late.
--- The deadlines of a version that was retired are unknown, and any of them may have been late.
 -- p_except: the event of a deadline that does not count
 create function pawl_private.backtest_overdue(
   p_recorded pawl.instance, p_at timestamptz, p_except text, p_setting pawl.setting
@@ -162,11 +161,6 @@ declare
   v_tried integer := 0;
   v_deadline record;
 begin
-  if not exists (
-    select from pawl.workflow w where w.name = p_recorded.workflow and w.version = p_recorded.workflow_version
-  ) then
-    return true;
-  end if;
   loop
     select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then

@@ -5,6 +5,8 @@
 -- unless instances were migrated away from it: their history names it, and a number in history must not
 -- change its meaning. A workflow without versions does not exist, and its name is free.
 --
+-- If instances were migrated away from it, its states and transitions stay: see pawl.workflow_state.
+--
 -- It does not see a create in a repeatable read transaction that began before the version was retired: the
 -- engine requires read committed.
 -- p_checksum: the version's; the latest version with it is retired, unless p_version names another
@@ -46,8 +48,13 @@ begin
       jsonb_build_object('version', v_version, 'instances', v_instances));
   end if;
 
-  delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
-  delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  -- As long as instances exist that were migrated away, history names the version, and keys may replay its steps.
+  if not exists (
+    select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
+  ) then
+    delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
+    delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
+  end if;
   delete from pawl.workflow w where w.name = p_name and w.version = v_version;
   -- Migrations from or to this version have ended.
   update pawl.instance_migration m
