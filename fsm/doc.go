@@ -32,6 +32,9 @@
 // its type), guess.go finds the schema to check its payload against, batcher.go takes it out, flush.go makes
 // the call, and outcome.go turns the outcome into a Result or an Error.
 //
+// Gets share calls too. All other reads have connections of their own, for which tenants take turns: see Config.Reads
+// and ForTenant. So they hold up neither commands nor each other's tenants.
+//
 // # The states of an instance
 //
 //	create ──▶ active ──fire──▶ active ──fire──▶ … ──▶ completed | failed | cancelled | expired

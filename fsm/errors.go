@@ -266,6 +266,9 @@ func kindOf(reason error) Kind {
 
 // fromDatabase is the one place where an error of the driver gets a Kind.
 func fromDatabase(err error) *Error {
+	if errors.Is(err, database.ErrCrowded) {
+		return &Error{Kind: Unavailable, Message: "too many requests of this kind are waiting; try again", Cause: err}
+	}
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		if database.IsConnectionError(err) {

@@ -244,7 +244,7 @@ func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) erro
 		return fromDatabase(err)
 	}
 	if database.IsCode(err, database.QueryCanceled) && !p.known {
-		if _, previewErr := s.PreviewCreate(context.Background(), p.command.Workflow, 0, p.command.Context); !errors.Is(previewErr, GuardError) {
+		if _, previewErr := previewCreate(context.Background(), s.db.TryCommand, p.command.Workflow, 0, p.command.Context); !errors.Is(previewErr, GuardError) {
 			return fromDatabase(err)
 		}
 	}

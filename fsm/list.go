@@ -222,8 +222,7 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 		return c, nil
 	}
 	var rows []queries.ChosenStatesRow
-	err := s.db.Read(ctx, func(ctx context.Context, _ *queries.Queries) error {
-		q := database.Planned(s.db.Pool())
+	err := s.db.ReadPlanned(ctx, func(ctx context.Context, q *queries.Queries) error {
 		unknown, err := q.UnknownNames(ctx, queries.UnknownNamesParams{
 			Workflows: append([]string{}, f.Workflows...), Events: []string{}, States: append([]string{}, f.States...),
 		})

@@ -16,7 +16,7 @@ import (
 // as it would be. The key is not looked at, so nothing is replayed. The kinds are those of Fire.
 func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
 	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
-		o, err := s.preview(ctx, p)
+		o, err := previewOn(ctx, s.db.Try, p)
 		switch {
 		case database.IsGuardFailure(err):
 			e, _ := s.guardError(p, err)
@@ -28,19 +28,16 @@ func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
 	})
 }
 
-// readOnly runs f in a read-only transaction. It returns the driver's error.
-func (s *Service) readOnly(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
-	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
-		return database.Transact(ctx, s.db.Pool(), pgx.TxOptions{AccessMode: pgx.ReadOnly}, "", func(q *queries.Queries) error {
-			return f(ctx, q)
-		})
-	})
-	return err
+// A trial runs a function in a transaction that cannot write, and returns the driver's error.
+type trial func(context.Context, func(context.Context, *queries.Queries) error) error
+
+// preview decides on a fire for a flusher, and writes nothing. It returns the driver's error.
+func (s *Service) preview(ctx context.Context, p *pending[FireCommand, Result]) (queries.Outcome, error) {
+	return previewOn(ctx, s.db.TryCommand, p)
 }
 
-// preview decides on a fire without writing. It returns the driver's error.
-func (s *Service) preview(ctx context.Context, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
-	err = s.readOnly(ctx, func(ctx context.Context, q *queries.Queries) error {
+func previewOn(ctx context.Context, try trial, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
+	err = try(ctx, func(ctx context.Context, q *queries.Queries) error {
 		c := &p.command
 		rows, err := q.Preview(ctx, queries.PreviewParams{
 			Tenant: p.tenant, Ids: []uuid.UUID{c.ID}, Events: []string{c.Event}, Payloads: []json.RawMessage{c.Payload},
@@ -70,12 +67,16 @@ type Position struct {
 // against the workflow's schema.
 // Kinds: Malformed, WorkflowNotFound, TooLarge, GuardError, Unavailable.
 func (s *Service) PreviewCreate(ctx context.Context, workflow string, version int, document json.RawMessage) (Position, error) {
+	return previewCreate(ctx, s.db.Try, workflow, version, document)
+}
+
+func previewCreate(ctx context.Context, try trial, workflow string, version int, document json.RawMessage) (Position, error) {
 	c := CreateCommand{Workflow: workflow, Context: document}
 	if err := c.normalise(); err != nil {
 		return Position{}, err
 	}
 	if version == 0 {
-		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		err := try(ctx, func(ctx context.Context, q *queries.Queries) error {
 			w, err := q.GetWorkflow(ctx, workflow)
 			version = int(w.Version)
 			if errors.Is(err, pgx.ErrNoRows) {
@@ -84,11 +85,11 @@ func (s *Service) PreviewCreate(ctx context.Context, workflow string, version in
 			return err
 		})
 		if err != nil {
-			return Position{}, err
+			return Position{}, AsError(err)
 		}
 	}
 	at := Position{Workflow: workflow, WorkflowVersion: version, Version: 1, Context: c.Context}
-	o, err := s.simulate(ctx, at, nil, &pending[FireCommand, Result]{command: FireCommand{Payload: emptyObject}})
+	o, err := simulate(ctx, try, at, nil, &pending[FireCommand, Result]{command: FireCommand{Payload: emptyObject}})
 	if err != nil {
 		return Position{}, err
 	}
@@ -101,7 +102,7 @@ func (s *Service) PreviewCreate(ctx context.Context, workflow string, version in
 func (s *Service) PreviewFrom(ctx context.Context, at Position, event string, payload json.RawMessage) (Position, error) {
 	c := FireCommand{Event: event, Payload: payload, Expect: ExpectAny()}
 	r, err := s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
-		return s.simulate(ctx, at, &p.command.Event, p)
+		return simulate(ctx, s.db.Try, at, &p.command.Event, p)
 	})
 	return at.after(r), err
 }
@@ -113,7 +114,9 @@ func (at Position) after(r Result) Position {
 }
 
 // simulate decides without writing on an event at a position, or on a create if event is nil.
-func (s *Service) simulate(ctx context.Context, at Position, event *string, p *pending[FireCommand, Result]) (o queries.Outcome, err error) {
+func simulate(
+	ctx context.Context, try trial, at Position, event *string, p *pending[FireCommand, Result],
+) (o queries.Outcome, err error) {
 	params := queries.SimulateParams{
 		Workflow: at.Workflow, WorkflowVersion: int32(at.WorkflowVersion), Version: at.Version, Context: at.Context,
 		Event: event, Payload: p.command.Payload, Checked: p.checked,
@@ -121,7 +124,7 @@ func (s *Service) simulate(ctx context.Context, at Position, event *string, p *p
 	if event != nil {
 		params.State = &at.State
 	}
-	err = s.readOnly(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+	err = try(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		o, err = q.Simulate(ctx, params)
 		return err
 	})

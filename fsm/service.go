@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"context"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,7 +21,8 @@ type WebhookPolicy = address.Policy
 type Config struct {
 	// Flushers is the largest number of calls in flight, for creates, fires and gets each. While calls
 	// take less than 5 ms and fewer than MaxBatch commands wait, only one call is made at a time: the
-	// fewer calls are made at once, the more commands share each of them. Default 4.
+	// fewer calls are made at once, the more commands share each of them. Default 4, but at most a quarter of
+	// the pool's connections, so that slow fires leave some to creates and gets.
 	Flushers int
 	// SlowCalls is the largest number of calls in flight with commands that were slow before, for creates and
 	// fires each. A command was slow if its guards and assigns take long, or if another transaction has its
@@ -37,6 +39,10 @@ type Config struct {
 	// included. After that the database counts as away. It must be longer than the pool's
 	// statement_timeout. Default 1.5 s.
 	CallTimeout time.Duration
+	// Reads is a second pool on the same database, for everything but commands and the reads of Get: lists, history,
+	// dry runs, and what the packages under this one do. Tenants take turns for its connections, and two of these
+	// are kept for changes, such as registrations. Default: half of the connections of the pool that New gets.
+	Reads *pgxpool.Pool
 	// Webhooks says which URLs callbacks and subscriptions may have, and what signs a callback without a
 	// secret of its own. Default: public addresses only, and no secret.
 	Webhooks WebhookPolicy
@@ -73,7 +79,7 @@ func (c Config) withDefaults() Config {
 // goroutines at once.
 //
 // A command without a tenant belongs to DefaultTenant. A read has no such default: it sees only what
-// the tenant that it names has.
+// the tenant that it names has. Who waits for whom is decided by the tenant of the context; see ForTenant.
 type Service struct {
 	db       *database.Client
 	config   Config
@@ -89,12 +95,22 @@ type Service struct {
 // statement_timeout and lock_timeout, as db.Open does: they bound how long a guard may run, and how
 // long a locked row may hold up other commands.
 func New(pool *pgxpool.Pool, config Config) *Service {
+	if config.Flushers <= 0 {
+		config.Flushers = max(min(4, int(pool.Config().MaxConns)/4), 1)
+	}
 	config = config.withDefaults()
-	s := &Service{db: database.New(pool, config.CallTimeout, asError), config: config}
+	s := &Service{db: database.New(pool, config.Reads, config.CallTimeout, asError), config: config}
 	s.creates = newBatcher(config, s.flushCreates)
 	s.fires = newBatcher(config, s.flushFires)
 	s.gets = newBatcher(config, s.flushGets)
 	return s
+}
+
+// ForTenant returns a context for the calls of a tenant. Calls that share a number of connections take turns by the
+// tenants of their contexts, so that one tenant's do not hold up those of another. Calls without such a context
+// take turns as one tenant.
+func ForTenant(ctx context.Context, tenant string) context.Context {
+	return database.WithTenant(ctx, tenant)
 }
 
 // Database is how the packages under fsm call the database. Its type is internal to them.

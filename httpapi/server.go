@@ -189,7 +189,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 		s.fail(ctx, out, err)
 		return
 	}
-	in = in.WithContext(ctx)
+	in = in.WithContext(fsm.ForTenant(ctx, r.principal.tenant))
 	if in.Method == http.MethodHead {
 		// net/http discards the body of a response to HEAD.
 		in.Method, r.head = http.MethodGet, true

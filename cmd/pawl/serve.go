@@ -29,7 +29,8 @@ type serviceFlags struct {
 	Tokens            string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
 	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads and workers. One more listens for notifications; the outbox adds two, and one for each sink."`
+	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds two, and one for each sink."`
+	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half. Two more are for changes of workflows and subscriptions."`
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
@@ -44,6 +45,9 @@ type serviceFlags struct {
 func (s *serviceFlags) Validate() error {
 	if !s.API && !s.Workers {
 		return errors.New("--no-api and --no-workers leave nothing to do: give only one of them")
+	}
+	if s.MaxReadConns < 1 {
+		return errors.New("--max-read-conns must be at least 1")
 	}
 	return errors.Join(s.sinkFlags.Validate(), s.webhookFlags.Validate())
 }
@@ -91,6 +95,13 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		return err
 	}
 	defer closePool(pool, s.ShutdownTimeout)
+	readPool, err := db.Open(c, dsn, db.Config{
+		MaxConns: s.MaxReadConns + 2, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	defer closePool(readPool, s.ShutdownTimeout)
 	// The outbox reads many rows at a time. It has connections of its own, so that no request waits
 	// for one that it uses.
 	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 2 + len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
@@ -105,7 +116,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
-		Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Reads: readPool, Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	if prepare != nil {

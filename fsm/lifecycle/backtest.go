@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pawl-fsm/pawl/db/queries"
-	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
@@ -135,7 +134,7 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 		version := int32(w.Version)
 		b.params.Version, b.options.AccessMode = &version, pgx.ReadOnly
 	} else {
-		_, canonical, err := s.readDefinition(ctx, w.Name, c.Definition)
+		_, canonical, err := readDefinition(ctx, s.db.Try, w.Name, c.Definition)
 		if err != nil {
 			return Backtest{}, fsm.Within("/definition", err)
 		}
@@ -168,8 +167,8 @@ func (b *backtest) run(ctx context.Context, sample int) error {
 	var before *uuid.UUID
 	for sample > 0 {
 		var ids []uuid.UUID
-		err := b.service.db.Read(ctx, func(ctx context.Context, _ *queries.Queries) (err error) {
-			ids, err = database.Planned(session.Pool(b.service.db.Pool())).NewestInstances(ctx, queries.NewestInstancesParams{
+		err := b.service.db.ReadPlanned(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+			ids, err = q.NewestInstances(ctx, queries.NewestInstancesParams{
 				TenantID: b.params.Tenant, Workflow: b.params.Workflow, BeforeID: before, RowLimit: int32(min(sample, page)),
 			})
 			return err
@@ -196,7 +195,7 @@ func (b *backtest) timeout() time.Duration { return 4 * b.service.db.Timeout() }
 func (b *backtest) rerun(ctx context.Context, ids []uuid.UUID) (done int, err error) {
 	var rows []queries.BacktestRow
 	b.params.Ids = ids
-	err = b.service.db.Retry(ctx, b.options, fmt.Sprintf("%dms", b.timeout().Milliseconds()), func(q *queries.Queries) (err error) {
+	err = b.service.db.Linger(ctx, b.options, fmt.Sprintf("%dms", b.timeout().Milliseconds()), func(q *queries.Queries) (err error) {
 		rows, err = q.Backtest(ctx, b.params)
 		return err
 	})

@@ -167,17 +167,18 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 // pass goes once through all chosen instances, or only through those with the ids if there are any. It
 // returns those that another transaction held.
 func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, ids []uuid.UUID) (busy []LeftInstance, err error) {
-	options := pgx.TxOptions{}
-	if p.DryRun {
-		options.AccessMode = pgx.ReadOnly
-	}
 	p.Ids = ids
 	for {
 		var rows []queries.MigrateInstancesRow
-		err := m.service.db.Retry(ctx, options, "30s", func(q *queries.Queries) (err error) {
+		call := func(q *queries.Queries) (err error) {
 			rows, err = q.MigrateInstances(ctx, p)
 			return err
-		})
+		}
+		if p.DryRun {
+			err = m.service.db.Linger(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "30s", call)
+		} else {
+			err = m.service.db.ChangeAll(ctx, "30s", call)
+		}
 		if err != nil {
 			return busy, fsm.AsError(err)
 		}

@@ -32,7 +32,7 @@ func (s *Service) Versions(ctx context.Context, tenant, name string) ([]Workflow
 		return nil, missing
 	}
 	var rows []queries.ListVersionsRow
-	err := s.db.Retry(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "10s", func(q *queries.Queries) (err error) {
+	err := s.db.Linger(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "10s", func(q *queries.Queries) (err error) {
 		rows, err = q.ListVersions(ctx, queries.ListVersionsParams{TenantID: tenant, Name: name})
 		if err == nil && len(rows) == 0 {
 			return missing
@@ -66,7 +66,7 @@ func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	if err != nil {
 		return err
 	}
-	err = s.db.Retry(ctx, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
+	err = s.db.ChangeAll(ctx, "30s", func(q *queries.Queries) error {
 		retired, err := q.RetireWorkflow(ctx, queries.RetireWorkflowParams{
 			Name: name, Checksum: w.Checksum, Version: int32(w.Version),
 		})

@@ -70,7 +70,8 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	if err := fsm.CheckTexts(fsm.Text{Value: actor, Max: 255}); err != nil {
 		return Registration{}, err
 	}
-	def, canonical, err := s.readDefinition(ctx, name, data)
+	// With the connections of changes, so that reads do not hold it up.
+	def, canonical, err := readDefinition(ctx, s.db.Change, name, data)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -82,7 +83,7 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	var registered Registration
 	errDryRun := errors.New("dry run")
 	// The engine checks the definition again. That takes time if it is large.
-	err = s.db.Retry(ctx, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
+	err = s.db.ChangeAll(ctx, "30s", func(q *queries.Queries) error {
 		row, err := q.RegisterWorkflow(ctx, queries.RegisterWorkflowParams{
 			Definition: canonical, Actor: actor, Version: version,
 		})
@@ -114,21 +115,26 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 
 // readDefinition checks a definition as far as it can be checked before it is stored, and returns it
 // with its canonical form.
-func (s *Service) readDefinition(ctx context.Context, name string, data []byte) (*definition.Definition, json.RawMessage, error) {
+func readDefinition(
+	ctx context.Context, call func(context.Context, func(context.Context, *queries.Queries) error) error, name string, data []byte,
+) (*definition.Definition, json.RawMessage, error) {
 	var setting queries.Setting
-	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+	err := call(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		setting, err = q.GetSetting(ctx)
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fsm.AsError(err)
 	}
 	draft, err := definition.Read(data, name, definition.Limits{Bytes: int(setting.DefinitionLimit), States: int(setting.StateLimit)})
 	if err != nil {
 		return nil, nil, fsm.AsError(err)
 	}
-	if err := s.checkPaths(ctx, draft); err != nil {
-		return nil, nil, err
+	if len(draft.Paths) > 0 {
+		err := call(ctx, func(ctx context.Context, q *queries.Queries) error { return checkPaths(ctx, q, draft) })
+		if err != nil {
+			return nil, nil, fsm.AsError(err)
+		}
 	}
 	if err := draft.Err(); err != nil {
 		return nil, nil, fsm.AsError(err)
@@ -141,18 +147,12 @@ func (s *Service) readDefinition(ctx context.Context, name string, data []byte) 
 }
 
 // checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse.
-func (s *Service) checkPaths(ctx context.Context, draft *definition.Draft) error {
-	if len(draft.Paths) == 0 {
-		return nil
-	}
+func checkPaths(ctx context.Context, q *queries.Queries, draft *definition.Draft) error {
+	rows, err := q.JSONPathErrors(ctx, slices.Collect(maps.Values(draft.Paths)))
 	wrong := map[string]string{}
-	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		rows, err := q.JSONPathErrors(ctx, slices.Collect(maps.Values(draft.Paths)))
-		for _, row := range rows {
-			wrong[row.Path] = row.Error
-		}
-		return err
-	})
+	for _, row := range rows {
+		wrong[row.Path] = row.Error
+	}
 	for at, path := range draft.Paths {
 		if detail, bad := wrong[path]; bad {
 			draft.Fault(at, "is no SQL/JSON path: "+detail)

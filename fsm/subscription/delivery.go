@@ -134,10 +134,10 @@ func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUI
 	if d.Status == DeliveryPending {
 		return d, fsm.Errorf(fsm.DeliveryConflict, "the delivery is pending: it will be sent anyway")
 	}
-	row, err := s.db.Queries().DeliveryReplay(ctx, queries.DeliveryReplayParams{Tenant: tenant, Ids: []uuid.UUID{id}, RowLimit: 1})
+	row, err := s.replay(ctx, queries.DeliveryReplayParams{Tenant: tenant, Ids: []uuid.UUID{id}, RowLimit: 1})
 	switch {
 	case err != nil:
-		return d, fsm.AsError(err)
+		return d, err
 	case row.Replayed == 0:
 		return d, fsm.Errorf(fsm.DeliveryConflict, "the subscription that the delivery belongs to is gone")
 	}
@@ -174,9 +174,9 @@ func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayF
 		CreatedBefore: database.Optional(f.Before), RowLimit: replayPage,
 	}
 	for {
-		row, err := s.db.Queries().DeliveryReplay(ctx, p)
+		row, err := s.replay(ctx, p)
 		if err != nil {
-			return replayed, fsm.AsError(err)
+			return replayed, err
 		}
 		replayed += int(row.Replayed)
 		if row.LookedAt < replayPage {
@@ -184,4 +184,13 @@ func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayF
 		}
 		p.After = &row.Last
 	}
+}
+
+// replay makes one call.
+func (s *Service) replay(ctx context.Context, p queries.DeliveryReplayParams) (row queries.DeliveryReplayRow, err error) {
+	err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.DeliveryReplay(ctx, p)
+		return err
+	})
+	return row, err
 }

@@ -97,12 +97,16 @@ func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, s
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
 	}
-	row, err := s.db.Queries().SubscriptionCreate(ctx, queries.SubscriptionCreateParams{
-		Tenant: tenant, Url: url, Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
-		TerminalOnly: f.TerminalOnly, Secret: secret, Actor: cmp.Or(actor, "anonymous"),
+	var row queries.Subscription
+	err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.SubscriptionCreate(ctx, queries.SubscriptionCreateParams{
+			Tenant: tenant, Url: url, Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
+			TerminalOnly: f.TerminalOnly, Secret: secret, Actor: cmp.Or(actor, "anonymous"),
+		})
+		return err
 	})
 	if err != nil {
-		return Subscription{}, fsm.AsError(err)
+		return Subscription{}, err
 	}
 	out := subscriptionOf(row)
 	out.Secret = row.Secret
@@ -175,11 +179,12 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
 	}
-	row, err := s.db.Queries().SubscriptionUpdate(ctx, p)
-	if err != nil {
-		return Subscription{}, fsm.AsError(ifMissing(err))
-	}
-	return subscriptionOf(row), nil
+	var row queries.Subscription
+	err := s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.SubscriptionUpdate(ctx, p)
+		return ifMissing(err)
+	})
+	return subscriptionOf(row), err
 }
 
 // Unsubscribe deletes a subscription. Its pending deliveries are abandoned, and all of its deliveries stay to
@@ -187,14 +192,13 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 //
 // Kinds: NotFound, Unavailable.
 func (s *Service) Unsubscribe(ctx context.Context, tenant string, id uuid.UUID) error {
-	deleted, err := s.db.Queries().SubscriptionDelete(ctx, queries.SubscriptionDeleteParams{Tenant: tenant, ID: id})
-	switch {
-	case err != nil:
-		return fsm.AsError(err)
-	case !deleted:
-		return fsm.Errorf(fsm.NotFound, noSubscription)
-	}
-	return nil
+	return s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) error {
+		deleted, err := q.SubscriptionDelete(ctx, queries.SubscriptionDeleteParams{Tenant: tenant, ID: id})
+		if err == nil && !deleted {
+			return fsm.Errorf(fsm.NotFound, noSubscription)
+		}
+		return err
+	})
 }
 
 // RotateSecret replaces the secret. If secret is empty, it makes one of 256 bits. For a day the replaced
@@ -207,11 +211,15 @@ func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID,
 	} else if faults := checkSecret(secret); len(faults) > 0 {
 		return Subscription{}, fsm.MalformedAt(faults[0].Pointer, faults[0].Detail)
 	}
-	row, err := s.db.Queries().SubscriptionRotateSecret(ctx, queries.SubscriptionRotateSecretParams{
-		Tenant: tenant, ID: id, Secret: secret, Overlap: pgtype.Interval{Microseconds: secretOverlap.Microseconds(), Valid: true},
+	var row queries.Subscription
+	err := s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.SubscriptionRotateSecret(ctx, queries.SubscriptionRotateSecretParams{
+			Tenant: tenant, ID: id, Secret: secret, Overlap: pgtype.Interval{Microseconds: secretOverlap.Microseconds(), Valid: true},
+		})
+		return ifMissing(err)
 	})
 	if err != nil {
-		return Subscription{}, fsm.AsError(ifMissing(err))
+		return Subscription{}, err
 	}
 	out := subscriptionOf(row)
 	out.Secret = row.Secret
@@ -230,11 +238,12 @@ func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.U
 	case subscription.DisabledAt != nil:
 		return Delivery{}, fsm.Errorf(fsm.DeliveryConflict, "the subscription is disabled: %s", *subscription.DisabledReason)
 	}
-	row, err := s.db.Queries().SubscriptionTest(ctx, queries.SubscriptionTestParams{Tenant: tenant, ID: id})
-	if err != nil {
-		return Delivery{}, fsm.AsError(ifMissing(err))
-	}
-	return deliveryOf(row), nil
+	var row queries.Delivery
+	err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		row, err = q.SubscriptionTest(ctx, queries.SubscriptionTestParams{Tenant: tenant, ID: id})
+		return ifMissing(err)
+	})
+	return deliveryOf(row), err
 }
 
 // newSecret returns a secret of 256 bits in the form that address.CheckSecret accepts.

@@ -18,27 +18,102 @@ type Client struct {
 	queries *queries.Queries
 	timeout time.Duration
 	asError func(error) error
+
+	reads                        *pgxpool.Pool
+	reading, lingering, changing *Gate
 }
 
-// New returns a Client on a pool. timeout bounds a call, all its repetitions included. asError maps
-// the driver's error to the one that callers of the Client see; it is not called with nil.
-func New(pool *pgxpool.Pool, timeout time.Duration, asError func(error) error) *Client {
-	return &Client{pool: pool, queries: queries.New(session.Pool(pool)), timeout: timeout, asError: asError}
+// changes is how many connections of the second pool are kept for changes, as a rule.
+const changes = 2
+
+// room is how many calls of one tenant may wait at a gate if no others do.
+const room = 1024
+
+// New returns a Client. Commands call through pool, and everything else through reads; see the package's comment.
+// If reads is nil, at most half of pool's connections are used in its place. timeout bounds a call, all its
+// repetitions included. asError maps the driver's error to the one that callers of the Client see; it is not
+// called with nil.
+func New(pool, reads *pgxpool.Pool, timeout time.Duration, asError func(error) error) *Client {
+	c := &Client{pool: pool, queries: queries.New(session.Pool(pool)), timeout: timeout, asError: asError, reads: reads}
+	size := int(pool.Config().MaxConns) / 2
+	if reads == nil {
+		c.reads = pool
+	} else {
+		size = int(reads.Config().MaxConns)
+	}
+	gate := func(size int) *Gate {
+		size = max(size, 1)
+		return NewGate(size, max(size/2, 1), room)
+	}
+	reading := max(size-changes, 1)
+	c.reading, c.lingering, c.changing = gate(reading), gate(reading/2), gate(min(changes, size-1))
+	return c
 }
 
-// Pool returns the pool that the Client calls through.
+// Pool returns the pool of commands.
 func (c *Client) Pool() *pgxpool.Pool { return c.pool }
 
-// Queries returns the queries on the pool. A call through them is made once, unless it is made within
+// Queries returns the queries on the pool of commands. A call through them is made once, unless it is made within
 // Attempt.
 func (c *Client) Queries() *queries.Queries { return c.queries }
 
 // Timeout is how long a call may take, its repetitions included.
 func (c *Client) Timeout() time.Duration { return c.timeout }
 
-// Read calls f as Attempt does, and returns its mapped error. f must not write.
+// Read waits for its turn, calls f as Attempt does, and returns its mapped error. f must not write.
 func (c *Client) Read(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
-	_, err := c.Attempt(ctx, func(ctx context.Context) error { return f(ctx, c.queries) })
+	return c.read(ctx, func(ctx context.Context) error { return f(ctx, queries.New(session.Pool(c.reads))) })
+}
+
+// ReadPlanned is Read with queries that are [Planned].
+func (c *Client) ReadPlanned(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	return c.read(ctx, func(ctx context.Context) error { return f(ctx, Planned(session.Pool(c.reads))) })
+}
+
+func (c *Client) read(ctx context.Context, call func(context.Context) error) error {
+	leave, err := c.reading.Enter(ctx)
+	if err == nil {
+		defer leave()
+		_, err = c.attempt(ctx, c.reads, call)
+	}
+	if err != nil {
+		return c.asError(err)
+	}
+	return nil
+}
+
+// Try waits for its turn, and runs f as Attempt does, in a transaction that cannot write. It returns the driver's error.
+func (c *Client) Try(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	leave, err := c.reading.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return c.try(ctx, c.reads, f)
+}
+
+// TryCommand is Try on a connection for commands, without waiting for a turn. It is for calls of the flushers, which
+// others wait for.
+func (c *Client) TryCommand(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	return c.try(ctx, c.pool, f)
+}
+
+func (c *Client) try(ctx context.Context, pool *pgxpool.Pool, f func(context.Context, *queries.Queries) error) error {
+	_, err := c.attempt(ctx, pool, func(ctx context.Context) error {
+		return Transact(ctx, pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "", func(q *queries.Queries) error { return f(ctx, q) })
+	})
+	return err
+}
+
+// Change waits for its turn, calls f once, and returns its mapped error.
+func (c *Client) Change(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+	leave, err := c.changing.Enter(ctx)
+	if err == nil {
+		defer leave()
+		ctx, cancel := context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+		err = f(ctx, queries.New(session.Pool(c.reads)))
+	}
 	if err != nil {
 		return c.asError(err)
 	}
@@ -49,6 +124,10 @@ func (c *Client) Read(ctx context.Context, f func(context.Context, *queries.Quer
 // failure or a lost connection. It returns the driver's error of the last attempt. unanswered is
 // true if an attempt was sent and its answer was lost, so that it may have had its effect.
 func (c *Client) Attempt(ctx context.Context, call func(context.Context) error) (unanswered bool, err error) {
+	return c.attempt(ctx, c.pool, call)
+}
+
+func (c *Client) attempt(ctx context.Context, pool *pgxpool.Pool, call func(context.Context) error) (unanswered bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	const tries = 4
@@ -63,7 +142,7 @@ func (c *Client) Attempt(ctx context.Context, call func(context.Context) error) 
 		case isLost(err):
 			unanswered = unanswered || isUnanswered(err)
 			// The other connections of the pool are likely to be dead too.
-			c.pool.Reset()
+			pool.Reset()
 		}
 	}
 	return unanswered, err
@@ -83,10 +162,22 @@ func Transact(
 	})
 }
 
-// Retry is Transact, repeated up to seven times if it did not get a lock, and after a deadlock or a
-// serialization failure. A lock on a table is requested with a short lock_timeout, since commands
-// queue behind the request; between several short requests they get through.
-func (c *Client) Retry(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
+// ChangeAll waits for its turn and calls Transact, and repeats both up to seven times if it did not get a lock, and
+// after a deadlock or a serialization failure. A lock on a table is requested with a short lock_timeout, since
+// commands queue behind the request; between several short requests they get through.
+func (c *Client) ChangeAll(ctx context.Context, statementTimeout string, f func(*queries.Queries) error) error {
+	return c.retry(ctx, pgx.TxOptions{}, statementTimeout, f, c.changing)
+}
+
+// Linger is ChangeAll for a call that leaves nothing behind. Since its statements may take long, it also waits until
+// fewer such calls are under way than Read has connections.
+func (c *Client) Linger(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
+	return c.retry(ctx, options, statementTimeout, f, c.lingering, c.reading)
+}
+
+func (c *Client) retry(
+	ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error, gates ...*Gate,
+) error {
 	var err error
 	const tries = 8
 	for try := range tries {
@@ -95,12 +186,25 @@ func (c *Client) Retry(ctx context.Context, options pgx.TxOptions, statementTime
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		err = Transact(ctx, c.pool, options, statementTimeout, f)
+		err = c.pass(ctx, gates, func() error { return Transact(ctx, c.reads, options, statementTimeout, f) })
 		if !IsRetryable(err) && !IsCode(err, LockNotAvailable) {
 			break
 		}
 	}
 	return err
+}
+
+// pass makes a call behind gates.
+func (c *Client) pass(ctx context.Context, gates []*Gate, call func() error) error {
+	if len(gates) == 0 {
+		return call()
+	}
+	leave, err := gates[0].Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return c.pass(ctx, gates[1:], call)
 }
 
 // Planned returns queries that are planned anew for the arguments of each call. A prepared

@@ -4,9 +4,24 @@
 //
 //   - [Client]: a call with a timeout, repeated after a deadlock, a serialization failure or a
 //     lost connection; and transactions that need more time than a command has.
+//   - [Gate]: a bounded number of calls at a time, for which tenants take turns.
 //   - The questions that callers ask of a driver's error, such as [IsConnectionError]. What an
 //     error means to a caller, its Kind, is decided by package fsm alone.
 //   - [List]: one page of a list, read by key, and the signed cursor of the next page.
+//
+// # Which connections a call uses
+//
+// Commands, and reads of single instances, are few calls for many callers: the batchers make them, on the first pool.
+// No other call of a request uses it. On the second pool there are three ways. Each is behind a gate, and so a caller
+// holds a connection only when it is its tenant's turn:
+//
+//	Read, Try   all connections but two   reads with the timeouts of a command
+//	Linger      at most half of those     reads with statements that may take seconds
+//	Change      two                       registrations, instance migrations, subscriptions
+//
+// So reads hold up neither commands nor changes, and long reads leave connections to short ones. A tenant has at most
+// half of the places of a gate. While no other tenant fills the rest, a newcomer enters at once, and otherwise when
+// the next call ends. A caller waits as long as its context allows.
 //
 // # Why a call may be repeated
 //
@@ -26,8 +41,8 @@
 //
 // # When things fail
 //
-// Attempt, Transact and Retry return the driver's error. Read and List return what the function given to New makes of
-// it. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
+// Read, List and Change return what the function given to New makes of the driver's error; the other calls return that
+// error. A gate with too many waiting callers refuses further ones with ErrCrowded. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
 // lead to the same server. A secret that could not be read is read again by the next page.
 //
 // # What it may import

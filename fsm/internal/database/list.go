@@ -56,8 +56,8 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 		limit = DefaultLimit
 	}
 	limit = min(limit, MaxLimit)
-	_, err = c.Attempt(ctx, func(ctx context.Context) error {
-		return c.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+	err = c.read(ctx, func(ctx context.Context) error {
+		return c.reads.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 			secret, err := secretOf(ctx, conn)
 			if err != nil {
 				return err
@@ -88,7 +88,7 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 		})
 	})
 	if err != nil {
-		return items, "", c.asError(err)
+		return items, "", err
 	}
 	return items, next, nil
 }

@@ -1,0 +1,148 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+)
+
+// ErrCrowded says that a [Gate] has as many callers waiting as it may have.
+var ErrCrowded = errors.New("too many calls are waiting")
+
+type tenantKey struct{}
+
+// WithTenant returns a context whose calls take the turns of a tenant at each [Gate].
+func WithTenant(ctx context.Context, tenant string) context.Context {
+	return context.WithValue(ctx, tenantKey{}, tenant)
+}
+
+// tenantOf returns the tenant of a context. Callers without one take turns as one tenant.
+func tenantOf(ctx context.Context) string {
+	tenant, _ := ctx.Value(tenantKey{}).(string)
+	return tenant
+}
+
+// A Gate lets a bounded number of callers in at a time. Tenants with waiting callers take turns, and the callers of
+// one tenant come in the order of their arrival. A tenant never has more than a part of the places, even if no
+// other tenant asks. So a newcomer waits only while other tenants have all places, and until the first of their
+// calls ends.
+//
+// Twice Room callers may wait. A tenant never has more waiting than there are places left to wait in. So one
+// tenant alone can have Room of them, and fewer while others wait.
+type Gate struct {
+	size, most, room int
+
+	mu      sync.Mutex
+	inside  int
+	waiting int
+	tenants map[string]*visitors // Only tenants with callers inside or waiting.
+	turns   []*visitors          // Tenants with waiting callers that may enter, in the order of their turns.
+}
+
+// visitors are the callers of one tenant.
+type visitors struct {
+	tenant  string
+	inside  int
+	waiting []chan struct{} // Each is closed when its caller is let in.
+	inTurns bool
+}
+
+// NewGate returns a Gate that lets size callers in at a time, and most of one tenant. room bounds how many may wait.
+func NewGate(size, most, room int) *Gate {
+	return &Gate{size: size, most: most, room: room, tenants: map[string]*visitors{}}
+}
+
+// Enter waits until the context's tenant may enter, and returns the function with which the caller leaves. It
+// returns ErrCrowded at once if too many are waiting, and the context's error if the context ends first.
+func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	tenant := tenantOf(ctx)
+	g.mu.Lock()
+	v := g.tenants[tenant]
+	if v == nil {
+		v = &visitors{tenant: tenant}
+		g.tenants[tenant] = v
+	}
+	leave = sync.OnceFunc(func() { g.leave(v) })
+	if g.inside < g.size && v.inside < g.most {
+		// Whoever waits now has most callers inside.
+		g.admit(v)
+		g.mu.Unlock()
+		return leave, nil
+	}
+	if len(v.waiting)+1 > 2*g.room-g.waiting-1 {
+		g.forget(v)
+		g.mu.Unlock()
+		return nil, ErrCrowded
+	}
+	admitted := make(chan struct{})
+	v.waiting = append(v.waiting, admitted)
+	g.waiting++
+	g.turn(v)
+	g.mu.Unlock()
+
+	select {
+	case <-admitted:
+		return leave, nil
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if at := slices.Index(v.waiting, admitted); at >= 0 {
+		v.waiting = slices.Delete(v.waiting, at, at+1)
+		g.waiting--
+		g.turns = slices.DeleteFunc(g.turns, func(w *visitors) bool { return w == v && len(v.waiting) == 0 })
+		v.inTurns = v.inTurns && len(v.waiting) > 0
+		g.forget(v)
+	} else {
+		g.release(v)
+	}
+	return nil, ctx.Err()
+}
+
+func (g *Gate) leave(v *visitors) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.release(v)
+}
+
+// admit notes that a caller is inside. The lock is held, here and below.
+func (g *Gate) admit(v *visitors) {
+	g.inside++
+	v.inside++
+}
+
+// release notes that a caller is gone, and lets the next one in.
+func (g *Gate) release(v *visitors) {
+	g.inside--
+	v.inside--
+	g.turn(v)
+	for g.inside < g.size && len(g.turns) > 0 {
+		next := g.turns[0]
+		g.turns, next.inTurns = slices.Delete(g.turns, 0, 1), false
+		g.admit(next)
+		close(next.waiting[0])
+		next.waiting = slices.Delete(next.waiting, 0, 1)
+		g.waiting--
+		g.turn(next)
+	}
+	g.forget(v)
+}
+
+// turn puts a tenant at the end of the turns, if it has a caller that may enter.
+func (g *Gate) turn(v *visitors) {
+	if !v.inTurns && len(v.waiting) > 0 && v.inside < g.most {
+		v.inTurns = true
+		g.turns = append(g.turns, v)
+	}
+}
+
+// forget drops a tenant without callers.
+func (g *Gate) forget(v *visitors) {
+	if v.inside == 0 && len(v.waiting) == 0 {
+		delete(g.tenants, v.tenant)
+	}
+}

@@ -1,0 +1,176 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
+)
+
+// enter lets a caller of a tenant in, which must not have to wait.
+func enter(t *testing.T, g *Gate, tenant string) (leave func()) {
+	t.Helper()
+	leave, err := g.Enter(WithTenant(bounded.Context(t), tenant))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leave
+}
+
+// queue makes a caller of a tenant wait. The channel gets its leave when it is let in.
+func queue(t *testing.T, g *Gate, tenant string) <-chan func() {
+	t.Helper()
+	before := g.Waiting()
+	entered := make(chan func(), 1)
+	go func() {
+		leave, err := g.Enter(WithTenant(bounded.Context(t), tenant))
+		if err != nil {
+			t.Error(err)
+			leave = func() {}
+		}
+		entered <- leave
+	}()
+	bounded.True(t, "the caller waits", func() bool { return g.Waiting() == before+1 })
+	return entered
+}
+
+// Waiting is how many callers wait.
+func (g *Gate) Waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waiting
+}
+
+// empty fails unless the gate has forgotten all tenants.
+func empty(t *testing.T, g *Gate) {
+	t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.inside != 0 || g.waiting != 0 || len(g.tenants) != 0 || len(g.turns) != 0 {
+		t.Errorf("%d inside, %d waiting, %d tenants, %d turns", g.inside, g.waiting, len(g.tenants), len(g.turns))
+	}
+}
+
+// A tenant that fills its part leaves room for the first call of another.
+func TestGateKeepsRoomForNewcomers(t *testing.T) {
+	g := NewGate(4, 2, 100)
+	first, second := enter(t, g, "busy"), enter(t, g, "busy")
+	third := queue(t, g, "busy")
+	leave := enter(t, g, "newcomer")
+	select {
+	case <-third:
+		t.Error("a third call of the busy tenant was let in")
+	default:
+	}
+	first()
+	first() // It may be called twice.
+	bounded.Receive(t, "the third call", third)()
+	second()
+	leave()
+	empty(t, g)
+}
+
+// However many calls of a tenant wait, the next place is another's turn.
+func TestGateTakesTurns(t *testing.T) {
+	g := NewGate(2, 1, 100)
+	busy, other := enter(t, g, "busy"), enter(t, g, "other")
+	var waiting []<-chan func()
+	for range 10 {
+		waiting = append(waiting, queue(t, g, "busy"))
+	}
+	newcomer := queue(t, g, "newcomer")
+	other()
+	leave := bounded.Receive(t, "the newcomer", newcomer)
+	busy()
+	for _, w := range waiting { // In the order of their arrival.
+		bounded.Receive(t, "a call of the busy tenant", w)()
+	}
+	leave()
+	empty(t, g)
+}
+
+// One tenant cannot fill the places to wait in.
+func TestGateBoundsWhoWaits(t *testing.T) {
+	g := NewGate(1, 1, 3)
+	leave := enter(t, g, "busy")
+	waiting := []<-chan func(){queue(t, g, "busy"), queue(t, g, "busy"), queue(t, g, "busy")}
+	if _, err := g.Enter(WithTenant(t.Context(), "busy")); !errors.Is(err, ErrCrowded) {
+		t.Errorf("a fourth waits: %v", err)
+	}
+	newcomer := queue(t, g, "newcomer")
+	leave()
+	bounded.Receive(t, "the newcomer", newcomer)()
+	for _, w := range waiting {
+		bounded.Receive(t, "a call", w)()
+	}
+	empty(t, g)
+}
+
+// Who gives up is forgotten, whether it was let in meanwhile or not.
+func TestGateForgetsWhoGivesUp(t *testing.T) {
+	g := NewGate(2, 1, 100)
+	leave := enter(t, g, "a")
+	ctx, cancel := context.WithCancel(WithTenant(t.Context(), "a"))
+	gone := make(chan error, 1)
+	go func() {
+		_, err := g.Enter(ctx)
+		gone <- err
+	}()
+	bounded.True(t, "the caller waits", func() bool { return g.Waiting() == 1 })
+	cancel()
+	if err := bounded.Receive(t, "the caller", gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("it ends with %v", err)
+	}
+	if _, err := g.Enter(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+	leave()
+	empty(t, g)
+}
+
+// A thousand tenants at once each come in, never more than the size at a time, and give up now and then.
+func TestGateOfAThousandTenants(t *testing.T) {
+	g := NewGate(4, 2, 5000)
+	var (
+		mu     sync.Mutex
+		inside = map[string]int{}
+		total  int
+		calls  sync.WaitGroup
+	)
+	note := func(tenant string, n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		inside[tenant] += n
+		total += n
+		if total > 4 || inside[tenant] > 2 {
+			t.Errorf("%d are inside, %d of one tenant", total, inside[tenant])
+		}
+	}
+	for i := range 1000 {
+		tenant := fmt.Sprint(i)
+		for n := range 3 {
+			calls.Go(func() {
+				ctx, cancel := context.WithCancel(WithTenant(bounded.Context(t), tenant))
+				defer cancel()
+				if (i+n)%7 == 0 {
+					go cancel()
+				}
+				leave, err := g.Enter(ctx)
+				if err != nil {
+					if !errors.Is(err, context.Canceled) {
+						t.Error(err)
+					}
+					return
+				}
+				note(tenant, 1)
+				note(tenant, -1)
+				leave()
+			})
+		}
+	}
+	bounded.Wait(t, "all calls", calls.Wait)
+	empty(t, g)
+}
