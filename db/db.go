@@ -19,7 +19,7 @@ import (
 
 // Config says how connections behave. Its zero value works.
 type Config struct {
-	// MaxConns is the size of the pool. Default 16.
+	// MaxConns is the size of the pool. Default 20.
 	MaxConns int
 	// StatementTimeout ends a statement, and with it a guard that runs too long.
 	// Default 1 s.
@@ -33,7 +33,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.MaxConns == 0 {
-		c.MaxConns = 16
+		c.MaxConns = 20
 	}
 	if c.StatementTimeout == 0 {
 		c.StatementTimeout = time.Second

@@ -21,8 +21,8 @@ type WebhookPolicy = address.Policy
 type Config struct {
 	// Flushers is the largest number of calls in flight, for creates, fires and gets each. While calls
 	// take less than 5 ms and fewer than MaxBatch commands wait, only one call is made at a time: the
-	// fewer calls are made at once, the more commands share each of them. Default 4, but at most a quarter of
-	// the pool's connections, so that slow fires leave some to creates and gets.
+	// fewer calls are made at once, the more commands share each of them. Default 4, but at most a fifth of
+	// the pool's connections, so that slow fires leave some to creates, gets and workers.
 	Flushers int
 	// SlowCalls is the largest number of calls in flight with commands that were slow before, for creates and
 	// fires each. A command was slow if its guards and assigns take long, or if another transaction has its
@@ -96,7 +96,7 @@ type Service struct {
 // long a locked row may hold up other commands.
 func New(pool *pgxpool.Pool, config Config) *Service {
 	if config.Flushers <= 0 {
-		config.Flushers = max(min(4, int(pool.Config().MaxConns)/4), 1)
+		config.Flushers = max(min(4, int(pool.Config().MaxConns)/5), 1)
 	}
 	config = config.withDefaults()
 	s := &Service{db: database.New(pool, config.Reads, config.CallTimeout, asError), config: config}

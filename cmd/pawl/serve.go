@@ -29,8 +29,9 @@ type serviceFlags struct {
 	Tokens            string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
 	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"16" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds two, and one for each sink."`
+	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds two, and one for each sink."`
 	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half. Two more are for changes of workflows and subscriptions."`
+	MaxSlowCalls      int           `default:"2" env:"PAWL_MAX_SLOW_CALLS" help:"Largest number of calls at a time, for creates and for events each, with commands that were slow before: because of their guards, or because another transaction had their instance locked."`
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
@@ -48,6 +49,9 @@ func (s *serviceFlags) Validate() error {
 	}
 	if s.MaxReadConns < 1 {
 		return errors.New("--max-read-conns must be at least 1")
+	}
+	if s.MaxSlowCalls < 1 {
+		return errors.New("--max-slow-calls must be at least 1")
 	}
 	return errors.Join(s.sinkFlags.Validate(), s.webhookFlags.Validate())
 }
@@ -116,7 +120,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
-		Reads: readPool, Moved: notifier.Moved, Webhooks: s.policy(), MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Reads: readPool, Moved: notifier.Moved, Webhooks: s.policy(), SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	if prepare != nil {
