@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
@@ -140,22 +141,33 @@ func (s *Service) readDefinition(ctx context.Context, name string, data []byte) 
 	return &draft.Definition, canonical, nil
 }
 
-// checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse.
+// checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse, or not in the time that a
+// statement has. Only regular expressions take long.
 func (s *Service) checkPaths(ctx context.Context, draft *definition.Draft) error {
 	if len(draft.Paths) == 0 {
 		return nil
 	}
 	wrong := map[string]string{}
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
-		rows, err := q.JSONPathErrors(ctx, slices.Collect(maps.Values(draft.Paths)))
+		paths := slices.Sorted(maps.Values(draft.Paths))
+		rows, err := q.JSONPathErrors(ctx, slices.Compact(paths))
 		for _, row := range rows {
 			wrong[row.Path] = row.Error
 		}
 		return err
 	})
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == database.QueryCanceled {
+		for at, path := range draft.Paths {
+			if strings.Contains(path, "like_regex") {
+				draft.Fault(at, "the regular expressions here, and those of other guards and assigns, take too long to parse; make them simpler")
+				err = nil
+			}
+		}
+		return err
+	}
 	for at, path := range draft.Paths {
-		if detail, bad := wrong[path]; bad {
-			draft.Fault(at, "is no SQL/JSON path: "+detail)
+		if detail := wrong[path]; detail != "" {
+			draft.Fault(at, "is no SQL/JSON path that can be used: "+detail)
 		}
 	}
 	return err
