@@ -3,9 +3,8 @@ select r.version::integer as version, r.created::boolean as created
 from pawl.register_workflow(@definition::jsonb, @actor::text, sqlc.narg('version')::integer) r;
 
 -- name: JSONPathErrors :many
-select p.path::text as path, pawl.jsonpath_error(p.path)::text as error
-from unnest(@paths::text[]) as p (path)
-where pawl.jsonpath_error(p.path) is not null;
+select p.path::text as path, coalesce(pawl.jsonpath_error(p.path), '')::text as error
+from unnest(@paths::text[]) as p (path);
 
 -- name: GetWorkflow :one
 select * from pawl.workflow where name = @name order by version desc limit 1;

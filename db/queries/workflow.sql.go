@@ -100,9 +100,8 @@ func (q *Queries) IsReadOnly(ctx context.Context) (bool, error) {
 }
 
 const jSONPathErrors = `-- name: JSONPathErrors :many
-select p.path::text as path, pawl.jsonpath_error(p.path)::text as error
+select p.path::text as path, coalesce(pawl.jsonpath_error(p.path), '')::text as error
 from unnest($1::text[]) as p (path)
-where pawl.jsonpath_error(p.path) is not null
 `
 
 type JSONPathErrorsRow struct {

@@ -146,16 +146,26 @@ func readDefinition(
 	return &draft.Definition, canonical, nil
 }
 
-// checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse.
+// checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse, or not in the time that a
+// statement has. Only regular expressions take long.
 func checkPaths(ctx context.Context, q *queries.Queries, draft *definition.Draft) error {
-	rows, err := q.JSONPathErrors(ctx, slices.Collect(maps.Values(draft.Paths)))
+	rows, err := q.JSONPathErrors(ctx, slices.Compact(slices.Sorted(maps.Values(draft.Paths))))
 	wrong := map[string]string{}
 	for _, row := range rows {
 		wrong[row.Path] = row.Error
 	}
+	if database.IsCode(err, database.QueryCanceled) {
+		for at, path := range draft.Paths {
+			if strings.Contains(path, "like_regex") {
+				draft.Fault(at, "the regular expressions here, and those of other guards and assigns, take too long to parse; make them simpler")
+				err = nil
+			}
+		}
+		return err
+	}
 	for at, path := range draft.Paths {
-		if detail, bad := wrong[path]; bad {
-			draft.Fault(at, "is no SQL/JSON path: "+detail)
+		if detail := wrong[path]; detail != "" {
+			draft.Fault(at, "is no SQL/JSON path that can be used: "+detail)
 		}
 	}
 	return err

@@ -2,12 +2,16 @@ package lifecycle_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
@@ -163,5 +167,35 @@ func TestListWorkflows(t *testing.T) {
 	_, err := s.ListWorkflows(t.Context(), fsm.Page{Limit: -1})
 	if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "limit" {
 		t.Errorf("got %+v", e.Faults)
+	}
+}
+
+// A guard whose regular expression takes long to compile is refused for good: trying again would not help.
+func TestSlowRegularExpressions(t *testing.T) {
+	t.Parallel()
+	pool := fsmtest.Open(t, dbtest.DSN(dbtest.New(t)), db.Config{StatementTimeout: time.Second})
+	s := fsmtest.On(t, pool, fsm.Config{CallTimeout: bounded.Limit})
+	guard := func(pattern string) string { return fmt.Sprintf(`$.payload.s like_regex "%s"`, pattern) }
+	define := func(guards ...string) []byte {
+		var candidates []string
+		for _, guard := range guards {
+			candidates = append(candidates, fmt.Sprintf(`{"target": "Z", "guard": %q}`, guard))
+		}
+		return []byte(`{"name": "slow", "initial": "A", "states": {"A": {"on": {"go": [` + strings.Join(candidates, ",") + `], "end": "Z"}}, "Z": {"type": "final"}}}`)
+	}
+	_, err := s.Register(t.Context(), "", define("$.payload.n == 1", guard(strings.Repeat("a?", 4000))), "", false)
+	if e := fsmtest.Refusal(t, err, fsm.InvalidDefinition); !slices.Equal(fsmtest.Pointers(e.Faults), []string{"/states/A/on/go/1/guard"}) {
+		t.Errorf("got %s", fsmtest.Describe(e.Faults))
+	}
+	var many []string
+	for i := range 400 {
+		many = append(many, guard(fmt.Sprint(strings.Repeat("a?", 150+i), i)))
+	}
+	_, err = s.Register(t.Context(), "", define(many...), "", false)
+	if e := fsmtest.Refusal(t, err, fsm.InvalidDefinition); len(e.Faults) != len(many) {
+		t.Errorf("got %s", fsmtest.Describe(e.Faults))
+	}
+	if _, err := s.Register(t.Context(), "", define(guard("^[A-Z]{2}-[0-9]{1,12}$")), "", false); err != nil {
+		t.Error(err)
 	}
 }
