@@ -16,6 +16,7 @@ import (
 func backtest(t *testing.T, q queries.DBTX, definition string, ids ...uuid.UUID) []queries.BacktestRow {
 	t.Helper()
 	rows, err := queries.New(q).Backtest(t.Context(), queries.BacktestParams{
+		Bytes:    4 << 20,
 		Workflow: "door", Ids: ids, Definition: json.RawMessage(definition), Tenant: tenant,
 	})
 	if err != nil {

@@ -60,7 +60,7 @@ func TestCreateAndFireFromSQL(t *testing.T) {
 		t.Errorf("paid %+v", paid)
 	}
 
-	history, err := queries.New(pool).ListHistory(t.Context(), queries.ListHistoryParams{TenantID: "acme", InstanceID: created.ID, RowLimit: 9})
+	history, err := queries.New(pool).ListHistory(t.Context(), queries.ListHistoryParams{TenantID: "acme", InstanceID: created.ID, RowLimit: 9, Bytes: 4 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -202,10 +202,10 @@ func TestServiceMayNotWrite(t *testing.T) {
 	want := "backtest chosen_states consumer_advance consumer_create consumer_lead consumer_next_batch consumer_read consumer_renew " +
 		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_messages " +
 		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_slow_timers fire_timers " +
-		"guard_holds instance_timeout instances jsonpath_error log_moved migrate_instances now outcome_rows past_timeout preview purge_instances " +
+		"guard_holds history_page instance_timeout instances instances_page jsonpath_error log_moved migrate_instances now outcome_rows past_timeout preview purge_instances " +
 		"purge_keys register_workflow retire_workflow schema_version simulate state_names stream_can_resume stream_read " +
 		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
-		"subscription_update uuid_v7_floor workflow_names"
+		"subscription_update uuid_v7_floor workflow_names workflows_page"
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)
 	}

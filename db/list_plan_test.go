@@ -217,7 +217,7 @@ func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 	}
 	const page = 51
 	of := func(statuses ...string) queries.ListInstancesParams {
-		return queries.ListInstancesParams{Statuses: statuses}
+		return queries.ListInstancesParams{Statuses: statuses, Bytes: 4 << 20}
 	}
 	all := of("active", "completed", "failed", "cancelled", "expired")
 	in := func(workflow string, p queries.ListInstancesParams) queries.ListInstancesParams {
@@ -359,7 +359,7 @@ func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 			return check(q.GetInstanceVersionAt(ctx, queries.GetInstanceVersionAtParams{TenantID: tenant, ID: id, At: at}))
 		},
 		"ListHistory": func(ctx context.Context, q *queries.Queries) error {
-			return check(q.ListHistory(ctx, queries.ListHistoryParams{TenantID: tenant, InstanceID: id, AfterVersion: 1, RowLimit: 51}))
+			return check(q.ListHistory(ctx, queries.ListHistoryParams{TenantID: tenant, InstanceID: id, AfterVersion: 1, RowLimit: 51, Bytes: 4 << 20}))
 		},
 		"GetInstances": func(ctx context.Context, q *queries.Queries) error {
 			return check(q.GetInstances(ctx, queries.GetInstancesParams{Tenants: slices.Repeat([]string{tenant}, len(ids)), Ids: ids}))
@@ -375,7 +375,7 @@ func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 			return check(q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: "parcel", Version: 1}))
 		},
 		"ListWorkflows": func(ctx context.Context, q *queries.Queries) error {
-			return check(q.ListWorkflows(ctx, queries.ListWorkflowsParams{RowLimit: 51}))
+			return check(q.ListWorkflows(ctx, queries.ListWorkflowsParams{RowLimit: 51, Bytes: 4 << 20}))
 		},
 		"GetSetting": func(ctx context.Context, q *queries.Queries) error { return check(q.GetSetting(ctx)) },
 	} {

@@ -310,7 +310,7 @@ func TestHistoryIsSerial(t *testing.T) {
 	}
 
 	for _, id := range ids {
-		history, err := queries.New(pool).ListHistory(t.Context(), queries.ListHistoryParams{TenantID: tenant, InstanceID: id, RowLimit: 1 << 30})
+		history, err := queries.New(pool).ListHistory(t.Context(), queries.ListHistoryParams{TenantID: tenant, InstanceID: id, RowLimit: 1 << 30, Bytes: 1 << 40})
 		if err != nil {
 			t.Fatal(err)
 		}

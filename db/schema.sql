@@ -582,7 +582,7 @@ create view pawl.timeout_row as
     NULL::text AS last_error
   WHERE false;
 
-create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
+create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text, p_bytes bigint DEFAULT 4194304) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set jit = 'off'
@@ -597,6 +597,7 @@ declare
   v_setting pawl.setting;
   v_version integer := p_version;
   v_fault text;
+  v_bytes bigint := 0;
 begin
   if (p_version is null) = (p_definition is null) then
     perform pawl_private.raise_condition('malformed-request', 'give either a version or a definition');
@@ -638,7 +639,8 @@ begin
         p_tenant => p_tenant, p_id => id, p_workflow => p_workflow, p_version => v_version, p_now => v_now,
         p_setting => v_setting) b;
       return next; -- Rows that were returned outlive the subtransaction.
-      exit when clock_timestamp() > v_until;
+      v_bytes := v_bytes + coalesce(octet_length(difference::text), 0) + coalesce(octet_length(checks::text), 0);
+      exit when clock_timestamp() > v_until or v_bytes >= p_bytes;
     end loop;
     raise exception 'rolled back' using errcode = 'PW999';
   exception when sqlstate 'PW999' then
@@ -646,7 +648,7 @@ begin
   end;
 end
 $$;
-revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text) from public;
+revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text,bigint) from public;
 
 create function pawl.chosen_states(p_states text[], p_by_workflow boolean, p_limit integer) returns TABLE(workflow text, status text, state text)
 language sql stable parallel safe
@@ -792,23 +794,31 @@ end
 $$;
 revoke execute on function pawl.consumer_next_batch(text) from public;
 
-create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.message
+create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint) returns SETOF pawl.message
 language plpgsql stable security definer
 set jit = 'off'
 set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
 begin
-  return query
-  select m.*
-  from pawl.consumer c
-  cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
-  cross join lateral pawl_private.message_of(h) m
-  where c.name = p_consumer
-  order by h.seq;
+  for v_message in
+    select m.*
+    from pawl.consumer c
+    cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
+    cross join lateral pawl_private.message_of(h) m
+    where c.name = p_consumer
+    order by h.seq
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
 end
 $$;
-revoke execute on function pawl.consumer_read(text,pg_snapshot,integer) from public;
+revoke execute on function pawl.consumer_read(text,pg_snapshot,integer,bigint) from public;
 
 create function pawl.consumer_renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
@@ -1234,23 +1244,36 @@ as $$
 $$;
 revoke execute on function pawl.delivery_endpoints(text[],uuid[]) from public;
 
-create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns SETOF pawl.message
-language sql stable security definer
+create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[], p_bytes bigint) returns SETOF pawl.message
+language plpgsql stable security definer
 set enable_seqscan = 'off'
+set enable_sort = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
-  select e.*
-  from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
-  cross join lateral (
-    select h as step
-    from pawl.history h
-    where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
-    limit 1
-  ) h
-  cross join lateral pawl_private.message_of(h.step) e
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
+begin
+  for v_message in
+    select e.*
+    from unnest(p_tenants, p_instances, p_versions) with ordinality as k (tenant_id, instance_id, version, place)
+    cross join lateral (
+      select h as step
+      from pawl.history h
+      where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.message_of(h.step) e
+    order by k.place
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
 $$;
-revoke execute on function pawl.delivery_messages(text[],uuid[],bigint[]) from public;
+revoke execute on function pawl.delivery_messages(text[],uuid[],bigint[],bigint) from public;
 
 create function pawl.delivery_purge(p_limit integer, p_delivered interval, p_dead interval) returns integer
 language plpgsql volatile security definer
@@ -2073,6 +2096,31 @@ as $$
 $$;
 revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
 
+create function pawl.history_page(p_tenant text, p_instance uuid, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
+language plpgsql stable
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_step pawl.history;
+  v_bytes bigint := 0;
+begin
+  for v_step in
+    select h.*
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version > p_after
+    order by h.version
+    limit p_limit
+  loop
+    return next v_step;
+    v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+revoke execute on function pawl.history_page(text,uuid,bigint,integer,bigint) from public;
+
 create function pawl.instance_timeout(p_tenant text, p_id uuid) returns SETOF pawl.timeout_row
 language sql stable parallel safe
 as $$
@@ -2091,6 +2139,34 @@ as $$
   cross join lateral (select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1) i
 $$;
 revoke execute on function pawl.instances(text[],uuid[]) from public;
+
+create function pawl.instances_page(p_tenant text, p_ids uuid[], p_bytes bigint) returns SETOF pawl.instance
+language plpgsql stable
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_bytes bigint := 0;
+begin
+  for v_instance in
+    select i.*
+    from unnest(p_ids) with ordinality as c (id, place)
+    cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = c.id limit 1) i
+    order by c.place
+  loop
+    return next v_instance;
+    v_bytes := v_bytes + octet_length(v_instance.context::text);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+revoke execute on function pawl.instances_page(text,uuid[],bigint) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql volatile
@@ -2542,7 +2618,7 @@ begin
     perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
   end if;
 
-  lock table pawl.workflow in share row exclusive mode;
+  lock table pawl.workflow in share update exclusive mode;
   select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
   version := coalesce(v_latest.version, 0);
   created := v_latest.definition is distinct from p_definition;
@@ -2581,7 +2657,7 @@ declare
   v_version integer;
   v_instances bigint;
 begin
-  lock table pawl.workflow in share row exclusive mode;
+  lock table pawl.workflow in share update exclusive mode;
   select w.version
   into v_version
   from pawl.workflow w
@@ -2930,6 +3006,32 @@ as $$
   select s.name from step s limit p_limit
 $$;
 revoke execute on function pawl.workflow_names(integer) from public;
+
+create function pawl.workflows_page(p_after text, p_limit integer, p_bytes bigint) returns SETOF pawl.workflow
+language plpgsql stable
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow pawl.workflow;
+  v_bytes bigint := 0;
+begin
+  for v_workflow in
+    select w.*
+    from pawl.workflow w
+    where w.name > p_after
+      and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
+    order by w.name
+    limit p_limit
+  loop
+    return next v_workflow;
+    v_bytes := v_bytes + octet_length(v_workflow.definition::text);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+revoke execute on function pawl.workflows_page(text,integer,bigint) from public;
 
 create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language plpgsql volatile

@@ -286,7 +286,7 @@ func TestFreshWebhooksAreReadByFullKey(t *testing.T) {
 			t.Fatalf("routed %+v", r)
 		}
 		list := due(t, conn)
-		p := queries.DeliveryMessagesParams{}
+		p := queries.DeliveryMessagesParams{Bytes: 4 << 20}
 		for _, d := range list {
 			p.Tenants, p.Instances, p.Versions = append(p.Tenants, d.TenantID), append(p.Instances, *d.InstanceID), append(p.Versions, *d.Version)
 		}

@@ -84,7 +84,7 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 				CreatedAfter: database.Optional(f.CreatedAfter), CreatedBefore: database.Optional(f.CreatedBefore),
 				StuckFor: pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
 				Failing:  f.FailingTimer, ByChange: f.byChange(), Ascending: !strings.HasPrefix(string(f.Sort), "-"),
-				RowLimit: limit, ReadLimit: limit,
+				RowLimit: limit, ReadLimit: limit, Bytes: PageBytes,
 			}
 			if err := f.readKey(&p, after); err != nil {
 				return nil, err
@@ -97,12 +97,9 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 			}
 			return database.Planned(db).ListInstances(ctx, p)
 		},
-		Item: func(r queries.ListInstancesRow) Instance {
-			i := InstanceOf(r.Instance, r.Actions)
-			i.NextTimeout = nextTimeout(r.TimeoutEvent, r.TimeoutDueAt, r.TimeoutError)
-			return i
-		},
-		Key: f.key,
+		Bytes: func(r queries.ListInstancesRow) int { return len(r.Context) },
+		Item:  func(r queries.ListInstancesRow) Instance { return InstanceOfRow(queries.GetInstancesRow(r)) },
+		Key:   f.key,
 	}, page.Limit, page.Cursor)
 	return List[Instance]{items, next}, err
 }

@@ -132,6 +132,10 @@ const (
 	MaxLimit     = database.MaxLimit
 )
 
+// PageBytes is where a page ends early, with the item by which its contexts, payloads or definitions have so many
+// bytes. So a page may have fewer items than its Limit although the list goes on.
+const PageBytes = database.PageBytes
+
 // Page says which part of a list to read.
 type Page struct {
 	// Limit is how many items to read, at most MaxLimit. Default DefaultLimit.
@@ -144,7 +148,7 @@ type Page struct {
 type List[T any] struct {
 	// Items are at most Page.Limit, and never nil.
 	Items []T
-	// Next is the cursor of the next page, or empty on the last page.
+	// Next is the cursor of the next page, or empty on the last page. The page behind it may be empty.
 	Next string
 }
 
@@ -165,11 +169,12 @@ func (s *Service) History(ctx context.Context, tenant string, id uuid.UUID, page
 				}
 			}
 			return queries.New(db).ListHistory(ctx, queries.ListHistoryParams{
-				TenantID: tenant, InstanceID: id, AfterVersion: version, RowLimit: limit,
+				TenantID: tenant, InstanceID: id, AfterVersion: version, RowLimit: limit, Bytes: PageBytes,
 			})
 		},
-		Item: StepOf,
-		Key:  func(s Step) string { return strconv.FormatInt(s.Version, 10) },
+		Bytes: func(h queries.History) int { return len(h.Context) + len(h.Payload) },
+		Item:  StepOf,
+		Key:   func(s Step) string { return strconv.FormatInt(s.Version, 10) },
 	}, page.Limit, page.Cursor)
 	return List[Step]{items, next}, err
 }

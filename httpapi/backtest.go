@@ -31,7 +31,7 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	}
 	return BacktestWorkflow200JSONResponse{
 		Version: optional(done.Version), Instances: done.Instances, Same: done.Same, Different: done.Different,
-		Incomplete: done.Incomplete,
+		Incomplete: done.Incomplete, Unfinished: optional(done.Unfinished),
 		Summary: each(done.Summary, func(g lifecycle.DifferenceGroup) api.BacktestGroup {
 			return api.BacktestGroup{
 				Event: g.Event, From: g.From, To: g.To, Outcome: api.BacktestOutcome(g.Outcome), WouldBe: g.WouldBe, Count: g.Count,

@@ -237,10 +237,10 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	pool := outboxtest.NewPool(t)
 	bounded.Exec(t, pool, "alter function pawl.consumer_read rename to consumer_read_really")
 	bounded.Exec(t, pool, outboxtest.AtMost8+`
-		create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
+		create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint) returns setof pawl.message
 		language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			return query select * from pawl.consumer_read_really(p_consumer, p_batch, p_limit);
+			return query select * from pawl.consumer_read_really(p_consumer, p_batch, p_limit, p_bytes);
 		end $$`)
 	const n = 40
 	bounded.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)

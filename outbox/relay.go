@@ -12,6 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/session"
+	"github.com/pawl-fsm/pawl/fsm"
 )
 
 // A Sink is where a relay publishes messages: a broker, a stream, or whatever an embedding
@@ -151,14 +152,18 @@ func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error
 	}
 	size := l.page.Size()
 	rows, err := l.queries.ConsumerRead(ctx, queries.ConsumerReadParams{
-		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(size),
+		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(size), Bytes: fsm.PageBytes,
 	})
 	if err != nil {
 		l.page.Adapt(err)
 		return 0, false, err
 	}
+	bytes := 0
+	for _, row := range rows {
+		bytes += len(row.Context) + len(row.Payload)
+	}
 	place := look.Place
-	if len(rows) == size {
+	if len(rows) == size || bytes >= fsm.PageBytes {
 		place = &rows[len(rows)-1].Seq
 	}
 	if len(rows) == 0 && place == nil && !look.Begun {

@@ -57,6 +57,25 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+// Large messages are published in parts, in order, and none is left out.
+func TestRelayOfLargeMessages(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.NewPool(t)
+	bounded.Exec(t, pool, `select pawl.create_one('counter', jsonb_build_object('x', 0, 'text', repeat('x', 60000))) from generate_series(1, 150)`)
+	sink := outboxtest.NewRecorder()
+	sink.Before = func(_ context.Context, messages []outbox.Message) error {
+		if len(messages) > 71 {
+			t.Errorf("a part has %d messages of 60 kB", len(messages))
+		}
+		return nil
+	}
+	outboxtest.Relay(t, pool, "all", sink, outboxtest.Quick)
+	want := bounded.Column[string](t, pool, "select instance_id || ':1' from pawl.history order by seq")
+	if got := sink.Want(t, 150); !slices.Equal(got, want) {
+		t.Errorf("it published %v, want %v", got, want)
+	}
+}
+
 // A transaction that begins early and commits late has a smaller xid and smaller seqs than steps
 // that were relayed meanwhile. Its steps are relayed all the same.
 func TestLateCommitterIsNotSkipped(t *testing.T) {

@@ -49,6 +49,7 @@ type backtestAnswer struct {
 	Same       int  `json:"same"`
 	Different  int  `json:"different"`
 	Incomplete int  `json:"incomplete"`
+	Unfinished bool `json:"unfinished,omitempty"`
 	Summary    []struct {
 		backtestStep
 		Count    int      `json:"count"`
@@ -92,8 +93,11 @@ func (w *workflowBacktest) Run(c *console) error {
 	} else {
 		w.print(c, answer)
 	}
-	if answer.Different > 0 {
+	switch {
+	case answer.Different > 0:
 		return errReported
+	case answer.Unfinished:
+		return undecided{errors.New("the time was up before all instances were re-run: give a smaller --sample")}
 	}
 	return nil
 }

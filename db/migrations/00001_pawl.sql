@@ -795,13 +795,46 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- 10_workflow/workflows_page.sql
+
+-- workflows_page reads the latest version of each workflow whose name comes after p_after.
+-- Returns: up to p_limit rows, by name. The page ends with the row by which its definitions have p_bytes, so it has
+--          at least one row if there are any. Only the definitions of these rows are read
+-- +goose StatementBegin
+create function pawl.workflows_page(p_after text, p_limit integer, p_bytes bigint) returns setof pawl.workflow
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_workflow pawl.workflow;
+  v_bytes bigint := 0;
+begin
+  for v_workflow in
+    select w.*
+    from pawl.workflow w
+    where w.name > p_after
+      and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
+    order by w.name
+    limit p_limit
+  loop
+    return next v_workflow;
+    v_bytes := v_bytes + octet_length(v_workflow.definition::text);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
 -- 10_workflow/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.jsonpath_error'),
   ('service', 'pawl.chosen_states'),
   ('service', 'pawl.state_names'),
-  ('service', 'pawl.workflow_names');
+  ('service', 'pawl.workflow_names'),
+  ('service', 'pawl.workflows_page');
 
 -- 20_instance/tables.sql
 
@@ -2519,6 +2552,40 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- 20_instance/history_page.sql
+
+-- history_page reads a page of an instance's history: the steps after the version p_after.
+-- Returns: up to p_limit rows, in the order of their versions. The page ends with the row by which its contexts
+--          and payloads have p_bytes, so it has at least one row if there are any. Only the documents of these rows
+--          are read
+-- +goose StatementBegin
+create function pawl.history_page(
+  p_tenant text, p_instance uuid, p_after bigint, p_limit integer, p_bytes bigint
+) returns setof pawl.history
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_step pawl.history;
+  v_bytes bigint := 0;
+begin
+  for v_step in
+    select h.*
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version > p_after
+    order by h.version
+    limit p_limit
+  loop
+    return next v_step;
+    v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
 -- 20_instance/instances.sql
 
 -- instances reads instances by their ids. The planner inlines it, and every plan looks up each instance by
@@ -2531,6 +2598,40 @@ as $$
   select i.*
   from unnest(p_tenants, p_ids) as c (tenant, id)
   cross join lateral (select i.* from pawl.instance i where i.tenant_id = c.tenant and i.id = c.id limit 1) i
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/instances_page.sql
+
+-- instances_page reads a tenant's instances by their ids, and looks up each by its full key.
+-- Returns: those that exist, in the order of p_ids. The page ends with the one by which its contexts have p_bytes,
+--          so it has at least one if there are any. Only the contexts of these are read
+-- +goose StatementBegin
+create function pawl.instances_page(p_tenant text, p_ids uuid[], p_bytes bigint) returns setof pawl.instance
+language plpgsql stable rows 50
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_instance pawl.instance;
+  v_bytes bigint := 0;
+begin
+  for v_instance in
+    select i.*
+    from unnest(p_ids) with ordinality as c (id, place)
+    cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = c.id limit 1) i
+    order by c.place
+  loop
+    return next v_instance;
+    v_bytes := v_bytes + octet_length(v_instance.context::text);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
 $$;
 -- +goose StatementEnd
 
@@ -2647,6 +2748,8 @@ insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.fire'),
   ('service', 'pawl.preview'),
   ('service', 'pawl.instances'),
+  ('service', 'pawl.instances_page'),
+  ('service', 'pawl.history_page'),
   ('service', 'pawl.simulate'),
   ('service', 'pawl.outcome_rows'),
   ('service', 'pawl.guard_holds'),
@@ -3807,23 +3910,33 @@ $$;
 -- 40_log/consumer_read.sql
 
 -- consumer_read reads the next page of a consumer's batch as messages.
--- Returns: up to p_limit messages, in the order of seq. There may be fewer, or none, although the batch
---          goes on: see consumer_next_batch
+-- Returns: up to p_limit messages, in the order of seq. The page ends with the message by which its contexts and
+--          payloads have p_bytes. There may be fewer messages than p_limit for another reason, or none, although the
+--          batch goes on: see consumer_next_batch
 -- +goose StatementBegin
-create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer) returns setof pawl.message
-language plpgsql stable security definer -- A PL/pgSQL function keeps its plan; a SQL function does not.
+create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint)
+returns setof pawl.message
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
 begin
-  return query
-  select m.*
-  from pawl.consumer c
-  cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
-  cross join lateral pawl_private.message_of(h) m
-  where c.name = p_consumer
-  order by h.seq;
+  for v_message in
+    select m.*
+    from pawl.consumer c
+    cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
+    cross join lateral pawl_private.message_of(h) m
+    where c.name = p_consumer
+    order by h.seq
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
 end
 $$;
 -- +goose StatementEnd
@@ -4448,23 +4561,38 @@ $$;
 -- 50_webhook/delivery_messages.sql
 
 -- delivery_messages reads the messages of the given steps.
--- Returns: one message per step that has not been purged, in no order
+-- Returns: one message per step that has not been purged, in the order of the parameters. The page ends with the
+--          message by which its contexts and payloads have p_bytes: then nothing is known of the steps behind it
 -- +goose StatementBegin
-create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns setof pawl.message
-language sql stable security definer
+create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[], p_bytes bigint)
+returns setof pawl.message
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_sort = off
 set jit = off
 as $$
-  select e.*
-  from unnest(p_tenants, p_instances, p_versions) as k (tenant_id, instance_id, version)
-  cross join lateral (
-    select h as step
-    from pawl.history h
-    where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
-    limit 1
-  ) h
-  cross join lateral pawl_private.message_of(h.step) e
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
+begin
+  for v_message in
+    select e.*
+    from unnest(p_tenants, p_instances, p_versions) with ordinality as k (tenant_id, instance_id, version, place)
+    cross join lateral (
+      select h as step
+      from pawl.history h
+      where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.message_of(h.step) e
+    order by k.place
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
 $$;
 -- +goose StatementEnd
 
@@ -5507,14 +5635,15 @@ $$;
 -- definition in canonical form that is not registered.
 --
 -- Such a definition is stored under a version number that no version has, in a subtransaction that is
--- rolled back before anybody can see it. While a call has stored one, registering and retiring wait;
--- commands do not. So a call re-runs instances for as long as storing took, or for a tenth of a second if
--- that is longer, and ends. The caller goes on with the ids that have no row.
+-- rolled back before anybody can see it. Nobody waits for that, neither commands nor registrations. But the
+-- transaction holds up vacuum. So a call re-runs instances for as long as storing took, or for a tenth of a second if
+-- that is longer, and ends. It also ends with the row by which its differences and checks have p_bytes. The caller
+-- goes on with the ids that have no row.
 --
 -- The present limits of size apply. $.instance.workflow_version is the number of the candidate.
 -- p_version, p_definition: the candidate, exactly one of them
 -- p_ids: of the tenant's instances
--- Returns: one row per id, in their order, until the time is up, but at least one. steps to checks: see
+-- Returns: one row per id, in their order, until the time is up or p_bytes are reached, but at least one. steps to checks: see
 --          backtest_instance; steps is 0 if there is no such instance
 -- Raises:  PW400 malformed-request, PW40W workflow-not-found, PW42D invalid-definition
 -- Locks:   workflow (row exclusive) while the call runs, if a definition is given
@@ -5522,7 +5651,7 @@ $$;
 -- +goose StatementBegin
 create function pawl.backtest(
   p_workflow text, p_ids uuid[], p_version integer default null, p_definition jsonb default null,
-  p_tenant text default 'default'
+  p_tenant text default 'default', p_bytes bigint default 4194304
 ) returns table (id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -5538,6 +5667,7 @@ declare
   v_setting pawl.setting;
   v_version integer := p_version;
   v_fault text;
+  v_bytes bigint := 0;
 begin
   if (p_version is null) = (p_definition is null) then
     perform pawl_private.raise_condition('malformed-request', 'give either a version or a definition');
@@ -5579,7 +5709,8 @@ begin
         p_tenant => p_tenant, p_id => id, p_workflow => p_workflow, p_version => v_version, p_now => v_now,
         p_setting => v_setting) b;
       return next; -- Rows that were returned outlive the subtransaction.
-      exit when clock_timestamp() > v_until;
+      v_bytes := v_bytes + coalesce(octet_length(difference::text), 0) + coalesce(octet_length(checks::text), 0);
+      exit when clock_timestamp() > v_until or v_bytes >= p_bytes;
     end loop;
     raise exception 'rolled back' using errcode = 'PW999';
   exception when sqlstate 'PW999' then
@@ -6083,7 +6214,8 @@ $$;
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
 -- Raises:  PW40V workflow-conflict, PW42D invalid-definition
--- Locks:   workflow (share row exclusive): registrations wait for each other, commands for none of them
+-- Locks:   workflow (share update exclusive): registrations wait for each other, and neither for back-tests, which
+--          store their candidates there, nor does any command wait for them
 -- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
 create function pawl.register_workflow(
@@ -6106,7 +6238,7 @@ begin
     perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
   end if;
 
-  lock table pawl.workflow in share row exclusive mode;
+  lock table pawl.workflow in share update exclusive mode;
   select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
   version := coalesce(v_latest.version, 0);
   created := v_latest.definition is distinct from p_definition;
@@ -6153,7 +6285,7 @@ $$;
 -- Returns: whether there was such a version
 -- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the workflow table, the instance table or
 --          the version's row, which a migration holds, stays locked for 300 ms: try again
--- Locks:   workflow (share row exclusive, and the row), then instance (share, while the workflow's instances
+-- Locks:   workflow (share update exclusive, and the row), then instance (share, while the workflow's instances
 --          are counted: commands wait, readers do not)
 -- Writes:  workflow, workflow_state, workflow_transition, instance_migration
 -- +goose StatementBegin
@@ -6166,7 +6298,7 @@ declare
   v_version integer;
   v_instances bigint;
 begin
-  lock table pawl.workflow in share row exclusive mode;
+  lock table pawl.workflow in share update exclusive mode;
   select w.version
   into v_version
   from pawl.workflow w

@@ -6,7 +6,7 @@ select
   b.difference::jsonb as difference,
   b.checks::jsonb as checks
 from pawl.backtest(
-  @workflow::text, @ids::uuid[], sqlc.narg('version')::integer, sqlc.narg('definition')::jsonb, @tenant::text) b;
+  @workflow::text, @ids::uuid[], sqlc.narg('version')::integer, sqlc.narg('definition')::jsonb, @tenant::text, @bytes::bigint) b;
 
 -- NewestInstances reads ids as ListInstances does: a page of each status, merged.
 -- name: NewestInstances :many

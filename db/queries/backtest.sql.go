@@ -20,7 +20,7 @@ select
   b.difference::jsonb as difference,
   b.checks::jsonb as checks
 from pawl.backtest(
-  $1::text, $2::uuid[], $3::integer, $4::jsonb, $5::text) b
+  $1::text, $2::uuid[], $3::integer, $4::jsonb, $5::text, $6::bigint) b
 `
 
 type BacktestParams struct {
@@ -29,6 +29,7 @@ type BacktestParams struct {
 	Version    *int32
 	Definition json.RawMessage
 	Tenant     string
+	Bytes      int64
 }
 
 type BacktestRow struct {
@@ -46,6 +47,7 @@ func (q *Queries) Backtest(ctx context.Context, arg BacktestParams) ([]BacktestR
 		arg.Version,
 		arg.Definition,
 		arg.Tenant,
+		arg.Bytes,
 	)
 	if err != nil {
 		return nil, err

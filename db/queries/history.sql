@@ -1,6 +1,4 @@
 -- name: ListHistory :many
 select h.*
-from pawl.history h
-where h.tenant_id = @tenant_id and h.instance_id = @instance_id and h.version > @after_version
-order by h.version
-limit @row_limit;
+from pawl.history_page(@tenant_id::text, @instance_id::uuid, @after_version::bigint, @row_limit::integer, @bytes::bigint) h
+order by h.version;

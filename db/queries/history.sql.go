@@ -13,10 +13,8 @@ import (
 
 const listHistory = `-- name: ListHistory :many
 select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
-from pawl.history h
-where h.tenant_id = $1 and h.instance_id = $2 and h.version > $3
+from pawl.history_page($1::text, $2::uuid, $3::bigint, $4::integer, $5::bigint) h
 order by h.version
-limit $4
 `
 
 type ListHistoryParams struct {
@@ -24,6 +22,7 @@ type ListHistoryParams struct {
 	InstanceID   uuid.UUID
 	AfterVersion int64
 	RowLimit     int32
+	Bytes        int64
 }
 
 func (q *Queries) ListHistory(ctx context.Context, arg ListHistoryParams) ([]History, error) {
@@ -32,6 +31,7 @@ func (q *Queries) ListHistory(ctx context.Context, arg ListHistoryParams) ([]His
 		arg.InstanceID,
 		arg.AfterVersion,
 		arg.RowLimit,
+		arg.Bytes,
 	)
 	if err != nil {
 		return nil, err

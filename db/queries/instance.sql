@@ -25,10 +25,10 @@ order by h.version desc
 limit 1;
 
 -- ListInstances reads a page of a list. For each status it reads a page by an index, in the order of the ids,
--- and then it merges these pages. The array workflows is null, or has a workflow for each entry of statuses;
--- then the page has only instances of that workflow. So a rare state is looked for only among the instances of
--- its status. Bounds on created_at become bounds on the id. So does stuck_for, since an instance is created
--- before it enters its state.
+-- and then it merges these pages, and reads the instances up to the one by which their contexts have the given
+-- bytes. The array workflows is null, or has a workflow for each entry of statuses; then the page has only
+-- instances of that workflow. So a rare state is looked for only among the instances of its status. Bounds on
+-- created_at become bounds on the id. So does stuck_for, since an instance is created before it enters its state.
 --
 -- With by_change the order is that of state_changed_at, which no index has. Then read_limit must not be less
 -- than the number of instances that the filters leave: the caller calls CountInstances first. Without by_change,
@@ -37,66 +37,64 @@ limit 1;
 -- The query must be planned for its arguments at each call. Then the planner removes the conditions whose
 -- argument is null, the join with timer if failing is false, and the terms of the order that are not used.
 -- name: ListInstances :many
-select sqlc.embed(i), s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
+select i.*, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
-  select c.id, c.state_changed_at
-  from unnest(@statuses::text[]) with ordinality as w (status, place)
-  cross join lateral (
-    select i.id, i.state_changed_at
-    from pawl.instance i
-    left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
-    where i.tenant_id = @tenant_id
-      and i.status = w.status
-      and i.workflow <> '' -- The condition of the indexes.
-      and (sqlc.narg('workflows')::text[] is null or i.workflow = (sqlc.narg('workflows')::text[])[w.place])
-      and (not @failing::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
-      -- coalesce hides from the planner how rare a state is. Otherwise it would read all rows and sort them.
-      and (sqlc.narg('states')::text[] is null or coalesce(i.state = any (sqlc.narg('states')), false))
-      and (sqlc.narg('business_key')::text is null or i.business_key = sqlc.narg('business_key'))
-      and (sqlc.narg('correlation_id')::text is null or i.correlation_id = sqlc.narg('correlation_id'))
-      and (
-        sqlc.narg('created_after')::timestamptz is null
-        or i.created_at > sqlc.narg('created_after') and i.id >= pawl.uuid_v7_floor(sqlc.narg('created_after'))
-      )
-      and (
-        sqlc.narg('created_before')::timestamptz is null
-        or i.created_at < sqlc.narg('created_before')
-          and i.id < pawl.uuid_v7_floor(sqlc.narg('created_before')::timestamptz + interval '1 millisecond')
-      )
-      and (
-        sqlc.narg('stuck_for')::interval is null
-        or i.state_changed_at <= (select pawl.now() - sqlc.narg('stuck_for')::interval)
-          and i.id < (select pawl.uuid_v7_floor(pawl.now() - sqlc.narg('stuck_for')::interval + interval '1 millisecond'))
-      )
-      and (
-        sqlc.narg('after_id')::uuid is null
-        or case
-          when @by_change::boolean and @ascending::boolean then
-            (i.state_changed_at, i.id) > (sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id'))
-          when @by_change then (i.state_changed_at, i.id) < (sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id'))
-          when @ascending then i.id > sqlc.narg('after_id')
-          else i.id < sqlc.narg('after_id')
-        end
-      )
-    order by case when @ascending then i.id end, case when not @ascending then i.id end desc
-    limit @read_limit
-  ) c
-  order by
-    case when @by_change and @ascending then c.state_changed_at end,
-    case when @by_change and not @ascending then c.state_changed_at end desc,
-    case when @ascending then c.id end,
-    case when not @ascending then c.id end desc
-  limit @row_limit
+  select array(
+    select c.id
+    from unnest(@statuses::text[]) with ordinality as w (status, place)
+    cross join lateral (
+      select i.id, i.state_changed_at
+      from pawl.instance i
+      left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
+      where i.tenant_id = @tenant_id
+        and i.status = w.status
+        and i.workflow <> '' -- The condition of the indexes.
+        and (sqlc.narg('workflows')::text[] is null or i.workflow = (sqlc.narg('workflows')::text[])[w.place])
+        and (not @failing::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
+        -- coalesce hides from the planner how rare a state is. Otherwise it would read all rows and sort them.
+        and (sqlc.narg('states')::text[] is null or coalesce(i.state = any (sqlc.narg('states')), false))
+        and (sqlc.narg('business_key')::text is null or i.business_key = sqlc.narg('business_key'))
+        and (sqlc.narg('correlation_id')::text is null or i.correlation_id = sqlc.narg('correlation_id'))
+        and (
+          sqlc.narg('created_after')::timestamptz is null
+          or i.created_at > sqlc.narg('created_after') and i.id >= pawl.uuid_v7_floor(sqlc.narg('created_after'))
+        )
+        and (
+          sqlc.narg('created_before')::timestamptz is null
+          or i.created_at < sqlc.narg('created_before')
+            and i.id < pawl.uuid_v7_floor(sqlc.narg('created_before')::timestamptz + interval '1 millisecond')
+        )
+        and (
+          sqlc.narg('stuck_for')::interval is null
+          or i.state_changed_at <= (select pawl.now() - sqlc.narg('stuck_for')::interval)
+            and i.id < (select pawl.uuid_v7_floor(pawl.now() - sqlc.narg('stuck_for')::interval + interval '1 millisecond'))
+        )
+        and (
+          sqlc.narg('after_id')::uuid is null
+          or case
+            when @by_change::boolean and @ascending::boolean then
+              (i.state_changed_at, i.id) > (sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id'))
+            when @by_change then (i.state_changed_at, i.id) < (sqlc.narg('after_change')::timestamptz, sqlc.narg('after_id'))
+            when @ascending then i.id > sqlc.narg('after_id')
+            else i.id < sqlc.narg('after_id')
+          end
+        )
+      order by case when @ascending then i.id end, case when not @ascending then i.id end desc
+      limit @read_limit
+    ) c
+    order by
+      case when @by_change and @ascending then c.state_changed_at end,
+      case when @by_change and not @ascending then c.state_changed_at end desc,
+      case when @ascending then c.id end,
+      case when not @ascending then c.id end desc
+    limit @row_limit
+  ) as ids
 ) c
-join pawl.instance i on i.tenant_id = @tenant_id and i.id = c.id
+cross join lateral pawl.instances_page(@tenant_id, c.ids, @bytes::bigint) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
-order by
-  case when @by_change and @ascending then c.state_changed_at end,
-  case when @by_change and not @ascending then c.state_changed_at end desc,
-  case when @ascending then c.id end,
-  case when not @ascending then c.id end desc;
+order by array_position(c.ids, i.id);
 
 -- CountInstances counts the instances that ListInstances would read and sort, up to a limit. It applies only the
 -- conditions that need no column outside the indexes. It must be planned for its arguments.

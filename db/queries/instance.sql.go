@@ -436,64 +436,62 @@ func (q *Queries) ListAllStateNames(ctx context.Context, rowLimit int32) ([]stri
 const listInstances = `-- name: ListInstances :many
 select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
-  select c.id, c.state_changed_at
-  from unnest($1::text[]) with ordinality as w (status, place)
-  cross join lateral (
-    select i.id, i.state_changed_at
-    from pawl.instance i
-    left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
-    where i.tenant_id = $2
-      and i.status = w.status
-      and i.workflow <> '' -- The condition of the indexes.
-      and ($3::text[] is null or i.workflow = ($3::text[])[w.place])
-      and (not $4::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
-      -- coalesce hides from the planner how rare a state is. Otherwise it would read all rows and sort them.
-      and ($5::text[] is null or coalesce(i.state = any ($5), false))
-      and ($6::text is null or i.business_key = $6)
-      and ($7::text is null or i.correlation_id = $7)
-      and (
-        $8::timestamptz is null
-        or i.created_at > $8 and i.id >= pawl.uuid_v7_floor($8)
-      )
-      and (
-        $9::timestamptz is null
-        or i.created_at < $9
-          and i.id < pawl.uuid_v7_floor($9::timestamptz + interval '1 millisecond')
-      )
-      and (
-        $10::interval is null
-        or i.state_changed_at <= (select pawl.now() - $10::interval)
-          and i.id < (select pawl.uuid_v7_floor(pawl.now() - $10::interval + interval '1 millisecond'))
-      )
-      and (
-        $11::uuid is null
-        or case
-          when $12::boolean and $13::boolean then
-            (i.state_changed_at, i.id) > ($14::timestamptz, $11)
-          when $12 then (i.state_changed_at, i.id) < ($14::timestamptz, $11)
-          when $13 then i.id > $11
-          else i.id < $11
-        end
-      )
-    order by case when $13 then i.id end, case when not $13 then i.id end desc
-    limit $15
-  ) c
-  order by
-    case when $12 and $13 then c.state_changed_at end,
-    case when $12 and not $13 then c.state_changed_at end desc,
-    case when $13 then c.id end,
-    case when not $13 then c.id end desc
-  limit $16
+  select array(
+    select c.id
+    from unnest($1::text[]) with ordinality as w (status, place)
+    cross join lateral (
+      select i.id, i.state_changed_at
+      from pawl.instance i
+      left join pawl.timer t on t.tenant_id = i.tenant_id and t.instance_id = i.id
+      where i.tenant_id = $2
+        and i.status = w.status
+        and i.workflow <> '' -- The condition of the indexes.
+        and ($3::text[] is null or i.workflow = ($3::text[])[w.place])
+        and (not $4::boolean or t.failed_version = t.armed_version and t.failed_version = i.version)
+        -- coalesce hides from the planner how rare a state is. Otherwise it would read all rows and sort them.
+        and ($5::text[] is null or coalesce(i.state = any ($5), false))
+        and ($6::text is null or i.business_key = $6)
+        and ($7::text is null or i.correlation_id = $7)
+        and (
+          $8::timestamptz is null
+          or i.created_at > $8 and i.id >= pawl.uuid_v7_floor($8)
+        )
+        and (
+          $9::timestamptz is null
+          or i.created_at < $9
+            and i.id < pawl.uuid_v7_floor($9::timestamptz + interval '1 millisecond')
+        )
+        and (
+          $10::interval is null
+          or i.state_changed_at <= (select pawl.now() - $10::interval)
+            and i.id < (select pawl.uuid_v7_floor(pawl.now() - $10::interval + interval '1 millisecond'))
+        )
+        and (
+          $11::uuid is null
+          or case
+            when $12::boolean and $13::boolean then
+              (i.state_changed_at, i.id) > ($14::timestamptz, $11)
+            when $12 then (i.state_changed_at, i.id) < ($14::timestamptz, $11)
+            when $13 then i.id > $11
+            else i.id < $11
+          end
+        )
+      order by case when $13 then i.id end, case when not $13 then i.id end desc
+      limit $15
+    ) c
+    order by
+      case when $12 and $13 then c.state_changed_at end,
+      case when $12 and not $13 then c.state_changed_at end desc,
+      case when $13 then c.id end,
+      case when not $13 then c.id end desc
+    limit $16
+  ) as ids
 ) c
-join pawl.instance i on i.tenant_id = $2 and i.id = c.id
+cross join lateral pawl.instances_page($2, c.ids, $17::bigint) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
 left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
-order by
-  case when $12 and $13 then c.state_changed_at end,
-  case when $12 and not $13 then c.state_changed_at end desc,
-  case when $13 then c.id end,
-  case when not $13 then c.id end desc
+order by array_position(c.ids, i.id)
 `
 
 type ListInstancesParams struct {
@@ -513,21 +511,38 @@ type ListInstancesParams struct {
 	AfterChange   *time.Time
 	ReadLimit     int32
 	RowLimit      int32
+	Bytes         int64
 }
 
 type ListInstancesRow struct {
-	Instance     Instance
-	Actions      []string
-	TimeoutEvent *string
-	TimeoutDueAt *time.Time
-	TimeoutError *string
+	TenantID            string
+	ID                  uuid.UUID
+	Workflow            string
+	WorkflowVersion     int32
+	State               string
+	Status              string
+	Version             int64
+	Context             json.RawMessage
+	BusinessKey         *string
+	BusinessKeyReusable bool
+	CorrelationID       *string
+	ParentID            *uuid.UUID
+	CreatedAt           time.Time
+	StateChangedAt      time.Time
+	ExpiresAt           *time.Time
+	Error               json.RawMessage
+	StateHash           *int64
+	Actions             []string
+	TimeoutEvent        *string
+	TimeoutDueAt        *time.Time
+	TimeoutError        *string
 }
 
 // ListInstances reads a page of a list. For each status it reads a page by an index, in the order of the ids,
-// and then it merges these pages. The array workflows is null, or has a workflow for each entry of statuses;
-// then the page has only instances of that workflow. So a rare state is looked for only among the instances of
-// its status. Bounds on created_at become bounds on the id. So does stuck_for, since an instance is created
-// before it enters its state.
+// and then it merges these pages, and reads the instances up to the one by which their contexts have the given
+// bytes. The array workflows is null, or has a workflow for each entry of statuses; then the page has only
+// instances of that workflow. So a rare state is looked for only among the instances of its status. Bounds on
+// created_at become bounds on the id. So does stuck_for, since an instance is created before it enters its state.
 //
 // With by_change the order is that of state_changed_at, which no index has. Then read_limit must not be less
 // than the number of instances that the filters leave: the caller calls CountInstances first. Without by_change,
@@ -553,6 +568,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 		arg.AfterChange,
 		arg.ReadLimit,
 		arg.RowLimit,
+		arg.Bytes,
 	)
 	if err != nil {
 		return nil, err
@@ -562,23 +578,23 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 	for rows.Next() {
 		var i ListInstancesRow
 		if err := rows.Scan(
-			&i.Instance.TenantID,
-			&i.Instance.ID,
-			&i.Instance.Workflow,
-			&i.Instance.WorkflowVersion,
-			&i.Instance.State,
-			&i.Instance.Status,
-			&i.Instance.Version,
-			&i.Instance.Context,
-			&i.Instance.BusinessKey,
-			&i.Instance.BusinessKeyReusable,
-			&i.Instance.CorrelationID,
-			&i.Instance.ParentID,
-			&i.Instance.CreatedAt,
-			&i.Instance.StateChangedAt,
-			&i.Instance.ExpiresAt,
-			&i.Instance.Error,
-			&i.Instance.StateHash,
+			&i.TenantID,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.BusinessKeyReusable,
+			&i.CorrelationID,
+			&i.ParentID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.StateHash,
 			&i.Actions,
 			&i.TimeoutEvent,
 			&i.TimeoutDueAt,

@@ -15,7 +15,7 @@ select l.batch::text as batch, l.begun::boolean as begun, l.idle::boolean as idl
 from pawl.consumer_next_batch(@consumer::text) l;
 
 -- name: ConsumerRead :many
-select * from pawl.consumer_read(@consumer::text, @batch::pg_snapshot, @row_limit::integer);
+select * from pawl.consumer_read(@consumer::text, @batch::pg_snapshot, @row_limit::integer, @bytes::bigint);
 
 -- name: ConsumerAdvance :one
 select pawl.consumer_advance(

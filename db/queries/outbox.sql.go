@@ -108,17 +108,23 @@ func (q *Queries) ConsumerNextBatch(ctx context.Context, consumer string) (Consu
 }
 
 const consumerRead = `-- name: ConsumerRead :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::pg_snapshot, $3::integer)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::pg_snapshot, $3::integer, $4::bigint)
 `
 
 type ConsumerReadParams struct {
 	Consumer string
 	Batch    string
 	RowLimit int32
+	Bytes    int64
 }
 
 func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]Message, error) {
-	rows, err := q.db.Query(ctx, consumerRead, arg.Consumer, arg.Batch, arg.RowLimit)
+	rows, err := q.db.Query(ctx, consumerRead,
+		arg.Consumer,
+		arg.Batch,
+		arg.RowLimit,
+		arg.Bytes,
+	)
 	if err != nil {
 		return nil, err
 	}

@@ -93,7 +93,7 @@ select * from pawl.delivery_due(
 select * from pawl.delivery_endpoints(@tenants::text[], @ids::uuid[]);
 
 -- name: DeliveryMessages :many
-select * from pawl.delivery_messages(@tenants::text[], @instances::uuid[], @versions::bigint[]);
+select * from pawl.delivery_messages(@tenants::text[], @instances::uuid[], @versions::bigint[], @bytes::bigint);
 
 -- name: DeliverySettle :one
 select pawl.delivery_settle(

@@ -108,17 +108,23 @@ func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsPa
 }
 
 const deliveryMessages = `-- name: DeliveryMessages :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[])
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[], $4::bigint)
 `
 
 type DeliveryMessagesParams struct {
 	Tenants   []string
 	Instances []uuid.UUID
 	Versions  []int64
+	Bytes     int64
 }
 
 func (q *Queries) DeliveryMessages(ctx context.Context, arg DeliveryMessagesParams) ([]Message, error) {
-	rows, err := q.db.Query(ctx, deliveryMessages, arg.Tenants, arg.Instances, arg.Versions)
+	rows, err := q.db.Query(ctx, deliveryMessages,
+		arg.Tenants,
+		arg.Instances,
+		arg.Versions,
+		arg.Bytes,
+	)
 	if err != nil {
 		return nil, err
 	}

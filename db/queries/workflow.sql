@@ -13,12 +13,7 @@ select * from pawl.workflow where name = @name order by version desc limit 1;
 select * from pawl.workflow where name = @name and version = @version;
 
 -- name: ListWorkflows :many
-select w.*
-from pawl.workflow w
-where w.name > @after::text
-  and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
-order by w.name
-limit @row_limit;
+select w.* from pawl.workflows_page(@after::text, @row_limit::integer, @bytes::bigint) w order by w.name;
 
 -- name: GetSetting :one
 select * from pawl.setting;

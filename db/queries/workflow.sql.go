@@ -130,21 +130,17 @@ func (q *Queries) JSONPathErrors(ctx context.Context, paths []string) ([]JSONPat
 }
 
 const listWorkflows = `-- name: ListWorkflows :many
-select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.created_at, w.created_by
-from pawl.workflow w
-where w.name > $1::text
-  and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
-order by w.name
-limit $2
+select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.created_at, w.created_by from pawl.workflows_page($1::text, $2::integer, $3::bigint) w order by w.name
 `
 
 type ListWorkflowsParams struct {
 	After    string
 	RowLimit int32
+	Bytes    int64
 }
 
 func (q *Queries) ListWorkflows(ctx context.Context, arg ListWorkflowsParams) ([]Workflow, error) {
-	rows, err := q.db.Query(ctx, listWorkflows, arg.After, arg.RowLimit)
+	rows, err := q.db.Query(ctx, listWorkflows, arg.After, arg.RowLimit, arg.Bytes)
 	if err != nil {
 		return nil, err
 	}

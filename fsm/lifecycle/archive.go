@@ -111,39 +111,40 @@ func (s *Service) Archive(ctx context.Context, c ArchiveCommand) (Archive, error
 
 // archivePage writes the instances of a page, and returns those that were still there.
 func (s *Service) archivePage(ctx context.Context, page final.Page, write func(Archived) error) (written []uuid.UUID, err error) {
-	if len(page.IDs) == 0 {
-		return nil, nil
-	}
-	var rows []queries.GetInstancesRow
-	err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		rows, err = q.GetInstances(ctx, queries.GetInstancesParams{
-			Tenants: slices.Repeat([]string{page.Tenant}, len(page.IDs)), Ids: page.IDs,
+	slices.SortFunc(page.IDs, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+	// Contexts may be large: read a few at a time.
+	for ids := range slices.Chunk(page.IDs, 20) {
+		var rows []queries.GetInstancesRow
+		err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+			rows, err = q.GetInstances(ctx, queries.GetInstancesParams{
+				Tenants: slices.Repeat([]string{page.Tenant}, len(ids)), Ids: ids,
+			})
+			return err
 		})
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(rows, func(a, b queries.GetInstancesRow) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	for _, row := range rows {
-		i := Archived{Tenant: page.Tenant, Instance: fsm.InstanceOfRow(row)}
-		if i.History, err = s.steps(ctx, page.Tenant, i.ID); err != nil {
+		if err != nil {
 			return written, err
 		}
-		if int64(len(i.History)) != i.Version {
-			continue // Another process has purged it meanwhile.
+		slices.SortFunc(rows, func(a, b queries.GetInstancesRow) int { return slices.Compare(a.ID[:], b.ID[:]) })
+		for _, row := range rows {
+			i := Archived{Tenant: page.Tenant, Instance: fsm.InstanceOfRow(row)}
+			if i.History, err = s.steps(ctx, page.Tenant, i.ID); err != nil {
+				return written, err
+			}
+			if int64(len(i.History)) != i.Version {
+				continue // Another process has purged it meanwhile.
+			}
+			if err := write(i); err != nil {
+				return written, fmt.Errorf("archive: %w", err)
+			}
+			written = append(written, i.ID)
 		}
-		if err := write(i); err != nil {
-			return written, fmt.Errorf("archive: %w", err)
-		}
-		written = append(written, i.ID)
 	}
 	return written, nil
 }
 
 // steps reads the whole history of an instance.
 func (s *Service) steps(ctx context.Context, tenant string, id uuid.UUID) (steps []fsm.Step, err error) {
-	p := queries.ListHistoryParams{TenantID: tenant, InstanceID: id, RowLimit: fsm.MaxLimit}
+	p := queries.ListHistoryParams{TenantID: tenant, InstanceID: id, RowLimit: fsm.MaxLimit, Bytes: fsm.PageBytes}
 	for {
 		var rows []queries.History
 		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
@@ -153,12 +154,12 @@ func (s *Service) steps(ctx context.Context, tenant string, id uuid.UUID) (steps
 		if err != nil {
 			return nil, err
 		}
+		if len(rows) == 0 {
+			return steps, nil
+		}
 		for _, row := range rows {
 			steps = append(steps, fsm.StepOf(row))
 			p.AfterVersion = row.Version
-		}
-		if len(rows) < fsm.MaxLimit {
-			return steps, nil
 		}
 	}
 }

@@ -27,6 +27,10 @@ const (
 	MaxDifferences = 100
 	// maxExamples is how many instances a DifferenceGroup names.
 	maxExamples = 3
+	// MaxGroups is how many groups of differences a Backtest lists.
+	MaxGroups = 1000
+	// BacktestTime is how long a back-test may take. Clients and proxies often wait for half a minute.
+	BacktestTime = 20 * time.Second
 	// maxSlow is how many instances may take too long before the back-test is given up.
 	maxSlow = 3
 )
@@ -53,9 +57,12 @@ type Backtest struct {
 	// way. The back-test of an instance ends at an instance migration and at its 1,000th step: Incomplete
 	// would have gone the same way up to there.
 	Instances, Same, Different, Incomplete int
-	// Summary groups the differences, the largest group first.
+	// Unfinished: the time was up before the whole sample was back-tested.
+	Unfinished bool
+	// Summary groups the differences, the largest group first; at most MaxGroups, those that were found first.
 	Summary []DifferenceGroup
-	// Differences has one for each instance, the newest instances first; at most MaxDifferences.
+	// Differences has one for each instance, the newest instances first; at most MaxDifferences, and no more after
+	// those by which they have fsm.PageBytes.
 	Differences []Difference
 }
 
@@ -111,6 +118,9 @@ type Difference struct {
 //
 // Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowNotFound, GuardError if
 // several instances take too long, Unavailable.
+//
+// It ends after BacktestTime with what was back-tested until then, and at once with an error if the context
+// ends. A process runs two back-tests at a time, of different tenants; further ones wait.
 func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, error) {
 	switch {
 	case (c.Version == 0) == (c.Definition == nil):
@@ -121,13 +131,18 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 	if err := fsm.CheckOrigin(&c.Tenant, &fsm.Origin{}); err != nil {
 		return Backtest{}, err
 	}
+	leave, err := s.backtests.Enter(ctx)
+	if err != nil {
+		return Backtest{}, fsm.AsError(err)
+	}
+	defer leave()
 	w, err := s.GetWorkflow(ctx, c.Workflow, c.Version)
 	if err != nil {
 		return Backtest{}, err
 	}
 	b := backtest{
 		service: s, groups: map[string]*DifferenceGroup{},
-		params: queries.BacktestParams{Workflow: w.Name, Tenant: c.Tenant},
+		params: queries.BacktestParams{Workflow: w.Name, Tenant: c.Tenant, Bytes: fsm.PageBytes},
 	}
 	b.Version = c.Version
 	if c.Definition == nil {
@@ -140,8 +155,13 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 		}
 		b.params.Definition = canonical
 	}
-	if err := b.run(ctx, min(cmp.Or(c.Sample, DefaultSample), MaxSample)); err != nil {
-		return Backtest{}, err
+	bounded, cancel := context.WithTimeout(ctx, s.backtestTime)
+	defer cancel()
+	if err := b.run(bounded, min(cmp.Or(c.Sample, DefaultSample), MaxSample)); err != nil {
+		if bounded.Err() == nil || ctx.Err() != nil {
+			return Backtest{}, err
+		}
+		b.Unfinished = true
 	}
 	for _, key := range slices.Sorted(maps.Keys(b.groups)) {
 		b.Summary = append(b.Summary, *b.groups[key])
@@ -158,6 +178,7 @@ type backtest struct {
 	options pgx.TxOptions
 	groups  map[string]*DifferenceGroup
 	slow    int // How many instances took too long.
+	bytes   int // The size of the listed differences.
 }
 
 // run back-tests the newest instances. It reads their ids in pages. A call does as much of a page as it has
@@ -352,7 +373,7 @@ func (b *backtest) invalid(ctx context.Context, r queries.BacktestRow) (*Differe
 		return nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
 	}
 	// Documents may be large: read a few at a time.
-	for steps := range slices.Chunk(checks.Steps, 100) {
+	for steps := range slices.Chunk(checks.Steps, 20) {
 		versions := make([]int64, len(steps))
 		for i, step := range steps {
 			versions[i] = step.Version
@@ -393,12 +414,16 @@ func (b *backtest) invalid(ctx context.Context, r queries.BacktestRow) (*Differe
 // differ adds a difference to the list and to its group.
 func (b *backtest) differ(d Difference) {
 	b.Different++
-	if len(b.Differences) < MaxDifferences {
+	if len(b.Differences) < MaxDifferences && b.bytes < fsm.PageBytes {
 		b.Differences = append(b.Differences, d)
+		b.bytes += d.size()
 	}
 	key := fmt.Sprintf("%q", []string{deref(d.Event), deref(d.From), d.To, d.Outcome, deref(d.WouldBe)})
 	g, known := b.groups[key]
 	if !known {
+		if len(b.groups) == MaxGroups {
+			return
+		}
 		g = &DifferenceGroup{Event: d.Event, From: d.From, To: d.To, Outcome: d.Outcome, WouldBe: d.WouldBe}
 		b.groups[key] = g
 	}
@@ -406,6 +431,18 @@ func (b *backtest) differ(d Difference) {
 	if len(g.Examples) < maxExamples {
 		g.Examples = append(g.Examples, d.InstanceID)
 	}
+}
+
+// size is about how many bytes the texts of a difference have.
+func (d Difference) size() int {
+	n := len(d.Detail) + len(deref(d.Event)) + len(deref(d.From)) + len(d.To) + len(deref(d.WouldBe))
+	for _, guard := range d.Guards {
+		n += len(guard)
+	}
+	for _, f := range d.Faults {
+		n += len(f.Pointer) + len(f.Detail)
+	}
+	return n
 }
 
 func deref(s *string) string {

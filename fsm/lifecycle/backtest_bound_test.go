@@ -2,7 +2,10 @@ package lifecycle_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -133,9 +136,8 @@ func TestBacktestOfAVersionReadsOnly(t *testing.T) {
 	}
 }
 
-// While a back-test is under way nobody sees its candidate, and commands go on; who registers
-// waits for a batch.
-func TestBacktestHoldsUpNoCommand(t *testing.T) {
+// While back-tests are under way nobody sees their candidates, and commands and registrations go on.
+func TestBacktestHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
 	id := counters(t, s, 2)[0]
@@ -151,9 +153,9 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 	bounded.Exec(t, gate, "select pg_advisory_lock(4711)")
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
 	var tests sync.WaitGroup
-	for range 2 {
+	for _, tenant := range []string{"a", "b"} {
 		tests.Go(func() {
-			b, err := s.Backtest(t.Context(), lifecycle.BacktestCommand{Workflow: "counter", Definition: candidate})
+			b, err := s.Backtest(fsm.ForTenant(t.Context(), tenant), lifecycle.BacktestCommand{Workflow: "counter", Definition: candidate})
 			if err != nil || b.Instances != 2 || b.Different != 1 || b.Differences[0].Outcome != "unknown-event" {
 				t.Errorf("%+v, %v", b, err)
 			}
@@ -166,19 +168,18 @@ func TestBacktestHoldsUpNoCommand(t *testing.T) {
 	if versions, err := s.Versions(t.Context(), fsm.DefaultTenant, "counter"); err != nil || len(versions) != 1 {
 		t.Errorf("the versions are %+v, %v", versions, err)
 	}
-	registered := make(chan lifecycle.Registration, 1)
-	tests.Go(func() {
-		r, err := s.Register(t.Context(), "", []byte(tally), "tester", false)
-		if err != nil {
-			t.Error(err)
-		}
-		registered <- r
-	})
-	bounded.UntilSQL(t, pool, held+"relation = 'pawl.workflow'::regclass", 1)
-	bounded.Exec(t, gate, "select pg_advisory_unlock(4711)")
-	if r := bounded.Receive(t, "the registration", registered); r.Version != 2 {
+	if r := fsmtest.Register(t, s, tally); r.Version != 2 {
 		t.Errorf("registered %+v", r)
 	}
+	if err := s.Retire(t.Context(), "counter", 2); err != nil {
+		t.Error(err)
+	}
+	// A third one waits for its turn.
+	third, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = s.Backtest(fsm.ForTenant(third, "a"), lifecycle.BacktestCommand{Workflow: "counter", Version: 1})
+	fsmtest.Refused(t, err, fsm.Unavailable)
+	bounded.Exec(t, gate, "select pg_advisory_unlock(4711)")
 	bounded.Wait(t, "the back-tests", tests.Wait)
 }
 
@@ -193,6 +194,7 @@ func TestBacktestThatTakesTooLong(t *testing.T) {
 		language plpgsql stable as 'begin perform pg_sleep(60); return false; end'`)
 	candidate := []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))
 	hasty := fsmtest.On(t, pool, fsm.Config{CallTimeout: time.Second})
+	hasty.LimitTimes(bounded.Limit, bounded.Limit)
 	b := backtest(t, hasty, lifecycle.BacktestCommand{Workflow: "counter", Definition: candidate})
 	if b.Instances != 5 || b.Same != 4 || len(b.Differences) != 1 || b.Differences[0].InstanceID != ids[2] || b.Differences[0].Outcome != "guard-error" {
 		t.Errorf("%+v", b)
@@ -202,4 +204,56 @@ func TestBacktestThatTakesTooLong(t *testing.T) {
 	}
 	_, err := hasty.Backtest(t.Context(), lifecycle.BacktestCommand{Workflow: "counter", Definition: candidate})
 	fsmtest.Refused(t, err, fsm.GuardError)
+}
+
+// When the time is up, the report has what was re-run until then, and says so. When the caller leaves, it all ends.
+func TestBacktestIsBoundedInTime(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
+	ids := counters(t, s, 3)
+	// The last one that is re-run.
+	fsmtest.Fire(t, s, slices.MinFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }), "add", `{"n": 1}`)
+	bounded.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+		language plpgsql stable as 'begin perform pg_sleep(600); return false; end'`)
+	const asleep = "select count(*) = $1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+	candidate := lifecycle.BacktestCommand{Workflow: "counter", Definition: []byte(strings.ReplaceAll(fsmtest.Counter, `"add"`, `"plus"`))}
+	slow := fsmtest.On(t, pool, fsm.Config{CallTimeout: time.Second})
+	slow.LimitTimes(6*time.Second, bounded.Limit)
+	// The call for all three is given up after four seconds. Then the newest is re-run singly.
+	b, err := slow.Backtest(t.Context(), candidate)
+	if err != nil || !b.Unfinished || b.Instances != 1 || b.Same != 1 {
+		t.Errorf("%+v, %v", b, err)
+	}
+	bounded.UntilSQL(t, pool, asleep, 0)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Backtest(ctx, candidate)
+		ended <- err
+	}()
+	bounded.UntilSQL(t, pool, asleep, 1)
+	cancel()
+	fsmtest.Refused(t, bounded.Receive(t, "the back-test", ended), fsm.Unavailable)
+	bounded.UntilSQL(t, pool, asleep, 0)
+}
+
+// However many kinds of differences there are, and however large the candidate, the report stays small.
+func TestBacktestIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
+	for _, id := range counters(t, s, 50) {
+		fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
+	}
+	guard := fmt.Sprintf(`$.payload.n == 2 || $.payload.text == %q`, strings.Repeat("x", 300_000))
+	b := backtest(t, s, lifecycle.BacktestCommand{
+		Workflow: "counter", Definition: []byte(strings.ReplaceAll(fsmtest.Counter, `"$.payload.n >= 0"`, strconv.Quote(guard))),
+	})
+	if b.Different != 50 || len(b.Summary) != 1 || b.Summary[0].Count != 50 {
+		t.Errorf("%d of %d are different: %+v", b.Different, b.Instances, b.Summary)
+	}
+	if n := len(b.Differences); n < 13 || n > 15 {
+		t.Errorf("it lists %d differences of 300 kB", n)
+	}
 }

@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"time"
+
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
@@ -12,9 +14,16 @@ type Service struct {
 	fsm     *fsm.Service
 	db      *database.Client
 	schemas *definition.Schemas
+	// backtests and simulations bound how many of them are under way.
+	backtests, simulations       *database.Gate
+	backtestTime, simulationTime time.Duration
 }
 
 // New returns a Service on the database of an fsm.Service.
 func New(service *fsm.Service) *Service {
-	return &Service{fsm: service, db: service.Database(), schemas: service.Schemas()}
+	return &Service{
+		fsm: service, db: service.Database(), schemas: service.Schemas(),
+		backtests: database.NewGate(2, 1, 32), simulations: database.NewGate(8, 4, 128),
+		backtestTime: BacktestTime, simulationTime: SimulationTime,
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
@@ -11,6 +13,12 @@ import (
 
 // MaxSimulated is how many events a simulation may have.
 const MaxSimulated = 1000
+
+// MaxSimulatedBytes bounds the texts of a Simulated: the contexts after its events, and why events were refused.
+const MaxSimulatedBytes = 4 << 20
+
+// SimulationTime is how long a simulation may take.
+const SimulationTime = 10 * time.Second
 
 // A Simulation asks what events would do to an instance. No such instance has to exist.
 type Simulation struct {
@@ -57,32 +65,66 @@ type Simulated struct {
 // Simulate says what a sequence of events would do, one after the other. It decides as Fire does, and
 // writes nothing. After a refused event it goes on with the next one.
 //
-// Kinds: Malformed, WorkflowNotFound, TooLarge, InvalidContext, Unavailable; GuardError if the creation
-// fails in a guard or an assign. For an event that Fire would refuse, the error is in its step.
+// Kinds: Malformed, WorkflowNotFound, InvalidContext; TooLarge if the context is, or if the result would have more than
+// MaxSimulatedBytes; GuardError if the creation fails in a guard or an assign; Unavailable, also if it takes longer than
+// SimulationTime. For an event that Fire would refuse, the error is in its step.
 func (s *Service) Simulate(ctx context.Context, c Simulation) (Simulated, error) {
 	if len(c.Events) > MaxSimulated {
 		return Simulated{}, fsm.MalformedAt("/events", fmt.Sprintf("must have at most %d events", MaxSimulated))
 	}
+	leave, err := s.simulations.Enter(ctx)
+	if err != nil {
+		return Simulated{}, fsm.AsError(err)
+	}
+	defer leave()
+	asked := ctx
+	ctx, cancel := context.WithTimeout(ctx, s.simulationTime)
+	defer cancel()
 	at, err := s.begin(ctx, c)
 	if err != nil {
 		return Simulated{}, err
 	}
 	result := Simulated{Steps: []SimulatedStep{}}
-	for _, e := range c.Events {
+	bytes := 0
+	for n, e := range c.Events {
 		step := SimulatedStep{Event: e.Event, From: at.State}
 		next, err := s.fsm.PreviewFrom(ctx, at, e.Event, e.Payload)
 		if err != nil {
 			if step.Err = fsm.AsError(err); step.Err.Kind == fsm.Unavailable || step.Err.Kind == fsm.Internal {
+				if ctx.Err() != nil && asked.Err() == nil {
+					err = fsm.Errorf(fsm.Unavailable, "the simulation takes longer than %s; in that time it came to event %d of %d: send "+
+						"fewer events, or try again", s.simulationTime, n+1, len(c.Events))
+				}
 				return Simulated{}, err
 			}
+			bytes += sizeOf(step.Err)
 		} else {
 			at = next
 		}
 		step.To, step.Context = at.State, at.Context
+		if bytes += len(step.Context) + len(step.Event) + len(step.From) + len(step.To); bytes > MaxSimulatedBytes {
+			return Simulated{}, fsm.Errorf(fsm.TooLarge, "the result exceeds %d bytes at event %d of %d, since each step has the whole "+
+				"context: simulate fewer events at once, and go on from the state and the context after them",
+				MaxSimulatedBytes, n+1, len(c.Events))
+		}
 		result.Steps = append(result.Steps, step)
 	}
 	result.State, result.Context = at.State, at.Context
 	return result, nil
+}
+
+// sizeOf is about how many bytes the texts of an error have.
+func sizeOf(e *fsm.Error) int {
+	n := len(e.Message)
+	for _, f := range e.Faults {
+		n += len(f.Pointer) + len(f.Detail)
+	}
+	if r := e.Refusal; r != nil {
+		for _, text := range slices.Concat(r.Guards, r.AcceptedEvents) {
+			n += len(text)
+		}
+	}
+	return n
 }
 
 // begin returns the position before the first event.

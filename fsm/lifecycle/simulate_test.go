@@ -1,10 +1,13 @@
 package lifecycle_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -14,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // drawDefinition makes up a definition: states of which each may lead to any, by events
@@ -229,4 +233,59 @@ func TestSimulateRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, c.kind)
 		}
 	}
+}
+
+// growing keeps all that it is given.
+const growing = `{"name": "growing", "initial": "OPEN", "states": {
+	"OPEN": {"on": {"grow": {"target": "OPEN", "assign": "*"}, "end": {"target": "ENDED"}}},
+	"ENDED": {"type": "final", "outcome": "completed"}}}`
+
+// Small events after a large one have the whole context each. The result is refused before it is large.
+func TestSimulationIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	s, _ := fsmtest.New(t, fsm.Config{}, growing)
+	c := lifecycle.Simulation{Workflow: "growing"}
+	for range 1000 {
+		c.Events = append(c.Events, lifecycle.SimulatedEvent{Event: "grow"})
+	}
+	c.Events[0].Payload = json.RawMessage(`{"text": "` + strings.Repeat("x", 60_000) + `"}`)
+	_, err := s.Simulate(t.Context(), c)
+	e := fsmtest.Refusal(t, err, fsm.TooLarge)
+	if !strings.Contains(e.Message, "at event 70 of 1000") {
+		t.Error(e.Message)
+	}
+	c.Events = c.Events[:60]
+	if r, err := s.Simulate(t.Context(), c); err != nil || len(r.Steps) != 60 {
+		t.Errorf("%d steps, %v", len(r.Steps), err)
+	}
+}
+
+// A simulation ends when its time is up, and when its caller leaves, and its statement with it.
+func TestSimulationIsBoundedInTime(t *testing.T) {
+	t.Parallel()
+	_, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
+	bounded.Exec(t, pool, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
+		language plpgsql stable as 'begin perform pg_sleep(600); return false; end'`)
+	const asleep = "select count(*) = $1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+	c := lifecycle.Simulation{Workflow: "counter", Context: json.RawMessage(`{"x": 0}`), Events: []lifecycle.SimulatedEvent{{Event: "nothing"}, {Event: "more"}}}
+	slow := fsmtest.On(t, pool, fsm.Config{CallTimeout: bounded.Limit})
+	slow.LimitTimes(bounded.Limit, 500*time.Millisecond)
+	_, err := slow.Simulate(t.Context(), c)
+	if e := fsmtest.Refusal(t, err, fsm.Unavailable); !strings.Contains(e.Message, "event 1 of 2") {
+		t.Error(e.Message)
+	}
+	bounded.UntilSQL(t, pool, asleep, 0)
+
+	slow.LimitTimes(bounded.Limit, bounded.Limit)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := slow.Simulate(ctx, c)
+		ended <- err
+	}()
+	bounded.UntilSQL(t, pool, asleep, 1)
+	cancel()
+	fsmtest.Refused(t, bounded.Receive(t, "the simulation", ended), fsm.Unavailable)
+	bounded.UntilSQL(t, pool, asleep, 0)
 }

@@ -198,10 +198,11 @@ func (s *Service) ListWorkflows(ctx context.Context, page fsm.Page) (fsm.List[Wo
 	items, next, err := database.List(ctx, s.db, database.Listing[queries.Workflow, Workflow]{
 		Scope: "workflows",
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Workflow, error) {
-			return queries.New(db).ListWorkflows(ctx, queries.ListWorkflowsParams{After: after, RowLimit: limit})
+			return queries.New(db).ListWorkflows(ctx, queries.ListWorkflowsParams{After: after, RowLimit: limit, Bytes: fsm.PageBytes})
 		},
-		Item: workflowOf,
-		Key:  func(w Workflow) string { return w.Name },
+		Bytes: func(w queries.Workflow) int { return len(w.Definition) },
+		Item:  workflowOf,
+		Key:   func(w Workflow) string { return w.Name },
 	}, page.Limit, page.Cursor)
 	return fsm.List[Workflow]{Items: items, Next: next}, err
 }

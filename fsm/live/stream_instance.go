@@ -51,16 +51,17 @@ func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUI
 	stream := &Stream{hub: s.hub, waiter: waiter, ended: i.Status != fsm.Active && at == i.Version}
 	stream.id = func() string { return id.String() + ":" + strconv.FormatInt(at, 10) }
 	stream.next = func(ctx context.Context) (messages []Message, more bool, err error) {
-		// Few at a time: each may have a large context and payload.
 		const limit = 50
 		var rows []queries.History
 		err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 			rows, err = q.ListHistory(ctx, queries.ListHistoryParams{
-				TenantID: tenant, InstanceID: id, AfterVersion: at, RowLimit: limit,
+				TenantID: tenant, InstanceID: id, AfterVersion: at, RowLimit: limit, Bytes: streamBytes,
 			})
 			return err
 		})
+		bytes := 0
 		for n := range rows {
+			bytes += len(rows[n].Context) + len(rows[n].Payload)
 			if rows[n].Version != at+1 {
 				return messages, false, errTooOld
 			}
@@ -73,7 +74,7 @@ func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUI
 		if err == nil && len(rows) == 0 && at < i.Version {
 			err = errTooOld // The instance has been purged.
 		}
-		return messages, len(rows) == limit, err
+		return messages, len(rows) == limit || bytes >= streamBytes, err
 	}
 	for i.Status != fsm.Active && !stream.ended {
 		before := at

@@ -1235,6 +1235,10 @@ type WorkflowBacktestReport struct {
 	// Summary The differences in groups of the same event, states and outcome, most frequent first.
 	Summary []BacktestGroup `json:"summary"`
 
+	// Unfinished Present and true if the time was up before all instances of the sample were re-run. Repeat the back-test with
+	// a smaller `sample`.
+	Unfinished *bool `json:"unfinished,omitempty"`
+
 	// Version The version of the candidate; null for a definition.
 	Version *int `json:"version"`
 }

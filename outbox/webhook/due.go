@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
 
@@ -70,8 +71,8 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 	}
 	again = l.after != place{} // Go on with the first subscription.
 	l.after = place{}
-	if len(rows) == limit {
-		last := rows[len(rows)-1]
+	if len(rows) == limit || len(jobs) < len(rows) {
+		last := rows[len(jobs)-1]
 		again, l.after = true, place{last.TenantID, last.SubscriptionID}
 	}
 	// Attempts may have failed while this was read, and are not settled yet: what was read of
@@ -125,12 +126,19 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*disp
 	if err != nil {
 		return nil, err
 	}
+	p.Bytes = fsm.PageBytes
 	list, err := l.queries.DeliveryMessages(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("events: %w", err)
 	}
+	bytes := 0
 	for i, e := range list {
+		bytes += len(e.Context) + len(e.Payload)
 		events[stepKey{e.TenantID, e.InstanceID, e.Version}] = &list[i]
+	}
+	if bytes >= fsm.PageBytes {
+		rows = readUpTo(rows, list[len(list)-1])
+		jobs = jobs[:len(rows)]
 	}
 	for i := range rows {
 		d := delivery{row: &rows[i], endpoint: endpoints[keys[i]].endpoint}
@@ -140,6 +148,24 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*disp
 		jobs[i] = jobOf(d)
 	}
 	return jobs, nil
+}
+
+// readUpTo returns the deliveries before the first one whose step was not read: those of the steps up to the last that
+// was read, in the order in which the rows ask for them.
+func readUpTo(rows []queries.Delivery, last queries.Message) []queries.Delivery {
+	asked := map[stepKey]bool{}
+	at, behind := stepKey{last.TenantID, last.InstanceID, last.Version}, false
+	for i, r := range rows {
+		if r.InstanceID == nil {
+			continue
+		}
+		k := stepKey{r.TenantID, *r.InstanceID, *r.Version}
+		if behind && !asked[k] {
+			return rows[:i]
+		}
+		asked[k], behind = true, behind || k == at
+	}
+	return rows
 }
 
 // jobOf says how a delivery is dispatched. A subscription has a lane of its own, and its circuit

@@ -3,6 +3,8 @@ insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.fire'),
   ('service', 'pawl.preview'),
   ('service', 'pawl.instances'),
+  ('service', 'pawl.instances_page'),
+  ('service', 'pawl.history_page'),
   ('service', 'pawl.simulate'),
   ('service', 'pawl.outcome_rows'),
   ('service', 'pawl.guard_holds'),

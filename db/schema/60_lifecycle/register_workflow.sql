@@ -5,7 +5,8 @@
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
 -- Raises:  PW40V workflow-conflict, PW42D invalid-definition
--- Locks:   workflow (share row exclusive): registrations wait for each other, commands for none of them
+-- Locks:   workflow (share update exclusive): registrations wait for each other, and neither for back-tests, which
+--          store their candidates there, nor does any command wait for them
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl.register_workflow(
   p_definition jsonb, p_actor text default session_user, p_version integer default null,
@@ -27,7 +28,7 @@ begin
     perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
   end if;
 
-  lock table pawl.workflow in share row exclusive mode;
+  lock table pawl.workflow in share update exclusive mode;
   select * into v_latest from pawl.workflow w where w.name = v_name order by w.version desc limit 1;
   version := coalesce(v_latest.version, 0);
   created := v_latest.definition is distinct from p_definition;

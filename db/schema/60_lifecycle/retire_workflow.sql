@@ -13,7 +13,7 @@
 -- Returns: whether there was such a version
 -- Raises:  PW40V workflow-conflict if instances use it; 55P03 if the workflow table, the instance table or
 --          the version's row, which a migration holds, stays locked for 300 ms: try again
--- Locks:   workflow (share row exclusive, and the row), then instance (share, while the workflow's instances
+-- Locks:   workflow (share update exclusive, and the row), then instance (share, while the workflow's instances
 --          are counted: commands wait, readers do not)
 -- Writes:  workflow, workflow_state, workflow_transition, instance_migration
 create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null) returns boolean
@@ -25,7 +25,7 @@ declare
   v_version integer;
   v_instances bigint;
 begin
-  lock table pawl.workflow in share row exclusive mode;
+  lock table pawl.workflow in share update exclusive mode;
   select w.version
   into v_version
   from pawl.workflow w

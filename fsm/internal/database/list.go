@@ -19,6 +19,10 @@ const (
 	MaxLimit     = 200
 )
 
+// PageBytes is where a page ends early: with the row by which its documents (contexts, payloads or definitions) have so
+// many bytes. It has at least one row.
+const PageBytes = 4 << 20
+
 // A Listing is a list that is read by pages. Its items have keys, in an order that never changes,
 // so that no item is seen twice or left out while others are added.
 type Listing[R, T any] struct {
@@ -26,6 +30,9 @@ type Listing[R, T any] struct {
 	Scope string
 	// Rows reads at most limit rows behind the key after, which is empty for the first page.
 	Rows func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]R, error)
+	// Bytes returns the size of a row's documents, for a list whose Rows ends a page after PageBytes. Nil if its rows
+	// have none.
+	Bytes func(R) int
 	// Item makes an item of a row.
 	Item func(R) T
 	// Key returns the key of an item.
@@ -46,7 +53,7 @@ func (e *PageError) Error() string { return e.Message + ": " + e.Parameter + " "
 
 // List reads a page of at most limit items: DefaultLimit if it is 0, and never more than MaxLimit. For
 // the first page cursor is empty, and for any other one it is the next of the page before. next is
-// empty on the last page. The error is what the Client makes of a PageError or of the driver's error.
+// empty on the last page. A page that ends early has a next, even if nothing is left to come. The error is what the Client makes of a PageError or of the driver's error.
 func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, cursor string) (items []T, next string, err error) {
 	items = []T{}
 	if limit < 0 {
@@ -77,12 +84,18 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 			if err != nil {
 				return err
 			}
-			items = items[:0]
-			for _, r := range rows[:min(limit, len(rows))] {
-				items = append(items, l.Item(r))
+			items, next = items[:0], ""
+			bytes := 0
+			for _, r := range rows {
+				if l.Bytes != nil {
+					bytes += l.Bytes(r)
+				}
+				if len(items) < limit {
+					items = append(items, l.Item(r))
+				}
 			}
-			if len(rows) > limit {
-				next = SealCursor(secret, l.Scope, l.Key(items[limit-1]))
+			if len(rows) > limit || bytes >= PageBytes {
+				next = SealCursor(secret, l.Scope, l.Key(items[len(items)-1]))
 			}
 			return nil
 		})
