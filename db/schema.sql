@@ -96,6 +96,7 @@ create table pawl.delivery (
   type text not null,
   status text not null,
   attempts integer not null,
+  replayed boolean not null default false,
   next_attempt_at timestamp with time zone,
   last_status integer,
   last_error text,
@@ -106,7 +107,7 @@ create table pawl.delivery (
   constraint delivery_step_key UNIQUE (tenant_id, instance_id, version, subscription_id),
   constraint delivery_attempts_are_counted CHECK ((attempts >= 0)),
   constraint delivery_callback_is_of_its_instance CHECK (((NOT callback) OR (subscription_id = instance_id))),
-  constraint delivery_delivered_has_a_time CHECK (((status = 'delivered'::text) = (delivered_at IS NOT NULL))),
+  constraint delivery_delivered_has_a_time CHECK (((status <> 'delivered'::text) OR (delivered_at IS NOT NULL))),
   constraint delivery_is_of_a_step_or_a_test CHECK ((((instance_id IS NULL) = (version IS NULL)) AND ((instance_id IS NULL) = (type = 'pawl.subscription.test'::text)))),
   constraint delivery_response_is_an_excerpt CHECK ((octet_length(last_response) <= 1024)),
   constraint delivery_settled_is_not_tried_again CHECK (((status = 'pending'::text) OR (next_attempt_at IS NULL))),
@@ -120,8 +121,11 @@ CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, subsc
 CREATE INDEX delivery_subscription_idx ON pawl.delivery USING btree (tenant_id, subscription_id, id);
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
+comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
+comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
+comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
@@ -1321,7 +1325,7 @@ end
 $$;
 revoke execute on function pawl.delivery_purge(integer,interval,interval) from public;
 
-create function pawl.delivery_replay(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, OUT replayed integer, OUT looked_at integer, OUT last uuid) returns record
+create function pawl.delivery_replay(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, OUT replayed integer, OUT gone integer, OUT looked_at integer, OUT last uuid) returns record
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -1334,7 +1338,7 @@ declare
   v_ids uuid[];
   v_row record;
 begin
-  replayed := 0; looked_at := 0; last := p_after;
+  replayed := 0; gone := 0; looked_at := 0; last := p_after;
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   -- Dead letters have an index of their own.
@@ -1372,17 +1376,23 @@ begin
     looked_at := looked_at + 1;
     last := v_row.id;
     continue when v_row.status = 'pending';
-    continue when not exists (
+    if not exists (
       select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    );
+    ) or v_row.instance_id is not null and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) then
+      gone := gone + 1;
+      continue;
+    end if;
     -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
     update pawl.delivery d
-    set status = 'pending', attempts = 0, delivered_at = null,
+    set status = 'pending', replayed = true,
       next_attempt_at = (
         select case
-          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
+          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
             then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
         end
         from pawl.delivery o
@@ -1482,7 +1492,8 @@ begin
   -- as good as the primary key's.
   with settled as (
     update pawl.delivery d
-    set status = 'delivered', attempts = d.attempts + 1, next_attempt_at = null, last_status = r.status, last_error = null,
+    set status = 'delivered', attempts = case when d.replayed then 1 else d.attempts + 1 end, replayed = false,
+      next_attempt_at = null, last_status = r.status, last_error = null,
       last_response = nullif(r.response, ''), delivered_at = v_now
     from (
       select p.place, r.status, r.response
@@ -1520,12 +1531,21 @@ begin
     continue when not found or v_delivery.status <> 'pending';
     update pawl.delivery d
     set
-      status = case when v_attempt.result in ('dead', 'gone', 'abandoned') then 'dead' else 'pending' end,
-      attempts = d.attempts + case when v_attempt.result in ('postponed', 'abandoned') then 0 else 1 end,
+      status = case
+        when v_attempt.result in ('retry', 'postponed') then 'pending'
+        when v_attempt.result = 'abandoned' and d.delivered_at is not null and d.replayed then 'delivered'
+        else 'dead'
+      end,
+      attempts = case
+        when v_attempt.result in ('postponed', 'abandoned') then d.attempts
+        when d.replayed then 1
+        else d.attempts + 1
+      end,
+      replayed = d.replayed and v_attempt.result = 'postponed',
       next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
-      last_status = case when v_attempt.result = 'postponed' then d.last_status else nullif(v_attempt.status, 0) end,
+      last_status = case when v_attempt.result in ('postponed', 'abandoned') then d.last_status else nullif(v_attempt.status, 0) end,
       last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
-      last_response = case when v_attempt.result = 'postponed' then d.last_response else nullif(v_attempt.response, '') end
+      last_response = case when v_attempt.result in ('postponed', 'abandoned') then d.last_response else nullif(v_attempt.response, '') end
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
     continue when v_delivery.callback;
     if v_attempt.result = 'retry' then
@@ -3684,7 +3704,7 @@ begin
       from matching m
     ) m
     left join lateral (
-      select d.attempts > 0 or d.next_attempt_at is null as failed
+      select pawl_private.delivery_failed(d) as failed
       from pawl.delivery d
       where d.tenant_id = m.tenant_id
         and d.subscription_id = m.subscription_id
@@ -4059,6 +4079,11 @@ as $$
   where i.idle is not true and (i.event <> ':initial' or a.names is not null or a.payload)
 $$;
 revoke execute on function pawl_private.definition_transitions(jsonb) from public;
+
+create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns boolean
+language sql immutable parallel safe
+as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
+revoke execute on function pawl_private.delivery_failed(pawl.delivery) from public;
 
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language plpgsql stable parallel safe

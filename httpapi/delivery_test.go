@@ -42,7 +42,7 @@ func TestDeliveries(t *testing.T) {
 	replay(pending).want(http.StatusConflict, "delivery-conflict")
 	replay("nonsense").want(http.StatusNotFound, "not-found")
 	replay(subscription).want(http.StatusNotFound, "not-found")
-	replay(dead).want(http.StatusAccepted).wantAt("id", dead, "status", "pending", "attempts", "0")
+	replay(dead).want(http.StatusAccepted).wantAt("id", dead, "status", "pending", "attempts", "1")
 	replay(dead).want(http.StatusConflict, "delivery-conflict")
 	a.post("/v1/deliveries/replay", "", "").want(http.StatusOK).wantAt("replayed", "0")
 	bounded.Exec(a.t, a.pool, "update pawl.delivery set status = 'dead', next_attempt_at = null")

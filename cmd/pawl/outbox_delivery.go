@@ -98,6 +98,7 @@ func (o *outboxReplay) Run(c *console) error {
 	}
 	var report struct {
 		Replayed int `json:"replayed"`
+		Gone     int `json:"gone"`
 	}
 	if _, err := o.do(c, call{
 		method: http.MethodPost, path: "/v1/deliveries/replay",
@@ -111,5 +112,8 @@ func (o *outboxReplay) Run(c *console) error {
 		return c.printJSON(report)
 	}
 	c.printf("%d deliveries are pending again\n", report.Replayed)
+	if report.Gone > 0 {
+		c.printf("%d cannot be sent any more: their subscription or instance is gone\n", report.Gone)
+	}
 	return nil
 }

@@ -4256,6 +4256,7 @@ create table pawl.delivery (
   type text not null,
   status text not null,
   attempts integer not null,
+  replayed boolean not null default false,
   next_attempt_at timestamptz,
   last_status integer,
   last_error text,
@@ -4270,7 +4271,7 @@ create table pawl.delivery (
     check ((instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')),
   constraint delivery_callback_is_of_its_instance check (not callback or subscription_id = instance_id),
   constraint delivery_settled_is_not_tried_again check (status = 'pending' or next_attempt_at is null),
-  constraint delivery_delivered_has_a_time check ((status = 'delivered') = (delivered_at is not null)),
+  constraint delivery_delivered_has_a_time check (status <> 'delivered' or delivered_at is not null),
   constraint delivery_attempts_are_counted check (attempts >= 0),
   constraint delivery_response_is_an_excerpt check (octet_length(last_response) <= 1024)
 )
@@ -4280,6 +4281,9 @@ with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)
 
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
+comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
+comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
+comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
@@ -4330,6 +4334,14 @@ language sql immutable parallel safe
 as $$
   select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
 $$;
+-- +goose StatementEnd
+
+-- delivery_failed says of a pending delivery whether its last attempt failed, or whether it waits for another that
+-- did. The planner inlines it.
+-- +goose StatementBegin
+create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns boolean
+language sql immutable parallel safe
+as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 -- +goose StatementEnd
 
 -- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: create those for this
@@ -4395,7 +4407,7 @@ begin
       from matching m
     ) m
     left join lateral (
-      select d.attempts > 0 or d.next_attempt_at is null as failed
+      select pawl_private.delivery_failed(d) as failed
       from pawl.delivery d
       where d.tenant_id = m.tenant_id
         and d.subscription_id = m.subscription_id
@@ -4655,14 +4667,16 @@ $$;
 
 -- delivery_replay makes settled deliveries pending again, with the full number of attempts: those of p_ids,
 -- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
--- their order again. A delivery whose subscription or callback is gone does not change.
--- Returns: replayed: how many; looked_at: how many were read; last: the id of the last one that was read
+-- their order again. What is known of a delivery stays until there is a new result. A delivery whose
+-- subscription, callback or instance is gone cannot be sent any more, and does not change.
+-- Returns: replayed: how many; gone: how many cannot be sent any more; looked_at: how many were read; last: the
+--          id of the last one that was read
 -- Locks:   consumer
 -- Writes:  delivery
 -- +goose StatementBegin
 create function pawl.delivery_replay(
   p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamptz, p_to timestamptz, p_after uuid,
-  p_limit integer, out replayed integer, out looked_at integer, out last uuid
+  p_limit integer, out replayed integer, out gone integer, out looked_at integer, out last uuid
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -4676,7 +4690,7 @@ declare
   v_ids uuid[];
   v_row record;
 begin
-  replayed := 0; looked_at := 0; last := p_after;
+  replayed := 0; gone := 0; looked_at := 0; last := p_after;
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   -- Dead letters have an index of their own.
@@ -4714,17 +4728,23 @@ begin
     looked_at := looked_at + 1;
     last := v_row.id;
     continue when v_row.status = 'pending';
-    continue when not exists (
+    if not exists (
       select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    );
+    ) or v_row.instance_id is not null and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) then
+      gone := gone + 1;
+      continue;
+    end if;
     -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
     update pawl.delivery d
-    set status = 'pending', attempts = 0, delivered_at = null,
+    set status = 'pending', replayed = true,
       next_attempt_at = (
         select case
-          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
+          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
             then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
         end
         from pawl.delivery o
@@ -4813,7 +4833,7 @@ $$;
 --   dead       the attempt failed, and was the last
 --   gone       the endpoint answered 410: it is dead, and its subscription is disabled
 --   postponed  there was no attempt; it is due after p_delays
---   abandoned  there was no attempt, and there will be none: it is dead
+--   abandoned  there was no attempt, and there will be none: it is dead, or delivered as it was before a replay
 -- p_pauses: for how long the endpoint asked not to be called; null if it did not
 -- p_rest:   for how long an endpoint's circuit opens the first time
 -- Returns: whether p_term still leads; if not, nothing is changed
@@ -4857,7 +4877,8 @@ begin
   -- as good as the primary key's.
   with settled as (
     update pawl.delivery d
-    set status = 'delivered', attempts = d.attempts + 1, next_attempt_at = null, last_status = r.status, last_error = null,
+    set status = 'delivered', attempts = case when d.replayed then 1 else d.attempts + 1 end, replayed = false,
+      next_attempt_at = null, last_status = r.status, last_error = null,
       last_response = nullif(r.response, ''), delivered_at = v_now
     from (
       select p.place, r.status, r.response
@@ -4895,12 +4916,21 @@ begin
     continue when not found or v_delivery.status <> 'pending';
     update pawl.delivery d
     set
-      status = case when v_attempt.result in ('dead', 'gone', 'abandoned') then 'dead' else 'pending' end,
-      attempts = d.attempts + case when v_attempt.result in ('postponed', 'abandoned') then 0 else 1 end,
+      status = case
+        when v_attempt.result in ('retry', 'postponed') then 'pending'
+        when v_attempt.result = 'abandoned' and d.delivered_at is not null and d.replayed then 'delivered'
+        else 'dead'
+      end,
+      attempts = case
+        when v_attempt.result in ('postponed', 'abandoned') then d.attempts
+        when d.replayed then 1
+        else d.attempts + 1
+      end,
+      replayed = d.replayed and v_attempt.result = 'postponed',
       next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
-      last_status = case when v_attempt.result = 'postponed' then d.last_status else nullif(v_attempt.status, 0) end,
+      last_status = case when v_attempt.result in ('postponed', 'abandoned') then d.last_status else nullif(v_attempt.status, 0) end,
       last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
-      last_response = case when v_attempt.result = 'postponed' then d.last_response else nullif(v_attempt.response, '') end
+      last_response = case when v_attempt.result in ('postponed', 'abandoned') then d.last_response else nullif(v_attempt.response, '') end
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
     continue when v_delivery.callback;
     if v_attempt.result = 'retry' then

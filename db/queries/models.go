@@ -64,7 +64,10 @@ type Delivery struct {
 	Version        *int64
 	Type           string
 	Status         string
-	Attempts       int32
+	// those since the last replay; while replayed, those before it
+	Attempts int32
+	// it was replayed, and there has been no attempt since; the other columns show what was before
+	Replayed bool
 	// null while an earlier delivery of the instance waits for a retry, and when settled
 	NextAttemptAt *time.Time
 	LastStatus    *int32
@@ -72,7 +75,8 @@ type Delivery struct {
 	// the first 1 KiB, as text
 	LastResponse *string
 	CreatedAt    time.Time
-	DeliveredAt  *time.Time
+	// when the endpoint last accepted it, even if it did not after a replay
+	DeliveredAt *time.Time
 }
 
 type Endpoint struct {

@@ -71,6 +71,7 @@ limit @row_limit;
 -- name: DeliveryReplay :one
 select
   r.replayed::integer as replayed,
+  r.gone::integer as gone,
   r.looked_at::integer as looked_at,
   coalesce(r.last, '00000000-0000-0000-0000-000000000000')::uuid as last
 from pawl.delivery_replay(

@@ -14,7 +14,7 @@ import (
 )
 
 const deliveryDue = `-- name: DeliveryDue :many
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due(
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due(
   $1::integer, $2::integer, ($3::text[])::uuid[], ($4::text[])::uuid[], $5::text,
   $6::uuid)
 `
@@ -54,6 +54,7 @@ func (q *Queries) DeliveryDue(ctx context.Context, arg DeliveryDueParams) ([]Del
 			&i.Type,
 			&i.Status,
 			&i.Attempts,
+			&i.Replayed,
 			&i.NextAttemptAt,
 			&i.LastStatus,
 			&i.LastError,
@@ -191,6 +192,7 @@ func (q *Queries) DeliveryPurge(ctx context.Context, arg DeliveryPurgeParams) (i
 const deliveryReplay = `-- name: DeliveryReplay :one
 select
   r.replayed::integer as replayed,
+  r.gone::integer as gone,
   r.looked_at::integer as looked_at,
   coalesce(r.last, '00000000-0000-0000-0000-000000000000')::uuid as last
 from pawl.delivery_replay(
@@ -212,6 +214,7 @@ type DeliveryReplayParams struct {
 
 type DeliveryReplayRow struct {
 	Replayed int32
+	Gone     int32
 	LookedAt int32
 	Last     uuid.UUID
 }
@@ -228,7 +231,12 @@ func (q *Queries) DeliveryReplay(ctx context.Context, arg DeliveryReplayParams) 
 		arg.RowLimit,
 	)
 	var i DeliveryReplayRow
-	err := row.Scan(&i.Replayed, &i.LookedAt, &i.Last)
+	err := row.Scan(
+		&i.Replayed,
+		&i.Gone,
+		&i.LookedAt,
+		&i.Last,
+	)
 	return i, err
 }
 
@@ -304,7 +312,7 @@ func (q *Queries) DeliverySettle(ctx context.Context, arg DeliverySettleParams) 
 }
 
 const getDelivery = `-- name: GetDelivery :one
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery where tenant_id = $1 and id = $2
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery where tenant_id = $1 and id = $2
 `
 
 type GetDeliveryParams struct {
@@ -325,6 +333,7 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 		&i.Type,
 		&i.Status,
 		&i.Attempts,
+		&i.Replayed,
 		&i.NextAttemptAt,
 		&i.LastStatus,
 		&i.LastError,
@@ -370,7 +379,7 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 }
 
 const listDeliveries = `-- name: ListDeliveries :many
-select d.tenant_id, d.id, d.subscription_id, d.callback, d.instance_id, d.version, d.type, d.status, d.attempts, d.next_attempt_at, d.last_status, d.last_error, d.last_response, d.created_at, d.delivered_at
+select d.tenant_id, d.id, d.subscription_id, d.callback, d.instance_id, d.version, d.type, d.status, d.attempts, d.replayed, d.next_attempt_at, d.last_status, d.last_error, d.last_response, d.created_at, d.delivered_at
 from pawl.delivery d
 where d.tenant_id = $1
   and ($2::uuid is null or d.id < $2)
@@ -417,6 +426,7 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 			&i.Type,
 			&i.Status,
 			&i.Attempts,
+			&i.Replayed,
 			&i.NextAttemptAt,
 			&i.LastStatus,
 			&i.LastError,
@@ -595,7 +605,7 @@ func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg Subscription
 }
 
 const subscriptionTest = `-- name: SubscriptionTest :one
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid)
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid)
 `
 
 type SubscriptionTestParams struct {
@@ -616,6 +626,7 @@ func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestPara
 		&i.Type,
 		&i.Status,
 		&i.Attempts,
+		&i.Replayed,
 		&i.NextAttemptAt,
 		&i.LastStatus,
 		&i.LastError,

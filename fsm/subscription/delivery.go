@@ -39,7 +39,8 @@ type Delivery struct {
 	// Type is that of the CloudEvent.
 	Type   string
 	Status DeliveryStatus
-	// Attempts counts the attempts since the delivery was made or replayed.
+	// Attempts counts the attempts since the delivery was made. A replay starts the count again with its first
+	// attempt.
 	Attempts int
 	// NextAttemptAt is nil if the delivery is not pending, and while an earlier step of the same instance is
 	// pending for the same endpoint.
@@ -51,7 +52,7 @@ type Delivery struct {
 	LastError    *string
 	LastResponse *string
 	CreatedAt    time.Time
-	// DeliveredAt is nil unless the endpoint accepted the delivery.
+	// DeliveredAt is when the endpoint last accepted the delivery, or nil. It stays if a replay fails.
 	DeliveredAt *time.Time
 }
 
@@ -123,9 +124,10 @@ func (s *Service) GetDelivery(ctx context.Context, tenant string, id uuid.UUID) 
 	return deliveryOf(d), err
 }
 
-// ReplayDelivery makes a settled delivery pending again. It keeps its id, and its attempts count from 0.
+// ReplayDelivery makes a settled delivery pending again, with the full number of attempts. It keeps its id, and
+// what is known of it until there is a new result.
 //
-// Kinds: NotFound, DeliveryConflict if it is pending or if its subscription was deleted, Unavailable.
+// Kinds: NotFound, DeliveryConflict if it is pending, or if its subscription or instance is gone, Unavailable.
 func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUID) (Delivery, error) {
 	d, err := s.GetDelivery(ctx, tenant, id)
 	if err != nil {
@@ -139,12 +141,12 @@ func (s *Service) ReplayDelivery(ctx context.Context, tenant string, id uuid.UUI
 	case err != nil:
 		return d, err
 	case row.Replayed == 0:
-		return d, fsm.Errorf(fsm.DeliveryConflict, "the subscription that the delivery belongs to is gone")
+		return d, fsm.Errorf(fsm.DeliveryConflict, "the delivery cannot be sent any more: its subscription was deleted, its callback was delivered, or its instance was purged")
 	}
 	return s.GetDelivery(ctx, tenant, id)
 }
 
-// ReplayFilter chooses settled deliveries whose subscriptions exist.
+// ReplayFilter chooses settled deliveries.
 type ReplayFilter struct {
 	// SubscriptionID whose deliveries are chosen; zero chooses those of all.
 	SubscriptionID uuid.UUID
@@ -157,18 +159,25 @@ type ReplayFilter struct {
 // replayPage is how many deliveries are replayed in one call.
 const replayPage = 500
 
-// ReplayDeliveries replays all deliveries that the filter chooses, the oldest first, and returns their
-// number. With an error it returns how many were replayed until then; another call replays the rest.
+// Replayed counts the deliveries of a ReplayDeliveries.
+type Replayed struct {
+	// Replayed is how many are pending again. Gone is how many cannot be sent any more, and did not change: their
+	// subscriptions or instances are gone.
+	Replayed, Gone int
+}
+
+// ReplayDeliveries replays all deliveries that the filter chooses, the oldest first, and counts them. With an
+// error it counts those until then; another call replays the rest.
 //
 // Kinds: Malformed, Unavailable.
-func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayFilter) (int, error) {
+func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayFilter) (Replayed, error) {
 	if f.Status == "" {
 		f.Status = DeliveryDead
 	}
 	if f.Status != DeliveryDead && f.Status != DeliveryDelivered {
-		return 0, fsm.MalformedAt("/status", "must be dead or delivered: what is pending will be sent anyway")
+		return Replayed{}, fsm.MalformedAt("/status", "must be dead or delivered: what is pending will be sent anyway")
 	}
-	replayed := 0
+	var replayed Replayed
 	p := queries.DeliveryReplayParams{
 		Tenant: tenant, SubscriptionID: database.Optional(f.SubscriptionID), Status: string(f.Status), CreatedAfter: database.Optional(f.After),
 		CreatedBefore: database.Optional(f.Before), RowLimit: replayPage,
@@ -178,7 +187,8 @@ func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayF
 		if err != nil {
 			return replayed, err
 		}
-		replayed += int(row.Replayed)
+		replayed.Replayed += int(row.Replayed)
+		replayed.Gone += int(row.Gone)
 		if row.LookedAt < replayPage {
 			return replayed, nil
 		}

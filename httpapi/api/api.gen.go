@@ -665,13 +665,13 @@ type Definition = json.RawMessage
 
 // Delivery A message for one subscription or callback, with the results of its attempts.
 type Delivery struct {
-	// Attempts The number of attempts, since the last replay if there was one.
+	// Attempts The number of attempts. After a replay the count starts again with the first attempt.
 	Attempts int `json:"attempts"`
 
 	// CreatedAt When the delivery was made.
 	CreatedAt Timestamp `json:"created_at"`
 
-	// DeliveredAt When the endpoint answered with 2xx; null if it has not.
+	// DeliveredAt When the endpoint last answered with 2xx, even if it did not after a replay; null if it never has.
 	DeliveredAt *Timestamp `json:"delivered_at"`
 
 	// ID The id of the delivery, sent as `webhook-id` in each attempt.
@@ -680,7 +680,7 @@ type Delivery struct {
 	// InstanceID The id of the instance that made the step; null for a test.
 	InstanceID *string `json:"instance_id"`
 
-	// LastError Why the last attempt failed; null if it did not.
+	// LastError Why the last attempt failed, or why none was made; null otherwise.
 	LastError *string `json:"last_error"`
 
 	// LastResponse The first KiB of the answer to the last attempt; null if there was none.
@@ -994,6 +994,9 @@ type ReadinessStatus string
 
 // ReplayReport The result of a replay.
 type ReplayReport struct {
+	// Gone The number of deliveries that cannot be sent any more, since their subscription or instance is gone.
+	Gone int `json:"gone"`
+
 	// Replayed The number of deliveries that are pending again.
 	Replayed int `json:"replayed"`
 }

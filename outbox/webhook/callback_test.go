@@ -64,8 +64,8 @@ func TestCallback(t *testing.T) {
 	bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_and(status = 'dead' and attempts = 3) from pawl.delivery")
 	broken.Store(false)
 	before := len(r.list())
-	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{}); err != nil || n != 2 {
-		t.Fatalf("replayed %d: %v", n, err)
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{}); err != nil || n.Replayed != 2 {
+		t.Fatalf("replayed %+v: %v", n, err)
 	}
 	bounded.UntilSQL(t, pool, allDelivered, 2)
 	for i, id := range ids {

@@ -55,14 +55,14 @@ func TestDeadLettersAndReplay(t *testing.T) {
 		before = r.list()
 		n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{SubscriptionID: subscribed.ID, Status: status})
 		want := map[subscription.DeliveryStatus]int{subscription.DeliveryDead: 1, subscription.DeliveryDelivered: 2}[status]
-		if err != nil || n != want {
-			t.Fatalf("replayed %d %s: %v", n, status, err)
+		if err != nil || n.Replayed != want || n.Gone != 0 {
+			t.Fatalf("replayed %+v %s: %v", n, status, err)
 		}
 		bounded.UntilSQL(t, pool, allDelivered, 2)
 		wantWhats(t, r.list()[len(before):], outboxtest.IDs(id, 1, 2)[2-want:])
 	}
-	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != 0 {
-		t.Errorf("replayed %d: %v", n, err)
+	if n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{Before: replayed.CreatedAt.Add(-time.Hour)}); err != nil || n != (subscription.Replayed{}) {
+		t.Errorf("replayed %+v: %v", n, err)
 	}
 	if err := service.Unsubscribe(t.Context(), tenant, subscribed.ID); err != nil {
 		t.Fatal(err)
@@ -127,4 +127,71 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 	replay(dead[0])
 	bounded.UntilSQL(t, pool, allDelivered, 2)
 	wantWhats(t, r.list()[before:], outboxtest.IDs(id, 1, 1, 2))
+}
+
+// A replay unmakes nothing that was known of a delivery: neither while it waits, nor when it fails, nor when it
+// cannot be sent any more.
+func TestReplayKeepsWhatWasKnown(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var broken atomic.Bool
+	r := newReceiver(t, func(w http.ResponseWriter, _ hook) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	})
+	subscribe(t, service, r.url, everything)
+	config := quickly
+	config.MaxAttempts, config.Backoff, config.Open = 2, time.Millisecond, time.Millisecond
+	stop := webhooks(t, pool, config)
+	id := outboxtest.Create(t, pool)
+	bounded.UntilSQL(t, pool, allDelivered, 1)
+	first := deliveries(t, service, subscription.DeliveryFilter{})[0]
+
+	broken.Store(true)
+	stop()
+	waiting, err := service.ReplayDelivery(t.Context(), tenant, first.ID)
+	if err != nil || waiting.Status != subscription.DeliveryPending || waiting.Attempts != 1 || waiting.DeliveredAt == nil || *waiting.LastStatus != http.StatusOK {
+		t.Errorf("while it waits: %+v, %v", waiting, err)
+	}
+	stop = webhooks(t, pool, config)
+	bounded.UntilSQL(t, pool, "select bool_and(status = 'dead' and attempts = 2) from pawl.delivery")
+	failed := deliveries(t, service, subscription.DeliveryFilter{})[0]
+	if failed.DeliveredAt == nil || !failed.DeliveredAt.Equal(*first.DeliveredAt) || *failed.LastStatus != http.StatusTeapot {
+		t.Errorf("after a replay that failed: %+v", failed)
+	}
+	broken.Store(false)
+	if _, err := service.ReplayDelivery(t.Context(), tenant, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	bounded.UntilSQL(t, pool, allDelivered, 1)
+	again := deliveries(t, service, subscription.DeliveryFilter{})[0]
+	if again.Attempts != 1 || !again.DeliveredAt.After(*first.DeliveredAt) {
+		t.Errorf("delivered again: %+v", again)
+	}
+
+	// Replayed, and then purged with its instance before the attempt.
+	stop()
+	if _, err := service.ReplayDelivery(t.Context(), tenant, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, pool, "delete from pawl.history where instance_id = $1", id)
+	stop = webhooks(t, pool, config)
+	bounded.UntilSQL(t, pool, "select status <> 'pending' from pawl.delivery")
+	stop()
+	gone := deliveries(t, service, subscription.DeliveryFilter{})[0]
+	if gone.Status != subscription.DeliveryDelivered || gone.Attempts != 1 || !gone.DeliveredAt.Equal(*again.DeliveredAt) || *gone.LastStatus != http.StatusOK || gone.LastError == nil {
+		t.Errorf("purged while it waited: %+v", gone)
+	}
+	// Replayed after that.
+	if _, err := service.ReplayDelivery(t.Context(), tenant, first.ID); !isKind(err, fsm.DeliveryConflict) {
+		t.Errorf("got %v", err)
+	}
+	n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{Status: subscription.DeliveryDelivered})
+	if err != nil || n != (subscription.Replayed{Gone: 1}) {
+		t.Errorf("replayed %+v, %v", n, err)
+	}
+	if now := deliveries(t, service, subscription.DeliveryFilter{})[0]; now.Status != gone.Status || !now.DeliveredAt.Equal(*gone.DeliveredAt) {
+		t.Errorf("it is %+v", now)
+	}
 }

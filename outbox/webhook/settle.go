@@ -60,7 +60,11 @@ func (s *Sender) decide(r dispatch.Result[delivery]) settlement {
 		out.result = resultGone
 		return out
 	}
-	delay, again := s.retry.Next(int(r.Job.Value.row.Attempts)+1, r.Answer)
+	made := 1
+	if row := r.Job.Value.row; !row.Replayed {
+		made += int(row.Attempts)
+	}
+	delay, again := s.retry.Next(made, r.Answer)
 	if again {
 		out.result, out.delay = resultRetry, delay
 	}

@@ -1,12 +1,14 @@
 -- delivery_replay makes settled deliveries pending again, with the full number of attempts: those of p_ids,
 -- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
--- their order again. A delivery whose subscription or callback is gone does not change.
--- Returns: replayed: how many; looked_at: how many were read; last: the id of the last one that was read
+-- their order again. What is known of a delivery stays until there is a new result. A delivery whose
+-- subscription, callback or instance is gone cannot be sent any more, and does not change.
+-- Returns: replayed: how many; gone: how many cannot be sent any more; looked_at: how many were read; last: the
+--          id of the last one that was read
 -- Locks:   consumer
 -- Writes:  delivery
 create function pawl.delivery_replay(
   p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamptz, p_to timestamptz, p_after uuid,
-  p_limit integer, out replayed integer, out looked_at integer, out last uuid
+  p_limit integer, out replayed integer, out gone integer, out looked_at integer, out last uuid
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -20,7 +22,7 @@ declare
   v_ids uuid[];
   v_row record;
 begin
-  replayed := 0; looked_at := 0; last := p_after;
+  replayed := 0; gone := 0; looked_at := 0; last := p_after;
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   -- Dead letters have an index of their own.
@@ -58,17 +60,23 @@ begin
     looked_at := looked_at + 1;
     last := v_row.id;
     continue when v_row.status = 'pending';
-    continue when not exists (
+    if not exists (
       select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
       union all
       select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    );
+    ) or v_row.instance_id is not null and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) then
+      gone := gone + 1;
+      continue;
+    end if;
     -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
     update pawl.delivery d
-    set status = 'pending', attempts = 0, delivered_at = null,
+    set status = 'pending', replayed = true,
       next_attempt_at = (
         select case
-          when not coalesce(bool_or(o.version < v_row.version and (o.attempts > 0 or o.next_attempt_at is null)), false)
+          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
             then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
         end
         from pawl.delivery o

@@ -4,7 +4,7 @@
 --   dead       the attempt failed, and was the last
 --   gone       the endpoint answered 410: it is dead, and its subscription is disabled
 --   postponed  there was no attempt; it is due after p_delays
---   abandoned  there was no attempt, and there will be none: it is dead
+--   abandoned  there was no attempt, and there will be none: it is dead, or delivered as it was before a replay
 -- p_pauses: for how long the endpoint asked not to be called; null if it did not
 -- p_rest:   for how long an endpoint's circuit opens the first time
 -- Returns: whether p_term still leads; if not, nothing is changed
@@ -47,7 +47,8 @@ begin
   -- as good as the primary key's.
   with settled as (
     update pawl.delivery d
-    set status = 'delivered', attempts = d.attempts + 1, next_attempt_at = null, last_status = r.status, last_error = null,
+    set status = 'delivered', attempts = case when d.replayed then 1 else d.attempts + 1 end, replayed = false,
+      next_attempt_at = null, last_status = r.status, last_error = null,
       last_response = nullif(r.response, ''), delivered_at = v_now
     from (
       select p.place, r.status, r.response
@@ -85,12 +86,21 @@ begin
     continue when not found or v_delivery.status <> 'pending';
     update pawl.delivery d
     set
-      status = case when v_attempt.result in ('dead', 'gone', 'abandoned') then 'dead' else 'pending' end,
-      attempts = d.attempts + case when v_attempt.result in ('postponed', 'abandoned') then 0 else 1 end,
+      status = case
+        when v_attempt.result in ('retry', 'postponed') then 'pending'
+        when v_attempt.result = 'abandoned' and d.delivered_at is not null and d.replayed then 'delivered'
+        else 'dead'
+      end,
+      attempts = case
+        when v_attempt.result in ('postponed', 'abandoned') then d.attempts
+        when d.replayed then 1
+        else d.attempts + 1
+      end,
+      replayed = d.replayed and v_attempt.result = 'postponed',
       next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
-      last_status = case when v_attempt.result = 'postponed' then d.last_status else nullif(v_attempt.status, 0) end,
+      last_status = case when v_attempt.result in ('postponed', 'abandoned') then d.last_status else nullif(v_attempt.status, 0) end,
       last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
-      last_response = case when v_attempt.result = 'postponed' then d.last_response else nullif(v_attempt.response, '') end
+      last_response = case when v_attempt.result in ('postponed', 'abandoned') then d.last_response else nullif(v_attempt.response, '') end
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
     continue when v_delivery.callback;
     if v_attempt.result = 'retry' then

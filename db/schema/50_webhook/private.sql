@@ -18,6 +18,12 @@ as $$
   select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
 $$;
 
+-- delivery_failed says of a pending delivery whether its last attempt failed, or whether it waits for another that
+-- did. The planner inlines it.
+create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns boolean
+language sql immutable parallel safe
+as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
+
 -- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: create those for this
 -- subscription alone. The caller must hold the lock of the consumer's row, so that no delivery is settled or
 -- replayed meanwhile.
@@ -80,7 +86,7 @@ begin
       from matching m
     ) m
     left join lateral (
-      select d.attempts > 0 or d.next_attempt_at is null as failed
+      select pawl_private.delivery_failed(d) as failed
       from pawl.delivery d
       where d.tenant_id = m.tenant_id
         and d.subscription_id = m.subscription_id

@@ -65,6 +65,7 @@ create table pawl.delivery (
   type text not null,
   status text not null,
   attempts integer not null,
+  replayed boolean not null default false,
   next_attempt_at timestamptz,
   last_status integer,
   last_error text,
@@ -79,7 +80,7 @@ create table pawl.delivery (
     check ((instance_id is null) = (version is null) and (instance_id is null) = (type = 'pawl.subscription.test')),
   constraint delivery_callback_is_of_its_instance check (not callback or subscription_id = instance_id),
   constraint delivery_settled_is_not_tried_again check (status = 'pending' or next_attempt_at is null),
-  constraint delivery_delivered_has_a_time check ((status = 'delivered') = (delivered_at is not null)),
+  constraint delivery_delivered_has_a_time check (status <> 'delivered' or delivered_at is not null),
   constraint delivery_attempts_are_counted check (attempts >= 0),
   constraint delivery_response_is_an_excerpt check (octet_length(last_response) <= 1024)
 )
@@ -89,6 +90,9 @@ with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000)
 
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
+comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
+comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
+comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
