@@ -28,6 +28,7 @@ func TestRetryableErrors(t *testing.T) {
 	version := int64(1)
 	// The last one is an error of nobody's: the commands are then called one by one.
 	for _, code := range []string{"40001", "40p01", "57p01", "53100", "xx000"} {
+		s := fsmtest.On(t, pool, fsm.Config{}) // It knows no command that was slow.
 		other := fsmtest.Create(t, s, "counter", `{"x":0}`)
 		fsmtest.RaiseOnce(t, pool, code)
 		replies := s.Do(t.Context(), []fsm.Command{
