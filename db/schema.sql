@@ -1190,7 +1190,7 @@ as $$
 $$;
 revoke execute on function pawl.delivery_endpoints(text[],uuid[]) from public;
 
-create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_looks integer, p_each integer) returns SETOF pawl.delivery_lane
+create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_rest boolean, p_looks integer, p_each integer) returns SETOF pawl.delivery_lane
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_incremental_sort = 'off'
@@ -1203,6 +1203,7 @@ declare
   v_now timestamptz := pawl.now();
   v_nil constant uuid := '00000000-0000-0000-0000-000000000000';
   v_looked integer := 0;
+  v_listed integer := 0;
   v_tenant text := p_after;
   v_next text;
   v_callbacks timestamptz;
@@ -1212,20 +1213,25 @@ declare
 begin
   while v_looked < p_looks loop
     v_next := null;
-    select d.tenant_id into v_next
-    from pawl.delivery d
-    where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-    order by d.tenant_id, d.subscription_id
-    limit 1;
     v_callbacks := null;
-    select d.tenant_id, d.next_attempt_at into v_due
-    from pawl.delivery d
-    where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and d.callback
-    order by d.tenant_id, d.next_attempt_at
-    limit 1;
-    if found and v_due.tenant_id <= coalesce(v_next, v_due.tenant_id) then
-      v_next := v_due.tenant_id;
-      v_callbacks := v_due.next_attempt_at;
+    if p_rest then
+      v_listed := v_listed + 1;
+      v_next := p_tenants[v_listed];
+    else
+      select d.tenant_id into v_next
+      from pawl.delivery d
+      where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+      order by d.tenant_id, d.subscription_id
+      limit 1;
+      select d.tenant_id, d.next_attempt_at into v_due
+      from pawl.delivery d
+      where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and d.callback
+      order by d.tenant_id, d.next_attempt_at
+      limit 1;
+      if found and v_due.tenant_id <= coalesce(v_next, v_due.tenant_id) then
+        v_next := v_due.tenant_id;
+        v_callbacks := v_due.next_attempt_at;
+      end if;
     end if;
     exit when v_next is null;
     v_tenant := v_next;
@@ -1243,7 +1249,7 @@ begin
       order by d.tenant_id, d.subscription_id, d.next_attempt_at
       limit 1;
       if not found then
-        exit when look > 1 or v_lane.subscription_id = v_nil;
+        exit when p_rest or look > 1 or v_lane.subscription_id = v_nil;
         v_lane.subscription_id := v_nil; -- There is none after its place: from the beginning.
         continue;
       end if;
@@ -1264,7 +1270,7 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl.delivery_lanes(text,text[],uuid[],integer,integer) from public;
+revoke execute on function pawl.delivery_lanes(text,text[],uuid[],boolean,integer,integer) from public;
 
 create function pawl.delivery_messages(p_tenants text[], p_instances uuid[], p_versions bigint[]) returns SETOF pawl.message
 language sql stable security definer

@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -123,5 +124,59 @@ func TestUnroutedStepsByTurns(t *testing.T) {
 	routeAll(t, pool, 5)
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery"); n != 530 {
 		t.Errorf("there are %d deliveries, want 530", n)
+	}
+}
+
+// The search for what can be sent looks at a bounded number of lanes, and goes on from there until it
+// has looked at all.
+func TestLanesArePassedInPieces(t *testing.T) {
+	t.Parallel()
+	pool, _ := withDoors(t, 0)
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	for tenant, n := range map[string]int{"a": 25, "b": 3, "c": 10} {
+		subscribeOften(t, pool, tenant, n)
+		bounded.Exec(t, pool, "select pawl.create_one('door', p_tenant => $1)", tenant)
+	}
+	routeAll(t, pool, 100)
+	// search returns how many lanes of each tenant were looked at, and the last subscription of each.
+	search := func(p queries.DeliveryLanesParams) (string, map[string]uuid.UUID) {
+		t.Helper()
+		lanes, err := queries.New(pool).DeliveryLanes(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, last := "", map[string]uuid.UUID{}
+		for _, l := range lanes {
+			if !l.Ready || l.HalfOpen {
+				t.Errorf("the lane %+v is not ready", l)
+			}
+			text, last[l.TenantID] = text+l.TenantID, l.SubscriptionID
+		}
+		return text, last
+	}
+	ten := func(tenant string) string { return strings.Repeat(tenant, 10) }
+	got, last := search(queries.DeliveryLanesParams{Looks: 100, Each: 10})
+	if want := ten("a") + "bbb" + ten("c"); got != want {
+		t.Errorf("the first search looks at %s, want %s", got, want)
+	}
+	if got, _ := search(queries.DeliveryLanesParams{Looks: 11, Each: 10}); got != ten("a")+"bbb" {
+		t.Errorf("a search of 11 lanes looks at %s", got)
+	}
+	if got, _ := search(queries.DeliveryLanesParams{After: "b", Looks: 11, Each: 10}); got != ten("c") {
+		t.Errorf("the search that goes on looks at %s", got)
+	}
+	rest := queries.DeliveryLanesParams{Tenants: []string{"a", "c"}, Places: []uuid.UUID{last["a"], last["c"]}, Rest: true, Looks: 100, Each: 10}
+	got, last = search(rest)
+	if got != ten("a") {
+		t.Errorf("the rest is %s", got)
+	}
+	rest = queries.DeliveryLanesParams{Tenants: []string{"a"}, Places: []uuid.UUID{last["a"]}, Rest: true, Looks: 100, Each: 10}
+	got, last = search(rest)
+	if got != "aaaaa" {
+		t.Errorf("the rest of the rest is %s", got)
+	}
+	// A search of all begins anew with a tenant whose subscriptions were all looked at.
+	if got, _ := search(queries.DeliveryLanesParams{Tenants: []string{"a"}, Places: []uuid.UUID{last["a"]}, Looks: 5, Each: 10}); got != "aaaaaaaaa" {
+		t.Errorf("at its end the search looks at %s", got)
 	}
 }

@@ -85,7 +85,7 @@ select
 from pawl.delivery_route(@term::bigint, @row_limit::integer, @lease::interval, @turn::text) r;
 
 -- name: DeliveryLanes :many
-select * from pawl.delivery_lanes(@after::text, @tenants::text[], @places::uuid[], @looks::integer, @each::integer);
+select * from pawl.delivery_lanes(@after::text, @tenants::text[], @places::uuid[], @rest::boolean, @looks::integer, @each::integer);
 
 -- name: DeliveryDue :many
 select * from pawl.delivery_due(@tenants::text[], @subscriptions::uuid[], @limits::integer[], (@flying::text[])::uuid[]);

@@ -102,13 +102,14 @@ func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsPa
 }
 
 const deliveryLanes = `-- name: DeliveryLanes :many
-select tenant_id, subscription_id, ready, half_open from pawl.delivery_lanes($1::text, $2::text[], $3::uuid[], $4::integer, $5::integer)
+select tenant_id, subscription_id, ready, half_open from pawl.delivery_lanes($1::text, $2::text[], $3::uuid[], $4::boolean, $5::integer, $6::integer)
 `
 
 type DeliveryLanesParams struct {
 	After   string
 	Tenants []string
 	Places  []uuid.UUID
+	Rest    bool
 	Looks   int32
 	Each    int32
 }
@@ -118,6 +119,7 @@ func (q *Queries) DeliveryLanes(ctx context.Context, arg DeliveryLanesParams) ([
 		arg.After,
 		arg.Tenants,
 		arg.Places,
+		arg.Rest,
 		arg.Looks,
 		arg.Each,
 	)

@@ -105,14 +105,18 @@ func (m memory) choose(lanes []queries.DeliveryLane, window, limit int) (p queri
 	return p, len(lanes)
 }
 
-// fetch reads due deliveries into memory. It reports whether to fetch again soon, since there may be
+// fetch searches all tenants for due deliveries, or with rest only what an earlier search has left of
+// some, and reads them into memory. It reports whether to search all again soon, since there may be
 // more.
-func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
+func (l *leadership) fetch(ctx context.Context, rest bool) (again bool, err error) {
 	m := l.memory()
 	if m.places >= l.window() {
 		return true, nil
 	}
-	search := queries.DeliveryLanesParams{After: l.after, Looks: looks, Each: looksEach}
+	search := queries.DeliveryLanesParams{After: l.after, Rest: rest, Looks: looks, Each: looksEach}
+	if !rest {
+		l.searched = time.Now()
+	}
 	for tenant, place := range l.places {
 		search.Tenants, search.Places = append(search.Tenants, tenant), append(search.Places, place)
 	}
@@ -141,7 +145,7 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l.pass(lanes, reached)
+	l.pass(lanes, reached, rest)
 	// Attempts may have failed while this was read, and are not settled yet: what was read of
 	// their subscriptions may no longer be due.
 	failed := map[uuid.UUID]bool{}
@@ -157,39 +161,38 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 		}
 		l.jobs.Add(j)
 	}
-	return again || l.unfinished, nil
+	return again, nil
 }
 
-// pass notes up to where the search has come: the tenant of the last lane that was reached, and for
-// each tenant with more subscriptions the last one that was looked at.
-func (l *leadership) pass(lanes []queries.DeliveryLane, reached int) {
+// pass notes up to where a search has come: the tenant of the last lane that was reached if there may
+// be others, and for each tenant with more subscriptions the last one that was looked at.
+func (l *leadership) pass(lanes []queries.DeliveryLane, reached int, rest bool) {
+	cut := reached < len(lanes) || len(lanes) >= looks
+	if rest && !cut {
+		clear(l.places) // Of those that are not in lanes nothing was left.
+	}
 	each := map[string]int{}
 	for _, lane := range lanes[:reached] {
 		if lane.SubscriptionID == uuid.Nil {
 			continue
 		}
-		each[lane.TenantID]++
-		l.places[lane.TenantID] = lane.SubscriptionID
-	}
-	partly := false
-	for _, lane := range lanes[:reached] {
-		if each[lane.TenantID] < looksEach {
+		if each[lane.TenantID]++; each[lane.TenantID] < looksEach {
 			delete(l.places, lane.TenantID)
 		} else {
-			partly = true
+			l.places[lane.TenantID] = lane.SubscriptionID
 		}
 	}
-	cut := reached < len(lanes) || len(lanes) >= looks
-	if l.partly = l.partly || partly; cut && reached > 0 {
-		l.after = lanes[reached-1].TenantID
-	} else if !cut {
+	switch {
+	case rest:
+	case !cut:
 		l.after = ""
-	}
-	l.unfinished = cut || l.partly
-	if !cut {
-		l.partly = false // The next search begins with the first tenant.
+	case reached > 0:
+		l.after = lanes[reached-1].TenantID
 	}
 }
+
+// unfinished reports whether a search has left lanes that are to be looked at soon.
+func (l *leadership) unfinished() bool { return l.after != "" || len(l.places) > 0 }
 
 // A stepKey identifies a step.
 type stepKey struct {

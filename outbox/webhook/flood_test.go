@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -132,5 +133,32 @@ func TestOrderOfUnroutedSteps(t *testing.T) {
 	outboxtest.CaughtUp(t, pool, "webhooks")
 	for _, r := range append(receivers, changed) {
 		wantWhats(t, r.want(t, len(versions)), outboxtest.IDs(id, versions...))
+	}
+}
+
+// A tenant has more subscriptions than one search looks at, and each gets its deliveries.
+func TestMoreSubscriptionsThanASearchLooksAt(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var mu sync.Mutex
+	got := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
+		_, _ = io.Copy(io.Discard, in.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		got[in.URL.Path]++
+	}))
+	t.Cleanup(server.Close)
+	const subscriptions, steps = 230, 2
+	for n := range subscriptions {
+		subscribe(t, service, fmt.Sprintf("%s/%d", server.URL, n), everything)
+	}
+	createFor(t, pool, tenant, steps)
+	webhooks(t, pool, quickly)
+	bounded.UntilSQL(t, pool, allDelivered, subscriptions*steps)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(got) != subscriptions {
+		t.Errorf("%d endpoints were called, want %d", len(got), subscriptions)
 	}
 }

@@ -78,13 +78,13 @@ type leadership struct {
 	refreshed time.Time
 	// turn is the tenant whose unrouted steps were last routed.
 	turn string
-	// after is the tenant up to which the search for due deliveries has come, and places are the
-	// subscriptions up to which it has come within some tenants. partly says whether it has passed over
-	// subscriptions since it was at the first tenant, unfinished whether it is to go on soon.
-	after              string
-	places             map[string]uuid.UUID
-	partly, unfinished bool
-	nextPurge          time.Time
+	// after is the tenant up to which the search for due deliveries has come, empty at its end. places
+	// are the subscriptions up to which it has come within tenants that have more. searched is when
+	// it last began to look at all tenants, or went on with that.
+	after     string
+	places    map[string]uuid.UUID
+	searched  time.Time
+	nextPurge time.Time
 }
 
 // grace is how long attempts that are under way may take to end when the process is to stop.
@@ -110,7 +110,7 @@ func (l *leadership) run(ctx context.Context) (err error) {
 			continue
 		}
 		pause := l.config.Poll
-		if l.unfinished {
+		if l.unfinished() {
 			pause = min(pause, unfinishedPause)
 		}
 		timer.Reset(pause)
@@ -120,7 +120,7 @@ func (l *leadership) run(ctx context.Context) (err error) {
 			l.jobs.AcceptAll()
 		case <-l.wake:
 		case <-timer.C:
-			look = true
+			look = look || l.after != "" || time.Since(l.searched) >= l.config.Poll
 		case <-ctx.Done():
 		}
 	}
@@ -153,8 +153,8 @@ func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if *look || made {
-		if *look, err = l.fetch(ctx); err != nil {
+	if *look || made || len(l.places) > 0 {
+		if *look, err = l.fetch(ctx, !*look && !made); err != nil {
 			return false, err
 		}
 	}

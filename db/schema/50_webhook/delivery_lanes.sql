@@ -1,12 +1,13 @@
 -- delivery_lanes looks for what can be sent: for each tenant the callbacks, and those subscriptions that have
 -- pending deliveries, in their order. Tenants are looked at in their order after p_after, until p_looks lanes
 -- have been looked at. Of one tenant no more than p_each subscriptions are looked at: those after its place,
--- which is given in p_places for some of the tenants. So neither many tenants nor many subscriptions of one
--- make a call slow.
+-- which is given in p_places for p_tenants. So neither many tenants nor many subscriptions of one make a call
+-- slow.
+-- p_rest: look only at what is left of p_tenants, the subscriptions after their places
 -- A lane is ready if deliveries are due and its subscription is neither disabled nor has its circuit open. The
 -- lane of a deleted subscription is ready too: its deliveries are to be abandoned.
 -- Returns: one row per lane that was looked at, the rows of a tenant one after another, its callbacks first
-create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_looks integer, p_each integer)
+create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_rest boolean, p_looks integer, p_each integer)
 returns setof pawl.delivery_lane
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -21,6 +22,7 @@ declare
   v_now timestamptz := pawl.now();
   v_nil constant uuid := '00000000-0000-0000-0000-000000000000';
   v_looked integer := 0;
+  v_listed integer := 0;
   v_tenant text := p_after;
   v_next text;
   v_callbacks timestamptz;
@@ -30,20 +32,25 @@ declare
 begin
   while v_looked < p_looks loop
     v_next := null;
-    select d.tenant_id into v_next
-    from pawl.delivery d
-    where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-    order by d.tenant_id, d.subscription_id
-    limit 1;
     v_callbacks := null;
-    select d.tenant_id, d.next_attempt_at into v_due
-    from pawl.delivery d
-    where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and d.callback
-    order by d.tenant_id, d.next_attempt_at
-    limit 1;
-    if found and v_due.tenant_id <= coalesce(v_next, v_due.tenant_id) then
-      v_next := v_due.tenant_id;
-      v_callbacks := v_due.next_attempt_at;
+    if p_rest then
+      v_listed := v_listed + 1;
+      v_next := p_tenants[v_listed];
+    else
+      select d.tenant_id into v_next
+      from pawl.delivery d
+      where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+      order by d.tenant_id, d.subscription_id
+      limit 1;
+      select d.tenant_id, d.next_attempt_at into v_due
+      from pawl.delivery d
+      where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and d.callback
+      order by d.tenant_id, d.next_attempt_at
+      limit 1;
+      if found and v_due.tenant_id <= coalesce(v_next, v_due.tenant_id) then
+        v_next := v_due.tenant_id;
+        v_callbacks := v_due.next_attempt_at;
+      end if;
     end if;
     exit when v_next is null;
     v_tenant := v_next;
@@ -61,7 +68,7 @@ begin
       order by d.tenant_id, d.subscription_id, d.next_attempt_at
       limit 1;
       if not found then
-        exit when look > 1 or v_lane.subscription_id = v_nil;
+        exit when p_rest or look > 1 or v_lane.subscription_id = v_nil;
         v_lane.subscription_id := v_nil; -- There is none after its place: from the beginning.
         continue;
       end if;
