@@ -117,7 +117,8 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.ListSubscriptions(t.Context(), queries.ListSubscriptionsParams{TenantID: tenant, RowLimit: 1}))
 	must(q.UnknownNames(t.Context(), queries.UnknownNamesParams{Workflows: []string{"x"}, Events: []string{"x"}, States: []string{"x"}}))
 	must(q.DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: 1, RowLimit: 1}))
-	must(q.DeliveryDue(t.Context(), queries.DeliveryDueParams{RowLimit: 9, Each: 9, Flying: []string{}, FlyingSubscriptions: []string{}}))
+	must(q.DeliveryLanes(t.Context(), queries.DeliveryLanesParams{Looks: 9, Each: 9}))
+	must(q.DeliveryDue(t.Context(), queries.DeliveryDueParams{Flying: []string{}}))
 	must(q.DeliveryEndpoints(t.Context(), queries.DeliveryEndpointsParams{Tenants: []string{tenant}, Ids: []uuid.UUID{id}}))
 	must(q.DeliveryMessages(t.Context(), queries.DeliveryMessagesParams{Tenants: []string{tenant}, Instances: []uuid.UUID{id}, Versions: []int64{1}}))
 	must(q.DeliverySettle(t.Context(), queries.DeliverySettleParams{}))
@@ -174,7 +175,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		wantCode(t, err, denied)
 	}
 	for _, table := range tables(t, pool) {
-		if table == "pawl.outcome_row" || table == "pawl.timeout_row" || table == "pawl.instance_at" || table == "pawl.message" || table == "pawl.endpoint" || table == "pawl.next_timeout" {
+		if table == "pawl.outcome_row" || table == "pawl.timeout_row" || table == "pawl.instance_at" || table == "pawl.message" || table == "pawl.endpoint" || table == "pawl.delivery_lane" || table == "pawl.next_timeout" {
 			continue // Views: without INSTEAD rules nothing can be written through them.
 		}
 		first := bounded.Value[string](t, pool, "select quote_ident(attname) from pg_attribute where attrelid = $1::text::regclass and attnum = 1", table)
@@ -200,7 +201,7 @@ func TestServiceMayNotWrite(t *testing.T) {
 		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
 	want := "backtest chosen_states consumer_advance consumer_create consumer_lead consumer_next_batch consumer_read consumer_renew " +
-		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_messages " +
+		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_lanes delivery_messages " +
 		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_slow_timers fire_timers " +
 		"guard_holds history_page instance_timeout instances instances_page jsonpath_error log_moved migrate_instances now outcome_rows past_timeout preview purge_instances " +
 		"purge_keys register_workflow retire_workflow schema_version simulate state_names stream_can_resume stream_read " +

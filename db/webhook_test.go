@@ -32,12 +32,21 @@ func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.Delive
 	return row
 }
 
-// due lists what is due as "<version>", in the order that it is read.
+// due lists what is due, lane by lane: of a half-open circuit one delivery.
 func due(t testing.TB, q queries.DBTX) []queries.Delivery {
 	t.Helper()
-	list, err := queries.New(q).DeliveryDue(t.Context(), queries.DeliveryDueParams{
-		RowLimit: 1000, Each: 1000, Flying: []string{}, FlyingSubscriptions: []string{},
-	})
+	lanes, err := queries.New(q).DeliveryLanes(t.Context(), queries.DeliveryLanesParams{Looks: 1000, Each: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := queries.DeliveryDueParams{Flying: []string{}}
+	for _, l := range lanes {
+		limit := map[bool]int32{false: 1000, true: 1}[l.HalfOpen]
+		if l.Ready {
+			p.Tenants, p.Subscriptions, p.Limits = append(p.Tenants, l.TenantID), append(p.Subscriptions, l.SubscriptionID), append(p.Limits, limit)
+		}
+	}
+	list, err := queries.New(q).DeliveryDue(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}

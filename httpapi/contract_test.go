@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +48,67 @@ func TestContract(t *testing.T) {
 	served := start(t).get("/openapi.yaml").want(http.StatusOK).wantHeader("Content-Type", "application/yaml")
 	if !bytes.Equal(served.body, text) {
 		t.Error("the service serves another contract")
+	}
+}
+
+// Each operation lists every status that its kind can answer with. Which others it has, such as 409, the
+// answers of the whole suite are compared with; see check.
+func TestContractListsStatuses(t *testing.T) {
+	t.Parallel()
+	for path, item := range contract().Paths.Map() {
+		for method, op := range item.Operations() {
+			want := []int{http.StatusBadRequest, http.StatusInternalServerError}
+			if op.Extensions["x-scope"] != "none" {
+				want = append(want, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+			}
+			if op.RequestBody != nil {
+				want = append(want, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+			}
+			if strings.Contains(path, "{") && op.OperationID != "registerWorkflow" {
+				want = append(want, http.StatusNotFound)
+			}
+			for status, response := range op.Responses.Map() {
+				if strings.HasPrefix(status, "2") && len(response.Value.Content) > 0 && op.Extensions["x-scope"] != "none" {
+					want = append(want, http.StatusNotAcceptable)
+				}
+			}
+			for _, status := range want {
+				if op.Responses.Status(status) == nil {
+					t.Errorf("%s %s does not list %d", method, path, status)
+				}
+			}
+		}
+	}
+}
+
+// Each integer of the contract has a format and a smallest value, from which clients choose its type.
+func TestContractBoundsIntegers(t *testing.T) {
+	t.Parallel()
+	seen := 0
+	var walk func(at string, v any)
+	walk = func(at string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			kinds, _ := v["type"].([]any)
+			if v["type"] == "integer" || slices.Contains(kinds, any("integer")) {
+				seen++
+				if format := v["format"]; format != "int32" && format != "int64" || v["minimum"] == nil {
+					t.Errorf("%s has the format %v and the minimum %v", at, format, v["minimum"])
+				}
+			}
+			for name, child := range v {
+				if name != "example" && name != "examples" {
+					walk(at+"/"+name, child)
+				}
+			}
+		case []any:
+			for i, child := range v {
+				walk(fmt.Sprintf("%s/%d", at, i), child)
+			}
+		}
+	}
+	if walk("", contractDocument(t)); seen < 30 {
+		t.Errorf("only %d integers were found", seen)
 	}
 }
 

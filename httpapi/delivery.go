@@ -81,5 +81,5 @@ func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesReques
 	if err != nil {
 		return nil, err
 	}
-	return ReplayDeliveries200JSONResponse{Replayed: replayed.Replayed, Gone: replayed.Gone}, nil
+	return ReplayDeliveries200JSONResponse{Replayed: int64(replayed.Replayed), Gone: int64(replayed.Gone)}, nil
 }

@@ -19,7 +19,7 @@ func TestDeliveries(t *testing.T) {
 	a.fire(id, "cancel", "").want(http.StatusOK)
 	// In place of the worker, which does not run here.
 	bounded.Exec(a.t, a.pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
-	bounded.Exec(a.t, a.pool, "select pawl.delivery_route(1, 100, '1 hour')")
+	bounded.Exec(a.t, a.pool, "select pawl.delivery_route(1, 100, '1 hour', '')")
 	all := a.get("/v1/deliveries").want(http.StatusOK).wantAt(
 		"items.0.subscription_id", subscription, "items.0.instance_id", id, "items.0.version", "2", "items.0.type", "pawl.instance.transitioned",
 		"items.0.status", "pending", "items.0.attempts", "0", "items.0.last_status", "null", "items.0.delivered_at", "null",

@@ -182,6 +182,7 @@ func TestClientGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	in.Header.Set("Idempotency-Key", key)
+	in.Header.Set("Content-Type", "application/json")
 	sent := make(chan error, 1)
 	go func() {
 		r, err := a.client.Do(in)

@@ -33,9 +33,9 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 		return nil, err
 	}
 	return MigrateWorkflow200JSONResponse{
-		Total: done.Total, Migrated: done.Migrated,
+		Total: int64(done.Total), Migrated: int64(done.Migrated),
 		Moves: each(done.Moves, func(m lifecycle.Move) api.WorkflowMove {
-			return api.WorkflowMove{From: m.From, To: m.To, Count: m.Count}
+			return api.WorkflowMove{From: m.From, To: m.To, Count: int64(m.Count)}
 		}),
 		Left: each(done.Left, func(i lifecycle.LeftInstance) api.InstanceLeft {
 			return api.InstanceLeft{ID: i.ID.String(), State: i.State, Reason: api.InstanceLeftReason(i.Reason)}

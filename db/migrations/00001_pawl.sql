@@ -3976,32 +3976,6 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- 40_log/consumer_status.sql
-
--- consumer_status says how far the consumers have read.
--- Returns: one row per consumer, by name. leader: null if nobody leads. steps: how many are still to be
---          read. behind: the age of the oldest of these; null if there is none
--- +goose StatementBegin
-create function pawl.consumer_status()
-returns table (name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamptz)
-language sql stable security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set jit = off
-as $$
-  select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps, n.at - l.oldest, c.advanced_at
-  from pawl.consumer c
-  cross join (select pawl.now() as at offset 0) n
-  cross join lateral (
-    select count(*) as steps, min(h.at) as oldest
-    from pawl_private.steps_since(c.cursor) h
-    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
-  ) l
-  order by c.name
-$$;
--- +goose StatementEnd
-
 -- 40_log/log_moved.sql
 
 -- log_moved says which instances have moved since p_cursor. One call serves everybody who waits in a
@@ -4181,7 +4155,6 @@ insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.consumer_next_batch'),
   ('service', 'pawl.consumer_read'),
   ('service', 'pawl.consumer_advance'),
-  ('service', 'pawl.consumer_status'),
   ('service', 'pawl.log_moved'),
   ('service', 'pawl.stream_can_resume'),
   ('service', 'pawl.stream_read'),
@@ -4196,6 +4169,10 @@ insert into pawl_private.privilege (privilege, function) values
 -- the process. The leader of that consumer, one process at a time, sends what is due. Nothing is written
 -- before an attempt: only the leader's memory knows what is under way. One write settles many attempts.
 -- After a crash a delivery is sent again, under the same id.
+--
+-- A step may match thousands of subscriptions. The router creates a bounded number of deliveries at a time,
+-- and fewer for one tenant. Steps beyond that are put off (`unrouted_step`) and routed later, a piece at a
+-- time, by tenants in turn. So no tenant's steps wait until another's are routed.
 --
 -- A subscription receives the messages of an instance in their order. When a delivery fails, the later
 -- ones of the instance lose their next_attempt_at. They get it back when the failed one is delivered or
@@ -4287,10 +4264,29 @@ comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
+-- unrouted_step is a step that the router has read and put off: its deliveries are not all created. While a
+-- tenant has one, its later steps are put off too, so that deliveries are created in the order of the steps.
+-- Callbacks are never put off.
+create table pawl.unrouted_step (
+  tenant_id pawl.tenant_id not null,
+  seq bigint not null,
+  instance_id uuid not null,
+  version bigint not null,
+  after_subscription uuid not null,
+  constraint unrouted_step_pkey primary key (tenant_id, seq)
+)
+-- As many rows are deleted as are inserted.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.unrouted_step.after_subscription is 'the deliveries for subscriptions with ids up to this one are created';
+
+-- Whether an instance has such steps, for the retention.
+create index unrouted_step_instance_idx on pawl.unrouted_step (tenant_id, instance_id);
+
 -- Deliveries that are due, by subscription and time.
 create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, id)
   where status = 'pending' and next_attempt_at is not null and not callback;
-create index delivery_callback_due_idx on pawl.delivery (next_attempt_at)
+create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
 -- Pending deliveries of an instance, in the order of the steps.
 create index delivery_pending_idx on pawl.delivery (tenant_id, subscription_id, instance_id, version)
@@ -4308,6 +4304,13 @@ create index delivery_delivered_idx on pawl.delivery (id)
 create view pawl.endpoint as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as url, ''::text as secret,
   ''::text as previous_secret, false as disabled
+where false;
+
+-- delivery_lane says whether deliveries of a subscription, or the callbacks of a tenant, can be sent. The
+-- lane of callbacks has the nil UUID as its subscription. ready: some are due. half_open: one at a time. It
+-- is a shape and never holds rows.
+create view pawl.delivery_lane as
+select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as subscription_id, false as ready, false as half_open
 where false;
 
 -- 50_webhook/private.sql
@@ -4344,17 +4347,35 @@ language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 -- +goose StatementEnd
 
--- create_deliveries creates the deliveries of a consumer's next page of steps. p_only: create those for this
--- subscription alone. The caller must hold the lock of the consumer's row, so that no delivery is settled or
--- replayed meanwhile.
--- Returns: steps: how many were read; deliveries: how many were created; place: the seq up to which the
---          batch has been read then; null if it ends there
+-- subscription_wants says whether an enabled subscription receives the message of a step.
+-- +goose StatementBegin
+create function pawl_private.subscription_wants(
+  p_subscription pawl.subscription, p_xid xid8, p_workflow text, p_event text, p_to_state text, p_status text
+) returns boolean
+language sql stable
+as $$
+  select p_subscription.disabled_at is null
+    and not pg_visible_in_snapshot(p_xid, p_subscription.since)
+    and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
+    and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
+    and (
+      p_subscription.states = '{}'
+      or exists (
+        select from unnest(p_subscription.states) as f (state) where p_to_state = f.state or starts_with(p_to_state, f.state || '.')
+      )
+    )
+    and (not p_subscription.terminal_only or p_status <> 'active')
+$$;
+-- +goose StatementEnd
+
+-- add_deliveries creates deliveries in the order of the arrays. The caller must hold the lock of the
+-- consumer's row, so that no delivery is settled or replayed meanwhile.
+-- Returns: how many there were not yet
 -- Writes:  delivery
 -- +goose StatementBegin
-create function pawl_private.create_deliveries(
-  p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid default null,
-  out steps integer, out deliveries integer, out place bigint
-)
+create function pawl_private.add_deliveries(
+  p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[]
+) returns integer
 language plpgsql volatile
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -4364,65 +4385,122 @@ set jit = off
 as $$
 declare
   v_now timestamptz := pawl.now();
+  v_added integer;
+begin
+  insert into pawl.delivery (
+    tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
+  select
+    m.tenant_id, pawl_private.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.subscription_id = m.instance_id,
+    m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0, case when w.failed then null else v_now end, v_now
+  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds)
+    with ordinality as m (tenant_id, subscription_id, instance_id, version, kind, ordinal)
+  left join lateral (
+    select pawl_private.delivery_failed(d) as failed
+    from pawl.delivery d
+    where d.tenant_id = m.tenant_id
+      and d.subscription_id = m.subscription_id
+      and d.instance_id = m.instance_id
+      and d.status = 'pending'
+    order by d.tenant_id, d.subscription_id, d.instance_id, d.version
+    limit 1
+  ) w on true
+  -- A delivery exists already if the cursor was put back, or if the subscription was changed.
+  on conflict on constraint delivery_step_key do nothing;
+  get diagnostics v_added = row_count;
+  return v_added;
+end
+$$;
+-- +goose StatementEnd
+
+-- route_page creates the deliveries of a consumer's next page of steps. It looks at up to p_limit pairs of a
+-- step and a subscription of one tenant, and at up to twice as many in all; further steps, and those of a
+-- tenant that has unrouted steps, are put off. p_only: create those for this subscription alone, and put
+-- nothing off. The caller must hold the lock of the consumer's row.
+-- Returns: steps: how many were read; deliveries: how many were created; place: the seq up to which the
+--          batch has been read then; null if it ends there
+-- Writes:  delivery, unrouted_step
+-- +goose StatementBegin
+create function pawl_private.route_page(
+  p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid default null,
+  out steps integer, out deliveries integer, out place bigint
+)
+language plpgsql volatile
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_tenants text[];
+  v_subscriptions uuid[];
+  v_instances uuid[];
+  v_versions bigint[];
+  v_kinds text[];
 begin
   with step as materialized (
     select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
     from pawl_private.consumer_steps(p_consumer, p_batch, p_limit) h
   ),
-  matching as (
-    select h.*, s.id as subscription_id, false as callback
+  -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
+  first as (
+    select h.*, row_number() over (partition by h.tenant_id order by h.seq) = 1 as is_first
     from step h
+  ),
+  counted as (
+    select h.*,
+      case when h.is_first then (
+        select count(*) from pawl.subscription s where s.tenant_id = h.tenant_id and s.disabled_at is null
+      ) end as subscriptions,
+      case when h.is_first then exists (
+        select from pawl.unrouted_step u where u.tenant_id = h.tenant_id
+      ) end as behind
+    from first h
+  ),
+  shared as (
+    select h.*, max(h.subscriptions) over (partition by h.tenant_id) as pairs, bool_or(h.behind) over (partition by h.tenant_id) as is_behind
+    from counted h
+  ),
+  in_share as (
+    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.seq) <= p_limit as fits
+    from shared h
+  ),
+  placed as materialized (
+    select h.*,
+      p_only is null and (not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.seq) > 2 * p_limit) as put_off
+    from in_share h
+  ),
+  late as (
+    insert into pawl.unrouted_step (tenant_id, seq, instance_id, version, after_subscription)
+    select h.tenant_id, h.seq, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
+    from placed h
+    where h.put_off and h.pairs > 0
+    on conflict on constraint unrouted_step_pkey do nothing
+  ),
+  matching as (
+    select h.*, s.id as subscription_id
+    from placed h
     cross join lateral (
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
         and (p_only is null or s.id = p_only)
-        and s.disabled_at is null
-        and not pg_visible_in_snapshot(h.xid, s.since)
-        and (s.workflows = '{}' or h.workflow = any (s.workflows))
-        and (s.events = '{}' or h.event = any (s.events))
-        and (
-          s.states = '{}'
-          or exists (select from unnest(s.states) as f (state) where h.to_state = f.state or starts_with(h.to_state, f.state || '.'))
-        )
-        and (not s.terminal_only or h.status <> 'active')
+        and pawl_private.subscription_wants(s, h.xid, h.workflow, h.event, h.to_state, h.status)
     ) s
+    where not h.put_off
     union all
-    select h.*, h.instance_id, true
-    from step h
+    select h.*, h.instance_id
+    from placed h
     cross join lateral (
       select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
     ) b
     where h.status <> 'active' and p_only is null
-  ),
-  made as (
-    insert into pawl.delivery (
-      tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
-    select
-      m.tenant_id, pawl_private.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.callback, m.instance_id, m.version, pawl_private.message_type(m.kind),
-      'pending', 0, case when w.failed then null else v_now end, v_now
-    from (
-      -- Ids rise in the order of the steps.
-      select m.*, row_number() over (order by m.seq) as ordinal
-      from matching m
-    ) m
-    left join lateral (
-      select pawl_private.delivery_failed(d) as failed
-      from pawl.delivery d
-      where d.tenant_id = m.tenant_id
-        and d.subscription_id = m.subscription_id
-        and d.instance_id = m.instance_id
-        and d.status = 'pending'
-      order by d.tenant_id, d.subscription_id, d.instance_id, d.version
-      limit 1
-    ) w on true
-    order by m.ordinal
-    -- A delivery exists already if the cursor was put back, or if the subscription was changed.
-    on conflict on constraint delivery_step_key do nothing
-    returning 1
   )
-  select (select count(*) from step), (select count(*) from made), (select max(h.seq) from step h)
-  into steps, deliveries, place;
+  select
+    (select count(*) from step), (select max(h.seq) from step h),
+    array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text)
+  into steps, place, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds
+  from (select m.* from matching m order by m.seq, m.subscription_id) m;
+  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds);
   if steps < p_limit then
     place := pawl_private.place_after(p_consumer);
   end if;
@@ -4430,14 +4508,83 @@ end
 $$;
 -- +goose StatementEnd
 
--- webhook_retains says whether a message of an instance is still to be sent: a pending delivery whose
--- subscription is not disabled, or a callback's.
+-- route_unrouted creates deliveries of the oldest unrouted steps of one tenant: the next one after p_after in
+-- the order of tenants, of those that have any. It looks at up to p_limit pairs of a step and a subscription.
+-- The caller must hold the lock of the consumer's row.
+-- Returns: tenant: whose steps they were; null if no tenant has any. deliveries: how many were created
+-- Writes:  delivery, unrouted_step
+-- +goose StatementBegin
+create function pawl_private.route_unrouted(p_after text, p_limit integer, out tenant text, out deliveries integer)
+language plpgsql volatile
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_left integer := p_limit;
+  v_step record;
+  v_looked uuid[];
+  v_chosen uuid[];
+begin
+  deliveries := 0;
+  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.seq limit 1;
+  if not found then
+    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.seq limit 1;
+  end if;
+  for v_step in
+    select u.seq, u.instance_id, u.version, u.after_subscription, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    from (
+      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.seq limit p_limit
+    ) u
+    -- A step that was purged has no deliveries.
+    left join lateral (
+      select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
+    ) h on true
+    order by u.tenant_id, u.seq
+  loop
+    select
+      coalesce(array_agg(l.id), '{}'),
+      coalesce(array_agg(l.id) filter (
+        where pawl_private.subscription_wants(l.subscription, v_step.xid, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+      ), '{}')
+    into v_looked, v_chosen
+    from (
+      select s.id, s as subscription
+      from pawl.subscription s
+      where s.tenant_id = tenant and s.id > v_step.after_subscription
+      order by s.tenant_id, s.id
+      limit v_left
+    ) l;
+    deliveries := deliveries + pawl_private.add_deliveries(
+      array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
+      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]));
+    if cardinality(v_looked) < v_left then
+      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.seq = v_step.seq;
+    else
+      update pawl.unrouted_step u
+      set after_subscription = v_looked[cardinality(v_looked)]
+      where u.tenant_id = tenant and u.seq = v_step.seq;
+    end if;
+    v_left := v_left - greatest(cardinality(v_looked), 1);
+    exit when v_left <= 0;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- webhook_retains says whether a message of an instance is still to be sent: an unrouted step, a pending
+-- delivery whose subscription is not disabled, or a callback's.
 -- +goose StatementBegin
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable -- As instance_retains.
 as $$
 begin
   return exists (
+    select from pawl.unrouted_step u where u.tenant_id = p_tenant and u.instance_id = p_id
+  ) or exists (
     select
     from (
       -- Looked up without the status, so that the index on pending deliveries is not taken.
@@ -4453,22 +4600,51 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 50_webhook/consumer_status.sql
+
+-- consumer_status says how far the consumers have read. What the consumer `webhooks` has read and put off
+-- counts as still to be read.
+-- Returns: one row per consumer, by name. leader: null if nobody leads. steps: how many are still to be
+--          read. behind: the age of the oldest of these; null if there is none
+-- +goose StatementBegin
+create function pawl.consumer_status()
+returns table (name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamptz)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+  select
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + u.steps, n.at - least(l.oldest, u.oldest), c.advanced_at
+  from pawl.consumer c
+  cross join (select pawl.now() as at offset 0) n
+  cross join lateral (
+    select count(*) as steps, min(h.at) as oldest
+    from pawl_private.steps_since(c.cursor) h
+    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
+  ) l
+  cross join lateral (
+    select count(*) as steps, min(h.at) as oldest
+    from pawl.unrouted_step u
+    left join pawl.history h on h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version
+    where c.name = 'webhooks'
+  ) u
+  order by c.name
+$$;
+-- +goose StatementEnd
+
 -- 50_webhook/delivery_due.sql
 
--- delivery_due reads the deliveries that are to be sent now: callbacks by time, and for each subscription
--- those that have been due for longest. A disabled subscription, or one whose circuit is open, gets none;
--- one whose circuit is half-open gets one. The search goes through the subscriptions in their order,
--- after the given one; a subscription with nothing due costs one look. The pending deliveries of a deleted
--- subscription are returned whether they are due or not, to be abandoned.
--- p_each:   the most deliveries of one subscription that may be under way
--- p_flying, p_flying_subscriptions: the deliveries that are under way. A subscription with half of p_each
---           or more under way gets none.
--- Returns: up to p_limit deliveries; if fewer, all subscriptions after the given one were looked at
+-- delivery_due reads the deliveries of lanes that are to be sent now: of each lane those that have been due for
+-- longest. The pending deliveries of a deleted subscription are returned whether they are due or not, to be
+-- abandoned.
+-- p_subscriptions: the nil UUID stands for the callbacks of the tenant
+-- p_limits:        the most deliveries of each lane
+-- p_flying:        the deliveries that are under way, which are not returned
+-- Returns: the deliveries, lane by lane
 -- +goose StatementBegin
-create function pawl.delivery_due(
-  p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text,
-  p_after_subscription uuid
-) returns setof pawl.delivery
+create function pawl.delivery_due(p_tenants text[], p_subscriptions uuid[], p_limits integer[], p_flying uuid[])
+returns setof pawl.delivery
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 -- The planner is left one way to read: by an index, in its order.
@@ -4480,63 +4656,31 @@ set jit = off
 as $$
 declare
   v_now timestamptz := pawl.now();
-  v_left integer := p_limit;
-  v_tenant text := p_after_tenant;
-  v_id uuid := p_after_subscription;
-  v_next record;
-  v_health record;
   v_due timestamptz;
-  v_each integer;
-  v_read integer;
 begin
-  return query
-  select d.*
-  from pawl.delivery d
-  where d.status = 'pending' and d.next_attempt_at is not null and d.callback
-    and d.next_attempt_at <= v_now
-    and d.id <> all (p_flying)
-  order by d.next_attempt_at
-  limit least(p_each, v_left / 2);
-  get diagnostics v_read = row_count;
-  v_left := v_left - v_read;
-
-  while v_left > 0 loop
-    select d.tenant_id, d.subscription_id, d.next_attempt_at
-    into v_next
-    from pawl.delivery d
-    where (d.tenant_id, d.subscription_id) > (v_tenant, v_id)
-      and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at
-    limit 1;
-    exit when not found;
-    v_tenant := v_next.tenant_id;
-    v_id := v_next.subscription_id;
-    select s.failures, s.circuit_open_until, s.disabled_at
-    into v_health
-    from pawl.subscription s
-    where s.tenant_id = v_tenant and s.id = v_id;
-    v_each := p_each;
-    v_due := case when found then v_now else 'infinity' end;
-    continue when v_next.next_attempt_at > v_due;
-    if found then
-      continue when v_health.disabled_at is not null or v_health.circuit_open_until > v_now;
-      if pawl_private.circuit_open_for(v_health.failures, interval '1 second') is not null then
-        v_each := 1;
-      end if;
+  for lane in 1..coalesce(cardinality(p_tenants), 0) loop
+    if p_subscriptions[lane] = '00000000-0000-0000-0000-000000000000' then
+      return query
+      select d.*
+      from pawl.delivery d
+      where d.tenant_id = p_tenants[lane] and d.status = 'pending' and d.next_attempt_at is not null and d.callback
+        and d.next_attempt_at <= v_now
+        and d.id <> all (p_flying)
+      order by d.tenant_id, d.next_attempt_at
+      limit p_limits[lane];
+      continue;
     end if;
-    v_read := (select count(*) from unnest(p_flying_subscriptions) as f (id) where f.id = v_id);
-    continue when v_read * 2 >= v_each;
+    perform from pawl.subscription s where s.tenant_id = p_tenants[lane] and s.id = p_subscriptions[lane];
+    v_due := case when found then v_now else 'infinity' end;
     return query
     select d.*
     from pawl.delivery d
-    where d.tenant_id = v_tenant and d.subscription_id = v_id
+    where d.tenant_id = p_tenants[lane] and d.subscription_id = p_subscriptions[lane]
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
       and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
     order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
-    limit least(v_each - v_read, v_left);
-    get diagnostics v_read = row_count;
-    v_left := v_left - v_read;
+    limit p_limits[lane];
   end loop;
 end
 $$;
@@ -4567,6 +4711,102 @@ as $$
   cross join lateral (
     select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
   ) b
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/delivery_lanes.sql
+
+-- delivery_lanes looks for what can be sent: for each tenant the callbacks, and those subscriptions that have
+-- pending deliveries, in their order. Tenants are looked at in their order after p_after, until p_looks lanes
+-- have been looked at. Of one tenant no more than p_each subscriptions are looked at: those after its place,
+-- which is given in p_places for p_tenants. So neither many tenants nor many subscriptions of one make a call
+-- slow.
+-- p_rest: look only at what is left of p_tenants, the subscriptions after their places
+-- A lane is ready if deliveries are due and its subscription is neither disabled nor has its circuit open. The
+-- lane of a deleted subscription is ready too: its deliveries are to be abandoned.
+-- Returns: one row per lane that was looked at, the rows of a tenant one after another, its callbacks first
+-- +goose StatementBegin
+create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_rest boolean, p_looks integer, p_each integer)
+returns setof pawl.delivery_lane
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by an index, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_nil constant uuid := '00000000-0000-0000-0000-000000000000';
+  v_looked integer := 0;
+  v_listed integer := 0;
+  v_tenant text := p_after;
+  v_next text;
+  v_callbacks timestamptz;
+  v_due record;
+  v_health record;
+  v_lane pawl.delivery_lane;
+begin
+  while v_looked < p_looks loop
+    v_next := null;
+    v_callbacks := null;
+    if p_rest then
+      v_listed := v_listed + 1;
+      v_next := p_tenants[v_listed];
+    else
+      select d.tenant_id into v_next
+      from pawl.delivery d
+      where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+      order by d.tenant_id, d.subscription_id
+      limit 1;
+      select d.tenant_id, d.next_attempt_at into v_due
+      from pawl.delivery d
+      where d.tenant_id > v_tenant and d.status = 'pending' and d.next_attempt_at is not null and d.callback
+      order by d.tenant_id, d.next_attempt_at
+      limit 1;
+      if found and v_due.tenant_id <= coalesce(v_next, v_due.tenant_id) then
+        v_next := v_due.tenant_id;
+        v_callbacks := v_due.next_attempt_at;
+      end if;
+    end if;
+    exit when v_next is null;
+    v_tenant := v_next;
+    if v_callbacks is not null then
+      v_lane := (v_tenant, v_nil, v_callbacks <= v_now, false);
+      return next v_lane;
+      v_looked := v_looked + 1;
+    end if;
+    v_lane.subscription_id := coalesce(p_places[array_position(p_tenants, v_tenant)], v_nil);
+    for look in 1..p_each loop
+      select d.subscription_id, d.next_attempt_at into v_due
+      from pawl.delivery d
+      where d.tenant_id = v_tenant and d.subscription_id > v_lane.subscription_id
+        and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
+      order by d.tenant_id, d.subscription_id, d.next_attempt_at
+      limit 1;
+      if not found then
+        exit when p_rest or look > 1 or v_lane.subscription_id = v_nil;
+        v_lane.subscription_id := v_nil; -- There is none after its place: from the beginning.
+        continue;
+      end if;
+      select s.failures, s.circuit_open_until, s.disabled_at into v_health
+      from pawl.subscription s
+      where s.tenant_id = v_tenant and s.id = v_due.subscription_id;
+      if found then
+        v_lane := (
+          v_tenant, v_due.subscription_id,
+          v_due.next_attempt_at <= v_now and v_health.disabled_at is null and coalesce(v_health.circuit_open_until <= v_now, true),
+          pawl_private.circuit_open_for(v_health.failures, interval '1 second') is not null);
+      else
+        v_lane := (v_tenant, v_due.subscription_id, true, false);
+      end if;
+      return next v_lane;
+      v_looked := v_looked + 1;
+    end loop;
+  end loop;
+end
 $$;
 -- +goose StatementEnd
 
@@ -4761,16 +5001,20 @@ $$;
 -- 50_webhook/delivery_route.sql
 
 -- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
--- the cursor. Without subscriptions and callbacks it moves the cursor and reads no step. It renews the lease
--- when it moves the cursor, and when a third of the lease has passed.
+-- the cursor. Steps with more subscriptions than are looked at in one call are put off. It then creates
+-- deliveries of steps that were put off, of one tenant: the next one after p_turn. Without subscriptions,
+-- callbacks and unrouted steps it moves the cursor and reads no step. It renews the lease when it moves the
+-- cursor, and when a third of the lease has passed.
+-- p_limit: the most steps of the page, and the most pairs of a step and a subscription of one tenant
 -- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
---          more: whether there may be more steps; wanted: whether there are subscriptions or callbacks
+--          more: whether there may be more to route; wanted: whether there are subscriptions or callbacks;
+--          turn: the tenant whose unrouted steps were routed, for the next call
 -- Locks:   consumer
--- Writes:  consumer, delivery
+-- Writes:  consumer, delivery, unrouted_step
 -- +goose StatementBegin
 create function pawl.delivery_route(
-  p_term bigint, p_limit integer, p_lease interval,
-  out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean
+  p_term bigint, p_limit integer, p_lease interval, p_turn text,
+  out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean, out turn text
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -4784,14 +5028,18 @@ declare
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_batch pg_snapshot;
   v_place bigint;
+  v_unrouted boolean := exists (select from pawl.unrouted_step limit 1);
+  v_page boolean;
+  v_added integer;
 begin
-  leads := false; steps := 0; deliveries := 0; more := false; wanted := true;
+  leads := false; steps := 0; deliveries := 0; more := false; wanted := true; turn := p_turn;
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
   if not found then
     return;
   end if;
   v_batch := coalesce(v_consumer.batch, v_snapshot);
-  if not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
+  if not v_unrouted
+    and not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     wanted := false;
     if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
@@ -4803,9 +5051,10 @@ begin
     end if;
     return;
   end if;
-  if v_consumer.batch is null and pawl_private.place_after(v_consumer) is null and not exists (
+  v_page := v_consumer.batch is not null or pawl_private.place_after(v_consumer) is not null or exists (
     select from pawl_private.consumer_steps(v_consumer, v_batch, 1)
-  ) then
+  );
+  if not v_page and not v_unrouted then
     leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
     return;
   end if;
@@ -4814,13 +5063,21 @@ begin
   if not found then
     return;
   end if;
-  select m.steps, m.deliveries, m.place
-  into steps, deliveries, v_place
-  from pawl_private.create_deliveries(p_consumer => v_consumer, p_batch => v_batch, p_limit => p_limit) m;
-  more := v_place is not null;
-  leads := pawl.consumer_advance(
-    p_consumer => 'webhooks', p_term => p_term, p_batch => v_batch, p_seq => v_place, p_relayed => steps,
-    p_lease => p_lease, p_low_watermark => v_low_watermark);
+  if v_page then
+    select m.steps, m.deliveries, m.place
+    into steps, deliveries, v_place
+    from pawl_private.route_page(p_consumer => v_consumer, p_batch => v_batch, p_limit => p_limit) m;
+    leads := pawl.consumer_advance(
+      p_consumer => 'webhooks', p_term => p_term, p_batch => v_batch, p_seq => v_place, p_relayed => steps,
+      p_lease => p_lease, p_low_watermark => v_low_watermark);
+  else
+    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+  end if;
+  select coalesce(u.tenant, p_turn), u.deliveries
+  into turn, v_added
+  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit) u;
+  deliveries := deliveries + v_added;
+  more := v_place is not null or exists (select from pawl.unrouted_step limit 1);
 end
 $$;
 -- +goose StatementEnd
@@ -5089,8 +5346,8 @@ $$;
 -- 50_webhook/subscription_update.sql
 
 -- subscription_update changes what is given as not null. Steps that were committed before the change are
--- chosen by the old filter: up to 20,000 of them, if the router is behind. What the router is behind beyond
--- that is chosen by the new filter.
+-- chosen by the old filter: up to 20,000 unrouted ones, and up to 20,000 more if the router is behind. What
+-- the router is behind beyond that is chosen by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
@@ -5114,17 +5371,38 @@ declare
   v_batch pg_snapshot;
   v_place bigint;
   v_afresh boolean;
+  v_instances uuid[];
+  v_versions bigint[];
+  v_kinds text[];
 begin
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
+    select array_agg(m.instance_id order by m.seq), array_agg(m.version order by m.seq), array_agg(m.kind order by m.seq)
+    into v_instances, v_versions, v_kinds
+    from (
+      select u.seq, u.instance_id, u.version, h.kind::text
+      from (
+        select u.* from pawl.unrouted_step u where u.tenant_id = p_tenant order by u.tenant_id, u.seq limit 20000
+      ) u
+      cross join lateral (
+        select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
+      ) h
+      cross join lateral (
+        select s from pawl.subscription s where s.tenant_id = u.tenant_id and s.id = p_id limit 1
+      ) s
+      where pawl_private.subscription_wants(s.s, h.xid, h.workflow, h.event, h.to_state, h.status)
+    ) m;
+    perform pawl_private.add_deliveries(
+      array_fill(p_tenant, array[coalesce(cardinality(v_instances), 0)]), array_fill(p_id, array[coalesce(cardinality(v_instances), 0)]),
+      v_instances, v_versions, v_kinds);
     v_batch := pg_current_snapshot();
     -- From the cursor on: what a begun batch does not see may be below the place that it was read up to.
     v_consumer.batch := null;
     v_consumer.batch_seq := 0;
     v_consumer.batch_end := null;
     for page in 1..20 loop
-      select m.place into v_place from pawl_private.create_deliveries(
+      select m.place into v_place from pawl_private.route_page(
         p_consumer => v_consumer, p_batch => v_batch, p_limit => 1000, p_only => p_id) m;
       exit when v_place is null;
       v_consumer.batch_seq := v_place;
@@ -5170,12 +5448,14 @@ $$;
 -- 50_webhook/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
+  ('service', 'pawl.consumer_status'),
   ('service', 'pawl.subscription_create'),
   ('service', 'pawl.subscription_update'),
   ('service', 'pawl.subscription_delete'),
   ('service', 'pawl.subscription_rotate_secret'),
   ('service', 'pawl.subscription_test'),
   ('service', 'pawl.delivery_route'),
+  ('service', 'pawl.delivery_lanes'),
   ('service', 'pawl.delivery_due'),
   ('service', 'pawl.delivery_messages'),
   ('service', 'pawl.delivery_endpoints'),

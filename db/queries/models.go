@@ -79,6 +79,13 @@ type Delivery struct {
 	DeliveredAt *time.Time
 }
 
+type DeliveryLane struct {
+	TenantID       string
+	SubscriptionID uuid.UUID
+	Ready          bool
+	HalfOpen       bool
+}
+
 type Endpoint struct {
 	TenantID       string
 	ID             uuid.UUID
@@ -266,6 +273,15 @@ type PawlTimeoutRow struct {
 	Event     *string
 	DueAt     *time.Time
 	LastError *string
+}
+
+type PawlUnroutedStep struct {
+	TenantID   string
+	Seq        int64
+	InstanceID uuid.UUID
+	Version    int64
+	// the deliveries for subscriptions with ids up to this one are created
+	AfterSubscription uuid.UUID
 }
 
 type Privilege struct {

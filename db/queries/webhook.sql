@@ -82,13 +82,14 @@ from pawl.delivery_replay(
 -- name: DeliveryRoute :one
 select
   r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more,
-  r.wanted::boolean as wanted
-from pawl.delivery_route(@term::bigint, @row_limit::integer, @lease::interval) r;
+  r.wanted::boolean as wanted, r.turn::text as turn
+from pawl.delivery_route(@term::bigint, @row_limit::integer, @lease::interval, @turn::text) r;
+
+-- name: DeliveryLanes :many
+select * from pawl.delivery_lanes(@after::text, @tenants::text[], @places::uuid[], @rest::boolean, @looks::integer, @each::integer);
 
 -- name: DeliveryDue :many
-select * from pawl.delivery_due(
-  @row_limit::integer, @each::integer, (@flying::text[])::uuid[], (@flying_subscriptions::text[])::uuid[], @after_tenant::text,
-  @after_subscription::uuid);
+select * from pawl.delivery_due(@tenants::text[], @subscriptions::uuid[], @limits::integer[], (@flying::text[])::uuid[]);
 
 -- name: DeliveryEndpoints :many
 select * from pawl.delivery_endpoints(@tenants::text[], @ids::uuid[]);

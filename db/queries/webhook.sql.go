@@ -14,28 +14,22 @@ import (
 )
 
 const deliveryDue = `-- name: DeliveryDue :many
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due(
-  $1::integer, $2::integer, ($3::text[])::uuid[], ($4::text[])::uuid[], $5::text,
-  $6::uuid)
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due($1::text[], $2::uuid[], $3::integer[], ($4::text[])::uuid[])
 `
 
 type DeliveryDueParams struct {
-	RowLimit            int32
-	Each                int32
-	Flying              []string
-	FlyingSubscriptions []string
-	AfterTenant         string
-	AfterSubscription   uuid.UUID
+	Tenants       []string
+	Subscriptions []uuid.UUID
+	Limits        []int32
+	Flying        []string
 }
 
 func (q *Queries) DeliveryDue(ctx context.Context, arg DeliveryDueParams) ([]Delivery, error) {
 	rows, err := q.db.Query(ctx, deliveryDue,
-		arg.RowLimit,
-		arg.Each,
+		arg.Tenants,
+		arg.Subscriptions,
+		arg.Limits,
 		arg.Flying,
-		arg.FlyingSubscriptions,
-		arg.AfterTenant,
-		arg.AfterSubscription,
 	)
 	if err != nil {
 		return nil, err
@@ -97,6 +91,51 @@ func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsPa
 			&i.Secret,
 			&i.PreviousSecret,
 			&i.Disabled,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const deliveryLanes = `-- name: DeliveryLanes :many
+select tenant_id, subscription_id, ready, half_open from pawl.delivery_lanes($1::text, $2::text[], $3::uuid[], $4::boolean, $5::integer, $6::integer)
+`
+
+type DeliveryLanesParams struct {
+	After   string
+	Tenants []string
+	Places  []uuid.UUID
+	Rest    bool
+	Looks   int32
+	Each    int32
+}
+
+func (q *Queries) DeliveryLanes(ctx context.Context, arg DeliveryLanesParams) ([]DeliveryLane, error) {
+	rows, err := q.db.Query(ctx, deliveryLanes,
+		arg.After,
+		arg.Tenants,
+		arg.Places,
+		arg.Rest,
+		arg.Looks,
+		arg.Each,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []DeliveryLane
+	for rows.Next() {
+		var i DeliveryLane
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.SubscriptionID,
+			&i.Ready,
+			&i.HalfOpen,
 		); err != nil {
 			return nil, err
 		}
@@ -243,14 +282,15 @@ func (q *Queries) DeliveryReplay(ctx context.Context, arg DeliveryReplayParams) 
 const deliveryRoute = `-- name: DeliveryRoute :one
 select
   r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more,
-  r.wanted::boolean as wanted
-from pawl.delivery_route($1::bigint, $2::integer, $3::interval) r
+  r.wanted::boolean as wanted, r.turn::text as turn
+from pawl.delivery_route($1::bigint, $2::integer, $3::interval, $4::text) r
 `
 
 type DeliveryRouteParams struct {
 	Term     int64
 	RowLimit int32
 	Lease    pgtype.Interval
+	Turn     string
 }
 
 type DeliveryRouteRow struct {
@@ -259,10 +299,16 @@ type DeliveryRouteRow struct {
 	Deliveries int32
 	More       bool
 	Wanted     bool
+	Turn       string
 }
 
 func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (DeliveryRouteRow, error) {
-	row := q.db.QueryRow(ctx, deliveryRoute, arg.Term, arg.RowLimit, arg.Lease)
+	row := q.db.QueryRow(ctx, deliveryRoute,
+		arg.Term,
+		arg.RowLimit,
+		arg.Lease,
+		arg.Turn,
+	)
 	var i DeliveryRouteRow
 	err := row.Scan(
 		&i.Leads,
@@ -270,6 +316,7 @@ func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (D
 		&i.Deliveries,
 		&i.More,
 		&i.Wanted,
+		&i.Turn,
 	)
 	return i, err
 }

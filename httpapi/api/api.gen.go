@@ -995,10 +995,10 @@ type ReadinessStatus string
 // ReplayReport The result of a replay.
 type ReplayReport struct {
 	// Gone The number of deliveries that cannot be sent any more, since their subscription or instance is gone.
-	Gone int `json:"gone"`
+	Gone int64 `json:"gone"`
 
 	// Replayed The number of deliveries that are pending again.
-	Replayed int `json:"replayed"`
+	Replayed int64 `json:"replayed"`
 }
 
 // ReplayRequest The filter of the deliveries to replay. A delivery is replayed if every given member chooses it.
@@ -1290,19 +1290,19 @@ type WorkflowMigrationReport struct {
 	Left []InstanceLeft `json:"left"`
 
 	// Migrated The number of instances that were migrated, or would be in a dry run.
-	Migrated int `json:"migrated"`
+	Migrated int64 `json:"migrated"`
 
 	// Moves The migrated instances, counted by their old and new state.
 	Moves []WorkflowMove `json:"moves"`
 
 	// Total The number of instances that were to be migrated.
-	Total int `json:"total"`
+	Total int64 `json:"total"`
 }
 
 // WorkflowMove The number of instances that were migrated from one state to another, or to the state of the same name.
 type WorkflowMove struct {
 	// Count The number of instances.
-	Count int `json:"count"`
+	Count int64 `json:"count"`
 
 	// From The old state.
 	From string `json:"from"`

@@ -24,6 +24,9 @@ type Config struct {
 	// PerLane is the most attempts that are under way at once in one lane, and for one host.
 	// Default 32. A lane begins with two; see the package's comment.
 	PerLane int
+	// Bytes is the most that the requests under way have together, by the sizes of their jobs. A
+	// request that is larger is sent alone. Default 64 MiB.
+	Bytes int
 	// Open is how long a circuit stays open the first time. Default 10 s.
 	Open time.Duration
 }
@@ -39,6 +42,9 @@ func (c Config) WithDefaults() Config {
 	if c.PerLane <= 0 {
 		c.PerLane = 32
 	}
+	if c.Bytes <= 0 {
+		c.Bytes = 64 << 20
+	}
 	if c.Open <= 0 {
 		c.Open = 10 * time.Second
 	}
@@ -49,8 +55,13 @@ func (c Config) WithDefaults() Config {
 type Job[T any] struct {
 	// ID identifies the job in memory.
 	ID uuid.UUID
-	// Lane names the queue that the job waits in, one for each endpoint.
+	// Owner names who shares attempts under way with others: the tenant.
+	Owner string
+	// Lane names the queue that the job waits in, one for each endpoint. All jobs of a lane have the
+	// same Owner.
 	Lane string
+	// Size is about how many bytes the request has.
+	Size int
 	// Host names what lanes share whose circuits the dispatcher keeps. It is empty for a lane
 	// whose circuit the owner keeps. All jobs of a lane have the same Host.
 	Host string
@@ -106,12 +117,14 @@ type Dispatcher[T any] struct {
 	client  *Client
 	request func(context.Context, T) (*http.Request, error)
 
-	lanes map[string]*lane[T]
-	hosts map[string]*host
-	known map[uuid.UUID]*Job[T]
+	owners map[string]*owner[T]
+	lanes  map[string]*lane[T]
+	hosts  map[string]*host
+	known  map[uuid.UUID]*Job[T]
 	// sequences have the jobs that are not over, by position. The first may be under way.
 	sequences map[string][]*Job[T]
-	inFlight  int
+	// inFlight is how many attempts are under way, and bytes the sum of their sizes.
+	inFlight, bytes int
 	// finished gets the results of attempts. It has room for all that can be under way.
 	finished chan Result[T]
 	// ended are results that were accepted and are yet to be collected.
@@ -128,7 +141,7 @@ type Dispatcher[T any] struct {
 func New[T any](client *Client, config Config, request func(context.Context, T) (*http.Request, error)) *Dispatcher[T] {
 	config = config.WithDefaults()
 	d := &Dispatcher[T]{
-		config: config, client: client, request: request, lanes: map[string]*lane[T]{}, hosts: map[string]*host{},
+		config: config, client: client, request: request, owners: map[string]*owner[T]{}, lanes: map[string]*lane[T]{}, hosts: map[string]*host{},
 		known: map[uuid.UUID]*Job[T]{}, sequences: map[string][]*Job[T]{}, finished: make(chan Result[T], config.Concurrency),
 	}
 	d.sending, d.stop = context.WithCancel(context.Background())
@@ -216,31 +229,49 @@ func (d *Dispatcher[T]) over(j *Job[T]) {
 	d.ready(list[0])
 }
 
-// Start begins as many attempts as the limits allow, one of each lane in turn, and postpones the
-// jobs whose circuit is open. It also forgets lanes that have been idle for a minute.
+// Start begins as many attempts as the limits allow, one of each owner in turn and among these one of
+// each lane in turn, and postpones the jobs whose circuit is open. It also forgets lanes that have
+// been idle for a minute.
 func (d *Dispatcher[T]) Start() {
 	busy := 1
-	for _, l := range d.lanes {
-		if len(l.ready) > 0 || l.inFlight > 0 {
+	for name, o := range d.owners {
+		d.closeIdle(o)
+		if len(o.lanes) == 0 {
+			delete(d.owners, name)
+		} else if o.busy() > 0 {
 			busy++
 		}
 	}
-	share := max(d.config.Concurrency/busy, 1)
+	attempts, bytes := max(d.config.Concurrency/busy, 1), d.config.Bytes/busy
 	for began := true; began; {
 		began = false
-		for name, l := range d.lanes {
-			switch {
-			case len(l.ready) > 0:
-				full := l.host != nil && l.host.inFlight >= d.config.PerLane
-				if l.inFlight < min(l.limit, share) && d.inFlight < d.config.Concurrency && !full {
-					began = true
-					d.begin(l)
-				}
-			case l.idle():
-				d.closeLane(name)
-			}
+		for _, o := range d.owners {
+			began = d.startOne(o, attempts, bytes) || began
 		}
 	}
+}
+
+// startOne begins one attempt of an owner, who may have so many attempts and bytes under way. It
+// returns whether it began or postponed one.
+func (d *Dispatcher[T]) startOne(o *owner[T], attempts, bytes int) bool {
+	if o.inFlight >= attempts || d.inFlight >= d.config.Concurrency {
+		return false
+	}
+	share := max(attempts/(o.busy()+1), 1)
+	for range o.lanes {
+		l := o.lanes[o.next%len(o.lanes)]
+		o.next = (o.next + 1) % len(o.lanes)
+		if len(l.ready) == 0 || l.inFlight >= min(l.limit, share) || l.host != nil && l.host.inFlight >= d.config.PerLane {
+			continue
+		}
+		size := l.ready[0].Size
+		if o.inFlight > 0 && o.bytes+size > bytes || d.inFlight > 0 && d.bytes+size > d.config.Bytes {
+			continue
+		}
+		d.begin(l)
+		return true
+	}
+	return false
 }
 
 // begin takes the next job of a lane and begins its attempt, or postpones it.
@@ -259,7 +290,7 @@ func (d *Dispatcher[T]) begin(l *lane[T]) {
 	j.begun = true
 	l.used = time.Now()
 	l.inFlight++
-	d.inFlight++
+	d.count(l.owner, j, 1)
 	value := j.Value
 	d.senders.Go(func() {
 		a := d.attempt(value)
@@ -268,6 +299,14 @@ func (d *Dispatcher[T]) begin(l *lane[T]) {
 		}
 		d.finished <- Result[T]{Job: j, Kind: Attempted, Answer: a}
 	})
+}
+
+// count counts an attempt that begins (1) or has ended (-1).
+func (d *Dispatcher[T]) count(o *owner[T], j *Job[T], by int) {
+	o.inFlight += by
+	o.bytes += by * j.Size
+	d.inFlight += by
+	d.bytes += by * j.Size
 }
 
 func (d *Dispatcher[T]) attempt(value T) Answer {
@@ -286,7 +325,7 @@ func (d *Dispatcher[T]) Finished() <-chan Result[T] { return d.finished }
 func (d *Dispatcher[T]) Accept(r Result[T]) {
 	l := d.lanes[r.Job.Lane]
 	l.inFlight--
-	d.inFlight--
+	d.count(l.owner, r.Job, -1)
 	if l.host != nil {
 		l.host.inFlight--
 		if r.Answer.Status > 0 {

@@ -301,3 +301,73 @@ func TestClose(t *testing.T) {
 		t.Errorf("an attempt that was cut has the result %+v", o.Ended()[0])
 	}
 }
+
+// An owner whose endpoints hang takes half of the attempts under way, and another owner's jobs go on:
+// so does a third's.
+func TestOwnersShareTheAttempts(t *testing.T) {
+	t.Parallel()
+	hang := bounded.NewGate(t, "the hanging attempts")
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			hang.Pass()
+		}
+	})
+	o := newOwner(t, dispatch.Config{Concurrency: 12})
+	flood := func(owner string, want int) {
+		t.Helper()
+		for n := range 100 {
+			o.add("hangs", dispatch.Job[string]{Owner: owner, Lane: fmt.Sprint(owner, n), Value: url + "/hang"})
+		}
+		before := o.InFlight()
+		if o.Start(); o.InFlight()-before != want {
+			t.Errorf("%d attempts of %s are under way, want %d", o.InFlight()-before, owner, want)
+		}
+	}
+	flood("first", 6)
+	flood("second", 4)
+	var want []string
+	for n := range 20 {
+		o.add(fmt.Sprint(n), dispatch.Job[string]{Owner: "third", Lane: "good", Sequence: "s", Position: int64(n), Value: url})
+		want = append(want, fmt.Sprintf("%d+", n))
+	}
+	o.check(o.want(20), want...)
+}
+
+// The lanes of an owner are served in turn.
+func TestLanesTakeTurns(t *testing.T) {
+	t.Parallel()
+	url := serve(t, ok)
+	o := newOwner(t, dispatch.Config{Concurrency: 2}) // One attempt at a time.
+	for _, lane := range []string{"a", "b", "c"} {
+		for range 2 {
+			o.add(lane, dispatch.Job[string]{Lane: lane, Value: url})
+		}
+	}
+	o.check(o.want(6), "a+", "b+", "c+", "a+", "b+", "c+")
+}
+
+// Requests under way are bounded in bytes: an owner has its share of them, and always one request.
+func TestBytesUnderWay(t *testing.T) {
+	t.Parallel()
+	hang := bounded.NewGate(t, "the attempts")
+	url := serve(t, func(http.ResponseWriter, *http.Request) { hang.Pass() })
+	o := newOwner(t, dispatch.Config{Bytes: 1000})
+	add := func(owner string, size, want int) {
+		t.Helper()
+		for n := range 10 {
+			o.add(owner, dispatch.Job[string]{Owner: owner, Lane: fmt.Sprint(owner, n), Size: size, Value: url})
+		}
+		if o.Start(); o.InFlight() != want {
+			t.Errorf("with the jobs of %s %d attempts are under way, want %d", owner, o.InFlight(), want)
+		}
+	}
+	add("first", 100, 5)      // Half of the bytes.
+	add("second", 400, 5+1)   // A third of them has no room for one, but each owner has one.
+	add("third", 200, 5+1)    // 900 bytes are under way.
+	add("fourth", 10, 5+1+10) // Smaller ones have room.
+	hang.Open()
+	o.want(40)
+	if o.Len() != 0 || o.InFlight() != 0 {
+		t.Errorf("%d jobs are left, %d under way", o.Len(), o.InFlight())
+	}
+}

@@ -21,12 +21,18 @@
 // Each [Result] is kept until the owner collects it. The owner then calls Forget, and adds the job
 // again later if it is to be tried again.
 //
-// # Lanes, and head-of-line blocking
+// # Owners and lanes, and head-of-line blocking
+//
+// An owner is a tenant: whoever named the endpoints. The owners with something to do share
+// Concurrency equally, with one share kept free for the next one; none has more than its share.
+// They share Bytes in the same way, except that each may have one request under way, whatever its
+// size. Owners are served in turn, so that one with hundreds of endpoints that hang takes no attempt
+// from another.
 //
 // A lane is the queue of one endpoint. An endpoint that hangs fills its own lane and delays no
 // other. A lane begins with two attempts at once, gets one more with each success, up to PerLane,
-// and half as many with each failure, at least one. The busy lanes share Concurrency equally, with
-// one share kept free for the next lane; none has more than its share. Lanes are served in turn.
+// and half as many with each failure, at least one. The busy lanes of an owner divide the owner's
+// share in the same way, and are served in turn.
 //
 // # Order
 //

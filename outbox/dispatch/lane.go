@@ -1,9 +1,14 @@
 package dispatch
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A lane is the queue of one endpoint.
 type lane[T any] struct {
+	name     string
+	owner    *owner[T]
 	ready    []*Job[T]
 	inFlight int
 	// limit is the most attempts that may be under way.
@@ -25,12 +30,36 @@ type host struct {
 // initialLimit is how many attempts may be under way in a lane that has had no answer yet.
 const initialLimit = 2
 
+// An owner is whose lanes share attempts under way: all that one tenant's endpoints get.
+type owner[T any] struct {
+	lanes []*lane[T]
+	// next is the place of the lane whose turn it is.
+	next            int
+	inFlight, bytes int
+}
+
+// busy is how many lanes have something to do.
+func (o *owner[T]) busy() (n int) {
+	for _, l := range o.lanes {
+		if len(l.ready) > 0 || l.inFlight > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // lane returns the lane of a job, which is made if there is none.
 func (d *Dispatcher[T]) lane(j *Job[T]) *lane[T] {
 	if l := d.lanes[j.Lane]; l != nil {
 		return l
 	}
-	l := &lane[T]{limit: min(initialLimit, d.config.PerLane)}
+	o := d.owners[j.Owner]
+	if o == nil {
+		o = &owner[T]{}
+		d.owners[j.Owner] = o
+	}
+	l := &lane[T]{name: j.Lane, owner: o, limit: min(initialLimit, d.config.PerLane)}
+	o.lanes = append(o.lanes, l)
 	d.lanes[j.Lane] = l
 	if j.Host != "" {
 		if d.hosts[j.Host] == nil {
@@ -42,18 +71,24 @@ func (d *Dispatcher[T]) lane(j *Job[T]) *lane[T] {
 	return l
 }
 
-// idle reports whether a lane without ready jobs has had nothing to do for a minute, and its
-// circuit nothing to remember.
+// idle reports whether a lane has had nothing to do for a minute, and its circuit nothing to
+// remember.
 func (l *lane[T]) idle() bool {
-	return l.inFlight == 0 && time.Since(l.used) > time.Minute && time.Since(l.openUntil) > time.Minute
+	return len(l.ready) == 0 && l.inFlight == 0 && time.Since(l.used) > time.Minute && time.Since(l.openUntil) > time.Minute
 }
 
-// closeLane forgets a lane, and its host with the last lane.
-func (d *Dispatcher[T]) closeLane(name string) {
-	if h := d.lanes[name].host; h != nil {
-		if h.lanes--; h.lanes == 0 {
-			delete(d.hosts, h.name)
+// closeIdle forgets the lanes of an owner that are idle, and their hosts with their last lane.
+func (d *Dispatcher[T]) closeIdle(o *owner[T]) {
+	o.lanes = slices.DeleteFunc(o.lanes, func(l *lane[T]) bool {
+		if !l.idle() {
+			return false
 		}
-	}
-	delete(d.lanes, name)
+		if h := l.host; h != nil {
+			if h.lanes--; h.lanes == 0 {
+				delete(d.hosts, h.name)
+			}
+		}
+		delete(d.lanes, l.name)
+		return true
+	})
 }

@@ -22,7 +22,8 @@ type Config struct {
 	// Timeout is how long an attempt may take. Default 15 s.
 	Timeout time.Duration
 	// Concurrency is the most attempts that are under way at once. PerEndpoint is the most for
-	// one subscription, and for the callbacks to one URL or one host. Default 512 and 32.
+	// one subscription, and for a tenant's callbacks to one URL or one host. Default 512 and 32.
+	// Four times Concurrency deliveries are kept in memory. Tenants share both.
 	Concurrency, PerEndpoint int
 	// Open is how long the circuit of an endpoint stays open after five failures in a row. It
 	// doubles with each failed probe, up to 10 minutes. Default 10 s.

@@ -92,7 +92,15 @@ func TestResultsAsInTheDatabase(t *testing.T) {
 	if _, err := q.DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: term, RowLimit: 100, Lease: hour}); err != nil {
 		t.Fatal(err)
 	}
-	due, err := q.DeliveryDue(t.Context(), queries.DeliveryDueParams{RowLimit: 100, Each: 100, Flying: []string{}, FlyingSubscriptions: []string{}})
+	lanes, err := q.DeliveryLanes(t.Context(), queries.DeliveryLanesParams{Looks: 100, Each: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := queries.DeliveryDueParams{Flying: []string{}}
+	for _, l := range lanes {
+		p.Tenants, p.Subscriptions, p.Limits = append(p.Tenants, l.TenantID), append(p.Subscriptions, l.SubscriptionID), append(p.Limits, 1)
+	}
+	due, err := q.DeliveryDue(t.Context(), p)
 	if err != nil || len(due) != len(wants) {
 		t.Fatalf("%d deliveries are due, want %d: %v", len(due), len(wants), err)
 	}

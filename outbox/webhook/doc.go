@@ -22,7 +22,11 @@
 //
 // Routing makes one delivery for each subscription that a step matches, in the transaction that
 // moves the cursor of the consumer "webhooks". So each match is routed exactly once. A callback
-// gets one delivery, for the step that ends its instance.
+// gets one delivery, for the step that ends its instance. A step that matches many subscriptions
+// is put off and routed in pieces, by tenants in turn.
+//
+// Tenants share the memory as they share the attempts: none fills more places than are free then.
+// The search for due deliveries goes through a bounded number of lanes at a time.
 //
 // Sending makes no claim in the database. What is under way is in the leader's memory only, and
 // many results are settled by one write. Settling is fenced by the term: after another process has
@@ -43,7 +47,7 @@
 // The circuit of a subscription is in its row (failures, circuit_open_until), where owners see it and
 // where it outlives the leader. The database opens it when it settles, and does not return due
 // deliveries while it is open, or more than one while it is half-open. The circuits of callbacks
-// are in memory, by URL and by host, since there may be a callback for each instance. Both are
+// are in memory, for each tenant by URL and by host, since there may be a callback for each instance. Both are
 // open for as long as [dispatch.OpenFor] says; a test compares it with the database's function.
 //
 // # When things fail

@@ -18,48 +18,125 @@ const (
 	messageGone      = "the instance was purged before the delivery was sent"
 )
 
-// A place is up to where the subscriptions were passed in the search for due deliveries. Its zero
-// value is before all of them.
-type place struct {
-	tenant       string
-	subscription uuid.UUID
-}
+const (
+	// looks is how many lanes one search looks at before the next tenant's turn. looksEach is how many
+	// subscriptions of one tenant it looks at.
+	looks, looksEach = 1000, 100
+	// unfinishedPause is how long to wait before the search goes on where it ended.
+	unfinishedPause = 10 * time.Millisecond
+	// maxMessages is the size of the messages in memory beyond which none are fetched, in bytes. It is
+	// exceeded by one page at most.
+	maxMessages = 64 << 20
+)
 
 // window is the most deliveries that are kept in memory.
 func (l *leadership) window() int { return l.fetched.Max() }
 
-// share is the most deliveries of one subscription in memory. It shrinks with each further
-// subscription that has some there, so that endpoints which take nothing leave room for others.
-func (l *leadership) share() int {
-	subscriptions := map[uuid.UUID]bool{}
-	for j := range l.jobs.All() {
-		subscriptions[j.Value.row.SubscriptionID] = true
-	}
-	return max(2, l.window()/(4*(max(len(subscriptions), 1)+1)))
+// A memory is what is in memory: in all, and of each tenant and subscription.
+type memory struct {
+	places, bytes int
+	flying        []string
+	tenants       map[string]*tenantMemory
 }
 
-// fetch reads due deliveries into memory, if a quarter of the window is free. It reports whether
-// to fetch again soon, since there may be more.
-func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
-	limit := l.window() - l.jobs.Len()
-	if limit < l.window()/4 {
+type tenantMemory struct {
+	places, bytes int
+	lanes         map[uuid.UUID]int
+}
+
+// memory counts what is in memory. A message that many deliveries share counts once.
+func (l *leadership) memory() memory {
+	m := memory{places: l.jobs.Len(), flying: make([]string, 0, l.jobs.Len()), tenants: map[string]*tenantMemory{}}
+	seen := map[*queries.Message]bool{}
+	for j := range l.jobs.All() {
+		d := j.Value
+		m.flying = append(m.flying, d.row.ID.String())
+		t := m.tenant(d.row.TenantID)
+		t.places++
+		t.lanes[laneID(d.row)]++
+		if d.event != nil && !seen[d.event] {
+			seen[d.event] = true
+			t.bytes += d.size()
+			m.bytes += d.size()
+		}
+	}
+	return m
+}
+
+func (m memory) tenant(name string) *tenantMemory {
+	t := m.tenants[name]
+	if t == nil {
+		t = &tenantMemory{lanes: map[uuid.UUID]int{}}
+		m.tenants[name] = t
+	}
+	return t
+}
+
+// choose says how many deliveries of each lane to fetch, of up to limit in all. A tenant may fill no
+// more places than are free afterwards, and half of these with one lane. So one tenant alone fills
+// half of the window, and there is room for the next one's. The same holds for bytes, as far as they
+// are known before. It also returns how many lanes it got to.
+func (m memory) choose(lanes []queries.DeliveryLane, window, limit int) (p queries.DeliveryDueParams, reached int) {
+	p.Flying = m.flying
+	free := window - m.places
+	for i, l := range lanes {
+		t := m.tenant(l.TenantID)
+		if i == 0 || lanes[i-1].TenantID != l.TenantID {
+			if limit <= 0 {
+				return p, i
+			}
+		}
+		most := (free - t.places) / 2
+		each := max((t.places+most)/(2*(len(t.lanes)+1)), 2)
+		if l.HalfOpen {
+			each = 1
+		}
+		held := t.lanes[l.SubscriptionID]
+		n := min(each-held, most, limit)
+		// With half of its places taken a lane waits, so that fewer searches bring more.
+		if !l.Ready || n <= 0 || held*2 >= each || t.bytes > maxMessages-m.bytes {
+			continue
+		}
+		p.Tenants, p.Subscriptions, p.Limits = append(p.Tenants, l.TenantID), append(p.Subscriptions, l.SubscriptionID), append(p.Limits, int32(n))
+		t.lanes[l.SubscriptionID] += n
+		t.places += n
+		free -= n
+		limit -= n
+	}
+	return p, len(lanes)
+}
+
+// fetch searches all tenants for due deliveries, or with rest only what an earlier search has left of
+// some, and reads them into memory. It reports whether to search all again soon, since there may be
+// more.
+func (l *leadership) fetch(ctx context.Context, rest bool) (again bool, err error) {
+	m := l.memory()
+	if m.places >= l.window() {
 		return true, nil
 	}
-	limit = min(limit, l.fetched.Size())
-	p := queries.DeliveryDueParams{
-		RowLimit: int32(limit), Each: int32(l.share()), Flying: make([]string, 0, l.jobs.Len()),
-		FlyingSubscriptions: make([]string, 0, l.jobs.Len()), AfterTenant: l.after.tenant, AfterSubscription: l.after.subscription,
+	search := queries.DeliveryLanesParams{After: l.after, Rest: rest, Looks: looks, Each: looksEach}
+	if !rest {
+		l.searched = time.Now()
 	}
-	for j := range l.jobs.All() {
-		p.Flying = append(p.Flying, j.ID.String())
-		p.FlyingSubscriptions = append(p.FlyingSubscriptions, j.Value.row.SubscriptionID.String())
+	for tenant, place := range l.places {
+		search.Tenants, search.Places = append(search.Tenants, tenant), append(search.Places, place)
 	}
 	var (
-		rows []queries.Delivery
-		jobs []*dispatch.Job[delivery]
+		lanes   []queries.DeliveryLane
+		rows    []queries.Delivery
+		due     queries.DeliveryDueParams
+		reached int
+		jobs    []*dispatch.Job[delivery]
 	)
 	err = l.call(ctx, func(ctx context.Context) (err error) {
-		if rows, err = l.queries.DeliveryDue(ctx, p); err != nil {
+		if lanes, err = l.queries.DeliveryLanes(ctx, search); err != nil {
+			return fmt.Errorf("lanes: %w", err)
+		}
+		due, reached = m.choose(lanes, l.window(), l.fetched.Size())
+		if len(due.Tenants) == 0 {
+			return nil
+		}
+		if rows, err = l.queries.DeliveryDue(ctx, due); err != nil {
 			return fmt.Errorf("due deliveries: %w", err)
 		}
 		jobs, err = l.load(ctx, rows)
@@ -69,11 +146,10 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	again = l.after != place{} // Go on with the first subscription.
-	l.after = place{}
-	if len(rows) == limit || len(jobs) < len(rows) {
-		last := rows[len(jobs)-1]
-		again, l.after = true, place{last.TenantID, last.SubscriptionID}
+	if len(jobs) < len(rows) {
+		again = true // The page of messages ended early, so the same search finds the rest.
+	} else {
+		l.pass(lanes, reached, rest)
 	}
 	// Attempts may have failed while this was read, and are not settled yet: what was read of
 	// their subscriptions may no longer be due.
@@ -92,6 +168,36 @@ func (l *leadership) fetch(ctx context.Context) (again bool, err error) {
 	}
 	return again, nil
 }
+
+// pass notes up to where a search has come: the tenant of the last lane that was reached if there may
+// be others, and for each tenant with more subscriptions the last one that was looked at.
+func (l *leadership) pass(lanes []queries.DeliveryLane, reached int, rest bool) {
+	cut := reached < len(lanes) || len(lanes) >= looks
+	if rest && !cut {
+		clear(l.places) // Of those that are not in lanes nothing was left.
+	}
+	each := map[string]int{}
+	for _, lane := range lanes[:reached] {
+		if lane.SubscriptionID == uuid.Nil {
+			continue
+		}
+		if each[lane.TenantID]++; each[lane.TenantID] < looksEach {
+			delete(l.places, lane.TenantID)
+		} else {
+			l.places[lane.TenantID] = lane.SubscriptionID
+		}
+	}
+	switch {
+	case rest:
+	case !cut:
+		l.after = ""
+	case reached > 0:
+		l.after = lanes[reached-1].TenantID
+	}
+}
+
+// unfinished reports whether a search has left lanes that are to be looked at soon.
+func (l *leadership) unfinished() bool { return l.after != "" || len(l.places) > 0 }
 
 // A stepKey identifies a step.
 type stepKey struct {
@@ -169,13 +275,13 @@ func readUpTo(rows []queries.Delivery, last queries.Message) []queries.Delivery 
 }
 
 // jobOf says how a delivery is dispatched. A subscription has a lane of its own, and its circuit
-// is in the database. The callbacks to one URL share a lane, whose circuit is kept in memory.
+// is in the database. The callbacks of a tenant to one URL share a lane, whose circuit is kept in memory.
 func jobOf(d delivery) *dispatch.Job[delivery] {
-	j := &dispatch.Job[delivery]{ID: d.row.ID, Value: d, Lane: keyOf(d.row).lane()}
+	j := &dispatch.Job[delivery]{ID: d.row.ID, Value: d, Owner: d.row.TenantID, Lane: keyOf(d.row).lane(), Size: d.size()}
 	if d.row.Callback {
-		j.Lane = "callback " + d.endpoint.url
+		j.Lane = "callback " + d.row.TenantID + " " + d.endpoint.url
 		if d.endpoint.url != "" {
-			j.Host = d.endpoint.host()
+			j.Host = d.row.TenantID + " " + d.endpoint.host()
 		}
 	}
 	if d.row.InstanceID != nil {
@@ -199,6 +305,15 @@ type subscriptionKey struct {
 
 func keyOf(row *queries.Delivery) subscriptionKey {
 	return subscriptionKey{row.TenantID, row.SubscriptionID}
+}
+
+// laneID is the id of a delivery's lane in the database: that of the subscription, and the nil UUID for the
+// tenant's callbacks.
+func laneID(row *queries.Delivery) uuid.UUID {
+	if row.Callback {
+		return uuid.Nil
+	}
+	return row.SubscriptionID
 }
 
 // lane is the lane of a subscription.

@@ -131,17 +131,17 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	}
 	bounded.Exec(t, pool, outboxtest.AtMost8+`
 		create function pawl.delivery_route(
-			p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean
+			p_term bigint, p_limit integer, p_lease interval, p_turn text,
+			out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean, out turn text
 		) language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			select * into leads, steps, deliveries, more, wanted from pawl.delivery_route_really(p_term, p_limit, p_lease);
+			select * into leads, steps, deliveries, more, wanted, turn from pawl.delivery_route_really(p_term, p_limit, p_lease, p_turn);
 		end $$;
 		create function pawl.delivery_due(
-			p_limit integer, p_each integer, p_flying uuid[], p_flying_subscriptions uuid[], p_after_tenant text, p_after_subscription uuid
+			p_tenants text[], p_subscriptions uuid[], p_limits integer[], p_flying uuid[]
 		) returns setof pawl.delivery language plpgsql as $$ begin
-			perform pawl.at_most(p_limit);
-			return query select * from pawl.delivery_due_really(
-				p_limit, p_each, p_flying, p_flying_subscriptions, p_after_tenant, p_after_subscription);
+			perform pawl.at_most((select sum(n) from unnest(p_limits) n)::integer);
+			return query select * from pawl.delivery_due_really(p_tenants, p_subscriptions, p_limits, p_flying);
 		end $$`)
 	const n = 40
 	r := newReceiver(t, nil)

@@ -30,6 +30,14 @@ type delivery struct {
 	event *queries.Message
 }
 
+// size is about how many bytes the body has, which holds the context twice.
+func (d delivery) size() int {
+	if d.event == nil {
+		return 0
+	}
+	return 2*len(d.event.Context) + len(d.event.Payload) + len(d.event.Error)
+}
+
 // An endpoint is where deliveries go, and what signs them.
 type endpoint struct {
 	url string

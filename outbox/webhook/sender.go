@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/queries"
@@ -50,7 +51,7 @@ func (s *Sender) Run(ctx context.Context) error {
 		// From the first step on: a subscription matches no step from before it was made.
 		FromStart: true,
 	}.Run(ctx, "delivering webhooks", func(ctx context.Context, term int64, since time.Time) (progress bool, err error) {
-		l := &leadership{Sender: s, term: term, renewed: since}
+		l := &leadership{Sender: s, term: term, renewed: since, places: map[string]uuid.UUID{}}
 		err = l.run(ctx)
 		return l.progress, err
 	})
@@ -75,8 +76,14 @@ type leadership struct {
 	stopping bool
 	// refreshed is when the subscriptions of what is in memory were last read.
 	refreshed time.Time
-	// after is up to where due deliveries were read.
-	after     place
+	// turn is the tenant whose unrouted steps were last routed.
+	turn string
+	// after is the tenant up to which the search for due deliveries has come, empty at its end. places
+	// are the subscriptions up to which it has come within tenants that have more. searched is when
+	// it last began to look at all tenants, or went on with that.
+	after     string
+	places    map[string]uuid.UUID
+	searched  time.Time
 	nextPurge time.Time
 }
 
@@ -102,14 +109,18 @@ func (l *leadership) run(ctx context.Context) (err error) {
 		if busy {
 			continue
 		}
-		timer.Reset(l.config.Poll)
+		pause := l.config.Poll
+		if l.unfinished() {
+			pause = min(pause, unfinishedPause)
+		}
+		timer.Reset(pause)
 		select {
 		case r := <-l.jobs.Finished():
 			l.jobs.Accept(r)
 			l.jobs.AcceptAll()
 		case <-l.wake:
 		case <-timer.C:
-			look = true
+			look = look || l.after != "" || time.Since(l.searched) >= l.config.Poll
 		case <-ctx.Done():
 		}
 	}
@@ -142,8 +153,8 @@ func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if *look || made {
-		if *look, err = l.fetch(ctx); err != nil {
+	if *look || made || len(l.places) > 0 {
+		if *look, err = l.fetch(ctx, !*look && !made); err != nil {
 			return false, err
 		}
 	}
@@ -212,7 +223,7 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	var r queries.DeliveryRouteRow
 	err = l.call(ctx, func(ctx context.Context) (err error) {
 		r, err = l.queries.DeliveryRoute(ctx, queries.DeliveryRouteParams{
-			Term: l.term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease),
+			Term: l.term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease), Turn: l.turn,
 		})
 		return err
 	})
@@ -223,8 +234,9 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	case !r.Leads:
 		return false, false, outbox.ErrDeposed
 	}
+	l.turn = r.Turn
 	l.renewed = now.Add(-l.config.Lease / 3) // The lease may have been renewed up to a third ago.
-	l.progress = l.progress || r.Steps > 0
+	l.progress = l.progress || r.Steps > 0 || r.Deliveries > 0
 	l.listen(r.Wanted)
 	return r.More, r.Deliveries > 0, nil
 }

@@ -6,7 +6,6 @@ insert into pawl_private.privilege (privilege, function) values
   ('service', 'pawl.consumer_next_batch'),
   ('service', 'pawl.consumer_read'),
   ('service', 'pawl.consumer_advance'),
-  ('service', 'pawl.consumer_status'),
   ('service', 'pawl.log_moved'),
   ('service', 'pawl.stream_can_resume'),
   ('service', 'pawl.stream_read'),

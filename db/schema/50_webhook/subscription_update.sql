@@ -1,6 +1,6 @@
 -- subscription_update changes what is given as not null. Steps that were committed before the change are
--- chosen by the old filter: up to 20,000 of them, if the router is behind. What the router is behind beyond
--- that is chosen by the new filter.
+-- chosen by the old filter: up to 20,000 unrouted ones, and up to 20,000 more if the router is behind. What
+-- the router is behind beyond that is chosen by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
@@ -23,17 +23,38 @@ declare
   v_batch pg_snapshot;
   v_place bigint;
   v_afresh boolean;
+  v_instances uuid[];
+  v_versions bigint[];
+  v_kinds text[];
 begin
   select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
   if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
+    select array_agg(m.instance_id order by m.seq), array_agg(m.version order by m.seq), array_agg(m.kind order by m.seq)
+    into v_instances, v_versions, v_kinds
+    from (
+      select u.seq, u.instance_id, u.version, h.kind::text
+      from (
+        select u.* from pawl.unrouted_step u where u.tenant_id = p_tenant order by u.tenant_id, u.seq limit 20000
+      ) u
+      cross join lateral (
+        select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
+      ) h
+      cross join lateral (
+        select s from pawl.subscription s where s.tenant_id = u.tenant_id and s.id = p_id limit 1
+      ) s
+      where pawl_private.subscription_wants(s.s, h.xid, h.workflow, h.event, h.to_state, h.status)
+    ) m;
+    perform pawl_private.add_deliveries(
+      array_fill(p_tenant, array[coalesce(cardinality(v_instances), 0)]), array_fill(p_id, array[coalesce(cardinality(v_instances), 0)]),
+      v_instances, v_versions, v_kinds);
     v_batch := pg_current_snapshot();
     -- From the cursor on: what a begun batch does not see may be below the place that it was read up to.
     v_consumer.batch := null;
     v_consumer.batch_seq := 0;
     v_consumer.batch_end := null;
     for page in 1..20 loop
-      select m.place into v_place from pawl_private.create_deliveries(
+      select m.place into v_place from pawl_private.route_page(
         p_consumer => v_consumer, p_batch => v_batch, p_limit => 1000, p_only => p_id) m;
       exit when v_place is null;
       v_consumer.batch_seq := v_place;

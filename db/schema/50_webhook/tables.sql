@@ -6,6 +6,10 @@
 -- before an attempt: only the leader's memory knows what is under way. One write settles many attempts.
 -- After a crash a delivery is sent again, under the same id.
 --
+-- A step may match thousands of subscriptions. The router creates a bounded number of deliveries at a time,
+-- and fewer for one tenant. Steps beyond that are put off (`unrouted_step`) and routed later, a piece at a
+-- time, by tenants in turn. So no tenant's steps wait until another's are routed.
+--
 -- A subscription receives the messages of an instance in their order. When a delivery fails, the later
 -- ones of the instance lose their next_attempt_at. They get it back when the failed one is delivered or
 -- dead. So head-of-line blocking is limited to an instance, and the search for due deliveries reads none
@@ -96,10 +100,29 @@ comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 
+-- unrouted_step is a step that the router has read and put off: its deliveries are not all created. While a
+-- tenant has one, its later steps are put off too, so that deliveries are created in the order of the steps.
+-- Callbacks are never put off.
+create table pawl.unrouted_step (
+  tenant_id pawl.tenant_id not null,
+  seq bigint not null,
+  instance_id uuid not null,
+  version bigint not null,
+  after_subscription uuid not null,
+  constraint unrouted_step_pkey primary key (tenant_id, seq)
+)
+-- As many rows are deleted as are inserted.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.unrouted_step.after_subscription is 'the deliveries for subscriptions with ids up to this one are created';
+
+-- Whether an instance has such steps, for the retention.
+create index unrouted_step_instance_idx on pawl.unrouted_step (tenant_id, instance_id);
+
 -- Deliveries that are due, by subscription and time.
 create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, id)
   where status = 'pending' and next_attempt_at is not null and not callback;
-create index delivery_callback_due_idx on pawl.delivery (next_attempt_at)
+create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
 -- Pending deliveries of an instance, in the order of the steps.
 create index delivery_pending_idx on pawl.delivery (tenant_id, subscription_id, instance_id, version)
@@ -117,4 +140,11 @@ create index delivery_delivered_idx on pawl.delivery (id)
 create view pawl.endpoint as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as url, ''::text as secret,
   ''::text as previous_secret, false as disabled
+where false;
+
+-- delivery_lane says whether deliveries of a subscription, or the callbacks of a tenant, can be sent. The
+-- lane of callbacks has the nil UUID as its subscription. ready: some are due. half_open: one at a time. It
+-- is a shape and never holds rows.
+create view pawl.delivery_lane as
+select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as subscription_id, false as ready, false as half_open
 where false;

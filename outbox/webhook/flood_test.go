@@ -1,0 +1,164 @@
+package webhook_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+const flooder = "a-flooder" // Before the other tenants in every order.
+
+// hangingEndpoints returns a server whose endpoints hang until the test ends.
+func hangingEndpoints(t *testing.T) (url string, hang *bounded.Gate) {
+	t.Helper()
+	hang = bounded.NewGate(t, "the attempts that hang")
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
+		_, _ = io.Copy(io.Discard, in.Body)
+		hang.Pass()
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, hang
+}
+
+func createFor(t *testing.T, pool *pgxpool.Pool, tenant string, n int) []uuid.UUID {
+	t.Helper()
+	return bounded.Column[uuid.UUID](t, pool, "select (pawl.create_one('counter', p_tenant => $1)).id from generate_series(1, $2)", tenant, n)
+}
+
+// A tenant with a hundred endpoints that hang, and a hundred steps for each, takes neither the
+// attempts under way nor the memory nor the router from another tenant.
+func TestFloodOfOneTenant(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	url, hang := hangingEndpoints(t)
+	const endpoints, steps = 100, 100
+	for n := range endpoints {
+		if _, err := service.Subscribe(t.Context(), flooder, fmt.Sprintf("%s/%d", url, n), everything, "", "tester"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := newReceiver(t, nil)
+	subscribe(t, service, good.url, everything)
+	createFor(t, pool, flooder, steps)
+	first := createFor(t, pool, tenant, 10)
+	config := quickly
+	// The attempts hang for longer than this test waits. All of the flood's would take ten times more
+	// than these attempts, and than the deliveries in memory.
+	config.Timeout, config.Concurrency, config.Page = 2*bounded.Limit, 16, 20
+	webhooks(t, pool, config)
+	good.want(t, len(first))
+	hang.Reached()
+	// While the flood goes on, each further step arrives.
+	for n := range 10 {
+		id := createFor(t, pool, tenant, 1)[0]
+		outboxtest.Add(t, pool, id)
+		good.want(t, len(first)+2*(n+1))
+		wantWhats(t, deliveredOf(good.list(), id), outboxtest.IDs(id, 1, 2))
+	}
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery where tenant_id = $1 and status <> 'pending'", flooder); n > 0 {
+		t.Errorf("%d deliveries of the flood are settled: it was over", n)
+	}
+}
+
+// The same holds for callbacks: to as many hosts as there are instances, and to one.
+func TestFloodOfCallbacks(t *testing.T) {
+	t.Parallel()
+	for name, path := range map[string]string{"many URLs": "/%d", "one URL": "/%.0d"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, _ := withService(t)
+			url, hang := hangingEndpoints(t)
+			good := newReceiver(t, nil)
+			end := func(tenant, url string) {
+				t.Helper()
+				id := createFor(t, pool, tenant, 1)[0]
+				bounded.Exec(t, pool, `insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
+					values ($1, $2, $3, 'whsec_b3duIHNlY3JldCBvZiB0aGUgY2FsbGVyLi4u', pawl.now())`, tenant, id, url)
+				bounded.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop', p_tenant => $2)).id", id, tenant)
+			}
+			for n := range 200 {
+				end(flooder, url+fmt.Sprintf(path, n))
+			}
+			config := quickly
+			config.Timeout, config.Concurrency, config.PerEndpoint = 2*bounded.Limit, 16, 16
+			webhooks(t, pool, config)
+			hang.Reached()
+			for n := range 5 {
+				end(tenant, good.url)
+				good.want(t, n+1)
+			}
+		})
+	}
+}
+
+// Steps that were put off arrive in the order of their instance, also at a subscription whose filter
+// was changed meanwhile.
+func TestOrderOfUnroutedSteps(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	receivers := make([]*receiver, 9)
+	for n := range receivers {
+		receivers[n] = newReceiver(t, nil)
+		subscribe(t, service, receivers[n].url, everything)
+	}
+	changed := newReceiver(t, nil)
+	last := subscribe(t, service, changed.url, everything)
+	id := outboxtest.Create(t, pool)
+	versions := []int{1}
+	for n := range 60 {
+		outboxtest.Add(t, pool, id)
+		versions = append(versions, n+2)
+	}
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route(1, 100, '0', '')")
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.unrouted_step"); n == 0 {
+		t.Fatal("no step was put off")
+	}
+	none := subscription.Change{Filter: &subscription.Filter{TerminalOnly: true}}
+	if _, err := service.UpdateSubscription(t.Context(), tenant, last.ID, none); err != nil {
+		t.Fatal(err)
+	}
+	config := quickly
+	config.Page = 7
+	webhooks(t, pool, config)
+	outboxtest.CaughtUp(t, pool, "webhooks")
+	for _, r := range append(receivers, changed) {
+		wantWhats(t, r.want(t, len(versions)), outboxtest.IDs(id, versions...))
+	}
+}
+
+// A tenant has more subscriptions than one search looks at, and each gets its deliveries.
+func TestMoreSubscriptionsThanASearchLooksAt(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	var mu sync.Mutex
+	got := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
+		_, _ = io.Copy(io.Discard, in.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		got[in.URL.Path]++
+	}))
+	t.Cleanup(server.Close)
+	const subscriptions, steps = 230, 2
+	for n := range subscriptions {
+		subscribe(t, service, fmt.Sprintf("%s/%d", server.URL, n), everything)
+	}
+	createFor(t, pool, tenant, steps)
+	webhooks(t, pool, quickly)
+	bounded.UntilSQL(t, pool, allDelivered, subscriptions*steps)
+	mu.Lock()
+	defer mu.Unlock()
+	if len(got) != subscriptions {
+		t.Errorf("%d endpoints were called, want %d", len(got), subscriptions)
+	}
+}
