@@ -16,6 +16,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 // checked is a workflow with a schema for its context and one for a payload.
@@ -95,6 +96,23 @@ func TestOddSchemas(t *testing.T) {
 			if strings.Contains(f.Detail, "pawl:") {
 				t.Errorf("%s: %q", schema, f.Detail)
 			}
+		}
+	}
+}
+
+// A check without end is a fault of the document: the same command would have the same end.
+func TestDocumentThatTakesTooLongToCheck(t *testing.T) {
+	t.Parallel()
+	const section = `{"$ref":"#/$defs/section","$defs":{"base":{"type":"object","properties":{"child":{"$ref":"#/$defs/section"}}},
+		"section":{"allOf":[{"$ref":"#/$defs/base"},{"properties":{"child":{"$ref":"#/$defs/section"}}}]}}}`
+	s, _ := fsmtest.New(t, fsm.Config{CallTimeout: bounded.Limit}, checked(section, section))
+	i := fsmtest.Create(t, s, "checked", `{"child":{"child":{}}}`)
+	deep := json.RawMessage(strings.Repeat(`{"child":`, 50) + `{}` + strings.Repeat(`}`, 50))
+	_, created := s.Create(t.Context(), fsm.CreateCommand{Workflow: "checked", Context: deep})
+	_, fired := s.Fire(t.Context(), fsm.FireCommand{ID: i.ID, Event: "go", Payload: deep})
+	for _, e := range []*fsm.Error{fsmtest.Refusal(t, created, fsm.InvalidContext), fsmtest.Refusal(t, fired, fsm.InvalidPayload)} {
+		if len(e.Faults) != 1 || !strings.Contains(e.Faults[0].Detail, "takes more than") {
+			t.Errorf("got %s", fsmtest.Describe(e.Faults))
 		}
 	}
 }

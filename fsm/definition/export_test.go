@@ -22,10 +22,10 @@ func Steps(ctx context.Context, schema, document string, limit int) (int, error)
 	if err != nil {
 		return 0, err
 	}
-	if err := c.run(ctx, limit, 0, func() { _ = c.opposite.Validate(value) }); err != nil && err != errSpent {
+	if err := c.run(ctx, limits{steps: limit}, func() { _ = c.opposite.Validate(value) }); err != nil && err != errSpent {
 		return 0, err
 	}
-	return c.meter.steps, nil
+	return c.meter.taken, nil
 }
 
 // Len counts the compiled schemas that are kept.

@@ -10,14 +10,29 @@ import (
 // step takes 0.1 to 1 µs. The library that checks cannot be told to stop, so the meter panics, and [compiled.run]
 // recovers.
 type meter struct {
-	ctx   context.Context
-	until time.Time // Zero: there is no limit of time.
-	limit int
-	steps int
-	look  int // At how many steps to look at the clock and the context.
+	limits
+	ctx      context.Context
+	begun    time.Time
+	taken    int // Steps.
+	matched  int // Products.
+	look     int // At how many steps to look at the clock and the context.
+	fraction int // Products that no step was taken for yet.
 }
 
-const stepsBetweenLooks = 512
+// limits are those of a meter.
+type limits struct {
+	steps int
+	// products are those of the texts and the patterns that they are matched with; see pattern. 0: no limit.
+	products int
+	time     time.Duration // 0: no limit.
+}
+
+const (
+	stepsBetweenLooks = 512
+	// A match takes at most 40 ns for each character of the text and each instruction of the pattern, and as a
+	// rule much less. So a step stands for many of these products.
+	productsPerStep = 256
+)
 
 // errSpent says that a check needs more steps, or more time, than its meter has.
 var errSpent = errors.New("the check takes too many steps")
@@ -27,18 +42,28 @@ type stop struct{ err error }
 
 // take takes steps, and panics with a stop if the meter is spent or the context has ended.
 func (m *meter) take(steps int) {
-	m.steps += steps
-	if m.steps > m.limit {
+	m.taken += steps
+	if m.taken > m.steps {
 		panic(stop{errSpent})
 	}
-	if m.steps < m.look {
+	if m.taken < m.look {
 		return
 	}
-	m.look = m.steps + stepsBetweenLooks
+	m.look = m.taken + stepsBetweenLooks
 	if err := m.ctx.Err(); err != nil {
 		panic(stop{err})
 	}
-	if !m.until.IsZero() && time.Now().After(m.until) {
+	if m.time > 0 && time.Since(m.begun) > m.time {
 		panic(stop{errSpent})
 	}
+}
+
+// match takes the steps of a match, or of a part of it.
+func (m *meter) match(products int) {
+	if m.matched += products; m.products > 0 && m.matched > m.products {
+		panic(stop{errSpent})
+	}
+	m.fraction += products
+	m.take(m.fraction / productsPerStep)
+	m.fraction %= productsPerStep
 }

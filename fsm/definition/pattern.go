@@ -57,28 +57,23 @@ func patternSize(e *syntax.Regexp) int {
 	return size
 }
 
-const (
-	// A match takes at most as long as the text times the pattern, and as a rule much less. So a step
-	// stands for many of these products.
-	productsPerStep = 256
-	// A match of more than so many is made rune by rune, so that it can be stopped.
-	maxProducts = 1 << 14
-)
+// A match of more than so many products is made rune by rune, so that it can be stopped.
+const maxProducts = 1 << 14
 
 // MatchString reports whether a text has a match.
 func (p *pattern) MatchString(text string) bool {
+	p.meter.take(1)
 	if products := len(text) * p.size; products <= maxProducts {
-		p.meter.take(1 + products/productsPerStep)
+		p.meter.match(products)
 		return p.Regexp.MatchString(text)
 	}
-	return p.MatchReader(&meteredText{pattern: p, text: text})
+	return p.MatchReader(&meteredText{p, text})
 }
 
 // meteredText takes the steps of a match while its text is read.
 type meteredText struct {
-	pattern  *pattern
-	text     string
-	products int
+	pattern *pattern
+	text    string
 }
 
 // ReadRune returns the next rune, or io.EOF.
@@ -88,8 +83,6 @@ func (t *meteredText) ReadRune() (r rune, size int, err error) {
 	}
 	r, size = utf8.DecodeRuneInString(t.text)
 	t.text = t.text[size:]
-	t.products += size * t.pattern.size
-	t.pattern.meter.take(t.products / productsPerStep)
-	t.products %= productsPerStep
+	t.pattern.meter.match(size * t.pattern.size)
 	return r, size, nil
 }

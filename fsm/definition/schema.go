@@ -23,9 +23,10 @@ const (
 	maxFaultSteps = 100_000
 	// maxEmptySteps bounds the check of {} when a schema is registered.
 	maxEmptySteps = 100_000
-	// A check of more steps or more time than these waits for a slot.
-	freeSteps = 4000
-	freeTime  = 2 * time.Millisecond
+	// A check of more steps or more products than these waits for a slot. They take 1 ms, and 10 ms at most. There is
+	// no limit of time, so that a short check does not wait because the machine is busy.
+	freeSteps    = 4000
+	freeProducts = 1 << 18
 	// maxSlotWait is how long it waits.
 	maxSlotWait = maxCheckTime
 	// Compiling a schema of more objects than these waits for a slot, too.
@@ -135,7 +136,7 @@ func (s *Schemas) fits(ctx context.Context, k *kept, value any) (fits bool, err 
 // measured runs a part of a check: first within what is free, and if that does not do, once more with a slot.
 func (s *Schemas) measured(ctx context.Context, k *kept, steps int, part func(*compiled)) error {
 	err := s.withCopy(ctx, k, func(c *compiled) error {
-		return c.run(ctx, freeSteps, freeTime, func() { part(c) })
+		return c.run(ctx, limits{steps: freeSteps, products: freeProducts}, func() { part(c) })
 	})
 	if !errors.Is(err, errSpent) {
 		return err
@@ -146,7 +147,7 @@ func (s *Schemas) measured(ctx context.Context, k *kept, steps int, part func(*c
 	}
 	defer release()
 	return s.withCopy(ctx, k, func(c *compiled) error {
-		return c.run(ctx, steps, maxCheckTime, func() { part(c) })
+		return c.run(ctx, limits{steps: steps, time: maxCheckTime}, func() { part(c) })
 	})
 }
 

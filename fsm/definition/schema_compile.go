@@ -62,7 +62,7 @@ func compileSchema(schema []byte) (*compiled, error) {
 	compiler.UseLoader(noLoader{})
 	compiler.UseRegexpEngine(c.compilePattern)
 	roots := []*jsonschema.Schema{}
-	spent := c.run(context.Background(), maxPatternSize, 0, func() {
+	spent := c.run(context.Background(), limits{steps: maxPatternSize}, func() {
 		// The opposite is of the latest draft, whatever the schema is of.
 		opposite := map[string]any{"not": map[string]any{"$ref": schemaRoot}}
 		if err = errors.Join(compiler.AddResource(schemaRoot, document), compiler.AddResource(oppositeRoot, opposite)); err != nil {
@@ -88,19 +88,15 @@ func compileSchema(schema []byte) (*compiled, error) {
 	if err != nil {
 		return nil, errors.New(schemaFault(err, document))
 	}
-	c.weight = 1 + c.objects + c.meter.steps/20
+	c.weight = 1 + c.objects + c.meter.taken/20
 	c.patterns = nil
 	c.measure(roots)
 	return c, nil
 }
 
-// run runs a part of a check, or of a compilation, within limits. A time of 0 is no limit. The error is errSpent,
-// or that of the context.
-func (c *compiled) run(ctx context.Context, steps int, limit time.Duration, part func()) (err error) {
-	*c.meter = meter{ctx: ctx, limit: steps}
-	if limit > 0 {
-		c.meter.until = time.Now().Add(limit)
-	}
+// run runs a part of a check, or of a compilation, within limits. The error is errSpent, or that of the context.
+func (c *compiled) run(ctx context.Context, limits limits, part func()) (err error) {
+	*c.meter = meter{limits: limits, ctx: ctx, begun: time.Now()}
 	defer func() {
 		switch v := recover().(type) {
 		case nil:
@@ -232,7 +228,7 @@ type choice struct {
 
 func newChoice(values []any, fault jsonschema.ErrorKind) *choice {
 	c := &choice{map[string]bool{}, map[string]bool{}, fault}
-	free := &meter{ctx: context.Background(), limit: math.MaxInt}
+	free := &meter{limits: limits{steps: math.MaxInt}, ctx: context.Background()}
 	for _, v := range values {
 		c.values[canonicalText(free, v)] = true
 		c.types[typeOf(v)] = true

@@ -161,6 +161,7 @@ func enumFault(values []any) jsonschema.ErrorKind { return &kind.Enum{Want: valu
 func typeFault(got string, want []string) jsonschema.ErrorKind {
 	return &kind.Type{Got: got, Want: want}
 }
+
 func uniqueFault(first, second int) jsonschema.ErrorKind {
 	return &kind.UniqueItems{Duplicates: [2]int{first, second}}
 }

@@ -132,10 +132,10 @@ func (d *Draft) checkSchema(v any, text []byte) error {
 	c, err := compileSchema(text)
 	if err == nil {
 		d.schemaCost += c.weight
-		if spent := c.run(context.Background(), maxEmptySteps, 0, func() { _ = c.opposite.Validate(map[string]any{}) }); spent != nil {
+		if spent := c.run(context.Background(), limits{steps: maxEmptySteps}, func() { _ = c.opposite.Validate(map[string]any{}) }); spent != nil {
 			err = fmt.Errorf("checking even {} against this schema takes more than %d steps; apply fewer schemas to the same value", maxEmptySteps)
 		}
-		d.schemaCost += c.meter.steps / 10
+		d.schemaCost += c.meter.taken / 10
 	}
 	d.schemas[string(text)] = err
 	return err
