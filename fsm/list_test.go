@@ -128,7 +128,7 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	var all []fsm.Instance
 	for n := range 60 {
 		workflow := []string{"parcel", "claim"}[n%2]
-		c := fsm.CreateCommand{Workflow: workflow, CorrelationID: fmt.Sprint("group ", n%4)}
+		c := fsm.CreateCommand{Workflow: workflow, CorrelationID: fmt.Sprint("group-", n%4)}
 		if n%6 < 2 { // A business key may be taken in each workflow once.
 			c.BusinessKey = fmt.Sprint("key ", n/6)
 		}
@@ -177,7 +177,7 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	compare[fsm.SortCreatedAt] = func(a, b fsm.Instance) int { return compare[""](b, a) }
 	compare[fsm.SortStateChangedAtDesc] = func(a, b fsm.Instance) int { return compare[fsm.SortStateChangedAt](b, a) }
 
-	found, others := 0, []string{"", "key 3", "group 2", "stuck", "created", "failing"}
+	found, others := 0, []string{"", "key 3", "group-2", "stuck", "created", "failing"}
 	for n, sort := range []fsm.Sort{"", fsm.SortCreatedAt, fsm.SortStateChangedAt, fsm.SortStateChangedAtDesc} {
 		for _, workflows := range [][]string{nil, {"parcel"}, {"claim"}, {"parcel", "claim"}} {
 			for _, states := range [][]string{nil, {"NEW"}, {"HELD"}, {"CLOSED"}, {"CHECK"}, {"CHECK.SECOND", "NEW", "LOST"}} {
@@ -197,7 +197,7 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 						case "key 3":
 							f.BusinessKey = other
 							keep = func(i fsm.Instance) bool { return i.BusinessKey != nil && *i.BusinessKey == other }
-						case "group 2":
+						case "group-2":
 							f.CorrelationID = other
 							keep = func(i fsm.Instance) bool { return *i.CorrelationID == other }
 						case "stuck":
