@@ -38,11 +38,11 @@ const (
 const millionRows = `
 	insert into pawl.instance (
 		tenant_id, id, workflow, workflow_version, state, status, version, context, business_key, correlation_id,
-		created_at, state_changed_at)
+		created_at, state_changed_at, state_hash)
 	select
 		'default', (lpad(to_hex((extract(epoch from c.at) * 1000)::bigint), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
 		w.workflow, 1, s.state, s.status, 3, '{}', 'key ' || n, case when n % 10 < 2 then 'group ' || n / 1000 end,
-		c.at, c.at + interval '1 second'
+		c.at, c.at + interval '1 second', hashtextextended(s.state, hashtextextended(w.workflow, 1))
 	from generate_series(1, 1000000) n
 	cross join lateral (select $1::timestamptz + n * interval '100 milliseconds' as at) c
 	cross join lateral (

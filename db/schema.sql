@@ -325,6 +325,7 @@ create table pawl.workflow (
   created_by text not null,
   constraint workflow_pkey PRIMARY KEY (name, version),
   constraint workflow_context_schema_has_a_checksum CHECK (((context_schema IS NULL) = (context_schema_checksum IS NULL))),
+  constraint workflow_durations_are_at_most_ten_years CHECK ((GREATEST(ttl, retention) <= '3650 days'::interval)),
   constraint workflow_name_is_a_slug CHECK ((name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'::text)),
   constraint workflow_name_is_short CHECK ((length(replace(name, '_'::text, '__'::text)) <= 42)),
   constraint workflow_retention_is_positive CHECK ((retention > '00:00:00'::interval)),
@@ -353,6 +354,7 @@ create table pawl.workflow_state (
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
   constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (NOT eventless)))),
   constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
+  constraint workflow_state_timeouts_are_at_most_ten_years CHECK (('3650 days'::interval >= ALL (timeouts))),
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
   constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events)))
 );
@@ -633,28 +635,28 @@ begin
   select * into strict v_setting from pawl.setting;
   begin
     if p_definition is not null then
-      v_fault := case
-        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-        else pawl_private.definition_fault(p_definition)
-      end;
       -- A random number: two back-tests at the same time do not wait for each other, as a rule.
       v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      if v_fault is null then
-        begin
+      begin
+        v_fault := case
+          when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+          else pawl_private.definition_fault(p_definition)
+        end;
+        if v_fault is null then
           perform pawl_private.store_definition(
             p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
-        exception
-          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-            or program_limit_exceeded then
-            v_fault := sqlerrm;
-        end;
-      end if;
+        end if;
+      exception
+        when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+          or program_limit_exceeded then
+          v_fault := sqlerrm;
+      end;
       if v_fault is not null then
         perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
       end if;
     end if;
     v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
-    foreach id in array p_ids loop
+    foreach id in array coalesce(p_ids, '{}') loop
       select b.steps, b.complete, b.difference, b.checks
       into steps, complete, difference, checks
       from pawl_private.backtest_instance(
@@ -698,7 +700,8 @@ as $$
       limit 1
     ) f
   )
-  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s limit p_limit
+  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s
+  limit greatest(p_limit, 0)
 $$;
 revoke execute on function pawl.chosen_states(text[],boolean,integer) from public;
 
@@ -736,6 +739,8 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz := pawl.now();
   v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
 begin
@@ -744,6 +749,10 @@ begin
   values (
     p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
   on conflict on constraint consumer_pkey do nothing;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
 revoke execute on function pawl.consumer_create(text,boolean) from public;
@@ -1161,9 +1170,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
-  perform pawl_private.check_texts(
-    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
-    p_business_key => p_business_key);
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
+    p_correlation_id => p_correlation_id));
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
@@ -1426,7 +1435,7 @@ begin
         and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
         and coalesce(d.subscription_id = p_subscription, true)
       order by d.tenant_id, d.id
-      limit p_limit
+      limit greatest(p_limit, 0)
     );
   else
     v_ids := array(
@@ -1436,7 +1445,7 @@ begin
         and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
         and coalesce(d.subscription_id = p_subscription, true)
       order by d.tenant_id, d.id
-      limit p_limit
+      limit greatest(p_limit, 0)
     );
   end if;
   for v_row in
@@ -2021,9 +2030,8 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
-  perform pawl_private.check_texts(
-    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
-    p_business_key => null);
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id));
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
@@ -2371,6 +2379,8 @@ declare
   v_setting pawl.setting;
   v_moved bigint := 0;
 begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_correlation_id => p_correlation_id, p_reason => p_reason));
   select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
@@ -2585,9 +2595,17 @@ $$;
 revoke execute on function pawl.past_timeout(text,uuid,bigint) from public;
 
 create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  perform pawl_private.refuse_malformed(format('%L is no array of versions', left(e.expected, 100)))
+  from unnest(p_expected) as e (expected)
+  where e.expected not in ('', '*') and case
+    when e.expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (e.expected::numeric[])
+    else true
+  end;
+  return query
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
@@ -2603,7 +2621,8 @@ as $$
     p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
       p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
-    )::pawl_private.fire_command) d
+    )::pawl_private.fire_command) d;
+end
 $$;
 revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
 
@@ -2818,6 +2837,10 @@ declare
   v_instance pawl.instance;
   v_macrostep pawl_private.macrostep;
 begin
+  perform pawl_private.refuse_malformed(case
+    when jsonb_typeof(p_context) is distinct from 'object' then 'the context must be a JSON object'
+    when p_version not between 1 and 1000000000000000 or p_version is null then 'the version must be from 1 to 10^15'
+  end);
   select (pawl_private.instance_row(
     p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
     p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status, p_version => p_version,
@@ -2861,7 +2884,7 @@ as $$
       select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
     ) f
   )
-  select s.state from step s limit p_limit
+  select s.state from step s limit greatest(p_limit, 0)
 $$;
 revoke execute on function pawl.state_names(integer) from public;
 
@@ -2970,6 +2993,8 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz := pawl.now();
 begin
   return query
@@ -2979,6 +3004,10 @@ begin
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
     pg_current_snapshot(), v_now, p_actor)
   returning *;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
 revoke execute on function pawl.subscription_create(text,text,text[],text[],text[],boolean,text,text) from public;
@@ -2995,13 +3024,23 @@ $$;
 revoke execute on function pawl.subscription_delete(text,uuid) from public;
 
 create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval) returns SETOF pawl.subscription
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_constraint text;
+  v_column text;
+begin
+  return query
   update pawl.subscription s
   set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
   where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*
+  returning s.*;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
 $$;
 revoke execute on function pawl.subscription_rotate_secret(text,uuid,text,interval) from public;
 
@@ -3033,6 +3072,8 @@ set enable_seqscan = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz;
   v_consumer pawl.consumer;
   v_batch pg_snapshot;
@@ -3108,6 +3149,10 @@ begin
       limit 10000
     ));
   end if;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
 revoke execute on function pawl.subscription_update(text,uuid,text,text[],text[],text[],boolean,boolean) from public;
@@ -3131,7 +3176,7 @@ as $$
     from step s
     cross join lateral (select w.name from pawl.workflow w where w.name > s.name order by w.name limit 1) f
   )
-  select s.name from step s limit p_limit
+  select s.name from step s limit greatest(p_limit, 0)
 $$;
 revoke execute on function pawl.workflow_names(integer) from public;
 
@@ -3576,25 +3621,16 @@ end
 $$;
 revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl_private.check_texts(p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text) returns void
-language plpgsql stable
+create function pawl_private.broken_rule(p_message text, p_constraint text, p_column text) returns text
+language sql immutable parallel safe
 as $$
-declare
-  v_fault text := case
-    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
-    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
-    when length(p_key) > 255 then 'p_key must have at most 255 characters'
-    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
-    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
-      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
-  end;
-begin
-  if v_fault is not null then
-    perform pawl_private.raise_condition('malformed-request', v_fault);
-  end if;
-end
+  select case
+    when p_constraint <> '' then 'this must hold: ' || replace(p_constraint, '_', ' ')
+    when p_column <> '' then replace(p_column, '_', ' ') || ' must not be null'
+    else p_message
+  end
 $$;
-revoke execute on function pawl_private.check_texts(text,text,text,text,text) from public;
+revoke execute on function pawl_private.broken_rule(text,text,text) from public;
 
 create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
 language sql stable parallel safe
@@ -3651,6 +3687,21 @@ as $$
   select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
 $$;
 revoke execute on function pawl_private.circuit_open_for(integer,interval) from public;
+
+create function pawl_private.command_fault(p_tenant text, p_actor text, p_key text DEFAULT NULL::text, p_business_key text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_reason text DEFAULT NULL::text) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when length(p_tenant) not between 1 and 63 or p_tenant is null then 'the tenant must have 1 to 63 characters'
+    when length(p_actor) not between 1 and 255 or p_actor is null then 'the actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'the key must have no more than 255 characters'
+    when length(p_business_key) > 255 then 'the business key must have no more than 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'the correlation id must have 1 to 255 visible ASCII characters'
+    when length(p_reason) > 1000 then 'the reason must have no more than 1000 characters'
+  end
+$$;
+revoke execute on function pawl_private.command_fault(text,text,text,text,text,text) from public;
 
 create function pawl_private.complete_macrostep(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
 language plpgsql stable
@@ -4216,7 +4267,7 @@ begin
       limit 1
       for no key update skip locked
     ) l
-    limit p_limit
+    limit greatest(p_limit, 0) -- A null limit would be none.
   ) i
   -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
   -- failed is tried again until the next deadline is due; then it counts as refused.
@@ -4707,6 +4758,18 @@ begin
 end
 $$;
 revoke execute on function pawl_private.refuse(pawl.outcome,uuid,text,bigint) from public;
+
+create function pawl_private.refuse_malformed(p_fault text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', p_fault);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.refuse_malformed(text) from public;
 
 create function pawl_private.replay(p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile

@@ -11,8 +11,8 @@
 --
 -- The header of a function says what it returns, which conditions it raises, which existing rows it
 -- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
--- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the statement
--- timeout, and, unless it is for SQL callers, 23514 for a text that is too long.
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the
+-- statement timeout.
 
 -- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;
@@ -195,6 +195,56 @@ end
 $$;
 -- +goose StatementEnd
 
+-- refuse_malformed raises malformed-request if there is a fault.
+-- Raises:  PW400
+-- +goose StatementBegin
+create function pawl_private.refuse_malformed(p_fault text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', p_fault);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- broken_rule words what a statement has raised because an argument breaks a rule: that of a constraint, whose
+-- name says what should hold, or of a column that must not be null. For other errors it is their own message.
+-- +goose StatementBegin
+create function pawl_private.broken_rule(p_message text, p_constraint text, p_column text) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when p_constraint <> '' then 'this must hold: ' || replace(p_constraint, '_', ' ')
+    when p_column <> '' then replace(p_column, '_', ' ') || ' must not be null'
+    else p_message
+  end
+$$;
+-- +goose StatementEnd
+
+-- command_fault says what is wrong with the texts of a command, or null. It has the same limits as the columns that
+-- they are stored in. An absent text is null or ''.
+-- +goose StatementBegin
+create function pawl_private.command_fault(
+  p_tenant text, p_actor text, p_key text default null, p_business_key text default null,
+  p_correlation_id text default null, p_reason text default null
+) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when length(p_tenant) not between 1 and 63 or p_tenant is null then 'the tenant must have 1 to 63 characters'
+    when length(p_actor) not between 1 and 255 or p_actor is null then 'the actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'the key must have no more than 255 characters'
+    when length(p_business_key) > 255 then 'the business key must have no more than 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'the correlation id must have 1 to 255 visible ASCII characters'
+    when length(p_reason) > 1000 then 'the reason must have no more than 1000 characters'
+  end
+$$;
+-- +goose StatementEnd
+
 -- 00_core/now.sql
 
 -- now is the only clock. Tests replace it to move time; nothing else can.
@@ -269,6 +319,8 @@ create table pawl.workflow (
   constraint workflow_ttl_is_positive check (ttl > interval '0'),
   constraint workflow_ttl_has_a_target check ((ttl is null) = (ttl_target is null)),
   constraint workflow_retention_is_positive check (retention > interval '0'),
+  -- The language of definitions has the same bound.
+  constraint workflow_durations_are_at_most_ten_years check (greatest(ttl, retention) <= interval '3650 days'),
   constraint workflow_context_schema_has_a_checksum
     check ((context_schema is null) = (context_schema_checksum is null))
 );
@@ -303,6 +355,7 @@ create table pawl.workflow_state (
   constraint workflow_state_final_accepts_nothing
     check (status = 'active' or (events = '{}' and timeouts = '{}' and not eventless)),
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
+  constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
@@ -723,7 +776,8 @@ as $$
       limit 1
     ) f
   )
-  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s limit p_limit
+  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s
+  limit greatest(p_limit, 0)
 $$;
 -- +goose StatementEnd
 
@@ -772,7 +826,7 @@ as $$
       select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
     ) f
   )
-  select s.state from step s limit p_limit
+  select s.state from step s limit greatest(p_limit, 0)
 $$;
 -- +goose StatementEnd
 
@@ -791,7 +845,7 @@ as $$
     from step s
     cross join lateral (select w.name from pawl.workflow w where w.name > s.name order by w.name limit 1) f
   )
-  select s.name from step s limit p_limit
+  select s.name from step s limit greatest(p_limit, 0)
 $$;
 -- +goose StatementEnd
 
@@ -1792,32 +1846,6 @@ end
 $$;
 -- +goose StatementEnd
 
--- check_texts refuses texts of a SQL caller that no column could hold, or that no header could pass on. An empty
--- string stands for none, except for a tenant and an actor.
--- Raises:  PW400 malformed-request
--- +goose StatementBegin
-create function pawl_private.check_texts(
-  p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text
-) returns void
-language plpgsql stable
-as $$
-declare
-  v_fault text := case
-    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
-    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
-    when length(p_key) > 255 then 'p_key must have at most 255 characters'
-    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
-    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
-      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
-  end;
-begin
-  if v_fault is not null then
-    perform pawl_private.raise_condition('malformed-request', v_fault);
-  end if;
-end
-$$;
--- +goose StatementEnd
-
 -- refuse raises the condition of an outcome other than 'applied', for a SQL caller. The detail is a
 -- JSON object with what the caller needs to go on.
 -- Raises:  the condition's SQLSTATE
@@ -2201,9 +2229,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
-  perform pawl_private.check_texts(
-    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
-    p_business_key => p_business_key);
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
+    p_correlation_id => p_correlation_id));
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
@@ -2514,9 +2542,8 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
-  perform pawl_private.check_texts(
-    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
-    p_business_key => null);
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id));
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
@@ -2660,15 +2687,23 @@ $$;
 -- p_expected, p_checked: as for fire
 -- p_instances: rows to decide for instead of the stored instances, one per command; null for the stored
 -- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
--- Raises:  what a guard or an assign raises even in silent mode
+-- Raises:  PW400 malformed-request if p_expected is not as described; what a guard or an assign raises even in silent mode
 -- +goose StatementBegin
 create function pawl.preview(
   p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
   p_instances pawl.instance[] default null
 ) returns setof pawl.outcome
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  perform pawl_private.refuse_malformed(format('%L is no array of versions', left(e.expected, 100)))
+  from unnest(p_expected) as e (expected)
+  where e.expected not in ('', '*') and case
+    when e.expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (e.expected::numeric[])
+    else true
+  end;
+  return query
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
   from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
@@ -2684,7 +2719,8 @@ as $$
     p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
       p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
-    )::pawl_private.fire_command) d
+    )::pawl_private.fire_command) d;
+end
 $$;
 -- +goose StatementEnd
 
@@ -2696,7 +2732,7 @@ $$;
 -- p_event:   null to decide no event
 -- p_checked: as for fire
 -- Returns: one outcome, as preview does; none if the workflow has no such version or state
--- Raises:  what preview raises
+-- Raises:  PW400 malformed-request; what preview raises
 -- +goose StatementBegin
 create function pawl.simulate(
   p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
@@ -2710,6 +2746,10 @@ declare
   v_instance pawl.instance;
   v_macrostep pawl_private.macrostep;
 begin
+  perform pawl_private.refuse_malformed(case
+    when jsonb_typeof(p_context) is distinct from 'object' then 'the context must be a JSON object'
+    when p_version not between 1 and 1000000000000000 or p_version is null then 'the version must be from 1 to 10^15'
+  end);
   select (pawl_private.instance_row(
     p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
     p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status, p_version => p_version,
@@ -2926,7 +2966,7 @@ begin
       limit 1
       for no key update skip locked
     ) l
-    limit p_limit
+    limit greatest(p_limit, 0) -- A null limit would be none.
   ) i
   -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
   -- failed is tried again until the next deadline is due; then it counts as refused.
@@ -3795,6 +3835,7 @@ $$;
 
 -- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step
 -- that is kept if p_from_start, else with the steps that are committed after a process first leads.
+-- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Writes:  consumer
 -- +goose StatementBegin
 create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
@@ -3802,6 +3843,8 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz := pawl.now();
   v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
 begin
@@ -3810,6 +3853,10 @@ begin
   values (
     p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
   on conflict on constraint consumer_pkey do nothing;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
 -- +goose StatementEnd
@@ -4944,7 +4991,7 @@ begin
         and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
         and coalesce(d.subscription_id = p_subscription, true)
       order by d.tenant_id, d.id
-      limit p_limit
+      limit greatest(p_limit, 0)
     );
   else
     v_ids := array(
@@ -4954,7 +5001,7 @@ begin
         and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
         and coalesce(d.subscription_id = p_subscription, true)
       order by d.tenant_id, d.id
-      limit p_limit
+      limit greatest(p_limit, 0)
     );
   end if;
   for v_row in
@@ -5253,6 +5300,7 @@ $$;
 
 -- subscription_create creates a subscription to the steps that are committed from now on.
 -- Returns: the subscription
+-- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Writes:  subscription
 -- +goose StatementBegin
 create function pawl.subscription_create(
@@ -5263,6 +5311,8 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz := pawl.now();
 begin
   return query
@@ -5272,6 +5322,10 @@ begin
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
     pg_current_snapshot(), v_now, p_actor)
   returning *;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
 -- +goose StatementEnd
@@ -5299,18 +5353,29 @@ $$;
 
 -- subscription_rotate_secret replaces a subscription's secret. For p_overlap the previous one signs, too.
 -- Returns: the subscription, or no row
+-- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Locks:   subscription
 -- Writes:  subscription
 -- +goose StatementBegin
 create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval)
 returns setof pawl.subscription
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_constraint text;
+  v_column text;
+begin
+  return query
   update pawl.subscription s
   set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
   where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*
+  returning s.*;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
 $$;
 -- +goose StatementEnd
 
@@ -5353,6 +5418,7 @@ $$;
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
 -- sent.
 -- Returns: the subscription, or no row
+-- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Locks:   consumer, subscription
 -- Writes:  subscription, delivery
 -- +goose StatementBegin
@@ -5366,6 +5432,8 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz;
   v_consumer pawl.consumer;
   v_batch pg_snapshot;
@@ -5441,6 +5509,10 @@ begin
       limit 10000
     ));
   end if;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
 -- +goose StatementEnd
@@ -5991,28 +6063,28 @@ begin
   select * into strict v_setting from pawl.setting;
   begin
     if p_definition is not null then
-      v_fault := case
-        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-        else pawl_private.definition_fault(p_definition)
-      end;
       -- A random number: two back-tests at the same time do not wait for each other, as a rule.
       v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      if v_fault is null then
-        begin
+      begin
+        v_fault := case
+          when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+          else pawl_private.definition_fault(p_definition)
+        end;
+        if v_fault is null then
           perform pawl_private.store_definition(
             p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
-        exception
-          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-            or program_limit_exceeded then
-            v_fault := sqlerrm;
-        end;
-      end if;
+        end if;
+      exception
+        when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+          or program_limit_exceeded then
+          v_fault := sqlerrm;
+      end;
       if v_fault is not null then
         perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
       end if;
     end if;
     v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
-    foreach id in array p_ids loop
+    foreach id in array coalesce(p_ids, '{}') loop
       select b.steps, b.complete, b.difference, b.checks
       into steps, complete, difference, checks
       from pawl_private.backtest_instance(
@@ -6221,6 +6293,8 @@ declare
   v_setting pawl.setting;
   v_moved bigint := 0;
 begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_correlation_id => p_correlation_id, p_reason => p_reason));
   select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then

@@ -39,3 +39,47 @@ begin
       detail = (jsonb_build_object('code', v_condition.problem) || jsonb_strip_nulls(p_detail))::text;
 end
 $$;
+
+-- refuse_malformed raises malformed-request if there is a fault.
+-- Raises:  PW400
+create function pawl_private.refuse_malformed(p_fault text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', p_fault);
+  end if;
+end
+$$;
+
+-- broken_rule words what a statement has raised because an argument breaks a rule: that of a constraint, whose
+-- name says what should hold, or of a column that must not be null. For other errors it is their own message.
+create function pawl_private.broken_rule(p_message text, p_constraint text, p_column text) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when p_constraint <> '' then 'this must hold: ' || replace(p_constraint, '_', ' ')
+    when p_column <> '' then replace(p_column, '_', ' ') || ' must not be null'
+    else p_message
+  end
+$$;
+
+-- command_fault says what is wrong with the texts of a command, or null. It has the same limits as the columns that
+-- they are stored in. An absent text is null or ''.
+create function pawl_private.command_fault(
+  p_tenant text, p_actor text, p_key text default null, p_business_key text default null,
+  p_correlation_id text default null, p_reason text default null
+) returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when length(p_tenant) not between 1 and 63 or p_tenant is null then 'the tenant must have 1 to 63 characters'
+    when length(p_actor) not between 1 and 255 or p_actor is null then 'the actor must have 1 to 255 characters'
+    when length(p_key) > 255 then 'the key must have no more than 255 characters'
+    when length(p_business_key) > 255 then 'the business key must have no more than 255 characters'
+    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
+      then 'the correlation id must have 1 to 255 visible ASCII characters'
+    when length(p_reason) > 1000 then 'the reason must have no more than 1000 characters'
+  end
+$$;

@@ -5,8 +5,8 @@
 --
 -- The header of a function says what it returns, which conditions it raises, which existing rows it
 -- locks, and which tables it writes, with what the functions that it calls do. A line that is missing
--- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the statement
--- timeout, and, unless it is for SQL callers, 23514 for a text that is too long.
+-- means nothing. Any function may also raise what PostgreSQL raises by itself: 57014 at the
+-- statement timeout.
 
 -- goose may have made schema pawl already, for its version table.
 create schema if not exists pawl;

@@ -30,5 +30,6 @@ as $$
       limit 1
     ) f
   )
-  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s limit p_limit
+  select case when p_by_workflow then s.workflow else '' end, s.status::text, s.state from step s
+  limit greatest(p_limit, 0)
 $$;

@@ -12,5 +12,5 @@ as $$
       select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
     ) f
   )
-  select s.state from step s limit p_limit
+  select s.state from step s limit greatest(p_limit, 0)
 $$;

@@ -26,6 +26,8 @@ create table pawl.workflow (
   constraint workflow_ttl_is_positive check (ttl > interval '0'),
   constraint workflow_ttl_has_a_target check ((ttl is null) = (ttl_target is null)),
   constraint workflow_retention_is_positive check (retention > interval '0'),
+  -- The language of definitions has the same bound.
+  constraint workflow_durations_are_at_most_ten_years check (greatest(ttl, retention) <= interval '3650 days'),
   constraint workflow_context_schema_has_a_checksum
     check ((context_schema is null) = (context_schema_checksum is null))
 );
@@ -60,6 +62,7 @@ create table pawl.workflow_state (
   constraint workflow_state_final_accepts_nothing
     check (status = 'active' or (events = '{}' and timeouts = '{}' and not eventless)),
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
+  constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 

@@ -10,5 +10,5 @@ as $$
     from step s
     cross join lateral (select w.name from pawl.workflow w where w.name > s.name order by w.name limit 1) f
   )
-  select s.name from step s limit p_limit
+  select s.name from step s limit greatest(p_limit, 0)
 $$;

@@ -21,9 +21,9 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
-  perform pawl_private.check_texts(
-    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
-    p_business_key => p_business_key);
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
+    p_correlation_id => p_correlation_id));
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],

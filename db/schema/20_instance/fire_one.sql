@@ -22,9 +22,8 @@ as $$
 declare
   v_outcome pawl.outcome;
 begin
-  perform pawl_private.check_texts(
-    p_tenant => p_tenant, p_key => p_key, p_actor => p_actor, p_correlation_id => p_correlation_id,
-    p_business_key => null);
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id));
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],

@@ -569,30 +569,6 @@ begin
 end
 $$;
 
--- check_texts refuses texts of a SQL caller that no column could hold, or that no header could pass on. An empty
--- string stands for none, except for a tenant and an actor.
--- Raises:  PW400 malformed-request
-create function pawl_private.check_texts(
-  p_tenant text, p_key text, p_actor text, p_correlation_id text, p_business_key text
-) returns void
-language plpgsql stable
-as $$
-declare
-  v_fault text := case
-    when coalesce(length(p_tenant), 0) not between 1 and 63 then 'p_tenant must have 1 to 63 characters'
-    when coalesce(length(p_actor), 0) not between 1 and 255 then 'p_actor must have 1 to 255 characters'
-    when length(p_key) > 255 then 'p_key must have at most 255 characters'
-    when length(p_business_key) > 255 then 'p_business_key must have at most 255 characters'
-    when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
-      then 'p_correlation_id must have 1 to 255 visible ASCII characters'
-  end;
-begin
-  if v_fault is not null then
-    perform pawl_private.raise_condition('malformed-request', v_fault);
-  end if;
-end
-$$;
-
 -- refuse raises the condition of an outcome other than 'applied', for a SQL caller. The detail is a
 -- JSON object with what the caller needs to go on.
 -- Raises:  the condition's SQLSTATE

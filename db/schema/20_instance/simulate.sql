@@ -4,7 +4,7 @@
 -- p_event:   null to decide no event
 -- p_checked: as for fire
 -- Returns: one outcome, as preview does; none if the workflow has no such version or state
--- Raises:  what preview raises
+-- Raises:  PW400 malformed-request; what preview raises
 create function pawl.simulate(
   p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
   p_event text, p_payload jsonb, p_checked text
@@ -17,6 +17,10 @@ declare
   v_instance pawl.instance;
   v_macrostep pawl_private.macrostep;
 begin
+  perform pawl_private.refuse_malformed(case
+    when jsonb_typeof(p_context) is distinct from 'object' then 'the context must be a JSON object'
+    when p_version not between 1 and 1000000000000000 or p_version is null then 'the version must be from 1 to 10^15'
+  end);
   select (pawl_private.instance_row(
     p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
     p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status, p_version => p_version,

@@ -76,7 +76,7 @@ begin
       limit 1
       for no key update skip locked
     ) l
-    limit p_limit
+    limit greatest(p_limit, 0) -- A null limit would be none.
   ) i
   -- A refused timeout counts only while the instance stays in the state that refused it. A timeout that
   -- failed is tried again until the next deadline is due; then it counts as refused.

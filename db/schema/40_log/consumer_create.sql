@@ -1,11 +1,14 @@
 -- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step
 -- that is kept if p_from_start, else with the steps that are committed after a process first leads.
+-- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Writes:  consumer
 create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz := pawl.now();
   v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
 begin
@@ -14,5 +17,9 @@ begin
   values (
     p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
   on conflict on constraint consumer_pkey do nothing;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;

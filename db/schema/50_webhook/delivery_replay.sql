@@ -36,7 +36,7 @@ begin
         and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
         and coalesce(d.subscription_id = p_subscription, true)
       order by d.tenant_id, d.id
-      limit p_limit
+      limit greatest(p_limit, 0)
     );
   else
     v_ids := array(
@@ -46,7 +46,7 @@ begin
         and coalesce(d.created_at > p_from, true) and coalesce(d.created_at < p_to, true)
         and coalesce(d.subscription_id = p_subscription, true)
       order by d.tenant_id, d.id
-      limit p_limit
+      limit greatest(p_limit, 0)
     );
   end if;
   for v_row in

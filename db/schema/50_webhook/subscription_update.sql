@@ -6,6 +6,7 @@
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
 -- sent.
 -- Returns: the subscription, or no row
+-- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Locks:   consumer, subscription
 -- Writes:  subscription, delivery
 create function pawl.subscription_update(
@@ -18,6 +19,8 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
+  v_constraint text;
+  v_column text;
   v_now timestamptz;
   v_consumer pawl.consumer;
   v_batch pg_snapshot;
@@ -93,5 +96,9 @@ begin
       limit 10000
     ));
   end if;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;

@@ -47,28 +47,28 @@ begin
   select * into strict v_setting from pawl.setting;
   begin
     if p_definition is not null then
-      v_fault := case
-        when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-        else pawl_private.definition_fault(p_definition)
-      end;
       -- A random number: two back-tests at the same time do not wait for each other, as a rule.
       v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      if v_fault is null then
-        begin
+      begin
+        v_fault := case
+          when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+          else pawl_private.definition_fault(p_definition)
+        end;
+        if v_fault is null then
           perform pawl_private.store_definition(
             p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
-        exception
-          when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-            or program_limit_exceeded then
-            v_fault := sqlerrm;
-        end;
-      end if;
+        end if;
+      exception
+        when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+          or program_limit_exceeded then
+          v_fault := sqlerrm;
+      end;
       if v_fault is not null then
         perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
       end if;
     end if;
     v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
-    foreach id in array p_ids loop
+    foreach id in array coalesce(p_ids, '{}') loop
       select b.steps, b.complete, b.difference, b.checks
       into steps, complete, difference, checks
       from pawl_private.backtest_instance(

@@ -60,6 +60,8 @@ declare
   v_setting pawl.setting;
   v_moved bigint := 0;
 begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_correlation_id => p_correlation_id, p_reason => p_reason));
   select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
