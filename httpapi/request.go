@@ -20,6 +20,10 @@ type request struct {
 	url       *url.URL
 	header    http.Header
 	principal principal
+	memory    *memory
+	held      int64           // How many bytes it holds.
+	body      int64           // How many bytes of its body were read.
+	streaming bool            // The answer is a stream, which sets deadlines by itself.
 	problem   api.ProblemCode // The code of the answer if it is a problem, for the log.
 
 	key           string
