@@ -113,6 +113,14 @@ func ForTenant(ctx context.Context, tenant string) context.Context {
 	return database.WithTenant(ctx, tenant)
 }
 
+// A Gate lets a bounded number of callers in at a time, for whom the tenants of ForTenant take turns. Its type is
+// internal.
+type Gate = database.Gate
+
+// NewGate returns a Gate that lets size callers in at a time, and most of one tenant. room is how many callers of one
+// tenant may wait if no others do.
+func NewGate(size, most, room int) *Gate { return database.NewGate(size, most, room) }
+
 // Database is how the packages under fsm call the database. Its type is internal to them.
 func (s *Service) Database() *database.Client { return s.db }
 

@@ -22,6 +22,8 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	if r.Body.Sample != nil && *r.Body.Sample < 1 {
 		return nil, malformedAt("/sample", "sample must be at least 1", "must be at least 1")
 	}
+	ctx, cancel := s.draining(ctx)
+	defer cancel()
 	done, err := s.workflows.Backtest(ctx, lifecycle.BacktestCommand{
 		Tenant: requestOf(ctx).principal.tenant, Workflow: r.Name, Version: value(r.Body.Version),
 		Definition: value(r.Body.Definition), Sample: value(r.Body.Sample),

@@ -13,6 +13,10 @@ import (
 // maxCommands is the limit on the commands of a batch.
 const maxCommands = 1000
 
+// smallBatch is how many commands a batch may have that does not wait for its tenant's turn. A larger one keeps all
+// callers of the database busy, and the contexts of its results in memory. So few of them are carried out at a time.
+const smallBatch = 100
+
 // RunBatch carries out up to maxCommands commands, each with its own key. The result at a
 // position belongs to the command at that position; a refusal fails its command alone.
 func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBatchResponseObject, error) {
@@ -20,6 +24,13 @@ func (s *server) RunBatch(ctx context.Context, in RunBatchRequestObject) (RunBat
 		return nil, malformedAt("/commands", "the number of commands is out of range", fmt.Sprintf("must be an array of 1 to %d commands", maxCommands))
 	}
 	r := requestOf(ctx)
+	if len(in.Body.Commands) > smallBatch {
+		leave, err := s.batches.Enter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	results := make([]api.BatchResult, len(in.Body.Commands))
 	var commands []fsm.Command
 	var positions []int

@@ -21,8 +21,12 @@ type request struct {
 	header    http.Header
 	principal principal
 	// client ends when the client has closed the connection, or its own side of it.
-	client  context.Context
-	problem api.ProblemCode // The code of the answer if it is a problem, for the log.
+	client    context.Context
+	memory    *memory
+	held      int64           // How many bytes it holds.
+	body      int64           // How many bytes of its body were read.
+	streaming bool            // The answer is a stream, which sets deadlines by itself.
+	problem   api.ProblemCode // The code of the answer if it is a problem, for the log.
 
 	key           string
 	correlationID string

@@ -34,6 +34,13 @@ type Config struct {
 	// RateLimit is the number of requests per second that each subject may send to this
 	// process, with bursts of the same size. Default 0: no limit.
 	RateLimit float64
+	// AnswerPatience is how long a client may take to receive an answer, apart from a second for each 256 KiB. Then
+	// the connection is closed. Default 30 s.
+	AnswerPatience time.Duration
+	// MaxHeld is how many bytes of bodies and of answers that were not received yet all requests together may hold.
+	// One tenant's may hold half of that. Further requests are refused as unavailable. Bodies and answers of up to
+	// 64 KiB do not count. Default 128 MiB.
+	MaxHeld int64
 	// MaxBody is the limit on the size of a body, in bytes. Default 1 MiB.
 	MaxBody int64
 	// Heartbeat is the interval at which an idle stream sends a comment, at most 15 s.
@@ -66,6 +73,8 @@ type server struct {
 	contract *contract
 	auth     *authenticator // Nil without authentication.
 	limits   *limits
+	memory   *memory
+	batches  *fsm.Gate
 	router   http.Handler
 	// unavailable limits the log lines about overload and an unavailable database.
 	unavailable rate.Sometimes
@@ -106,13 +115,20 @@ func New(services Services, config Config) (http.Handler, error) {
 	if config.Outlive <= 0 {
 		config.Outlive = 30 * time.Second
 	}
+	if config.AnswerPatience <= 0 {
+		config.AnswerPatience = 30 * time.Second
+	}
+	if config.MaxHeld <= 0 {
+		config.MaxHeld = 128 << 20
+	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &server{
 		service: services.Instances, workflows: services.Workflows, live: services.Live,
 		subscriptions: services.Subscriptions, config: config,
-		limits: newLimits(config.RateLimit), unavailable: rate.Sometimes{First: 1, Interval: time.Second},
+		limits: newLimits(config.RateLimit), memory: newMemory(config.MaxHeld), batches: fsm.NewGate(4, 2, 1024),
+		unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}
 	var err error
 	if s.contract, err = loadContract(); err != nil {
@@ -131,47 +147,26 @@ func New(services Services, config Config) (http.Handler, error) {
 	return s, nil
 }
 
-// A response records the status that was sent.
-type response struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *response) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *response) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	return w.ResponseWriter.Write(b)
-}
-
-// Unwrap gives http.ResponseController access to the connection.
-func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 // ServeHTTP answers every request, with a problem if a handler panics.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start, method := time.Now(), in.Method
-	r := &request{id: uuid.NewString(), url: in.URL, header: in.Header}
+	r := &request{id: uuid.NewString(), url: in.URL, header: in.Header, memory: s.memory}
 	if ids := in.Header.Values("X-Request-ID"); len(ids) == 1 && fsm.IsVisible(ids[0], 128) {
 		r.id = ids[0]
 	}
 	w.Header().Set("X-Request-ID", r.id)
 	ctx, release := r.outlive(in.Context(), s.config.Outlive)
 	defer release()
-	out := &response{ResponseWriter: w}
+	out := &response{ResponseWriter: w, server: s, ctx: ctx, request: r}
 	defer func() {
+		defer func() { r.hold(-r.held) }()
 		if cause := recover(); cause != nil {
 			if cause == http.ErrAbortHandler {
 				panic(cause)
 			}
 			s.fail(ctx, out, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
 		}
+		out.end()
 		s.logRequest(ctx, r, method, out.status, time.Since(start))
 	}()
 	if in.Method == http.MethodOptions {
@@ -239,9 +234,6 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	}
 }
 
-// sent reports whether the response has begun.
-func (w *response) sent() bool { return w.status != 0 }
-
 var boundParameter = regexp.MustCompile(`^Invalid format for parameter ([^:]+): `)
 
 // fromEcho converts the errors of echo and of the generated binding to problems.
@@ -276,7 +268,10 @@ func (b binder) Bind(into any, c echo.Context) error {
 	if in.ContentLength > b.maxBody {
 		return b.tooLarge()
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), in.Body, b.maxBody))
+	body, err := io.ReadAll(&held{http.MaxBytesReader(c.Response(), in.Body, b.maxBody), requestOf(in.Context())})
+	if errors.Is(err, errHeld) {
+		return errHeld
+	}
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		return b.tooLarge()
 	}
@@ -292,6 +287,20 @@ func (b binder) Bind(into any, c echo.Context) error {
 		}
 	}
 	return fsm.Decode(body, into)
+}
+
+// held is a body whose bytes are counted until the request ends, behind the first ones.
+type held struct {
+	body    io.Reader
+	request *request
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	n, err := h.body.Read(p)
+	if n > 0 && !h.request.holdBody(int64(n)) {
+		return 0, errHeld
+	}
+	return n, err
 }
 
 func (b binder) tooLarge() error {

@@ -13,6 +13,8 @@ func (s *server) SimulateWorkflow(ctx context.Context, r SimulateWorkflowRequest
 	if err := checkVersion(r.Name, r.Params.Version); err != nil {
 		return nil, err
 	}
+	ctx, cancel := s.draining(ctx)
+	defer cancel()
 	body := value(r.Body)
 	state, err := textAt("/state", body.State)
 	if err != nil {

@@ -101,6 +101,7 @@ func (s *eventStream) write(w http.ResponseWriter) error {
 		defer s.stream.Close()
 	}
 	s.out = w
+	requestOf(s.ctx).streaming = true
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
@@ -109,8 +110,8 @@ func (s *eventStream) write(w http.ResponseWriter) error {
 	if requestOf(s.ctx).head {
 		return nil
 	}
-	// flush sets a deadline on the connection, which may serve another request afterwards.
-	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
+	// The deadline of flush has passed by the time that the end of the answer is sent.
+	defer s.extend()
 	ctx, cancel := s.server.draining(s.ctx)
 	defer cancel()
 	if s.page.WriteString("retry: " + retry + "\n"); s.err != nil {
@@ -241,14 +242,31 @@ func (s *eventStream) flush() bool {
 	if s.page.Len() == 0 {
 		return true
 	}
+	n := int64(s.page.Len())
+	if n <= small {
+		n = 0
+	}
+	r := requestOf(s.ctx)
+	if !r.hold(n) {
+		// The client goes on behind the last event that it has got.
+		s.page.Reset()
+		s.fail(errHeld)
+		return false
+	}
+	defer r.hold(-n)
 	s.flushed = time.Now()
-	out := http.NewResponseController(s.out)
-	_ = out.SetWriteDeadline(time.Now().Add(s.server.config.StreamPatience)) // A response recorder supports no deadline.
+	s.extend()
 	if _, err := s.out.Write(s.page.Bytes()); err != nil {
 		return false
 	}
 	if s.page.Reset(); s.page.Cap() > 64<<10 {
 		s.page = bytes.Buffer{} // A stream may be idle for hours and should not keep a large buffer.
 	}
-	return out.Flush() == nil
+	return http.NewResponseController(s.out).Flush() == nil
+}
+
+// extend gives the client time to take what is sent next.
+func (s *eventStream) extend() {
+	// A response recorder supports no deadline.
+	_ = http.NewResponseController(s.out).SetWriteDeadline(time.Now().Add(s.server.config.StreamPatience))
 }

@@ -35,7 +35,7 @@ type serviceFlags struct {
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
-	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time for requests to finish after SIGTERM."`
+	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM to the end of the process. Requests may take nine tenths of it; streams, waits, simulations and back-tests end at once."`
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
 	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
 	sinkFlags
@@ -92,27 +92,38 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		// service's CPU time.
 		debug.SetGCPercent(400)
 	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		// Clients can make the heap larger for a time. Then it is collected more often.
+		debug.SetMemoryLimit(256 << 20)
+	}
 	pool, err := openDatabase(c, dsn, db.Config{
 		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
 	})
 	if err != nil {
 		return err
 	}
-	defer closePool(pool, s.ShutdownTimeout)
+	var end time.Time // When the process must have ended, once it stops.
+	closePool := func(pool *pgxpool.Pool) {
+		if end.IsZero() {
+			end = time.Now().Add(s.ShutdownTimeout)
+		}
+		closePool(pool, time.Until(end))
+	}
+	defer closePool(pool)
 	readPool, err := db.Open(c, dsn, db.Config{
 		MaxConns: s.MaxReadConns + 2, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
 	})
 	if err != nil {
 		return err
 	}
-	defer closePool(readPool, s.ShutdownTimeout)
+	defer closePool(readPool)
 	// The outbox reads many rows at a time. It has connections of its own, so that no request waits
 	// for one that it uses.
 	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 2 + len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
 	if err != nil {
 		return err
 	}
-	defer closePool(outboxPool, s.ShutdownTimeout)
+	defer closePool(outboxPool)
 	if err := s.logStart(c, listen); err != nil {
 		return err
 	}
@@ -150,7 +161,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		defer stopWorking()
 		<-ctx.Done()
 		c.log.Info("draining")
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout)
+		end = time.Now().Add(s.ShutdownTimeout)
+		// What is left is for the workers and the connections.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout*9/10)
 		defer cancel()
 		return drain(bounded)
 	})
@@ -216,7 +229,10 @@ func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		// For what the handler does not write itself. It gives its answers other deadlines.
+		WriteTimeout: 30 * time.Second,
+		IdleTimeout:  2 * time.Minute,
 		// The handler answers OPTIONS * too, since it answers every error as a problem.
 		DisableGeneralOptionsHandler: true,
 	}, nil

@@ -71,11 +71,10 @@ func (c *Client) ReadPlanned(ctx context.Context, f func(context.Context, *queri
 }
 
 func (c *Client) read(ctx context.Context, call func(context.Context) error) error {
-	leave, err := c.reading.Enter(ctx)
-	if err == nil {
-		defer leave()
-		_, err = c.attempt(ctx, c.reads, call)
-	}
+	err := c.pass(ctx, func() error {
+		_, err := c.attempt(ctx, c.reads, call)
+		return err
+	}, c.reading)
 	if err != nil {
 		return c.asError(err)
 	}
@@ -84,12 +83,7 @@ func (c *Client) read(ctx context.Context, call func(context.Context) error) err
 
 // Try waits for its turn, and runs f as Attempt does, in a transaction that cannot write. It returns the driver's error.
 func (c *Client) Try(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
-	leave, err := c.reading.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	return c.try(ctx, c.reads, f)
+	return c.pass(ctx, func() error { return c.try(ctx, c.reads, f) }, c.reading)
 }
 
 // TryCommand is Try on a connection for commands, without waiting for a turn. It is for calls of the flushers, which
@@ -107,13 +101,11 @@ func (c *Client) try(ctx context.Context, pool *pgxpool.Pool, f func(context.Con
 
 // Change waits for its turn, calls f once, and returns its mapped error.
 func (c *Client) Change(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
-	leave, err := c.changing.Enter(ctx)
-	if err == nil {
-		defer leave()
+	err := c.pass(ctx, func() error {
 		ctx, cancel := context.WithTimeout(ctx, c.timeout)
 		defer cancel()
-		err = f(ctx, queries.New(session.Pool(c.reads)))
-	}
+		return f(ctx, queries.New(session.Pool(c.reads)))
+	}, c.changing)
 	if err != nil {
 		return c.asError(err)
 	}
@@ -186,7 +178,7 @@ func (c *Client) retry(
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		err = c.pass(ctx, gates, func() error { return Transact(ctx, c.reads, options, statementTimeout, f) })
+		err = c.pass(ctx, func() error { return Transact(ctx, c.reads, options, statementTimeout, f) }, gates...)
 		if !IsRetryable(err) && !IsCode(err, LockNotAvailable) {
 			break
 		}
@@ -194,17 +186,21 @@ func (c *Client) retry(
 	return err
 }
 
-// pass makes a call behind gates.
-func (c *Client) pass(ctx context.Context, gates []*Gate, call func() error) error {
-	if len(gates) == 0 {
-		return call()
+// pass makes a call behind gates. If the database does not answer it, those who wait at the last gate need not find
+// that out one after the other.
+func (c *Client) pass(ctx context.Context, call func() error, gates ...*Gate) error {
+	for _, g := range gates {
+		leave, err := g.Enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer leave()
 	}
-	leave, err := gates[0].Enter(ctx)
-	if err != nil {
-		return err
+	err := call()
+	if err != nil && ctx.Err() == nil && IsConnectionError(err) {
+		gates[len(gates)-1].SendAway(err)
 	}
-	defer leave()
-	return c.pass(ctx, gates[1:], call)
+	return err
 }
 
 // Planned returns queries that are planned anew for the arguments of each call. A prepared

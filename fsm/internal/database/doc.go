@@ -42,7 +42,8 @@
 // # When things fail
 //
 // Read, List and Change return what the function given to New makes of the driver's error; the other calls return that
-// error. A gate with too many waiting callers refuses further ones with ErrCrowded. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
+// error. A gate with too many waiting callers refuses further ones with ErrCrowded. If a call finds that the database does not
+// answer, those who wait at its gate fail with the same error. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
 // lead to the same server. A secret that could not be read is read again by the next page.
 //
 // # What it may import

@@ -44,8 +44,14 @@ type Gate struct {
 type visitors struct {
 	tenant  string
 	inside  int
-	waiting []chan struct{} // Each is closed when its caller is let in.
+	waiting []*visitor
 	inTurns bool
+}
+
+// A visitor is a caller that waits.
+type visitor struct {
+	err  error         // Why it was sent away; nil if it was let in.
+	done chan struct{} // Closed when it was let in or sent away.
 }
 
 // NewGate returns a Gate that lets size callers in at a time, and most of one tenant. room bounds how many may wait.
@@ -78,29 +84,47 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 		g.mu.Unlock()
 		return nil, ErrCrowded
 	}
-	admitted := make(chan struct{})
-	v.waiting = append(v.waiting, admitted)
+	w := &visitor{done: make(chan struct{})}
+	v.waiting = append(v.waiting, w)
 	g.waiting++
 	g.turn(v)
 	g.mu.Unlock()
 
 	select {
-	case <-admitted:
+	case <-w.done:
+		if w.err != nil {
+			return nil, w.err
+		}
 		return leave, nil
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if at := slices.Index(v.waiting, admitted); at >= 0 {
+	if at := slices.Index(v.waiting, w); at >= 0 {
 		v.waiting = slices.Delete(v.waiting, at, at+1)
 		g.waiting--
-		g.turns = slices.DeleteFunc(g.turns, func(w *visitors) bool { return w == v && len(v.waiting) == 0 })
+		g.turns = slices.DeleteFunc(g.turns, func(other *visitors) bool { return other == v && len(v.waiting) == 0 })
 		v.inTurns = v.inTurns && len(v.waiting) > 0
 		g.forget(v)
-	} else {
+	} else if w.err == nil {
 		g.release(v)
 	}
 	return nil, ctx.Err()
+}
+
+// SendAway makes Enter return an error to all callers that wait.
+func (g *Gate) SendAway(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, v := range g.tenants {
+		for _, w := range v.waiting {
+			w.err = err
+			close(w.done)
+		}
+		v.waiting, v.inTurns = nil, false
+		g.forget(v)
+	}
+	g.waiting, g.turns = 0, nil
 }
 
 func (g *Gate) leave(v *visitors) {
@@ -124,7 +148,7 @@ func (g *Gate) release(v *visitors) {
 		next := g.turns[0]
 		g.turns, next.inTurns = slices.Delete(g.turns, 0, 1), false
 		g.admit(next)
-		close(next.waiting[0])
+		close(next.waiting[0].done)
 		next.waiting = slices.Delete(next.waiting, 0, 1)
 		g.waiting--
 		g.turn(next)

@@ -131,6 +131,31 @@ func TestGateForgetsWhoGivesUp(t *testing.T) {
 	empty(t, g)
 }
 
+// All who wait are sent away, and those who come later are not.
+func TestGateSendsAway(t *testing.T) {
+	g := NewGate(2, 1, 100)
+	first, other := enter(t, g, "a"), enter(t, g, "b")
+	errs := make(chan error, 3)
+	for _, tenant := range []string{"a", "b", "c"} {
+		go func() {
+			_, err := g.Enter(WithTenant(bounded.Context(t), tenant))
+			errs <- err
+		}()
+	}
+	bounded.True(t, "they wait", func() bool { return g.Waiting() == 3 })
+	g.SendAway(ErrReadOnly)
+	for range 3 {
+		if err := bounded.Receive(t, "a caller", errs); !errors.Is(err, ErrReadOnly) {
+			t.Errorf("it got %v", err)
+		}
+	}
+	next := queue(t, g, "c")
+	other()
+	bounded.Receive(t, "the next caller", next)()
+	first()
+	empty(t, g)
+}
+
 // A thousand tenants at once each come in, never more than the size at a time, and give up now and then.
 func TestGateOfAThousandTenants(t *testing.T) {
 	g := NewGate(4, 2, 5000)
