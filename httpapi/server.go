@@ -155,7 +155,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 		r.id = ids[0]
 	}
 	w.Header().Set("X-Request-ID", r.id)
-	ctx, release := r.outlive(in.Context(), s.config.Outlive)
+	ctx, release := r.outlive(in.Context(), s.config)
 	defer release()
 	out := &response{ResponseWriter: w, server: s, ctx: ctx, request: r}
 	defer func() {

@@ -101,7 +101,9 @@ func TestRun(t *testing.T) {
 	want := []string{
 		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "one-tenant@64", "tenants@64",
 		"unchecked@64", "checked@64", "mixed@64",
-		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4", "before-overload@64", "overload@640", "after-overload@64",
+		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4",
+		"alone@4", "slow-guards@4", "alone@4", "slow-timers@4", "alone@4", "schemas@4", "alone@4", "batches@4", "alone@4", "lists@4",
+		"alone@4", "stalled-readers@4", "alone@4", "webhooks@4", "before-overload@64", "overload@640", "after-overload@64",
 		"one-workflow@1", "one-workflow@8", "one-workflow@64", "workflows@1", "workflows@8", "workflows@64",
 	}
 	if !slices.Equal(names, want) {
