@@ -3,6 +3,7 @@ package definition
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 )
 
@@ -50,6 +51,7 @@ func (m *meter) take(steps int) {
 		return
 	}
 	m.look = m.taken + stepsBetweenLooks
+	runtime.Gosched() // Whoever waits for the processor need not wait for a time slice.
 	if err := m.ctx.Err(); err != nil {
 		panic(stop{err})
 	}

@@ -39,10 +39,12 @@ type neighbour struct {
 	Stop float64 `json:"stop_s"`
 }
 
-// A burden is a tenant that asks for too much. run asks until its context ends.
+// A burden is a tenant that asks for too much. run asks until its context ends. lift, if not nil, is called
+// afterwards, so that nothing is left to do for the service.
 type burden struct {
 	name string
 	run  func(ctx context.Context)
+	lift func(ctx context.Context) error
 }
 
 // The workflows of the burdens. A guard of slowGuard takes longer than a statement may for the array of
@@ -152,6 +154,9 @@ func (b *benchmark) measureNeighbour(ctx context.Context, burden burden, ids []s
 				n.PeakRSS = larger(n.PeakRSS, peakRSS(b.meter.service))
 			}
 			stop()
+			if i == 1 && burden.lift != nil {
+				err = errors.Join(err, burden.lift(ctx))
+			}
 			if err != nil {
 				return n, err
 			}
@@ -232,9 +237,9 @@ func (b *benchmark) burdens(ctx context.Context, count int) (list []burden, clos
 	return []burden{
 		{"slow-guards", b.insist(bearer, quietConnections, 0, slow, func(c *client, i int) {
 			c.post(instancesPath, c.id(i), firePath, slowKeys, i, slowBodies[c.number%len(slowBodies)])
-		})},
-		{"slow-timers", b.insist(bearer, 1, 100*time.Millisecond, slow, creates("bench-timer", array(longArray)))},
-		{"schemas", b.insist(bearer, quietConnections, 0, slow, creates("bench-schema-recursive", nested(recursiveDepth)))},
+		}), nil},
+		{"slow-timers", b.insist(bearer, 1, 100*time.Millisecond, slow, creates("bench-timer", array(longArray))), b.endTimers},
+		{"schemas", b.insist(bearer, quietConnections, 0, slow, creates("bench-schema-recursive", nested(recursiveDepth))), nil},
 		{"batches", b.insist(bearer, batchConnections, 0, own, func(c *client, i int) {
 			c.batch(i*fullBatch, (i+1)*fullBatch, func(n int) {
 				// Half of the clients fire at few instances, so that most of their commands wait for others.
@@ -246,12 +251,15 @@ func (b *benchmark) burdens(ctx context.Context, count int) (list []burden, clos
 				c.body = append(append(c.body, id...), `","key":"`...)
 				c.body = append(c.key(c.body, batchKeys, n), `"}`...)
 			})
-		})},
+		}), nil},
 		{"lists", b.insist(bearer, 32, 0, slow, func(c *client, i int) {
 			c.get("/v1/instances?limit=200&", []string{"stuck_for=1ms", "workflow=bench-slow", "sort=-state_changed_at"}[i%3])
-		})},
-		{"stalled-readers", b.stall},
-		{"webhooks", fan},
+		}), nil},
+		{"stalled-readers", b.stall, nil},
+		{"webhooks", fan, func(ctx context.Context) error {
+			_, err := b.conn.Exec(ctx, "delete from pawl.subscription where tenant_id = $1", b.token)
+			return err
+		}},
 	}, hung.close, nil
 }
 
@@ -301,16 +309,11 @@ func (b *benchmark) stallOnce(ctx context.Context, path string) {
 // fanOut returns a burden of steps that are each told to a number of subscriptions, whose endpoint hangs.
 func (b *benchmark) fanOut(url string, ids []string, count int) func(context.Context) {
 	return func(ctx context.Context) {
-		var subscriptions []string
+		body := json.RawMessage(`{"url": ` + strconv.Quote(url) + `, "filter": {}}`)
 		for range count {
-			var s struct {
-				ID string `json:"id"`
+			if err := b.call(ctx, http.MethodPost, "/v1/subscriptions", body, nil); err != nil {
+				return
 			}
-			body := json.RawMessage(`{"url": ` + strconv.Quote(url) + `, "filter": {}}`)
-			if err := b.call(ctx, http.MethodPost, "/v1/subscriptions", body, &s); err != nil {
-				break
-			}
-			subscriptions = append(subscriptions, s.ID)
 		}
 		keys := b.keys()
 		l := &load{
@@ -320,9 +323,16 @@ func (b *benchmark) fanOut(url string, ids []string, count int) func(context.Con
 		}
 		_, _ = l.run(ctx, b.service.address, ids, 0, maxDuration, nil, nil)
 		<-ctx.Done()
-		// The service may have been stopped meanwhile.
-		_, _ = b.conn.Exec(context.WithoutCancel(ctx), "delete from pawl.subscription where id = any ($1::text[]::uuid[])", subscriptions)
 	}
+}
+
+// endTimers ends the instances whose timers are slow.
+func (b *benchmark) endTimers(ctx context.Context) error {
+	_, err := b.conn.Exec(ctx, `
+		select count(pawl.fire_one(i.id, 'end', p_tenant => i.tenant_id))
+		from pawl.instance i
+		where i.tenant_id = $1 and i.workflow = 'bench-timer' and i.status = 'active'`, b.token)
+	return err
 }
 
 // hanging is an endpoint that answers no request.
