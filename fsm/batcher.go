@@ -21,6 +21,9 @@ const maxChain = 32
 // is not held up by a full call of another's.
 const smallShare = 8
 
+// cutMemory is how long a call that was cut for the sake of a tenant with few commands is remembered.
+const cutMemory = time.Second
+
 // A track says with which others a command may be called.
 type track int
 
@@ -64,7 +67,7 @@ const (
 // A call may have commands of several tenants. Tenants take turns, with one command at each turn, and take as
 // many turns as the tenant with the fewest commands needs. So the call of a tenant with few commands is short,
 // however many commands of others wait. It does not wait for other calls either: calls that are crowded, with
-// more than smallShare commands for each tenant, leave one flusher for it.
+// more than smallShare commands for each tenant, leave one flusher for it, and more if there are such tenants.
 //
 // A command that may be slow gets a call of its own, so that it holds up no other: see track. The calls of
 // trackSlow have flushers of their own.
@@ -91,9 +94,10 @@ type batcher[C, R any] struct {
 	calls    []*inFlight                 // The calls in flight, without those of trackSlow.
 	// newcomer: a command has come of a tenant that has none in crowded calls, and is not called yet.
 	newcomer bool
-	alarmed  bool // Whether a timer is set to call grow when the calls in flight are slow.
-	running  int  // How many flushers there are, without those of trackSlow.
-	slow     int  // How many flushers of trackSlow there are.
+	lastCut  time.Time // When a call was last cut.
+	alarmed  bool      // Whether a timer is set to call grow when the calls in flight are slow.
+	running  int       // How many flushers there are, without those of trackSlow.
+	slow     int       // How many flushers of trackSlow there are.
 	closed   bool
 	idle     *sync.Cond // Signalled when no flusher runs and nothing is checked.
 }
@@ -264,7 +268,7 @@ func (b *batcher[C, R]) mustWait() time.Duration {
 	switch {
 	case b.newcomer && crowded == len(b.calls), cut == len(b.calls):
 		return 0
-	case crowded > 0 && crowded >= b.flushers-1 && !b.maySingle():
+	case crowded >= b.mostCrowded() && !b.maySingle():
 		return -1
 	case b.ready[trackShared].size >= b.cap:
 		return 0
@@ -284,6 +288,16 @@ func (b *batcher[C, R]) crowded() (crowded, cut int) {
 		}
 	}
 	return crowded, cut
+}
+
+// mostCrowded returns how many calls in flight may be crowded: all but one, and a quarter of them while there are
+// tenants with few commands. More of them would use up the processors that those tenants' calls need too. The lock
+// is held.
+func (b *batcher[C, R]) mostCrowded() int {
+	if time.Since(b.lastCut) < cutMemory {
+		return max(b.flushers/4, 1)
+	}
+	return max(b.flushers-1, 1)
 }
 
 // maySingle reports whether a call of trackAlone may be made. One flusher is left for the other commands, since
@@ -431,8 +445,8 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 	}
 	b.newcomer = false
 	ready := &b.ready[trackShared]
-	turns := max(ready.least(), smallShare)
-	if busy, _ := b.crowded(); busy > 0 && busy >= b.flushers-1 {
+	turns, mixed := max(ready.least(), smallShare), len(ready.turns) > 1
+	if busy, _ := b.crowded(); busy >= b.mostCrowded() {
 		turns = smallShare // This flusher is left for tenants with few commands.
 	}
 	for turn := 0; turn < turns && ready.size > 0 && len(batch) < b.cap; turn++ {
@@ -446,9 +460,12 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 			batch = append(batch, b.takeOne(p))
 		}
 	}
-	// Chains get the rest of the room.
-	room := b.cap
 	if c.cut = !c.crowded && ready.size > 0 && len(batch) < b.cap; c.cut {
+		b.lastCut = c.began
+	}
+	// Chains get the rest of the room, or little of it if commands of other tenants wait for them.
+	room := b.cap
+	if mixed && !c.crowded {
 		room = min(len(batch)+smallShare, b.cap)
 	}
 	last := batch

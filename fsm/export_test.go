@@ -23,6 +23,9 @@ const SlowCall = slowCall
 // SmallShare is how many commands of a tenant a call may have although another tenant has fewer.
 const SmallShare = smallShare
 
+// CutMemory is how long a call that was cut is remembered.
+const CutMemory = cutMemory
+
 // Call is a command on its way through a Batcher.
 type Call = pending[string, Result]
 

@@ -38,13 +38,13 @@ func wantPages[T any](t *testing.T, want, most int, read func(fsm.Page) (fsm.Lis
 func TestPagesAreBoundedInBytes(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
-	// 4 MiB are 70 contexts of 60 kB, and 35 steps with such a context and payload.
+	// 1 MiB are 18 contexts of 60 kB, and 9 or 10 steps with such a context and payload.
 	bounded.Exec(t, pool, `select pawl.create_one('counter', jsonb_build_object('x', 0, 'text', repeat('x', 60000))) from generate_series(1, 150)`)
 	seen := map[string]bool{}
 	for _, sort := range []fsm.Sort{fsm.SortCreatedAt, fsm.SortStateChangedAtDesc} {
 		clear(seen)
 		last := ""
-		for _, i := range wantPages(t, 150, 71, func(page fsm.Page) (fsm.List[fsm.Instance], error) {
+		for _, i := range wantPages(t, 150, 18, func(page fsm.Page) (fsm.List[fsm.Instance], error) {
 			return s.List(bounded.Context(t), fsm.DefaultTenant, fsm.Filter{Sort: sort}, page)
 		}) {
 			seen[i.ID.String()] = true
@@ -60,7 +60,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 
 	id := fsmtest.Create(t, s, "counter", `{"x": 0, "text": "`+strings.Repeat("x", 60000)+`"}`).ID
 	bounded.Exec(t, pool, `select pawl.fire_one($1, 'add', jsonb_build_object('n', 0, 'text', repeat('y', 60000))) from generate_series(1, 79)`, id)
-	for n, step := range wantPages(t, 80, 36, func(page fsm.Page) (fsm.List[fsm.Step], error) {
+	for n, step := range wantPages(t, 80, 10, func(page fsm.Page) (fsm.List[fsm.Step], error) {
 		return s.History(bounded.Context(t), fsm.DefaultTenant, id, page)
 	}) {
 		if step.Version != int64(n)+1 {
@@ -72,7 +72,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 		described := strings.Replace(fsmtest.Counter, `"name": "counter"`, fmt.Sprintf(`"name": "counter-%d", "description": %q`, n, strings.Repeat("x", 900_000)), 1)
 		fsmtest.Register(t, s, described)
 	}
-	for n, w := range wantPages(t, 7, 6, func(page fsm.Page) (fsm.List[string], error) {
+	for n, w := range wantPages(t, 7, 3, func(page fsm.Page) (fsm.List[string], error) {
 		l, err := s.ListWorkflows(bounded.Context(t), page)
 		names := make([]string, len(l.Items))
 		for i, w := range l.Items {

@@ -48,9 +48,9 @@ const wideList = "GET /v1/instances?limit=200 HTTP/1.1\r\nHost: pawl.test\r\n\r\
 // no more large answers than it may hold, and all the small ones that it asks for.
 func TestAnswersThatNobodyTakes(t *testing.T) {
 	t.Parallel()
-	a := startWith(t, setup{http: httpapi.Config{AnswerPatience: 10 * time.Second, MaxHeld: 9 << 20}})
+	a := startWith(t, setup{http: httpapi.Config{AnswerPatience: 10 * time.Second, MaxHeld: 5 << 19}}) // A list has 1 MiB.
 	a.wide(70)
-	conn := a.stall(strings.Repeat(wideList, 4)) // The buffers of the connection hold one or two.
+	conn := a.stall(strings.Repeat(wideList, 20)) // The buffers of the connection hold some.
 	status := func() int {
 		res, err := a.client.Get(a.url + "/v1/instances?limit=200")
 		if err != nil {

@@ -39,7 +39,7 @@ type Config struct {
 	AnswerPatience time.Duration
 	// MaxHeld is how many bytes of bodies and of answers that were not received yet all requests together may hold.
 	// One tenant's may hold half of that. Further requests are refused as unavailable. Bodies and answers of up to
-	// 64 KiB do not count. Default 128 MiB.
+	// 64 KiB do not count. Default 64 MiB.
 	MaxHeld int64
 	// MaxBody is the limit on the size of a body, in bytes. Default 1 MiB.
 	MaxBody int64
@@ -119,7 +119,7 @@ func New(services Services, config Config) (http.Handler, error) {
 		config.AnswerPatience = 30 * time.Second
 	}
 	if config.MaxHeld <= 0 {
-		config.MaxHeld = 128 << 20
+		config.MaxHeld = 64 << 20
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -233,9 +233,23 @@ func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.
 		// For what the handler does not write itself. It gives its answers other deadlines.
 		WriteTimeout: 30 * time.Second,
 		IdleTimeout:  2 * time.Minute,
+		ConnContext:  limitBuffer,
 		// The handler answers OPTIONS * too, since it answers every error as a problem.
 		DisableGeneralOptionsHandler: true,
 	}, nil
+}
+
+// sendBuffer is the size of the kernel's buffer for what a client has not received yet, of which Linux uses twice as
+// much. Without it the kernel buffers megabytes for each client, and the service works ahead for clients that
+// receive nothing.
+const sendBuffer = 256 << 10
+
+// limitBuffer sets the size of a connection's buffer.
+func limitBuffer(ctx context.Context, conn net.Conn) context.Context {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(sendBuffer) // Without it the connection works too.
+	}
+	return ctx
 }
 
 // listenAndServe listens on an address and adds the server to the group. drain lets the server finish its

@@ -17,7 +17,7 @@ const (
 	// A page ends after streamRows steps, or with the step by which its contexts and payloads exceed
 	// streamBytes, so that no reader costs much memory.
 	streamRows  = 1000
-	streamBytes = 1 << 20
+	streamBytes = 256 << 10
 	// maxBehind is how many steps, of all tenants, a batch may have that is read by sequence number, since
 	// each page sorts the steps that are left. The past may have any number: it is read by instance.
 	maxBehind = 100000

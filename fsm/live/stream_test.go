@@ -71,8 +71,8 @@ func TestStreamsComeInPages(t *testing.T) {
 	bounded.Exec(t, pool, more, 40, 60000)
 	events, id, pages = readAll(t, s, id)
 	wantSteps(t, events, 40)
-	if pages != 3 {
-		t.Errorf("40 contexts of 60 kB have %d pages, want 3", pages)
+	if pages != 8 { // With five in each.
+		t.Errorf("40 contexts of 60 kB have %d pages, want 8", pages)
 	}
 	bounded.Exec(t, pool, "select pawl.fire_one(id, 'add', '{\"n\": 1}') from (select id from pawl.instance where version = 1 limit 2001) i")
 	events, id, _ = readAll(t, s, id)

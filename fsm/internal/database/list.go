@@ -21,7 +21,7 @@ const (
 
 // PageBytes is where a page ends early: with the row by which its documents (contexts, payloads or definitions) have so
 // many bytes. It has at least one row.
-const PageBytes = 4 << 20
+const PageBytes = 1 << 20
 
 // A Listing is a list that is read by pages. Its items have keys, in an order that never changes,
 // so that no item is seen twice or left out while others are added.
