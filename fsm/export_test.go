@@ -60,6 +60,7 @@ func SubjectOf(tenant, workflow, event string) Subject {
 func (s *Slowness) Track(x Subject) string {
 	return []string{"shared", "alone", "slow"}[(*slowness)(s).track(x)]
 }
+
 func (s *Slowness) Knows(tenant, event string) bool       { return (*slowness)(s).knows(tenant, event) }
 func (s *Slowness) Suspect(x Subject)                     { (*slowness)(s).suspect(x) }
 func (s *Slowness) Convict(x Subject)                     { (*slowness)(s).convict(x) }

@@ -75,8 +75,11 @@ func TestSlowness(t *testing.T) {
 			n    int
 			slow bool
 		}{
-			{time.Millisecond, 1, false}, {100 * time.Millisecond, 1, false}, {101 * time.Millisecond, 1, true},
-			{200 * time.Millisecond, 256, false}, {230 * time.Millisecond, 256, true},
+			{time.Millisecond, 1, false},
+			{100 * time.Millisecond, 1, false},
+			{101 * time.Millisecond, 1, true},
+			{200 * time.Millisecond, 256, false},
+			{230 * time.Millisecond, 256, true},
 		} {
 			if got := s.IsSlow(c.took, c.n); got != c.slow {
 				t.Errorf("a call of %d commands that took %v: slow %v", c.n, c.took, got)
