@@ -606,7 +606,7 @@ create view pawl.timeout_row as
     NULL::text AS last_error
   WHERE false;
 
-create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text, p_bytes bigint DEFAULT 4194304) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
+create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text, p_bytes bigint DEFAULT 1048576) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set jit = 'off'

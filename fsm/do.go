@@ -102,9 +102,8 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	return replies
 }
 
-// checkCallback refuses a callback that cannot be sent, and one that cannot be signed. It writes the URL as
-// it is sent. Its host is not
-// looked up, since a batch may have a thousand callbacks.
+// checkCallback refuses a callback that cannot be sent, and one that cannot be signed. It replaces the URL by the
+// form in which it is sent. The host is not looked up, since a batch may have a thousand callbacks.
 func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 	switch {
 	case c.CallbackURL == "" && c.CallbackSecret == "":

@@ -46,26 +46,26 @@ func (p *pending[C, R]) Fail(err error)      { p.fail(err) }
 func (p *pending[C, R]) Wait() (R, error)    { return p.wait() }
 func (p *pending[C, R]) Done() chan struct{} { return p.done }
 
-// Slowness remembers what is slow, and Subject is what may be.
+// Slowness remembers what is slow, and Source is what may be.
 type (
 	Slowness slowness
-	Subject  = subject
+	Source   = source
 )
 
-// SubjectOf is an event of a workflow for a tenant.
-func SubjectOf(tenant, workflow, event string) Subject {
-	return subject{tenant: tenant, workflow: workflow, event: event}
+// SourceOf is an event of a workflow for a tenant.
+func SourceOf(tenant, workflow, event string) Source {
+	return source{tenant: tenant, workflow: workflow, event: event}
 }
 
-func (s *Slowness) Track(x Subject) string {
+func (s *Slowness) Track(x Source) string {
 	return []string{"shared", "alone", "slow"}[(*slowness)(s).track(x)]
 }
 
 func (s *Slowness) Knows(tenant, event string) bool       { return (*slowness)(s).knows(tenant, event) }
-func (s *Slowness) Suspect(x Subject)                     { (*slowness)(s).suspect(x) }
-func (s *Slowness) Convict(x Subject)                     { (*slowness)(s).convict(x) }
-func (s *Slowness) Blame(x Subject)                       { (*slowness)(s).blame(x) }
-func (s *Slowness) Acquit(x Subject)                      { (*slowness)(s).acquit(x) }
+func (s *Slowness) Suspect(x Source)                      { (*slowness)(s).suspect(x) }
+func (s *Slowness) Convict(x Source)                      { (*slowness)(s).convict(x) }
+func (s *Slowness) Blame(x Source)                        { (*slowness)(s).blame(x) }
+func (s *Slowness) Acquit(x Source)                       { (*slowness)(s).acquit(x) }
 func (s *Slowness) IsSlow(took time.Duration, n int) bool { return (*slowness)(s).isSlow(took, n) }
 
 // Batcher is where commands queue.

@@ -79,11 +79,11 @@ func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error
 }
 
 func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) flushed[CreateCommand, Result] {
-	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.subjectOfCreate, s.blameCreate})
+	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.sourceOfCreate, s.blameCreate})
 }
 
 func (s *Service) flushFires(batch []*pending[FireCommand, Result]) flushed[FireCommand, Result] {
-	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.subjectOfFire, s.blameFire})
+	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.sourceOfFire, s.blameFire})
 }
 
 // A handling is how the commands of one kind are called and answered.
@@ -92,8 +92,8 @@ type handling[C any] struct {
 	call func(context.Context, *queries.Queries, []*pending[C, Result]) ([]queries.Outcome, error)
 	// answer turns an outcome into a result or an error, or says that the command must be called again.
 	answer func(*pending[C, Result], queries.Outcome) (answered bool, result Result, err error)
-	// subject says whose guards were called. It is not known if there is no such instance.
-	subject func(*pending[C, Result], queries.Outcome) (x subject, known bool)
+	// source says whose guards were called. It is not known if there is no such instance.
+	source func(*pending[C, Result], queries.Outcome) (x source, known bool)
 	// blame says why a call for a single command failed, and notes what was slow.
 	blame func(*pending[C, Result], error) error
 }
@@ -155,14 +155,14 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left 
 	return left
 }
 
-// observe notes whether a call was slow, for later commands of the same subjects.
+// observe notes whether a call was slow, for later commands of the same sources.
 func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.Outcome, took time.Duration, h handling[C]) {
 	slow := s.slowness.isSlow(took, len(batch))
 	if len(batch) > 1 && !slow {
 		return
 	}
 	for i, p := range batch {
-		x, known := h.subject(p, outcomes[i])
+		x, known := h.source(p, outcomes[i])
 		switch {
 		case !known:
 		case len(batch) > 1:
@@ -175,31 +175,31 @@ func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.
 	}
 }
 
-// subjectOfCreate is the subject of a create.
-func (s *Service) subjectOfCreate(p *pending[CreateCommand, Result], _ queries.Outcome) (x subject, known bool) {
-	return subject{tenant: p.tenant, workflow: p.command.Workflow}, true
+// sourceOfCreate is the source of a create.
+func (s *Service) sourceOfCreate(p *pending[CreateCommand, Result], _ queries.Outcome) (x source, known bool) {
+	return source{tenant: p.tenant, workflow: p.command.Workflow}, true
 }
 
-// subjectOfFire is the subject of an event. The call for a single command was not held up by a lock for long.
+// sourceOfFire is the source of an event. The call for a single command was not held up by a lock for long.
 // So it also acquits the instance.
-func (s *Service) subjectOfFire(p *pending[FireCommand, Result], o queries.Outcome) (x subject, known bool) {
+func (s *Service) sourceOfFire(p *pending[FireCommand, Result], o queries.Outcome) (x source, known bool) {
 	if p.track == trackSlow && !p.known {
 		s.slowness.acquit(locked(p))
 	}
 	if o.Workflow == nil {
-		return subject{}, false
+		return source{}, false
 	}
-	return subject{tenant: p.tenant, workflow: *o.Workflow, event: p.command.Event}, true
+	return source{tenant: p.tenant, workflow: *o.Workflow, event: p.command.Event}, true
 }
 
-// locked is the subject of an instance that another transaction has locked.
-func locked(p *pending[FireCommand, Result]) subject {
-	return subject{tenant: p.tenant, instance: p.command.ID}
+// locked is the source of an instance that another transaction has locked.
+func locked(p *pending[FireCommand, Result]) source {
+	return source{tenant: p.tenant, instance: p.command.ID}
 }
 
 // trackOfCreate says with which others a create may be called.
 func (s *Service) trackOfCreate(p *pending[CreateCommand, Result]) {
-	x, _ := s.subjectOfCreate(p, queries.Outcome{})
+	x, _ := s.sourceOfCreate(p, queries.Outcome{})
 	p.track = s.slowness.track(x)
 	p.known = p.track == trackSlow
 }
@@ -210,7 +210,7 @@ func (s *Service) trackOfFire(p *pending[FireCommand, Result]) {
 		return
 	}
 	if i, err := s.Get(p.ctx, p.tenant, p.command.ID); err == nil {
-		p.track = s.slowness.track(subject{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
+		p.track = s.slowness.track(source{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
 		p.known = p.track == trackSlow
 	}
 }
@@ -233,7 +233,7 @@ func (s *Service) blameFire(p *pending[FireCommand, Result], err error) error {
 	}
 	e, workflow := s.guardError(p, err)
 	if workflow != "" {
-		s.slowness.blame(subject{tenant: p.tenant, workflow: workflow, event: p.command.Event})
+		s.slowness.blame(source{tenant: p.tenant, workflow: workflow, event: p.command.Event})
 	}
 	return e
 }
@@ -248,7 +248,7 @@ func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) erro
 			return fromDatabase(err)
 		}
 	}
-	x, _ := s.subjectOfCreate(p, queries.Outcome{})
+	x, _ := s.sourceOfCreate(p, queries.Outcome{})
 	s.slowness.blame(x)
 	return &Error{Kind: GuardError, Message: guardErrorMessage, Cause: err}
 }

@@ -24,17 +24,17 @@ const (
 	fastCalls, maxDoublings = 8, 14
 )
 
-// A subject is what makes a call slow, or makes it fail: the guards and assigns of a workflow for a tenant's
+// A source is what makes a call slow, or makes it fail: the guards and assigns of a workflow for a tenant's
 // instances, at their creation (without an event) or at an event; or an instance that another transaction has
 // locked.
-type subject struct {
+type source struct {
 	tenant, workflow, event string
 	instance                uuid.UUID
 }
 
-// A mark says what is known of a subject.
+// A mark says what is known of a source.
 type mark struct {
-	// at is when the last call was slow or failed, and times counts these calls since the subject was forgotten.
+	// at is when the last call was slow or failed, and times counts these calls since the source was forgotten.
 	at    time.Time
 	times int
 	// fast is how many more calls must be fast before its commands share calls again.
@@ -44,28 +44,28 @@ type mark struct {
 	suspected, probing bool
 }
 
-// slowness remembers for which subjects calls are slow or fail. Commands for these get calls of their own:
-// otherwise each of them would delay all commands that share its call. It holds at most 8,192 subjects. The
+// slowness remembers for which sources calls are slow or fail. Commands for these get calls of their own:
+// otherwise each of them would delay all commands that share its call. It holds at most 8,192 sources. The
 // zero value is ready for use by several goroutines.
 type slowness struct {
 	mu    sync.Mutex
-	marks recent[subject, mark]
+	marks recent[source, mark]
 	// events says when there was last a slow call for an event of any workflow of a tenant. A command for an
 	// instance does not name its workflow.
-	events recent[subject, time.Time]
+	events recent[source, time.Time]
 	// shortest and before are the durations of the shortest calls of this window and of the one before.
 	shortest, before time.Duration
 	window           time.Time // When this window began.
 }
 
-// knows reports whether there may be a mark of a subject with the tenant and the event, of any workflow.
+// knows reports whether there may be a mark of a source with the tenant and the event, of any workflow.
 func (s *slowness) knows(tenant, event string) bool {
-	at, known := s.events.get(subject{tenant: tenant, event: event})
+	at, known := s.events.get(source{tenant: tenant, event: event})
 	return known && time.Since(at) <= slowMemory
 }
 
-// track says with which others a command of a subject may be called.
-func (s *slowness) track(x subject) track {
+// track says with which others a command of a source may be called.
+func (s *slowness) track(x source) track {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, known := s.marks.get(x)
@@ -99,13 +99,13 @@ func (s *slowness) isSlow(took time.Duration, n int) bool {
 	return took > max(slowCommand+time.Duration(n-1)*slowShare, paceFactor*pace)
 }
 
-// suspect notes that a call with commands of a subject and of others was slow.
-func (s *slowness) suspect(x subject) {
+// suspect notes that a call with commands of a source and of others was slow.
+func (s *slowness) suspect(x source) {
 	s.change(x, func(m *mark) { m.suspected, m.probing = true, false })
 }
 
-// convict notes that a call for a single command of a subject was slow. Once may be by chance.
-func (s *slowness) convict(x subject) {
+// convict notes that a call for a single command of a source was slow. Once may be by chance.
+func (s *slowness) convict(x source) {
 	s.change(x, func(m *mark) {
 		if m.suspected || m.fast > 0 {
 			m.blame()
@@ -115,8 +115,8 @@ func (s *slowness) convict(x subject) {
 	})
 }
 
-// blame notes that a call for a single command of a subject failed.
-func (s *slowness) blame(x subject) {
+// blame notes that a call for a single command of a source failed.
+func (s *slowness) blame(x source) {
 	s.change(x, (*mark).blame)
 }
 
@@ -127,8 +127,8 @@ func (m *mark) blame() {
 	m.suspected, m.probing = false, false
 }
 
-// change changes the mark of a subject that was slow now.
-func (s *slowness) change(x subject, change func(*mark)) {
+// change changes the mark of a source that was slow now.
+func (s *slowness) change(x source, change func(*mark)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, _ := s.marks.get(x)
@@ -138,11 +138,11 @@ func (s *slowness) change(x subject, change func(*mark)) {
 	change(&m)
 	m.at = time.Now()
 	s.marks.put(x, m)
-	s.events.put(subject{tenant: x.tenant, event: x.event}, m.at)
+	s.events.put(source{tenant: x.tenant, event: x.event}, m.at)
 }
 
-// acquit notes that a call for a single command of a subject was fast.
-func (s *slowness) acquit(x subject) {
+// acquit notes that a call for a single command of a source was fast.
+func (s *slowness) acquit(x source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m, known := s.marks.get(x); known && (m.fast > 0 || m.suspected) {

@@ -23,8 +23,8 @@ func TestSlowness(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &fsm.Slowness{}
-		slow, other := fsm.SubjectOf("t", "w", "go"), fsm.SubjectOf("u", "w", "go")
-		want := func(x fsm.Subject, want string) {
+		slow, other := fsm.SourceOf("t", "w", "go"), fsm.SourceOf("u", "w", "go")
+		want := func(x fsm.Source, want string) {
 			t.Helper()
 			if got := s.Track(x); got != want {
 				t.Errorf("the track is %s, want %s", got, want)

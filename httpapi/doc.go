@@ -40,7 +40,7 @@
 //
 // A client that has closed its own side of the connection cannot be told from one that is gone. A
 // command or a read goes on for Outlive, so that the answer reaches the one that still reads. A wait
-// is answered with what is true then, and a stream ends.
+// is answered with what is true then; a stream, a simulation and a back-test end.
 //
 // # Imports
 //

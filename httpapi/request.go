@@ -54,8 +54,8 @@ func requestOf(ctx context.Context) *request {
 // outlive returns the context for the work on the request, which ends some time after the client's
 // context, or at once if the process shuts down. A client that has sent its request may close its own side
 // of the connection and still wait for the answer. net/http ends the client's context then, as it does when
-// the client is gone: the two look alike until something is sent. Waits and streams, which may last for long,
-// end with the client; see draining.
+// the client is gone: the two look alike until something is sent. Waits, streams, simulations and back-tests,
+// which may last for long, end with the client; see draining.
 func (r *request) outlive(client context.Context, config Config) (context.Context, context.CancelFunc) {
 	r.client = client
 	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(client), requestKey{}, r))

@@ -79,7 +79,7 @@ func (w *response) begin(n int) {
 	w.ResponseWriter.WriteHeader(w.status)
 }
 
-var errHeld = &fsm.Error{Kind: fsm.Unavailable, Message: "clients of this tenant have too much left to send or to read; try again"}
+var errHeld = &fsm.Error{Kind: fsm.Unavailable, Message: "too many bytes of bodies and answers are held for clients that are slow to send or to read; try again"}
 
 // wait gives the client time for the next part.
 func (w *response) wait() {

@@ -50,7 +50,8 @@ type Config struct {
 	// stream is ended. Default 10 s.
 	StreamPatience time.Duration
 	// Outlive is for how long a request is worked on after its client has closed the connection, or
-	// its own side of it. Waits and streams end at once. Default 30 s.
+	// its own side of it. Waits, streams, simulations and back-tests end at once.
+	// Default 30 s.
 	Outlive time.Duration
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.

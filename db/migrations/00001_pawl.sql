@@ -6033,7 +6033,7 @@ $$;
 -- +goose StatementBegin
 create function pawl.backtest(
   p_workflow text, p_ids uuid[], p_version integer default null, p_definition jsonb default null,
-  p_tenant text default 'default', p_bytes bigint default 4194304
+  p_tenant text default 'default', p_bytes bigint default 1048576
 ) returns table (id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6598,8 +6598,8 @@ $$;
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
 -- Raises:  PW40V workflow-conflict, PW42D invalid-definition
--- Locks:   workflow (share update exclusive): registrations wait for each other, and neither for back-tests, which
---          store their candidates there, nor does any command wait for them
+-- Locks:   workflow (share update exclusive): registrations wait for each other. They do not wait for
+--          back-tests, which store their candidates there, and no command waits for either
 -- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
 create function pawl.register_workflow(
@@ -6654,8 +6654,9 @@ $$;
 
 -- 60_lifecycle/retire_workflow.sql
 
--- retire_workflow deletes a version of a workflow that no instance uses, final ones included. It counts twice. The first count refuses a version in
--- use before anybody waits. The second, under the lock, sees instances that were created or moved meanwhile.
+-- retire_workflow deletes a version of a workflow that no instance uses, final ones included. It counts
+-- twice. The first count refuses a version in use before anybody waits. The second, under the lock, sees
+-- instances that were created or moved meanwhile.
 --
 -- If the version was the latest, the one before it becomes the latest again. Its number is then given again,
 -- unless instances were migrated away from it: their history names it, and a number in history must not

@@ -114,7 +114,7 @@ func (s *Schemas) Check(ctx context.Context, schema, document []byte, root strin
 }
 
 // Fits reports whether a document fits the schema with a checksum. It reports false if the schema is not kept, or if
-// the check has no end within its limits.
+// the check is over its limits.
 func (s *Schemas) Fits(ctx context.Context, checksum string, document []byte) bool {
 	k := s.get(checksum)
 	if k == nil {

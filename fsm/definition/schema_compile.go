@@ -159,7 +159,7 @@ func (c *compiled) measure(roots []*jsonschema.Schema) {
 		inPlace, members, others := subschemas(s)
 		roots = append(append(append(roots, inPlace...), members...), others...)
 		if s.Bool == nil {
-			newGate(c.meter, s, len(inPlace), len(members)).install(s)
+			newToll(c.meter, s, len(inPlace), len(members)).install(s)
 		}
 	}
 }
@@ -206,9 +206,9 @@ func subschemas(s *jsonschema.Schema) (inPlace, members, others []*jsonschema.Sc
 	return inPlace, members, others
 }
 
-// gate is what a schema does before it applies others: it takes the steps of that, and checks type, const,
+// toll is what a schema does before it applies others: it takes the steps of that, and checks type, const,
 // enum and format. The library makes these checks first, too, but does not measure them.
-type gate struct {
+type toll struct {
 	meter *meter
 	// fixed is what applying the schema costs, and perMember what each member or item adds to that.
 	fixed, perMember int
@@ -250,8 +250,8 @@ type refusal struct{ kind jsonschema.ErrorKind }
 // Error describes the fault.
 func (r *refusal) Error() string { return r.kind.LocalizedString(english) }
 
-func newGate(m *meter, s *jsonschema.Schema, inPlace, members int) *gate {
-	g := &gate{meter: m, fixed: 1 + inPlace + len(s.Required)/8, perMember: 1 + members, format: s.Format, unique: s.UniqueItems}
+func newToll(m *meter, s *jsonschema.Schema, inPlace, members int) *toll {
+	g := &toll{meter: m, fixed: 1 + inPlace + len(s.Required)/8, perMember: 1 + members, format: s.Format, unique: s.UniqueItems}
 	for _, names := range s.DependentRequired {
 		g.fixed += 1 + len(names)/8
 	}
@@ -268,8 +268,8 @@ func newGate(m *meter, s *jsonschema.Schema, inPlace, members int) *gate {
 	return g
 }
 
-// install puts the gate where the library checks the format, which it then does first.
-func (g *gate) install(s *jsonschema.Schema) {
+// install puts the toll where the library checks the format, which it then does first.
+func (g *toll) install(s *jsonschema.Schema) {
 	s.Types, s.Const, s.Enum = nil, nil, nil
 	s.Format = &jsonschema.Format{Validate: g.check}
 	if g.format != nil {
@@ -283,7 +283,7 @@ func (g *gate) install(s *jsonschema.Schema) {
 }
 
 // check is the Validate of a format.
-func (g *gate) check(v any) error {
+func (g *toll) check(v any) error {
 	steps := g.fixed
 	switch v := v.(type) {
 	case map[string]any:
@@ -315,7 +315,7 @@ func (g *gate) check(v any) error {
 }
 
 // takes reports whether a value has one of the types.
-func (g *gate) takes(t string, v any) bool {
+func (g *toll) takes(t string, v any) bool {
 	for _, want := range g.types {
 		if want == t {
 			return true

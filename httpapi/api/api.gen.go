@@ -994,7 +994,7 @@ type ReadinessStatus string
 
 // ReplayReport The result of a replay.
 type ReplayReport struct {
-	// Gone The number of deliveries that cannot be sent any more, since their subscription or instance is gone.
+	// Gone The number of deliveries that cannot be sent any more, since their subscription or instance is gone or their callback was delivered.
 	Gone int64 `json:"gone"`
 
 	// Replayed The number of deliveries that are pending again.

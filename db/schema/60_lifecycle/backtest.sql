@@ -17,7 +17,7 @@
 -- Writes:  nothing that stays
 create function pawl.backtest(
   p_workflow text, p_ids uuid[], p_version integer default null, p_definition jsonb default null,
-  p_tenant text default 'default', p_bytes bigint default 4194304
+  p_tenant text default 'default', p_bytes bigint default 1048576
 ) returns table (id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

@@ -5,8 +5,8 @@
 -- p_version: the version that it must become; null for any
 -- Returns: version; created: whether it is new
 -- Raises:  PW40V workflow-conflict, PW42D invalid-definition
--- Locks:   workflow (share update exclusive): registrations wait for each other, and neither for back-tests, which
---          store their candidates there, nor does any command wait for them
+-- Locks:   workflow (share update exclusive): registrations wait for each other. They do not wait for
+--          back-tests, which store their candidates there, and no command waits for either
 -- Writes:  workflow, workflow_state, workflow_transition
 create function pawl.register_workflow(
   p_definition jsonb, p_actor text default session_user, p_version integer default null,

@@ -1,5 +1,6 @@
--- retire_workflow deletes a version of a workflow that no instance uses, final ones included. It counts twice. The first count refuses a version in
--- use before anybody waits. The second, under the lock, sees instances that were created or moved meanwhile.
+-- retire_workflow deletes a version of a workflow that no instance uses, final ones included. It counts
+-- twice. The first count refuses a version in use before anybody waits. The second, under the lock, sees
+-- instances that were created or moved meanwhile.
 --
 -- If the version was the latest, the one before it becomes the latest again. Its number is then given again,
 -- unless instances were migrated away from it: their history names it, and a number in history must not

@@ -161,8 +161,8 @@ func (c *Client) ChangeAll(ctx context.Context, statementTimeout string, f func(
 	return c.retry(ctx, pgx.TxOptions{}, statementTimeout, f, c.changing)
 }
 
-// Linger is ChangeAll for a call that leaves nothing behind. Since its statements may take long, it also waits until
-// fewer such calls are under way than Read has connections.
+// Linger is ChangeAll for a call that leaves nothing behind. Since its statements may take long, it first waits for
+// one of half as many places as Read has connections, and then for one of Read's.
 func (c *Client) Linger(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
 	return c.retry(ctx, options, statementTimeout, f, c.lingering, c.reading)
 }

@@ -28,8 +28,8 @@ func tenantOf(ctx context.Context) string {
 // other tenant asks. So a newcomer waits only while other tenants have all places, and until the first of their
 // calls ends.
 //
-// Twice Room callers may wait. A tenant never has more waiting than there are places left to wait in. So one
-// tenant alone can have Room of them, and fewer while others wait.
+// Twice room callers may wait. A tenant never has more waiting than there are places left to wait in. So one
+// tenant alone can have room of them waiting, and fewer while others wait.
 type Gate struct {
 	size, most, room int
 
