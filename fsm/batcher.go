@@ -268,7 +268,7 @@ func (b *batcher[C, R]) mustWait() time.Duration {
 	switch {
 	case b.newcomer && crowded == len(b.calls), cut == len(b.calls):
 		return 0
-	case crowded >= b.mostCrowded() && !b.maySingle():
+	case crowded > 0 && crowded >= b.mostCrowded() && !b.newcomer && !b.maySingle():
 		return -1
 	case b.ready[trackShared].size >= b.cap:
 		return 0
@@ -290,20 +290,22 @@ func (b *batcher[C, R]) crowded() (crowded, cut int) {
 	return crowded, cut
 }
 
-// mostCrowded returns how many calls in flight may be crowded: all but one, and a quarter of them while there are
-// tenants with few commands. More of them would use up the processors that those tenants' calls need too. The lock
-// is held.
+// mostCrowded returns how many calls in flight may be crowded: one flusher is left beside them and the calls of
+// trackAlone. While there are tenants with few commands, a quarter of the flushers may make crowded calls: more
+// of these would use up the processors that those tenants' calls need too. The lock is held.
 func (b *batcher[C, R]) mostCrowded() int {
+	most := max(b.flushers-1, 1) - b.single
 	if time.Since(b.lastCut) < cutMemory {
-		return max(b.flushers/4, 1)
+		most = min(most, max(b.flushers/4, 1))
 	}
-	return max(b.flushers-1, 1)
+	return most
 }
 
 // maySingle reports whether a call of trackAlone may be made. One flusher is left for the other commands, since
 // these calls may be slow. The lock is held.
 func (b *batcher[C, R]) maySingle() bool {
-	return b.ready[trackAlone].size > 0 && b.single < max(b.flushers-1, 1)
+	crowded, _ := b.crowded()
+	return b.ready[trackAlone].size > 0 && b.single+crowded < max(b.flushers-1, 1)
 }
 
 // run is a flusher: it makes calls while there is work for it.
@@ -473,7 +475,7 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 		taken := len(batch)
 		for _, p := range last {
 			next := p.next
-			if next != nil && next.behind == 1 && next.track == trackShared && len(batch) < room && next.gaveUp() == nil {
+			if next != nil && next.stage == waits && next.behind == 1 && next.track == trackShared && len(batch) < room && next.gaveUp() == nil {
 				batch = append(batch, b.takeOne(next))
 			}
 		}
@@ -524,6 +526,14 @@ func (b *batcher[C, R]) drop(refused func(*pending[C, R]) error) {
 func (b *batcher[C, R]) leave(p *pending[C, R]) {
 	for _, x := range p.exclusive {
 		line := b.lines[x]
+		if at := slices.Index(line, p); at > 0 {
+			// Those before it must still be called again: their documents are being checked.
+			if x == p.chain {
+				line[at-1].next = p.next
+			}
+			b.lines[x] = slices.Delete(line, at, at+1)
+			continue
+		}
 		line[0] = nil // The array lives on, and would keep the command.
 		if line = line[1:]; len(line) == 0 {
 			delete(b.lines, x)

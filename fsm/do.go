@@ -72,13 +72,16 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		waits   = make([]func() (Result, error), len(commands))
 		replies = make([]Reply, len(commands))
 	)
+	// Nothing depends on what is done before the queue: a wrong guess costs a second call.
+	preparing, prepared := context.WithTimeout(ctx, s.config.CallTimeout)
+	defer prepared()
 	for i, command := range commands {
 		switch c := command.(type) {
 		case CreateCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
 				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, "key "+c.Key)
-				guess(s, p, s.guesses.forCreate(c.Workflow), c.Context)
+				guess(preparing, s, p, s.guesses.forCreate(c.Workflow), c.Context)
 				s.trackOfCreate(p)
 				creates, waits[i] = append(creates, p), p.wait
 			}
@@ -86,8 +89,8 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
 				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), "key "+c.Key)
-				guess(s, p, s.guesses.forFire(c.ID, c.Event), c.Payload)
-				s.trackOfFire(p)
+				guess(preparing, s, p, s.guesses.forFire(c.ID, c.Event), c.Payload)
+				s.trackOfFire(preparing, p)
 				fires, waits[i] = append(fires, p), p.wait
 			}
 		}
@@ -136,7 +139,7 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 // refusal leaves the transaction usable; a GuardError and an error of the database do not. The kinds are
 // those of Fire.
 func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
-	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
+	return s.decide(ctx, &c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
 		outcomes, err := fire(ctx, queries.New(session.Tx(tx)), []*pending[FireCommand, Result]{p})
 		if err != nil {
 			return queries.Outcome{}, s.blameFire(p, err)
@@ -147,11 +150,11 @@ func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result,
 
 // decide makes calls for one command that is not queued: one call, and another after each check of its
 // payload.
-func (s *Service) decide(c *FireCommand, call func(*pending[FireCommand, Result]) (queries.Outcome, error)) (Result, error) {
+func (s *Service) decide(ctx context.Context, c *FireCommand, call func(*pending[FireCommand, Result]) (queries.Outcome, error)) (Result, error) {
 	if err := c.normalise(); err != nil {
 		return Result{}, err
 	}
-	p := newPending[FireCommand, Result](context.Background(), *c, c.Tenant)
+	p := newPending[FireCommand, Result](ctx, *c, c.Tenant)
 	for {
 		outcome, err := call(p)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 )
 
 // A Kind says what went wrong. It is an error, so that callers can write
@@ -266,7 +267,7 @@ func kindOf(reason error) Kind {
 
 // fromDatabase is the one place where an error of the driver gets a Kind.
 func fromDatabase(err error) *Error {
-	if errors.Is(err, database.ErrCrowded) {
+	if errors.Is(err, gate.ErrCrowded) {
 		return &Error{Kind: Unavailable, Message: "too many requests of this kind are waiting; try again", Cause: err}
 	}
 	pg, ok := errors.AsType[*pgconn.PgError](err)

@@ -104,7 +104,7 @@ type handling[C any] struct {
 // blame harms no other. If a document must still be checked against a schema, its command is called again when
 // it has been checked, before any later command for the instance.
 func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left flushed[C, Result]) {
-	defer failAll(batch)
+	defer failAll(batch, &left)
 	var outcomes []queries.Outcome
 	began := time.Now()
 	unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
@@ -169,8 +169,8 @@ func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.
 			s.slowness.suspect(x)
 		case slow:
 			s.slowness.convict(x)
-		default:
-			s.slowness.acquit(x)
+		case outcomes[i].Code == "applied" && !outcomes[i].Replayed || outcomes[i].Code == "guard-rejected":
+			s.slowness.acquit(x) // Its guards were called.
 		}
 	}
 }
@@ -205,11 +205,11 @@ func (s *Service) trackOfCreate(p *pending[CreateCommand, Result]) {
 }
 
 // trackOfFire says with which others a fire may be called. It reads the instance if it must know its workflow.
-func (s *Service) trackOfFire(p *pending[FireCommand, Result]) {
+func (s *Service) trackOfFire(ctx context.Context, p *pending[FireCommand, Result]) {
 	if p.track = s.slowness.track(locked(p)); p.track == trackSlow || !s.slowness.knows(p.tenant, p.command.Event) {
 		return
 	}
-	if i, err := s.Get(p.ctx, p.tenant, p.command.ID); err == nil {
+	if i, err := s.Get(ctx, p.tenant, p.command.ID); err == nil {
 		p.track = s.slowness.track(source{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
 		p.known = p.track == trackSlow
 	}

@@ -75,8 +75,8 @@ func check[C any](s *Service, p *pending[C, Result], schema, document json.RawMe
 
 // guess checks a command's document against the schema that the engine will probably ask for. A document
 // that does not fit is no error here: if the guess was right, the engine asks for the check.
-func guess[C any](s *Service, p *pending[C, Result], checksum string, document json.RawMessage) {
-	if checksum != "" && s.schemas.Fits(p.ctx, checksum, document) {
+func guess[C any](ctx context.Context, s *Service, p *pending[C, Result], checksum string, document json.RawMessage) {
+	if checksum != "" && s.schemas.Fits(ctx, checksum, document) {
 		p.checked = checksum
 	}
 }

@@ -58,10 +58,14 @@ func chained[C, R any](ctx context.Context, c C, tenant, chain string, exclusive
 	return p
 }
 
-// complete ends a command with its result.
+// complete ends a command with its result, unless it has ended.
 func (p *pending[C, R]) complete(result R) {
-	p.result = result
-	close(p.done)
+	select {
+	case <-p.done:
+	default:
+		p.result = result
+		close(p.done)
+	}
 }
 
 // fail ends a command with an error, unless it has ended.
@@ -106,9 +110,11 @@ func (p *pending[C, R]) recheck() (err error) {
 	return check()
 }
 
-// failAll recovers from a panic of the call that defers it, and fails the commands of the call.
-func failAll[C, R any](batch []*pending[C, R]) {
+// failAll recovers from a panic of the call that defers it, and fails the commands of the call. None of them is
+// called again.
+func failAll[C, R any](batch []*pending[C, R], left *flushed[C, R]) {
 	if cause := recover(); cause != nil {
+		*left = flushed[C, R]{}
 		for _, p := range batch {
 			p.fail(panicked(cause))
 		}

@@ -15,7 +15,7 @@ import (
 // Preview is a dry run of Fire: it makes the same decision and writes nothing. The Result has the instance
 // as it would be. The key is not looked at, so nothing is replayed. The kinds are those of Fire.
 func (s *Service) Preview(ctx context.Context, c FireCommand) (Result, error) {
-	return s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
+	return s.decide(ctx, &c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
 		o, err := previewOn(ctx, s.db.Try, p)
 		switch {
 		case database.IsGuardFailure(err):
@@ -101,7 +101,7 @@ func previewCreate(ctx context.Context, try trial, workflow string, version int,
 // event. A nil payload is an empty one. The kinds are those of Fire.
 func (s *Service) PreviewFrom(ctx context.Context, at Position, event string, payload json.RawMessage) (Position, error) {
 	c := FireCommand{Event: event, Payload: payload, Expect: ExpectAny()}
-	r, err := s.decide(&c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
+	r, err := s.decide(ctx, &c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
 		return simulate(ctx, s.db.Try, at, &p.command.Event, p)
 	})
 	return at.after(r), err

@@ -22,7 +22,7 @@ func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instanc
 
 // flushGets reads instances.
 func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (left flushed[uuid.UUID, Instance]) {
-	defer failAll(batch)
+	defer failAll(batch, &left)
 	type place struct {
 		tenant string
 		id     uuid.UUID

@@ -10,7 +10,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
-	"github.com/pawl-fsm/pawl/fsm/internal/database"
+	turns "github.com/pawl-fsm/pawl/fsm/internal/gate"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -88,7 +88,7 @@ func TestListsEndWithTheirCallers(t *testing.T) {
 }
 
 func TestTooManyWaitingReads(t *testing.T) {
-	if err := fsm.AsError(database.ErrCrowded); !errors.Is(err, fsm.Unavailable) {
+	if err := fsm.AsError(turns.ErrCrowded); !errors.Is(err, fsm.Unavailable) {
 		t.Errorf("it is %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 	"github.com/pawl-fsm/pawl/internal/address"
 )
 
@@ -26,7 +27,7 @@ type Config struct {
 	Flushers int
 	// SlowCalls is the largest number of calls in flight with commands that were slow before, for creates and
 	// fires each. A command was slow if its guards and assigns take long, or if another transaction has its
-	// instance locked. Such a command shares no call with others. Default 2.
+	// instance locked. Such a command shares no call with others. Default 2, but at most a tenth of the pool's connections.
 	SlowCalls int
 	// MaxBatch is the largest number of commands in a call, of all tenants together. Default 256.
 	MaxBatch int
@@ -98,6 +99,9 @@ func New(pool *pgxpool.Pool, config Config) *Service {
 	if config.Flushers <= 0 {
 		config.Flushers = max(min(4, int(pool.Config().MaxConns)/5), 1)
 	}
+	if config.SlowCalls <= 0 {
+		config.SlowCalls = max(min(2, int(pool.Config().MaxConns)/10), 1)
+	}
 	config = config.withDefaults()
 	s := &Service{db: database.New(pool, config.Reads, config.CallTimeout, asError), config: config}
 	s.creates = newBatcher(config, s.flushCreates)
@@ -110,16 +114,16 @@ func New(pool *pgxpool.Pool, config Config) *Service {
 // tenants of their contexts, so that one tenant's do not hold up those of another. Calls without such a context
 // take turns as one tenant.
 func ForTenant(ctx context.Context, tenant string) context.Context {
-	return database.WithTenant(ctx, tenant)
+	return gate.WithTenant(ctx, tenant)
 }
 
 // A Gate lets a bounded number of callers in at a time, for whom the tenants of ForTenant take turns. Its type is
 // internal.
-type Gate = database.Gate
+type Gate = gate.Gate
 
 // NewGate returns a Gate that lets size callers in at a time, and most of one tenant. room is how many callers of one
 // tenant may wait if no others do.
-func NewGate(size, most, room int) *Gate { return database.NewGate(size, most, room) }
+func NewGate(size, most, room int) *Gate { return gate.New(size, most, room) }
 
 // Database is how the packages under fsm call the database. Its type is internal to them.
 func (s *Service) Database() *database.Client { return s.db }

@@ -70,7 +70,7 @@ func (w *response) begin(n int) {
 	w.wait()
 	if n > small && !w.request.hold(int64(n)) {
 		w.refused, w.status = true, http.StatusServiceUnavailable
-		for _, name := range []string{"ETag", "Link", "Location", "Preference-Applied", "Idempotent-Replayed"} {
+		for _, name := range []string{"Content-Length", "ETag", "Link", "Location", "Preference-Applied", "Idempotent-Replayed"} {
 			w.Header().Del(name)
 		}
 		w.server.fail(w.ctx, w.ResponseWriter, errHeld)

@@ -23,11 +23,12 @@ var allowed = map[string][]string{
 	"db/session": {"db/queries"},
 	"db/localpg": {},
 
-	"fsm":                   {"db/queries", "db/schema", "db/session", "fsm/definition", "fsm/internal/database", "internal/address"},
-	"fsm/definition":        {},
-	"fsm/internal/database": {"db/queries", "db/session"},
+	"fsm":                   {"db/queries", "db/schema", "db/session", "fsm/definition", "fsm/internal/database", "fsm/internal/gate", "internal/address"},
+	"fsm/definition":        {"fsm/internal/gate"},
+	"fsm/internal/database": {"db/queries", "db/session", "fsm/internal/gate"},
+	"fsm/internal/gate":     {},
 	"fsm/internal/final":    {"db/queries", "fsm/internal/database"},
-	"fsm/lifecycle":         {"db/queries", "db/session", "fsm", "fsm/definition", "fsm/internal/database", "fsm/internal/final"},
+	"fsm/lifecycle":         {"db/queries", "db/session", "fsm", "fsm/definition", "fsm/internal/database", "fsm/internal/final", "fsm/internal/gate"},
 	"fsm/live":              {"db/queries", "db/session", "fsm", "fsm/internal/database", "fsm/worker"}, // The hub polls in the worker's loop.
 	"fsm/subscription":      {"db/queries", "fsm", "fsm/internal/database", "internal/address"},
 	"fsm/worker":            {"db/queries", "db/session", "fsm/internal/database", "fsm/internal/final"},

@@ -2,9 +2,12 @@ package definition
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 )
 
 const (
@@ -31,20 +34,19 @@ func Steps(ctx context.Context, schema, document string, limit int) (int, error)
 // Len counts the compiled schemas that are kept.
 func (s *Schemas) Len() int { return len(s.kept) }
 
-// TakeSlots takes all slots. It returns what gives them back.
+// TakeSlots takes all slots, each for a tenant of its own. It returns what gives them back.
 func (s *Schemas) TakeSlots(ctx context.Context) (release func()) {
 	releases := []func(){}
-	for {
-		one, err := s.slot(ctx)
+	for n := range slots() {
+		one, err := s.slot(gate.WithTenant(ctx, fmt.Sprint("tenant ", n)))
 		if err != nil {
 			return nil
 		}
-		if releases = append(releases, one); len(releases) == cap(s.slots) {
-			return func() {
-				for _, release := range releases {
-					release()
-				}
-			}
+		releases = append(releases, one)
+	}
+	return func() {
+		for _, release := range releases {
+			release()
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 )
 
 // The limits of a check. A step takes 0.1 to 1 µs; see meter.
@@ -27,8 +29,9 @@ const (
 	// no limit of time, so that a short check does not wait because the machine is busy.
 	freeSteps    = 4000
 	freeProducts = 1 << 18
-	// maxSlotWait is how long it waits.
-	maxSlotWait = maxCheckTime
+	// maxSlotWait is how long it waits, and maxSlotWaiters how many checks of one tenant wait.
+	maxSlotWait    = 2*maxCheckTime + time.Second
+	maxSlotWaiters = 64
 	// Compiling a schema of more objects than these waits for a slot, too.
 	maxFreeObjects = 100
 )
@@ -40,13 +43,13 @@ var errBusy = &Error{Reason: ErrBusy, Message: "checks of other documents take a
 // use by several goroutines.
 //
 // Every check is bounded. A check that is long, or a schema that is large, waits for one of a few slots, half as
-// many as there are processors. So long checks take at most half of the processors from others, and a short check
-// never waits for a long one.
+// many as there are processors. Tenants take turns for them. So long checks take at most half of the processors from
+// others, and a short check never waits for a long one.
 type Schemas struct {
 	mu     sync.Mutex
 	kept   map[string]*kept
 	weight int // Of all that are kept.
-	slots  chan struct{}
+	slots  *gate.Gate
 }
 
 const (
@@ -155,21 +158,22 @@ func (s *Schemas) measured(ctx context.Context, k *kept, steps int, part func(*c
 func (s *Schemas) slot(ctx context.Context) (release func(), err error) {
 	s.mu.Lock()
 	if s.slots == nil {
-		s.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+		n := slots()
+		s.slots = gate.New(n, max(n/2, 1), maxSlotWaiters)
 	}
-	slots := s.slots
+	g := s.slots
 	s.mu.Unlock()
-	timer := time.NewTimer(maxSlotWait)
-	defer timer.Stop()
-	select {
-	case slots <- struct{}{}:
-		return func() { <-slots }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-timer.C:
+	waiting, cancel := context.WithTimeout(ctx, maxSlotWait)
+	defer cancel()
+	release, err = g.Enter(waiting)
+	if err != nil && ctx.Err() == nil {
 		return nil, errBusy
 	}
+	return release, err
 }
+
+// slots is how many slots there are.
+func slots() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
 // withCopy calls f with a copy of the compiled schema that nobody else uses meanwhile.
 func (s *Schemas) withCopy(ctx context.Context, k *kept, f func(*compiled) error) error {
@@ -230,6 +234,9 @@ func (s *Schemas) get(checksum string) *kept {
 func (s *Schemas) keep(checksum string, k *kept, weight int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.kept[checksum] != nil {
+		return
+	}
 	if s.kept == nil || len(s.kept) >= maxSchemas || s.weight+weight > maxWeight {
 		s.kept, s.weight = map[string]*kept{}, 0
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 )
 
 // Service registers workflows, and does what concerns all instances of a workflow. It may be used by
@@ -15,7 +16,7 @@ type Service struct {
 	db      *database.Client
 	schemas *definition.Schemas
 	// backtests and simulations bound how many of them are under way.
-	backtests, simulations       *database.Gate
+	backtests, simulations       *gate.Gate
 	backtestTime, simulationTime time.Duration
 }
 
@@ -23,7 +24,7 @@ type Service struct {
 func New(service *fsm.Service) *Service {
 	return &Service{
 		fsm: service, db: service.Database(), schemas: service.Schemas(),
-		backtests: database.NewGate(2, 1, 32), simulations: database.NewGate(8, 4, 128),
+		backtests: gate.New(2, 1, 32), simulations: gate.New(8, 4, 128),
 		backtestTime: BacktestTime, simulationTime: SimulationTime,
 	}
 }

@@ -147,7 +147,11 @@ func (l *leadership) fetch(ctx context.Context, rest bool) (again bool, err erro
 		return false, err
 	}
 	if len(jobs) < len(rows) {
-		again = true // The page of messages ended early, so the same search finds the rest.
+		// The page of messages ended early. A later search finds the rest, after those of the other tenants.
+		again = true
+		if !rest {
+			l.after = rows[len(jobs)-1].TenantID
+		}
 	} else {
 		l.pass(lanes, reached, rest)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/session"
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 )
 
 // A Client calls one database. It may be used by several goroutines at once.
@@ -20,7 +21,7 @@ type Client struct {
 	asError func(error) error
 
 	reads                        *pgxpool.Pool
-	reading, lingering, changing *Gate
+	reading, lingering, changing *gate.Gate
 }
 
 // changes is how many connections of the second pool are kept for changes, as a rule.
@@ -41,12 +42,12 @@ func New(pool, reads *pgxpool.Pool, timeout time.Duration, asError func(error) e
 	} else {
 		size = int(reads.Config().MaxConns)
 	}
-	gate := func(size int) *Gate {
+	newGate := func(size int) *gate.Gate {
 		size = max(size, 1)
-		return NewGate(size, max(size/2, 1), room)
+		return gate.New(size, max(size/2, 1), room)
 	}
 	reading := max(size-changes, 1)
-	c.reading, c.lingering, c.changing = gate(reading), gate(reading/2), gate(min(changes, size-1))
+	c.reading, c.lingering, c.changing = newGate(reading), newGate(reading/2), newGate(min(changes, size-1))
 	return c
 }
 
@@ -168,7 +169,7 @@ func (c *Client) Linger(ctx context.Context, options pgx.TxOptions, statementTim
 }
 
 func (c *Client) retry(
-	ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error, gates ...*Gate,
+	ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error, gates ...*gate.Gate,
 ) error {
 	var err error
 	const tries = 8
@@ -188,7 +189,7 @@ func (c *Client) retry(
 
 // pass makes a call behind gates. If the database does not answer it, those who wait at the last gate need not find
 // that out one after the other.
-func (c *Client) pass(ctx context.Context, call func() error, gates ...*Gate) error {
+func (c *Client) pass(ctx context.Context, call func() error, gates ...*gate.Gate) error {
 	for _, g := range gates {
 		leave, err := g.Enter(ctx)
 		if err != nil {

@@ -4,7 +4,6 @@
 //
 //   - [Client]: a call with a timeout, repeated after a deadlock, a serialization failure or a
 //     lost connection; and transactions that need more time than a command has.
-//   - [Gate]: a bounded number of calls at a time, for which tenants take turns.
 //   - The questions that callers ask of a driver's error, such as [IsConnectionError]. What an
 //     error means to a caller, its Kind, is decided by package fsm alone.
 //   - [List]: one page of a list, read by key, and the signed cursor of the next page.
@@ -42,7 +41,7 @@
 // # When things fail
 //
 // Read, List and Change return what the function given to New makes of the driver's error; the other calls return that
-// error. A gate with too many waiting callers refuses further ones with ErrCrowded. If a call finds that the database does not
+// error. A gate with too many waiting callers refuses further ones with gate.ErrCrowded. If a call finds that the database does not
 // answer, those who wait at its gate fail with the same error. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
 // lead to the same server. A secret that could not be read is read again by the next page.
 //

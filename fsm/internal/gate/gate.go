@@ -1,4 +1,5 @@
-package database
+// Package gate lets a bounded number of callers in at a time, by turns of tenants. It is pure: it knows no database.
+package gate
 
 import (
 	"context"
@@ -54,8 +55,8 @@ type visitor struct {
 	done chan struct{} // Closed when it was let in or sent away.
 }
 
-// NewGate returns a Gate that lets size callers in at a time, and most of one tenant. room bounds how many may wait.
-func NewGate(size, most, room int) *Gate {
+// New returns a Gate that lets size callers in at a time, and most of one tenant. room bounds how many may wait.
+func New(size, most, room int) *Gate {
 	return &Gate{size: size, most: most, room: room, tenants: map[string]*visitors{}}
 }
 

@@ -1,4 +1,4 @@
-package database
+package gate
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
+
+var errAway = errors.New("the database is away")
 
 // enter lets a caller of a tenant in, which must not have to wait.
 func enter(t *testing.T, g *Gate, tenant string) (leave func()) {
@@ -56,7 +58,7 @@ func empty(t *testing.T, g *Gate) {
 
 // A tenant that fills its part leaves room for the first call of another.
 func TestGateKeepsRoomForNewcomers(t *testing.T) {
-	g := NewGate(4, 2, 100)
+	g := New(4, 2, 100)
 	first, second := enter(t, g, "busy"), enter(t, g, "busy")
 	third := queue(t, g, "busy")
 	leave := enter(t, g, "newcomer")
@@ -75,7 +77,7 @@ func TestGateKeepsRoomForNewcomers(t *testing.T) {
 
 // However many calls of a tenant wait, the next place is another's turn.
 func TestGateTakesTurns(t *testing.T) {
-	g := NewGate(2, 1, 100)
+	g := New(2, 1, 100)
 	busy, other := enter(t, g, "busy"), enter(t, g, "other")
 	var waiting []<-chan func()
 	for range 10 {
@@ -94,7 +96,7 @@ func TestGateTakesTurns(t *testing.T) {
 
 // One tenant cannot fill the places to wait in.
 func TestGateBoundsWhoWaits(t *testing.T) {
-	g := NewGate(1, 1, 3)
+	g := New(1, 1, 3)
 	leave := enter(t, g, "busy")
 	waiting := []<-chan func(){queue(t, g, "busy"), queue(t, g, "busy"), queue(t, g, "busy")}
 	if _, err := g.Enter(WithTenant(t.Context(), "busy")); !errors.Is(err, ErrCrowded) {
@@ -111,7 +113,7 @@ func TestGateBoundsWhoWaits(t *testing.T) {
 
 // Who gives up is forgotten, whether it was let in meanwhile or not.
 func TestGateForgetsWhoGivesUp(t *testing.T) {
-	g := NewGate(2, 1, 100)
+	g := New(2, 1, 100)
 	leave := enter(t, g, "a")
 	ctx, cancel := context.WithCancel(WithTenant(t.Context(), "a"))
 	gone := make(chan error, 1)
@@ -133,7 +135,7 @@ func TestGateForgetsWhoGivesUp(t *testing.T) {
 
 // All who wait are sent away, and those who come later are not.
 func TestGateSendsAway(t *testing.T) {
-	g := NewGate(2, 1, 100)
+	g := New(2, 1, 100)
 	first, other := enter(t, g, "a"), enter(t, g, "b")
 	errs := make(chan error, 3)
 	for _, tenant := range []string{"a", "b", "c"} {
@@ -143,9 +145,9 @@ func TestGateSendsAway(t *testing.T) {
 		}()
 	}
 	bounded.True(t, "they wait", func() bool { return g.Waiting() == 3 })
-	g.SendAway(ErrReadOnly)
+	g.SendAway(errAway)
 	for range 3 {
-		if err := bounded.Receive(t, "a caller", errs); !errors.Is(err, ErrReadOnly) {
+		if err := bounded.Receive(t, "a caller", errs); !errors.Is(err, errAway) {
 			t.Errorf("it got %v", err)
 		}
 	}
@@ -158,7 +160,7 @@ func TestGateSendsAway(t *testing.T) {
 
 // A thousand tenants at once each come in, never more than the size at a time, and give up now and then.
 func TestGateOfAThousandTenants(t *testing.T) {
-	g := NewGate(4, 2, 5000)
+	g := New(4, 2, 5000)
 	var (
 		mu     sync.Mutex
 		inside = map[string]int{}
