@@ -35,7 +35,7 @@ type serviceFlags struct {
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
-	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM to the end of the process. Requests may take nine tenths of it; streams, waits, simulations and back-tests end at once."`
+	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM to the end of the process. Requests may take four fifths of it; streams, waits, simulations and back-tests end at once."`
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
 	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
 	sinkFlags
@@ -163,7 +163,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		c.log.Info("draining")
 		end = time.Now().Add(s.ShutdownTimeout)
 		// What is left is for the workers and the connections.
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout*9/10)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout*4/5)
 		defer cancel()
 		return drain(bounded)
 	})

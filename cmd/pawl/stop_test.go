@@ -18,7 +18,7 @@ import (
 func startPatient(t *testing.T) (*process, *pgx.Conn) {
 	t.Helper()
 	dsn := dbtest.NewDSN(t)
-	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=10m", "PAWL_GUARD_TIMEOUT=10m", "PAWL_SHUTDOWN_TIMEOUT=5s"}, "serve")
+	p := start(t, []string{"DATABASE_URL=" + dsn, "PAWL_LOCK_TIMEOUT=10m", "PAWL_GUARD_TIMEOUT=10m", "PAWL_SHUTDOWN_TIMEOUT=10s"}, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
 	conn, err := pgx.Connect(bounded.Context(t), dsn)
 	if err != nil {

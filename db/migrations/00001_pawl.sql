@@ -3289,7 +3289,7 @@ begin
   update pawl_private.slow_queue q
   set turn_at = v_now,
     slow_until = case
-      when pawl_private.too_slow(clock_timestamp() - v_begun, looked_at) then v_now + pawl_private.slow_for(q.times)
+      when looked_at > 0 and pawl_private.too_slow(clock_timestamp() - v_begun, looked_at) then v_now + pawl_private.slow_for(q.times)
       else q.slow_until
     end
   where q.id = v_queue.id;
