@@ -104,10 +104,10 @@ func TestStopCutsWhatDoesNotEnd(t *testing.T) {
 			}
 		}()
 	}
-	const waiting = `select count(*) >= $1 from pg_locks where not granted and relation = 'pawl.delivery'::regclass
+	const waiting = `select count(*) = $1 from pg_locks where not granted and relation = 'pawl.delivery'::regclass
 		and database = (select oid from pg_database where datname = current_database())`
 	bounded.UntilSQL(t, tx, waiting, 2)
 	p.Signal(t, syscall.SIGTERM)
 	_ = p.Wait(t) // It says that it has cut requests.
-	bounded.UntilSQL(t, tx, `select count(*) = 0 from pg_stat_activity where datname = current_database() and application_name = 'pawl'`)
+	bounded.UntilSQL(t, tx, waiting, 0)
 }
