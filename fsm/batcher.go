@@ -173,8 +173,9 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	case slow > 0 && t.slow+slow > max(b.maxQueue/8, 1):
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting whose guards are slow, or whose instances are locked; try again"}
 	}
+	now := time.Now()
 	for _, p := range commands {
-		p.arrival, p.queued = b.arrivals, time.Now()
+		p.arrival, p.queued = b.arrivals, now
 		b.arrivals++
 		for _, x := range p.exclusive {
 			line := b.lines[x]

@@ -3,6 +3,7 @@ package fsm
 import (
 	"cmp"
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -73,15 +74,14 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		replies = make([]Reply, len(commands))
 	)
 	// Nothing depends on what is done before the queue: a wrong guess costs a second call.
-	preparing, prepared := context.WithTimeout(ctx, s.config.CallTimeout)
-	defer prepared()
+	until := time.Now().Add(s.config.CallTimeout)
 	for i, command := range commands {
 		switch c := command.(type) {
 		case CreateCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
 				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, "key "+c.Key)
-				guess(preparing, s, p, s.guesses.forCreate(c.Workflow), c.Context)
+				guess(s, p, s.guesses.forCreate(c.Workflow), c.Context, until)
 				s.trackOfCreate(p)
 				creates, waits[i] = append(creates, p), p.wait
 			}
@@ -89,8 +89,8 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
 				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), "key "+c.Key)
-				guess(preparing, s, p, s.guesses.forFire(c.ID, c.Event), c.Payload)
-				s.trackOfFire(preparing, p)
+				guess(s, p, s.guesses.forFire(c.ID, c.Event), c.Payload, until)
+				s.trackOfFire(p, until)
 				fires, waits[i] = append(fires, p), p.wait
 			}
 		}

@@ -79,11 +79,11 @@ func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error
 }
 
 func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) flushed[CreateCommand, Result] {
-	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, s.sourceOfCreate, s.blameCreate})
+	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, sourceOfCreate, s.blameCreate})
 }
 
 func (s *Service) flushFires(batch []*pending[FireCommand, Result]) flushed[FireCommand, Result] {
-	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, s.sourceOfFire, s.blameFire})
+	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, sourceOfFire, s.blameFire})
 }
 
 // A handling is how the commands of one kind are called and answered.
@@ -162,6 +162,9 @@ func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.
 		return
 	}
 	for i, p := range batch {
+		if p.blamed.instance != uuid.Nil {
+			s.slowness.acquit(p.blamed) // No lock held up the call for long.
+		}
 		x, known := h.source(p, outcomes[i])
 		switch {
 		case !known:
@@ -176,16 +179,12 @@ func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.
 }
 
 // sourceOfCreate is the source of a create.
-func (s *Service) sourceOfCreate(p *pending[CreateCommand, Result], _ queries.Outcome) (x source, known bool) {
+func sourceOfCreate(p *pending[CreateCommand, Result], _ queries.Outcome) (x source, known bool) {
 	return source{tenant: p.tenant, workflow: p.command.Workflow}, true
 }
 
-// sourceOfFire is the source of an event. The call for a single command was not held up by a lock for long.
-// So it also acquits the instance.
-func (s *Service) sourceOfFire(p *pending[FireCommand, Result], o queries.Outcome) (x source, known bool) {
-	if p.track == trackSlow && !p.known {
-		s.slowness.acquit(locked(p))
-	}
+// sourceOfFire is the source of an event.
+func sourceOfFire(p *pending[FireCommand, Result], o queries.Outcome) (x source, known bool) {
 	if o.Workflow == nil {
 		return source{}, false
 	}
@@ -199,19 +198,27 @@ func locked(p *pending[FireCommand, Result]) source {
 
 // trackOfCreate says with which others a create may be called.
 func (s *Service) trackOfCreate(p *pending[CreateCommand, Result]) {
-	x, _ := s.sourceOfCreate(p, queries.Outcome{})
-	p.track = s.slowness.track(x)
-	p.known = p.track == trackSlow
+	x, _ := sourceOfCreate(p, queries.Outcome{})
+	setTrack(s, p, x)
 }
 
-// trackOfFire says with which others a fire may be called. It reads the instance if it must know its workflow.
-func (s *Service) trackOfFire(ctx context.Context, p *pending[FireCommand, Result]) {
-	if p.track = s.slowness.track(locked(p)); p.track == trackSlow || !s.slowness.knows(p.tenant, p.command.Event) {
+// setTrack sets the track of a command that has a source.
+func setTrack[C any](s *Service, p *pending[C, Result], x source) {
+	if p.track = s.slowness.track(x); p.track == trackSlow {
+		p.blamed = x
+	}
+}
+
+// trackOfFire says with which others a fire may be called. It reads the instance if it must know its workflow, and
+// gives up at the time until.
+func (s *Service) trackOfFire(p *pending[FireCommand, Result], until time.Time) {
+	if setTrack(s, p, locked(p)); p.track == trackSlow || !s.slowness.knows(p.tenant, p.command.Event) {
 		return
 	}
+	ctx, cancel := context.WithDeadline(p.ctx, until)
+	defer cancel()
 	if i, err := s.Get(ctx, p.tenant, p.command.ID); err == nil {
-		p.track = s.slowness.track(source{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
-		p.known = p.track == trackSlow
+		setTrack(s, p, source{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
 	}
 }
 
@@ -225,7 +232,7 @@ func (s *Service) blameFire(p *pending[FireCommand, Result], err error) error {
 		}
 		return fromDatabase(err)
 	}
-	if database.IsCode(err, database.QueryCanceled) && !p.known {
+	if database.IsCode(err, database.QueryCanceled) && p.blamed.workflow == "" {
 		if _, previewErr := s.preview(context.Background(), p); !database.IsGuardFailure(previewErr) {
 			s.slowness.blame(locked(p))
 			return fromDatabase(err)
@@ -243,12 +250,12 @@ func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) erro
 	if !database.IsGuardFailure(err) {
 		return fromDatabase(err)
 	}
-	if database.IsCode(err, database.QueryCanceled) && !p.known {
+	if database.IsCode(err, database.QueryCanceled) && p.blamed.workflow == "" {
 		if _, previewErr := previewCreate(context.Background(), s.db.TryCommand, p.command.Workflow, 0, p.command.Context); !errors.Is(previewErr, GuardError) {
 			return fromDatabase(err)
 		}
 	}
-	x, _ := s.sourceOfCreate(p, queries.Outcome{})
+	x, _ := sourceOfCreate(p, queries.Outcome{})
 	s.slowness.blame(x)
 	return &Error{Kind: GuardError, Message: guardErrorMessage, Cause: err}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/definition"
@@ -73,10 +74,15 @@ func check[C any](s *Service, p *pending[C, Result], schema, document json.RawMe
 	return err
 }
 
-// guess checks a command's document against the schema that the engine will probably ask for. A document
-// that does not fit is no error here: if the guess was right, the engine asks for the check.
-func guess[C any](ctx context.Context, s *Service, p *pending[C, Result], checksum string, document json.RawMessage) {
-	if checksum != "" && s.schemas.Fits(ctx, checksum, document) {
+// guess checks a command's document against the schema that the engine will probably ask for, and gives up at the
+// time until. A document that does not fit is no error here: if the guess was right, the engine asks for the check.
+func guess[C any](s *Service, p *pending[C, Result], checksum string, document json.RawMessage, until time.Time) {
+	if checksum == "" {
+		return
+	}
+	ctx, cancel := context.WithDeadline(p.ctx, until)
+	defer cancel()
+	if s.schemas.Fits(ctx, checksum, document) {
 		p.checked = checksum
 	}
 }

@@ -20,9 +20,9 @@ type pending[C, R any] struct {
 	next *pending[C, R]
 	// behind counts the lines in which it is not the first.
 	behind int
-	// track says with which others it may be called. known: its track is trackSlow because of its guards.
-	track track
-	known bool
+	// track says with which others it may be called. blamed is the source because of which it is trackSlow.
+	track  track
+	blamed source
 	// arrival is the number of the command in the order of arrival, and queued is when it arrived.
 	arrival uint64
 	queued  time.Time

@@ -27,7 +27,8 @@ type Config struct {
 	Flushers int
 	// SlowCalls is the largest number of calls in flight with commands that were slow before, for creates and
 	// fires each. A command was slow if its guards and assigns take long, or if another transaction has its
-	// instance locked. Such a command shares no call with others. Default 2, but at most a tenth of the pool's connections.
+	// instance locked. Such a command shares no call with others. Default 2, but at most a tenth of the pool's
+	// connections.
 	SlowCalls int
 	// MaxBatch is the largest number of commands in a call, of all tenants together. Default 256.
 	MaxBatch int
@@ -53,12 +54,13 @@ type Config struct {
 	Moved func(ids []uuid.UUID)
 }
 
-func (c Config) withDefaults() Config {
+// withDefaults fills in the defaults, for a pool with a number of connections.
+func (c Config) withDefaults(connections int) Config {
 	if c.Flushers <= 0 {
-		c.Flushers = 4
+		c.Flushers = max(min(4, connections/5), 1)
 	}
 	if c.SlowCalls <= 0 {
-		c.SlowCalls = 2
+		c.SlowCalls = max(min(2, connections/10), 1)
 	}
 	if c.MaxBatch <= 0 {
 		c.MaxBatch = 256
@@ -96,13 +98,7 @@ type Service struct {
 // statement_timeout and lock_timeout, as db.Open does: they bound how long a guard may run, and how
 // long a locked row may hold up other commands.
 func New(pool *pgxpool.Pool, config Config) *Service {
-	if config.Flushers <= 0 {
-		config.Flushers = max(min(4, int(pool.Config().MaxConns)/5), 1)
-	}
-	if config.SlowCalls <= 0 {
-		config.SlowCalls = max(min(2, int(pool.Config().MaxConns)/10), 1)
-	}
-	config = config.withDefaults()
+	config = config.withDefaults(int(pool.Config().MaxConns))
 	s := &Service{db: database.New(pool, config.Reads, config.CallTimeout, asError), config: config}
 	s.creates = newBatcher(config, s.flushCreates)
 	s.fires = newBatcher(config, s.flushFires)
