@@ -113,7 +113,7 @@ func (o *outboxReplay) Run(c *console) error {
 	}
 	c.printf("%d deliveries are pending again\n", report.Replayed)
 	if report.Gone > 0 {
-		c.printf("%d cannot be sent any more: their subscription or instance is gone\n", report.Gone)
+		c.printf("%d cannot be sent any more: their subscription or instance is gone, or their callback was delivered\n", report.Gone)
 	}
 	return nil
 }

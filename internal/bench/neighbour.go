@@ -229,7 +229,7 @@ func (b *benchmark) burdens(ctx context.Context, count int) (list []burden, clos
 	}
 	slowBodies := [][]byte{[]byte(`{"payload":` + array(longArray) + "}"), []byte(`{"payload":` + array(longArray/3) + "}")}
 	slowKeys, batchKeys := b.keys(), b.keys()
-	hung, err := hangUp(ctx)
+	hung, err := serveHanging(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,17 +281,13 @@ func (b *benchmark) stall(ctx context.Context) {
 	for n := range 80 {
 		path := []string{"/v1/events?from=start", "/v1/instances?workflow=bench-slow&limit=200"}[n%2]
 		all.Go(func() {
-			for ctx.Err() == nil {
-				b.stallOnce(ctx, path)
-				pause(ctx, 100*time.Millisecond)
-			}
+			b.stallOnce(ctx, path)
 		})
 	}
 	all.Wait()
 }
 
-// stallOnce sends a request, and reads no more than the first byte of the answer until the server gives up or the
-// context ends.
+// stallOnce sends a request, and keeps the connection without reading the answer until the context ends.
 func (b *benchmark) stallOnce(ctx context.Context, path string) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", b.service.address)
 	if err != nil {
@@ -341,7 +337,7 @@ type hanging struct {
 	close func() error
 }
 
-func hangUp(ctx context.Context) (hanging, error) {
+func serveHanging(ctx context.Context) (hanging, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return hanging{}, err
