@@ -138,7 +138,7 @@ func (s *Schemas) fits(ctx context.Context, k *kept, value any) (fits bool, err 
 
 // measured runs a part of a check: first within what is free, and if that does not do, once more with a slot.
 func (s *Schemas) measured(ctx context.Context, k *kept, steps int, part func(*compiled)) error {
-	err := s.withCopy(ctx, k, func(c *compiled) error {
+	err := s.withCopy(k, func(c *compiled) error {
 		return c.run(ctx, limits{steps: freeSteps, products: freeProducts}, func() { part(c) })
 	})
 	if !errors.Is(err, errSpent) {
@@ -149,7 +149,7 @@ func (s *Schemas) measured(ctx context.Context, k *kept, steps int, part func(*c
 		return err
 	}
 	defer release()
-	return s.withCopy(ctx, k, func(c *compiled) error {
+	return s.withCopy(k, func(c *compiled) error {
 		return c.run(ctx, limits{steps: steps, time: maxCheckTime}, func() { part(c) })
 	})
 }
@@ -176,12 +176,12 @@ func (s *Schemas) slot(ctx context.Context) (release func(), err error) {
 func slots() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 
 // withCopy calls f with a copy of the compiled schema that nobody else uses meanwhile.
-func (s *Schemas) withCopy(ctx context.Context, k *kept, f func(*compiled) error) error {
+func (s *Schemas) withCopy(k *kept, f func(*compiled) error) error {
 	c := s.takeCopy(k)
 	if c == nil {
 		var err error
-		if c, err = compileSchema(k.text); err != nil {
-			return fmt.Errorf("schema: %w", err)
+		if c, err = k.compile(); err != nil {
+			return err
 		}
 	}
 	defer s.giveCopy(k, c)
@@ -216,6 +216,11 @@ func (s *Schemas) compile(ctx context.Context, k *kept) (*compiled, error) {
 		}
 		defer release()
 	}
+	return k.compile()
+}
+
+// compile compiles the schema's text.
+func (k *kept) compile() (*compiled, error) {
 	c, err := compileSchema(k.text)
 	if err != nil {
 		return nil, fmt.Errorf("schema: %w", err)

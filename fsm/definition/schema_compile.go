@@ -251,77 +251,77 @@ type refusal struct{ kind jsonschema.ErrorKind }
 func (r *refusal) Error() string { return r.kind.LocalizedString(english) }
 
 func newToll(m *meter, s *jsonschema.Schema, inPlace, members int) *toll {
-	g := &toll{meter: m, fixed: 1 + inPlace + len(s.Required)/8, perMember: 1 + members, format: s.Format, unique: s.UniqueItems}
+	t := &toll{meter: m, fixed: 1 + inPlace + len(s.Required)/8, perMember: 1 + members, format: s.Format, unique: s.UniqueItems}
 	for _, names := range s.DependentRequired {
-		g.fixed += 1 + len(names)/8
+		t.fixed += 1 + len(names)/8
 	}
 	if s.Types != nil {
-		g.types = s.Types.ToStrings()
+		t.types = s.Types.ToStrings()
 	}
 	if s.Const != nil {
-		g.constant = newChoice([]any{*s.Const}, constFault(*s.Const))
+		t.constant = newChoice([]any{*s.Const}, constFault(*s.Const))
 	}
 	if s.Enum != nil {
-		g.enum = newChoice(s.Enum.Values, enumFault(s.Enum.Values))
+		t.enum = newChoice(s.Enum.Values, enumFault(s.Enum.Values))
 	}
-	g.calculates = s.Minimum != nil || s.Maximum != nil || s.ExclusiveMinimum != nil || s.ExclusiveMaximum != nil || s.MultipleOf != nil
-	return g
+	t.calculates = s.Minimum != nil || s.Maximum != nil || s.ExclusiveMinimum != nil || s.ExclusiveMaximum != nil || s.MultipleOf != nil
+	return t
 }
 
 // install puts the toll where the library checks the format, which it then does first.
-func (g *toll) install(s *jsonschema.Schema) {
+func (t *toll) install(s *jsonschema.Schema) {
 	s.Types, s.Const, s.Enum = nil, nil, nil
-	s.Format = &jsonschema.Format{Validate: g.check}
-	if g.format != nil {
-		s.Format.Name = g.format.Name
+	s.Format = &jsonschema.Format{Validate: t.check}
+	if t.format != nil {
+		s.Format.Name = t.format.Name
 	}
-	if g.unique {
+	if t.unique {
 		// The library's own check compares all items with one another if their hashes are made to collide.
 		s.UniqueItems = false
-		s.Extensions = append(s.Extensions, uniqueItems{g.meter})
+		s.Extensions = append(s.Extensions, uniqueItems{t.meter})
 	}
 }
 
 // check is the Validate of a format.
-func (g *toll) check(v any) error {
-	steps := g.fixed
+func (t *toll) check(v any) error {
+	steps := t.fixed
 	switch v := v.(type) {
 	case map[string]any:
-		steps += len(v) * g.perMember
+		steps += len(v) * t.perMember
 	case []any:
-		steps += len(v) * g.perMember
+		steps += len(v) * t.perMember
 	case string:
 		steps += len(v) / 256
 	case numberText:
-		if g.calculates {
+		if t.calculates {
 			steps += calculationSteps(string(v))
 		}
 	}
-	g.meter.take(steps)
-	t := typeOf(v)
-	if g.types != nil && !g.takes(t, v) {
-		return &refusal{typeFault(t, g.types)}
+	t.meter.take(steps)
+	kind := typeOf(v)
+	if t.types != nil && !t.takes(kind, v) {
+		return &refusal{typeFault(kind, t.types)}
 	}
-	if err := g.constant.refuses(g.meter, v, t); err != nil {
+	if err := t.constant.refuses(t.meter, v, kind); err != nil {
 		return err
 	}
-	if err := g.enum.refuses(g.meter, v, t); err != nil {
+	if err := t.enum.refuses(t.meter, v, kind); err != nil {
 		return err
 	}
-	if g.format != nil {
-		return g.format.Validate(v)
+	if t.format != nil {
+		return t.format.Validate(v)
 	}
 	return nil
 }
 
 // takes reports whether a value has one of the types.
-func (g *toll) takes(t string, v any) bool {
-	for _, want := range g.types {
-		if want == t {
+func (t *toll) takes(kind string, v any) bool {
+	for _, want := range t.types {
+		if want == kind {
 			return true
 		}
 		if number, ok := v.(numberText); ok && want == "integer" {
-			g.meter.take(len(number) / 256)
+			t.meter.take(len(number) / 256)
 			if _, exponent := canonicalNumber(string(number)); exponent >= 0 {
 				return true
 			}
