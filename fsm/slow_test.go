@@ -210,7 +210,7 @@ func TestLockedInstancesAreCalledApart(t *testing.T) {
 		defer mu.Unlock()
 		for _, w := range want {
 			if !slices.ContainsFunc(calls, func(c []uuid.UUID) bool { return slices.Equal(c, w) }) {
-				t.Errorf("no call of %v: %v", w, calls)
+				t.Errorf("no call of %v: %v; the locked instance's reply is %v", w, calls, replies[0].Err)
 			}
 		}
 		if len(calls) != len(want) {
