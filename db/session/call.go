@@ -14,8 +14,8 @@ import (
 // Pool returns a DBTX whose calls use a pool. Each call is a transaction of its own.
 func Pool(pool *pgxpool.Pool) queries.DBTX { return caller{onPool{pool}} }
 
-// Conn returns a DBTX whose calls use one connection of a pool. Each call is a transaction of its own.
-func Conn(conn *pgxpool.Conn) queries.DBTX { return caller{onConn{conn}} }
+// Conn returns a DBTX whose calls use one connection, of a pool or beside it. Each call is a transaction of its own.
+func Conn(conn *pgx.Conn) queries.DBTX { return caller{onConn{conn}} }
 
 // Tx returns a DBTX whose calls are part of a transaction. It does not change the transaction's
 // settings.
@@ -101,7 +101,7 @@ func (s onPool) query(ctx context.Context, sql string, args []any) (pgx.Rows, er
 	if err != nil {
 		return nil, err
 	}
-	rows, err := onConn{conn}.query(ctx, sql, args)
+	rows, err := onConn{conn.Conn()}.query(ctx, sql, args)
 	if err != nil {
 		conn.Release()
 		return nil, err
@@ -109,11 +109,11 @@ func (s onPool) query(ctx context.Context, sql string, args []any) (pgx.Rows, er
 	return &closing{Rows: rows, after: func() error { conn.Release(); return nil }}, nil
 }
 
-type onConn struct{ conn *pgxpool.Conn }
+type onConn struct{ conn *pgx.Conn }
 
 func (s onConn) query(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
-	if p := pooledOf(s.conn.Conn()); p != nil {
-		return p.query(ctx, s.conn.Conn(), sql, args)
+	if p := pooledOf(s.conn); p != nil {
+		return p.query(ctx, s.conn, sql, args)
 	}
 	return s.conn.Query(ctx, sql, args...)
 }

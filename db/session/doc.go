@@ -31,6 +31,10 @@
 // [Pool], [Conn], [Tx] and [Begin] return a queries.DBTX, which generated queries call. It passes calls
 // on unchanged if there is no pooler, or if [Use] was not called for the pool.
 //
+// # Connections beside the pool
+//
+// [Connect] makes one, for LISTEN. [Uncancelled] makes one whose statements are never cancelled.
+//
 // # What it may import
 //
 // db/queries and pgx.

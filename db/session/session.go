@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -54,7 +56,14 @@ func Use(config *pgxpool.Config, settings map[string]string) {
 	}
 	Pin(&config.ConnConfig.Config)
 	timeout := config.ConnConfig.ConnectTimeout
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return begin(ctx, conn, all, timeout) }
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if conn.PgConn().CustomData()[unlimited] == nil {
+			return begin(ctx, conn, all, timeout)
+		}
+		without := maps.Clone(all)
+		without["statement_timeout"] = "0"
+		return begin(ctx, conn, without, timeout)
+	}
 }
 
 // An Error says why a connection cannot be used, and what to change.
@@ -106,8 +115,12 @@ func begin(ctx context.Context, conn *pgx.Conn, settings map[string]string, time
 
 func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// key is the key of the *pooled in the custom data of a connection behind a pooler.
-const key = "pawl.session"
+// The keys of a connection's custom data. key has the *pooled of a connection behind a pooler. unlimited is set
+// for a connection whose statements have no time limit.
+const (
+	key       = "pawl.session"
+	unlimited = "pawl.session.unlimited"
+)
 
 // pooled is what is known of a connection behind a pooler.
 type pooled struct {
@@ -145,8 +158,47 @@ func Connect(ctx context.Context, pool *pgxpool.Pool, name, url string) (*pgx.Co
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = name
 	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
-	if err != nil || config.AfterConnect == nil {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return afterConnect(ctx, config, conn)
+}
+
+// errAbandoned is why no request to cancel a statement is sent.
+var errAbandoned = errors.New("the connection was abandoned, and its statement is not cancelled")
+
+// Uncancelled makes a connection outside the pool whose statements are never cancelled: not by a time limit, since
+// it has the pool's settings but for a statement_timeout of 0, and not by the driver. When the context of a call
+// ends, the network connection is closed. The server goes on with the statement, and learns that the client has gone
+// when it has ended. Conn returns a DBTX for the connection.
+//
+// It is for commits that must not be seen before a synchronous standby has them. PostgreSQL has committed on this
+// server when it begins to wait for the standby, and a commit whose wait is cancelled is seen at once.
+func Uncancelled(ctx context.Context, pool *pgxpool.Pool, name string) (*pgx.Conn, error) {
+	config := pool.Config()
+	config.ConnConfig.RuntimeParams["application_name"] = name
+	var made atomic.Pointer[pgconn.PgConn]
+	dial := config.ConnConfig.DialFunc
+	// Once a connection is made, the driver dials again only to cancel what runs on it, before it closes it.
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if conn := made.Load(); conn != nil {
+			return nil, errors.Join(errAbandoned, conn.Conn().Close())
+		}
+		return dial(ctx, network, address)
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	made.Store(conn.PgConn())
+	conn.PgConn().CustomData()[unlimited] = true
+	return afterConnect(ctx, config, conn)
+}
+
+// afterConnect makes a connection outside a pool ready, as the pool does with its own.
+func afterConnect(ctx context.Context, config *pgxpool.Config, conn *pgx.Conn) (*pgx.Conn, error) {
+	if config.AfterConnect == nil {
+		return conn, nil
 	}
 	if err := config.AfterConnect(ctx, conn); err != nil {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

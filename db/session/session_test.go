@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -97,7 +98,7 @@ func TestSettingsAreInForce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := bounded.Value[string](t, session.Conn(conn), inForce); got != wanted {
+			if got := bounded.Value[string](t, session.Conn(conn.Conn()), inForce); got != wanted {
 				t.Errorf("on a connection: %s", got)
 			}
 			if pooled := session.IsPooled(conn.Conn()); pooled != (name != "direct") {
@@ -280,5 +281,51 @@ func TestPoolerRefusesAParameter(t *testing.T) {
 	}
 	if line := db.OneLine(err); strings.Contains(line, "\n") || !strings.Contains(line, "options") || !strings.Contains(line, "ignore_startup_parameters") {
 		t.Error(line)
+	}
+}
+
+// The server goes on with an uncancelled call after its client has given it up, and commits it.
+func TestUncancelledCallsGoOn(t *testing.T) {
+	t.Parallel()
+	for name, route := range routes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := dbtest.NewDSN(t)
+			pool := open(t, route(t, dsn), db.Config{StatementTimeout: 50 * time.Millisecond, LockTimeout: bounded.Limit})
+			direct := open(t, dsn, db.Config{})
+			bounded.Exec(t, direct, "create table public.t (a integer); insert into public.t values (0)")
+			conn, err := session.Uncancelled(t.Context(), pool, "uncancelled")
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls := session.Conn(conn)
+			if got, want := bounded.Value[string](t, calls, inForce), strings.NewReplacer("2s", "0", "200ms", "2min").Replace(wanted); got != want {
+				t.Errorf("in force: %s\nwant:     %s", got, want)
+			}
+			holder, err := direct.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = holder.Rollback(bounded.Context(t)) }()
+			bounded.Exec(t, holder, "select from public.t for update")
+			ctx, giveUp := context.WithCancel(t.Context())
+			defer giveUp()
+			failed := make(chan error, 1)
+			go func() {
+				_, err := calls.Exec(ctx, "update public.t set a = a + 1")
+				failed <- err
+			}()
+			bounded.UntilBlocked(t, direct, 1)
+			giveUp()
+			if err := bounded.Receive(t, "the call to end", failed); !errors.Is(err, context.Canceled) {
+				t.Errorf("the call ended with %v", err)
+			}
+			// Until then the driver might send a request to cancel the statement.
+			bounded.Receive(t, "the connection to be closed", conn.PgConn().CleanupDone())
+			if err := holder.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			bounded.UntilSQL(t, direct, "select a = 1 from public.t")
+		})
 	}
 }

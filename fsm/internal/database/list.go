@@ -80,7 +80,7 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 				}
 			}
 			// One row more than asked for says whether there is a next page.
-			rows, err := l.Rows(ctx, session.Conn(conn), after, int32(limit)+1)
+			rows, err := l.Rows(ctx, session.Conn(conn.Conn()), after, int32(limit)+1)
 			if err != nil {
 				return err
 			}
@@ -116,7 +116,7 @@ func secretOf(ctx context.Context, conn *pgxpool.Conn) ([]byte, error) {
 	if secret, known := kept[secretKey].([]byte); known {
 		return secret, nil
 	}
-	setting, err := queries.New(session.Conn(conn)).GetSetting(ctx)
+	setting, err := queries.New(session.Conn(conn.Conn())).GetSetting(ctx)
 	if err != nil {
 		return nil, err
 	}
