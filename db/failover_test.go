@@ -3,13 +3,13 @@ package db_test
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/localpg"
 	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -18,17 +18,8 @@ import (
 // at the first write, without a restart.
 func TestPoolFindsTheNewPrimary(t *testing.T) {
 	t.Parallel()
-	var hosts, ports string
-	var dsns [2]string
-	for n := range dsns {
-		server := dbtest.Private(t, nil)
-		dsns[n] = server.DSN()
-		u, err := url.Parse(server.DSN())
-		if err != nil {
-			t.Fatal(err)
-		}
-		hosts, ports = hosts+","+u.Query().Get("host"), ports+","+u.Query().Get("port")
-	}
+	servers := [2]*localpg.Server{dbtest.Private(t, nil), dbtest.Private(t, nil)}
+	dsns := [2]string{servers[0].DSN(), servers[1].DSN()}
 	// writes makes one server take writes and the other refuse them, as a standby does.
 	writes := func(primary int) {
 		t.Helper()
@@ -45,7 +36,7 @@ func TestPoolFindsTheNewPrimary(t *testing.T) {
 	for name, attributes := range map[string]string{"any": "", "read-write": "&target_session_attrs=read-write"} {
 		t.Run(name, func(t *testing.T) {
 			writes(0)
-			pool, err := db.Open(t.Context(), fmt.Sprintf("postgres://postgres@/postgres?host=%s&port=%s%s", hosts[1:], ports[1:], attributes), db.Config{})
+			pool, err := db.Open(t.Context(), dbtest.AnyOf(t, servers[:]...)+attributes, db.Config{})
 			if err != nil {
 				t.Fatal(err)
 			}

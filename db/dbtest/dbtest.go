@@ -118,7 +118,13 @@ func Private(t testing.TB, settings map[string]string) *localpg.Server {
 	if _, err := localpg.Find(); err != nil {
 		t.Skipf("dbtest: this test needs a server of its own: %v", err)
 	}
-	s, err := localpg.Start(t.Context(), localpg.Config{Settings: withDefaults(settings)})
+	return start(t, localpg.Config{Settings: withDefaults(settings)})
+}
+
+// start starts a server that is stopped when the test ends.
+func start(t testing.TB, config localpg.Config) *localpg.Server {
+	t.Helper()
+	s, err := localpg.Start(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,8 @@
 // On that server, one template with the schema, made by the migrations once per process, and a clone of it per
 // test, which takes some 50 ms. Databases are called pawl_test_<run>_<number>.
 //
+// [Private] starts a server of the test's own, and [Standby] a standby of that one.
+//
 // A statement on them ends after three minutes, by statement_timeout, unless the session sets another: no statement that
 // waits for a lock holds a test up until its package's timeout.
 //
@@ -31,8 +33,8 @@
 //
 // # When things fail
 //
-//   - There is no server: the test fails, and says how to get one. Only a test that calls [Private] is skipped:
-//     it needs PostgreSQL on this machine, and the tests may run on a container without it.
+//   - There is no server: the test fails, and says how to get one. Only a test that calls [Private] or [Standby]
+//     is skipped: it needs PostgreSQL on this machine, and the tests may run on a container without it.
 //   - Docker answers but has no image or cannot run it: that is logged, and the next kind of server is used.
 //   - The process dies: Linux ends a private server with it, and the next run removes its folder; Docker's reaper
 //     removes a container; databases on a shared server are dropped by the next run. A run is known to be alive

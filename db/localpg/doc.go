@@ -36,6 +36,8 @@
 //	   or death ↓  │
 //	           dead
 //
+// A server with a primary (Config.Primary) begins as its standby, on a copy of its data.
+//
 // [Server.Done] is closed when the server dies, and [Server.Err] says why. Nothing restarts a dead server by
 // itself: whoever develops with it should see that it died.
 //

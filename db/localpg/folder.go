@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,12 +122,13 @@ func dataMajor(home string) (string, error) {
 	return strings.TrimSpace(string(raw)), nil
 }
 
-// makeData runs initdb in a folder of its own, which becomes the data folder when initdb has succeeded.
-func makeData(ctx context.Context, bin Binaries, home string, a *account, temporary bool) error {
+// makeData runs initdb, or pg_basebackup if there is a primary, in a folder of its own. This becomes the data folder
+// when the program has succeeded.
+func makeData(ctx context.Context, bin Binaries, home string, a *account, temporary bool, primary *Server, name string) error {
 	leftovers, _ := filepath.Glob(filepath.Join(home, "init-*")) // the only error is a malformed pattern
 	for _, dir := range leftovers {
 		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("localpg: remove what a cut-short initdb left: %w", err)
+			return fmt.Errorf("localpg: remove what a cut-short start left: %w", err)
 		}
 	}
 	work, err := os.MkdirTemp(home, "init-")
@@ -138,14 +140,20 @@ func makeData(ctx context.Context, bin Binaries, home string, a *account, tempor
 	}
 
 	// Connections by the socket are trusted: only this user may enter its folder.
-	args := []string{
+	program, args := "initdb", []string{
 		"--pgdata", work, "--username", superuser, "--encoding", "UTF8", "--locale", "C",
 		"--auth-local", "trust", "--auth-host", "scram-sha-256", "--no-instructions",
+	}
+	if primary != nil {
+		program, args = "pg_basebackup", []string{
+			"--pgdata", work, "--dbname", primary.dsn + "&application_name=" + url.QueryEscape(name), "--write-recovery-conf",
+			"--checkpoint", "fast",
+		}
 	}
 	if temporary {
 		args = append(args, "--no-sync")
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin.Dir, "initdb"), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin.Dir, program), args...)
 	cmd.Env = environ()
 	a.become(cmd, home)
 	cmd.SysProcAttr.Setsid = true
@@ -154,7 +162,7 @@ func makeData(ctx context.Context, bin Binaries, home string, a *account, tempor
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return fmt.Errorf("localpg: initdb: %w: %s", err, complaint(out))
+		return fmt.Errorf("localpg: %s: %w: %s", program, err, complaint(out))
 	}
 	if err := os.Rename(work, filepath.Join(home, "data")); err != nil {
 		return fmt.Errorf("localpg: make a database: %w", err)
@@ -165,7 +173,7 @@ func makeData(ctx context.Context, bin Binaries, home string, a *account, tempor
 	return syncDir(home)
 }
 
-// syncDir makes the rename durable: initdb has synced its own files only.
+// syncDir makes the rename durable: the program has synced its own files only.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -44,6 +44,13 @@ type Config struct {
 	// unix_socket_directories is refused.
 	Settings map[string]string
 
+	// Primary, if not nil, makes a new server a standby that follows the primary. Its data is copied from there, by
+	// pg_basebackup, and it has the primary's settings, which Settings override. Default: none.
+	Primary *Server
+
+	// Name is how the primary's synchronous_standby_names calls the standby.
+	Name string
+
 	// Logger gets a line at each start and stop. Default: none. It gets none at a death; see Done and Err.
 	Logger *slog.Logger
 
@@ -69,6 +76,7 @@ type Server struct {
 	bin      Binaries
 	home     string // the data folder's real path
 	temp     bool   // Stop removes home
+	settings map[string]string
 	args     []string
 	detached bool
 	account  *account
@@ -129,7 +137,7 @@ func Start(ctx context.Context, config Config) (_ *Server, err error) {
 	if err := stopOrphan(ctx, s.home); err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx, config.Settings); err != nil {
+	if err := s.prepare(ctx, config); err != nil {
 		return nil, err
 	}
 	if err := s.run(ctx); err != nil {
@@ -180,13 +188,13 @@ func (s *Server) handOver() error {
 }
 
 // prepare makes what every run needs: the data, the socket's folder, the arguments, the DSN and the log.
-func (s *Server) prepare(ctx context.Context, settings map[string]string) error {
+func (s *Server) prepare(ctx context.Context, config Config) error {
 	made, err := dataMajor(s.home)
 	if err != nil {
 		return err
 	}
 	if made == "" {
-		if err := makeData(ctx, s.bin, s.home, s.account, s.temp); err != nil {
+		if err := makeData(ctx, s.bin, s.home, s.account, s.temp, config.Primary, config.Name); err != nil {
 			return err
 		}
 	}
@@ -202,7 +210,12 @@ func (s *Server) prepare(ctx context.Context, settings map[string]string) error 
 		// With the default a killed server leaves files in /dev/shm, which may be small.
 		all["dynamic_shared_memory_type"] = "mmap"
 	}
-	maps.Copy(all, settings)
+	s.settings = map[string]string{}
+	if config.Primary != nil {
+		maps.Copy(s.settings, config.Primary.settings)
+	}
+	maps.Copy(s.settings, config.Settings)
+	maps.Copy(all, s.settings)
 	if s.socket, err = makeSocketDir(s.home, all["port"], s.account); err != nil {
 		return err
 	}
