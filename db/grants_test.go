@@ -95,14 +95,18 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.ListDocuments(t.Context(), queries.ListDocumentsParams{TenantID: tenant, InstanceID: id, Versions: []int64{1}}))
 	must(q.Backtest(t.Context(), queries.BacktestParams{Workflow: "door", Ids: []uuid.UUID{id}, Definition: raw(door)[0], Tenant: tenant}))
 	must(nil, q.Notify(t.Context(), queries.NotifyParams{Channel: "pawl_wait", Payload: "*"}))
-	here, err := q.StreamSnapshot(t.Context())
-	must(here, err)
-	must(q.LogMoved(t.Context(), queries.LogMovedParams{Cursor: &here, StepLimit: 1}))
-	must(q.StreamCanResume(t.Context(), queries.StreamCanResumeParams{Tenant: tenant, Cursor: here}))
-	must(q.StreamRead(t.Context(), queries.StreamReadParams{
-		Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1,
-	}))
-	must(q.StreamReadPast(t.Context(), queries.StreamReadPastParams{Tenant: tenant, Cursor: "1:1:", Batch: here, RowLimit: 1, Bytes: 1}))
+	must(q.LogHead(t.Context()))
+	must(q.LogLead(t.Context(), queries.LogLeadParams{Leader: "x", Lease: pgtype.Interval{Days: 1, Valid: true}}))
+	must(q.LogBegin(t.Context(), queries.LogBeginParams{Leader: "x", Term: 1}))
+	must(q.LogTick(t.Context(), queries.LogTickParams{Leader: "x", Term: 1, Lease: pgtype.Interval{Days: 1, Valid: true}}))
+	must(q.LogSweep(t.Context(), queries.LogSweepParams{RowLimit: 1}))
+	must(nil, q.LogResign(t.Context(), queries.LogResignParams{Leader: "x", Term: 1}))
+	must(q.LogMoved(t.Context(), queries.LogMovedParams{After: new(int64(0)), StepLimit: 1}))
+	must(q.LogSettled(t.Context(), queries.LogSettledParams{Tenant: tenant}))
+	must(q.StreamLook(t.Context(), queries.StreamLookParams{Tenant: tenant, Epoch: 1, RowLimit: 1}))
+	must(q.StreamPlace(t.Context(), queries.StreamPlaceParams{Tenant: tenant, InstanceID: id, Version: 1}))
+	must(q.StreamRead(t.Context(), queries.StreamReadParams{Tenant: tenant, Until: 9, RowLimit: 1, Bytes: 1}))
+	must(q.StreamInstance(t.Context(), queries.StreamInstanceParams{Tenant: tenant, InstanceID: id, RowLimit: 1, Bytes: 1}))
 	must(q.ListStates(t.Context(), queries.ListStatesParams{Workflow: "door", WorkflowVersion: 1}))
 	subscription, err := q.SubscriptionCreate(t.Context(), queries.SubscriptionCreateParams{
 		Tenant: tenant, Url: "https://example.com", Workflows: []string{}, Events: []string{}, States: []string{}, Secret: "whsec_", Actor: "tester",
@@ -200,12 +204,13 @@ func TestServiceMayNotWrite(t *testing.T) {
 		select p.proname::text from pg_proc p
 		where p.pronamespace in ('pawl'::regnamespace, 'pawl_private'::regnamespace) and has_function_privilege(p.oid, 'execute')
 		order by p.proname collate "C"`)
-	want := "backtest chosen_states consumer_advance consumer_create consumer_lead consumer_next_batch consumer_read consumer_renew " +
+	want := "backtest chosen_states consumer_advance consumer_create consumer_lead consumer_next consumer_read consumer_renew " +
 		"consumer_resign consumer_status create create_one delivery_due delivery_endpoints delivery_lanes delivery_messages " +
 		"delivery_purge delivery_replay delivery_route delivery_settle final_instances fire fire_one fire_slow_timers fire_timers " +
-		"guard_holds history_page instance_timeout instances instances_page jsonpath_error log_moved migrate_instances now outcome_rows past_timeout preview purge_instances " +
-		"purge_keys register_workflow retire_workflow schema_version simulate state_names stream_can_resume stream_read " +
-		"stream_read_past subscription_create subscription_delete subscription_rotate_secret subscription_test " +
+		"guard_holds history_page instance_timeout instances instances_page jsonpath_error log_begin log_lead log_moved log_place " +
+		"log_resign log_settled log_sweep log_tick migrate_instances now outcome_rows past_timeout preview purge_instances " +
+		"purge_keys register_workflow retire_workflow schema_version simulate state_names stream_instance stream_look " +
+		"stream_place stream_read subscription_create subscription_delete subscription_rotate_secret subscription_test " +
 		"subscription_update uuid_v7_floor workflow_names workflows_page"
 	if got := strings.Join(may, " "); got != want {
 		t.Errorf("it may call %s, want %s", got, want)

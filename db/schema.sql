@@ -58,32 +58,23 @@ comment on column pawl.callback.secret is 'null: the deployment''s secret signs'
 
 create table pawl.consumer (
   name text collate "C" not null,
-  cursor pg_snapshot,
-  low_watermark bigint not null,
-  next_low_watermark bigint not null,
-  next_low_watermark_xid xid8 not null,
-  batch pg_snapshot,
-  batch_seq bigint not null,
-  batch_end bigint,
+  "position" bigint not null,
+  since pg_snapshot not null,
+  since_seq bigint not null,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
   relayed bigint not null,
   advanced_at timestamp with time zone not null,
   constraint consumer_pkey PRIMARY KEY (name),
-  constraint consumer_batch_has_a_place CHECK (((batch IS NOT NULL) OR (batch_seq = 0))),
-  constraint consumer_batch_has_an_end CHECK (((batch IS NULL) = (batch_end IS NULL))),
-  constraint consumer_begins_when_led CHECK (((cursor IS NOT NULL) OR (term = 0))),
   constraint consumer_name_is_a_key CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+  constraint consumer_position_is_a_count CHECK (("position" >= 0)),
   constraint consumer_term_is_a_count CHECK ((term >= 0))
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
-comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
-comment on column pawl.consumer.low_watermark is 'steps of transactions that are later than the cursor have a larger seq';
-comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
-comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
-comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';
-comment on column pawl.consumer.batch_end is 'no step of the batch has a larger seq';
-comment on column pawl.consumer.term is 'the fencing token: counts the leaders';
+comment on column pawl.consumer."position" is 'what has been read';
+comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
+comment on column pawl.consumer.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
 create table pawl.delivery (
@@ -116,15 +107,16 @@ create table pawl.delivery (
 CREATE INDEX delivery_callback_due_idx ON pawl.delivery USING btree (tenant_id, next_attempt_at) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND callback);
 CREATE INDEX delivery_dead_idx ON pawl.delivery USING btree (tenant_id, id) WHERE (status = 'dead'::text);
 CREATE INDEX delivery_delivered_idx ON pawl.delivery USING btree (id) WHERE (status = 'delivered'::text);
-CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, id) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
+CREATE INDEX delivery_due_idx ON pawl.delivery USING btree (tenant_id, subscription_id, next_attempt_at, version) WHERE ((status = 'pending'::text) AND (next_attempt_at IS NOT NULL) AND (NOT callback));
 CREATE INDEX delivery_pending_idx ON pawl.delivery USING btree (tenant_id, subscription_id, instance_id, version) WHERE (status = 'pending'::text);
 CREATE INDEX delivery_subscription_idx ON pawl.delivery USING btree (tenant_id, subscription_id, id);
-comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
+comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
+comment on column pawl.delivery.created_at is 'when the step was made';
 comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 
 create table pawl.history (
@@ -154,8 +146,7 @@ create table pawl.history (
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
-CREATE INDEX history_seq_idx ON pawl.history USING btree (seq);
-CREATE INDEX history_xid_idx ON pawl.history USING btree (xid, seq);
+CREATE INDEX history_xid_idx ON pawl.history USING btree (xid);
 comment on column pawl.history.entered_at is 'when the state was entered, if earlier than the step: an instance migration may keep the state';
 
 create table pawl.idempotency_key (
@@ -219,6 +210,55 @@ comment on column pawl.instance_migration.batch_at is 'when the latest batch beg
 comment on column pawl.instance_migration.finished_at is 'when the latest run ended; null while it is under way';
 comment on column pawl.instance_migration.moved is 'how many instances all runs have moved';
 
+create table pawl.log (
+  "position" bigint not null,
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  version pawl.version not null,
+  constraint log_pkey PRIMARY KEY ("position")
+) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
+comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
+
+create table pawl.log_epoch (
+  epoch bigint not null,
+  system_identifier bigint not null,
+  database_id oid not null,
+  table_id oid not null,
+  timeline bigint not null,
+  first_position bigint not null,
+  first_seq bigint not null,
+  snapshot pg_snapshot,
+  began_at timestamp with time zone not null,
+  constraint log_epoch_pkey PRIMARY KEY (epoch),
+  constraint log_epoch_first_position_is_a_count CHECK ((first_position >= 0))
+);
+comment on column pawl.log_epoch.database_id is 'with table_id: tells a copy on the same server from the original';
+comment on column pawl.log_epoch.table_id is 'of pawl.log_epoch itself';
+comment on column pawl.log_epoch.first_position is 'the last position that the epoch before has, too';
+comment on column pawl.log_epoch.first_seq is 'as in log_head: a larger one begins with each server';
+comment on column pawl.log_epoch.snapshot is 'of a new timeline: the steps that it sees belong to the epochs before';
+
+create table pawl.log_head (
+  snapshot pg_snapshot not null,
+  "position" bigint not null,
+  epoch bigint not null,
+  first_seq bigint not null,
+  renumbers boolean not null,
+  term bigint not null,
+  leader text not null,
+  lease_until timestamp with time zone not null,
+  constraint log_head_epoch_is_a_count CHECK ((epoch >= 0)),
+  constraint log_head_position_is_a_count CHECK (("position" >= 0)),
+  constraint log_head_term_is_a_count CHECK ((term >= 0))
+) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
+CREATE UNIQUE INDEX log_head_has_one_row_idx ON pawl.log_head USING btree ((true));
+comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
+comment on column pawl.log_head."position" is 'the position of the last step';
+comment on column pawl.log_head.epoch is '0 before the first sequencer';
+comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
+comment on column pawl.log_head.term is 'counts the leaders';
+
 create table pawl.setting (
   only_row boolean not null default true,
   idempotency_ttl interval not null default '24:00:00'::interval,
@@ -255,6 +295,7 @@ create table pawl.subscription (
   previous_secret text,
   previous_secret_until timestamp with time zone,
   since pg_snapshot not null,
+  since_seq bigint not null,
   disabled_at timestamp with time zone,
   disabled_reason text,
   failures integer not null default 0,
@@ -270,7 +311,8 @@ create table pawl.subscription (
 ) with (fillfactor=50);
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
-comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created';
+comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
+comment on column pawl.subscription.since_seq is 'first_seq of log_head when since was taken';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
@@ -299,11 +341,11 @@ comment on column pawl.timer.queued_version is 'the timer is in the slow lane wh
 
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
-  seq bigint not null,
+  "position" bigint not null,
   instance_id uuid not null,
   version bigint not null,
   after_subscription uuid not null,
-  constraint unrouted_step_pkey PRIMARY KEY (tenant_id, seq)
+  constraint unrouted_step_pkey PRIMARY KEY (tenant_id, "position")
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX unrouted_step_instance_idx ON pawl.unrouted_step USING btree (tenant_id, instance_id);
 comment on column pawl.unrouted_step.after_subscription is 'the deliveries for subscriptions with ids up to this one are created';
@@ -407,6 +449,20 @@ create table pawl_private.condition (
 );
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
 
+create table pawl_private.log_floor (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  "position" bigint not null,
+  constraint log_floor_pkey PRIMARY KEY (tenant_id, workflow)
+);
+
+create table pawl_private.log_mark (
+  "position" bigint not null,
+  snapshot pg_snapshot not null,
+  marked_at timestamp with time zone not null,
+  constraint log_mark_pkey PRIMARY KEY ("position")
+);
+
 create table pawl_private.privilege (
   privilege text not null,
   function text not null,
@@ -414,13 +470,13 @@ create table pawl_private.privilege (
   constraint privilege_is_known CHECK ((privilege = ANY (ARRAY['service'::text, 'caller'::text])))
 );
 
-create table pawl_private.purged_history (
+create table pawl_private.purged_instance (
   tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
   workflow text collate "C" not null,
-  purged_by xid8 not null,
-  xid xid8 not null,
-  constraint purged_history_pkey PRIMARY KEY (tenant_id, workflow, purged_by)
-);
+  xid xid8 not null default pg_current_xact_id(),
+  constraint purged_instance_pkey PRIMARY KEY (tenant_id, instance_id)
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 
 create table pawl_private.slow_queue (
   id integer not null generated always as identity,
@@ -538,13 +594,16 @@ create view pawl.message as
     h.traceparent,
     h.at,
     h.entered_at,
+    (0)::bigint AS epoch,
+    NULL::bigint AS "position",
     i.business_key,
     i.correlation_id AS instance_correlation_id,
     i.created_at,
     s.events AS actions
    FROM ((pawl.history h
-     LEFT JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))))
-     LEFT JOIN pawl.workflow_state s ON (((s.workflow = h.workflow) AND (s.workflow_version = h.workflow_version) AND (s.state = h.to_state))));
+     LEFT JOIN pawl.instance i ON (false))
+     LEFT JOIN pawl.workflow_state s ON (false))
+  WHERE false;
 
 create view pawl.next_timeout as
  SELECT t.tenant_id,
@@ -705,34 +764,23 @@ as $$
 $$;
 revoke execute on function pawl.chosen_states(text[],boolean,integer) from public;
 
-create function pawl.consumer_advance(p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval, p_low_watermark bigint DEFAULT NULL::bigint) returns boolean
+create function pawl.consumer_advance(p_consumer text, p_leader text, p_term bigint, p_epoch bigint, p_position bigint, p_relayed bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := coalesce(p_low_watermark, pawl_private.next_low_watermark());
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
-  set cursor = case when p_seq is null then p_batch else c.cursor end,
-    low_watermark = case
-      when p_seq is null and pg_visible_in_snapshot(c.next_low_watermark_xid, p_batch) then c.next_low_watermark
-      else c.low_watermark
-    end,
-    next_low_watermark = case when p_seq is null and v_low_watermark is not null then v_low_watermark else c.next_low_watermark end,
-    next_low_watermark_xid = case when p_seq is null and v_low_watermark is not null then pg_current_xact_id() else c.next_low_watermark_xid end,
-    batch = case when p_seq is null then null else p_batch end,
-    batch_seq = coalesce(p_seq, 0),
-    batch_end = case when p_seq is not null then coalesce(c.batch_end, (select s.last_value from pawl.history_seq_seq s)) end,
-    relayed = c.relayed + p_relayed,
-    advanced_at = v_now,
-    lease_until = v_now + p_lease
-  where c.name = p_consumer and c.term = p_term;
+  set position = p_position, relayed = c.relayed + p_relayed, advanced_at = v_now, lease_until = v_now + p_lease
+  where c.name = p_consumer and c.leader = p_leader and c.term = p_term
+    -- A failover may have lost the end of the log.
+    and exists (select from pawl.log_head h where h.epoch = p_epoch and h.position >= p_position);
   return found;
 end
 $$;
-revoke execute on function pawl.consumer_advance(text,bigint,pg_snapshot,bigint,bigint,interval,bigint) from public;
+revoke execute on function pawl.consumer_advance(text,text,bigint,bigint,bigint,bigint,interval) from public;
 
 create function pawl.consumer_create(p_consumer text, p_from_start boolean DEFAULT false) returns void
 language plpgsql volatile security definer
@@ -742,12 +790,12 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
 begin
-  insert into pawl.consumer (
-    name, cursor, low_watermark, next_low_watermark, next_low_watermark_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
-  values (
-    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  insert into pawl.consumer (name, position, since, since_seq, term, leader, lease_until, relayed, advanced_at)
+  select
+    p_consumer, case when p_from_start then 0 else h.position end,
+    case when p_from_start then '1:1:' else pg_current_snapshot() end, h.first_seq, 0, '', v_now, 0, v_now
+  from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
 exception
   when data_exception or not_null_violation or check_violation then
@@ -779,31 +827,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := pawl_private.next_low_watermark();
-  v_snapshot pg_snapshot := pg_current_snapshot();
   v_term bigint;
 begin
-  if exists (
-    select from pawl.consumer c
-    where c.name = p_consumer and pg_snapshot_xmax(coalesce(c.batch, c.cursor)) > pg_snapshot_xmax(v_snapshot)
-  ) then
-    perform pawl_private.raise_condition(
-      'log-of-another-server',
-      format(
-        'consumer %s: its cursor is of another server, so this database was restored from a dump; '
-        || 'run, as the owner of the schema: select pawl.log_restored()',
-        p_consumer));
-  end if;
   update pawl.consumer c
-  set cursor = coalesce(c.cursor, v_snapshot),
-    low_watermark = case
-      when c.cursor is null and pg_visible_in_snapshot(c.next_low_watermark_xid, v_snapshot) then c.next_low_watermark
-      else c.low_watermark
-    end,
-    -- The next batch is newer than this transaction, unless it was begun before.
-    next_low_watermark = case when c.batch is null and v_low_watermark is not null then v_low_watermark else c.next_low_watermark end,
-    next_low_watermark_xid = case when c.batch is null and v_low_watermark is not null then pg_current_xact_id() else c.next_low_watermark_xid end,
-    term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  set term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
   where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
   returning c.term into v_term;
   return v_term;
@@ -811,22 +838,23 @@ end
 $$;
 revoke execute on function pawl.consumer_lead(text,text,interval) from public;
 
-create function pawl.consumer_next_batch(p_consumer text, OUT batch pg_snapshot, OUT begun boolean, OUT idle boolean, OUT place bigint) returns record
-language plpgsql volatile security definer
+create function pawl.consumer_next(p_consumer text, p_limit integer, OUT epoch bigint, OUT until bigint) returns record
+language sql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
-begin
-  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl_private.place_after(c)
-  into batch, begun, idle, place
+  select h.epoch, pawl_private.log_until(c.position, p_limit)
   from pawl.consumer c
-  cross join (select pg_current_snapshot() as now offset 0) s
-  where c.name = p_consumer;
-end
+  cross join pawl.log_head h
+  where c.name = p_consumer
 $$;
-revoke execute on function pawl.consumer_next_batch(text) from public;
+revoke execute on function pawl.consumer_next(text,integer) from public;
 
-create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint) returns SETOF pawl.message
+create function pawl.consumer_read(p_consumer text, p_until bigint, p_bytes bigint) returns SETOF pawl.message
 language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
 set jit = 'off'
 set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
@@ -838,10 +866,20 @@ begin
   for v_message in
     select m.*
     from pawl.consumer c
-    cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
-    cross join lateral pawl_private.message_of(h) m
+    cross join pawl.log_head e
+    cross join lateral (
+      select l.* from pawl.log l where l.position > c.position and l.position <= p_until order by l.position
+    ) l
+    cross join lateral (
+      select h as step
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.message_of(h.step, l.position) m
     where c.name = p_consumer
-    order by h.seq
+      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
+    order by l.position
   loop
     return next v_message;
     v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
@@ -849,9 +887,9 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl.consumer_read(text,pg_snapshot,integer,bigint) from public;
+revoke execute on function pawl.consumer_read(text,bigint,bigint) from public;
 
-create function pawl.consumer_renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
+create function pawl.consumer_renew(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -859,19 +897,19 @@ begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
   set lease_until = pawl.now() + p_lease
-  where c.name = p_consumer and c.term = p_term;
+  where c.name = p_consumer and c.leader = p_leader and c.term = p_term;
   return found;
 end
 $$;
-revoke execute on function pawl.consumer_renew(text,bigint,interval) from public;
+revoke execute on function pawl.consumer_renew(text,text,bigint,interval) from public;
 
-create function pawl.consumer_resign(p_consumer text, p_term bigint) returns void
+create function pawl.consumer_resign(p_consumer text, p_leader text, p_term bigint) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.term = p_term
+  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.leader = p_leader and c.term = p_term
 $$;
-revoke execute on function pawl.consumer_resign(text,bigint) from public;
+revoke execute on function pawl.consumer_resign(text,text,bigint) from public;
 
 create function pawl.consumer_status() returns TABLE(name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamp with time zone)
 language sql stable security definer
@@ -880,14 +918,27 @@ set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + u.steps, n.at - least(l.oldest, u.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps,
+    n.at - least(o.at, t.oldest, u.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
+  cross join pawl.log_head e
+  cross join lateral (
+    select count(*) as steps, min(l.position) as next from pawl.log l where l.position > c.position
+  ) l
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position >= l.next
+    order by f.position
+    limit 1
+  ) o on true
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
-    from pawl_private.steps_since(c.cursor) h
-    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
-  ) l
+    from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
+    where pawl_private.step_follows(h.xid, h.seq, c.since, c.since_seq, e.first_seq)
+  ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl.unrouted_step u
@@ -1221,7 +1272,7 @@ begin
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
       and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.version
     limit p_limits[lane];
   end loop;
 end
@@ -1351,7 +1402,7 @@ begin
       where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
       limit 1
     ) h
-    cross join lateral pawl_private.message_of(h.step) e
+    cross join lateral pawl_private.message_of(h.step, null) e
     order by k.place
   loop
     return next v_message;
@@ -1489,7 +1540,7 @@ end
 $$;
 revoke execute on function pawl.delivery_replay(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
 
-create function pawl.delivery_route(p_term bigint, p_limit integer, p_lease interval, p_turn text, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean, OUT wanted boolean, OUT turn text) returns record
+create function pawl.delivery_route(p_leader text, p_term bigint, p_limit integer, p_lease interval, p_turn text, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean, OUT wanted boolean, OUT turn text) returns record
 language plpgsql volatile security definer
 set enable_seqscan = 'off'
 set jit = 'off'
@@ -1497,66 +1548,66 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_consumer pawl.consumer;
-  v_low_watermark bigint := pawl_private.next_low_watermark();
-  -- Taken before the steps that it sees and before the subscriptions are read.
-  v_snapshot pg_snapshot := pg_current_snapshot();
-  v_batch pg_snapshot;
-  v_place bigint;
+  v_head pawl.log_head;
+  v_until bigint;
   v_unrouted boolean := exists (select from pawl.unrouted_step limit 1);
-  v_page boolean;
   v_added integer;
 begin
   leads := false; steps := 0; deliveries := 0; more := false; wanted := true; turn := p_turn;
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term;
   if not found then
     return;
   end if;
-  v_batch := coalesce(v_consumer.batch, v_snapshot);
+  -- The end of the log is read before the subscriptions: then all of its steps were committed before a subscription
+  -- that is not seen.
+  select * into strict v_head from pawl.log_head h;
   if not v_unrouted
     and not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     wanted := false;
-    if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
-      leads := pawl.consumer_advance(
-        p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,
-        p_lease => p_lease);
-    else
-      leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
-    end if;
-    return;
+    v_until := nullif(v_head.position, v_consumer.position);
+  else
+    v_until := pawl_private.log_until(v_consumer.position, p_limit);
   end if;
-  v_page := v_consumer.batch is not null or pawl_private.place_after(v_consumer) is not null or exists (
-    select from pawl_private.consumer_steps(v_consumer, v_batch, 1)
-  );
-  if not v_page and not v_unrouted then
-    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+  if v_until is null and not v_unrouted then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_leader, p_term, p_lease);
     return;
   end if;
 
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
   if not found then
     return;
   end if;
-  if v_page then
-    select m.steps, m.deliveries, m.place
-    into steps, deliveries, v_place
-    from pawl_private.route_page(p_consumer => v_consumer, p_batch => v_batch, p_limit => p_limit) m;
-    leads := pawl.consumer_advance(
-      p_consumer => 'webhooks', p_term => p_term, p_batch => v_batch, p_seq => v_place, p_relayed => steps,
-      p_lease => p_lease, p_low_watermark => v_low_watermark);
+  if v_until is null then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_leader, p_term, p_lease);
   else
-    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+    if wanted then
+      select m.steps, m.deliveries
+      into steps, deliveries
+      from pawl_private.route_page(
+        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_first_seq => v_head.first_seq) m;
+    end if;
+    leads := pawl.consumer_advance(
+      p_consumer => 'webhooks', p_leader => p_leader, p_term => p_term, p_epoch => v_head.epoch, p_position => v_until,
+      p_relayed => steps, p_lease => p_lease);
+    if not leads then
+      -- The epoch has changed since it was read. What was routed is rolled back.
+      raise exception 'the log has begun an epoch' using errcode = 'serialization_failure';
+    end if;
+  end if;
+  if not wanted then
+    return;
   end if;
   select coalesce(u.tenant, p_turn), u.deliveries
   into turn, v_added
-  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit) u;
+  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_first_seq => v_head.first_seq) u;
   deliveries := deliveries + v_added;
-  more := v_place is not null or exists (select from pawl.unrouted_step limit 1);
+  more := v_until < v_head.position or exists (select from pawl.unrouted_step limit 1);
 end
 $$;
-revoke execute on function pawl.delivery_route(bigint,integer,interval,text) from public;
+revoke execute on function pawl.delivery_route(text,bigint,integer,interval,text) from public;
 
-create function pawl.delivery_settle(p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[], p_statuses integer[], p_errors text[], p_responses text[], p_rest interval) returns boolean
+create function pawl.delivery_settle(p_leader text, p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[], p_statuses integer[], p_errors text[], p_responses text[], p_rest interval) returns boolean
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -1578,7 +1629,7 @@ begin
   if not p_results <@ '{delivered,retry,dead,gone,postponed,abandoned}' then
     raise exception 'unknown result of a delivery in %', p_results using errcode = '22023';
   end if;
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
   if not found then
     return false;
   end if;
@@ -1701,7 +1752,7 @@ begin
   return true;
 end
 $$;
-revoke execute on function pawl.delivery_settle(bigint,text[],uuid[],text[],interval[],interval[],integer[],text[],text[],interval) from public;
+revoke execute on function pawl.delivery_settle(text,bigint,text[],uuid[],text[],interval[],interval[],integer[],text[],text[],interval) from public;
 
 create function pawl.final_instances(p_limit integer, p_age interval, p_tenant text, p_workflows text[], INOUT at_tenant text, INOUT at_workflow text, INOUT at_status text, INOUT at_id uuid, OUT ids uuid[], OUT before timestamp with time zone) returns record
 language plpgsql volatile
@@ -2304,54 +2355,269 @@ end
 $$;
 revoke execute on function pawl.jsonpath_error(text) from public;
 
-create function pawl.log_moved(p_cursor pg_snapshot, p_limit integer, OUT snapshot pg_snapshot, OUT instances uuid[], OUT tenants text[]) returns record
+create function pawl.log_begin(p_leader text, p_term bigint, OUT epoch bigint, OUT began boolean, OUT restored boolean) returns record
+language plpgsql volatile security definer
+set lock_timeout = '200ms'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_server record;
+  v_head pawl.log_head;
+  v_last pawl.log_epoch;
+begin
+  select s.* into strict v_server from pawl_private.server_of_log() s;
+  select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
+  restored := v_last is null or
+    (v_last.system_identifier, v_last.database_id, v_last.table_id) <> (v_server.system_identifier, v_server.database_id, v_server.table_id);
+  began := restored or v_last.timeline <> v_server.timeline;
+  if not began then
+    epoch := v_last.epoch;
+    return;
+  end if;
+  if restored then
+    lock table pawl.history in share mode;
+    -- As in log_tick, the snapshot is taken before this transaction has an id.
+    v_head.snapshot := pg_current_snapshot();
+    v_head.first_seq := nextval('pawl.history_seq_seq');
+    v_head.renumbers := true;
+    delete from pawl_private.log_mark;
+  end if;
+  epoch := coalesce(v_last.epoch, 0) + 1;
+  insert into pawl.log_epoch (
+    epoch, system_identifier, database_id, table_id, timeline, first_position, first_seq, snapshot, began_at)
+  select
+    log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
+    coalesce(v_head.first_seq, h.first_seq), case when not restored then h.snapshot end, pawl.now()
+  from pawl.log_head h;
+  update pawl.log_head h
+  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq),
+    renumbers = coalesce(v_head.renumbers, h.renumbers)
+  where h.leader = p_leader and h.term = p_term;
+  if not found then
+    raise exception 'another process leads' using errcode = 'serialization_failure';
+  end if;
+  restored := restored and v_last is not null;
+end
+$$;
+revoke execute on function pawl.log_begin(text,bigint) from public;
+
+create function pawl.log_lead(p_leader text, p_lease interval) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_term bigint;
+begin
+  update pawl.log_head h
+  set term = h.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  where h.lease_until <= v_now or h.leader = p_leader
+  returning h.term into v_term;
+  return v_term;
+end
+$$;
+revoke execute on function pawl.log_lead(text,interval) from public;
+
+create function pawl.log_moved(p_after bigint, p_limit integer, OUT last bigint, OUT instances uuid[], OUT tenants text[]) returns record
 language plpgsql stable security definer
-set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
   v_steps bigint;
+  v_led boolean;
 begin
-  snapshot := pg_current_snapshot();
-  if p_cursor is null then
+  select h.position, h.lease_until > pawl.now() into last, v_led from pawl.log_head h;
+  if p_after is null or last < p_after or not v_led then
     return;
   end if;
   select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
   into v_steps, instances, tenants
-  from (
-    select h.tenant_id, h.instance_id from pawl_private.steps_since(p_cursor) h limit p_limit + 1
-  ) s;
+  from (select l.tenant_id, l.instance_id from pawl.log l where l.position > p_after order by l.position limit p_limit + 1) s;
   if v_steps > p_limit then
     instances := null;
     tenants := null;
   end if;
 end
 $$;
-revoke execute on function pawl.log_moved(pg_snapshot,integer) from public;
+revoke execute on function pawl.log_moved(bigint,integer) from public;
 
-create function pawl.log_restored() returns void
-language plpgsql volatile
+create function pawl.log_place(p_epoch bigint, p_position bigint, OUT epoch bigint, OUT place bigint, OUT state text) returns record
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
-  -- The frozen xid: every snapshot sees it.
-  v_past constant xid8 := '2';
+  v_head pawl.log_head;
 begin
-  lock table pawl.consumer, pawl.history, pawl.subscription in exclusive mode;
-  update pawl.history h
-  set xid = case
-    when exists (select from pawl.consumer c where not pg_visible_in_snapshot(h.xid, c.cursor)) then pg_current_xact_id()
-    else v_past
-  end;
-  update pawl.consumer c
-  set cursor = pg_current_snapshot(), low_watermark = 0, next_low_watermark = 0, next_low_watermark_xid = v_past, batch = null, batch_seq = 0, batch_end = null
-  where c.cursor is not null;
-  update pawl.subscription s set since = '3:3:';
-  delete from pawl_private.purged_history;
+  select h.* into strict v_head from pawl.log_head h;
+  epoch := v_head.epoch;
+  place := least(p_position, (select min(e.first_position) from pawl.log_epoch e where e.epoch > p_epoch));
+  if p_epoch < 1 or p_position < 0 or p_epoch > epoch then
+    state := 'unknown';
+  elsif place < p_position then
+    state := 'lost';
+  elsif p_position <= v_head.position then
+    state := 'known';
+  else
+    state := 'unknown';
+  end if;
+  if state = 'unknown' and exists (
+    select
+    from pawl_private.server_of_log() s
+    left join pawl.log_epoch e on e.epoch = v_head.epoch
+    where (s.system_identifier, s.database_id, s.table_id, s.timeline)
+      is distinct from (e.system_identifier, e.database_id, e.table_id, e.timeline)
+  ) then
+    state := 'unready';
+  end if;
 end
 $$;
+revoke execute on function pawl.log_place(bigint,bigint) from public;
+
+create function pawl.log_resign(p_leader text, p_term bigint) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.log_head h set lease_until = pawl.now() where h.leader = p_leader and h.term = p_term
+$$;
+revoke execute on function pawl.log_resign(text,bigint) from public;
+
+create function pawl.log_restored() returns void
+language sql volatile
+as $$ select $$;
 revoke execute on function pawl.log_restored() from public;
+
+create function pawl.log_settled(p_tenant text, p_since pg_snapshot, p_server timestamp with time zone, OUT since pg_snapshot, OUT server timestamp with time zone, OUT epoch bigint, OUT place bigint) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_head pawl.log_head;
+begin
+  server := pg_postmaster_start_time();
+  since := case when p_server = server then p_since end;
+  since := coalesce(since, pg_current_snapshot());
+  select h.* into strict v_head from pawl.log_head h;
+  epoch := v_head.epoch;
+  if epoch > 0 and not v_head.renumbers and not exists (
+    select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
+  ) then
+    place := v_head.position;
+  end if;
+end
+$$;
+revoke execute on function pawl.log_settled(text,pg_snapshot,timestamp with time zone) from public;
+
+create function pawl.log_sweep(p_since pg_snapshot, p_after bigint, p_limit integer, OUT since pg_snapshot, OUT last bigint, OUT swept bigint) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  swept := 0;
+  since := coalesce(p_since, pg_current_snapshot());
+  if p_since is null and not exists (select from pawl_private.purged_instance limit 1) then
+    since := null;
+    return;
+  end if;
+  last := pawl_private.log_until(p_after, p_limit);
+  with gone as (
+    delete from pawl.log l
+    using pawl_private.purged_instance p
+    where l.position > p_after and l.position <= last and p.tenant_id = l.tenant_id and p.instance_id = l.instance_id
+    returning l.tenant_id, p.workflow, l.position
+  ),
+  noted as (
+    insert into pawl_private.log_floor as f (tenant_id, workflow, position)
+    select g.tenant_id, g.workflow, max(g.position)
+    from gone g
+    group by g.tenant_id, g.workflow
+    on conflict on constraint log_floor_pkey do update set position = greatest(f.position, excluded.position)
+  )
+  select count(*) into swept from gone;
+  if last is null then
+    -- The log has no row of an instance that was purged before the pass began.
+    delete from pawl_private.purged_instance p where pg_visible_in_snapshot(p.xid, since);
+  end if;
+end
+$$;
+revoke execute on function pawl.log_sweep(pg_snapshot,bigint,integer) from public;
+
+create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, OUT leads boolean, OUT last bigint, OUT steps bigint) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := pawl.now();
+  v_head pawl.log_head;
+  v_snapshot pg_snapshot;
+begin
+  -- No lock yet: it would draw this transaction's id before the snapshot is taken. See the module's comment.
+  select h.* into v_head from pawl.log_head h where h.leader = p_leader and h.term = p_term;
+  leads := found;
+  steps := 0;
+  if not leads then
+    return;
+  end if;
+  last := v_head.position;
+  v_snapshot := pg_current_snapshot();
+  if not v_head.renumbers
+    and v_head.lease_until > v_now + p_lease * 2 / 3
+    and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+  then
+    return;
+  end if;
+  if current_setting('synchronous_commit') in ('off', 'local') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  perform from pawl.log_head h
+  where h.leader = p_leader and h.term = p_term and h.position = v_head.position
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  if v_head.renumbers then
+    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
+  end if;
+  last := pawl_private.number_steps(
+    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
+  steps := last - v_head.position;
+  update pawl.log_head h
+  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  insert into pawl_private.log_mark (position, snapshot, marked_at)
+  select last, v_snapshot, v_now
+  where steps > 0 and not exists (
+    select
+    from (select m.position, m.marked_at from pawl_private.log_mark m order by m.position desc limit 1) m
+    where m.position > log_tick.last - 10000 and m.marked_at > v_now - interval '1 minute'
+  );
+  if found then
+    -- The last mark up to which everything has been read, and later ones, are of use.
+    delete from pawl_private.log_mark m
+    where m.position < (
+      select max(o.position)
+      from pawl_private.log_mark o
+      where o.position <= coalesce((select min(c.position) from pawl.consumer c), log_tick.last)
+    );
+  end if;
+end
+$$;
+revoke execute on function pawl.log_tick(text,bigint,interval) from public;
 
 create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, result text)
 language plpgsql volatile security definer
@@ -2639,8 +2905,6 @@ declare
   v_id uuid;
   v_keys record;
   v_purged uuid[] := '{}';
-  v_workflows text[] := '{}';
-  v_xids xid8[] := '{}';
 begin
   v_ids := array(
     select i.id
@@ -2667,17 +2931,14 @@ begin
     delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
     delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
+    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
     with gone as (
-      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
+      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
     )
-    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
-    delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
     v_purged := v_purged || v_id;
   end loop;
 
-  if v_purged <> '{}' then
-    perform pawl_private.note_purged_history(p_tenant => p_tenant, p_workflows => v_workflows, p_xids => v_xids);
-  end if;
   return v_purged;
 end
 $$;
@@ -2888,105 +3149,137 @@ as $$
 $$;
 revoke execute on function pawl.state_names(integer) from public;
 
-create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
+create function pawl.stream_instance(p_tenant text, p_id uuid, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.message
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
-    and not pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
-    and coalesce((
-      select count(*)
-      from (select from pawl_private.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
-    ) <= p_limit, true);
-end
-$$;
-revoke execute on function pawl.stream_can_resume(text,text[],pg_snapshot,integer) from public;
-
-create function pawl.stream_read(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
-language plpgsql stable security definer
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor) then
-    perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
-  end if;
-  return query
-  select (s.step).*
-  from (
-    select
-      h as step,
-      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
-        over (order by h.seq rows between unbounded preceding and 1 preceding) as before
-    from (
-      select h.*
-      from pawl_private.steps_since(p_cursor) h
-      where h.xid < pg_snapshot_xmax(p_batch)
-        and pg_visible_in_snapshot(h.xid, p_batch)
-        and h.seq > p_after
-        and h.tenant_id = p_tenant
-      order by h.seq
-      limit p_limit
-    ) h
-  ) s
-  where coalesce(s.before, 0) < p_bytes
-  order by (s.step).seq;
-end
-$$;
-revoke execute on function pawl.stream_read(text,text[],pg_snapshot,pg_snapshot,bigint,integer,bigint) from public;
-
-create function pawl.stream_read_past(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid, p_after_version bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_step pawl.history;
-  v_end pawl.history;
-  v_unread boolean;
-  v_bytes bigint := 0;
+  v_head pawl.log_head;
 begin
-  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
-    or p_after_version > 0 and not exists (
-      select from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
-    )
-  then
-    perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
-  end if;
-  for v_step in
-    select h.*
-    from pawl.history h
-    where h.tenant_id = p_tenant and (h.instance_id, h.version) > (p_after_instance, p_after_version)
-    order by h.instance_id, h.version
-    limit p_limit
-  loop
-    v_unread := pg_visible_in_snapshot(v_step.xid, p_batch) and not pg_visible_in_snapshot(v_step.xid, p_cursor);
-    if v_unread then
-      return next v_step;
-      v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
-      exit when v_bytes >= p_bytes;
-    else
-      v_end := v_step;
+  select h.* into strict v_head from pawl.log_head h;
+  return query
+  select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
+  where v_head.epoch > 0 and not v_head.renumbers and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  order by h.version;
+end
+$$;
+revoke execute on function pawl.stream_instance(text,uuid,bigint,integer,bigint) from public;
+
+create function pawl.stream_look(p_tenant text, p_workflows text[], p_floor bigint, p_epoch bigint, p_position bigint, p_limit integer, OUT epoch bigint, OUT place bigint, OUT state text, OUT until bigint, OUT steps bigint) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
+  if state = 'known' then
+    select max(l.position), count(*) filter (where l.tenant_id = p_tenant)
+    into until, steps
+    from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
+    if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then
+      perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
     end if;
-  end loop;
-  if not v_unread then
-    v_end.seq := -v_end.seq;
-    v_end.context := '{}';
-    v_end.payload := null;
-    return next v_end;
   end if;
 end
 $$;
-revoke execute on function pawl.stream_read_past(text,text[],pg_snapshot,pg_snapshot,uuid,bigint,integer,bigint) from public;
+revoke execute on function pawl.stream_look(text,text[],bigint,bigint,bigint,integer) from public;
+
+create function pawl.stream_place(p_tenant text, p_id uuid, p_version bigint, p_epoch bigint, OUT state text, OUT epoch bigint, OUT version bigint, OUT until bigint) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_head pawl.log_head;
+  v_step pawl.history;
+begin
+  select h.* into strict v_head from pawl.log_head h;
+  version := p_version;
+  select h.version into until
+  from pawl.history h
+  where h.tenant_id = p_tenant and h.instance_id = p_id
+    and v_head.epoch > 0 and not v_head.renumbers
+    and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  order by h.version desc
+  limit 1;
+  if p_version = 0 then
+    state := 'known';
+    epoch := 1;
+    return;
+  end if;
+  select h.* into v_step from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version;
+  epoch := pawl_private.epoch_of(v_step.xid, v_step.seq);
+  if v_step.version is null and not exists (select from pawl.instance i where i.tenant_id = p_tenant and i.id = p_id) then
+    state := 'purged';
+  elsif v_step.version > until or v_step.version is not null and until is null then
+    state := 'pending';
+  elsif v_step.version is not null and p_epoch in (0, epoch) then
+    state := 'known';
+  elsif p_epoch < v_head.epoch then
+    state := 'lost';
+    select h.version, h.epoch into version, epoch
+    from (
+      select h.version, pawl_private.epoch_of(h.xid, h.seq) as epoch
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_id and h.version < p_version
+    ) h
+    where h.epoch <= p_epoch
+    order by h.version desc
+    limit 1;
+  else
+    select p.state into state from pawl.log_place(p_epoch, v_head.position + 1) p;
+  end if;
+end
+$$;
+revoke execute on function pawl.stream_place(text,uuid,bigint,bigint) from public;
+
+create function pawl.stream_read(p_tenant text, p_workflows text[], p_floor bigint, p_after bigint, p_until bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.message
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pawl_private.steps_lost(p_tenant, p_workflows, p_after, p_until, p_floor) then
+    perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
+  end if;
+  return query
+  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  from (
+    select
+      h.step, h.position,
+      sum(octet_length((h.step).context::text) + coalesce(octet_length((h.step).payload::text), 0))
+        over (order by h.position rows between unbounded preceding and 1 preceding) as before
+    from (
+      select l.position, h.step
+      from pawl.log l
+      cross join lateral (
+        select h as step
+        from pawl.history h
+        where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+        limit 1
+      ) h
+      where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
+      order by l.position
+      limit p_limit
+    ) h
+  ) s
+  where coalesce(s.before, 0) < p_bytes
+  order by s.position;
+end
+$$;
+revoke execute on function pawl.stream_read(text,text[],bigint,bigint,bigint,integer,bigint) from public;
 
 create function pawl.subscription_create(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text) returns SETOF pawl.subscription
 language plpgsql volatile security definer
@@ -2999,10 +3292,11 @@ declare
 begin
   return query
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
-  values (
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, since_seq, created_at, created_by)
+  select
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), v_now, p_actor)
+    pg_current_snapshot(), h.first_seq, v_now, p_actor
+  from pawl.log_head h
   returning *;
 exception
   when data_exception or not_null_violation or check_violation then
@@ -3075,46 +3369,12 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz;
-  v_consumer pawl.consumer;
-  v_batch pg_snapshot;
-  v_place bigint;
   v_afresh boolean;
-  v_instances uuid[];
-  v_versions bigint[];
-  v_kinds text[];
 begin
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
-  if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
-    select array_agg(m.instance_id order by m.seq), array_agg(m.version order by m.seq), array_agg(m.kind order by m.seq)
-    into v_instances, v_versions, v_kinds
-    from (
-      select u.seq, u.instance_id, u.version, h.kind::text
-      from (
-        select u.* from pawl.unrouted_step u where u.tenant_id = p_tenant order by u.tenant_id, u.seq limit 20000
-      ) u
-      cross join lateral (
-        select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-      ) h
-      cross join lateral (
-        select s from pawl.subscription s where s.tenant_id = u.tenant_id and s.id = p_id limit 1
-      ) s
-      where pawl_private.subscription_wants(s.s, h.xid, h.workflow, h.event, h.to_state, h.status)
-    ) m;
-    perform pawl_private.add_deliveries(
-      array_fill(p_tenant, array[coalesce(cardinality(v_instances), 0)]), array_fill(p_id, array[coalesce(cardinality(v_instances), 0)]),
-      v_instances, v_versions, v_kinds);
-    v_batch := pg_current_snapshot();
-    -- From the cursor on: what a begun batch does not see may be below the place that it was read up to.
-    v_consumer.batch := null;
-    v_consumer.batch_seq := 0;
-    v_consumer.batch_end := null;
-    for page in 1..20 loop
-      select m.place into v_place from pawl_private.route_page(
-        p_consumer => v_consumer, p_batch => v_batch, p_limit => 1000, p_only => p_id) m;
-      exit when v_place is null;
-      v_consumer.batch_seq := v_place;
-    end loop;
+  if p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null then
+    perform pawl_private.route_only(p_tenant, p_id);
   end if;
 
   select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
@@ -3132,6 +3392,7 @@ begin
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
+    since_seq = case when not p_disabled and s.disabled_at is not null then (select h.first_seq from pawl.log_head h) else s.since_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id
@@ -3206,7 +3467,7 @@ end
 $$;
 revoke execute on function pawl.workflows_page(text,integer,bigint) from public;
 
-create function pawl_private.add_deliveries(p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[]) returns integer
+create function pawl_private.add_deliveries(p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[], p_ats timestamp with time zone[], p_epochs bigint[]) returns integer
 language plpgsql volatile
 set enable_hashjoin = 'off'
 set enable_mergejoin = 'off'
@@ -3221,10 +3482,11 @@ begin
   insert into pawl.delivery (
     tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
   select
-    m.tenant_id, pawl_private.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.subscription_id = m.instance_id,
-    m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0, case when w.failed then null else v_now end, v_now
-  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds)
-    with ordinality as m (tenant_id, subscription_id, instance_id, version, kind, ordinal)
+    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.subscription_id), m.subscription_id,
+    m.subscription_id = m.instance_id, m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0,
+    case when w.failed then null else v_now end, m.at
+  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds, p_ats, p_epochs)
+    as m (tenant_id, subscription_id, instance_id, version, kind, at, epoch)
   left join lateral (
     select pawl_private.delivery_failed(d) as failed
     from pawl.delivery d
@@ -3241,7 +3503,7 @@ begin
   return v_added;
 end
 $$;
-revoke execute on function pawl_private.add_deliveries(text[],uuid[],uuid[],bigint[],text[]) from public;
+revoke execute on function pawl_private.add_deliveries(text[],uuid[],uuid[],bigint[],text[],timestamp with time zone[],bigint[]) from public;
 
 create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language plpgsql volatile
@@ -3757,63 +4019,21 @@ end
 $$;
 revoke execute on function pawl_private.complete_macrostep(pawl.instance,pawl.instance,text,jsonb,text,timestamp with time zone,pawl.setting) from public;
 
-create function pawl_private.consumer_keep_lead(p_consumer text, p_term bigint, p_lease interval) returns boolean
+create function pawl_private.consumer_keep_lead(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (
     select from pawl.consumer c
-    where c.name = p_consumer and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
+    where c.name = p_consumer and c.leader = p_leader and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
   ) then
     return true;
   end if;
-  return pawl.consumer_renew(p_consumer, p_term, p_lease);
+  return pawl.consumer_renew(p_consumer, p_leader, p_term, p_lease);
 end
 $$;
-revoke execute on function pawl_private.consumer_keep_lead(text,bigint,interval) from public;
-
-create function pawl_private.consumer_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns SETOF pawl.history
-language plpgsql stable security definer
-set enable_bitmapscan = 'off'
-set enable_incremental_sort = 'off'
-set enable_seqscan = 'off'
-set enable_sort = 'off'
-set jit = 'off'
-set plan_cache_mode = 'force_generic_plan'
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_read integer := 0;
-begin
-  if p_consumer.batch_seq < p_consumer.low_watermark then
-    return query
-    select h.*
-    from pg_snapshot_xip(p_consumer.cursor) as x (xid)
-    cross join lateral (
-      select h.*
-      from pawl.history h
-      -- Compared as rows: for a single xid the index on seq would have the same order, too.
-      where (h.xid, h.seq) > (x.xid, p_consumer.batch_seq) and (h.xid, h.seq) <= (x.xid, p_consumer.low_watermark)
-      order by h.xid, h.seq
-      limit p_limit
-    ) h
-    where pg_visible_in_snapshot(x.xid, p_batch)
-    order by h.seq
-    limit p_limit;
-    get diagnostics v_read = row_count;
-  end if;
-  return query
-  select h.*
-  from pawl.history h
-  where h.seq > greatest(p_consumer.batch_seq, p_consumer.low_watermark) and h.seq <= pawl_private.page_end(p_consumer)
-    and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
-    and pg_visible_in_snapshot(h.xid, p_batch)
-  order by h.seq
-  limit p_limit - v_read;
-end
-$$;
-revoke execute on function pawl_private.consumer_steps(pawl.consumer,pg_snapshot,integer) from public;
+revoke execute on function pawl_private.consumer_keep_lead(text,text,bigint,interval) from public;
 
 create function pawl_private.count_instances(p_workflow text, p_version integer) returns bigint
 language sql stable
@@ -4205,6 +4425,15 @@ language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 revoke execute on function pawl_private.delivery_failed(pawl.delivery) from public;
 
+create function pawl_private.delivery_id(p_at timestamp with time zone, p_instance uuid, p_version bigint, p_epoch bigint, p_subscription uuid) returns uuid
+language sql immutable parallel safe
+as $$
+  select pawl_private.uuid_v7_with(
+    p_at,
+    substring(sha256(convert_to(concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription), 'UTF8')) for 16))
+$$;
+revoke execute on function pawl_private.delivery_id(timestamp with time zone,uuid,bigint,bigint,uuid) from public;
+
 create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
 language plpgsql stable parallel safe
 as $$
@@ -4295,6 +4524,16 @@ create function pawl_private.duration(p_text text) returns interval
 language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
 revoke execute on function pawl_private.duration(text) from public;
+
+create function pawl_private.epoch_of(p_xid xid8, p_seq bigint) returns bigint
+language sql stable
+as $$
+  select coalesce(max(e.epoch), 1)
+  from pawl.log_epoch e
+  where e.first_seq = (select max(f.first_seq) from pawl.log_epoch f where f.first_seq < p_seq)
+    and coalesce(not pg_visible_in_snapshot(p_xid, e.snapshot), true)
+$$;
+revoke execute on function pawl_private.epoch_of(xid8,bigint) from public;
 
 create function pawl_private.fail_timer(p_instance pawl.instance, p_tried integer, p_event text, p_error text, p_cause text) returns jsonb
 language plpgsql volatile
@@ -4515,27 +4754,49 @@ revoke execute on function pawl_private.knows_event(text,integer,text) from publ
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable
 as $$
+declare
+  v_read bigint := (select min(c.position) from pawl.consumer c);
 begin
-  return exists (
-    select from pawl.consumer c
-    where not pg_visible_in_snapshot(
+  return v_read is not null and not coalesce((
+    select pawl_private.step_is_seen(h.xid, h.seq, m.snapshot, m.first_seq)
+    from (
+      select h.xid, h.seq
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_id
+      order by h.version desc
+      limit 1
+    ) h
+    cross join (
+      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read and not h.renumbers
+      union all
       (
-        select h.xid
-        from pawl.history h
-        where h.tenant_id = p_tenant and h.instance_id = p_id
-        order by h.version desc
+        select m.snapshot, h.first_seq
+        from pawl_private.log_mark m
+        cross join pawl.log_head h
+        where m.position <= v_read
+        order by m.position desc
         limit 1
-      ),
-      c.cursor)
-  );
+      )
+      limit 1
+    ) m
+  ), false);
 end
 $$;
 revoke execute on function pawl_private.log_retains(text,uuid) from public;
 
-create function pawl_private.message_of(p_step pawl.history) returns SETOF pawl.message
+create function pawl_private.log_until(p_after bigint, p_limit integer) returns bigint
 language sql stable
 as $$
-  select (p_step).*, i.business_key, i.correlation_id, i.created_at, s.events
+  select max(l.position) from (select l.position from pawl.log l where l.position > p_after order by l.position limit p_limit) l
+$$;
+revoke execute on function pawl_private.log_until(bigint,integer) from public;
+
+create function pawl_private.message_of(p_step pawl.history, p_position bigint) returns SETOF pawl.message
+language sql stable
+as $$
+  select
+    (p_step).*, pawl_private.epoch_of((p_step).xid, (p_step).seq), p_position, i.business_key, i.correlation_id, i.created_at,
+    s.events
   from (select) one
   left join lateral (
     select i.*
@@ -4552,7 +4813,7 @@ as $$
     limit 1
   ) s on true
 $$;
-revoke execute on function pawl_private.message_of(pawl.history) from public;
+revoke execute on function pawl_private.message_of(pawl.history,bigint) from public;
 
 create function pawl_private.message_type(p_kind text) returns text
 language sql immutable parallel safe
@@ -4629,39 +4890,6 @@ as $$
 $$;
 revoke execute on function pawl_private.next_deadline(pawl.instance,integer) from public;
 
-create function pawl_private.next_low_watermark() returns bigint
-language sql volatile
-as $$
-  select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
-$$;
-revoke execute on function pawl_private.next_low_watermark() from public;
-
-create function pawl_private.note_purged_history(p_tenant text, p_workflows text[], p_xids xid8[]) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_xid xid8 := pg_current_xact_id();
-begin
-  insert into pawl_private.purged_history as r (tenant_id, workflow, purged_by, xid)
-  select p_tenant, g.workflow, v_xid, max(g.xid)
-  from unnest(p_workflows, p_xids) as g (workflow, xid)
-  where g.xid is not null -- An instance without history leaves nothing to lose.
-  group by g.workflow
-  on conflict on constraint purged_history_pkey do update set xid = excluded.xid where r.xid < excluded.xid;
-  delete from pawl_private.purged_history r
-  where r.ctid = any (array(
-    select o.ctid
-    from pawl_private.purged_history n
-    join pawl_private.purged_history o
-      on o.tenant_id = n.tenant_id and o.workflow = n.workflow and o.xid <= n.xid and o.purged_by <> n.purged_by
-    where n.tenant_id = p_tenant and n.workflow = any (p_workflows) and n.purged_by = v_xid
-    for update of o skip locked
-  ));
-end
-$$;
-revoke execute on function pawl_private.note_purged_history(text,text[],xid8[]) from public;
-
 create function pawl_private.note_slow(p_instance pawl.instance, p_event text, p_now timestamp with time zone) returns integer
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -4677,12 +4905,33 @@ as $$
 $$;
 revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
 
-create function pawl_private.page_end(p_consumer pawl.consumer) returns bigint
-language sql immutable parallel safe
+create function pawl_private.number_steps(p_position bigint, p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns bigint
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
 as $$
-  select greatest(p_consumer.batch_seq, p_consumer.low_watermark) + 20000
+declare
+  v_steps bigint;
+begin
+  if p_from is null then
+    perform set_config('enable_seqscan', 'on', true);
+    insert into pawl.log (position, tenant_id, instance_id, version)
+    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+    from pawl.history h
+    where h.seq <= p_first_seq and not exists (
+      select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
+    );
+  else
+    insert into pawl.log (position, tenant_id, instance_id, version)
+    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+    from pawl_private.steps_between(p_from, p_until, p_first_seq) h;
+  end if;
+  get diagnostics v_steps = row_count;
+  return p_position + v_steps;
+end
 $$;
-revoke execute on function pawl_private.page_end(pawl.consumer) from public;
+revoke execute on function pawl_private.number_steps(bigint,pg_snapshot,pg_snapshot,bigint) from public;
 
 create function pawl_private.path_nests(p_path jsonpath) returns boolean
 language sql immutable parallel safe
@@ -4693,15 +4942,6 @@ as $$
   from (select p_path::text as text) t
 $$;
 revoke execute on function pawl_private.path_nests(jsonpath) from public;
-
-create function pawl_private.place_after(p_consumer pawl.consumer) returns bigint
-language sql volatile
-as $$
-  select pawl_private.page_end(p_consumer)
-  from pawl.history_seq_seq s
-  where pawl_private.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
-$$;
-revoke execute on function pawl_private.place_after(pawl.consumer) from public;
 
 create function pawl_private.queue_timer(p_instance pawl.instance, p_queue integer) returns void
 language plpgsql volatile
@@ -4843,7 +5083,64 @@ language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
 revoke execute on function pawl_private.rfc3339(timestamp with time zone) from public;
 
-create function pawl_private.route_page(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid DEFAULT NULL::uuid, OUT steps integer, OUT deliveries integer, OUT place bigint) returns record
+create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+as $$
+declare
+  v_snapshot pg_snapshot := pg_current_snapshot();
+begin
+  perform pawl_private.add_deliveries(
+    array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
+    array_agg(m.at), array_agg(pawl_private.epoch_of(m.xid, m.seq)))
+  from (
+    select h.*
+    from pawl.log_head e
+    cross join pawl.consumer c
+    cross join lateral (
+      (
+        select 0 as part, u.position as place, h as step
+        from pawl.unrouted_step u
+        cross join lateral (
+          select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
+        ) h
+        where u.tenant_id = p_tenant
+        order by u.tenant_id, u.position
+        limit 20000
+      )
+      union all
+      (
+        select 1, l.position, h
+        from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+        cross join lateral (
+          select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
+        ) h
+        where l.tenant_id = p_tenant
+      )
+      union all
+      (
+        select 2, h.seq, h
+        from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
+        where h.tenant_id = p_tenant
+      )
+    ) n
+    cross join lateral (select (n.step).*) h
+    cross join lateral (
+      select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
+    ) s
+    where c.name = 'webhooks'
+      and pawl_private.subscription_wants(s.s, h.xid, h.seq, e.first_seq, h.workflow, h.event, h.to_state, h.status)
+    order by n.part, n.place
+  ) m;
+end
+$$;
+revoke execute on function pawl_private.route_only(text,uuid) from public;
+
+create function pawl_private.route_page(p_after bigint, p_until bigint, p_limit integer, p_first_seq bigint, OUT steps integer, OUT deliveries integer) returns record
 language plpgsql volatile
 set enable_hashjoin = 'off'
 set enable_mergejoin = 'off'
@@ -4856,14 +5153,22 @@ declare
   v_instances uuid[];
   v_versions bigint[];
   v_kinds text[];
+  v_ats timestamptz[];
+  v_epochs bigint[];
 begin
   with step as materialized (
-    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl_private.consumer_steps(p_consumer, p_batch, p_limit) h
+    select
+      l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
+      pawl_private.epoch_of(h.xid, h.seq) as epoch
+    from pawl.log l
+    cross join lateral (
+      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
+    ) h
+    where l.position > p_after and l.position <= p_until
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
   first as (
-    select h.*, row_number() over (partition by h.tenant_id order by h.seq) = 1 as is_first
+    select h.*, row_number() over (partition by h.tenant_id order by h.position) = 1 as is_first
     from step h
   ),
   counted as (
@@ -4881,17 +5186,16 @@ begin
     from counted h
   ),
   in_share as (
-    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.seq) <= p_limit as fits
+    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.position) <= p_limit as fits
     from shared h
   ),
   placed as materialized (
-    select h.*,
-      p_only is null and (not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.seq) > 2 * p_limit) as put_off
+    select h.*, not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.position) > 2 * p_limit as put_off
     from in_share h
   ),
   late as (
-    insert into pawl.unrouted_step (tenant_id, seq, instance_id, version, after_subscription)
-    select h.tenant_id, h.seq, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
+    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, after_subscription)
+    select h.tenant_id, h.position, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
     from placed h
     where h.put_off and h.pairs > 0
     on conflict on constraint unrouted_step_pkey do nothing
@@ -4903,8 +5207,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and (p_only is null or s.id = p_only)
-        and pawl_private.subscription_wants(s, h.xid, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, p_first_seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -4913,22 +5216,19 @@ begin
     cross join lateral (
       select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
     ) b
-    where h.status <> 'active' and p_only is null
+    where h.status <> 'active'
   )
   select
-    (select count(*) from step), (select max(h.seq) from step h),
-    array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text)
-  into steps, place, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds
-  from (select m.* from matching m order by m.seq, m.subscription_id) m;
-  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds);
-  if steps < p_limit then
-    place := pawl_private.place_after(p_consumer);
-  end if;
+    (select count(*) from step), array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id),
+    array_agg(m.version::bigint), array_agg(m.kind::text), array_agg(m.at), array_agg(m.epoch)
+  into steps, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs
+  from (select m.* from matching m order by m.position, m.subscription_id) m;
+  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs);
 end
 $$;
-revoke execute on function pawl_private.route_page(pawl.consumer,pg_snapshot,integer,uuid) from public;
+revoke execute on function pawl_private.route_page(bigint,bigint,integer,bigint) from public;
 
-create function pawl_private.route_unrouted(p_after text, p_limit integer, OUT tenant text, OUT deliveries integer) returns record
+create function pawl_private.route_unrouted(p_after text, p_limit integer, p_first_seq bigint, OUT tenant text, OUT deliveries integer) returns record
 language plpgsql volatile
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -4944,25 +5244,26 @@ declare
   v_chosen uuid[];
 begin
   deliveries := 0;
-  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.seq limit 1;
+  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.position limit 1;
   if not found then
-    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.seq limit 1;
+    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.position limit 1;
   end if;
   for v_step in
-    select u.seq, u.instance_id, u.version, u.after_subscription, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    select u.position, u.instance_id, u.version, u.after_subscription, h.xid, h.seq, h.workflow, h.kind, h.event, h.to_state, h.status, h.at
     from (
-      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.seq limit p_limit
+      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
     left join lateral (
       select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
     ) h on true
-    order by u.tenant_id, u.seq
+    order by u.tenant_id, u.position
   loop
     select
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
-        where pawl_private.subscription_wants(l.subscription, v_step.xid, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+        where pawl_private.subscription_wants(
+          l.subscription, v_step.xid, v_step.seq, p_first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -4974,20 +5275,33 @@ begin
     ) l;
     deliveries := deliveries + pawl_private.add_deliveries(
       array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
-      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]));
+      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
+      array_fill(v_step.at, array[cardinality(v_chosen)]),
+      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq), array[cardinality(v_chosen)]));
     if cardinality(v_looked) < v_left then
-      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.seq = v_step.seq;
+      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
       update pawl.unrouted_step u
       set after_subscription = v_looked[cardinality(v_looked)]
-      where u.tenant_id = tenant and u.seq = v_step.seq;
+      where u.tenant_id = tenant and u.position = v_step.position;
     end if;
     v_left := v_left - greatest(cardinality(v_looked), 1);
     exit when v_left <= 0;
   end loop;
 end
 $$;
-revoke execute on function pawl_private.route_unrouted(text,integer) from public;
+revoke execute on function pawl_private.route_unrouted(text,integer,bigint) from public;
+
+create function pawl_private.server_of_log(OUT system_identifier bigint, OUT database_id oid, OUT table_id oid, OUT timeline bigint) returns record
+language sql volatile
+as $$
+  select c.system_identifier, d.oid, 'pawl.log_epoch'::regclass::oid,
+    ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+  from pg_control_system() c
+  cross join pg_database d
+  where d.datname = current_database()
+$$;
+revoke execute on function pawl_private.server_of_log() from public;
 
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
 language plpgsql volatile
@@ -5027,43 +5341,51 @@ end
 $$;
 revoke execute on function pawl_private.state_is_declared(text,integer,text) from public;
 
-create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
-language plpgsql stable
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-set search_path = pg_catalog, pg_temp
+create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_since_seq bigint, p_first_seq bigint) returns boolean
+language sql immutable parallel safe
 as $$
-declare
-  v_unseen xid8 := coalesce((
-    select min(x.xid)
-    from pg_snapshot_xip(p_cursor) as x (xid)
-    where pg_visible_in_snapshot(x.xid, pg_current_snapshot())
-  ), pg_snapshot_xmax(p_cursor));
-begin
-  return pg_snapshot_xmax(p_cursor) > '1' and exists (
-    select from pawl_private.purged_history r
-    where r.tenant_id = p_tenant
-      and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
-      and r.xid >= v_unseen
-  );
-end
+  select p_seq > p_first_seq and p_since_seq < p_first_seq or not pg_visible_in_snapshot(p_xid, p_since)
 $$;
-revoke execute on function pawl_private.steps_lost(text,text[],pg_snapshot) from public;
+revoke execute on function pawl_private.step_follows(xid8,bigint,pg_snapshot,bigint,bigint) from public;
 
-create function pawl_private.steps_since(p_cursor pg_snapshot) returns SETOF pawl.history
+create function pawl_private.step_is_seen(p_xid xid8, p_seq bigint, p_snapshot pg_snapshot, p_first_seq bigint) returns boolean
+language sql immutable parallel safe
+as $$ select p_seq <= p_first_seq or pg_visible_in_snapshot(p_xid, p_snapshot) $$;
+revoke execute on function pawl_private.step_is_seen(xid8,bigint,pg_snapshot,bigint) from public;
+
+create function pawl_private.steps_between(p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns SETOF pawl.history
 language sql stable
 as $$
   select h.*
   from pawl.history h
-  where h.xid >= pg_snapshot_xmax(p_cursor)
+  where h.xid >= pg_snapshot_xmax(p_from) and h.xid < pg_snapshot_xmax(p_until)
+    and pg_visible_in_snapshot(h.xid, p_until) and h.seq > p_first_seq
   union all
   -- One by one: a join would read all of history.
   select h.*
-  from pg_snapshot_xip(p_cursor) as x (xid)
+  from pg_snapshot_xip(p_from) as x (xid)
   cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
+  where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
 $$;
-revoke execute on function pawl_private.steps_since(pg_snapshot) from public;
+revoke execute on function pawl_private.steps_between(pg_snapshot,pg_snapshot,bigint) from public;
+
+create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_after bigint, p_until bigint, p_floor bigint) returns boolean
+language sql stable
+as $$
+  select exists (
+    select from pawl_private.log_floor f
+    where f.tenant_id = p_tenant and f.position > greatest(p_after, p_floor)
+      and (coalesce(cardinality(p_workflows), 0) = 0 or f.workflow = any (p_workflows))
+  ) or exists (
+    select
+    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and l.tenant_id = p_tenant) l
+    cross join lateral (
+      select p.workflow from pawl_private.purged_instance p where p.tenant_id = l.tenant_id and p.instance_id = l.instance_id limit 1
+    ) p
+    where coalesce(cardinality(p_workflows), 0) = 0 or p.workflow = any (p_workflows)
+  )
+$$;
+revoke execute on function pawl_private.steps_lost(text,text[],bigint,bigint,bigint) from public;
 
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile
@@ -5139,11 +5461,11 @@ end
 $$;
 revoke execute on function pawl_private.store_definition(text,integer,jsonb,text) from public;
 
-create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
+create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_first_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
-    and not pg_visible_in_snapshot(p_xid, p_subscription.since)
+    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.since_seq, p_first_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
     and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
     and (
@@ -5154,7 +5476,7 @@ as $$
     )
     and (not p_subscription.terminal_only or p_status <> 'active')
 $$;
-revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,text,text,text,text) from public;
+revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,bigint,bigint,text,text,text,text) from public;
 
 create function pawl_private.too_slow(p_elapsed interval, p_timers integer) returns boolean
 language sql immutable parallel safe
@@ -5163,17 +5485,24 @@ revoke execute on function pawl_private.too_slow(interval,integer) from public;
 
 create function pawl_private.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe
+as $$ select pawl_private.uuid_v7_with(p_at, uuid_send(gen_random_uuid())) $$;
+revoke execute on function pawl_private.uuid_v7(timestamp with time zone) from public;
+
+create function pawl_private.uuid_v7_with(p_at timestamp with time zone, p_bytes bytea) returns uuid
+language sql immutable parallel safe
 as $$
   select encode(
     set_byte(
       set_byte(
-        overlay(uuid_send(gen_random_uuid()) placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
-        6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
-      7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+        set_byte(
+          overlay(p_bytes placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
+          6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
+        7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+      8, get_byte(p_bytes, 8) & 63 | 128),
     'hex')::uuid
   from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
 $$;
-revoke execute on function pawl_private.uuid_v7(timestamp with time zone) from public;
+revoke execute on function pawl_private.uuid_v7_with(timestamp with time zone,bytea) from public;
 
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable

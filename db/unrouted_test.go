@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -14,9 +15,10 @@ import (
 // routeAll routes until nothing is left. No call may make more deliveries than three times its limit.
 func routeAll(t *testing.T, pool *pgxpool.Pool, limit int32) (calls int) {
 	t.Helper()
+	dbtest.Number(t, pool)
 	turn := ""
 	for more := true; more; calls++ {
-		r, err := queries.New(pool).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: 1, RowLimit: limit, Lease: anHour, Turn: turn})
+		r, err := queries.New(pool).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Leader: "x", Term: 1, RowLimit: limit, Lease: anHour, Turn: turn})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,9 +109,10 @@ func TestUnroutedStepsByTurns(t *testing.T) {
 	for _, tenant := range []string{"a", "b", "c"} {
 		bounded.Exec(t, pool, "select pawl.create_one('door', p_tenant => $1) from generate_series(1, $2)", tenant, map[string]int{"a": 50}[tenant]+1)
 	}
+	dbtest.Number(t, pool)
 	turn := ""
 	for range 40 { // All deliveries take more than a hundred calls.
-		r, err := queries.New(pool).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: 1, RowLimit: 5, Lease: anHour, Turn: turn})
+		r, err := queries.New(pool).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Leader: "x", Term: 1, RowLimit: 5, Lease: anHour, Turn: turn})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -23,9 +24,13 @@ func subscribeAll(t testing.TB, pool *pgxpool.Pool) uuid.UUID {
 	return bounded.Value[uuid.UUID](t, pool, `select id from pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_', 'x')`)
 }
 
+// route routes the next page. Steps are numbered before, unless a transaction is open.
 func route(t testing.TB, q queries.DBTX, term int64, limit int32) queries.DeliveryRouteRow {
 	t.Helper()
-	row, err := queries.New(q).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: term, RowLimit: limit, Lease: anHour})
+	if _, open := q.(pgx.Tx); !open {
+		dbtest.Number(t, q)
+	}
+	row, err := queries.New(q).DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Leader: "x", Term: term, RowLimit: limit, Lease: anHour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +67,7 @@ func versions(list []queries.Delivery) (out []int64) {
 
 func settle(t testing.TB, q queries.DBTX, term int64, outcome string, list ...queries.Delivery) bool {
 	t.Helper()
-	p := queries.DeliverySettleParams{Term: term, Rest: anHour}
+	p := queries.DeliverySettleParams{Leader: "x", Term: term, Rest: anHour}
 	for _, d := range list {
 		p.Tenants, p.Ids, p.Results = append(p.Tenants, d.TenantID), append(p.Ids, d.ID), append(p.Results, outcome)
 		p.Delays, p.Pauses = append(p.Delays, anHour), append(p.Pauses, pgtype.Interval{})
@@ -95,6 +100,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 	fire(t, pool, tenant, command{id: ids[0], event: "close"})
 	steps := bounded.Value[int](t, pool, "select count(*) from pawl.history h, pawl.subscription s where not pg_visible_in_snapshot(h.xid, s.since)")
 
+	dbtest.Number(t, pool)
 	crashed := begin(t, pool)
 	if r := route(t, crashed, 1, 100); !r.Leads || int(r.Deliveries) != steps {
 		t.Errorf("routed %+v, want %d deliveries", r, steps)
@@ -117,8 +123,8 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 	if r := route(t, pool, 1, 100); r.Steps != 0 || made != steps || pages < 2 {
 		t.Errorf("%d deliveries were made in %d pages, and then %+v", made, pages, r)
 	}
-	// Somebody puts the cursor back: what there is stays.
-	bounded.Exec(t, pool, "update pawl.consumer set cursor = '1:1:', low_watermark = 0, next_low_watermark = 0, batch = null, batch_seq = 0")
+	// Somebody puts the position back: what there is stays.
+	bounded.Exec(t, pool, "update pawl.consumer set position = 0")
 	if r := route(t, pool, 1, 100); r.Deliveries != 0 || int(r.Steps) <= steps {
 		t.Errorf("routed again: %+v", r)
 	}
@@ -130,7 +136,7 @@ func TestRoutingIsExactlyOnce(t *testing.T) {
 	}
 }
 
-// Without subscriptions nothing is written but the cursor, and that only when there is something behind it.
+// Without subscriptions nothing is written but the position, and that only when there is something behind it.
 func TestRoutingForNobody(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 5)
@@ -138,8 +144,8 @@ func TestRoutingForNobody(t *testing.T) {
 	if r := route(t, pool, 1, 100); !r.Leads || r.Steps != 0 || r.Deliveries != 0 {
 		t.Errorf("routed %+v", r)
 	}
-	if bounded.Value[bool](t, pool, "select cursor::text = '1:1:' from pawl.consumer") || bounded.Value[int](t, pool, "select count(*) from pawl.delivery") != 0 {
-		t.Error("the cursor stayed, or there is a delivery")
+	if bounded.Value[bool](t, pool, "select position = 0 from pawl.consumer") || bounded.Value[int](t, pool, "select count(*) from pawl.delivery") != 0 {
+		t.Error("the position stayed, or there is a delivery")
 	}
 	before := bounded.Value[string](t, pool, "select c::text from pawl.consumer c")
 	bounded.Exec(t, pool, "update pawl.setting set only_row = true") // Transactions, but no steps.

@@ -61,9 +61,13 @@ const (
 	InvalidPayload
 	// UnknownEvent: no state of the workflow has the event.
 	UnknownEvent
-	// EventIDTooOld: some of the messages behind the given id no longer exist, or they are more than
-	// a stream catches up with.
+	// EventIDTooOld: some of the messages behind the given id have been purged.
 	EventIDTooOld
+	// UnknownEventID: the log has not been at the given id.
+	UnknownEventID
+	// StepsLost: the log has been at the given id, and has lost its end since. Error.LastCommon has the last id
+	// that it still has.
+	StepsLost
 	// NotFound: the tenant has no such subscription or delivery.
 	NotFound
 	// DeliveryConflict: the delivery is still pending, or its subscription is disabled or deleted.
@@ -130,6 +134,8 @@ type Error struct {
 	Refusal *Refusal
 	// InstanceID of InstanceExists: the instance that has the business key.
 	InstanceID uuid.UUID
+	// LastCommon of StepsLost.
+	LastCommon string
 	// Replayed: the refusal was decided before, for the same idempotency key.
 	Replayed bool
 	// Cause is for logs, and never for clients.
@@ -313,8 +319,8 @@ func fromDatabase(err error) *Error {
 }
 
 // conditions are the kinds of the conditions that functions of the database raise, by SQLSTATE. The
-// table pawl_private.condition lists the conditions too, and a test compares the two. PW40L and PW40R
-// are not here: they are for operators, not for callers.
+// table pawl_private.condition lists the conditions too, and a test compares the two. PW40L is
+// not here: it is for operators, not for callers.
 var conditions = map[string]Kind{
 	"PW400": Malformed,
 	"PW404": InstanceNotFound,

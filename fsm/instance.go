@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -129,6 +130,25 @@ func StepOf(h queries.History) Step {
 		To: h.ToState, Status: Status(h.Status), Context: h.Context, Payload: h.Payload, Actor: h.Actor,
 		Reason: h.Reason, Key: h.Key, CorrelationID: h.CorrelationID, Traceparent: h.Traceparent, At: h.At,
 	}
+}
+
+// StepOfMessage returns the step of a row of the log.
+func StepOfMessage(m queries.Message) Step {
+	return Step{
+		Version: m.Version, WorkflowVersion: int(m.WorkflowVersion), Kind: m.Kind, Event: m.Event, From: m.FromState,
+		To: m.ToState, Status: Status(m.Status), Context: m.Context, Payload: m.Payload, Actor: m.Actor,
+		Reason: m.Reason, Key: m.Key, CorrelationID: m.CorrelationID, Traceparent: m.Traceparent, At: m.At,
+	}
+}
+
+// StepID is the id by which the world knows a step: "<instance>:<version>", from the second epoch of the log on
+// "<instance>:<version>@<epoch>".
+func StepID(instance uuid.UUID, version, epoch int64) string {
+	id := instance.String() + ":" + strconv.FormatInt(version, 10)
+	if epoch > 1 {
+		id += "@" + strconv.FormatInt(epoch, 10)
+	}
+	return id
 }
 
 // Visit returns the step as a diagram of a definition marks it.

@@ -66,7 +66,9 @@ var problemKinds = map[api.ProblemCode]problemKind{
 	api.ProblemCodeWorkflowConflict:       {409, "Workflow conflict", "The definition names a version that is not the next one, the version is in use, or another migration of the workflow is running. If you are registering, compare the definition with the latest version, then leave `version` out or name the next one."},
 	api.ProblemCodeDeliveryConflict:       {409, "Delivery conflict", "The delivery to replay is already pending, or cannot be sent any more, since its subscription was deleted, its instance was purged or its callback was delivered; or the subscription to test is disabled. A pending delivery is sent without a replay; a disabled subscription can be enabled."},
 	api.ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance no longer has a version that If-Match names. Read it and decide again; the same key may be used."},
-	api.ProblemCodeEventIDTooOld:          {410, "Event id too old", "Some of the steps behind Last-Event-ID have been purged, or there are more of them than a stream catches up with. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
+	api.ProblemCodeEventIDTooOld:          {410, "Event id too old", "Some of the steps behind Last-Event-ID have been purged. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
+	api.ProblemCodeUnknownEventID:         {404, "Unknown event id", "The service has never been at the place that Last-Event-ID names: the id is of another deployment, or of a server that is ahead of this one. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
+	api.ProblemCodeStepsLost:              {409, "Steps lost", "The database has gone on from a copy that lacks the last steps before Last-Event-ID: an asynchronous standby was promoted, or a backup restored. This problem is the data of an event in a stream. last_common is the last id that the database still has, and what came after it has not happened. Undo what was done for it, and resume behind last_common, as browsers do by themselves."},
 	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit, the context would become nested too deep, or the answer to a simulation would be too large."},
 	api.ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8, and the Content-Type header must say so."},
 	api.ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
@@ -103,6 +105,8 @@ var codes = map[fsm.Kind]api.ProblemCode{
 	fsm.InvalidPayload:         api.ProblemCodeInvalidPayload,
 	fsm.UnknownEvent:           api.ProblemCodeUnknownEvent,
 	fsm.EventIDTooOld:          api.ProblemCodeEventIDTooOld,
+	fsm.UnknownEventID:         api.ProblemCodeUnknownEventID,
+	fsm.StepsLost:              api.ProblemCodeStepsLost,
 	fsm.NotFound:               api.ProblemCodeNotFound,
 	fsm.DeliveryConflict:       api.ProblemCodeDeliveryConflict,
 	fsm.CallbackSecretRequired: api.ProblemCodeCallbackSecretRequired,
@@ -152,6 +156,9 @@ func problemOf(ctx context.Context, err error) (api.Problem, http.Header) {
 // refuse adds the members that the contract gives a refusal, so that a client can continue
 // without reading the instance first.
 func refuse(ctx context.Context, p *api.Problem, headers http.Header, e *fsm.Error) {
+	if e.LastCommon != "" {
+		p.LastCommon = &e.LastCommon
+	}
 	if e.Replayed {
 		headers.Set("Idempotent-Replayed", "true")
 	}

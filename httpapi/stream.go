@@ -54,6 +54,9 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 	tenant := r.principal.tenant
 	stream, err := s.live.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil {
+		if isOfStream(err) {
+			return &eventStream{server: s, ctx: ctx, err: err}, nil
+		}
 		return nil, err
 	}
 	if stream.Ended() {
@@ -68,10 +71,16 @@ func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject)
 	r, p := requestOf(ctx), in.Params
 	last := r.lastEventID(value(p.From) == api.StreamEventsParamsFromStart)
 	stream, err := s.live.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
-	if err != nil && !errors.Is(err, fsm.EventIDTooOld) {
+	if err != nil && !isOfStream(err) {
 		return nil, err
 	}
 	return &eventStream{server: s, ctx: ctx, stream: stream, err: err}, nil
+}
+
+// isOfStream reports whether an error is sent as an event: a browser that gets an error status reads nothing of it, and
+// does not come again.
+func isOfStream(err error) bool {
+	return errors.Is(err, fsm.EventIDTooOld) || errors.Is(err, fsm.UnknownEventID) || errors.Is(err, fsm.StepsLost)
 }
 
 // An eventStream is a response of Server-Sent Events (WHATWG HTML, 9.2). It writes pages: what
@@ -215,9 +224,9 @@ func (s *eventStream) move() bool {
 	return true
 }
 
-// fail ends the stream with an event of the kind error, whose data is the problem. If the id
-// of the client is too old, it also clears that id, so that a browser, which reconnects by
-// itself, starts now and does not fail again.
+// fail ends the stream with an event of the kind error, whose data is the problem. A browser reconnects by
+// itself. If the client's id is too old, fail clears it, so that the browser starts now and does not fail again. If steps
+// are lost, fail sends the last common id, so that it goes on behind that.
 func (s *eventStream) fail(err error) {
 	p, _ := problemOf(s.ctx, err)
 	if p.Status == http.StatusInternalServerError {
@@ -227,8 +236,11 @@ func (s *eventStream) fail(err error) {
 	if marshalErr != nil {
 		data = []byte(`{}`) // Unreachable: a problem has only strings and numbers.
 	}
-	if errors.Is(err, fsm.EventIDTooOld) {
+	switch {
+	case errors.Is(err, fsm.EventIDTooOld):
 		s.page.WriteString("id:\n")
+	case p.LastCommon != nil:
+		s.page.WriteString("id: " + *p.LastCommon + "\n")
 	}
 	s.page.WriteString("event: error\ndata: ")
 	s.page.Write(data)

@@ -16,8 +16,11 @@ import (
 // it.
 type Message struct {
 	Tenant string
-	// Seq rises with each step of an instance. Between instances it gives no order.
-	Seq int64
+	// Epoch is that of the log to which the step belongs. 1 is the first one.
+	Epoch int64
+	// Position is the step's position in the log. It rises with each step of an instance. It is 0 if the step was not
+	// read from the log.
+	Position int64
 	// Step is the step itself.
 	Step fsm.Step
 	// Instance is the instance as the step left it.
@@ -27,12 +30,7 @@ type Message struct {
 // MessageOf returns the message of a step that was read from the outbox.
 func MessageOf(e queries.Message) Message {
 	out := Message{
-		Tenant: e.TenantID, Seq: e.Seq,
-		Step: fsm.Step{
-			Version: e.Version, WorkflowVersion: int(e.WorkflowVersion), Kind: e.Kind, Event: e.Event, From: e.FromState,
-			To: e.ToState, Status: fsm.Status(e.Status), Context: e.Context, Payload: e.Payload, Actor: e.Actor,
-			Reason: e.Reason, Key: e.Key, CorrelationID: e.CorrelationID, Traceparent: e.Traceparent, At: e.At,
-		},
+		Tenant: e.TenantID, Epoch: e.Epoch, Step: fsm.StepOfMessage(e),
 		Instance: fsm.Instance{
 			ID: e.InstanceID, Workflow: e.Workflow, WorkflowVersion: int(e.WorkflowVersion), State: e.ToState,
 			Status: fsm.Status(e.Status), Version: e.Version, Context: e.Context, BusinessKey: e.BusinessKey,
@@ -40,17 +38,18 @@ func MessageOf(e queries.Message) Message {
 			ExpiresAt: e.ExpiresAt, Error: e.Error,
 		},
 	}
+	if e.Position != nil {
+		out.Position = *e.Position
+	}
 	if e.CreatedAt != nil {
 		out.Instance.CreatedAt = *e.CreatedAt
 	}
 	return out
 }
 
-// ID is "<instance>:<version>". It is the same each time the message is published, so a receiver
-// can drop repeats by it.
-func (m Message) ID() string {
-	return m.Instance.ID.String() + ":" + strconv.FormatInt(m.Step.Version, 10)
-}
+// ID is "<instance>:<version>", from the second epoch on "<instance>:<version>@<epoch>". It is the same each time the
+// message is published, and no other step has it, so a receiver can drop repeats by it.
+func (m Message) ID() string { return fsm.StepID(m.Instance.ID, m.Step.Version, m.Epoch) }
 
 // types are the types of CloudEvents by the kind of step. The database derives the same types for
 // the log of deliveries, by pawl_private.message_type; a test compares them.
@@ -77,7 +76,8 @@ const CloudEventType = "application/cloudevents+json"
 
 // CloudEvent returns the message as JSON, in the structured mode of CloudEvents 1.0
 // (github.com/cloudevents/spec). The subject is the instance. The extension sequence is the
-// instance's version, which rises by one with each message of the instance. The extensions
+// instance's version, which rises by one with each message of the instance. The extension epoch is
+// that of the log to which the step belongs. The extensions
 // correlationid and traceparent are those of the command, if it had any. The data is an item of
 // the instance's history as the API shows it, with one more member, instance: the instance after
 // that step.
@@ -88,7 +88,7 @@ func (m Message) CloudEvent() ([]byte, error) {
 	}
 	out := Envelope{
 		ID: m.ID(), Source: m.Source(), Type: m.Type(), Subject: i.ID.String(), Time: s.At,
-		Sequence: strconv.FormatInt(s.Version, 10), TenantID: m.Tenant,
+		Sequence: strconv.FormatInt(s.Version, 10), Epoch: m.Epoch, TenantID: m.Tenant,
 		Data: messageData{
 			Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: s.Kind, Event: s.Event, From: s.From, To: s.To,
 			Status: s.Status, Context: s.Context, Payload: s.Payload, Actor: s.Actor, Reason: s.Reason, Key: s.Key,
@@ -115,8 +115,9 @@ type Envelope struct {
 	ID, Source, Type, Subject string
 	Time                      time.Time
 	TenantID                  string
-	// Sequence, CorrelationID and Traceparent are left out if they are empty.
+	// Sequence, CorrelationID and Traceparent are left out if they are empty, Epoch if it is 0.
 	Sequence, CorrelationID, Traceparent string
+	Epoch                                int64
 	// Data is written as JSON.
 	Data any
 }
@@ -132,12 +133,13 @@ func (e Envelope) CloudEvent() ([]byte, error) {
 		Time            timestamp `json:"time"`
 		DataContentType string    `json:"datacontenttype"`
 		Sequence        string    `json:"sequence,omitempty"`
+		Epoch           int64     `json:"epoch,omitempty"`
 		TenantID        string    `json:"tenantid"`
 		CorrelationID   string    `json:"correlationid,omitempty"`
 		Traceparent     string    `json:"traceparent,omitempty"`
 		Data            any       `json:"data"`
 	}{
-		"1.0", e.ID, e.Source, e.Type, e.Subject, timestamp(e.Time), "application/json", e.Sequence, e.TenantID,
+		"1.0", e.ID, e.Source, e.Type, e.Subject, timestamp(e.Time), "application/json", e.Sequence, e.Epoch, e.TenantID,
 		e.CorrelationID, e.Traceparent, e.Data,
 	})
 }

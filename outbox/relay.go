@@ -38,10 +38,7 @@ type RelayConfig struct {
 	Page int
 	// Poll is the longest time between two looks for new steps. Default 200 ms.
 	Poll time.Duration
-	// Pause is the least time between two pages once the consumer has caught up, and so between
-	// two writes of the cursor. Default 10 ms.
-	Pause time.Duration
-	// Lease is how long a process leads after it last moved the cursor or renewed the lease.
+	// Lease is how long a process leads after it last moved its position or renewed the lease.
 	// Default 10 s.
 	Lease time.Duration
 	// Wake, if set, signals that there may be new steps.
@@ -56,9 +53,6 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	}
 	if c.Poll <= 0 {
 		c.Poll = 200 * time.Millisecond
-	}
-	if c.Pause <= 0 {
-		c.Pause = 10 * time.Millisecond
 	}
 	if c.Lease <= 0 {
 		c.Lease = 10 * time.Second
@@ -79,7 +73,7 @@ type Wake func() (signal <-chan struct{}, stop func())
 // NeverWake is a Wake without signals.
 func NeverWake() (signal <-chan struct{}, stop func()) { return nil, func() {} }
 
-// A Relay publishes every committed step to a sink on behalf of a consumer, whose cursor is in
+// A Relay publishes every committed step to a sink on behalf of a consumer, whose position is in
 // the database. Any number of processes may run the relay of one consumer: one at a time leads
 // and publishes.
 type Relay struct {
@@ -101,18 +95,17 @@ func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig
 // Run relays until the context ends, and then returns nil. Errors are logged and retried; none
 // ends it.
 func (r *Relay) Run(ctx context.Context) error {
-	Election{
-		Queries: r.queries, Consumer: r.consumer, FromStart: r.config.FromStart, Lease: r.config.Lease, Logger: r.config.Logger,
-	}.Run(ctx, "relaying", func(ctx context.Context, term int64, since time.Time) (progress bool, err error) {
-		return (&leadership{Relay: r, term: term, renewed: since}).run(ctx)
-	})
+	ElectionOf(r.queries, r.consumer, r.config.FromStart, r.config.Lease, r.config.Logger).
+		Run(ctx, "relaying", func(ctx context.Context, lease Lease) (progress bool, err error) {
+			return (&leadership{Relay: r, Lease: lease, renewed: lease.Since}).run(ctx)
+		})
 	return nil
 }
 
 // A leadership is a Relay during one term.
 type leadership struct {
 	*Relay
-	term int64
+	Lease
 	// renewed is when the lease was last renewed, or earlier.
 	renewed time.Time
 	wake    <-chan struct{}
@@ -125,60 +118,51 @@ func (l *leadership) run(ctx context.Context) (progress bool, err error) {
 	for ctx.Err() == nil {
 		n, more, err := l.relayPage(ctx)
 		progress = progress || n > 0
-		switch {
-		case err != nil:
+		if err != nil {
 			return progress, err
-		case more:
-		case n > 0:
-			sleep(ctx, l.config.Pause)
-		default:
-			if time.Since(l.renewed) > l.config.Lease/3 {
-				if err := l.renew(ctx); err != nil {
-					return progress, err
-				}
-			}
-			l.idle(ctx)
 		}
+		if more {
+			continue
+		}
+		if time.Since(l.renewed) > l.config.Lease/3 {
+			if err := l.renew(ctx); err != nil {
+				return progress, err
+			}
+		}
+		l.idle(ctx)
 	}
 	return progress, nil
 }
 
-// relayPage publishes the next page and then moves the cursor behind it. It returns how many
-// messages the page had, and whether the batch has more.
+// relayPage publishes the next page and then moves the consumer's position behind it. It returns how many messages the
+// page had, and whether there may be more.
 func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error) {
-	look, err := l.queries.ConsumerNextBatch(ctx, l.consumer)
-	if err != nil || look.Idle {
+	size := l.page.Size()
+	next, err := l.queries.ConsumerNext(ctx, queries.ConsumerNextParams{Consumer: l.consumer, RowLimit: int32(size)})
+	if err != nil || next.Until == nil {
 		return 0, false, err
 	}
-	size := l.page.Size()
-	rows, err := l.queries.ConsumerRead(ctx, queries.ConsumerReadParams{
-		Consumer: l.consumer, Batch: look.Batch, RowLimit: int32(size), Bytes: fsm.PageBytes,
-	})
+	rows, err := l.queries.ConsumerRead(ctx, queries.ConsumerReadParams{Consumer: l.consumer, Until: *next.Until, Bytes: fsm.PageBytes})
 	if err != nil {
 		l.page.Adapt(err)
 		return 0, false, err
 	}
 	bytes := 0
-	for _, row := range rows {
+	messages := make([]Message, len(rows))
+	for i, row := range rows {
 		bytes += len(row.Context) + len(row.Payload)
+		messages[i] = MessageOf(row)
 	}
-	place := look.Place
-	if len(rows) == size || bytes >= fsm.PageBytes {
-		place = &rows[len(rows)-1].Seq
+	position := *next.Until
+	if bytes >= fsm.PageBytes {
+		position = messages[len(messages)-1].Position
 	}
-	if len(rows) == 0 && place == nil && !look.Begun {
-		return 0, false, nil // The batch is empty, so the cursor need not move.
-	}
-	if len(rows) > 0 {
-		messages := make([]Message, len(rows))
-		for i, row := range rows {
-			messages[i] = MessageOf(row)
-		}
+	if len(messages) > 0 {
 		if err := l.publish(ctx, messages); err != nil {
 			return 0, false, err
 		}
 	}
-	return len(rows), place != nil, l.advance(ctx, look.Batch, place, len(rows))
+	return len(rows), true, l.advance(ctx, next.Epoch, position, len(rows))
 }
 
 // publish gives the sink no more time than the lease has left. What it published later could come
@@ -197,19 +181,19 @@ func (l *leadership) publish(ctx context.Context, messages []Message) error {
 	return fmt.Errorf("publish: %w", err)
 }
 
-// advance moves the cursor behind what was published, even if the context has ended: to the end
-// of the batch, or if seq is set to that place in it.
-func (l *leadership) advance(ctx context.Context, batch string, seq *int64, relayed int) error {
+// advance moves the consumer's position behind what was published, even if the context has ended.
+func (l *leadership) advance(ctx context.Context, epoch, position int64, relayed int) error {
 	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
 		return l.queries.ConsumerAdvance(ctx, queries.ConsumerAdvanceParams{
-			Consumer: l.consumer, Term: l.term, Batch: batch, Seq: seq, Relayed: int64(relayed), Lease: interval(l.config.Lease),
+			Consumer: l.consumer, Leader: l.Leader, Term: l.Term, Epoch: epoch, Position: position, Relayed: int64(relayed),
+			Lease: interval(l.config.Lease),
 		})
 	})
 }
 
 func (l *leadership) renew(ctx context.Context) error {
 	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
-		return l.queries.ConsumerRenew(ctx, queries.ConsumerRenewParams{Consumer: l.consumer, Term: l.term, Lease: interval(l.config.Lease)})
+		return l.queries.ConsumerRenew(ctx, queries.ConsumerRenewParams{Consumer: l.consumer, Leader: l.Leader, Term: l.Term, Lease: interval(l.config.Lease)})
 	})
 }
 

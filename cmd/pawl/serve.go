@@ -21,6 +21,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/worker"
 	"github.com/pawl-fsm/pawl/httpapi"
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
 // serviceFlags are the flags of dev and serve.
@@ -29,7 +30,7 @@ type serviceFlags struct {
 	Tokens            string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
 	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds two, and one for each sink."`
+	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds three, and one for each sink."`
 	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half. Two more are for changes: of workflows, subscriptions and deliveries, and migrations of instances."`
 	MaxSlowCalls      int           `default:"2" env:"PAWL_MAX_SLOW_CALLS" help:"Largest number of calls at a time, for creates and for events each, with commands that were slow before: because of their guards, or because another transaction had their instance locked."`
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
@@ -37,7 +38,7 @@ type serviceFlags struct {
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
 	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM to the end of the process. Requests may take four fifths of it; streams, waits, simulations and back-tests end at once."`
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
-	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
+	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
 	sinkFlags
 	webhookFlags
 }
@@ -177,6 +178,10 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		group.Go(func() error { return timers.Run(working) })
 		instances := worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Logger: c.log})
 		group.Go(func() error { return instances.Run(working) })
+		sequencer := outbox.NewSequencer(outboxPool, outbox.SequencerConfig{
+			Wanted: hub.Wanted, Wake: hub.WakeSteps, Moved: notifier.Numbered, Logger: c.log,
+		})
+		group.Go(func() error { return sequencer.Run(working) })
 		s.deliver(working, c, outboxPool, hub, group)
 		if err := s.relay(working, c, outboxPool, hub, group); err != nil {
 			group.Go(func() error { return err })

@@ -53,7 +53,7 @@ func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, h
 		if err != nil {
 			return err
 		}
-		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: hub.WakeAll, Logger: c.log})
+		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: hub.WakeLog, Logger: c.log})
 		group.Go(func() error {
 			defer func() { _ = receiver.Close() }()
 			return relay.Run(ctx)

@@ -42,7 +42,7 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 // deliver adds the worker that sends webhooks to the group. The worker runs until the context ends.
 func (w *webhookFlags) deliver(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) {
 	webhooks := webhook.New(pool, webhook.Config{
-		Policy: w.policy(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: hub.WakeAll, Logger: c.log,
+		Policy: w.policy(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: hub.WakeLog, Logger: c.log,
 	})
 	group.Go(func() error { return webhooks.Run(ctx) })
 }

@@ -130,7 +130,6 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('instance-exists', 'instance-exists', 'PW40E', 'instance %4$s already has this business key'),
   ('workflow-conflict', 'workflow-conflict', 'PW40V', null),
   ('consumer-led', 'internal', 'PW40L', null),
-  ('log-of-another-server', 'internal', 'PW40R', null),
   ('steps-purged', 'event-id-too-old', 'PW410', null),
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
   ('payload-too-large', 'too-large', 'PW413', 'the payload is larger than the limit'),
@@ -147,21 +146,30 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
 
 -- 00_core/private.sql
 
+-- uuid_v7_with makes a UUID of version 7 whose last 62 bits are the last ones of p_bytes, which has 16.
+-- +goose StatementBegin
+create function pawl_private.uuid_v7_with(p_at timestamptz, p_bytes bytea) returns uuid
+language sql immutable parallel safe
+as $$
+  select encode(
+    set_byte(
+      set_byte(
+        set_byte(
+          overlay(p_bytes placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
+          6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
+        7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+      8, get_byte(p_bytes, 8) & 63 | 128),
+    'hex')::uuid
+  from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
+$$;
+-- +goose StatementEnd
+
 -- uuid_v7 makes an id that sorts by time: RFC 9562 version 7. Its twelve bits of sub-millisecond
 -- fraction (method 3 of the RFC) keep ids in order within a millisecond.
 -- +goose StatementBegin
 create function pawl_private.uuid_v7(p_at timestamptz) returns uuid
 language sql volatile parallel safe
-as $$
-  select encode(
-    set_byte(
-      set_byte(
-        overlay(uuid_send(gen_random_uuid()) placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
-        6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
-      7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
-    'hex')::uuid
-  from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
-$$;
+as $$ select pawl_private.uuid_v7_with(p_at, uuid_send(gen_random_uuid())) $$;
 -- +goose StatementEnd
 
 -- rfc3339 writes a time for guards and assigns: UTC, microseconds, fixed width, so that times
@@ -3465,43 +3473,145 @@ insert into pawl_private.privilege (privilege, function) values
 
 -- 40_log/tables.sql
 
--- Module log: history as the outbox, read by consumers. Nothing is copied, marked or deleted for it:
--- a consumer has a cursor, and its backlog is what the cursor does not see.
+-- Module log: committed steps, each with a position, and the consumers that read them by it.
 --
--- A cursor is a snapshot, because rows appear in no other order. A transaction that begins early may
--- commit late, with a smaller xid and smaller sequence numbers than those of transactions that
--- committed before it. A batch is what the next snapshot sees and the cursor did not: steps of later
--- transactions, and steps of transactions that were in progress at the cursor. So a transaction that
--- stays open for hours neither blocks a consumer nor is skipped. PgQ works in the same way.
+-- History has every step, but no order in which it could be read: a transaction that begins early may commit
+-- late, with smaller numbers than those of transactions that committed before it. So one process at a time, the
+-- sequencer, gives each committed step a position: a row of pawl.log. Everything else reads the log by position.
+-- A cursor is a number, and a page is a range of an index.
 --
--- Within a batch, steps are in the order of seq. A step draws its seq under the instance's lock, and a
--- snapshot that sees a step also sees the instance's earlier steps. So an instance's steps are read in
--- their order. A batch must not be cut by xid: a step's transaction may have a smaller xid than that of
--- the step before it.
+-- Only the sequencer knows snapshots. A tick takes a snapshot and numbers the steps that it sees and the last
+-- tick's did not: steps of later transactions, and those of transactions that were in progress then. So a
+-- transaction that stays open for hours neither stops the log nor is skipped.
 --
--- A batch may hold a whole day's steps, but each page of it must be cheap. So a consumer also has a low
--- watermark: steps of transactions that are later than its cursor have larger sequence numbers. A page
--- walks a bounded number of entries of the index on seq above it, whether they belong to the batch or
--- not. Steps of transactions that were in progress at the cursor may be below the low watermark; they
--- are found by their xid. See next_low_watermark. It requires a sequence without a cache.
+-- Order: within a tick, steps are numbered in the order of seq. A step draws its seq under the instance's lock,
+-- and a snapshot that sees a step also sees the instance's earlier steps. So the positions of an instance's
+-- steps rise with their versions. The steps of one transaction must not be set apart by xid: a transaction may
+-- have a smaller xid than that of another that it waited for.
 --
--- One process at a time reads for a consumer: it holds a lease, and each lease has a term, the fencing
--- token. What an earlier leader writes after it has lost the lease is refused by its term.
+-- At least once: a step is in some tick, since the snapshots of ticks see more and more, and the snapshot is
+-- stored by the transaction that inserts the positions. A consumer's position moves after the step was
+-- published.
 --
--- Lock order: consumer, after all of the engine's.
+-- What a crash leaves: a position that anybody has seen is durable. Its transaction was flushed, and replicated
+-- where the cluster says so, before it became visible; and by the order of the WAL so was every step that it
+-- numbers. This holds for the snapshot, too. A transaction id that the snapshot takes for past must not be given
+-- out again after a crash. So a tick takes its snapshot before its own transaction has an id: then that id is
+-- larger than all that the snapshot takes for past, and the commit makes it durable. A crash before the commit
+-- leaves the log as the last tick left it.
+--
+-- Epochs: a server that is promoted, or restored to an earlier time, may lack the end of the log that clients
+-- have seen, and gives the same positions to other steps. It begins an epoch. A place in the log is an epoch and
+-- a position; see log_place. A database that was restored from a dump, or copied, has transaction ids of
+-- another server. Its new epoch numbers the steps that have no position by a look at all rows, and notes up to
+-- which seq: the transaction ids of those rows are never asked again.
+--
+-- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
+-- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader is named
+-- anew for each lease, since a failover may lose a term and give it out again.
+--
+-- Lock order: log_head, consumer, after all of the engine's.
 
-create index history_seq_idx on pawl.history (seq);
-create index history_xid_idx on pawl.history (xid, seq);
+create index history_xid_idx on pawl.history (xid);
+
+create table pawl.log (
+  position bigint not null,
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  version pawl.version not null,
+  constraint log_pkey primary key (position)
+)
+-- As pawl.history.
+with (
+  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
+);
+
+comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
+
+-- log_head is the end of the log, and the sequencer's lease. It has one row.
+create table pawl.log_head (
+  snapshot pg_snapshot not null,
+  position bigint not null,
+  epoch bigint not null,
+  first_seq bigint not null,
+  renumbers boolean not null,
+  term bigint not null,
+  leader text not null,
+  lease_until timestamptz not null,
+  constraint log_head_position_is_a_count check (position >= 0),
+  constraint log_head_epoch_is_a_count check (epoch >= 0),
+  constraint log_head_term_is_a_count check (term >= 0)
+)
+-- The row is updated with each tick that finds steps. While a long transaction holds back vacuum, the dead
+-- versions find room in the row's own page.
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index log_head_has_one_row_idx on pawl.log_head ((true));
+
+comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
+comment on column pawl.log_head.position is 'the position of the last step';
+comment on column pawl.log_head.epoch is '0 before the first sequencer';
+comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
+comment on column pawl.log_head.term is 'counts the leaders';
+
+insert into pawl.log_head (snapshot, position, epoch, first_seq, renumbers, term, leader, lease_until)
+values ('1:1:', 0, 0, 0, false, 0, '', 'epoch');
+
+-- log_epoch has a row for each server and timeline that the log was written on.
+create table pawl.log_epoch (
+  epoch bigint not null,
+  system_identifier bigint not null,
+  database_id oid not null,
+  table_id oid not null,
+  timeline bigint not null,
+  first_position bigint not null,
+  first_seq bigint not null,
+  snapshot pg_snapshot,
+  began_at timestamptz not null,
+  constraint log_epoch_pkey primary key (epoch),
+  constraint log_epoch_first_position_is_a_count check (first_position >= 0)
+);
+
+comment on column pawl.log_epoch.database_id is 'with table_id: tells a copy on the same server from the original';
+comment on column pawl.log_epoch.table_id is 'of pawl.log_epoch itself';
+comment on column pawl.log_epoch.first_position is 'the last position that the epoch before has, too';
+comment on column pawl.log_epoch.first_seq is 'as in log_head: a larger one begins with each server';
+comment on column pawl.log_epoch.snapshot is 'of a new timeline: the steps that it sees belong to the epochs before';
+
+-- log_mark notes from time to time which steps had positions up to which one.
+create table pawl_private.log_mark (
+  position bigint not null,
+  snapshot pg_snapshot not null,
+  marked_at timestamptz not null,
+  constraint log_mark_pkey primary key (position)
+);
+
+-- purged_instance names the instances whose rows in the log are to be swept.
+create table pawl_private.purged_instance (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  xid xid8 not null default pg_current_xact_id(),
+  constraint purged_instance_pkey primary key (tenant_id, instance_id)
+)
+-- As many rows are deleted as are inserted.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+-- log_floor has the largest position of a tenant's workflow that was swept.
+create table pawl_private.log_floor (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  position bigint not null,
+  constraint log_floor_pkey primary key (tenant_id, workflow)
+);
 
 create table pawl.consumer (
   name text collate "C" not null,
-  cursor pg_snapshot,
-  low_watermark bigint not null,
-  next_low_watermark bigint not null,
-  next_low_watermark_xid xid8 not null,
-  batch pg_snapshot,
-  batch_seq bigint not null,
-  batch_end bigint,
+  position bigint not null,
+  since pg_snapshot not null,
+  since_seq bigint not null,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -3509,152 +3619,93 @@ create table pawl.consumer (
   advanced_at timestamptz not null,
   constraint consumer_pkey primary key (name),
   constraint consumer_name_is_a_key check (length(name) between 1 and 255),
-  constraint consumer_term_is_a_count check (term >= 0),
-  constraint consumer_begins_when_led check (cursor is not null or term = 0),
-  constraint consumer_batch_has_a_place check (batch is not null or batch_seq = 0),
-  constraint consumer_batch_has_an_end check ((batch is null) = (batch_end is null))
+  constraint consumer_position_is_a_count check (position >= 0),
+  constraint consumer_term_is_a_count check (term >= 0)
 )
--- The row is updated some times a second, however much is read. While a long transaction holds back
--- vacuum, the dead versions find room in the row's own page.
+-- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
-comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
-comment on column pawl.consumer.low_watermark is 'steps of transactions that are later than the cursor have a larger seq';
-comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
-comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
-comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';
-comment on column pawl.consumer.batch_end is 'no step of the batch has a larger seq';
-comment on column pawl.consumer.term is 'the fencing token: counts the leaders';
+comment on column pawl.consumer.position is 'what has been read';
+comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
+comment on column pawl.consumer.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
--- message is a step as the world is told of it: the row of history, and the instance's keys.
+-- message is a step as the world is told of it: the row of history, its epoch and position (null where it was
+-- not read from the log), and the instance's keys. It is a shape, as pawl.outcome_row is, and never holds rows.
 create view pawl.message as
-select h.*, i.business_key, i.correlation_id as instance_correlation_id, i.created_at, s.events as actions
+select h.*, 0::bigint as epoch, null::bigint as position, i.business_key, i.correlation_id as instance_correlation_id, i.created_at,
+  s.events as actions
 from pawl.history h
-left join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id
-left join pawl.workflow_state s
-  on s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state;
-
--- purged_history holds what streams must know of purged steps: per tenant and workflow, the largest xid
--- of a step that was purged. A stream whose cursor sees all transactions up to it has lost none. Each
--- purging transaction has a row of its own, so that none waits for another, and deletes the rows that
--- its own row makes superfluous. See steps_lost.
-create table pawl_private.purged_history (
-  tenant_id pawl.tenant_id not null,
-  workflow text collate "C" not null,
-  purged_by xid8 not null,
-  xid xid8 not null,
-  constraint purged_history_pkey primary key (tenant_id, workflow, purged_by)
-);
+left join pawl.instance i on false
+left join pawl.workflow_state s on false
+where false;
 
 -- 40_log/private.sql
 
--- next_low_watermark is a low watermark for cursors that see this transaction. A transaction that gets
--- its xid later than this one draws larger sequence numbers than this: a step draws its seq after its
--- transaction has locked an instance, and so after that transaction has got its xid.
--- Returns: null if this transaction has an xid already: then there is no such bound
--- +goose StatementBegin
-create function pawl_private.next_low_watermark() returns bigint
-language sql volatile
-as $$
-  select s.last_value - 1 from pawl.history_seq_seq s where pg_current_xact_id_if_assigned() is null
-$$;
--- +goose StatementEnd
-
--- steps_since reads the steps that p_cursor does not see: those of later transactions, and those of
--- transactions that were in progress at the cursor. The planner inlines it. The caller must set enable_seqscan = off:
--- the steps to read are always the newest rows, of which the statistics know nothing.
+-- steps_between reads the steps that p_until sees and p_from does not: of later transactions, and of those that
+-- were in progress at p_from. Transaction ids of another server (up to p_first_seq) are not asked. The planner
+-- inlines it. The caller must set enable_seqscan = off: the steps to read are always the newest rows, of which
+-- the statistics know nothing.
 -- Returns: rows of history, in no order
 -- +goose StatementBegin
-create function pawl_private.steps_since(p_cursor pg_snapshot) returns setof pawl.history
+create function pawl_private.steps_between(p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns setof pawl.history
 language sql stable
 as $$
   select h.*
   from pawl.history h
-  where h.xid >= pg_snapshot_xmax(p_cursor)
+  where h.xid >= pg_snapshot_xmax(p_from) and h.xid < pg_snapshot_xmax(p_until)
+    and pg_visible_in_snapshot(h.xid, p_until) and h.seq > p_first_seq
   union all
   -- One by one: a join would read all of history.
   select h.*
-  from pg_snapshot_xip(p_cursor) as x (xid)
+  from pg_snapshot_xip(p_from) as x (xid)
   cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
+  where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
 $$;
 -- +goose StatementEnd
 
--- page_end is the largest seq that a consumer's next page may look at.
+-- step_follows says whether a step was committed after p_since was taken. p_since_seq: first_seq of log_head
+-- then. p_first_seq: first_seq now. Of a later server, all steps follow.
 -- +goose StatementBegin
-create function pawl_private.page_end(p_consumer pawl.consumer) returns bigint
+create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_since_seq bigint, p_first_seq bigint)
+returns boolean
 language sql immutable parallel safe
 as $$
-  select greatest(p_consumer.batch_seq, p_consumer.low_watermark) + 20000
+  select p_seq > p_first_seq and p_since_seq < p_first_seq or not pg_visible_in_snapshot(p_xid, p_since)
 $$;
 -- +goose StatementEnd
 
--- place_after is the seq up to which a batch has been read after a page that was not full: page_end.
--- It is null if the batch ends there. The batch's snapshot must have been taken before the call.
+-- step_is_seen says whether a step has a position, if p_snapshot is that of a tick and p_first_seq the one of
+-- log_head.
 -- +goose StatementBegin
-create function pawl_private.place_after(p_consumer pawl.consumer) returns bigint
-language sql volatile
-as $$
-  select pawl_private.page_end(p_consumer)
-  from pawl.history_seq_seq s
-  where pawl_private.page_end(p_consumer) < coalesce(p_consumer.batch_end, s.last_value)
-$$;
+create function pawl_private.step_is_seen(p_xid xid8, p_seq bigint, p_snapshot pg_snapshot, p_first_seq bigint) returns boolean
+language sql immutable parallel safe
+as $$ select p_seq <= p_first_seq or pg_visible_in_snapshot(p_xid, p_snapshot) $$;
 -- +goose StatementEnd
 
--- consumer_steps reads the next page of a consumer's batch: the steps that p_batch sees and the cursor
--- does not, in the order of seq, up to page_end.
--- Returns: up to p_limit rows of history
+-- epoch_of is the epoch of a step: the last one at whose beginning the step had no position. A restored step keeps
+-- the epoch that it had, so that its message has the same id.
 -- +goose StatementBegin
-create function pawl_private.consumer_steps(p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer) returns setof pawl.history
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
--- The planner is left one way to read: by the index on seq, or on xid and seq, in its order.
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_incremental_sort = off
-set jit = off
+create function pawl_private.epoch_of(p_xid xid8, p_seq bigint) returns bigint
+language sql stable
 as $$
-declare
-  v_read integer := 0;
-begin
-  if p_consumer.batch_seq < p_consumer.low_watermark then
-    return query
-    select h.*
-    from pg_snapshot_xip(p_consumer.cursor) as x (xid)
-    cross join lateral (
-      select h.*
-      from pawl.history h
-      -- Compared as rows: for a single xid the index on seq would have the same order, too.
-      where (h.xid, h.seq) > (x.xid, p_consumer.batch_seq) and (h.xid, h.seq) <= (x.xid, p_consumer.low_watermark)
-      order by h.xid, h.seq
-      limit p_limit
-    ) h
-    where pg_visible_in_snapshot(x.xid, p_batch)
-    order by h.seq
-    limit p_limit;
-    get diagnostics v_read = row_count;
-  end if;
-  return query
-  select h.*
-  from pawl.history h
-  where h.seq > greatest(p_consumer.batch_seq, p_consumer.low_watermark) and h.seq <= pawl_private.page_end(p_consumer)
-    and not pg_visible_in_snapshot(h.xid, p_consumer.cursor)
-    and pg_visible_in_snapshot(h.xid, p_batch)
-  order by h.seq
-  limit p_limit - v_read;
-end
+  select coalesce(max(e.epoch), 1)
+  from pawl.log_epoch e
+  where e.first_seq = (select max(f.first_seq) from pawl.log_epoch f where f.first_seq < p_seq)
+    and coalesce(not pg_visible_in_snapshot(p_xid, e.snapshot), true)
 $$;
 -- +goose StatementEnd
 
 -- message_of makes the message of a step. It looks rows up by their full keys. The planner inlines it.
 -- Returns: one row
 -- +goose StatementBegin
-create function pawl_private.message_of(p_step pawl.history) returns setof pawl.message
+create function pawl_private.message_of(p_step pawl.history, p_position bigint) returns setof pawl.message
 language sql stable
 as $$
-  select (p_step).*, i.business_key, i.correlation_id, i.created_at, s.events
+  select
+    (p_step).*, pawl_private.epoch_of((p_step).xid, (p_step).seq), p_position, i.business_key, i.correlation_id, i.created_at,
+    s.events
   from (select) one
   left join lateral (
     select i.*
@@ -3673,159 +3724,167 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- log_until is the last position of a page of the log after p_after that has p_limit rows; null if there is none.
+-- +goose StatementBegin
+create function pawl_private.log_until(p_after bigint, p_limit integer) returns bigint
+language sql stable
+as $$
+  select max(l.position) from (select l.position from pawl.log l where l.position > p_after order by l.position limit p_limit) l
+$$;
+-- +goose StatementEnd
+
+-- server_of_log identifies the server, the database and the timeline.
+-- +goose StatementBegin
+create function pawl_private.server_of_log(
+  out system_identifier bigint, out database_id oid, out table_id oid, out timeline bigint
+)
+language sql volatile
+as $$
+  select c.system_identifier, d.oid, 'pawl.log_epoch'::regclass::oid,
+    ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+  from pg_control_system() c
+  cross join pg_database d
+  where d.datname = current_database()
+$$;
+-- +goose StatementEnd
+
+-- number_steps gives the next positions, after p_position, to steps in the order of seq: those that p_until sees
+-- and p_from does not or, without snapshots, all that have none up to p_first_seq.
+-- Returns: the position of the last one
+-- Writes:  log
+-- +goose StatementBegin
+create function pawl_private.number_steps(p_position bigint, p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns bigint
+language plpgsql volatile
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_steps bigint;
+begin
+  if p_from is null then
+    perform set_config('enable_seqscan', 'on', true);
+    insert into pawl.log (position, tenant_id, instance_id, version)
+    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+    from pawl.history h
+    where h.seq <= p_first_seq and not exists (
+      select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
+    );
+  else
+    insert into pawl.log (position, tenant_id, instance_id, version)
+    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+    from pawl_private.steps_between(p_from, p_until, p_first_seq) h;
+  end if;
+  get diagnostics v_steps = row_count;
+  return p_position + v_steps;
+end
+$$;
+-- +goose StatementEnd
+
 -- consumer_keep_lead renews a lease if more than a third of it has passed.
--- Returns: whether p_term still leads
+-- Returns: whether the leader still leads in p_term
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
-create function pawl_private.consumer_keep_lead(p_consumer text, p_term bigint, p_lease interval) returns boolean
+create function pawl_private.consumer_keep_lead(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (
     select from pawl.consumer c
-    where c.name = p_consumer and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
+    where c.name = p_consumer and c.leader = p_leader and c.term = p_term and c.lease_until > pawl.now() + p_lease * 2 / 3
   ) then
     return true;
   end if;
-  return pawl.consumer_renew(p_consumer, p_term, p_lease);
+  return pawl.consumer_renew(p_consumer, p_leader, p_term, p_lease);
 end
 $$;
 -- +goose StatementEnd
 
--- steps_lost says whether steps that p_cursor does not see have been purged: a tenant's steps, of
--- p_workflows, or of all workflows if the array is empty or null. A reader of steps must ask in the
--- same statement. Then its snapshot sees either the note of a purge or the purged steps themselves.
---
--- A step that p_cursor does not see has either an xid at or above the cursor's xmax, or the xid of a
--- transaction that was in progress at the cursor. If that transaction is still in progress, none of its
--- steps can have been purged. So no step is lost while all purged steps have smaller xids than these.
--- A step's time could not tell: it is read before the commit, which may be much later.
---
--- A cursor that sees nothing at all is the beginning of history, and has lost nothing: a stream from the
--- beginning shows the steps that are kept.
---
--- The answer may be true although no step is lost: if a transaction that p_cursor does not see stayed open
--- for longer than a workflow's retention.
--- +goose StatementBegin
-create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_cursor pg_snapshot) returns boolean
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-as $$
-declare
-  v_unseen xid8 := coalesce((
-    select min(x.xid)
-    from pg_snapshot_xip(p_cursor) as x (xid)
-    where pg_visible_in_snapshot(x.xid, pg_current_snapshot())
-  ), pg_snapshot_xmax(p_cursor));
-begin
-  return pg_snapshot_xmax(p_cursor) > '1' and exists (
-    select from pawl_private.purged_history r
-    where r.tenant_id = p_tenant
-      and (coalesce(cardinality(p_workflows), 0) = 0 or r.workflow = any (p_workflows))
-      and r.xid >= v_unseen
-  );
-end
-$$;
--- +goose StatementEnd
-
--- log_retains says whether a consumer has not yet read the last step of an instance. A cursor that sees
--- the last step sees all steps of the instance.
+-- log_retains says whether a consumer may not yet have read the last step of an instance.
 -- +goose StatementBegin
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable -- As instance_retains.
 as $$
+declare
+  v_read bigint := (select min(c.position) from pawl.consumer c);
 begin
-  return exists (
-    select from pawl.consumer c
-    where not pg_visible_in_snapshot(
+  return v_read is not null and not coalesce((
+    select pawl_private.step_is_seen(h.xid, h.seq, m.snapshot, m.first_seq)
+    from (
+      select h.xid, h.seq
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_id
+      order by h.version desc
+      limit 1
+    ) h
+    cross join (
+      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read and not h.renumbers
+      union all
       (
-        select h.xid
-        from pawl.history h
-        where h.tenant_id = p_tenant and h.instance_id = p_id
-        order by h.version desc
+        select m.snapshot, h.first_seq
+        from pawl_private.log_mark m
+        cross join pawl.log_head h
+        where m.position <= v_read
+        order by m.position desc
         limit 1
-      ),
-      c.cursor)
-  );
+      )
+      limit 1
+    ) m
+  ), false);
 end
 $$;
 -- +goose StatementEnd
 
--- note_purged_history notes, for streams, that steps of a tenant's workflows have been purged.
--- p_workflows, p_xids: pairs of a workflow and the largest xid of the steps.
--- Locks:   purged_history (rows that are not locked)
--- Writes:  purged_history
+-- steps_lost says whether steps of a tenant after p_after have been purged: of p_workflows, or of all workflows
+-- if the array is empty or null.
+-- p_floor: what was swept up to this position does not count
 -- +goose StatementBegin
-create function pawl_private.note_purged_history(p_tenant text, p_workflows text[], p_xids xid8[]) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
+create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_after bigint, p_until bigint, p_floor bigint) returns boolean
+language sql stable
 as $$
-declare
-  v_xid xid8 := pg_current_xact_id();
-begin
-  insert into pawl_private.purged_history as r (tenant_id, workflow, purged_by, xid)
-  select p_tenant, g.workflow, v_xid, max(g.xid)
-  from unnest(p_workflows, p_xids) as g (workflow, xid)
-  where g.xid is not null -- An instance without history leaves nothing to lose.
-  group by g.workflow
-  on conflict on constraint purged_history_pkey do update set xid = excluded.xid where r.xid < excluded.xid;
-  delete from pawl_private.purged_history r
-  where r.ctid = any (array(
-    select o.ctid
-    from pawl_private.purged_history n
-    join pawl_private.purged_history o
-      on o.tenant_id = n.tenant_id and o.workflow = n.workflow and o.xid <= n.xid and o.purged_by <> n.purged_by
-    where n.tenant_id = p_tenant and n.workflow = any (p_workflows) and n.purged_by = v_xid
-    for update of o skip locked
-  ));
-end
+  select exists (
+    select from pawl_private.log_floor f
+    where f.tenant_id = p_tenant and f.position > greatest(p_after, p_floor)
+      and (coalesce(cardinality(p_workflows), 0) = 0 or f.workflow = any (p_workflows))
+  ) or exists (
+    select
+    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and l.tenant_id = p_tenant) l
+    cross join lateral (
+      select p.workflow from pawl_private.purged_instance p where p.tenant_id = l.tenant_id and p.instance_id = l.instance_id limit 1
+    ) p
+    where coalesce(cardinality(p_workflows), 0) = 0 or p.workflow = any (p_workflows)
+  )
 $$;
 -- +goose StatementEnd
 
 -- 40_log/consumer_advance.sql
 
--- consumer_advance moves a consumer's cursor to p_batch. If p_seq is given, it only notes that p_batch has
--- been read up to p_seq. It renews the lease, too. The commit is asynchronous: steps whose advance is lost
--- in a crash are relayed again.
--- p_relayed:       how many steps were relayed, for consumer_status
--- p_low_watermark: in a transaction that has written before, what next_low_watermark returned before it
---                  wrote
--- Returns: whether p_term still leads; if not, nothing is changed
+-- consumer_advance moves a consumer behind what was published, and renews its lease. The commit is
+-- asynchronous: steps whose advance is lost in a crash are relayed again.
+-- p_epoch, p_position: as consumer_next returned them
+-- p_relayed:           how many steps were relayed, for consumer_status
+-- Returns: whether p_leader still leads in p_term, and p_position is still that of the same step; if not,
+--          nothing is changed
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
 create function pawl.consumer_advance(
-  p_consumer text, p_term bigint, p_batch pg_snapshot, p_seq bigint, p_relayed bigint, p_lease interval,
-  p_low_watermark bigint default null
+  p_consumer text, p_leader text, p_term bigint, p_epoch bigint, p_position bigint, p_relayed bigint, p_lease interval
 ) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := coalesce(p_low_watermark, pawl_private.next_low_watermark());
 begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
-  set cursor = case when p_seq is null then p_batch else c.cursor end,
-    low_watermark = case
-      when p_seq is null and pg_visible_in_snapshot(c.next_low_watermark_xid, p_batch) then c.next_low_watermark
-      else c.low_watermark
-    end,
-    next_low_watermark = case when p_seq is null and v_low_watermark is not null then v_low_watermark else c.next_low_watermark end,
-    next_low_watermark_xid = case when p_seq is null and v_low_watermark is not null then pg_current_xact_id() else c.next_low_watermark_xid end,
-    batch = case when p_seq is null then null else p_batch end,
-    batch_seq = coalesce(p_seq, 0),
-    batch_end = case when p_seq is not null then coalesce(c.batch_end, (select s.last_value from pawl.history_seq_seq s)) end,
-    relayed = c.relayed + p_relayed,
-    advanced_at = v_now,
-    lease_until = v_now + p_lease
-  where c.name = p_consumer and c.term = p_term;
+  set position = p_position, relayed = c.relayed + p_relayed, advanced_at = v_now, lease_until = v_now + p_lease
+  where c.name = p_consumer and c.leader = p_leader and c.term = p_term
+    -- A failover may have lost the end of the log.
+    and exists (select from pawl.log_head h where h.epoch = p_epoch and h.position >= p_position);
   return found;
 end
 $$;
@@ -3833,8 +3892,8 @@ $$;
 
 -- 40_log/consumer_create.sql
 
--- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step
--- that is kept if p_from_start, else with the steps that are committed after a process first leads.
+-- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step that is
+-- kept if p_from_start, else with the steps that are committed from now on.
 -- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Writes:  consumer
 -- +goose StatementBegin
@@ -3846,12 +3905,12 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
 begin
-  insert into pawl.consumer (
-    name, cursor, low_watermark, next_low_watermark, next_low_watermark_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
-  values (
-    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  insert into pawl.consumer (name, position, since, since_seq, term, leader, lease_until, relayed, advanced_at)
+  select
+    p_consumer, case when p_from_start then 0 else h.position end,
+    case when p_from_start then '1:1:' else pg_current_snapshot() end, h.first_seq, 0, '', v_now, 0, v_now
+  from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
 exception
   when data_exception or not_null_violation or check_violation then
@@ -3888,9 +3947,9 @@ $$;
 
 -- 40_log/consumer_lead.sql
 
--- consumer_lead makes p_leader the leader of a consumer, if nobody leads, or if p_leader itself does.
+-- consumer_lead makes p_leader the leader of a consumer, if nobody leads, or if p_leader itself does. p_leader
+-- must be a name that nobody else has.
 -- Returns: the new term; null if another process leads, or if there is no such consumer
--- Raises:  PW40R the database was restored from a dump: see log_restored
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
@@ -3900,31 +3959,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := pawl_private.next_low_watermark();
-  v_snapshot pg_snapshot := pg_current_snapshot();
   v_term bigint;
 begin
-  if exists (
-    select from pawl.consumer c
-    where c.name = p_consumer and pg_snapshot_xmax(coalesce(c.batch, c.cursor)) > pg_snapshot_xmax(v_snapshot)
-  ) then
-    perform pawl_private.raise_condition(
-      'log-of-another-server',
-      format(
-        'consumer %s: its cursor is of another server, so this database was restored from a dump; '
-        || 'run, as the owner of the schema: select pawl.log_restored()',
-        p_consumer));
-  end if;
   update pawl.consumer c
-  set cursor = coalesce(c.cursor, v_snapshot),
-    low_watermark = case
-      when c.cursor is null and pg_visible_in_snapshot(c.next_low_watermark_xid, v_snapshot) then c.next_low_watermark
-      else c.low_watermark
-    end,
-    -- The next batch is newer than this transaction, unless it was begun before.
-    next_low_watermark = case when c.batch is null and v_low_watermark is not null then v_low_watermark else c.next_low_watermark end,
-    next_low_watermark_xid = case when c.batch is null and v_low_watermark is not null then pg_current_xact_id() else c.next_low_watermark_xid end,
-    term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  set term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
   where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
   returning c.term into v_term;
   return v_term;
@@ -3932,40 +3970,36 @@ end
 $$;
 -- +goose StatementEnd
 
--- 40_log/consumer_next_batch.sql
+-- 40_log/consumer_next.sql
 
--- consumer_next_batch says what a consumer is to read next: the batch that it has begun, or a new one.
--- Returns: batch: the cursor after it. begun: whether a part of it has been read. idle: whether there is
---          certainly nothing to read. place: if the next page is not full, the seq up to which the batch
---          has been read after it; null if the batch ends with that page. All are null if there is no
---          such consumer
+-- consumer_next says which page of the log a consumer is to read next, of up to p_limit steps.
+-- Returns: epoch: the present one. until: the last position of the page; null if there is nothing to read
 -- +goose StatementBegin
-create function pawl.consumer_next_batch(p_consumer text, out batch pg_snapshot, out begun boolean, out idle boolean, out place bigint)
-language plpgsql volatile security definer
+create function pawl.consumer_next(p_consumer text, p_limit integer, out epoch bigint, out until bigint)
+language sql stable security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
 as $$
-begin
-  select coalesce(c.batch, s.now), c.batch is not null, c.batch is null and s.now::text = c.cursor::text, pawl_private.place_after(c)
-  into batch, begun, idle, place
+  select h.epoch, pawl_private.log_until(c.position, p_limit)
   from pawl.consumer c
-  cross join (select pg_current_snapshot() as now offset 0) s
-  where c.name = p_consumer;
-end
+  cross join pawl.log_head h
+  where c.name = p_consumer
 $$;
 -- +goose StatementEnd
 
 -- 40_log/consumer_read.sql
 
--- consumer_read reads the next page of a consumer's batch as messages.
--- Returns: up to p_limit messages, in the order of seq. The page ends with the message by which its contexts and
---          payloads have p_bytes. There may be fewer messages than p_limit for another reason, or none, although the
---          batch goes on: see consumer_next_batch
+-- consumer_read reads a consumer's steps up to p_until as messages.
+-- Returns: the messages of steps that were not purged and follow since, in the order of position. The page ends
+--          with the message by which its contexts and payloads have p_bytes
 -- +goose StatementBegin
-create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint)
-returns setof pawl.message
+create function pawl.consumer_read(p_consumer text, p_until bigint, p_bytes bigint) returns setof pawl.message
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare
@@ -3975,10 +4009,20 @@ begin
   for v_message in
     select m.*
     from pawl.consumer c
-    cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
-    cross join lateral pawl_private.message_of(h) m
+    cross join pawl.log_head e
+    cross join lateral (
+      select l.* from pawl.log l where l.position > c.position and l.position <= p_until order by l.position
+    ) l
+    cross join lateral (
+      select h as step
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.message_of(h.step, l.position) m
     where c.name = p_consumer
-    order by h.seq
+      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
+    order by l.position
   loop
     return next v_message;
     v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
@@ -3991,11 +4035,11 @@ $$;
 -- 40_log/consumer_renew.sql
 
 -- consumer_renew renews a lease. The commit is asynchronous.
--- Returns: whether p_term still leads; if not, nothing is changed
+-- Returns: whether p_leader still leads in p_term; if not, nothing is changed
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
-create function pawl.consumer_renew(p_consumer text, p_term bigint, p_lease interval) returns boolean
+create function pawl.consumer_renew(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4003,7 +4047,7 @@ begin
   perform set_config('synchronous_commit', 'off', true);
   update pawl.consumer c
   set lease_until = pawl.now() + p_lease
-  where c.name = p_consumer and c.term = p_term;
+  where c.name = p_consumer and c.leader = p_leader and c.term = p_term;
   return found;
 end
 $$;
@@ -4015,43 +4059,125 @@ $$;
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
-create function pawl.consumer_resign(p_consumer text, p_term bigint) returns void
+create function pawl.consumer_resign(p_consumer text, p_leader text, p_term bigint) returns void
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.term = p_term
+  update pawl.consumer c set lease_until = pawl.now() where c.name = p_consumer and c.leader = p_leader and c.term = p_term
+$$;
+-- +goose StatementEnd
+
+-- 40_log/log_begin.sql
+
+-- log_begin begins an epoch if the last one is of another server, or of another timeline of this one. The
+-- sequencer calls it when it begins to lead, and after it has connected anew, in a transaction of its own.
+--
+-- A server that was promoted goes on with the transaction ids of its WAL. One that a dump was restored on has
+-- others. There, for a moment no step may be in progress: then all steps so far have smaller seqs than
+-- first_seq, and all later ones larger.
+-- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
+--          another server
+-- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
+-- Locks:   history (share) on another server, log_head
+-- Writes:  log_epoch, log_head
+-- +goose StatementBegin
+create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
+as $$
+#variable_conflict use_column
+declare
+  v_server record;
+  v_head pawl.log_head;
+  v_last pawl.log_epoch;
+begin
+  select s.* into strict v_server from pawl_private.server_of_log() s;
+  select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
+  restored := v_last is null or
+    (v_last.system_identifier, v_last.database_id, v_last.table_id) <> (v_server.system_identifier, v_server.database_id, v_server.table_id);
+  began := restored or v_last.timeline <> v_server.timeline;
+  if not began then
+    epoch := v_last.epoch;
+    return;
+  end if;
+  if restored then
+    lock table pawl.history in share mode;
+    -- As in log_tick, the snapshot is taken before this transaction has an id.
+    v_head.snapshot := pg_current_snapshot();
+    v_head.first_seq := nextval('pawl.history_seq_seq');
+    v_head.renumbers := true;
+    delete from pawl_private.log_mark;
+  end if;
+  epoch := coalesce(v_last.epoch, 0) + 1;
+  insert into pawl.log_epoch (
+    epoch, system_identifier, database_id, table_id, timeline, first_position, first_seq, snapshot, began_at)
+  select
+    log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
+    coalesce(v_head.first_seq, h.first_seq), case when not restored then h.snapshot end, pawl.now()
+  from pawl.log_head h;
+  update pawl.log_head h
+  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq),
+    renumbers = coalesce(v_head.renumbers, h.renumbers)
+  where h.leader = p_leader and h.term = p_term;
+  if not found then
+    raise exception 'another process leads' using errcode = 'serialization_failure';
+  end if;
+  restored := restored and v_last is not null;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/log_lead.sql
+
+-- log_lead makes p_leader the sequencer, if there is none, or if p_leader itself is. p_leader must be a name that
+-- nobody else has.
+-- Returns: the new term; null if another process leads
+-- Locks:   log_head
+-- Writes:  log_head
+-- +goose StatementBegin
+create function pawl.log_lead(p_leader text, p_lease interval) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_term bigint;
+begin
+  update pawl.log_head h
+  set term = h.term + 1, leader = p_leader, lease_until = v_now + p_lease
+  where h.lease_until <= v_now or h.leader = p_leader
+  returning h.term into v_term;
+  return v_term;
+end
 $$;
 -- +goose StatementEnd
 
 -- 40_log/log_moved.sql
 
--- log_moved says which instances have moved since p_cursor. One call serves everybody who waits in a
--- process. Its cost grows with the number of steps since p_cursor.
--- Returns: snapshot: the next cursor. instances, tenants: of the steps since p_cursor, each once; null if
---          there were more than p_limit steps, or if p_cursor is null
+-- log_moved says which instances have steps after p_after. One call serves everybody who waits in a process.
+-- Returns: last: the last position that was looked at. instances, tenants: of the steps, each once; null if there
+--          were more than p_limit steps, if p_after is null, if the log ends before p_after, or if there is no
+--          sequencer
 -- +goose StatementBegin
-create function pawl.log_moved(
-  p_cursor pg_snapshot, p_limit integer, out snapshot pg_snapshot, out instances uuid[], out tenants text[]
-)
+create function pawl.log_moved(p_after bigint, p_limit integer, out last bigint, out instances uuid[], out tenants text[])
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
--- The statistics know nothing of the newest rows, and only a plain index scan ends early at a limit.
 set enable_seqscan = off
-set enable_bitmapscan = off
 set jit = off
 as $$
+#variable_conflict use_column
 declare
   v_steps bigint;
+  v_led boolean;
 begin
-  snapshot := pg_current_snapshot();
-  if p_cursor is null then
+  select h.position, h.lease_until > pawl.now() into last, v_led from pawl.log_head h;
+  if p_after is null or last < p_after or not v_led then
     return;
   end if;
   select count(*), coalesce(array_agg(distinct s.instance_id), '{}'), coalesce(array_agg(distinct s.tenant_id::text), '{}')
   into v_steps, instances, tenants
-  from (
-    select h.tenant_id, h.instance_id from pawl_private.steps_since(p_cursor) h limit p_limit + 1
-  ) s;
+  from (select l.tenant_id, l.instance_id from pawl.log l where l.position > p_after order by l.position limit p_limit + 1) s;
   if v_steps > p_limit then
     instances := null;
     tenants := null;
@@ -4060,134 +4186,383 @@ end
 $$;
 -- +goose StatementEnd
 
--- 40_log/stream_can_resume.sql
+-- 40_log/log_place.sql
 
--- stream_can_resume says whether a stream can go on from p_cursor.
--- Returns: true if all of these hold. At most p_limit steps of all tenants were made since; null for any
---          number. No step that the stream would show has been purged. This database has been at
---          p_cursor, which it has not if it was restored from an older copy
+-- log_place finds a place of a former epoch in the present one.
+-- Returns: epoch: the present one. place: p_position, or the last common position if that is smaller. state:
+--          'known'; 'lost': steps up to p_position, after place, are gone; 'unknown': there has been no such
+--          place; 'unready': the server is another than the log's, and its epoch has not begun yet
 -- +goose StatementBegin
-create function pawl.stream_can_resume(p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_limit integer) returns boolean
+create function pawl.log_place(p_epoch bigint, p_position bigint, out epoch bigint, out place bigint, out state text)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_head pawl.log_head;
+begin
+  select h.* into strict v_head from pawl.log_head h;
+  epoch := v_head.epoch;
+  place := least(p_position, (select min(e.first_position) from pawl.log_epoch e where e.epoch > p_epoch));
+  if p_epoch < 1 or p_position < 0 or p_epoch > epoch then
+    state := 'unknown';
+  elsif place < p_position then
+    state := 'lost';
+  elsif p_position <= v_head.position then
+    state := 'known';
+  else
+    state := 'unknown';
+  end if;
+  if state = 'unknown' and exists (
+    select
+    from pawl_private.server_of_log() s
+    left join pawl.log_epoch e on e.epoch = v_head.epoch
+    where (s.system_identifier, s.database_id, s.table_id, s.timeline)
+      is distinct from (e.system_identifier, e.database_id, e.table_id, e.timeline)
+  ) then
+    state := 'unready';
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/log_resign.sql
+
+-- log_resign ends the sequencer's lease before its time, so that another process may lead at once.
+-- Locks:   log_head
+-- Writes:  log_head
+-- +goose StatementBegin
+create function pawl.log_resign(p_leader text, p_term bigint) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.log_head h set lease_until = pawl.now() where h.leader = p_leader and h.term = p_term
+$$;
+-- +goose StatementEnd
+
+-- 40_log/log_settled.sql
+
+-- log_settled says where the log ends behind the steps of a tenant that p_since sees.
+-- p_since: what the first call returned, or null. server: what it returned: when the server was started
+-- Returns: since: the snapshot. server: when this server was started. place: the last position; null while one of the steps
+--          has no position, or if the server is not p_server; then since is a new one
+-- +goose StatementBegin
+create function pawl.log_settled(
+  p_tenant text, p_since pg_snapshot, p_server timestamptz, out since pg_snapshot, out server timestamptz, out epoch bigint, out place bigint
+)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
 as $$
+#variable_conflict use_column
+declare
+  v_head pawl.log_head;
 begin
-  return pg_snapshot_xmax(p_cursor) <= pg_snapshot_xmax(pg_current_snapshot())
-    and not pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
-    and coalesce((
-      select count(*)
-      from (select from pawl_private.steps_since(p_cursor) h limit coalesce(p_limit + 1, 0)) h
-    ) <= p_limit, true);
+  server := pg_postmaster_start_time();
+  since := case when p_server = server then p_since end;
+  since := coalesce(since, pg_current_snapshot());
+  select h.* into strict v_head from pawl.log_head h;
+  epoch := v_head.epoch;
+  if epoch > 0 and not v_head.renumbers and not exists (
+    select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
+  ) then
+    place := v_head.position;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/log_sweep.sql
+
+-- log_sweep deletes rows of purged instances from the log, and notes their positions. It looks at p_limit rows
+-- after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
+-- returned.
+-- Returns: since: null if nothing is to be swept. last: the last position that was looked at; null at the end of
+--          the pass. swept: how many rows were deleted
+-- Writes:  log, log_floor, purged_instance
+-- +goose StatementBegin
+create function pawl.log_sweep(
+  p_since pg_snapshot, p_after bigint, p_limit integer, out since pg_snapshot, out last bigint, out swept bigint
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+  swept := 0;
+  since := coalesce(p_since, pg_current_snapshot());
+  if p_since is null and not exists (select from pawl_private.purged_instance limit 1) then
+    since := null;
+    return;
+  end if;
+  last := pawl_private.log_until(p_after, p_limit);
+  with gone as (
+    delete from pawl.log l
+    using pawl_private.purged_instance p
+    where l.position > p_after and l.position <= last and p.tenant_id = l.tenant_id and p.instance_id = l.instance_id
+    returning l.tenant_id, p.workflow, l.position
+  ),
+  noted as (
+    insert into pawl_private.log_floor as f (tenant_id, workflow, position)
+    select g.tenant_id, g.workflow, max(g.position)
+    from gone g
+    group by g.tenant_id, g.workflow
+    on conflict on constraint log_floor_pkey do update set position = greatest(f.position, excluded.position)
+  )
+  select count(*) into swept from gone;
+  if last is null then
+    -- The log has no row of an instance that was purged before the pass began.
+    delete from pawl_private.purged_instance p where pg_visible_in_snapshot(p.xid, since);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/log_tick.sql
+
+-- log_tick gives positions to the steps that were committed since the last tick, and renews the sequencer's
+-- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
+-- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
+-- standby has.
+-- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. last: the last position.
+--          steps: how many got a position
+-- Locks:   log_head
+-- Writes:  log, log_head, log_mark
+-- +goose StatementBegin
+create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, out leads boolean, out last bigint, out steps bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := pawl.now();
+  v_head pawl.log_head;
+  v_snapshot pg_snapshot;
+begin
+  -- No lock yet: it would draw this transaction's id before the snapshot is taken. See the module's comment.
+  select h.* into v_head from pawl.log_head h where h.leader = p_leader and h.term = p_term;
+  leads := found;
+  steps := 0;
+  if not leads then
+    return;
+  end if;
+  last := v_head.position;
+  v_snapshot := pg_current_snapshot();
+  if not v_head.renumbers
+    and v_head.lease_until > v_now + p_lease * 2 / 3
+    and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+  then
+    return;
+  end if;
+  if current_setting('synchronous_commit') in ('off', 'local') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  perform from pawl.log_head h
+  where h.leader = p_leader and h.term = p_term and h.position = v_head.position
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  if v_head.renumbers then
+    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
+  end if;
+  last := pawl_private.number_steps(
+    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
+  steps := last - v_head.position;
+  update pawl.log_head h
+  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  insert into pawl_private.log_mark (position, snapshot, marked_at)
+  select last, v_snapshot, v_now
+  where steps > 0 and not exists (
+    select
+    from (select m.position, m.marked_at from pawl_private.log_mark m order by m.position desc limit 1) m
+    where m.position > log_tick.last - 10000 and m.marked_at > v_now - interval '1 minute'
+  );
+  if found then
+    -- The last mark up to which everything has been read, and later ones, are of use.
+    delete from pawl_private.log_mark m
+    where m.position < (
+      select max(o.position)
+      from pawl_private.log_mark o
+      where o.position <= coalesce((select min(c.position) from pawl.consumer c), log_tick.last)
+    );
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/stream_instance.sql
+
+-- stream_instance reads the steps of an instance after version p_after, up to the last one that has a position.
+-- Returns: as stream_read, in the order of version, without positions
+-- +goose StatementBegin
+create function pawl.stream_instance(p_tenant text, p_id uuid, p_after bigint, p_limit integer, p_bytes bigint) returns setof pawl.message
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_head pawl.log_head;
+begin
+  select h.* into strict v_head from pawl.log_head h;
+  return query
+  select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
+  where v_head.epoch > 0 and not v_head.renumbers and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  order by h.version;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/stream_look.sql
+
+-- stream_look looks at the next page of the log for a tenant's stream: up to p_limit rows of all tenants.
+-- p_floor: as for stream_read
+-- Returns: as log_place; and until: the last position of the page, or null if there is none. steps: how many
+--          rows are the tenant's
+-- Raises:  PW410 steps of p_workflows that follow have been purged
+-- +goose StatementBegin
+create function pawl.stream_look(
+  p_tenant text, p_workflows text[], p_floor bigint, p_epoch bigint, p_position bigint, p_limit integer,
+  out epoch bigint, out place bigint, out state text, out until bigint, out steps bigint
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+  select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
+  if state = 'known' then
+    select max(l.position), count(*) filter (where l.tenant_id = p_tenant)
+    into until, steps
+    from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
+    if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then
+      perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
+    end if;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/stream_place.sql
+
+-- stream_place finds the place of an instance's stream: behind the step p_version of p_epoch, or of any epoch if that
+-- is 0.
+-- Returns: state: as log_place; or 'pending': the step has no position yet; 'purged': the instance is gone. epoch:
+--          that of the step. version: p_version or, if steps are lost, the last one that is left. until: the last
+--          version that has a position
+-- +goose StatementBegin
+create function pawl.stream_place(
+  p_tenant text, p_id uuid, p_version bigint, p_epoch bigint, out state text, out epoch bigint, out version bigint, out until bigint
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_head pawl.log_head;
+  v_step pawl.history;
+begin
+  select h.* into strict v_head from pawl.log_head h;
+  version := p_version;
+  select h.version into until
+  from pawl.history h
+  where h.tenant_id = p_tenant and h.instance_id = p_id
+    and v_head.epoch > 0 and not v_head.renumbers
+    and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  order by h.version desc
+  limit 1;
+  if p_version = 0 then
+    state := 'known';
+    epoch := 1;
+    return;
+  end if;
+  select h.* into v_step from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version;
+  epoch := pawl_private.epoch_of(v_step.xid, v_step.seq);
+  if v_step.version is null and not exists (select from pawl.instance i where i.tenant_id = p_tenant and i.id = p_id) then
+    state := 'purged';
+  elsif v_step.version > until or v_step.version is not null and until is null then
+    state := 'pending';
+  elsif v_step.version is not null and p_epoch in (0, epoch) then
+    state := 'known';
+  elsif p_epoch < v_head.epoch then
+    state := 'lost';
+    select h.version, h.epoch into version, epoch
+    from (
+      select h.version, pawl_private.epoch_of(h.xid, h.seq) as epoch
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_id and h.version < p_version
+    ) h
+    where h.epoch <= p_epoch
+    order by h.version desc
+    limit 1;
+  else
+    select p.state into state from pawl.log_place(p_epoch, v_head.position + 1) p;
+  end if;
 end
 $$;
 -- +goose StatementEnd
 
 -- 40_log/stream_read.sql
 
--- stream_read reads a page of a tenant's steps that p_batch sees and p_cursor does not, after the seq
--- p_after. Each page sorts all of them, so the caller must have had stream_can_resume bound their number.
--- Returns: up to p_limit rows of history, in the order of seq. The page ends when its contexts and payloads
---          have p_bytes or more, but has at least one row
--- Raises:  PW410 steps that p_cursor does not see have been purged
+-- stream_read reads a tenant's steps after p_after up to p_until.
+-- p_floor: what was purged up to this position is not missed
+-- Returns: up to p_limit messages without the instance's keys, in the order of position. The page ends when its
+--          contexts and payloads have p_bytes or more, but has at least one row
+-- Raises:  PW410 steps of p_workflows that follow have been purged
 -- +goose StatementBegin
 create function pawl.stream_read(
-  p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer,
-  p_bytes bigint
-) returns setof pawl.history
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set jit = off
-as $$
-begin
-  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor) then
-    perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
-  end if;
-  return query
-  select (s.step).*
-  from (
-    select
-      h as step,
-      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
-        over (order by h.seq rows between unbounded preceding and 1 preceding) as before
-    from (
-      select h.*
-      from pawl_private.steps_since(p_cursor) h
-      where h.xid < pg_snapshot_xmax(p_batch)
-        and pg_visible_in_snapshot(h.xid, p_batch)
-        and h.seq > p_after
-        and h.tenant_id = p_tenant
-      order by h.seq
-      limit p_limit
-    ) h
-  ) s
-  where coalesce(s.before, 0) < p_bytes
-  order by (s.step).seq;
-end
-$$;
--- +goose StatementEnd
-
--- 40_log/stream_read_past.sql
-
--- stream_read_past reads the steps that p_batch sees and p_cursor does not, however many there are. It
--- walks all steps of the tenant by instance and version, the order of the primary key: in the order of
--- seq each page would have to sort them all.
--- Returns: rows of history after the given step; none when there are no more. A page looks at p_limit
---          rows, or fewer if their contexts and payloads have p_bytes or more. If the last row that it
---          looked at is none of those steps, it is returned all the same, so that the caller knows where
---          to go on: its seq is negative, its context empty and its payload null
--- Raises:  PW410 steps that p_cursor does not see, or the given step, have been purged
--- +goose StatementBegin
-create function pawl.stream_read_past(
-  p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after_instance uuid,
-  p_after_version bigint, p_limit integer, p_bytes bigint
-) returns setof pawl.history
+  p_tenant text, p_workflows text[], p_floor bigint, p_after bigint, p_until bigint, p_limit integer, p_bytes bigint
+) returns setof pawl.message
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
-set enable_sort = off
 set jit = off
 as $$
-declare
-  v_step pawl.history;
-  v_end pawl.history;
-  v_unread boolean;
-  v_bytes bigint := 0;
 begin
-  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor)
-    or p_after_version > 0 and not exists (
-      select from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = p_after_instance and h.version = p_after_version
-    )
-  then
+  if pawl_private.steps_lost(p_tenant, p_workflows, p_after, p_until, p_floor) then
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
-  for v_step in
-    select h.*
-    from pawl.history h
-    where h.tenant_id = p_tenant and (h.instance_id, h.version) > (p_after_instance, p_after_version)
-    order by h.instance_id, h.version
-    limit p_limit
-  loop
-    v_unread := pg_visible_in_snapshot(v_step.xid, p_batch) and not pg_visible_in_snapshot(v_step.xid, p_cursor);
-    if v_unread then
-      return next v_step;
-      v_bytes := v_bytes + octet_length(v_step.context::text) + coalesce(octet_length(v_step.payload::text), 0);
-      exit when v_bytes >= p_bytes;
-    else
-      v_end := v_step;
-    end if;
-  end loop;
-  if not v_unread then
-    v_end.seq := -v_end.seq;
-    v_end.context := '{}';
-    v_end.payload := null;
-    return next v_end;
-  end if;
+  return query
+  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  from (
+    select
+      h.step, h.position,
+      sum(octet_length((h.step).context::text) + coalesce(octet_length((h.step).payload::text), 0))
+        over (order by h.position rows between unbounded preceding and 1 preceding) as before
+    from (
+      select l.position, h.step
+      from pawl.log l
+      cross join lateral (
+        select h as step
+        from pawl.history h
+        where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+        limit 1
+      ) h
+      where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
+      order by l.position
+      limit p_limit
+    ) h
+  ) s
+  where coalesce(s.before, 0) < p_bytes
+  order by s.position;
 end
 $$;
 -- +goose StatementEnd
@@ -4195,27 +4570,35 @@ $$;
 -- 40_log/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
+  ('service', 'pawl.log_lead'),
+  ('service', 'pawl.log_resign'),
+  ('service', 'pawl.log_begin'),
+  ('service', 'pawl.log_tick'),
+  ('service', 'pawl.log_sweep'),
+  ('service', 'pawl.log_place'),
+  ('service', 'pawl.log_moved'),
+  ('service', 'pawl.log_settled'),
   ('service', 'pawl.consumer_create'),
   ('service', 'pawl.consumer_lead'),
   ('service', 'pawl.consumer_resign'),
   ('service', 'pawl.consumer_renew'),
-  ('service', 'pawl.consumer_next_batch'),
+  ('service', 'pawl.consumer_next'),
   ('service', 'pawl.consumer_read'),
   ('service', 'pawl.consumer_advance'),
-  ('service', 'pawl.log_moved'),
-  ('service', 'pawl.stream_can_resume'),
+  ('service', 'pawl.stream_look'),
+  ('service', 'pawl.stream_place'),
   ('service', 'pawl.stream_read'),
-  ('service', 'pawl.stream_read_past');
+  ('service', 'pawl.stream_instance');
 
 -- 50_webhook/tables.sql
 
 -- Module webhook: subscriptions, and the deliveries that are made for them.
 --
--- The router turns steps into deliveries and moves the cursor of the consumer `webhooks` in the same
+-- The router turns steps into deliveries and moves the position of the consumer `webhooks` in the same
 -- transaction. So each step is routed to each matching subscription exactly once, whatever happens to
 -- the process. The leader of that consumer, one process at a time, sends what is due. Nothing is written
 -- before an attempt: only the leader's memory knows what is under way. One write settles many attempts.
--- After a crash a delivery is sent again, under the same id.
+-- After a crash a delivery is routed or sent again, under the same id.
 --
 -- A step may match thousands of subscriptions. The router creates a bounded number of deliveries at a time,
 -- and fewer for one tenant. Steps beyond that are put off (`unrouted_step`) and routed later, a piece at a
@@ -4245,6 +4628,7 @@ create table pawl.subscription (
   previous_secret text,
   previous_secret_until timestamptz,
   since pg_snapshot not null,
+  since_seq bigint not null,
   disabled_at timestamptz,
   disabled_reason text,
   failures integer not null default 0,
@@ -4265,7 +4649,8 @@ with (fillfactor = 50);
 
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
-comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created';
+comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
+comment on column pawl.subscription.since_seq is 'first_seq of log_head when since was taken';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
@@ -4303,7 +4688,8 @@ create table pawl.delivery (
 -- dead entries with each attempt. The default would let vacuum wait for a fifth of the table.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
-comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
+comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
+comment on column pawl.delivery.created_at is 'when the step was made';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
@@ -4316,11 +4702,11 @@ comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 -- Callbacks are never put off.
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
-  seq bigint not null,
+  position bigint not null,
   instance_id uuid not null,
   version bigint not null,
   after_subscription uuid not null,
-  constraint unrouted_step_pkey primary key (tenant_id, seq)
+  constraint unrouted_step_pkey primary key (tenant_id, position)
 )
 -- As many rows are deleted as are inserted.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -4330,8 +4716,8 @@ comment on column pawl.unrouted_step.after_subscription is 'the deliveries for s
 -- Whether an instance has such steps, for the retention.
 create index unrouted_step_instance_idx on pawl.unrouted_step (tenant_id, instance_id);
 
--- Deliveries that are due, by subscription and time.
-create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, id)
+-- Deliveries that are due, by subscription and time, and those of an instance by their steps.
+create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, version)
   where status = 'pending' and next_attempt_at is not null and not callback;
 create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;
@@ -4394,15 +4780,16 @@ language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 -- +goose StatementEnd
 
--- subscription_wants says whether an enabled subscription receives the message of a step.
+-- subscription_wants says whether an enabled subscription receives the message of a step. p_first_seq: that of
+-- log_head.
 -- +goose StatementBegin
 create function pawl_private.subscription_wants(
-  p_subscription pawl.subscription, p_xid xid8, p_workflow text, p_event text, p_to_state text, p_status text
+  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_first_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
 ) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
-    and not pg_visible_in_snapshot(p_xid, p_subscription.since)
+    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.since_seq, p_first_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
     and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
     and (
@@ -4415,13 +4802,27 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- add_deliveries creates deliveries in the order of the arrays. The caller must hold the lock of the
--- consumer's row, so that no delivery is settled or replayed meanwhile.
+-- delivery_id is the id of a delivery: a digest of the CloudEvent's id and the subscription, behind the time of the
+-- step. So it is the same if a crash has undone the routing and the step is routed again.
+-- +goose StatementBegin
+create function pawl_private.delivery_id(
+  p_at timestamptz, p_instance uuid, p_version bigint, p_epoch bigint, p_subscription uuid
+) returns uuid
+language sql immutable parallel safe
+as $$
+  select pawl_private.uuid_v7_with(
+    p_at,
+    substring(sha256(convert_to(concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription), 'UTF8')) for 16))
+$$;
+-- +goose StatementEnd
+
+-- add_deliveries creates deliveries of steps. The caller must hold the lock of the consumer's row, so that no
+-- delivery is settled or replayed meanwhile.
 -- Returns: how many there were not yet
 -- Writes:  delivery
 -- +goose StatementBegin
 create function pawl_private.add_deliveries(
-  p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[]
+  p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[], p_ats timestamptz[], p_epochs bigint[]
 ) returns integer
 language plpgsql volatile
 set enable_seqscan = off
@@ -4437,10 +4838,11 @@ begin
   insert into pawl.delivery (
     tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
   select
-    m.tenant_id, pawl_private.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.subscription_id = m.instance_id,
-    m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0, case when w.failed then null else v_now end, v_now
-  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds)
-    with ordinality as m (tenant_id, subscription_id, instance_id, version, kind, ordinal)
+    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.subscription_id), m.subscription_id,
+    m.subscription_id = m.instance_id, m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0,
+    case when w.failed then null else v_now end, m.at
+  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds, p_ats, p_epochs)
+    as m (tenant_id, subscription_id, instance_id, version, kind, at, epoch)
   left join lateral (
     select pawl_private.delivery_failed(d) as failed
     from pawl.delivery d
@@ -4459,17 +4861,14 @@ end
 $$;
 -- +goose StatementEnd
 
--- route_page creates the deliveries of a consumer's next page of steps. It looks at up to p_limit pairs of a
--- step and a subscription of one tenant, and at up to twice as many in all; further steps, and those of a
--- tenant that has unrouted steps, are put off. p_only: create those for this subscription alone, and put
--- nothing off. The caller must hold the lock of the consumer's row.
--- Returns: steps: how many were read; deliveries: how many were created; place: the seq up to which the
---          batch has been read then; null if it ends there
+-- route_page creates the deliveries of a page of the log: of the steps after p_after up to p_until. It looks at up
+-- to p_limit pairs of a step and a subscription of one tenant, and at up to twice as many in all; further steps, and
+-- those of a tenant that has unrouted steps, are put off. The caller must hold the lock of the consumer's row.
+-- Returns: steps: how many were read; deliveries: how many were created
 -- Writes:  delivery, unrouted_step
 -- +goose StatementBegin
 create function pawl_private.route_page(
-  p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid default null,
-  out steps integer, out deliveries integer, out place bigint
+  p_after bigint, p_until bigint, p_limit integer, p_first_seq bigint, out steps integer, out deliveries integer
 )
 language plpgsql volatile
 set enable_seqscan = off
@@ -4483,14 +4882,22 @@ declare
   v_instances uuid[];
   v_versions bigint[];
   v_kinds text[];
+  v_ats timestamptz[];
+  v_epochs bigint[];
 begin
   with step as materialized (
-    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl_private.consumer_steps(p_consumer, p_batch, p_limit) h
+    select
+      l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
+      pawl_private.epoch_of(h.xid, h.seq) as epoch
+    from pawl.log l
+    cross join lateral (
+      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
+    ) h
+    where l.position > p_after and l.position <= p_until
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
   first as (
-    select h.*, row_number() over (partition by h.tenant_id order by h.seq) = 1 as is_first
+    select h.*, row_number() over (partition by h.tenant_id order by h.position) = 1 as is_first
     from step h
   ),
   counted as (
@@ -4508,17 +4915,16 @@ begin
     from counted h
   ),
   in_share as (
-    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.seq) <= p_limit as fits
+    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.position) <= p_limit as fits
     from shared h
   ),
   placed as materialized (
-    select h.*,
-      p_only is null and (not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.seq) > 2 * p_limit) as put_off
+    select h.*, not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.position) > 2 * p_limit as put_off
     from in_share h
   ),
   late as (
-    insert into pawl.unrouted_step (tenant_id, seq, instance_id, version, after_subscription)
-    select h.tenant_id, h.seq, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
+    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, after_subscription)
+    select h.tenant_id, h.position, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
     from placed h
     where h.put_off and h.pairs > 0
     on conflict on constraint unrouted_step_pkey do nothing
@@ -4530,8 +4936,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and (p_only is null or s.id = p_only)
-        and pawl_private.subscription_wants(s, h.xid, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, p_first_seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -4540,17 +4945,14 @@ begin
     cross join lateral (
       select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
     ) b
-    where h.status <> 'active' and p_only is null
+    where h.status <> 'active'
   )
   select
-    (select count(*) from step), (select max(h.seq) from step h),
-    array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text)
-  into steps, place, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds
-  from (select m.* from matching m order by m.seq, m.subscription_id) m;
-  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds);
-  if steps < p_limit then
-    place := pawl_private.place_after(p_consumer);
-  end if;
+    (select count(*) from step), array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id),
+    array_agg(m.version::bigint), array_agg(m.kind::text), array_agg(m.at), array_agg(m.epoch)
+  into steps, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs
+  from (select m.* from matching m order by m.position, m.subscription_id) m;
+  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs);
 end
 $$;
 -- +goose StatementEnd
@@ -4561,7 +4963,7 @@ $$;
 -- Returns: tenant: whose steps they were; null if no tenant has any. deliveries: how many were created
 -- Writes:  delivery, unrouted_step
 -- +goose StatementBegin
-create function pawl_private.route_unrouted(p_after text, p_limit integer, out tenant text, out deliveries integer)
+create function pawl_private.route_unrouted(p_after text, p_limit integer, p_first_seq bigint, out tenant text, out deliveries integer)
 language plpgsql volatile
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -4577,25 +4979,26 @@ declare
   v_chosen uuid[];
 begin
   deliveries := 0;
-  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.seq limit 1;
+  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.position limit 1;
   if not found then
-    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.seq limit 1;
+    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.position limit 1;
   end if;
   for v_step in
-    select u.seq, u.instance_id, u.version, u.after_subscription, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    select u.position, u.instance_id, u.version, u.after_subscription, h.xid, h.seq, h.workflow, h.kind, h.event, h.to_state, h.status, h.at
     from (
-      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.seq limit p_limit
+      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
     left join lateral (
       select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
     ) h on true
-    order by u.tenant_id, u.seq
+    order by u.tenant_id, u.position
   loop
     select
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
-        where pawl_private.subscription_wants(l.subscription, v_step.xid, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+        where pawl_private.subscription_wants(
+          l.subscription, v_step.xid, v_step.seq, p_first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -4607,17 +5010,81 @@ begin
     ) l;
     deliveries := deliveries + pawl_private.add_deliveries(
       array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
-      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]));
+      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
+      array_fill(v_step.at, array[cardinality(v_chosen)]),
+      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq), array[cardinality(v_chosen)]));
     if cardinality(v_looked) < v_left then
-      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.seq = v_step.seq;
+      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
       update pawl.unrouted_step u
       set after_subscription = v_looked[cardinality(v_looked)]
-      where u.tenant_id = tenant and u.seq = v_step.seq;
+      where u.tenant_id = tenant and u.position = v_step.position;
     end if;
     v_left := v_left - greatest(cardinality(v_looked), 1);
     exit when v_left <= 0;
   end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of the
+-- tenant's unrouted ones, of those after its position, and of those without a position, up to 20,000 each. The
+-- caller must hold the lock of the consumer's row.
+-- Writes:  delivery
+-- +goose StatementBegin
+create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
+language plpgsql volatile
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_snapshot pg_snapshot := pg_current_snapshot();
+begin
+  perform pawl_private.add_deliveries(
+    array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
+    array_agg(m.at), array_agg(pawl_private.epoch_of(m.xid, m.seq)))
+  from (
+    select h.*
+    from pawl.log_head e
+    cross join pawl.consumer c
+    cross join lateral (
+      (
+        select 0 as part, u.position as place, h as step
+        from pawl.unrouted_step u
+        cross join lateral (
+          select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
+        ) h
+        where u.tenant_id = p_tenant
+        order by u.tenant_id, u.position
+        limit 20000
+      )
+      union all
+      (
+        select 1, l.position, h
+        from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+        cross join lateral (
+          select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
+        ) h
+        where l.tenant_id = p_tenant
+      )
+      union all
+      (
+        select 2, h.seq, h
+        from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
+        where h.tenant_id = p_tenant
+      )
+    ) n
+    cross join lateral (select (n.step).*) h
+    cross join lateral (
+      select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
+    ) s
+    where c.name = 'webhooks'
+      and pawl_private.subscription_wants(s.s, h.xid, h.seq, e.first_seq, h.workflow, h.event, h.to_state, h.status)
+    order by n.part, n.place
+  ) m;
 end
 $$;
 -- +goose StatementEnd
@@ -4649,8 +5116,8 @@ $$;
 
 -- 50_webhook/consumer_status.sql
 
--- consumer_status says how far the consumers have read. What the consumer `webhooks` has read and put off
--- counts as still to be read.
+-- consumer_status says how far the consumers have read. Steps without a position are still to be read, and so is
+-- what the consumer `webhooks` has read and put off.
 -- Returns: one row per consumer, by name. leader: null if nobody leads. steps: how many are still to be
 --          read. behind: the age of the oldest of these; null if there is none
 -- +goose StatementBegin
@@ -4662,14 +5129,27 @@ set enable_seqscan = off
 set jit = off
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + u.steps, n.at - least(l.oldest, u.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps,
+    n.at - least(o.at, t.oldest, u.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
+  cross join pawl.log_head e
+  cross join lateral (
+    select count(*) as steps, min(l.position) as next from pawl.log l where l.position > c.position
+  ) l
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position >= l.next
+    order by f.position
+    limit 1
+  ) o on true
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
-    from pawl_private.steps_since(c.cursor) h
-    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
-  ) l
+    from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
+    where pawl_private.step_follows(h.xid, h.seq, c.since, c.since_seq, e.first_seq)
+  ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl.unrouted_step u
@@ -4726,7 +5206,7 @@ begin
       and d.status = 'pending' and d.next_attempt_at is not null and not d.callback
       and d.next_attempt_at <= v_due
       and d.id <> all (p_flying)
-    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.id
+    order by d.tenant_id, d.subscription_id, d.next_attempt_at, d.version
     limit p_limits[lane];
   end loop;
 end
@@ -4884,7 +5364,7 @@ begin
       where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
       limit 1
     ) h
-    cross join lateral pawl_private.message_of(h.step) e
+    cross join lateral pawl_private.message_of(h.step, null) e
     order by k.place
   loop
     return next v_message;
@@ -5048,19 +5528,19 @@ $$;
 -- 50_webhook/delivery_route.sql
 
 -- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
--- the cursor. Steps with more subscriptions than are looked at in one call are put off. It then creates
+-- its position. Steps with more subscriptions than are looked at in one call are put off. It then creates
 -- deliveries of steps that were put off, of one tenant: the next one after p_turn. Without subscriptions,
--- callbacks and unrouted steps it moves the cursor and reads no step. It renews the lease when it moves the
--- cursor, and when a third of the lease has passed.
+-- callbacks and unrouted steps it moves the position and reads no step. It renews the lease when it moves the
+-- position, and when a third of the lease has passed.
 -- p_limit: the most steps of the page, and the most pairs of a step and a subscription of one tenant
--- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
---          more: whether there may be more to route; wanted: whether there are subscriptions or callbacks;
---          turn: the tenant whose unrouted steps were routed, for the next call
+-- Returns: leads: whether p_leader still leads in p_term; steps: how many were read; deliveries: how many were
+--          created; more: whether there may be more to route; wanted: whether there are subscriptions or
+--          callbacks; turn: the tenant whose unrouted steps were routed, for the next call
 -- Locks:   consumer
 -- Writes:  consumer, delivery, unrouted_step
 -- +goose StatementBegin
 create function pawl.delivery_route(
-  p_term bigint, p_limit integer, p_lease interval, p_turn text,
+  p_leader text, p_term bigint, p_limit integer, p_lease interval, p_turn text,
   out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean, out turn text
 )
 language plpgsql volatile security definer
@@ -5070,61 +5550,61 @@ set jit = off
 as $$
 declare
   v_consumer pawl.consumer;
-  v_low_watermark bigint := pawl_private.next_low_watermark();
-  -- Taken before the steps that it sees and before the subscriptions are read.
-  v_snapshot pg_snapshot := pg_current_snapshot();
-  v_batch pg_snapshot;
-  v_place bigint;
+  v_head pawl.log_head;
+  v_until bigint;
   v_unrouted boolean := exists (select from pawl.unrouted_step limit 1);
-  v_page boolean;
   v_added integer;
 begin
   leads := false; steps := 0; deliveries := 0; more := false; wanted := true; turn := p_turn;
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term;
   if not found then
     return;
   end if;
-  v_batch := coalesce(v_consumer.batch, v_snapshot);
+  -- The end of the log is read before the subscriptions: then all of its steps were committed before a subscription
+  -- that is not seen.
+  select * into strict v_head from pawl.log_head h;
   if not v_unrouted
     and not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     wanted := false;
-    if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
-      leads := pawl.consumer_advance(
-        p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,
-        p_lease => p_lease);
-    else
-      leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
-    end if;
-    return;
+    v_until := nullif(v_head.position, v_consumer.position);
+  else
+    v_until := pawl_private.log_until(v_consumer.position, p_limit);
   end if;
-  v_page := v_consumer.batch is not null or pawl_private.place_after(v_consumer) is not null or exists (
-    select from pawl_private.consumer_steps(v_consumer, v_batch, 1)
-  );
-  if not v_page and not v_unrouted then
-    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+  if v_until is null and not v_unrouted then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_leader, p_term, p_lease);
     return;
   end if;
 
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
   if not found then
     return;
   end if;
-  if v_page then
-    select m.steps, m.deliveries, m.place
-    into steps, deliveries, v_place
-    from pawl_private.route_page(p_consumer => v_consumer, p_batch => v_batch, p_limit => p_limit) m;
-    leads := pawl.consumer_advance(
-      p_consumer => 'webhooks', p_term => p_term, p_batch => v_batch, p_seq => v_place, p_relayed => steps,
-      p_lease => p_lease, p_low_watermark => v_low_watermark);
+  if v_until is null then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_leader, p_term, p_lease);
   else
-    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+    if wanted then
+      select m.steps, m.deliveries
+      into steps, deliveries
+      from pawl_private.route_page(
+        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_first_seq => v_head.first_seq) m;
+    end if;
+    leads := pawl.consumer_advance(
+      p_consumer => 'webhooks', p_leader => p_leader, p_term => p_term, p_epoch => v_head.epoch, p_position => v_until,
+      p_relayed => steps, p_lease => p_lease);
+    if not leads then
+      -- The epoch has changed since it was read. What was routed is rolled back.
+      raise exception 'the log has begun an epoch' using errcode = 'serialization_failure';
+    end if;
+  end if;
+  if not wanted then
+    return;
   end if;
   select coalesce(u.tenant, p_turn), u.deliveries
   into turn, v_added
-  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit) u;
+  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_first_seq => v_head.first_seq) u;
   deliveries := deliveries + v_added;
-  more := v_place is not null or exists (select from pawl.unrouted_step limit 1);
+  more := coalesce(v_until < v_head.position, false) or exists (select from pawl.unrouted_step limit 1);
 end
 $$;
 -- +goose StatementEnd
@@ -5140,13 +5620,13 @@ $$;
 --   abandoned  there was no attempt, and there will be none: it is dead, or delivered as it was before a replay
 -- p_pauses: for how long the endpoint asked not to be called; null if it did not
 -- p_rest:   for how long an endpoint's circuit opens the first time
--- Returns: whether p_term still leads; if not, nothing is changed
+-- Returns: whether p_leader still leads in p_term; if not, nothing is changed
 -- Raises:  22023 a result that is none of these
 -- Locks:   consumer
 -- Writes:  delivery, subscription, callback
 -- +goose StatementBegin
 create function pawl.delivery_settle(
-  p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[],
+  p_leader text, p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[],
   p_statuses integer[], p_errors text[], p_responses text[], p_rest interval
 ) returns boolean
 language plpgsql volatile security definer
@@ -5171,7 +5651,7 @@ begin
   if not p_results <@ '{delivered,retry,dead,gone,postponed,abandoned}' then
     raise exception 'unknown result of a delivery in %', p_results using errcode = '22023';
   end if;
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
   if not found then
     return false;
   end if;
@@ -5317,10 +5797,11 @@ declare
 begin
   return query
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
-  values (
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, since_seq, created_at, created_by)
+  select
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), v_now, p_actor)
+    pg_current_snapshot(), h.first_seq, v_now, p_actor
+  from pawl.log_head h
   returning *;
 exception
   when data_exception or not_null_violation or check_violation then
@@ -5410,9 +5891,8 @@ $$;
 
 -- 50_webhook/subscription_update.sql
 
--- subscription_update changes what is given as not null. Steps that were committed before the change are
--- chosen by the old filter: up to 20,000 unrouted ones, and up to 20,000 more if the router is behind. What
--- the router is behind beyond that is chosen by the new filter.
+-- subscription_update changes what is given as not null. Steps that were committed before the change and are not
+-- routed yet are chosen by the old filter, as far as route_only reads; those beyond by the new filter.
 --
 -- A subscription that is enabled again, or gets another URL, starts with a closed circuit, and its
 -- deliveries that wait for a retry are due now. Steps that were committed while it was disabled are not
@@ -5435,46 +5915,12 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz;
-  v_consumer pawl.consumer;
-  v_batch pg_snapshot;
-  v_place bigint;
   v_afresh boolean;
-  v_instances uuid[];
-  v_versions bigint[];
-  v_kinds text[];
 begin
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
-  if v_consumer.cursor is not null and (p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null) then
-    select array_agg(m.instance_id order by m.seq), array_agg(m.version order by m.seq), array_agg(m.kind order by m.seq)
-    into v_instances, v_versions, v_kinds
-    from (
-      select u.seq, u.instance_id, u.version, h.kind::text
-      from (
-        select u.* from pawl.unrouted_step u where u.tenant_id = p_tenant order by u.tenant_id, u.seq limit 20000
-      ) u
-      cross join lateral (
-        select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-      ) h
-      cross join lateral (
-        select s from pawl.subscription s where s.tenant_id = u.tenant_id and s.id = p_id limit 1
-      ) s
-      where pawl_private.subscription_wants(s.s, h.xid, h.workflow, h.event, h.to_state, h.status)
-    ) m;
-    perform pawl_private.add_deliveries(
-      array_fill(p_tenant, array[coalesce(cardinality(v_instances), 0)]), array_fill(p_id, array[coalesce(cardinality(v_instances), 0)]),
-      v_instances, v_versions, v_kinds);
-    v_batch := pg_current_snapshot();
-    -- From the cursor on: what a begun batch does not see may be below the place that it was read up to.
-    v_consumer.batch := null;
-    v_consumer.batch_seq := 0;
-    v_consumer.batch_end := null;
-    for page in 1..20 loop
-      select m.place into v_place from pawl_private.route_page(
-        p_consumer => v_consumer, p_batch => v_batch, p_limit => 1000, p_only => p_id) m;
-      exit when v_place is null;
-      v_consumer.batch_seq := v_place;
-    end loop;
+  if p_disabled or coalesce(p_workflows, p_events, p_states) is not null or p_terminal_only is not null then
+    perform pawl_private.route_only(p_tenant, p_id);
   end if;
 
   select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
@@ -5492,6 +5938,7 @@ begin
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
+    since_seq = case when not p_disabled and s.disabled_at is not null then (select h.first_seq from pawl.log_head h) else s.since_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id
@@ -6200,32 +6647,12 @@ $$;
 
 -- 60_lifecycle/log_restored.sql
 
--- log_restored lets consumers and subscriptions go on after the database was restored from a dump, on a
--- server whose transaction ids start anew. All consumers read the steps that at least one of them had not
--- read, so some read steps again. It rewrites all of history. Only the owner may call it.
--- Locks:   consumer, history, subscription (exclusive)
--- Writes:  history, consumer, subscription, purged_history
+-- log_restored does nothing: the sequencer sees by itself that the database was restored from a dump. It is kept
+-- for those who call it after a restore, as earlier versions asked.
 -- +goose StatementBegin
 create function pawl.log_restored() returns void
-language plpgsql volatile
-as $$
-declare
-  -- The frozen xid: every snapshot sees it.
-  v_past constant xid8 := '2';
-begin
-  lock table pawl.consumer, pawl.history, pawl.subscription in exclusive mode;
-  update pawl.history h
-  set xid = case
-    when exists (select from pawl.consumer c where not pg_visible_in_snapshot(h.xid, c.cursor)) then pg_current_xact_id()
-    else v_past
-  end;
-  update pawl.consumer c
-  set cursor = pg_current_snapshot(), low_watermark = 0, next_low_watermark = 0, next_low_watermark_xid = v_past, batch = null, batch_seq = 0, batch_end = null
-  where c.cursor is not null;
-  update pawl.subscription s set since = '3:3:';
-  delete from pawl_private.purged_history;
-end
-$$;
+language sql volatile
+as $$ select $$;
 -- +goose StatementEnd
 
 -- 60_lifecycle/migrate_instances.sql
@@ -6491,8 +6918,8 @@ $$;
 -- This holds under read committed only, as all of the engine.
 -- Returns: the ids of the instances that were deleted
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
---          are not locked), purged_history (those that are not locked)
--- Writes:  instance, idempotency_key, history, timer, callback, purged_history
+--          are not locked)
+-- Writes:  instance, idempotency_key, history, timer, callback, purged_instance
 -- +goose StatementBegin
 create function pawl.purge_instances(p_tenant text, p_ids uuid[], p_before timestamptz) returns uuid[]
 language plpgsql volatile security definer
@@ -6507,8 +6934,6 @@ declare
   v_id uuid;
   v_keys record;
   v_purged uuid[] := '{}';
-  v_workflows text[] := '{}';
-  v_xids xid8[] := '{}';
 begin
   v_ids := array(
     select i.id
@@ -6535,17 +6960,14 @@ begin
     delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
     delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
+    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
     with gone as (
-      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
+      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
     )
-    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
-    delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
     v_purged := v_purged || v_id;
   end loop;
 
-  if v_purged <> '{}' then
-    perform pawl_private.note_purged_history(p_tenant => p_tenant, p_workflows => v_workflows, p_xids => v_xids);
-  end if;
   return v_purged;
 end
 $$;

@@ -7,6 +7,7 @@ package queries
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -48,35 +49,82 @@ func (q *Queries) ListStates(ctx context.Context, arg ListStatesParams) ([]ListS
 	return items, nil
 }
 
+const logHead = `-- name: LogHead :one
+select h.epoch, h.position, (h.lease_until > pawl.now())::boolean as led from pawl.log_head h
+`
+
+type LogHeadRow struct {
+	Epoch    int64
+	Position int64
+	Led      bool
+}
+
+func (q *Queries) LogHead(ctx context.Context) (LogHeadRow, error) {
+	row := q.db.QueryRow(ctx, logHead)
+	var i LogHeadRow
+	err := row.Scan(&i.Epoch, &i.Position, &i.Led)
+	return i, err
+}
+
 const logMoved = `-- name: LogMoved :one
 select
-  m.snapshot::text as snapshot,
+  m.last::bigint as last,
   (m.instances is not null)::boolean as known,
   coalesce(m.instances, '{}')::uuid[] as instances,
   coalesce(m.tenants, '{}')::text[] as tenants
-from pawl.log_moved($1::pg_snapshot, $2::integer) m
+from pawl.log_moved($1::bigint, $2::integer) m
 `
 
 type LogMovedParams struct {
-	Cursor    *string
+	After     *int64
 	StepLimit int32
 }
 
 type LogMovedRow struct {
-	Snapshot  string
+	Last      int64
 	Known     bool
 	Instances []uuid.UUID
 	Tenants   []string
 }
 
 func (q *Queries) LogMoved(ctx context.Context, arg LogMovedParams) (LogMovedRow, error) {
-	row := q.db.QueryRow(ctx, logMoved, arg.Cursor, arg.StepLimit)
+	row := q.db.QueryRow(ctx, logMoved, arg.After, arg.StepLimit)
 	var i LogMovedRow
 	err := row.Scan(
-		&i.Snapshot,
+		&i.Last,
 		&i.Known,
 		&i.Instances,
 		&i.Tenants,
+	)
+	return i, err
+}
+
+const logSettled = `-- name: LogSettled :one
+select s.since::text as since, s.server::timestamptz as server, s.epoch::bigint as epoch, s.place
+from pawl.log_settled($1::text, $2::pg_snapshot, $3::timestamptz) s
+`
+
+type LogSettledParams struct {
+	Tenant string
+	Since  *string
+	Server *time.Time
+}
+
+type LogSettledRow struct {
+	Since  string
+	Server time.Time
+	Epoch  int64
+	Place  *int64
+}
+
+func (q *Queries) LogSettled(ctx context.Context, arg LogSettledParams) (LogSettledRow, error) {
+	row := q.db.QueryRow(ctx, logSettled, arg.Tenant, arg.Since, arg.Server)
+	var i LogSettledRow
+	err := row.Scan(
+		&i.Since,
+		&i.Server,
+		&i.Epoch,
+		&i.Place,
 	)
 	return i, err
 }
@@ -95,132 +143,22 @@ func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
 	return err
 }
 
-const streamCanResume = `-- name: StreamCanResume :one
-select
-  pg_current_snapshot()::text as snapshot,
-  pawl.stream_can_resume($1::text, $2::text[], $3::pg_snapshot, $4::integer)::boolean as can
+const streamInstance = `-- name: StreamInstance :many
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.stream_instance($1::text, $2::uuid, $3::bigint, $4::integer, $5::bigint)
 `
 
-type StreamCanResumeParams struct {
-	Tenant    string
-	Workflows []string
-	Cursor    string
-	StepLimit *int32
+type StreamInstanceParams struct {
+	Tenant       string
+	InstanceID   uuid.UUID
+	AfterVersion int64
+	RowLimit     int32
+	Bytes        int64
 }
 
-type StreamCanResumeRow struct {
-	Snapshot string
-	Can      bool
-}
-
-func (q *Queries) StreamCanResume(ctx context.Context, arg StreamCanResumeParams) (StreamCanResumeRow, error) {
-	row := q.db.QueryRow(ctx, streamCanResume,
+func (q *Queries) StreamInstance(ctx context.Context, arg StreamInstanceParams) ([]Message, error) {
+	rows, err := q.db.Query(ctx, streamInstance,
 		arg.Tenant,
-		arg.Workflows,
-		arg.Cursor,
-		arg.StepLimit,
-	)
-	var i StreamCanResumeRow
-	err := row.Scan(&i.Snapshot, &i.Can)
-	return i, err
-}
-
-const streamRead = `-- name: StreamRead :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
-from pawl.stream_read(
-  $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::bigint, $6::integer,
-  $7::bigint) h
-order by h.seq
-`
-
-type StreamReadParams struct {
-	Tenant    string
-	Workflows []string
-	Cursor    string
-	Batch     string
-	After     int64
-	RowLimit  int32
-	Bytes     int64
-}
-
-func (q *Queries) StreamRead(ctx context.Context, arg StreamReadParams) ([]History, error) {
-	rows, err := q.db.Query(ctx, streamRead,
-		arg.Tenant,
-		arg.Workflows,
-		arg.Cursor,
-		arg.Batch,
-		arg.After,
-		arg.RowLimit,
-		arg.Bytes,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []History
-	for rows.Next() {
-		var i History
-		if err := rows.Scan(
-			&i.TenantID,
-			&i.InstanceID,
-			&i.Version,
-			&i.Seq,
-			&i.Xid,
-			&i.Workflow,
-			&i.WorkflowVersion,
-			&i.Kind,
-			&i.Event,
-			&i.FromState,
-			&i.ToState,
-			&i.Status,
-			&i.Context,
-			&i.Payload,
-			&i.ExpiresAt,
-			&i.Error,
-			&i.Actor,
-			&i.Reason,
-			&i.Key,
-			&i.CorrelationID,
-			&i.Traceparent,
-			&i.At,
-			&i.EnteredAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const streamReadPast = `-- name: StreamReadPast :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
-from pawl.stream_read_past(
-  $1::text, $2::text[], $3::pg_snapshot, $4::pg_snapshot, $5::uuid,
-  $6::bigint, $7::integer, $8::bigint) h
-order by h.instance_id, h.version
-`
-
-type StreamReadPastParams struct {
-	Tenant        string
-	Workflows     []string
-	Cursor        string
-	Batch         string
-	AfterInstance uuid.UUID
-	AfterVersion  int64
-	RowLimit      int32
-	Bytes         int64
-}
-
-func (q *Queries) StreamReadPast(ctx context.Context, arg StreamReadPastParams) ([]History, error) {
-	rows, err := q.db.Query(ctx, streamReadPast,
-		arg.Tenant,
-		arg.Workflows,
-		arg.Cursor,
-		arg.Batch,
-		arg.AfterInstance,
+		arg.InstanceID,
 		arg.AfterVersion,
 		arg.RowLimit,
 		arg.Bytes,
@@ -229,9 +167,9 @@ func (q *Queries) StreamReadPast(ctx context.Context, arg StreamReadPastParams) 
 		return nil, err
 	}
 	defer rows.Close()
-	var items []History
+	var items []Message
 	for rows.Next() {
-		var i History
+		var i Message
 		if err := rows.Scan(
 			&i.TenantID,
 			&i.InstanceID,
@@ -256,6 +194,12 @@ func (q *Queries) StreamReadPast(ctx context.Context, arg StreamReadPastParams) 
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Epoch,
+			&i.Position,
+			&i.BusinessKey,
+			&i.InstanceCorrelationID,
+			&i.CreatedAt,
+			&i.Actions,
 		); err != nil {
 			return nil, err
 		}
@@ -267,13 +211,154 @@ func (q *Queries) StreamReadPast(ctx context.Context, arg StreamReadPastParams) 
 	return items, nil
 }
 
-const streamSnapshot = `-- name: StreamSnapshot :one
-select pg_current_snapshot()::text as snapshot
+const streamLook = `-- name: StreamLook :one
+select l.epoch::bigint as epoch, l.place::bigint as place, l.state::text as state, l.until, coalesce(l.steps, 0)::bigint as steps
+from pawl.stream_look($1::text, $2::text[], $3::bigint, $4::bigint, $5::bigint, $6::integer) l
 `
 
-func (q *Queries) StreamSnapshot(ctx context.Context) (string, error) {
-	row := q.db.QueryRow(ctx, streamSnapshot)
-	var snapshot string
-	err := row.Scan(&snapshot)
-	return snapshot, err
+type StreamLookParams struct {
+	Tenant    string
+	Workflows []string
+	Floor     int64
+	Epoch     int64
+	Position  int64
+	RowLimit  int32
+}
+
+type StreamLookRow struct {
+	Epoch int64
+	Place int64
+	State string
+	Until *int64
+	Steps int64
+}
+
+func (q *Queries) StreamLook(ctx context.Context, arg StreamLookParams) (StreamLookRow, error) {
+	row := q.db.QueryRow(ctx, streamLook,
+		arg.Tenant,
+		arg.Workflows,
+		arg.Floor,
+		arg.Epoch,
+		arg.Position,
+		arg.RowLimit,
+	)
+	var i StreamLookRow
+	err := row.Scan(
+		&i.Epoch,
+		&i.Place,
+		&i.State,
+		&i.Until,
+		&i.Steps,
+	)
+	return i, err
+}
+
+const streamPlace = `-- name: StreamPlace :one
+select p.state::text as state, coalesce(p.epoch, 1)::bigint as epoch, coalesce(p.version, 0)::bigint as version, coalesce(p.until, 0)::bigint as until
+from pawl.stream_place($1::text, $2::uuid, $3::bigint, $4::bigint) p
+`
+
+type StreamPlaceParams struct {
+	Tenant     string
+	InstanceID uuid.UUID
+	Version    int64
+	Epoch      int64
+}
+
+type StreamPlaceRow struct {
+	State   string
+	Epoch   int64
+	Version int64
+	Until   int64
+}
+
+func (q *Queries) StreamPlace(ctx context.Context, arg StreamPlaceParams) (StreamPlaceRow, error) {
+	row := q.db.QueryRow(ctx, streamPlace,
+		arg.Tenant,
+		arg.InstanceID,
+		arg.Version,
+		arg.Epoch,
+	)
+	var i StreamPlaceRow
+	err := row.Scan(
+		&i.State,
+		&i.Epoch,
+		&i.Version,
+		&i.Until,
+	)
+	return i, err
+}
+
+const streamRead = `-- name: StreamRead :many
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions
+from pawl.stream_read(
+  $1::text, $2::text[], $3::bigint, $4::bigint, $5::bigint, $6::integer, $7::bigint)
+`
+
+type StreamReadParams struct {
+	Tenant    string
+	Workflows []string
+	Floor     int64
+	After     int64
+	Until     int64
+	RowLimit  int32
+	Bytes     int64
+}
+
+func (q *Queries) StreamRead(ctx context.Context, arg StreamReadParams) ([]Message, error) {
+	rows, err := q.db.Query(ctx, streamRead,
+		arg.Tenant,
+		arg.Workflows,
+		arg.Floor,
+		arg.After,
+		arg.Until,
+		arg.RowLimit,
+		arg.Bytes,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Message
+	for rows.Next() {
+		var i Message
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.InstanceID,
+			&i.Version,
+			&i.Seq,
+			&i.Xid,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.Kind,
+			&i.Event,
+			&i.FromState,
+			&i.ToState,
+			&i.Status,
+			&i.Context,
+			&i.Payload,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.Actor,
+			&i.Reason,
+			&i.Key,
+			&i.CorrelationID,
+			&i.Traceparent,
+			&i.At,
+			&i.EnteredAt,
+			&i.Epoch,
+			&i.Position,
+			&i.BusinessKey,
+			&i.InstanceCorrelationID,
+			&i.CreatedAt,
+			&i.Actions,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -31,20 +31,13 @@ type Condition struct {
 
 type Consumer struct {
 	Name string
-	// what it sees has been read; null until a process leads, if the consumer begins then
-	Cursor *string
-	// steps of transactions that are later than the cursor have a larger seq
-	LowWatermark int64
-	// the low watermark of a cursor that sees next_low_watermark_xid
-	NextLowWatermark    int64
-	NextLowWatermarkXid uint64
-	// the next cursor, while a part of its batch has been read
-	Batch *string
-	// the batch has been read up to this seq
-	BatchSeq int64
-	// no step of the batch has a larger seq
-	BatchEnd *int64
-	// the fencing token: counts the leaders
+	// what has been read
+	Position int64
+	// steps that it sees are not read; see pawl_private.step_follows
+	Since string
+	// first_seq of log_head when since was taken
+	SinceSeq int64
+	// counts the leaders
 	Term       int64
 	Leader     string
 	LeaseUntil time.Time
@@ -55,7 +48,7 @@ type Consumer struct {
 
 type Delivery struct {
 	TenantID string
-	// the webhook-id, the same in all attempts
+	// the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id
 	ID uuid.UUID
 	// the subscription; of a callback, the instance
 	SubscriptionID uuid.UUID
@@ -74,7 +67,8 @@ type Delivery struct {
 	LastError     *string
 	// the first 1 KiB, as text
 	LastResponse *string
-	CreatedAt    time.Time
+	// when the step was made
+	CreatedAt time.Time
 	// when the endpoint last accepted it, even if it did not after a replay
 	DeliveredAt *time.Time
 }
@@ -213,6 +207,8 @@ type Message struct {
 	Traceparent           *string
 	At                    time.Time
 	EnteredAt             *time.Time
+	Epoch                 int64
+	Position              *int64
 	BusinessKey           *string
 	InstanceCorrelationID *string
 	CreatedAt             *time.Time
@@ -251,6 +247,67 @@ type Outcome struct {
 	TimeoutDueAt    *time.Time
 }
 
+// rows of instances that were purged stay until the sequencer sweeps them
+type PawlLog struct {
+	Position   int64
+	TenantID   string
+	InstanceID uuid.UUID
+	Version    int64
+}
+
+type PawlLogEpoch struct {
+	Epoch            int64
+	SystemIdentifier int64
+	// with table_id: tells a copy on the same server from the original
+	DatabaseID pgtype.Uint32
+	// of pawl.log_epoch itself
+	TableID  pgtype.Uint32
+	Timeline int64
+	// the last position that the epoch before has, too
+	FirstPosition int64
+	// as in log_head: a larger one begins with each server
+	FirstSeq int64
+	// of a new timeline: the steps that it sees belong to the epochs before
+	Snapshot *string
+	BeganAt  time.Time
+}
+
+type PawlLogHead struct {
+	// the steps that it sees have positions
+	Snapshot string
+	// the position of the last step
+	Position int64
+	// 0 before the first sequencer
+	Epoch int64
+	// transaction ids of steps up to this seq are of another server, and are not asked
+	FirstSeq int64
+	// the next tick must number all steps up to first_seq that have no position
+	Renumbers bool
+	// counts the leaders
+	Term       int64
+	Leader     string
+	LeaseUntil time.Time
+}
+
+type PawlPrivateLogFloor struct {
+	TenantID string
+	Workflow string
+	Position int64
+}
+
+type PawlPrivateLogMark struct {
+	Position int64
+	Snapshot string
+	MarkedAt time.Time
+}
+
+type PawlPrivatePurgedInstance struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Workflow   string
+	Xid        uint64
+}
+
 type PawlPrivateSlowQueue struct {
 	ID              int32
 	TenantID        string
@@ -277,7 +334,7 @@ type PawlTimeoutRow struct {
 
 type PawlUnroutedStep struct {
 	TenantID   string
-	Seq        int64
+	Position   int64
 	InstanceID uuid.UUID
 	Version    int64
 	// the deliveries for subscriptions with ids up to this one are created
@@ -287,13 +344,6 @@ type PawlUnroutedStep struct {
 type Privilege struct {
 	Privilege string
 	Function  string
-}
-
-type PurgedHistory struct {
-	TenantID string
-	Workflow string
-	PurgedBy uint64
-	Xid      uint64
 }
 
 type Setting struct {
@@ -326,8 +376,10 @@ type Subscription struct {
 	Secret              string
 	PreviousSecret      *string
 	PreviousSecretUntil *time.Time
-	// steps that it sees were committed before the subscription was created
-	Since          string
+	// steps that it sees were committed before the subscription was created; see pawl_private.step_follows
+	Since string
+	// first_seq of log_head when since was taken
+	SinceSeq       int64
 	DisabledAt     *time.Time
 	DisabledReason *string
 	// how many attempts have failed in a row

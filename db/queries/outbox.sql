@@ -1,3 +1,21 @@
+-- name: LogLead :one
+select coalesce(pawl.log_lead(@leader::text, @lease::interval), 0)::bigint as term;
+
+-- name: LogResign :exec
+select pawl.log_resign(@leader::text, @term::bigint);
+
+-- name: LogBegin :one
+select b.epoch::bigint as epoch, b.began::boolean as began, b.restored::boolean as restored
+from pawl.log_begin(@leader::text, @term::bigint) b;
+
+-- name: LogTick :one
+select t.leads::boolean as leads, coalesce(t.last, 0)::bigint as last, t.steps::bigint as steps
+from pawl.log_tick(@leader::text, @term::bigint, @lease::interval) t;
+
+-- name: LogSweep :one
+select coalesce(s.since::text, '')::text as since, s.last, s.swept::bigint as swept
+from pawl.log_sweep(sqlc.narg('since')::pg_snapshot, @after::bigint, @row_limit::integer) s;
+
 -- name: ConsumerCreate :exec
 select pawl.consumer_create(@consumer::text, @from_start::boolean);
 
@@ -5,21 +23,20 @@ select pawl.consumer_create(@consumer::text, @from_start::boolean);
 select coalesce(pawl.consumer_lead(@consumer::text, @leader::text, @lease::interval), 0)::bigint as term;
 
 -- name: ConsumerResign :exec
-select pawl.consumer_resign(@consumer::text, @term::bigint);
+select pawl.consumer_resign(@consumer::text, @leader::text, @term::bigint);
 
 -- name: ConsumerRenew :one
-select pawl.consumer_renew(@consumer::text, @term::bigint, @lease::interval)::boolean as leads;
+select pawl.consumer_renew(@consumer::text, @leader::text, @term::bigint, @lease::interval)::boolean as leads;
 
--- name: ConsumerNextBatch :one
-select l.batch::text as batch, l.begun::boolean as begun, l.idle::boolean as idle, l.place
-from pawl.consumer_next_batch(@consumer::text) l;
+-- name: ConsumerNext :one
+select n.epoch::bigint as epoch, n.until from pawl.consumer_next(@consumer::text, @row_limit::integer) n;
 
 -- name: ConsumerRead :many
-select * from pawl.consumer_read(@consumer::text, @batch::pg_snapshot, @row_limit::integer, @bytes::bigint);
+select * from pawl.consumer_read(@consumer::text, @until::bigint, @bytes::bigint);
 
 -- name: ConsumerAdvance :one
 select pawl.consumer_advance(
-  @consumer::text, @term::bigint, @batch::pg_snapshot, sqlc.narg('seq')::bigint, @relayed::bigint,
+  @consumer::text, @leader::text, @term::bigint, @epoch::bigint, @position::bigint, @relayed::bigint,
   @lease::interval)::boolean as leads;
 
 -- name: ConsumerStatus :many

@@ -14,15 +14,16 @@ import (
 
 const consumerAdvance = `-- name: ConsumerAdvance :one
 select pawl.consumer_advance(
-  $1::text, $2::bigint, $3::pg_snapshot, $4::bigint, $5::bigint,
-  $6::interval)::boolean as leads
+  $1::text, $2::text, $3::bigint, $4::bigint, $5::bigint, $6::bigint,
+  $7::interval)::boolean as leads
 `
 
 type ConsumerAdvanceParams struct {
 	Consumer string
+	Leader   string
 	Term     int64
-	Batch    string
-	Seq      *int64
+	Epoch    int64
+	Position int64
 	Relayed  int64
 	Lease    pgtype.Interval
 }
@@ -30,9 +31,10 @@ type ConsumerAdvanceParams struct {
 func (q *Queries) ConsumerAdvance(ctx context.Context, arg ConsumerAdvanceParams) (bool, error) {
 	row := q.db.QueryRow(ctx, consumerAdvance,
 		arg.Consumer,
+		arg.Leader,
 		arg.Term,
-		arg.Batch,
-		arg.Seq,
+		arg.Epoch,
+		arg.Position,
 		arg.Relayed,
 		arg.Lease,
 	)
@@ -83,48 +85,39 @@ func (q *Queries) ConsumerLead(ctx context.Context, arg ConsumerLeadParams) (int
 	return term, err
 }
 
-const consumerNextBatch = `-- name: ConsumerNextBatch :one
-select l.batch::text as batch, l.begun::boolean as begun, l.idle::boolean as idle, l.place
-from pawl.consumer_next_batch($1::text) l
+const consumerNext = `-- name: ConsumerNext :one
+select n.epoch::bigint as epoch, n.until from pawl.consumer_next($1::text, $2::integer) n
 `
 
-type ConsumerNextBatchRow struct {
-	Batch string
-	Begun bool
-	Idle  bool
-	Place *int64
+type ConsumerNextParams struct {
+	Consumer string
+	RowLimit int32
 }
 
-func (q *Queries) ConsumerNextBatch(ctx context.Context, consumer string) (ConsumerNextBatchRow, error) {
-	row := q.db.QueryRow(ctx, consumerNextBatch, consumer)
-	var i ConsumerNextBatchRow
-	err := row.Scan(
-		&i.Batch,
-		&i.Begun,
-		&i.Idle,
-		&i.Place,
-	)
+type ConsumerNextRow struct {
+	Epoch int64
+	Until *int64
+}
+
+func (q *Queries) ConsumerNext(ctx context.Context, arg ConsumerNextParams) (ConsumerNextRow, error) {
+	row := q.db.QueryRow(ctx, consumerNext, arg.Consumer, arg.RowLimit)
+	var i ConsumerNextRow
+	err := row.Scan(&i.Epoch, &i.Until)
 	return i, err
 }
 
 const consumerRead = `-- name: ConsumerRead :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::pg_snapshot, $3::integer, $4::bigint)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::bigint, $3::bigint)
 `
 
 type ConsumerReadParams struct {
 	Consumer string
-	Batch    string
-	RowLimit int32
+	Until    int64
 	Bytes    int64
 }
 
 func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]Message, error) {
-	rows, err := q.db.Query(ctx, consumerRead,
-		arg.Consumer,
-		arg.Batch,
-		arg.RowLimit,
-		arg.Bytes,
-	)
+	rows, err := q.db.Query(ctx, consumerRead, arg.Consumer, arg.Until, arg.Bytes)
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +149,8 @@ func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]M
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Epoch,
+			&i.Position,
 			&i.BusinessKey,
 			&i.InstanceCorrelationID,
 			&i.CreatedAt,
@@ -172,33 +167,40 @@ func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]M
 }
 
 const consumerRenew = `-- name: ConsumerRenew :one
-select pawl.consumer_renew($1::text, $2::bigint, $3::interval)::boolean as leads
+select pawl.consumer_renew($1::text, $2::text, $3::bigint, $4::interval)::boolean as leads
 `
 
 type ConsumerRenewParams struct {
 	Consumer string
+	Leader   string
 	Term     int64
 	Lease    pgtype.Interval
 }
 
 func (q *Queries) ConsumerRenew(ctx context.Context, arg ConsumerRenewParams) (bool, error) {
-	row := q.db.QueryRow(ctx, consumerRenew, arg.Consumer, arg.Term, arg.Lease)
+	row := q.db.QueryRow(ctx, consumerRenew,
+		arg.Consumer,
+		arg.Leader,
+		arg.Term,
+		arg.Lease,
+	)
 	var leads bool
 	err := row.Scan(&leads)
 	return leads, err
 }
 
 const consumerResign = `-- name: ConsumerResign :exec
-select pawl.consumer_resign($1::text, $2::bigint)
+select pawl.consumer_resign($1::text, $2::text, $3::bigint)
 `
 
 type ConsumerResignParams struct {
 	Consumer string
+	Leader   string
 	Term     int64
 }
 
 func (q *Queries) ConsumerResign(ctx context.Context, arg ConsumerResignParams) error {
-	_, err := q.db.Exec(ctx, consumerResign, arg.Consumer, arg.Term)
+	_, err := q.db.Exec(ctx, consumerResign, arg.Consumer, arg.Leader, arg.Term)
 	return err
 }
 
@@ -245,4 +247,105 @@ func (q *Queries) ConsumerStatus(ctx context.Context) ([]ConsumerStatusRow, erro
 		return nil, err
 	}
 	return items, nil
+}
+
+const logBegin = `-- name: LogBegin :one
+select b.epoch::bigint as epoch, b.began::boolean as began, b.restored::boolean as restored
+from pawl.log_begin($1::text, $2::bigint) b
+`
+
+type LogBeginParams struct {
+	Leader string
+	Term   int64
+}
+
+type LogBeginRow struct {
+	Epoch    int64
+	Began    bool
+	Restored bool
+}
+
+func (q *Queries) LogBegin(ctx context.Context, arg LogBeginParams) (LogBeginRow, error) {
+	row := q.db.QueryRow(ctx, logBegin, arg.Leader, arg.Term)
+	var i LogBeginRow
+	err := row.Scan(&i.Epoch, &i.Began, &i.Restored)
+	return i, err
+}
+
+const logLead = `-- name: LogLead :one
+select coalesce(pawl.log_lead($1::text, $2::interval), 0)::bigint as term
+`
+
+type LogLeadParams struct {
+	Leader string
+	Lease  pgtype.Interval
+}
+
+func (q *Queries) LogLead(ctx context.Context, arg LogLeadParams) (int64, error) {
+	row := q.db.QueryRow(ctx, logLead, arg.Leader, arg.Lease)
+	var term int64
+	err := row.Scan(&term)
+	return term, err
+}
+
+const logResign = `-- name: LogResign :exec
+select pawl.log_resign($1::text, $2::bigint)
+`
+
+type LogResignParams struct {
+	Leader string
+	Term   int64
+}
+
+func (q *Queries) LogResign(ctx context.Context, arg LogResignParams) error {
+	_, err := q.db.Exec(ctx, logResign, arg.Leader, arg.Term)
+	return err
+}
+
+const logSweep = `-- name: LogSweep :one
+select coalesce(s.since::text, '')::text as since, s.last, s.swept::bigint as swept
+from pawl.log_sweep($1::pg_snapshot, $2::bigint, $3::integer) s
+`
+
+type LogSweepParams struct {
+	Since    *string
+	After    int64
+	RowLimit int32
+}
+
+type LogSweepRow struct {
+	Since string
+	Last  *int64
+	Swept int64
+}
+
+func (q *Queries) LogSweep(ctx context.Context, arg LogSweepParams) (LogSweepRow, error) {
+	row := q.db.QueryRow(ctx, logSweep, arg.Since, arg.After, arg.RowLimit)
+	var i LogSweepRow
+	err := row.Scan(&i.Since, &i.Last, &i.Swept)
+	return i, err
+}
+
+const logTick = `-- name: LogTick :one
+select t.leads::boolean as leads, coalesce(t.last, 0)::bigint as last, t.steps::bigint as steps
+from pawl.log_tick($1::text, $2::bigint, $3::interval) t
+`
+
+type LogTickParams struct {
+	Leader string
+	Term   int64
+	Lease  pgtype.Interval
+}
+
+type LogTickRow struct {
+	Leads bool
+	Last  int64
+	Steps int64
+}
+
+func (q *Queries) LogTick(ctx context.Context, arg LogTickParams) (LogTickRow, error) {
+	row := q.db.QueryRow(ctx, logTick, arg.Leader, arg.Term, arg.Lease)
+	var i LogTickRow
+	err := row.Scan(&i.Leads, &i.Last, &i.Steps)
+	return i, err
 }

@@ -83,7 +83,7 @@ from pawl.delivery_replay(
 select
   r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more,
   r.wanted::boolean as wanted, r.turn::text as turn
-from pawl.delivery_route(@term::bigint, @row_limit::integer, @lease::interval, @turn::text) r;
+from pawl.delivery_route(@leader::text, @term::bigint, @row_limit::integer, @lease::interval, @turn::text) r;
 
 -- name: DeliveryLanes :many
 select * from pawl.delivery_lanes(@after::text, @tenants::text[], @places::uuid[], @rest::boolean, @looks::integer, @each::integer);
@@ -99,7 +99,7 @@ select * from pawl.delivery_messages(@tenants::text[], @instances::uuid[], @vers
 
 -- name: DeliverySettle :one
 select pawl.delivery_settle(
-  @term::bigint, @tenants::text[], @ids::uuid[], @results::text[], @delays::interval[], @pauses::interval[],
+  @leader::text, @term::bigint, @tenants::text[], @ids::uuid[], @results::text[], @delays::interval[], @pauses::interval[],
   @statuses::integer[], @errors::text[], @responses::text[], @rest::interval)::boolean as leads;
 
 -- name: DeliveryPurge :one

@@ -148,7 +148,7 @@ func (q *Queries) DeliveryLanes(ctx context.Context, arg DeliveryLanesParams) ([
 }
 
 const deliveryMessages = `-- name: DeliveryMessages :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[], $4::bigint)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[], $4::bigint)
 `
 
 type DeliveryMessagesParams struct {
@@ -196,6 +196,8 @@ func (q *Queries) DeliveryMessages(ctx context.Context, arg DeliveryMessagesPara
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Epoch,
+			&i.Position,
 			&i.BusinessKey,
 			&i.InstanceCorrelationID,
 			&i.CreatedAt,
@@ -283,10 +285,11 @@ const deliveryRoute = `-- name: DeliveryRoute :one
 select
   r.leads::boolean as leads, r.steps::integer as steps, r.deliveries::integer as deliveries, r.more::boolean as more,
   r.wanted::boolean as wanted, r.turn::text as turn
-from pawl.delivery_route($1::bigint, $2::integer, $3::interval, $4::text) r
+from pawl.delivery_route($1::text, $2::bigint, $3::integer, $4::interval, $5::text) r
 `
 
 type DeliveryRouteParams struct {
+	Leader   string
 	Term     int64
 	RowLimit int32
 	Lease    pgtype.Interval
@@ -304,6 +307,7 @@ type DeliveryRouteRow struct {
 
 func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (DeliveryRouteRow, error) {
 	row := q.db.QueryRow(ctx, deliveryRoute,
+		arg.Leader,
 		arg.Term,
 		arg.RowLimit,
 		arg.Lease,
@@ -323,11 +327,12 @@ func (q *Queries) DeliveryRoute(ctx context.Context, arg DeliveryRouteParams) (D
 
 const deliverySettle = `-- name: DeliverySettle :one
 select pawl.delivery_settle(
-  $1::bigint, $2::text[], $3::uuid[], $4::text[], $5::interval[], $6::interval[],
-  $7::integer[], $8::text[], $9::text[], $10::interval)::boolean as leads
+  $1::text, $2::bigint, $3::text[], $4::uuid[], $5::text[], $6::interval[], $7::interval[],
+  $8::integer[], $9::text[], $10::text[], $11::interval)::boolean as leads
 `
 
 type DeliverySettleParams struct {
+	Leader    string
 	Term      int64
 	Tenants   []string
 	Ids       []uuid.UUID
@@ -342,6 +347,7 @@ type DeliverySettleParams struct {
 
 func (q *Queries) DeliverySettle(ctx context.Context, arg DeliverySettleParams) (bool, error) {
 	row := q.db.QueryRow(ctx, deliverySettle,
+		arg.Leader,
 		arg.Term,
 		arg.Tenants,
 		arg.Ids,
@@ -392,7 +398,7 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 }
 
 const getSubscription = `-- name: GetSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
 `
 
 type GetSubscriptionParams struct {
@@ -415,6 +421,7 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
+		&i.SinceSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
@@ -492,7 +499,7 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 }
 
 const listSubscriptions = `-- name: ListSubscriptions :many
-select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.created_at, s.created_by
+select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.since_seq, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.created_at, s.created_by
 from pawl.subscription s
 where s.tenant_id = $1 and ($2::uuid is null or s.id < $2)
 order by s.id desc
@@ -526,6 +533,7 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 			&i.PreviousSecret,
 			&i.PreviousSecretUntil,
 			&i.Since,
+			&i.SinceSeq,
 			&i.DisabledAt,
 			&i.DisabledReason,
 			&i.Failures,
@@ -544,7 +552,7 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 }
 
 const subscriptionCreate = `-- name: SubscriptionCreate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_create(
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_create(
   $1::text, $2::text, $3::text[], $4::text[], $5::text[], $6::boolean, $7::text,
   $8::text)
 `
@@ -584,6 +592,7 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
+		&i.SinceSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
@@ -611,7 +620,7 @@ func (q *Queries) SubscriptionDelete(ctx context.Context, arg SubscriptionDelete
 }
 
 const subscriptionRotateSecret = `-- name: SubscriptionRotateSecret :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
 `
 
 type SubscriptionRotateSecretParams struct {
@@ -641,6 +650,7 @@ func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg Subscription
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
+		&i.SinceSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
@@ -685,7 +695,7 @@ func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestPara
 }
 
 const subscriptionUpdate = `-- name: SubscriptionUpdate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_update(
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_update(
   $1::text, $2::uuid, $3::text, $4::text[], $5::text[],
   $6::text[], $7::boolean, $8::boolean)
 `
@@ -725,6 +735,7 @@ func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdate
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
+		&i.SinceSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,

@@ -92,7 +92,6 @@ type Hub struct {
 
 	mu      sync.Mutex
 	waiters map[topic][]*Waiter
-	tenants int // How many of the topics are tenants.
 }
 
 // NewHub returns a Hub for a pool's database. While it runs it has a connection of its own beside the pool,
@@ -165,7 +164,7 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	if session.IsPooled(conn) {
 		return false, errPooler
 	}
-	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+waitChannel); err != nil {
+	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+logChannel+"; listen "+waitChannel); err != nil {
 		return false, err
 	}
 	h.somebodyWaits(answerWithin)
@@ -196,7 +195,7 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 }
 
 // heard handles a notification of another process: it wakes the waiters of the instances that have
-// moved, notes that somebody waits there, or answers the question whether somebody waits here.
+// moved or of the log, notes that somebody waits there, or answers the question whether somebody waits here.
 func (h *Hub) heard(n *pgconn.Notification) {
 	sender, payload, _ := strings.Cut(n.Payload, " ")
 	switch {
@@ -206,6 +205,8 @@ func (h *Hub) heard(n *pgconn.Notification) {
 		h.announceNow()
 	case n.Channel == waitChannel:
 		h.somebodyWaits(forgetAfter)
+	case n.Channel == logChannel:
+		h.numbered()
 	default:
 		h.moved(parse(payload))
 	}
@@ -249,7 +250,7 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 		}
 		// The others still remember the last announcement.
 		known := first && !h.asked.Swap(false) && time.Since(announced) < announceEvery
-		if waited, _ := h.waited(); !waited || known {
+		if !h.waited() || known {
 			continue
 		}
 		notify(h.queries, waitChannel, h.id)
@@ -267,17 +268,20 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 	}
 }
 
-// moved wakes the waiters of instances. others: some that are not among ids have moved, too. Then moved asks
-// poll to look, and so it does if somebody waits for a tenant, since it does not know the instances' tenants.
-func (h *Hub) moved(ids []uuid.UUID, others bool) {
-	topics := make([]topic, 1, 1+len(ids)) // The first is that of everything.
+// moved wakes the waiters of instances, and those of any step.
+func (h *Hub) moved(ids []uuid.UUID) {
+	topics := make([]topic, 1, 1+len(ids))
+	topics[0] = anyStep
 	for _, id := range ids {
 		topics = append(topics, topic{instance: id})
 	}
 	h.wake(topics...)
-	if _, tenants := h.waited(); others || tenants {
-		h.lookNow()
-	}
+}
+
+// numbered wakes the waiters of the log after steps have got positions, and asks poll to look whose these are.
+func (h *Hub) numbered() {
+	h.wake(theLog)
+	h.lookNow()
 }
 
 // lookNow asks poll to look without waiting.
@@ -291,7 +295,7 @@ func (h *Hub) lookNow() {
 // poll looks for steps: once per Poll, more often while the hub does not listen, and at once when asked
 // to.
 func (h *Hub) poll(ctx context.Context) {
-	var cursor *string
+	var place *int64
 	_ = worker.Repeat(ctx, h.config.Logger, "looking for steps", func(ctx context.Context) (time.Duration, error) {
 		wait := h.config.Poll
 		if h.deaf.Load() {
@@ -306,33 +310,33 @@ func (h *Hub) poll(ctx context.Context) {
 			return 0, nil
 		}
 		var err error
-		cursor, err = h.lookFor(ctx, cursor)
+		place, err = h.lookFor(ctx, place)
 		return minPoll, err
 	})
 }
 
-// lookFor wakes the waiters for whom something has moved since the cursor, and returns the next cursor. The
-// cursor is a snapshot, or nil at the first look since somebody waits.
-func (h *Hub) lookFor(ctx context.Context, cursor *string) (*string, error) {
-	if waited, _ := h.waited(); !waited {
+// lookFor wakes the waiters for whom something has got a position after the place, and returns the next place. It is a
+// position, or nil at the first look since somebody waits.
+func (h *Hub) lookFor(ctx context.Context, place *int64) (*int64, error) {
+	if !h.waited() {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	m, err := h.queries.LogMoved(ctx, queries.LogMovedParams{Cursor: cursor, StepLimit: maxMoved})
+	m, err := h.queries.LogMoved(ctx, queries.LogMovedParams{After: place, StepLimit: maxMoved})
 	if err != nil {
-		return cursor, err
+		return place, err
 	}
 	if !m.Known {
-		// This is the first look since somebody waits, or too much has moved.
+		// This is the first look since somebody waits, or too much has moved, or the log has lost its end.
 		h.wakeAll()
-		return &m.Snapshot, nil
+		return &m.Last, nil
 	}
 	if len(m.Instances) == 0 {
-		return &m.Snapshot, nil
+		return &m.Last, nil
 	}
-	topics := make([]topic, 0, 1+len(m.Instances)+len(m.Tenants))
-	topics = append(topics, topic{})
+	topics := make([]topic, 0, 2+len(m.Instances)+len(m.Tenants))
+	topics = append(topics, anyStep, theLog)
 	for _, id := range m.Instances {
 		topics = append(topics, topic{instance: id})
 	}
@@ -340,5 +344,5 @@ func (h *Hub) lookFor(ctx context.Context, cursor *string) (*string, error) {
 		topics = append(topics, topic{tenant: tenant})
 	}
 	h.wake(topics...)
-	return &m.Snapshot, nil
+	return &m.Last, nil
 }

@@ -17,9 +17,9 @@ import (
 
 const (
 	// The channels of LISTEN and NOTIFY. On the first, processes tell one another which instances have
-	// moved; on the second, that somebody waits. Each payload begins with the id of the hub that sends
-	// it.
-	stepChannel, waitChannel = "pawl_step", "pawl_wait"
+	// moved; on the second, that steps have got positions; on the third, that somebody waits. Each payload
+	// begins with the id of the hub that sends it.
+	stepChannel, logChannel, waitChannel = "pawl_step", "pawl_log", "pawl_wait"
 	// anything is the payload of a notification that names no instances.
 	anything = "*"
 	// notifyEvery is the least time between two notifications of a process.
@@ -44,6 +44,7 @@ type Notifier struct {
 	mu      sync.Mutex
 	moved   map[uuid.UUID]struct{}
 	many    bool // The next payload is anything: an id is unknown, or there are too many ids.
+	log     bool // Steps have got positions.
 	running bool
 	sent    time.Time
 	idle    *sync.Cond // Signalled when running becomes false.
@@ -80,6 +81,17 @@ func (n *Notifier) MovedAny() {
 	n.start()
 }
 
+// Numbered notes that steps have got positions, and returns at once. It is meant for outbox.SequencerConfig.Moved.
+func (n *Notifier) Numbered() {
+	if n.hub != nil {
+		n.hub.numbered()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.log = true
+	n.start()
+}
+
 // start starts the sender if something is pending. The lock is held.
 func (n *Notifier) start() {
 	if !n.running && n.pending() {
@@ -89,7 +101,7 @@ func (n *Notifier) start() {
 }
 
 // pending reports whether a notification is to be sent. The lock is held.
-func (n *Notifier) pending() bool { return n.many || len(n.moved) > 0 }
+func (n *Notifier) pending() bool { return n.many || n.log || len(n.moved) > 0 }
 
 // run sends notifications until nothing is pending.
 func (n *Notifier) run() {
@@ -102,9 +114,9 @@ func (n *Notifier) run() {
 			time.Sleep(wait)
 			n.mu.Lock()
 		}
-		ids, others := n.take()
+		ids, others, log := n.take()
 		n.mu.Unlock()
-		n.send(ids, others)
+		n.send(ids, others, log)
 		n.mu.Lock()
 		n.sent = time.Now()
 	}
@@ -112,27 +124,36 @@ func (n *Notifier) run() {
 	n.idle.Broadcast()
 }
 
-// take returns what the next notification tells, after which nothing is pending: the instances that have moved,
-// or that others than these have moved.
-func (n *Notifier) take() (ids []uuid.UUID, others bool) {
+// take returns what the next notifications tell, after which nothing is pending: the instances that have moved,
+// or that others than these have moved, and whether steps have got positions.
+func (n *Notifier) take() (ids []uuid.UUID, others, log bool) {
 	if others = n.many; !others {
 		ids = slices.Collect(maps.Keys(n.moved))
 	}
+	log = n.log
 	clear(n.moved)
-	n.many = false
-	return ids, others
+	n.many, n.log = false, false
+	return ids, others, log
 }
 
-func (n *Notifier) send(ids []uuid.UUID, others bool) {
+func (n *Notifier) send(ids []uuid.UUID, others, log bool) {
 	sender := "-"
+	steps := others || len(ids) > 0
 	if n.hub != nil {
-		n.hub.moved(ids, others)
+		if steps {
+			n.hub.moved(ids)
+		}
 		if !n.hub.waitedElsewhere() {
 			return
 		}
 		sender = n.hub.id
 	}
-	notify(n.queries, stepChannel, sender+" "+payload(ids, others))
+	if steps {
+		notify(n.queries, stepChannel, sender+" "+payload(ids, others))
+	}
+	if log {
+		notify(n.queries, logChannel, sender)
+	}
 }
 
 // payload writes what a notification tells.
@@ -147,16 +168,14 @@ func payload(ids []uuid.UUID, others bool) string {
 	return strings.Join(texts, " ")
 }
 
-// parse reads what payload has written.
-func parse(payload string) (ids []uuid.UUID, others bool) {
+// parse reads the ids that payload has written.
+func parse(payload string) (ids []uuid.UUID) {
 	for field := range strings.FieldsSeq(payload) {
 		if id, err := uuid.Parse(field); err == nil {
 			ids = append(ids, id)
-		} else {
-			others = true
 		}
 	}
-	return ids, others
+	return ids
 }
 
 // notify sends a notification. Whether it arrives does not matter: it is a hint, and hubs poll too.

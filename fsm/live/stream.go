@@ -23,7 +23,7 @@ type Filter struct {
 	TerminalOnly bool
 }
 
-func (f Filter) chooses(h *queries.History) bool {
+func (f Filter) chooses(h *queries.Message) bool {
 	return (len(f.Workflows) == 0 || slices.Contains(f.Workflows, h.Workflow)) &&
 		(len(f.Events) == 0 || h.Event != nil && slices.Contains(f.Events, *h.Event)) &&
 		(len(f.States) == 0 || slices.ContainsFunc(f.States, func(state string) bool {
@@ -52,8 +52,8 @@ type Stream struct {
 	next func(ctx context.Context) (messages []Message, more bool, err error)
 	// id is the place of the stream.
 	id func() string
-	// ended: no step is left to come.
-	ended bool
+	// ended reports whether no step is left to come.
+	ended func() bool
 }
 
 // C returns a channel that is signalled when there may be something to read.
@@ -65,14 +65,14 @@ func (s *Stream) ID() string { return s.id() }
 // Next reads a page of what has been committed behind the place of the stream, and moves the place. It does
 // not wait. more says that another page may be there already.
 //
-// Kinds: EventIDTooOld, InstanceNotFound, Unavailable.
+// Kinds: EventIDTooOld, StepsLost, UnknownEventID, Unavailable.
 func (s *Stream) Next(ctx context.Context) (messages []Message, more bool, err error) {
 	return s.next(ctx)
 }
 
 // Ended reports that no message is left to come: the instance is final, and its last step was read. A new
 // stream may have ended too, if the filter chooses no step behind its id. A tenant's stream never ends.
-func (s *Stream) Ended() bool { return s.ended }
+func (s *Stream) Ended() bool { return s.ended() }
 
 // Alone returns for how long a reader may rely on C alone. After that time it must call Next without a
 // signal. It is an hour, or HubConfig.Poll while the hub does not run.
@@ -100,7 +100,7 @@ func notOfStream(format string, args ...any) *fsm.Error {
 
 var errTooOld = &fsm.Error{
 	Kind:    fsm.EventIDTooOld,
-	Message: "what follows the event id is no longer all there, or is too much; read the instances and begin anew",
+	Message: "what follows the event id is no longer all there; read the instances and begin anew",
 }
 
 // tooOld gives every error of kind EventIDTooOld the message of errTooOld, also one that the engine raised.
@@ -111,6 +111,52 @@ func tooOld(err error) error {
 	return err
 }
 
-func messageOf(h queries.History, id string) Message {
-	return Message{ID: id, InstanceID: h.InstanceID, Workflow: h.Workflow, Step: fsm.StepOf(h)}
+// The states of a place, as pawl.log_place and pawl.stream_place return them. There are two more, which placeError
+// tells apart: 'unknown' and 'unready'.
+const (
+	known   = "known"
+	lost    = "lost"
+	pending = "pending"
+)
+
+// placeError is the error of a place that the log has not been at, if it is one.
+func placeError(state string) error {
+	switch state {
+	case "unknown":
+		return &fsm.Error{Kind: fsm.UnknownEventID, Message: "the log has not been at the event id; it may be of another deployment"}
+	case "unready":
+		return &fsm.Error{Kind: fsm.Unavailable, Message: "the log has not gone on yet on this server; try again"}
+	}
+	return nil
+}
+
+// stepsLost is the error of a place beyond the end of what is left of its epoch.
+func stepsLost(lastCommon string) error {
+	return &fsm.Error{
+		Kind:       fsm.StepsLost,
+		Message:    "the steps behind " + lastCommon + " are lost: the database has gone on from a copy without them",
+		LastCommon: lastCommon,
+	}
+}
+
+// maxSettle is how long a stream that begins now waits until the steps so far have positions.
+const maxSettle = 2 * time.Second
+
+// settle calls settled until it returns true. After maxSettle it gives up: no sequencer seems to run, and the stream may
+// show steps that were committed before it was opened.
+func (s *Service) settle(ctx context.Context, waiter *Waiter, settled func() (bool, error)) error {
+	for end := time.Now().Add(maxSettle); ; {
+		done, err := settled()
+		if done || err != nil || time.Now().After(end) {
+			return err
+		}
+		s.hub.wait(ctx, waiter, minPoll)
+		if err := ctx.Err(); err != nil {
+			return &fsm.Error{Kind: fsm.Unavailable, Message: "the request has ended", Cause: err}
+		}
+	}
+}
+
+func messageOf(m queries.Message, id string) Message {
+	return Message{ID: id, InstanceID: m.InstanceID, Workflow: m.Workflow, Step: fsm.StepOfMessage(m)}
 }

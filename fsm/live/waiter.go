@@ -7,11 +7,19 @@ import (
 	"github.com/google/uuid"
 )
 
-// A topic is what is waited for: an instance, a tenant, or everything if both are zero.
+// A topic is what is waited for: an instance, a tenant, or one of those below.
 type topic struct {
 	tenant   string
 	instance uuid.UUID
+	log      bool
 }
+
+var (
+	// anyStep is the topic of the sequencer, which waits for steps that have no position yet.
+	anyStep = topic{}
+	// theLog is the topic of those who read the log.
+	theLog = topic{log: true}
+)
 
 // A Waiter is signalled when an instance of its topic may have moved.
 type Waiter struct {
@@ -27,13 +35,29 @@ func (h *Hub) Instance(id uuid.UUID) *Waiter { return h.join(topic{instance: id}
 // Tenant returns a Waiter for all instances of a tenant.
 func (h *Hub) Tenant(tenant string) *Waiter { return h.join(topic{tenant: tenant}) }
 
-// All returns a Waiter for all instances of all tenants.
-func (h *Hub) All() *Waiter { return h.join(topic{}) }
+// WakeLog returns a channel that is signalled after steps have got positions, and the function that ends the signals. It
+// is meant for outbox.RelayConfig.Wake and the like.
+func (h *Hub) WakeLog() (signal <-chan struct{}, stop func()) { return h.signals(theLog) }
 
-// WakeAll returns the channel of a Waiter for all instances of all tenants, and the function that closes it.
-func (h *Hub) WakeAll() (signal <-chan struct{}, stop func()) {
-	w := h.All()
+// WakeSteps returns a channel that is signalled after steps have been committed, and the function that ends the signals. It
+// is meant for outbox.SequencerConfig.Wake.
+func (h *Hub) WakeSteps() (signal <-chan struct{}, stop func()) { return h.signals(anyStep) }
+
+func (h *Hub) signals(t topic) (signal <-chan struct{}, stop func()) {
+	w := h.join(t)
 	return w.C(), w.Close
+}
+
+// Wanted reports whether somebody is to be told of steps: in this process, or perhaps in another. It is meant for
+// outbox.SequencerConfig.Wanted.
+func (h *Hub) Wanted() bool {
+	if h.waitedElsewhere() {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, sequencer := h.waiters[anyStep]
+	return len(h.waiters) > 1 || len(h.waiters) == 1 && !sequencer
 }
 
 // join makes a waiter of a topic.
@@ -41,9 +65,6 @@ func (h *Hub) join(t topic) *Waiter {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	w := &Waiter{hub: h, topic: t, signal: make(chan struct{}, 1), at: len(h.waiters[t])}
-	if w.at == 0 && t.tenant != "" {
-		h.tenants++
-	}
 	if len(h.waiters) == 0 {
 		h.announceNow()
 	}
@@ -67,9 +88,6 @@ func (w *Waiter) Close() {
 	list[last] = nil
 	if w.hub.waiters[w.topic] = list[:last]; last == 0 {
 		delete(w.hub.waiters, w.topic)
-		if w.topic.tenant != "" {
-			w.hub.tenants--
-		}
 	}
 }
 
@@ -103,11 +121,11 @@ func (w *Waiter) wake() {
 	}
 }
 
-// waited returns whether anybody waits, and whether anybody waits for a tenant.
-func (h *Hub) waited() (anybody, tenants bool) {
+// waited returns whether anybody waits.
+func (h *Hub) waited() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.waiters) > 0, h.tenants > 0
+	return len(h.waiters) > 0
 }
 
 // wait returns when the waiter is signalled, when the context ends, or after most. If most is 0, there is no

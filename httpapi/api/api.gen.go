@@ -233,12 +233,14 @@ const (
 	ProblemCodeNotAcceptable          ProblemCode = "not-acceptable"
 	ProblemCodeNotFound               ProblemCode = "not-found"
 	ProblemCodePreconditionRequired   ProblemCode = "precondition-required"
+	ProblemCodeStepsLost              ProblemCode = "steps-lost"
 	ProblemCodeTooLarge               ProblemCode = "too-large"
 	ProblemCodeTooManyRequests        ProblemCode = "too-many-requests"
 	ProblemCodeTransitionNotAllowed   ProblemCode = "transition-not-allowed"
 	ProblemCodeUnauthenticated        ProblemCode = "unauthenticated"
 	ProblemCodeUnavailable            ProblemCode = "unavailable"
 	ProblemCodeUnknownEvent           ProblemCode = "unknown-event"
+	ProblemCodeUnknownEventID         ProblemCode = "unknown-event-id"
 	ProblemCodeUnsupportedMediaType   ProblemCode = "unsupported-media-type"
 	ProblemCodeVersionMismatch        ProblemCode = "version-mismatch"
 	ProblemCodeWorkflowConflict       ProblemCode = "workflow-conflict"
@@ -288,6 +290,8 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodePreconditionRequired:
 		return true
+	case ProblemCodeStepsLost:
+		return true
 	case ProblemCodeTooLarge:
 		return true
 	case ProblemCodeTooManyRequests:
@@ -299,6 +303,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeUnavailable:
 		return true
 	case ProblemCodeUnknownEvent:
+		return true
+	case ProblemCodeUnknownEventID:
 		return true
 	case ProblemCodeUnsupportedMediaType:
 		return true
@@ -946,6 +952,9 @@ type Problem struct {
 
 	// InstanceStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 	InstanceStatus *InstanceStatus `json:"instance_status,omitempty"`
+
+	// LastCommon Of `steps-lost`, the last id of the stream that the database still has.
+	LastCommon *string `json:"last_common,omitempty"`
 
 	// RequestID The id of the request, the same as in `X-Request-ID`.
 	RequestID string `json:"request_id"`

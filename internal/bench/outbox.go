@@ -200,7 +200,7 @@ func (b *benchmark) relay(ctx context.Context, consumer string, sink outbox.Sink
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	hub := live.NewHub(pool, live.HubConfig{})
-	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: hub.WakeAll, Logger: b.Logger})
+	relay := outbox.NewRelay(pool, consumer, sink, outbox.RelayConfig{FromStart: fromStart, Wake: hub.WakeLog, Logger: b.Logger})
 	var running sync.WaitGroup
 	var failed [2]error
 	running.Go(func() { failed[0] = hub.Run(ctx) })

@@ -16,7 +16,7 @@ func Message(tenant string, id uuid.UUID, version int64, kind string) outbox.Mes
 	text := func(s string) *string { return &s }
 	trace := text("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 	return outbox.Message{
-		Tenant: tenant, Seq: version,
+		Tenant: tenant, Epoch: 1, Position: version,
 		Step: fsm.Step{
 			Version: version, WorkflowVersion: 1, Kind: kind, Event: text("reserve"), From: text("QUOTED"), To: "RESERVED",
 			Status: fsm.Active, Context: json.RawMessage(`{"price": 420.00, "who": "Žofie \u2028"}`),

@@ -15,7 +15,13 @@ import (
 )
 
 // Quick is a configuration of a relay for tests: it begins with the first step and looks often.
-var Quick = outbox.RelayConfig{FromStart: true, Poll: 5 * time.Millisecond, Pause: time.Millisecond}
+var Quick = outbox.RelayConfig{FromStart: true, Poll: 5 * time.Millisecond}
+
+// Number runs a sequencer that ticks often, until the test ends or stop is called.
+func Number(t testing.TB, pool *pgxpool.Pool) (stop func()) {
+	t.Helper()
+	return bounded.Run(t, "the sequencer", outbox.NewSequencer(pool, outbox.SequencerConfig{Poll: 5 * time.Millisecond, Pause: time.Millisecond}).Run)
+}
 
 // Relay runs a relay until the test ends, or stop is called.
 func Relay(t testing.TB, pool *pgxpool.Pool, consumer string, sink outbox.Sink, config outbox.RelayConfig) (stop func()) {

@@ -46,22 +46,20 @@ const consumer = "webhooks"
 // retried; none ends it.
 func (s *Sender) Run(ctx context.Context) error {
 	defer s.client.Close()
-	outbox.Election{
-		Queries: s.queries, Consumer: consumer, Lease: s.config.Lease, Logger: s.config.Logger,
-		// From the first step on: a subscription matches no step from before it was made.
-		FromStart: true,
-	}.Run(ctx, "delivering webhooks", func(ctx context.Context, term int64, since time.Time) (progress bool, err error) {
-		l := &leadership{Sender: s, term: term, renewed: since, places: map[string]uuid.UUID{}}
-		err = l.run(ctx)
-		return l.progress, err
-	})
+	// From the first step on: a subscription matches no step from before it was made.
+	outbox.ElectionOf(s.queries, consumer, true, s.config.Lease, s.config.Logger).
+		Run(ctx, "delivering webhooks", func(ctx context.Context, lease outbox.Lease) (progress bool, err error) {
+			l := &leadership{Sender: s, Lease: lease, renewed: lease.Since, places: map[string]uuid.UUID{}}
+			err = l.run(ctx)
+			return l.progress, err
+		})
 	return nil
 }
 
 // A leadership is a Sender during one term. One goroutine owns it.
 type leadership struct {
 	*Sender
-	term int64
+	outbox.Lease
 	// renewed is when the lease was last renewed, or earlier.
 	renewed time.Time
 	// progress is set once anything was routed or settled.
@@ -223,7 +221,7 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	var r queries.DeliveryRouteRow
 	err = l.call(ctx, func(ctx context.Context) (err error) {
 		r, err = l.queries.DeliveryRoute(ctx, queries.DeliveryRouteParams{
-			Term: l.term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease), Turn: l.turn,
+			Leader: l.Leader, Term: l.Term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease), Turn: l.turn,
 		})
 		return err
 	})

@@ -78,7 +78,7 @@ func (l *leadership) settle(ctx context.Context) error {
 	if len(ended) == 0 {
 		return nil
 	}
-	p := queries.DeliverySettleParams{Term: l.term, Rest: interval(l.sending.Open)}
+	p := queries.DeliverySettleParams{Leader: l.Leader, Term: l.Term, Rest: interval(l.sending.Open)}
 	for _, r := range ended {
 		d := r.Job.Value.row
 		s := l.decide(r)

@@ -1,17 +1,24 @@
--- uuid_v7 makes an id that sorts by time: RFC 9562 version 7. Its twelve bits of sub-millisecond
--- fraction (method 3 of the RFC) keep ids in order within a millisecond.
-create function pawl_private.uuid_v7(p_at timestamptz) returns uuid
-language sql volatile parallel safe
+-- uuid_v7_with makes a UUID of version 7 whose last 62 bits are the last ones of p_bytes, which has 16.
+create function pawl_private.uuid_v7_with(p_at timestamptz, p_bytes bytea) returns uuid
+language sql immutable parallel safe
 as $$
   select encode(
     set_byte(
       set_byte(
-        overlay(uuid_send(gen_random_uuid()) placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
-        6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
-      7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+        set_byte(
+          overlay(p_bytes placing substring(int8send(t.us / 1000) from 3) from 1 for 6),
+          6, (112 | (t.us % 1000 * 4096 / 1000 >> 8))::integer),
+        7, (t.us % 1000 * 4096 / 1000 & 255)::integer),
+      8, get_byte(p_bytes, 8) & 63 | 128),
     'hex')::uuid
   from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
 $$;
+
+-- uuid_v7 makes an id that sorts by time: RFC 9562 version 7. Its twelve bits of sub-millisecond
+-- fraction (method 3 of the RFC) keep ids in order within a millisecond.
+create function pawl_private.uuid_v7(p_at timestamptz) returns uuid
+language sql volatile parallel safe
+as $$ select pawl_private.uuid_v7_with(p_at, uuid_send(gen_random_uuid())) $$;
 
 -- rfc3339 writes a time for guards and assigns: UTC, microseconds, fixed width, so that times
 -- compare as strings too. The offset is +00:00, since jsonpath's datetime() refuses "Z".

@@ -124,7 +124,6 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('instance-exists', 'instance-exists', 'PW40E', 'instance %4$s already has this business key'),
   ('workflow-conflict', 'workflow-conflict', 'PW40V', null),
   ('consumer-led', 'internal', 'PW40L', null),
-  ('log-of-another-server', 'internal', 'PW40R', null),
   ('steps-purged', 'event-id-too-old', 'PW410', null),
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
   ('payload-too-large', 'too-large', 'PW413', 'the payload is larger than the limit'),

@@ -1,5 +1,5 @@
--- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step
--- that is kept if p_from_start, else with the steps that are committed after a process first leads.
+-- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step that is
+-- kept if p_from_start, else with the steps that are committed from now on.
 -- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Writes:  consumer
 create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
@@ -10,12 +10,12 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz := pawl.now();
-  v_low_watermark bigint := coalesce(pawl_private.next_low_watermark(), 0);
 begin
-  insert into pawl.consumer (
-    name, cursor, low_watermark, next_low_watermark, next_low_watermark_xid, batch_seq, term, leader, lease_until, relayed, advanced_at)
-  values (
-    p_consumer, case when p_from_start then '1:1:'::pg_snapshot end, 0, v_low_watermark, pg_current_xact_id(), 0, 0, '', v_now, 0, v_now)
+  insert into pawl.consumer (name, position, since, since_seq, term, leader, lease_until, relayed, advanced_at)
+  select
+    p_consumer, case when p_from_start then 0 else h.position end,
+    case when p_from_start then '1:1:' else pg_current_snapshot() end, h.first_seq, 0, '', v_now, 0, v_now
+  from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
 exception
   when data_exception or not_null_violation or check_violation then

@@ -1,12 +1,12 @@
--- consumer_read reads the next page of a consumer's batch as messages.
--- Returns: up to p_limit messages, in the order of seq. The page ends with the message by which its contexts and
---          payloads have p_bytes. There may be fewer messages than p_limit for another reason, or none, although the
---          batch goes on: see consumer_next_batch
-create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint)
-returns setof pawl.message
+-- consumer_read reads a consumer's steps up to p_until as messages.
+-- Returns: the messages of steps that were not purged and follow since, in the order of position. The page ends
+--          with the message by which its contexts and payloads have p_bytes
+create function pawl.consumer_read(p_consumer text, p_until bigint, p_bytes bigint) returns setof pawl.message
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare
@@ -16,10 +16,20 @@ begin
   for v_message in
     select m.*
     from pawl.consumer c
-    cross join lateral pawl_private.consumer_steps(c, p_batch, p_limit) h
-    cross join lateral pawl_private.message_of(h) m
+    cross join pawl.log_head e
+    cross join lateral (
+      select l.* from pawl.log l where l.position > c.position and l.position <= p_until order by l.position
+    ) l
+    cross join lateral (
+      select h as step
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.message_of(h.step, l.position) m
     where c.name = p_consumer
-    order by h.seq
+      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
+    order by l.position
   loop
     return next v_message;
     v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);

@@ -1,40 +1,43 @@
--- stream_read reads a page of a tenant's steps that p_batch sees and p_cursor does not, after the seq
--- p_after. Each page sorts all of them, so the caller must have had stream_can_resume bound their number.
--- Returns: up to p_limit rows of history, in the order of seq. The page ends when its contexts and payloads
---          have p_bytes or more, but has at least one row
--- Raises:  PW410 steps that p_cursor does not see have been purged
+-- stream_read reads a tenant's steps after p_after up to p_until.
+-- p_floor: what was purged up to this position is not missed
+-- Returns: up to p_limit messages without the instance's keys, in the order of position. The page ends when its
+--          contexts and payloads have p_bytes or more, but has at least one row
+-- Raises:  PW410 steps of p_workflows that follow have been purged
 create function pawl.stream_read(
-  p_tenant text, p_workflows text[], p_cursor pg_snapshot, p_batch pg_snapshot, p_after bigint, p_limit integer,
-  p_bytes bigint
-) returns setof pawl.history
+  p_tenant text, p_workflows text[], p_floor bigint, p_after bigint, p_until bigint, p_limit integer, p_bytes bigint
+) returns setof pawl.message
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 begin
-  if pawl_private.steps_lost(p_tenant, p_workflows, p_cursor) then
+  if pawl_private.steps_lost(p_tenant, p_workflows, p_after, p_until, p_floor) then
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
   return query
-  select (s.step).*
+  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from (
     select
-      h as step,
-      sum(octet_length(h.context::text) + coalesce(octet_length(h.payload::text), 0))
-        over (order by h.seq rows between unbounded preceding and 1 preceding) as before
+      h.step, h.position,
+      sum(octet_length((h.step).context::text) + coalesce(octet_length((h.step).payload::text), 0))
+        over (order by h.position rows between unbounded preceding and 1 preceding) as before
     from (
-      select h.*
-      from pawl_private.steps_since(p_cursor) h
-      where h.xid < pg_snapshot_xmax(p_batch)
-        and pg_visible_in_snapshot(h.xid, p_batch)
-        and h.seq > p_after
-        and h.tenant_id = p_tenant
-      order by h.seq
+      select l.position, h.step
+      from pawl.log l
+      cross join lateral (
+        select h as step
+        from pawl.history h
+        where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+        limit 1
+      ) h
+      where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
+      order by l.position
       limit p_limit
     ) h
   ) s
   where coalesce(s.before, 0) < p_bytes
-  order by (s.step).seq;
+  order by s.position;
 end
 $$;

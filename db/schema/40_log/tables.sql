@@ -1,40 +1,142 @@
--- Module log: history as the outbox, read by consumers. Nothing is copied, marked or deleted for it:
--- a consumer has a cursor, and its backlog is what the cursor does not see.
+-- Module log: committed steps, each with a position, and the consumers that read them by it.
 --
--- A cursor is a snapshot, because rows appear in no other order. A transaction that begins early may
--- commit late, with a smaller xid and smaller sequence numbers than those of transactions that
--- committed before it. A batch is what the next snapshot sees and the cursor did not: steps of later
--- transactions, and steps of transactions that were in progress at the cursor. So a transaction that
--- stays open for hours neither blocks a consumer nor is skipped. PgQ works in the same way.
+-- History has every step, but no order in which it could be read: a transaction that begins early may commit
+-- late, with smaller numbers than those of transactions that committed before it. So one process at a time, the
+-- sequencer, gives each committed step a position: a row of pawl.log. Everything else reads the log by position.
+-- A cursor is a number, and a page is a range of an index.
 --
--- Within a batch, steps are in the order of seq. A step draws its seq under the instance's lock, and a
--- snapshot that sees a step also sees the instance's earlier steps. So an instance's steps are read in
--- their order. A batch must not be cut by xid: a step's transaction may have a smaller xid than that of
--- the step before it.
+-- Only the sequencer knows snapshots. A tick takes a snapshot and numbers the steps that it sees and the last
+-- tick's did not: steps of later transactions, and those of transactions that were in progress then. So a
+-- transaction that stays open for hours neither stops the log nor is skipped.
 --
--- A batch may hold a whole day's steps, but each page of it must be cheap. So a consumer also has a low
--- watermark: steps of transactions that are later than its cursor have larger sequence numbers. A page
--- walks a bounded number of entries of the index on seq above it, whether they belong to the batch or
--- not. Steps of transactions that were in progress at the cursor may be below the low watermark; they
--- are found by their xid. See next_low_watermark. It requires a sequence without a cache.
+-- Order: within a tick, steps are numbered in the order of seq. A step draws its seq under the instance's lock,
+-- and a snapshot that sees a step also sees the instance's earlier steps. So the positions of an instance's
+-- steps rise with their versions. The steps of one transaction must not be set apart by xid: a transaction may
+-- have a smaller xid than that of another that it waited for.
 --
--- One process at a time reads for a consumer: it holds a lease, and each lease has a term, the fencing
--- token. What an earlier leader writes after it has lost the lease is refused by its term.
+-- At least once: a step is in some tick, since the snapshots of ticks see more and more, and the snapshot is
+-- stored by the transaction that inserts the positions. A consumer's position moves after the step was
+-- published.
 --
--- Lock order: consumer, after all of the engine's.
+-- What a crash leaves: a position that anybody has seen is durable. Its transaction was flushed, and replicated
+-- where the cluster says so, before it became visible; and by the order of the WAL so was every step that it
+-- numbers. This holds for the snapshot, too. A transaction id that the snapshot takes for past must not be given
+-- out again after a crash. So a tick takes its snapshot before its own transaction has an id: then that id is
+-- larger than all that the snapshot takes for past, and the commit makes it durable. A crash before the commit
+-- leaves the log as the last tick left it.
+--
+-- Epochs: a server that is promoted, or restored to an earlier time, may lack the end of the log that clients
+-- have seen, and gives the same positions to other steps. It begins an epoch. A place in the log is an epoch and
+-- a position; see log_place. A database that was restored from a dump, or copied, has transaction ids of
+-- another server. Its new epoch numbers the steps that have no position by a look at all rows, and notes up to
+-- which seq: the transaction ids of those rows are never asked again.
+--
+-- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
+-- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader is named
+-- anew for each lease, since a failover may lose a term and give it out again.
+--
+-- Lock order: log_head, consumer, after all of the engine's.
 
-create index history_seq_idx on pawl.history (seq);
-create index history_xid_idx on pawl.history (xid, seq);
+create index history_xid_idx on pawl.history (xid);
+
+create table pawl.log (
+  position bigint not null,
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  version pawl.version not null,
+  constraint log_pkey primary key (position)
+)
+-- As pawl.history.
+with (
+  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000, autovacuum_freeze_min_age = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500000
+);
+
+comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
+
+-- log_head is the end of the log, and the sequencer's lease. It has one row.
+create table pawl.log_head (
+  snapshot pg_snapshot not null,
+  position bigint not null,
+  epoch bigint not null,
+  first_seq bigint not null,
+  renumbers boolean not null,
+  term bigint not null,
+  leader text not null,
+  lease_until timestamptz not null,
+  constraint log_head_position_is_a_count check (position >= 0),
+  constraint log_head_epoch_is_a_count check (epoch >= 0),
+  constraint log_head_term_is_a_count check (term >= 0)
+)
+-- The row is updated with each tick that finds steps. While a long transaction holds back vacuum, the dead
+-- versions find room in the row's own page.
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index log_head_has_one_row_idx on pawl.log_head ((true));
+
+comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
+comment on column pawl.log_head.position is 'the position of the last step';
+comment on column pawl.log_head.epoch is '0 before the first sequencer';
+comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
+comment on column pawl.log_head.term is 'counts the leaders';
+
+insert into pawl.log_head (snapshot, position, epoch, first_seq, renumbers, term, leader, lease_until)
+values ('1:1:', 0, 0, 0, false, 0, '', 'epoch');
+
+-- log_epoch has a row for each server and timeline that the log was written on.
+create table pawl.log_epoch (
+  epoch bigint not null,
+  system_identifier bigint not null,
+  database_id oid not null,
+  table_id oid not null,
+  timeline bigint not null,
+  first_position bigint not null,
+  first_seq bigint not null,
+  snapshot pg_snapshot,
+  began_at timestamptz not null,
+  constraint log_epoch_pkey primary key (epoch),
+  constraint log_epoch_first_position_is_a_count check (first_position >= 0)
+);
+
+comment on column pawl.log_epoch.database_id is 'with table_id: tells a copy on the same server from the original';
+comment on column pawl.log_epoch.table_id is 'of pawl.log_epoch itself';
+comment on column pawl.log_epoch.first_position is 'the last position that the epoch before has, too';
+comment on column pawl.log_epoch.first_seq is 'as in log_head: a larger one begins with each server';
+comment on column pawl.log_epoch.snapshot is 'of a new timeline: the steps that it sees belong to the epochs before';
+
+-- log_mark notes from time to time which steps had positions up to which one.
+create table pawl_private.log_mark (
+  position bigint not null,
+  snapshot pg_snapshot not null,
+  marked_at timestamptz not null,
+  constraint log_mark_pkey primary key (position)
+);
+
+-- purged_instance names the instances whose rows in the log are to be swept.
+create table pawl_private.purged_instance (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  xid xid8 not null default pg_current_xact_id(),
+  constraint purged_instance_pkey primary key (tenant_id, instance_id)
+)
+-- As many rows are deleted as are inserted.
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+-- log_floor has the largest position of a tenant's workflow that was swept.
+create table pawl_private.log_floor (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  position bigint not null,
+  constraint log_floor_pkey primary key (tenant_id, workflow)
+);
 
 create table pawl.consumer (
   name text collate "C" not null,
-  cursor pg_snapshot,
-  low_watermark bigint not null,
-  next_low_watermark bigint not null,
-  next_low_watermark_xid xid8 not null,
-  batch pg_snapshot,
-  batch_seq bigint not null,
-  batch_end bigint,
+  position bigint not null,
+  since pg_snapshot not null,
+  since_seq bigint not null,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -42,40 +144,24 @@ create table pawl.consumer (
   advanced_at timestamptz not null,
   constraint consumer_pkey primary key (name),
   constraint consumer_name_is_a_key check (length(name) between 1 and 255),
-  constraint consumer_term_is_a_count check (term >= 0),
-  constraint consumer_begins_when_led check (cursor is not null or term = 0),
-  constraint consumer_batch_has_a_place check (batch is not null or batch_seq = 0),
-  constraint consumer_batch_has_an_end check ((batch is null) = (batch_end is null))
+  constraint consumer_position_is_a_count check (position >= 0),
+  constraint consumer_term_is_a_count check (term >= 0)
 )
--- The row is updated some times a second, however much is read. While a long transaction holds back
--- vacuum, the dead versions find room in the row's own page.
+-- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
-comment on column pawl.consumer.cursor is 'what it sees has been read; null until a process leads, if the consumer begins then';
-comment on column pawl.consumer.low_watermark is 'steps of transactions that are later than the cursor have a larger seq';
-comment on column pawl.consumer.next_low_watermark is 'the low watermark of a cursor that sees next_low_watermark_xid';
-comment on column pawl.consumer.batch is 'the next cursor, while a part of its batch has been read';
-comment on column pawl.consumer.batch_seq is 'the batch has been read up to this seq';
-comment on column pawl.consumer.batch_end is 'no step of the batch has a larger seq';
-comment on column pawl.consumer.term is 'the fencing token: counts the leaders';
+comment on column pawl.consumer.position is 'what has been read';
+comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
+comment on column pawl.consumer.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
--- message is a step as the world is told of it: the row of history, and the instance's keys.
+-- message is a step as the world is told of it: the row of history, its epoch and position (null where it was
+-- not read from the log), and the instance's keys. It is a shape, as pawl.outcome_row is, and never holds rows.
 create view pawl.message as
-select h.*, i.business_key, i.correlation_id as instance_correlation_id, i.created_at, s.events as actions
+select h.*, 0::bigint as epoch, null::bigint as position, i.business_key, i.correlation_id as instance_correlation_id, i.created_at,
+  s.events as actions
 from pawl.history h
-left join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id
-left join pawl.workflow_state s
-  on s.workflow = h.workflow and s.workflow_version = h.workflow_version and s.state = h.to_state;
-
--- purged_history holds what streams must know of purged steps: per tenant and workflow, the largest xid
--- of a step that was purged. A stream whose cursor sees all transactions up to it has lost none. Each
--- purging transaction has a row of its own, so that none waits for another, and deletes the rows that
--- its own row makes superfluous. See steps_lost.
-create table pawl_private.purged_history (
-  tenant_id pawl.tenant_id not null,
-  workflow text collate "C" not null,
-  purged_by xid8 not null,
-  xid xid8 not null,
-  constraint purged_history_pkey primary key (tenant_id, workflow, purged_by)
-);
+left join pawl.instance i on false
+left join pawl.workflow_state s on false
+where false;

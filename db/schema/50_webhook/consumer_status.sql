@@ -1,5 +1,5 @@
--- consumer_status says how far the consumers have read. What the consumer `webhooks` has read and put off
--- counts as still to be read.
+-- consumer_status says how far the consumers have read. Steps without a position are still to be read, and so is
+-- what the consumer `webhooks` has read and put off.
 -- Returns: one row per consumer, by name. leader: null if nobody leads. steps: how many are still to be
 --          read. behind: the age of the oldest of these; null if there is none
 create function pawl.consumer_status()
@@ -10,14 +10,27 @@ set enable_seqscan = off
 set jit = off
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + u.steps, n.at - least(l.oldest, u.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps,
+    n.at - least(o.at, t.oldest, u.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
+  cross join pawl.log_head e
+  cross join lateral (
+    select count(*) as steps, min(l.position) as next from pawl.log l where l.position > c.position
+  ) l
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position >= l.next
+    order by f.position
+    limit 1
+  ) o on true
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
-    from pawl_private.steps_since(c.cursor) h
-    where c.batch is null or h.seq > c.batch_seq or not pg_visible_in_snapshot(h.xid, c.batch)
-  ) l
+    from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
+    where pawl_private.step_follows(h.xid, h.seq, c.since, c.since_seq, e.first_seq)
+  ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl.unrouted_step u

@@ -1,16 +1,16 @@
 -- delivery_route reads the next page of steps of the consumer `webhooks`, creates their deliveries, and moves
--- the cursor. Steps with more subscriptions than are looked at in one call are put off. It then creates
+-- its position. Steps with more subscriptions than are looked at in one call are put off. It then creates
 -- deliveries of steps that were put off, of one tenant: the next one after p_turn. Without subscriptions,
--- callbacks and unrouted steps it moves the cursor and reads no step. It renews the lease when it moves the
--- cursor, and when a third of the lease has passed.
+-- callbacks and unrouted steps it moves the position and reads no step. It renews the lease when it moves the
+-- position, and when a third of the lease has passed.
 -- p_limit: the most steps of the page, and the most pairs of a step and a subscription of one tenant
--- Returns: leads: whether p_term still leads; steps: how many were read; deliveries: how many were created;
---          more: whether there may be more to route; wanted: whether there are subscriptions or callbacks;
---          turn: the tenant whose unrouted steps were routed, for the next call
+-- Returns: leads: whether p_leader still leads in p_term; steps: how many were read; deliveries: how many were
+--          created; more: whether there may be more to route; wanted: whether there are subscriptions or
+--          callbacks; turn: the tenant whose unrouted steps were routed, for the next call
 -- Locks:   consumer
 -- Writes:  consumer, delivery, unrouted_step
 create function pawl.delivery_route(
-  p_term bigint, p_limit integer, p_lease interval, p_turn text,
+  p_leader text, p_term bigint, p_limit integer, p_lease interval, p_turn text,
   out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean, out turn text
 )
 language plpgsql volatile security definer
@@ -20,60 +20,60 @@ set jit = off
 as $$
 declare
   v_consumer pawl.consumer;
-  v_low_watermark bigint := pawl_private.next_low_watermark();
-  -- Taken before the steps that it sees and before the subscriptions are read.
-  v_snapshot pg_snapshot := pg_current_snapshot();
-  v_batch pg_snapshot;
-  v_place bigint;
+  v_head pawl.log_head;
+  v_until bigint;
   v_unrouted boolean := exists (select from pawl.unrouted_step limit 1);
-  v_page boolean;
   v_added integer;
 begin
   leads := false; steps := 0; deliveries := 0; more := false; wanted := true; turn := p_turn;
-  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.term = p_term;
+  select * into v_consumer from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term;
   if not found then
     return;
   end if;
-  v_batch := coalesce(v_consumer.batch, v_snapshot);
+  -- The end of the log is read before the subscriptions: then all of its steps were committed before a subscription
+  -- that is not seen.
+  select * into strict v_head from pawl.log_head h;
   if not v_unrouted
     and not exists (select from pawl.subscription s where s.disabled_at is null limit 1)
     and not exists (select from pawl.callback b limit 1) then
     wanted := false;
-    if exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(v_consumer.cursor) limit 1) then
-      leads := pawl.consumer_advance(
-        p_consumer => 'webhooks', p_term => p_term, p_batch => v_snapshot, p_seq => null, p_relayed => 0,
-        p_lease => p_lease);
-    else
-      leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
-    end if;
-    return;
+    v_until := nullif(v_head.position, v_consumer.position);
+  else
+    v_until := pawl_private.log_until(v_consumer.position, p_limit);
   end if;
-  v_page := v_consumer.batch is not null or pawl_private.place_after(v_consumer) is not null or exists (
-    select from pawl_private.consumer_steps(v_consumer, v_batch, 1)
-  );
-  if not v_page and not v_unrouted then
-    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+  if v_until is null and not v_unrouted then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_leader, p_term, p_lease);
     return;
   end if;
 
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
   if not found then
     return;
   end if;
-  if v_page then
-    select m.steps, m.deliveries, m.place
-    into steps, deliveries, v_place
-    from pawl_private.route_page(p_consumer => v_consumer, p_batch => v_batch, p_limit => p_limit) m;
-    leads := pawl.consumer_advance(
-      p_consumer => 'webhooks', p_term => p_term, p_batch => v_batch, p_seq => v_place, p_relayed => steps,
-      p_lease => p_lease, p_low_watermark => v_low_watermark);
+  if v_until is null then
+    leads := pawl_private.consumer_keep_lead('webhooks', p_leader, p_term, p_lease);
   else
-    leads := pawl_private.consumer_keep_lead('webhooks', p_term, p_lease);
+    if wanted then
+      select m.steps, m.deliveries
+      into steps, deliveries
+      from pawl_private.route_page(
+        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_first_seq => v_head.first_seq) m;
+    end if;
+    leads := pawl.consumer_advance(
+      p_consumer => 'webhooks', p_leader => p_leader, p_term => p_term, p_epoch => v_head.epoch, p_position => v_until,
+      p_relayed => steps, p_lease => p_lease);
+    if not leads then
+      -- The epoch has changed since it was read. What was routed is rolled back.
+      raise exception 'the log has begun an epoch' using errcode = 'serialization_failure';
+    end if;
+  end if;
+  if not wanted then
+    return;
   end if;
   select coalesce(u.tenant, p_turn), u.deliveries
   into turn, v_added
-  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit) u;
+  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_first_seq => v_head.first_seq) u;
   deliveries := deliveries + v_added;
-  more := v_place is not null or exists (select from pawl.unrouted_step limit 1);
+  more := coalesce(v_until < v_head.position, false) or exists (select from pawl.unrouted_step limit 1);
 end
 $$;

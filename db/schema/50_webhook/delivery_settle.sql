@@ -7,12 +7,12 @@
 --   abandoned  there was no attempt, and there will be none: it is dead, or delivered as it was before a replay
 -- p_pauses: for how long the endpoint asked not to be called; null if it did not
 -- p_rest:   for how long an endpoint's circuit opens the first time
--- Returns: whether p_term still leads; if not, nothing is changed
+-- Returns: whether p_leader still leads in p_term; if not, nothing is changed
 -- Raises:  22023 a result that is none of these
 -- Locks:   consumer
 -- Writes:  delivery, subscription, callback
 create function pawl.delivery_settle(
-  p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[],
+  p_leader text, p_term bigint, p_tenants text[], p_ids uuid[], p_results text[], p_delays interval[], p_pauses interval[],
   p_statuses integer[], p_errors text[], p_responses text[], p_rest interval
 ) returns boolean
 language plpgsql volatile security definer
@@ -37,7 +37,7 @@ begin
   if not p_results <@ '{delivered,retry,dead,gone,postponed,abandoned}' then
     raise exception 'unknown result of a delivery in %', p_results using errcode = '22023';
   end if;
-  perform from pawl.consumer c where c.name = 'webhooks' and c.term = p_term for no key update;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
   if not found then
     return false;
   end if;

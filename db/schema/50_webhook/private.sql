@@ -24,14 +24,15 @@ create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns b
 language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 
--- subscription_wants says whether an enabled subscription receives the message of a step.
+-- subscription_wants says whether an enabled subscription receives the message of a step. p_first_seq: that of
+-- log_head.
 create function pawl_private.subscription_wants(
-  p_subscription pawl.subscription, p_xid xid8, p_workflow text, p_event text, p_to_state text, p_status text
+  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_first_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
 ) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
-    and not pg_visible_in_snapshot(p_xid, p_subscription.since)
+    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.since_seq, p_first_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
     and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
     and (
@@ -43,12 +44,24 @@ as $$
     and (not p_subscription.terminal_only or p_status <> 'active')
 $$;
 
--- add_deliveries creates deliveries in the order of the arrays. The caller must hold the lock of the
--- consumer's row, so that no delivery is settled or replayed meanwhile.
+-- delivery_id is the id of a delivery: a digest of the CloudEvent's id and the subscription, behind the time of the
+-- step. So it is the same if a crash has undone the routing and the step is routed again.
+create function pawl_private.delivery_id(
+  p_at timestamptz, p_instance uuid, p_version bigint, p_epoch bigint, p_subscription uuid
+) returns uuid
+language sql immutable parallel safe
+as $$
+  select pawl_private.uuid_v7_with(
+    p_at,
+    substring(sha256(convert_to(concat(p_instance, ':', p_version, '@', p_epoch, ' ', p_subscription), 'UTF8')) for 16))
+$$;
+
+-- add_deliveries creates deliveries of steps. The caller must hold the lock of the consumer's row, so that no
+-- delivery is settled or replayed meanwhile.
 -- Returns: how many there were not yet
 -- Writes:  delivery
 create function pawl_private.add_deliveries(
-  p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[]
+  p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[], p_ats timestamptz[], p_epochs bigint[]
 ) returns integer
 language plpgsql volatile
 set enable_seqscan = off
@@ -64,10 +77,11 @@ begin
   insert into pawl.delivery (
     tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, next_attempt_at, created_at)
   select
-    m.tenant_id, pawl_private.uuid_v7(v_now + m.ordinal * interval '1 microsecond'), m.subscription_id, m.subscription_id = m.instance_id,
-    m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0, case when w.failed then null else v_now end, v_now
-  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds)
-    with ordinality as m (tenant_id, subscription_id, instance_id, version, kind, ordinal)
+    m.tenant_id, pawl_private.delivery_id(m.at, m.instance_id, m.version, m.epoch, m.subscription_id), m.subscription_id,
+    m.subscription_id = m.instance_id, m.instance_id, m.version, pawl_private.message_type(m.kind), 'pending', 0,
+    case when w.failed then null else v_now end, m.at
+  from unnest(p_tenants, p_subscriptions, p_instances, p_versions, p_kinds, p_ats, p_epochs)
+    as m (tenant_id, subscription_id, instance_id, version, kind, at, epoch)
   left join lateral (
     select pawl_private.delivery_failed(d) as failed
     from pawl.delivery d
@@ -85,16 +99,13 @@ begin
 end
 $$;
 
--- route_page creates the deliveries of a consumer's next page of steps. It looks at up to p_limit pairs of a
--- step and a subscription of one tenant, and at up to twice as many in all; further steps, and those of a
--- tenant that has unrouted steps, are put off. p_only: create those for this subscription alone, and put
--- nothing off. The caller must hold the lock of the consumer's row.
--- Returns: steps: how many were read; deliveries: how many were created; place: the seq up to which the
---          batch has been read then; null if it ends there
+-- route_page creates the deliveries of a page of the log: of the steps after p_after up to p_until. It looks at up
+-- to p_limit pairs of a step and a subscription of one tenant, and at up to twice as many in all; further steps, and
+-- those of a tenant that has unrouted steps, are put off. The caller must hold the lock of the consumer's row.
+-- Returns: steps: how many were read; deliveries: how many were created
 -- Writes:  delivery, unrouted_step
 create function pawl_private.route_page(
-  p_consumer pawl.consumer, p_batch pg_snapshot, p_limit integer, p_only uuid default null,
-  out steps integer, out deliveries integer, out place bigint
+  p_after bigint, p_until bigint, p_limit integer, p_first_seq bigint, out steps integer, out deliveries integer
 )
 language plpgsql volatile
 set enable_seqscan = off
@@ -108,14 +119,22 @@ declare
   v_instances uuid[];
   v_versions bigint[];
   v_kinds text[];
+  v_ats timestamptz[];
+  v_epochs bigint[];
 begin
   with step as materialized (
-    select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
-    from pawl_private.consumer_steps(p_consumer, p_batch, p_limit) h
+    select
+      l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
+      pawl_private.epoch_of(h.xid, h.seq) as epoch
+    from pawl.log l
+    cross join lateral (
+      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
+    ) h
+    where l.position > p_after and l.position <= p_until
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
   first as (
-    select h.*, row_number() over (partition by h.tenant_id order by h.seq) = 1 as is_first
+    select h.*, row_number() over (partition by h.tenant_id order by h.position) = 1 as is_first
     from step h
   ),
   counted as (
@@ -133,17 +152,16 @@ begin
     from counted h
   ),
   in_share as (
-    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.seq) <= p_limit as fits
+    select h.*, not h.is_behind and sum(h.pairs) over (partition by h.tenant_id order by h.position) <= p_limit as fits
     from shared h
   ),
   placed as materialized (
-    select h.*,
-      p_only is null and (not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.seq) > 2 * p_limit) as put_off
+    select h.*, not h.fits or sum(h.pairs) filter (where h.fits) over (order by h.position) > 2 * p_limit as put_off
     from in_share h
   ),
   late as (
-    insert into pawl.unrouted_step (tenant_id, seq, instance_id, version, after_subscription)
-    select h.tenant_id, h.seq, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
+    insert into pawl.unrouted_step (tenant_id, position, instance_id, version, after_subscription)
+    select h.tenant_id, h.position, h.instance_id, h.version, '00000000-0000-0000-0000-000000000000'
     from placed h
     where h.put_off and h.pairs > 0
     on conflict on constraint unrouted_step_pkey do nothing
@@ -155,8 +173,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and (p_only is null or s.id = p_only)
-        and pawl_private.subscription_wants(s, h.xid, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, p_first_seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -165,17 +182,14 @@ begin
     cross join lateral (
       select from pawl.callback b where b.tenant_id = h.tenant_id and b.instance_id = h.instance_id limit 1
     ) b
-    where h.status <> 'active' and p_only is null
+    where h.status <> 'active'
   )
   select
-    (select count(*) from step), (select max(h.seq) from step h),
-    array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text)
-  into steps, place, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds
-  from (select m.* from matching m order by m.seq, m.subscription_id) m;
-  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds);
-  if steps < p_limit then
-    place := pawl_private.place_after(p_consumer);
-  end if;
+    (select count(*) from step), array_agg(m.tenant_id::text), array_agg(m.subscription_id), array_agg(m.instance_id),
+    array_agg(m.version::bigint), array_agg(m.kind::text), array_agg(m.at), array_agg(m.epoch)
+  into steps, v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs
+  from (select m.* from matching m order by m.position, m.subscription_id) m;
+  deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs);
 end
 $$;
 
@@ -184,7 +198,7 @@ $$;
 -- The caller must hold the lock of the consumer's row.
 -- Returns: tenant: whose steps they were; null if no tenant has any. deliveries: how many were created
 -- Writes:  delivery, unrouted_step
-create function pawl_private.route_unrouted(p_after text, p_limit integer, out tenant text, out deliveries integer)
+create function pawl_private.route_unrouted(p_after text, p_limit integer, p_first_seq bigint, out tenant text, out deliveries integer)
 language plpgsql volatile
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -200,25 +214,26 @@ declare
   v_chosen uuid[];
 begin
   deliveries := 0;
-  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.seq limit 1;
+  select u.tenant_id into tenant from pawl.unrouted_step u where u.tenant_id > p_after order by u.tenant_id, u.position limit 1;
   if not found then
-    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.seq limit 1;
+    select u.tenant_id into tenant from pawl.unrouted_step u order by u.tenant_id, u.position limit 1;
   end if;
   for v_step in
-    select u.seq, u.instance_id, u.version, u.after_subscription, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status
+    select u.position, u.instance_id, u.version, u.after_subscription, h.xid, h.seq, h.workflow, h.kind, h.event, h.to_state, h.status, h.at
     from (
-      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.seq limit p_limit
+      select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
     left join lateral (
       select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
     ) h on true
-    order by u.tenant_id, u.seq
+    order by u.tenant_id, u.position
   loop
     select
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
-        where pawl_private.subscription_wants(l.subscription, v_step.xid, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+        where pawl_private.subscription_wants(
+          l.subscription, v_step.xid, v_step.seq, p_first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -230,17 +245,79 @@ begin
     ) l;
     deliveries := deliveries + pawl_private.add_deliveries(
       array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
-      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]));
+      array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
+      array_fill(v_step.at, array[cardinality(v_chosen)]),
+      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq), array[cardinality(v_chosen)]));
     if cardinality(v_looked) < v_left then
-      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.seq = v_step.seq;
+      delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
       update pawl.unrouted_step u
       set after_subscription = v_looked[cardinality(v_looked)]
-      where u.tenant_id = tenant and u.seq = v_step.seq;
+      where u.tenant_id = tenant and u.position = v_step.position;
     end if;
     v_left := v_left - greatest(cardinality(v_looked), 1);
     exit when v_left <= 0;
   end loop;
+end
+$$;
+
+-- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of the
+-- tenant's unrouted ones, of those after its position, and of those without a position, up to 20,000 each. The
+-- caller must hold the lock of the consumer's row.
+-- Writes:  delivery
+create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
+language plpgsql volatile
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_snapshot pg_snapshot := pg_current_snapshot();
+begin
+  perform pawl_private.add_deliveries(
+    array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
+    array_agg(m.at), array_agg(pawl_private.epoch_of(m.xid, m.seq)))
+  from (
+    select h.*
+    from pawl.log_head e
+    cross join pawl.consumer c
+    cross join lateral (
+      (
+        select 0 as part, u.position as place, h as step
+        from pawl.unrouted_step u
+        cross join lateral (
+          select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
+        ) h
+        where u.tenant_id = p_tenant
+        order by u.tenant_id, u.position
+        limit 20000
+      )
+      union all
+      (
+        select 1, l.position, h
+        from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
+        cross join lateral (
+          select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
+        ) h
+        where l.tenant_id = p_tenant
+      )
+      union all
+      (
+        select 2, h.seq, h
+        from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
+        where h.tenant_id = p_tenant
+      )
+    ) n
+    cross join lateral (select (n.step).*) h
+    cross join lateral (
+      select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
+    ) s
+    where c.name = 'webhooks'
+      and pawl_private.subscription_wants(s.s, h.xid, h.seq, e.first_seq, h.workflow, h.event, h.to_state, h.status)
+    order by n.part, n.place
+  ) m;
 end
 $$;
 

@@ -1,10 +1,10 @@
 -- Module webhook: subscriptions, and the deliveries that are made for them.
 --
--- The router turns steps into deliveries and moves the cursor of the consumer `webhooks` in the same
+-- The router turns steps into deliveries and moves the position of the consumer `webhooks` in the same
 -- transaction. So each step is routed to each matching subscription exactly once, whatever happens to
 -- the process. The leader of that consumer, one process at a time, sends what is due. Nothing is written
 -- before an attempt: only the leader's memory knows what is under way. One write settles many attempts.
--- After a crash a delivery is sent again, under the same id.
+-- After a crash a delivery is routed or sent again, under the same id.
 --
 -- A step may match thousands of subscriptions. The router creates a bounded number of deliveries at a time,
 -- and fewer for one tenant. Steps beyond that are put off (`unrouted_step`) and routed later, a piece at a
@@ -34,6 +34,7 @@ create table pawl.subscription (
   previous_secret text,
   previous_secret_until timestamptz,
   since pg_snapshot not null,
+  since_seq bigint not null,
   disabled_at timestamptz,
   disabled_reason text,
   failures integer not null default 0,
@@ -54,7 +55,8 @@ with (fillfactor = 50);
 
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
-comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created';
+comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
+comment on column pawl.subscription.since_seq is 'first_seq of log_head when since was taken';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
@@ -92,7 +94,8 @@ create table pawl.delivery (
 -- dead entries with each attempt. The default would let vacuum wait for a fifth of the table.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
-comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts';
+comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
+comment on column pawl.delivery.created_at is 'when the step was made';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
@@ -105,11 +108,11 @@ comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 -- Callbacks are never put off.
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
-  seq bigint not null,
+  position bigint not null,
   instance_id uuid not null,
   version bigint not null,
   after_subscription uuid not null,
-  constraint unrouted_step_pkey primary key (tenant_id, seq)
+  constraint unrouted_step_pkey primary key (tenant_id, position)
 )
 -- As many rows are deleted as are inserted.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -119,8 +122,8 @@ comment on column pawl.unrouted_step.after_subscription is 'the deliveries for s
 -- Whether an instance has such steps, for the retention.
 create index unrouted_step_instance_idx on pawl.unrouted_step (tenant_id, instance_id);
 
--- Deliveries that are due, by subscription and time.
-create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, id)
+-- Deliveries that are due, by subscription and time, and those of an instance by their steps.
+create index delivery_due_idx on pawl.delivery (tenant_id, subscription_id, next_attempt_at, version)
   where status = 'pending' and next_attempt_at is not null and not callback;
 create index delivery_callback_due_idx on pawl.delivery (tenant_id, next_attempt_at)
   where status = 'pending' and next_attempt_at is not null and callback;

@@ -12,8 +12,8 @@
 -- This holds under read committed only, as all of the engine.
 -- Returns: the ids of the instances that were deleted
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
---          are not locked), purged_history (those that are not locked)
--- Writes:  instance, idempotency_key, history, timer, callback, purged_history
+--          are not locked)
+-- Writes:  instance, idempotency_key, history, timer, callback, purged_instance
 create function pawl.purge_instances(p_tenant text, p_ids uuid[], p_before timestamptz) returns uuid[]
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -27,8 +27,6 @@ declare
   v_id uuid;
   v_keys record;
   v_purged uuid[] := '{}';
-  v_workflows text[] := '{}';
-  v_xids xid8[] := '{}';
 begin
   v_ids := array(
     select i.id
@@ -55,17 +53,14 @@ begin
     delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
     delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
     delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
+    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
     with gone as (
-      delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id returning h.workflow, h.xid
+      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
     )
-    select v_workflows || min(g.workflow), v_xids || max(g.xid) into v_workflows, v_xids from gone g;
-    delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id;
+    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
     v_purged := v_purged || v_id;
   end loop;
 
-  if v_purged <> '{}' then
-    perform pawl_private.note_purged_history(p_tenant => p_tenant, p_workflows => v_workflows, p_xids => v_xids);
-  end if;
   return v_purged;
 end
 $$;

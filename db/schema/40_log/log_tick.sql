@@ -1,0 +1,72 @@
+-- log_tick gives positions to the steps that were committed since the last tick, and renews the sequencer's
+-- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
+-- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
+-- standby has.
+-- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. last: the last position.
+--          steps: how many got a position
+-- Locks:   log_head
+-- Writes:  log, log_head, log_mark
+create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, out leads boolean, out last bigint, out steps bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := pawl.now();
+  v_head pawl.log_head;
+  v_snapshot pg_snapshot;
+begin
+  -- No lock yet: it would draw this transaction's id before the snapshot is taken. See the module's comment.
+  select h.* into v_head from pawl.log_head h where h.leader = p_leader and h.term = p_term;
+  leads := found;
+  steps := 0;
+  if not leads then
+    return;
+  end if;
+  last := v_head.position;
+  v_snapshot := pg_current_snapshot();
+  if not v_head.renumbers
+    and v_head.lease_until > v_now + p_lease * 2 / 3
+    and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+  then
+    return;
+  end if;
+  if current_setting('synchronous_commit') in ('off', 'local') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  perform from pawl.log_head h
+  where h.leader = p_leader and h.term = p_term and h.position = v_head.position
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  if v_head.renumbers then
+    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
+  end if;
+  last := pawl_private.number_steps(
+    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
+  steps := last - v_head.position;
+  update pawl.log_head h
+  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  insert into pawl_private.log_mark (position, snapshot, marked_at)
+  select last, v_snapshot, v_now
+  where steps > 0 and not exists (
+    select
+    from (select m.position, m.marked_at from pawl_private.log_mark m order by m.position desc limit 1) m
+    where m.position > log_tick.last - 10000 and m.marked_at > v_now - interval '1 minute'
+  );
+  if found then
+    -- The last mark up to which everything has been read, and later ones, are of use.
+    delete from pawl_private.log_mark m
+    where m.position < (
+      select max(o.position)
+      from pawl_private.log_mark o
+      where o.position <= coalesce((select min(c.position) from pawl.consumer c), log_tick.last)
+    );
+  end if;
+end
+$$;
