@@ -243,7 +243,6 @@ create table pawl.log_head (
   "position" bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
-  renumbers boolean not null,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
@@ -256,7 +255,6 @@ comment on column pawl.log_head.snapshot is 'the steps that it sees have positio
 comment on column pawl.log_head."position" is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
-comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
 comment on column pawl.log_head.term is 'counts the leaders';
 
 create table pawl.setting (
@@ -1602,7 +1600,7 @@ begin
   into turn, v_added
   from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_first_seq => v_head.first_seq) u;
   deliveries := deliveries + v_added;
-  more := v_until < v_head.position or exists (select from pawl.unrouted_step limit 1);
+  more := coalesce(v_until < v_head.position, false) or exists (select from pawl.unrouted_step limit 1);
 end
 $$;
 revoke execute on function pawl.delivery_route(text,bigint,integer,interval,text) from public;
@@ -2365,12 +2363,17 @@ declare
   v_server record;
   v_head pawl.log_head;
   v_last pawl.log_epoch;
+  v_step record;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
-  restored := v_last is null or
-    (v_last.system_identifier, v_last.database_id, v_last.table_id) <> (v_server.system_identifier, v_server.database_id, v_server.table_id);
-  began := restored or v_last.timeline <> v_server.timeline;
+  restored := case
+    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+    else (v_last.system_identifier, v_last.database_id, v_last.table_id)
+      <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
+  end;
+  began := restored or v_last.epoch is null or v_last.timeline <> v_server.timeline;
   if not began then
     epoch := v_last.epoch;
     return;
@@ -2380,7 +2383,16 @@ begin
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
     v_head.first_seq := nextval('pawl.history_seq_seq');
-    v_head.renumbers := true;
+    for v_step in
+      select h.ctid as place
+      from pawl.history h
+      where not exists (
+        select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
+      )
+      order by h.seq
+    loop
+      update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
+    end loop;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -2388,16 +2400,14 @@ begin
     epoch, system_identifier, database_id, table_id, timeline, first_position, first_seq, snapshot, began_at)
   select
     log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
-    coalesce(v_head.first_seq, h.first_seq), case when not restored then h.snapshot end, pawl.now()
+    coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h;
   update pawl.log_head h
-  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq),
-    renumbers = coalesce(v_head.renumbers, h.renumbers)
+  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
   where h.leader = p_leader and h.term = p_term;
   if not found then
     raise exception 'another process leads' using errcode = 'serialization_failure';
   end if;
-  restored := restored and v_last is not null;
 end
 $$;
 revoke execute on function pawl.log_begin(text,bigint) from public;
@@ -2507,7 +2517,7 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not v_head.renumbers and not exists (
+  if epoch > 0 and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;
@@ -2575,8 +2585,7 @@ begin
   end if;
   last := v_head.position;
   v_snapshot := pg_current_snapshot();
-  if not v_head.renumbers
-    and v_head.lease_until > v_now + p_lease * 2 / 3
+  if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
   then
     return;
@@ -2591,14 +2600,13 @@ begin
   if not leads then
     return;
   end if;
-  if v_head.renumbers then
-    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
-  end if;
-  last := pawl_private.number_steps(
-    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
-  steps := last - v_head.position;
+  insert into pawl.log (position, tenant_id, instance_id, version)
+  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  get diagnostics steps = row_count;
+  last := v_head.position + steps;
   update pawl.log_head h
-  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  set snapshot = v_snapshot, position = log_tick.last, lease_until = v_now + p_lease;
   insert into pawl_private.log_mark (position, snapshot, marked_at)
   select last, v_snapshot, v_now
   where steps > 0 and not exists (
@@ -3163,7 +3171,7 @@ begin
   return query
   select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
-  where v_head.epoch > 0 and not v_head.renumbers and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  where v_head.epoch > 0 and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version;
 end
 $$;
@@ -3208,7 +3216,7 @@ begin
   select h.version into until
   from pawl.history h
   where h.tenant_id = p_tenant and h.instance_id = p_id
-    and v_head.epoch > 0 and not v_head.renumbers
+    and v_head.epoch > 0
     and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version desc
   limit 1;
@@ -4767,7 +4775,7 @@ begin
       limit 1
     ) h
     cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read and not h.renumbers
+      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
       union all
       (
         select m.snapshot, h.first_seq
@@ -4904,34 +4912,6 @@ as $$
   returning id
 $$;
 revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
-
-create function pawl_private.number_steps(p_position bigint, p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns bigint
-language plpgsql volatile
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-as $$
-declare
-  v_steps bigint;
-begin
-  if p_from is null then
-    perform set_config('enable_seqscan', 'on', true);
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl.history h
-    where h.seq <= p_first_seq and not exists (
-      select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
-    );
-  else
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl_private.steps_between(p_from, p_until, p_first_seq) h;
-  end if;
-  get diagnostics v_steps = row_count;
-  return p_position + v_steps;
-end
-$$;
-revoke execute on function pawl_private.number_steps(bigint,pg_snapshot,pg_snapshot,bigint) from public;
 
 create function pawl_private.path_nests(p_path jsonpath) returns boolean
 language sql immutable parallel safe
