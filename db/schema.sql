@@ -962,6 +962,7 @@ declare
   v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
+  v_exists boolean := false;
   v_lost integer[];
   v_place integer;
   v_found integer;
@@ -1170,9 +1171,15 @@ begin
           v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
+      v_exists := v_exists or (v_row.outcome).code = 'instance-exists';
       return next v_row.outcome;
     end if;
   end loop;
+
+  -- Who is told that the business key is taken may have made that instance himself.
+  if v_exists or v_lost is not null then
+    perform pawl_private.commit_synchronously();
+  end if;
 
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
@@ -1871,7 +1878,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- Unless the time to live slides, a replay takes no lock and no transaction id.
+    -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
     from (
       select
@@ -3029,6 +3036,7 @@ begin
       jsonb_build_object('version', coalesce(v_latest.version, 0)));
   end if;
   if not created then
+    perform pawl_private.commit_synchronously();
     return;
   end if;
 
@@ -3972,6 +3980,21 @@ as $$
   end
 $$;
 revoke execute on function pawl_private.command_fault(text,text,text,text,text,text) from public;
+
+create function pawl_private.commit_synchronously() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'a standby does not answer a repeated command' using errcode = '25006';
+  end if;
+  if current_setting('synchronous_standby_names') <> '' and current_setting('synchronous_commit') not in ('off', 'local') then
+    perform pg_logical_emit_message(true, 'pawl', ''::text);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.commit_synchronously() from public;
 
 create function pawl_private.complete_macrostep(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
 language plpgsql stable
@@ -4998,6 +5021,7 @@ declare
   v_claim record;
   v_found integer;
 begin
+  perform pawl_private.commit_synchronously();
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop

@@ -253,6 +253,30 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
+-- nothing. It is for answers that acknowledge what was committed before. A commit whose wait was cancelled is seen, and
+-- so is one that was waiting when the server crashed, but no standby need have them. When this commit's wait is
+-- over, the standbys have everything that this transaction has seen.
+--
+-- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot
+-- know what its primary has acknowledged.
+-- Raises:  25006 on a standby
+-- +goose StatementBegin
+create function pawl_private.commit_synchronously() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'a standby does not answer a repeated command' using errcode = '25006';
+  end if;
+  if current_setting('synchronous_standby_names') <> '' and current_setting('synchronous_commit') not in ('off', 'local') then
+    perform pg_logical_emit_message(true, 'pawl', ''::text);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
 -- 00_core/now.sql
 
 -- now is the only clock. Tests replace it to move time; nothing else can.
@@ -1745,7 +1769,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- replay answers commands whose key was taken before them, from what was recorded.
+-- replay answers commands whose key was taken before them, from what was recorded. The transaction's commit then waits
+-- for the synchronous standbys, as that of the decision did: see commit_synchronously.
 -- Returns: one outcome per key; the instance as it was then
 -- Raises:  40001 a key vanished while it was read: try again
 -- Locks:   idempotency_key (by key), if the time to live slides
@@ -1761,6 +1786,7 @@ declare
   v_claim record;
   v_found integer;
 begin
+  perform pawl_private.commit_synchronously();
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop
@@ -1961,6 +1987,7 @@ declare
   v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
+  v_exists boolean := false;
   v_lost integer[];
   v_place integer;
   v_found integer;
@@ -2169,9 +2196,15 @@ begin
           v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
+      v_exists := v_exists or (v_row.outcome).code = 'instance-exists';
       return next v_row.outcome;
     end if;
   end loop;
+
+  -- Who is told that the business key is taken may have made that instance himself.
+  if v_exists or v_lost is not null then
+    perform pawl_private.commit_synchronously();
+  end if;
 
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
@@ -2322,7 +2355,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- Unless the time to live slides, a replay takes no lock and no transaction id.
+    -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
     from (
       select
@@ -6988,7 +7021,8 @@ $$;
 -- 60_lifecycle/register_workflow.sql
 
 -- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
--- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- is the latest version's, it changes nothing, and its commit waits as that of the version did: see
+-- commit_synchronously. Canonical: every event and timeout, and always, is an array of
 -- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
 -- '90s'.
 -- p_version: the version that it must become; null for any
@@ -7034,6 +7068,7 @@ begin
       jsonb_build_object('version', coalesce(v_latest.version, 0)));
   end if;
   if not created then
+    perform pawl_private.commit_synchronously();
     return;
   end if;
 
