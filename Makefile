@@ -83,9 +83,10 @@ verify: ## fail if what is generated is not what is committed
 	@MAKE='$(MAKE)' sh .ci/verify
 
 .PHONY: lint
-lint: $(tools)/golangci-lint ## lint the code, its formatting and the API contract
+lint: postgres $(tools)/golangci-lint ## lint the code, its formatting, the API contract and the migrations
 	$(tools)/golangci-lint run
 	@sh .ci/lint-contract
+	@sh .ci/lint-migrations
 
 .PHONY: fmt
 fmt: $(tools)/golangci-lint ## format the code
