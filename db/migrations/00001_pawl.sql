@@ -1,6 +1,7 @@
 -- Generated from db/schema by `make generate`: edit the source there.
 
 -- +goose Up
+set local lock_timeout = '5s';
 
 -- 00_core/tables.sql
 
@@ -7171,6 +7172,7 @@ revoke execute on all functions in schema pawl, pawl_private from public;
 -- +goose ENVSUB ON
 /* To all but goose the rest is a comment. *${PAWL:0:0}/
 -- +goose ENVSUB OFF
+set local lock_timeout = '5s';
 drop schema pawl_private cascade;
 alter schema pawl rename to pawl_private;
 create schema pawl;
