@@ -411,3 +411,32 @@ func TestRetentionFollowsConsumers(t *testing.T) {
 	advance(end(t, pool))
 	wantRemoved(t, pool, long, all, unnumbered)
 }
+
+// A large transaction that is in progress is looked at once, and not by each tick.
+func TestTicksPassLargeTransactions(t *testing.T) {
+	t.Parallel()
+	pool, ids := withDoors(t, 1)
+	dbtest.Number(t, pool)
+	open := begin(t, pool)
+	bounded.Exec(t, open, `
+		insert into pawl.history (tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, actor, at)
+		select 'default', $1, n, 'door', 1, 'transition', 'OPEN', 'active', '{}', 'x', now() from generate_series(2, 100000) n`, ids[0])
+	conn := connect(t, pool)
+	dbtest.Number(t, conn)
+	read := func() int {
+		bounded.Value[string](t, conn, "select pg_stat_force_next_flush()::text")
+		return bounded.Value[int](t, conn, "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'history_xid_idx'")
+	}
+	before := read()
+	for range 10 {
+		dbtest.Number(t, conn)
+	}
+	if n := read() - before; n > 1000 {
+		t.Errorf("ten ticks read %d steps that are not committed", n)
+	}
+	commit(t, open)
+	dbtest.Number(t, pool)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.log"); n != 100_000 {
+		t.Errorf("the log has %d rows", n)
+	}
+}

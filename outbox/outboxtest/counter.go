@@ -25,11 +25,12 @@ const AtMost8 = `
 			end if;
 		end $$;`
 
-// NewPool returns a pool on a database of the test's own, with the workflow counter.
+// NewPool returns a pool on a database of the test's own, with the workflow counter and a sequencer.
 func NewPool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool := dbtest.New(t)
 	bounded.Exec(t, pool, "select pawl.register_workflow($1)", Counter)
+	Number(t, pool)
 	return pool
 }
 

@@ -16,6 +16,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := pawl.now();
+  v_began timestamptz := clock_timestamp();
   v_head pawl.log_head;
   v_snapshot pg_snapshot;
 begin
@@ -30,6 +31,10 @@ begin
   v_snapshot := pg_current_snapshot();
   if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+    -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
+    and not (
+      clock_timestamp() > v_began + interval '2 milliseconds'
+      and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
     return;
   end if;
