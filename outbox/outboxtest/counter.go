@@ -54,6 +54,12 @@ func IDs(id uuid.UUID, versions ...int) (list []string) {
 	return list
 }
 
+// Numbered waits until each step has a position.
+func Numbered(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	bounded.UntilSQL(t, pool, "select (select count(*) from pawl.log) = (select count(*) from pawl.history)")
+}
+
 // CaughtUp waits until a consumer has no step left to relay.
 func CaughtUp(t testing.TB, pool *pgxpool.Pool, consumer string) {
 	t.Helper()
