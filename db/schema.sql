@@ -3233,15 +3233,13 @@ begin
     and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version desc
   limit 1;
-  if p_version = 0 then
-    state := 'known';
-    epoch := 1;
-    return;
-  end if;
   select h.* into v_step from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version;
   epoch := pawl_private.epoch_of(v_step.xid, v_step.seq);
   if v_step.version is null and not exists (select from pawl.instance i where i.tenant_id = p_tenant and i.id = p_id) then
     state := 'purged';
+  elsif p_version = 0 then
+    state := 'known';
+    epoch := 1;
   elsif v_step.version > until or v_step.version is not null and until is null then
     state := 'pending';
   elsif v_step.version is not null and p_epoch in (0, epoch) then

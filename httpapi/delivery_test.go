@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -17,14 +18,15 @@ func TestDeliveries(t *testing.T) {
 	subscription := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
 	id := a.create("booking", `{"context": {"price": 1}}`)
 	a.fire(id, "cancel", "").want(http.StatusOK)
-	// In place of the worker, which does not run here.
+	// In place of the workers, which do not run here.
+	dbtest.Number(t, a.pool)
 	bounded.Exec(a.t, a.pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
-	bounded.Exec(a.t, a.pool, "select pawl.delivery_route(1, 100, '1 hour', '')")
+	bounded.Exec(a.t, a.pool, "select pawl.delivery_route('x', 1, 100, '1 hour', '')")
 	all := a.get("/v1/deliveries").want(http.StatusOK).wantAt(
 		"items.0.subscription_id", subscription, "items.0.instance_id", id, "items.0.version", "2", "items.0.type", "pawl.instance.transitioned",
 		"items.0.status", "pending", "items.0.attempts", "0", "items.0.last_status", "null", "items.0.delivered_at", "null",
 		"items.1.version", "1", "items.1.type", "pawl.instance.created", "items.2", missing)
-	bounded.Exec(a.t, a.pool, `select pawl.delivery_settle(1, '{default}', array[$1::text::uuid], '{dead}', array[null::interval], array[null::interval],
+	bounded.Exec(a.t, a.pool, `select pawl.delivery_settle('x', 1, '{default}', array[$1::text::uuid], '{dead}', array[null::interval], array[null::interval],
 		'{500}', '{broken}', '{oh dear}', '1s')`, all.at("items.1.id"))
 	dead := a.get("/v1/deliveries?status=dead&subscription_id="+subscription+"&instance_id="+id).want(http.StatusOK).wantAt(
 		"items.0.version", "1", "items.0.attempts", "1", "items.0.last_status", "500", "items.0.last_error", "broken",

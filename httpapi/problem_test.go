@@ -175,9 +175,12 @@ func TestProblems(t *testing.T) {
 			seen.Store(name, true)
 		})
 	}
-	// This code is sent as an event of a stream.
-	golden(t, tooOld(t))
-	seen.Store("event-id-too-old", true)
+	// These codes are sent as events of a stream.
+	for _, provoke := range []func(*testing.T) answer{tooOld, stepsLost, unknownEventID} {
+		r := provoke(t)
+		golden(t, r)
+		seen.Store(r.at("code"), true)
+	}
 	for code := range httpapi.Codes() {
 		if _, ok := seen.Load(code); !ok {
 			t.Errorf("no test provokes %q", code)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -76,22 +77,83 @@ func tooOld(t *testing.T) answer {
 	bounded.Exec(a.t, a.pool, "select pawl.purge_instances('default', array[$1::uuid], pawl.now())", gone)
 	a.create("booking", `{"context": {"price": 1}}`)
 	a.stream("/v1/events?workflow=booking", other.id).want("created 1 QUOTED")
-	s = a.stream("/v1/events", e.id)
-	failed, _ := s.next()
-	if failed.kind != "error" || failed.id != "" {
-		t.Fatalf("the event is %v", failed)
-	}
-	s.wantEnd()
-	r := answer{t: t, request: "GET /v1/events", status: http.StatusGone, header: s.res.Header, body: []byte(failed.data)}
-	r.wantAt("code", "event-id-too-old", "status", "410", "request_id", s.res.Header.Get("X-Request-ID"))
+	r := a.stream("/v1/events", e.id).wantError(http.StatusGone, "event-id-too-old", "")
 	// A step of the streamed instance is missing.
 	bounded.Exec(a.t, a.pool, "delete from pawl.history where instance_id = $1 and version = 1", id)
-	s = a.stream("/v1/instances/"+id+"/events", "0")
-	if failed, _ := s.next(); failed.kind != "error" || !strings.Contains(failed.data, `"event-id-too-old"`) {
-		t.Errorf("the event is %v", failed)
+	a.stream("/v1/instances/"+id+"/events", "0").wantError(http.StatusGone, "event-id-too-old", "")
+	// So are ids that were given before the log had positions.
+	a.stream("/v1/events", "AZJ0cXlqdGhpc2lzYW5vbGRpZG9mYW5vbGRzdHJlYW0").wantError(http.StatusGone, "event-id-too-old", "")
+	return r
+}
+
+// wantError wants the stream to end with an error event that leaves the client at an id.
+func (s *streamed) wantError(status int, code, id string) answer {
+	s.t.Helper()
+	e, _ := s.next()
+	if e.kind != "error" || e.id != id {
+		s.t.Fatalf("the event is %v, want an error with the id %q", e, id)
 	}
 	s.wantEnd()
+	r := answer{t: s.t, request: "GET " + s.res.Request.URL.Path, status: status, header: s.res.Header, body: []byte(e.data)}
+	return r.wantAt("code", code, "status", strconv.Itoa(status), "request_id", s.res.Header.Get("X-Request-ID"))
+}
+
+// A stream that has been where the log no longer is ends with an error event that takes the client back, and that it goes
+// on behind. It is told although the database has no new step.
+func TestStepsLost(t *testing.T) {
+	t.Parallel()
+	stepsLost(t)
+}
+
+func stepsLost(t *testing.T) answer {
+	t.Helper()
+	a := startLive(t, httpapi.Config{Heartbeat: 20 * time.Millisecond})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	path, add := "/v1/instances/"+id+"/events", `{"payload": {"by": 1}}`
+	a.fire(id, "add", add).want(http.StatusOK)
+	lose := dbtest.Fork(t, a.pool)
+	of, one := a.stream("/v1/events?from=start", ""), a.stream(path+"?from=start", "")
+	a.fire(id, "add", add).want(http.StatusOK)
+	for _, s := range []*streamed{of, one} {
+		s.want("created 1 ON", "transition 2 ON", "transition 3 ON")
+	}
+	beyond := of.id
+	lose()
+	r := of.wantError(http.StatusConflict, "steps-lost", "1.2").wantAt("last_common", "1.2")
+	one.wantError(http.StatusConflict, "steps-lost", id+":2").wantAt("last_common", id+":2")
+	a.stream("/v1/events", beyond).wantError(http.StatusConflict, "steps-lost", "1.2")
+	a.stream(path, id+":3").wantError(http.StatusConflict, "steps-lost", id+":2")
+	of, one = a.stream("/v1/events", of.id), a.stream(path, one.id)
+	a.fire(id, "stop", "").want(http.StatusOK)
+	for s, last := range map[*streamed]string{of: "2.3", one: id + ":3@2"} {
+		if s.want("transition 3 OFF"); s.id != last {
+			t.Errorf("the id is %s, want %s", s.id, last)
+		}
+	}
+	// What the client has seen of the instance is another step than the one that ended it.
+	a.stream(path, id+":3").wantError(http.StatusConflict, "steps-lost", id+":2")
+	a.get(path, "Last-Event-ID", id+":3@2").want(http.StatusNoContent)
 	return r
+}
+
+// A stream does not begin behind a place that the log has never been at.
+func TestUnknownEventID(t *testing.T) {
+	t.Parallel()
+	unknownEventID(t)
+}
+
+func unknownEventID(t *testing.T) answer {
+	t.Helper()
+	a := startLive(t, httpapi.Config{})
+	a.register(counter)
+	id := a.create("counter", `{"context": {"sum": 0}}`)
+	a.stream("/v1/events?from=start", "").want("created 1 ON")
+	for _, last := range []string{id + ":2", id + ":1@2"} {
+		a.stream("/v1/instances/"+id+"/events", last).wantError(http.StatusNotFound, "unknown-event-id", last)
+	}
+	a.stream("/v1/events", "2.1").wantError(http.StatusNotFound, "unknown-event-id", "2.1")
+	return a.stream("/v1/events", "1.2").wantError(http.StatusNotFound, "unknown-event-id", "1.2")
 }
 
 // A client that does not read is disconnected, and delays no other client.
@@ -157,8 +219,8 @@ func TestFilteredStreamsEndForGood(t *testing.T) {
 	long := a.create("counter", `{"context": {"sum": 0}}`)
 	bounded.Exec(a.t, a.pool, `do $$ begin for n in 1..120 loop perform pawl.fire_one('`+long+`', 'add', '{"by": 1}'); end loop; end $$`)
 	a.fire(long, "stop", "").want(http.StatusOK)
-	a.get("/v1/instances/" + long + "/events?from=start&event=never").want(http.StatusNoContent)
 	s := a.stream("/v1/instances/"+long+"/events?from=start&state=OFF", "")
 	s.want("transition 122 OFF")
 	s.wantEnd()
+	a.get("/v1/instances/" + long + "/events?from=start&event=never").want(http.StatusNoContent)
 }

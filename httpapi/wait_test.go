@@ -20,6 +20,7 @@ import (
 func startLive(t testing.TB, config httpapi.Config) *api {
 	t.Helper()
 	pool := dbtest.New(t)
+	dbtest.Numbering(t, pool)
 	a := liveOn(t, dbtest.DSN(pool), config)
 	a.pool = pool
 	return a
@@ -146,6 +147,7 @@ func TestWaitsEndAtShutdown(t *testing.T) {
 func TestReadTimeoutCutsNoWait(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
+	dbtest.Numbering(t, pool)
 	service := fsm.New(pool, fsm.Config{})
 	t.Cleanup(service.Close)
 	handler, err := httpapi.New(httpapi.ServicesOf(service, nil), httpapi.Config{})

@@ -87,6 +87,7 @@ func TestWaitEndsBySQLAndByTimers(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(t)
 	_, _ = on(t, pool, nil, fsmtest.FlightBooking)
+	dbtest.Numbering(t, pool)
 	hub := runHub(t, pool, 100*time.Millisecond)
 	s, watched := on(t, pool, hub)
 	id := fsmtest.Create(t, s, "flight-booking", `{"flight_id": "LH454", "price": 1}`).ID
@@ -284,8 +285,10 @@ func TestWaitersUnderLoad(t *testing.T) {
 	other, _ := on(t, pool, nil, fsmtest.Counter)
 	hub := runHub(t, pool, 50*time.Millisecond)
 	s, watched := on(t, pool, hub)
-	all, tenant, foreign := hub.All(), hub.Tenant(fsm.DefaultTenant), hub.Tenant("another")
-	defer all.Close()
+	dbtest.Numbering(t, pool)
+	tenant, foreign := hub.Tenant(fsm.DefaultTenant), hub.Tenant("another")
+	steps, stopSteps := hub.WakeSteps()
+	numbers, stopNumbers := hub.WakeLog()
 	var group sync.WaitGroup
 	for n := range 8 {
 		id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
@@ -306,14 +309,17 @@ func TestWaitersUnderLoad(t *testing.T) {
 		})
 	}
 	bounded.Wait(t, "the waiters and the steps", group.Wait)
-	bounded.Receive(t, "the waiter for all tenants to be woken", all.C())
+	bounded.Receive(t, "the waiter for steps to be woken", steps)
+	bounded.Receive(t, "the waiter for positions to be woken", numbers)
 	bounded.Receive(t, "the waiter for a tenant to be woken", tenant.C())
 	tenant.Close()
 	tenant.Close()
 	foreign.Close()
+	stopNumbers()
 	if n := hub.Waiters(); n != 1 {
 		t.Errorf("%d waiters are left, want 1", n)
 	}
+	stopSteps()
 }
 
 // Behind a pooler a hub does not listen but polls. With HubConfig.ListenURL it listens without the pooler.
@@ -347,4 +353,66 @@ func TestHubBehindAPooler(t *testing.T) {
 	wantVersion(t, w, 3)
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`) // Its notification goes through the pooler.
 	wantVersion(t, w2, 4)
+}
+
+// Whoever reads the log is told of positions: in the process that gives them, and in others if somebody waits there.
+func TestPositionsAreTold(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	dbtest.Number(t, pool)
+	hub, elsewhere := runHub(t, pool, never), runHub(t, pool, never)
+	notifier := live.NewNotifier(pool, hub)
+	t.Cleanup(notifier.Close)
+	here, stopHere := hub.WakeLog()
+	defer stopHere()
+	there, stopThere := elsewhere.WakeLog()
+	defer stopThere()
+	bounded.Receive(t, "the first look to wake who reads here", here)
+	bounded.Receive(t, "the first look to wake who reads elsewhere", there)
+	bounded.True(t, "the announcement to be heard", hub.WaitedElsewhere)
+	notifier.Numbered()
+	bounded.Receive(t, "the one who reads here to be woken", here)
+	bounded.Receive(t, "the one who reads elsewhere to be woken", there)
+}
+
+// The sequencer hurries while somebody is to be told, which it itself is not.
+func TestSequencerIsWanted(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	hub := runHub(t, pool, never)
+	wanted := func(want bool, why string) {
+		t.Helper()
+		hub.Forget()
+		if hub.Wanted() != want {
+			t.Errorf("wanted: %v, although %s", !want, why)
+		}
+	}
+	wanted(false, "nobody waits")
+	_, stop := hub.WakeSteps()
+	defer stop()
+	wanted(false, "only the sequencer waits")
+	waiter := hub.Tenant(fsm.DefaultTenant)
+	wanted(true, "a stream waits")
+	waiter.Close()
+	wanted(false, "the stream has ended")
+	elsewhere := runHub(t, pool, never)
+	defer elsewhere.Instance(uuid.New()).Close()
+	bounded.True(t, "the announcement to be heard", hub.WaitedElsewhere)
+	if !hub.Wanted() {
+		t.Error("not wanted, although somebody waits elsewhere")
+	}
+}
+
+// While there is no sequencer, nobody knows what has moved: everyone who waits is woken by each poll.
+func TestWaitEndsWithoutSequencer(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	_, _ = on(t, pool, nil, fsmtest.Counter)
+	s, watched := on(t, pool, runHub(t, pool, 100*time.Millisecond))
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	for version := range int64(3) {
+		w := awaited(t, watched, id, version+2)
+		bounded.Exec(t, pool, `select pawl.fire_one($1, 'add', '{"n": 1}')`, id)
+		wantVersion(t, w, version+2)
+	}
 }
