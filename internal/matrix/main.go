@@ -165,5 +165,8 @@ func runTests(ctx context.Context, args, env []string, out io.Writer) (result, e
 	}
 	var r result
 	err = errors.Join(r.read(events, out), cmd.Wait())
+	if err == nil && r.passed == 0 {
+		err = errors.New("no test ran")
+	}
 	return r, err
 }
