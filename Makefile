@@ -97,9 +97,13 @@ bench: build ## measure the service beside pgbench, on a PostgreSQL of its own (
 	@exec bin/pawl bench $(ARGS)
 
 .PHONY: up
-up: ## build and start the service and PostgreSQL in Docker
+up: ## build and start two replicas, a proxy and PostgreSQL in Docker
 	@docker compose version >/dev/null 2>&1 || { echo 'docker compose is missing: install Docker with its compose plugin' >&2; exit 1; }
 	VERSION='$(VERSION)' docker compose up --build
+
+.PHONY: test-containers
+test-containers: $(tools)/docker-compose ## test the image, the compose file and the container of the tests, in an engine of their own if none runs
+	@PAWL_COMPOSE='$(CURDIR)/$(tools)/docker-compose' bash .ci/containers
 
 .PHONY: postgres
 postgres:
@@ -120,3 +124,6 @@ $(tools)/golangci-lint: tools/go.mod tools/go.sum
 
 $(tools)/goose: tools/goose/go.mod tools/goose/go.sum
 	$(call build_tool,tools/goose,-tags $(goose_tags) github.com/pressly/goose/v3/cmd/goose)
+
+$(tools)/docker-compose: tools/compose/go.mod tools/compose/go.sum
+	$(call build_tool,tools/compose,github.com/docker/compose/v2/cmd)
