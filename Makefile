@@ -29,7 +29,7 @@ export PAWL_GOOSE := $(CURDIR)/$(tools)/goose
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## install what run and test need: PostgreSQL, a C compiler (for the race detector)
@@ -51,6 +51,11 @@ test: postgres $(tools)/goose ## run the tests
 race: postgres $(tools)/goose ## run the tests under the race detector, those of a million rows with fewer, or not
 	@command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || { echo "the race detector needs a C compiler: run 'make setup'" >&2; exit 1; }
 	go test -race -short -timeout $(race_timeout) ./...
+
+# VERSIONS="15 18" and PACKAGES=./db choose, ARGS=-all demands every version.
+.PHONY: test-matrix
+test-matrix: $(tools)/goose ## run the tests on each supported PostgreSQL, fetching those that are not installed
+	go run ./internal/matrix -timeout $(test_timeout) -versions '$(VERSIONS)' $(ARGS) $(PACKAGES)
 
 .PHONY: check
 check: ## run what CI runs: verify, lint, race
@@ -78,9 +83,10 @@ verify: ## fail if what is generated is not what is committed
 	@MAKE='$(MAKE)' sh .ci/verify
 
 .PHONY: lint
-lint: $(tools)/golangci-lint ## lint the code, its formatting and the API contract
+lint: postgres $(tools)/golangci-lint ## lint the code, its formatting, the API contract and the migrations
 	$(tools)/golangci-lint run
 	@sh .ci/lint-contract
+	@sh .ci/lint-migrations
 
 .PHONY: fmt
 fmt: $(tools)/golangci-lint ## format the code

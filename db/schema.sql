@@ -243,7 +243,6 @@ create table pawl.log_head (
   "position" bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
-  renumbers boolean not null,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
@@ -256,7 +255,6 @@ comment on column pawl.log_head.snapshot is 'the steps that it sees have positio
 comment on column pawl.log_head."position" is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
-comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
 comment on column pawl.log_head.term is 'counts the leaders';
 
 create table pawl.setting (
@@ -964,6 +962,7 @@ declare
   v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
+  v_exists boolean := false;
   v_lost integer[];
   v_place integer;
   v_found integer;
@@ -1172,9 +1171,15 @@ begin
           v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
+      v_exists := v_exists or (v_row.outcome).code = 'instance-exists';
       return next v_row.outcome;
     end if;
   end loop;
+
+  -- Who is told that the business key is taken may have made that instance himself.
+  if v_exists or v_lost is not null then
+    perform pawl_private.commit_synchronously();
+  end if;
 
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
@@ -1873,7 +1878,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- Unless the time to live slides, a replay takes no lock and no transaction id.
+    -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
     from (
       select
@@ -2365,12 +2370,17 @@ declare
   v_server record;
   v_head pawl.log_head;
   v_last pawl.log_epoch;
+  v_step record;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
-  restored := v_last is null or
-    (v_last.system_identifier, v_last.database_id, v_last.table_id) <> (v_server.system_identifier, v_server.database_id, v_server.table_id);
-  began := restored or v_last.timeline <> v_server.timeline;
+  restored := case
+    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+    else (v_last.system_identifier, v_last.database_id, v_last.table_id)
+      <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
+  end;
+  began := restored or v_last.epoch is null or v_last.timeline <> v_server.timeline;
   if not began then
     epoch := v_last.epoch;
     return;
@@ -2380,7 +2390,16 @@ begin
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
     v_head.first_seq := nextval('pawl.history_seq_seq');
-    v_head.renumbers := true;
+    for v_step in
+      select h.ctid as place
+      from pawl.history h
+      where not exists (
+        select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
+      )
+      order by h.seq
+    loop
+      update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
+    end loop;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -2388,16 +2407,14 @@ begin
     epoch, system_identifier, database_id, table_id, timeline, first_position, first_seq, snapshot, began_at)
   select
     log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
-    coalesce(v_head.first_seq, h.first_seq), case when not restored then h.snapshot end, pawl.now()
+    coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h;
   update pawl.log_head h
-  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq),
-    renumbers = coalesce(v_head.renumbers, h.renumbers)
+  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
   where h.leader = p_leader and h.term = p_term;
   if not found then
     raise exception 'another process leads' using errcode = 'serialization_failure';
   end if;
-  restored := restored and v_last is not null;
 end
 $$;
 revoke execute on function pawl.log_begin(text,bigint) from public;
@@ -2507,7 +2524,7 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not v_head.renumbers and not exists (
+  if epoch > 0 and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;
@@ -2563,6 +2580,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := pawl.now();
+  v_began timestamptz := clock_timestamp();
   v_head pawl.log_head;
   v_snapshot pg_snapshot;
 begin
@@ -2575,9 +2593,12 @@ begin
   end if;
   last := v_head.position;
   v_snapshot := pg_current_snapshot();
-  if not v_head.renumbers
-    and v_head.lease_until > v_now + p_lease * 2 / 3
+  if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+    -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
+    and not (
+      clock_timestamp() > v_began + interval '2 milliseconds'
+      and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
     return;
   end if;
@@ -2591,14 +2612,13 @@ begin
   if not leads then
     return;
   end if;
-  if v_head.renumbers then
-    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
-  end if;
-  last := pawl_private.number_steps(
-    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
-  steps := last - v_head.position;
+  insert into pawl.log (position, tenant_id, instance_id, version)
+  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  get diagnostics steps = row_count;
+  last := v_head.position + steps;
   update pawl.log_head h
-  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  set snapshot = v_snapshot, position = log_tick.last, lease_until = v_now + p_lease;
   insert into pawl_private.log_mark (position, snapshot, marked_at)
   select last, v_snapshot, v_now
   where steps > 0 and not exists (
@@ -3021,6 +3041,7 @@ begin
       jsonb_build_object('version', coalesce(v_latest.version, 0)));
   end if;
   if not created then
+    perform pawl_private.commit_synchronously();
     return;
   end if;
 
@@ -3163,7 +3184,7 @@ begin
   return query
   select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
-  where v_head.epoch > 0 and not v_head.renumbers and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  where v_head.epoch > 0 and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version;
 end
 $$;
@@ -3208,7 +3229,7 @@ begin
   select h.version into until
   from pawl.history h
   where h.tenant_id = p_tenant and h.instance_id = p_id
-    and v_head.epoch > 0 and not v_head.renumbers
+    and v_head.epoch > 0
     and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version desc
   limit 1;
@@ -3962,6 +3983,21 @@ as $$
   end
 $$;
 revoke execute on function pawl_private.command_fault(text,text,text,text,text,text) from public;
+
+create function pawl_private.commit_synchronously() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'a standby does not answer a repeated command' using errcode = '25006';
+  end if;
+  if current_setting('synchronous_standby_names') <> '' and current_setting('synchronous_commit') not in ('off', 'local') then
+    perform pg_logical_emit_message(true, 'pawl', ''::text);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.commit_synchronously() from public;
 
 create function pawl_private.complete_macrostep(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
 language plpgsql stable
@@ -4765,7 +4801,7 @@ begin
       limit 1
     ) h
     cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read and not h.renumbers
+      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
       union all
       (
         select m.snapshot, h.first_seq
@@ -4903,34 +4939,6 @@ as $$
 $$;
 revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
 
-create function pawl_private.number_steps(p_position bigint, p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns bigint
-language plpgsql volatile
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
-as $$
-declare
-  v_steps bigint;
-begin
-  if p_from is null then
-    perform set_config('enable_seqscan', 'on', true);
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl.history h
-    where h.seq <= p_first_seq and not exists (
-      select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
-    );
-  else
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl_private.steps_between(p_from, p_until, p_first_seq) h;
-  end if;
-  get diagnostics v_steps = row_count;
-  return p_position + v_steps;
-end
-$$;
-revoke execute on function pawl_private.number_steps(bigint,pg_snapshot,pg_snapshot,bigint) from public;
-
 create function pawl_private.path_nests(p_path jsonpath) returns boolean
 language sql immutable parallel safe
 as $$
@@ -5016,6 +5024,7 @@ declare
   v_claim record;
   v_found integer;
 begin
+  perform pawl_private.commit_synchronously();
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop

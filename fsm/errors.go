@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 	"github.com/pawl-fsm/pawl/fsm/internal/gate"
@@ -278,6 +279,9 @@ func fromDatabase(err error) *Error {
 	}
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
+		if errors.Is(err, session.ErrUnreplicated) {
+			return &Error{Kind: Unavailable, Message: "the database did not confirm that its standby has the change; try again", Cause: err}
+		}
 		if database.IsConnectionError(err) {
 			return &Error{Kind: Unavailable, Message: "the database did not answer; try again", Cause: err}
 		}

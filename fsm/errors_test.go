@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
 
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
@@ -48,6 +49,7 @@ func TestFromDatabase(t *testing.T) {
 		"pool closed":             {puddle.ErrClosedPool, fsm.Unavailable},
 		"deadline":                {context.DeadlineExceeded, fsm.Unavailable},
 		"cancelled":               {context.Canceled, fsm.Unavailable},
+		"unreplicated":            {fmt.Errorf("x: %w", session.ErrUnreplicated), fsm.Unavailable},
 		"workflow conflict":       {code("PW40V"), fsm.WorkflowConflict},
 		"workflow not found":      {code("PW40W"), fsm.WorkflowNotFound},
 		"event id too old":        {code("PW410"), fsm.EventIDTooOld},

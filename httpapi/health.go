@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -12,9 +13,15 @@ func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 	return GetHealth200JSONResponse{Status: api.HealthStatusOk}, nil
 }
 
-// GetReadiness is the readiness probe. It fails with unavailable if the database does not answer or
-// takes no writes, or if it lacks the schema or the privileges that the service needs.
+// isLeaving reports whether the process was told to stop.
+func (s *server) isLeaving() bool { return s.config.Leaving != nil && s.config.Leaving.Err() != nil }
+
+// GetReadiness is the readiness probe. It fails with unavailable if the process was told to stop, if the database does
+// not answer or takes no writes, or if it lacks the schema or the privileges that the service needs.
 func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
+	if s.isLeaving() {
+		return nil, fsm.Errorf(fsm.Unavailable, "the process is shutting down; send requests to another one")
+	}
 	if err := s.service.Ping(ctx); err != nil {
 		return nil, err
 	}

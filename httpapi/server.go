@@ -53,6 +53,9 @@ type Config struct {
 	// its own side of it. Waits, streams, simulations and back-tests end at once.
 	// Default 30 s.
 	Outlive time.Duration
+	// Leaving ends when the process is told to stop. It is not ready then, and still serves; it closes each connection
+	// after the next answer, so that clients go elsewhere. Default nil: never.
+	Leaving context.Context
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.
 	Draining context.Context
@@ -156,6 +159,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 		r.id = ids[0]
 	}
 	w.Header().Set("X-Request-ID", r.id)
+	if s.isLeaving() {
+		w.Header().Set("Connection", "close")
+	}
 	ctx, release := r.outlive(in.Context(), s.config)
 	defer release()
 	out := &response{ResponseWriter: w, server: s, ctx: ctx, request: r}

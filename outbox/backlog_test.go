@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -122,8 +123,8 @@ func TestBacklog(t *testing.T) {
 		t.Errorf("it took %d MB", grown>>20)
 	}
 	bounded.Exec(t, pool, "select pg_stat_force_next_flush()")
-	for _, index := range []string{"history_seq_idx", "history_xid_idx"} {
-		if n := bounded.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*5/4 {
+	for _, index := range []string{"history_xid_idx", "log_pkey"} {
+		if n := bounded.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*4 {
 			t.Errorf("of %s %d entries were read", index, n)
 		}
 	}
@@ -135,79 +136,23 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// After one burst of steps the low watermark follows, so that an idle relay does not read the burst again
-// at each look.
-func TestLowWatermarkFollows(t *testing.T) {
+// Rows of the log whose instances were purged are passed over, page by page.
+func TestPagesPassPurgedSteps(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
-	sink := outboxtest.NewRecorder()
-	outboxtest.Relay(t, pool, "all", sink, outboxtest.Quick)
-	sink.Want(t, 0)
-	const steps = 60_000
-	bounded.Exec(t, pool, manySteps, steps, 10)
-	type consumer struct {
-		follows bool
-		row     string
-	}
-	bounded.Until(t, "the low watermark to follow", func() consumer {
-		bounded.Exec(t, pool, "select pg_current_xact_id()") // A reason to look.
-		return consumer{
-			bounded.Value[bool](t, pool, "select relayed >= $1 and low_watermark > $1 - 20000 from pawl.consumer", steps),
-			bounded.Value[string](t, pool, "select c::text from pawl.consumer c"),
-		}
-	}, func(c consumer) bool { return c.follows })
-}
-
-// A page reads a bounded number of steps that are not part of its batch.
-func TestPagesAreBounded(t *testing.T) {
-	t.Parallel()
-	pool := outboxtest.NewPool(t)
-	bounded.Exec(t, pool, "alter table pawl.history set (autovacuum_enabled = off)")
 	bounded.Exec(t, pool, "select pawl.consumer_create('all', true)")
-	bounded.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '1 hour')")
-	open, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	bounded.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, 50)")
+	bounded.UntilSQL(t, pool, "select position = 50 from pawl.log_head")
+	bounded.Exec(t, pool, "delete from pawl.history h using pawl.log l where l.instance_id = h.instance_id and l.position not in (3, 40)")
+	sink := outboxtest.NewRecorder()
+	config := outboxtest.Quick
+	config.Page = 7
+	outboxtest.Relay(t, pool, "all", sink, config)
+	outboxtest.CaughtUp(t, pool, "all")
+	want := bounded.Column[string](t, pool, "select instance_id || ':1' from pawl.log where position in (3, 40) order by position")
+	if got := sink.Want(t, 2); !slices.Equal(got, want) {
+		t.Errorf("it published %v, want %v", got, want)
 	}
-	for range 10 {
-		outboxtest.Create(t, open)
-	}
-	const advance = "select pawl.consumer_advance('all', 1, pg_current_snapshot(), null, 0, '1 hour')"
-	bounded.Exec(t, pool, advance)
-	bounded.Exec(t, pool, manySteps, 50_000, 1)
-	bounded.Exec(t, pool, advance) // The low watermark is far below them, and the batch that follows begins there.
-	outboxtest.Create(t, pool)
-	bounded.Exec(t, pool, "select pawl.consumer_advance('all', 1, pg_current_snapshot(), 0, 0, '1 hour')")
-	bounded.Exec(t, pool, manySteps, 50_000, 1)
-	if err := open.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	read := func(want int) {
-		t.Helper()
-		bounded.Exec(t, pool, "select pg_stat_reset()")
-		conn, err := pool.Acquire(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Release()
-		for range 8 {
-			// This batch does not see the steps of the transaction that was open. The next one does.
-			if n := bounded.Value[int](t, conn, "select count(*) from pawl.consumer c cross join pawl_private.consumer_steps(c, pg_current_snapshot(), 1000)"); n != want {
-				t.Errorf("%d steps, want %d", n, want)
-			}
-		}
-		bounded.Value[string](t, conn, "select pg_stat_force_next_flush()::text")
-		bounded.Value[int](t, conn, "select 1")
-		if n := bounded.Value[int](t, pool, "select sum(idx_tup_read) from pg_stat_user_indexes where indexrelname like 'history_%'"); n > 8*20_100 {
-			t.Errorf("%d entries were read for 8 pages", n)
-		}
-	}
-	bounded.Exec(t, pool, "update pawl.consumer set batch = null, batch_end = null, low_watermark = 10, batch_seq = 0")
-	read(10)
-	bounded.Exec(t, pool, "analyze pawl.history") // Of few transactions, for the planner.
-	read(10)
-	bounded.Exec(t, pool, "update pawl.consumer set low_watermark = next_low_watermark")
-	read(1000)
 }
 
 // A page that takes the sink longer than the lease is published in parts.
@@ -237,10 +182,10 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	pool := outboxtest.NewPool(t)
 	bounded.Exec(t, pool, "alter function pawl.consumer_read rename to consumer_read_really")
 	bounded.Exec(t, pool, outboxtest.AtMost8+`
-		create function pawl.consumer_read(p_consumer text, p_batch pg_snapshot, p_limit integer, p_bytes bigint) returns setof pawl.message
+		create function pawl.consumer_read(p_consumer text, p_until bigint, p_bytes bigint) returns setof pawl.message
 		language plpgsql as $$ begin
-			perform pawl.at_most(p_limit);
-			return query select * from pawl.consumer_read_really(p_consumer, p_batch, p_limit, p_bytes);
+			perform pawl.at_most(p_until::integer - c.position::integer) from pawl.consumer c where c.name = p_consumer;
+			return query select * from pawl.consumer_read_really(p_consumer, p_until, p_bytes);
 		end $$`)
 	const n = 40
 	bounded.Exec(t, pool, "select pawl.create_one('counter') from generate_series(1, $1)", n)

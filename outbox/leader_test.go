@@ -34,16 +34,16 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 	outboxtest.Add(t, pool, id)
 	second.Want(t, 2)
 	outboxtest.CaughtUp(t, pool, "all")
-	const position = "select cursor::text || ' ' || batch_seq from pawl.consumer"
-	term, cursor := bounded.Value[int64](t, pool, "select term from pawl.consumer"), bounded.Value[string](t, pool, position)
+	const position = "select position from pawl.consumer"
+	term, before := bounded.Value[int64](t, pool, "select term from pawl.consumer"), bounded.Value[int64](t, pool, position)
 	if term < 2 {
 		t.Fatalf("term %d", term)
 	}
-	if bounded.Value[bool](t, pool, "select pawl.consumer_advance('all', 1, '1:1:', null, 1, '1 hour')") {
-		t.Error("an old term moved the cursor")
+	if bounded.Value[bool](t, pool, "select pawl.consumer_advance('all', leader, 1, 1, 1, 1, '1 hour') from pawl.consumer") {
+		t.Error("an old term moved the position")
 	}
 	gate.Open()
-	first.Want(t, 1) // It publishes its page again, and then cannot move the cursor.
+	first.Want(t, 1) // It publishes its page again, and then cannot move the position.
 	outboxtest.Add(t, pool, id)
 	second.Want(t, 3)
 	outboxtest.CaughtUp(t, pool, "all")
@@ -53,12 +53,12 @@ func TestDeposedLeaderIsRefused(t *testing.T) {
 	if got := first.List(); len(got) != 1 {
 		t.Errorf("the old leader went on: %v", got)
 	}
-	if bounded.Value[string](t, pool, position) == cursor {
-		t.Error("the cursor has not moved")
+	if bounded.Value[int64](t, pool, position) == before {
+		t.Error("the position has not moved")
 	}
 }
 
-// A relay is killed between publishing a page and moving the cursor. The page is published again.
+// A relay is killed between publishing a page and moving the position. The page is published again.
 func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
@@ -100,30 +100,5 @@ func TestKilledBetweenPublishAndAdvance(t *testing.T) {
 	}
 	if want := outboxtest.IDs(id, 1, 2, 3, 4, 5); !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("got %v and %v", first.List(), second.List())
-	}
-}
-
-// A cursor from another server hides every new step. So no process may lead with it until the
-// schema's owner has called pawl.restored.
-func TestRestoredFromADump(t *testing.T) {
-	t.Parallel()
-	pool := outboxtest.NewPool(t)
-	id, late := outboxtest.Create(t, pool), outboxtest.Create(t, pool)
-	bounded.Exec(t, pool, "select pawl.consumer_create('all', true)")
-	bounded.Exec(t, pool, "select pawl.consumer_lead('all', 'x', '0')")
-	// The steps get the transaction ids of another server. One of them is not relayed yet.
-	bounded.Exec(t, pool, "update pawl.history set xid = case when instance_id = $1 then '5000000000'::xid8 else '5000000002' end", id)
-	bounded.Exec(t, pool, "update pawl.consumer set cursor = '5000000001:5000000001:', next_low_watermark_xid = '4999999999'")
-	var lines bounded.Lines
-	config := outboxtest.Quick
-	config.Lease = time.Second
-	config.Logger = lines.Logger()
-	sink := outboxtest.NewRecorder()
-	outboxtest.Relay(t, pool, "all", sink, config)
-	lines.Find(t, "restored from a dump")
-	bounded.Exec(t, pool, "select pawl.log_restored()")
-	outboxtest.Add(t, pool, id)
-	if got := sink.Want(t, 2); !slices.Equal(got, append(outboxtest.IDs(late, 1), outboxtest.IDs(id, 2)...)) {
-		t.Errorf("relayed %v", got)
 	}
 }

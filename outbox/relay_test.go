@@ -102,7 +102,7 @@ func TestLateCommitterIsNotSkipped(t *testing.T) {
 	late, held := begin(), begin()
 	outboxtest.Add(t, held, c) // It stays open.
 	outboxtest.Add(t, late, a)
-	// Other steps are relayed meanwhile, more than once, so that the cursor moves beyond the open ones.
+	// Other steps are relayed meanwhile, more than once, so that the position moves beyond the open ones.
 	for n := range 3 {
 		outboxtest.Add(t, pool, b)
 		sink.Want(t, 4+n)
@@ -227,9 +227,8 @@ func TestRelayLosesNothing(t *testing.T) {
 	}
 }
 
-// A step below the consumer's low watermark is found: its transaction may have got its xid after others
-// that the cursor sees, and its seq before them.
-func TestStepBelowTheLowWatermark(t *testing.T) {
+// A step is found whose transaction got its xid after others that are committed, and its seq before them.
+func TestStepsInAnyOrderOfCommit(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.NewPool(t)
 	sink := outboxtest.NewRecorder()
@@ -251,7 +250,7 @@ func TestStepBelowTheLowWatermark(t *testing.T) {
 		if err := first.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sink.Want(t, 2*n+3) // The cursor does not see second's xid then, if nothing else runs.
+		sink.Want(t, 2*n+3) // The log's snapshot does not see second's xid then, if nothing else runs.
 		outboxtest.CaughtUp(t, pool, "all")
 		if err := second.Commit(t.Context()); err != nil {
 			t.Fatal(err)

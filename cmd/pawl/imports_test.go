@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 
 	"internal/address":   {},
 	"internal/bench":     {"db", "db/localpg", "fsm/live", "outbox"},
+	"internal/matrix":    {"db/localpg"},
 	"internal/migration": {"db", "db/localpg", "db/schema"},
 
 	"examples/document-processing": {},

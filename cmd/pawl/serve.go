@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,7 +38,8 @@ type serviceFlags struct {
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
-	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM to the end of the process. Requests may take four fifths of it; streams, waits, simulations and back-tests end at once."`
+	ShutdownDelay     time.Duration `default:"0s" env:"PAWL_SHUTDOWN_DELAY" help:"How long to go on serving after SIGTERM, while /readyz answers 503, so that load balancers stop sending requests first. A second SIGTERM ends it."`
+	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM, or from the end of the shutdown delay, to the end of the process. Requests may take four fifths of it; streams, waits, simulations and back-tests end at once."`
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
 	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
 	sinkFlags
@@ -50,6 +53,9 @@ func (s *serviceFlags) Validate() error {
 	}
 	if s.MaxReadConns < 1 {
 		return errors.New("--max-read-conns must be at least 1")
+	}
+	if s.ShutdownDelay < 0 {
+		return errors.New("--shutdown-delay must not be negative")
 	}
 	if s.MaxSlowCalls < 1 {
 		return errors.New("--max-slow-calls must be at least 1")
@@ -83,8 +89,8 @@ func (s *serveCommand) Run(c *console) error {
 // shorter than a lease.
 const outboxTimeout = 5 * time.Second
 
-// serve runs the API and the background workers until the context ends or one of them fails. Then it
-// stops in this order: requests are finished, the workers end, waiting commands are answered, and the
+// serve runs the API and the background workers until one of them fails or the context ends, and for the shutdown delay
+// after that. Then it stops in this order: requests are finished, the workers end, waiting commands are answered, and the
 // connections are closed. prepare, which may be nil, is called before the API listens. started is called when
 // everything runs: with the address that the API listens on, or with nil if there is no API.
 func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.Service) error, started func(net.Addr)) error {
@@ -140,14 +146,16 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 			return err
 		}
 	}
-	group, ctx := errgroup.WithContext(c)
+	group, failed := errgroup.WithContext(context.WithoutCancel(c))
+	serving, stopServing := context.WithCancel(failed)
+	defer stopServing()
 	// The workers run until the last request is finished.
-	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
+	working, stopWorking := context.WithCancel(context.WithoutCancel(c))
 	defer stopWorking()
 	var addr net.Addr
 	drain := func(context.Context) error { return nil }
 	if s.API {
-		server, err := s.server(ctx, c, service, hub)
+		server, err := s.server(serving, c, service, hub)
 		if err != nil {
 			return err
 		}
@@ -160,11 +168,12 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	}
 	group.Go(func() error {
 		defer stopWorking()
-		<-ctx.Done()
+		s.stay(c, failed)
 		c.log.Info("draining")
 		end = time.Now().Add(s.ShutdownTimeout)
+		stopServing()
 		// What is left is for the workers and the connections.
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownTimeout*4/5)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(c), s.ShutdownTimeout*4/5)
 		defer cancel()
 		return drain(bounded)
 	})
@@ -191,6 +200,28 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	return group.Wait()
 }
 
+// stay blocks until the process must stop serving: when a part of it has failed, or when the delay after the first
+// signal is over.
+func (s *serviceFlags) stay(c *console, failed context.Context) {
+	select {
+	case <-failed.Done():
+		return
+	case <-c.Done():
+	}
+	if s.ShutdownDelay == 0 {
+		return
+	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(again)
+	c.log.Info("not ready any more", "serving_for", s.ShutdownDelay)
+	select {
+	case <-failed.Done():
+	case <-again:
+	case <-time.After(s.ShutdownDelay):
+	}
+}
+
 // logStart logs what starts, in one line.
 func (s *serviceFlags) logStart(c *console, listen string) error {
 	urls, err := s.sinkFlags.parse()
@@ -213,10 +244,10 @@ func (s *serviceFlags) logStart(c *console, listen string) error {
 	return nil
 }
 
-// server returns the HTTP server, which does not listen yet. When the context serving ends, reads that wait
-// are answered.
+// server returns the HTTP server, which does not listen yet. When the console's context ends, it is not ready any more.
+// When the context serving ends, reads that wait are answered.
 func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub) (*http.Server, error) {
-	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Draining: serving, Logger: c.log}
+	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Leaving: c, Draining: serving, Logger: c.log}
 	if s.Tokens != "" {
 		data, err := os.ReadFile(s.Tokens)
 		if err != nil {

@@ -118,7 +118,24 @@ func Private(t testing.TB, settings map[string]string) *localpg.Server {
 	if _, err := localpg.Find(); err != nil {
 		t.Skipf("dbtest: this test needs a server of its own: %v", err)
 	}
-	return start(t, localpg.Config{Settings: withDefaults(settings)})
+	return PrivateWith(t, localpg.Config{Settings: settings})
+}
+
+// Major returns the PostgreSQL of a major version. If this machine has none, the test is skipped, and says how to get it.
+func Major(t testing.TB, major int) localpg.Binaries {
+	t.Helper()
+	b, err := localpg.FindMajor(major)
+	if err != nil {
+		t.Skipf("dbtest: this test needs PostgreSQL %d, which make test-matrix fetches: %v", major, err)
+	}
+	return b
+}
+
+// PrivateWith is Private with a chosen PostgreSQL, or in a chosen folder.
+func PrivateWith(t testing.TB, config localpg.Config) *localpg.Server {
+	t.Helper()
+	config.Settings = withDefaults(config.Settings)
+	return start(t, config)
 }
 
 // start starts a server that is stopped when the test ends.

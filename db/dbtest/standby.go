@@ -1,6 +1,7 @@
 package dbtest
 
 import (
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -26,6 +27,42 @@ func Standby(t testing.TB, primary *localpg.Server, name string, settings map[st
 		bounded.UntilSQL(t, conn, "select exists (select from pg_stat_replication where application_name = $1 and state = 'streaming')", name)
 	})
 	return s
+}
+
+// Synchronous makes the commits of a server wait for the standby of a name, which may be away. An empty name ends that.
+func Synchronous(t testing.TB, primary *localpg.Server, name string) {
+	t.Helper()
+	on(t, primary, func(conn *pgx.Conn) {
+		bounded.Exec(t, conn, fmt.Sprintf("alter system set synchronous_standby_names = '%s'", name))
+		bounded.Exec(t, conn, "select pg_reload_conf()")
+		bounded.UntilSQL(t, conn, "select current_setting('synchronous_standby_names') = $1", name)
+		// Commits wait from the time on when the checkpointer too has read the setting. If the standby is not away,
+		// that cannot be seen.
+		seen := name == "" || bounded.Value[bool](t, conn, "select exists (select from pg_stat_replication where application_name = $1)", name)
+		bounded.True(t, "commits to wait for the standby", func() bool { return seen || waits(t, primary, conn) })
+	})
+}
+
+// waits reports whether a commit waits for a standby that is away. It ends that wait.
+func waits(t testing.TB, primary *localpg.Server, conn *pgx.Conn) (waits bool) {
+	t.Helper()
+	on(t, primary, func(probe *pgx.Conn) {
+		committed := make(chan error, 1)
+		ctx := bounded.Context(t)
+		go func() {
+			_, err := probe.Exec(ctx, "select pg_logical_emit_message(true, 'dbtest', '')")
+			committed <- err
+		}()
+		bounded.True(t, "a commit to wait or to end", func() bool {
+			waits = bounded.Value[bool](t, conn, `select coalesce(bool_or(wait_event = 'SyncRep' and pg_cancel_backend(pid)), false)
+				from pg_stat_activity where pid = $1`, int32(probe.PgConn().PID()))
+			return waits || len(committed) > 0
+		})
+		if err := bounded.Receive(t, "the commit", committed); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return waits
 }
 
 // Promote makes a standby the primary of its own, and returns when it takes writes.

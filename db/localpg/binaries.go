@@ -14,11 +14,18 @@ import (
 	"time"
 )
 
-// OldestMajor is the oldest PostgreSQL that pawl supports.
-const OldestMajor = 15
+// OldestMajor and NewestMajor are the oldest and the newest PostgreSQL that pawl is tested with. It also runs on newer
+// ones, and refuses older ones.
+const (
+	OldestMajor = 15
+	NewestMajor = 18
+)
 
 // BinEnv is the environment variable that overrides the search. It names a folder with postgres and initdb.
 const BinEnv = "PAWL_PG_BIN"
+
+// MajorEnv returns the environment variable that names the folder of one major version, for [FindMajor].
+func MajorEnv(major int) string { return BinEnv + "_" + strconv.Itoa(major) }
 
 // ErrNotFound says that this machine has no PostgreSQL server that pawl can run. The error that wraps it says in
 // one line how to get one.
@@ -66,6 +73,38 @@ func Find() (Binaries, error) {
 	return find(os.Getenv(BinEnv), places, 0)
 }
 
+// FindMajor returns the PostgreSQL of one major version: the one in PAWL_PG_BIN_<major> if that is set, else the one
+// that PAWL_PG_BIN, PATH or a packager has, in this order. The error wraps [ErrNotFound].
+func FindMajor(major int) (Binaries, error) {
+	return findMajor(major, places)
+}
+
+func findMajor(major int, places []string) (Binaries, error) {
+	env := MajorEnv(major)
+	if dir := os.Getenv(env); dir != "" {
+		b, err := inspect(dir)
+		if err == nil && b.Major != major {
+			err = fmt.Errorf("the server there is PostgreSQL %s", b.Version)
+		}
+		if err != nil {
+			return Binaries{}, fmt.Errorf("localpg: %w: %s=%s: %w", ErrNotFound, env, dir, err)
+		}
+		return b, nil
+	}
+	found := installed(places)
+	if dir := os.Getenv(BinEnv); dir != "" {
+		if b, err := inspect(dir); err == nil {
+			found = slices.Insert(found, 0, b)
+		}
+	}
+	i := slices.IndexFunc(found, func(b Binaries) bool { return b.Major == major })
+	if i < 0 {
+		return Binaries{}, fmt.Errorf("localpg: %w: there is no PostgreSQL %d: install it, or name its bin folder in %s",
+			ErrNotFound, major, env)
+	}
+	return found[i], nil
+}
+
 // find looks for a server. One of the given major version is preferred to all others; 0 prefers none.
 func find(override string, places []string, major int) (Binaries, error) {
 	if override != "" {
@@ -79,8 +118,24 @@ func find(override string, places []string, major int) (Binaries, error) {
 		return b, nil
 	}
 
-	// A folder without a working server is passed over.
-	var found []Binaries
+	found := installed(places)
+	if len(found) == 0 {
+		return Binaries{}, fmt.Errorf("localpg: %w: %s", ErrNotFound, howToGet)
+	}
+	usable := slices.DeleteFunc(slices.Clone(found), func(b Binaries) bool { return b.Major < OldestMajor })
+	if len(usable) == 0 {
+		newest := slices.MaxFunc(found, func(a, b Binaries) int { return cmp.Compare(a.Major, b.Major) })
+		return Binaries{}, tooOld(newest)
+	}
+	if i := slices.IndexFunc(usable, func(b Binaries) bool { return b.Major == major }); i >= 0 {
+		return usable[i], nil
+	}
+	return usable[0], nil
+}
+
+// installed returns the servers in PATH, and after them those of packagers, the newest first. A folder without a working
+// server is passed over.
+func installed(places []string) (found []Binaries) {
 	for _, dir := range fromPath() {
 		if b, err := inspect(dir); err == nil {
 			found = append(found, b)
@@ -96,18 +151,7 @@ func find(override string, places []string, major int) (Binaries, error) {
 		}
 	}
 	slices.SortStableFunc(found[fromPackages:], func(a, b Binaries) int { return cmp.Compare(b.Major, a.Major) })
-	if len(found) == 0 {
-		return Binaries{}, fmt.Errorf("localpg: %w: %s", ErrNotFound, howToGet)
-	}
-	usable := slices.DeleteFunc(slices.Clone(found), func(b Binaries) bool { return b.Major < OldestMajor })
-	if len(usable) == 0 {
-		newest := slices.MaxFunc(found, func(a, b Binaries) int { return cmp.Compare(a.Major, b.Major) })
-		return Binaries{}, tooOld(newest)
-	}
-	if i := slices.IndexFunc(usable, func(b Binaries) bool { return b.Major == major }); i >= 0 {
-		return usable[i], nil
-	}
-	return usable[0], nil
+	return found
 }
 
 func tooOld(b Binaries) error {

@@ -69,6 +69,28 @@ func TestFindPrefersPath(t *testing.T) {
 	}
 }
 
+// One major version is found wherever it is, and no other is taken for it.
+func TestFindMajor(t *testing.T) {
+	root, own := t.TempDir(), t.TempDir()
+	t.Setenv("PATH", "")
+	packaged := install(t, root, "15.2")
+	t.Setenv(localpg.BinEnv, install(t, own, "17.1"))
+	named := install(t, own, "18.4")
+	t.Setenv(localpg.MajorEnv(18), named)
+	t.Setenv(localpg.MajorEnv(19), named)
+	places := []string{filepath.Join(root, "*", "bin")}
+
+	for major, want := range map[int]string{15: packaged, 16: "", 17: filepath.Join(own, "17.1", "bin"), 18: named, 19: ""} {
+		got, err := localpg.FindMajorIn(major, places)
+		if got.Dir != want {
+			t.Errorf("find %d = %+v, %v, want %q", major, got, err, want)
+		}
+		if env := localpg.MajorEnv(major); want == "" && (!errors.Is(err, localpg.ErrNotFound) || !strings.Contains(err.Error(), env)) {
+			t.Errorf("find %d fails with %v, which should name %s", major, err, env)
+		}
+	}
+}
+
 func TestFindObeysOverride(t *testing.T) {
 	root := t.TempDir()
 	t.Setenv("PATH", install(t, root, "17.1"))

@@ -5,6 +5,9 @@ func FindIn(override string, places []string, major int) (Binaries, error) {
 	return find(override, places, major)
 }
 
+// FindMajorIn is FindMajor in given places instead of the packagers'.
+func FindMajorIn(major int, places []string) (Binaries, error) { return findMajor(major, places) }
+
 // StopOrphan is what Start does first on a folder.
 var StopOrphan = stopOrphan
 

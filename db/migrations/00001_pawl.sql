@@ -1,6 +1,7 @@
 -- Generated from db/schema by `make generate`: edit the source there.
 
 -- +goose Up
+set local lock_timeout = '5s';
 
 -- 00_core/tables.sql
 
@@ -250,6 +251,30 @@ as $$
       then 'the correlation id must have 1 to 255 visible ASCII characters'
     when length(p_reason) > 1000 then 'the reason must have no more than 1000 characters'
   end
+$$;
+-- +goose StatementEnd
+
+-- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
+-- nothing. It is for answers that acknowledge what was committed before. A commit whose wait was cancelled is seen, and
+-- so is one that was waiting when the server crashed, but no standby need have them. When this commit's wait is
+-- over, the standbys have everything that this transaction has seen.
+--
+-- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot
+-- know what its primary has acknowledged.
+-- Raises:  25006 on a standby
+-- +goose StatementBegin
+create function pawl_private.commit_synchronously() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'a standby does not answer a repeated command' using errcode = '25006';
+  end if;
+  if current_setting('synchronous_standby_names') <> '' and current_setting('synchronous_commit') not in ('off', 'local') then
+    perform pg_logical_emit_message(true, 'pawl', ''::text);
+  end if;
+end
 $$;
 -- +goose StatementEnd
 
@@ -1745,7 +1770,8 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- replay answers commands whose key was taken before them, from what was recorded.
+-- replay answers commands whose key was taken before them, from what was recorded. The transaction's commit then waits
+-- for the synchronous standbys, as that of the decision did: see commit_synchronously.
 -- Returns: one outcome per key; the instance as it was then
 -- Raises:  40001 a key vanished while it was read: try again
 -- Locks:   idempotency_key (by key), if the time to live slides
@@ -1761,6 +1787,7 @@ declare
   v_claim record;
   v_found integer;
 begin
+  perform pawl_private.commit_synchronously();
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop
@@ -1961,6 +1988,7 @@ declare
   v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
+  v_exists boolean := false;
   v_lost integer[];
   v_place integer;
   v_found integer;
@@ -2169,9 +2197,15 @@ begin
           v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
+      v_exists := v_exists or (v_row.outcome).code = 'instance-exists';
       return next v_row.outcome;
     end if;
   end loop;
+
+  -- Who is told that the business key is taken may have made that instance himself.
+  if v_exists or v_lost is not null then
+    perform pawl_private.commit_synchronously();
+  end if;
 
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.
@@ -2322,7 +2356,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- Unless the time to live slides, a replay takes no lock and no transaction id.
+    -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
     from (
       select
@@ -3503,12 +3537,12 @@ insert into pawl_private.privilege (privilege, function) values
 -- Epochs: a server that is promoted, or restored to an earlier time, may lack the end of the log that clients
 -- have seen, and gives the same positions to other steps. It begins an epoch. A place in the log is an epoch and
 -- a position; see log_place. A database that was restored from a dump, or copied, has transaction ids of
--- another server. Its new epoch numbers the steps that have no position by a look at all rows, and notes up to
--- which seq: the transaction ids of those rows are never asked again.
+-- another server. Its epoch notes up to which seq: the transaction ids of those rows are never asked again. The
+-- steps among them that have no position are made to look as if they were committed now.
 --
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
--- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader is named
--- anew for each lease, since a failover may lose a term and give it out again.
+-- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
+-- asked too, since a failover may lose a term, and give it out again.
 --
 -- Lock order: log_head, consumer, after all of the engine's.
 
@@ -3535,7 +3569,6 @@ create table pawl.log_head (
   position bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
-  renumbers boolean not null,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -3553,11 +3586,10 @@ comment on column pawl.log_head.snapshot is 'the steps that it sees have positio
 comment on column pawl.log_head.position is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
-comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
 comment on column pawl.log_head.term is 'counts the leaders';
 
-insert into pawl.log_head (snapshot, position, epoch, first_seq, renumbers, term, leader, lease_until)
-values ('1:1:', 0, 0, 0, false, 0, '', 'epoch');
+insert into pawl.log_head (snapshot, position, epoch, first_seq, term, leader, lease_until)
+values ('1:1:', 0, 0, 0, 0, '', 'epoch');
 
 -- log_epoch has a row for each server and timeline that the log was written on.
 create table pawl.log_epoch (
@@ -3684,8 +3716,7 @@ language sql immutable parallel safe
 as $$ select p_seq <= p_first_seq or pg_visible_in_snapshot(p_xid, p_snapshot) $$;
 -- +goose StatementEnd
 
--- epoch_of is the epoch of a step: the last one at whose beginning the step had no position. A restored step keeps
--- the epoch that it had, so that its message has the same id.
+-- epoch_of is the epoch in which a step got its position, or will: the last one at whose beginning it had none.
 -- +goose StatementBegin
 create function pawl_private.epoch_of(p_xid xid8, p_seq bigint) returns bigint
 language sql stable
@@ -3748,39 +3779,6 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- number_steps gives the next positions, after p_position, to steps in the order of seq: those that p_until sees
--- and p_from does not or, without snapshots, all that have none up to p_first_seq.
--- Returns: the position of the last one
--- Writes:  log
--- +goose StatementBegin
-create function pawl_private.number_steps(p_position bigint, p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns bigint
-language plpgsql volatile
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-as $$
-declare
-  v_steps bigint;
-begin
-  if p_from is null then
-    perform set_config('enable_seqscan', 'on', true);
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl.history h
-    where h.seq <= p_first_seq and not exists (
-      select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
-    );
-  else
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl_private.steps_between(p_from, p_until, p_first_seq) h;
-  end if;
-  get diagnostics v_steps = row_count;
-  return p_position + v_steps;
-end
-$$;
--- +goose StatementEnd
-
 -- consumer_keep_lead renews a lease if more than a third of it has passed.
 -- Returns: whether the leader still leads in p_term
 -- Locks:   consumer
@@ -3820,7 +3818,7 @@ begin
       limit 1
     ) h
     cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read and not h.renumbers
+      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
       union all
       (
         select m.snapshot, h.first_seq
@@ -4073,13 +4071,13 @@ $$;
 -- sequencer calls it when it begins to lead, and after it has connected anew, in a transaction of its own.
 --
 -- A server that was promoted goes on with the transaction ids of its WAL. One that a dump was restored on has
--- others. There, for a moment no step may be in progress: then all steps so far have smaller seqs than
--- first_seq, and all later ones larger.
+-- others. There, no step may be in progress meanwhile. So all steps that have a position have smaller seqs than
+-- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
 -- Locks:   history (share) on another server, log_head
--- Writes:  log_epoch, log_head
+-- Writes:  log_epoch, log_head, history
 -- +goose StatementBegin
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
@@ -4091,12 +4089,17 @@ declare
   v_server record;
   v_head pawl.log_head;
   v_last pawl.log_epoch;
+  v_step record;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
-  restored := v_last is null or
-    (v_last.system_identifier, v_last.database_id, v_last.table_id) <> (v_server.system_identifier, v_server.database_id, v_server.table_id);
-  began := restored or v_last.timeline <> v_server.timeline;
+  restored := case
+    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+    else (v_last.system_identifier, v_last.database_id, v_last.table_id)
+      <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
+  end;
+  began := restored or v_last.epoch is null or v_last.timeline <> v_server.timeline;
   if not began then
     epoch := v_last.epoch;
     return;
@@ -4106,7 +4109,16 @@ begin
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
     v_head.first_seq := nextval('pawl.history_seq_seq');
-    v_head.renumbers := true;
+    for v_step in
+      select h.ctid as place
+      from pawl.history h
+      where not exists (
+        select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
+      )
+      order by h.seq
+    loop
+      update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
+    end loop;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -4114,16 +4126,14 @@ begin
     epoch, system_identifier, database_id, table_id, timeline, first_position, first_seq, snapshot, began_at)
   select
     log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
-    coalesce(v_head.first_seq, h.first_seq), case when not restored then h.snapshot end, pawl.now()
+    coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h;
   update pawl.log_head h
-  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq),
-    renumbers = coalesce(v_head.renumbers, h.renumbers)
+  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
   where h.leader = p_leader and h.term = p_term;
   if not found then
     raise exception 'another process leads' using errcode = 'serialization_failure';
   end if;
-  restored := restored and v_last is not null;
 end
 $$;
 -- +goose StatementEnd
@@ -4265,7 +4275,7 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not v_head.renumbers and not exists (
+  if epoch > 0 and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;
@@ -4343,6 +4353,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := pawl.now();
+  v_began timestamptz := clock_timestamp();
   v_head pawl.log_head;
   v_snapshot pg_snapshot;
 begin
@@ -4355,9 +4366,12 @@ begin
   end if;
   last := v_head.position;
   v_snapshot := pg_current_snapshot();
-  if not v_head.renumbers
-    and v_head.lease_until > v_now + p_lease * 2 / 3
+  if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+    -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
+    and not (
+      clock_timestamp() > v_began + interval '2 milliseconds'
+      and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
     return;
   end if;
@@ -4371,14 +4385,13 @@ begin
   if not leads then
     return;
   end if;
-  if v_head.renumbers then
-    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
-  end if;
-  last := pawl_private.number_steps(
-    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
-  steps := last - v_head.position;
+  insert into pawl.log (position, tenant_id, instance_id, version)
+  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  get diagnostics steps = row_count;
+  last := v_head.position + steps;
   update pawl.log_head h
-  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  set snapshot = v_snapshot, position = log_tick.last, lease_until = v_now + p_lease;
   insert into pawl_private.log_mark (position, snapshot, marked_at)
   select last, v_snapshot, v_now
   where steps > 0 and not exists (
@@ -4418,7 +4431,7 @@ begin
   return query
   select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
-  where v_head.epoch > 0 and not v_head.renumbers and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  where v_head.epoch > 0 and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version;
 end
 $$;
@@ -4484,7 +4497,7 @@ begin
   select h.version into until
   from pawl.history h
   where h.tenant_id = p_tenant and h.instance_id = p_id
-    and v_head.epoch > 0 and not v_head.renumbers
+    and v_head.epoch > 0
     and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version desc
   limit 1;
@@ -5908,6 +5921,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set jit = off
 as $$
 declare
   v_constraint text;
@@ -7012,7 +7026,8 @@ $$;
 -- 60_lifecycle/register_workflow.sql
 
 -- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
--- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- is the latest version's, it changes nothing, and its commit waits as that of the version did: see
+-- commit_synchronously. Canonical: every event and timeout, and always, is an array of
 -- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
 -- '90s'.
 -- p_version: the version that it must become; null for any
@@ -7058,6 +7073,7 @@ begin
       jsonb_build_object('version', coalesce(v_latest.version, 0)));
   end if;
   if not created then
+    perform pawl_private.commit_synchronously();
     return;
   end if;
 
@@ -7160,6 +7176,7 @@ revoke execute on all functions in schema pawl, pawl_private from public;
 -- +goose ENVSUB ON
 /* To all but goose the rest is a comment. *${PAWL:0:0}/
 -- +goose ENVSUB OFF
+set local lock_timeout = '5s';
 drop schema pawl_private cascade;
 alter schema pawl rename to pawl_private;
 create schema pawl;

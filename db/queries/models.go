@@ -281,8 +281,6 @@ type PawlLogHead struct {
 	Epoch int64
 	// transaction ids of steps up to this seq are of another server, and are not asked
 	FirstSeq int64
-	// the next tick must number all steps up to first_seq that have no position
-	Renumbers bool
 	// counts the leaders
 	Term       int64
 	Leader     string

@@ -106,6 +106,10 @@ func Up() string {
 	return b.String()
 }
 
+// lockTimeout begins both sections of a migration. A statement that waits for a lock on a table holds up all that come
+// after it; so the migration gives up, and is run again.
+const lockTimeout = "set local lock_timeout = '5s';\n"
+
 // Migration returns a goose file with an Up and a Down section. psql knows no sections, so the Down section is
 // written as a block comment: psql runs only the Up section. goose must run the Down section all the same. With
 // ENVSUB it replaces ${PAWL:0:0} by an empty text, whatever the variable holds. What is left is the end of the
@@ -113,14 +117,14 @@ func Up() string {
 // of a comment: see [Commentable].
 func Migration(up, down string) string {
 	return fmt.Sprintf(`-- +goose Up
-
-%s
+%[1]s
+%[2]s
 -- +goose Down
 -- +goose ENVSUB ON
 /* To all but goose the rest is a comment. *${PAWL:0:0}/
 -- +goose ENVSUB OFF
-%s-- */
-`, up, down)
+%[1]s%[3]s-- */
+`, lockTimeout, up, down)
 }
 
 // Commentable reports whether a text may be the Down section of a [Migration].

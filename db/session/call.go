@@ -44,6 +44,24 @@ func Begin(ctx context.Context, tx pgx.Tx, statementTimeout string) (queries.DBT
 	return Tx(tx), nil
 }
 
+// Transact runs f in a transaction on a connection, of a pool or beside it. It commits if f returns nil. If
+// statementTimeout, such as "30s", is not empty, it replaces that of the pool. The error is ErrUnreplicated if the commit
+// was not waited for.
+func Transact(ctx context.Context, conn *pgx.Conn, options pgx.TxOptions, statementTimeout string, f func(queries.DBTX) error) error {
+	_ = replicated(conn) // What others have committed on the connection is not looked at.
+	err := pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error {
+		db, err := Begin(ctx, tx, statementTimeout)
+		if err != nil {
+			return err
+		}
+		return f(db)
+	})
+	if err != nil {
+		return err
+	}
+	return replicated(conn)
+}
+
 // A source runs one statement and returns its rows.
 type source interface {
 	query(ctx context.Context, sql string, args []any) (pgx.Rows, error)
@@ -101,17 +119,30 @@ func (s onPool) query(ctx context.Context, sql string, args []any) (pgx.Rows, er
 	if err != nil {
 		return nil, err
 	}
-	rows, err := onConn{conn.Conn()}.query(ctx, sql, args)
+	rows, err := onConn{conn.Conn()}.start(ctx, sql, args)
 	if err != nil {
 		conn.Release()
 		return nil, err
 	}
-	return &closing{Rows: rows, after: func() error { conn.Release(); return nil }}, nil
+	return &closing{Rows: rows, after: func() error {
+		defer conn.Release()
+		return replicated(conn.Conn())
+	}}, nil
 }
 
 type onConn struct{ conn *pgx.Conn }
 
 func (s onConn) query(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
+	rows, err := s.start(ctx, sql, args)
+	if err != nil {
+		return nil, err
+	}
+	return &closing{Rows: rows, after: func() error { return replicated(s.conn) }}, nil
+}
+
+// start begins a call. When its rows are closed, replicated says whether its commit was waited for.
+func (s onConn) start(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
+	_ = replicated(s.conn) // What others have committed on the connection is not looked at.
 	if p := pooledOf(s.conn); p != nil {
 		return p.query(ctx, s.conn, sql, args)
 	}

@@ -28,8 +28,13 @@
 //
 // # Callers
 //
-// [Pool], [Conn], [Tx] and [Begin] return a queries.DBTX, which generated queries call. It passes calls
+// [Pool], [Conn], [Tx], [Begin] and [Transact] give a queries.DBTX, which generated queries call. It passes calls
 // on unchanged if there is no pooler, or if [Use] was not called for the pool.
+//
+// # Commits that nobody waited for
+//
+// If the wait for a synchronous standby is cancelled, the server answers success, and warns. A call through this
+// package, and [Transact], then return [ErrUnreplicated]: their outcome is not known until the standby has it.
 //
 // # Connections beside the pool
 //

@@ -55,6 +55,7 @@ func Use(config *pgxpool.Config, settings map[string]string) {
 		}
 	}
 	Pin(&config.ConnConfig.Config)
+	watch(&config.ConnConfig.Config)
 	timeout := config.ConnConfig.ConnectTimeout
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if conn.PgConn().CustomData()[unlimited] == nil {

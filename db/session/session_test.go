@@ -14,6 +14,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -48,7 +49,7 @@ const wanted = "2s 200ms 10s 0 pg_catalog, pg_temp auto off read committed UTF8 
 // hostile are settings of a database that must not reach the sessions of the pool.
 var hostile = []string{
 	"statement_timeout = '1h'", "lock_timeout = '1h'", "idle_in_transaction_session_timeout = '1h'", "idle_session_timeout = '1h'",
-	"search_path = 'public'", "plan_cache_mode = 'force_generic_plan'", "jit = on", "client_encoding = 'LATIN1'", "datestyle = 'German'",
+	"client_min_messages = 'error'", "search_path = 'public'", "plan_cache_mode = 'force_generic_plan'", "jit = on", "client_encoding = 'LATIN1'", "datestyle = 'German'",
 }
 
 func alter(t *testing.T, dsn string, settings ...string) {
@@ -327,5 +328,76 @@ func TestUncancelledCallsGoOn(t *testing.T) {
 			}
 			bounded.UntilSQL(t, direct, "select a = 1 from public.t")
 		})
+	}
+}
+
+// A commit is not acknowledged if somebody cancels its wait for the standby: the server answers success, and only warns.
+func TestCancelledWaitForTheStandby(t *testing.T) {
+	t.Parallel()
+	primary := dbtest.Private(t, nil)
+	alter(t, primary.DSN(), "client_min_messages = 'error'")
+	observer := open(t, primary.DSN(), db.Config{})
+	bounded.Exec(t, observer, "create table public.t (call text)")
+	dbtest.Synchronous(t, primary, "away")
+	const insert = "insert into public.t values ($1)"
+	calls := map[string]func(context.Context, *pgxpool.Pool, string) error{
+		"pool": func(ctx context.Context, pool *pgxpool.Pool, name string) error {
+			_, err := session.Pool(pool).Exec(ctx, insert, name)
+			return err
+		},
+		"rows": func(ctx context.Context, pool *pgxpool.Pool, name string) error {
+			rows, err := session.Pool(pool).Query(ctx, insert+" returning call", name)
+			if err != nil {
+				return err
+			}
+			_, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		},
+		"row": func(ctx context.Context, pool *pgxpool.Pool, name string) error {
+			var back string
+			return session.Pool(pool).QueryRow(ctx, insert+" returning call", name).Scan(&back)
+		},
+		"connection": func(ctx context.Context, pool *pgxpool.Pool, name string) error {
+			return pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+				_, err := session.Conn(conn.Conn()).Exec(ctx, insert, name)
+				return err
+			})
+		},
+		"transaction": func(ctx context.Context, pool *pgxpool.Pool, name string) error {
+			return pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+				return session.Transact(ctx, conn.Conn(), pgx.TxOptions{}, "", func(q queries.DBTX) error {
+					_, err := q.Exec(ctx, insert, name)
+					return err
+				})
+			})
+		},
+	}
+	for route, lead := range routes {
+		for name, call := range calls {
+			t.Run(route+" "+name, func(t *testing.T) {
+				pool := open(t, lead(t, primary.DSN()), db.Config{MaxConns: 1})
+				for end, want := range map[string]error{"pg_cancel_backend": session.ErrUnreplicated, "pg_terminate_backend": nil} {
+					ended := make(chan error, 1)
+					ctx := bounded.Context(t)
+					go func() { ended <- call(ctx, pool, end+" "+route+" "+name) }()
+					bounded.UntilSQL(t, observer, "select coalesce(bool_or("+end+"(pid)), false) from pg_stat_activity where wait_event = 'SyncRep'")
+					err := bounded.Receive(t, "the call", ended)
+					if err == nil || want != nil && !errors.Is(err, want) {
+						t.Errorf("%s: the call ended with %v", end, err)
+					}
+					// The next call, which writes nothing, has nothing to do with it.
+					bounded.True(t, "a call that writes nothing", func() bool {
+						_, err := session.Pool(pool).Exec(ctx, "select")
+						if errors.Is(err, session.ErrUnreplicated) {
+							t.Fatal(err)
+						}
+						return err == nil
+					})
+				}
+				if n := bounded.Value[int](t, observer, "select count(*) from public.t where call like '% ' || $1", route+" "+name); n != 2 {
+					t.Errorf("%d of 2 calls are committed on this server", n)
+				}
+			})
+		}
 	}
 }

@@ -25,11 +25,12 @@ const AtMost8 = `
 			end if;
 		end $$;`
 
-// NewPool returns a pool on a database of the test's own, with the workflow counter.
+// NewPool returns a pool on a database of the test's own, with the workflow counter and a sequencer.
 func NewPool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool := dbtest.New(t)
 	bounded.Exec(t, pool, "select pawl.register_workflow($1)", Counter)
+	Number(t, pool)
 	return pool
 }
 
@@ -51,6 +52,12 @@ func IDs(id uuid.UUID, versions ...int) (list []string) {
 		list = append(list, fmt.Sprintf("%s:%d", id, v))
 	}
 	return list
+}
+
+// Numbered waits until each step has a position.
+func Numbered(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	bounded.UntilSQL(t, pool, "select (select count(*) from pawl.log) = (select count(*) from pawl.history)")
 }
 
 // CaughtUp waits until a consumer has no step left to relay.

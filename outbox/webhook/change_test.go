@@ -220,7 +220,8 @@ func TestNothingLeftToSend(t *testing.T) {
 	kept, deleted := subscribe(t, service, r.url, everything), subscribe(t, service, r.url, everything)
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
-	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route(1, 100, '0', '')")
+	outboxtest.Numbered(t, pool)
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route('x', 1, 100, '0', '')")
 	bounded.Exec(t, pool, "delete from pawl.history where version = 1")
 	if err := service.Unsubscribe(t.Context(), tenant, deleted.ID); err != nil {
 		t.Fatal(err)

@@ -89,7 +89,8 @@ func TestResultsAsInTheDatabase(t *testing.T) {
 		subscribe(t, service, fmt.Sprintf("http://127.0.0.1:1/%s", result), everything)
 	}
 	outboxtest.Create(t, pool)
-	if _, err := q.DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Term: term, RowLimit: 100, Lease: hour}); err != nil {
+	outboxtest.Numbered(t, pool)
+	if _, err := q.DeliveryRoute(t.Context(), queries.DeliveryRouteParams{Leader: "tester", Term: term, RowLimit: 100, Lease: hour}); err != nil {
 		t.Fatal(err)
 	}
 	lanes, err := q.DeliveryLanes(t.Context(), queries.DeliveryLanesParams{Looks: 100, Each: 100})
@@ -108,7 +109,7 @@ func TestResultsAsInTheDatabase(t *testing.T) {
 		d := due[0]
 		due = due[1:]
 		leads, err := q.DeliverySettle(t.Context(), queries.DeliverySettleParams{
-			Term: term, Tenants: []string{d.TenantID}, Ids: []uuid.UUID{d.ID}, Results: []string{result},
+			Leader: "tester", Term: term, Tenants: []string{d.TenantID}, Ids: []uuid.UUID{d.ID}, Results: []string{result},
 			Delays: []pgtype.Interval{hour}, Pauses: []pgtype.Interval{{}}, Statuses: []int32{500}, Errors: []string{"e"}, Responses: []string{"r"},
 			Rest: hour,
 		})

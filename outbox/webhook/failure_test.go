@@ -134,7 +134,7 @@ func TestGone(t *testing.T) {
 		t.Errorf("a test of what is disabled: %v", err)
 	}
 	outboxtest.Add(t, pool, id) // This step is not delivered.
-	bounded.UntilSQL(t, pool, "select batch is null and relayed >= 1 from pawl.consumer")
+	bounded.UntilSQL(t, pool, "select c.position = h.position and h.position = 2 from pawl.consumer c, pawl.log_head h")
 	gone.Store(false)
 	enabled := false
 	if _, err := service.UpdateSubscription(t.Context(), tenant, subscribed.ID, subscription.Change{Disabled: &enabled}); err != nil {

@@ -119,7 +119,8 @@ func TestOrderOfUnroutedSteps(t *testing.T) {
 		outboxtest.Add(t, pool, id)
 		versions = append(versions, n+2)
 	}
-	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route(1, 100, '0', '')")
+	outboxtest.Numbered(t, pool)
+	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '0'); select pawl.delivery_route('x', 1, 100, '0', '')")
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.unrouted_step"); n == 0 {
 		t.Fatal("no step was put off")
 	}

@@ -131,11 +131,11 @@ func TestPagesThatTakeTooLong(t *testing.T) {
 	}
 	bounded.Exec(t, pool, outboxtest.AtMost8+`
 		create function pawl.delivery_route(
-			p_term bigint, p_limit integer, p_lease interval, p_turn text,
+			p_leader text, p_term bigint, p_limit integer, p_lease interval, p_turn text,
 			out leads boolean, out steps integer, out deliveries integer, out more boolean, out wanted boolean, out turn text
 		) language plpgsql as $$ begin
 			perform pawl.at_most(p_limit);
-			select * into leads, steps, deliveries, more, wanted, turn from pawl.delivery_route_really(p_term, p_limit, p_lease, p_turn);
+			select * into leads, steps, deliveries, more, wanted, turn from pawl.delivery_route_really(p_leader, p_term, p_limit, p_lease, p_turn);
 		end $$;
 		create function pawl.delivery_due(
 			p_tenants text[], p_subscriptions uuid[], p_limits integer[], p_flying uuid[]

@@ -90,3 +90,25 @@ as $$
     when length(p_reason) > 1000 then 'the reason must have no more than 1000 characters'
   end
 $$;
+
+-- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
+-- nothing. It is for answers that acknowledge what was committed before. A commit whose wait was cancelled is seen, and
+-- so is one that was waiting when the server crashed, but no standby need have them. When this commit's wait is
+-- over, the standbys have everything that this transaction has seen.
+--
+-- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot
+-- know what its primary has acknowledged.
+-- Raises:  25006 on a standby
+create function pawl_private.commit_synchronously() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'a standby does not answer a repeated command' using errcode = '25006';
+  end if;
+  if current_setting('synchronous_standby_names') <> '' and current_setting('synchronous_commit') not in ('off', 'local') then
+    perform pg_logical_emit_message(true, 'pawl', ''::text);
+  end if;
+end
+$$;

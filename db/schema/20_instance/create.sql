@@ -31,6 +31,7 @@ declare
   v_tenants text[];
   v_keys text[];
   v_fingerprints bytea[];
+  v_exists boolean := false;
   v_lost integer[];
   v_place integer;
   v_found integer;
@@ -239,9 +240,15 @@ begin
           v_row.tenant, ((v_row.outcome).instance).id, p_callback_urls[v_row.ordinal],
           nullif(p_callback_secrets[v_row.ordinal], ''), v_now);
       end if;
+      v_exists := v_exists or (v_row.outcome).code = 'instance-exists';
       return next v_row.outcome;
     end if;
   end loop;
+
+  -- Who is told that the business key is taken may have made that instance himself.
+  if v_exists or v_lost is not null then
+    perform pawl_private.commit_synchronously();
+  end if;
 
   -- Another transaction, or another command of this call, took the business key after it was looked
   -- up. Such a refusal is not recorded, so its key is given back.

@@ -63,7 +63,7 @@ begin
   v_setting := v_row.setting;
   v_seen := v_row.seen;
   if true = any (v_seen) then
-    -- Unless the time to live slides, a replay takes no lock and no transaction id.
+    -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
     from (
       select

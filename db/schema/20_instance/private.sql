@@ -464,7 +464,8 @@ as $$
   ) o
 $$;
 
--- replay answers commands whose key was taken before them, from what was recorded.
+-- replay answers commands whose key was taken before them, from what was recorded. The transaction's commit then waits
+-- for the synchronous standbys, as that of the decision did: see commit_synchronously.
 -- Returns: one outcome per key; the instance as it was then
 -- Raises:  40001 a key vanished while it was read: try again
 -- Locks:   idempotency_key (by key), if the time to live slides
@@ -479,6 +480,7 @@ declare
   v_claim record;
   v_found integer;
 begin
+  perform pawl_private.commit_synchronously();
   if p_setting.idempotency_ttl_slides then
     -- In order, so that calls cannot deadlock, and one by one, to be bound to the full key.
     for v_claim in select c.tenant, c.key from unnest(p_tenants, p_keys) as c (tenant, key) order by c.tenant, c.key loop

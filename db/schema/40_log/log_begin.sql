@@ -2,13 +2,13 @@
 -- sequencer calls it when it begins to lead, and after it has connected anew, in a transaction of its own.
 --
 -- A server that was promoted goes on with the transaction ids of its WAL. One that a dump was restored on has
--- others. There, for a moment no step may be in progress: then all steps so far have smaller seqs than
--- first_seq, and all later ones larger.
+-- others. There, no step may be in progress meanwhile. So all steps that have a position have smaller seqs than
+-- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
 -- Locks:   history (share) on another server, log_head
--- Writes:  log_epoch, log_head
+-- Writes:  log_epoch, log_head, history
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -19,12 +19,17 @@ declare
   v_server record;
   v_head pawl.log_head;
   v_last pawl.log_epoch;
+  v_step record;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
-  restored := v_last is null or
-    (v_last.system_identifier, v_last.database_id, v_last.table_id) <> (v_server.system_identifier, v_server.database_id, v_server.table_id);
-  began := restored or v_last.timeline <> v_server.timeline;
+  restored := case
+    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+    else (v_last.system_identifier, v_last.database_id, v_last.table_id)
+      <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
+  end;
+  began := restored or v_last.epoch is null or v_last.timeline <> v_server.timeline;
   if not began then
     epoch := v_last.epoch;
     return;
@@ -34,7 +39,16 @@ begin
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
     v_head.first_seq := nextval('pawl.history_seq_seq');
-    v_head.renumbers := true;
+    for v_step in
+      select h.ctid as place
+      from pawl.history h
+      where not exists (
+        select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
+      )
+      order by h.seq
+    loop
+      update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
+    end loop;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -42,15 +56,13 @@ begin
     epoch, system_identifier, database_id, table_id, timeline, first_position, first_seq, snapshot, began_at)
   select
     log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
-    coalesce(v_head.first_seq, h.first_seq), case when not restored then h.snapshot end, pawl.now()
+    coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h;
   update pawl.log_head h
-  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq),
-    renumbers = coalesce(v_head.renumbers, h.renumbers)
+  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
   where h.leader = p_leader and h.term = p_term;
   if not found then
     raise exception 'another process leads' using errcode = 'serialization_failure';
   end if;
-  restored := restored and v_last is not null;
 end
 $$;

@@ -20,7 +20,7 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not v_head.renumbers and not exists (
+  if epoch > 0 and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;

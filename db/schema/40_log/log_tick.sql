@@ -16,6 +16,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := pawl.now();
+  v_began timestamptz := clock_timestamp();
   v_head pawl.log_head;
   v_snapshot pg_snapshot;
 begin
@@ -28,9 +29,12 @@ begin
   end if;
   last := v_head.position;
   v_snapshot := pg_current_snapshot();
-  if not v_head.renumbers
-    and v_head.lease_until > v_now + p_lease * 2 / 3
+  if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+    -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
+    and not (
+      clock_timestamp() > v_began + interval '2 milliseconds'
+      and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
     return;
   end if;
@@ -44,14 +48,13 @@ begin
   if not leads then
     return;
   end if;
-  if v_head.renumbers then
-    last := pawl_private.number_steps(p_position => last, p_from => null, p_until => null, p_first_seq => v_head.first_seq);
-  end if;
-  last := pawl_private.number_steps(
-    p_position => last, p_from => v_head.snapshot, p_until => v_snapshot, p_first_seq => v_head.first_seq);
-  steps := last - v_head.position;
+  insert into pawl.log (position, tenant_id, instance_id, version)
+  select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
+  from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
+  get diagnostics steps = row_count;
+  last := v_head.position + steps;
   update pawl.log_head h
-  set snapshot = v_snapshot, position = log_tick.last, renumbers = false, lease_until = v_now + p_lease;
+  set snapshot = v_snapshot, position = log_tick.last, lease_until = v_now + p_lease;
   insert into pawl_private.log_mark (position, snapshot, marked_at)
   select last, v_snapshot, v_now
   where steps > 0 and not exists (

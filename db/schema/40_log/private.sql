@@ -33,8 +33,7 @@ create function pawl_private.step_is_seen(p_xid xid8, p_seq bigint, p_snapshot p
 language sql immutable parallel safe
 as $$ select p_seq <= p_first_seq or pg_visible_in_snapshot(p_xid, p_snapshot) $$;
 
--- epoch_of is the epoch of a step: the last one at whose beginning the step had no position. A restored step keeps
--- the epoch that it had, so that its message has the same id.
+-- epoch_of is the epoch in which a step got its position, or will: the last one at whose beginning it had none.
 create function pawl_private.epoch_of(p_xid xid8, p_seq bigint) returns bigint
 language sql stable
 as $$
@@ -89,37 +88,6 @@ as $$
   where d.datname = current_database()
 $$;
 
--- number_steps gives the next positions, after p_position, to steps in the order of seq: those that p_until sees
--- and p_from does not or, without snapshots, all that have none up to p_first_seq.
--- Returns: the position of the last one
--- Writes:  log
-create function pawl_private.number_steps(p_position bigint, p_from pg_snapshot, p_until pg_snapshot, p_first_seq bigint) returns bigint
-language plpgsql volatile
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-as $$
-declare
-  v_steps bigint;
-begin
-  if p_from is null then
-    perform set_config('enable_seqscan', 'on', true);
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl.history h
-    where h.seq <= p_first_seq and not exists (
-      select from pawl.log l where l.tenant_id = h.tenant_id and l.instance_id = h.instance_id and l.version = h.version
-    );
-  else
-    insert into pawl.log (position, tenant_id, instance_id, version)
-    select p_position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
-    from pawl_private.steps_between(p_from, p_until, p_first_seq) h;
-  end if;
-  get diagnostics v_steps = row_count;
-  return p_position + v_steps;
-end
-$$;
-
 -- consumer_keep_lead renews a lease if more than a third of it has passed.
 -- Returns: whether the leader still leads in p_term
 -- Locks:   consumer
@@ -156,7 +124,7 @@ begin
       limit 1
     ) h
     cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read and not h.renumbers
+      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
       union all
       (
         select m.snapshot, h.first_seq

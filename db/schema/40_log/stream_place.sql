@@ -22,7 +22,7 @@ begin
   select h.version into until
   from pawl.history h
   where h.tenant_id = p_tenant and h.instance_id = p_id
-    and v_head.epoch > 0 and not v_head.renumbers
+    and v_head.epoch > 0
     and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version desc
   limit 1;

@@ -28,12 +28,12 @@
 -- Epochs: a server that is promoted, or restored to an earlier time, may lack the end of the log that clients
 -- have seen, and gives the same positions to other steps. It begins an epoch. A place in the log is an epoch and
 -- a position; see log_place. A database that was restored from a dump, or copied, has transaction ids of
--- another server. Its new epoch numbers the steps that have no position by a look at all rows, and notes up to
--- which seq: the transaction ids of those rows are never asked again.
+-- another server. Its epoch notes up to which seq: the transaction ids of those rows are never asked again. The
+-- steps among them that have no position are made to look as if they were committed now.
 --
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
--- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader is named
--- anew for each lease, since a failover may lose a term and give it out again.
+-- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
+-- asked too, since a failover may lose a term, and give it out again.
 --
 -- Lock order: log_head, consumer, after all of the engine's.
 
@@ -60,7 +60,6 @@ create table pawl.log_head (
   position bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
-  renumbers boolean not null,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -78,11 +77,10 @@ comment on column pawl.log_head.snapshot is 'the steps that it sees have positio
 comment on column pawl.log_head.position is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
-comment on column pawl.log_head.renumbers is 'the next tick must number all steps up to first_seq that have no position';
 comment on column pawl.log_head.term is 'counts the leaders';
 
-insert into pawl.log_head (snapshot, position, epoch, first_seq, renumbers, term, leader, lease_until)
-values ('1:1:', 0, 0, 0, false, 0, '', 'epoch');
+insert into pawl.log_head (snapshot, position, epoch, first_seq, term, leader, lease_until)
+values ('1:1:', 0, 0, 0, 0, '', 'epoch');
 
 -- log_epoch has a row for each server and timeline that the log was written on.
 create table pawl.log_epoch (

@@ -1,5 +1,6 @@
 -- register_workflow stores a definition in canonical form as the next version of its workflow. If the content
--- is the latest version's, it changes nothing. Canonical: every event and timeout, and always, is an array of
+-- is the latest version's, it changes nothing, and its commit waits as that of the version did: see
+-- commit_synchronously. Canonical: every event and timeout, and always, is an array of
 -- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
 -- '90s'.
 -- p_version: the version that it must become; null for any
@@ -44,6 +45,7 @@ begin
       jsonb_build_object('version', coalesce(v_latest.version, 0)));
   end if;
   if not created then
+    perform pawl_private.commit_synchronously();
     return;
   end if;
 

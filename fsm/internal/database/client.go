@@ -129,11 +129,11 @@ func (c *Client) attempt(ctx context.Context, pool *pgxpool.Pool, call func(cont
 			time.Sleep(time.Duration(try*try) * 10 * time.Millisecond)
 		}
 		err = call(ctx)
-		switch {
-		case err == nil, ctx.Err() != nil, !IsRetryable(err) && !IsConnectionError(err):
+		if err == nil || ctx.Err() != nil || !IsRetryable(err) && !IsConnectionError(err) {
 			return unanswered, err
-		case isLost(err):
-			unanswered = unanswered || isUnanswered(err)
+		}
+		unanswered = unanswered || isUnanswered(err)
+		if isLost(err) {
 			// The other connections of the pool are likely to be dead too.
 			pool.Reset()
 		}
@@ -146,13 +146,12 @@ func (c *Client) attempt(ctx context.Context, pool *pgxpool.Pool, call func(cont
 func Transact(
 	ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error,
 ) error {
-	return pgx.BeginTxFunc(ctx, pool, options, func(tx pgx.Tx) error {
-		db, err := session.Begin(ctx, tx, statementTimeout)
-		if err != nil {
-			return err
-		}
-		return f(queries.New(db))
-	})
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return session.Transact(ctx, conn.Conn(), options, statementTimeout, func(db queries.DBTX) error { return f(queries.New(db)) })
 }
 
 // ChangeAll waits for its turn and calls Transact, and repeats both up to seven times if it did not get a lock, and
@@ -179,12 +178,23 @@ func (c *Client) retry(
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		err = c.pass(ctx, func() error { return Transact(ctx, c.reads, options, statementTimeout, f) }, gates...)
+		err = c.pass(ctx, func() error { return c.transact(ctx, options, statementTimeout, f) }, gates...)
 		if !IsRetryable(err) && !IsCode(err, LockNotAvailable) {
 			break
 		}
 	}
 	return err
+}
+
+// transact is Transact, whose commit gets no more time than a call has. It has no other limit, and may wait for a standby.
+func (c *Client) transact(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	return Transact(ctx, c.reads, options, statementTimeout, func(q *queries.Queries) error {
+		err := f(q)
+		time.AfterFunc(c.timeout, giveUp)
+		return err
+	})
 }
 
 // pass makes a call behind gates. If the database does not answer it, those who wait at the last gate need not find

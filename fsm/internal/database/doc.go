@@ -27,6 +27,13 @@
 // A read changes nothing. A command has an idempotency key, so a repeated call finds its own effect
 // and does not make it twice. Nothing else may be called within [Client.Attempt].
 //
+// # Commits that wait for a standby
+//
+// A commit may wait for a synchronous standby that is away. A call that takes too long is given up, and the driver asks
+// the server to cancel it. The server then ends the wait, and has committed on the primary alone. That is safe, since
+// the call is not acknowledged, and its retry waits anew: see pawl_private.commit_synchronously. Without the request to
+// cancel, each call that is given up would leave a process of the server waiting, until max_connections is used up.
+//
 // # Cursors
 //
 // A cursor is the key of the last item of a page, behind an HMAC over that key and over the list
@@ -43,7 +50,8 @@
 // Read, List and Change return what the function given to New makes of the driver's error; the other calls return that
 // error. A gate with too many waiting callers refuses further ones with gate.ErrCrowded. If a call finds that the database does not
 // answer, those who wait at its gate fail with the same error. If a connection is lost, or its server takes no writes, the pool is reset, since its other connections probably
-// lead to the same server. A secret that could not be read is read again by the next page.
+// lead to the same server. If somebody cancelled the wait of a commit for a standby (session.ErrUnreplicated), Attempt
+// repeats the call, and the others fail. A secret that could not be read is read again by the next page.
 //
 // # What it may import
 //

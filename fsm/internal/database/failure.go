@@ -50,14 +50,15 @@ func IsReadOnly(err error) bool {
 	return session.IsReadOnly(err) || errors.Is(err, ErrReadOnly)
 }
 
-// IsConnectionError reports whether the server was not reached, went away, has no room or takes no writes. Such
+// IsConnectionError reports whether the server was not reached, went away, has no room, takes no writes, or does not
+// say that its standby has what was committed. Such
 // errors are connection exceptions (class 08), insufficient resources (class 53), shutdowns (57P), a read-only
 // transaction (25006), failures of the network, a session.Error, and a context that ended.
 func IsConnectionError(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || IsReadOnly(err) {
 		return true
 	}
-	if _, ok := errors.AsType[*session.Error](err); ok {
+	if _, ok := errors.AsType[*session.Error](err); ok || errors.Is(err, session.ErrUnreplicated) {
 		return true
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -74,7 +75,7 @@ func isLost(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return false
 	}
-	if _, ok := errors.AsType[*session.Error](err); ok {
+	if _, ok := errors.AsType[*session.Error](err); ok || errors.Is(err, session.ErrUnreplicated) {
 		return false
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -84,10 +85,12 @@ func isLost(err error) bool {
 }
 
 // isUnanswered reports whether a failed call may have had its effect: it may have been sent, and the
-// server did not say that it failed.
+// server did not say that it failed. When a server or a pooler says that it ends the connection, it may have committed.
 func isUnanswered(err error) bool {
-	_, refused := errors.AsType[*pgconn.PgError](err)
-	return !refused && !errors.Is(err, ErrReadOnly) && !pgconn.SafeToRetry(err)
+	if errors.Is(err, session.ErrUnreplicated) {
+		return true
+	}
+	return isLost(err) && !IsReadOnly(err) && !pgconn.SafeToRetry(err)
 }
 
 // isClosed recognises a connection or a pool that was closed during the call.
