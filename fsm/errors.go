@@ -87,7 +87,7 @@ var kindNames = [kindCount]string{
 	"workflow not found", "instance not found", "transition not allowed", "guard rejected", "guard error",
 	"instance exists", "workflow conflict", "version mismatch", "precondition required", "too large",
 	"invalid definition", "invalid context", "invalid payload", "unknown event", "event id too old",
-	"not found", "delivery conflict", "callback secret required", "unavailable",
+	"unknown event id", "steps lost", "not found", "delivery conflict", "callback secret required", "unavailable",
 }
 
 // Kinds returns every kind, for tables that must be total.

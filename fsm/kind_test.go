@@ -187,16 +187,32 @@ func TestEveryKind(t *testing.T) {
 	fsmtest.Refused(t, err, fsm.DeliveryConflict)
 	produced[fsm.DeliveryConflict] = true
 
-	// A stream has been where history is no longer whole.
+	// A stream has been where history no longer is, or is no longer whole, or has never been.
+	streams := live.New(s.Service, nil)
+	open := func(last string) (*live.Stream, error) {
+		return streams.StreamInstance(ctx, fsm.DefaultTenant, id, live.Filter{}, last)
+	}
+	lose := dbtest.Fork(t, pool)
+	if _, err := s.Fire(ctx, fsm.FireCommand{ID: id, Event: "go", Payload: json.RawMessage(`{"n":2}`), Expect: fsm.ExpectAny()}); err != nil {
+		t.Fatal(err)
+	}
+	dbtest.Number(t, pool)
+	lose()
+	_, err = open(fsm.StepID(id, 2, 1))
+	fsmtest.Refused(t, err, fsm.StepsLost)
+	_, err = open(fsm.StepID(id, 2, 2))
+	fsmtest.Refused(t, err, fsm.UnknownEventID)
 	bounded.Exec(t, pool, "update pawl.history set version = 2, kind = 'transition' where instance_id = $1 and version = 1", id)
-	stream, err := live.New(s.Service, nil).StreamInstance(ctx, fsm.DefaultTenant, id, live.Filter{}, live.FromStart)
+	stream, err := open(live.FromStart)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, _, err = stream.Next(ctx)
 	fsmtest.Refused(t, err, fsm.EventIDTooOld)
-	produced[fsm.EventIDTooOld] = true
 	stream.Close()
+	for _, kind := range []fsm.Kind{fsm.StepsLost, fsm.UnknownEventID, fsm.EventIDTooOld} {
+		produced[kind] = true
+	}
 
 	// Nobody foresaw that the engine is gone, nor that it answers nonsense.
 	bounded.Exec(t, pool, "drop function pawl.fire")

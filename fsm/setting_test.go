@@ -220,14 +220,15 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 		Workflow: "counter", Definition: json.RawMessage(strings.ReplaceAll(fsmtest.Counter, `"on": {`, `"after": {"20m": "STOPPED"}, "on": {`)),
 	})
 	r.add("backtest", again, err)
+	dbtest.Number(t, session.Pool(pool))
 	stream, err := live.New(s.Service, nil).StreamTenant(ctx, fsm.DefaultTenant, live.Filter{}, live.FromStart)
 	if err != nil {
 		t.Fatal(err)
 	}
 	messages, _, err := stream.Next(ctx)
 	stream.Close()
-	for n := range messages {
-		messages[n].ID = "" // Its cursor depends on the database's secret.
+	if len(messages) == 0 {
+		t.Error("the stream has no messages")
 	}
 	r.add("stream", messages, err)
 	versions, err := s.Versions(ctx, fsm.DefaultTenant, "patient")
