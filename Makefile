@@ -96,6 +96,10 @@ fmt: $(tools)/golangci-lint ## format the code
 bench: build ## measure the service beside pgbench, on a PostgreSQL of its own (ARGS=…)
 	@exec bin/pawl bench $(ARGS)
 
+.PHONY: torture
+torture: build postgres ## break servers and replicas under load and check that nothing is lost (ARGS=…, --list)
+	go run ./internal/torture $(ARGS)
+
 .PHONY: up
 up: ## build and start two replicas, a proxy and PostgreSQL in Docker
 	@docker compose version >/dev/null 2>&1 || { echo 'docker compose is missing: install Docker with its compose plugin' >&2; exit 1; }
