@@ -35,6 +35,7 @@ func end(t testing.TB, pool *pgxpool.Pool) int64 {
 func sweep(t testing.TB, pool *pgxpool.Pool) (swept int64) {
 	t.Helper()
 	p := queries.LogSweepParams{RowLimit: 2}
+	// bounded: each call goes on behind the last one
 	for {
 		s, err := queries.New(pool).LogSweep(t.Context(), p)
 		if err != nil {

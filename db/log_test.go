@@ -109,9 +109,9 @@ func TestLogIsWhole(t *testing.T) {
 			}
 		})
 	}
-	writers.Wait()
+	bounded.Wait(t, "the writers", writers.Wait)
 	stop()
-	ticker.Wait()
+	bounded.Wait(t, "the ticker", ticker.Wait)
 	dbtest.Number(t, pool)
 	wantWhole(t, pool)
 }

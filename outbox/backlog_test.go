@@ -123,10 +123,8 @@ func TestBacklog(t *testing.T) {
 		t.Errorf("it took %d MB", grown>>20)
 	}
 	bounded.Exec(t, pool, "select pg_stat_force_next_flush()")
-	for _, index := range []string{"history_xid_idx", "log_pkey"} {
-		if n := bounded.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = $1", index); n > steps*4 {
-			t.Errorf("of %s %d entries were read", index, n)
-		}
+	if n := bounded.Value[int](t, pool, "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'log_pkey'"); n > steps*4 {
+		t.Errorf("of the log %d entries were read", n)
 	}
 }
 

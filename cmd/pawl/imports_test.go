@@ -59,7 +59,7 @@ var allowed = map[string][]string{
 	},
 
 	// For tests only.
-	"db/dbtest":         {"db", "db/localpg", "internal/bounded"},
+	"db/dbtest":         {"db", "db/localpg", "db/queries", "internal/bounded"},
 	"docs":              {},
 	"examples/story":    {"fsm", "httpapi", "internal/bounded"},
 	"fsm/fsmtest":       {"db", "db/dbtest", "fsm", "fsm/lifecycle", "internal/bounded"},
