@@ -3382,6 +3382,7 @@ create function pawl.subscription_update(p_tenant text, p_id uuid, p_url text, p
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
+set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
