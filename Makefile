@@ -96,10 +96,18 @@ fmt: $(tools)/golangci-lint ## format the code
 bench: build ## measure the service beside pgbench, on a PostgreSQL of its own (ARGS=…)
 	@exec bin/pawl bench $(ARGS)
 
+.PHONY: torture
+torture: build postgres ## break servers and replicas under load and check that nothing is lost (ARGS=…, --list)
+	go run ./internal/torture $(ARGS)
+
 .PHONY: up
-up: ## build and start the service and PostgreSQL in Docker
+up: ## build and start two replicas, a proxy and PostgreSQL in Docker
 	@docker compose version >/dev/null 2>&1 || { echo 'docker compose is missing: install Docker with its compose plugin' >&2; exit 1; }
 	VERSION='$(VERSION)' docker compose up --build
+
+.PHONY: test-containers
+test-containers: $(tools)/docker-compose ## test the image, the compose file and the container of the tests, in an engine of their own if none runs
+	@PAWL_COMPOSE='$(CURDIR)/$(tools)/docker-compose' bash .ci/containers
 
 .PHONY: postgres
 postgres:
@@ -120,3 +128,6 @@ $(tools)/golangci-lint: tools/go.mod tools/go.sum
 
 $(tools)/goose: tools/goose/go.mod tools/goose/go.sum
 	$(call build_tool,tools/goose,-tags $(goose_tags) github.com/pressly/goose/v3/cmd/goose)
+
+$(tools)/docker-compose: tools/compose/go.mod tools/compose/go.sum
+	$(call build_tool,tools/compose,github.com/docker/compose/v2/cmd)

@@ -26,6 +26,7 @@ import (
 // counts that begins so; one that no page has fails the test.
 var unrunnable = map[string]string{
 	"git clone https://github.com/pawl-fsm/pawl && cd pawl": "fetches what is being tested",
+	"for replica in $(docker compose ps --quiet pawl)":      "needs Docker; make test-containers restarts the replicas",
 }
 
 // program and receiver are the real things, built once.

@@ -16,6 +16,9 @@ func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 // isLeaving reports whether the process was told to stop.
 func (s *server) isLeaving() bool { return s.config.Leaving != nil && s.config.Leaving.Err() != nil }
 
+// notNumbered is the warning of a ready process if there is no sequencer.
+const notNumbered = "no process gives steps their positions, so streams, webhooks and sinks are told of none; run a process with workers"
+
 // GetReadiness is the readiness probe. It fails with unavailable if the process was told to stop, if the database does
 // not answer or takes no writes, or if it lacks the schema or the privileges that the service needs.
 func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
@@ -25,5 +28,13 @@ func (s *server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) 
 	if err := s.service.Ping(ctx); err != nil {
 		return nil, err
 	}
-	return GetReadiness200JSONResponse{Status: api.ReadinessStatusReady}, nil
+	out := GetReadiness200JSONResponse{Status: api.ReadinessStatusReady}
+	numbered, err := s.live.IsNumbered(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !numbered {
+		out.Warnings = append(out.Warnings, notNumbered)
+	}
+	return out, nil
 }

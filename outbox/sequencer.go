@@ -94,7 +94,8 @@ func (s *Sequencer) Run(ctx context.Context) error {
 }
 
 // tickTimeout is how long an answer to a tick may take. A tick that numbers a large backlog, or waits for a standby,
-// goes on in the server. Until it has ended, nobody else can lead.
+// goes on in the server when the process gives it up, and when the process ends. Until it has ended, nobody else can
+// lead.
 const tickTimeout = time.Minute
 
 // lead numbers steps during one term. Ticks are never cancelled; see pawl.log_tick.
@@ -151,7 +152,7 @@ type sequence struct {
 
 // begin begins an epoch if the log was written on another server, or on another timeline.
 func (l *sequence) begin(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tickTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
 	b, err := l.queries.LogBegin(ctx, queries.LogBeginParams{Leader: l.Leader, Term: l.Term})
 	switch {
@@ -167,7 +168,7 @@ func (l *sequence) begin(ctx context.Context) error {
 
 // tick numbers the steps that were committed since the last tick, and reports whether there were any.
 func (l *sequence) tick(ctx context.Context) (numbered bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tickTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
 	t, err := l.queries.LogTick(ctx, queries.LogTickParams{Leader: l.Leader, Term: l.Term, Lease: interval(l.config.Lease)})
 	switch {
@@ -187,7 +188,7 @@ func (l *sequence) sweep(ctx context.Context) error {
 	if l.swept.since == nil && time.Now().Before(l.swept.next) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tickTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
 	s, err := l.queries.LogSweep(ctx, queries.LogSweepParams{Since: l.swept.since, After: l.swept.after, RowLimit: sweepRows})
 	if err != nil {

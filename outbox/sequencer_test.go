@@ -137,6 +137,9 @@ func TestPositionsWaitForTheStandby(t *testing.T) {
 	const waiting = "select count(*) = %d from pg_stat_activity where application_name like 'pawl%%' and wait_event = 'SyncRep'"
 	bounded.UntilSQL(t, pool, fmt.Sprintf(waiting, 1))
 	stop()
+	if err := bounded.Receive(t, "the end of the first sequencer", done); err != nil {
+		t.Error(err)
+	}
 	sequencer(t, pool, config)
 	bounded.UntilSQL(t, pool, "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%log_lead%')")
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.log"); n != 1 {
@@ -144,7 +147,4 @@ func TestPositionsWaitForTheStandby(t *testing.T) {
 	}
 	dbtest.Synchronous(t, server, "")
 	bounded.UntilSQL(t, pool, whole)
-	if err := bounded.Receive(t, "the end of the first sequencer", done); err != nil {
-		t.Error(err)
-	}
 }

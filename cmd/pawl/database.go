@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db"
+	"github.com/pawl-fsm/pawl/db/session"
 	"github.com/pawl-fsm/pawl/fsm"
 )
 
@@ -40,7 +41,7 @@ func openDatabase(c *console, url string, config db.Config) (*pgxpool.Pool, erro
 	if err != nil {
 		return nil, err
 	}
-	unfit, found := errors.AsType[*fsm.Error](fsm.CheckSchema(c, pool))
+	unfit, found := errors.AsType[*fsm.Error](fsm.CheckSchema(c, session.Pool(pool)))
 	if !found {
 		return pool, nil
 	}

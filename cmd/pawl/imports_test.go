@@ -46,6 +46,9 @@ var allowed = map[string][]string{
 	"internal/matrix":    {"db/localpg"},
 	"internal/migration": {"db", "db/localpg", "db/schema"},
 
+	"internal/torture":       {"db/localpg", "internal/torture/check"},
+	"internal/torture/check": {},
+
 	"examples/document-processing": {},
 	"examples/flight-booking":      {},
 	"examples/webhook-receiver":    {"db"},

@@ -97,3 +97,14 @@ func TestBehindAPooler(t *testing.T) {
 		})
 	}
 }
+
+// A process that starts leaves nothing in the session that it shares with the next one.
+func TestStartBehindAPooler(t *testing.T) {
+	t.Parallel()
+	role := serviceRole(t, dbtest.NewDSN(t))
+	env := []string{"DATABASE_URL=" + dbtest.Pooler(t, role, "transaction"), "PAWL_LISTEN_DATABASE_URL=" + role}
+	for range 2 {
+		p := start(t, env, "serve", "--no-workers")
+		mustSend(t, http.StatusOK, http.MethodGet, p.url+"/readyz", "")
+	}
+}

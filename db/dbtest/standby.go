@@ -54,8 +54,8 @@ func waits(t testing.TB, primary *localpg.Server, conn *pgx.Conn) (waits bool) {
 			committed <- err
 		}()
 		bounded.True(t, "a commit to wait or to end", func() bool {
-			waits = bounded.Value[bool](t, conn, `select coalesce(bool_or(wait_event = 'SyncRep' and pg_cancel_backend(pid)), false)
-				from pg_stat_activity where pid = $1`, int32(probe.PgConn().PID()))
+			waits = bounded.Value[bool](t, conn, `select coalesce(bool_or(pg_cancel_backend(pid)), false)
+				from pg_stat_activity where pid = $1 and wait_event = 'SyncRep'`, int32(probe.PgConn().PID()))
 			return waits || len(committed) > 0
 		})
 		if err := bounded.Receive(t, "the commit", committed); err != nil {

@@ -73,6 +73,9 @@ func TestFindPrefersPath(t *testing.T) {
 func TestFindMajor(t *testing.T) {
 	root, own := t.TempDir(), t.TempDir()
 	t.Setenv("PATH", "")
+	for major := localpg.OldestMajor; major <= localpg.NewestMajor; major++ {
+		t.Setenv(localpg.MajorEnv(major), "") // make test-matrix sets it.
+	}
 	packaged := install(t, root, "15.2")
 	t.Setenv(localpg.BinEnv, install(t, own, "17.1"))
 	named := install(t, own, "18.4")

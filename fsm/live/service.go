@@ -1,6 +1,8 @@
 package live
 
 import (
+	"context"
+
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
@@ -11,6 +13,21 @@ type Service struct {
 	fsm *fsm.Service
 	db  *database.Client
 	hub *Hub
+}
+
+// IsNumbered reports whether a process gives steps their positions. Otherwise streams, webhooks and sinks are told of
+// none.
+// Kinds: Unavailable.
+func (s *Service) IsNumbered(ctx context.Context) (numbered bool, err error) {
+	_, err = s.db.Attempt(ctx, func(ctx context.Context) error {
+		head, err := s.db.Queries().LogHead(ctx)
+		numbered = head.Led
+		return err
+	})
+	if err != nil {
+		return false, fsm.AsError(err)
+	}
+	return numbered, nil
 }
 
 // New returns a Service on the database of an fsm.Service. The hub is of the same database, and wakes those

@@ -996,6 +996,9 @@ type ProblemType struct {
 // Readiness The service is ready.
 type Readiness struct {
 	Status ReadinessStatus `json:"status"`
+
+	// Warnings What does not work although the service is ready. Absent if there is nothing to say.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // ReadinessStatus defines model for Readiness.Status.

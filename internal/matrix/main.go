@@ -47,6 +47,7 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("matrix", flag.ContinueOnError)
 	versions := flags.String("versions", "", "major versions of PostgreSQL, separated by spaces (default all that are supported)")
+	where := flags.Bool("where", false, "print the bin folders of the servers, and run nothing")
 	all := flags.Bool("all", false, "fail unless every version ran, not only the oldest and the newest")
 	race := flags.Bool("race", false, "use the race detector")
 	short := flags.Bool("short", false, "leave out what takes long")
@@ -78,6 +79,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if missing := missing(majors, servers, *all); len(missing) > 0 {
 		return fmt.Errorf("PostgreSQL %s must run: install it, or name its bin folder in %s",
 			join(missing), localpg.MajorEnv(missing[0]))
+	}
+
+	if *where {
+		for _, major := range majors {
+			fmt.Fprintln(out, servers[major].dir)
+		}
+		return nil
 	}
 
 	failed := 0
@@ -157,5 +165,8 @@ func runTests(ctx context.Context, args, env []string, out io.Writer) (result, e
 	}
 	var r result
 	err = errors.Join(r.read(events, out), cmd.Wait())
+	if err == nil && r.passed == 0 {
+		err = errors.New("no test ran")
+	}
 	return r, err
 }

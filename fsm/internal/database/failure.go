@@ -51,9 +51,9 @@ func IsReadOnly(err error) bool {
 }
 
 // IsConnectionError reports whether the server was not reached, went away, has no room, takes no writes, or does not
-// say that its standby has what was committed. Such
-// errors are connection exceptions (class 08), insufficient resources (class 53), shutdowns (57P), a read-only
-// transaction (25006), failures of the network, a session.Error, and a context that ended.
+// say that its standby has what was committed. Such errors are connection exceptions (class 08), insufficient resources
+// (class 53), shutdowns (57P), a read-only transaction (25006), failures of the network, a session.Error,
+// session.ErrUnreplicated, and a context that ended.
 func IsConnectionError(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || IsReadOnly(err) {
 		return true
@@ -85,12 +85,13 @@ func isLost(err error) bool {
 }
 
 // isUnanswered reports whether a failed call may have had its effect: it may have been sent, and the
-// server did not say that it failed. When a server or a pooler says that it ends the connection, it may have committed.
+// server did not say that it failed.
 func isUnanswered(err error) bool {
 	if errors.Is(err, session.ErrUnreplicated) {
 		return true
 	}
-	return isLost(err) && !IsReadOnly(err) && !pgconn.SafeToRetry(err)
+	_, refused := errors.AsType[*pgconn.PgError](err)
+	return isLost(err) && !refused && !errors.Is(err, ErrReadOnly) && !pgconn.SafeToRetry(err)
 }
 
 // isClosed recognises a connection or a pool that was closed during the call.
