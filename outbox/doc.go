@@ -5,37 +5,39 @@
 //
 //   - [Message]: a step in the shape in which it is published, and its CloudEvent.
 //   - [Relay]: publishes messages to a [Sink] on behalf of a consumer.
-//   - [Election]: makes one process at a time the leader of a consumer. Package webhook uses it
-//     too.
+//   - [Sequencer]: gives committed steps their positions.
+//   - [Election]: makes one process at a time the leader of a consumer, or the sequencer. Package webhook uses
+//     it too.
 //   - [Statuses] and [DeleteConsumer]: what an operator sees of consumers and does to them.
 //
 // The rooms beside it are package sink (brokers and standard output), package dispatch (sending
 // over HTTP) and package webhook (subscriptions and callbacks). webhook is a consumer of its own.
 //
-// # The log, the cursor and the page
+// # The log, the position and the page
 //
 // History is the outbox: a step is published because it was committed, whether by the service, by
-// a timer or by a SQL caller. Nothing is written for it besides history, and nothing is deleted
-// after it.
+// a timer or by a SQL caller. The sequencer gives each committed step a position in the log.
 //
-//	history ──▶ batch: what the next snapshot sees and the cursor does not, by seq
-//	              │ page by page
-//	              ▼
-//	            Sink.Publish ──▶ move the cursor, if this term still leads
+//	history ──tick──▶ log ──page after the consumer's position──▶ Sink.Publish ──▶ move the position,
+//	                                                                               if this term still leads
 //
-// A cursor is a snapshot and not a number, because a transaction may commit later than one that
-// drew a larger number; the opening comment of db/schema/40_log/tables.sql explains it. A page
-// is published first and the cursor moves afterwards. After a crash between the two the page is
-// published again, with the same [Message.ID], and nothing is lost.
+// A transaction may commit later than one that drew a larger number. So only the sequencer, one process at a
+// time, decides the order; the opening comment of db/schema/40_log/tables.sql says how, and why nothing is
+// skipped. A page is published first and the consumer's position moves afterwards. After a crash between the
+// two the page is published again, with the same [Message.ID], and nothing is lost.
+//
+// The sequencer ticks when it is woken, every Poll while somebody is to be told of steps, and every Idle
+// otherwise. Its connection is its own, and its statements are not cancelled: a tick that waits for a standby
+// and is cancelled would show positions that no standby has.
 //
 // # Leader, lease and term
 //
 //	following ──the lease is free──▶ leading ──the term ended, or an error──▶ following
 //
-// Any number of processes may run the relay of one consumer. The leader holds a lease and renews
-// it whenever it moves the cursor. The term of the lease is a fencing token: a leader that was
-// paused beyond its lease cannot move the cursor when it comes back. What it still published was
-// published by its successor too, by each of them in order.
+// Any number of processes may run the relay of one consumer, and the sequencer. The leader holds a lease and
+// renews it as it goes on. The leader's name, which no other process has, and the term are a fencing token: a
+// leader that was paused beyond its lease cannot move the position when it comes back. What it still
+// published was published by its successor too, by each of them in order.
 //
 // # Invariants
 //
@@ -44,6 +46,7 @@
 //   - Messages of one instance reach the sink in the order of the instance's versions, repeats
 //     aside. There is no order between instances.
 //   - A page that failed is published again before any later one.
+//   - A position that anybody has seen is durable, and so are the steps up to it.
 //
 // # When things fail
 //
@@ -52,6 +55,9 @@
 //   - A page takes longer than the lease, or its query longer than the statement timeout: the
 //     next page is half as large. The size grows again later.
 //   - The database is away: the relay keeps asking, after a growing wait.
+//   - The server is promoted or restored, and lacks the end of the log: the sequencer begins an epoch. Consumers
+//     go on behind the last position that is left. Steps of the new epoch have ids of their own.
+//   - There is no sequencer: nothing new is published.
 //   - A wake-up is lost: wake-ups are hints, and the relay looks every Poll anyway.
 //
 // # What it may import

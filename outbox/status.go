@@ -24,7 +24,7 @@ type Status struct {
 	// of them; 0 if there is none.
 	Steps         int64   `json:"steps"`
 	BehindSeconds float64 `json:"behind_seconds"`
-	// AdvancedAt is when the cursor last moved.
+	// AdvancedAt is when the position last moved.
 	AdvancedAt time.Time `json:"advanced_at"`
 }
 

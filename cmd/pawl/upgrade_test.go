@@ -63,10 +63,6 @@ func TestRestoreOnNewest(t *testing.T) {
 			call("psql", "-X", "-q", "-f", roles, server.DSN()) // Role postgres is there already.
 			restored := withName(t, server.DSN(), "", "app")
 			call("pg_restore", "--exit-on-error", "--dbname", restored, dump)
-			owner := dialDSN(t, restored)
-			if bounded.Value[bool](t, owner, "select to_regclass('pawl.log_epoch') is null") {
-				bounded.Exec(t, owner, "select pawl.log_restored()")
-			}
 			kept.goOn(t, server.DSN())
 		})
 	}

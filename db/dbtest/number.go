@@ -48,7 +48,7 @@ func Numbering(t testing.TB, pool *pgxpool.Pool) (stop func()) {
 	return bounded.Run(t, "the numbering of steps", func(ctx context.Context) error {
 		ticker := time.NewTicker(5 * time.Millisecond)
 		defer ticker.Stop()
-		// bounded: it ends with the context
+		// bounded: until it is stopped
 		for {
 			select {
 			case <-ticker.C:

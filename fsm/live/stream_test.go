@@ -51,7 +51,7 @@ func (s streams) instance(instance uuid.UUID, id string) *live.Stream {
 func wantIDs(t *testing.T, stream *live.Stream, want ...string) {
 	t.Helper()
 	var got []string
-	// bounded: each page begins where the last one ended
+	// bounded: until nothing is left to read
 	for more := true; more; {
 		messages, again, err := stream.Next(t.Context())
 		if err != nil {

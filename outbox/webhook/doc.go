@@ -21,7 +21,7 @@
 //	            └──── replay, by the service: from delivered or dead
 //
 // Routing makes one delivery for each subscription that a step matches, in the transaction that
-// moves the cursor of the consumer "webhooks". So each match is routed exactly once. A callback
+// moves the position of the consumer "webhooks". So each match is routed exactly once. A callback
 // gets one delivery, for the step that ends its instance. A step that matches many subscriptions
 // is put off and routed in pieces, by tenants in turn.
 //
@@ -35,7 +35,8 @@
 // # Invariants
 //
 //   - Each delivery is attempted at least once, unless its subscription or its message is gone.
-//     The webhook-id is the same in each attempt; the timestamp and the signature are new.
+//     The webhook-id is a digest of the message's id and the subscription, so that it is the same in each
+//     attempt, whatever crashed; the timestamp and the signature are new.
 //   - Deliveries of one instance to one subscription are sent in the order of the steps. The next
 //     one waits until the one before is delivered or dead. Deliveries of other instances do not
 //     wait.

@@ -126,7 +126,7 @@ func (l *leadership) run(ctx context.Context) (err error) {
 }
 
 // listen starts the signals, or ends them. While nobody wants webhooks, polling is enough to keep the
-// cursor near the end of the outbox.
+// position near the end of the log.
 func (l *leadership) listen(wanted bool) {
 	switch {
 	case wanted && l.sleep == nil:
