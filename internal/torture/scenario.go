@@ -347,7 +347,12 @@ func useUp(ctx context.Context, w *world) error {
 	}
 	take()
 	for range 5 {
-		err := w.cluster.exec(ctx, "select pg_terminate_backend(pid) from (select pid from pg_stat_activity where usename = 'pawl' order by random() limit 10) a")
+		end := fmt.Sprintf("select pg_terminate_backend(pid) from (select pid from pg_stat_activity where usename = 'pawl' order by backend_start offset %d limit 10) a", w.faults.IntN(10))
+		// Even the superuser's places are taken at times, by clients that are about to be refused.
+		err := until(ctx, time.Minute, "a connection", func(ctx context.Context) (bool, error) {
+			err := w.cluster.exec(ctx, end)
+			return err == nil, err
+		})
 		if err != nil {
 			return err
 		}
