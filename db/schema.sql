@@ -243,6 +243,7 @@ create table pawl.log_head (
   "position" bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
+  epoch_snapshot pg_snapshot,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
@@ -255,6 +256,7 @@ comment on column pawl.log_head.snapshot is 'the steps that it sees have positio
 comment on column pawl.log_head."position" is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 
 create table pawl.setting (
@@ -874,7 +876,7 @@ begin
       where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
       limit 1
     ) h
-    cross join lateral pawl_private.message_of(h.step, l.position) m
+    cross join lateral pawl_private.message_of(h.step, l.position, e) m
     where c.name = p_consumer
       and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
     order by l.position
@@ -1407,7 +1409,8 @@ begin
       where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
       limit 1
     ) h
-    cross join lateral pawl_private.message_of(h.step, null) e
+    cross join pawl.log_head g
+    cross join lateral pawl_private.message_of(h.step, null, g) e
     order by k.place
   loop
     return next v_message;
@@ -1590,7 +1593,7 @@ begin
       select m.steps, m.deliveries
       into steps, deliveries
       from pawl_private.route_page(
-        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_first_seq => v_head.first_seq) m;
+        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_head => v_head) m;
     end if;
     leads := pawl.consumer_advance(
       p_consumer => 'webhooks', p_leader => p_leader, p_term => p_term, p_epoch => v_head.epoch, p_position => v_until,
@@ -1605,7 +1608,7 @@ begin
   end if;
   select coalesce(u.tenant, p_turn), u.deliveries
   into turn, v_added
-  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_first_seq => v_head.first_seq) u;
+  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_head => v_head) u;
   deliveries := deliveries + v_added;
   more := coalesce(v_until < v_head.position, false) or exists (select from pawl.unrouted_step limit 1);
 end
@@ -2408,9 +2411,10 @@ begin
   select
     log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
     coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
-  from pawl.log_head h;
+  from pawl.log_head h
+  returning snapshot into v_head.epoch_snapshot;
   update pawl.log_head h
-  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
+  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
   where h.leader = p_leader and h.term = p_term;
   if not found then
     raise exception 'another process leads' using errcode = 'serialization_failure';
@@ -3182,7 +3186,7 @@ declare
 begin
   select h.* into strict v_head from pawl.log_head h;
   return query
-  select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  select h.*, pawl_private.epoch_of(h.xid, h.seq, v_head), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
   where v_head.epoch > 0 and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version;
@@ -3234,7 +3238,7 @@ begin
   order by h.version desc
   limit 1;
   select h.* into v_step from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version;
-  epoch := pawl_private.epoch_of(v_step.xid, v_step.seq);
+  epoch := pawl_private.epoch_of(v_step.xid, v_step.seq, v_head);
   if v_step.version is null and not exists (select from pawl.instance i where i.tenant_id = p_tenant and i.id = p_id) then
     state := 'purged';
   elsif p_version = 0 then
@@ -3248,7 +3252,7 @@ begin
     state := 'lost';
     select h.version, h.epoch into version, epoch
     from (
-      select h.version, pawl_private.epoch_of(h.xid, h.seq) as epoch
+      select h.version, pawl_private.epoch_of(h.xid, h.seq, v_head) as epoch
       from pawl.history h
       where h.tenant_id = p_tenant and h.instance_id = p_id and h.version < p_version
     ) h
@@ -3274,7 +3278,7 @@ begin
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
   return query
-  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq, e), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from (
     select
       h.step, h.position,
@@ -3294,6 +3298,7 @@ begin
       limit p_limit
     ) h
   ) s
+  cross join pawl.log_head e
   where coalesce(s.before, 0) < p_bytes
   order by s.position;
 end
@@ -3524,6 +3529,16 @@ begin
 end
 $$;
 revoke execute on function pawl_private.add_deliveries(text[],uuid[],uuid[],bigint[],text[],timestamp with time zone[],bigint[]) from public;
+
+create function pawl_private.any_epoch_of(p_xid xid8, p_seq bigint) returns bigint
+language sql stable
+as $$
+  select coalesce(max(e.epoch), 1)
+  from pawl.log_epoch e
+  where e.first_seq = (select max(f.first_seq) from pawl.log_epoch f where f.first_seq < p_seq)
+    and coalesce(not pg_visible_in_snapshot(p_xid, e.snapshot), true)
+$$;
+revoke execute on function pawl_private.any_epoch_of(xid8,bigint) from public;
 
 create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
 language plpgsql volatile
@@ -4560,15 +4575,15 @@ language sql immutable parallel safe
 as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
 revoke execute on function pawl_private.duration(text) from public;
 
-create function pawl_private.epoch_of(p_xid xid8, p_seq bigint) returns bigint
+create function pawl_private.epoch_of(p_xid xid8, p_seq bigint, p_head pawl.log_head) returns bigint
 language sql stable
 as $$
-  select coalesce(max(e.epoch), 1)
-  from pawl.log_epoch e
-  where e.first_seq = (select max(f.first_seq) from pawl.log_epoch f where f.first_seq < p_seq)
-    and coalesce(not pg_visible_in_snapshot(p_xid, e.snapshot), true)
+  select case
+    when p_seq > p_head.first_seq and coalesce(not pg_visible_in_snapshot(p_xid, p_head.epoch_snapshot), true) then p_head.epoch
+    else pawl_private.any_epoch_of(p_xid, p_seq)
+  end
 $$;
-revoke execute on function pawl_private.epoch_of(xid8,bigint) from public;
+revoke execute on function pawl_private.epoch_of(xid8,bigint,pawl.log_head) from public;
 
 create function pawl_private.fail_timer(p_instance pawl.instance, p_tried integer, p_event text, p_error text, p_cause text) returns jsonb
 language plpgsql volatile
@@ -4826,11 +4841,11 @@ as $$
 $$;
 revoke execute on function pawl_private.log_until(bigint,integer) from public;
 
-create function pawl_private.message_of(p_step pawl.history, p_position bigint) returns SETOF pawl.message
+create function pawl_private.message_of(p_step pawl.history, p_position bigint, p_head pawl.log_head) returns SETOF pawl.message
 language sql stable
 as $$
   select
-    (p_step).*, pawl_private.epoch_of((p_step).xid, (p_step).seq), p_position, i.business_key, i.correlation_id, i.created_at,
+    (p_step).*, pawl_private.epoch_of((p_step).xid, (p_step).seq, p_head), p_position, i.business_key, i.correlation_id, i.created_at,
     s.events
   from (select) one
   left join lateral (
@@ -4848,7 +4863,7 @@ as $$
     limit 1
   ) s on true
 $$;
-revoke execute on function pawl_private.message_of(pawl.history,bigint) from public;
+revoke execute on function pawl_private.message_of(pawl.history,bigint,pawl.log_head) from public;
 
 create function pawl_private.message_type(p_kind text) returns text
 language sql immutable parallel safe
@@ -5104,9 +5119,9 @@ declare
 begin
   perform pawl_private.add_deliveries(
     array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
-    array_agg(m.at), array_agg(pawl_private.epoch_of(m.xid, m.seq)))
+    array_agg(m.at), array_agg(m.epoch))
   from (
-    select h.*
+    select h.*, pawl_private.epoch_of(h.xid, h.seq, e) as epoch
     from pawl.log_head e
     cross join pawl.consumer c
     cross join lateral (
@@ -5148,7 +5163,7 @@ end
 $$;
 revoke execute on function pawl_private.route_only(text,uuid) from public;
 
-create function pawl_private.route_page(p_after bigint, p_until bigint, p_limit integer, p_first_seq bigint, OUT steps integer, OUT deliveries integer) returns record
+create function pawl_private.route_page(p_after bigint, p_until bigint, p_limit integer, p_head pawl.log_head, OUT steps integer, OUT deliveries integer) returns record
 language plpgsql volatile
 set enable_hashjoin = 'off'
 set enable_mergejoin = 'off'
@@ -5167,7 +5182,7 @@ begin
   with step as materialized (
     select
       l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
-      pawl_private.epoch_of(h.xid, h.seq) as epoch
+      pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
     cross join lateral (
       select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
@@ -5215,7 +5230,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, p_first_seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, p_head.first_seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -5234,9 +5249,9 @@ begin
   deliveries := pawl_private.add_deliveries(v_tenants, v_subscriptions, v_instances, v_versions, v_kinds, v_ats, v_epochs);
 end
 $$;
-revoke execute on function pawl_private.route_page(bigint,bigint,integer,bigint) from public;
+revoke execute on function pawl_private.route_page(bigint,bigint,integer,pawl.log_head) from public;
 
-create function pawl_private.route_unrouted(p_after text, p_limit integer, p_first_seq bigint, OUT tenant text, OUT deliveries integer) returns record
+create function pawl_private.route_unrouted(p_after text, p_limit integer, p_head pawl.log_head, OUT tenant text, OUT deliveries integer) returns record
 language plpgsql volatile
 set enable_bitmapscan = 'off'
 set enable_hashjoin = 'off'
@@ -5271,7 +5286,7 @@ begin
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, p_first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, p_head.first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -5285,7 +5300,7 @@ begin
       array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
       array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
       array_fill(v_step.at, array[cardinality(v_chosen)]),
-      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq), array[cardinality(v_chosen)]));
+      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq, p_head), array[cardinality(v_chosen)]));
     if cardinality(v_looked) < v_left then
       delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
@@ -5298,7 +5313,7 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl_private.route_unrouted(text,integer,bigint) from public;
+revoke execute on function pawl_private.route_unrouted(text,integer,pawl.log_head) from public;
 
 create function pawl_private.server_of_log(OUT system_identifier bigint, OUT database_id oid, OUT table_id oid, OUT timeline bigint) returns record
 language sql volatile

@@ -281,6 +281,8 @@ type PawlLogHead struct {
 	Epoch int64
 	// transaction ids of steps up to this seq are of another server, and are not asked
 	FirstSeq int64
+	// snapshot of the present epoch, as in log_epoch
+	EpochSnapshot *string
 	// counts the leaders
 	Term       int64
 	Leader     string

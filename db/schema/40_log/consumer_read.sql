@@ -26,7 +26,7 @@ begin
       where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
       limit 1
     ) h
-    cross join lateral pawl_private.message_of(h.step, l.position) m
+    cross join lateral pawl_private.message_of(h.step, l.position, e) m
     where c.name = p_consumer
       and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
     order by l.position

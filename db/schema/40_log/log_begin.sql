@@ -57,9 +57,10 @@ begin
   select
     log_begin.epoch, v_server.system_identifier, v_server.database_id, v_server.table_id, v_server.timeline, h.position,
     coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
-  from pawl.log_head h;
+  from pawl.log_head h
+  returning snapshot into v_head.epoch_snapshot;
   update pawl.log_head h
-  set epoch = log_begin.epoch, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
+  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
   where h.leader = p_leader and h.term = p_term;
   if not found then
     raise exception 'another process leads' using errcode = 'serialization_failure';

@@ -33,8 +33,8 @@ create function pawl_private.step_is_seen(p_xid xid8, p_seq bigint, p_snapshot p
 language sql immutable parallel safe
 as $$ select p_seq <= p_first_seq or pg_visible_in_snapshot(p_xid, p_snapshot) $$;
 
--- epoch_of is the epoch in which a step got its position, or will: the last one at whose beginning it had none.
-create function pawl_private.epoch_of(p_xid xid8, p_seq bigint) returns bigint
+-- any_epoch_of is the epoch in which a step got its position, or will: the last one at whose beginning it had none.
+create function pawl_private.any_epoch_of(p_xid xid8, p_seq bigint) returns bigint
 language sql stable
 as $$
   select coalesce(max(e.epoch), 1)
@@ -43,13 +43,23 @@ as $$
     and coalesce(not pg_visible_in_snapshot(p_xid, e.snapshot), true)
 $$;
 
+-- epoch_of is any_epoch_of. For steps of the present epoch it looks at the head alone, and the planner inlines it.
+create function pawl_private.epoch_of(p_xid xid8, p_seq bigint, p_head pawl.log_head) returns bigint
+language sql stable
+as $$
+  select case
+    when p_seq > p_head.first_seq and coalesce(not pg_visible_in_snapshot(p_xid, p_head.epoch_snapshot), true) then p_head.epoch
+    else pawl_private.any_epoch_of(p_xid, p_seq)
+  end
+$$;
+
 -- message_of makes the message of a step. It looks rows up by their full keys. The planner inlines it.
 -- Returns: one row
-create function pawl_private.message_of(p_step pawl.history, p_position bigint) returns setof pawl.message
+create function pawl_private.message_of(p_step pawl.history, p_position bigint, p_head pawl.log_head) returns setof pawl.message
 language sql stable
 as $$
   select
-    (p_step).*, pawl_private.epoch_of((p_step).xid, (p_step).seq), p_position, i.business_key, i.correlation_id, i.created_at,
+    (p_step).*, pawl_private.epoch_of((p_step).xid, (p_step).seq, p_head), p_position, i.business_key, i.correlation_id, i.created_at,
     s.events
   from (select) one
   left join lateral (

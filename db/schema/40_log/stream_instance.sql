@@ -12,7 +12,7 @@ declare
 begin
   select h.* into strict v_head from pawl.log_head h;
   return query
-  select h.*, pawl_private.epoch_of(h.xid, h.seq), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  select h.*, pawl_private.epoch_of(h.xid, h.seq, v_head), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
   where v_head.epoch > 0 and pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
   order by h.version;

@@ -27,7 +27,7 @@ begin
   order by h.version desc
   limit 1;
   select h.* into v_step from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version;
-  epoch := pawl_private.epoch_of(v_step.xid, v_step.seq);
+  epoch := pawl_private.epoch_of(v_step.xid, v_step.seq, v_head);
   if v_step.version is null and not exists (select from pawl.instance i where i.tenant_id = p_tenant and i.id = p_id) then
     state := 'purged';
   elsif p_version = 0 then
@@ -41,7 +41,7 @@ begin
     state := 'lost';
     select h.version, h.epoch into version, epoch
     from (
-      select h.version, pawl_private.epoch_of(h.xid, h.seq) as epoch
+      select h.version, pawl_private.epoch_of(h.xid, h.seq, v_head) as epoch
       from pawl.history h
       where h.tenant_id = p_tenant and h.instance_id = p_id and h.version < p_version
     ) h

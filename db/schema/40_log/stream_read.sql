@@ -17,7 +17,7 @@ begin
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
   return query
-  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq, e), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from (
     select
       h.step, h.position,
@@ -37,6 +37,7 @@ begin
       limit p_limit
     ) h
   ) s
+  cross join pawl.log_head e
   where coalesce(s.before, 0) < p_bytes
   order by s.position;
 end

@@ -60,6 +60,7 @@ create table pawl.log_head (
   position bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
+  epoch_snapshot pg_snapshot,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -77,6 +78,7 @@ comment on column pawl.log_head.snapshot is 'the steps that it sees have positio
 comment on column pawl.log_head.position is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 
 insert into pawl.log_head (snapshot, position, epoch, first_seq, term, leader, lease_until)

@@ -22,7 +22,8 @@ begin
       where h.tenant_id = k.tenant_id and h.instance_id = k.instance_id and h.version = k.version
       limit 1
     ) h
-    cross join lateral pawl_private.message_of(h.step, null) e
+    cross join pawl.log_head g
+    cross join lateral pawl_private.message_of(h.step, null, g) e
     order by k.place
   loop
     return next v_message;

@@ -57,7 +57,7 @@ begin
       select m.steps, m.deliveries
       into steps, deliveries
       from pawl_private.route_page(
-        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_first_seq => v_head.first_seq) m;
+        p_after => v_consumer.position, p_until => v_until, p_limit => p_limit, p_head => v_head) m;
     end if;
     leads := pawl.consumer_advance(
       p_consumer => 'webhooks', p_leader => p_leader, p_term => p_term, p_epoch => v_head.epoch, p_position => v_until,
@@ -72,7 +72,7 @@ begin
   end if;
   select coalesce(u.tenant, p_turn), u.deliveries
   into turn, v_added
-  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_first_seq => v_head.first_seq) u;
+  from pawl_private.route_unrouted(p_after => p_turn, p_limit => p_limit, p_head => v_head) u;
   deliveries := deliveries + v_added;
   more := coalesce(v_until < v_head.position, false) or exists (select from pawl.unrouted_step limit 1);
 end

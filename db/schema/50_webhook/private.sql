@@ -105,7 +105,7 @@ $$;
 -- Returns: steps: how many were read; deliveries: how many were created
 -- Writes:  delivery, unrouted_step
 create function pawl_private.route_page(
-  p_after bigint, p_until bigint, p_limit integer, p_first_seq bigint, out steps integer, out deliveries integer
+  p_after bigint, p_until bigint, p_limit integer, p_head pawl.log_head, out steps integer, out deliveries integer
 )
 language plpgsql volatile
 set enable_seqscan = off
@@ -125,7 +125,7 @@ begin
   with step as materialized (
     select
       l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
-      pawl_private.epoch_of(h.xid, h.seq) as epoch
+      pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
     cross join lateral (
       select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
@@ -173,7 +173,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, p_first_seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, p_head.first_seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -198,7 +198,7 @@ $$;
 -- The caller must hold the lock of the consumer's row.
 -- Returns: tenant: whose steps they were; null if no tenant has any. deliveries: how many were created
 -- Writes:  delivery, unrouted_step
-create function pawl_private.route_unrouted(p_after text, p_limit integer, p_first_seq bigint, out tenant text, out deliveries integer)
+create function pawl_private.route_unrouted(p_after text, p_limit integer, p_head pawl.log_head, out tenant text, out deliveries integer)
 language plpgsql volatile
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -233,7 +233,7 @@ begin
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, p_first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, p_head.first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -247,7 +247,7 @@ begin
       array_fill(tenant, array[cardinality(v_chosen)]), v_chosen, array_fill(v_step.instance_id, array[cardinality(v_chosen)]),
       array_fill(v_step.version, array[cardinality(v_chosen)]), array_fill(v_step.kind::text, array[cardinality(v_chosen)]),
       array_fill(v_step.at, array[cardinality(v_chosen)]),
-      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq), array[cardinality(v_chosen)]));
+      array_fill(pawl_private.epoch_of(v_step.xid, v_step.seq, p_head), array[cardinality(v_chosen)]));
     if cardinality(v_looked) < v_left then
       delete from pawl.unrouted_step u where u.tenant_id = tenant and u.position = v_step.position;
     else
@@ -278,9 +278,9 @@ declare
 begin
   perform pawl_private.add_deliveries(
     array_agg(p_tenant), array_agg(p_id), array_agg(m.instance_id), array_agg(m.version::bigint), array_agg(m.kind::text),
-    array_agg(m.at), array_agg(pawl_private.epoch_of(m.xid, m.seq)))
+    array_agg(m.at), array_agg(m.epoch))
   from (
-    select h.*
+    select h.*, pawl_private.epoch_of(h.xid, h.seq, e) as epoch
     from pawl.log_head e
     cross join pawl.consumer c
     cross join lateral (
