@@ -86,7 +86,7 @@ func Fork(t testing.TB, pool *pgxpool.Pool) (lose func()) {
 			from pawl.log_head h
 			join pawl.log_epoch e using (epoch)
 			cross join public.forked_head f;
-			update pawl.log_head h set epoch = h.epoch + 1, position = f.position, snapshot = f.snapshot from public.forked_head f;
+			update pawl.log_head h set epoch = h.epoch + 1, position = f.position, snapshot = f.snapshot, epoch_snapshot = f.snapshot from public.forked_head f;
 			commit`)
 	}
 }
