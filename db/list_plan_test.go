@@ -395,6 +395,9 @@ func readsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 func commandsAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 	conn := connect(t, pool)
 	id := bounded.Value[uuid.UUID](t, conn, "select id from pawl.instance where business_key = 'key 1001'")
+	// What other sessions have counted and not told yet would be told after the reset.
+	pool.Reset()
+	bounded.UntilSQL(t, conn, "select count(*) = 1 from pg_stat_activity where datname = current_database() and backend_type = 'client backend'")
 	bounded.Exec(t, conn, "select pg_stat_force_next_flush()")
 	bounded.Exec(t, pool, "select pg_stat_reset()")
 	c := command{id: id, event: "hold", key: "hold"}
