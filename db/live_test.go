@@ -34,7 +34,7 @@ func end(t testing.TB, pool *pgxpool.Pool) int64 {
 // sweep makes a pass over the log, a few rows at a time, and returns how many it deleted.
 func sweep(t testing.TB, pool *pgxpool.Pool) (swept int64) {
 	t.Helper()
-	p := queries.LogSweepParams{RowLimit: 2}
+	p := queries.LogSweepParams{Leader: "the test", Term: 1, RowLimit: 2}
 	// bounded: each call goes on behind the last one
 	for {
 		s, err := queries.New(pool).LogSweep(t.Context(), p)
@@ -111,14 +111,14 @@ func TestSweepKeepsLateNotes(t *testing.T) {
 	wantRemoved(t, pool, long, []uuid.UUID{first}, first)
 	open := begin(t, pool)
 	wantRemoved(t, open, long, []uuid.UUID{second}, second)
-	s, err := queries.New(pool).LogSweep(t.Context(), queries.LogSweepParams{RowLimit: 100})
+	s, err := queries.New(pool).LogSweep(t.Context(), queries.LogSweepParams{Leader: "the test", Term: 1, RowLimit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := open.Commit(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = queries.New(pool).LogSweep(t.Context(), queries.LogSweepParams{Since: &s.Since, After: *s.Last, RowLimit: 100}); err != nil || s.Last != nil {
+	if s, err = queries.New(pool).LogSweep(t.Context(), queries.LogSweepParams{Leader: "the test", Term: 1, Since: &s.Since, After: *s.Last, RowLimit: 100}); err != nil || s.Last != nil {
 		t.Fatalf("the pass goes on: %+v, %v", s, err)
 	}
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl_private.purged_instance"); n != 1 {

@@ -302,7 +302,7 @@ func TestPromotionBeginsAnEpoch(t *testing.T) {
 	wantPlaces(t, pool, map[[2]int64]string{
 		{1, 3}: "known 2.3", {1, 5}: "lost 2.3", {2, 5}: "known 2.5", {2, 6}: "unknown 2.6", {3, 1}: "unknown 2.1", {0, 1}: "unknown 2.0",
 	})
-	if got := bounded.Column[int64](t, pool, "select epoch from pawl.stream_instance('default', $1, 0, 10, 1000000) order by version", kept[1]); !slices.Equal(got, []int64{1, 2, 2}) {
+	if got := bounded.Column[int64](t, pool, "select epoch from pawl.stream_instance('default', $1, 0, 0, 10, 1000000) order by version", kept[1]); !slices.Equal(got, []int64{1, 2, 2}) {
 		t.Errorf("the steps are of the epochs %v", got)
 	}
 	// The next start begins none.
@@ -366,10 +366,10 @@ func TestRestoredLog(t *testing.T) {
 			}
 			wantPlaces(t, pool, map[[2]int64]string{{1, before}: fmt.Sprintf("known 2.%d", before), {1, before + 1}: fmt.Sprintf("lost 2.%d", before)})
 			// A step belongs to the epoch in which it got its position.
-			if got := bounded.Column[int64](t, pool, "select distinct epoch from pawl.stream_instance('default', $1, 0, 10, 1000000)", fresh[0]); !slices.Equal(got, []int64{2}) {
+			if got := bounded.Column[int64](t, pool, "select distinct epoch from pawl.stream_instance('default', $1, 0, 0, 10, 1000000)", fresh[0]); !slices.Equal(got, []int64{2}) {
 				t.Errorf("the restored step is of the epochs %v", got)
 			}
-			if got := bounded.Column[int64](t, pool, "select epoch from pawl.stream_instance('default', $1, 0, 10, 1000000) order by version", ids[1]); !slices.Equal(got, []int64{1, 2, 2}) {
+			if got := bounded.Column[int64](t, pool, "select epoch from pawl.stream_instance('default', $1, 0, 0, 10, 1000000) order by version", ids[1]); !slices.Equal(got, []int64{1, 2, 2}) {
 				t.Errorf("the steps are of the epochs %v", got)
 			}
 			// The subscription gets what was committed after it, on either server: 1 and 22.
@@ -439,4 +439,77 @@ func TestTicksPassLargeTransactions(t *testing.T) {
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.log"); n != 100_000 {
 		t.Errorf("the log has %d rows", n)
 	}
+}
+
+// A database that comes to a third server: what was committed on the second one is read and delivered all the same.
+func TestRestoredTwice(t *testing.T) {
+	t.Parallel()
+	pool, _ := withDoors(t, 1)
+	dbtest.Number(t, pool)
+	subscribeAll(t, pool)
+	bounded.Exec(t, pool, "select pawl.consumer_create('sink')")
+	// Their snapshots are of a server that has counted more transactions.
+	for _, table := range []string{"pawl.subscription", "pawl.consumer"} {
+		bounded.Exec(t, pool, "update "+table+" set since = '5000000000:5000000000:' where since::text <> '1:1:'")
+	}
+	bounded.Exec(t, pool, "update pawl.log_epoch set system_identifier = 7")
+	dbtest.Number(t, pool)
+	second := doors(t, pool, 2)
+	dbtest.Number(t, pool)
+	bounded.Exec(t, pool, "update pawl.log_epoch set system_identifier = 8 where epoch = 2")
+	dbtest.Number(t, pool)
+	doors(t, pool, 1)
+	end := end(t, pool)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.consumer_read('sink', $1, 1000000)", end); n != 3 {
+		t.Errorf("the sink reads %d steps, want 3", n)
+	}
+	routeAll(t, pool, 1000)
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery"); n != 3 {
+		t.Errorf("there are %d deliveries, want 3", n)
+	}
+	if got := bounded.Value[int64](t, pool, "select epoch from pawl.stream_instance('default', $1, 0, 0, 1, 1000)", second[0]); got != 2 {
+		t.Errorf("the step of the second server is of epoch %d", got)
+	}
+}
+
+// A connection through a pooler may lead to another server from one tick to the next. Nothing is numbered or swept there
+// before the epoch has begun.
+func TestTicksOnAnotherServerAreRefused(t *testing.T) {
+	t.Parallel()
+	pool, _ := withDoors(t, 1)
+	dbtest.Number(t, pool)
+	doors(t, pool, 1)
+	bounded.Exec(t, pool, "update pawl.log_epoch set timeline = 7")
+	tick, err := queries.New(pool).LogTick(t.Context(), queries.LogTickParams{Leader: "the test", Term: 1, Lease: anHour})
+	if err != nil || tick.Leads {
+		t.Errorf("%+v, %v", tick, err)
+	}
+	swept, err := queries.New(pool).LogSweep(t.Context(), queries.LogSweepParams{Leader: "the test", Term: 1, RowLimit: 9})
+	if err != nil || swept.Last != nil {
+		t.Errorf("%+v, %v", swept, err)
+	}
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.log"); n != 1 {
+		t.Errorf("%d steps have positions", n)
+	}
+	dbtest.Number(t, pool)
+	wantWhole(t, pool)
+}
+
+// A copy may lack the numbers that the sequence has given out, as one by logical replication does.
+func TestCopyWithoutItsSequence(t *testing.T) {
+	t.Parallel()
+	pool, ids := withDoors(t, 3)
+	dbtest.Number(t, pool)
+	bounded.Exec(t, pool, "update pawl.history set xid = (xid::text::bigint + 100)::text::xid8")
+	bounded.Exec(t, pool, "alter sequence pawl.history_seq_seq restart")
+	bounded.Exec(t, pool, "update pawl.log_epoch set system_identifier = 7")
+	for n := range 10 {
+		dbtest.Number(t, pool)
+		for range 30 {
+			bounded.Value[string](t, pool, "select pg_current_xact_id()::text")
+		}
+		wantOutcome(t, fire(t, pool, tenant, command{id: ids[0], event: []string{"open", "close"}[n%2]})[0], "applied")
+	}
+	dbtest.Number(t, pool)
+	wantWhole(t, pool)
 }

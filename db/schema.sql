@@ -60,7 +60,7 @@ create table pawl.consumer (
   name text collate "C" not null,
   "position" bigint not null,
   since pg_snapshot not null,
-  since_seq bigint not null,
+  later_seq bigint,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
@@ -73,7 +73,7 @@ create table pawl.consumer (
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 comment on column pawl.consumer."position" is 'what has been read';
 comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
-comment on column pawl.consumer.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.consumer.later_seq is 'first_seq of the next server that the database came to; null if there is none';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
@@ -295,7 +295,7 @@ create table pawl.subscription (
   previous_secret text,
   previous_secret_until timestamp with time zone,
   since pg_snapshot not null,
-  since_seq bigint not null,
+  later_seq bigint,
   disabled_at timestamp with time zone,
   disabled_reason text,
   failures integer not null default 0,
@@ -312,7 +312,7 @@ create table pawl.subscription (
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
 comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
-comment on column pawl.subscription.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
@@ -791,10 +791,10 @@ declare
   v_column text;
   v_now timestamptz := pawl.now();
 begin
-  insert into pawl.consumer (name, position, since, since_seq, term, leader, lease_until, relayed, advanced_at)
+  insert into pawl.consumer (name, position, since, term, leader, lease_until, relayed, advanced_at)
   select
     p_consumer, case when p_from_start then 0 else h.position end,
-    case when p_from_start then '1:1:' else pg_current_snapshot() end, h.first_seq, 0, '', v_now, 0, v_now
+    case when p_from_start then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
   from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
 exception
@@ -878,7 +878,7 @@ begin
     ) h
     cross join lateral pawl_private.message_of(h.step, l.position, e) m
     where c.name = p_consumer
-      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
+      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.later_seq)
     order by l.position
   loop
     return next v_message;
@@ -937,7 +937,7 @@ as $$
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
-    where pawl_private.step_follows(h.xid, h.seq, c.since, c.since_seq, e.first_seq)
+    where pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
@@ -2365,7 +2365,7 @@ revoke execute on function pawl.jsonpath_error(text) from public;
 
 create function pawl.log_begin(p_leader text, p_term bigint, OUT epoch bigint, OUT began boolean, OUT restored boolean) returns record
 language plpgsql volatile security definer
-set lock_timeout = '200ms'
+set lock_timeout = '1500ms'
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -2392,7 +2392,15 @@ begin
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
-    v_head.first_seq := nextval('pawl.history_seq_seq');
+  end if;
+  -- Nobody else leads until this has ended.
+  perform from pawl.log_head h where h.leader = p_leader and h.term = p_term for no key update;
+  if not found then
+    raise exception 'another process leads' using errcode = 'serialization_failure';
+  end if;
+  if restored then
+    -- A copy may lack the numbers that the sequence has given out.
+    v_head.first_seq := setval('pawl.history_seq_seq', greatest(nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h)));
     for v_step in
       select h.ctid as place
       from pawl.history h
@@ -2403,6 +2411,9 @@ begin
     loop
       update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
     end loop;
+    update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
+    perform pawl_private.webhook_restored(v_head.first_seq);
+    update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -2414,11 +2425,9 @@ begin
   from pawl.log_head h
   returning snapshot into v_head.epoch_snapshot;
   update pawl.log_head h
-  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
+  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
+    first_seq = coalesce(v_head.first_seq, h.first_seq), lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
-  if not found then
-    raise exception 'another process leads' using errcode = 'serialization_failure';
-  end if;
 end
 $$;
 revoke execute on function pawl.log_begin(text,bigint) from public;
@@ -2486,13 +2495,7 @@ begin
   else
     state := 'unknown';
   end if;
-  if state = 'unknown' and exists (
-    select
-    from pawl_private.server_of_log() s
-    left join pawl.log_epoch e on e.epoch = v_head.epoch
-    where (s.system_identifier, s.database_id, s.table_id, s.timeline)
-      is distinct from (e.system_identifier, e.database_id, e.table_id, e.timeline)
-  ) then
+  if state = 'unknown' and not pawl_private.server_is_of_log(v_head.epoch) then
     state := 'unready';
   end if;
 end
@@ -2528,7 +2531,8 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not exists (
+  -- Without a sequencer there may be any number of steps to look at, and none gets a position.
+  if epoch > 0 and v_head.lease_until > pawl.now() and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;
@@ -2537,7 +2541,7 @@ end
 $$;
 revoke execute on function pawl.log_settled(text,pg_snapshot,timestamp with time zone) from public;
 
-create function pawl.log_sweep(p_since pg_snapshot, p_after bigint, p_limit integer, OUT since pg_snapshot, OUT last bigint, OUT swept bigint) returns record
+create function pawl.log_sweep(p_leader text, p_term bigint, p_since pg_snapshot, p_after bigint, p_limit integer, OUT since pg_snapshot, OUT last bigint, OUT swept bigint) returns record
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -2546,6 +2550,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   swept := 0;
+  if not exists (
+    select from pawl.log_head h where h.leader = p_leader and h.term = p_term and pawl_private.server_is_of_log(h.epoch)
+  ) then
+    return;
+  end if;
   since := coalesce(p_since, pg_current_snapshot());
   if p_since is null and not exists (select from pawl_private.purged_instance limit 1) then
     since := null;
@@ -2572,7 +2581,7 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.log_sweep(pg_snapshot,bigint,integer) from public;
+revoke execute on function pawl.log_sweep(text,bigint,pg_snapshot,bigint,integer) from public;
 
 create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, OUT leads boolean, OUT last bigint, OUT steps bigint) returns record
 language plpgsql volatile security definer
@@ -2604,6 +2613,11 @@ begin
       clock_timestamp() > v_began + interval '2 milliseconds'
       and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
+    return;
+  end if;
+  -- A pooler may keep a connection while another server takes over.
+  leads := pawl_private.server_is_of_log(v_head.epoch);
+  if not leads then
     return;
   end if;
   if current_setting('synchronous_commit') in ('off', 'local') then
@@ -3174,7 +3188,7 @@ as $$
 $$;
 revoke execute on function pawl.state_names(integer) from public;
 
-create function pawl.stream_instance(p_tenant text, p_id uuid, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.message
+create function pawl.stream_instance(p_tenant text, p_id uuid, p_after bigint, p_epoch bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.message
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -3185,6 +3199,13 @@ declare
   v_head pawl.log_head;
 begin
   select h.* into strict v_head from pawl.log_head h;
+  if p_after > 0 and not exists (
+    select from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_after
+      and pawl_private.epoch_of(h.xid, h.seq, v_head) = p_epoch
+  ) then
+    return;
+  end if;
   return query
   select h.*, pawl_private.epoch_of(h.xid, h.seq, v_head), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
@@ -3192,7 +3213,7 @@ begin
   order by h.version;
 end
 $$;
-revoke execute on function pawl.stream_instance(text,uuid,bigint,integer,bigint) from public;
+revoke execute on function pawl.stream_instance(text,uuid,bigint,bigint,integer,bigint) from public;
 
 create function pawl.stream_look(p_tenant text, p_workflows text[], p_floor bigint, p_epoch bigint, p_position bigint, p_limit integer, OUT epoch bigint, OUT place bigint, OUT state text, OUT until bigint, OUT steps bigint) returns record
 language plpgsql stable security definer
@@ -3270,37 +3291,37 @@ create function pawl.stream_read(p_tenant text, p_workflows text[], p_floor bigi
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
+set enable_sort = 'off'
 set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
 begin
   if pawl_private.steps_lost(p_tenant, p_workflows, p_after, p_until, p_floor) then
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
-  return query
-  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq, e), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
-  from (
-    select
-      h.step, h.position,
-      sum(octet_length((h.step).context::text) + coalesce(octet_length((h.step).payload::text), 0))
-        over (order by h.position rows between unbounded preceding and 1 preceding) as before
-    from (
-      select l.position, h.step
+  for v_message in
+    select h.*, pawl_private.epoch_of(h.xid, h.seq, e), l.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+    from pawl.log_head e
+    cross join lateral (
+      select l.*
       from pawl.log l
-      cross join lateral (
-        select h as step
-        from pawl.history h
-        where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
-        limit 1
-      ) h
       where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
       order by l.position
-      limit p_limit
+    ) l
+    cross join lateral (
+      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
     ) h
-  ) s
-  cross join pawl.log_head e
-  where coalesce(s.before, 0) < p_bytes
-  order by s.position;
+    order by l.position
+    limit p_limit
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
 end
 $$;
 revoke execute on function pawl.stream_read(text,text[],bigint,bigint,bigint,integer,bigint) from public;
@@ -3316,11 +3337,10 @@ declare
 begin
   return query
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, since_seq, created_at, created_by)
-  select
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+  values (
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), h.first_seq, v_now, p_actor
-  from pawl.log_head h
+    pg_current_snapshot(), v_now, p_actor)
   returning *;
 exception
   when data_exception or not_null_violation or check_violation then
@@ -3417,7 +3437,7 @@ begin
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
-    since_seq = case when not p_disabled and s.disabled_at is not null then (select h.first_seq from pawl.log_head h) else s.since_seq end,
+    later_seq = case when not p_disabled and s.disabled_at is not null then null else s.later_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id
@@ -4805,10 +4825,24 @@ create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boole
 language plpgsql stable
 as $$
 declare
+  v_head pawl.log_head;
   v_read bigint := (select min(c.position) from pawl.consumer c);
 begin
-  return v_read is not null and not coalesce((
-    select pawl_private.step_is_seen(h.xid, h.seq, m.snapshot, m.first_seq)
+  select h.* into strict v_head from pawl.log_head h;
+  if v_head.epoch = 0 and v_read is null then
+    return false;
+  elsif v_read < v_head.position then
+    select m.snapshot into v_head.snapshot
+    from pawl_private.log_mark m
+    where m.position <= v_read
+    order by m.position desc
+    limit 1;
+    if not found then
+      return true;
+    end if;
+  end if;
+  return exists (
+    select
     from (
       select h.xid, h.seq
       from pawl.history h
@@ -4816,20 +4850,8 @@ begin
       order by h.version desc
       limit 1
     ) h
-    cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
-      union all
-      (
-        select m.snapshot, h.first_seq
-        from pawl_private.log_mark m
-        cross join pawl.log_head h
-        where m.position <= v_read
-        order by m.position desc
-        limit 1
-      )
-      limit 1
-    ) m
-  ), false);
+    where not pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  );
 end
 $$;
 revoke execute on function pawl_private.log_retains(text,uuid) from public;
@@ -5156,7 +5178,7 @@ begin
       select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
     ) s
     where c.name = 'webhooks'
-      and pawl_private.subscription_wants(s.s, h.xid, h.seq, e.first_seq, h.workflow, h.event, h.to_state, h.status)
+      and pawl_private.subscription_wants(s.s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
     order by n.part, n.place
   ) m;
 end
@@ -5230,7 +5252,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, p_head.first_seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -5286,7 +5308,7 @@ begin
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, p_head.first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -5314,6 +5336,21 @@ begin
 end
 $$;
 revoke execute on function pawl_private.route_unrouted(text,integer,pawl.log_head) from public;
+
+create function pawl_private.server_is_of_log(p_epoch bigint) returns boolean
+language plpgsql volatile
+as $$
+begin
+  return not pg_is_in_recovery() and exists (
+    select
+    from pawl_private.server_of_log() s
+    join pawl.log_epoch e
+      on (e.system_identifier, e.database_id, e.table_id, e.timeline) = (s.system_identifier, s.database_id, s.table_id, s.timeline)
+    where e.epoch = p_epoch
+  );
+end
+$$;
+revoke execute on function pawl_private.server_is_of_log(bigint) from public;
 
 create function pawl_private.server_of_log(OUT system_identifier bigint, OUT database_id oid, OUT table_id oid, OUT timeline bigint) returns record
 language sql volatile
@@ -5364,12 +5401,12 @@ end
 $$;
 revoke execute on function pawl_private.state_is_declared(text,integer,text) from public;
 
-create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_since_seq bigint, p_first_seq bigint) returns boolean
+create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_later_seq bigint) returns boolean
 language sql immutable parallel safe
 as $$
-  select p_seq > p_first_seq and p_since_seq < p_first_seq or not pg_visible_in_snapshot(p_xid, p_since)
+  select coalesce(p_seq > p_later_seq, false) or not pg_visible_in_snapshot(p_xid, p_since)
 $$;
-revoke execute on function pawl_private.step_follows(xid8,bigint,pg_snapshot,bigint,bigint) from public;
+revoke execute on function pawl_private.step_follows(xid8,bigint,pg_snapshot,bigint) from public;
 
 create function pawl_private.step_is_seen(p_xid xid8, p_seq bigint, p_snapshot pg_snapshot, p_first_seq bigint) returns boolean
 language sql immutable parallel safe
@@ -5484,11 +5521,11 @@ end
 $$;
 revoke execute on function pawl_private.store_definition(text,integer,jsonb,text) from public;
 
-create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_first_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
+create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
-    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.since_seq, p_first_seq)
+    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.later_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
     and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
     and (
@@ -5499,7 +5536,7 @@ as $$
     )
     and (not p_subscription.terminal_only or p_status <> 'active')
 $$;
-revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,bigint,bigint,text,text,text,text) from public;
+revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,bigint,text,text,text,text) from public;
 
 create function pawl_private.too_slow(p_elapsed interval, p_timers integer) returns boolean
 language sql immutable parallel safe
@@ -5526,6 +5563,11 @@ as $$
   from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
 $$;
 revoke execute on function pawl_private.uuid_v7_with(timestamp with time zone,bytea) from public;
+
+create function pawl_private.webhook_restored(p_first_seq bigint) returns void
+language sql volatile
+as $$ update pawl.subscription s set later_seq = p_first_seq where s.later_seq is null $$;
+revoke execute on function pawl_private.webhook_restored(bigint) from public;
 
 create function pawl_private.webhook_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable

@@ -190,7 +190,7 @@ func (l *sequence) sweep(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
-	s, err := l.queries.LogSweep(ctx, queries.LogSweepParams{Since: l.swept.since, After: l.swept.after, RowLimit: sweepRows})
+	s, err := l.queries.LogSweep(ctx, queries.LogSweepParams{Leader: l.Leader, Term: l.Term, Since: l.swept.since, After: l.swept.after, RowLimit: sweepRows})
 	if err != nil {
 		return fmt.Errorf("sweep the log: %w", err)
 	}

@@ -3645,7 +3645,7 @@ create table pawl.consumer (
   name text collate "C" not null,
   position bigint not null,
   since pg_snapshot not null,
-  since_seq bigint not null,
+  later_seq bigint,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -3661,7 +3661,7 @@ with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_sca
 
 comment on column pawl.consumer.position is 'what has been read';
 comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
-comment on column pawl.consumer.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.consumer.later_seq is 'first_seq of the next server that the database came to; null if there is none';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 
@@ -3699,14 +3699,14 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- step_follows says whether a step was committed after p_since was taken. p_since_seq: first_seq of log_head
--- then. p_first_seq: first_seq now. Of a later server, all steps follow.
+-- step_follows says whether a step was committed after p_since was taken. p_later_seq: steps with larger ones are
+-- of a later server, whose transaction ids p_since does not know; null if there is none.
 -- +goose StatementBegin
-create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_since_seq bigint, p_first_seq bigint)
+create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_later_seq bigint)
 returns boolean
 language sql immutable parallel safe
 as $$
-  select p_seq > p_first_seq and p_since_seq < p_first_seq or not pg_visible_in_snapshot(p_xid, p_since)
+  select coalesce(p_seq > p_later_seq, false) or not pg_visible_in_snapshot(p_xid, p_since)
 $$;
 -- +goose StatementEnd
 
@@ -3793,6 +3793,23 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- server_is_of_log says whether this server, which must be no standby, is that of an epoch.
+-- +goose StatementBegin
+create function pawl_private.server_is_of_log(p_epoch bigint) returns boolean
+language plpgsql volatile
+as $$
+begin
+  return not pg_is_in_recovery() and exists (
+    select
+    from pawl_private.server_of_log() s
+    join pawl.log_epoch e
+      on (e.system_identifier, e.database_id, e.table_id, e.timeline) = (s.system_identifier, s.database_id, s.table_id, s.timeline)
+    where e.epoch = p_epoch
+  );
+end
+$$;
+-- +goose StatementEnd
+
 -- consumer_keep_lead renews a lease if more than a third of it has passed.
 -- Returns: whether the leader still leads in p_term
 -- Locks:   consumer
@@ -3814,16 +3831,31 @@ end
 $$;
 -- +goose StatementEnd
 
--- log_retains says whether a consumer may not yet have read the last step of an instance.
+-- log_retains says whether the last step of an instance has no position yet, or a consumer may not yet have read
+-- it. Before the first sequencer and the first consumer, nobody is to be told.
 -- +goose StatementBegin
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable -- As instance_retains.
 as $$
 declare
+  v_head pawl.log_head;
   v_read bigint := (select min(c.position) from pawl.consumer c);
 begin
-  return v_read is not null and not coalesce((
-    select pawl_private.step_is_seen(h.xid, h.seq, m.snapshot, m.first_seq)
+  select h.* into strict v_head from pawl.log_head h;
+  if v_head.epoch = 0 and v_read is null then
+    return false;
+  elsif v_read < v_head.position then
+    select m.snapshot into v_head.snapshot
+    from pawl_private.log_mark m
+    where m.position <= v_read
+    order by m.position desc
+    limit 1;
+    if not found then
+      return true;
+    end if;
+  end if;
+  return exists (
+    select
     from (
       select h.xid, h.seq
       from pawl.history h
@@ -3831,20 +3863,8 @@ begin
       order by h.version desc
       limit 1
     ) h
-    cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
-      union all
-      (
-        select m.snapshot, h.first_seq
-        from pawl_private.log_mark m
-        cross join pawl.log_head h
-        where m.position <= v_read
-        order by m.position desc
-        limit 1
-      )
-      limit 1
-    ) m
-  ), false);
+    where not pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  );
 end
 $$;
 -- +goose StatementEnd
@@ -3918,10 +3938,10 @@ declare
   v_column text;
   v_now timestamptz := pawl.now();
 begin
-  insert into pawl.consumer (name, position, since, since_seq, term, leader, lease_until, relayed, advanced_at)
+  insert into pawl.consumer (name, position, since, term, leader, lease_until, relayed, advanced_at)
   select
     p_consumer, case when p_from_start then 0 else h.position end,
-    case when p_from_start then '1:1:' else pg_current_snapshot() end, h.first_seq, 0, '', v_now, 0, v_now
+    case when p_from_start then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
   from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
 exception
@@ -4033,7 +4053,7 @@ begin
     ) h
     cross join lateral pawl_private.message_of(h.step, l.position, e) m
     where c.name = p_consumer
-      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
+      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.later_seq)
     order by l.position
   loop
     return next v_message;
@@ -4086,17 +4106,18 @@ $$;
 --
 -- A server that was promoted goes on with the transaction ids of its WAL. One that a dump was restored on has
 -- others. There, no step may be in progress meanwhile. So all steps that have a position have smaller seqs than
--- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position.
+-- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position. The lock's
+-- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
--- Locks:   history (share) on another server, log_head
--- Writes:  log_epoch, log_head, history
+-- Locks:   on another server history (share); log_head, consumer, subscription
+-- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance
 -- +goose StatementBegin
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '200ms'
+set lock_timeout = '1500ms'
 as $$
 #variable_conflict use_column
 declare
@@ -4122,7 +4143,15 @@ begin
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
-    v_head.first_seq := nextval('pawl.history_seq_seq');
+  end if;
+  -- Nobody else leads until this has ended.
+  perform from pawl.log_head h where h.leader = p_leader and h.term = p_term for no key update;
+  if not found then
+    raise exception 'another process leads' using errcode = 'serialization_failure';
+  end if;
+  if restored then
+    -- A copy may lack the numbers that the sequence has given out.
+    v_head.first_seq := setval('pawl.history_seq_seq', greatest(nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h)));
     for v_step in
       select h.ctid as place
       from pawl.history h
@@ -4133,6 +4162,9 @@ begin
     loop
       update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
     end loop;
+    update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
+    perform pawl_private.webhook_restored(v_head.first_seq);
+    update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -4144,11 +4176,9 @@ begin
   from pawl.log_head h
   returning snapshot into v_head.epoch_snapshot;
   update pawl.log_head h
-  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
+  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
+    first_seq = coalesce(v_head.first_seq, h.first_seq), lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
-  if not found then
-    raise exception 'another process leads' using errcode = 'serialization_failure';
-  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -4238,13 +4268,7 @@ begin
   else
     state := 'unknown';
   end if;
-  if state = 'unknown' and exists (
-    select
-    from pawl_private.server_of_log() s
-    left join pawl.log_epoch e on e.epoch = v_head.epoch
-    where (s.system_identifier, s.database_id, s.table_id, s.timeline)
-      is distinct from (e.system_identifier, e.database_id, e.table_id, e.timeline)
-  ) then
+  if state = 'unknown' and not pawl_private.server_is_of_log(v_head.epoch) then
     state := 'unready';
   end if;
 end
@@ -4290,7 +4314,8 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not exists (
+  -- Without a sequencer there may be any number of steps to look at, and none gets a position.
+  if epoch > 0 and v_head.lease_until > pawl.now() and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;
@@ -4304,12 +4329,12 @@ $$;
 -- log_sweep deletes rows of purged instances from the log, and notes their positions. It looks at p_limit rows
 -- after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
 -- returned.
--- Returns: since: null if nothing is to be swept. last: the last position that was looked at; null at the end of
+-- Returns: since: null if nothing is to be swept, or if p_leader does not lead in p_term. last: the last position that was looked at; null at the end of
 --          the pass. swept: how many rows were deleted
 -- Writes:  log, log_floor, purged_instance
 -- +goose StatementBegin
 create function pawl.log_sweep(
-  p_since pg_snapshot, p_after bigint, p_limit integer, out since pg_snapshot, out last bigint, out swept bigint
+  p_leader text, p_term bigint, p_since pg_snapshot, p_after bigint, p_limit integer, out since pg_snapshot, out last bigint, out swept bigint
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -4319,6 +4344,11 @@ set jit = off
 as $$
 begin
   swept := 0;
+  if not exists (
+    select from pawl.log_head h where h.leader = p_leader and h.term = p_term and pawl_private.server_is_of_log(h.epoch)
+  ) then
+    return;
+  end if;
   since := coalesce(p_since, pg_current_snapshot());
   if p_since is null and not exists (select from pawl_private.purged_instance limit 1) then
     since := null;
@@ -4353,7 +4383,7 @@ $$;
 -- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
--- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. last: the last position.
+-- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is changed. last: the last position.
 --          steps: how many got a position
 -- Locks:   log_head
 -- Writes:  log, log_head, log_mark
@@ -4388,6 +4418,11 @@ begin
       clock_timestamp() > v_began + interval '2 milliseconds'
       and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
+    return;
+  end if;
+  -- A pooler may keep a connection while another server takes over.
+  leads := pawl_private.server_is_of_log(v_head.epoch);
+  if not leads then
     return;
   end if;
   if current_setting('synchronous_commit') in ('off', 'local') then
@@ -4430,9 +4465,10 @@ $$;
 -- 40_log/stream_instance.sql
 
 -- stream_instance reads the steps of an instance after version p_after, up to the last one that has a position.
--- Returns: as stream_read, in the order of version, without positions
+-- p_epoch: that of the step p_after
+-- Returns: as stream_read, in the order of version, without positions; none if p_after is of another epoch
 -- +goose StatementBegin
-create function pawl.stream_instance(p_tenant text, p_id uuid, p_after bigint, p_limit integer, p_bytes bigint) returns setof pawl.message
+create function pawl.stream_instance(p_tenant text, p_id uuid, p_after bigint, p_epoch bigint, p_limit integer, p_bytes bigint) returns setof pawl.message
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -4443,6 +4479,13 @@ declare
   v_head pawl.log_head;
 begin
   select h.* into strict v_head from pawl.log_head h;
+  if p_after > 0 and not exists (
+    select from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_after
+      and pawl_private.epoch_of(h.xid, h.seq, v_head) = p_epoch
+  ) then
+    return;
+  end if;
   return query
   select h.*, pawl_private.epoch_of(h.xid, h.seq, v_head), null::bigint, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
   from pawl.history_page(p_tenant, p_id, p_after, p_limit, p_bytes) h
@@ -4560,36 +4603,36 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_sort = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
 begin
   if pawl_private.steps_lost(p_tenant, p_workflows, p_after, p_until, p_floor) then
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
-  return query
-  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq, e), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
-  from (
-    select
-      h.step, h.position,
-      sum(octet_length((h.step).context::text) + coalesce(octet_length((h.step).payload::text), 0))
-        over (order by h.position rows between unbounded preceding and 1 preceding) as before
-    from (
-      select l.position, h.step
+  for v_message in
+    select h.*, pawl_private.epoch_of(h.xid, h.seq, e), l.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+    from pawl.log_head e
+    cross join lateral (
+      select l.*
       from pawl.log l
-      cross join lateral (
-        select h as step
-        from pawl.history h
-        where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
-        limit 1
-      ) h
       where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
       order by l.position
-      limit p_limit
+    ) l
+    cross join lateral (
+      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
     ) h
-  ) s
-  cross join pawl.log_head e
-  where coalesce(s.before, 0) < p_bytes
-  order by s.position;
+    order by l.position
+    limit p_limit
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
 end
 $$;
 -- +goose StatementEnd
@@ -4655,7 +4698,7 @@ create table pawl.subscription (
   previous_secret text,
   previous_secret_until timestamptz,
   since pg_snapshot not null,
-  since_seq bigint not null,
+  later_seq bigint,
   disabled_at timestamptz,
   disabled_reason text,
   failures integer not null default 0,
@@ -4677,7 +4720,7 @@ with (fillfactor = 50);
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
 comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
-comment on column pawl.subscription.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
@@ -4807,16 +4850,15 @@ language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 -- +goose StatementEnd
 
--- subscription_wants says whether an enabled subscription receives the message of a step. p_first_seq: that of
--- log_head.
+-- subscription_wants says whether an enabled subscription receives the message of a step.
 -- +goose StatementBegin
 create function pawl_private.subscription_wants(
-  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_first_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
+  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
 ) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
-    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.since_seq, p_first_seq)
+    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.later_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
     and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
     and (
@@ -4963,7 +5005,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, p_head.first_seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -5025,7 +5067,7 @@ begin
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, p_head.first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -5109,11 +5151,20 @@ begin
       select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
     ) s
     where c.name = 'webhooks'
-      and pawl_private.subscription_wants(s.s, h.xid, h.seq, e.first_seq, h.workflow, h.event, h.to_state, h.status)
+      and pawl_private.subscription_wants(s.s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
     order by n.part, n.place
   ) m;
 end
 $$;
+-- +goose StatementEnd
+
+-- webhook_restored notes that the database has come to another server, whose steps have larger seqs than p_first_seq.
+-- Locks:   subscription
+-- Writes:  subscription
+-- +goose StatementBegin
+create function pawl_private.webhook_restored(p_first_seq bigint) returns void
+language sql volatile
+as $$ update pawl.subscription s set later_seq = p_first_seq where s.later_seq is null $$;
 -- +goose StatementEnd
 
 -- webhook_retains says whether a message of an instance is still to be sent: an unrouted step, a pending
@@ -5175,7 +5226,7 @@ as $$
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
-    where pawl_private.step_follows(h.xid, h.seq, c.since, c.since_seq, e.first_seq)
+    where pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
@@ -5825,11 +5876,10 @@ declare
 begin
   return query
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, since_seq, created_at, created_by)
-  select
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+  values (
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), h.first_seq, v_now, p_actor
-  from pawl.log_head h
+    pg_current_snapshot(), v_now, p_actor)
   returning *;
 exception
   when data_exception or not_null_violation or check_violation then
@@ -5967,7 +6017,7 @@ begin
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
-    since_seq = case when not p_disabled and s.disabled_at is not null then (select h.first_seq from pawl.log_head h) else s.since_seq end,
+    later_seq = case when not p_disabled and s.disabled_at is not null then null else s.later_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id

@@ -30,7 +30,7 @@ from pawl.stream_read(
   @tenant::text, @workflows::text[], @floor::bigint, @after::bigint, @until::bigint, @row_limit::integer, @bytes::bigint);
 
 -- name: StreamInstance :many
-select * from pawl.stream_instance(@tenant::text, @instance_id::uuid, @after_version::bigint, @row_limit::integer, @bytes::bigint);
+select * from pawl.stream_instance(@tenant::text, @instance_id::uuid, @after_version::bigint, @epoch::bigint, @row_limit::integer, @bytes::bigint);
 
 -- name: ListStates :many
 select s.state, s.status

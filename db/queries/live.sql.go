@@ -144,13 +144,14 @@ func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
 }
 
 const streamInstance = `-- name: StreamInstance :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.stream_instance($1::text, $2::uuid, $3::bigint, $4::integer, $5::bigint)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.stream_instance($1::text, $2::uuid, $3::bigint, $4::bigint, $5::integer, $6::bigint)
 `
 
 type StreamInstanceParams struct {
 	Tenant       string
 	InstanceID   uuid.UUID
 	AfterVersion int64
+	Epoch        int64
 	RowLimit     int32
 	Bytes        int64
 }
@@ -160,6 +161,7 @@ func (q *Queries) StreamInstance(ctx context.Context, arg StreamInstanceParams) 
 		arg.Tenant,
 		arg.InstanceID,
 		arg.AfterVersion,
+		arg.Epoch,
 		arg.RowLimit,
 		arg.Bytes,
 	)

@@ -35,8 +35,8 @@ type Consumer struct {
 	Position int64
 	// steps that it sees are not read; see pawl_private.step_follows
 	Since string
-	// first_seq of log_head when since was taken
-	SinceSeq int64
+	// first_seq of the next server that the database came to; null if there is none
+	LaterSeq *int64
 	// counts the leaders
 	Term       int64
 	Leader     string
@@ -378,8 +378,8 @@ type Subscription struct {
 	PreviousSecretUntil *time.Time
 	// steps that it sees were committed before the subscription was created; see pawl_private.step_follows
 	Since string
-	// first_seq of log_head when since was taken
-	SinceSeq       int64
+	// as in pawl.consumer
+	LaterSeq       *int64
 	DisabledAt     *time.Time
 	DisabledReason *string
 	// how many attempts have failed in a row

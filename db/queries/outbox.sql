@@ -14,7 +14,7 @@ from pawl.log_tick(@leader::text, @term::bigint, @lease::interval) t;
 
 -- name: LogSweep :one
 select coalesce(s.since::text, '')::text as since, s.last, s.swept::bigint as swept
-from pawl.log_sweep(sqlc.narg('since')::pg_snapshot, @after::bigint, @row_limit::integer) s;
+from pawl.log_sweep(@leader::text, @term::bigint, sqlc.narg('since')::pg_snapshot, @after::bigint, @row_limit::integer) s;
 
 -- name: ConsumerCreate :exec
 select pawl.consumer_create(@consumer::text, @from_start::boolean);

@@ -304,10 +304,12 @@ func (q *Queries) LogResign(ctx context.Context, arg LogResignParams) error {
 
 const logSweep = `-- name: LogSweep :one
 select coalesce(s.since::text, '')::text as since, s.last, s.swept::bigint as swept
-from pawl.log_sweep($1::pg_snapshot, $2::bigint, $3::integer) s
+from pawl.log_sweep($1::text, $2::bigint, $3::pg_snapshot, $4::bigint, $5::integer) s
 `
 
 type LogSweepParams struct {
+	Leader   string
+	Term     int64
 	Since    *string
 	After    int64
 	RowLimit int32
@@ -320,7 +322,13 @@ type LogSweepRow struct {
 }
 
 func (q *Queries) LogSweep(ctx context.Context, arg LogSweepParams) (LogSweepRow, error) {
-	row := q.db.QueryRow(ctx, logSweep, arg.Since, arg.After, arg.RowLimit)
+	row := q.db.QueryRow(ctx, logSweep,
+		arg.Leader,
+		arg.Term,
+		arg.Since,
+		arg.After,
+		arg.RowLimit,
+	)
 	var i LogSweepRow
 	err := row.Scan(&i.Since, &i.Last, &i.Swept)
 	return i, err

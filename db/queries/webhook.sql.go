@@ -398,7 +398,7 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 }
 
 const getSubscription = `-- name: GetSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
 `
 
 type GetSubscriptionParams struct {
@@ -421,7 +421,7 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
-		&i.SinceSeq,
+		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
@@ -499,7 +499,7 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 }
 
 const listSubscriptions = `-- name: ListSubscriptions :many
-select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.since_seq, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.created_at, s.created_by
+select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.later_seq, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.created_at, s.created_by
 from pawl.subscription s
 where s.tenant_id = $1 and ($2::uuid is null or s.id < $2)
 order by s.id desc
@@ -533,7 +533,7 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 			&i.PreviousSecret,
 			&i.PreviousSecretUntil,
 			&i.Since,
-			&i.SinceSeq,
+			&i.LaterSeq,
 			&i.DisabledAt,
 			&i.DisabledReason,
 			&i.Failures,
@@ -552,7 +552,7 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 }
 
 const subscriptionCreate = `-- name: SubscriptionCreate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_create(
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_create(
   $1::text, $2::text, $3::text[], $4::text[], $5::text[], $6::boolean, $7::text,
   $8::text)
 `
@@ -592,7 +592,7 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
-		&i.SinceSeq,
+		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
@@ -620,7 +620,7 @@ func (q *Queries) SubscriptionDelete(ctx context.Context, arg SubscriptionDelete
 }
 
 const subscriptionRotateSecret = `-- name: SubscriptionRotateSecret :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
 `
 
 type SubscriptionRotateSecretParams struct {
@@ -650,7 +650,7 @@ func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg Subscription
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
-		&i.SinceSeq,
+		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
@@ -695,7 +695,7 @@ func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestPara
 }
 
 const subscriptionUpdate = `-- name: SubscriptionUpdate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, since_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_update(
+select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_update(
   $1::text, $2::uuid, $3::text, $4::text[], $5::text[],
   $6::text[], $7::boolean, $8::boolean)
 `
@@ -735,7 +735,7 @@ func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdate
 		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
 		&i.Since,
-		&i.SinceSeq,
+		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,

@@ -141,7 +141,7 @@ func (t *instanceStream) next(ctx context.Context) (messages []Message, more boo
 	var rows []queries.Message
 	err = t.service.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		rows, err = q.StreamInstance(ctx, queries.StreamInstanceParams{
-			Tenant: t.tenant, InstanceID: t.id, AfterVersion: t.place.version, RowLimit: limit, Bytes: streamBytes,
+			Tenant: t.tenant, InstanceID: t.id, AfterVersion: t.place.version, Epoch: t.place.epoch, RowLimit: limit, Bytes: streamBytes,
 		})
 		return err
 	})

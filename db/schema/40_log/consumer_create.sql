@@ -11,10 +11,10 @@ declare
   v_column text;
   v_now timestamptz := pawl.now();
 begin
-  insert into pawl.consumer (name, position, since, since_seq, term, leader, lease_until, relayed, advanced_at)
+  insert into pawl.consumer (name, position, since, term, leader, lease_until, relayed, advanced_at)
   select
     p_consumer, case when p_from_start then 0 else h.position end,
-    case when p_from_start then '1:1:' else pg_current_snapshot() end, h.first_seq, 0, '', v_now, 0, v_now
+    case when p_from_start then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
   from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
 exception

@@ -28,7 +28,7 @@ begin
     ) h
     cross join lateral pawl_private.message_of(h.step, l.position, e) m
     where c.name = p_consumer
-      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.since_seq, e.first_seq)
+      and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.later_seq)
     order by l.position
   loop
     return next v_message;

@@ -3,16 +3,17 @@
 --
 -- A server that was promoted goes on with the transaction ids of its WAL. One that a dump was restored on has
 -- others. There, no step may be in progress meanwhile. So all steps that have a position have smaller seqs than
--- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position.
+-- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position. The lock's
+-- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
--- Locks:   history (share) on another server, log_head
--- Writes:  log_epoch, log_head, history
+-- Locks:   on another server history (share); log_head, consumer, subscription
+-- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '200ms'
+set lock_timeout = '1500ms'
 as $$
 #variable_conflict use_column
 declare
@@ -38,7 +39,15 @@ begin
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
-    v_head.first_seq := nextval('pawl.history_seq_seq');
+  end if;
+  -- Nobody else leads until this has ended.
+  perform from pawl.log_head h where h.leader = p_leader and h.term = p_term for no key update;
+  if not found then
+    raise exception 'another process leads' using errcode = 'serialization_failure';
+  end if;
+  if restored then
+    -- A copy may lack the numbers that the sequence has given out.
+    v_head.first_seq := setval('pawl.history_seq_seq', greatest(nextval('pawl.history_seq_seq'), (select max(h.seq) + 1 from pawl.history h)));
     for v_step in
       select h.ctid as place
       from pawl.history h
@@ -49,6 +58,9 @@ begin
     loop
       update pawl.history h set seq = default, xid = default where h.ctid = v_step.place;
     end loop;
+    update pawl.consumer c set later_seq = v_head.first_seq where c.later_seq is null;
+    perform pawl_private.webhook_restored(v_head.first_seq);
+    update pawl_private.purged_instance p set xid = default;
     delete from pawl_private.log_mark;
   end if;
   epoch := coalesce(v_last.epoch, 0) + 1;
@@ -60,10 +72,8 @@ begin
   from pawl.log_head h
   returning snapshot into v_head.epoch_snapshot;
   update pawl.log_head h
-  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot), first_seq = coalesce(v_head.first_seq, h.first_seq)
+  set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
+    first_seq = coalesce(v_head.first_seq, h.first_seq), lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
-  if not found then
-    raise exception 'another process leads' using errcode = 'serialization_failure';
-  end if;
 end
 $$;

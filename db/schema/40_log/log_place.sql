@@ -22,13 +22,7 @@ begin
   else
     state := 'unknown';
   end if;
-  if state = 'unknown' and exists (
-    select
-    from pawl_private.server_of_log() s
-    left join pawl.log_epoch e on e.epoch = v_head.epoch
-    where (s.system_identifier, s.database_id, s.table_id, s.timeline)
-      is distinct from (e.system_identifier, e.database_id, e.table_id, e.timeline)
-  ) then
+  if state = 'unknown' and not pawl_private.server_is_of_log(v_head.epoch) then
     state := 'unready';
   end if;
 end

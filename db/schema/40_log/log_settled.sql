@@ -20,7 +20,8 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
-  if epoch > 0 and not exists (
+  -- Without a sequencer there may be any number of steps to look at, and none gets a position.
+  if epoch > 0 and v_head.lease_until > pawl.now() and not exists (
     select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
   ) then
     place := v_head.position;

@@ -1,11 +1,11 @@
 -- log_sweep deletes rows of purged instances from the log, and notes their positions. It looks at p_limit rows
 -- after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
 -- returned.
--- Returns: since: null if nothing is to be swept. last: the last position that was looked at; null at the end of
+-- Returns: since: null if nothing is to be swept, or if p_leader does not lead in p_term. last: the last position that was looked at; null at the end of
 --          the pass. swept: how many rows were deleted
 -- Writes:  log, log_floor, purged_instance
 create function pawl.log_sweep(
-  p_since pg_snapshot, p_after bigint, p_limit integer, out since pg_snapshot, out last bigint, out swept bigint
+  p_leader text, p_term bigint, p_since pg_snapshot, p_after bigint, p_limit integer, out since pg_snapshot, out last bigint, out swept bigint
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -15,6 +15,11 @@ set jit = off
 as $$
 begin
   swept := 0;
+  if not exists (
+    select from pawl.log_head h where h.leader = p_leader and h.term = p_term and pawl_private.server_is_of_log(h.epoch)
+  ) then
+    return;
+  end if;
   since := coalesce(p_since, pg_current_snapshot());
   if p_since is null and not exists (select from pawl_private.purged_instance limit 1) then
     since := null;

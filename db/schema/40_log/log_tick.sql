@@ -2,7 +2,7 @@
 -- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
--- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. last: the last position.
+-- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is changed. last: the last position.
 --          steps: how many got a position
 -- Locks:   log_head
 -- Writes:  log, log_head, log_mark
@@ -36,6 +36,11 @@ begin
       clock_timestamp() > v_began + interval '2 milliseconds'
       and exists (select from pg_snapshot_xip(v_snapshot) as x (xid) where x.xid >= pg_snapshot_xmax(v_head.snapshot)))
   then
+    return;
+  end if;
+  -- A pooler may keep a connection while another server takes over.
+  leads := pawl_private.server_is_of_log(v_head.epoch);
+  if not leads then
     return;
   end if;
   if current_setting('synchronous_commit') in ('off', 'local') then

@@ -18,13 +18,13 @@ as $$
   where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
 $$;
 
--- step_follows says whether a step was committed after p_since was taken. p_since_seq: first_seq of log_head
--- then. p_first_seq: first_seq now. Of a later server, all steps follow.
-create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_since_seq bigint, p_first_seq bigint)
+-- step_follows says whether a step was committed after p_since was taken. p_later_seq: steps with larger ones are
+-- of a later server, whose transaction ids p_since does not know; null if there is none.
+create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_later_seq bigint)
 returns boolean
 language sql immutable parallel safe
 as $$
-  select p_seq > p_first_seq and p_since_seq < p_first_seq or not pg_visible_in_snapshot(p_xid, p_since)
+  select coalesce(p_seq > p_later_seq, false) or not pg_visible_in_snapshot(p_xid, p_since)
 $$;
 
 -- step_is_seen says whether a step has a position, if p_snapshot is that of a tick and p_first_seq the one of
@@ -98,6 +98,21 @@ as $$
   where d.datname = current_database()
 $$;
 
+-- server_is_of_log says whether this server, which must be no standby, is that of an epoch.
+create function pawl_private.server_is_of_log(p_epoch bigint) returns boolean
+language plpgsql volatile
+as $$
+begin
+  return not pg_is_in_recovery() and exists (
+    select
+    from pawl_private.server_of_log() s
+    join pawl.log_epoch e
+      on (e.system_identifier, e.database_id, e.table_id, e.timeline) = (s.system_identifier, s.database_id, s.table_id, s.timeline)
+    where e.epoch = p_epoch
+  );
+end
+$$;
+
 -- consumer_keep_lead renews a lease if more than a third of it has passed.
 -- Returns: whether the leader still leads in p_term
 -- Locks:   consumer
@@ -117,15 +132,30 @@ begin
 end
 $$;
 
--- log_retains says whether a consumer may not yet have read the last step of an instance.
+-- log_retains says whether the last step of an instance has no position yet, or a consumer may not yet have read
+-- it. Before the first sequencer and the first consumer, nobody is to be told.
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable -- As instance_retains.
 as $$
 declare
+  v_head pawl.log_head;
   v_read bigint := (select min(c.position) from pawl.consumer c);
 begin
-  return v_read is not null and not coalesce((
-    select pawl_private.step_is_seen(h.xid, h.seq, m.snapshot, m.first_seq)
+  select h.* into strict v_head from pawl.log_head h;
+  if v_head.epoch = 0 and v_read is null then
+    return false;
+  elsif v_read < v_head.position then
+    select m.snapshot into v_head.snapshot
+    from pawl_private.log_mark m
+    where m.position <= v_read
+    order by m.position desc
+    limit 1;
+    if not found then
+      return true;
+    end if;
+  end if;
+  return exists (
+    select
     from (
       select h.xid, h.seq
       from pawl.history h
@@ -133,20 +163,8 @@ begin
       order by h.version desc
       limit 1
     ) h
-    cross join (
-      select h.snapshot, h.first_seq from pawl.log_head h where h.position <= v_read
-      union all
-      (
-        select m.snapshot, h.first_seq
-        from pawl_private.log_mark m
-        cross join pawl.log_head h
-        where m.position <= v_read
-        order by m.position desc
-        limit 1
-      )
-      limit 1
-    ) m
-  ), false);
+    where not pawl_private.step_is_seen(h.xid, h.seq, v_head.snapshot, v_head.first_seq)
+  );
 end
 $$;
 

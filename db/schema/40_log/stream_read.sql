@@ -10,35 +10,35 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_sort = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
+declare
+  v_message pawl.message;
+  v_bytes bigint := 0;
 begin
   if pawl_private.steps_lost(p_tenant, p_workflows, p_after, p_until, p_floor) then
     perform pawl_private.raise_condition('steps-purged', 'steps that follow have been purged');
   end if;
-  return query
-  select (s.step).*, pawl_private.epoch_of((s.step).xid, (s.step).seq, e), s.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
-  from (
-    select
-      h.step, h.position,
-      sum(octet_length((h.step).context::text) + coalesce(octet_length((h.step).payload::text), 0))
-        over (order by h.position rows between unbounded preceding and 1 preceding) as before
-    from (
-      select l.position, h.step
+  for v_message in
+    select h.*, pawl_private.epoch_of(h.xid, h.seq, e), l.position, null::pawl.key, null::pawl.key, null::timestamptz, null::text[]
+    from pawl.log_head e
+    cross join lateral (
+      select l.*
       from pawl.log l
-      cross join lateral (
-        select h as step
-        from pawl.history h
-        where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
-        limit 1
-      ) h
       where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
       order by l.position
-      limit p_limit
+    ) l
+    cross join lateral (
+      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
     ) h
-  ) s
-  cross join pawl.log_head e
-  where coalesce(s.before, 0) < p_bytes
-  order by s.position;
+    order by l.position
+    limit p_limit
+  loop
+    return next v_message;
+    v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
 end
 $$;

@@ -136,7 +136,7 @@ create table pawl.consumer (
   name text collate "C" not null,
   position bigint not null,
   since pg_snapshot not null,
-  since_seq bigint not null,
+  later_seq bigint,
   term bigint not null,
   leader text not null,
   lease_until timestamptz not null,
@@ -152,7 +152,7 @@ with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_sca
 
 comment on column pawl.consumer.position is 'what has been read';
 comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
-comment on column pawl.consumer.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.consumer.later_seq is 'first_seq of the next server that the database came to; null if there is none';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
 

@@ -29,7 +29,7 @@ as $$
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
-    where pawl_private.step_follows(h.xid, h.seq, c.since, c.since_seq, e.first_seq)
+    where pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest

@@ -24,15 +24,14 @@ create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns b
 language sql immutable parallel safe
 as $$ select p_delivery.attempts > 0 and not p_delivery.replayed or p_delivery.next_attempt_at is null $$;
 
--- subscription_wants says whether an enabled subscription receives the message of a step. p_first_seq: that of
--- log_head.
+-- subscription_wants says whether an enabled subscription receives the message of a step.
 create function pawl_private.subscription_wants(
-  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_first_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
+  p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text
 ) returns boolean
 language sql stable
 as $$
   select p_subscription.disabled_at is null
-    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.since_seq, p_first_seq)
+    and pawl_private.step_follows(p_xid, p_seq, p_subscription.since, p_subscription.later_seq)
     and (p_subscription.workflows = '{}' or p_workflow = any (p_subscription.workflows))
     and (p_subscription.events = '{}' or p_event = any (p_subscription.events))
     and (
@@ -173,7 +172,7 @@ begin
       select s.id
       from pawl.subscription s
       where s.tenant_id = h.tenant_id
-        and pawl_private.subscription_wants(s, h.xid, h.seq, p_head.first_seq, h.workflow, h.event, h.to_state, h.status)
+        and pawl_private.subscription_wants(s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
     ) s
     where not h.put_off
     union all
@@ -233,7 +232,7 @@ begin
       coalesce(array_agg(l.id), '{}'),
       coalesce(array_agg(l.id) filter (
         where pawl_private.subscription_wants(
-          l.subscription, v_step.xid, v_step.seq, p_head.first_seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
+          l.subscription, v_step.xid, v_step.seq, v_step.workflow, v_step.event, v_step.to_state, v_step.status)
       ), '{}')
     into v_looked, v_chosen
     from (
@@ -315,11 +314,18 @@ begin
       select s from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id limit 1
     ) s
     where c.name = 'webhooks'
-      and pawl_private.subscription_wants(s.s, h.xid, h.seq, e.first_seq, h.workflow, h.event, h.to_state, h.status)
+      and pawl_private.subscription_wants(s.s, h.xid, h.seq, h.workflow, h.event, h.to_state, h.status)
     order by n.part, n.place
   ) m;
 end
 $$;
+
+-- webhook_restored notes that the database has come to another server, whose steps have larger seqs than p_first_seq.
+-- Locks:   subscription
+-- Writes:  subscription
+create function pawl_private.webhook_restored(p_first_seq bigint) returns void
+language sql volatile
+as $$ update pawl.subscription s set later_seq = p_first_seq where s.later_seq is null $$;
 
 -- webhook_retains says whether a message of an instance is still to be sent: an unrouted step, a pending
 -- delivery whose subscription is not disabled, or a callback's.

@@ -16,11 +16,10 @@ declare
 begin
   return query
   insert into pawl.subscription (
-    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, since_seq, created_at, created_by)
-  select
+    tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
+  values (
     p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), h.first_seq, v_now, p_actor
-  from pawl.log_head h
+    pg_current_snapshot(), v_now, p_actor)
   returning *;
 exception
   when data_exception or not_null_violation or check_violation then

@@ -45,7 +45,7 @@ begin
       when p_disabled is null then s.disabled_reason
     end,
     since = case when not p_disabled and s.disabled_at is not null then pg_current_snapshot() else s.since end,
-    since_seq = case when not p_disabled and s.disabled_at is not null then (select h.first_seq from pawl.log_head h) else s.since_seq end,
+    later_seq = case when not p_disabled and s.disabled_at is not null then null else s.later_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id

@@ -34,7 +34,7 @@ create table pawl.subscription (
   previous_secret text,
   previous_secret_until timestamptz,
   since pg_snapshot not null,
-  since_seq bigint not null,
+  later_seq bigint,
   disabled_at timestamptz,
   disabled_reason text,
   failures integer not null default 0,
@@ -56,7 +56,7 @@ with (fillfactor = 50);
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
 comment on column pawl.subscription.states is 'states that a step enters, or states around them';
 comment on column pawl.subscription.since is 'steps that it sees were committed before the subscription was created; see pawl_private.step_follows';
-comment on column pawl.subscription.since_seq is 'first_seq of log_head when since was taken';
+comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
 
