@@ -184,7 +184,7 @@ func TestLockedInstancesAreCalledApart(t *testing.T) {
 	var mu sync.Mutex
 	var calls [][]uuid.UUID
 	s := fsmtest.On(t, fsmtest.Spied(t, pool, func(c *pgxpool.Config) {
-		c.ConnConfig.RuntimeParams["lock_timeout"] = "50ms"
+		c.ConnConfig.RuntimeParams["lock_timeout"] = "300ms"
 		c.ConnConfig.Tracer = fsmtest.Spy{Started: func(sql string, args []any) {
 			if strings.Contains(sql, "pawl.fire(") {
 				mu.Lock()
