@@ -32,7 +32,8 @@ type Run struct {
 	Losses []Loss
 	// Faults are the times in which the service was not bound to work.
 	Faults []Span
-	// Grace is how late a timer may be, besides the time of faults. 0: 30 s.
+	// Grace is how late a timer may be, besides the time of faults. 0: 90 s, since a timer whose call failed, as in a
+	// fault, is put off for a minute.
 	Grace time.Duration
 	// Healings are what had to work again after the faults, each within HealWithin. 0: 60 s. A run with Faults has some.
 	Healings   []Healing

@@ -11,7 +11,7 @@ import (
 // and that the rows of pawl.timer are those that the instances' states need. A row may be due earlier than the state:
 // it then says when to look again.
 func timers(x *index, out *reporter) {
-	grace := cmp.Or(x.Grace, 30*time.Second)
+	grace := cmp.Or(x.Grace, 90*time.Second)
 	// The database rounds times to microseconds.
 	const rounding = time.Millisecond
 	rows := map[uuid.UUID][]Timer{}
