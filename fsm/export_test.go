@@ -118,6 +118,13 @@ func (s *Service) CreatesWaiting(tenant string) int {
 	return s.creates.tenants[tenant].waiting
 }
 
+// FiresEnded says whether all fires have left their lines. A fire is answered shortly before that.
+func (s *Service) FiresEnded() bool {
+	s.fires.mu.Lock()
+	defer s.fires.mu.Unlock()
+	return len(s.fires.lines) == 0
+}
+
 // FromDatabase maps an error of the driver.
 func FromDatabase(err error) *Error { return fromDatabase(err) }
 
