@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/address"
@@ -111,7 +112,10 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 	webhooks(t, pool, config)
 	id := outboxtest.Create(t, pool)
 	outboxtest.Add(t, pool, id)
-	bounded.UntilSQL(t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	bounded.True(t, "both to be dead letters", func() bool {
+		dbtest.Advance(t, pool, time.Second) // The next attempt is due.
+		return bounded.Value[bool](t, pool, "select count(*) = 2 and bool_and(status = 'dead') from pawl.delivery")
+	})
 	dead := deliveries(t, service, subscription.DeliveryFilter{Status: subscription.DeliveryDead, SubscriptionID: s.ID})
 	before := len(r.list())
 	replay := func(d subscription.Delivery) {
@@ -121,10 +125,11 @@ func TestReplayKeepsTheOrder(t *testing.T) {
 		}
 	}
 	replay(dead[1])
+	// Its next attempt is not due before the clock is moved.
 	bounded.UntilSQL(t, pool, "select attempts = 1 and status = 'pending' from pawl.delivery where version = 1")
-	bounded.Exec(t, pool, "update pawl.delivery set next_attempt_at = next_attempt_at + interval '1 s' where version = 1")
 	broken.Store(false)
 	replay(dead[0])
+	dbtest.Advance(t, pool, time.Second)
 	bounded.UntilSQL(t, pool, allDelivered, 2)
 	wantWhats(t, r.list()[before:], outboxtest.IDs(id, 1, 1, 2))
 }
