@@ -77,7 +77,7 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 		"search_path": "pg_catalog, pg_temp",
 		// auto lets a list be planned for its arguments at each call.
 		"plan_cache_mode": "auto",
-		// The server warns of commits that no standby need have. See session.ErrUnreplicated.
+		// At this level the server sends its warning that a commit was not waited for. See session.ErrUnreplicated.
 		"client_min_messages": "warning",
 		// The calls are short and repeated: compiling them costs more than it saves.
 		"jit": "off",

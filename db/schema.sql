@@ -116,7 +116,7 @@ comment on column pawl.delivery.attempts is 'those since the last replay; while 
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
 comment on column pawl.delivery.next_attempt_at is 'null while an earlier delivery of the instance waits for a retry, and when settled';
 comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
-comment on column pawl.delivery.created_at is 'when the step was made';
+comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
 comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 
 create table pawl.history (
@@ -255,7 +255,7 @@ CREATE UNIQUE INDEX log_head_has_one_row_idx ON pawl.log_head USING btree ((true
 comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
 comment on column pawl.log_head."position" is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
-comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 
@@ -1178,7 +1178,7 @@ begin
     end if;
   end loop;
 
-  -- Who is told that the business key is taken may have made that instance himself.
+  -- The caller that is told that the business key is taken may have created that instance itself.
   if v_exists or v_lost is not null then
     perform pawl_private.commit_synchronously();
   end if;
@@ -3542,7 +3542,8 @@ begin
     order by d.tenant_id, d.subscription_id, d.instance_id, d.version
     limit 1
   ) w on true
-  -- A delivery exists already if the cursor was put back, or if the subscription was changed.
+  -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
+  -- was changed.
   on conflict on constraint delivery_step_key do nothing;
   get diagnostics v_added = row_count;
   return v_added;

@@ -16,8 +16,9 @@ func (s *server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 // isLeaving reports whether the process was told to stop.
 func (s *server) isLeaving() bool { return s.config.Leaving != nil && s.config.Leaving.Err() != nil }
 
-// notNumbered is the warning of a ready process if there is no sequencer.
-const notNumbered = "no process gives steps their positions, so streams, webhooks and sinks are told of none; run a process with workers"
+// notNumbered is the warning of a ready process if nobody holds the sequencer's lease, as far as can be seen.
+const notNumbered = "no process gives steps their positions, so streams, webhooks and sinks are told of none: " +
+	"no process runs the workers, or the one that does is waiting for a synchronous standby"
 
 // GetReadiness is the readiness probe. It fails with unavailable if the process was told to stop, if the database does
 // not answer or takes no writes, or if it lacks the schema or the privileges that the service needs.

@@ -12,7 +12,7 @@ import (
 func TestReadinessWarnsOfASilentLog(t *testing.T) {
 	t.Parallel()
 	a := start(t)
-	if body := string(a.get("/readyz").want(http.StatusOK).body); !strings.Contains(body, "run a process with workers") {
+	if body := string(a.get("/readyz").want(http.StatusOK).body); !strings.Contains(body, "no process runs the workers") {
 		t.Errorf("without a sequencer it answers %s", body)
 	}
 	dbtest.Number(t, a.pool)

@@ -62,7 +62,7 @@
 //
 // # What it may import
 //
-// fsm for the types of a step, db/queries and pgx. It imports none of its rooms: [Sink] is
+// fsm for the types of a step, db/queries, db/session and pgx. It imports none of its rooms: [Sink] is
 // declared here, where it is called, and package sink implements it. It knows no HTTP, and
 // httpapi does not import it.
 package outbox

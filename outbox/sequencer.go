@@ -161,7 +161,7 @@ func (l *sequence) begin(ctx context.Context) error {
 	case b.Restored:
 		l.config.Logger.WarnContext(ctx, "the database was restored or copied from another server; the log goes on with a new epoch", "epoch", b.Epoch)
 	case b.Began && b.Epoch > 1:
-		l.config.Logger.WarnContext(ctx, "the server was promoted; the log goes on with a new epoch", "epoch", b.Epoch)
+		l.config.Logger.WarnContext(ctx, "the server was promoted, or recovered to a point in time; the log goes on with a new epoch", "epoch", b.Epoch)
 	}
 	return nil
 }

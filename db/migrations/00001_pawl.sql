@@ -255,8 +255,8 @@ $$;
 -- +goose StatementEnd
 
 -- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
--- nothing. It is for answers that acknowledge what was committed before. A commit whose wait was cancelled is seen, and
--- so is one that was waiting when the server crashed, but no standby need have them. When this commit's wait is
+-- nothing. It is for answers that acknowledge what was committed before. A commit is visible
+-- although perhaps no standby has it, if its wait was cancelled, or if the server crashed while it waited. When this commit's wait is
 -- over, the standbys have everything that this transaction has seen.
 --
 -- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot
@@ -1773,7 +1773,7 @@ $$;
 -- replay answers commands whose key was taken before them, from what was recorded. The transaction's commit then waits
 -- for the synchronous standbys, as that of the decision did: see commit_synchronously.
 -- Returns: one outcome per key; the instance as it was then
--- Raises:  40001 a key vanished while it was read: try again
+-- Raises:  25006 on a standby; 40001 a key vanished while it was read: try again
 -- Locks:   idempotency_key (by key), if the time to live slides
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 -- +goose StatementBegin
@@ -2202,7 +2202,7 @@ begin
     end if;
   end loop;
 
-  -- Who is told that the business key is taken may have made that instance himself.
+  -- The caller that is told that the business key is taken may have created that instance itself.
   if v_exists or v_lost is not null then
     perform pawl_private.commit_synchronously();
   end if;
@@ -3512,16 +3512,17 @@ insert into pawl_private.privilege (privilege, function) values
 -- History has every step, but no order in which it could be read: a transaction that begins early may commit
 -- late, with smaller numbers than those of transactions that committed before it. So one process at a time, the
 -- sequencer, gives each committed step a position: a row of pawl.log. Everything else reads the log by position.
--- A cursor is a number, and a page is a range of an index.
+-- A reader's place is
+-- a number, and a page is a range of an index.
 --
--- Only the sequencer knows snapshots. A tick takes a snapshot and numbers the steps that it sees and the last
+-- Only the sequencer's place is a snapshot. A tick takes a snapshot and numbers the steps that it sees and the last
 -- tick's did not: steps of later transactions, and those of transactions that were in progress then. So a
 -- transaction that stays open for hours neither stops the log nor is skipped.
 --
 -- Order: within a tick, steps are numbered in the order of seq. A step draws its seq under the instance's lock,
 -- and a snapshot that sees a step also sees the instance's earlier steps. So the positions of an instance's
--- steps rise with their versions. The steps of one transaction must not be set apart by xid: a transaction may
--- have a smaller xid than that of another that it waited for.
+-- steps rise with their versions. Steps must be neither ordered nor cut off by xid: a transaction may have a
+-- smaller xid than one that it waited for.
 --
 -- At least once: a step is in some tick, since the snapshots of ticks see more and more, and the snapshot is
 -- stored by the transaction that inserts the positions. A consumer's position moves after the step was
@@ -3536,9 +3537,10 @@ insert into pawl_private.privilege (privilege, function) values
 --
 -- Epochs: a server that is promoted, or restored to an earlier time, may lack the end of the log that clients
 -- have seen, and gives the same positions to other steps. It begins an epoch. A place in the log is an epoch and
--- a position; see log_place. A database that was restored from a dump, or copied, has transaction ids of
--- another server. Its epoch notes up to which seq: the transaction ids of those rows are never asked again. The
--- steps among them that have no position are made to look as if they were committed now.
+-- a position; see log_place. The steps of a database that was restored from a dump, or copied, have
+-- transaction ids of another server. The epoch notes the largest seq of these steps, and their transaction ids are
+-- not compared with snapshots any more. Those that have no position get a new seq and a new transaction id, as if
+-- they were committed now.
 --
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
 -- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
@@ -3586,7 +3588,7 @@ create unique index log_head_has_one_row_idx on pawl.log_head ((true));
 comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
 comment on column pawl.log_head.position is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
-comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 
@@ -4110,9 +4112,10 @@ $$;
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
--- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
+-- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps is still open; ask
+--          again
 -- Locks:   on another server history (share); log_head, consumer, subscription
--- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance
+-- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance, log_mark
 -- +goose StatementBegin
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
@@ -4292,9 +4295,10 @@ $$;
 -- 40_log/log_settled.sql
 
 -- log_settled says where the log ends behind the steps of a tenant that p_since sees.
--- p_since: what the first call returned, or null. server: what it returned: when the server was started
--- Returns: since: the snapshot. server: when this server was started. place: the last position; null while one of the steps
---          has no position, or if the server is not p_server; then since is a new one
+-- p_since, p_server: what the call before returned; null in the first call
+-- Returns: since: the snapshot: p_since, or a new one if it is null or the server has been started since. server:
+--          when this server was started. epoch: the present one. place: the last position; null while a step that
+--          since sees has no position, or while there is no sequencer
 -- +goose StatementBegin
 create function pawl.log_settled(
   p_tenant text, p_since pg_snapshot, p_server timestamptz, out since pg_snapshot, out server timestamptz, out epoch bigint, out place bigint
@@ -4326,10 +4330,11 @@ $$;
 
 -- 40_log/log_sweep.sql
 
--- log_sweep deletes rows of purged instances from the log, and notes their positions. It looks at p_limit rows
--- after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
+-- log_sweep deletes rows of purged instances from the log, and notes the largest position of each tenant's
+-- workflow. It looks at p_limit rows after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
 -- returned.
--- Returns: since: null if nothing is to be swept, or if p_leader does not lead in p_term. last: the last position that was looked at; null at the end of
+-- Returns: since: null if nothing is to be swept, if p_leader does not lead in p_term, or if the server is not that
+--          of the present epoch. last: the last position that was looked at; null at the end of
 --          the pass. swept: how many rows were deleted
 -- Writes:  log, log_floor, purged_instance
 -- +goose StatementBegin
@@ -4383,8 +4388,8 @@ $$;
 -- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
--- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is changed. last: the last position.
---          steps: how many got a position
+-- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is
+--          changed. last: the last position. steps: how many got a position
 -- Locks:   log_head
 -- Writes:  log, log_head, log_mark
 -- +goose StatementBegin
@@ -4759,7 +4764,7 @@ create table pawl.delivery (
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
-comment on column pawl.delivery.created_at is 'when the step was made';
+comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
@@ -4922,7 +4927,8 @@ begin
     order by d.tenant_id, d.subscription_id, d.instance_id, d.version
     limit 1
   ) w on true
-  -- A delivery exists already if the cursor was put back, or if the subscription was changed.
+  -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
+  -- was changed.
   on conflict on constraint delivery_step_key do nothing;
   get diagnostics v_added = row_count;
   return v_added;
@@ -5096,9 +5102,9 @@ end
 $$;
 -- +goose StatementEnd
 
--- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of the
--- tenant's unrouted ones, of those after its position, and of those without a position, up to 20,000 each. The
--- caller must hold the lock of the consumer's row.
+-- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of up to
+-- 20,000 unrouted steps of the tenant, and of the tenant's steps among the next 20,000 rows of the log and among up
+-- to 20,000 steps without a position, both of all tenants. The caller must hold the lock of the consumer's row.
 -- Writes:  delivery
 -- +goose StatementBegin
 create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
@@ -5615,6 +5621,7 @@ $$;
 -- Returns: leads: whether p_leader still leads in p_term; steps: how many were read; deliveries: how many were
 --          created; more: whether there may be more to route; wanted: whether there are subscriptions or
 --          callbacks; turn: the tenant whose unrouted steps were routed, for the next call
+-- Raises:  40001 the log has begun an epoch meanwhile; nothing is routed
 -- Locks:   consumer
 -- Writes:  consumer, delivery, unrouted_step
 -- +goose StatementBegin

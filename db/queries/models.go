@@ -67,7 +67,7 @@ type Delivery struct {
 	LastError     *string
 	// the first 1 KiB, as text
 	LastResponse *string
-	// when the step was made
+	// when the step was made; of a test delivery, when it was requested
 	CreatedAt time.Time
 	// when the endpoint last accepted it, even if it did not after a replay
 	DeliveredAt *time.Time
@@ -279,7 +279,7 @@ type PawlLogHead struct {
 	Position int64
 	// 0 before the first sequencer
 	Epoch int64
-	// transaction ids of steps up to this seq are of another server, and are not asked
+	// steps up to this seq have transaction ids of another server, which are not compared with snapshots
 	FirstSeq int64
 	// snapshot of the present epoch, as in log_epoch
 	EpochSnapshot *string

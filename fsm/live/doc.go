@@ -33,7 +33,7 @@
 // each look wakes everybody.
 //
 // A waiter is made before the first read. So a step that is committed after that read wakes the waiter,
-// after HubConfig.Poll at the latest.
+// at the latest HubConfig.Poll after it got its position.
 //
 // # The place of a stream
 //
@@ -65,6 +65,6 @@
 //
 // # What it may import
 //
-// fsm and its internal packages, db/queries, pgx, and fsm/worker for the loop [worker.Repeat]: looking
+// fsm and its internal packages, db/queries, db/session, pgx, and fsm/worker for the loop [worker.Repeat]: looking
 // for steps is background work like that of the workers, and package worker knows nothing of this one.
 package live

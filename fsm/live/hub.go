@@ -71,7 +71,7 @@ const (
 // told of, and announces the waiters to the other processes, since they send notifications only then. A
 // waiter costs an entry in a map and a channel.
 //
-// A step that is committed after a Waiter was made wakes it, after HubConfig.Poll at the latest. A
+// A step that is committed after a Waiter was made wakes it, at the latest HubConfig.Poll after it got its position. A
 // wake-up is a hint: what the waiter reads may be unchanged.
 type Hub struct {
 	pool    *pgxpool.Pool

@@ -125,7 +125,7 @@ func placeError(state string) error {
 	case "unknown":
 		return &fsm.Error{Kind: fsm.UnknownEventID, Message: "the log has not been at the event id; it may be of another deployment"}
 	case "unready":
-		return &fsm.Error{Kind: fsm.Unavailable, Message: "the log has not gone on yet on this server; try again"}
+		return &fsm.Error{Kind: fsm.Unavailable, Message: "the database has come to another server, and the log has not begun its epoch there yet; try again"}
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ type instanceStream struct {
 // FromStart streams all steps, and an empty lastID those to come. If the instance is final, StreamInstance
 // looks for the first step that the filter chooses, so that the stream has ended if there is none.
 //
-// Kinds: InstanceNotFound, Malformed (LastID), StepsLost, UnknownEventID, Unavailable.
+// Kinds: EventIDTooOld, InstanceNotFound, Malformed (LastID), StepsLost, UnknownEventID, Unavailable.
 func (s *Service) StreamInstance(ctx context.Context, tenant string, id uuid.UUID, filter Filter, lastID string) (*Stream, error) {
 	t := &instanceStream{service: s, tenant: tenant, id: id, filter: filter}
 	stream := &Stream{hub: s.hub, waiter: s.hub.Instance(id), next: t.next, id: t.lastID, ended: func() bool { return t.ended }}

@@ -27,7 +27,7 @@ func (p logPlace) String() string {
 	return strconv.FormatInt(p.epoch, 10) + "." + strconv.FormatInt(p.position, 10)
 }
 
-// sealed is the form of the ids that streams gave before the log had positions.
+// sealed matches ids of an older form. They are too old, rather than malformed, so that a browser drops them.
 var sealed = regexp.MustCompile(`^[A-Za-z0-9_-]{30,}$`)
 
 // placeOf reads what String wrote.

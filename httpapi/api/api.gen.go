@@ -674,7 +674,7 @@ type Delivery struct {
 	// Attempts The number of attempts. After a replay the count starts again with the first attempt.
 	Attempts int `json:"attempts"`
 
-	// CreatedAt When the delivery was made.
+	// CreatedAt When the step was made; of a test delivery, when the test was requested.
 	CreatedAt Timestamp `json:"created_at"`
 
 	// DeliveredAt When the endpoint last answered with 2xx, even if it did not after a replay; null if it never has.

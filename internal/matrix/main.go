@@ -12,8 +12,8 @@
 //
 // Tests that need several versions at once, such as an upgrade, find all of them by PAWL_PG_BIN_<version>.
 //
-// A version that cannot be had is passed over and said. The exit code is 0 if no test failed, and at least the oldest
-// and the newest version ran; with -all, if every one ran.
+// A version that cannot be had is skipped, and the output says so. The exit code is 0 if no test failed and at least
+// the oldest and the newest of the versions ran; with -all, if every one ran.
 package main
 
 import (

@@ -29,7 +29,7 @@
 // The search for due deliveries goes through a bounded number of lanes at a time.
 //
 // Sending makes no claim in the database. What is under way is in the leader's memory only, and
-// many results are settled by one write. Settling is fenced by the term: after another process has
+// many results are settled by one write. Settling is fenced by the leader's name and the term: after another process has
 // become the leader, nothing is settled by this one.
 //
 // # Invariants
@@ -64,6 +64,6 @@
 //
 // # What it may import
 //
-// outbox for the message and the election, dispatch, fsm for names that it shares with the API,
-// internal/address, db/queries and pgx. It does not import httpapi.
+// outbox for the message and the election, dispatch, fsm and fsm/subscription for what it shares with the API,
+// internal/address, db/queries, db/session and pgx. It does not import httpapi.
 package webhook

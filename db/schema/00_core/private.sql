@@ -92,8 +92,8 @@ as $$
 $$;
 
 -- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
--- nothing. It is for answers that acknowledge what was committed before. A commit whose wait was cancelled is seen, and
--- so is one that was waiting when the server crashed, but no standby need have them. When this commit's wait is
+-- nothing. It is for answers that acknowledge what was committed before. A commit is visible
+-- although perhaps no standby has it, if its wait was cancelled, or if the server crashed while it waited. When this commit's wait is
 -- over, the standbys have everything that this transaction has seen.
 --
 -- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot

@@ -245,7 +245,7 @@ begin
     end if;
   end loop;
 
-  -- Who is told that the business key is taken may have made that instance himself.
+  -- The caller that is told that the business key is taken may have created that instance itself.
   if v_exists or v_lost is not null then
     perform pawl_private.commit_synchronously();
   end if;

@@ -467,7 +467,7 @@ $$;
 -- replay answers commands whose key was taken before them, from what was recorded. The transaction's commit then waits
 -- for the synchronous standbys, as that of the decision did: see commit_synchronously.
 -- Returns: one outcome per key; the instance as it was then
--- Raises:  40001 a key vanished while it was read: try again
+-- Raises:  25006 on a standby; 40001 a key vanished while it was read: try again
 -- Locks:   idempotency_key (by key), if the time to live slides
 -- Writes:  idempotency_key.expires_at, if the time to live slides
 create function pawl_private.replay(

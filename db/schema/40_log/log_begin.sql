@@ -7,9 +7,10 @@
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
--- Raises:  55P03 lock_timeout: a transaction that has made steps is still open; ask again
+-- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps is still open; ask
+--          again
 -- Locks:   on another server history (share); log_head, consumer, subscription
--- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance
+-- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance, log_mark
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

@@ -1,7 +1,8 @@
 -- log_settled says where the log ends behind the steps of a tenant that p_since sees.
--- p_since: what the first call returned, or null. server: what it returned: when the server was started
--- Returns: since: the snapshot. server: when this server was started. place: the last position; null while one of the steps
---          has no position, or if the server is not p_server; then since is a new one
+-- p_since, p_server: what the call before returned; null in the first call
+-- Returns: since: the snapshot: p_since, or a new one if it is null or the server has been started since. server:
+--          when this server was started. epoch: the present one. place: the last position; null while a step that
+--          since sees has no position, or while there is no sequencer
 create function pawl.log_settled(
   p_tenant text, p_since pg_snapshot, p_server timestamptz, out since pg_snapshot, out server timestamptz, out epoch bigint, out place bigint
 )

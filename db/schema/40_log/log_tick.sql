@@ -2,8 +2,8 @@
 -- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
--- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is changed. last: the last position.
---          steps: how many got a position
+-- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is
+--          changed. last: the last position. steps: how many got a position
 -- Locks:   log_head
 -- Writes:  log, log_head, log_mark
 create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, out leads boolean, out last bigint, out steps bigint)

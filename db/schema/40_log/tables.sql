@@ -3,16 +3,17 @@
 -- History has every step, but no order in which it could be read: a transaction that begins early may commit
 -- late, with smaller numbers than those of transactions that committed before it. So one process at a time, the
 -- sequencer, gives each committed step a position: a row of pawl.log. Everything else reads the log by position.
--- A cursor is a number, and a page is a range of an index.
+-- A reader's place is
+-- a number, and a page is a range of an index.
 --
--- Only the sequencer knows snapshots. A tick takes a snapshot and numbers the steps that it sees and the last
+-- Only the sequencer's place is a snapshot. A tick takes a snapshot and numbers the steps that it sees and the last
 -- tick's did not: steps of later transactions, and those of transactions that were in progress then. So a
 -- transaction that stays open for hours neither stops the log nor is skipped.
 --
 -- Order: within a tick, steps are numbered in the order of seq. A step draws its seq under the instance's lock,
 -- and a snapshot that sees a step also sees the instance's earlier steps. So the positions of an instance's
--- steps rise with their versions. The steps of one transaction must not be set apart by xid: a transaction may
--- have a smaller xid than that of another that it waited for.
+-- steps rise with their versions. Steps must be neither ordered nor cut off by xid: a transaction may have a
+-- smaller xid than one that it waited for.
 --
 -- At least once: a step is in some tick, since the snapshots of ticks see more and more, and the snapshot is
 -- stored by the transaction that inserts the positions. A consumer's position moves after the step was
@@ -27,9 +28,10 @@
 --
 -- Epochs: a server that is promoted, or restored to an earlier time, may lack the end of the log that clients
 -- have seen, and gives the same positions to other steps. It begins an epoch. A place in the log is an epoch and
--- a position; see log_place. A database that was restored from a dump, or copied, has transaction ids of
--- another server. Its epoch notes up to which seq: the transaction ids of those rows are never asked again. The
--- steps among them that have no position are made to look as if they were committed now.
+-- a position; see log_place. The steps of a database that was restored from a dump, or copied, have
+-- transaction ids of another server. The epoch notes the largest seq of these steps, and their transaction ids are
+-- not compared with snapshots any more. Those that have no position get a new seq and a new transaction id, as if
+-- they were committed now.
 --
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
 -- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
@@ -77,7 +79,7 @@ create unique index log_head_has_one_row_idx on pawl.log_head ((true));
 comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
 comment on column pawl.log_head.position is 'the position of the last step';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
-comment on column pawl.log_head.first_seq is 'transaction ids of steps up to this seq are of another server, and are not asked';
+comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 

@@ -7,6 +7,7 @@
 -- Returns: leads: whether p_leader still leads in p_term; steps: how many were read; deliveries: how many were
 --          created; more: whether there may be more to route; wanted: whether there are subscriptions or
 --          callbacks; turn: the tenant whose unrouted steps were routed, for the next call
+-- Raises:  40001 the log has begun an epoch meanwhile; nothing is routed
 -- Locks:   consumer
 -- Writes:  consumer, delivery, unrouted_step
 create function pawl.delivery_route(

@@ -91,7 +91,8 @@ begin
     order by d.tenant_id, d.subscription_id, d.instance_id, d.version
     limit 1
   ) w on true
-  -- A delivery exists already if the cursor was put back, or if the subscription was changed.
+  -- A delivery exists already if a crash or a failover took the consumer's position back, or if the subscription
+  -- was changed.
   on conflict on constraint delivery_step_key do nothing;
   get diagnostics v_added = row_count;
   return v_added;
@@ -260,9 +261,9 @@ begin
 end
 $$;
 
--- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of the
--- tenant's unrouted ones, of those after its position, and of those without a position, up to 20,000 each. The
--- caller must hold the lock of the consumer's row.
+-- route_only creates the deliveries for one subscription of steps that the router has not routed yet: of up to
+-- 20,000 unrouted steps of the tenant, and of the tenant's steps among the next 20,000 rows of the log and among up
+-- to 20,000 steps without a position, both of all tenants. The caller must hold the lock of the consumer's row.
 -- Writes:  delivery
 create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
 language plpgsql volatile

@@ -95,7 +95,7 @@ create table pawl.delivery (
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.delivery.id is 'the webhook-id, the same in all attempts, and after any crash: see pawl_private.delivery_id';
-comment on column pawl.delivery.created_at is 'when the step was made';
+comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
 comment on column pawl.delivery.subscription_id is 'the subscription; of a callback, the instance';
 comment on column pawl.delivery.attempts is 'those since the last replay; while replayed, those before it';
 comment on column pawl.delivery.replayed is 'it was replayed, and there has been no attempt since; the other columns show what was before';
