@@ -66,13 +66,6 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	return c
 }
 
-// Wake is a function that a process calls when it begins to lead. It returns a channel that gets a signal
-// when there may be new steps, and a function that ends the signals. A signal is a hint.
-type Wake func() (signal <-chan struct{}, stop func())
-
-// NeverWake is a Wake without signals.
-func NeverWake() (signal <-chan struct{}, stop func()) { return nil, func() {} }
-
 // A Relay publishes every committed step to a sink on behalf of a consumer, whose position is in
 // the database. Any number of processes may run the relay of one consumer: one at a time leads
 // and publishes.
@@ -108,12 +101,10 @@ type leadership struct {
 	Lease
 	// renewed is when the lease was last renewed, or earlier.
 	renewed time.Time
-	wake    <-chan struct{}
 }
 
 func (l *leadership) run(ctx context.Context) (progress bool, err error) {
-	var stop func()
-	l.wake, stop = l.config.Wake()
+	wake, stop := l.config.Wake()
 	defer stop()
 	for ctx.Err() == nil {
 		n, more, err := l.relayPage(ctx)
@@ -129,7 +120,7 @@ func (l *leadership) run(ctx context.Context) (progress bool, err error) {
 				return progress, err
 			}
 		}
-		l.idle(ctx)
+		idle(ctx, wake, l.config.Poll)
 	}
 	return progress, nil
 }
@@ -208,26 +199,6 @@ func (l *leadership) keepLease(ctx context.Context, call func(context.Context) (
 	}
 	l.renewed = now
 	return err
-}
-
-// idle waits for the next look.
-func (l *leadership) idle(ctx context.Context) {
-	timer := time.NewTimer(l.config.Poll)
-	defer timer.Stop()
-	select {
-	case <-l.wake:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 func interval(d time.Duration) pgtype.Interval {

@@ -111,8 +111,8 @@ func (s *Sequencer) lead(ctx context.Context, lease Lease) (progress bool, err e
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	l := &sequence{Sequencer: s, Lease: lease, queries: queries.New(session.Conn(conn))}
-	defer l.listen(false)
+	l := &sequence{Sequencer: s, Lease: lease, queries: queries.New(session.Conn(conn)), signals: Signals{Wake: s.config.Wake}}
+	defer l.signals.Listen(false)
 	if err := l.begin(ctx); err != nil {
 		return false, err
 	}
@@ -138,10 +138,8 @@ type sequence struct {
 	*Sequencer
 	Lease
 	queries *queries.Queries
-	// wake gets a signal when steps may have been committed, until sleep is called. Both are nil while nobody is to
-	// be told.
-	wake  <-chan struct{}
-	sleep func()
+	// signals tell that steps may have been committed, while somebody is to be told.
+	signals Signals
 	// swept is the place of a pass that deletes rows of purged instances: it goes on while since is set.
 	swept struct {
 		since *string
@@ -206,7 +204,7 @@ func (l *sequence) sweep(ctx context.Context) error {
 func (l *sequence) wait(ctx context.Context) {
 	sleep(ctx, l.config.Pause)
 	wanted := l.config.Wanted()
-	l.listen(wanted)
+	l.signals.Listen(wanted)
 	pause := l.config.Idle
 	switch {
 	case l.swept.since != nil:
@@ -214,22 +212,5 @@ func (l *sequence) wait(ctx context.Context) {
 	case wanted:
 		pause = l.config.Poll
 	}
-	timer := time.NewTimer(max(pause-l.config.Pause, 0))
-	defer timer.Stop()
-	select {
-	case <-l.wake:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-// listen starts the signals, or ends them.
-func (l *sequence) listen(wanted bool) {
-	switch {
-	case wanted && l.sleep == nil:
-		l.wake, l.sleep = l.config.Wake()
-	case !wanted && l.sleep != nil:
-		l.sleep()
-		l.wake, l.sleep = nil, nil
-	}
+	idle(ctx, l.signals.C, max(pause-l.config.Pause, 0))
 }

@@ -49,7 +49,9 @@ func (s *Sender) Run(ctx context.Context) error {
 	// From the first step on: a subscription matches no step from before it was made.
 	outbox.ElectionOf(s.queries, consumer, true, s.config.Lease, s.config.Logger).
 		Run(ctx, "delivering webhooks", func(ctx context.Context, lease outbox.Lease) (progress bool, err error) {
-			l := &leadership{Sender: s, Lease: lease, renewed: lease.Since, places: map[string]uuid.UUID{}}
+			l := &leadership{
+				Sender: s, Lease: lease, renewed: lease.Since, signals: outbox.Signals{Wake: s.config.Wake}, places: map[string]uuid.UUID{},
+			}
 			err = l.run(ctx)
 			return l.progress, err
 		})
@@ -66,10 +68,9 @@ type leadership struct {
 	progress bool
 
 	jobs *dispatch.Dispatcher[delivery]
-	// wake gets a signal when there may be new steps, until sleep is called. Both are nil while there
-	// are neither subscriptions nor callbacks.
-	wake  <-chan struct{}
-	sleep func()
+	// signals tell that there may be new steps, while there are subscriptions or callbacks. While there are none,
+	// polling is enough to keep the position near the end of the log.
+	signals outbox.Signals
 	// stopping is set when no further attempt may begin.
 	stopping bool
 	// refreshed is when the subscriptions of what is in memory were last read.
@@ -91,7 +92,7 @@ const grace = 3 * time.Second
 func (l *leadership) run(ctx context.Context) (err error) {
 	l.jobs = dispatch.New(l.client, l.sending, func(ctx context.Context, d delivery) (*http.Request, error) { return d.request(ctx) })
 	defer l.jobs.Close()
-	defer l.listen(false)
+	defer l.signals.Listen(false)
 	defer func() {
 		if ctx.Err() != nil && err == nil {
 			err = l.finish(ctx)
@@ -116,25 +117,13 @@ func (l *leadership) run(ctx context.Context) (err error) {
 		case r := <-l.jobs.Finished():
 			l.jobs.Accept(r)
 			l.jobs.AcceptAll()
-		case <-l.wake:
+		case <-l.signals.C:
 		case <-timer.C:
 			look = look || l.after != "" || time.Since(l.searched) >= l.config.Poll
 		case <-ctx.Done():
 		}
 	}
 	return nil
-}
-
-// listen starts the signals, or ends them. While nobody wants webhooks, polling is enough to keep the
-// position near the end of the log.
-func (l *leadership) listen(wanted bool) {
-	switch {
-	case wanted && l.sleep == nil:
-		l.wake, l.sleep = l.config.Wake()
-	case !wanted && l.sleep != nil:
-		l.sleep()
-		l.wake, l.sleep = nil, nil
-	}
 }
 
 // round settles, routes, fetches and starts what it can without waiting for an attempt. look says
@@ -235,6 +224,6 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	l.turn = r.Turn
 	l.renewed = now.Add(-l.config.Lease / 3) // The lease may have been renewed up to a third ago.
 	l.progress = l.progress || r.Steps > 0 || r.Deliveries > 0
-	l.listen(r.Wanted)
+	l.signals.Listen(r.Wanted)
 	return r.More, r.Deliveries > 0, nil
 }
