@@ -1,19 +1,16 @@
 package docs_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 
@@ -33,22 +30,10 @@ var unrunnable = map[string]string{
 var program, receiver string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "pawl-docs-")
-	if err != nil {
-		panic(err)
-	}
-	program, receiver = filepath.Join(dir, "pawl"), filepath.Join(dir, "webhook-receiver")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
-	for out, source := range map[string]string{program: "./cmd/pawl", receiver: "./examples/webhook-receiver"} {
-		build := exec.CommandContext(ctx, "go", "build", "-o", out, source)
-		build.Dir = root
-		if text, err := build.CombinedOutput(); err != nil {
-			panic(fmt.Sprintf("%v: %s", err, text))
-		}
-	}
-	cancel()
+	programs, remove := bounded.Build("../cmd/pawl", "../examples/webhook-receiver")
+	program, receiver = programs[0], programs[1]
 	code := m.Run()
-	_ = os.RemoveAll(dir)
+	remove()
 	dbtest.Exit(code)
 }
 

@@ -2,14 +2,9 @@ package main_test
 
 import (
 	"bytes"
-	"context"
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/internal/bounded"
@@ -19,18 +14,10 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "pawl-test-")
-	if err != nil {
-		panic(err)
-	}
-	program = filepath.Join(dir, "pawl")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("%v: %s", err, out))
-	}
-	cancel()
+	programs, remove := bounded.Build(".")
+	program = programs[0]
 	code := m.Run()
-	_ = os.RemoveAll(dir)
+	remove()
 	dbtest.Exit(code)
 }
 

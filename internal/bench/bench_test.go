@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,18 +26,10 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "pawl-bench-test-")
-	if err != nil {
-		panic(err)
-	}
-	program = filepath.Join(dir, "pawl")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "../../cmd/pawl").CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("%v: %s", err, out))
-	}
-	cancel()
+	programs, remove := bounded.Build("../../cmd/pawl")
+	program = programs[0]
 	code := m.Run()
-	_ = os.RemoveAll(dir)
+	remove()
 	dbtest.Exit(code)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"syscall"
 	"testing"
@@ -22,6 +23,30 @@ func Command(t testing.TB, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(Context(t), name, args...)
 	cmd.WaitDelay = outputWithin
 	return cmd
+}
+
+// Build builds programs of this module for the tests of a package, before they run. packages are paths relative to the
+// folder of the test. It returns the programs' paths, in their order, and a function that removes them. It panics if they
+// cannot be built.
+func Build(packages ...string) (programs []string, remove func()) {
+	dir, err := os.MkdirTemp("", "pawl-test-")
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
+	defer cancel()
+	for _, p := range packages {
+		path, err := filepath.Abs(p)
+		if err != nil {
+			panic(err)
+		}
+		program := filepath.Join(dir, filepath.Base(path))
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, p).CombinedOutput(); err != nil {
+			panic(fmt.Sprintf("%v: %s", err, out))
+		}
+		programs = append(programs, program)
+	}
+	return programs, func() { _ = os.RemoveAll(dir) }
 }
 
 // A Program is what Start starts. Only Path is needed.

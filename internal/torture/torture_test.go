@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,18 +22,10 @@ func TestMain(m *testing.M) {
 		fmt.Println("skipped:", err)
 		return
 	}
-	dir, err := os.MkdirTemp("", "pawl-torture-test-")
-	if err != nil {
-		panic(err)
-	}
-	program = filepath.Join(dir, "pawl")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // A cold build is slow.
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "../../cmd/pawl").CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("%v: %s", err, out))
-	}
-	cancel()
+	programs, remove := bounded.Build("../../cmd/pawl")
+	program = programs[0]
 	code := m.Run()
-	_ = os.RemoveAll(dir)
+	remove()
 	os.Exit(code)
 }
 
