@@ -20,6 +20,11 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 # For one package. Under the race detector everything is several times slower.
 test_timeout := 10m
 race_timeout := 20m
+# The race detector is for what works at the same time in one process. The other tests run programs, which are built
+# without it, or are about the database or the language.
+raced        := ./fsm ./fsm/access ./fsm/internal/... ./fsm/live ./fsm/task ./fsm/worker ./outbox/dispatch ./outbox/invoke ./outbox/webhook
+# Of the HTTP server, the tests of requests that are under way together.
+raced_http   := Batch|Claim|Half|Idle|Overload|Recall|Remembered|Revo|Stall|Stream|Slow|Wait
 
 # goose registers every database it knows; only PostgreSQL's driver is wanted.
 goose_tags := no_clickhouse,no_libsql,no_mssql,no_mysql,no_sqlite3,no_vertica,no_ydb
@@ -48,9 +53,10 @@ test: postgres $(tools)/goose ## run the tests
 	go test -timeout $(test_timeout) ./...
 
 .PHONY: race
-race: postgres $(tools)/goose ## run the tests under the race detector, those of a million rows with fewer, or not
+race: postgres $(tools)/goose ## run the tests of what works at the same time under the race detector, those that are long with less
 	@command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || { echo "the race detector needs a C compiler: run 'make setup'" >&2; exit 1; }
-	go test -race -short -timeout $(race_timeout) ./...
+	go test -race -short -timeout $(race_timeout) $(raced)
+	go test -race -short -timeout $(race_timeout) -run '$(raced_http)' ./httpapi
 
 # VERSIONS="15 18" and PACKAGES=./db choose, ARGS=-all demands every version.
 .PHONY: test-matrix
@@ -66,12 +72,13 @@ check: ## run what CI runs: verify, lint, race
 	done
 
 .PHONY: generate
-generate: postgres $(tools)/sqlc $(tools)/oapi-codegen ## regenerate the migration, the queries, the API types and the schema dump
+generate: postgres $(tools)/sqlc $(tools)/oapi-codegen ## regenerate the migration, the queries, the API types, the schema dump and the reference of definitions
 	go run ./internal/migration initial
 	$(tools)/sqlc generate
 	$(tools)/oapi-codegen -config httpapi/api/oapi-codegen.yaml httpapi/openapi.yaml
 	$(tools)/oapi-codegen -config httpapi/oapi-codegen.yaml httpapi/openapi.yaml
 	go test ./db -run '^TestSchemaDump$$' -count 1 -update
+	go test ./fsm/definition -run '^TestReference$$' -count 1 -update
 
 .PHONY: migration
 migration: postgres ## after a release: write the next migration from db/schema (NAME=what_changes)

@@ -98,11 +98,15 @@ func TestNewestInstancesPlan(t *testing.T) {
 			bounded.Exec(t, conn, "analyze pawl.instance")
 		}
 		p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
-		got, err := queries.New(p).NewestInstances(t.Context(), queries.NewestInstancesParams{
-			TenantID: tenant, Workflow: "door", BeforeID: &ids[1500], RowLimit: 20,
+		rows, err := queries.New(p).NewestInstances(t.Context(), queries.NewestInstancesParams{
+			Tenants: []string{tenant}, Workflow: "door", BeforeID: &ids[1500], RowLimit: 20,
 		})
 		if err != nil {
 			t.Fatal(err)
+		}
+		var got []uuid.UUID
+		for _, r := range rows {
+			got = append(got, r.ID)
 		}
 		want := slices.Clone(ids[1480:1500])
 		slices.Reverse(want)

@@ -88,12 +88,12 @@ func TestContextsAreNestedAtMost64Deep(t *testing.T) {
 	}
 	for levels, want := range map[int]string{63: "applied", 64: "context-too-deep"} {
 		for _, event := range []string{"go", "next"} {
-			sql := `select code from pawl.simulate('deepens', 1, 'A', 1, $1, $2, '{}', '*')`
+			sql := `select code from pawl.simulate('deepens', 1, jsonb_build_object('state', 'A', 'context', $1::jsonb), $2, '{}', '*')`
 			if got := bounded.Value[string](t, pool, sql, nest(levels, true), event); got != want {
 				t.Errorf("%d levels, %s: a simulation is %s", levels, event, got)
 			}
 		}
-		if got := bounded.Value[string](t, pool, "select code from pawl.simulate('deepens', 1, 'D.E', 1, $1, null, null, '*')", nest(levels, true)); got != "applied" {
+		if got := bounded.Value[string](t, pool, "select code from pawl.simulate('deepens', 1, jsonb_build_object('state', 'D.E', 'context', $1::jsonb), null, null, '*')", nest(levels, true)); got != "applied" {
 			t.Errorf("%d levels without an event: %s", levels, got)
 		}
 	}

@@ -35,6 +35,7 @@ func TestCreateAndFireFromSQL(t *testing.T) {
 		return row("select * from pawl.instance where id = $1", id)
 	}
 
+	dbtest.Tenants(t, pool, "acme")
 	created := row(`select * from pawl.create_one('flight-booking', '{"price": 100}', p_key => 'k', p_tenant => 'acme',
 		p_business_key => 'booking 1', p_actor => 'sql', p_correlation_id => 'c')`)
 	if diff := cmp.Diff(stored(created.ID), created); diff != "" {
@@ -151,9 +152,10 @@ func TestRefusalsAreRaised(t *testing.T) {
 	pool := dbtest.New(t)
 	register(t, pool, strict)
 	register(t, pool, door)
+	dbtest.Tenants(t, pool, "other")
 	bounded.Exec(t, pool, "update pawl.setting set context_limit = 200, payload_limit = 150")
 	id := bounded.Value[uuid.UUID](t, pool, "select id from pawl.create_one('strict', '{}', p_key => 'used', p_business_key => 'b')")
-	final := bounded.Value[uuid.UUID](t, pool, "select id from pawl.create_one('door')")
+	final := bounded.Value[uuid.UUID](t, pool, "select id from pawl.create_one('door', p_business_key => 'final')")
 	bounded.Exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", final)
 	nobody := uuid.New()
 
@@ -201,6 +203,16 @@ func TestRefusalsAreRaised(t *testing.T) {
 		"business key taken":      {`select pawl.create_one('strict', p_business_key => 'b')`, "PW40E", `{"code": "instance-exists", "instance_id": "ID"}`},
 		"key of another request":  {`select pawl.create_one('strict', '{"n": 1}', p_key => 'used')`, "PW42K", `{"code": "idempotency-key-reuse"}`},
 		"key of another command":  {fire(`'go', '{"n": 2}', p_key => 'used', p_expected_version => 1`), "PW42K", `{"code": "idempotency-key-reuse", "event": "go", "expected": 1}`},
+		"nobody has the key":      {`select pawl.fire_by_key('strict', 'nobody', 'go')`, "PW404", `{"code": "instance-not-found", "event": "go"}`},
+		"nothing can be started":  {`select pawl.fire_by_key('nothing', 'nobody', 'go', p_start => '{}')`, "PW40W", ``},
+		"no version to start at":  {`select pawl.fire_by_key('strict', 'nobody', 'go', p_expected_version => 1, p_start => '{}')`, "PW412", `{"code": "version-mismatch", "event": "go", "expected": 1}`},
+		"guards of a start":       {`select pawl.fire_by_key('strict', 'nobody', 'go', '{"n": 0}', p_start => '{}')`, "PW40G", `{"code": "guard-rejected", "event": "go", "state": "A", "version": 1, "guards": ` + guards + `, "allowed_events": ["fill", "go"], "instance_status": "active"}`},
+		"a start without a key":   {`select pawl.fire_by_key('strict', null, 'go', p_start => '{}')`, "PW400", `{"code": "malformed-request"}`},
+		"start is no object":      {`select pawl.fire_by_key('strict', 'nobody', 'go', p_start => '[]')`, "PW400", `{"code": "malformed-request"}`},
+		"start with a callback":   {`select pawl.fire_by_key('strict', 'nobody', 'go', p_start => '{"callback_url": "https://example.com"}')`, "PW400", ``},
+		"empty business key":      {`select pawl.fire_by_key('strict', '', 'go')`, "PW400", ``},
+		"other version by key":    {`select pawl.fire_by_key('strict', 'b', 'go', p_expected_version => 7)`, "PW412", `{"code": "version-mismatch", "event": "go", "state": "A", "version": 1, "expected": 7, "instance_id": "ID", "allowed_events": ["fill", "go"], "instance_status": "active"}`},
+		"final state by key":      {`select pawl.fire_by_key('door', 'final', 'open', p_start => '{}')`, "PW409", ``},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pool.Exec(t.Context(), c.sql)

@@ -37,6 +37,8 @@ var badInputs = map[string][]string{
 		`'{"name": "door", "initial": "A", "states": {"A": {"after": {"never": [{"target": "B"}]}}, "B": {"type": "final"}}}'`,
 		`'{"name": "door", "initial": "A", "states": {"A": {"states": 1}, "B": null}}'`,
 		`'{"name": "door", "initial": "A", "states": {"A": {"entry": {"assign": {"x": "$.("}}}, "B": {"type": "final"}}}'`,
+		`'{"context": 1}'`, `'{"correlation_id": 1}'`, `'{"correlation_id": ""}'`, `'{"expires_in": 1}'`, `'{"expires_in": "soon"}'`,
+		`'{"expires_in": "-1 s"}'`, `'{"expires_in": "170000000 years"}'`, `'{"callback_url": "https://example.com"}'`,
 		"jsonb_build_object('x', repeat('x', 2000000))", "(repeat('[', 3000) || repeat(']', 3000))::jsonb",
 		`(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb`, `jsonb_build_object('name', repeat('x', 70000))`,
 		`('{"n": 1' || repeat('0', 70000) || '}')::jsonb`, `'{"n": 1e100000}'`,
@@ -55,32 +57,62 @@ func TestBadInputsAreConditions(t *testing.T) {
 	instance := doors(t, pool, 1)[0].String()
 	register(t, pool, strings.Replace(door, `"name"`, `"ttl": {"after": "1h", "target": "GONE"}, "name"`, 1))
 	register(t, pool, flight)
+	create(t, pool, tenant, creation{workflow: "door", businessKey: "held"})
 	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true)")
 	bounded.Exec(t, pool, "select pawl.consumer_lead('webhooks', 'tester', '1 hour')")
 	subscription := bounded.Value[string](t, pool, `
 		select (pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_x', 'tester')).id::text`)
 	delivery := bounded.Value[string](t, pool, "select (pawl.subscription_test('default', $1)).id::text", subscription)
 
+	bounded.Exec(t, pool, "select pawl.register_workflow($1)", `{"name": "packing", "initial": "A", "states": {
+		"A": {"invoke": {"pack": {"work": {"topic": "pack"}, "deadline": "1h", "done": [{"target": "B"}], "error": [{"target": "B"}], "unknown": [{"target": "B"}],
+			"compensate": {"work": {"topic": "unpack"}, "deadline": "1h"}}}},
+		"B": {"on": {"end": [{"target": "C"}]}}, "C": {"type": "final"}}}`)
+	packing := bounded.Value[string](t, pool, "select (pawl.create_one('packing')).id::text")
+	task := bounded.Value[string](t, pool, "select format('%s %s', w.id, w.lease) from pawl.claim_work('pack') w")
+	task, lease, _ := strings.Cut(task, " ")
+	bounded.Exec(t, pool, "select pawl.create_one('packing')")
+	failed := bounded.Value[string](t, pool, "select (pawl.fail_work(w.id, w.lease, 'no')).id::text from pawl.claim_work('pack') w")
+	failed = bounded.Value[string](t, pool, "select id::text from pawl.task where instance_id = $1", failed)
+	bounded.Exec(t, pool, "select pawl.create_one('packing')")
+
 	// The arguments of each function that will do. Others have their defaults.
 	good := map[string]map[string]string{
 		"create_one":                 {"p_workflow": "'door'"},
 		"fire_one":                   {"p_id": "'" + instance + "'", "p_event": "'open'"},
+		"fire_by_key":                {"p_workflow": "'door'", "p_business_key": "'b'", "p_event": "'open'", "p_start": "'{\"expires_in\": \"1 hour\"}'"},
+		"claim_work":                 {"p_topic": "'pack'"},
+		"complete_work":              {"p_id": "'" + task + "'", "p_lease": "'" + lease + "'"},
+		"fail_work":                  {"p_id": "'" + task + "'", "p_lease": "'" + lease + "'", "p_error": "'no'", "p_retryable": "true"},
+		"release_work":               {"p_id": "'" + task + "'", "p_lease": "'" + lease + "'"},
+		"heartbeat_work":             {"p_id": "'" + task + "'", "p_lease": "'" + lease + "'"},
+		"task_retry":                 {"p_tenant": "'default'", "p_id": "'" + failed + "'", "p_reason": "'again'"},
+		"task_resolve":               {"p_tenant": "'default'", "p_id": "'" + task + "'", "p_outcome": "'done'", "p_result": "'{}'", "p_reason": "'seen'"},
+		"compensation_mark":          {"p_tenant": "'default'", "p_instance_id": "'" + packing + "'", "p_name": "'pack'", "p_mark": "'skip'", "p_reason": "'no use'"},
+		"task_lanes":                 {"p_after": "''", "p_looks": "10"},
+		"task_sweep":                 {"p_limit": "10"},
+		"register_schema":            {"p_name": "'zip'", "p_schema": "'{}'"},
 		"register_workflow":          {"p_definition": "'" + door + "'"},
 		"retire_workflow":            {"p_name": "'door'", "p_checksum": "'x'"},
 		"migrate_instances":          {"p_tenant": "'default'", "p_workflow": "'door'", "p_from": "1", "p_to": "2", "p_state_map": "'{}'", "p_after": "null", "p_limit": "10"},
 		"backtest":                   {"p_workflow": "'door'", "p_ids": "array['" + instance + "']::uuid[]", "p_version": "2"},
-		"simulate":                   {"p_workflow": "'door'", "p_workflow_version": "1", "p_state": "null", "p_version": "1", "p_context": "'{}'", "p_event": "'open'", "p_payload": "'{}'", "p_checked": "'*'"},
+		"simulate":                   {"p_workflow": "'door'", "p_workflow_version": "1", "p_position": `'{"context": {}}'`, "p_event": "'open'", "p_payload": "'{}'", "p_checked": "'*'"},
+		"simulate_timeout":           {"p_workflow": "'door'", "p_workflow_version": "1", "p_position": `'{"state": "SHUT", "context": {}}'`, "p_now": "now()", "p_until": "now()"},
+		"propose_workflow":           {"p_definition": "'" + door + "'"},
 		"preview":                    {"p_tenant": "'default'", "p_ids": "array['" + instance + "']::uuid[]", "p_events": "'{open}'", "p_payloads": "array['{}']::jsonb[]", "p_expected": "array['']", "p_checked": "'{*}'"},
 		"subscription_create":        {"p_tenant": "'default'", "p_url": "'https://example.com'", "p_workflows": "'{}'", "p_events": "'{}'", "p_states": "'{}'", "p_terminal_only": "false", "p_secret": "'whsec_x'", "p_actor": "'tester'"},
 		"subscription_update":        {"p_tenant": "'default'", "p_id": "'" + subscription + "'", "p_url": "null", "p_workflows": "null", "p_events": "null", "p_states": "null", "p_terminal_only": "null", "p_disabled": "null"},
 		"subscription_delete":        {"p_tenant": "'default'", "p_id": "'" + subscription + "'"},
 		"subscription_rotate_secret": {"p_tenant": "'default'", "p_id": "'" + subscription + "'", "p_secret": "'whsec_y'", "p_overlap": "'1 hour'"},
 		"subscription_test":          {"p_tenant": "'default'", "p_id": "'" + subscription + "'"},
+		"connection_put":             {"p_tenant": "'default'", "p_name": "'psp'", "p_base_url": "'https://example.com'", "p_auth": `'{"type": "bearer"}'`, "p_secret": "'x'", "p_headers": "'{}'", "p_timeout": "'1 s'", "p_concurrency": "1", "p_tls_ca": "'x'"},
+		"connection_delete":          {"p_tenant": "'default'", "p_name": "'psp'"},
 		"delivery_replay":            {"p_tenant": "'default'", "p_ids": "array['" + delivery + "']::uuid[]", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
 		"chosen_states":              {"p_states": "'{OPEN}'", "p_by_workflow": "true", "p_limit": "10"},
 		"state_names":                {"p_limit": "10"},
 		"workflow_names":             {"p_limit": "10"},
 		"purge_keys":                 {"p_limit": "10"},
+		"purge_archived":             {"p_tenant": "'default'", "p_ids": "array['" + instance + "']::uuid[]", "p_before": "now()"},
 		"purge_instances":            {"p_tenant": "'default'", "p_ids": "array['" + instance + "']::uuid[]", "p_before": "now()"},
 		"fire_timers":                {"p_limit": "10"},
 		"fire_slow_timers":           {},
@@ -107,9 +139,10 @@ func TestBadInputsAreConditions(t *testing.T) {
 	}
 	conn := connect(t, pool)
 	for function, given := range map[string]map[string]string{ // Other ways to call the same functions.
-		"backtest by definition":   {"p_workflow": "'door'", "p_ids": "array['" + instance + "']::uuid[]", "p_definition": "'" + door + "'"},
-		"simulate a creation":      {"p_workflow": "'door'", "p_workflow_version": "1", "p_state": "null", "p_version": "1", "p_context": "'{}'", "p_event": "null", "p_payload": "'{}'", "p_checked": "'*'"},
-		"delivery_replay a filter": {"p_tenant": "'default'", "p_ids": "null", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
+		"fire_by_key without start": {"p_workflow": "'door'", "p_business_key": "'held'", "p_event": "'open'"},
+		"backtest by definition":    {"p_workflow": "'door'", "p_ids": "array['" + instance + "']::uuid[]", "p_definition": "'" + door + "'"},
+		"simulate a creation":       {"p_workflow": "'door'", "p_workflow_version": "1", "p_position": `'{"context": {}}'`, "p_event": "null", "p_payload": "'{}'", "p_checked": "'*'"},
+		"delivery_replay a filter":  {"p_tenant": "'default'", "p_ids": "null", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
 	} {
 		good[function] = given
 	}

@@ -273,6 +273,7 @@ func TestPromotionBeginsAnEpoch(t *testing.T) {
 	former := openPool(t, primary.DSN())
 	register(t, former, door)
 	kept := doors(t, former, 3)
+	note(t, former, "kept")
 	dbtest.Number(t, former)
 	standby := dbtest.Standby(t, primary, "standby", nil)
 	at := bounded.Value[string](t, former, "select pg_current_wal_insert_lsn()::text")
@@ -284,6 +285,7 @@ func TestPromotionBeginsAnEpoch(t *testing.T) {
 	bounded.UntilSQL(t, on, "select not exists (select from pg_stat_wal_receiver)")
 	wantOutcome(t, fire(t, former, tenant, command{id: kept[0], event: "open"})[0], "applied")
 	doors(t, former, 1)
+	note(t, former, "lost")
 	dbtest.Number(t, former)
 	wantPlaces(t, former, map[[2]int64]string{{1, 5}: "known 1.5", {1, 6}: "unknown 1.6"})
 	dbtest.Promote(t, standby)
@@ -294,8 +296,15 @@ func TestPromotionBeginsAnEpoch(t *testing.T) {
 	for _, event := range []string{"open", "close"} {
 		wantOutcome(t, fire(t, pool, tenant, command{id: kept[1], event: event})[0], "applied")
 	}
+	note(t, pool, "other")
 	dbtest.Number(t, pool)
 	wantWhole(t, pool)
+	wantWholeAudit(t, pool)
+	// The row of the audit that takes the position of the lost one is told from it by its epoch.
+	before, after := auditInOrder(t, former), auditInOrder(t, pool)
+	if !slices.Equal(before, []string{"kept 2 1", "lost 3 1"}) || !slices.Equal(after, []string{"kept 2 1", "other 3 2"}) {
+		t.Errorf("the audit was %v, and is %v", before, after)
+	}
 	if got := bounded.Value[string](t, pool, "select concat_ws(' ', epoch, timeline, first_position, first_seq) from pawl.log_epoch order by epoch desc limit 1"); got != "2 2 3 0" {
 		t.Errorf("the epoch is %s", got)
 	}

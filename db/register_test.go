@@ -204,7 +204,7 @@ func TestBadDefinitions(t *testing.T) {
 		"not an array":              state(`{"on": {"go": {"target": "Z"}}}`),
 		"the engine's event":        state(`{"on": {"after:5s": [{"target": "Z"}]}}`),
 		"event's name":              state(`{"on": {"go now": [{"target": "Z"}]}}`),
-		"no target":                 transition(`"guard": "1 == 1"`),
+		"always has no target":      state(`{"always": [{"guard": "1 == 1"}]}`),
 		"unknown target":            transition(`"target": "B"`),
 		"bad guard":                 transition(`"target": "Z", "guard": "$.a =="`),
 		"bad regular expression":    transition(`"target": "Z", "guard": "$.a like_regex \"(\""`),

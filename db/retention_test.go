@@ -33,7 +33,7 @@ func gone(t testing.TB, q queries.DBTX, tenant string, c creation) uuid.UUID {
 }
 
 func remove(ctx context.Context, q queries.DBTX, tenant string, before time.Time, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return queries.New(q).PurgeInstances(ctx, queries.PurgeInstancesParams{Tenant: tenant, Ids: ids, Before: before})
+	return queries.New(q).PurgeArchived(ctx, queries.PurgeArchivedParams{Tenant: tenant, Ids: ids, Before: before})
 }
 
 func wantRemoved(t testing.TB, q queries.DBTX, before time.Time, ids []uuid.UUID, want ...uuid.UUID) {

@@ -8,8 +8,12 @@ comment on schema pawl is 'finite-state-machine service: tables to read, functio
 create schema pawl_private;
 comment on schema pawl_private is 'what the functions of schema pawl use; not for callers';
 
+create domain pawl.actor as text
+  constraint actor_has_1_to_255_characters CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
+comment on domain pawl.actor is 'who gave a command';
+
 create domain pawl.decision as text
-  constraint decision_is_recorded CHECK ((VALUE = ANY (ARRAY['applied'::text, 'transition-not-allowed'::text, 'guard-rejected'::text])));
+  constraint decision_is_recorded CHECK ((VALUE = ANY (ARRAY['applied'::text, 'transition-not-allowed'::text, 'guard-rejected'::text, 'state-protected'::text, 'not-cancellable'::text])));
 comment on domain pawl.decision is 'what is recorded for an idempotency key';
 
 create domain pawl.key as text collate "C"
@@ -17,7 +21,7 @@ create domain pawl.key as text collate "C"
 comment on domain pawl.key is 'a name that a caller chooses';
 
 create domain pawl.kind as text
-  constraint kind_is_known CHECK ((VALUE = ANY (ARRAY['created'::text, 'transition'::text, 'timeout'::text, 'expired'::text, 'forced'::text, 'migrated'::text])));
+  constraint kind_is_known CHECK ((VALUE = ANY (ARRAY['created'::text, 'transition'::text, 'timeout'::text, 'expired'::text, 'forced'::text, 'cancelled'::text, 'migrated'::text, 'result'::text, 'compensated'::text])));
 comment on domain pawl.kind is 'what made a step';
 
 create domain pawl.object as jsonb
@@ -44,6 +48,139 @@ create domain pawl.version as bigint
   constraint version_is_positive CHECK ((VALUE >= 1));
 comment on domain pawl.version is 'counts the steps of an instance';
 
+create table pawl.audit (
+  tenant_id pawl.tenant_id not null,
+  seq bigint not null generated always as identity,
+  at timestamp with time zone not null,
+  actor text not null,
+  unauthenticated boolean not null default false,
+  token_id text,
+  address text,
+  request_id text,
+  action text not null,
+  target text,
+  outcome text not null,
+  reason text,
+  count bigint not null default 1,
+  before jsonb,
+  after jsonb,
+  xid xid8 not null default pg_current_xact_id(),
+  constraint audit_pkey PRIMARY KEY (tenant_id, seq),
+  constraint audit_action_has_1_to_64_characters CHECK (((length(action) >= 1) AND (length(action) <= 64))),
+  constraint audit_actor_has_1_to_255_characters CHECK (((length(actor) >= 1) AND (length(actor) <= 255))),
+  constraint audit_count_is_positive CHECK ((count >= 1)),
+  constraint audit_documents_are_short CHECK (((COALESCE(octet_length((before)::text), 0) <= 16384) AND (COALESCE(octet_length((after)::text), 0) <= 16384))),
+  constraint audit_outcome_has_1_to_64_characters CHECK (((length(outcome) >= 1) AND (length(outcome) <= 64))),
+  constraint audit_texts_are_short CHECK (((COALESCE(length(token_id), 0) <= 255) AND (COALESCE(length(address), 0) <= 255) AND (COALESCE(length(request_id), 0) <= 255) AND (COALESCE(length(target), 0) <= 1024) AND (COALESCE(length(reason), 0) <= 1000)))
+);
+CREATE INDEX audit_action_idx ON pawl.audit USING btree (tenant_id, action, seq);
+CREATE INDEX audit_actor_idx ON pawl.audit USING btree (tenant_id, actor, seq);
+CREATE INDEX audit_at_idx ON pawl.audit USING btree (at);
+CREATE INDEX audit_seq_idx ON pawl.audit USING btree (seq);
+CREATE INDEX audit_target_idx ON pawl.audit USING btree (tenant_id, target, seq);
+CREATE INDEX audit_xid_idx ON pawl.audit USING btree (xid);
+comment on column pawl.audit.tenant_id is 'the tenant; * for what concerns the deployment, and for callers who are unknown';
+comment on column pawl.audit.actor is 'the subject; for a session without a subject, its session_user';
+comment on column pawl.audit.unauthenticated is 'the service runs without authentication, and the caller named the actor';
+comment on column pawl.audit.action is 'a noun and a verb, such as workflow.register';
+comment on column pawl.audit.outcome is 'done, or the code of the problem';
+comment on column pawl.audit.count is 'how many refusals or reads the row stands for';
+
+create table pawl.audit_log (
+  "position" bigint not null,
+  epoch bigint not null,
+  tenant_id pawl.tenant_id not null,
+  seq bigint not null,
+  constraint audit_log_pkey PRIMARY KEY ("position"),
+  constraint audit_log_row_has_one_position_key UNIQUE (tenant_id, seq)
+);
+
+create table pawl.bulk (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  action text not null,
+  filter jsonb,
+  choice jsonb,
+  workflows text[],
+  params pawl.object not null,
+  reason pawl.reason,
+  rate integer,
+  dry_run boolean not null,
+  status text not null,
+  key pawl.key not null,
+  fingerprint pawl.sha256 not null,
+  actor text not null,
+  verified boolean not null,
+  correlation_id pawl.key,
+  traceparent text,
+  caller jsonb,
+  created_at timestamp with time zone not null,
+  started_at timestamp with time zone,
+  finished_at timestamp with time zone,
+  until_id uuid not null,
+  "position" uuid not null,
+  walked boolean not null,
+  open_from uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  retry_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  batch integer not null default 100,
+  checks jsonb not null default '{}'::jsonb,
+  turn_at timestamp with time zone not null,
+  next_at timestamp with time zone not null,
+  estimate bigint not null,
+  open bigint not null,
+  applied bigint not null default 0,
+  refused bigint not null default 0,
+  skipped bigint not null default 0,
+  failed bigint not null default 0,
+  pace_from timestamp with time zone,
+  pace_count bigint not null default 0,
+  pace double precision,
+  constraint bulk_pkey PRIMARY KEY (tenant_id, id),
+  constraint bulk_key_key UNIQUE (tenant_id, key),
+  constraint bulk_action_is_known CHECK ((action = ANY (ARRAY['fire'::text, 'override'::text, 'cancel'::text, 'retry'::text, 'migrate'::text, 'replay'::text, 'archive'::text]))),
+  constraint bulk_batch_is_positive CHECK ((batch > 0)),
+  constraint bulk_filter_is_chosen_by CHECK (((filter IS NULL) OR (choice IS NOT NULL))),
+  constraint bulk_finishes_at_its_end CHECK (((finished_at IS NOT NULL) = (status = ANY (ARRAY['stopped'::text, 'done'::text])))),
+  constraint bulk_override_has_a_reason CHECK (((action <> ALL (ARRAY['override'::text, 'cancel'::text])) OR (((reason)::text ~ '[^[:space:]]'::text) IS TRUE))),
+  constraint bulk_rate_is_positive CHECK ((rate > 0)),
+  constraint bulk_status_is_known CHECK ((status = ANY (ARRAY['queued'::text, 'running'::text, 'paused'::text, 'stopped'::text, 'done'::text])))
+) with (fillfactor=50);
+CREATE INDEX bulk_finished_at_idx ON pawl.bulk USING btree (finished_at) WHERE (finished_at IS NOT NULL);
+CREATE INDEX bulk_live_idx ON pawl.bulk USING btree (tenant_id) WHERE (status = ANY (ARRAY['queued'::text, 'running'::text]));
+comment on column pawl.bulk.filter is 'what the caller asked for; null if it named instances';
+comment on column pawl.bulk.choice is 'the filter as a pawl_private.bulk_filter: its names are those of the time of the submission. Without a filter, what bounds the submitter';
+comment on column pawl.bulk.workflows is 'those that its instances must have; null for any';
+comment on column pawl.bulk.until_id is 'the walk ends before this id: later instances are never looked at';
+comment on column pawl.bulk."position" is 'how far the walk has come';
+comment on column pawl.bulk.open_from is 'how far the pass over open items has come';
+comment on column pawl.bulk.retry_at is 'items that were refused or failed before this time are open again';
+comment on column pawl.bulk.batch is 'how many instances the next step takes: fewer after a step that took long';
+comment on column pawl.bulk.checks is 'what was checked for the next step, by its checksum, see pawl_private.bulk_unchecked: the faults, or null if there are none. The checks of payloads hold for all steps';
+comment on column pawl.bulk.turn_at is 'when it last had its turn';
+comment on column pawl.bulk.next_at is 'no step before this time: the rate, or a wait for locked instances';
+comment on column pawl.bulk.estimate is 'how many instances the planner expected at the submission; exact for ids, and up to 1,000';
+comment on column pawl.bulk.open is 'how many items have no outcome yet';
+comment on column pawl.bulk.pace is 'items a second, as measured last';
+
+create table pawl.bulk_item (
+  tenant_id pawl.tenant_id not null,
+  bulk_id uuid not null,
+  instance_id uuid not null,
+  outcome text,
+  problem pawl.object,
+  at timestamp with time zone,
+  tries integer not null default 0,
+  constraint bulk_item_pkey PRIMARY KEY (tenant_id, bulk_id, instance_id),
+  constraint bulk_item_outcome_has_a_time CHECK (((outcome IS NULL) = (at IS NULL))),
+  constraint bulk_item_outcome_is_known CHECK ((outcome = ANY (ARRAY['applied'::text, 'refused'::text, 'skipped'::text, 'failed'::text]))),
+  constraint bulk_item_says_why_not CHECK (((problem IS NULL) = (COALESCE(outcome, 'applied'::text) = 'applied'::text)))
+);
+CREATE INDEX bulk_item_open_idx ON pawl.bulk_item USING btree (tenant_id, bulk_id, instance_id) WHERE ((outcome IS NULL) OR (outcome = ANY (ARRAY['refused'::text, 'failed'::text])));
+CREATE INDEX bulk_item_outcome_idx ON pawl.bulk_item USING btree (tenant_id, bulk_id, outcome, instance_id);
+comment on column pawl.bulk_item.outcome is 'null while it is open';
+comment on column pawl.bulk_item.problem is 'why it was not applied: an object with code and detail, as the problems of the API';
+comment on column pawl.bulk_item.tries is 'how often another transaction had the instance locked';
+
 create table pawl.callback (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
@@ -51,13 +188,88 @@ create table pawl.callback (
   secret text,
   created_at timestamp with time zone not null,
   constraint callback_pkey PRIMARY KEY (tenant_id, instance_id),
-  constraint callback_secret_has_a_prefix CHECK ((secret ~~ 'whsec\_%'::text)),
+  constraint callback_secret_has_a_prefix CHECK ((secret ~ '^(whsec_|sealed:v1:)'::text)),
   constraint callback_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
-comment on column pawl.callback.secret is 'null: the deployment''s secret signs';
+comment on column pawl.callback.secret is 'sealed by the service if it has a key; null: the deployment''s secret signs';
+
+create table pawl.compensation (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  number bigint not null generated always as identity,
+  name text collate "C" not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  "position" integer not null,
+  task_id uuid,
+  version pawl.version not null,
+  status text not null,
+  undone_by uuid,
+  reason text,
+  constraint compensation_pkey PRIMARY KEY (tenant_id, instance_id, number),
+  constraint compensation_task_key UNIQUE (tenant_id, task_id),
+  constraint compensation_status_is_known CHECK ((status = ANY (ARRAY['registered'::text, 'undone'::text, 'failed'::text, 'skipped'::text, 'void'::text])))
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+comment on column pawl.compensation.name is 'of the task or of the event whose step it undoes';
+comment on column pawl.compensation."position" is 'of its declaration in workflow_task';
+comment on column pawl.compensation.task_id is 'the task whose effect it undoes; null for a transition';
+comment on column pawl.compensation.version is 'the step whose data its input is made from';
+comment on column pawl.compensation.status is 'void: there was no effect to undo';
+comment on column pawl.compensation.undone_by is 'the task that carries it out';
+comment on column pawl.compensation.reason is 'why it failed, or why an operator skipped it';
+
+create table pawl.connection (
+  tenant_id pawl.tenant_id not null,
+  name text collate "C" not null,
+  version pawl.version not null,
+  base_url text not null,
+  auth pawl.object not null,
+  secret text,
+  headers pawl.object not null,
+  timeout interval,
+  concurrency integer not null,
+  tls_ca text,
+  failures integer not null default 0,
+  circuit_open_until timestamp with time zone,
+  finding text,
+  created_at timestamp with time zone not null,
+  created_by pawl.actor not null,
+  updated_at timestamp with time zone not null,
+  constraint connection_pkey PRIMARY KEY (tenant_id, name),
+  constraint connection_auth_has_a_known_type CHECK (COALESCE((((auth)::jsonb ->> 'type'::text) = ANY (ARRAY['none'::text, 'bearer'::text, 'basic'::text, 'header'::text])), false)),
+  constraint connection_auth_holds_no_secret CHECK ((((auth)::jsonb - '{type,user,name,env}'::text[]) = '{}'::jsonb)),
+  constraint connection_auth_names_a_header_if_that_is_its_type CHECK ((((auth)::jsonb ? 'name'::text) = (((auth)::jsonb ->> 'type'::text) = 'header'::text))),
+  constraint connection_auth_names_a_user_if_it_is_basic CHECK ((((auth)::jsonb ? 'user'::text) = (((auth)::jsonb ->> 'type'::text) = 'basic'::text))),
+  constraint connection_base_url_has_1_to_2048_characters CHECK (((length(base_url) >= 1) AND (length(base_url) <= 2048))),
+  constraint connection_base_url_is_http_without_user_query_and_fragment CHECK ((base_url ~ '^https?://[^/?#@]+(/[^?#]*)?$'::text)),
+  constraint connection_concurrency_is_from_1_to_512 CHECK (((concurrency >= 1) AND (concurrency <= 512))),
+  constraint connection_failures_are_counted CHECK ((failures >= 0)),
+  constraint connection_has_a_secret_or_a_variable_unless_it_has_no_auth CHECK (
+CASE
+    WHEN (((auth)::jsonb ->> 'type'::text) = 'none'::text) THEN ((NOT ((auth)::jsonb ? 'env'::text)) AND (secret IS NULL))
+    ELSE (((auth)::jsonb ? 'env'::text) = (secret IS NULL))
+END),
+  constraint connection_headers_have_up_to_128_kib CHECK ((octet_length((headers)::text) <= 131072)),
+  constraint connection_name_has_1_to_63_characters CHECK (((length(name) >= 1) AND (length(name) <= 63))),
+  constraint connection_name_is_a_slug CHECK ((name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'::text)),
+  constraint connection_secret_has_1_to_32768_characters CHECK (((length(secret) >= 1) AND (length(secret) <= 32768))),
+  constraint connection_timeout_is_from_100_ms_to_10_minutes CHECK (((timeout >= '00:00:00.1'::interval) AND (timeout <= '00:10:00'::interval))),
+  constraint connection_tls_ca_has_1_to_65536_characters CHECK (((length(tls_ca) >= 1) AND (length(tls_ca) <= 65536)))
+) with (fillfactor=50);
+comment on column pawl.connection.version is 'counts the changes of its settings, and is the ETag';
+comment on column pawl.connection.auth is 'type; user of basic, name of header; env, the variable that has the secret';
+comment on column pawl.connection.secret is 'sealed or not; null without one';
+comment on column pawl.connection.headers is 'names and texts, sent with each request';
+comment on column pawl.connection.timeout is 'the longest that an attempt may take; null for what the task says';
+comment on column pawl.connection.concurrency is 'how many calls a replica makes at a time';
+comment on column pawl.connection.tls_ca is 'PEM certificates that may sign the service''s, instead of those of the system; null for these';
+comment on column pawl.connection.failures is 'how many attempts have failed in a row';
+comment on column pawl.connection.circuit_open_until is 'nothing is sent before this time';
+comment on column pawl.connection.finding is 'why the secret cannot be had, so that nothing is sent; null if it can, as far as is known';
 
 create table pawl.consumer (
   name text collate "C" not null,
+  audit boolean not null,
   "position" bigint not null,
   since pg_snapshot not null,
   later_seq bigint,
@@ -71,11 +283,24 @@ create table pawl.consumer (
   constraint consumer_position_is_a_count CHECK (("position" >= 0)),
   constraint consumer_term_is_a_count CHECK ((term >= 0))
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
+comment on column pawl.consumer.audit is 'whether it reads the audit, and not the steps';
 comment on column pawl.consumer."position" is 'what has been read';
 comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
 comment on column pawl.consumer.later_seq is 'first_seq of the next server that the database came to; null if there is none';
 comment on column pawl.consumer.term is 'counts the leaders';
 comment on column pawl.consumer.relayed is 'how many steps were relayed, repeats included';
+
+create table pawl.db_role (
+  role name not null,
+  tenant_id text collate "C" not null,
+  subject text,
+  created_at timestamp with time zone not null,
+  tenant_key pawl.tenant_id generated always as (NULLIF(tenant_id, '*'::text)) stored,
+  constraint db_role_pkey PRIMARY KEY (role),
+  constraint db_role_subject_has_1_to_255_characters CHECK (((length(subject) >= 1) AND (length(subject) <= 255)))
+);
+comment on column pawl.db_role.tenant_id is 'the tenant that it acts for; * for all';
+comment on column pawl.db_role.subject is 'the actor of all that it does; null if it may name any';
 
 create table pawl.delivery (
   tenant_id pawl.tenant_id not null,
@@ -136,18 +361,26 @@ create table pawl.history (
   payload pawl.object,
   expires_at timestamp with time zone,
   error pawl.object,
-  actor text not null,
+  actor pawl.actor not null,
   reason pawl.reason,
   key pawl.key,
   correlation_id pawl.key,
   traceparent text,
   at timestamp with time zone not null,
   entered_at timestamp with time zone,
+  internal boolean,
+  principal jsonb,
+  memory jsonb,
+  database_user text,
   constraint history_pkey PRIMARY KEY (tenant_id, instance_id, version),
+  constraint history_internal_stays CHECK (((internal IS NULL) OR (internal AND (from_state = to_state)))),
   constraint history_starts_with_created CHECK ((((version)::bigint = 1) = ((kind)::text = 'created'::text)))
 ) with (autovacuum_vacuum_insert_scale_factor=0, autovacuum_vacuum_insert_threshold=500000, autovacuum_freeze_min_age=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=500000);
 CREATE INDEX history_xid_idx ON pawl.history USING btree (xid);
-comment on column pawl.history.entered_at is 'when the state was entered, if earlier than the step: an instance migration may keep the state';
+comment on column pawl.history.entered_at is 'when the state was entered, if earlier than the step: an internal transition and an instance migration may keep the state';
+comment on column pawl.history.internal is 'true if the step neither left nor entered a state; else null';
+comment on column pawl.history.principal is 'what the step read as $.actor, if the workflow reads it';
+comment on column pawl.history.database_user is 'the session''s user if the command came by SQL; null if it came through the service, and for timers';
 
 create table pawl.idempotency_key (
   tenant_id pawl.tenant_id not null,
@@ -157,10 +390,12 @@ create table pawl.idempotency_key (
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamp with time zone not null,
+  invariant text,
   constraint idempotency_key_pkey PRIMARY KEY (tenant_id, key)
 ) with (autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=5000, autovacuum_vacuum_insert_threshold=-1);
 CREATE INDEX idempotency_key_expires_at_idx ON pawl.idempotency_key USING btree (expires_at);
 CREATE INDEX idempotency_key_refused_idx ON pawl.idempotency_key USING btree (tenant_id, instance_id) WHERE ((decision)::text <> 'applied'::text);
+comment on column pawl.idempotency_key.invariant is 'the invariant that the step would have broken, if that is why it was refused';
 
 create table pawl.instance (
   tenant_id pawl.tenant_id not null,
@@ -180,6 +415,7 @@ create table pawl.instance (
   expires_at timestamp with time zone,
   error pawl.object,
   state_hash bigint,
+  memory jsonb,
   constraint instance_pkey PRIMARY KEY (tenant_id, id),
   constraint instance_state_changed_after_creation CHECK ((state_changed_at >= created_at))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
@@ -190,6 +426,7 @@ CREATE INDEX instance_status_idx ON pawl.instance USING btree (tenant_id, status
 CREATE INDEX instance_workflow_idx ON pawl.instance USING btree (tenant_id, workflow, status, id) WHERE (workflow <> ''::text);
 comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
+comment on column pawl.instance.memory is 'what the engine must remember beside the state; null if nothing: see pawl_private.remembered';
 
 create table pawl.instance_migration (
   tenant_id pawl.tenant_id not null,
@@ -200,7 +437,7 @@ create table pawl.instance_migration (
   batch_at timestamp with time zone not null,
   finished_at timestamp with time zone,
   moved bigint not null,
-  actor text not null,
+  actor pawl.actor not null,
   constraint instance_migration_pkey PRIMARY KEY (tenant_id, workflow, from_version, to_version),
   constraint instance_migration_leads_elsewhere CHECK ((from_version <> to_version)),
   constraint instance_migration_moved_is_not_negative CHECK ((moved >= 0))
@@ -241,23 +478,61 @@ comment on column pawl.log_epoch.snapshot is 'of a new timeline: the steps that 
 create table pawl.log_head (
   snapshot pg_snapshot not null,
   "position" bigint not null,
+  audit_position bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
   epoch_snapshot pg_snapshot,
   term bigint not null,
   leader text not null,
   lease_until timestamp with time zone not null,
+  constraint log_head_audit_position_is_a_count CHECK ((audit_position >= 0)),
   constraint log_head_epoch_is_a_count CHECK ((epoch >= 0)),
   constraint log_head_position_is_a_count CHECK (("position" >= 0)),
   constraint log_head_term_is_a_count CHECK ((term >= 0))
 ) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
 CREATE UNIQUE INDEX log_head_has_one_row_idx ON pawl.log_head USING btree ((true));
-comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
+comment on column pawl.log_head.snapshot is 'the steps and the rows of the audit that it sees have positions';
 comment on column pawl.log_head."position" is 'the position of the last step';
+comment on column pawl.log_head.audit_position is 'the position of the last row of the audit';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
+
+create table pawl.role (
+  tenant_id pawl.tenant_id not null,
+  name text collate "C" not null,
+  scopes text[] not null,
+  workflows text[] not null,
+  events text[] not null,
+  created_at timestamp with time zone not null,
+  created_by text not null,
+  updated_at timestamp with time zone not null,
+  tenant_key pawl.tenant_id generated always as (NULLIF((tenant_id)::text, '*'::text)) stored,
+  constraint role_pkey PRIMARY KEY (tenant_id, name),
+  constraint role_created_by_has_1_to_255_characters CHECK (((length(created_by) >= 1) AND (length(created_by) <= 255))),
+  constraint role_deploys_for_the_deployment CHECK ((((tenant_id)::text = '*'::text) OR (NOT (scopes @> ARRAY['deploy'::text])))),
+  constraint role_has_scopes CHECK (((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 10))),
+  constraint role_lists_are_short CHECK (((cardinality(workflows) <= 100) AND (cardinality(events) <= 100))),
+  constraint role_name_has_1_to_128_visible_characters CHECK ((name ~ '^[!-~]{1,128}$'::text)),
+  constraint role_scopes_are_known CHECK ((scopes <@ ARRAY['read'::text, 'create'::text, 'fire'::text, 'work'::text, 'deploy'::text, 'connect'::text, 'deliver'::text, 'operate'::text, 'audit'::text, 'admin'::text]))
+);
+comment on column pawl.role.workflows is 'empty for all';
+comment on column pawl.role.events is 'those that the scope fire allows; empty for all';
+
+create table pawl.schema (
+  name text collate "C" not null,
+  version integer not null,
+  schema pawl.object not null,
+  checksum text not null,
+  created_at timestamp with time zone not null,
+  created_by pawl.actor not null,
+  constraint schema_pkey PRIMARY KEY (name, version),
+  constraint schema_name_is_a_slug CHECK ((name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'::text)),
+  constraint schema_name_is_short CHECK ((length(replace(name, '_'::text, '__'::text)) <= 42)),
+  constraint schema_version_is_positive CHECK ((version >= 1))
+);
+comment on column pawl.schema.schema is 'as it was registered';
 
 create table pawl.setting (
   only_row boolean not null default true,
@@ -268,6 +543,7 @@ create table pawl.setting (
   definition_limit integer not null default 1048576,
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256((uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))),
+  access_version uuid not null default gen_random_uuid(),
   constraint setting_pkey PRIMARY KEY (only_row),
   constraint setting_documents_fit_into_a_body CHECK (((context_limit <= 1032192) AND (payload_limit <= 1032192))),
   constraint setting_idempotency_ttl_has_no_days_or_months CHECK (((EXTRACT(day FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(month FROM idempotency_ttl) = (0)::numeric) AND (EXTRACT(year FROM idempotency_ttl) = (0)::numeric))),
@@ -282,6 +558,7 @@ comment on column pawl.setting.context_limit is 'bytes of a context as jsonb tex
 comment on column pawl.setting.payload_limit is 'bytes of a payload as jsonb text';
 comment on column pawl.setting.definition_limit is 'bytes of a definition as jsonb text';
 comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
+comment on column pawl.setting.access_version is 'another one after each change of a token, a role or a tenant';
 
 create table pawl.subscription (
   tenant_id pawl.tenant_id not null,
@@ -300,13 +577,14 @@ create table pawl.subscription (
   disabled_reason text,
   failures integer not null default 0,
   circuit_open_until timestamp with time zone,
+  finding text,
   created_at timestamp with time zone not null,
-  created_by text not null,
+  created_by pawl.actor not null,
   constraint subscription_pkey PRIMARY KEY (tenant_id, id),
   constraint subscription_disabled_has_a_reason CHECK (((disabled_at IS NULL) = (disabled_reason IS NULL))),
   constraint subscription_failures_are_counted CHECK ((failures >= 0)),
   constraint subscription_previous_secret_has_an_end CHECK (((previous_secret IS NULL) = (previous_secret_until IS NULL))),
-  constraint subscription_secrets_have_a_prefix CHECK (((secret ~~ 'whsec\_%'::text) AND COALESCE((previous_secret ~~ 'whsec\_%'::text), true))),
+  constraint subscription_secrets_have_a_prefix CHECK (((secret ~ '^(whsec_|sealed:v1:)'::text) AND COALESCE((previous_secret ~ '^(whsec_|sealed:v1:)'::text), true))),
   constraint subscription_url_has_1_to_2048_characters CHECK (((length(url) >= 1) AND (length(url) <= 2048)))
 ) with (fillfactor=50);
 comment on column pawl.subscription.workflows is 'names of workflows; empty for all, as for events and states';
@@ -315,6 +593,113 @@ comment on column pawl.subscription.since is 'steps that it sees were committed 
 comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
+comment on column pawl.subscription.finding is 'why the secret cannot be opened, so that nothing is sent; null if it can, as far as is known';
+
+create table pawl.task (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  "position" integer not null,
+  state text collate "C" not null,
+  name text collate "C" not null,
+  connection text collate "C",
+  topic text collate "C",
+  compensates bigint,
+  entered_version pawl.version not null,
+  result_version bigint,
+  status text not null,
+  left_at timestamp with time zone,
+  reopened boolean not null default false,
+  attempts integer not null default 0,
+  tries integer not null default 0,
+  key_number integer not null default 1,
+  checks integer not null default 0,
+  sent_at timestamp with time zone,
+  tried_at timestamp with time zone,
+  due_at timestamp with time zone,
+  look_at timestamp with time zone,
+  deadline_at timestamp with time zone not null,
+  lease uuid,
+  leased_until timestamp with time zone,
+  leased_for interval,
+  worker text,
+  claim_key pawl.key,
+  progress jsonb,
+  result pawl.object,
+  problem text,
+  created_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  constraint task_pkey PRIMARY KEY (tenant_id, id),
+  constraint task_attempts_are_counted CHECK (((attempts >= 0) AND (tries >= 0) AND (checks >= 0) AND (key_number >= 1))),
+  constraint task_calls_or_offers_work CHECK (((connection IS NULL) <> (topic IS NULL))),
+  constraint task_ended_has_a_time CHECK (((status = ANY (ARRAY['done'::text, 'error'::text, 'unknown'::text, 'cancelled'::text])) = (ended_at IS NOT NULL))),
+  constraint task_ended_is_not_claimed CHECK (((ended_at IS NULL) OR ((due_at IS NULL) AND (look_at IS NULL) AND (leased_until IS NULL)))),
+  constraint task_leased_is_not_due CHECK (((leased_until IS NULL) OR ((due_at IS NULL) AND (lease IS NOT NULL)))),
+  constraint task_open_is_looked_at CHECK (((ended_at IS NOT NULL) OR (look_at IS NOT NULL))),
+  constraint task_status_is_known CHECK ((status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text, 'done'::text, 'error'::text, 'unknown'::text, 'cancelled'::text])))
+) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE INDEX task_claim_key_idx ON pawl.task USING btree (tenant_id, claim_key) WHERE ((claim_key IS NOT NULL) AND (leased_until IS NOT NULL));
+CREATE INDEX task_connection_due_idx ON pawl.task USING btree (tenant_id, connection, due_at) WHERE ((connection IS NOT NULL) AND (due_at IS NOT NULL));
+CREATE INDEX task_failed_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['error'::text, 'unknown'::text]));
+CREATE INDEX task_instance_idx ON pawl.task USING btree (tenant_id, instance_id, id);
+CREATE INDEX task_look_at_idx ON pawl.task USING btree (look_at) WHERE (look_at IS NOT NULL);
+CREATE INDEX task_open_idx ON pawl.task USING btree (tenant_id, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text]));
+CREATE INDEX task_topic_due_idx ON pawl.task USING btree (tenant_id, topic, due_at) WHERE ((topic IS NOT NULL) AND (due_at IS NOT NULL));
+comment on column pawl.task."position" is 'of its declaration in workflow_task';
+comment on column pawl.task.state is 'the state that started it';
+comment on column pawl.task.connection is 'by which its next call goes; what reconciles may go by another one';
+comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
+comment on column pawl.task.entered_version is 'the step that its input is made from';
+comment on column pawl.task.result_version is 'the step that its outcome made';
+comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
+comment on column pawl.task.attempts is 'how often it was claimed';
+comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';
+comment on column pawl.task.key_number is 'a fresh key has the suffix -2, -3 …';
+comment on column pawl.task.checks is 'how often it was asked what became of the last attempt';
+comment on column pawl.task.sent_at is 'when it was first sent under the present key; null if surely nothing was';
+comment on column pawl.task.tried_at is 'when the last attempt ended';
+comment on column pawl.task.due_at is 'when it may be claimed; null while it is leased and when it has ended';
+comment on column pawl.task.look_at is 'when task_sweep must look at it; null when it has ended';
+comment on column pawl.task.leased_for is 'how long the lease is, and how long it is again after a heartbeat';
+comment on column pawl.task.claim_key is 'the idempotency key of the claim that took it';
+comment on column pawl.task.result is 'the payload of its outcome';
+comment on column pawl.task.problem is 'why its outcome did not make the step that it should have made, its input cannot be computed, or task_sweep has put it off; else null';
+
+create table pawl.task_attempt (
+  tenant_id pawl.tenant_id not null,
+  task_id uuid not null,
+  number integer not null,
+  kind text not null,
+  key text not null,
+  lease uuid not null,
+  worker text,
+  started_at timestamp with time zone not null,
+  ended_at timestamp with time zone,
+  result text,
+  status integer,
+  error text,
+  constraint task_attempt_pkey PRIMARY KEY (tenant_id, task_id, number),
+  constraint task_attempt_error_is_short CHECK ((length(error) <= 1000)),
+  constraint task_attempt_kind_is_known CHECK ((kind = ANY (ARRAY['call'::text, 'reconcile'::text, 'work'::text])))
+) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+comment on column pawl.task_attempt.result is 'what was reported: see pawl.task_settle; or expired: its lease ran out, overdue, impossible, resolved; null while it is under way';
+
+create table pawl.tenant (
+  id pawl.tenant_id not null,
+  limits pawl.object not null default '{}'::jsonb,
+  created_at timestamp with time zone not null,
+  created_by text not null,
+  disabled_at timestamp with time zone,
+  constraint tenant_pkey PRIMARY KEY (id),
+  constraint tenant_created_by_has_1_to_255_characters CHECK (((length(created_by) >= 1) AND (length(created_by) <= 255))),
+  constraint tenant_is_not_the_deployment CHECK (((id)::text <> '*'::text))
+);
+CREATE INDEX tenant_counted_idx ON pawl.tenant USING btree (id) WHERE ((limits)::jsonb ?| ARRAY['open_instances'::text, 'storage_bytes'::text]);
+comment on column pawl.tenant.limits is 'whole numbers by name: see pawl_private.limits_fault; a limit that is missing is the deployment''s';
+comment on column pawl.tenant.disabled_at is 'since when its callers are refused, and its timers and deliveries wait';
 
 create table pawl.timer (
   tenant_id pawl.tenant_id not null,
@@ -333,11 +718,57 @@ create table pawl.timer (
 CREATE INDEX timer_due_at_idx ON pawl.timer USING btree (due_at) WHERE ((queued_version)::bigint IS DISTINCT FROM (armed_version)::bigint);
 CREATE INDEX timer_failing_idx ON pawl.timer USING btree (tenant_id, instance_id) WHERE ((failed_version)::bigint = (armed_version)::bigint);
 CREATE INDEX timer_queue_idx ON pawl.timer USING btree (queue, due_at) WHERE ((queued_version)::bigint = (armed_version)::bigint);
+CREATE INDEX timer_tenant_due_at_idx ON pawl.timer USING btree (tenant_id, due_at) WHERE ((queued_version)::bigint IS DISTINCT FROM (armed_version)::bigint);
 comment on column pawl.timer.tried is 'how many timeouts of the state that was entered at armed_version were refused';
 comment on column pawl.timer.failed_version is 'the timer fails while this is armed_version and the instance''s version: its deadline came and the step could not be made';
 comment on column pawl.timer.last_error is 'why the deadline could not be ended at failed_version';
 comment on column pawl.timer.queue is 'the queue of the slow lane that it was moved to: see pawl_private.slow_queue';
 comment on column pawl.timer.queued_version is 'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
+
+create table pawl.token (
+  tenant_id pawl.tenant_id not null,
+  id text collate "C" not null,
+  sha256 pawl.sha256 not null,
+  name text,
+  subject text not null,
+  scopes text[] not null,
+  roles text[] not null,
+  workflows text[] not null,
+  created_at timestamp with time zone not null,
+  created_by text not null,
+  expires_at timestamp with time zone,
+  revoked_at timestamp with time zone,
+  last_used_at timestamp with time zone,
+  tenant_key pawl.tenant_id generated always as (NULLIF((tenant_id)::text, '*'::text)) stored,
+  constraint token_pkey PRIMARY KEY (id),
+  constraint token_created_by_has_1_to_255_characters CHECK (((length(created_by) >= 1) AND (length(created_by) <= 255))),
+  constraint token_deploys_for_the_deployment CHECK ((((tenant_id)::text = '*'::text) OR (NOT (scopes @> ARRAY['deploy'::text])))),
+  constraint token_expires_after_its_creation CHECK ((expires_at > created_at)),
+  constraint token_id_is_a_slug CHECK ((id ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'::text)),
+  constraint token_lists_are_short CHECK (((cardinality(scopes) <= 10) AND (cardinality(roles) <= 20) AND (cardinality(workflows) <= 100))),
+  constraint token_name_has_1_to_255_characters CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+  constraint token_scopes_are_known CHECK ((scopes <@ ARRAY['read'::text, 'create'::text, 'fire'::text, 'work'::text, 'deploy'::text, 'connect'::text, 'deliver'::text, 'operate'::text, 'audit'::text, 'admin'::text])),
+  constraint token_subject_has_1_to_255_characters CHECK (((length(subject) >= 1) AND (length(subject) <= 255)))
+) with (fillfactor=80);
+CREATE INDEX token_tenant_idx ON pawl.token USING btree (tenant_id, id);
+comment on column pawl.token.tenant_id is 'the tenant; * for the deployment';
+comment on column pawl.token.sha256 is 'of the whole text';
+comment on column pawl.token.roles is 'names of roles of the tenant; one that does not exist grants nothing';
+comment on column pawl.token.workflows is 'bounds everything that it may do; empty for all';
+comment on column pawl.token.last_used_at is 'late by up to an hour';
+
+create table pawl.undoing (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  due_at timestamp with time zone,
+  tried integer not null default 0,
+  problem text,
+  constraint undoing_pkey PRIMARY KEY (tenant_id, instance_id)
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE INDEX undoing_due_at_idx ON pawl.undoing USING btree (due_at) WHERE (due_at IS NOT NULL);
+comment on column pawl.undoing.due_at is 'when task_sweep must look at it; null while a task is waited for';
+comment on column pawl.undoing.tried is 'how often going on has failed';
+comment on column pawl.undoing.problem is 'why going on failed last; null if it never did';
 
 create table pawl.unrouted_step (
   tenant_id pawl.tenant_id not null,
@@ -363,8 +794,9 @@ create table pawl.workflow (
   business_key_reusable boolean not null,
   context_schema pawl.object,
   context_schema_checksum text,
+  context_default pawl.object,
   created_at timestamp with time zone not null,
-  created_by text not null,
+  created_by pawl.actor not null,
   constraint workflow_pkey PRIMARY KEY (name, version),
   constraint workflow_context_schema_has_a_checksum CHECK (((context_schema IS NULL) = (context_schema_checksum IS NULL))),
   constraint workflow_durations_are_at_most_ten_years CHECK ((GREATEST(ttl, retention) <= '3650 days'::interval)),
@@ -376,38 +808,85 @@ create table pawl.workflow (
   constraint workflow_version_is_positive CHECK ((version >= 1))
 );
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
-comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
+comment on column pawl.workflow.initial_moves is 'whether a creation must look at it: entering it assigns or arms timers, it has an invariant, or it may be left at once';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
+comment on column pawl.workflow.context_schema is 'of the definition; its member x-context-default is the context_default, which the caller merges in before it checks a context';
+comment on column pawl.workflow.context_default is 'merged under the context of a creation';
 
 create table pawl.workflow_state (
   workflow text collate "C" not null,
   workflow_version integer not null,
   state text collate "C" not null,
   status pawl.status not null,
+  lineage text[] not null,
   events text[] not null,
+  patterns text[],
   timeouts interval[] not null,
   timeout_events text[] not null,
+  timers jsonb,
   eventless boolean not null,
+  done boolean not null,
+  remembered text[],
+  invariants jsonb,
+  protected boolean not null,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
+  reads_actor boolean not null default false,
+  tasks boolean not null default false,
+  undoing text,
   state_hash bigint not null generated always as (hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) stored,
   constraint workflow_state_pkey PRIMARY KEY (workflow, workflow_version, state),
-  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (NOT eventless)))),
+  constraint workflow_state_done_is_left_at_once CHECK (((NOT done) OR eventless)),
+  constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (timers IS NULL) AND (NOT eventless)))),
   constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
   constraint workflow_state_timeouts_are_at_most_ten_years CHECK (('3650 days'::interval >= ALL (timeouts))),
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
-  constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events)))
+  constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events))),
+  constraint workflow_state_timers_are_static_or_armed CHECK (((timers IS NULL) OR (timeouts = '{}'::interval[]))),
+  constraint workflow_state_undoing_stops_or_continues CHECK ((undoing = ANY (ARRAY['stop'::text, 'continue'::text])))
 );
-CREATE INDEX workflow_state_state_idx ON pawl.workflow_state USING btree (state, status, workflow);
-comment on column pawl.workflow_state.events is 'the events that it accepts, sorted';
-comment on column pawl.workflow_state.timeouts is 'how long after entering it each timeout is due, the nearest first';
-comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
+CREATE INDEX workflow_state_state_idx ON pawl.workflow_state USING btree (state, status, workflow) WHERE (length(workflow) > 0);
+comment on column pawl.workflow_state.lineage is 'the paths of the states around it, from the outside in, then its own';
+comment on column pawl.workflow_state.events is 'the events and patterns of events that it accepts, sorted';
+comment on column pawl.workflow_state.patterns is 'those that are patterns, the longest first; null if there is none';
+comment on column pawl.workflow_state.timeouts is 'of static timers: how long after entering it each is due, the nearest first';
+comment on column pawl.workflow_state.timers is 'of armed timers, its own and then those of the states around it: an array of {slot, owner, every, in | at, zone}; see pawl_private.armed';
+comment on column pawl.workflow_state.eventless is 'whether it has transitions that need no event';
+comment on column pawl.workflow_state.done is 'whether it is final within another state, whose done leaves it at once';
+comment on column pawl.workflow_state.remembered is 'the states around it that some transition resumes; null if there is none';
+comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: what must hold in it; null if nothing';
+comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
+comment on column pawl.workflow_state.reads_actor is 'whether a guard or a value of the workflow reads $.actor';
+comment on column pawl.workflow_state.tasks is 'whether entering it starts tasks or undoes steps';
+comment on column pawl.workflow_state.undoing is 'of a state that undoes steps: what it does when one cannot be undone, stop or continue; null for other states';
 comment on column pawl.workflow_state.state_hash is 'goes with the state into pawl.instance, whose CHECK recognizes it';
+
+create table pawl.workflow_task (
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  "position" integer not null,
+  state text collate "C",
+  name text collate "C" not null,
+  connection text collate "C",
+  topic text collate "C",
+  deadline interval not null,
+  compensation integer,
+  spec jsonb not null,
+  constraint workflow_task_pkey PRIMARY KEY (workflow, workflow_version, "position"),
+  constraint workflow_task_name_key UNIQUE (workflow, workflow_version, state, name),
+  constraint workflow_task_calls_or_offers_work CHECK (((connection IS NULL) <> (topic IS NULL))),
+  constraint workflow_task_deadline_is_positive CHECK (((deadline > '00:00:00'::interval) AND (deadline <= '366 days'::interval))),
+  constraint workflow_task_name_is_an_identifier CHECK ((name ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text))
+);
+comment on column pawl.workflow_task.state is 'the atomic state that starts it; null for a compensation';
+comment on column pawl.workflow_task.name is 'of a compensation, the name of the task or the event whose step it undoes';
+comment on column pawl.workflow_task.compensation is 'the position of what undoes it; null if nothing does';
+comment on column pawl.workflow_task.spec is 'compiled by pawl_private.compiled_task, which describes its members';
 
 create table pawl.workflow_transition (
   workflow text collate "C" not null,
@@ -417,27 +896,52 @@ create table pawl.workflow_transition (
   "position" integer not null,
   target text collate "C" not null,
   guard jsonpath,
+  guard_compiled jsonb,
   guard_text text,
+  internal boolean not null,
+  kept integer not null,
+  rearms text,
+  resumes text,
+  resumed_state text,
+  resumes_timers boolean not null,
+  compensation integer,
   assign_names text[] not null,
   assign_paths jsonpath[] not null,
-  assign_stages integer[],
+  assign_compiled jsonb,
   assign_payload boolean not null,
   assign_nests boolean not null,
   payload_schema pawl.object,
   payload_schema_checksum text,
   constraint workflow_transition_pkey PRIMARY KEY (workflow, workflow_version, source, event, "position"),
-  constraint workflow_transition_source_fkey FOREIGN KEY (workflow, workflow_version, source) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
-  constraint workflow_transition_target_fkey FOREIGN KEY (workflow, workflow_version, target) REFERENCES pawl.workflow_state(workflow, workflow_version, state),
   constraint workflow_transition_assigns_are_pairs CHECK ((cardinality(assign_names) = cardinality(assign_paths))),
-  constraint workflow_transition_assigns_have_a_stage CHECK (((assign_stages IS NULL) OR ((cardinality(assign_stages) = cardinality(assign_names)) AND (NOT assign_payload)))),
-  constraint workflow_transition_event_is_an_identifier CHECK (((event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'::text) OR (event ~ '^after:[0-9a-z]+$'::text) OR (event = ANY (ARRAY[':always'::text, ':initial'::text])))),
-  constraint workflow_transition_guard_has_a_text CHECK (((guard IS NULL) = (guard_text IS NULL))),
+  constraint workflow_transition_assigns_in_one_form CHECK ((((((assign_names <> '{}'::text[]))::integer + (assign_payload)::integer) + ((assign_compiled IS NOT NULL))::integer) <= 1)),
+  constraint workflow_transition_event_is_an_identifier CHECK (((event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}([.][*])?$'::text) OR (event = ANY (ARRAY['*'::text, ':always'::text, ':done'::text, ':initial'::text])) OR (event ~ '^(after|every):[0-9a-z]+(@.+)?$'::text) OR (event ~ '^(done|error|unknown|compensated):[A-Za-z][A-Za-z0-9_.-]{0,63}(@.+)?$'::text))),
+  constraint workflow_transition_guard_has_a_text CHECK (((COALESCE((guard)::text, (guard_compiled)::text) IS NULL) = (guard_text IS NULL))),
+  constraint workflow_transition_guard_has_one_form CHECK (((guard IS NULL) OR (guard_compiled IS NULL))),
+  constraint workflow_transition_internal_stays CHECK (((NOT internal) OR ((target = source) AND (resumes IS NULL)))),
   constraint workflow_transition_payload_schema_has_a_checksum CHECK (((payload_schema IS NULL) = (payload_schema_checksum IS NULL))),
-  constraint workflow_transition_position_is_positive CHECK (("position" >= 1))
+  constraint workflow_transition_position_is_positive CHECK (("position" >= 1)),
+  constraint workflow_transition_rearms_internally CHECK (((rearms IS NULL) OR internal)),
+  constraint workflow_transition_resumes_a_state CHECK (((resumes IS NOT NULL) OR ((resumed_state IS NULL) AND (NOT resumes_timers))))
 );
-comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it';
+comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it; of an object its compact JSON';
+comment on column pawl.workflow_transition.internal is 'whether it leaves and enters no state';
+comment on column pawl.workflow_transition.kept is 'how many states of the source''s lineage it neither leaves nor enters, from the outside in';
+comment on column pawl.workflow_transition.rearms is 'the path of the state whose timers it arms anew; null if none';
+comment on column pawl.workflow_transition.resumes is 'the path of the compound state that it resumes; null if none';
+comment on column pawl.workflow_transition.resumed_state is 'the row is for an instance that last left the compound state from here; null: for one that never did';
+comment on column pawl.workflow_transition.resumes_timers is 'whether timers of the resumed state go on with what was left';
+comment on column pawl.workflow_transition.compensation is 'the position in workflow_task of what undoes the step; null if nothing does';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
+
+create table pawl_private.claim_key (
+  tenant_id pawl.tenant_id not null,
+  key pawl.key not null,
+  claimed_at timestamp with time zone not null,
+  constraint claim_key_pkey PRIMARY KEY (tenant_id, key)
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE INDEX claim_key_claimed_at_idx ON pawl_private.claim_key USING btree (claimed_at);
 
 create table pawl_private.condition (
   outcome text not null,
@@ -467,7 +971,7 @@ create table pawl_private.privilege (
   privilege text not null,
   function text not null,
   constraint privilege_pkey PRIMARY KEY (privilege, function),
-  constraint privilege_is_known CHECK ((privilege = ANY (ARRAY['service'::text, 'caller'::text])))
+  constraint privilege_is_known CHECK ((privilege = ANY (ARRAY['api'::text, 'worker'::text, 'reader'::text, 'caller'::text, 'operator'::text])))
 );
 
 create table pawl_private.purged_instance (
@@ -477,6 +981,15 @@ create table pawl_private.purged_instance (
   xid xid8 not null default pg_current_xact_id(),
   constraint purged_instance_pkey PRIMARY KEY (tenant_id, instance_id)
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+
+create table pawl_private.readable (
+  privilege text not null,
+  relation text not null,
+  columns text[],
+  constraint readable_pkey PRIMARY KEY (privilege, relation),
+  constraint readable_privilege_is_known CHECK ((privilege = ANY (ARRAY['api'::text, 'worker'::text, 'reader'::text])))
+);
+comment on column pawl_private.readable.columns is 'null for all';
 
 create table pawl_private.slow_queue (
   id integer not null generated always as identity,
@@ -495,11 +1008,32 @@ comment on column pawl_private.slow_queue.times is 'how often the fast lane foun
 comment on column pawl_private.slow_queue.slow_until is 'until then the fast lane moves timers of the kind without trying them';
 comment on column pawl_private.slow_queue.turn_at is 'when the slow lane last took from the queue';
 
+create table pawl_private.tenant_usage (
+  tenant_id pawl.tenant_id not null,
+  open_instances bigint,
+  storage_bytes bigint,
+  next_at timestamp with time zone not null,
+  part text not null default 'open'::text,
+  after_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  after_version bigint not null default 0,
+  opened bigint not null default 0,
+  stored bigint not null default 0,
+  constraint tenant_usage_pkey PRIMARY KEY (tenant_id),
+  constraint tenant_usage_part_is_known CHECK ((part = ANY (ARRAY['open'::text, 'instances'::text, 'history'::text])))
+) with (fillfactor=50);
+CREATE INDEX tenant_usage_next_at_idx ON pawl_private.tenant_usage USING btree (next_at);
+comment on column pawl_private.tenant_usage.open_instances is 'null before the first count; storage_bytes too, and while it has no limit';
+comment on column pawl_private.tenant_usage.next_at is 'when the count goes on, or the next one begins';
+comment on column pawl_private.tenant_usage.part is 'of the present count: what is counted now, behind after_id and after_version';
+comment on column pawl_private.tenant_usage.opened is 'of the present count, as stored: open_instances and storage_bytes so far';
+
 create table pawl_private.timer_lane (
   name text not null,
+  after_tenant text collate "C" not null default ''::text,
   constraint timer_lane_pkey PRIMARY KEY (name),
   constraint timer_lane_is_known CHECK ((name = ANY (ARRAY['fast'::text, 'slow'::text])))
 );
+comment on column pawl_private.timer_lane.after_tenant is 'of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first';
 
 create type pawl.outcome as (
   ordinal integer,
@@ -513,6 +1047,28 @@ create type pawl.outcome as (
   timeout_due_at timestamp with time zone
 );
 
+create type pawl_private.bulk_filter as (
+  range_statuses text[],
+  range_workflows text[],
+  statuses text[],
+  workflows text[],
+  states text[],
+  business_key text,
+  correlation_id text,
+  created_after timestamp with time zone,
+  created_before timestamp with time zone,
+  stuck_for interval,
+  failing boolean,
+  from_version integer,
+  not_version integer
+);
+
+create type pawl_private.bulk_result as (
+  instance_id uuid,
+  outcome text,
+  problem jsonb
+);
+
 create type pawl_private.fire_command as (
   tenant text,
   event text,
@@ -521,17 +1077,144 @@ create type pawl_private.fire_command as (
   expected text,
   checked text,
   reason text,
-  by_timer boolean
+  actor text,
+  verified boolean,
+  by_timer boolean,
+  by_task boolean,
+  principal jsonb
 );
 
 create type pawl_private.macrostep as (
   refusal text,
+  broken text,
   steps pawl.instance[],
+  made text[],
   instance pawl.instance,
   events text[],
   timeouts interval[],
-  timeout_events text[]
+  timeout_events text[],
+  tasks boolean
 );
+
+create type pawl_private.move as (
+  internal boolean,
+  kept integer,
+  rearms text,
+  resumes text,
+  resumed_state text,
+  resumes_timers boolean,
+  compensation integer
+);
+
+create type pawl_private.next_due as (
+  due_at timestamp with time zone,
+  event text
+);
+
+create view pawl.audit_message as
+ SELECT tenant_id,
+    seq,
+    at,
+    actor,
+    unauthenticated,
+    token_id,
+    address,
+    request_id,
+    action,
+    target,
+    outcome,
+    reason,
+    count,
+    before,
+    after,
+    xid,
+    (0)::bigint AS epoch,
+    (0)::bigint AS "position"
+   FROM pawl.audit a
+  WHERE false;
+
+create view pawl.bulk_report as
+ SELECT b.tenant_id,
+    b.id,
+    b.action,
+    b.filter,
+    b.params,
+    b.workflows,
+    b.reason,
+    b.rate,
+    b.dry_run,
+    b.status,
+    b.key,
+    b.actor,
+    b.created_at,
+    b.started_at,
+    b.finished_at,
+    b.estimate,
+    b.open,
+    b.applied,
+    b.refused,
+    b.skipped,
+    b.failed,
+    p.per_second,
+        CASE
+            WHEN ((b.status = 'running'::text) AND (p.per_second > (0)::double precision)) THEN (b.turn_at + ('00:00:01'::interval * ((GREATEST((b.estimate - p.done), b.open))::double precision / p.per_second)))
+            ELSE NULL::timestamp with time zone
+        END AS eta
+   FROM (pawl.bulk b
+     CROSS JOIN LATERAL ( SELECT d.done,
+                CASE
+                    WHEN ((b.pace IS NOT NULL) AND (b.finished_at IS NULL)) THEN b.pace
+                    ELSE ((d.done)::double precision / NULLIF((EXTRACT(epoch FROM (COALESCE(b.finished_at, b.turn_at) - b.started_at)))::double precision, (0)::double precision))
+                END AS per_second
+           FROM ( SELECT (((b.applied + b.refused) + b.skipped) + b.failed) AS done) d) p);
+
+create view pawl.claimed_work as
+ SELECT 0 AS ordinal,
+    '00000000-0000-0000-0000-000000000000'::uuid AS id,
+    ''::text AS topic,
+    ''::text AS name,
+    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
+    ''::text AS workflow,
+    0 AS attempt,
+    ''::text AS key,
+    '{}'::jsonb AS input,
+    '00000000-0000-0000-0000-000000000000'::uuid AS lease,
+    '1970-01-01 00:00:00+00'::timestamp with time zone AS lease_expires_at,
+    '1970-01-01 00:00:00+00'::timestamp with time zone AS deadline_at,
+    NULL::text AS correlation_id,
+    NULL::text AS traceparent
+  WHERE false;
+
+create view pawl.connection_endpoint as
+ SELECT ''::text AS tenant_id,
+    ''::text AS name,
+    ''::text AS base_url,
+    '{}'::jsonb AS auth,
+    ''::text AS secret,
+    '{}'::jsonb AS headers,
+    NULL::interval AS timeout,
+    0 AS concurrency,
+    ''::text AS tls_ca,
+    false AS resting
+  WHERE false;
+
+create view pawl.connection_row as
+ SELECT tenant_id,
+    name,
+    version,
+    base_url,
+    auth,
+    headers,
+    timeout,
+    concurrency,
+    tls_ca,
+    failures,
+    circuit_open_until,
+    finding,
+    created_at,
+    created_by,
+    updated_at
+   FROM pawl.connection c;
 
 create view pawl.delivery_lane as
  SELECT ''::text AS tenant_id,
@@ -540,13 +1223,21 @@ create view pawl.delivery_lane as
     false AS half_open
   WHERE false;
 
+create view pawl.delivery_tenant as
+ SELECT ''::text AS tenant_id,
+    false AS disabled,
+    NULL::integer AS attempts
+  WHERE false;
+
 create view pawl.endpoint as
  SELECT ''::text AS tenant_id,
     '00000000-0000-0000-0000-000000000000'::uuid AS id,
     ''::text AS url,
     ''::text AS secret,
     ''::text AS previous_secret,
-    false AS disabled
+    false AS disabled,
+    false AS callback,
+    false AS resting
   WHERE false;
 
 create view pawl.instance_at as
@@ -566,7 +1257,8 @@ create view pawl.instance_at as
     COALESCE(h.entered_at, h.at) AS state_changed_at,
     h.expires_at,
     h.error,
-    NULL::bigint AS state_hash
+    NULL::bigint AS state_hash,
+    h.memory
    FROM (pawl.history h
      JOIN pawl.instance i ON ((((i.tenant_id)::text = (h.tenant_id)::text) AND (i.id = h.instance_id))));
 
@@ -594,6 +1286,10 @@ create view pawl.message as
     h.traceparent,
     h.at,
     h.entered_at,
+    h.internal,
+    h.principal,
+    h.memory,
+    h.database_user,
     (0)::bigint AS epoch,
     NULL::bigint AS "position",
     i.business_key,
@@ -603,6 +1299,32 @@ create view pawl.message as
    FROM ((pawl.history h
      LEFT JOIN pawl.instance i ON (false))
      LEFT JOIN pawl.workflow_state s ON (false))
+  WHERE false;
+
+create view pawl.moment as
+ SELECT '1970-01-01 00:00:00+00'::timestamp with time zone AS at,
+    (0)::bigint AS version,
+    0 AS rank,
+    ''::text AS key,
+    ''::text AS kind,
+    NULL::text AS step,
+    NULL::text AS event,
+    NULL::text AS from_state,
+    NULL::text AS to_state,
+    NULL::text AS actor,
+    NULL::text AS reason,
+    NULL::text AS name,
+    NULL::uuid AS task_id,
+    NULL::boolean AS compensates,
+    NULL::integer AS attempt,
+    NULL::boolean AS reconciling,
+    NULL::text AS status,
+    NULL::integer AS http_status,
+    NULL::text AS failure,
+    NULL::text AS worker,
+    NULL::timestamp with time zone AS ended_at,
+    NULL::uuid AS delivery_id,
+    NULL::uuid AS subscription_id
   WHERE false;
 
 create view pawl.next_timeout as
@@ -617,15 +1339,27 @@ create view pawl.next_timeout as
    FROM ((pawl.timer t
      JOIN pawl.instance i ON ((((i.tenant_id)::text = (t.tenant_id)::text) AND (i.id = t.instance_id))))
      CROSS JOIN LATERAL ( SELECT u.event,
-            (i.state_changed_at + u.timeout) AS due_at,
+            u.due_at,
             u."position"
-           FROM (pawl.workflow_state s
-             CROSS JOIN LATERAL UNNEST(s.timeouts, s.timeout_events) WITH ORDINALITY u(timeout, event, "position"))
-          WHERE ((s.workflow = i.workflow) AND (s.workflow_version = i.workflow_version) AND (s.state = i.state) AND (u."position" >
+           FROM ( SELECT a.event,
+                    a.due_at,
+                    row_number() OVER (ORDER BY a.due_at, a.place) AS "position"
+                   FROM ( SELECT o.event,
+                            (i.state_changed_at + o.timeout) AS due_at,
+                            o.place
+                           FROM (pawl.workflow_state s
+                             CROSS JOIN LATERAL UNNEST(s.timeouts, s.timeout_events) WITH ORDINALITY o(timeout, event, place))
+                          WHERE ((s.workflow = i.workflow) AND (s.workflow_version = i.workflow_version) AND (s.state = i.state))
+                        UNION ALL
+                         SELECT m.key,
+                            ((m.value ->> 'at'::text))::timestamp with time zone AS timestamptz,
+                            ((m.value ->> 'place'::text))::bigint AS int8
+                           FROM jsonb_each((i.memory -> 'due'::text)) m(key, value)) a) u
+          WHERE (u."position" >
                 CASE
                     WHEN ((t.armed_version)::bigint = (i.version)::bigint) THEN t.tried
                     ELSE 0
-                END))
+                END)
         UNION ALL
          SELECT 'ttl'::text AS event,
             i.expires_at AS due_at,
@@ -656,7 +1390,128 @@ create view pawl.outcome_row as
     NULL::text[] AS guards,
     NULL::jsonb AS schema,
     NULL::text AS timeout_event,
-    NULL::timestamp with time zone AS timeout_due_at
+    NULL::timestamp with time zone AS timeout_due_at,
+    NULL::jsonb AS memory
+  WHERE false;
+
+create view pawl.principal as
+ SELECT (0)::bigint AS place,
+    NULL::bytea AS sha256,
+    false AS live,
+    false AS stale,
+    ''::text AS tenant_id,
+    ''::text AS subject,
+    NULL::text[] AS scopes,
+    NULL::text[] AS workflows,
+    NULL::timestamp with time zone AS expires_at,
+    NULL::jsonb AS grants,
+    ''::text AS acts_for,
+    false AS known,
+    false AS disabled,
+    NULL::jsonb AS limits,
+    NULL::uuid AS version
+  WHERE false;
+
+create view pawl.stored_secret as
+ SELECT ''::text AS tenant_id,
+    ''::text AS row_key,
+    ''::text AS secret,
+    ''::text AS previous_secret
+  WHERE false;
+
+create view pawl.subscription_row as
+ SELECT tenant_id,
+    id,
+    url,
+    workflows,
+    events,
+    states,
+    terminal_only,
+    previous_secret_until,
+    disabled_at,
+    disabled_reason,
+    failures,
+    circuit_open_until,
+    finding,
+    created_at,
+    created_by
+   FROM pawl.subscription s;
+
+create view pawl.task_call as
+ SELECT ''::text AS tenant_id,
+    '00000000-0000-0000-0000-000000000000'::uuid AS task_id,
+    '00000000-0000-0000-0000-000000000000'::uuid AS lease,
+    0 AS attempt,
+    false AS reconciling,
+    ''::text AS key,
+    ''::text AS idempotency_header,
+    ''::text AS connection,
+    ''::text AS method,
+    '[]'::jsonb AS path,
+    '{}'::jsonb AS query,
+    '{}'::jsonb AS headers,
+    NULL::jsonb AS body,
+    (0)::double precision AS timeout_seconds,
+    '1970-01-01 00:00:00+00'::timestamp with time zone AS deadline_at,
+    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
+    ''::text AS workflow,
+    ''::text AS state,
+    ''::text AS name,
+    NULL::text AS correlation_id,
+    NULL::text AS traceparent
+  WHERE false;
+
+create view pawl.task_lane as
+ SELECT ''::text AS tenant_id,
+    ''::text AS connection,
+    false AS ready,
+    false AS half_open,
+    0 AS concurrency
+  WHERE false;
+
+create view pawl.task_row as
+ SELECT t.tenant_id,
+    t.id,
+    t.instance_id,
+    t.workflow,
+    t.workflow_version,
+    t.state,
+    t.name,
+    (t.compensates IS NOT NULL) AS compensation,
+    t.topic,
+    t.connection,
+    t.status,
+    t.attempts,
+    (t.id ||
+        CASE
+            WHEN (t.key_number > 1) THEN ('-'::text || t.key_number)
+            ELSE ''::text
+        END) AS key,
+    COALESCE(t.problem, ((t.result)::jsonb ->> 'error'::text), a.error) AS error,
+        CASE
+            WHEN (t.leased_until IS NOT NULL) THEN t.worker
+            ELSE NULL::text
+        END AS worker,
+    t.progress,
+    t.due_at,
+    t.leased_until,
+    t.deadline_at,
+    t.left_at,
+    t.created_at,
+    t.ended_at
+   FROM (pawl.task t
+     LEFT JOIN pawl.task_attempt a ON ((((a.tenant_id)::text = (t.tenant_id)::text) AND (a.task_id = t.id) AND (a.number = t.attempts) AND (t.status <> 'done'::text))));
+
+create view pawl.task_settled as
+ SELECT 0 AS ordinal,
+    ''::text AS code,
+    ''::text AS tenant_id,
+    '00000000-0000-0000-0000-000000000000'::uuid AS task_id,
+    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
+    ''::text AS status,
+    false AS late,
+    NULL::timestamp with time zone AS leased_until,
+    NULL::text AS problem
   WHERE false;
 
 create view pawl.timeout_row as
@@ -664,6 +1519,163 @@ create view pawl.timeout_row as
     NULL::timestamp with time zone AS due_at,
     NULL::text AS last_error
   WHERE false;
+
+create view pawl.work as
+ SELECT '00000000-0000-0000-0000-000000000000'::uuid AS id,
+    ''::text AS topic,
+    ''::text AS name,
+    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
+    ''::text AS workflow,
+    0 AS attempt,
+    ''::text AS key,
+    '{}'::jsonb AS input,
+    '00000000-0000-0000-0000-000000000000'::uuid AS lease,
+    '1970-01-01 00:00:00+00'::timestamp with time zone AS lease_expires_at,
+    '1970-01-01 00:00:00+00'::timestamp with time zone AS deadline_at,
+    NULL::text AS correlation_id,
+    NULL::text AS traceparent
+  WHERE false;
+
+create function pawl.audit_note(p_tenant text, p_caller jsonb, p_action text, p_outcome text, p_reason text DEFAULT NULL::text, p_count bigint DEFAULT 1) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_constraint text;
+  v_column text;
+begin
+  if p_outcome = 'done' and p_action is distinct from 'audit.read' then
+    perform pawl_private.raise_condition('malformed-request', format('%s was not done by this call: give the code of a refusal', p_action));
+  end if;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => p_action, p_target => null, p_outcome => p_outcome,
+    p_reason => p_reason, p_count => p_count);
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+revoke execute on function pawl.audit_note(text,jsonb,text,text,text,bigint) from public;
+
+create function pawl.audit_page(p_tenant text, p_workflows text[], p_target text, p_actor text, p_action text, p_outcome text, p_from timestamp with time zone, p_to timestamp with time zone, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.audit
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows refcursor;
+  v_after bigint := coalesce(p_after, 0);
+  v_before bigint;
+  v_row pawl.audit;
+  v_looked integer := 0;
+  v_found integer := 0;
+  v_bytes bigint := 0;
+begin
+  if p_from is not null then
+    v_after := greatest(v_after, (select a.seq from pawl.audit a where a.at < p_from - interval '10 minutes' order by a.at desc limit 1));
+  end if;
+  if p_to is not null then
+    v_before := (select a.seq from pawl.audit a where a.at > p_to + interval '10 minutes' order by a.at limit 1);
+  end if;
+  v_before := coalesce(v_before, 9223372036854775807);
+  -- Row comparisons leave one index for each of these.
+  case
+    when p_tenant is null then
+      open v_rows for
+        select a.* from pawl.audit a where a.seq > v_after and a.seq < v_before order by a.seq limit 5000;
+    when p_target is not null then
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.target, a.seq) > (p_tenant, p_target, v_after) and (a.tenant_id, a.target, a.seq) < (p_tenant, p_target, v_before)
+        order by a.tenant_id, a.target, a.seq limit 5000;
+    when p_actor is not null then
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.actor, a.seq) > (p_tenant, p_actor, v_after) and (a.tenant_id, a.actor, a.seq) < (p_tenant, p_actor, v_before)
+        order by a.tenant_id, a.actor, a.seq limit 5000;
+    when p_action is not null then
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.action, a.seq) > (p_tenant, p_action, v_after) and (a.tenant_id, a.action, a.seq) < (p_tenant, p_action, v_before)
+        order by a.tenant_id, a.action, a.seq limit 5000;
+    else
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.seq) > (p_tenant, v_after) and (a.tenant_id, a.seq) < (p_tenant, v_before)
+        order by a.tenant_id, a.seq limit 5000;
+  end case;
+  loop
+    fetch v_rows into v_row;
+    exit when not found;
+    v_looked := v_looked + 1;
+    if coalesce(v_row.target = p_target, p_target is null) and coalesce(v_row.actor = p_actor, true)
+      and coalesce(v_row.action = p_action, true) and coalesce(v_row.outcome = p_outcome, true)
+      and coalesce(v_row.at >= p_from, true) and coalesce(v_row.at < p_to, true)
+      and (p_workflows is null or pawl_private.audit_is_about(v_row, p_workflows))
+    then
+      return next v_row;
+      v_found := v_found + 1;
+      exit when v_found >= p_limit;
+      v_bytes := v_bytes + coalesce(octet_length(v_row.before::text), 0) + coalesce(octet_length(v_row.after::text), 0);
+    end if;
+    if v_looked = 5000 or v_bytes >= p_bytes then
+      v_row := (v_row.tenant_id, v_row.seq, v_row.at, '', false, null, null, null, '', null, '', null, 1, null, null, v_row.xid)::pawl.audit;
+      return next v_row;
+      exit;
+    end if;
+  end loop;
+  close v_rows;
+end
+$$;
+revoke execute on function pawl.audit_page(text,text[],text,text,text,text,timestamp with time zone,timestamp with time zone,bigint,integer,bigint) from public;
+
+create function pawl.audit_purge(p_before timestamp with time zone, p_limit integer, p_caller jsonb DEFAULT NULL::jsonb, OUT purged integer, OUT kept bigint) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_read bigint := (select min(c.position) from pawl.consumer c where c.audit);
+begin
+  if p_before is null or p_before > pawl.now() then
+    perform pawl_private.raise_condition('malformed-request', 'p_before must be a time that is past');
+  end if;
+  with gone as (
+    delete from pawl.audit a
+    where a.ctid = any (array(
+      select o.ctid
+      from pawl.audit o
+      where o.at < p_before and (
+        v_read is null or exists (
+          select from pawl.audit_log l where l.tenant_id = o.tenant_id and l.seq = o.seq and l.position <= v_read offset 0
+        )
+      )
+      order by o.at
+      limit greatest(coalesce(p_limit, 0), 0)
+      for update
+    ))
+    returning a.tenant_id, a.seq
+  ),
+  positions as (
+    delete from pawl.audit_log l using gone g where l.tenant_id = g.tenant_id and l.seq = g.seq
+  )
+  select count(*) into purged from gone;
+  kept := case when purged < p_limit then (select count(*) from pawl.audit a where a.at < p_before) else 0 end;
+  if purged > 0 then
+    perform pawl_private.audit(
+      p_tenant => '*', p_caller => p_caller, p_action => 'audit.purge', p_target => null,
+      p_after => jsonb_build_object('before', pawl_private.audit_time(p_before), 'purged', purged));
+  end if;
+end
+$$;
+revoke execute on function pawl.audit_purge(timestamp with time zone,integer,jsonb) from public;
 
 create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text, p_bytes bigint DEFAULT 1048576) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
@@ -679,7 +1691,6 @@ declare
   v_now timestamptz := pawl.now();
   v_setting pawl.setting;
   v_version integer := p_version;
-  v_fault text;
   v_bytes bigint := 0;
 begin
   if (p_version is null) = (p_definition is null) then
@@ -694,25 +1705,7 @@ begin
   select * into strict v_setting from pawl.setting;
   begin
     if p_definition is not null then
-      -- A random number: two back-tests at the same time do not wait for each other, as a rule.
-      v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      begin
-        v_fault := case
-          when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-          else pawl_private.definition_fault(p_definition)
-        end;
-        if v_fault is null then
-          perform pawl_private.store_definition(
-            p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
-        end if;
-      exception
-        when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-          or program_limit_exceeded then
-          v_fault := sqlerrm;
-      end;
-      if v_fault is not null then
-        perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
-      end if;
+      v_version := pawl_private.store_candidate(p_workflow, p_definition);
     end if;
     v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
     foreach id in array coalesce(p_ids, '{}') loop
@@ -733,6 +1726,400 @@ end
 $$;
 revoke execute on function pawl.backtest(text,uuid[],integer,jsonb,text,bigint) from public;
 
+create function pawl.bulk_check(p_tenant text, p_id uuid, p_checks jsonb) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.bulk b
+  set checks = b.checks || p_checks
+  where b.tenant_id = p_tenant and b.id = p_id
+$$;
+revoke execute on function pawl.bulk_check(text,uuid,jsonb) from public;
+
+create function pawl.bulk_control(p_tenant text, p_id uuid, p_control text, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.bulk_report
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_bulk pawl.bulk;
+  v_before text;
+begin
+  select b.* into v_bulk from pawl.bulk b where b.tenant_id = p_tenant and b.id = p_id for no key update;
+  if not found then
+    return;
+  end if;
+  v_now := pawl.now();
+  v_before := v_bulk.status;
+  if v_bulk.status = 'stopped' and p_control <> 'stop' or v_bulk.status = 'done' and p_control <> 'retry' then
+    perform pawl_private.raise_condition(
+      'bulk-conflict', format('the bulk is %s', v_bulk.status), jsonb_build_object('bulk_status', v_bulk.status));
+  end if;
+  case p_control
+    when 'pause' then
+      v_bulk.status := 'paused';
+    when 'resume' then
+      v_bulk.status := case v_bulk.status when 'paused' then 'queued' else v_bulk.status end;
+    when 'stop' then
+      v_bulk.finished_at := coalesce(v_bulk.finished_at, v_now);
+      v_bulk.status := 'stopped';
+    when 'retry' then
+      if v_bulk.refused + v_bulk.failed > 0 then
+        v_bulk.open := v_bulk.open + v_bulk.refused + v_bulk.failed;
+        v_bulk.refused := 0;
+        v_bulk.failed := 0;
+        v_bulk.retry_at := v_now;
+        v_bulk.open_from := '00000000-0000-0000-0000-000000000000';
+        v_bulk.finished_at := null;
+        v_bulk.status := case v_bulk.status when 'done' then 'queued' else v_bulk.status end;
+      end if;
+  end case;
+  update pawl.bulk b
+  set status = v_bulk.status, finished_at = v_bulk.finished_at, open = v_bulk.open, refused = v_bulk.refused,
+    failed = v_bulk.failed, retry_at = v_bulk.retry_at, open_from = v_bulk.open_from, turn_at = v_now,
+    pace_from = null, pace_count = 0
+  where b.tenant_id = p_tenant and b.id = p_id;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'bulk.' || p_control, p_target => p_id::text,
+    p_before => jsonb_build_object('status', v_before), p_after => jsonb_build_object('status', v_bulk.status));
+  return query select r.* from pawl.bulk_report r where r.tenant_id = p_tenant and r.id = p_id;
+end
+$$;
+revoke execute on function pawl.bulk_control(text,uuid,text,jsonb) from public;
+
+create function pawl.bulk_create(p_tenant text, p_id uuid, p_action text, p_filter jsonb, p_choice jsonb, p_ids uuid[], p_params jsonb, p_reason text, p_rate integer, p_dry_run boolean, p_counted bigint, p_key text, p_actor text, p_verified boolean, p_correlation_id text, p_traceparent text, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.bulk_report
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_filter pawl_private.bulk_filter := jsonb_populate_record(null::pawl_private.bulk_filter, p_choice);
+  v_until uuid := pawl.uuid_v7_floor(v_now + interval '1 millisecond');
+  -- As pawl_private.fingerprint.
+  v_fingerprint bytea := sha256(convert_to(
+    jsonb_build_array('bulk', p_action, p_filter, p_ids, p_params, p_rate, p_dry_run)::text
+      || case when p_verified then p_actor else '' end, 'UTF8'));
+  v_bulk pawl.bulk;
+begin
+  insert into pawl.bulk (
+    tenant_id, id, action, filter, choice, workflows, params, reason, rate, dry_run, status, key, fingerprint, actor, verified,
+    correlation_id, traceparent, caller, created_at, until_id, position, walked, turn_at, next_at, estimate, open)
+  values (
+    p_tenant, p_id, p_action, p_filter, p_choice, v_filter.workflows, p_params, nullif(p_reason, ''), p_rate, p_dry_run, 'queued', p_key,
+    v_fingerprint, p_actor, p_verified, nullif(p_correlation_id, ''), nullif(p_traceparent, ''), p_caller, v_now,
+    least(v_until, pawl.uuid_v7_floor(coalesce(v_filter.created_before, 'infinity') + interval '1 millisecond')),
+    pawl.uuid_v7_floor(coalesce(v_filter.created_after, '-infinity')),
+    p_ids is not null, v_now, v_now, 0, 0)
+  on conflict do nothing
+  returning * into v_bulk;
+  if not found then
+    select b.* into v_bulk from pawl.bulk b where b.tenant_id = p_tenant and b.key = p_key;
+    if v_bulk.fingerprint is distinct from v_fingerprint then
+      perform pawl_private.raise_condition('idempotency-key-reuse', null);
+    end if;
+    return query select r.* from pawl.bulk_report r where r.tenant_id = p_tenant and r.id = v_bulk.id;
+    return;
+  end if;
+  insert into pawl.bulk_item (tenant_id, bulk_id, instance_id)
+  select distinct p_tenant, p_id, u.id from unnest(p_ids) u (id);
+  get diagnostics v_bulk.open = row_count;
+  v_bulk.estimate := case
+    when p_ids is not null then v_bulk.open
+    when p_counted <= 1000 then p_counted
+    else greatest(p_counted, pawl_private.bulk_estimate(p_tenant, v_filter))
+  end;
+  update pawl.bulk b set open = v_bulk.open, estimate = v_bulk.estimate where b.tenant_id = p_tenant and b.id = p_id;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'bulk.create', p_target => p_id::text, p_reason => p_reason,
+    p_after => jsonb_strip_nulls(jsonb_build_object(
+      'action', p_action, 'filter', p_filter, 'ids', to_jsonb(p_ids), 'rate', p_rate,
+      'dry_run', p_dry_run)) || jsonb_build_object('params', p_params - array['payload', 'context_patch']));
+  return query select r.* from pawl.bulk_report r where r.tenant_id = p_tenant and r.id = p_id;
+end
+$$;
+revoke execute on function pawl.bulk_create(text,uuid,text,jsonb,jsonb,uuid[],jsonb,text,integer,boolean,bigint,text,text,boolean,text,text,jsonb) from public;
+
+create function pawl.bulk_purge(p_age interval, p_limit integer) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_bulk pawl.bulk;
+  v_deleted bigint;
+begin
+  select b.* into v_bulk
+  from pawl.bulk b
+  where b.finished_at < pawl.now() - p_age
+  order by b.finished_at
+  limit 1
+  for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  delete from pawl.bulk_item t
+  where t.ctid = any (array(
+    select o.ctid from pawl.bulk_item o where o.tenant_id = v_bulk.tenant_id and o.bulk_id = v_bulk.id limit p_limit));
+  get diagnostics v_deleted = row_count;
+  if v_deleted < p_limit then
+    delete from pawl.bulk b where b.tenant_id = v_bulk.tenant_id and b.id = v_bulk.id;
+    v_deleted := v_deleted + 1;
+  end if;
+  return v_deleted;
+end
+$$;
+revoke execute on function pawl.bulk_purge(interval,integer) from public;
+
+create function pawl.bulk_step(p_batch integer, OUT looked_at integer, OUT moved uuid[], OUT next_in interval, OUT tenant text, OUT bulk uuid, OUT unchecked jsonb) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_begun timestamptz := clock_timestamp(); -- Measures the call; decides nothing.
+  v_now timestamptz := pawl.now();
+  v_picked timestamptz;
+  v_bulk pawl.bulk;
+  v_filter pawl_private.bulk_filter;
+  v_limit integer;
+  v_read integer;
+  v_ids uuid[];
+  v_instances pawl.instance[];
+  v_chosen pawl.instance[];
+  v_results pawl_private.bulk_result[] := '{}';
+  v_acted pawl_private.bulk_result[];
+  v_busy uuid[];
+  v_done integer;
+  v_ended boolean;
+  v_was_open boolean;
+begin
+  moved := '{}';
+  select b.* into v_bulk
+  from pawl.bulk b
+  where b.status in ('queued', 'running') and b.next_at <= v_now and not pawl_private.is_disabled(b.tenant_id)
+  order by (
+      select max(o.turn_at) from pawl.bulk o where o.tenant_id = b.tenant_id and o.status in ('queued', 'running')
+    ), b.turn_at, b.id
+  limit 1
+  for no key update skip locked;
+  if not found then
+    looked_at := -1;
+    select min(b.next_at) - v_now into next_in from pawl.bulk b where b.status in ('queued', 'running') and b.next_at > v_now;
+    return;
+  end if;
+  v_picked := pawl.now();
+  v_now := v_picked;
+  v_filter := jsonb_populate_record(null::pawl_private.bulk_filter, v_bulk.choice);
+  -- An id tells the millisecond only.
+  v_filter.created_before := least(v_filter.created_before, v_bulk.created_at + interval '1 microsecond');
+  v_limit := greatest(least(p_batch, v_bulk.batch, ceil(v_bulk.rate / 4.0)::integer), 1);
+  v_was_open := v_bulk.walked;
+
+  if v_was_open then
+    v_ids := array(
+      select t.instance_id
+      from pawl.bulk_item t
+      where t.tenant_id = v_bulk.tenant_id and t.bulk_id = v_bulk.id and t.instance_id > v_bulk.open_from
+        and (t.outcome is null or t.outcome in ('refused', 'failed'))
+        and (t.outcome is null or t.at < v_bulk.retry_at)
+      order by t.instance_id
+      limit v_limit);
+    v_read := cardinality(v_ids);
+    v_ended := v_read < v_limit;
+    v_bulk.open_from := coalesce(v_ids[v_read], v_bulk.open_from);
+  else
+    -- As many pages as it takes to find enough, up to a bound: a rare state would be looked for in the whole table.
+    v_ids := '{}';
+    v_read := 0;
+    loop
+      select
+        v_ids || coalesce(array_agg(p.id order by p.id) filter (where p.chosen), '{}'),
+        coalesce((array_agg(p.id order by p.id desc))[1], v_bulk.position),
+        count(*) < v_limit,
+        v_read + count(*)
+      into v_ids, v_bulk.position, v_ended, v_read
+      from (
+        select p.id, p.chosen,
+          count(*) filter (where p.chosen) over (order by p.id rows between unbounded preceding and 1 preceding) as before
+        from pawl_private.bulk_page(
+          p_tenant => v_bulk.tenant_id, p_filter => v_filter, p_after => v_bulk.position, p_until => v_bulk.until_id,
+          p_limit => v_limit) p
+      ) p
+      where p.before < v_limit - cardinality(v_ids); -- Up to the last one that there is room for.
+      -- A page that was cut short has filled the room.
+      exit when cardinality(v_ids) = v_limit or v_ended or v_read >= 2000;
+    end loop;
+    v_ended := v_ended and cardinality(v_ids) < v_limit;
+    v_bulk.walked := v_ended;
+  end if;
+  looked_at := v_read;
+
+  -- A replay changes deliveries only, and locks a consumer, which comes before instances for those who send.
+  if v_bulk.dry_run or v_bulk.action = 'replay' then
+    v_instances := array(
+      select l.instance
+      from unnest(v_ids) with ordinality as c (id, place)
+      cross join lateral (
+        select i as instance from pawl.instance i where i.tenant_id = v_bulk.tenant_id and i.id = c.id limit 1
+      ) l
+      order by c.place);
+  else
+    v_instances := array(
+      select l.instance
+      from unnest(v_ids) as c (id)
+      cross join lateral (
+        select i as instance
+        from pawl.instance i
+        where i.tenant_id = v_bulk.tenant_id and i.id = c.id
+        limit 1
+        for no key update skip locked
+      ) l);
+  end if;
+
+  -- What is not locked here is locked by another transaction, or is no instance of the tenant.
+  v_busy := array(
+    select c.id
+    from unnest(v_ids) as c (id)
+    where c.id not in (select i.id from unnest(v_instances) i));
+  select array_agg(row(c.id, a.outcome, a.problem)::pawl_private.bulk_result)
+  into v_results
+  from unnest(v_busy) as c (id)
+  cross join lateral (
+    select
+      case when v_bulk.filter is null then 'refused' else 'skipped' end as outcome,
+      case
+        when v_bulk.filter is null then pawl_private.bulk_problem('instance-not-found', 'there is no such instance')
+        else pawl_private.bulk_problem('no-longer-matches', 'the instance was removed')
+      end as problem
+    where not exists (select from pawl.instance i where i.tenant_id = v_bulk.tenant_id and i.id = c.id)
+    union all
+    select 'failed', pawl_private.bulk_problem('unavailable', 'another transaction held the instance each time that it was tried')
+    from pawl.bulk_item t
+    where t.tenant_id = v_bulk.tenant_id and t.bulk_id = v_bulk.id and t.instance_id = c.id and t.tries >= 10
+      and exists (select from pawl.instance i where i.tenant_id = v_bulk.tenant_id and i.id = c.id)
+  ) a;
+  v_results := coalesce(v_results, '{}');
+  v_busy := array(
+    select b.id from unnest(v_busy) b (id) where b.id not in (select r.instance_id from unnest(v_results) r));
+  if v_bulk.choice is not null then
+    v_chosen := array(select i from unnest(v_instances) i where pawl_private.bulk_chooses(i, v_filter, v_now));
+    if cardinality(v_chosen) < cardinality(v_instances) then
+      v_results := v_results || array(
+        select case
+          when v_bulk.filter is null then
+            row(i.id, 'refused', pawl_private.bulk_problem('instance-not-found', 'there is no such instance'))::pawl_private.bulk_result
+          else
+            row(
+              i.id, 'skipped',
+              pawl_private.bulk_problem('no-longer-matches', 'the filter does not choose the instance any more')
+            )::pawl_private.bulk_result
+        end
+        from unnest(v_instances) i
+        where i.id not in (select c.id from unnest(v_chosen) c));
+      v_instances := v_chosen;
+    end if;
+  end if;
+
+  if v_instances <> '{}' then
+    select a.results, a.unchecked into strict v_acted, unchecked from pawl_private.bulk_act(v_bulk, v_instances, true) a;
+    if unchecked is not null then
+      tenant := v_bulk.tenant_id;
+      bulk := v_bulk.id;
+      return;
+    end if;
+    if v_acted is null then
+      -- The statement timeout came. Fewer are tried next.
+      update pawl.bulk b
+      set batch = greatest(cardinality(v_instances) / 2, 1), turn_at = v_now
+      where b.tenant_id = v_bulk.tenant_id and b.id = v_bulk.id;
+      return;
+    end if;
+    v_results := v_results || v_acted;
+    v_busy := v_busy || array(
+      select i.id from unnest(v_instances) i where i.id not in (select r.instance_id from unnest(v_acted) r));
+    if not v_bulk.dry_run and v_bulk.action not in ('retry', 'replay') then
+      moved := array(select r.instance_id from unnest(v_acted) r where r.outcome = 'applied');
+    end if;
+  end if;
+
+  v_now := pawl.now();
+  insert into pawl.bulk_item as t (tenant_id, bulk_id, instance_id, outcome, problem, at)
+  select v_bulk.tenant_id, v_bulk.id, r.instance_id, r.outcome, r.problem, v_now
+  from unnest(v_results) r
+  on conflict on constraint bulk_item_pkey do update
+  set outcome = excluded.outcome, problem = excluded.problem, at = excluded.at, tries = 0;
+  insert into pawl.bulk_item as t (tenant_id, bulk_id, instance_id, tries)
+  select v_bulk.tenant_id, v_bulk.id, b.id, 1
+  from unnest(v_busy) b (id)
+  on conflict on constraint bulk_item_pkey do update
+  set tries = t.tries + 1;
+
+  v_done := cardinality(v_results);
+  v_bulk.open := v_bulk.open + case when v_was_open then -v_done else cardinality(v_busy) end;
+  if v_was_open and v_ended and v_bulk.open > 0 then
+    v_bulk.open_from := '00000000-0000-0000-0000-000000000000';
+    v_bulk.next_at := v_now + interval '1 second';
+  end if;
+  if v_bulk.rate is not null then
+    v_bulk.next_at := greatest(v_bulk.next_at, v_now - interval '250 milliseconds') + interval '1 second' * v_done / v_bulk.rate;
+  end if;
+  -- A call of few instances takes as long as its fixed part does, so that only the timeout leads to fewer than 50.
+  v_bulk.batch := case
+    when clock_timestamp() - v_begun > interval '300 milliseconds' and v_bulk.batch > 50 then greatest(v_bulk.batch / 2, 50)
+    when clock_timestamp() - v_begun < interval '150 milliseconds' or v_bulk.batch < 50 then least(v_bulk.batch * 2, p_batch)
+    else v_bulk.batch
+  end;
+  if v_bulk.pace_from is null then
+    v_bulk.pace_from := v_now;
+    v_bulk.pace_count := 0;
+  elsif v_now >= v_bulk.pace_from + interval '5 seconds' then
+    v_bulk.pace := (v_bulk.pace_count + v_done) / extract(epoch from v_now - v_bulk.pace_from);
+    v_bulk.pace_from := v_now;
+    v_bulk.pace_count := 0;
+  else
+    v_bulk.pace_count := v_bulk.pace_count + v_done;
+  end if;
+  v_ended := v_ended and v_bulk.walked and v_bulk.open = 0;
+  update pawl.bulk b
+  set status = case when v_ended then 'done' else 'running' end,
+    started_at = coalesce(b.started_at, v_picked), finished_at = case when v_ended then v_now end,
+    position = coalesce(v_bulk.position, b.position), walked = v_bulk.walked, open_from = v_bulk.open_from,
+    open = v_bulk.open, batch = v_bulk.batch, turn_at = v_now, next_at = v_bulk.next_at,
+    applied = b.applied + n.applied, refused = b.refused + n.refused, skipped = b.skipped + n.skipped,
+    failed = b.failed + n.failed, checks = case when v_bulk.params ? 'context_patch' then '{}' else b.checks end,
+    pace_from = v_bulk.pace_from, pace_count = v_bulk.pace_count, pace = v_bulk.pace
+  from (
+    select
+      count(*) filter (where r.outcome = 'applied') as applied, count(*) filter (where r.outcome = 'refused') as refused,
+      count(*) filter (where r.outcome = 'skipped') as skipped, count(*) filter (where r.outcome = 'failed') as failed
+    from unnest(v_results) r
+  ) n
+  where b.tenant_id = v_bulk.tenant_id and b.id = v_bulk.id;
+end
+$$;
+revoke execute on function pawl.bulk_step(integer) from public;
+
+create function pawl.cancel(p_id uuid, p_reason text, p_expected text DEFAULT ''::text, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text, p_verified boolean DEFAULT NULL::boolean, p_dry_run boolean DEFAULT false, p_raises boolean DEFAULT true, p_caller jsonb DEFAULT NULL::jsonb) returns pawl.outcome
+language plpgsql volatile security definer
+set enable_memoize = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.refuse_malformed(pawl_private.force_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
+    p_expected => p_expected));
+  return pawl_private.force(
+    p_kind => 'cancelled', p_id => p_id,
+    p_command => (
+      p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
+      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+    )::pawl_private.fire_command,
+    p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
+    p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
+    p_caller => p_caller);
+end
+$$;
+revoke execute on function pawl.cancel(uuid,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
+
 create function pawl.chosen_states(p_states text[], p_by_workflow boolean, p_limit integer) returns TABLE(workflow text, status text, state text)
 language sql stable parallel safe
 as $$
@@ -743,7 +2130,7 @@ as $$
     cross join lateral (
       select w.state, w.status, w.workflow
       from pawl.workflow_state w
-      where w.state >= r.first and w.state <= r.last
+      where w.state >= r.first and w.state <= r.last and length(w.workflow) > 0
       order by w.state, w.status, w.workflow
       limit 1
     ) f
@@ -753,7 +2140,7 @@ as $$
     cross join lateral (
       select w.state, w.status, w.workflow
       from pawl.workflow_state w
-      where w.state <= s.last
+      where w.state <= s.last and length(w.workflow) > 0
         and (w.state, w.status, w.workflow) > (s.state, s.status, case when p_by_workflow then s.workflow else '~' end)
       order by w.state, w.status, w.workflow
       limit 1
@@ -763,6 +2150,218 @@ as $$
   limit greatest(p_limit, 0)
 $$;
 revoke execute on function pawl.chosen_states(text[],boolean,integer) from public;
+
+create function pawl.claim_work(p_topic text, p_worker text DEFAULT SESSION_USER, p_max integer DEFAULT 1, p_lease interval DEFAULT NULL::interval, p_tenant text DEFAULT 'default'::text) returns SETOF pawl.work
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  return query select w.* from pawl_private.work_claim(p_tenant, p_topic, p_worker, p_max, p_lease, p_holds => true) w;
+end
+$$;
+revoke execute on function pawl.claim_work(text,text,integer,interval,text) from public;
+
+create function pawl.compensation_mark(p_tenant text, p_instance_id uuid, p_name text, p_mark text, p_reason text, p_actor text DEFAULT SESSION_USER, p_caller jsonb DEFAULT NULL::jsonb) returns pawl.compensation
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_step pawl.compensation;
+  v_marked pawl.compensation;
+begin
+  p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
+  perform pawl_private.refuse_malformed(
+    case when p_mark not in ('retry', 'skip') or p_mark is null then 'a compensation is marked as retry or skip' end);
+  perform from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id for no key update;
+  select c.* into v_step
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.name = p_name
+  order by c.status in ('undone', 'void', 'skipped'), c.number desc
+  limit 1
+  for update;
+  if not found then
+    perform pawl_private.raise_condition('task-not-found', format('the instance has no step %s that can be undone', left(p_name, 64)));
+  elsif v_step.status in ('undone', 'void') or v_step.status = 'skipped' and p_mark = 'skip' then
+    perform pawl_private.raise_condition('task-ended', format('the step %s is %s already', v_step.name, v_step.status));
+  elsif exists (
+    select from pawl.task t where t.tenant_id = p_tenant and t.id = v_step.undone_by and t.ended_at is null
+  ) then
+    perform pawl_private.raise_condition('task-open', null);
+  end if;
+  update pawl.compensation c
+  set status = case p_mark when 'skip' then 'skipped' else 'registered' end, reason = case p_mark when 'skip' then p_reason end
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number
+  returning c.* into v_marked;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'compensation.' || p_mark,
+    p_target => p_instance_id::text, p_reason => p_reason,
+    p_before => jsonb_build_object('name', v_step.name, 'number', v_step.number, 'status', v_step.status));
+  return v_marked;
+end
+$$;
+revoke execute on function pawl.compensation_mark(text,uuid,text,text,text,text,jsonb) from public;
+
+create function pawl.complete_work(p_id uuid, p_lease uuid, p_result jsonb DEFAULT '{}'::jsonb, p_tenant text DEFAULT 'default'::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  if octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) then
+    perform pawl_private.raise_condition('payload-too-large', 'the result is larger than the limit of payloads');
+  elsif p_result is null or pawl_private.is_too_deep(jsonb_build_object('body', p_result)) then
+    perform pawl_private.refuse_malformed('a result is a JSON value, nested at most 63 deep');
+  end if;
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_build_object('result', 'completed', 'body', p_result));
+end
+$$;
+revoke execute on function pawl.complete_work(uuid,uuid,jsonb,text) from public;
+
+create function pawl.connection_delete(p_tenant text, p_name text, p_expected text DEFAULT ''::text, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_connection pawl.connection;
+begin
+  select * into v_connection from pawl.connection c where c.tenant_id = p_tenant and c.name = p_name for update;
+  if not found then
+    return false;
+  end if;
+  perform pawl_private.refuse_changed(p_expected, v_connection.version);
+  delete from pawl.connection c where c.tenant_id = p_tenant and c.name = p_name;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'connection.delete', p_target => p_name,
+    p_before => pawl_private.connection_document(v_connection));
+  return true;
+end
+$$;
+revoke execute on function pawl.connection_delete(text,text,text,jsonb) from public;
+
+create function pawl.connection_endpoints(p_tenants text[], p_names text[]) returns SETOF pawl.connection_endpoint
+language sql stable security definer
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.tenant_id::text, c.name, c.base_url, c.auth::jsonb, coalesce(c.secret, ''), c.headers::jsonb, c.timeout, c.concurrency,
+    coalesce(c.tls_ca, ''), c.finding is not null
+  from unnest(p_tenants, p_names) as k (tenant_id, name)
+  cross join lateral (
+    select c.* from pawl.connection c where c.tenant_id = k.tenant_id and c.name = k.name limit 1
+  ) c
+$$;
+revoke execute on function pawl.connection_endpoints(text[],text[]) from public;
+
+create function pawl.connection_finding(p_tenants text[], p_names text[], p_findings text[], p_rest interval) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_look record;
+begin
+  for v_look in
+    select *
+    from unnest(p_tenants, p_names, p_findings) as k (tenant_id, name, finding)
+    order by k.tenant_id collate "C", k.name collate "C"
+  loop
+    update pawl.connection c
+    set
+      finding = nullif(v_look.finding, ''),
+      circuit_open_until = case when v_look.finding <> '' then greatest(c.circuit_open_until, v_now + p_rest) end
+    where c.tenant_id = v_look.tenant_id and c.name = v_look.name and (v_look.finding <> '' or c.finding is not null);
+  end loop;
+end
+$$;
+revoke execute on function pawl.connection_finding(text[],text[],text[],interval) from public;
+
+create function pawl.connection_put(p_tenant text, p_name text, p_base_url text, p_auth jsonb, p_secret text, p_headers jsonb, p_timeout interval, p_concurrency integer, p_tls_ca text, p_expected text DEFAULT ''::text, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.connection_row
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_wants boolean := p_auth ->> 'type' <> 'none' and not p_auth ? 'env';
+  v_secret text := p_secret;
+  v_before pawl.connection;
+  v_after pawl.connection;
+  v_constraint text;
+  v_column text;
+begin
+  loop
+    select * into v_before from pawl.connection c where c.tenant_id = p_tenant and c.name = p_name for no key update;
+    perform pawl_private.refuse_changed(p_expected, v_before.version);
+    if v_wants and p_secret is null then
+      if (v_before.base_url, v_before.auth, v_before.tls_ca) is distinct from (p_base_url, p_auth, p_tls_ca) then
+        return;
+      end if;
+      v_secret := v_before.secret;
+    end if;
+    if v_before.name is null then
+      insert into pawl.connection as c (
+        tenant_id, name, version, base_url, auth, secret, headers, timeout, concurrency, tls_ca, created_at, created_by,
+        updated_at)
+      values (
+        p_tenant, p_name, 1, p_base_url, p_auth, v_secret, p_headers, p_timeout, p_concurrency, p_tls_ca, v_now,
+        coalesce(p_caller ->> 'actor', session_user), v_now)
+      on conflict (tenant_id, name) do nothing
+      returning c.* into v_after;
+    else
+      update pawl.connection c
+      set
+        version = c.version + 1, base_url = p_base_url, auth = p_auth, secret = v_secret, headers = p_headers,
+        timeout = p_timeout, concurrency = p_concurrency, tls_ca = p_tls_ca, failures = 0, circuit_open_until = null,
+        finding = null, updated_at = v_now
+      where c.tenant_id = p_tenant and c.name = p_name
+      returning c.* into v_after;
+    end if;
+    exit when found; -- Otherwise another caller has just made it.
+  end loop;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'connection.put', p_target => p_name,
+    p_before => pawl_private.connection_document(v_before), p_after => pawl_private.connection_document(v_after));
+  return query select r.* from pawl.connection_row r where r.tenant_id = p_tenant and r.name = p_name;
+exception
+  when foreign_key_violation then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+revoke execute on function pawl.connection_put(text,text,text,jsonb,text,jsonb,interval,integer,text,text,jsonb) from public;
+
+create function pawl.connection_report(p_tenants text[], p_names text[], p_succeeded boolean[], p_rest interval) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_attempt record;
+begin
+  for v_attempt in
+    select *
+    from unnest(p_tenants, p_names, p_succeeded) with ordinality as r (tenant_id, name, succeeded, place)
+    order by r.tenant_id collate "C", r.name collate "C", r.place
+  loop
+    if v_attempt.succeeded then
+      update pawl.connection c
+      set failures = 0, circuit_open_until = null
+      where c.tenant_id = v_attempt.tenant_id and c.name = v_attempt.name
+        and (c.failures > 0 or c.circuit_open_until is not null);
+    else
+      -- Attempts that were under way when the circuit opened do not keep it open for longer.
+      update pawl.connection c
+      set failures = c.failures + 1, circuit_open_until = v_now + pawl_private.circuit_open_for(c.failures + 1, p_rest)
+      where c.tenant_id = v_attempt.tenant_id and c.name = v_attempt.name
+        and (c.circuit_open_until is null or c.circuit_open_until <= v_now);
+    end if;
+  end loop;
+end
+$$;
+revoke execute on function pawl.connection_report(text[],text[],boolean[],interval) from public;
 
 create function pawl.consumer_advance(p_consumer text, p_leader text, p_term bigint, p_epoch bigint, p_position bigint, p_relayed bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
@@ -776,13 +2375,13 @@ begin
   set position = p_position, relayed = c.relayed + p_relayed, advanced_at = v_now, lease_until = v_now + p_lease
   where c.name = p_consumer and c.leader = p_leader and c.term = p_term
     -- A failover may have lost the end of the log.
-    and exists (select from pawl.log_head h where h.epoch = p_epoch and h.position >= p_position);
+    and exists (select from pawl.log_head h where h.epoch = p_epoch and case when c.audit then h.audit_position else h.position end >= p_position);
   return found;
 end
 $$;
 revoke execute on function pawl.consumer_advance(text,text,bigint,bigint,bigint,bigint,interval) from public;
 
-create function pawl.consumer_create(p_consumer text, p_from_start boolean DEFAULT false) returns void
+create function pawl.consumer_create(p_consumer text, p_from_start boolean DEFAULT false, p_audit boolean DEFAULT false) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -791,19 +2390,23 @@ declare
   v_column text;
   v_now timestamptz := pawl.now();
 begin
-  insert into pawl.consumer (name, position, since, term, leader, lease_until, relayed, advanced_at)
+  insert into pawl.consumer (name, audit, position, since, term, leader, lease_until, relayed, advanced_at)
   select
-    p_consumer, case when p_from_start then 0 else h.position end,
-    case when p_from_start then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
+    p_consumer, p_audit, case when p_from_start then 0 when p_audit then h.audit_position else h.position end,
+    case when p_from_start or p_audit then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
   from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
+  if not found and exists (select from pawl.consumer c where c.name = p_consumer and c.audit <> p_audit) then
+    perform pawl_private.raise_condition('malformed-request', format(
+      'the consumer %s reads %s: choose another name', p_consumer, case when p_audit then 'steps' else 'the audit' end));
+  end if;
 exception
   when data_exception or not_null_violation or check_violation then
     get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
-revoke execute on function pawl.consumer_create(text,boolean) from public;
+revoke execute on function pawl.consumer_create(text,boolean,boolean) from public;
 
 create function pawl.consumer_delete(p_consumer text) returns boolean
 language plpgsql volatile security definer
@@ -821,7 +2424,7 @@ end
 $$;
 revoke execute on function pawl.consumer_delete(text) from public;
 
-create function pawl.consumer_lead(p_consumer text, p_leader text, p_lease interval) returns bigint
+create function pawl.consumer_lead(p_consumer text, p_leader text, p_lease interval, p_audit boolean DEFAULT false) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -831,12 +2434,12 @@ declare
 begin
   update pawl.consumer c
   set term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
-  where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
+  where c.name = p_consumer and c.audit = p_audit and (c.lease_until <= v_now or c.leader = p_leader)
   returning c.term into v_term;
   return v_term;
 end
 $$;
-revoke execute on function pawl.consumer_lead(text,text,interval) from public;
+revoke execute on function pawl.consumer_lead(text,text,interval,boolean) from public;
 
 create function pawl.consumer_next(p_consumer text, p_limit integer, OUT epoch bigint, OUT until bigint) returns record
 language sql stable security definer
@@ -844,7 +2447,7 @@ set enable_seqscan = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
-  select h.epoch, pawl_private.log_until(c.position, p_limit)
+  select h.epoch, case when c.audit then pawl_private.audit_until(c.position, p_limit) else pawl_private.log_until(c.position, p_limit) end
   from pawl.consumer c
   cross join pawl.log_head h
   where c.name = p_consumer
@@ -877,7 +2480,7 @@ begin
       limit 1
     ) h
     cross join lateral pawl_private.message_of(h.step, l.position, e) m
-    where c.name = p_consumer
+    where c.name = p_consumer and not c.audit
       and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.later_seq)
     order by l.position
   loop
@@ -888,6 +2491,38 @@ begin
 end
 $$;
 revoke execute on function pawl.consumer_read(text,bigint,bigint) from public;
+
+create function pawl.consumer_read_audit(p_consumer text, p_until bigint, p_bytes bigint) returns SETOF pawl.audit_message
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row pawl.audit_message;
+  v_bytes bigint := 0;
+begin
+  for v_row in
+    select a.*, l.epoch, l.position
+    from pawl.consumer c
+    cross join lateral (
+      select l.* from pawl.audit_log l where l.position > c.position and l.position <= p_until order by l.position
+    ) l
+    cross join lateral (
+      select a.* from pawl.audit a where a.tenant_id = l.tenant_id and a.seq = l.seq limit 1
+    ) a
+    where c.name = p_consumer and c.audit
+    order by l.position
+  loop
+    return next v_row;
+    v_bytes := v_bytes + coalesce(octet_length(v_row.before::text), 0) + coalesce(octet_length(v_row.after::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+revoke execute on function pawl.consumer_read_audit(text,bigint,bigint) from public;
 
 create function pawl.consumer_renew(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
@@ -918,13 +2553,13 @@ set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps,
-    n.at - least(o.at, t.oldest, u.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps + a.rows,
+    n.at - least(o.at, t.oldest, u.oldest, a.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
   cross join pawl.log_head e
   cross join lateral (
-    select count(*) as steps, min(l.position) as next from pawl.log l where l.position > c.position
+    select count(*) as steps, min(l.position) as next from pawl.log l where not c.audit and l.position > c.position
   ) l
   left join lateral (
     select h.at
@@ -937,7 +2572,7 @@ as $$
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
-    where pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
+    where not c.audit and pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
@@ -945,11 +2580,126 @@ as $$
     left join pawl.history h on h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version
     where c.name = 'webhooks'
   ) u
+  cross join lateral (
+    select count(*) as rows, min(r.at) as oldest
+    from (
+      select a.at
+      from pawl.audit_log l
+      join pawl.audit a on a.tenant_id = l.tenant_id and a.seq = l.seq
+      where c.audit and l.position > c.position
+      union all
+      select b.at from pawl_private.audit_between(e.snapshot, pg_current_snapshot()) b where c.audit
+    ) r
+  ) a
   order by c.name
 $$;
 revoke execute on function pawl.consumer_status() from public;
 
-create function pawl."create"(p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[]) returns SETOF pawl.outcome
+create function pawl.count_usage(p_limit integer) returns boolean
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_limits jsonb;
+  v_row pawl_private.tenant_usage;
+  v_read integer;
+  v_stored bigint;
+  v_ended boolean;
+begin
+  select u.* into v_row
+  from pawl_private.tenant_usage u
+  where u.next_at <= v_now
+  order by u.next_at
+  limit 1
+  for update skip locked;
+  if not found then
+    insert into pawl_private.tenant_usage (tenant_id, next_at)
+    select t.id, v_now
+    from pawl.tenant t
+    where t.limits ?| array['open_instances', 'storage_bytes']
+      and not exists (select from pawl_private.tenant_usage u where u.tenant_id = t.id)
+    on conflict on constraint tenant_usage_pkey do nothing;
+    return found;
+  end if;
+  select t.limits into v_limits
+  from pawl.tenant t
+  where t.id = v_row.tenant_id and t.limits ?| array['open_instances', 'storage_bytes'];
+  if not found then
+    delete from pawl_private.tenant_usage u where u.tenant_id = v_row.tenant_id;
+    return true;
+  end if;
+
+  if v_row.part = 'open' then
+    select count(*), coalesce((array_agg(i.id order by i.id desc))[1], v_row.after_id)
+    into v_read, v_row.after_id
+    from (
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = v_row.tenant_id and i.status = 'active' and i.workflow <> '' and i.id > v_row.after_id
+      order by i.tenant_id, i.status, i.id
+      limit p_limit
+    ) i;
+    v_row.opened := v_row.opened + v_read;
+  elsif v_row.part = 'instances' then
+    select count(*), coalesce((array_agg(i.id order by i.id desc))[1], v_row.after_id), coalesce(sum(i.bytes), 0)
+    into v_read, v_row.after_id, v_stored
+    from (
+      select i.id, 200 + pg_column_size(i.context) as bytes
+      from pawl.instance i
+      where i.tenant_id = v_row.tenant_id and i.id > v_row.after_id
+      order by i.tenant_id, i.id
+      limit p_limit
+    ) i;
+  else
+    select count(*), coalesce((array_agg(h.instance_id order by h.instance_id desc, h.version desc))[1], v_row.after_id),
+      coalesce((array_agg(h.version order by h.instance_id desc, h.version desc))[1], v_row.after_version), coalesce(sum(h.bytes), 0)
+    into v_read, v_row.after_id, v_row.after_version, v_stored
+    from (
+      select h.instance_id, h.version, 200 + pg_column_size(h.context) + coalesce(pg_column_size(h.payload), 0) as bytes
+      from pawl.history h
+      where h.tenant_id = v_row.tenant_id and (h.instance_id, h.version) > (v_row.after_id, v_row.after_version)
+      order by h.tenant_id, h.instance_id, h.version
+      limit p_limit
+    ) h;
+  end if;
+  v_row.stored := v_row.stored + coalesce(v_stored, 0);
+
+  v_ended := v_read < p_limit;
+  if v_ended then
+    v_row.after_id := '00000000-0000-0000-0000-000000000000';
+    v_row.after_version := 0;
+    case
+      when v_row.part = 'open' then
+        v_row.open_instances := v_row.opened;
+        v_row.opened := 0;
+        v_row.part := case when v_limits ? 'storage_bytes' then 'instances' else 'open' end;
+        v_row.storage_bytes := case when v_limits ? 'storage_bytes' then v_row.storage_bytes end;
+      when v_row.part = 'instances' then
+        v_row.part := 'history';
+      else
+        v_row.storage_bytes := v_row.stored;
+        v_row.stored := 0;
+        v_row.part := 'open';
+    end case;
+  end if;
+  update pawl_private.tenant_usage u
+  set open_instances = v_row.open_instances, storage_bytes = v_row.storage_bytes, part = v_row.part, after_id = v_row.after_id,
+    after_version = v_row.after_version, opened = v_row.opened, stored = v_row.stored,
+    -- Those whose counts are under way take turns.
+    next_at = case when v_ended and v_row.part = 'open' then v_now + interval '5 seconds' else v_now end
+  where u.tenant_id = v_row.tenant_id;
+  return true;
+end
+$$;
+revoke execute on function pawl.count_usage(integer) from public;
+
+create function pawl."create"(p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[], p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_callback_urls text[] DEFAULT NULL::text[], p_callback_secrets text[] DEFAULT NULL::text[], p_verified boolean DEFAULT NULL::boolean, p_callback_digests text[] DEFAULT NULL::text[], p_seeds uuid[] DEFAULT NULL::uuid[], p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -958,7 +2708,9 @@ as $$
 declare
   v_setting pawl.setting;
   v_now timestamptz := pawl.now();
-  v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_ids uuid[] := array(
+    select pawl_private.uuid_v7_with(v_now, uuid_send(coalesce(p_seeds[c.ordinal], gen_random_uuid())))
+    from generate_series(1, cardinality(p_workflows)) as c (ordinal));
   v_row record;
   v_ordinals integer[];
   v_tenants text[];
@@ -968,8 +2720,12 @@ declare
   v_lost integer[];
   v_place integer;
   v_found integer;
+  v_limits jsonb := pawl_private.creation_limits(p_tenants);
 begin
   select * into strict v_setting from pawl.setting;
+  if v_setting.access_version <> p_access then
+    perform pawl_private.refuse_changed_principal();
+  end if;
   for v_row in
     with decided as materialized (
       select
@@ -985,13 +2741,20 @@ begin
           jsonb_build_array(
             'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
             extract(epoch from c.lifetime))::text
-          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
+          || coalesce(
+            nullif(p_callback_urls[c.ordinal], '') || ' '
+            || coalesce(p_callback_digests[c.ordinal], p_callback_secrets[c.ordinal]), '')
+          || coalesce(chr(10) || case when p_verified then c.actor end, ''),
           'UTF8'))
         end as fingerprint,
         coalesce((z.macrostep).events, s.events) as actions,
         coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
         coalesce((z.macrostep).timeout_events, s.timeout_events) as timeout_events,
         (z.macrostep).steps,
+        (z.macrostep).made,
+        (z.macrostep).broken,
+        coalesce((z.macrostep).tasks, s.tasks) as tasks,
+        case when s.reads_actor then pawl_private.principal(c.actor, p_verified, false) end as principal,
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
@@ -1011,14 +2774,14 @@ begin
       ) k on true
       left join lateral (
         select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
-          w.context_schema, w.context_schema_checksum
+          w.context_schema, w.context_schema_checksum, w.context_default
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash
+        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash, s.reads_actor, s.tasks
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -1032,16 +2795,24 @@ begin
       ) b on true
       cross join lateral (
         select case
+          when w.context_default is not null and jsonb_typeof(c.context) = 'object' then w.context_default || c.context
+          else c.context
+        end as context
+        offset 0
+      ) q
+      cross join lateral (
+        select case
           when k.seen then 'seen'
           when w.name is null then 'workflow-not-found'
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when octet_length(q.context::text) > v_setting.context_limit then 'context-too-large'
           -- The service has checked the depth of what it gets.
           when c.checked = '*' and pawl_private.is_too_deep(c.context) then 'malformed-request'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
+          when v_limits ? c.tenant then 'limit-reached'
         end as refusal
         offset 0
       ) e
@@ -1049,7 +2820,7 @@ begin
         select case when e.refusal is null then
           pawl_private.instance_row(
             p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
-            p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
+            p_state => w.initial, p_status => s.status, p_version => 1, p_context => q.context,
             p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
@@ -1060,7 +2831,8 @@ begin
       cross join lateral (
         select case when e.refusal is null and w.initial_moves then
           pawl_private.begin_macrostep(
-            p_instance => n.instance, p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
+            p_instance => n.instance, p_principal => pawl_private.principal(c.actor, p_verified, false),
+            p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
         end as macrostep
         offset 0
       ) z
@@ -1107,10 +2879,11 @@ begin
     appended as (
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
-        actor, reason, key, correlation_id, traceparent, at)
+        actor, reason, key, correlation_id, traceparent, at, principal, database_user)
       select
         i.tenant_id, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
-        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
+        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now, p.principal,
+        case when p_verified is null then session_user end
       from kept p
       cross join lateral (select (p.instance).*) i
       where p.started and p.steps is null
@@ -1120,7 +2893,7 @@ begin
       select p.tenant, (p.instance).id, t.due_at, (p.instance).version, 0
       from kept p
       cross join lateral (
-        select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
+        select pawl_private.deadline(v_now, p.timeouts, (p.instance).memory, (p.instance).expires_at) as due_at
       ) t
       where p.started and (p.instance).status = 'active' and t.due_at is not null
     )
@@ -1132,6 +2905,9 @@ begin
       p.key,
       p.fingerprint,
       case when p.started then p.steps end as steps,
+      p.started and p.tasks as tasks,
+      p.made,
+      p.principal,
       (
         p.ordinal, p.code, false,
         case
@@ -1142,13 +2918,13 @@ begin
               p_business_key => p.business_key)
         end,
         case when p.started then p.actions end,
-        null,
-        case when p.code = 'context-unchecked' then p.context_schema end,
+        case when p.broken is not null then array[p.broken] end,
+        case p.code when 'context-unchecked' then p.context_schema when 'limit-reached' then v_limits -> p.tenant end,
         case when p.started and (p.instance).status = 'active' then
-          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).expires_at)
+          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).memory, (p.instance).expires_at)
         end,
         case when p.started and (p.instance).status = 'active' then
-          pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at)
+          pawl_private.deadline(v_now, p.timeouts, (p.instance).memory, (p.instance).expires_at)
         end
       )::pawl.outcome as outcome
     from kept p
@@ -1163,9 +2939,14 @@ begin
     else
       if v_row.steps is not null then
         perform pawl_private.append_history(
-          p_steps => v_row.steps, p_kind => 'created', p_at => v_now, p_event => null, p_payload => null,
-          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal], p_key => v_row.key,
-          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+          p_steps => v_row.steps, p_made => v_row.made, p_kind => 'created', p_at => v_now, p_payload => null, p_internal => false,
+          p_principal => v_row.principal, p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal],
+          p_key => v_row.key, p_correlation_id => p_correlation_ids[v_row.ordinal],
+          p_traceparent => p_traceparents[v_row.ordinal],
+          p_database_user => case when p_verified is null then session_user::text end);
+      end if;
+      if v_row.tasks then
+        perform pawl_private.move_tasks(p_instance => (v_row.outcome).instance, p_at => v_now, p_moves => true);
       end if;
       if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
         insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
@@ -1219,7 +3000,7 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl."create"(text[],text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[]) from public;
+revoke execute on function pawl."create"(text[],text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
 create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -1227,15 +3008,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcome pawl.outcome;
+  v_actor text;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
     p_correlation_id => p_correlation_id));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
-    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],
+    p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
     p_traceparents => array['']);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
@@ -1293,13 +3076,13 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, ''),
-    s.disabled_at is not null
+    s.disabled_at is not null, false, s.finding is not null
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
   ) s
   union all
-  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false
+  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false, true, false
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
@@ -1352,6 +3135,12 @@ begin
     end if;
     exit when v_next is null;
     v_tenant := v_next;
+    if pawl_private.is_disabled(v_tenant) then
+      v_lane := (v_tenant, v_nil, false, false);
+      return next v_lane;
+      v_looked := v_looked + 1;
+      continue;
+    end if;
     if v_callbacks is not null then
       v_lane := (v_tenant, v_nil, v_callbacks <= v_now, false);
       return next v_lane;
@@ -1467,22 +3256,21 @@ end
 $$;
 revoke execute on function pawl.delivery_purge(integer,interval,interval) from public;
 
-create function pawl.delivery_replay(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, OUT replayed integer, OUT gone integer, OUT looked_at integer, OUT last uuid) returns record
+create function pawl.delivery_replay(p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamp with time zone, p_to timestamp with time zone, p_after uuid, p_limit integer, p_caller jsonb DEFAULT NULL::jsonb, p_earlier bigint DEFAULT 0, OUT replayed integer, OUT gone integer, OUT looked_at integer, OUT last uuid) returns record
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz;
   v_after uuid := greatest(p_after, pawl.uuid_v7_floor(coalesce(p_from, '-infinity')));
   v_before uuid := pawl.uuid_v7_floor(coalesce(p_to, 'infinity') + interval '1 millisecond');
   v_ids uuid[];
-  v_row record;
+  v_more boolean;
+  v_earlier bigint := coalesce(p_earlier, 0);
 begin
-  replayed := 0; gone := 0; looked_at := 0; last := p_after;
+  -- Before the deliveries are chosen, so that none of them is settled meanwhile.
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
-  v_now := pawl.now();
   -- Dead letters have an index of their own.
   if p_ids is not null then
     v_ids := p_ids;
@@ -1507,46 +3295,19 @@ begin
       limit greatest(p_limit, 0)
     );
   end if;
-  for v_row in
-    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
-    from unnest(v_ids) as u (id)
-    cross join lateral (
-      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
-    ) d
-    order by d.id
-  loop
-    looked_at := looked_at + 1;
-    last := v_row.id;
-    continue when v_row.status = 'pending';
-    if not exists (
-      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
-      union all
-      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    ) or v_row.instance_id is not null and not exists (
-      select from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
-    ) then
-      gone := gone + 1;
-      continue;
-    end if;
-    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
-    update pawl.delivery d
-    set status = 'pending', replayed = true,
-      next_attempt_at = (
-        select case
-          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
-            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
-        end
-        from pawl.delivery o
-        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
-          and o.instance_id = v_row.instance_id and o.status = 'pending'
-      )
-    where d.tenant_id = p_tenant and d.id = v_row.id;
-    replayed := replayed + 1;
-  end loop;
+  select r.* into replayed, gone, looked_at, last from pawl_private.replay_deliveries(p_tenant, v_ids) r;
+  last := coalesce(last, p_after);
+  v_more := p_ids is null and looked_at > 0 and looked_at >= p_limit;
+  if replayed > 0 and v_earlier = 0 or v_earlier > 0 and not v_more then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'delivery.replay',
+      p_target => coalesce(case when cardinality(p_ids) = 1 then p_ids[1]::text end, p_subscription::text),
+      p_after => jsonb_build_object('replayed', v_earlier + replayed, 'status', p_status)
+        || case when v_more then jsonb_build_object('more', true) else '{}' end);
+  end if;
 end
 $$;
-revoke execute on function pawl.delivery_replay(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer) from public;
+revoke execute on function pawl.delivery_replay(text,uuid[],uuid,text,timestamp with time zone,timestamp with time zone,uuid,integer,jsonb,bigint) from public;
 
 create function pawl.delivery_route(p_leader text, p_term bigint, p_limit integer, p_lease interval, p_turn text, OUT leads boolean, OUT steps integer, OUT deliveries integer, OUT more boolean, OUT wanted boolean, OUT turn text) returns record
 language plpgsql volatile security definer
@@ -1699,7 +3460,10 @@ begin
       replayed = d.replayed and v_attempt.result = 'postponed',
       next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
       last_status = case when v_attempt.result in ('postponed', 'abandoned') then d.last_status else nullif(v_attempt.status, 0) end,
-      last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
+      last_error = case
+        when v_attempt.result = 'postponed' then coalesce(nullif(v_attempt.error, ''), d.last_error)
+        else nullif(v_attempt.error, '')
+      end,
       last_response = case when v_attempt.result in ('postponed', 'abandoned') then d.last_response else nullif(v_attempt.response, '') end
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
     continue when v_delivery.callback;
@@ -1761,6 +3525,33 @@ begin
 end
 $$;
 revoke execute on function pawl.delivery_settle(text,bigint,text[],uuid[],text[],interval[],interval[],integer[],text[],text[],interval) from public;
+
+create function pawl.delivery_tenants(p_tenants text[]) returns SETOF pawl.delivery_tenant
+language sql stable security definer
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.id::text, t.disabled_at is not null, least((t.limits ->> 'webhook_attempts')::bigint, 1000000)::integer
+  from pawl.tenant t
+  where t.id = any (p_tenants)
+$$;
+revoke execute on function pawl.delivery_tenants(text[]) from public;
+
+create function pawl.fail_work(p_id uuid, p_lease uuid, p_error text, p_retryable boolean DEFAULT false, p_retry_in interval DEFAULT NULL::interval, p_outcome text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  if p_outcome not in ('error', 'unknown') then
+    perform pawl_private.refuse_malformed('the outcome of a failed task is error or unknown');
+  end if;
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object(
+    'result', 'failed', 'error', left(p_error, 1000), 'retryable', p_retryable,
+    'retry_in', greatest(extract(epoch from p_retry_in), 0), 'outcome', p_outcome)));
+end
+$$;
+revoke execute on function pawl.fail_work(uuid,uuid,text,boolean,interval,text,text) from public;
 
 create function pawl.final_instances(p_limit integer, p_age interval, p_tenant text, p_workflows text[], INOUT at_tenant text, INOUT at_workflow text, INOUT at_status text, INOUT at_id uuid, OUT ids uuid[], OUT before timestamp with time zone) returns record
 language plpgsql volatile
@@ -1838,7 +3629,7 @@ end
 $$;
 revoke execute on function pawl.final_instances(integer,interval,text,text[],text,text,text,uuid) from public;
 
-create function pawl.fire(p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_by_timer boolean DEFAULT false) returns SETOF pawl.outcome
+create function pawl.fire(p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_by_timer boolean DEFAULT false, p_verified boolean DEFAULT NULL::boolean, p_fingerprints bytea[] DEFAULT NULL::bytea[], p_history_keys text[] DEFAULT NULL::text[], p_kind text DEFAULT NULL::text, p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set enable_memoize = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -1880,6 +3671,9 @@ begin
   from pawl.setting g;
   v_setting := v_row.setting;
   v_seen := v_row.seen;
+  if v_setting.access_version <> p_access then
+    perform pawl_private.refuse_changed_principal();
+  end if;
   if true = any (v_seen) then
     -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
@@ -1888,10 +3682,12 @@ begin
         array_agg(c.ordinal::integer) as ordinals,
         array_agg(c.tenant) as tenants,
         array_agg(c.key) as keys,
-        array_agg(pawl_private.fingerprint(c.id, c.event, c.payload)) as fingerprints,
+        array_agg(coalesce(
+          p_fingerprints[c.ordinal],
+          pawl_private.fingerprint(c.id, c.event, c.payload, case when p_verified then c.actor end))) as fingerprints,
         array_agg(c.event) as events
-      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, v_seen)
-        with ordinality as c (tenant, id, event, payload, key, seen, ordinal)
+      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, p_actors, v_seen)
+        with ordinality as c (tenant, id, event, payload, key, actor, seen, ordinal)
       where c.seen
     ) c
     cross join lateral pawl_private.replay(
@@ -1929,7 +3725,12 @@ begin
           c.event,
           c.payload,
           nullif(c.key, '') as key,
-          case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
+          case
+            when c.key <> '' then
+              coalesce(
+                p_fingerprints[c.ordinal],
+                pawl_private.fingerprint(c.id, c.event, c.payload, case when p_verified then c.actor end))
+          end as fingerprint,
           c.actor,
           nullif(c.reason, '') as reason,
           nullif(c.correlation_id, '') as correlation_id,
@@ -1947,21 +3748,24 @@ begin
         cross join lateral pawl_private.decide(
           p_now => v_now, p_setting => v_setting, p_instance => i,
           p_command => (
-            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer
+            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, c.actor, p_verified, p_by_timer, p_kind is not null,
+            null
           )::pawl_private.fire_command) d
         where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
       ),
       claimed as (
-        insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+        insert into pawl.idempotency_key as k (
+          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
         select distinct on (d.tenant, d.key)
-          d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
-          v_now + v_setting.idempotency_ttl
+          d.tenant, d.key, d.fingerprint, case d.code when 'invariant-broken' then 'guard-rejected' else d.code end,
+          (d.instance).id, (d.instance).version,
+          v_now + v_setting.idempotency_ttl, d.invariant
         from decided d
         where d.key is not null and pawl_private.is_decision(d.code)
         order by d.tenant, d.key, d.ordinal
         on conflict on constraint idempotency_key_pkey do update
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-          version = excluded.version, expires_at = excluded.expires_at
+          version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
         where k.expires_at <= v_now
         -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
@@ -1987,18 +3791,21 @@ begin
         on conflict on constraint instance_pkey do update
         set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
           state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
-          state_hash = excluded.state_hash
+          state_hash = excluded.state_hash, memory = excluded.memory
       ),
       appended as (
         insert into pawl.history (
           tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal,
+          memory, database_user)
         select
           i.tenant_id, i.id, i.version, i.workflow, i.workflow_version,
-          case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
+          coalesce(p_kind, case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end),
           d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
-          case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
-          coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+          case when p_by_timer then 'timer:' || i.version - 1 else coalesce(d.key, p_history_keys[d.ordinal]) end,
+          coalesce(d.correlation_id, i.correlation_id), d.traceparent, d.at, nullif(i.state_changed_at, d.at),
+          case when d.internal then true end, d.principal, i.memory,
+          case when p_verified is null and not p_by_timer then session_user end
         from decided d
         cross join lateral (select (d.instance).*) i
         where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
@@ -2009,7 +3816,7 @@ begin
         select d.tenant, (d.instance).id, d.due_at, (d.instance).version, 0
         from decided d
         where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-          and d.due_at is not null
+          and d.due_at is not null and not d.stays
         on conflict on constraint timer_pkey do update
         set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
         -- A timer that is due too early is left as it is, and corrected when it is due.
@@ -2023,9 +3830,18 @@ begin
         d.fingerprint,
         d.event,
         case
-          when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
+          when d.code = 'applied' and d.was_timed and d.due_at is null and not d.stays then (d.instance).id
         end as disarmed,
+        d.code = 'applied' and d.was_timed and d.stays as stays,
+        d.rearmed,
+        d.at,
+        d.internal,
+        d.principal,
         d.steps,
+        d.made,
+        d.tasks and not d.stays or d.compensation is not null as tasks,
+        d.compensation,
+        d.stays as stayed,
         (
           d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
         )::pawl.outcome as outcome
@@ -2041,17 +3857,27 @@ begin
       end if;
       if v_row.steps is not null then
         perform pawl_private.append_history(
-          p_steps => v_row.steps,
-          p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-          p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
-          p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
-          p_reason => p_reasons[v_row.ordinal],
-          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
-          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+          p_steps => v_row.steps, p_made => v_row.made,
+          p_kind => coalesce(p_kind, case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end),
+          p_at => v_row.at, p_payload => p_payloads[v_row.ordinal],
+          p_internal => v_row.internal, p_principal => v_row.principal,
+          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal],
+          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else coalesce(v_row.key, p_history_keys[v_row.ordinal]) end,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal],
+          p_database_user => case when p_verified is null and not p_by_timer then session_user::text end);
       end if;
       if v_row.disarmed is not null then
         -- One by one, since the plan of a delete with a join need not look up rows by the full key.
         delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
+      end if;
+      if v_row.stays then
+        perform pawl_private.keep_timer((v_row.outcome).instance, p_by_timer or v_row.rearmed, v_row.rearmed);
+      end if;
+      if v_row.tasks then
+        perform pawl_private.move_tasks(
+          p_instance => (v_row.outcome).instance, p_at => v_row.at, p_moves => not v_row.stayed,
+          p_compensation => v_row.compensation, p_event => v_row.event,
+          p_version => case when v_row.steps is null then ((v_row.outcome).instance).version else (v_row.steps[2]).version end);
       end if;
       if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
         -- The caller checks the payload and calls again. Until then, later commands for the instance must
@@ -2080,7 +3906,198 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.fire(text[],uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean) from public;
+revoke execute on function pawl.fire(text[],uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean,boolean,bytea[],text[],text,uuid) from public;
+
+create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+  v_actor text;
+begin
+  perform pawl_private.refuse_malformed(coalesce(
+    pawl_private.command_fault(
+      p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
+      p_correlation_id => p_correlation_id),
+    case when coalesce(p_business_key, '') = '' then 'the business key must not be empty' end,
+    pawl_private.start_fault(p_start)));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
+  select * into strict v_outcome from pawl.fire_by_keys(
+    p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_business_keys => array[p_business_key],
+    p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
+    p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
+    p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+  if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
+    perform pawl_private.raise_condition(
+      'version-mismatch', 'no instance holds this business key, so none is at the expected version',
+      jsonb_build_object('expected', p_expected_version, 'event', p_event));
+  elsif v_outcome.code not in ('applied', 'created') then
+    perform pawl_private.refuse(
+      p_outcome => v_outcome, p_id => null, p_event => p_event, p_expected => p_expected_version);
+  end if;
+  return v_outcome.instance;
+end
+$$;
+revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb) from public;
+
+create function pawl.fire_by_keys(p_tenants text[], p_workflows text[], p_business_keys text[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_starts jsonb[], p_starts_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_verified boolean DEFAULT NULL::boolean, p_callback_secrets text[] DEFAULT NULL::text[], p_seeds uuid[] DEFAULT NULL::uuid[], p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set enable_memoize = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_fingerprints bytea[];
+  -- A command whose key nobody holds fires at an id that does not exist, in case it is a replay.
+  v_ids uuid[] := array(select gen_random_uuid() from generate_series(1, cardinality(p_business_keys)));
+  v_row record;
+  v_outcome pawl.outcome;
+  v_open integer[] := '{}';
+  v_place integer;
+  v_id uuid;
+  v_start jsonb;
+  v_starts boolean;
+begin
+  select array_agg(
+    pawl_private.start_fingerprint(
+      c.workflow, c.business_key, c.event, c.payload, c.start, case when p_verified then c.actor end)
+    order by c.ordinal)
+  into v_fingerprints
+  from unnest(p_workflows, p_business_keys, p_events, p_payloads, p_starts, p_actors)
+    with ordinality as c (workflow, business_key, event, payload, start, actor, ordinal);
+
+  for v_row in
+    select c.ordinal, c.id
+    from (
+      select c.ordinal, c.tenant, h.id
+      from unnest(p_tenants, p_workflows, p_business_keys, p_keys)
+        with ordinality as c (tenant, workflow, business_key, key, ordinal)
+      cross join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
+        limit 1
+      ) h
+      left join lateral (
+        select true as seen
+        from pawl.idempotency_key k
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
+        limit 1
+      ) k on true
+      where k.seen is not true -- A replay takes no lock.
+      order by h.id, c.tenant
+    ) c
+    cross join lateral (
+      -- An instance that holds its key no more when it is locked is left out.
+      select true
+      from pawl.instance i
+      where i.tenant_id = c.tenant and i.id = c.id and (i.status = 'active' or not i.business_key_reusable)
+      limit 1
+      for no key update
+    ) i
+  loop
+    v_ids[v_row.ordinal] := v_row.id;
+  end loop;
+
+  for v_outcome in
+    select o.*
+    from pawl.fire(
+      p_tenants => p_tenants, p_ids => v_ids, p_events => p_events, p_payloads => p_payloads, p_keys => p_keys,
+      p_expected => p_expected, p_checked => p_checked, p_actors => p_actors, p_reasons => p_reasons,
+      p_correlation_ids => p_correlation_ids, p_traceparents => p_traceparents, p_verified => p_verified,
+      p_fingerprints => v_fingerprints, p_access => p_access) o
+  loop
+    if v_outcome.code = 'instance-not-found' then
+      v_open := v_open || v_outcome.ordinal;
+      continue;
+    end if;
+    if v_outcome.code = 'applied' and v_outcome.replayed and p_starts[v_outcome.ordinal] is not null
+      and pawl_private.started_by(
+        p_tenants[v_outcome.ordinal], (v_outcome.instance).id, (v_outcome.instance).version,
+        p_keys[v_outcome.ordinal]) then
+      v_outcome.code := 'created';
+    end if;
+    return next v_outcome;
+  end loop;
+
+  for v_place in
+    select o.place from unnest(v_open) as o (place) order by p_tenants[o.place], p_workflows[o.place], p_business_keys[o.place], o.place
+  loop
+    v_start := p_starts[v_place];
+    loop
+      v_id := pawl_private.lock_holder(p_tenants[v_place], p_workflows[v_place], p_business_keys[v_place]);
+      v_starts := v_id is null and v_start is not null;
+      begin
+        v_outcome := null;
+        if v_starts and p_expected[v_place] <> '' then
+          v_outcome.code := case
+            when exists (select from pawl.workflow w where w.name = p_workflows[v_place]) then 'version-mismatch'
+            else 'workflow-not-found'
+          end;
+          v_outcome.replayed := false;
+        elsif v_starts then
+          -- Without a key, which belongs to the event.
+          select o.*
+          into strict v_outcome
+          from pawl.create(
+            p_tenants => p_tenants[v_place:v_place], p_workflows => p_workflows[v_place:v_place],
+            p_contexts => array[coalesce(v_start -> 'context', '{}')], p_keys => array[''],
+            p_business_keys => p_business_keys[v_place:v_place],
+            p_instance_correlation_ids => array[coalesce(v_start ->> 'correlation_id', '')],
+            -- A day has 24 hours, whatever the time zone of the session.
+            p_lifetimes => array[
+              make_interval(secs => extract(epoch from (v_start ->> 'expires_in')::interval)::double precision)],
+            p_checked => p_starts_checked[v_place:v_place],
+            p_actors => p_actors[v_place:v_place], p_reasons => p_reasons[v_place:v_place],
+            p_correlation_ids => p_correlation_ids[v_place:v_place],
+            p_traceparents => p_traceparents[v_place:v_place],
+            p_callback_urls => array[coalesce(v_start ->> 'callback_url', '')],
+            p_callback_secrets => array[
+              coalesce(nullif(p_callback_secrets[v_place], ''), v_start ->> 'callback_secret', '')],
+            p_verified => p_verified, p_seeds => p_seeds[v_place:v_place]) o;
+          v_id := case when v_outcome.code = 'applied' then (v_outcome.instance).id end;
+        end if;
+        if v_id is not null or not v_starts then
+          select o.*
+          into strict v_outcome
+          from pawl.fire(
+            p_tenants => p_tenants[v_place:v_place], p_ids => array[coalesce(v_id, v_ids[v_place])],
+            p_events => p_events[v_place:v_place], p_payloads => p_payloads[v_place:v_place],
+            p_keys => p_keys[v_place:v_place],
+            -- Whoever starts an instance knows its version.
+            p_expected => case when v_starts then array['*'] else p_expected[v_place:v_place] end,
+            p_checked => p_checked[v_place:v_place], p_actors => p_actors[v_place:v_place],
+            p_reasons => p_reasons[v_place:v_place], p_correlation_ids => p_correlation_ids[v_place:v_place],
+            p_traceparents => p_traceparents[v_place:v_place], p_verified => p_verified,
+            p_fingerprints => v_fingerprints[v_place:v_place]) o;
+        end if;
+        if v_starts and (v_outcome.code <> 'applied' or v_outcome.replayed) then
+          raise exception 'the instance is not started' using errcode = 'PW000'; -- Caught below.
+        end if;
+      exception when sqlstate 'PW000' then
+        if not v_outcome.replayed then
+          v_outcome.instance.id := null;
+        end if;
+      end;
+      exit when v_outcome.code <> 'instance-exists'; -- Else another command has just taken the key.
+    end loop;
+    v_outcome.ordinal := v_place;
+    if v_outcome.code = 'applied' and v_start is not null and (
+      v_starts and not v_outcome.replayed
+      or v_outcome.replayed and pawl_private.started_by(
+        p_tenants[v_place], (v_outcome.instance).id, (v_outcome.instance).version, p_keys[v_place])
+    ) then
+      v_outcome.code := 'created';
+    end if;
+    return next v_outcome;
+  end loop;
+end
+$$;
+revoke execute on function pawl.fire_by_keys(text[],text[],text[],text[],jsonb[],text[],text[],text[],jsonb[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
 create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -2088,13 +4105,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcome pawl.outcome;
+  v_actor text;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
-    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
+    p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
     p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
@@ -2138,6 +4157,7 @@ begin
     select from pawl.timer t
     where t.queue = q.id and t.due_at <= v_now and t.queued_version = t.armed_version
   )
+    and not pawl_private.is_disabled(q.tenant_id)
   order by o.tenant_turn_at, o.workflow_turn_at, q.turn_at, q.id
   limit 1;
   if not found then
@@ -2200,6 +4220,7 @@ declare
   v_due_at timestamptz[] := '{}';
   v_done integer;
   v_queue integer;
+  v_turns text[];
 begin
   looked_at := -1;
   fired := 0;
@@ -2209,7 +4230,18 @@ begin
   perform from pawl_private.timer_lane l where l.name = 'fast' for update skip locked;
   if found then
     looked_at := 0;
-    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit, null) t loop
+    if exists (
+      select from pawl.timer t
+      where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      offset greatest(p_limit, 0)
+      limit 1
+    ) then
+      v_turns := pawl_private.timer_turns(p_now => v_now, p_limit => p_limit);
+    end if;
+    for v_timer in
+      select t.* from pawl_private.due_timers(p_now => v_now, p_limit => p_limit, p_queue => null, p_tenants => v_turns) t
+    loop
       looked_at := looked_at + 1;
       if v_timer.due_at > v_now or v_timer.due_at is null then
         perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
@@ -2247,17 +4279,36 @@ begin
       end if;
     end if;
   end if;
-  select t.due_at - v_now
+  select min(n.due_at) - v_now
   into next_in
-  from pawl.timer t
-  where t.queued_version is distinct from t.armed_version
-  order by t.due_at
-  limit 1;
+  from (
+    -- Of those that are due, the first of a tenant that is not disabled, if one is among the first; then those to come.
+    select o.due_at
+    from (
+      select t.tenant_id, t.due_at
+      from pawl.timer t
+      where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      limit greatest(p_limit, 0)::bigint + 1
+    ) o
+    where not pawl_private.is_disabled(o.tenant_id)
+    union all
+    (
+      select t.due_at
+      from pawl.timer t
+      where t.due_at > v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      limit 1
+    )
+  ) n;
+  if v_turns is not null and exists (select from pawl_private.timer_lane l where l.name = 'fast' and l.after_tenant <> '') then
+    next_in := interval '0'; -- There may be tenants with due timers behind the last turn.
+  end if;
 end
 $$;
 revoke execute on function pawl.fire_timers(integer,boolean) from public;
 
-create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb) returns TABLE(event text, holds boolean)
+create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb, p_actor text DEFAULT SESSION_USER, p_verified boolean DEFAULT NULL::boolean) returns TABLE(event text, holds boolean)
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2265,10 +4316,25 @@ as $$
   from unnest(p_events) as e (event)
   left join lateral pawl_private.choose(
     p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
-    pawl_private.document(p_instance, p_payload, pawl.now()), '*') t on true
+    pawl_private.document(p_instance, p_payload, pawl.now(), e.event, pawl_private.principal(p_actor, p_verified, false)), '*',
+    p_instance.memory) t on true
   order by e.event
 $$;
-revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb) from public;
+revoke execute on function pawl.guard_holds(pawl.instance,text[],jsonb,text,boolean) from public;
+
+create function pawl.heartbeat_work(p_id uuid, p_lease uuid, p_progress jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  if octet_length(p_progress::text) > 4096 then
+    perform pawl_private.refuse_malformed('progress has at most 4096 bytes');
+  end if;
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object('result', 'heartbeat', 'progress', p_progress)));
+end
+$$;
+revoke execute on function pawl.heartbeat_work(uuid,uuid,jsonb,text) from public;
 
 create function pawl.history_page(p_tenant text, p_instance uuid, p_after bigint, p_limit integer, p_bytes bigint) returns SETOF pawl.history
 language plpgsql stable
@@ -2374,12 +4440,14 @@ declare
   v_head pawl.log_head;
   v_last pawl.log_epoch;
   v_step record;
+  v_rows bigint := 0;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
   restored := case
-    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    -- Before the first sequencer, a row of another server shows by a transaction id that this one has not reached.
     when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+      or exists (select from pawl.audit a where a.xid >= pg_snapshot_xmax(pg_current_snapshot()))
     else (v_last.system_identifier, v_last.database_id, v_last.table_id)
       <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
   end;
@@ -2389,6 +4457,7 @@ begin
     return;
   end if;
   if restored then
+    perform pawl_private.commit_durably();
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
@@ -2424,9 +4493,18 @@ begin
     coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h
   returning snapshot into v_head.epoch_snapshot;
+  if restored then
+    insert into pawl.audit_log (position, epoch, tenant_id, seq)
+    select h.audit_position + row_number() over (order by a.seq), log_begin.epoch, a.tenant_id, a.seq
+    from pawl.audit a
+    cross join pawl.log_head h
+    where not exists (select from pawl.audit_log l where l.tenant_id = a.tenant_id and l.seq = a.seq);
+    get diagnostics v_rows = row_count;
+  end if;
   update pawl.log_head h
   set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
-    first_seq = coalesce(v_head.first_seq, h.first_seq), lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
+    first_seq = coalesce(v_head.first_seq, h.first_seq), audit_position = h.audit_position + v_rows,
+    lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
 end
 $$;
@@ -2515,7 +4593,7 @@ language sql volatile
 as $$ select $$;
 revoke execute on function pawl.log_restored() from public;
 
-create function pawl.log_settled(p_tenant text, p_since pg_snapshot, p_server timestamp with time zone, OUT since pg_snapshot, OUT server timestamp with time zone, OUT epoch bigint, OUT place bigint) returns record
+create function pawl.log_settled(p_tenant text, p_since pg_snapshot, p_server timestamp with time zone, OUT since pg_snapshot, OUT server timestamp with time zone, OUT epoch bigint, OUT place bigint, OUT settled boolean) returns record
 language plpgsql stable security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -2531,12 +4609,11 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
+  place := v_head.position;
   -- Without a sequencer there may be any number of steps to look at, and none gets a position.
-  if epoch > 0 and v_head.lease_until > pawl.now() and not exists (
-    select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
-  ) then
-    place := v_head.position;
-  end if;
+  settled := epoch > 0 and v_head.lease_until > pawl.now() and not exists (
+    select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where p_tenant = '*' or h.tenant_id = p_tenant
+  );
 end
 $$;
 revoke execute on function pawl.log_settled(text,pg_snapshot,timestamp with time zone) from public;
@@ -2583,19 +4660,20 @@ end
 $$;
 revoke execute on function pawl.log_sweep(text,bigint,pg_snapshot,bigint,integer) from public;
 
-create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, OUT leads boolean, OUT last bigint, OUT steps bigint) returns record
+create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, OUT leads boolean, OUT steps bigint) returns record
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
 declare
   v_now timestamptz := pawl.now();
   v_began timestamptz := clock_timestamp();
   v_head pawl.log_head;
   v_snapshot pg_snapshot;
+  v_last bigint;
+  v_rows bigint;
 begin
   -- No lock yet: it would draw this transaction's id before the snapshot is taken. See the module's comment.
   select h.* into v_head from pawl.log_head h where h.leader = p_leader and h.term = p_term;
@@ -2604,10 +4682,10 @@ begin
   if not leads then
     return;
   end if;
-  last := v_head.position;
   v_snapshot := pg_current_snapshot();
   if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+    and not exists (select from pawl_private.audit_between(v_head.snapshot, v_snapshot))
     -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
     and not (
       clock_timestamp() > v_began + interval '2 milliseconds'
@@ -2620,9 +4698,7 @@ begin
   if not leads then
     return;
   end if;
-  if current_setting('synchronous_commit') in ('off', 'local') then
-    perform set_config('synchronous_commit', 'on', true);
-  end if;
+  perform pawl_private.commit_durably();
   perform from pawl.log_head h
   where h.leader = p_leader and h.term = p_term and h.position = v_head.position
   for no key update;
@@ -2634,15 +4710,19 @@ begin
   select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
   from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
   get diagnostics steps = row_count;
-  last := v_head.position + steps;
+  v_last := v_head.position + steps;
+  insert into pawl.audit_log (position, epoch, tenant_id, seq)
+  select v_head.audit_position + row_number() over (order by a.seq), v_head.epoch, a.tenant_id, a.seq
+  from pawl_private.audit_between(v_head.snapshot, v_snapshot) a;
+  get diagnostics v_rows = row_count;
   update pawl.log_head h
-  set snapshot = v_snapshot, position = log_tick.last, lease_until = v_now + p_lease;
+  set snapshot = v_snapshot, position = v_last, audit_position = v_head.audit_position + v_rows, lease_until = v_now + p_lease;
   insert into pawl_private.log_mark (position, snapshot, marked_at)
-  select last, v_snapshot, v_now
+  select v_last, v_snapshot, v_now
   where steps > 0 and not exists (
     select
     from (select m.position, m.marked_at from pawl_private.log_mark m order by m.position desc limit 1) m
-    where m.position > log_tick.last - 10000 and m.marked_at > v_now - interval '1 minute'
+    where m.position > v_last - 10000 and m.marked_at > v_now - interval '1 minute'
   );
   if found then
     -- The last mark up to which everything has been read, and later ones, are of use.
@@ -2650,14 +4730,14 @@ begin
     where m.position < (
       select max(o.position)
       from pawl_private.log_mark o
-      where o.position <= coalesce((select min(c.position) from pawl.consumer c), log_tick.last)
+      where o.position <= coalesce((select min(c.position) from pawl.consumer c where not c.audit), v_last)
     );
   end if;
 end
 $$;
 revoke execute on function pawl.log_tick(text,bigint,interval) from public;
 
-create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, result text)
+create function pawl.migrate_instances(p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer, p_actor text DEFAULT SESSION_USER, p_dry_run boolean DEFAULT false, p_states text[] DEFAULT NULL::text[], p_ids uuid[] DEFAULT NULL::uuid[], p_reason text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text, p_caller jsonb DEFAULT NULL::jsonb, p_history_key text DEFAULT NULL::text) returns TABLE(id uuid, from_state text, to_state text, result text)
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -2680,11 +4760,18 @@ declare
   v_target record;
   v_macrostep pawl_private.macrostep;
   v_steps pawl.instance[];
+  v_made text[];
+  v_principal jsonb;
+  v_slid_at timestamptz;
   v_setting pawl.setting;
   v_moved bigint := 0;
+  v_begun boolean;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_correlation_id => p_correlation_id, p_reason => p_reason));
+  if length(p_history_key) not between 1 and 255 then
+    perform pawl_private.raise_condition('malformed-request', 'the key in history must have 1 to 255 characters');
+  end if;
   select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
@@ -2735,12 +4822,20 @@ begin
         set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
           actor = case when m.finished_at is null then m.actor else excluded.actor end,
           batch_at = excluded.batch_at,
-          finished_at = null;
+          finished_at = null
+        returning m.started_at = v_now into v_begun;
         exit;
       exception when unique_violation then
         null; -- A migration of another direction has begun meanwhile. Now it is seen.
       end;
     end loop;
+    -- A bulk is written down by itself.
+    if v_begun and p_history_key is null then
+      perform pawl_private.audit(
+        p_tenant => p_tenant, p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)),
+        p_action => 'workflow.migrate', p_target => format('%s %s to %s', p_workflow, p_from, p_to), p_reason => p_reason,
+        p_after => jsonb_build_object('state_map', v_map));
+    end if;
   end if;
 
   if p_ids is null then
@@ -2794,7 +4889,8 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.timers, s.invariants, s.reads_actor, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid,
+      s.protected or o.protected as protected
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -2806,6 +4902,11 @@ begin
         or not coalesce(v_old.state = any (p_states), true) then 'gone'
       when v_target.status is null then 'state-unknown'
       when v_target.status <> 'active' then 'state-final'
+      when v_map ? v_old.state and v_target.protected then 'state-protected'
+      when exists (
+        select from pawl.task t
+        where t.tenant_id = p_tenant and t.instance_id = v_id and t.ended_at is null and t.status <> 'pending'
+      ) then 'task-open'
       when p_dry_run then 'would-migrate'
       else 'migrated'
     end;
@@ -2819,37 +4920,45 @@ begin
       if v_map ? v_old.state then
         v_new.state_changed_at := v_now;
       end if;
+      v_new.memory := null;
+      v_slid_at := pawl_private.slid_at(v_old);
       v_new.expires_at := case
         when v_target.ttl is null then null
         when v_old.expires_at is null then v_now + v_target.ttl
         when not v_target.ttl_slides then v_old.expires_at
-        when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
+        when v_target.slid and v_map ? v_old.state then v_now + (v_old.expires_at - v_slid_at)
+        when v_target.slid then v_old.expires_at
         else v_new.state_changed_at + v_target.ttl
       end;
+      v_principal := pawl_private.principal(p_actor, null, false);
       v_steps := array[v_old, v_new];
-      if v_target.eventless then
-        v_macrostep := pawl_private.complete_macrostep(
-          p_before => v_old, p_instance => v_new, p_event => null, p_payload => '{}', p_reason => nullif(p_reason, ''),
+      v_made := array[null, null];
+      if v_target.eventless or v_target.timers is not null or v_target.invariants is not null or v_old.memory is not null then
+        v_macrostep := pawl_private.migrated(
+          p_old => v_old, p_new => v_new, p_map => v_map, p_principal => v_principal, p_reason => nullif(p_reason, ''),
           p_now => v_now, p_setting => v_setting);
         if v_macrostep.refusal is null then
           v_steps := v_macrostep.steps;
+          v_made := v_macrostep.made;
           v_new := v_macrostep.instance;
           to_state := v_new.state;
         else
-          result := 'unsettled';
+          result := case when v_macrostep.refusal in ('invariant-broken', 'guard-error') then v_macrostep.refusal else 'unsettled' end;
         end if;
       end if;
     end if;
     if result = 'migrated' then
       perform pawl_private.append_history(
-        p_steps => v_steps, p_kind => 'migrated', p_at => v_now, p_event => null, p_payload => null, p_actor => p_actor,
-        p_reason => p_reason, p_key => null, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
+        p_steps => v_steps, p_made => v_made, p_kind => 'migrated', p_at => v_now, p_payload => null, p_internal => false,
+        p_principal => case when v_target.reads_actor then v_principal end, p_actor => p_actor,
+        p_reason => p_reason, p_key => p_history_key, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
       update pawl.instance i
       set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
         status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash
+        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash, memory = v_new.memory
       where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
+      perform pawl_private.move_tasks(p_instance => v_new, p_at => v_now, p_moves => true);
       v_moved := v_moved + 1;
     end if;
     return next;
@@ -2863,7 +4972,7 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.migrate_instances(text,text,integer,integer,jsonb,uuid,integer,text,boolean,text[],uuid[],text,text,text) from public;
+revoke execute on function pawl.migrate_instances(text,text,integer,integer,jsonb,uuid,integer,text,boolean,text[],uuid[],text,text,text,jsonb,text) from public;
 
 create function pawl.now() returns timestamp with time zone
 language sql volatile parallel safe
@@ -2877,41 +4986,71 @@ as $$
     p_outcome.ordinal, p_outcome.code, p_outcome.replayed, i.id, i.workflow, i.workflow_version, i.state,
     i.status::text, i.version::bigint, i.context::jsonb, i.business_key::text, i.correlation_id::text, i.created_at,
     i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema,
-    p_outcome.timeout_event, p_outcome.timeout_due_at
+    p_outcome.timeout_event, p_outcome.timeout_due_at, i.memory::jsonb
   from (select (p_outcome.instance).*) i
 $$;
 revoke execute on function pawl.outcome_rows(pawl.outcome) from public;
+
+create function pawl.override(p_id uuid, p_reason text, p_expected text, p_to text DEFAULT NULL::text, p_context_patch jsonb DEFAULT NULL::jsonb, p_event text DEFAULT NULL::text, p_payload jsonb DEFAULT NULL::jsonb, p_bypass text DEFAULT NULL::text, p_target text DEFAULT NULL::text, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text, p_checked text DEFAULT '*'::text, p_patch_checked text DEFAULT '*'::text, p_verified boolean DEFAULT NULL::boolean, p_dry_run boolean DEFAULT false, p_raises boolean DEFAULT true, p_caller jsonb DEFAULT NULL::jsonb) returns pawl.outcome
+language plpgsql volatile security definer
+set enable_memoize = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.refuse_malformed(coalesce(
+    pawl_private.force_fault(
+      p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
+      p_expected => p_expected),
+    case
+      when (p_event is null) = (p_to is null) then 'give either an event or a state to go to'
+      when p_event is not null and p_bypass is distinct from 'guard'
+        then 'an override by an event passes over guards: bypass must be guard. Fire the event if its guards are to count'
+      when p_event is not null and p_context_patch is not null then 'a context patch goes with a state to go to'
+      when p_to is not null and (p_payload is not null or p_bypass is not null or p_target is not null)
+        then 'payload, bypass and target go with an event'
+      when jsonb_typeof(p_context_patch) <> 'object' or pawl_private.is_too_deep(p_context_patch)
+        then 'the context patch must be a JSON object, nested at most 64 deep'
+    end));
+  return pawl_private.force(
+    p_kind => 'forced', p_id => p_id,
+    p_command => (
+      p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
+      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      false, false, null
+    )::pawl_private.fire_command,
+    p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
+    p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
+    p_caller => p_caller);
+end
+$$;
+revoke execute on function pawl.override(uuid,text,text,text,jsonb,text,jsonb,text,text,text,text,text,text,text,text,text,boolean,boolean,boolean,jsonb) from public;
 
 create function pawl.past_timeout(p_tenant text, p_id uuid, p_version bigint) returns SETOF pawl.timeout_row
 language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.expires_at),
-    pawl_private.deadline(i.state_changed_at, s.timeouts, i.expires_at),
+    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.memory, i.expires_at),
+    pawl_private.deadline(i.state_changed_at, s.timeouts, i.memory, i.expires_at),
     null::text
   from pawl.instance_at i
   join pawl.workflow_state s
     on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
   where i.tenant_id = p_tenant and i.id = p_id and i.version = p_version and i.status = 'active'
-    and (i.expires_at is not null or s.timeouts <> '{}')
+    and (i.expires_at is not null or s.timeouts <> '{}' or i.memory ? 'due')
 $$;
 revoke execute on function pawl.past_timeout(text,uuid,bigint) from public;
 
-create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[]) returns SETOF pawl.outcome
+create function pawl.preview(p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[], p_instances pawl.instance[] DEFAULT NULL::pawl.instance[], p_actor text DEFAULT SESSION_USER, p_verified boolean DEFAULT NULL::boolean, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone, p_by_timer boolean DEFAULT false, p_by_task boolean DEFAULT false) returns SETOF pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform pawl_private.refuse_malformed(format('%L is no array of versions', left(e.expected, 100)))
-  from unnest(p_expected) as e (expected)
-  where e.expected not in ('', '*') and case
-    when e.expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (e.expected::numeric[])
-    else true
-  end;
+  perform pawl_private.refuse_malformed(pawl_private.expected_fault(e.expected)) from unnest(p_expected) as e (expected);
   return query
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
-  from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
+  from (select coalesce(p_now, pawl.now()) as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   left join lateral (
@@ -2924,62 +5063,85 @@ begin
     p_now => n.now, p_setting => (select g from pawl.setting g),
     p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
-      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
+      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, p_actor, p_verified, p_by_timer, p_by_task, null
     )::pawl_private.fire_command) d;
 end
 $$;
-revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[]) from public;
+revoke execute on function pawl.preview(text,uuid[],text[],jsonb[],text[],text[],pawl.instance[],text,boolean,timestamp with time zone,boolean,boolean) from public;
 
-create function pawl.purge_instances(p_tenant text, p_ids uuid[], p_before timestamp with time zone) returns uuid[]
-language plpgsql volatile security definer
-set enable_bitmapscan = 'off'
-set enable_seqscan = 'off'
-set jit = 'off'
+create function pawl.principals(p_tokens text[], p_homes text[], p_tenants text[], p_roles jsonb) returns SETOF pawl.principal
+language plpgsql stable security definer
+set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz;
-  v_ids uuid[];
-  v_id uuid;
-  v_keys record;
-  v_purged uuid[] := '{}';
+  v_now timestamptz := pawl.now();
+  v_version uuid := (select g.access_version from pawl.setting g);
 begin
-  v_ids := array(
-    select i.id
-    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
-    cross join lateral (
-      select i.id
-      from pawl.instance i
-      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
-      limit 1
-      for update skip locked
-    ) i
-  );
-  v_now := pawl.now();
+  return query
+  select
+    c.place, t.sha256::bytea, t.id is not null and t.revoked_at is null and coalesce(t.expires_at > v_now, true),
+    coalesce(t.last_used_at < v_now - interval '59 minutes', true), coalesce(t.tenant_id, c.home, '')::text, coalesce(t.subject, ''),
+    t.scopes, t.workflows, t.expires_at, r.grants, coalesce(c.tenant, t.tenant_id, c.home, '')::text, n.id is not null,
+    n.disabled_at is not null, n.limits::jsonb,
+    case
+      when n.disabled_at is null and (n.id is not null or coalesce(c.tenant, t.tenant_id, c.home) = '*') and (
+        c.token is null
+        or t.revoked_at is null and t.last_used_at >= v_now - interval '59 minutes'
+          and coalesce(t.expires_at > v_now + interval '5 minutes', true))
+        then v_version
+    end
+  from (
+    select nullif(u.token, '') as token, nullif(u.home, '') as home, nullif(u.tenant, '') as tenant, u.place
+    from unnest(p_tokens, p_homes, p_tenants) with ordinality as u (token, home, tenant, place)
+  ) c
+  left join lateral (select * from pawl.token t where t.id = c.token limit 1) t on true
+  left join lateral (
+    select * from pawl.tenant n where n.id = coalesce(c.tenant, t.tenant_id, c.home)::text limit 1
+  ) n on true
+  left join lateral (
+    select jsonb_agg(jsonb_build_object('scopes', r.scopes, 'workflows', r.workflows, 'events', r.events)) as grants
+    from pawl.role r
+    -- The first condition spares callers without roles the search.
+    where (cardinality(t.roles) > 0 or p_roles -> (c.place - 1)::integer <> '[]')
+      and r.tenant_id = coalesce(t.tenant_id, c.home)::text
+      and r.name = any (t.roles || array(select jsonb_array_elements_text(p_roles -> (c.place - 1)::integer)))
+  ) r on true
+  order by c.place;
+end
+$$;
+revoke execute on function pawl.principals(text[],text[],text[],jsonb) from public;
 
-  -- One by one, to be bound to the full key.
-  foreach v_id in array v_ids loop
-    select k.retains, k.expired
-    into v_keys
-    from pawl_private.instance_retains(p_tenant => p_tenant, p_id => v_id, p_now => v_now) k;
-    continue when v_keys.retains
-      or pawl_private.log_retains(p_tenant, v_id)
-      or pawl_private.webhook_retains(p_tenant, v_id);
+create function pawl.propose_workflow(p_definition jsonb) returns integer
+language sql volatile security definer
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.store_candidate(p_definition ->> 'name', p_definition) $$;
+revoke execute on function pawl.propose_workflow(jsonb) from public;
 
-    delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
-    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
-    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
-    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
-    with gone as (
-      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
-    )
-    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
-    v_purged := v_purged || v_id;
-  end loop;
-
+create function pawl.purge_archived(p_tenant text, p_ids uuid[], p_before timestamp with time zone, p_caller jsonb DEFAULT NULL::jsonb) returns uuid[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_purged uuid[];
+begin
+  perform pawl_private.bound_role(p_tenant);
+  v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
+  if v_purged <> '{}' then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
+      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+  end if;
   return v_purged;
 end
 $$;
+revoke execute on function pawl.purge_archived(text,uuid[],timestamp with time zone,jsonb) from public;
+
+create function pawl.purge_instances(p_tenant text, p_ids uuid[], p_before timestamp with time zone) returns uuid[]
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.purge(p_tenant, p_ids, p_before, false) $$;
 revoke execute on function pawl.purge_instances(text,uuid[],timestamp with time zone) from public;
 
 create function pawl.purge_keys(p_limit integer) returns integer
@@ -3027,7 +5189,42 @@ end
 $$;
 revoke execute on function pawl.put_off_timer() from public;
 
-create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, OUT version integer, OUT created boolean) returns record
+create function pawl.register_schema(p_name text, p_schema jsonb, p_actor text DEFAULT SESSION_USER, p_caller jsonb DEFAULT NULL::jsonb, OUT version integer, OUT created boolean) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_latest pawl.schema;
+  v_limit integer := (select g.definition_limit from pawl.setting g);
+begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(p_tenant => '*', p_actor => p_actor));
+  if octet_length(p_schema::text) > v_limit then
+    perform pawl_private.raise_condition('invalid-definition', format('the schema has more than %s bytes', v_limit));
+  end if;
+  lock table pawl.schema in share update exclusive mode;
+  select * into v_latest from pawl.schema s where s.name = p_name order by s.version desc limit 1;
+  version := coalesce(v_latest.version, 0);
+  created := v_latest.schema is distinct from p_schema or version = 0;
+  if not created then
+    perform pawl_private.commit_synchronously();
+    return;
+  end if;
+  version := version + 1;
+  insert into pawl.schema (name, version, schema, checksum, created_at, created_by)
+  values (p_name, version, p_schema, encode(sha256(convert_to(p_schema::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'schema.register',
+    p_target => p_name || ' ' || version);
+exception
+  -- Raised by constraints.
+  when integrity_constraint_violation then
+    perform pawl_private.raise_condition('invalid-definition', 'invalid schema: ' || sqlerrm);
+end
+$$;
+revoke execute on function pawl.register_schema(text,jsonb,text,jsonb) from public;
+
+create function pawl.register_workflow(p_definition jsonb, p_actor text DEFAULT SESSION_USER, p_version integer DEFAULT NULL::integer, p_confirm text DEFAULT NULL::text, p_retention_floor interval DEFAULT NULL::interval, p_caller jsonb DEFAULT NULL::jsonb, OUT version integer, OUT created boolean) returns record
 language plpgsql volatile security definer
 set jit = 'off'
 set search_path = pg_catalog, pg_temp
@@ -3037,7 +5234,12 @@ declare
   v_name text := p_definition ->> 'name';
   v_latest pawl.workflow;
   v_fault text;
+  v_retention interval;
 begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(p_tenant => '*', p_actor => p_actor));
+  if p_confirm <> 'shorten-retention' then
+    perform pawl_private.raise_condition('malformed-request', 'what can be confirmed is shorten-retention');
+  end if;
   v_fault := pawl_private.definition_fault(p_definition);
   if v_fault is not null then
     perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
@@ -3065,6 +5267,24 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
+  v_retention := (select w.retention from pawl.workflow w where w.name = v_name and w.version = register_workflow.version);
+  if v_retention < p_retention_floor then
+    perform pawl_private.raise_condition(
+      'invalid-definition', 'the retention is shorter than the deployment allows',
+      jsonb_build_object('errors', jsonb_build_array(jsonb_build_object(
+        'pointer', '/retention', 'detail', format('must be at least %s: see --retention-floor', p_retention_floor)))));
+  elsif v_latest.name is not null and p_confirm is null
+    and coalesce(v_retention < v_latest.retention, v_latest.retention is null and v_retention is not null) then
+    perform pawl_private.raise_condition(
+      'workflow-conflict',
+      format(
+        'workflow %s: final instances would be kept for a shorter time, and those that are older purged: confirm it with shorten-retention',
+        v_name),
+      jsonb_build_object('version', v_latest.version));
+  end if;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'workflow.register',
+    p_target => v_name || ' ' || version, p_reason => p_confirm);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
@@ -3072,9 +5292,20 @@ exception
     perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || sqlerrm);
 end
 $$;
-revoke execute on function pawl.register_workflow(jsonb,text,integer) from public;
+revoke execute on function pawl.register_workflow(jsonb,text,integer,text,interval,jsonb) from public;
 
-create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer) returns boolean
+create function pawl.release_work(p_id uuid, p_lease uuid, p_tenant text DEFAULT 'default'::text) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, '{"result": "released"}');
+end
+$$;
+revoke execute on function pawl.release_work(uuid,uuid,text) from public;
+
+create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer DEFAULT NULL::integer, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
 language plpgsql volatile security definer
 set lock_timeout = '300ms'
 set search_path = pg_catalog, pg_temp
@@ -3110,6 +5341,7 @@ begin
   if not exists (
     select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
   ) then
+    delete from pawl.workflow_task t where t.workflow = p_name and t.workflow_version = v_version;
     delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
     delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
   end if;
@@ -3118,43 +5350,261 @@ begin
   update pawl.instance_migration m
   set finished_at = pawl.now()
   where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => p_caller, p_action => 'workflow.retire', p_target => p_name || ' ' || v_version);
   return true;
 end
 $$;
-revoke execute on function pawl.retire_workflow(text,text,integer) from public;
+revoke execute on function pawl.retire_workflow(text,text,integer,jsonb) from public;
+
+create function pawl.role_delete(p_tenant text, p_name text, p_within text[] DEFAULT NULL::text[], p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role pawl.role;
+begin
+  delete from pawl.role r where r.tenant_id = p_tenant and r.name = p_name returning * into v_role;
+  if not found then
+    return false;
+  end if;
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
+    p_before => pawl_private.role_document(v_role));
+  return true;
+end
+$$;
+revoke execute on function pawl.role_delete(text,text,text[],jsonb) from public;
+
+create function pawl.role_put(p_tenant text, p_name text, p_scopes text[], p_workflows text[], p_events text[], p_within text[] DEFAULT NULL::text[], p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_before pawl.role;
+  v_after pawl.role;
+  v_constraint text;
+  v_column text;
+begin
+  perform pawl_private.refuse_unbounded(p_workflows, p_within);
+  loop
+    select * into v_before from pawl.role r where r.tenant_id = p_tenant and r.name = p_name for update;
+    if not found then
+      insert into pawl.role as r (tenant_id, name, scopes, workflows, events, created_at, created_by, updated_at)
+      values (
+        p_tenant, p_name, p_scopes, p_workflows, p_events, v_now, coalesce(p_caller ->> 'actor', session_user), v_now)
+      on conflict (tenant_id, name) do nothing
+      returning r.* into v_after;
+    else
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      update pawl.role r
+      set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
+      where r.tenant_id = p_tenant and r.name = p_name
+      returning r.* into v_after;
+    end if;
+    exit when found; -- Otherwise another caller has just made it.
+  end loop;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.put', p_target => p_name,
+    p_before => pawl_private.role_document(v_before), p_after => pawl_private.role_document(v_after));
+  return v_before.name is null;
+exception
+  when foreign_key_violation then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+revoke execute on function pawl.role_put(text,text,text[],text[],text[],text[],jsonb) from public;
 
 create function pawl.schema_version() returns integer
 language sql stable parallel safe
 as $$ select 1 $$;
 revoke execute on function pawl.schema_version() from public;
 
-create function pawl.simulate(p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb, p_event text, p_payload jsonb, p_checked text) returns SETOF pawl.outcome
+create function pawl.schemas_for(p_references text[], p_bytes bigint) returns TABLE(reference text, schema jsonb)
+language plpgsql stable
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next text[] := p_references;
+  v_more text[];
+  v_found text[] := '{}';
+  v_bytes bigint := 0;
+begin
+  while v_next <> '{}' loop
+    v_found := v_found || v_next;
+    v_more := '{}';
+    for reference, schema in
+      select r.reference, s.schema
+      from unnest(v_next) as r (reference)
+      left join lateral (
+        select s.schema
+        from pawl.schema s
+        where s.name = split_part(substr(r.reference, 6), '@', 1)
+          and (position('@' in r.reference) = 0 or s.version::text = split_part(r.reference, '@', 2))
+        order by s.version desc
+        limit 1
+      ) s on true
+    loop
+      return next;
+      v_bytes := v_bytes + coalesce(octet_length(schema::text), 0);
+      if v_bytes >= p_bytes then
+        return;
+      end if;
+      v_more := v_more || pawl_private.schema_references(schema);
+    end loop;
+    v_next := array(select unnest(v_more) except select unnest(v_found));
+  end loop;
+end
+$$;
+revoke execute on function pawl.schemas_for(text[],bigint) from public;
+
+create function pawl.schemas_page(p_after text, p_limit integer, p_bytes bigint) returns SETOF pawl.schema
+language plpgsql stable
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schema pawl.schema;
+  v_bytes bigint := 0;
+begin
+  for v_schema in
+    select s.*
+    from pawl.schema s
+    where s.name > p_after
+      and s.version = (select max(v.version) from pawl.schema v where v.name = s.name)
+    order by s.name
+    limit p_limit
+  loop
+    return next v_schema;
+    v_bytes := v_bytes + octet_length(v_schema.schema::text);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+revoke execute on function pawl.schemas_page(text,integer,bigint) from public;
+
+create function pawl.secrets_page(p_table text, p_tenant text, p_row text, p_limit integer) returns SETOF pawl.stored_secret
+language plpgsql stable security definer
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  case p_table
+  when 'subscription' then
+    return query
+    select s.tenant_id::text, s.id::text, s.secret, coalesce(s.previous_secret, '')
+    from pawl.subscription s
+    where (s.tenant_id, s.id) > (p_tenant, coalesce(nullif(p_row, '')::uuid, '00000000-0000-0000-0000-000000000000'))
+    order by s.tenant_id, s.id
+    limit p_limit;
+  when 'callback' then
+    return query
+    select b.tenant_id::text, b.instance_id::text, b.secret, ''
+    from pawl.callback b
+    where b.secret is not null
+      and (b.tenant_id, b.instance_id) > (p_tenant, coalesce(nullif(p_row, '')::uuid, '00000000-0000-0000-0000-000000000000'))
+    order by b.tenant_id, b.instance_id
+    limit p_limit;
+  when 'connection' then
+    return query
+    select c.tenant_id::text, c.name, c.secret, ''
+    from pawl.connection c
+    where c.secret is not null and (c.tenant_id, c.name) > (p_tenant, p_row)
+    order by c.tenant_id, c.name
+    limit p_limit;
+  end case;
+end
+$$;
+revoke execute on function pawl.secrets_page(text,text,text,integer) from public;
+
+create function pawl.secrets_replace(p_table text, p_tenants text[], p_rows text[], p_from text[], p_to text[], p_previous_from text[], p_previous_to text[], p_caller jsonb DEFAULT NULL::jsonb) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := pawl.now();
+  v_changed integer;
+begin
+  case p_table
+  when 'subscription' then
+    update pawl.subscription s
+    set
+      secret = k.secret,
+      previous_secret = nullif(k.previous_secret, ''),
+      circuit_open_until = case when s.finding is null then s.circuit_open_until end,
+      finding = null
+    from (
+      select l.tenant_id, l.id, k.secret, k.previous_secret
+      from unnest(p_tenants, p_rows, p_from, p_to, p_previous_from, p_previous_to)
+        as k (tenant_id, key, old_secret, secret, old_previous_secret, previous_secret)
+      join pawl.subscription l on l.tenant_id = k.tenant_id and l.id = k.key::uuid
+      where l.secret = k.old_secret and coalesce(l.previous_secret, '') = k.old_previous_secret
+      for no key update of l skip locked
+    ) k
+    where s.tenant_id = k.tenant_id and s.id = k.id;
+  when 'callback' then
+    update pawl.callback b
+    set secret = k.secret
+    from (
+      select l.tenant_id, l.instance_id, k.secret
+      from unnest(p_tenants, p_rows, p_from, p_to) as k (tenant_id, key, old_secret, secret)
+      join pawl.callback l on l.tenant_id = k.tenant_id and l.instance_id = k.key::uuid
+      where l.secret = k.old_secret
+      for no key update of l skip locked
+    ) k
+    where b.tenant_id = k.tenant_id and b.instance_id = k.instance_id;
+  when 'connection' then
+    update pawl.connection c
+    set
+      secret = k.secret,
+      circuit_open_until = case when c.finding is null then c.circuit_open_until end,
+      finding = null
+    from (
+      select l.tenant_id, l.name, k.secret
+      from unnest(p_tenants, p_rows, p_from, p_to) as k (tenant_id, key, old_secret, secret)
+      join pawl.connection l on l.tenant_id = k.tenant_id and l.name = k.key
+      where l.secret = k.old_secret
+      for no key update of l skip locked
+    ) k
+    where c.tenant_id = k.tenant_id and c.name = k.name;
+  end case;
+  get diagnostics v_changed = row_count;
+  if v_changed > 0 then
+    perform pawl_private.audit(
+      p_tenant => '*', p_caller => p_caller, p_action => 'secret.rotate', p_target => p_table,
+      p_after => jsonb_build_object('rows', v_changed));
+  end if;
+  return v_changed;
+end
+$$;
+revoke execute on function pawl.secrets_replace(text,text[],text[],text[],text[],text[],text[],jsonb) from public;
+
+create function pawl.simulate(p_workflow text, p_workflow_version integer, p_position jsonb, p_event text, p_payload jsonb, p_checked text, p_actor text DEFAULT SESSION_USER, p_verified boolean DEFAULT NULL::boolean, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone) returns SETOF pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := coalesce(p_now, pawl.now());
   v_instance pawl.instance;
   v_macrostep pawl_private.macrostep;
+  v_by_task boolean := coalesce(p_event ~ '^(done|error|unknown|compensated):', false);
 begin
-  perform pawl_private.refuse_malformed(case
-    when jsonb_typeof(p_context) is distinct from 'object' then 'the context must be a JSON object'
-    when p_version not between 1 and 1000000000000000 or p_version is null then 'the version must be from 1 to 10^15'
-  end);
-  select (pawl_private.instance_row(
-    p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
-    p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status, p_version => p_version,
-    p_context => p_context, p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + w.ttl)).*
-  into v_instance
-  from pawl.workflow w
-  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
-  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial);
-  if not found then
+  v_instance := pawl_private.simulated(p_workflow, p_workflow_version, p_position, v_now);
+  if v_instance.id is null then
     return;
   end if;
-  if p_state is null then
+  if p_position ->> 'state' is null then
     v_macrostep := pawl_private.begin_macrostep(
-      p_instance => v_instance, p_reason => null, p_now => v_now, p_setting => (select g from pawl.setting g));
+      p_instance => v_instance, p_principal => pawl_private.principal(p_actor, p_verified, false), p_reason => null,
+      p_now => v_now, p_setting => (select g from pawl.setting g));
     v_instance := coalesce(v_macrostep.instance, v_instance);
   end if;
   if p_event is not null and v_macrostep.refusal is null then
@@ -3162,26 +5612,79 @@ begin
     from pawl.preview(
       p_tenant => 'simulation', p_ids => array[v_instance.id], p_events => array[p_event],
       p_payloads => array[p_payload], p_expected => array['*'], p_checked => array[p_checked],
-      p_instances => array[v_instance]) o;
+      p_instances => array[v_instance], p_actor => p_actor, p_verified => case when v_by_task then true else p_verified end,
+      p_now => v_now, p_by_task => v_by_task) o;
   else
     return query select
-      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb,
-      null::text, null::timestamptz;
+      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events,
+      case when v_macrostep.broken is not null then array[v_macrostep.broken] end, null::jsonb, d.event, d.due_at
+    from (select) one
+    left join lateral pawl_private.next_deadline(v_instance, 0) d on v_macrostep.refusal is null;
   end if;
 end
 $$;
-revoke execute on function pawl.simulate(text,integer,text,bigint,jsonb,text,jsonb,text) from public;
+revoke execute on function pawl.simulate(text,integer,jsonb,text,jsonb,text,text,boolean,timestamp with time zone) from public;
+
+create function pawl.simulate_timeout(p_workflow text, p_workflow_version integer, p_position jsonb, p_now timestamp with time zone, p_until timestamp with time zone) returns TABLE(event text, at timestamp with time zone, tried integer, outcome pawl.outcome)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_instance pawl.instance;
+  v_deadline record;
+begin
+  v_instance := pawl_private.simulated(p_workflow, p_workflow_version, p_position, p_now);
+  if v_instance.id is null then
+    return;
+  end if;
+  tried := coalesce((p_position ->> 'tried')::integer, 0);
+  loop
+    select d.* into v_deadline from pawl_private.next_deadline(v_instance, tried) d;
+    if not found or v_deadline.due_at > p_until then
+      event := '';
+      at := p_until;
+      outcome := jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "code": "none", "replayed": false}');
+      outcome.instance := v_instance;
+      outcome.timeout_event := v_deadline.event;
+      outcome.timeout_due_at := v_deadline.due_at;
+      return next;
+      return;
+    end if;
+    event := v_deadline.event;
+    at := greatest(v_deadline.due_at, p_now);
+    select o.*
+    into outcome
+    from pawl.preview(
+      p_tenant => 'simulation', p_ids => array[v_instance.id], p_events => array[event],
+      p_payloads => array[pawl_private.timer_payload(event, v_deadline.due_at, v_instance.memory, at)], p_expected => array['*'],
+      p_checked => array['*'], p_instances => array[v_instance], p_actor => 'pawl', p_now => at, p_by_timer => true) o;
+    if (outcome).code not in ('guard-rejected', 'invariant-broken', 'transition-not-allowed') or v_deadline.tried is null then
+      -- Behind an internal step the timeouts that were refused stay so.
+      tried := case when (outcome).code = 'applied' and ((outcome).instance).state_changed_at >= at then 0 else tried end;
+      return next;
+      return;
+    end if;
+    if event like 'every:%' then
+      v_instance := pawl_private.passed_over(v_instance, event, at);
+    else
+      tried := v_deadline.tried;
+    end if;
+  end loop;
+end
+$$;
+revoke execute on function pawl.simulate_timeout(text,integer,jsonb,timestamp with time zone,timestamp with time zone) from public;
 
 create function pawl.state_names(p_limit integer) returns SETOF text
 language sql stable parallel safe
 as $$
   with recursive step as (
-    (select w.state from pawl.workflow_state w order by w.state limit 1)
+    (select w.state from pawl.workflow_state w where length(w.workflow) > 0 order by w.state limit 1)
     union all
     select f.state
     from step s
     cross join lateral (
-      select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
+      select w.state from pawl.workflow_state w where w.state > s.state and length(w.workflow) > 0 order by w.state limit 1
     ) f
   )
   select s.state from step s limit greatest(p_limit, 0)
@@ -3226,7 +5729,7 @@ as $$
 begin
   select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
   if state = 'known' then
-    select max(l.position), count(*) filter (where l.tenant_id = p_tenant)
+    select max(l.position), count(*) filter (where p_tenant = '*' or l.tenant_id = p_tenant)
     into until, steps
     from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
     if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then
@@ -3309,12 +5812,10 @@ begin
     cross join lateral (
       select l.*
       from pawl.log l
-      where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
+      where l.position > p_after and l.position <= p_until and (p_tenant = '*' or l.tenant_id = p_tenant)
       order by l.position
     ) l
-    cross join lateral (
-      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-    ) h
+    cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     order by l.position
     limit p_limit
   loop
@@ -3326,7 +5827,7 @@ end
 $$;
 revoke execute on function pawl.stream_read(text,text[],bigint,bigint,bigint,integer,bigint) from public;
 
-create function pawl.subscription_create(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text) returns SETOF pawl.subscription
+create function pawl.subscription_create(p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text, p_actor text, p_seed uuid DEFAULT gen_random_uuid(), p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3334,55 +5835,114 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz := pawl.now();
+  v_id uuid := pawl_private.uuid_v7_with(v_now, uuid_send(p_seed));
+  v_reached jsonb := pawl_private.subscription_limit(p_tenant);
 begin
-  return query
+  if v_reached is not null then
+    perform pawl_private.raise_condition('limit-reached', pawl_private.limit_text(v_reached), v_reached);
+  end if;
   insert into pawl.subscription (
     tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
   values (
-    p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), v_now, p_actor)
-  returning *;
+    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    pg_current_snapshot(), v_now, p_actor);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.create', p_target => v_id::text,
+    p_after => pawl_private.subscription_document(p_tenant, v_id));
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = v_id;
 exception
   when data_exception or not_null_violation or check_violation then
     get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
-revoke execute on function pawl.subscription_create(text,text,text[],text[],text[],boolean,text,text) from public;
+revoke execute on function pawl.subscription_create(text,text,text[],text[],text[],boolean,text,text,uuid,jsonb) from public;
 
-create function pawl.subscription_delete(p_tenant text, p_id uuid) returns boolean
+create function pawl.subscription_delete(p_tenant text, p_id uuid, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before jsonb := pawl_private.subscription_document(p_tenant, p_id);
+begin
+  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
+  if not found then
+    return false;
+  end if;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.delete', p_target => p_id::text, p_before => v_before);
+  return true;
+end
+$$;
+revoke execute on function pawl.subscription_delete(text,uuid,jsonb) from public;
+
+create function pawl.subscription_rest(p_leader text, p_term bigint, p_tenants text[], p_ids uuid[], p_findings text[], p_rest interval) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
-  return found;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
+  if not found then
+    return false;
+  end if;
+  update pawl.subscription s
+  set
+    finding = nullif(k.finding, ''),
+    circuit_open_until = case when k.finding <> '' then greatest(s.circuit_open_until, pawl.now() + p_rest) end
+  from unnest(p_tenants, p_ids, p_findings) as k (tenant_id, id, finding)
+  where s.tenant_id = k.tenant_id and s.id = k.id and (k.finding <> '' or s.finding is not null);
+  return true;
 end
 $$;
-revoke execute on function pawl.subscription_delete(text,uuid) from public;
+revoke execute on function pawl.subscription_rest(text,bigint,text[],uuid[],text[],interval) from public;
 
-create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval) returns SETOF pawl.subscription
+create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval, p_from text DEFAULT ''::text, p_previous text DEFAULT ''::text, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_constraint text;
   v_column text;
+  v_secret text;
 begin
-  return query
+  select s.secret into v_secret from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
+  if p_from is distinct from (case when v_secret like 'sealed:%' then v_secret else '' end) then
+    return;
+  end if;
+  if p_from <> '' then
+    v_secret := nullif(p_previous, '');
+  end if;
   update pawl.subscription s
-  set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*;
+  set
+    secret = p_secret,
+    previous_secret = v_secret,
+    previous_secret_until = case when v_secret is not null then pawl.now() + p_overlap end,
+    circuit_open_until = case when s.finding is null then s.circuit_open_until end,
+    finding = null
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    perform pawl_private.audit(p_tenant => p_tenant, p_caller => p_caller, p_action => 'secret.rotate', p_target => p_id::text);
+  end if;
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = p_id;
 exception
   when data_exception or not_null_violation or check_violation then
     get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
-revoke execute on function pawl.subscription_rotate_secret(text,uuid,text,interval) from public;
+revoke execute on function pawl.subscription_rotate_secret(text,uuid,text,interval,text,text,jsonb) from public;
 
-create function pawl.subscription_test(p_tenant text, p_id uuid) returns SETOF pawl.delivery
+create function pawl.subscription_sealed_secret(p_tenant text, p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when s.secret like 'sealed:%' then s.secret else '' end
+  from pawl.subscription s
+  where s.tenant_id = p_tenant and s.id = p_id
+$$;
+revoke execute on function pawl.subscription_sealed_secret(text,uuid) from public;
+
+create function pawl.subscription_test(p_tenant text, p_id uuid, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.delivery
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3393,6 +5953,7 @@ begin
   set circuit_open_until = case when s.circuit_open_until > v_now then v_now else s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id;
   if found then
+    perform pawl_private.audit(p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.test', p_target => p_id::text);
     return query
     insert into pawl.delivery (
       tenant_id, id, subscription_id, callback, type, status, attempts, next_attempt_at, created_at)
@@ -3401,9 +5962,9 @@ begin
   end if;
 end
 $$;
-revoke execute on function pawl.subscription_test(text,uuid) from public;
+revoke execute on function pawl.subscription_test(text,uuid,jsonb) from public;
 
-create function pawl.subscription_update(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean) returns SETOF pawl.subscription
+create function pawl.subscription_update(p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_disabled boolean, p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.subscription_row
 language plpgsql volatile security definer
 set enable_bitmapscan = 'off'
 set enable_seqscan = 'off'
@@ -3415,6 +5976,7 @@ declare
   v_column text;
   v_now timestamptz;
   v_afresh boolean;
+  v_before jsonb;
 begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
@@ -3423,7 +5985,7 @@ begin
   end if;
 
   select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
-  return query
+  v_before := pawl_private.subscription_document(p_tenant, p_id);
   update pawl.subscription s
   set
     url = coalesce(p_url, s.url),
@@ -3440,8 +6002,13 @@ begin
     later_seq = case when not p_disabled and s.disabled_at is not null then null else s.later_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*;
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.update', p_target => p_id::text, p_before => v_before,
+      p_after => pawl_private.subscription_document(p_tenant, p_id));
+  end if;
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = p_id;
   if v_afresh then
     update pawl.delivery d
     set next_attempt_at = v_now
@@ -3461,7 +6028,518 @@ exception
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
 $$;
-revoke execute on function pawl.subscription_update(text,uuid,text,text[],text[],text[],boolean,boolean) from public;
+revoke execute on function pawl.subscription_update(text,uuid,text,text[],text[],text[],boolean,boolean,jsonb) from public;
+
+create function pawl.task_claim(p_tenants text[], p_connections text[], p_limits integer[], p_claimer text) returns SETOF pawl.task_call
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_request jsonb;
+  v_timeout interval;
+  v_step pawl.history;
+begin
+  for v_lane in 1 .. coalesce(cardinality(p_tenants), 0) loop
+    for v_task in
+      select t.*
+      from pawl.task t
+      where t.tenant_id = p_tenants[v_lane] and t.connection = p_connections[v_lane] and t.connection is not null
+        and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+      order by t.tenant_id, t.connection, t.due_at
+      limit p_limits[v_lane]
+      for update skip locked
+    loop
+      v_spec := pawl_private.task_spec(v_task);
+      v_timeout := least(pawl_private.duration(v_spec.spec ->> 'timeout'), v_task.deadline_at - v_now);
+      if v_task.status = 'sent' and v_now + v_timeout >= pawl_private.key_holds_until(v_task, v_spec.spec) then
+        -- It has waited for too long. task_sweep decides what becomes of it.
+        update pawl.task t set due_at = null, look_at = v_now where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+        continue;
+      end if;
+      v_step := pawl_private.task_step(v_task);
+      begin
+        v_request := pawl_private.task_request(
+          pawl_private.task_document(v_task, v_step),
+          case when v_task.status = 'reconciling' then v_spec.spec #> '{reconcile,request}' else v_spec.spec -> 'request' end);
+      exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+        perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
+        continue;
+      end;
+      v_task := pawl_private.begin_attempt(v_task, v_spec, p_claimer, null, v_timeout + interval '10 seconds', v_now);
+      return query select
+        v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
+        case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
+        v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
+        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+    end loop;
+  end loop;
+end
+$$;
+revoke execute on function pawl.task_claim(text[],text[],integer[],text) from public;
+
+create function pawl.task_lanes(p_after text, p_looks integer) returns SETOF pawl.task_lane
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_due record;
+  v_connection record;
+  v_tenant text := p_after;
+  v_name text;
+  v_lane pawl.task_lane;
+  v_looked integer := 0;
+begin
+  while v_looked < coalesce(p_looks, 0) loop
+    if v_name is null then
+      select t.tenant_id, t.connection, t.due_at into v_due
+      from pawl.task t
+      where t.connection is not null and t.due_at is not null and t.tenant_id > v_tenant
+      order by t.tenant_id, t.connection, t.due_at
+      limit 1;
+    else
+      select t.tenant_id, t.connection, t.due_at into v_due
+      from pawl.task t
+      where t.connection is not null and t.due_at is not null and t.tenant_id = v_tenant and t.connection > v_name
+      order by t.tenant_id, t.connection, t.due_at
+      limit 1;
+      if not found then
+        v_name := null;
+        continue;
+      end if;
+    end if;
+    exit when not found;
+    v_looked := v_looked + 1;
+    v_tenant := v_due.tenant_id;
+    v_name := v_due.connection;
+    v_lane := (v_tenant, v_name, false, false, 0);
+    if pawl_private.is_disabled(v_tenant) then
+      v_name := null; -- The next tenant.
+    elsif v_due.due_at <= v_now then
+      select c.failures, c.circuit_open_until, c.concurrency into v_connection
+      from pawl.connection c
+      where c.tenant_id = v_tenant and c.name = v_name;
+      if found then
+        v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
+        v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;
+        v_lane.concurrency := v_connection.concurrency;
+      end if;
+    end if;
+    return next v_lane;
+  end loop;
+end
+$$;
+revoke execute on function pawl.task_lanes(text,integer) from public;
+
+create function pawl.task_resolve(p_tenant text, p_id uuid, p_outcome text, p_result jsonb, p_reason text, p_actor text DEFAULT SESSION_USER, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_locked record;
+  v_task pawl.task;
+  v_before pawl.task;
+  v_stays text;
+  v_moved boolean := false;
+  v_now timestamptz;
+begin
+  p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
+  perform pawl_private.refuse_malformed(case
+    when p_outcome not in ('done', 'error') or p_outcome is null then 'the outcome is done or error'
+    when octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) or pawl_private.is_too_deep(jsonb_build_object('body', p_result))
+      then 'the result is larger than the limit of payloads, or nested deeper than 63'
+  end);
+  select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
+  v_task := v_locked.task;
+  v_before := v_task;
+  v_now := pawl.now();
+  if v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null and v_task.problem is null then
+    perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
+  end if;
+  v_stays := case
+    when v_task.ended_at is not null then pawl_private.task_stays(v_task, v_locked.instance)
+    when v_task.left_at is null then 'own'
+    when v_task.reopened then pawl_private.task_stays(v_task, v_locked.instance)
+    else 'elsewhere'
+  end;
+  v_task.status := p_outcome;
+  v_task.due_at := null;
+  v_task.look_at := null;
+  v_task.leased_until := null;
+  v_task.problem := null;
+  v_task.ended_at := v_now;
+  v_task.result := pawl_private.task_result(v_task, null, null, p_result, to_jsonb(case p_outcome when 'error' then p_reason end));
+  perform pawl_private.keep_task(v_task);
+  update pawl.task t set lease = null where t.tenant_id = p_tenant and t.id = p_id;
+  update pawl.task_attempt a
+  set ended_at = v_now, result = 'resolved'
+  where a.tenant_id = p_tenant and a.task_id = p_id and a.number = v_task.attempts and a.ended_at is null;
+  perform pawl_private.register_compensation(v_task, pawl_private.task_spec(v_task)) where p_outcome = 'done' and v_before.status <> 'done';
+  if v_task.compensates is not null then
+    if p_outcome = 'done' and exists (
+      select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = v_task.instance_id
+    ) then
+      perform pawl_private.fire_outcomes(array[v_task], array['compensated:' || v_task.name], 'compensated');
+      v_moved := exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.problem is null);
+    end if;
+  elsif v_stays <> 'elsewhere' and (v_locked.instance).status = 'active' then
+    v_task.left_at := case v_stays when 'own' then null else coalesce(v_task.left_at, v_now) end;
+    v_task.reopened := true;
+    perform pawl_private.fire_outcomes(array[v_task], array[pawl_private.outcome_event(v_task, p_outcome)], 'result');
+    v_moved := exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.problem is null);
+  end if;
+  perform pawl_private.task_ended(v_task, v_now);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'task.resolve',
+    p_target => p_id::text, p_reason => p_reason, p_before => pawl_private.task_digest(v_before),
+    p_after => pawl_private.task_digest(v_task));
+  return v_moved;
+end
+$$;
+revoke execute on function pawl.task_resolve(text,uuid,text,jsonb,text,text,jsonb) from public;
+
+create function pawl.task_retry(p_tenant text, p_id uuid, p_reason text, p_actor text DEFAULT SESSION_USER, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_locked record;
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_stays text;
+  v_now timestamptz;
+begin
+  p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
+  select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
+  v_task := v_locked.task;
+  v_now := pawl.now();
+  if (v_locked.instance).id is null or (v_locked.instance).status <> 'active' then
+    perform pawl_private.raise_condition('instance-final', 'the instance is final, so that its tasks are not tried again');
+  elsif v_task.ended_at is null then
+    perform pawl_private.raise_condition('task-open', null);
+  elsif v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null then
+    perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
+  elsif v_task.compensates is not null then
+    perform pawl_private.raise_condition('task-ended', 'a compensation is tried again by its name: see compensations of the instance');
+  end if;
+  v_stays := pawl_private.task_stays(v_task, v_locked.instance);
+  v_spec := pawl_private.task_spec(v_task);
+  update pawl.task t
+  set
+    status = 'pending', connection = v_spec.connection, ended_at = null, problem = null, tries = 0, checks = 0, sent_at = null,
+    key_number = t.key_number + case when t.connection is not null and (t.status = 'error' or exists (
+      select from pawl.compensation c where c.tenant_id = t.tenant_id and c.task_id = t.id and c.status = 'undone')) then 1 else 0 end,
+    left_at = case when v_stays = 'own' then null else coalesce(t.left_at, v_now) end, reopened = true, due_at = v_now,
+    look_at = v_now + v_spec.deadline, deadline_at = v_now + v_spec.deadline
+  where t.tenant_id = p_tenant and t.id = p_id;
+  perform pawl_private.task_notify(p_tenant, v_task.topic);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'task.retry',
+    p_target => p_id::text, p_reason => p_reason, p_before => pawl_private.task_digest(v_task));
+  return v_stays <> 'elsewhere';
+end
+$$;
+revoke execute on function pawl.task_retry(text,uuid,text,text,jsonb) from public;
+
+create function pawl.task_settle(p_tenants text[], p_ids uuid[], p_leases uuid[], p_reports jsonb[]) returns SETOF pawl.task_settled
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$ select * from pawl_private.settle_tasks(p_tenants, p_ids, p_leases, p_reports) $$;
+revoke execute on function pawl.task_settle(text[],uuid[],uuid[],jsonb[]) from public;
+
+create function pawl.task_sweep(p_limit integer, OUT looked integer, OUT next_in interval) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_disabled text[] := array(select t.id::text from pawl.tenant t where t.disabled_at is not null);
+  v_found record;
+  v_swept text;
+  v_busy boolean := false;
+  v_more boolean := false;
+begin
+  looked := 0;
+  for v_found in
+    with due as materialized (
+      select
+        t.tenant_id, t.instance_id, t.id,
+        case
+          when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
+          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
+          else '{"result": "expired", "error": "lease-expired"}'
+        end as report
+      from pawl.task t
+      where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
+      order by t.look_at
+      limit greatest(p_limit, 0)
+    )
+    select d.tenant_id, d.instance_id, array_agg(d.id order by d.id) as ids, array_agg(d.report order by d.id) as reports
+    from due d
+    group by d.instance_id, d.tenant_id
+    order by d.instance_id
+  loop
+    v_swept := pawl_private.sweep_instance(v_found.tenant_id, v_found.instance_id, v_found.ids, v_found.reports, v_now);
+    v_busy := v_busy or v_swept = 'busy';
+    looked := looked + case when v_swept <> 'busy' then cardinality(v_found.ids) else 0 end;
+    exit when v_swept = 'timed-out';
+  end loop;
+  v_more := looked >= p_limit;
+
+  for v_found in
+    select u.tenant_id, u.instance_id
+    from pawl.undoing u
+    where u.due_at <= v_now and u.due_at is not null and u.tenant_id <> all (v_disabled)
+    order by u.due_at
+    limit greatest(p_limit, 0)
+  loop
+    exit when v_swept = 'timed-out';
+    v_swept := pawl_private.sweep_instance(v_found.tenant_id, v_found.instance_id, null, null, v_now);
+    v_busy := v_busy or v_swept = 'busy';
+    looked := looked + case when v_swept <> 'busy' then 1 else 0 end;
+  end loop;
+
+  delete from pawl_private.claim_key k
+  where k.ctid = any (array(
+    select e.ctid
+    from pawl_private.claim_key e
+    where e.claimed_at <= v_now - interval '1 day'
+    order by e.claimed_at
+    limit greatest(coalesce(p_limit, 0), 0)
+    for update skip locked));
+
+  select min(n.at) - v_now
+  into next_in
+  from (
+    (select t.look_at as at from pawl.task t where t.look_at > v_now and t.look_at is not null order by t.look_at limit 1)
+    union all
+    (select u.due_at from pawl.undoing u where u.due_at > v_now and u.due_at is not null order by u.due_at limit 1)
+    union all
+    select v_now where v_more or v_swept = 'timed-out'
+    union all
+    -- What another transaction holds, it moves or leaves soon.
+    select v_now + interval '1 second' where v_busy
+  ) n;
+end
+$$;
+revoke execute on function pawl.task_sweep(integer) from public;
+
+create function pawl.tenant_of_bulk(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.bulk', p_id => p_id) $$;
+revoke execute on function pawl.tenant_of_bulk(uuid) from public;
+
+create function pawl.tenant_of_instance(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.instance', p_id => p_id) $$;
+revoke execute on function pawl.tenant_of_instance(uuid) from public;
+
+create function pawl.tenant_of_subscription(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.subscription', p_id => p_id) $$;
+revoke execute on function pawl.tenant_of_subscription(uuid) from public;
+
+create function pawl.tenant_of_task(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.task', p_id => p_id) $$;
+revoke execute on function pawl.tenant_of_task(uuid) from public;
+
+create function pawl.tenant_put(p_id text, p_limits jsonb DEFAULT NULL::jsonb, p_disabled boolean DEFAULT NULL::boolean, p_caller jsonb DEFAULT NULL::jsonb) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_before pawl.tenant;
+  v_after pawl.tenant;
+  v_fault text := pawl_private.limits_fault(p_limits);
+  v_constraint text;
+  v_column text;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
+  insert into pawl.tenant as t (id, limits, created_at, created_by, disabled_at)
+  values (
+    p_id, coalesce(p_limits, '{}'), v_now, coalesce(p_caller ->> 'actor', session_user), case when p_disabled then v_now end)
+  on conflict (id) do nothing
+  returning t.* into v_after;
+  if not found then
+    select * into v_before from pawl.tenant t where t.id = p_id for no key update;
+    update pawl.tenant t
+    set limits = coalesce(p_limits, t.limits),
+      disabled_at = case coalesce(p_disabled, t.disabled_at is not null) when true then coalesce(t.disabled_at, v_now) end
+    where t.id = p_id
+    returning t.* into v_after;
+  end if;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => p_caller, p_action => 'tenant.put', p_target => p_id,
+    p_before => pawl_private.tenant_document(v_before), p_after => pawl_private.tenant_document(v_after));
+  return v_before.id is null;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+revoke execute on function pawl.tenant_put(text,jsonb,boolean,jsonb) from public;
+
+create function pawl.timeline_page(p_tenant text, p_instance uuid, p_at timestamp with time zone, p_version bigint, p_rank integer, p_key text, p_step bigint, p_told bigint, p_to uuid, p_limit integer) returns SETOF pawl.moment
+language sql stable
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+  with tasks as (
+    select t.*,
+      -- A compensation begins with the step of its time, and not with the one that it undoes.
+      case
+        when t.compensates is null then t.entered_version
+        else (
+          select h.version
+          from pawl.history h
+          where h.tenant_id = p_tenant and h.instance_id = p_instance and h.at <= t.created_at
+          order by h.version desc
+          limit 1)
+      end as began
+    from pawl.task t
+    where t.tenant_id = p_tenant and t.instance_id = p_instance
+  )
+  select m.*
+  from (
+    (select h.at, h.version, 0, '', 'step', h.kind::text, h.event, h.from_state, h.to_state, h.actor::text, h.reason::text,
+      null::text, null::uuid, null::boolean, null::integer, null::boolean, null::text, null::integer, null::text, null::text,
+      null::timestamptz, null::uuid, null::uuid
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version > p_step
+    order by h.version
+    limit p_limit)
+    union all
+    (select d.created_at, d.version, 4, d.subscription_id::text, 'delivery', null, null, null, null, null, null,
+      null, null, null, d.attempts, null, d.status, d.last_status, d.last_error, null, d.delivered_at, d.id,
+      case when not d.callback then d.subscription_id end
+    from pawl.delivery d
+    where d.tenant_id = p_tenant and d.instance_id = p_instance and (d.version, d.subscription_id) > (p_told, p_to)
+    order by d.version, d.subscription_id
+    limit p_limit)
+    union all
+    select o.*
+    from (
+      select coalesce(
+          (select min(a.started_at) from pawl.task_attempt a where a.tenant_id = c.tenant_id and a.task_id = c.task_id), h.at),
+        c.version, 1, c.number::text, 'compensation', null, null, null, null, null, c.reason,
+        c.name, c.task_id, null::boolean, null::integer, null::boolean, c.status, null::integer, null, null, null::timestamptz, null::uuid,
+        null::uuid
+      from pawl.compensation c
+      join pawl.history h on h.tenant_id = c.tenant_id and h.instance_id = c.instance_id and h.version = c.version
+      where c.tenant_id = p_tenant and c.instance_id = p_instance
+      union all
+      select t.created_at, t.began, 2, t.id::text, 'task', null, null, null, null, null, null,
+        t.name, t.id, t.compensates is not null, t.attempts, null, t.status, (t.result ->> 'status')::integer,
+        coalesce(t.problem, t.result ->> 'error'), coalesce(t.topic, t.connection), t.ended_at, null, null
+      from tasks t
+      union all
+      select a.started_at, t.began, 3, a.task_id || ' ' || lpad(a.number::text, 9, '0'), 'attempt', null, null, null,
+        null, null, null, t.name, t.id, t.compensates is not null, a.number, a.kind = 'reconcile', a.result, a.status, a.error, a.worker,
+        a.ended_at, null, null
+      from tasks t
+      join pawl.task_attempt a on a.tenant_id = t.tenant_id and a.task_id = t.id
+    ) o (at, version, rank, key)
+    where p_at is null or (o.at, o.version, o.rank, o.key collate "C") > (p_at, p_version, p_rank, p_key)
+  ) m (at, version, rank, key, kind, step, event, from_state, to_state, actor, reason, name, task_id, compensates, attempt, reconciling,
+    status, http_status, failure, worker, ended_at, delivery_id, subscription_id)
+  order by m.at, m.version, m.rank, m.key collate "C"
+  limit p_limit
+$$;
+revoke execute on function pawl.timeline_page(text,uuid,timestamp with time zone,bigint,integer,text,bigint,bigint,uuid,integer) from public;
+
+create function pawl.token_create(p_tenant text, p_id text, p_sha256 bytea, p_subject text, p_scopes text[], p_roles text[], p_workflows text[], p_name text DEFAULT NULL::text, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_within text[] DEFAULT NULL::text[], p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.token
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_token pawl.token;
+  v_constraint text;
+  v_column text;
+begin
+  perform pawl_private.refuse_unbounded(p_workflows, p_within);
+  insert into pawl.token (
+    tenant_id, id, sha256, name, subject, scopes, roles, workflows, created_at, created_by, expires_at)
+  values (
+    p_tenant, p_id, p_sha256, p_name, p_subject, p_scopes, p_roles, p_workflows, pawl.now(),
+    coalesce(p_caller ->> 'actor', session_user), p_expires_at)
+  on conflict (id) do nothing
+  returning * into v_token;
+  if v_token.id is null then
+    return;
+  end if;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'token.create', p_target => p_id,
+    p_after => pawl_private.token_document(v_token));
+  return next v_token;
+exception
+  when foreign_key_violation then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+revoke execute on function pawl.token_create(text,text,bytea,text,text[],text[],text[],text,timestamp with time zone,text[],jsonb) from public;
+
+create function pawl.token_revoke(p_tenant text, p_id text, p_within text[] DEFAULT NULL::text[], p_caller jsonb DEFAULT NULL::jsonb) returns SETOF pawl.token
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_token pawl.token;
+begin
+  select * into v_token from pawl.token t where t.tenant_id = p_tenant and t.id = p_id for no key update;
+  if not found then
+    return;
+  end if;
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  if v_token.revoked_at is null then
+    update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'token.revoke', p_target => p_id);
+  end if;
+  return next v_token;
+end
+$$;
+revoke execute on function pawl.token_revoke(text,text,text[],jsonb) from public;
+
+create function pawl.token_used(p_id text) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.token t
+  set last_used_at = pawl.now()
+  where t.id = p_id and coalesce(t.last_used_at < pawl.now() - interval '59 minutes', true)
+$$;
+revoke execute on function pawl.token_used(text) from public;
 
 create function pawl.uuid_v7_floor(p_at timestamp with time zone) returns uuid
 language sql immutable parallel safe
@@ -3471,6 +6549,40 @@ as $$
     || repeat('0', 20))::uuid
 $$;
 revoke execute on function pawl.uuid_v7_floor(timestamp with time zone) from public;
+
+create function pawl.work_claims(p_claims jsonb) returns SETOF pawl.claimed_work
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key record;
+  v_claim record;
+begin
+  -- Those of all keys come before the first claim, and in one order, so that no two calls wait for one another.
+  for v_key in
+    select distinct c ->> 'tenant' as tenant, c ->> 'key' as key
+    from jsonb_array_elements(p_claims) c
+    where c ->> 'key' <> ''
+    order by 1, 2
+  loop
+    perform pawl_private.lock_claim_key(v_key.tenant, v_key.key, pawl.now());
+  end loop;
+  for v_claim in
+    select c.ordinal, r.*
+    from jsonb_array_elements(p_claims) with ordinality as c (claim, ordinal)
+    cross join lateral jsonb_to_record(c.claim) as r (
+      tenant text, topic text, worker text, max integer, lease float8, key text, within text[])
+    order by c.ordinal
+  loop
+    return query
+    select v_claim.ordinal::integer, w.*
+    from pawl_private.work_claim(
+      p_tenant => v_claim.tenant, p_topic => v_claim.topic, p_worker => v_claim.worker, p_max => v_claim.max,
+      p_lease => make_interval(secs => v_claim.lease), p_key => v_claim.key, p_within => v_claim.within) w;
+  end loop;
+end
+$$;
+revoke execute on function pawl.work_claims(jsonb) from public;
 
 create function pawl.workflow_names(p_limit integer) returns SETOF text
 language sql stable parallel safe
@@ -3486,7 +6598,7 @@ as $$
 $$;
 revoke execute on function pawl.workflow_names(integer) from public;
 
-create function pawl.workflows_page(p_after text, p_limit integer, p_bytes bigint) returns SETOF pawl.workflow
+create function pawl.workflows_page(p_after text, p_limit integer, p_bytes bigint, p_workflows text[] DEFAULT NULL::text[]) returns SETOF pawl.workflow
 language plpgsql stable
 set jit = 'off'
 set plan_cache_mode = 'force_generic_plan'
@@ -3499,7 +6611,7 @@ begin
   for v_workflow in
     select w.*
     from pawl.workflow w
-    where w.name > p_after
+    where w.name > p_after and (p_workflows is null or w.name = any (p_workflows))
       and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
     order by w.name
     limit p_limit
@@ -3510,7 +6622,7 @@ begin
   end loop;
 end
 $$;
-revoke execute on function pawl.workflows_page(text,integer,bigint) from public;
+revoke execute on function pawl.workflows_page(text,integer,bigint,text[]) from public;
 
 create function pawl_private.add_deliveries(p_tenants text[], p_subscriptions uuid[], p_instances uuid[], p_versions bigint[], p_kinds text[], p_ats timestamp with time zone[], p_epochs bigint[]) returns integer
 language plpgsql volatile
@@ -3561,53 +6673,236 @@ as $$
 $$;
 revoke execute on function pawl_private.any_epoch_of(xid8,bigint) from public;
 
-create function pawl_private.append_history(p_steps pawl.instance[], p_kind text, p_at timestamp with time zone, p_event text, p_payload jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text) returns void
+create function pawl_private.append_history(p_steps pawl.instance[], p_made text[], p_kind text, p_at timestamp with time zone, p_payload jsonb, p_internal boolean, p_principal jsonb, p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text, p_database_user text DEFAULT NULL::text) returns void
 language plpgsql volatile
 as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal, memory,
+    database_user)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
-    case when n = 2 then p_event end,
+    p_made[n],
     (p_steps[n - 1]).state,
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
     coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
-    nullif(s.state_changed_at, p_at)
+    nullif(s.state_changed_at, p_at), case when n = 2 and p_internal then true end, case when n = 2 then p_principal end, s.memory,
+    p_database_user
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
 end
 $$;
-revoke execute on function pawl_private.append_history(pawl.instance[],text,timestamp with time zone,text,jsonb,text,text,text,text,text) from public;
+revoke execute on function pawl_private.append_history(pawl.instance[],text[],text,timestamp with time zone,jsonb,boolean,jsonb,text,text,text,text,text,text) from public;
 
-create function pawl_private.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[]) returns jsonb
+create function pawl_private.arm_task(p_instance pawl.instance, p_spec pawl.workflow_task, p_entered_version bigint, p_at timestamp with time zone, p_compensates bigint DEFAULT NULL::bigint) returns uuid
+language plpgsql volatile
+as $$
+declare
+  v_id uuid := pawl_private.uuid_v7(p_at);
+begin
+  insert into pawl.task (
+    tenant_id, id, instance_id, workflow, workflow_version, position, state, name, connection, topic, compensates,
+    entered_version, status, due_at, look_at, deadline_at, created_at)
+  values (
+    p_instance.tenant_id, v_id, p_instance.id, p_spec.workflow, p_spec.workflow_version, p_spec.position, p_instance.state,
+    p_spec.name, p_spec.connection, p_spec.topic, p_compensates, p_entered_version, 'pending', p_at,
+    p_at + p_spec.deadline, p_at + p_spec.deadline, p_at);
+  perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  return v_id;
+end
+$$;
+revoke execute on function pawl_private.arm_task(pawl.instance,pawl.workflow_task,bigint,timestamp with time zone,bigint) from public;
+
+create function pawl_private.armed(p_timer jsonb, p_place integer, p_document jsonb, p_at timestamp with time zone) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_pointer text;
+  v_value jsonb;
+  v_duration interval := pawl_private.duration(p_timer #>> '{in,constant}');
+  v_due_at timestamptz;
+begin
+  if v_duration is null then
+    v_value := pawl_private.value(p_document, coalesce(p_timer #> '{in,value}', p_timer #> '{at,value}'));
+    v_pointer := coalesce(p_timer #>> '{in,value,1}', p_timer #>> '{at,value,1}');
+    if v_value is null or v_value = 'null' then
+      return null;
+    elsif p_timer ? 'at' then
+      v_due_at := pawl_private.time_of(v_value, v_pointer);
+    else
+      v_duration := case jsonb_typeof(v_value)
+        when 'string' then pawl_private.duration(v_value #>> '{}')
+        when 'number' then case when abs((v_value #>> '{}')::numeric) <= 315360000 then make_interval(secs => (v_value #>> '{}')::double precision) end
+      end;
+      if v_duration is null then
+        perform pawl_private.fault(v_pointer, format(
+          '%s is no duration of at most ten years; write one like "90s" or "P3D", or a number of seconds', left(v_value::text, 100)));
+      elsif (p_timer -> 'every')::boolean and v_duration < interval '1 second' then
+        perform pawl_private.fault(v_pointer, format('%s is too short for every, whose least is 1s', left(v_value::text, 100)));
+      end if;
+    end if;
+  end if;
+  v_due_at := coalesce(v_due_at, pawl_private.moved(p_at, greatest(v_duration, interval '0'), p_timer ->> 'zone'));
+  return jsonb_build_object('at', pawl_private.rfc3339(v_due_at), 'place', p_place) || case when (p_timer -> 'every')::boolean then
+    jsonb_build_object('every', pawl_private.duration_text(v_duration), 'from', pawl_private.rfc3339(p_at), 'n', 1, 'zone', p_timer -> 'zone')
+  else '{}' end;
+end
+$$;
+revoke execute on function pawl_private.armed(jsonb,integer,jsonb,timestamp with time zone) from public;
+
+create function pawl_private.array_of(p_value jsonb, p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  if p_value is null or p_value = 'null' then
+    return '[]';
+  elsif jsonb_typeof(p_value) <> 'array' then
+    perform pawl_private.fault(p_at, format('its first operand must be an array, and is of type %s', jsonb_typeof(p_value)));
+  end if;
+  return p_value;
+end
+$$;
+revoke execute on function pawl_private.array_of(jsonb,text) from public;
+
+create function pawl_private.assigned(p_document jsonb, p_stages jsonb) returns jsonb
 language plpgsql stable parallel safe
 as $$
 declare
   v_document jsonb := p_document;
-  v_stage integer;
+  v_context jsonb;
+  v_one jsonb;
+  v_compiled jsonb;
+  v_value jsonb;
+  v_path text[];
 begin
-  for v_stage in 1 .. p_stages[cardinality(p_stages)] loop
-    v_document := v_document || jsonb_build_object('context', v_document -> 'context' || (
-      select
-        case when bool_or(a.name is null) then v_document -> 'payload' else '{}' end
-        || coalesce(jsonb_object_agg(a.name, a.value) filter (where a.name is not null and a.value is not null), '{}')
-      from (
-        select n.name, jsonb_path_query_first(v_document, n.path, '{}', true) as value
-        from unnest(p_names, p_paths, p_stages) as n (name, path, stage)
-        where n.stage = v_stage
-        offset 0
-      ) a));
+  for v_stage in 0 .. jsonb_array_length(p_stages) - 1 loop
+    v_context := v_document -> 'context';
+    for v_n in 0 .. jsonb_array_length(p_stages -> v_stage) - 1 loop
+      v_one := p_stages -> v_stage -> v_n;
+      if v_one ->> 0 = 'payload' then
+        v_context := v_context || case
+          when v_one -> 1 = 'null' then v_document -> 'payload'
+          else coalesce(
+            (
+              select jsonb_object_agg(p.key, p.value)
+              from jsonb_each(v_document -> 'payload') p
+              where v_one -> 1 ? p.key
+            ),
+            '{}')
+        end;
+        continue;
+      end if;
+      v_compiled := v_one -> 2;
+      while v_compiled ->> 0 = 'if' loop
+        v_compiled := v_compiled -> case when pawl_private.holds(v_document, v_compiled -> 2) then 3 else 4 end;
+      end loop;
+      if v_compiled ->> 0 = 'unset' then
+        v_path := array(select jsonb_array_elements_text(v_one -> 1));
+        -- Without the question, a name within an array raises an error.
+        if v_context #> v_path is not null then
+          v_context := v_context #- v_path;
+        end if;
+        continue;
+      end if;
+      v_value := pawl_private.value(v_document, v_compiled);
+      if v_value is null then
+        continue;
+      elsif jsonb_array_length(v_one -> 1) = 1 then
+        v_context := v_context || jsonb_build_object(v_one -> 1 ->> 0, v_value);
+      else
+        v_context := pawl_private.set_deep(
+          v_context, array(select jsonb_array_elements_text(v_one -> 1)), v_value, v_one ->> 3);
+      end if;
+    end loop;
+    if v_stage < jsonb_array_length(p_stages) - 1 then
+      v_document := v_document || jsonb_build_object('context', v_context);
+    end if;
   end loop;
-  return v_document -> 'context';
+  return v_context;
 end
 $$;
-revoke execute on function pawl_private.assign(jsonb,text[],jsonpath[],integer[]) from public;
+revoke execute on function pawl_private.assigned(jsonb,jsonb) from public;
+
+create function pawl_private.audit(p_tenant text, p_caller jsonb, p_action text, p_target text, p_outcome text DEFAULT 'done'::text, p_reason text DEFAULT NULL::text, p_before jsonb DEFAULT NULL::jsonb, p_after jsonb DEFAULT NULL::jsonb, p_count bigint DEFAULT 1) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into pawl.audit (
+    tenant_id, at, actor, unauthenticated, token_id, address, request_id, action, target, outcome, reason, count, before,
+    after)
+  select
+    p_tenant, pawl.now(), left(coalesce(p_caller ->> 'actor', session_user), 255),
+    coalesce((p_caller -> 'unauthenticated')::boolean, false), left(p_caller ->> 'token', 255),
+    left(case when p_caller is null then host(inet_client_addr()) else p_caller ->> 'address' end, 255),
+    left(p_caller ->> 'request_id', 255), p_action, left(p_target, 1024), p_outcome, left(p_reason, 1000),
+    p_count, pawl_private.excerpt(p_before), pawl_private.excerpt(p_after)
+$$;
+revoke execute on function pawl_private.audit(text,jsonb,text,text,text,text,jsonb,jsonb,bigint) from public;
+
+create function pawl_private.audit_between(p_from pg_snapshot, p_until pg_snapshot) returns SETOF pawl.audit
+language sql stable
+as $$
+  select n.*
+  from (
+    select a.*
+    from pawl.audit a
+    where a.xid >= pg_snapshot_xmax(p_from) and a.xid < pg_snapshot_xmax(p_until) and pg_visible_in_snapshot(a.xid, p_until)
+    union all
+    select a.*
+    from pg_snapshot_xip(p_from) as x (xid)
+    cross join lateral (select a.* from pawl.audit a where a.xid = x.xid offset 0) a
+    where pg_visible_in_snapshot(x.xid, p_until)
+  ) n
+  where not exists (select from pawl.audit_log l where l.tenant_id = n.tenant_id and l.seq = n.seq offset 0)
+$$;
+revoke execute on function pawl_private.audit_between(pg_snapshot,pg_snapshot) from public;
+
+create function pawl_private.audit_is_about(p_row pawl.audit, p_workflows text[]) returns boolean
+language plpgsql stable
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_row.action like 'workflow.%' then
+    return split_part(p_row.target, ' ', 1) = any (p_workflows);
+  elsif p_row.target ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return exists (
+      select from pawl.instance i
+      where i.tenant_id = p_row.tenant_id and i.id = p_row.target::uuid and i.workflow = any (p_workflows));
+  end if;
+  return false;
+end
+$$;
+revoke execute on function pawl_private.audit_is_about(pawl.audit,text[]) from public;
+
+create function pawl_private.audit_time(p_at timestamp with time zone) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
+revoke execute on function pawl_private.audit_time(timestamp with time zone) from public;
+
+create function pawl_private.audit_until(p_after bigint, p_limit integer) returns bigint
+language sql stable
+as $$
+  select max(l.position) from (select l.position from pawl.audit_log l where l.position > p_after order by l.position limit p_limit) l
+$$;
+revoke execute on function pawl_private.audit_until(bigint,integer) from public;
+
+create function pawl_private.backoff(p_spec jsonb, p_tries integer, p_asked interval) returns interval
+language plpgsql volatile
+as $$
+begin
+  return greatest(
+    random() * least(pawl_private.duration(p_spec ->> 'cap'), pawl_private.duration(p_spec ->> 'base') * 2 ^ least(greatest(p_tries - 1, 0), 30)),
+    least(coalesce(p_asked, interval '0'), interval '1 day'));
+end
+$$;
+revoke execute on function pawl_private.backoff(jsonb,integer,interval) from public;
 
 create function pawl_private.backtest_instance(p_tenant text, p_id uuid, p_workflow text, p_version integer, p_now timestamp with time zone, p_setting pawl.setting, OUT steps integer, OUT complete boolean, OUT difference jsonb, OUT checks jsonb) returns record
 language plpgsql stable
@@ -3618,6 +6913,7 @@ declare
   v_candidate pawl.workflow;
   v_origin pawl.workflow;
   v_entered boolean;
+  v_reads_actor boolean;
   v_instance pawl.instance; -- The candidate's.
   v_before pawl.instance; -- As recorded, before the command.
   v_after pawl.instance; -- As recorded, after it and what followed.
@@ -3638,11 +6934,13 @@ begin
     return;
   end if;
   select w.* into strict v_candidate from pawl.workflow w where w.name = p_workflow and w.version = p_version;
+  v_reads_actor := exists (
+    select from pawl.workflow_state s where s.workflow = p_workflow and s.workflow_version = p_version and s.reads_actor);
 
   for v_row in
     select
       h as step,
-      coalesce(lead(h.kind = 'transition' and h.event is null) over (order by h.version), false) as goes_on
+      coalesce(lead(h.kind = 'transition' and (h.event is null or h.event = 'done')) over (order by h.version), false) as goes_on
     from pawl.history h
     where h.tenant_id = p_tenant and h.instance_id = p_id and h.version <= 1001
     order by h.version
@@ -3660,7 +6958,8 @@ begin
     v_after.status := (v_row.step).status;
     v_after.version := (v_row.step).version;
     v_after.context := (v_row.step).context;
-    v_after.state_changed_at := (v_row.step).at;
+    v_after.state_changed_at := coalesce((v_row.step).entered_at, (v_row.step).at);
+    v_after.memory := (v_row.step).memory;
     v_after.expires_at := (v_row.step).expires_at;
     v_goes_on := v_row.goes_on;
     continue when v_goes_on;
@@ -3668,6 +6967,12 @@ begin
       'version', v_command.version, 'workflow_version', v_command.workflow_version, 'event', v_command.event,
       'from', v_command.from_state, 'to', v_after.state);
     steps := v_command.version;
+    if v_reads_actor and v_command.kind in ('created', 'transition') and v_command.principal is null then
+      -- Nobody knows any more who gave the command.
+      steps := v_command.version - 1;
+      complete := false;
+      exit;
+    end if;
 
     if v_command.kind = 'created' then
       v_origin := null;
@@ -3676,7 +6981,8 @@ begin
       v_instance.workflow_version := p_version;
       v_instance.state := v_candidate.initial;
       v_instance.version := 1;
-      v_instance.context := v_command.context;
+      v_instance.context := coalesce(v_candidate.context_default, '{}') || v_command.context;
+      v_instance.memory := null;
       v_instance.created_at := v_command.at;
       v_instance.state_changed_at := v_command.at;
       v_instance.error := null;
@@ -3692,11 +6998,11 @@ begin
         v_origin.context_schema_checksum as met
       into v_schema;
       v_entered := not exists (
-        select t.assign_names, t.assign_paths::text[], t.assign_stages, t.assign_payload
+        select t.assign_names, t.assign_paths::text[], t.assign_compiled, t.assign_payload
         from pawl.workflow_transition t
         where t.workflow = p_workflow and t.workflow_version = p_version and t.event = ':initial'
         except
-        select t.assign_names, t.assign_paths::text[], t.assign_stages, t.assign_payload
+        select t.assign_names, t.assign_paths::text[], t.assign_compiled, t.assign_payload
         from pawl.workflow_transition t
         where t.workflow = p_workflow and t.workflow_version = v_command.workflow_version and t.event = ':initial');
     else
@@ -3717,7 +7023,7 @@ begin
           'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event,
           'due_at', pawl_private.rfc3339(v_step.due_at), 'error', v_step.error);
         exit;
-      elsif v_command.kind in ('migrated', 'forced') then
+      elsif v_command.kind in ('migrated', 'forced', 'cancelled') then
         complete := false;
         exit;
       end if;
@@ -3727,16 +7033,20 @@ begin
       from (
         select t.payload_schema, t.payload_schema_checksum
         from pawl.workflow_transition t
+        join pawl.workflow_state s
+          on s.workflow = t.workflow and s.workflow_version = t.workflow_version and s.state = t.source
         where t.workflow = p_workflow and t.workflow_version = p_version and t.source = v_instance.state
-          and t.event = v_command.event and v_command.kind = 'transition'
+          and t.event = pawl_private.matching(v_command.event, s.events, s.patterns) and v_command.kind = 'transition'
         order by t.position
         limit 1
       ) c
       left join lateral (
         select t.payload_schema_checksum
         from pawl.workflow_transition t
+        join pawl.workflow_state s
+          on s.workflow = t.workflow and s.workflow_version = t.workflow_version and s.state = t.source
         where t.workflow = p_workflow and t.workflow_version = v_command.workflow_version
-          and t.source = v_before.state and t.event = v_command.event
+          and t.source = v_before.state and t.event = pawl_private.matching(v_command.event, s.events, s.patterns)
         order by t.position
         limit 1
       ) r on true;
@@ -3747,10 +7057,12 @@ begin
       v_checks := v_checks || (v_place || jsonb_build_object('checksum', v_schema.checksum));
     end if;
     if v_command.kind not in ('timeout', 'expired') then
+      v_instance.memory := pawl_private.backtest_repeats(v_instance.memory, v_command);
       select s.*
       into v_step
       from pawl_private.backtest_step(
-        v_instance, v_command.kind, v_command.event, v_command.payload, v_command.reason, v_command.at, v_entered,
+        v_instance, v_command.kind, v_command.event, v_command.payload, v_command.principal, v_command.reason, v_command.at,
+        v_entered,
         p_setting) s;
       if v_step.code <> 'applied' then
         difference := jsonb_build_object('outcome', v_step.code, 'guards', v_step.guards, 'error', v_step.error);
@@ -3793,25 +7105,33 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_recorded pawl.instance := p_recorded;
   v_tried integer := 0;
+  v_looks integer := 0;
   v_deadline record;
 begin
   loop
-    select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
+    select d.* into v_deadline from pawl_private.next_deadline(v_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
       return false;
     end if;
     if v_deadline.event is distinct from p_except and exists (
       select
       from pawl_private.backtest_step(
-        p_recorded, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl_private.rfc3339(v_deadline.due_at)), null,
+        v_recorded, 'timeout', v_deadline.event,
+        pawl_private.timer_payload(v_deadline.event, v_deadline.due_at, v_recorded.memory, v_deadline.due_at), null, null,
         v_deadline.due_at, null, p_setting) s
       where s.code in ('applied', 'guard-error')
     ) then
       return true;
     end if;
-    v_tried := v_deadline.tried;
-    if v_tried is null then
+    if v_deadline.event like 'every:%' then
+      v_recorded := pawl_private.passed_over(v_recorded, v_deadline.event, v_deadline.due_at);
+    else
+      v_tried := v_deadline.tried;
+    end if;
+    v_looks := v_looks + 1;
+    if v_tried is null or v_looks > 1000 then
       return false;
     end if;
   end loop;
@@ -3819,7 +7139,43 @@ end
 $$;
 revoke execute on function pawl_private.backtest_overdue(pawl.instance,timestamp with time zone,text,pawl.setting) from public;
 
-create function pawl_private.backtest_step(p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_reason text, p_at timestamp with time zone, p_entered boolean, p_setting pawl.setting, OUT code text, OUT instance pawl.instance, OUT guards text[], OUT error text) returns record
+create function pawl_private.backtest_repeats(p_memory jsonb, p_step pawl.history) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_slot text;
+  v_one jsonb;
+  v_recorded jsonb;
+begin
+  for v_slot, v_one in
+    select d.key, d.value
+    from jsonb_each(p_memory -> 'due') d
+    where d.value ? 'every' and d.key is distinct from p_step.event
+  loop
+    -- The step may have left the timer's state: then the timer is kept with the time that remained.
+    select r.one into v_recorded
+    from (
+      select p_step.memory #> array['due', v_slot] as one
+      union all
+      select l.value #> array['due', v_slot] from jsonb_each(p_step.memory -> 'left') l
+    ) r
+    where r.one - array['at', 'rest', 'n', 'place'] = v_one - array['at', 'n', 'place']
+      and (r.one ->> 'n')::bigint > (v_one ->> 'n')::bigint;
+    if found then
+      p_memory := jsonb_set(p_memory, array['due', v_slot], v_one || jsonb_build_object(
+        'n', v_recorded -> 'n',
+        'at', coalesce(
+          v_recorded ->> 'at',
+          pawl_private.rfc3339(p_step.at + make_interval(secs => (v_recorded ->> 'rest')::double precision)))));
+    end if;
+  end loop;
+  return p_memory;
+end
+$$;
+revoke execute on function pawl_private.backtest_repeats(jsonb,pawl.history) from public;
+
+create function pawl_private.backtest_step(p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_principal jsonb, p_reason text, p_at timestamp with time zone, p_entered boolean, p_setting pawl.setting, OUT code text, OUT instance pawl.instance, OUT guards text[], OUT error text) returns record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3828,24 +7184,20 @@ declare
   v_decided record;
 begin
   if p_kind = 'created' then
-    v_macrostep := case
-      when p_entered then
-        pawl_private.complete_macrostep(
-          p_before => null, p_instance => p_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
-          p_now => p_at, p_setting => p_setting)
-      else
-        pawl_private.begin_macrostep(
-          p_instance => p_instance, p_reason => p_reason, p_now => p_at, p_setting => p_setting)
-    end;
+    v_macrostep := pawl_private.begin_macrostep(
+      p_instance => p_instance, p_principal => p_principal, p_reason => p_reason, p_now => p_at, p_setting => p_setting,
+      p_entered => p_entered);
     code := coalesce(v_macrostep.refusal, 'applied');
     instance := v_macrostep.instance;
+    guards := array[v_macrostep.broken];
   else
     select d.*
     into strict v_decided
     from pawl_private.decide(
       p_now => p_at, p_setting => p_setting, p_instance => p_instance,
       p_command => (
-        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition'
+        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, null, null,
+        p_kind in ('timeout', 'expired'), p_kind in ('result', 'compensated'), p_principal
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;
@@ -3853,11 +7205,16 @@ begin
       instance := v_decided.instance;
     end if;
   end if;
-  if code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
+  if code = 'invariant-broken' then
+    code := 'guard-rejected';
+  elsif code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
     code := 'too-large';
-  elsif code = 'always-loop' then
+  elsif code in ('always-loop', 'timer-loop') then
+    error := case code
+      when 'always-loop' then 'eventless transitions follow one another without coming to rest'
+      else 'timers follow one another without time passing'
+    end;
     code := 'guard-error';
-    error := 'eventless transitions follow one another without coming to rest';
   end if;
 exception
   -- What guards and assigns raise, although they are evaluated leniently.
@@ -3867,7 +7224,7 @@ exception
     error := sqlerrm;
 end
 $$;
-revoke execute on function pawl_private.backtest_step(pawl.instance,text,text,jsonb,text,timestamp with time zone,boolean,pawl.setting) from public;
+revoke execute on function pawl_private.backtest_step(pawl.instance,text,text,jsonb,jsonb,text,timestamp with time zone,boolean,pawl.setting) from public;
 
 create function pawl_private.backtest_timeout(p_candidate pawl.instance, p_recorded pawl.instance, p_step pawl.history, p_until timestamp with time zone, p_setting pawl.setting, OUT code text, OUT instance pawl.instance, OUT error text, OUT event text, OUT due_at timestamp with time zone) returns record
 language plpgsql stable
@@ -3877,21 +7234,33 @@ as $$
 declare
   v_timed boolean := coalesce(p_step.kind in ('timeout', 'expired'), false);
   v_due_at timestamptz := case when v_timed then (p_step.payload ->> 'due_at')::timestamptz end;
+  v_candidate pawl.instance := p_candidate;
+  v_looks integer := 0;
   v_tried integer := 0;
   v_deadline record;
   v_same boolean;
   v_step record;
 begin
   while v_tried is not null loop
-    select d.* into v_deadline from pawl_private.next_deadline(p_candidate, v_tried) d;
+    select d.* into v_deadline from pawl_private.next_deadline(v_candidate, v_tried) d;
     exit when not found or v_deadline.due_at > p_until or v_deadline.due_at = p_until and not v_timed;
-    v_tried := v_deadline.tried;
+    v_looks := v_looks + 1;
+    exit when v_looks > 1000;
     v_same := coalesce(v_deadline.due_at = v_due_at and v_deadline.event = p_step.event, false);
+    if v_same then
+      v_candidate.memory := pawl_private.backtest_repeats(v_candidate.memory, p_step);
+    end if;
     select s.*
     into v_step
-    from pawl_private.backtest_step(
-      p_candidate, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl_private.rfc3339(v_deadline.due_at)), null,
-      case when v_same or v_deadline.due_at > v_due_at then p_step.at else v_deadline.due_at end, null, p_setting) s;
+    from (select case when v_same or v_deadline.due_at > v_due_at then p_step.at else v_deadline.due_at end as at) t
+    cross join lateral pawl_private.backtest_step(
+      v_candidate, 'timeout', v_deadline.event,
+      pawl_private.timer_payload(v_deadline.event, v_deadline.due_at, v_candidate.memory, t.at), null, null, t.at, null, p_setting) s;
+    if v_deadline.event like 'every:%' then
+      v_candidate := pawl_private.passed_over(v_candidate, v_deadline.event, v_deadline.due_at);
+    else
+      v_tried := v_deadline.tried;
+    end if;
     continue when v_step.code not in ('applied', 'guard-error');
     if not v_timed then
       exit when pawl_private.backtest_overdue(p_recorded, v_deadline.due_at, null, p_setting);
@@ -3909,35 +7278,163 @@ end
 $$;
 revoke execute on function pawl_private.backtest_timeout(pawl.instance,pawl.instance,pawl.history,timestamp with time zone,pawl.setting) from public;
 
-create function pawl_private.begin_macrostep(p_instance pawl.instance, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
+create function pawl_private.begin_attempt(p_task pawl.task, p_spec pawl.workflow_task, p_worker text, p_claim_key text, p_for interval, p_now timestamp with time zone) returns pawl.task
+language plpgsql volatile
+as $$
+declare
+  v_task pawl.task;
+  v_reconciles boolean := p_task.status = 'reconciling';
+begin
+  update pawl.task t
+  set
+    status = case when v_reconciles then 'reconciling' else 'sent' end,
+    attempts = t.attempts + 1,
+    tries = t.tries + case when v_reconciles then 0 else 1 end,
+    checks = t.checks + case when v_reconciles then 1 else 0 end,
+    sent_at = coalesce(t.sent_at, p_now),
+    due_at = null,
+    lease = gen_random_uuid(),
+    leased_until = p_now + p_for,
+    leased_for = p_for,
+    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    worker = left(p_worker, 255),
+    claim_key = nullif(p_claim_key, '')
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
+  returning t.* into strict v_task;
+  insert into pawl.task_attempt (tenant_id, task_id, number, kind, key, lease, worker, started_at)
+  values (
+    v_task.tenant_id, v_task.id, v_task.attempts,
+    case when v_reconciles then 'reconcile' when v_task.topic is not null then 'work' else 'call' end,
+    pawl_private.task_key(v_task), v_task.lease, v_task.worker, p_now);
+  if not v_reconciles then
+    perform pawl_private.register_compensation(v_task, p_spec);
+  end if;
+  return v_task;
+end
+$$;
+revoke execute on function pawl_private.begin_attempt(pawl.task,pawl.workflow_task,text,text,interval,timestamp with time zone) from public;
+
+create function pawl_private.begin_macrostep(p_instance pawl.instance, p_principal jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting, p_entered boolean DEFAULT false) returns pawl_private.macrostep
 language plpgsql stable
 as $$
 declare
+  v_command pawl_private.fire_command := pawl_private.uncommanded(p_principal, p_reason);
   v_instance pawl.instance := p_instance;
   v_macrostep pawl_private.macrostep;
-  v_nests boolean;
+  v_entry record;
 begin
-  select t.context, t.nests
-  into v_instance.context, v_nests
-  from pawl_private.choose(
-    p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
-    p_state => p_instance.state, p_event => ':initial',
-    p_document => pawl_private.document(p_instance, '{}', p_now), p_checked => '*') t;
-  if not found then
-    v_instance.context := p_instance.context;
-  elsif octet_length(v_instance.context::text) > p_setting.context_limit then
-    v_macrostep.refusal := 'context-too-large';
-    return v_macrostep;
-  elsif v_nests and pawl_private.is_too_deep(v_instance.context) then
-    v_macrostep.refusal := 'context-too-deep';
-    return v_macrostep;
+  if not p_entered then
+    select t.context, t.nests
+    into v_entry
+    from pawl_private.choose(
+      p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
+      p_state => p_instance.state, p_event => ':initial',
+      p_document => pawl_private.document_of(p_instance, v_command, p_now), p_checked => '*', p_memory => null) t;
+    if found then
+      v_macrostep.refusal := pawl_private.context_refusal(v_entry.context, v_entry.nests, p_setting);
+      if v_macrostep.refusal is not null then
+        return v_macrostep;
+      end if;
+      v_instance.context := v_entry.context;
+    end if;
   end if;
+  v_instance.memory := pawl_private.entered_memory(v_instance, v_command, p_now);
   return pawl_private.complete_macrostep(
-    p_before => null, p_instance => v_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
-    p_now => p_now, p_setting => p_setting);
+    p_before => null, p_instance => v_instance, p_command => v_command, p_now => p_now, p_at => p_now,
+    p_setting => p_setting);
 end
 $$;
-revoke execute on function pawl_private.begin_macrostep(pawl.instance,text,timestamp with time zone,pawl.setting) from public;
+revoke execute on function pawl_private.begin_macrostep(pawl.instance,jsonb,text,timestamp with time zone,pawl.setting,boolean) from public;
+
+create function pawl_private.below(p_at text, p_name text) returns text
+language sql immutable parallel safe
+as $$ select p_at || '/' || replace(replace(p_name, '~', '~0'), '/', '~1') $$;
+revoke execute on function pawl_private.below(text,text) from public;
+
+create function pawl_private.bind_role(p_role name, p_tenant text, p_subject text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before pawl.db_role;
+begin
+  select * into v_before from pawl.db_role r where r.role = p_role for update;
+  insert into pawl.db_role (role, tenant_id, subject, created_at)
+  values (p_role, p_tenant, p_subject, pawl.now())
+  on conflict (role) do update set tenant_id = excluded.tenant_id, subject = excluded.subject, created_at = excluded.created_at;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => null, p_action => 'db_role.bind', p_target => p_role::text,
+    p_before => case when v_before.role is not null then
+      jsonb_build_object('tenant', v_before.tenant_id, 'subject', v_before.subject)
+    end,
+    p_after => jsonb_build_object('tenant', p_tenant, 'subject', p_subject));
+exception when foreign_key_violation then
+  perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+end
+$$;
+revoke execute on function pawl_private.bind_role(name,text,text) from public;
+
+create function pawl_private.bound_actor(p_tenant text, p_actor text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role pawl.db_role := pawl_private.bound_role(p_tenant);
+  v_disabled boolean;
+begin
+  select t.disabled_at is not null into v_disabled from pawl.tenant t where t.id = p_tenant;
+  if not found then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', left(p_tenant, 63)));
+  elsif v_disabled then
+    raise exception 'the tenant % is disabled', p_tenant using errcode = 'insufficient_privilege';
+  end if;
+  return coalesce(v_role.subject, p_actor);
+end
+$$;
+revoke execute on function pawl_private.bound_actor(text,text) from public;
+
+create function pawl_private.bound_role(p_tenant text) returns pawl.db_role
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role pawl.db_role;
+begin
+  select * into v_role from pawl.db_role r where r.role = session_user;
+  if not found and not exists (
+    select from pg_roles r
+    where r.rolname = session_user
+      and (r.rolsuper or r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'pawl'))
+  ) then
+    raise exception 'the role % may act for no tenant', quote_ident(session_user)
+      using errcode = 'insufficient_privilege',
+        hint = format(
+          'Run "pawl migrate grants --role %s --privilege caller --tenant T [--subject S]" as the schema''s owner.',
+          quote_ident(session_user));
+  elsif v_role.tenant_id <> '*' and v_role.tenant_id is distinct from p_tenant then
+    raise exception 'the role % may act for the tenant % only', quote_ident(session_user), v_role.tenant_id
+      using errcode = 'insufficient_privilege', hint = 'Name it in p_tenant.';
+  end if;
+  return v_role;
+end
+$$;
+revoke execute on function pawl_private.bound_role(text) from public;
+
+create function pawl_private.broken_invariant(p_invariants jsonb, p_instance pawl.instance) returns text
+language plpgsql stable
+as $$
+declare
+  v_document jsonb := pawl_private.document(p_instance, '{}', p_instance.state_changed_at, null, null);
+begin
+  for v_n in 0 .. jsonb_array_length(p_invariants) - 1 loop
+    if pawl_private.holds(v_document, p_invariants -> v_n -> 'guard') is not true then
+      return p_invariants -> v_n ->> 'text';
+    end if;
+  end loop;
+  return null;
+end
+$$;
+revoke execute on function pawl_private.broken_invariant(jsonb,pawl.instance) from public;
 
 create function pawl_private.broken_rule(p_message text, p_constraint text, p_column text) returns text
 language sql immutable parallel safe
@@ -3950,7 +7447,592 @@ as $$
 $$;
 revoke execute on function pawl_private.broken_rule(text,text,text) from public;
 
-create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text) returns TABLE(target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
+create function pawl_private.bulk_act(p_bulk pawl.bulk, p_instances pawl.instance[], p_alone boolean, OUT results pawl_private.bulk_result[], OUT unchecked jsonb) returns record
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid := (p_instances[1]).id;
+  v_one pawl_private.bulk_result[];
+  v_state text;
+  v_problem text;
+begin
+  if p_alone then
+    unchecked := pawl_private.bulk_unchecked(p_bulk, p_instances);
+    if unchecked is not null then
+      return;
+    end if;
+  end if;
+  results := case
+    when p_bulk.action in ('override', 'cancel') then array(select r from pawl_private.bulk_force(p_bulk, p_instances) r)
+    when p_bulk.action = 'fire' then array(select r from pawl_private.bulk_fire(p_bulk, p_instances) r)
+    when p_bulk.action = 'migrate' then array(select r from pawl_private.bulk_migrate(p_bulk, p_instances) r)
+    when p_bulk.action = 'archive' then array(select r from pawl_private.bulk_archive(p_bulk, p_instances) r)
+    when p_bulk.action = 'retry' then array(select r from pawl_private.bulk_retry(p_bulk, p_instances) r)
+    when p_bulk.action = 'replay' then array(select r from pawl_private.bulk_replay(p_bulk, p_instances) r)
+  end;
+exception
+when query_canceled then
+  if not pawl_private.timed_out() then
+    raise;
+  end if;
+  results := null;
+  if p_alone and cardinality(p_instances) = 1 then
+    results := array[row(v_id, 'failed', pawl_private.bulk_problem(
+      'guard-error', 'the step takes longer than the service lets it'))::pawl_private.bulk_result];
+  end if;
+when others then
+  v_state := sqlstate;
+  if v_state ~ '^(08|25|40|53|55|57|58|XX)' then
+    raise;
+  end if;
+  if cardinality(p_instances) > 1 then
+    results := null;
+    for v_i in 1 .. cardinality(p_instances) loop
+      v_one := (pawl_private.bulk_act(p_bulk, p_instances[v_i:v_i], false)).results;
+      exit when v_one is null;
+      results := results || v_one;
+    end loop;
+    return;
+  end if;
+  if v_state like 'PW%' then
+    select c.problem into v_problem from pawl_private.condition c where c.sqlstate = v_state limit 1;
+    results := array[row(v_id, 'refused', pawl_private.bulk_problem(v_problem, left(sqlerrm, 1000)))::pawl_private.bulk_result];
+  else
+    results := array[row(v_id, 'failed', case
+      -- A path raises these. The text of any other error may give away something about the database.
+      when v_state ~ '^(22|54)' or v_state in ('42704', '0A000') then
+        pawl_private.bulk_problem('guard-error', left('a guard or an assign raises: ' || sqlerrm, 1000))
+      else pawl_private.bulk_problem('internal', format('the step cannot be made (SQLSTATE %s)', v_state))
+    end)::pawl_private.bulk_result];
+  end if;
+end
+$$;
+revoke execute on function pawl_private.bulk_act(pawl.bulk,pawl.instance[],boolean) from public;
+
+create function pawl_private.bulk_archive(p_bulk pawl.bulk, p_instances pawl.instance[]) returns SETOF pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ids uuid[] := array(select i.id from unnest(p_instances) i where i.status <> 'active');
+  v_gone uuid[];
+begin
+  if p_bulk.dry_run then
+    v_gone := array(
+      select u.id
+      from unnest(v_ids) u (id)
+      where not (pawl_private.instance_retains(p_bulk.tenant_id, u.id, pawl.now())).retains
+        and not pawl_private.module_retains(p_bulk.tenant_id, u.id));
+  else
+    v_gone := pawl_private.purge(p_bulk.tenant_id, v_ids, pawl.now(), true);
+  end if;
+  return query
+  select i.id, case when i.id = any (v_gone) then 'applied' else 'refused' end,
+    case
+      when i.id = any (v_gone) then null
+      when i.status = 'active' then pawl_private.bulk_problem('instance-active', 'only final instances are removed')
+      else pawl_private.bulk_problem(
+        'instance-retained', 'an idempotency key, the log or a delivery still needs the instance; try again later')
+    end
+  from unnest(p_instances) i;
+end
+$$;
+revoke execute on function pawl_private.bulk_archive(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bulk_caller(p_bulk pawl.bulk) returns jsonb
+language sql immutable parallel safe
+as $$
+  select coalesce(p_bulk.caller, jsonb_build_object('actor', p_bulk.actor))
+    || jsonb_build_object('request_id', 'bulk:' || p_bulk.id)
+$$;
+revoke execute on function pawl_private.bulk_caller(pawl.bulk) from public;
+
+create function pawl_private.bulk_checksum(p_document jsonb) returns text
+language sql immutable parallel safe
+as $$ select encode(sha256(convert_to(p_document::text, 'UTF8')), 'hex') $$;
+revoke execute on function pawl_private.bulk_checksum(jsonb) from public;
+
+create function pawl_private.bulk_chooses(p_instance pawl.instance, p_filter pawl_private.bulk_filter, p_now timestamp with time zone) returns boolean
+language sql stable
+as $$
+  select (
+    (p_filter.statuses is null or p_instance.status = any (p_filter.statuses))
+    and (p_filter.workflows is null or p_instance.workflow = any (p_filter.workflows))
+    and (p_filter.states is null or p_instance.state = any (p_filter.states))
+    and (p_filter.business_key is null or p_instance.business_key = p_filter.business_key)
+    and (p_filter.correlation_id is null or p_instance.correlation_id = p_filter.correlation_id)
+    and (p_filter.created_after is null or p_instance.created_at > p_filter.created_after)
+    and (p_filter.created_before is null or p_instance.created_at < p_filter.created_before)
+    and (p_filter.stuck_for is null or p_instance.state_changed_at <= p_now - p_filter.stuck_for)
+    and (p_filter.from_version is null or p_instance.workflow_version = p_filter.from_version)
+    and (p_filter.not_version is null or p_instance.workflow_version <> p_filter.not_version)
+    and (p_filter.failing is not true or exists (
+      select from pawl.timer t
+      where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id
+        and t.failed_version = t.armed_version and t.failed_version = p_instance.version))
+  ) is true
+$$;
+revoke execute on function pawl_private.bulk_chooses(pawl.instance,pawl_private.bulk_filter,timestamp with time zone) from public;
+
+create function pawl_private.bulk_decided(p_bulk pawl.bulk, p_id uuid, p_outcome pawl.outcome) returns pawl_private.bulk_result
+language plpgsql stable
+as $$
+begin
+  return (
+    p_id,
+    case
+      when p_outcome.code = 'applied' then 'applied'
+      when p_outcome.code in ('always-loop', 'timer-loop') then 'failed'
+      else 'refused'
+    end,
+    case p_outcome.code
+      when 'applied' then null
+      when 'payload-unchecked' then
+        pawl_private.bulk_problem('invalid-payload', 'the payload does not fit its schema')
+          || jsonb_build_object('errors', p_bulk.checks -> pawl_private.bulk_checksum(p_outcome.schema))
+      when 'context-unchecked' then
+        pawl_private.bulk_problem('invalid-context', 'the context fits the workflow''s schema, and would not with the patch')
+          || jsonb_build_object('errors', p_bulk.checks -> pawl_private.bulk_checksum(p_outcome.schema))
+      else pawl_private.problem(p_outcome => p_outcome, p_id => p_id, p_event => p_bulk.params ->> 'event', p_expected => null)
+    end)::pawl_private.bulk_result;
+end
+$$;
+revoke execute on function pawl_private.bulk_decided(pawl.bulk,uuid,pawl.outcome) from public;
+
+create function pawl_private.bulk_estimate(p_tenant text, p_filter pawl_private.bulk_filter) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_plan jsonb;
+begin
+  -- The estimate must be one for these values, which only a statement with literals shows.
+  execute format(
+    'explain (format json) select from pawl.instance i where i.tenant_id = %L and i.status = any (%L)'
+      || case when p_filter.workflows is not null then ' and i.workflow = any (%L)' else ' and %L is null' end
+      || case when p_filter.states is not null then ' and i.state = any (%L)' else ' and %L is null' end
+      || case when p_filter.correlation_id is not null then ' and i.correlation_id = %L' else ' and %L is null' end
+      || case when p_filter.created_after is not null then ' and i.id > %L' else ' and %L is null' end
+      || case when p_filter.created_before is not null then ' and i.id < %L' else ' and %L is null' end,
+    p_tenant, p_filter.statuses, p_filter.workflows, p_filter.states, p_filter.correlation_id,
+    pawl.uuid_v7_floor(p_filter.created_after), pawl.uuid_v7_floor(p_filter.created_before))
+  into v_plan;
+  return (v_plan #>> '{0,Plan,Plan Rows}')::numeric::bigint;
+end
+$$;
+revoke execute on function pawl_private.bulk_estimate(text,pawl_private.bulk_filter) from public;
+
+create function pawl_private.bulk_fire(p_bulk pawl.bulk, p_instances pawl.instance[]) returns SETOF pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_size integer := cardinality(p_instances);
+  v_ids uuid[] := array(select i.id from unnest(p_instances) i);
+  v_event text := p_bulk.params ->> 'event';
+  v_events text[] := array_fill(v_event, array[v_size]);
+  v_payloads jsonb[] := array_fill(coalesce(p_bulk.params -> 'payload', '{}'), array[v_size]);
+  v_expected text[] := array_fill('*'::text, array[v_size]);
+  v_checked text[];
+  v_outcomes pawl.outcome[];
+begin
+  -- If the payload fits all schemas of the event in a state, fire needs to check none.
+  with fit as (
+    select s.workflow, s.workflow_version, s.state,
+      bool_and(p_bulk.checks -> t.payload_schema_checksum = 'null') as all,
+      min(t.payload_schema_checksum) filter (where p_bulk.checks -> t.payload_schema_checksum = 'null') as one
+    from (select distinct i.workflow, i.workflow_version, i.state from unnest(p_instances) i) i
+    join pawl.workflow_state s
+      on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+    join pawl.workflow_transition t
+      on t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+      and t.event = pawl_private.matching(v_event, s.events, s.patterns)
+    where t.payload_schema_checksum is not null
+    group by s.workflow, s.workflow_version, s.state
+  )
+  select array_agg(case when coalesce(f.all, true) then '*' else coalesce(f.one, '') end order by i.ordinality)
+  into v_checked
+  from unnest(p_instances) with ordinality i
+  left join fit f on f.workflow = i.workflow and f.workflow_version = i.workflow_version and f.state = i.state;
+  if p_bulk.dry_run then
+    v_outcomes := array(
+      select o
+      from pawl.preview(
+        p_tenant => p_bulk.tenant_id, p_ids => v_ids, p_events => v_events, p_payloads => v_payloads,
+        p_expected => v_expected, p_checked => v_checked, p_actor => p_bulk.actor, p_verified => p_bulk.verified) o);
+  else
+    v_outcomes := array(
+      select o
+      from pawl.fire(
+        p_tenants => array_fill(p_bulk.tenant_id::text, array[v_size]), p_ids => v_ids, p_events => v_events,
+        p_payloads => v_payloads, p_keys => array_fill(''::text, array[v_size]), p_expected => v_expected,
+        p_checked => v_checked, p_actors => array_fill(p_bulk.actor, array[v_size]),
+        p_reasons => array_fill(coalesce(p_bulk.reason::text, ''), array[v_size]),
+        p_correlation_ids => array_fill(coalesce(p_bulk.correlation_id::text, ''), array[v_size]),
+        p_traceparents => array_fill(coalesce(p_bulk.traceparent, ''), array[v_size]),
+        p_verified => p_bulk.verified, p_history_keys => array_fill('bulk:' || p_bulk.id, array[v_size])) o);
+  end if;
+  return query
+  select (pawl_private.bulk_decided(p_bulk, v_ids[o.ordinal], o)).*
+  from unnest(v_outcomes) o;
+end
+$$;
+revoke execute on function pawl_private.bulk_fire(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bulk_force(p_bulk pawl.bulk, p_instances pawl.instance[]) returns SETOF pawl_private.bulk_result
+language plpgsql volatile
+set enable_memoize = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_checked text := '';
+  v_checksum text;
+  v_outcome pawl.outcome;
+begin
+  foreach v_instance in array p_instances loop
+    v_outcome := pawl_private.bulk_forced(
+      p_bulk => p_bulk, p_id => v_instance.id, p_checked => v_checked, p_patch_checked => '', p_dry_run => p_bulk.dry_run);
+    if v_outcome.code in ('payload-unchecked', 'context-unchecked') then
+      v_checksum := pawl_private.bulk_checksum(v_outcome.schema);
+      continue when not p_bulk.checks ? v_checksum;
+      if p_bulk.checks -> v_checksum = 'null' then
+        v_checked := case v_outcome.code when 'payload-unchecked' then v_checksum else v_checked end;
+        v_outcome := pawl_private.bulk_forced(
+          p_bulk => p_bulk, p_id => v_instance.id, p_checked => v_checked, p_patch_checked => '*',
+          p_dry_run => p_bulk.dry_run);
+      end if;
+    end if;
+    return next pawl_private.bulk_decided(p_bulk, v_instance.id, v_outcome);
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.bulk_force(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bulk_forced(p_bulk pawl.bulk, p_id uuid, p_checked text, p_patch_checked text, p_dry_run boolean) returns pawl.outcome
+language plpgsql volatile
+as $$
+begin
+  return pawl_private.force(
+    p_kind => case p_bulk.action when 'cancel' then 'cancelled' else 'forced' end, p_id => p_id,
+    p_command => (
+      p_bulk.tenant_id, p_bulk.params ->> 'event', coalesce(p_bulk.params -> 'payload', '{}'), null, '*', p_checked,
+      p_bulk.reason, p_bulk.actor, p_bulk.verified, false, false, null
+    )::pawl_private.fire_command,
+    p_to => p_bulk.params ->> 'to', p_patch => p_bulk.params -> 'context_patch', p_patch_checked => p_patch_checked,
+    p_target => p_bulk.params ->> 'target', p_correlation_id => p_bulk.correlation_id, p_traceparent => p_bulk.traceparent,
+    p_dry_run => p_dry_run, p_raises => false, p_caller => pawl_private.bulk_caller(p_bulk),
+    p_history_key => 'bulk:' || p_bulk.id);
+end
+$$;
+revoke execute on function pawl_private.bulk_forced(pawl.bulk,uuid,text,text,boolean) from public;
+
+create function pawl_private.bulk_migrate(p_bulk pawl.bulk, p_instances pawl.instance[]) returns SETOF pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select
+    m.id,
+    case
+      when m.result in ('migrated', 'would-migrate') then 'applied'
+      when m.result = 'gone' then 'skipped'
+      when m.result in ('busy', 'guard-error') then 'failed'
+      else 'refused'
+    end,
+    case m.result
+      when 'migrated' then null
+      when 'would-migrate' then null
+      when 'gone' then pawl_private.bulk_problem('no-longer-matches', 'the instance is final, or has another version')
+      when 'state-unknown' then pawl_private.bulk_problem(m.result, format('the version has no state %s', m.to_state))
+      when 'state-final' then pawl_private.bulk_problem(m.result, format('the state %s is final in the version', m.to_state))
+      when 'invariant-broken' then pawl_private.bulk_problem('guard-rejected', 'an invariant of the version does not hold')
+      when 'guard-error' then pawl_private.bulk_problem(m.result, 'a guard or a value of the version raises')
+      when 'busy' then pawl_private.bulk_problem('unavailable', 'another transaction holds the instance')
+      when 'task-open' then pawl_private.bulk_problem(m.result, 'a task of its state may have been sent')
+      else pawl_private.bulk_problem(m.result, 'the eventless transitions of the version do not come to rest')
+    end
+  from (
+    select i.workflow, i.workflow_version, array_agg(i.id) as ids
+    from unnest(p_instances) i
+    where i.status = 'active' and i.workflow_version <> (p_bulk.params ->> 'to')::integer
+    group by i.workflow, i.workflow_version
+  ) g
+  cross join lateral pawl.migrate_instances(
+    p_tenant => p_bulk.tenant_id, p_workflow => g.workflow, p_from => g.workflow_version,
+    p_to => (p_bulk.params ->> 'to')::integer, p_state_map => p_bulk.params -> 'state_map', p_after => null,
+    p_limit => cardinality(g.ids) + 1, p_actor => p_bulk.actor, p_dry_run => p_bulk.dry_run, p_ids => g.ids,
+    p_reason => p_bulk.reason, p_correlation_id => p_bulk.correlation_id, p_traceparent => p_bulk.traceparent,
+    p_history_key => 'bulk:' || p_bulk.id) m;
+  -- What is left out above has become final, or has the version already.
+  return query
+  select i.id, 'skipped', pawl_private.bulk_problem('no-longer-matches', 'the instance is final, or has the version already')
+  from unnest(p_instances) i
+  where i.status <> 'active' or i.workflow_version = (p_bulk.params ->> 'to')::integer;
+end
+$$;
+revoke execute on function pawl_private.bulk_migrate(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bulk_page(p_tenant text, p_filter pawl_private.bulk_filter, p_after uuid, p_until uuid, p_limit integer) returns TABLE(id uuid, chosen boolean)
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_workflows text[] := p_filter.range_workflows;
+  v_business_key text := p_filter.business_key;
+  v_correlation_id text := p_filter.correlation_id;
+begin
+  return query
+  select (c.instance).id, pawl_private.bulk_chooses(c.instance, p_filter, v_now)
+  from (
+    select r.instance
+    from unnest(p_filter.range_statuses) with ordinality as w (status, place)
+    cross join lateral (
+      select i as instance
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.status = w.status
+        and i.workflow <> '' -- The condition of the indexes.
+        and (v_workflows is null or i.workflow = v_workflows[w.place])
+        and (v_business_key is null or i.business_key = v_business_key)
+        and (v_correlation_id is null or i.correlation_id = v_correlation_id)
+        and i.id > p_after and i.id < p_until
+      order by i.id
+      limit p_limit
+    ) r
+    order by (r.instance).id
+    limit p_limit
+  ) c
+  order by (c.instance).id;
+end
+$$;
+revoke execute on function pawl_private.bulk_page(text,pawl_private.bulk_filter,uuid,uuid,integer) from public;
+
+create function pawl_private.bulk_problem(p_code text, p_detail text) returns jsonb
+language sql immutable parallel safe
+as $$ select jsonb_build_object('code', p_code, 'detail', p_detail) $$;
+revoke execute on function pawl_private.bulk_problem(text,text) from public;
+
+create function pawl_private.bulk_replay(p_bulk pawl.bulk, p_instances pawl.instance[]) returns SETOF pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_ids uuid[];
+  v_replay record;
+begin
+  foreach v_instance in array p_instances loop
+    v_ids := array(
+      select d.id
+      from pawl.delivery d
+      where d.tenant_id = v_instance.tenant_id and d.instance_id = v_instance.id
+        and d.status = coalesce(p_bulk.params ->> 'status', 'dead')
+        and coalesce(d.subscription_id = (p_bulk.params ->> 'subscription_id')::uuid, true)
+      order by d.version, d.subscription_id);
+    if v_ids = '{}' then
+      return next row(
+        v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-replay', 'no delivery of the instance is chosen'))::pawl_private.bulk_result;
+      continue;
+    end if;
+    if not p_bulk.dry_run then
+      select * into v_replay
+      from pawl_private.replay_deliveries(p_tenant => v_instance.tenant_id, p_ids => v_ids);
+      if v_replay.replayed = 0 then
+        return next row(v_instance.id, 'refused', pawl_private.bulk_problem(
+          'delivery-conflict', 'the subscription was deleted, or the callback was delivered'))::pawl_private.bulk_result;
+        continue;
+      end if;
+    end if;
+    return next row(v_instance.id, 'applied', null)::pawl_private.bulk_result;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.bulk_replay(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bulk_retry(p_bulk pawl.bulk, p_instances pawl.instance[]) returns SETOF pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_tried integer;
+begin
+  foreach v_instance in array p_instances loop
+    select t.tried into v_tried
+    from pawl.timer t
+    where t.tenant_id = v_instance.tenant_id and t.instance_id = v_instance.id
+      and t.failed_version = t.armed_version and t.failed_version = v_instance.version;
+    if not found then
+      return next row(
+        v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-retry', 'no timer of the instance fails'))::pawl_private.bulk_result;
+      continue;
+    end if;
+    if not p_bulk.dry_run then
+      perform pawl_private.set_timer(v_instance, v_tried);
+    end if;
+    return next row(v_instance.id, 'applied', null)::pawl_private.bulk_result;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.bulk_retry(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bulk_unchecked(p_bulk pawl.bulk, p_instances pawl.instance[]) returns jsonb
+language plpgsql volatile
+set enable_memoize = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_bulk.params ? 'event' then
+    return (
+      select jsonb_object_agg(
+        t.payload_schema_checksum,
+        jsonb_build_object('schema', t.payload_schema::jsonb, 'payload', coalesce(p_bulk.params -> 'payload', '{}')))
+      from (select distinct i.workflow, i.workflow_version, i.state from unnest(p_instances) i) i
+      join pawl.workflow_state s
+        on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+      join pawl.workflow_transition t
+        on t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+        and t.event = pawl_private.matching(p_bulk.params ->> 'event', s.events, s.patterns)
+      where t.payload_schema_checksum is not null and not p_bulk.checks ? t.payload_schema_checksum);
+  end if;
+  if p_bulk.params ? 'context_patch' and p_bulk.checks = '{}' then
+    return (
+      select jsonb_object_agg(pawl_private.bulk_checksum(o.schema), o.schema)
+      from unnest(p_instances) i
+      join pawl.workflow w on w.name = i.workflow and w.version = i.workflow_version
+      cross join lateral pawl_private.bulk_forced(
+        p_bulk => p_bulk, p_id => i.id, p_checked => '*', p_patch_checked => '', p_dry_run => true) o
+      where w.context_schema is not null and o.code = 'context-unchecked');
+  end if;
+  return null;
+end
+$$;
+revoke execute on function pawl_private.bulk_unchecked(pawl.bulk,pawl.instance[]) from public;
+
+create function pawl_private.bundle(p_schema jsonb, p_schemas jsonb) returns jsonb
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_defs jsonb;
+begin
+  if p_schemas is null or p_schema is null then
+    return p_schema;
+  end if;
+  with recursive reached (reference) as (
+    select unnest(pawl_private.schema_references(p_schema))
+    union
+    select unnest(pawl_private.schema_references(p_schemas -> r.reference)) from reached r
+  )
+  select
+    jsonb_object_agg(
+      r.reference,
+      jsonb_build_object('$schema', 'https://json-schema.org/draft/2020-12/schema') || (p_schemas -> r.reference)
+        || jsonb_build_object('$id', r.reference))
+  into v_defs
+  from reached r
+  where jsonb_typeof(p_schemas -> r.reference) = 'object';
+  return p_schema || coalesce(jsonb_build_object('$defs', coalesce(p_schema -> '$defs', '{}') || v_defs), '{}');
+end
+$$;
+revoke execute on function pawl_private.bundle(jsonb,jsonb) from public;
+
+create function pawl_private.check_duration(p_value jsonb, p_at text, p_least interval DEFAULT NULL::interval, p_most interval DEFAULT NULL::interval) returns void
+language plpgsql stable
+as $$
+declare
+  v_duration interval;
+begin
+  if p_value is null then
+    return;
+  end if;
+  v_duration := pawl_private.exact_duration(coalesce(p_value #>> '{}', ''), p_at);
+  if v_duration < p_least or v_duration > p_most then
+    perform pawl_private.fault(p_at, concat_ws(', ', 'must be at least ' || p_least, 'at most ' || p_most));
+  end if;
+end
+$$;
+revoke execute on function pawl_private.check_duration(jsonb,text,interval,interval) from public;
+
+create function pawl_private.check_request(p_http jsonb, p_at text) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text[] := case
+    when jsonb_typeof(p_http) is distinct from 'object' then array['', 'must be an object with connection, method and path']
+    when coalesce(p_http ->> 'connection', '') !~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$' or length(p_http ->> 'connection') > 63 then array['/connection', 'must be the name of a connection']
+    when coalesce(p_http ->> 'method', '') !~ '^(GET|POST|PUT|PATCH|DELETE|HEAD)$' then array['/method', 'must be GET, POST, PUT, PATCH, DELETE or HEAD']
+    when jsonb_typeof(p_http -> 'path') is distinct from 'string' or p_http ->> 'path' not like '/%' then array['/path', 'must be a text that begins with a slash']
+    when jsonb_typeof(p_http -> 'query') <> 'object' then array['/query', 'must be an object']
+    when jsonb_typeof(p_http -> 'headers') <> 'object' then array['/headers', 'must be an object']
+  end;
+begin
+  perform pawl_private.fault(p_at || v_fault[1], v_fault[2]) where v_fault is not null;
+end
+$$;
+revoke execute on function pawl_private.check_request(jsonb,text) from public;
+
+create function pawl_private.check_task(p_task jsonb, p_name text, p_at text, p_compensation boolean) returns void
+language plpgsql stable
+as $$
+declare
+  v_reconcile jsonb := p_task -> 'reconcile';
+  v_fault text[] := case
+    when jsonb_typeof(p_task) is distinct from 'object' then array['', 'must be an object']
+    when p_compensation and p_name !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['', 'undoes the steps of one event, which must be named']
+    when not p_compensation and (p_name !~ '^[A-Za-z][A-Za-z0-9_-]{0,63}$' or p_name = 'compensate')
+      then array['', 'the name of a task is an identifier, and not compensate']
+    when p_task ? 'http' = p_task ? 'work' then array['', 'must have either http or work']
+    when not p_task ? 'deadline' then array['/deadline', 'must be there']
+    when p_compensation and p_task ?| array['done', 'error', 'unknown', 'late', 'compensate']
+      then array['', 'a compensation has no done, error, unknown, late and compensate']
+    when not p_compensation and exists (
+      select from unnest(array['done', 'error', 'unknown']) as m (name) where coalesce(p_task -> m.name -> -1, '{"guard": null}') ? 'guard'
+    ) then array['', 'each of done, error and unknown must have transitions, the last without a guard']
+    when p_task ? 'work' and jsonb_typeof(p_task -> 'work') <> 'object' then array['/work', 'must be an object with a topic']
+    when p_task ? 'work' and coalesce(p_task #>> '{work,topic}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/work/topic', 'must be an identifier']
+    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') <> 'object' then array['/work/input', 'must be an object']
+    when p_task ? 'work' and p_task ?| array['idempotency', 'timeout', 'success', 'reconcile']
+      then array['', 'work has no idempotency, timeout, success and reconcile']
+    when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
+      then array['/idempotency', 'must have a header and a window']
+    when p_task ? 'retry' and coalesce(p_task #>> '{retry,max}', '') !~ '^([1-9][0-9]?|100)$' then array['/retry/max', 'must be 1 to 100']
+    when p_task ? 'retry' and (p_task #> '{retry,base}' is null or p_task #> '{retry,cap}' is null) then array['/retry', 'must have max, base and cap']
+    when p_task ? 'late' and coalesce(p_task #>> '{late,event}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/late/event', 'must be the name of an event']
+    when p_task ? 'if_unknown' and (not p_compensation or p_task ->> 'if_unknown' not in ('run', 'park')) then array['/if_unknown', 'must be run or park, of a compensation']
+    when p_task ? 'reconcile' and jsonb_typeof(v_reconcile) <> 'object' then array['/reconcile', 'must be an object']
+    when p_task ? 'reconcile' and not v_reconcile ? 'done' then array['/reconcile/done', 'must be there']
+    when v_reconcile ? 'every' and (jsonb_typeof(v_reconcile -> 'every') <> 'array' or v_reconcile -> 'every' = '[]')
+      then array['/reconcile/every', 'must be an array of durations']
+  end;
+begin
+  perform pawl_private.fault(p_at || v_fault[1], v_fault[2]) where v_fault is not null;
+  perform pawl_private.check_request(p_task -> 'http', p_at || '/http') where p_task ? 'http';
+  perform pawl_private.check_request(v_reconcile -> 'http', p_at || '/reconcile/http') where v_reconcile is not null;
+  perform pawl_private.check_duration(p_task -> 'deadline', p_at || '/deadline', null, interval '8784 hours');
+  perform pawl_private.check_duration(p_task -> 'timeout', p_at || '/timeout', interval '0.1 seconds', interval '10 minutes');
+  perform pawl_private.check_duration(p_task #> '{work,lease}', p_at || '/work/lease', interval '1 second', interval '1 hour');
+  perform pawl_private.check_duration(p_task #> '{idempotency,window}', p_at || '/idempotency/window');
+  perform pawl_private.check_duration(p_task #> '{retry,base}', p_at || '/retry/base');
+  perform pawl_private.check_duration(p_task #> '{retry,cap}', p_at || '/retry/cap');
+  perform pawl_private.check_duration(v_reconcile -> 'absent_after', p_at || '/reconcile/absent_after');
+  perform pawl_private.check_duration(e.value, p_at || '/reconcile/every/' || e.place - 1)
+  from jsonb_array_elements(v_reconcile -> 'every') with ordinality as e (value, place);
+end
+$$;
+revoke execute on function pawl_private.check_task(jsonb,text,text,boolean) from public;
+
+create function pawl_private.choose(p_workflow text, p_workflow_version integer, p_state text, p_event text, p_document jsonb, p_checked text, p_memory jsonb, p_bypass text DEFAULT NULL::text) returns TABLE(target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text, move pawl_private.move)
 language sql stable parallel safe
 as $$
   select
@@ -3959,8 +8041,7 @@ as $$
     case
       when t.unchecked then null
       when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
-      when t.assign_stages is not null then
-        pawl_private.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
+      when t.assign_compiled is not null then pawl_private.assigned(p_document, t.assign_compiled)
       when t.assign_names = '{}' then p_document -> 'context'
       else p_document -> 'context' || coalesce(
         (
@@ -3976,7 +8057,8 @@ as $$
     end,
     t.assign_nests,
     t.payload_schema,
-    t.guard_text
+    t.guard_text,
+    row(t.internal, t.kept, t.rearms, t.resumes, t.resumed_state, t.resumes_timers, t.compensation)::pawl_private.move
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -3990,14 +8072,29 @@ as $$
       and w.source = p_state
       and w.event = p_event
       and case
-        when u.unchecked or w.guard is null then true
-        else jsonb_path_match(p_document, w.guard, '{}', true)
+        when p_bypass is not null then pawl_private.lies_within(w.workflow, w.workflow_version, w.target, p_bypass)
+        when u.unchecked then true
+        when w.guard is not null then jsonb_path_match(p_document, w.guard, '{}', true)
+        when w.guard_compiled is not null then pawl_private.holds(p_document, w.guard_compiled)
+        else true
       end
+      and (
+        w.resumed_state is null or w.resumed_state = w.source
+        or pawl_private.was_left(p_memory, w.resumes, w.resumed_state))
     order by w.position
     limit 1
   ) t
 $$;
-revoke execute on function pawl_private.choose(text,integer,text,text,jsonb,text) from public;
+revoke execute on function pawl_private.choose(text,integer,text,text,jsonb,text,jsonb,text) from public;
+
+create function pawl_private.circles(p_instance pawl.instance, p_payload jsonb) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return (p_instance.memory ->> 'at_once')::integer >= 100 and pawl_private.was_due(p_instance, p_payload);
+end
+$$;
+revoke execute on function pawl_private.circles(pawl.instance,jsonb) from public;
 
 create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
 language sql immutable parallel safe
@@ -4013,6 +8110,7 @@ as $$
     when length(p_tenant) not between 1 and 63 or p_tenant is null then 'the tenant must have 1 to 63 characters'
     when length(p_actor) not between 1 and 255 or p_actor is null then 'the actor must have 1 to 255 characters'
     when length(p_key) > 255 then 'the key must have no more than 255 characters'
+    when starts_with(p_key, 'bulk:') then 'the key must not begin with bulk:, as what a bulk has done does'
     when length(p_business_key) > 255 then 'the business key must have no more than 255 characters'
     when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
       then 'the correlation id must have 1 to 255 visible ASCII characters'
@@ -4020,6 +8118,17 @@ as $$
   end
 $$;
 revoke execute on function pawl_private.command_fault(text,text,text,text,text,text) from public;
+
+create function pawl_private.commit_durably() returns void
+language plpgsql volatile
+as $$
+begin
+  if current_setting('synchronous_commit') in ('off', 'local') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.commit_durably() from public;
 
 create function pawl_private.commit_synchronously() returns void
 language plpgsql volatile
@@ -4036,59 +8145,463 @@ end
 $$;
 revoke execute on function pawl_private.commit_synchronously() from public;
 
-create function pawl_private.complete_macrostep(p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
+create function pawl_private.compact(p_value jsonb) returns text
+language plpgsql stable
+as $$
+begin
+  return case jsonb_typeof(p_value)
+    when 'object' then
+      '{' || coalesce((select string_agg(to_json(e.key) || ':' || pawl_private.compact(e.value), ',') from jsonb_each(p_value) e), '') || '}'
+    when 'array' then
+      '[' || coalesce((select string_agg(pawl_private.compact(e), ',' order by n) from jsonb_array_elements(p_value) with ordinality as a (e, n)), '') || ']'
+    else p_value::text
+  end;
+end
+$$;
+revoke execute on function pawl_private.compact(jsonb) from public;
+
+create function pawl_private.compiled_assign(p_assign jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_list jsonb[] := '{}';
+  v_name text;
+  v_path text[];
+  v_paths text[] := '{}';
+  v_all boolean;
+begin
+  if p_assign is null or p_assign = '{}' then
+    return null;
+  elsif p_assign = '"*"' then
+    return '[["payload", null]]';
+  elsif jsonb_typeof(p_assign) <> 'object' then
+    perform pawl_private.fault(p_at, 'must be "*", or an object from names to values');
+  end if;
+  v_all := coalesce(p_assign -> '*' = 'true', false);
+  if v_all then
+    v_list := array['["payload", null]'::jsonb];
+  elsif p_assign ? '*' then
+    if jsonb_typeof(p_assign -> '*') <> 'array'
+      or exists (select from jsonb_array_elements(p_assign -> '*') n where jsonb_typeof(n) <> 'string') then
+      perform pawl_private.fault(p_at || '/*', 'must be true, or an array of names of the payload');
+    end if;
+    v_list := array[jsonb_build_array('payload', p_assign -> '*')];
+  end if;
+  for v_name in select k from jsonb_object_keys(p_assign) k where k <> '*' order by k collate "C" loop
+    continue when v_all and v_name = 'trusted' and p_assign -> v_name = 'true';
+    v_path := string_to_array(v_name, '.');
+    if '' = any (v_path) or v_name = '' then
+      perform pawl_private.fault(pawl_private.below(p_at, v_name), 'a name, and each part of one with dots, must not be empty');
+    elsif exists (
+      select from generate_series(1, cardinality(v_path) - 1) n where array_to_string(v_path[:n], '.') = any (v_paths)
+    ) then
+      perform pawl_private.fault(pawl_private.below(p_at, v_name), 'is within another name of this assign, so that it is not clear which is set');
+    end if;
+    v_paths := v_paths || v_name;
+    v_list := array_append(v_list, jsonb_build_array(
+      'set', to_jsonb(v_path), pawl_private.compiled_value(p_assign -> v_name, pawl_private.below(p_at, v_name), true),
+      pawl_private.below(p_at, v_name)));
+  end loop;
+  return to_jsonb(v_list);
+end
+$$;
+revoke execute on function pawl_private.compiled_assign(jsonb,text) from public;
+
+create function pawl_private.compiled_guard(p_guard jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_operator text;
+  v_operand jsonb;
+  v_compiled jsonb;
+begin
+  if jsonb_typeof(p_guard) = 'string' then
+    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}')::text);
+  elsif jsonb_typeof(p_guard) is distinct from 'object' or (select count(*) from jsonb_object_keys(p_guard)) <> 1 then
+    perform pawl_private.fault(p_at, 'must be a path, or an object with one of all, any, not, present, absent, equal, in, before and after');
+  end if;
+  select e.key, e.value into v_operator, v_operand from jsonb_each(p_guard) e;
+  p_at := pawl_private.below(p_at, v_operator);
+  case v_operator
+    when 'all', 'any' then
+      if jsonb_typeof(v_operand) is distinct from 'array' or v_operand = '[]' then
+        perform pawl_private.fault(p_at, 'must be an array of at least one guard');
+      end if;
+      return jsonb_build_array(v_operator, p_at) || (
+        select jsonb_agg(pawl_private.compiled_guard(e.value, p_at || '/' || e.place - 1) order by e.place)
+        from jsonb_array_elements(v_operand) with ordinality as e (value, place));
+    when 'not' then
+      return jsonb_build_array(v_operator, p_at, pawl_private.compiled_guard(v_operand, p_at));
+    when 'present', 'absent' then
+      v_compiled := pawl_private.compiled_path(v_operand, p_at);
+      return jsonb_build_array(v_operator, p_at, v_compiled -> 2)
+        || case
+          when v_compiled ->> 0 = 'path' then '[]'
+          else jsonb_build_array(pawl_private.plain_prefix(v_compiled ->> 2))
+        end;
+    when 'equal', 'in', 'before', 'after' then
+      return jsonb_build_array(v_operator, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 2);
+    else
+      perform pawl_private.fault(p_at, 'is no guard; there are all, any, not, present, absent, equal, in, before and after');
+  end case;
+end
+$$;
+revoke execute on function pawl_private.compiled_guard(jsonb,text) from public;
+
+create function pawl_private.compiled_list(p_values jsonb, p_at text, p_least integer, p_most integer) returns jsonb
+language plpgsql stable
+as $$
+begin
+  if jsonb_typeof(p_values) is distinct from 'array' or jsonb_array_length(p_values) not between p_least and p_most then
+    perform pawl_private.fault(p_at, case
+      when p_least = p_most then format('must be an array of %s values', p_least)
+      when p_most >= 1000 then format('must be an array of at least %s values', p_least)
+      else format('must be an array of %s to %s values', p_least, p_most)
+    end);
+  end if;
+  return coalesce(
+    (
+      select jsonb_agg(pawl_private.compiled_value(e.value, p_at || '/' || e.place - 1) order by e.place)
+      from jsonb_array_elements(p_values) with ordinality as e (value, place)
+    ),
+    '[]');
+end
+$$;
+revoke execute on function pawl_private.compiled_list(jsonb,text,integer,integer) from public;
+
+create function pawl_private.compiled_path(p_path jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_text text;
+begin
+  if jsonb_typeof(p_path) = 'object' and p_path ? '$path' then
+    p_path := p_path -> '$path';
+    p_at := p_at || '/$path';
+  end if;
+  if jsonb_typeof(p_path) is distinct from 'string' then
+    perform pawl_private.fault(p_at, 'must be a SQL/JSON path');
+  end if;
+  -- Postgres writes a jsonpath as canonical text.
+  v_text := pawl_private.strict(p_path #>> '{}')::jsonpath::text;
+  if regexp_replace(v_text, '^strict ', '') = '$' then
+    perform pawl_private.fault(p_at, '$ alone is all that a path reads; name a member, such as $.context');
+  end if;
+  return jsonb_build_array(
+    case when v_text ~ E'^(strict )?[$]([.]"([^"\\\\]|\\\\.)*"|[[]([0-9]+|last)[]])*$' then 'path' else 'computed' end, p_at, v_text);
+end
+$$;
+revoke execute on function pawl_private.compiled_path(jsonb,text) from public;
+
+create function pawl_private.compiled_request(p_http jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_part record;
+  v_path jsonb := '[]';
+  v_name text;
+  v_request jsonb;
+begin
+  for v_part in
+    select m.groups[1] as part
+    from regexp_matches(p_http ->> 'path', '([{][{]|[}][}]|[{][^{}]+[}]|[^{}]+|.)', 'g') as m (groups)
+  loop
+    if v_part.part in ('{', '}') then
+      perform pawl_private.fault(p_at || '/path', 'a brace that stands for itself is written twice');
+    end if;
+    v_path := v_path || case
+      when v_part.part in ('{{', '}}') then to_jsonb(left(v_part.part, 1))
+      when starts_with(v_part.part, '{') then
+        jsonb_build_array(jsonb_build_array(pawl_private.compiled_value(
+          jsonb_build_object('$path', substr(v_part.part, 2, length(v_part.part) - 2)), p_at || '/path')))
+      else to_jsonb(v_part.part)
+    end;
+  end loop;
+  v_request := jsonb_build_object('method', p_http ->> 'method', 'path', v_path);
+  foreach v_name in array array['query', 'headers', 'body'] loop
+    if p_http ? v_name then
+      v_request := v_request || jsonb_build_object(
+        v_name, pawl_private.compiled_value(p_http -> v_name, p_at || '/' || v_name));
+    end if;
+  end loop;
+  return v_request;
+end
+$$;
+revoke execute on function pawl_private.compiled_request(jsonb,text) from public;
+
+create function pawl_private.compiled_task(p_task jsonb, p_at text, p_compensation boolean) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_http jsonb := p_task -> 'http';
+  v_reconcile jsonb := p_task -> 'reconcile';
+  v_idempotency jsonb := coalesce(
+    p_task -> 'idempotency',
+    case when p_compensation and v_http is not null then '{"header": "Idempotency-Key", "window": "24h"}'::jsonb end);
+  v_spec jsonb;
+  v_name text;
+begin
+  v_spec := jsonb_strip_nulls(jsonb_build_object(
+    'max', coalesce((p_task #>> '{retry,max}')::integer, case when v_http is null then 1 else 6 end),
+    'base', coalesce(p_task #>> '{retry,base}', '1s'),
+    'cap', coalesce(p_task #>> '{retry,cap}', '1m'),
+    'late', p_task #>> '{late,event}',
+    'if_unknown', case when p_compensation then coalesce(p_task ->> 'if_unknown', 'park') end));
+  if v_http is null then
+    return v_spec || jsonb_build_object(
+      'lease', coalesce(p_task #>> '{work,lease}', '60s'),
+      'input', pawl_private.compiled_value(coalesce(p_task #> '{work,input}', '{}'), p_at || '/work/input'));
+  end if;
+  v_spec := v_spec || jsonb_strip_nulls(jsonb_build_object(
+    'timeout', coalesce(p_task ->> 'timeout', '15s'), 'header', v_idempotency ->> 'header', 'window', v_idempotency ->> 'window'))
+    || jsonb_build_object('request', pawl_private.compiled_request(v_http, p_at || '/http'));
+  if p_task ? 'success' then
+    v_spec := v_spec || jsonb_build_object('success', pawl_private.compiled_guard(p_task -> 'success', p_at || '/success'));
+  end if;
+  if v_reconcile is not null then
+    v_reconcile := jsonb_build_object(
+      'connection', v_reconcile #> '{http,connection}',
+      'request', pawl_private.compiled_request(v_reconcile -> 'http', p_at || '/reconcile/http'),
+      'every', coalesce(v_reconcile -> 'every', '["5s", "30s", "5m"]'), 'absent_after', coalesce(v_reconcile ->> 'absent_after', '1m'),
+      'result', pawl_private.compiled_value(coalesce(v_reconcile -> 'result', '"$.body"'), p_at || '/reconcile/result'));
+    foreach v_name in array array['done', 'failed', 'absent'] loop
+      if p_task -> 'reconcile' ? v_name then
+        v_reconcile := v_reconcile || jsonb_build_object(
+          v_name, pawl_private.compiled_guard(p_task #> array['reconcile', v_name], p_at || '/reconcile/' || v_name));
+      end if;
+    end loop;
+    v_spec := v_spec || jsonb_build_object('reconcile', v_reconcile);
+  end if;
+  return v_spec;
+end
+$$;
+revoke execute on function pawl_private.compiled_task(jsonb,text,boolean) from public;
+
+create function pawl_private.compiled_value(p_value jsonb, p_at text, p_may_unset boolean DEFAULT false) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_text text := p_value #>> '{}';
+  v_operation text;
+  v_operand jsonb;
+  v_names text[];
+  v_list jsonb := '[]';
+  v_compiled jsonb;
+begin
+  if jsonb_typeof(p_value) = 'string' then
+    if left(v_text, 2) = '$' || '$' then
+      return jsonb_build_array('literal', p_at, substr(v_text, 2));
+    elsif pawl_private.is_path(v_text) then
+      return pawl_private.compiled_path(p_value, p_at);
+    end if;
+    return jsonb_build_array('literal', p_at, p_value);
+  elsif jsonb_typeof(p_value) = 'array' then
+    v_list := pawl_private.compiled_list(p_value, p_at, 0, 1000000);
+    if not exists (select from jsonb_array_elements(v_list) e where e ->> 0 <> 'literal') then
+      return jsonb_build_array('literal', p_at, (select coalesce(jsonb_agg(e -> 2), '[]') from jsonb_array_elements(v_list) e));
+    end if;
+    return jsonb_build_array('array', p_at) || v_list;
+  elsif jsonb_typeof(p_value) is distinct from 'object' then
+    return jsonb_build_array('literal', p_at, p_value);
+  end if;
+
+  v_names := array(select k from jsonb_object_keys(p_value) k order by k collate "C");
+  if not exists (select from unnest(v_names) n where n like '$%') then
+    v_compiled := coalesce(
+      (
+        select jsonb_object_agg(n.name, pawl_private.compiled_value(p_value -> n.name, pawl_private.below(p_at, n.name)))
+        from unnest(v_names) as n (name)
+      ),
+      '{}');
+    if not exists (select from jsonb_each(v_compiled) e where e.value ->> 0 <> 'literal') then
+      return jsonb_build_array(
+        'literal', p_at, (select coalesce(jsonb_object_agg(e.key, e.value -> 2), '{}') from jsonb_each(v_compiled) e));
+    end if;
+    return jsonb_build_array('object', p_at, v_compiled);
+  elsif cardinality(v_names) > 1 then
+    perform pawl_private.fault(
+      p_at, 'a member that begins with $ is an operation and stands alone; data with such a name is written with $literal');
+  end if;
+  v_operation := substr(v_names[1], 2);
+  v_operand := p_value -> v_names[1];
+  p_at := pawl_private.below(p_at, v_names[1]);
+  case v_operation
+    when 'path' then
+      return pawl_private.compiled_path(v_operand, p_at);
+    when 'all' then
+      v_compiled := pawl_private.compiled_path(v_operand, p_at);
+      return jsonb_build_array('all', p_at, v_compiled -> 2, pawl_private.plain_prefix(v_compiled ->> 2));
+    when 'literal' then
+      return jsonb_build_array('literal', p_at, v_operand);
+    when 'unset' then
+      if v_operand is distinct from 'true' then
+        perform pawl_private.fault(p_at, 'must be true');
+      elsif not p_may_unset then
+        perform pawl_private.fault(p_at, 'stands only for the whole value of a name in assign, or for a branch of its $if');
+      end if;
+      return jsonb_build_array('unset', p_at);
+    when 'if' then
+      if jsonb_typeof(v_operand) is distinct from 'array' or jsonb_array_length(v_operand) <> 3 then
+        perform pawl_private.fault(p_at, 'must be an array of a guard and two values');
+      end if;
+      return jsonb_build_array(
+        'if', p_at, pawl_private.compiled_guard(v_operand -> 0, p_at || '/0'),
+        pawl_private.compiled_value(v_operand -> 1, p_at || '/1', p_may_unset),
+        pawl_private.compiled_value(v_operand -> 2, p_at || '/2', p_may_unset));
+    when 'set' then
+      if jsonb_typeof(v_operand) is distinct from 'array' or jsonb_array_length(v_operand) <> 3 then
+        perform pawl_private.fault(p_at, 'must be an array of an object, an array of names, and a value');
+      end if;
+      return jsonb_build_array(
+        'set', p_at, pawl_private.compiled_value(v_operand -> 0, p_at || '/0'),
+        pawl_private.compiled_list(v_operand -> 1, p_at || '/1', 1, 64),
+        pawl_private.compiled_value(v_operand -> 2, p_at || '/2'));
+    when 'first', 'concat', 'merge' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 1, 1000000);
+    when 'append', 'union', 'without' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 1000000);
+    when 'duration' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 2);
+    when 'time' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 3);
+    else
+      perform pawl_private.fault(
+        p_at, 'is no operation; there are $path, $all, $first, $if, $append, $union, $without, $merge, $set, $concat, $time, '
+        || '$duration, $unset and $literal, and data with such a name is written with $literal');
+  end case;
+end
+$$;
+revoke execute on function pawl_private.compiled_value(jsonb,text,boolean) from public;
+
+create function pawl_private.complete_macrostep(p_before pawl.instance, p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamp with time zone, p_at timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
 language plpgsql stable
 as $$
 declare
   v_macrostep pawl_private.macrostep;
   v_instance pawl.instance := p_instance;
+  v_last pawl.instance;
+  v_state pawl.workflow_state;
   v_next record;
-  v_eventless boolean;
 begin
   v_macrostep.steps := array[p_before, p_instance];
+  v_macrostep.made := array[null, p_command.event];
   loop
-    select s.events, s.timeouts, s.timeout_events, s.eventless
-    into strict v_macrostep.events, v_macrostep.timeouts, v_macrostep.timeout_events, v_eventless
+    select s.* into strict v_state
     from pawl.workflow_state s
     where s.workflow = v_instance.workflow
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
-    exit when not v_eventless;
-    select t.target, t.context, t.nests, t.guard, s.status, s.state_hash
+    v_macrostep.events := v_state.events;
+    v_macrostep.timeouts := v_state.timeouts;
+    v_macrostep.timeout_events := v_state.timeout_events;
+    v_macrostep.tasks := v_state.tasks;
+    if v_last.id is not null then
+      if v_instance.memory is not null or v_state.timers is not null or v_next.remembered is not null
+        or v_state.ttl_slides and p_command.by_timer then
+        v_instance := pawl_private.with_memory(v_last, v_instance, v_next.move, p_command, p_at);
+      end if;
+      v_macrostep.steps[cardinality(v_macrostep.steps)] := v_instance;
+    end if;
+    if v_state.invariants is not null then
+      v_macrostep.broken := pawl_private.broken_invariant(v_state.invariants, v_instance);
+      if v_macrostep.broken is not null then
+        v_macrostep.refusal := 'invariant-broken';
+        return v_macrostep;
+      end if;
+    end if;
+    exit when not v_state.eventless;
+    select t.target, t.context, t.nests, t.guard, t.move, s.status, s.state_hash, v_state.remembered
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
-      p_state => v_instance.state, p_event => ':always',
-      p_document => pawl_private.document(v_instance, p_payload, p_now), p_checked => '*') t
+      p_state => v_instance.state, p_event => case when v_state.done then ':done' else ':always' end,
+      p_document => pawl_private.document_of(v_instance, p_command, p_now), p_checked => '*',
+      p_memory => v_instance.memory) t
     join pawl.workflow_state s
       on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
     exit when not found;
     if cardinality(v_macrostep.steps) > 101 then
       v_macrostep.refusal := 'always-loop';
       return v_macrostep;
-    elsif octet_length(v_next.context::text) > p_setting.context_limit then
-      v_macrostep.refusal := 'context-too-large';
-      return v_macrostep;
-    elsif v_next.nests and pawl_private.is_too_deep(v_next.context) then
-      v_macrostep.refusal := 'context-too-deep';
+    end if;
+    v_macrostep.refusal := pawl_private.context_refusal(v_next.context, v_next.nests, p_setting);
+    if v_macrostep.refusal is not null then
       return v_macrostep;
     end if;
+    v_last := v_instance;
     if v_next.status = 'failed' then
-      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
+      v_instance.error := pawl_private.failure(
+        p_command.event, v_instance.state, v_next.guard, nullif(p_command.reason, ''));
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
     v_instance.status := v_next.status;
     v_instance.context := v_next.context;
     v_instance.version := v_instance.version + 1;
-    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
+    v_instance.state_changed_at := p_at;
     v_macrostep.steps := v_macrostep.steps || v_instance;
+    v_macrostep.made := v_macrostep.made || case when v_state.done then 'done' end;
   end loop;
   v_macrostep.instance := v_instance;
   return v_macrostep;
 end
 $$;
-revoke execute on function pawl_private.complete_macrostep(pawl.instance,pawl.instance,text,jsonb,text,timestamp with time zone,pawl.setting) from public;
+revoke execute on function pawl_private.complete_macrostep(pawl.instance,pawl.instance,pawl_private.fire_command,timestamp with time zone,timestamp with time zone,pawl.setting) from public;
+
+create function pawl_private.computed(p_document jsonb, p_path text, p_at text, p_all boolean, p_prefix text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  if p_all then
+    return jsonb_path_query_array(p_document, p_path::jsonpath);
+  end if;
+  return jsonb_path_query_first(p_document, p_path::jsonpath);
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+  if p_prefix is not null and jsonb_path_query_first(p_document, p_prefix::jsonpath, '{}', true) is null then
+    return '[]';
+  end if;
+  perform pawl_private.fault(p_at, sqlerrm);
+end
+$$;
+revoke execute on function pawl_private.computed(jsonb,text,text,boolean,text) from public;
+
+create function pawl_private.concatenated(p_items jsonb[], p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_list jsonb;
+  v_text text;
+  v_item jsonb;
+begin
+  foreach v_item in array p_items loop
+    continue when v_item = 'null';
+    if jsonb_typeof(v_item) = 'array' then
+      v_list := coalesce(v_list, '[]') || v_item;
+    elsif jsonb_typeof(v_item) = 'object' then
+      perform pawl_private.fault(p_at, 'an object cannot be concatenated; name a member of it, or use $merge');
+    else
+      v_text := coalesce(v_text, '') || (v_item #>> '{}');
+    end if;
+    if v_list is not null and v_text is not null then
+      perform pawl_private.fault(p_at, 'arrays and scalars cannot be concatenated with each other');
+    end if;
+  end loop;
+  return coalesce(v_list, to_jsonb(coalesce(v_text, '')));
+end
+$$;
+revoke execute on function pawl_private.concatenated(jsonb[],text) from public;
+
+create function pawl_private.connection_document(p_connection pawl.connection) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_connection.name is not null then
+  jsonb_build_object(
+    'base_url', p_connection.base_url, 'auth', p_connection.auth,
+    'headers', (select coalesce(jsonb_agg(h.name order by h.name), '[]') from jsonb_object_keys(p_connection.headers) h (name)),
+    'timeout_ms', (extract(epoch from p_connection.timeout) * 1000)::integer, 'concurrency', p_connection.concurrency,
+    'tls_ca_sha256', encode(sha256(convert_to(p_connection.tls_ca, 'UTF8')), 'hex'))
+end $$;
+revoke execute on function pawl_private.connection_document(pawl.connection) from public;
 
 create function pawl_private.consumer_keep_lead(p_consumer text, p_leader text, p_term bigint, p_lease interval) returns boolean
 language plpgsql volatile security definer
@@ -4105,6 +8618,18 @@ begin
 end
 $$;
 revoke execute on function pawl_private.consumer_keep_lead(text,text,bigint,interval) from public;
+
+create function pawl_private.context_refusal(p_context jsonb, p_nests boolean, p_setting pawl.setting) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return case
+    when octet_length(p_context::text) > p_setting.context_limit then 'context-too-large'
+    when p_nests and pawl_private.is_too_deep(p_context) then 'context-too-deep'
+  end;
+end
+$$;
+revoke execute on function pawl_private.context_refusal(jsonb,boolean,pawl.setting) from public;
 
 create function pawl_private.count_instances(p_workflow text, p_version integer) returns bigint
 language sql stable
@@ -4138,22 +8663,53 @@ as $$
 $$;
 revoke execute on function pawl_private.count_instances(text,integer) from public;
 
-create function pawl_private.deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_expires_at timestamp with time zone) returns timestamp with time zone
-language sql stable parallel safe
-as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
-revoke execute on function pawl_private.deadline(timestamp with time zone,interval[],timestamp with time zone) from public;
+create function pawl_private.creation_limits(p_tenants text[]) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from pawl_private.tenant_usage) then
+    return null; -- As in most deployments.
+  end if;
+  return (
+    select jsonb_object_agg(u.tenant_id, l.reached)
+    from pawl_private.tenant_usage u
+    join pawl.tenant t on t.id = u.tenant_id
+    cross join lateral (
+      select jsonb_build_object('name', c.name, 'limit', t.limits -> c.name, 'used', c.used) as reached
+      from (values ('open_instances', u.open_instances), ('storage_bytes', u.storage_bytes)) as c (name, used)
+      where c.used >= (t.limits ->> c.name)::numeric
+      limit 1
+    ) l
+    where u.tenant_id = any (p_tenants)
+  );
+end
+$$;
+revoke execute on function pawl_private.creation_limits(text[]) from public;
 
-create function pawl_private.deadline_event(p_entered_at timestamp with time zone, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamp with time zone) returns text
+create function pawl_private.deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_memory jsonb, p_expires_at timestamp with time zone) returns timestamp with time zone
 language sql stable parallel safe
 as $$
   select case
+    when p_memory is null then least(p_entered_at + p_timeouts[1], p_expires_at)
+    else (pawl_private.remembered_deadline(p_entered_at, p_timeouts, null, p_memory, p_expires_at)).due_at
+  end
+$$;
+revoke execute on function pawl_private.deadline(timestamp with time zone,interval[],jsonb,timestamp with time zone) from public;
+
+create function pawl_private.deadline_event(p_entered_at timestamp with time zone, p_timeouts interval[], p_timeout_events text[], p_memory jsonb, p_expires_at timestamp with time zone) returns text
+language sql stable parallel safe
+as $$
+  select case
+    when p_memory is not null then
+      (pawl_private.remembered_deadline(p_entered_at, p_timeouts, p_timeout_events, p_memory, p_expires_at)).event
     when p_entered_at + p_timeouts[1] <= p_expires_at or p_expires_at is null then p_timeout_events[1]
     else 'ttl'
   end
 $$;
-revoke execute on function pawl_private.deadline_event(timestamp with time zone,interval[],text[],timestamp with time zone) from public;
+revoke execute on function pawl_private.deadline_event(timestamp with time zone,interval[],text[],jsonb,timestamp with time zone) from public;
 
-create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, timeout_event text, was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[])
+create function pawl_private.decide(p_now timestamp with time zone, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command, p_bypass text DEFAULT NULL::text) returns TABLE(code text, from_state text, instance pawl.instance, actions text[], due_at timestamp with time zone, timeout_event text, was_timed boolean, guards text[], invariant text, payload_schema jsonb, at timestamp with time zone, internal boolean, stays boolean, rearmed boolean, steps pawl.instance[], made text[], principal jsonb, tasks boolean, compensation integer)
 language sql stable
 as $$
   select
@@ -4166,25 +8722,45 @@ as $$
     case when o.applied then coalesce((s.macrostep).events, s.events) else f.events end,
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
-        pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
+        case
+          when (g.next).memory is null then
+            pawl_private.deadline(
+              (g.next).state_changed_at, coalesce((s.macrostep).timeouts, s.timeouts), null, n.expires_at)
+          else (g.deadline).due_at
+        end
     end,
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
-        pawl_private.deadline_event(
-          n.at, coalesce((s.macrostep).timeouts, s.timeouts), coalesce((s.macrostep).timeout_events, s.timeout_events),
-          n.expires_at)
+        case
+          when (g.next).memory is not null then (g.deadline).event
+          else
+            pawl_private.deadline_event(
+              (g.next).state_changed_at, coalesce((s.macrostep).timeouts, s.timeouts),
+              coalesce((s.macrostep).timeout_events, s.timeout_events), null, n.expires_at)
+        end
     end,
-    f.timeouts <> '{}' or i.expires_at is not null,
+    f.timeouts <> '{}' or i.expires_at is not null or f.timers is not null,
     case
-      when o.code = 'guard-rejected' then
-        pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
+      when o.code = 'invariant-broken' then array[o.broken]
+      when o.code = 'guard-rejected' then pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
     end,
+    case when o.code = 'invariant-broken' then o.broken end,
     case when t.unchecked then t.payload_schema end,
-    case when o.applied then (s.macrostep).steps end
+    n.at,
+    o.applied and (t.move).internal,
+    o.applied and (t.move).internal and coalesce(cardinality((s.macrostep).steps) = 2, true),
+    (t.move).rearms is not null,
+    case when o.applied then (s.macrostep).steps end,
+    case when o.applied then (s.macrostep).made end,
+    case when f.reads_actor then pawl_private.principal_of((c)::pawl_private.fire_command) end,
+    o.applied and (f.tasks or coalesce((s.macrostep).tasks, s.tasks) or (t.move).compensation is not null),
+    (t.move).compensation
   from (select (p_command).* offset 0) c
   cross join lateral (select (p_instance).* offset 0) i
   left join lateral (
-    select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
+    select
+      w.events, w.patterns, w.timeouts, w.timers, w.remembered, w.ttl_slides, w.require_if_match, w.reads_instance, w.reads_actor,
+      w.tasks
     from pawl.workflow_state w
     where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
@@ -4196,10 +8772,11 @@ as $$
         then 'version-mismatch'
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
-      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when octet_length(c.payload::text) > p_setting.payload_limit and not c.by_task then 'payload-too-large'
       -- The service has checked the depth of what it gets.
       when c.checked = '*' and pawl_private.is_too_deep(c.payload) then 'malformed-request'
-      when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
+      when (c.event like '%:%' or c.event = 'ttl') <> (c.by_timer or c.by_task) or c.event = 'done' or c.event like '%*%' then 'unknown-event'
+      when c.by_timer and i.memory is not null and pawl_private.circles((i)::pawl.instance, c.payload) then 'timer-loop'
     end as refusal
     offset 0
   ) e
@@ -4207,34 +8784,44 @@ as $$
   cross join lateral (
     select case
       when e.refusal is not null then null
-      when f.reads_instance then pawl_private.document((i)::pawl.instance, c.payload, p_now)
+      when f.reads_instance then
+        pawl_private.document_of((i)::pawl.instance, (c)::pawl_private.fire_command, p_now)
       else jsonb_build_object('context', i.context, 'payload', c.payload)
-    end as document
+    end as document,
+    case when f.patterns is null then c.event else pawl_private.matching(c.event, f.events, f.patterns) end as name
     offset 0
   ) d
   left join lateral pawl_private.choose(
     p_workflow => i.workflow,
     p_workflow_version => i.workflow_version,
     p_state => case when e.refusal is null and i.status = 'active' then i.state end,
-    p_event => c.event,
+    p_event => d.name,
     p_document => d.document,
-    p_checked => nullif(c.checked, '')
+    p_checked => nullif(c.checked, ''),
+    p_memory => i.memory,
+    p_bypass => p_bypass
   ) t on true
   cross join lateral (
     select
       a.at,
-      -- A sliding lifetime begins anew with each step, and keeps its length.
-      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
-    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+      -- A sliding lifetime begins anew with each command, and keeps its length.
+      case when f.ttl_slides and not c.by_timer then a.at + (i.expires_at - a.slid_at) else i.expires_at end as expires_at
+    from (
+      select
+        case
+          when i.memory is null then greatest(p_now, i.state_changed_at)
+          else greatest(p_now, pawl_private.last_step_at((i)::pawl.instance))
+        end as at,
+        case when i.memory is null then i.state_changed_at else pawl_private.slid_at((i)::pawl.instance) end as slid_at
+      offset 0
+    ) a
   ) n
   left join lateral (
     select
-      w.status, w.events, w.timeouts, w.timeout_events, x.next,
-      case when w.eventless then
+      w.status, w.events, w.timeouts, w.timeout_events, w.tasks, x.next,
+      case when w.eventless or w.invariants is not null then
         pawl_private.complete_macrostep(
-          p_before => (i)::pawl.instance, p_instance => x.next, p_event => c.event,
-          p_payload => c.payload, p_reason => nullif(c.reason, ''), p_now => p_now,
-          p_setting => p_setting)
+          (i)::pawl.instance, x.next, (c)::pawl_private.fire_command, p_now, n.at, p_setting)
       end as macrostep
     from pawl.workflow_state w
     cross join lateral (
@@ -4244,12 +8831,23 @@ as $$
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
         p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
-        p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
+        p_state_changed_at => case when (t.move).internal then i.state_changed_at else n.at end,
+        p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
             pawl_private.failure(c.event, i.state, t.guard, nullif(c.reason, ''))
           else i.error
         end) as next
+      offset 0
+    ) r
+    -- Most instances have nothing to remember.
+    cross join lateral (
+      select case
+        when i.memory is not null or w.timers is not null or f.remembered is not null or (t.move).internal
+          or w.ttl_slides and c.by_timer then
+          pawl_private.with_memory((i)::pawl.instance, r.next, t.move, (c)::pawl_private.fire_command, n.at)
+        else r.next
+      end as next
       offset 0
     ) x
     where w.workflow = i.workflow
@@ -4268,7 +8866,7 @@ as $$
       when s.status is not null then 'applied'
       when octet_length(t.context::text) > p_setting.context_limit then 'context-too-large'
       when t.target is not null then 'context-too-deep'
-      when c.event = any (f.events) then 'guard-rejected'
+      when d.name = any (f.events) then 'guard-rejected'
       when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
     end as code
@@ -4286,11 +8884,115 @@ as $$
         ) then 'seen'
         else x.code
       end as code,
-      s.status is not null and (s.macrostep).refusal is null as applied
+      s.status is not null and (s.macrostep).refusal is null as applied,
+      (s.macrostep).broken as broken
     offset 0
   ) o
+  cross join lateral (
+    select
+      g.next,
+      case when (g.next).memory is not null then
+        pawl_private.remembered_deadline(
+          (g.next).state_changed_at, coalesce((s.macrostep).timeouts, s.timeouts),
+          coalesce((s.macrostep).timeout_events, s.timeout_events), (g.next).memory, n.expires_at)
+      end as deadline
+    from (select coalesce((s.macrostep).instance, s.next) as next offset 0) g
+    offset 0
+  ) g
 $$;
-revoke execute on function pawl_private.decide(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command) from public;
+revoke execute on function pawl_private.decide(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command,text) from public;
+
+create function pawl_private.decide_force(p_now timestamp with time zone, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command, p_kind text, p_to text, p_patch jsonb, p_patch_checked text, p_target text, OUT code text, OUT instance pawl.instance, OUT actions text[], OUT guards text[], OUT schema jsonb, OUT at timestamp with time zone, OUT internal boolean, OUT stays boolean, OUT rearmed boolean, OUT was_timed boolean, OUT steps pawl.instance[], OUT made text[], OUT principal jsonb, OUT compensation integer) returns record
+language plpgsql stable
+as $$
+declare
+  v_source pawl.workflow_state;
+  v_to text := p_to;
+  v_decided record;
+  v_forced record;
+  v_macrostep pawl_private.macrostep;
+begin
+  if p_instance.id is null then
+    code := 'instance-not-found';
+    return;
+  end if;
+  instance := p_instance;
+  select s.* into strict v_source
+  from pawl.workflow_state s
+  where s.workflow = p_instance.workflow and s.workflow_version = p_instance.workflow_version and s.state = p_instance.state;
+  if p_kind = 'cancelled' then
+    select w.definition ->> 'cancel' into strict v_to
+    from pawl.workflow w
+    where w.name = p_instance.workflow and w.version = p_instance.workflow_version;
+  end if;
+  actions := v_source.events;
+  code := case
+    when p_command.expected not in ('', '*') and not p_instance.version = any (p_command.expected::bigint[]) then 'version-mismatch'
+    when p_command.expected = '' and p_kind = 'forced' then 'override-unconditional'
+    when p_instance.status <> 'active' then 'instance-final'
+    when p_kind = 'cancelled' and v_to is null then 'not-cancellable'
+    when v_source.protected then 'state-protected'
+  end;
+  if code is not null then
+    return;
+  end if;
+
+  if v_to is null then
+    select d.* into strict v_decided
+    from pawl_private.decide(
+      p_now => p_now, p_setting => p_setting, p_instance => p_instance, p_command => p_command,
+      p_bypass => coalesce(p_target, '')) d;
+    code := case
+      -- All guards were passed over: no transition leads to the target.
+      when v_decided.code = 'guard-rejected' then 'transition-not-allowed'
+      else v_decided.code
+    end;
+    guards := case when code = 'invariant-broken' then v_decided.guards end;
+    schema := v_decided.payload_schema;
+    internal := v_decided.internal;
+    stays := v_decided.stays;
+    rearmed := v_decided.rearmed;
+    if code = 'applied' then
+      steps := coalesce(v_decided.steps, array[p_instance, v_decided.instance]);
+      made := coalesce(v_decided.made, array[null, p_command.event]);
+      compensation := v_decided.compensation;
+      actions := v_decided.actions;
+    end if;
+  else
+    p_command.event := p_kind;
+    select f.* into strict v_forced
+    from pawl_private.forced_step(
+      p_now => p_now, p_setting => p_setting, p_before => p_instance, p_command => p_command, p_to => v_to,
+      p_patch => p_patch, p_patch_checked => p_patch_checked) f;
+    v_macrostep := v_forced.macrostep;
+    code := coalesce(v_macrostep.refusal, 'applied');
+    guards := case when v_macrostep.broken is not null then array[v_macrostep.broken] end;
+    schema := v_forced.unchecked;
+    internal := false;
+    stays := false;
+    if code = 'applied' then
+      steps := v_macrostep.steps;
+      made := v_macrostep.made;
+      actions := v_macrostep.events;
+    end if;
+  end if;
+  if code = 'applied' and exists (
+    select from pawl.workflow_state s
+    where s.workflow = p_instance.workflow and s.workflow_version = p_instance.workflow_version
+      and s.state = (steps[2]).state and s.protected
+  ) then
+    code := 'state-protected';
+    actions := v_source.events;
+  end if;
+  if code = 'applied' then
+    instance := steps[cardinality(steps)];
+    at := greatest(p_now, pawl_private.last_step_at(p_instance));
+    was_timed := v_source.timeouts <> '{}' or v_source.timers is not null or p_instance.expires_at is not null;
+    principal := case when v_source.reads_actor then pawl_private.principal_of(p_command) end;
+  end if;
+end
+$$;
+revoke execute on function pawl_private.decide_force(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command,text,text,jsonb,text,text) from public;
 
 create function pawl_private.definition_fault(p_definition jsonb) returns text
 language sql stable
@@ -4309,20 +9011,37 @@ as $$
       select case
         when (select count(*) from node) > g.state_limit
           then format('there are more than %s states', g.state_limit)
-        when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
-        when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when not exists (select from node n where n.path = pawl_private.initial_of(p_definition)) then 'initial must name a state'
+        when not exists (select from node n where n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1) then 'no state at the top is final'
         when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
-          select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
-        ) then 'ttl.target must name a final state'
+          select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1
+        ) then 'ttl.target must name a final state at the top'
+        when p_definition ? 'cancel' and not exists (select from node n where n.path = p_definition ->> 'cancel')
+          then 'cancel must name a state'
         else coalesce(
           (
             select case
               when jsonb_typeof(n.value) <> 'object' then format('%s must be an object', n.path)
               when n.leaf is null then format('initial of %s must name a state within it', n.path)
-              when n.value ->> 'type' = 'final' and (cardinality(n.lineage) > 1 or not n.atomic)
-                then format('%s is final, so that it must neither be within another state nor have states within', n.path)
-              when n.value ? 'after' and not n.atomic then format('%s has states within, and so no timeouts', n.path)
+              when n.value ->> 'type' = 'final' and not n.atomic
+                then format('%s is final, so that it must not have states within', n.path)
+              when n.value ->> 'type' = 'final' and cardinality(n.lineage) > 1 and not exists (
+                select from node o where o.path = n.lineage[cardinality(n.lineage) - 1] and o.value ? 'done'
+              ) then format('%s is final within a state that has no done', n.path)
+              when n.value ->> 'type' = 'final' and n.value ?| array['on', 'always', 'after', 'every', 'done']
+                then format('%s is final, so that it has no transitions', n.path)
+              when n.value ? 'invoke' and (jsonb_typeof(n.value -> 'invoke') <> 'object' or n.value -> 'invoke' = '{}')
+                then format('invoke of %s must be an object with at least one task', n.path)
+              when n.value ? 'compensate' and (n.value #>> '{compensate,on_failure}') is distinct from 'stop'
+                and (n.value #>> '{compensate,on_failure}') is distinct from 'continue'
+                then format('compensate of %s must have on_failure, stop or continue', n.path)
+              when n.value ?| array['invoke', 'compensate'] and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to start tasks or to undo steps', n.path)
+              when n.value ?& array['invoke', 'compensate'] then format('%s undoes steps, so that it starts no tasks', n.path)
+              when n.value ? 'compensate' and not n.value ?& array['done', 'error']
+                then format('%s undoes steps, so that it needs done and error', n.path)
+              when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
             end as fault
             from node n
             order by fault nulls last
@@ -4331,12 +9050,24 @@ as $$
           (
             select case
               when jsonb_typeof(e.value) <> 'array'
-                then 'each event and timeout, and always, must have an array of transitions: this is not the canonical form'
-              when e.own and (e.key like '%:%' or e.key = 'ttl') then 'ttl and events with a colon are the engine''s own'
+                then 'each event and timeout, always, and each outcome of a task must have an array of transitions: this is not the canonical form'
+              when e.own and (e.key like '%:%' or e.key in ('ttl', 'done')) then 'ttl, done and events with a colon are the engine''s own'
               else (
-                select format('there is no state %s', t.value ->> 'target')
+                select case
+                  when not t.value ? 'target' then case
+                    when e.key in ('always', 'done', 'error', 'unknown') then format('%s must have a target', e.key)
+                    when t.value ? 'resume' or t.value ? 'internal' then 'resume and internal need a target'
+                  end
+                  when o.path is null then format('there is no state %s', t.value ->> 'target')
+                  when t.value ? 'rearm' then 'rearm is for transitions without a target'
+                  when t.value ? 'internal' and not (e.path = any (o.lineage) and o.path <> e.path)
+                    then format('%s is not within %s, so that no internal transition leads there', o.path, e.path)
+                  when t.value ? 'resume' and (o.atomic or o.path = any (e.lineage))
+                    then format('%s cannot be resumed from %s', o.path, e.path)
+                end
                 from jsonb_array_elements(e.value) t
-                where not exists (select from node o where o.path = t.value ->> 'target')
+                left join node o on o.path = t.value ->> 'target'
+                order by 1 nulls last
                 limit 1
               )
             end as fault
@@ -4344,19 +9075,37 @@ as $$
             cross join lateral (
               select o.key, o.value, true as own from jsonb_each(coalesce(n.value -> 'on', '{}')) o
               union all
-              select a.key, a.value, false from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+              select a.key, a.value, false
+              from jsonb_each(case when jsonb_typeof(n.value -> 'after') = 'object' then n.value -> 'after' end) a
               union all
-              select 'always', n.value -> 'always', false where n.value ? 'always'
-            ) e
+              select m.name, n.value -> m.name, false
+              from unnest(array['always', 'done', 'after', 'every', 'error']) as m (name)
+              where n.value ? m.name and (m.name <> 'after' or jsonb_typeof(n.value -> 'after') <> 'object')
+              union all
+              select m.name, coalesce(t.value -> m.name, 'null'), false
+              from jsonb_each(case when jsonb_typeof(n.value -> 'invoke') = 'object' then n.value -> 'invoke' end) t
+              cross join unnest(array['done', 'error', 'unknown']) as m (name)
+            ) d
+            cross join lateral (select d.key, d.value, d.own, n.path, n.lineage) e
             order by fault nulls last
             limit 1
           ),
           (
-            select 'the states have more than 50000 transitions, with those that they inherit'
-            from node s
-            join node n on n.path = any (s.lineage)
-            where s.atomic
-            having sum(n.transitions) > 50000
+            select 'the states have more than 50000 transitions, with those that they inherit and those to each state that may be resumed'
+            from (
+              select n.transitions
+              from node s
+              join node n on n.path = any (s.lineage)
+              where s.atomic
+              union all
+              select 1
+              from node s
+              join node n on n.path = any (s.lineage)
+              cross join lateral jsonb_path_query(n.value, '$.on.*[*] ? (exists(@.resume))') t
+              join node l on t ->> 'target' = any (l.lineage) and l.atomic
+              where s.atomic
+            ) c
+            having sum(c.transitions) > 50000
           ))
       end
     )
@@ -4365,15 +9114,16 @@ as $$
 $$;
 revoke execute on function pawl_private.definition_fault(jsonb) from public;
 
-create function pawl_private.definition_states(p_definition jsonb) returns TABLE(path text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
-language sql immutable
+create function pawl_private.definition_states(p_definition jsonb) returns TABLE(path text, at text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with recursive node as (
-    select s.key as path, array[s.key] as lineage, s.value
+    select s.key as path, pawl_private.below('/states', s.key) as at, array[s.key] as lineage, s.value
     from jsonb_each(p_definition -> 'states') s
     union all
-    select n.path || '.' || s.key, n.lineage || (n.path || '.' || s.key), s.value
+    select
+      n.path || '.' || s.key, pawl_private.below(n.at || '/states', s.key), n.lineage || (n.path || '.' || s.key), s.value
     from node n
     cross join lateral jsonb_each(n.value -> 'states') s
   ),
@@ -4383,113 +9133,287 @@ as $$
     union all
     select e.path, n.path, n.value
     from entered e
-    join node n on n.path = e.leaf || '.' || (e.value ->> 'initial')
+    join node n on n.path = e.leaf || '.' || pawl_private.initial_of(e.value)
     where e.value ? 'states'
   )
-  select n.path, n.lineage, n.value, not n.value ? 'states', e.leaf, t.transitions
+  select n.path, n.at, n.lineage, n.value, not n.value ? 'states', e.leaf, t.transitions
   from node n
   left join entered e on e.path = n.path and not e.value ? 'states'
   cross join lateral (
     select coalesce(sum(case when jsonb_typeof(d.value) = 'array' then jsonb_array_length(d.value) end), 0) as transitions
     from (
-      select o.value from jsonb_each(coalesce(n.value -> 'on', '{}') || coalesce(n.value -> 'after', '{}')) o
+      select o.value
+      from jsonb_each(
+        coalesce(n.value -> 'on', '{}') || case when jsonb_typeof(n.value -> 'after') = 'object' then n.value -> 'after' else '{}' end
+      ) o
       union all
-      select n.value -> 'always'
+      select n.value -> m.name from unnest(array['always', 'done', 'after', 'every']) as m (name)
     ) d
   ) t
 $$;
 revoke execute on function pawl_private.definition_states(jsonb) from public;
 
-create function pawl_private.definition_transitions(p_definition jsonb) returns TABLE(source text, event text, "position" bigint, target text, guard_text text, assign_names text[], assign_paths jsonpath[], assign_stages integer[], assign_payload boolean, payload_schema jsonb)
-language sql immutable
+create function pawl_private.definition_tasks(p_definition jsonb) returns TABLE("position" integer, state text, name text, value jsonb, at text)
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with node as materialized (
     select * from pawl_private.definition_states(p_definition)
   ),
+  invoked as (
+    select n.path as state, t.key as name, t.value, pawl_private.below(n.at || '/invoke', t.key) as at
+    from node n
+    cross join lateral jsonb_each(case when jsonb_typeof(n.value -> 'invoke') = 'object' then n.value -> 'invoke' end) t
+  ),
+  listed as (
+    select i.* from invoked i
+    union all
+    select null, i.name, i.value -> 'compensate', i.at || '/compensate'
+    from invoked i
+    where i.value ? 'compensate'
+    union all
+    select null, o.key, t.value -> 'compensate', pawl_private.below(n.at || '/on', o.key) || '/' || t.place - 1 || '/compensate'
+    from node n
+    cross join lateral jsonb_each(case when jsonb_typeof(n.value -> 'on') = 'object' then n.value -> 'on' end) o
+    cross join lateral jsonb_array_elements(case when jsonb_typeof(o.value) = 'array' then o.value end)
+      with ordinality as t (value, place)
+    where t.value ? 'compensate'
+  )
+  select row_number() over (order by l.at collate "C")::integer, l.state, l.name, l.value, l.at from listed l
+$$;
+revoke execute on function pawl_private.definition_tasks(jsonb) from public;
+
+create function pawl_private.definition_timers(p_state jsonb, p_at text) returns TABLE(slot text, "position" bigint, value jsonb, at text, timer jsonb)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_kind text;
+  v_item record;
+  v_when jsonb;
+  v_constant text;
+  v_duration interval;
+  v_seen jsonb := '{}';
+begin
+  foreach v_kind in array array['after', 'every'] loop
+    for v_item in
+      select p_at || '/' || v_kind || '/' || t.place - 1 as at, t.value, t.value ->> 'in' as key, t.place
+      from jsonb_array_elements(case when jsonb_typeof(p_state -> v_kind) = 'array' then p_state -> v_kind end)
+        with ordinality as t (value, place)
+      union all
+      select pawl_private.below(p_at || '/after', a.key) || '/' || t.place - 1, t.value || jsonb_build_object('in', a.key), a.key, t.place
+      from jsonb_each(case when v_kind = 'after' and jsonb_typeof(p_state -> 'after') = 'object' then p_state -> 'after' end) a
+      cross join lateral jsonb_array_elements(a.value) with ordinality as t (value, place)
+    loop
+      if jsonb_typeof(v_item.value) <> 'object' or (v_item.value ? 'in') = (v_item.value ? 'at') then
+        perform pawl_private.fault(v_item.at, 'a timer has either in, a duration, or at, a time');
+      end if;
+      at := v_item.at;
+      value := v_item.value - 'in' - 'at';
+      v_constant := case
+        when jsonb_typeof(v_item.value -> 'in') = 'string' and not pawl_private.is_path(v_item.key) and v_item.key not like '$%' then v_item.key
+      end;
+      if v_constant is not null then
+        v_duration := pawl_private.duration(v_constant);
+        if v_duration is null or v_duration <= interval '0' then
+          perform pawl_private.fault(at, format('%s is no duration; write one like 90s, 15m, 24h or 1mo, of at most ten years', v_constant));
+        elsif v_kind = 'every' and v_duration < interval '1 second' then
+          perform pawl_private.fault(at, 'every must be at least 1s');
+        end if;
+        slot := v_kind || ':' || v_constant;
+        v_when := jsonb_build_object('in', jsonb_build_object('constant', v_constant));
+      else
+        slot := v_kind || ':' || v_item.place;
+        v_when := case
+          when v_item.value ? 'in' then jsonb_build_object('in', jsonb_build_object('value', pawl_private.compiled_value(v_item.value -> 'in', at || '/in')))
+          else jsonb_build_object('at', jsonb_build_object('value', pawl_private.compiled_value(v_item.value -> 'at', at || '/at')))
+        end;
+      end if;
+      if v_kind = 'every' and (value ? 'target' or v_item.value ? 'at') then
+        perform pawl_private.fault(at, 'every has in, and no target and no at: it stays in the state');
+      end if;
+      timer := v_when || jsonb_build_object(
+        'slot', slot, 'every', v_kind = 'every',
+        'static', v_constant is not null and v_kind = 'after' and value ? 'target' and not value ? 'internal'
+          and pawl_private.months_of(v_duration) = 0);
+      v_seen := v_seen || jsonb_build_object(slot, coalesce((v_seen ->> slot)::integer, 0) + 1);
+      position := (v_seen ->> slot)::integer;
+      return next;
+    end loop;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.definition_timers(jsonb,text) from public;
+
+create function pawl_private.definition_transitions(p_definition jsonb, p_source text DEFAULT NULL::text, p_target text DEFAULT NULL::text) returns TABLE(source text, event text, "position" bigint, target text, guard jsonb, guard_at text, internal boolean, kept integer, rearms text, resumes text, resumed_state text, resumes_timers boolean, stages jsonb, payload_schema jsonb)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with node as materialized (
+    select
+      n.*,
+      n.atomic and n.value ->> 'type' is not distinct from 'final' as final,
+      pawl_private.compiled_assign(n.value #> '{entry,assign}', n.at || '/entry/assign') as entry,
+      pawl_private.compiled_assign(n.value #> '{exit,assign}', n.at || '/exit/assign') as exit,
+      pawl_private.compiled_assign(n.value #> '{initial,assign}', n.at || '/initial/assign') as first
+    from pawl_private.definition_states(p_definition) n
+  ),
+  task as materialized (
+    select t.* from pawl_private.definition_tasks(p_definition) t where p_source is null
+  ),
+  -- What becomes of tasks and of undoing, by the states that react to it.
+  outcome as materialized (
+    select t.state, m.name || ':' || t.name as event, o.position, o.value, t.at || '/' || m.name || '/' || o.position - 1 as at
+    from task t
+    cross join unnest(array['done', 'error', 'unknown']) as m (name)
+    cross join lateral jsonb_array_elements(case when jsonb_typeof(t.value -> m.name) = 'array' then t.value -> m.name end)
+      with ordinality as o (value, position)
+    where t.state is not null
+  ),
+  handler as materialized (
+    select o.state as path, o.event, o.position, o.value, o.at from outcome o
+    union all
+    -- In the states that an outcome of a task leads to, an operator may settle the task anew.
+    select distinct n.leaf, o.event || '@' || o.state, o.position, o.value, o.at
+    from outcome f
+    join node n on n.path = f.value ->> 'target'
+    join outcome o on o.state = f.state and split_part(o.event, ':', 2) = split_part(f.event, ':', 2)
+    where n.leaf <> f.state
+    union all
+    select n.path, m.name || ':compensate', o.position, o.value, n.at || '/' || m.name || '/' || o.position - 1
+    from node n
+    cross join unnest(array['done', 'error']) as m (name)
+    cross join lateral jsonb_array_elements(case when jsonb_typeof(n.value -> m.name) = 'array' then n.value -> m.name end)
+      with ordinality as o (value, position)
+    where n.value ? 'compensate'
+    union all
+    select n.path, 'compensated:' || c.name, 1, '{}', n.at
+    from node n
+    cross join (select distinct t.name from task t where t.state is null) c
+    where n.value ? 'compensate'
+  ),
   declared as materialized (
-    select n.path, n.lineage, e.event, t.position, t.value, t.value ->> 'target' as target
+    select
+      n.path, n.lineage, e.event, e.position, e.value, e.value ->> 'target' as target, e.timer, e.at,
+      pawl_private.compiled_assign(e.value -> 'assign', e.at || '/assign') as assign
     from node n
     cross join lateral (
-      select o.key as event, o.value as transitions from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+      select o.key as event, t.position, t.value, false as timer, pawl_private.below(n.at || '/on', o.key) || '/' || t.position - 1 as at
+      from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+      cross join lateral jsonb_array_elements(o.value) with ordinality as t (value, position)
       union all
-      select 'after:' || a.key, a.value from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+      select ':' || m.name, t.position, t.value, false, n.at || '/' || m.name || '/' || t.position - 1
+      from unnest(array['always', 'done']) as m (name)
+      cross join lateral jsonb_array_elements(n.value -> m.name) with ordinality as t (value, position)
+      where not n.value ? 'compensate'
       union all
-      select ':always', n.value -> 'always' where n.value ? 'always'
+      select t.slot, t.position, t.value, true, t.at
+      from pawl_private.definition_timers(n.value, n.at) t
+      union all
+      select h.event, h.position, h.value, false, h.at
+      from handler h
+      where h.path = n.path
     ) e
-    cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+    where p_source is null
   ),
-  -- inside: the states around the declaring state. Those that are around the target too are neither
-  -- left nor entered.
+  -- inside: the states around the declaring state, with itself if the transition is internal. Those that are around the
+  -- target too are neither left nor entered.
   inherited as (
     select
-      s.path as source, s.lineage, d.event, d.value, d.target,
-      row_number() over (partition by s.path, d.event order by cardinality(d.lineage) desc, d.position) as position,
+      s.path as source, s.lineage,
+      d.event || case when d.timer and d.path <> s.path then '@' || d.path else '' end as event,
+      d.value, d.target, d.at, d.assign, d.path as declaring,
+      cardinality(d.lineage) as depth, d.position,
       -- All transitions of an event in a state share one schema.
       (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
         over (partition by s.path, d.event))[1] as payload_schema,
-      d.lineage[:cardinality(d.lineage) - 1] as inside,
+      d.lineage[:cardinality(d.lineage) - case when d.value ? 'internal' then 0 else 1 end] as inside,
       -- An inherited transition behind one without a guard is never taken.
       bool_or(not d.value ? 'guard') over (
         partition by s.path, d.event order by cardinality(d.lineage) desc
         groups between unbounded preceding and 1 preceding
-      ) as idle
+      ) and not d.timer as idle
     from node s
     join declared d on d.path = any (s.lineage)
-    where s.atomic
+    where s.atomic and case
+      when s.final then d.event = ':done' and d.path = s.lineage[cardinality(s.lineage) - 1]
+      else d.event <> ':done'
+    end
     union all
-    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}', null
+    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', '/ttl', null, null, 0, 1, null, '{}', null
     from node s
-    where p_definition ? 'ttl' and s.atomic and s.value ->> 'type' is distinct from 'final'
+    where p_source is null and p_definition ? 'ttl' and s.atomic and (not s.final or cardinality(s.lineage) > 1)
     union all
-    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}', null
+    select i.leaf, '{}', ':initial', '{}', i.path, '/initial', pawl_private.compiled_assign(p_definition #> '{initial,assign}', '/initial/assign'),
+      null, 0, 1, null, '{}', null
     from node i
-    where i.path = p_definition ->> 'initial'
+    where p_source is null and i.path = pawl_private.initial_of(p_definition)
+    union all
+    select s.path, s.lineage, ':forced', '{}', p_target, '', '["forced"]', null, 0, 1, null,
+      s.lineage[:cardinality(s.lineage) - 1], null
+    from node s
+    where s.path = p_source
+  ),
+  -- One row for each state that a transition leads to.
+  led as (
+    select i.*, coalesce(t.leaf, i.source) as leaf, null::text as resumed_state, false as resumed
+    from inherited i
+    left join node t on t.path = i.target
+    where i.idle is not true
+    union all
+    select i.*, l.path, l.path, true
+    from inherited i
+    join node l on i.target = any (l.lineage) and l.atomic and not l.final
+    -- Within the state that is resumed, the present state is the one that was left last.
+    where i.idle is not true and i.value ? 'resume' and (l.path = i.source or not i.target = any (i.lineage))
+  ),
+  kept as (
+    select
+      i.*, t.lineage as target_lineage, l.lineage as leaf_lineage,
+      case
+        when i.target is null then cardinality(i.lineage)
+        else (
+          select count(*)
+          from unnest(i.lineage) as a (path)
+          where a.path = any (i.inside) and a.path = any (t.lineage[:cardinality(t.lineage) - 1])
+        )
+      end::integer as kept
+    from led i
+    left join node t on t.path = i.target
+    left join node l on l.path = i.leaf
   )
   select
-    i.source, i.event, i.position, t.leaf, i.value ->> 'guard', coalesce(a.names, '{}'), coalesce(a.paths, '{}'),
-    a.stages, coalesce(a.payload, false), i.payload_schema
-  from inherited i
-  left join node t on t.path = i.target
-  left join node l on l.path = t.leaf
+    i.source, i.event, row_number() over (partition by i.source, i.event order by i.depth desc, i.position, i.resumed desc, i.leaf collate "C"),
+    i.leaf, i.value -> 'guard', i.at || '/guard', i.target is null, i.kept,
+    case when i.value ? 'rearm' then i.declaring end,
+    case when i.value ? 'resume' then i.target end, i.resumed_state, i.value -> 'resume' is not distinct from '"timers"', a.stages,
+    i.payload_schema
+  from kept i
   cross join lateral (
-    select
-      array_agg(p.name order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as names,
-      array_agg(p.path order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as paths,
-      array_agg(p.stage order by p.stage, p.name collate "C") filter (where not p.lone) as stages,
-      bool_or(p.lone and p.name is null) as payload
+    select jsonb_agg(x.assign order by x.place) as stages
     from (
-      select g.stage, count(*) filter (where g.first) over () = 1 as lone, g.name, g.path
-      from (
-        select b.stage, m.name, m.path::jsonpath as path, row_number() over (partition by b.stage) = 1 as first
-        from (
-          select row_number() over (order by x.place)::integer as stage, x.assign
-          from (
-            -- States that are left, the transition itself, states that are entered, in this order.
-            select -cardinality(n.lineage) as place, n.value #> '{exit,assign}' as assign
-            from node n
-            where n.path = any (i.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
-            union all
-            select 0, i.value -> 'assign'
-            union all
-            select cardinality(n.lineage), n.value #> '{entry,assign}'
-            from node n
-            where n.path = any (l.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
-          ) x
-          where x.assign is not null and x.assign <> '{}'
-        ) b
-        cross join lateral (
-          select o.key as name, o.value as path
-          from jsonb_each_text(case when jsonb_typeof(b.assign) = 'object' then b.assign end) o
-          union all
-          select null, null where b.assign = '"*"'
-        ) m
-      ) g
-    ) p
+      -- States that are left, the transition itself, states that are entered, in this order. What goes with initial
+      -- comes between its state and the state that it leads to.
+      select -2 * cardinality(n.lineage) as place, n.exit as assign
+      from node n
+      where n.path = any (i.lineage[i.kept + 1:])
+      union all
+      select case i.event when ':initial' then 1 else 0 end, i.assign
+      union all
+      select 2 * cardinality(n.lineage), n.entry
+      from node n
+      where n.path = any (i.leaf_lineage[i.kept + 1:])
+      union all
+      select 2 * cardinality(n.lineage) + 1, n.first
+      from node n
+      where n.path = any (i.leaf_lineage[greatest(i.kept + 1, cardinality(i.target_lineage)):]) and not i.resumed
+    ) x
+    where x.assign is not null
   ) a
-  where i.idle is not true and (i.event <> ':initial' or a.names is not null or a.payload)
+  where i.event <> ':initial' or a.stages is not null
 $$;
-revoke execute on function pawl_private.definition_transitions(jsonb) from public;
+revoke execute on function pawl_private.definition_transitions(jsonb,text,text) from public;
 
 create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns boolean
 language sql immutable parallel safe
@@ -4505,7 +9429,19 @@ as $$
 $$;
 revoke execute on function pawl_private.delivery_id(timestamp with time zone,uuid,bigint,bigint,uuid) from public;
 
-create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone) returns jsonb
+create function pawl_private.digested(p_instance pawl.instance) returns jsonb
+language plpgsql stable
+as $$
+begin
+  return jsonb_build_object(
+    'workflow', p_instance.workflow, 'workflow_version', p_instance.workflow_version, 'state', p_instance.state,
+    'status', p_instance.status, 'version', p_instance.version,
+    'context_sha256', encode(sha256(convert_to(p_instance.context::text, 'UTF8')), 'hex'));
+end
+$$;
+revoke execute on function pawl_private.digested(pawl.instance) from public;
+
+create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamp with time zone, p_event text, p_principal jsonb) returns jsonb
 language plpgsql stable parallel safe
 as $$
 begin
@@ -4513,6 +9449,8 @@ begin
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
+    'event', p_event,
+    'actor', p_principal,
     'instance', jsonb_build_object(
       'id', p_instance.id,
       'workflow', p_instance.workflow,
@@ -4527,9 +9465,20 @@ begin
       'expires_at', pawl_private.rfc3339(p_instance.expires_at)));
 end
 $$;
-revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone) from public;
+revoke execute on function pawl_private.document(pawl.instance,jsonb,timestamp with time zone,text,jsonb) from public;
 
-create function pawl_private.due_timers(p_now timestamp with time zone, p_limit integer, p_queue integer) returns TABLE(instance pawl.instance, queued_version bigint, tried integer, due_at timestamp with time zone, event text, next_tried integer, queue integer)
+create function pawl_private.document_of(p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamp with time zone) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return pawl_private.document(
+    p_instance, p_command.payload, p_now, case when p_command.by_timer then 'timeout' else p_command.event end,
+    pawl_private.principal_of(p_command));
+end
+$$;
+revoke execute on function pawl_private.document_of(pawl.instance,pawl_private.fire_command,timestamp with time zone) from public;
+
+create function pawl_private.due_timers(p_now timestamp with time zone, p_limit integer, p_queue integer, p_tenants text[] DEFAULT NULL::text[]) returns TABLE(instance pawl.instance, queued_version bigint, tried integer, due_at timestamp with time zone, event text, next_tried integer, queue integer)
 language plpgsql volatile
 set enable_bitmapscan = 'off'
 set enable_incremental_sort = 'off'
@@ -4547,9 +9496,26 @@ begin
       (
         select t.*
         from pawl.timer t
-        where p_queue is null and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+        where p_queue is null and p_tenants is null and t.due_at <= p_now
+          and t.queued_version is distinct from t.armed_version
         order by t.due_at
         limit 5000
+      )
+      union all
+      (
+        select (t.timer).*
+        from unnest(p_tenants) as d (tenant_id)
+        cross join lateral (
+          select o.timer, row_number() over () as turn
+          from (
+            select t as timer
+            from pawl.timer t
+            where t.tenant_id = d.tenant_id and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+            order by t.tenant_id, t.due_at
+            limit greatest(1000 / greatest(cardinality(p_tenants), 1), 1)
+          ) o
+        ) t
+        order by t.turn
       )
       union all
       (
@@ -4563,7 +9529,7 @@ begin
     cross join lateral (
       select i as instance
       from pawl.instance i
-      where i.tenant_id = t.tenant_id and i.id = t.instance_id
+      where i.tenant_id = t.tenant_id and i.id = t.instance_id and not pawl_private.is_disabled(t.tenant_id)
       limit 1
       for no key update skip locked
     ) l
@@ -4589,12 +9555,69 @@ begin
   ) q on true;
 end
 $$;
-revoke execute on function pawl_private.due_timers(timestamp with time zone,integer,integer) from public;
+revoke execute on function pawl_private.due_timers(timestamp with time zone,integer,integer,text[]) from public;
 
 create function pawl_private.duration(p_text text) returns interval
-language sql immutable parallel safe
-as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
+language plpgsql stable parallel safe
+as $$
+declare
+  v_sign integer := case when p_text like '-%' then -1 else 1 end;
+  v_text text := ltrim(p_text, '+-');
+  v_part text[];
+  v_months numeric := 0;
+  v_seconds numeric := 0;
+begin
+  if p_text ~ '^[+-]?P[0-9]' or p_text ~ '^[+-]?PT[0-9]' then
+    v_part := regexp_match(
+      v_text,
+      '^P(?:([0-9]{1,9})Y)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?'
+        || '(?:T(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,12}(?:[.][0-9]{1,6})?)S)?)?$');
+    if v_part is null then
+      return null;
+    end if;
+    v_months := coalesce(v_part[1], '0')::numeric * 12 + coalesce(v_part[2], '0')::numeric;
+    v_seconds := coalesce(v_part[3], '0')::numeric * 604800 + coalesce(v_part[4], '0')::numeric * 86400
+      + coalesce(v_part[5], '0')::numeric * 3600 + coalesce(v_part[6], '0')::numeric * 60 + coalesce(v_part[7], '0')::numeric;
+  elsif p_text ~ '^[+-]?([0-9]{1,12}(ms|mo|y|w|d|h|m|s))+$' then
+    for v_part in select regexp_matches(v_text, '([0-9]+)(ms|mo|y|w|d|h|m|s)', 'g') loop
+      if v_part[2] in ('mo', 'y') then
+        v_months := v_months + v_part[1]::numeric * case v_part[2] when 'y' then 12 else 1 end;
+      else
+        v_seconds := v_seconds + v_part[1]::numeric * case v_part[2]
+          when 'w' then 604800 when 'd' then 86400 when 'h' then 3600 when 'm' then 60 when 's' then 1 else 0.001
+        end;
+      end if;
+    end loop;
+  else
+    return null;
+  end if;
+  if v_months > 120 or v_seconds > 315360000 then
+    return null;
+  end if;
+  return make_interval(months => (v_sign * v_months)::integer, secs => (v_sign * v_seconds)::double precision);
+end
+$$;
 revoke execute on function pawl_private.duration(text) from public;
+
+create function pawl_private.duration_text(p_duration interval) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return format(
+    'P%sMT%sS', pawl_private.months_of(p_duration), trim_scale(pawl_private.seconds_of(p_duration)));
+end
+$$;
+revoke execute on function pawl_private.duration_text(interval) from public;
+
+create function pawl_private.entered_memory(p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamp with time zone) returns jsonb
+language plpgsql stable
+as $$
+begin
+  return pawl_private.remembered(
+    null, p_instance, row(false, 0, null, null, null, false, null)::pawl_private.move, p_command, p_now);
+end
+$$;
+revoke execute on function pawl_private.entered_memory(pawl.instance,pawl_private.fire_command,timestamp with time zone) from public;
 
 create function pawl_private.epoch_of(p_xid xid8, p_seq bigint, p_head pawl.log_head) returns bigint
 language sql stable
@@ -4606,6 +9629,45 @@ as $$
 $$;
 revoke execute on function pawl_private.epoch_of(xid8,bigint,pawl.log_head) from public;
 
+create function pawl_private.exact_duration(p_text text, p_at text) returns interval
+language plpgsql stable
+as $$
+declare
+  v_duration interval := pawl_private.duration(p_text);
+begin
+  if v_duration is null and p_text is not null or v_duration <= interval '0' then
+    perform pawl_private.fault(p_at, format('%s is no duration; write one like 90s, 15m or 24h, of at most ten years', p_text));
+  elsif pawl_private.months_of(v_duration) <> 0 then
+    perform pawl_private.fault(p_at, 'months and years have no fixed length; write days');
+  end if;
+  return v_duration;
+end
+$$;
+revoke execute on function pawl_private.exact_duration(text,text) from public;
+
+create function pawl_private.excerpt(p_document jsonb) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when octet_length(p_document::text) > 16384
+      then jsonb_build_object('bytes', octet_length(p_document::text), 'sha256', encode(sha256(convert_to(p_document::text, 'UTF8')), 'hex'))
+    else p_document
+  end
+$$;
+revoke execute on function pawl_private.excerpt(jsonb) from public;
+
+create function pawl_private.expected_fault(p_expected text) returns text
+language sql immutable parallel safe
+as $$
+  select format('%L is no array of versions', left(p_expected, 100))
+  where p_expected not in ('', '*') and case
+    when p_expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (p_expected::numeric[])
+    else true
+  end
+$$;
+revoke execute on function pawl_private.expected_fault(text) from public;
+
 create function pawl_private.fail_timer(p_instance pawl.instance, p_tried integer, p_event text, p_error text, p_cause text) returns jsonb
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -4614,6 +9676,11 @@ declare
   v_now timestamptz := pawl.now();
   v_known boolean;
 begin
+  if pawl_private.pass_over(p_instance, p_event, p_tried) then
+    return jsonb_build_array(jsonb_build_object(
+      'tenant', p_instance.tenant_id, 'workflow', p_instance.workflow, 'instance', p_instance.id, 'event', p_event,
+      'reason', p_error, 'cause', p_cause));
+  end if;
   select t.failed_version = p_instance.version and t.armed_version = p_instance.version and t.last_error = p_error
   into v_known
   from pawl.timer t
@@ -4645,10 +9712,113 @@ end
 $$;
 revoke execute on function pawl_private.failure(text,text,text,text) from public;
 
-create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
+create function pawl_private.fault(p_at text, p_message text) returns void
+language plpgsql stable
+as $$
+begin
+  raise exception '%: %', p_at, p_message using errcode = '22023', column = p_at;
+end
+$$;
+revoke execute on function pawl_private.fault(text,text) from public;
+
+create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb, p_subject text) returns bytea
 language sql stable parallel safe
-as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
-revoke execute on function pawl_private.fingerprint(uuid,text,jsonb) from public;
+as $$
+  select sha256(convert_to(
+    jsonb_build_array('fire', p_id, p_event, p_payload)::text || coalesce(p_subject, ''), 'UTF8'))
+$$;
+revoke execute on function pawl_private.fingerprint(uuid,text,jsonb,text) from public;
+
+create function pawl_private.fire_late(p_task pawl.task, p_event text) returns boolean
+language plpgsql volatile
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select o.* into v_outcome
+  from pawl.fire(
+    p_tenants => array[p_task.tenant_id::text], p_ids => array[p_task.instance_id], p_events => array[p_event],
+    p_payloads => array[p_task.result::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}',
+    p_actors => array['task:' || p_task.name], p_reasons => '{""}', p_correlation_ids => '{""}', p_traceparents => '{""}',
+    p_verified => true, p_history_keys => array['task:' || p_task.id]) o;
+  if v_outcome.code = 'applied' then
+    update pawl.task t set result_version = (v_outcome.instance).version where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+  end if;
+  return v_outcome.code = 'applied';
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+  return false;
+end
+$$;
+revoke execute on function pawl_private.fire_late(pawl.task,text) from public;
+
+create function pawl_private.fire_outcomes(p_tasks pawl.task[], p_events text[], p_kind text) returns void
+language plpgsql volatile
+as $$
+declare
+  v_size integer := coalesce(cardinality(p_tasks), 0);
+  v_codes text[] := array_fill(''::text, array[v_size]);
+  v_versions bigint[] := array_fill(null::bigint, array[v_size]);
+  v_outcome pawl.outcome;
+  v_task pawl.task;
+begin
+  if v_size = 0 then
+    return;
+  end if;
+  begin
+    for v_outcome in
+      select o.*
+      from pawl.fire(
+        p_tenants => array(select t.tenant_id::text from unnest(p_tasks) t), p_ids => array(select t.instance_id from unnest(p_tasks) t),
+        p_events => p_events, p_payloads => array(select t.result::jsonb from unnest(p_tasks) t),
+        p_keys => array_fill(''::text, array[v_size]), p_expected => array_fill('*'::text, array[v_size]),
+        p_checked => array_fill('*'::text, array[v_size]), p_actors => array(select 'task:' || t.name from unnest(p_tasks) t),
+        p_reasons => array_fill(''::text, array[v_size]), p_correlation_ids => array_fill(''::text, array[v_size]),
+        p_traceparents => array(
+          select coalesce(h.traceparent, '')
+          from unnest(p_tasks) with ordinality as t
+          left join lateral (
+            select h.traceparent
+            from pawl.history h
+            where h.tenant_id = t.tenant_id and h.instance_id = t.instance_id and h.version = t.entered_version
+            limit 1
+          ) h on true
+          order by t.ordinality),
+        p_verified => true, p_history_keys => array(select 'task:' || t.id from unnest(p_tasks) t), p_kind => p_kind) o
+    loop
+      v_codes[v_outcome.ordinal] := v_outcome.code;
+      v_versions[v_outcome.ordinal] := (v_outcome.instance).version;
+    end loop;
+  exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+    if v_size > 1 then
+      for v_i in 1 .. v_size loop
+        perform pawl_private.fire_outcomes(p_tasks[v_i:v_i], p_events[v_i:v_i], p_kind);
+      end loop;
+      return;
+    end if;
+    v_codes[1] := 'guard-error';
+  end;
+  for v_i in 1 .. v_size loop
+    v_task := p_tasks[v_i];
+    if v_codes[v_i] = 'applied' then
+      update pawl.task t
+      set result_version = v_versions[v_i], reopened = false, problem = null
+      where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+      if v_task.status = 'done' and p_kind = 'result' then
+        update pawl.compensation c set version = v_versions[v_i] where c.tenant_id = v_task.tenant_id and c.task_id = v_task.id;
+      end if;
+    elsif p_events[v_i] not like 'unknown:%' and p_kind = 'result' then
+      v_task.result := v_task.result || jsonb_build_object('error', v_codes[v_i]);
+      v_task.problem := v_codes[v_i];
+      perform pawl_private.keep_task(v_task);
+      perform pawl_private.fire_outcomes(array[v_task], array['unknown' || substr(p_events[v_i], position(':' in p_events[v_i]))], p_kind);
+      update pawl.task t set problem = v_codes[v_i] where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+    else
+      update pawl.task t set problem = v_codes[v_i] where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+    end if;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.fire_outcomes(pawl.task[],text[],text) from public;
 
 create function pawl_private.fire_timer_batch(p_tenants text[], p_ids uuid[], p_versions bigint[], p_events text[], p_tried integer[], p_next_tried integer[], p_due_at timestamp with time zone[], OUT fired integer, OUT failures jsonb, OUT done integer) returns record
 language plpgsql volatile
@@ -4670,7 +9840,10 @@ begin
     from pawl.fire(
       p_tenants => p_tenants, p_ids => p_ids, p_events => p_events,
       p_payloads => array(
-        select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
+        select pawl_private.timer_payload(d.event, d.due_at, case when d.event like 'every:%' then (
+          select i.memory from pawl.instance i where i.tenant_id = d.tenant and i.id = d.id
+        ) end, pawl.now())
+        from unnest(p_tenants, p_ids, p_events, p_due_at) as d (tenant, id, event, due_at)),
       p_keys => v_none,
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
       p_checked => array_fill('*'::text, array[v_size]),
@@ -4684,8 +9857,10 @@ begin
     select i.* into strict v_instance
     from pawl.instance i
     where i.tenant_id = p_tenants[v_outcome.ordinal] and i.id = p_ids[v_outcome.ordinal];
-    if v_outcome.code in ('guard-rejected', 'transition-not-allowed') then
-      perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
+    if v_outcome.code in ('guard-rejected', 'invariant-broken', 'transition-not-allowed') then
+      if not pawl_private.pass_over(v_instance, p_events[v_outcome.ordinal], p_tried[v_outcome.ordinal]) then
+        perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
+      end if;
     else
       select format(c.message, p_events[v_outcome.ordinal], v_instance.state, v_instance.version, v_instance.id)
       into strict v_error
@@ -4698,9 +9873,7 @@ begin
   end loop;
 exception
 when query_canceled then
-  -- The timeout's clock starts a little before statement_timestamp.
-  if current_setting('statement_timeout') = '0'
-    or clock_timestamp() - statement_timestamp() < current_setting('statement_timeout')::interval * 0.8 then
+  if not pawl_private.timed_out() then
     raise;
   end if;
   fired := 0;
@@ -4739,20 +9912,354 @@ end
 $$;
 revoke execute on function pawl_private.fire_timer_batch(text[],uuid[],bigint[],text[],integer[],integer[],timestamp with time zone[]) from public;
 
+create function pawl_private.fire_undone(p_tenant text, p_instance_id uuid, p_outcome text, p_refused text) returns text
+language plpgsql volatile
+as $$
+declare
+  v_last pawl.compensation;
+  v_steps jsonb;
+  v_code text;
+begin
+  select c.* into v_last
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and (p_outcome = 'done' or c.status = 'failed')
+  order by c.number
+  limit 1;
+  select coalesce(jsonb_agg(jsonb_build_object('name', c.name, 'status', c.status) order by c.number), '[]') into v_steps
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id;
+  select o.code into strict v_code
+  from pawl.fire(
+    p_tenants => array[p_tenant], p_ids => array[p_instance_id], p_events => array[p_outcome || ':compensate'],
+    p_payloads => array[jsonb_build_object(
+      'name', 'compensate', 'task', v_last.undone_by, 'error', coalesce(p_refused, v_last.reason), 'steps', v_steps)],
+    p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{task:compensate}', p_reasons => '{""}',
+    p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true, p_kind => 'result') o;
+  return nullif(v_code, 'applied');
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+  return 'guard-error';
+end
+$$;
+revoke execute on function pawl_private.fire_undone(text,uuid,text,text) from public;
+
+create function pawl_private.force(p_kind text, p_id uuid, p_command pawl_private.fire_command, p_to text, p_patch jsonb, p_patch_checked text, p_target text, p_correlation_id text, p_traceparent text, p_dry_run boolean, p_raises boolean, p_caller jsonb, p_history_key text DEFAULT NULL::text) returns pawl.outcome
+language plpgsql volatile
+as $$
+declare
+  v_action text := case p_kind when 'forced' then 'instance.override' else 'instance.cancel' end;
+  v_key text := case when p_dry_run then '' else coalesce(p_command.key, '') end;
+  -- The reason does not tell requests apart.
+  v_fingerprint bytea := sha256(convert_to(
+    jsonb_build_array(v_action, p_id, p_to, p_patch, p_command.event, p_command.payload, p_target)::text
+      || case when p_command.verified then p_command.actor else '' end,
+    'UTF8'));
+  v_setting pawl.setting;
+  v_now timestamptz := pawl.now();
+  v_seen boolean;
+  v_before pawl.instance;
+  v_decided record;
+  v_outcome pawl.outcome;
+begin
+  p_command.key := v_key;
+  p_caller := coalesce(p_caller, jsonb_build_object('actor', p_command.actor));
+  select g.* into strict v_setting from pawl.setting g;
+  v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
+  if not v_seen then
+    if p_dry_run then
+      select i.* into v_before from pawl.instance i where i.tenant_id = p_command.tenant and i.id = p_id;
+    else
+      select i.* into v_before from pawl.instance i where i.tenant_id = p_command.tenant and i.id = p_id for no key update;
+      v_now := pawl.now(); -- Read under the lock, so that time rises with the version.
+    end if;
+    select d.* into strict v_decided
+    from pawl_private.decide_force(
+      p_now => v_now, p_setting => v_setting, p_instance => v_before, p_command => p_command, p_kind => p_kind,
+      p_to => p_to, p_patch => p_patch, p_patch_checked => p_patch_checked, p_target => p_target) d;
+    v_outcome := (
+      1, v_decided.code, false, v_decided.instance, v_decided.actions, v_decided.guards, v_decided.schema, null, null
+    )::pawl.outcome;
+    if v_decided.code = 'applied' then
+      select n.event, n.due_at into v_outcome.timeout_event, v_outcome.timeout_due_at
+      from pawl_private.next_deadline(v_decided.instance, 0) n;
+    end if;
+    if v_key <> '' and not pawl_private.is_decision(v_decided.code) then
+      v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
+    elsif v_key <> '' then
+      insert into pawl.idempotency_key as k (
+        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+      values (
+        p_command.tenant, v_key, v_fingerprint,
+        case v_decided.code
+          when 'invariant-broken' then 'guard-rejected' when 'instance-final' then 'transition-not-allowed'
+          else v_decided.code
+        end,
+        p_id, (v_decided.instance).version, v_now + v_setting.idempotency_ttl,
+        case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+      where k.expires_at <= v_now;
+      v_seen := not found;
+    end if;
+  end if;
+
+  if v_seen then
+    select r.* into strict v_outcome
+    from pawl_private.replay(
+      p_now => v_now, p_setting => v_setting, p_ordinals => '{1}', p_tenants => array[p_command.tenant],
+      p_keys => array[v_key], p_fingerprints => array[v_fingerprint], p_events => array[p_command.event]) r;
+    if v_outcome.code = 'transition-not-allowed' and (v_outcome.instance).status <> 'active' then
+      v_outcome.code := 'instance-final';
+    elsif v_outcome.code = 'applied' then
+      perform pawl_private.audit(
+        p_tenant => p_command.tenant, p_caller => p_caller, p_action => v_action, p_target => p_id::text,
+        p_outcome => 'replayed', p_reason => p_command.reason, p_before => null,
+        p_after => pawl_private.digested(v_outcome.instance));
+    end if;
+  elsif v_outcome.code = 'applied' and not p_dry_run then
+    update pawl.instance i
+    set state = (v_outcome.instance).state, status = (v_outcome.instance).status, version = (v_outcome.instance).version,
+      context = (v_outcome.instance).context, state_changed_at = (v_outcome.instance).state_changed_at,
+      expires_at = (v_outcome.instance).expires_at, error = (v_outcome.instance).error,
+      state_hash = (v_outcome.instance).state_hash, memory = (v_outcome.instance).memory
+    where i.tenant_id = p_command.tenant and i.id = p_id;
+    perform pawl_private.append_history(
+      p_steps => v_decided.steps, p_made => v_decided.made, p_kind => p_kind, p_at => v_decided.at,
+      p_payload => case when p_to is null and p_kind = 'forced' then p_command.payload end,
+      p_internal => v_decided.internal, p_principal => v_decided.principal, p_actor => p_command.actor,
+      p_reason => p_command.reason, p_key => coalesce(nullif(v_key, ''), p_history_key), p_correlation_id => p_correlation_id, p_traceparent => p_traceparent,
+      p_database_user => case when p_command.verified is null then session_user::text end);
+    perform pawl_private.move_tasks(
+      p_instance => v_outcome.instance, p_at => v_decided.at, p_moves => not v_decided.stays,
+      p_compensation => v_decided.compensation, p_event => p_command.event, p_version => (v_decided.steps[2]).version);
+    if not v_decided.stays then
+      perform pawl_private.set_timer(v_outcome.instance, 0);
+    elsif v_decided.was_timed then
+      perform pawl_private.keep_timer(v_outcome.instance, v_decided.rearmed, v_decided.rearmed);
+    end if;
+    perform pawl_private.audit(
+      p_tenant => p_command.tenant, p_caller => p_caller, p_action => v_action, p_target => p_id::text,
+      p_outcome => 'done', p_reason => p_command.reason, p_before => pawl_private.digested(v_before),
+      p_after => pawl_private.digested(v_outcome.instance));
+  end if;
+
+  if p_raises and v_outcome.code <> 'applied' then
+    perform pawl_private.refuse(
+      p_outcome => v_outcome, p_id => p_id, p_event => p_command.event,
+      p_expected => case when p_command.expected like '{%' then (p_command.expected::bigint[])[1] end);
+  end if;
+  return v_outcome;
+end
+$$;
+revoke execute on function pawl_private.force(text,uuid,pawl_private.fire_command,text,jsonb,text,text,text,text,boolean,boolean,jsonb,text) from public;
+
+create function pawl_private.force_fault(p_tenant text, p_actor text, p_key text, p_correlation_id text, p_reason text, p_expected text) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return coalesce(
+    pawl_private.command_fault(
+      p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason),
+    case when p_reason !~ '[^[:space:]]' or p_reason is null then 'the reason must have 1 to 1000 characters, not only spaces' end,
+    pawl_private.expected_fault(p_expected));
+end
+$$;
+revoke execute on function pawl_private.force_fault(text,text,text,text,text,text) from public;
+
+create function pawl_private.forced_step(p_now timestamp with time zone, p_setting pawl.setting, p_before pawl.instance, p_command pawl_private.fire_command, p_to text, p_patch jsonb, p_patch_checked text, OUT macrostep pawl_private.macrostep, OUT unchecked jsonb) returns record
+language plpgsql stable
+as $$
+declare
+  v_at timestamptz := greatest(p_now, pawl_private.last_step_at(p_before));
+  v_next pawl.instance := p_before;
+  v_document jsonb := pawl_private.document_of(p_before, p_command, p_now);
+  v_workflow pawl.workflow;
+  v_target pawl.workflow_state;
+  v_step record;
+  v_left jsonb;
+begin
+  select w.* into strict v_workflow
+  from pawl.workflow w
+  where w.name = p_before.workflow and w.version = p_before.workflow_version;
+  if not exists (
+    select from pawl.workflow_state s
+    where s.workflow = v_workflow.name and s.workflow_version = v_workflow.version and s.lineage @> array[p_to]
+  ) then
+    macrostep.refusal := 'unknown-state';
+    return;
+  end if;
+  select t.target, t.kept, s.exits, s.entries
+  into strict v_step
+  from pawl_private.definition_transitions(v_workflow.definition, p_before.state, p_to) t
+  cross join lateral (
+    select
+      coalesce(jsonb_agg(s.stage order by s.place) filter (where not s.reached), '[]') as exits,
+      coalesce(jsonb_agg(s.stage order by s.place) filter (where s.reached and s.stage <> '["forced"]'), '[]') as entries
+    from (
+      select s.stage, s.place, bool_or(s.stage = '["forced"]') over (order by s.place) as reached
+      from jsonb_array_elements(t.stages) with ordinality as s (stage, place)
+    ) s
+  ) s;
+  select s.* into strict v_target
+  from pawl.workflow_state s
+  where s.workflow = v_workflow.name and s.workflow_version = v_workflow.version and s.state = v_step.target;
+  if v_target.protected then
+    macrostep.refusal := 'state-protected';
+    return;
+  end if;
+
+  v_next.context := coalesce(pawl_private.assigned(v_document, v_step.exits), v_next.context);
+  if p_patch is not null then
+    v_left := v_next.context;
+    v_next.context := pawl_private.merged(v_left, p_patch);
+    if v_workflow.context_schema is not null and v_next.context <> v_left
+      and p_patch_checked not in ('*', p_before.version::text) then
+      macrostep.refusal := 'context-unchecked';
+      unchecked := jsonb_build_object(
+        'schema', v_workflow.context_schema - 'x-context-default', 'before', v_left, 'after', v_next.context);
+      return;
+    end if;
+  end if;
+  v_next.context := coalesce(
+    pawl_private.assigned(v_document || jsonb_build_object('context', v_next.context), v_step.entries), v_next.context);
+  macrostep.refusal := pawl_private.context_refusal(v_next.context, true, p_setting);
+  if macrostep.refusal is not null then
+    return;
+  end if;
+
+  v_next.state := v_target.state;
+  v_next.state_hash := v_target.state_hash;
+  v_next.status := v_target.status;
+  v_next.version := p_before.version + 1;
+  v_next.state_changed_at := v_at;
+  if v_target.ttl_slides then
+    v_next.expires_at := v_at + (p_before.expires_at - pawl_private.slid_at(p_before));
+  end if;
+  if v_target.status = 'failed' then
+    v_next.error := pawl_private.failure(p_command.event, p_before.state, null, p_command.reason);
+  end if;
+  v_next.memory := pawl_private.remembered(
+    p_before, v_next, row(false, v_step.kept, null, null, null, false, null)::pawl_private.move, p_command, v_at);
+  macrostep := pawl_private.complete_macrostep(
+    p_before => p_before, p_instance => v_next, p_command => p_command, p_now => p_now, p_at => v_at,
+    p_setting => p_setting);
+  macrostep.made[2] := null; -- No event made the first step.
+end
+$$;
+revoke execute on function pawl_private.forced_step(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command,text,jsonb,text) from public;
+
+create function pawl_private.guard_path(p_text text) returns jsonpath
+language plpgsql stable
+as $$
+declare
+  v_text text := ltrim(pawl_private.strict(p_text));
+  v_mode integer := position(' ' in v_text);
+begin
+  if pawl_private.compiled_path(to_jsonb(v_text), '') ->> 0 = 'path' then
+    return v_text::jsonpath; -- It selects one item at most.
+  end if;
+  return (left(v_text, v_mode) || '(' || substr(v_text, v_mode + 1) || ') == true')::jsonpath;
+exception when syntax_error then
+  return v_text::jsonpath; -- A predicate cannot be compared.
+end
+$$;
+revoke execute on function pawl_private.guard_path(text) from public;
+
+create function pawl_private.guard_text(p_guard jsonb) returns text
+language sql stable
+as $$ select case when jsonb_typeof(p_guard) = 'object' then pawl_private.compact(p_guard) else p_guard #>> '{}' end $$;
+revoke execute on function pawl_private.guard_text(jsonb) from public;
+
 create function pawl_private.guards(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text[]
 language plpgsql stable parallel safe
 as $$
 begin
   return (
     select array_agg(t.guard_text order by t.position)
-    from pawl.workflow_transition t
-    where t.workflow = p_workflow
-      and t.workflow_version = p_workflow_version
-      and t.source = p_state
-      and t.event = p_event);
+    from pawl.workflow_state s
+    join pawl.workflow_transition t on t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+    where s.workflow = p_workflow
+      and s.workflow_version = p_workflow_version
+      and s.state = p_state
+      and t.event = pawl_private.matching(p_event, s.events, s.patterns)
+      and t.resumed_state is null);
 end
 $$;
 revoke execute on function pawl_private.guards(text,integer,text,text) from public;
+
+create function pawl_private.holds(p_document jsonb, p_guard jsonb) returns boolean
+language plpgsql stable parallel safe
+as $$
+declare
+  v_operator text := p_guard ->> 0;
+  v_result boolean;
+  v_one boolean;
+  v_left jsonb;
+  v_right jsonb;
+begin
+  case v_operator
+    when 'path' then
+      return jsonb_path_match(p_document, (p_guard ->> 2)::jsonpath, '{}', true);
+    when 'present', 'absent' then
+      -- In silent mode a path that is not plain would end at the first item that it cannot read, and hide those behind it.
+      return (v_operator = 'present') = case
+        when jsonb_array_length(p_guard) = 3 then jsonb_path_query_first(p_document, (p_guard ->> 2)::jsonpath, '{}', true) is not null
+        else pawl_private.computed(p_document, p_guard ->> 2, p_guard ->> 1, true, p_guard ->> 3) <> '[]'
+      end;
+    when 'not' then
+      return not pawl_private.holds(p_document, p_guard -> 2);
+    when 'all', 'any' then
+      v_result := v_operator = 'all';
+      for v_n in 2 .. jsonb_array_length(p_guard) - 1 loop
+        v_one := pawl_private.holds(p_document, p_guard -> v_n);
+        if v_operator = 'all' then
+          v_result := v_result and v_one;
+          exit when not v_result;
+        else
+          v_result := v_result or v_one;
+          exit when v_result;
+        end if;
+      end loop;
+      return v_result;
+    else
+      v_left := pawl_private.value(p_document, p_guard -> 2);
+      v_right := pawl_private.value(p_document, p_guard -> 3);
+      if v_left is null or v_right is null then
+        return null;
+      end if;
+      case v_operator
+        when 'equal' then
+          return v_left = v_right;
+        when 'in' then
+          if jsonb_typeof(v_right) <> 'array' then
+            perform pawl_private.fault(p_guard ->> 1, format('its second operand must be an array, and is of type %s', jsonb_typeof(v_right)));
+          end if;
+          return exists (select from jsonb_array_elements(v_right) e where e = v_left);
+        when 'before' then
+          return pawl_private.time_of(v_left, p_guard ->> 1) < pawl_private.time_of(v_right, p_guard ->> 1);
+        when 'after' then
+          return pawl_private.time_of(v_left, p_guard ->> 1) > pawl_private.time_of(v_right, p_guard ->> 1);
+      end case;
+  end case;
+end
+$$;
+revoke execute on function pawl_private.holds(jsonb,jsonb) from public;
+
+create function pawl_private.holds_or_not(p_document jsonb, p_guard jsonb) returns boolean
+language plpgsql stable
+as $$
+begin
+  return coalesce(pawl_private.holds(p_document, p_guard), false);
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+  return false;
+end
+$$;
+revoke execute on function pawl_private.holds_or_not(jsonb,jsonb) from public;
+
+create function pawl_private.initial_of(p_value jsonb) returns text
+language sql immutable parallel safe
+as $$ select coalesce(p_value #>> '{initial,target}', p_value ->> 'initial') $$;
+revoke execute on function pawl_private.initial_of(jsonb) from public;
 
 create function pawl_private.instance_retains(p_tenant text, p_id uuid, p_now timestamp with time zone, OUT retains boolean, OUT expired tid[]) returns record
 language plpgsql volatile
@@ -4787,19 +10294,56 @@ end
 $$;
 revoke execute on function pawl_private.instance_retains(text,uuid,timestamp with time zone) from public;
 
-create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_business_key_reusable boolean DEFAULT false, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint) returns pawl.instance
+create function pawl_private.instance_row(p_tenant_id pawl.tenant_id DEFAULT NULL::text, p_id uuid DEFAULT NULL::uuid, p_workflow text DEFAULT NULL::text, p_workflow_version integer DEFAULT NULL::integer, p_state text DEFAULT NULL::text, p_status pawl.status DEFAULT NULL::text, p_version pawl.version DEFAULT NULL::bigint, p_context pawl.object DEFAULT NULL::jsonb, p_business_key pawl.key DEFAULT NULL::text, p_business_key_reusable boolean DEFAULT false, p_correlation_id pawl.key DEFAULT NULL::text, p_parent_id uuid DEFAULT NULL::uuid, p_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_state_changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_error pawl.object DEFAULT NULL::jsonb, p_state_hash bigint DEFAULT NULL::bigint, p_memory jsonb DEFAULT NULL::jsonb) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash, p_memory)::pawl.instance
 $$;
-revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,boolean,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint) from public;
+revoke execute on function pawl_private.instance_row(pawl.tenant_id,uuid,text,integer,text,pawl.status,pawl.version,pawl.object,pawl.key,boolean,pawl.key,uuid,timestamp with time zone,timestamp with time zone,timestamp with time zone,pawl.object,bigint,jsonb) from public;
+
+create function pawl_private.is_claimed(p_tenant text, p_key text, p_now timestamp with time zone) returns boolean
+language plpgsql stable
+as $$
+begin
+  return p_key <> '' and exists (
+    select from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = p_key and k.expires_at > p_now);
+end
+$$;
+revoke execute on function pawl_private.is_claimed(text,text,timestamp with time zone) from public;
 
 create function pawl_private.is_decision(p_code text) returns boolean
 language sql immutable parallel safe
-as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
+as $$
+  select p_code in (
+    'applied', 'transition-not-allowed', 'instance-final', 'guard-rejected', 'invariant-broken', 'state-protected',
+    'not-cancellable')
+$$;
 revoke execute on function pawl_private.is_decision(text) from public;
+
+create function pawl_private.is_disabled(p_tenant text) returns boolean
+language sql stable parallel safe
+as $$ select exists (select from pawl.tenant t where t.id = p_tenant and t.disabled_at is not null) $$;
+revoke execute on function pawl_private.is_disabled(text) from public;
+
+create function pawl_private.is_path(p_text text) returns boolean
+language sql immutable parallel safe
+as $$ select left(p_text, 1) = '$' and substr(p_text, 2, 1) <> '$' or p_text ~ '^(lax|strict)[[:space:]]+[$]' $$;
+revoke execute on function pawl_private.is_path(text) from public;
+
+create function pawl_private.is_plain(p_assign jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+  select not exists (
+    select
+    from jsonb_array_elements(p_assign) a
+    where a ->> 0 <> 'set' or jsonb_array_length(a -> 1) <> 1
+      or a #>> '{2,0}' <> 'path'
+      and not (a #>> '{2,0}' = 'literal' and jsonb_typeof(a #> '{2,2}') in ('string', 'number', 'boolean', 'null'))
+  )
+$$;
+revoke execute on function pawl_private.is_plain(jsonb) from public;
 
 create function pawl_private.is_too_deep(p_document jsonb) returns boolean
 language plpgsql immutable parallel safe
@@ -4811,23 +10355,166 @@ end
 $$;
 revoke execute on function pawl_private.is_too_deep(jsonb) from public;
 
+create function pawl_private.keep_task(p_task pawl.task) returns void
+language plpgsql volatile
+as $$
+begin
+  update pawl.task t
+  set status = p_task.status, connection = p_task.connection, tries = p_task.tries, key_number = p_task.key_number, checks = p_task.checks,
+    sent_at = p_task.sent_at, tried_at = p_task.tried_at, due_at = p_task.due_at, look_at = p_task.look_at,
+    leased_until = p_task.leased_until, result = p_task.result, ended_at = p_task.ended_at, problem = p_task.problem
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+end
+$$;
+revoke execute on function pawl_private.keep_task(pawl.task) from public;
+
+create function pawl_private.keep_timer(p_instance pawl.instance, p_changed boolean, p_rearmed boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_timer pawl.timer;
+begin
+  select t.* into v_timer from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  if p_changed then
+    perform pawl_private.set_timer(
+      p_instance, case when v_timer.armed_version = p_instance.version - 1 and not p_rearmed then v_timer.tried else 0 end);
+  elsif v_timer.armed_version = p_instance.version - 1
+    and (v_timer.tried > 0 or v_timer.failed_version is not null or v_timer.queued_version is not null) then
+    update pawl.timer t
+    set armed_version = p_instance.version,
+      failed_version = case when t.failed_version = t.armed_version then p_instance.version else t.failed_version end,
+      queued_version = case when t.queued_version = t.armed_version then p_instance.version else t.queued_version end
+    where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  end if;
+end
+$$;
+revoke execute on function pawl_private.keep_timer(pawl.instance,boolean,boolean) from public;
+
+create function pawl_private.key_holds_until(p_task pawl.task, p_spec jsonb) returns timestamp with time zone
+language plpgsql stable
+as $$
+begin
+  return case when p_task.tries > 0 then p_task.sent_at + pawl_private.duration(p_spec ->> 'window') end;
+end
+$$;
+revoke execute on function pawl_private.key_holds_until(pawl.task,jsonb) from public;
+
 create function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 language plpgsql stable parallel safe
 as $$
 begin
   return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and (t.event = p_event or t.event like '%*' and starts_with(p_event, left(t.event, -1))));
 end
 $$;
 revoke execute on function pawl_private.knows_event(text,integer,text) from public;
+
+create function pawl_private.last_step_at(p_instance pawl.instance) returns timestamp with time zone
+language plpgsql stable parallel safe
+as $$
+begin
+  return greatest(p_instance.state_changed_at, (p_instance.memory ->> 'at')::timestamptz);
+end
+$$;
+revoke execute on function pawl_private.last_step_at(pawl.instance) from public;
+
+create function pawl_private.lies_within(p_workflow text, p_workflow_version integer, p_state text, p_around text) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return p_around = '' or exists (
+    select from pawl.workflow_state s
+    where s.workflow = p_workflow and s.workflow_version = p_workflow_version and s.state = p_state
+      and p_around = any (s.lineage));
+end
+$$;
+revoke execute on function pawl_private.lies_within(text,integer,text,text) from public;
+
+create function pawl_private.limit_text(p_limit jsonb) returns text
+language sql immutable parallel safe
+as $$
+  select format('the tenant has %s %s, and may have %s', p_limit ->> 'used', p_limit ->> 'name', p_limit ->> 'limit')
+$$;
+revoke execute on function pawl_private.limit_text(jsonb) from public;
+
+create function pawl_private.limits_fault(p_limits jsonb) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.fault
+  from jsonb_each(p_limits) l
+  cross join lateral (select case
+    when l.key not in (
+      'requests_per_second', 'queue', 'open_instances', 'subscriptions', 'streams', 'storage_bytes', 'webhook_attempts')
+      then format('/limits/%s is none of requests_per_second, queue, open_instances, subscriptions, streams, storage_bytes and webhook_attempts', l.key)
+    when jsonb_typeof(l.value) <> 'number' or l.value::text !~ '^[0-9]{1,13}$' or l.value::text::numeric > 1000000000000
+      then format('/limits/%s must be a whole number from 0 to 1000000000000', l.key)
+  end as fault) f
+  where f.fault is not null
+  order by l.key
+  limit 1
+$$;
+revoke execute on function pawl_private.limits_fault(jsonb) from public;
+
+create function pawl_private.lock_claim_key(p_tenant text, p_key text, p_now timestamp with time zone) returns void
+language plpgsql volatile
+as $$
+begin
+  insert into pawl_private.claim_key (tenant_id, key, claimed_at)
+  values (p_tenant, p_key, p_now)
+  on conflict on constraint claim_key_pkey do update set claimed_at = excluded.claimed_at;
+end
+$$;
+revoke execute on function pawl_private.lock_claim_key(text,text,timestamp with time zone) from public;
+
+create function pawl_private.lock_holder(p_tenant text, p_workflow text, p_business_key text) returns uuid
+language plpgsql volatile
+as $$
+declare
+  v_id uuid;
+begin
+  loop
+    select i.id
+    into v_id
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.workflow = p_workflow and i.business_key = p_business_key
+      and (i.status = 'active' or not i.business_key_reusable)
+    limit 1;
+    exit when not found;
+    perform
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = v_id and (i.status = 'active' or not i.business_key_reusable)
+    for no key update;
+    exit when found;
+    -- It has ended, or was purged, since it was looked up. Another one may hold the key by now.
+  end loop;
+  return v_id;
+end
+$$;
+revoke execute on function pawl_private.lock_holder(text,text,text) from public;
+
+create function pawl_private.lock_task(p_tenant text, p_id uuid, OUT task pawl.task, OUT instance pawl.instance) returns record
+language plpgsql volatile
+as $$
+begin
+  select t.* into task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id;
+  if not found then
+    perform pawl_private.raise_condition('task-not-found', null);
+  end if;
+  select i.* into instance from pawl.instance i where i.tenant_id = p_tenant and i.id = task.instance_id for no key update;
+  select t.* into strict task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id for update;
+end
+$$;
+revoke execute on function pawl_private.lock_task(text,uuid) from public;
 
 create function pawl_private.log_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable
 as $$
 declare
   v_head pawl.log_head;
-  v_read bigint := (select min(c.position) from pawl.consumer c);
+  v_read bigint := (select min(c.position) from pawl.consumer c where not c.audit);
 begin
   select h.* into strict v_head from pawl.log_head h;
   if v_head.epoch = 0 and v_read is null then
@@ -4864,6 +10551,47 @@ as $$
 $$;
 revoke execute on function pawl_private.log_until(bigint,integer) from public;
 
+create function pawl_private.matching(p_event text, p_events text[], p_patterns text[]) returns text
+language plpgsql immutable parallel safe
+as $$
+declare
+  v_pattern text;
+begin
+  if p_event = any (p_events) or p_event like '%:%' or p_event = 'ttl' then
+    return p_event;
+  end if;
+  foreach v_pattern in array coalesce(p_patterns, '{}') loop
+    if starts_with(p_event, left(v_pattern, -1)) then
+      return v_pattern;
+    end if;
+  end loop;
+  return p_event;
+end
+$$;
+revoke execute on function pawl_private.matching(text,text[],text[]) from public;
+
+create function pawl_private.merged(p_document jsonb, p_patch jsonb) returns jsonb
+language plpgsql immutable parallel safe
+as $$
+declare
+  v_result jsonb := case when jsonb_typeof(p_document) = 'object' then p_document else '{}' end;
+  v_name text;
+  v_value jsonb;
+begin
+  if jsonb_typeof(p_patch) <> 'object' then
+    return p_patch;
+  end if;
+  for v_name, v_value in select m.key, m.value from jsonb_each(p_patch) m loop
+    v_result := case
+      when v_value = 'null' then v_result - v_name
+      else v_result || jsonb_build_object(v_name, pawl_private.merged(v_result -> v_name, v_value))
+    end;
+  end loop;
+  return v_result;
+end
+$$;
+revoke execute on function pawl_private.merged(jsonb,jsonb) from public;
+
 create function pawl_private.message_of(p_step pawl.history, p_position bigint, p_head pawl.log_head) returns SETOF pawl.message
 language sql stable
 as $$
@@ -4898,6 +10626,66 @@ as $$
   end
 $$;
 revoke execute on function pawl_private.message_type(text) from public;
+
+create function pawl_private.migrated(p_old pawl.instance, p_new pawl.instance, p_map jsonb, p_principal jsonb, p_reason text, p_now timestamp with time zone, p_setting pawl.setting) returns pawl_private.macrostep
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_macrostep pawl_private.macrostep;
+  v_new pawl.instance := p_new;
+  v_source pawl.workflow_state;
+  v_target pawl.workflow_state;
+  v_timer jsonb;
+  v_one jsonb;
+  v_due jsonb := '{}';
+  v_left jsonb;
+  v_entered boolean := p_map ? p_old.state;
+begin
+  select s.* into v_source
+  from pawl.workflow_state s
+  where s.workflow = p_old.workflow and s.workflow_version = p_old.workflow_version and s.state = p_old.state;
+  select s.* into strict v_target
+  from pawl.workflow_state s
+  where s.workflow = p_new.workflow and s.workflow_version = p_new.workflow_version and s.state = p_new.state;
+  for v_n in 0 .. coalesce(jsonb_array_length(v_target.timers), 0) - 1 loop
+    v_timer := v_target.timers -> v_n;
+    v_one := p_old.memory #> array['due', v_timer ->> 'slot'];
+    if v_entered and v_timer ->> 'owner' = p_new.state or not v_timer ->> 'owner' = any (v_source.lineage)
+      or not coalesce(v_source.timers @> jsonb_build_array(jsonb_build_object('slot', v_timer ->> 'slot')), false) then
+      v_one := pawl_private.armed(
+        v_timer, v_n, pawl_private.document(p_new, '{}', p_now, null, p_principal), p_new.state_changed_at);
+    end if;
+    if v_one is not null then
+      v_due := v_due || jsonb_build_object(v_timer ->> 'slot', v_one || jsonb_build_object('place', v_n));
+    end if;
+  end loop;
+  select jsonb_object_agg(l.key, jsonb_strip_nulls(l.value || jsonb_build_object('state', s.state)))
+  into v_left
+  from jsonb_each(p_old.memory -> 'left') l
+  join pawl.workflow_state s
+    on s.workflow = p_new.workflow and s.workflow_version = p_new.workflow_version
+    and s.state = coalesce(p_map ->> (l.value ->> 'state'), l.value ->> 'state') and l.key = any (s.remembered);
+  v_new.memory := nullif(
+    case when v_due <> '{}' then jsonb_build_object('due', v_due) else '{}' end
+    || case when v_left is not null then jsonb_build_object('left', v_left) else '{}' end
+    || case
+      when v_target.ttl_slides and v_source.ttl_slides and not v_entered and p_old.memory ? 'slid_at'
+        then jsonb_build_object('slid_at', p_old.memory -> 'slid_at')
+      else '{}'
+    end,
+    '{}');
+  return pawl_private.complete_macrostep(
+    p_before => p_old, p_instance => v_new, p_command => pawl_private.uncommanded(p_principal, p_reason, true),
+    p_now => p_now, p_at => p_now, p_setting => p_setting);
+exception
+  -- What guards and values raise.
+  when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+    v_macrostep.refusal := 'guard-error';
+    return v_macrostep;
+end
+$$;
+revoke execute on function pawl_private.migrated(pawl.instance,pawl.instance,jsonb,jsonb,text,timestamp with time zone,pawl.setting) from public;
 
 create function pawl_private.migration_faults(p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_states text[]) returns jsonb
 language sql stable
@@ -4941,18 +10729,129 @@ as $$
 $$;
 revoke execute on function pawl_private.migration_faults(text,integer,integer,jsonb,text[]) from public;
 
+create function pawl_private.module_retains(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable
+as $$
+begin
+  return pawl_private.log_retains(p_tenant, p_id) or pawl_private.webhook_retains(p_tenant, p_id)
+    or pawl_private.task_retains(p_tenant, p_id);
+end
+$$;
+revoke execute on function pawl_private.module_retains(text,uuid) from public;
+
+create function pawl_private.months_of(p_duration interval) returns integer
+language sql immutable parallel safe
+as $$ select (extract(year from p_duration) * 12 + extract(month from p_duration))::integer $$;
+revoke execute on function pawl_private.months_of(interval) from public;
+
+create function pawl_private.move_tasks(p_instance pawl.instance, p_at timestamp with time zone, p_moves boolean, p_compensation integer DEFAULT NULL::integer, p_event text DEFAULT NULL::text, p_version bigint DEFAULT NULL::bigint) returns void
+language plpgsql volatile
+as $$
+declare
+  v_spec pawl.workflow_task;
+  v_undoing text;
+begin
+  if p_compensation is not null then
+    insert into pawl.compensation (tenant_id, instance_id, name, workflow, workflow_version, position, version, status)
+    values (
+      p_instance.tenant_id, p_instance.id, p_event, p_instance.workflow, p_instance.workflow_version, p_compensation,
+      p_version, 'registered');
+  end if;
+  if not p_moves then
+    return;
+  end if;
+  update pawl.task t
+  set
+    left_at = p_at,
+    reopened = false,
+    status = case t.status when 'pending' then 'cancelled' else t.status end,
+    due_at = case when t.status <> 'pending' then t.due_at end,
+    look_at = case when t.status <> 'pending' then t.look_at end,
+    ended_at = case t.status when 'pending' then p_at end
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id and t.ended_at is null and t.left_at is null;
+  delete from pawl.undoing u where u.tenant_id = p_instance.tenant_id and u.instance_id = p_instance.id;
+  if p_instance.status <> 'active' then
+    return;
+  end if;
+  for v_spec in
+    select w.*
+    from pawl.workflow_task w
+    where w.workflow = p_instance.workflow and w.workflow_version = p_instance.workflow_version and w.state = p_instance.state
+    order by w.position
+  loop
+    perform pawl_private.arm_task(p_instance, v_spec, p_instance.version, p_at);
+  end loop;
+  select s.undoing into strict v_undoing
+  from pawl.workflow_state s
+  where s.workflow = p_instance.workflow and s.workflow_version = p_instance.workflow_version and s.state = p_instance.state;
+  if v_undoing is not null then
+    -- Steps that could not be undone before are tried again.
+    update pawl.compensation c
+    set status = 'registered', undone_by = null
+    where c.tenant_id = p_instance.tenant_id and c.instance_id = p_instance.id and c.status = 'failed';
+    insert into pawl.undoing (tenant_id, instance_id, due_at) values (p_instance.tenant_id, p_instance.id, p_at);
+    perform pawl_private.task_notify(p_instance.tenant_id, null);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.move_tasks(pawl.instance,timestamp with time zone,boolean,integer,text,bigint) from public;
+
+create function pawl_private.moved(p_at timestamp with time zone, p_duration interval, p_zone text) returns timestamp with time zone
+language plpgsql stable parallel safe
+as $$
+declare
+  v_months integer := pawl_private.months_of(p_duration);
+begin
+  if v_months <> 0 then
+    p_at := (p_at at time zone p_zone + make_interval(months => v_months)) at time zone p_zone;
+  end if;
+  return p_at + make_interval(secs => pawl_private.seconds_of(p_duration)::double precision);
+end
+$$;
+revoke execute on function pawl_private.moved(timestamp with time zone,interval,text) from public;
+
+create function pawl_private.moved_value(p_from timestamp with time zone, p_duration interval, p_zone jsonb, p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_result timestamptz;
+begin
+  perform p_from at time zone case when jsonb_typeof(p_zone) = 'string' then p_zone #>> '{}' else '' end;
+  v_result := pawl_private.moved(p_from, p_duration, p_zone #>> '{}');
+  if extract(year from v_result at time zone 'UTC') not between 1 and 9999 then
+    raise datetime_field_overflow;
+  end if;
+  return to_jsonb(pawl_private.rfc3339(v_result));
+exception
+  when invalid_parameter_value then
+    perform pawl_private.fault(p_at, format('%s is no time zone; name one such as Europe/Berlin', left(p_zone::text, 100)));
+  when datetime_field_overflow then
+    perform pawl_private.fault(p_at, 'the time is not within the years 1 to 9999');
+end
+$$;
+revoke execute on function pawl_private.moved_value(timestamp with time zone,interval,jsonb,text) from public;
+
 create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer) returns TABLE(due_at timestamp with time zone, event text, tried integer)
 language sql stable
 as $$
   select d.due_at, d.event, d.tried
   from (
-    select p_instance.state_changed_at + u.timeout as due_at, u.event, u.position::integer as tried
-    from pawl.workflow_state s
-    cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
-    where s.workflow = p_instance.workflow
-      and s.workflow_version = p_instance.workflow_version
-      and s.state = p_instance.state
-      and u.position > p_tried
+    select u.due_at, u.event, u.position::integer as tried
+    from (
+      select t.due_at, t.event, row_number() over (order by t.due_at, t.place) as position
+      from (
+        select p_instance.state_changed_at + u.timeout as due_at, u.event, u.place
+        from pawl.workflow_state s
+        cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, place)
+        where s.workflow = p_instance.workflow
+          and s.workflow_version = p_instance.workflow_version
+          and s.state = p_instance.state
+        union all
+        select (d.value ->> 'at')::timestamptz, d.key, (d.value ->> 'place')::bigint
+        from jsonb_each(p_instance.memory -> 'due') d
+      ) t
+    ) u
+    where u.position > p_tried
     union all
     select p_instance.expires_at, 'ttl', null
     where p_instance.expires_at is not null
@@ -4962,6 +10861,45 @@ as $$
   limit 1
 $$;
 revoke execute on function pawl_private.next_deadline(pawl.instance,integer) from public;
+
+create function pawl_private.next_repeat(p_due jsonb, p_now timestamp with time zone, OUT due jsonb, OUT missed bigint) returns record
+language plpgsql stable
+as $$
+declare
+  v_every interval := pawl_private.duration(p_due ->> 'every');
+  v_from timestamptz := (p_due ->> 'from')::timestamptz;
+  v_n bigint := (p_due ->> 'n')::bigint;
+  v_months integer := pawl_private.months_of(v_every);
+  v_seconds numeric := pawl_private.seconds_of(v_every);
+  v_at timestamptz;
+begin
+  if v_every is null then
+    return;
+  elsif v_months = 0 then
+    v_n := greatest(v_n, floor(extract(epoch from p_now - v_from) / v_seconds)::bigint);
+  end if;
+  loop
+    v_n := v_n + 1;
+    v_at := pawl_private.moved(
+      v_from, make_interval(months => (v_months * v_n)::integer, secs => (v_seconds * v_n)::double precision), p_due ->> 'zone');
+    exit when v_at > p_now;
+  end loop;
+  due := p_due || jsonb_build_object('at', pawl_private.rfc3339(v_at), 'n', v_n);
+  missed := v_n - (p_due ->> 'n')::bigint - 1;
+end
+$$;
+revoke execute on function pawl_private.next_repeat(jsonb,timestamp with time zone) from public;
+
+create function pawl_private.note_changed_access() returns trigger
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pawl.setting set access_version = gen_random_uuid();
+  return null;
+end
+$$;
+revoke execute on function pawl_private.note_changed_access() from public;
 
 create function pawl_private.note_slow(p_instance pawl.instance, p_event text, p_now timestamp with time zone) returns integer
 language sql volatile
@@ -4978,6 +10916,75 @@ as $$
 $$;
 revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
 
+create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_actor text;
+begin
+  perform pawl_private.refuse_malformed(pawl_private.force_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
+  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+end
+$$;
+revoke execute on function pawl_private.operating(text,text,text,jsonb) from public;
+
+create function pawl_private.outcome_event(p_task pawl.task, p_outcome text) returns text
+language plpgsql stable
+as $$
+declare
+  v_event text := p_outcome || ':' || p_task.name;
+  v_instance pawl.instance;
+begin
+  if p_task.left_at is null then
+    return v_event;
+  elsif not p_task.reopened then
+    return null;
+  end if;
+  select i.* into v_instance from pawl.instance i where i.tenant_id = p_task.tenant_id and i.id = p_task.instance_id;
+  return case pawl_private.task_stays(p_task, v_instance)
+    when 'own' then v_event
+    when 'outcome' then v_event || '@' || p_task.state
+  end;
+end
+$$;
+revoke execute on function pawl_private.outcome_event(pawl.task,text) from public;
+
+create function pawl_private.pass_over(p_instance pawl.instance, p_event text, p_tried integer) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance := pawl_private.passed_over(p_instance, p_event, pawl.now());
+begin
+  if v_instance.memory is not distinct from p_instance.memory then
+    return false;
+  end if;
+  update pawl.instance i
+  set memory = v_instance.memory
+  where i.tenant_id = p_instance.tenant_id and i.id = p_instance.id;
+  perform pawl_private.set_timer(v_instance, p_tried);
+  return true;
+end
+$$;
+revoke execute on function pawl_private.pass_over(pawl.instance,text,integer) from public;
+
+create function pawl_private.passed_over(p_instance pawl.instance, p_event text, p_now timestamp with time zone) returns pawl.instance
+language plpgsql stable
+as $$
+declare
+  v_due jsonb := p_instance.memory #> array['due', p_event];
+begin
+  if v_due ? 'every' then
+    p_instance.memory := jsonb_set(
+      p_instance.memory, array['due', p_event], (pawl_private.next_repeat(v_due, p_now)).due);
+  end if;
+  return p_instance;
+end
+$$;
+revoke execute on function pawl_private.passed_over(pawl.instance,text,timestamp with time zone) from public;
+
 create function pawl_private.path_nests(p_path jsonpath) returns boolean
 language sql immutable parallel safe
 as $$
@@ -4987,6 +10994,128 @@ as $$
   from (select p_path::text as text) t
 $$;
 revoke execute on function pawl_private.path_nests(jsonpath) from public;
+
+create function pawl_private.plain_prefix(p_path text) returns text
+language sql immutable parallel safe
+as $$ select substring(p_path from E'^(?:strict )?[$](?:[.]"(?:[^"\\\\]|\\\\.)*"|[[][0-9]+[]])*') $$;
+revoke execute on function pawl_private.plain_prefix(text) from public;
+
+create function pawl_private.principal(p_actor text, p_verified boolean, p_by_timer boolean) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object(
+    'subject', case when p_by_timer then 'timer' when p_verified is null then session_user::text else p_actor end,
+    'scopes', '[]'::jsonb, 'roles', '[]'::jsonb)
+    || case when p_verified = false then '{"verified": false}' else '{}'::jsonb end;
+end
+$$;
+revoke execute on function pawl_private.principal(text,boolean,boolean) from public;
+
+create function pawl_private.principal_of(p_command pawl_private.fire_command) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return coalesce(
+    p_command.principal, pawl_private.principal(p_command.actor, p_command.verified, p_command.by_timer));
+end
+$$;
+revoke execute on function pawl_private.principal_of(pawl_private.fire_command) from public;
+
+create function pawl_private.problem(p_outcome pawl.outcome, p_id uuid, p_event text, p_expected bigint) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance := p_outcome.instance;
+begin
+  return (
+    select jsonb_strip_nulls(jsonb_build_object(
+      'code', c.problem,
+      'detail', case p_outcome.code
+        when 'limit-reached' then pawl_private.limit_text(p_outcome.schema)
+        else format(c.message, p_event, v_instance.state, v_instance.version, v_instance.id)
+      end,
+      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
+      'state', v_instance.state,
+      'instance_status', v_instance.status,
+      'version', v_instance.version,
+      'expected', p_expected,
+      'event', p_event,
+      'allowed_events', p_outcome.actions,
+      'guards', p_outcome.guards))
+      || case p_outcome.code when 'limit-reached' then p_outcome.schema else '{}' end
+    from pawl_private.condition c
+    where c.outcome = p_outcome.code);
+end
+$$;
+revoke execute on function pawl_private.problem(pawl.outcome,uuid,text,bigint) from public;
+
+create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamp with time zone, p_early boolean) returns uuid[]
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_ids uuid[];
+  v_id uuid;
+  v_keys record;
+  v_purged uuid[] := '{}';
+begin
+  v_ids := array(
+    select i.id
+    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
+    cross join lateral (
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
+        and (p_early or i.state_changed_at <= v_now - (
+          select w.retention from pawl.workflow w where w.name = i.workflow order by w.version desc limit 1))
+      limit 1
+      for update skip locked
+    ) i
+  );
+  v_now := pawl.now();
+
+  -- One by one, to be bound to the full key.
+  foreach v_id in array v_ids loop
+    select k.retains, k.expired
+    into v_keys
+    from pawl_private.instance_retains(p_tenant => p_tenant, p_id => v_id, p_now => v_now) k;
+    continue when v_keys.retains or pawl_private.module_retains(p_tenant, v_id);
+
+    delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
+    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.task_attempt a
+    using pawl.task t
+    where t.tenant_id = p_tenant and t.instance_id = v_id and a.tenant_id = p_tenant and a.task_id = t.id;
+    delete from pawl.task t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.compensation c where c.tenant_id = p_tenant and c.instance_id = v_id;
+    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
+    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
+    with gone as (
+      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
+    )
+    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
+    v_purged := v_purged || v_id;
+  end loop;
+
+  return v_purged;
+end
+$$;
+revoke execute on function pawl_private.purge(text,uuid[],timestamp with time zone,boolean) from public;
+
+create function pawl_private.put_off_undoing(p_tenant text, p_instance_id uuid, p_problem text, p_now timestamp with time zone) returns void
+language sql volatile
+as $$
+  update pawl.undoing u
+  set problem = left(p_problem, 1000), tried = u.tried + 1,
+    due_at = p_now + least(interval '1 second' * 2 ^ least(u.tried, 12), interval '1 hour')
+  where u.tenant_id = p_tenant and u.instance_id = p_instance_id
+$$;
+revoke execute on function pawl_private.put_off_undoing(text,uuid,text,timestamp with time zone) from public;
 
 create function pawl_private.queue_timer(p_instance pawl.instance, p_queue integer) returns void
 language plpgsql volatile
@@ -5017,32 +11146,61 @@ end
 $$;
 revoke execute on function pawl_private.raise_condition(text,text,jsonb) from public;
 
+create function pawl_private.reads_more(p_text text, p_actor boolean) returns boolean
+language sql immutable parallel safe
+as $$
+  -- Removed are the pointers of operations, which end with $ and a name, and the members that are not asked for. What
+  -- is left has a $ only if it reads something else.
+  select regexp_replace(
+    regexp_replace(p_text, '/[$][a-z]+', '', 'g'),
+    case
+      when p_actor then E'[$]([.]\\\\?"(context|payload|instance|now|event)\\\\?"|\\\\?")'
+      else E'[$]([.]\\\\?"(context|payload)\\\\?"|\\\\?")'
+    end,
+    '', 'g') like '%$%'
+$$;
+revoke execute on function pawl_private.reads_more(text,boolean) from public;
+
 create function pawl_private.refuse(p_outcome pawl.outcome, p_id uuid, p_event text, p_expected bigint) returns void
 language plpgsql stable
 as $$
 declare
-  v_instance pawl.instance := p_outcome.instance;
-  v_message text;
+  v_problem jsonb := pawl_private.problem(p_outcome, p_id, p_event, p_expected);
 begin
-  select format(c.message, p_event, v_instance.state, v_instance.version, v_instance.id)
-  into v_message
-  from pawl_private.condition c
-  where c.outcome = p_outcome.code;
   perform pawl_private.raise_condition(
-    p_outcome => p_outcome.code,
-    p_message => v_message,
-    p_detail => jsonb_build_object(
-      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
-      'state', v_instance.state,
-      'instance_status', v_instance.status,
-      'version', v_instance.version,
-      'expected', p_expected,
-      'event', p_event,
-      'allowed_events', p_outcome.actions,
-      'guards', p_outcome.guards));
+    p_outcome => p_outcome.code, p_message => v_problem ->> 'detail', p_detail => v_problem - 'code' - 'detail');
 end
 $$;
 revoke execute on function pawl_private.refuse(pawl.outcome,uuid,text,bigint) from public;
+
+create function pawl_private.refuse_changed(p_expected text, p_version bigint) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_expected = '' or p_expected = '*' and p_version is not null then
+    return;
+  elsif p_version is null then
+    perform pawl_private.raise_condition('version-mismatch', 'there is no such connection, so it has no version');
+  elsif not p_version = any (p_expected::bigint[]) then
+    perform pawl_private.raise_condition(
+      'version-mismatch', format('the connection is at version %s; read it again and decide anew', p_version),
+      jsonb_build_object('version', p_version));
+  end if;
+end
+$$;
+revoke execute on function pawl_private.refuse_changed(text,bigint) from public;
+
+create function pawl_private.refuse_changed_principal() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.raise_condition(
+    'principal-changed', 'tokens, roles or tenants have changed; look the callers up again');
+end
+$$;
+revoke execute on function pawl_private.refuse_changed_principal() from public;
 
 create function pawl_private.refuse_malformed(p_fault text) returns void
 language plpgsql stable
@@ -5055,6 +11213,162 @@ begin
 end
 $$;
 revoke execute on function pawl_private.refuse_malformed(text) from public;
+
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
+    perform pawl_private.raise_condition(
+      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+  end if;
+end
+$$;
+revoke execute on function pawl_private.refuse_unbounded(text[],text[]) from public;
+
+create function pawl_private.register_compensation(p_task pawl.task, p_spec pawl.workflow_task) returns void
+language plpgsql volatile
+as $$
+begin
+  if p_spec.compensation is not null then
+    insert into pawl.compensation as c (tenant_id, instance_id, name, workflow, workflow_version, position, task_id, version, status)
+    values (
+      p_task.tenant_id, p_task.instance_id, p_task.name, p_task.workflow, p_task.workflow_version, p_spec.compensation, p_task.id,
+      p_task.entered_version, 'registered')
+    on conflict (tenant_id, task_id) do update
+    set status = 'registered', number = default, undone_by = null, reason = null
+    where c.status in ('void', 'undone', 'skipped');
+  end if;
+end
+$$;
+revoke execute on function pawl_private.register_compensation(pawl.task,pawl.workflow_task) from public;
+
+create function pawl_private.remembered(p_before pawl.instance, p_next pawl.instance, p_move pawl_private.move, p_command pawl_private.fire_command, p_at timestamp with time zone) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_source pawl.workflow_state;
+  v_target pawl.workflow_state;
+  v_due jsonb := '{}';
+  v_left jsonb := coalesce(p_before.memory -> 'left', '{}');
+  v_result jsonb := '{}';
+  v_compound text;
+  v_timer jsonb;
+  v_one jsonb;
+  v_depth integer;
+  v_document jsonb;
+  v_slid_at timestamptz;
+begin
+  select s.* into strict v_target
+  from pawl.workflow_state s
+  where s.workflow = p_next.workflow and s.workflow_version = p_next.workflow_version and s.state = p_next.state;
+  if p_before.id is not null then
+    select s.* into strict v_source
+    from pawl.workflow_state s
+    where s.workflow = p_before.workflow and s.workflow_version = p_before.workflow_version and s.state = p_before.state;
+    foreach v_compound in array coalesce(v_source.remembered, '{}') loop
+      v_depth := array_position(v_source.lineage, v_compound);
+      if v_depth > p_move.kept then
+        v_left := v_left - v_compound;
+        if not v_source.done then
+          v_left := v_left || jsonb_build_object(v_compound, jsonb_build_object(
+            'state', v_source.state,
+            'due', (
+              select jsonb_object_agg(t ->> 'slot', case
+                when t ? 'at' then d.one
+                else d.one - 'at' || jsonb_build_object('rest', extract(epoch from (d.one ->> 'at')::timestamptz - p_at))
+              end)
+              from jsonb_array_elements(v_source.timers) t
+              cross join lateral (select p_before.memory #> array['due', t ->> 'slot'] as one) d
+              where d.one is not null and array_position(v_source.lineage, t ->> 'owner') >= v_depth
+                and not (p_command.by_timer and p_command.event is not distinct from t ->> 'slot')
+            )));
+        end if;
+      end if;
+    end loop;
+  end if;
+
+  for v_n in 0 .. coalesce(jsonb_array_length(v_target.timers), 0) - 1 loop
+    v_timer := v_target.timers -> v_n;
+    v_depth := array_position(v_target.lineage, v_timer ->> 'owner');
+    v_one := null;
+    if v_depth <= p_move.kept and v_timer ->> 'owner' is distinct from p_move.rearms then
+      -- Its state was not entered: it goes on.
+      v_one := p_before.memory #> array['due', v_timer ->> 'slot'];
+      if p_command.by_timer and p_command.event = v_timer ->> 'slot' then
+        v_one := case when (v_timer -> 'every')::boolean then (pawl_private.next_repeat(v_one, p_at)).due end;
+      end if;
+      v_one := v_one || jsonb_build_object('place', v_n);
+    elsif p_move.resumes_timers and p_move.resumed_state is not null
+      and v_depth >= array_position(v_target.lineage, p_move.resumes) then
+      v_one := v_left #> array[p_move.resumes, 'due', v_timer ->> 'slot'];
+      if v_one ? 'rest' then
+        v_one := v_one - 'rest' || jsonb_build_object(
+          'at', pawl_private.rfc3339(p_at + make_interval(secs => (v_one ->> 'rest')::double precision)));
+        if v_one ? 'every' then
+          -- Its grid begins anew with the time that was left.
+          v_one := v_one || jsonb_build_object('n', 0, 'from', v_one -> 'at');
+        end if;
+      end if;
+    else
+      v_document := coalesce(v_document, pawl_private.document_of(p_next, p_command, p_at));
+      v_one := pawl_private.armed(v_timer, v_n, v_document, p_at);
+    end if;
+    if v_one is not null then
+      v_due := v_due || jsonb_build_object(v_timer ->> 'slot', v_one);
+    end if;
+  end loop;
+
+  if v_due <> '{}' then
+    v_result := jsonb_build_object('due', v_due);
+  end if;
+  if v_left <> '{}' and p_next.status = 'active' then
+    v_result := v_result || jsonb_build_object('left', v_left);
+  end if;
+  if p_next.state_changed_at <> p_at then
+    v_result := v_result || jsonb_build_object('at', pawl_private.rfc3339(p_at));
+  end if;
+  if v_target.ttl_slides then
+    v_slid_at := case when p_command.by_timer then pawl_private.slid_at(p_before) else p_at end;
+    if v_slid_at <> p_next.state_changed_at then
+      v_result := v_result || jsonb_build_object('slid_at', pawl_private.rfc3339(v_slid_at));
+    end if;
+  end if;
+  if p_command.by_timer and pawl_private.was_due(p_before, p_command.payload) then
+    v_result := v_result || jsonb_build_object('at_once', coalesce((p_before.memory ->> 'at_once')::integer, 0) + 1);
+  end if;
+  return nullif(v_result, '{}');
+end
+$$;
+revoke execute on function pawl_private.remembered(pawl.instance,pawl.instance,pawl_private.move,pawl_private.fire_command,timestamp with time zone) from public;
+
+create function pawl_private.remembered_deadline(p_entered_at timestamp with time zone, p_timeouts interval[], p_timeout_events text[], p_memory jsonb, p_expires_at timestamp with time zone) returns pawl_private.next_due
+language plpgsql stable parallel safe
+as $$
+declare
+  v_next pawl_private.next_due;
+begin
+  select d.due_at, d.event
+  into v_next.due_at, v_next.event
+  from (
+    select p_entered_at + t.timeout as due_at, t.event, t.place
+    from unnest(p_timeouts, p_timeout_events) with ordinality as t (timeout, event, place)
+    union all
+    select (t.value ->> 'at')::timestamptz, t.key, (t.value ->> 'place')::bigint
+    from jsonb_each(p_memory -> 'due') t
+  ) d
+  where d.due_at > coalesce((p_memory ->> 'at')::timestamptz, '-infinity')
+  order by d.due_at, d.place
+  limit 1;
+  if p_expires_at < v_next.due_at or v_next.due_at is null then
+    v_next.due_at := p_expires_at;
+    v_next.event := case when p_expires_at is not null then 'ttl' end;
+  end if;
+  return v_next;
+end
+$$;
+revoke execute on function pawl_private.remembered_deadline(timestamp with time zone,interval[],text[],jsonb,timestamp with time zone) from public;
 
 create function pawl_private.replay(p_now timestamp with time zone, p_setting pawl.setting, p_ordinals integer[], p_tenants text[], p_keys text[], p_fingerprints bytea[], p_events text[]) returns SETOF pawl.outcome
 language plpgsql volatile
@@ -5076,7 +11390,7 @@ begin
   return query
   select
     c.ordinal,
-    case when r.same then k.decision else 'idempotency-key-reuse' end::text,
+    case when not r.same then 'idempotency-key-reuse' when k.invariant is not null then 'invariant-broken' else k.decision end::text,
     true,
     case when a.id is not null then
       pawl_private.instance_row(
@@ -5089,14 +11403,17 @@ begin
     end,
     s.events,
     case when r.same and k.decision = 'guard-rejected' then
-      pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
+      case
+        when k.invariant is not null then array[k.invariant]
+        else pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
+      end
     end,
     null::jsonb,
     case when k.decision = 'applied' and a.status = 'active' then
-      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
+      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.memory, a.expires_at)
     end,
     case when k.decision = 'applied' and a.status = 'active' then
-      pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
+      pawl_private.deadline(a.state_changed_at, s.timeouts, a.memory, a.expires_at)
     end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
@@ -5124,10 +11441,83 @@ end
 $$;
 revoke execute on function pawl_private.replay(timestamp with time zone,pawl.setting,integer[],text[],text[],bytea[],text[]) from public;
 
+create function pawl_private.replay_deliveries(p_tenant text, p_ids uuid[], OUT replayed integer, OUT gone integer, OUT looked_at integer, OUT last uuid) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_row record;
+begin
+  replayed := 0; gone := 0; looked_at := 0;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  for v_row in
+    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    from unnest(p_ids) as u (id)
+    cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
+    ) d
+    order by d.id
+  loop
+    looked_at := looked_at + 1;
+    last := v_row.id;
+    continue when v_row.status = 'pending';
+    if not exists (
+      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
+      union all
+      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
+    ) or v_row.instance_id is not null and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) then
+      gone := gone + 1;
+      continue;
+    end if;
+    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
+    update pawl.delivery d
+    set status = 'pending', replayed = true,
+      next_attempt_at = (
+        select case
+          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+        end
+        from pawl.delivery o
+        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+          and o.instance_id = v_row.instance_id and o.status = 'pending'
+      )
+    where d.tenant_id = p_tenant and d.id = v_row.id;
+    replayed := replayed + 1;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.replay_deliveries(text,uuid[]) from public;
+
+create function pawl_private.report_seconds(p_report jsonb, p_name text) returns interval
+language plpgsql immutable parallel safe
+as $$
+begin
+  return case when p_report ->> p_name is not null then
+    make_interval(secs => least(greatest((p_report ->> p_name)::float8, 0), 31536000))
+  end;
+end
+$$;
+revoke execute on function pawl_private.report_seconds(jsonb,text) from public;
+
 create function pawl_private.rfc3339(p_at timestamp with time zone) returns text
 language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
 revoke execute on function pawl_private.rfc3339(timestamp with time zone) from public;
+
+create function pawl_private.role_document(p_role pawl.role) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_role.name is not null then
+  jsonb_build_object('scopes', p_role.scopes, 'workflows', p_role.workflows, 'events', p_role.events)
+end $$;
+revoke execute on function pawl_private.role_document(pawl.role) from public;
 
 create function pawl_private.route_only(p_tenant text, p_id uuid) returns void
 language plpgsql volatile
@@ -5151,9 +11541,7 @@ begin
       (
         select 0 as part, u.position as place, h as step
         from pawl.unrouted_step u
-        cross join lateral (
-          select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-        ) h
+        cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
         where u.tenant_id = p_tenant
         order by u.tenant_id, u.position
         limit 20000
@@ -5162,14 +11550,12 @@ begin
       (
         select 1, l.position, h
         from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
-        cross join lateral (
-          select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-        ) h
+        cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
         where l.tenant_id = p_tenant
       )
       union all
       (
-        select 2, h.seq, h
+        select 2, h.seq, h::pawl.history
         from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
         where h.tenant_id = p_tenant
       )
@@ -5207,9 +11593,7 @@ begin
       l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
       pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
-    cross join lateral (
-      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-    ) h
+    cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     where l.position > p_after and l.position <= p_until
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
@@ -5300,9 +11684,7 @@ begin
       select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
-    left join lateral (
-      select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-    ) h on true
+    left join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h on true
     order by u.tenant_id, u.position
   loop
     select
@@ -5338,6 +11720,19 @@ end
 $$;
 revoke execute on function pawl_private.route_unrouted(text,integer,pawl.log_head) from public;
 
+create function pawl_private.schema_references(p_schema jsonb) returns text[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(select distinct m[1] from regexp_matches(p_schema::text, '"[$]ref": "(pawl:[^"#]*)', 'g') m)
+$$;
+revoke execute on function pawl_private.schema_references(jsonb) from public;
+
+create function pawl_private.seconds_of(p_duration interval) returns numeric
+language sql immutable parallel safe
+as $$ select extract(epoch from p_duration - make_interval(months => pawl_private.months_of(p_duration))) $$;
+revoke execute on function pawl_private.seconds_of(interval) from public;
+
 create function pawl_private.server_is_of_log(p_epoch bigint) returns boolean
 language plpgsql volatile
 as $$
@@ -5364,6 +11759,31 @@ as $$
 $$;
 revoke execute on function pawl_private.server_of_log() from public;
 
+create function pawl_private.set_deep(p_object jsonb, p_path text[], p_value jsonb, p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_type text := jsonb_typeof(p_object);
+begin
+  if cardinality(p_path) = 0 then
+    return p_value;
+  elsif p_object is null or v_type = 'null' then
+    p_object := '{}';
+  elsif v_type = 'array' then
+    if p_path[1] !~ '^[0-9]{1,9}$' or p_path[1]::integer >= jsonb_array_length(p_object) then
+      perform pawl_private.fault(p_at, format('the array has no item %s; add items with $append', p_path[1]));
+    end if;
+    return jsonb_set(
+      p_object, p_path[1:1], pawl_private.set_deep(p_object -> p_path[1]::integer, p_path[2:], p_value, p_at));
+  elsif v_type <> 'object' then
+    perform pawl_private.fault(p_at, format('%s cannot be set within a value of type %s', p_path[1], v_type));
+  end if;
+  return p_object || jsonb_build_object(
+    p_path[1], pawl_private.set_deep(p_object -> p_path[1], p_path[2:], p_value, p_at));
+end
+$$;
+revoke execute on function pawl_private.set_deep(jsonb,text[],jsonb,text) from public;
+
 create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -5382,10 +11802,294 @@ end
 $$;
 revoke execute on function pawl_private.set_timer(pawl.instance,integer) from public;
 
+create function pawl_private.settle_task(p_task pawl.task, p_kind text, p_report jsonb, p_now timestamp with time zone, OUT task pawl.task, OUT event text) returns record
+language plpgsql volatile
+as $$
+declare
+  v_spec pawl.workflow_task := pawl_private.task_spec(p_task);
+begin
+  task := pawl_private.task_decide(p_task => p_task, p_spec => v_spec, p_kind => p_kind, p_report => p_report, p_now => p_now);
+  if p_task.left_at is not null and not p_task.reopened and task.status = 'pending' and task.ended_at is null then
+    -- Its state was left meanwhile, and it surely had no effect.
+    task.status := 'cancelled';
+    task.due_at := null;
+    task.look_at := null;
+    task.ended_at := p_now;
+  end if;
+  perform pawl_private.keep_task(task);
+  update pawl.task_attempt a
+  set ended_at = p_now, result = p_report ->> 'result', status = (p_report ->> 'status')::integer, error = left(p_report ->> 'error', 1000)
+  where a.tenant_id = p_task.tenant_id and a.task_id = p_task.id and a.number = p_task.attempts
+    and (a.ended_at is null or a.result = 'expired' and p_report ->> 'result' not in ('expired', 'overdue', 'impossible'));
+  if task.ended_at is null then
+    perform pawl_private.task_notify(task.tenant_id, task.topic) where task.due_at <= p_now;
+  elsif task.status <> 'cancelled' then
+    event := case
+      when task.compensates is null then pawl_private.outcome_event(task, task.status)
+      when task.status = 'done' and exists (
+        select from pawl.undoing u where u.tenant_id = task.tenant_id and u.instance_id = task.instance_id
+      ) then 'compensated:' || task.name
+    end;
+  end if;
+end
+$$;
+revoke execute on function pawl_private.settle_task(pawl.task,text,jsonb,timestamp with time zone) from public;
+
+create function pawl_private.settle_tasks(p_tenants text[], p_ids uuid[], p_leases uuid[], p_reports jsonb[]) returns SETOF pawl.task_settled
+language plpgsql volatile
+as $$
+declare
+  v_now timestamptz;
+  v_task pawl.task;
+  v_attempt pawl.task_attempt;
+  v_settled record;
+  v_report jsonb;
+  v_result text;
+  v_lease interval;
+  v_code text;
+  v_codes text[] := '{}';
+  v_firing pawl.task[] := '{}';
+  v_events text[] := '{}';
+  v_undone pawl.task[] := '{}';
+  v_over pawl.task[] := '{}';
+  v_ended uuid[] := '{}';
+  v_one pawl.task;
+  v_last integer := coalesce(cardinality(p_ids), 0);
+  v_instances uuid[] := array(
+    select (select t.instance_id from pawl.task t where t.tenant_id = c.tenant and t.id = c.id)
+    from unnest(p_tenants, p_ids) with ordinality as c (tenant, id, ordinal)
+    order by c.ordinal);
+begin
+  perform i.found
+  from (
+    select distinct c.instance_id, c.tenant
+    from unnest(p_tenants, v_instances, p_reports) as c (tenant, instance_id, report)
+    where c.instance_id is not null and c.report ->> 'result' <> 'heartbeat'
+    order by c.instance_id, c.tenant
+  ) c
+  cross join lateral (
+    select true as found
+    from pawl.instance i
+    where i.tenant_id = c.tenant and i.id = c.instance_id
+    limit 1
+    for no key update
+  ) i;
+  v_now := pawl.now();
+
+  for v_i in 1 .. v_last + 1 loop
+    if v_i > v_last or v_instances[v_i] = any (v_ended) then
+      -- The instances of the tasks so far are moved before the next task of one of them is decided.
+      perform pawl_private.fire_outcomes(v_firing, v_events, 'result');
+      perform pawl_private.fire_outcomes(v_undone, array(select 'compensated:' || u.name from unnest(v_undone) u), 'compensated');
+      foreach v_one in array v_over loop
+        if v_one.left_at is not null and not v_one.reopened and v_one.compensates is null and v_one.status in ('done', 'unknown')
+          and not exists (select from pawl.undoing u where u.tenant_id = v_one.tenant_id and u.instance_id = v_one.instance_id) then
+          perform pawl_private.fire_late(v_one, w.spec ->> 'late')
+          from pawl_private.task_spec(v_one) w
+          where w.spec ? 'late';
+        end if;
+        perform pawl_private.task_ended(v_one, v_now);
+      end loop;
+      v_firing := '{}';
+      v_events := '{}';
+      v_undone := '{}';
+      v_over := '{}';
+      v_ended := '{}';
+    end if;
+    exit when v_i > v_last;
+    v_report := p_reports[v_i];
+    v_result := v_report ->> 'result';
+    select t.* into v_task from pawl.task t where t.tenant_id = p_tenants[v_i] and t.id = p_ids[v_i] for update;
+    if not found then
+      v_codes := v_codes || 'task-not-found'::text;
+      continue;
+    end if;
+    select a.* into v_attempt
+    from pawl.task_attempt a
+    where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts;
+    v_code := case
+      when p_leases is null then case
+        when v_task.ended_at is not null then 'task-ended'
+        when v_task.look_at > v_now then 'too-early'
+        else 'settled'
+      end
+      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result
+        and (v_result <> 'completed' or v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')) then 'repeated'
+      when v_task.ended_at is not null then 'task-ended'
+      -- A lease that ran out still holds. One that was given back, or whose attempt has failed, does not.
+      when v_task.lease is null or v_task.lease is distinct from p_leases[v_i] or v_attempt.result <> 'expired'
+        or v_result = 'heartbeat' and v_task.leased_until is null then 'lease-superseded'
+      when v_result = 'completed' and octet_length((v_report -> 'body')::text) > (select g.payload_limit from pawl.setting g)
+        then 'payload-too-large'
+      else 'settled'
+    end;
+    v_codes := v_codes || v_code;
+    if v_code = 'settled' and v_result = 'heartbeat' then
+      v_lease := coalesce(pawl_private.report_seconds(v_report, 'lease'), v_task.leased_for);
+      update pawl.task t
+      set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
+        progress = coalesce(v_report -> 'progress', t.progress)
+      where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+    elsif v_code = 'settled' then
+      select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
+      v_task := v_settled.task;
+      if v_task.ended_at is not null then
+        v_over := v_over || v_task;
+        v_ended := v_ended || v_task.instance_id;
+        if v_settled.event like 'compensated:%' then
+          v_undone := v_undone || v_task;
+        elsif v_settled.event is not null then
+          v_firing := v_firing || v_task;
+          v_events := v_events || v_settled.event;
+        end if;
+      end if;
+    elsif v_code in ('task-ended', 'lease-superseded') and v_result <> 'heartbeat' and p_leases is not null then
+      -- What comes too late is kept with its attempt.
+      update pawl.task_attempt a
+      set error = left(concat_ws('; ', a.error, 'late: ' || v_result, 'status ' || (v_report ->> 'status')), 1000)
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i] and coalesce(a.error, '') not like '%late: %';
+    end if;
+  end loop;
+  return query select
+    c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+  from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
+  left join lateral (
+    select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
+  ) t on true;
+end
+$$;
+revoke execute on function pawl_private.settle_tasks(text[],uuid[],uuid[],jsonb[]) from public;
+
+create function pawl_private.settle_work(p_tenant text, p_id uuid, p_lease uuid, p_report jsonb) returns pawl.instance
+language plpgsql volatile
+as $$
+declare
+  v_settled pawl.task_settled;
+  v_instance pawl.instance;
+begin
+  if not exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.topic is not null) then
+    perform pawl_private.raise_condition('task-not-found', null);
+  end if;
+  select s.* into strict v_settled from pawl_private.settle_tasks(array[p_tenant], array[p_id], array[p_lease], array[p_report]) s;
+  if v_settled.code not in ('settled', 'repeated') then
+    perform pawl_private.raise_condition(v_settled.code, null);
+  end if;
+  select i.* into v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = v_settled.instance_id;
+  return v_instance;
+end
+$$;
+revoke execute on function pawl_private.settle_work(text,uuid,uuid,jsonb) from public;
+
+create function pawl_private.simulated(p_workflow text, p_workflow_version integer, p_position jsonb, p_now timestamp with time zone) returns pawl.instance
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance;
+  v_context jsonb := p_position -> 'context';
+begin
+  perform pawl_private.refuse_malformed(case
+    when jsonb_typeof(v_context) is distinct from 'object' then 'the context must be a JSON object'
+    when coalesce((p_position ->> 'version')::numeric, 1) not between 1 and 1000000000000000 then 'the version must be from 1 to 10^15'
+  end);
+  select (pawl_private.instance_row(
+    p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
+    p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status,
+    p_version => coalesce((p_position ->> 'version')::bigint, 1),
+    p_context => case when p_position ->> 'state' is null then coalesce(w.context_default, '{}') || v_context else v_context end,
+    p_created_at => coalesce((p_position ->> 'created_at')::timestamptz, p_now),
+    p_state_changed_at => coalesce((p_position ->> 'state_changed_at')::timestamptz, p_now),
+    p_expires_at => coalesce((p_position ->> 'expires_at')::timestamptz, p_now + w.ttl),
+    p_state_hash => s.state_hash, p_memory => nullif(p_position -> 'memory', 'null'))).*
+  into v_instance
+  from pawl.workflow w
+  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_position ->> 'state', w.initial);
+  if v_instance.id is not null and p_position ? 'state' and not p_position ? 'state_changed_at' then
+    -- It begins in this state, as if it had been entered now.
+    v_instance.memory := pawl_private.entered_memory(v_instance, pawl_private.uncommanded(null, null), p_now);
+  end if;
+  return v_instance;
+end
+$$;
+revoke execute on function pawl_private.simulated(text,integer,jsonb,timestamp with time zone) from public;
+
+create function pawl_private.slid_at(p_instance pawl.instance) returns timestamp with time zone
+language plpgsql stable parallel safe
+as $$
+begin
+  return coalesce((p_instance.memory ->> 'slid_at')::timestamptz, p_instance.state_changed_at);
+end
+$$;
+revoke execute on function pawl_private.slid_at(pawl.instance) from public;
+
 create function pawl_private.slow_for(p_times integer) returns interval
 language sql immutable parallel safe
 as $$ select least(interval '1 minute' * 2 ^ least(p_times - 1, 10), interval '1 hour') $$;
 revoke execute on function pawl_private.slow_for(integer) from public;
+
+create function pawl_private.start_fault(p_start jsonb) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lifetime interval;
+begin
+  if p_start is null then
+    return null;
+  elsif jsonb_typeof(p_start) <> 'object' then
+    return 'the start must be a JSON object';
+  elsif p_start - '{context,correlation_id,expires_in}'::text[] <> '{}' then
+    return 'the start may have no other members than context, correlation_id and expires_in';
+  elsif jsonb_typeof(p_start -> 'correlation_id') <> 'string' or jsonb_typeof(p_start -> 'expires_in') <> 'string' then
+    return 'correlation_id and expires_in of the start must be strings';
+  elsif p_start ->> 'correlation_id' collate "C" !~ '^[!-~]{1,255}$' then
+    return 'the correlation id of the start must have 1 to 255 visible ASCII characters';
+  end if;
+  begin
+    v_lifetime := (p_start ->> 'expires_in')::interval;
+  exception when data_exception then
+    v_lifetime := '0';
+  end;
+  -- The sum of a time and a longer one may be no time that PostgreSQL can store.
+  if v_lifetime not between interval '1 microsecond' and interval '3650 days' then
+    return 'expires_in of the start must be an interval, more than 0 and at most 3650 days';
+  end if;
+  return null;
+end
+$$;
+revoke execute on function pawl_private.start_fault(jsonb) from public;
+
+create function pawl_private.start_fingerprint(p_workflow text, p_business_key text, p_event text, p_payload jsonb, p_start jsonb, p_subject text) returns bytea
+language sql stable parallel safe
+as $$
+  select sha256(convert_to(
+    jsonb_build_array('fire-by-key', p_workflow, p_business_key, p_event, p_payload, p_start)::text
+      || coalesce(p_subject, ''), 'UTF8'))
+$$;
+revoke execute on function pawl_private.start_fingerprint(text,text,text,jsonb,jsonb,text) from public;
+
+create function pawl_private.started_by(p_tenant text, p_id uuid, p_version bigint, p_key text) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return exists (
+    select
+    from pawl.history c
+    cross join lateral (
+      select h.xid
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version
+      limit 1
+    ) l
+    where c.tenant_id = p_tenant and c.instance_id = p_id and c.version = 1 and c.key is null and c.xid = l.xid
+      and not exists (
+        select
+        from pawl.history h
+        where h.tenant_id = p_tenant and h.instance_id = p_id and h.version between 2 and p_version and h.key <> p_key));
+end
+$$;
+revoke execute on function pawl_private.started_by(text,uuid,bigint,text) from public;
 
 create function pawl_private.state_is_declared(p_workflow text, p_workflow_version integer, p_state text) returns boolean
 language plpgsql stable parallel safe
@@ -5401,6 +12105,13 @@ begin
 end
 $$;
 revoke execute on function pawl_private.state_is_declared(text,integer,text) from public;
+
+create function pawl_private.step_at(p_tenant pawl.tenant_id, p_instance uuid, p_version bigint) returns SETOF pawl.history
+language sql stable
+as $$
+  select h.* from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version = p_version limit 1
+$$;
+revoke execute on function pawl_private.step_at(pawl.tenant_id,uuid,bigint) from public;
 
 create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_later_seq bigint) returns boolean
 language sql immutable parallel safe
@@ -5435,11 +12146,11 @@ language sql stable
 as $$
   select exists (
     select from pawl_private.log_floor f
-    where f.tenant_id = p_tenant and f.position > greatest(p_after, p_floor)
+    where (p_tenant = '*' or f.tenant_id = p_tenant) and f.position > greatest(p_after, p_floor)
       and (coalesce(cardinality(p_workflows), 0) = 0 or f.workflow = any (p_workflows))
   ) or exists (
     select
-    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and l.tenant_id = p_tenant) l
+    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and (p_tenant = '*' or l.tenant_id = p_tenant)) l
     cross join lateral (
       select p.workflow from pawl_private.purged_instance p where p.tenant_id = l.tenant_id and p.instance_id = l.instance_id limit 1
     ) p
@@ -5448,79 +12159,298 @@ as $$
 $$;
 revoke execute on function pawl_private.steps_lost(text,text[],bigint,bigint,bigint) from public;
 
+create function pawl_private.store_candidate(p_workflow text, p_definition jsonb) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer := 1073741824 + floor(random() * 1073741823)::integer;
+  v_fault text;
+begin
+  begin
+    v_fault := case
+      when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+      else pawl_private.definition_fault(p_definition)
+    end;
+    if v_fault is null then
+      perform pawl_private.store_definition(
+        p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'candidate');
+    end if;
+  exception
+    when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+      or program_limit_exceeded then
+      v_fault := sqlerrm;
+  end;
+  if v_fault is not null then
+    perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
+  end if;
+  return v_version;
+end
+$$;
+revoke execute on function pawl_private.store_candidate(text,jsonb) from public;
+
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_schema jsonb := pawl_private.bundle(p_definition -> 'context_schema', p_definition -> 'schemas');
+  v_default jsonb := nullif(p_definition -> 'context_default', '{}');
+  v_zone text := coalesce(p_definition ->> 'timezone', 'UTC');
+  v_resumed text[];
+  v_kept text[];
+  v_reading text[];
+  v_reads_actor boolean;
+  v_eventless text[];
 begin
+  perform pawl.now() at time zone v_zone; -- Raises if there is no such zone.
+  v_schema := case when v_default is null then v_schema - 'x-context-default' else v_schema || jsonb_build_object('x-context-default', v_default) end;
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
-    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
-    p_definition -> 'context_schema',
-    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
+    n.leaf, false, pawl_private.exact_duration(p_definition #>> '{ttl,after}', '/ttl/after'), p_definition #>> '{ttl,target}',
+    pawl_private.exact_duration(p_definition ->> 'retention', '/retention'),
+    p_definition ->> 'business_key' is not distinct from 'reusable',
+    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
-  where n.path = p_definition ->> 'initial';
+  where n.path = pawl_private.initial_of(p_definition);
 
+  -- The states that transitions resume, and those whose timers go on then.
+  select
+    array_agg(distinct t ->> 'target'), array_agg(distinct t ->> 'target') filter (where t -> 'resume' = '"timers"')
+  into v_resumed, v_kept
+  from pawl_private.definition_states(p_definition) n
+  cross join lateral (
+    select jsonb_path_query(n.value, 'strict $.on.*[*]', '{}', true) as t
+    union all
+    select jsonb_array_elements(v.list)
+    from (
+      select n.value -> m.name as list from unnest(array['always', 'done', 'after']) as m (name)
+      union all
+      select a.value from jsonb_each(case when jsonb_typeof(n.value -> 'after') = 'object' then n.value -> 'after' end) a
+    ) v
+    where jsonb_typeof(v.list) = 'array'
+  ) d
+  where t ? 'resume';
+
+  with node as materialized (
+    select n.*, n.value ->> 'type' is not distinct from 'final' as final
+    from pawl_private.definition_states(p_definition) n
+  ),
+  -- The timers that each state declares.
+  timer as materialized (
+    select
+      v.path, cardinality(v.lineage) as depth, d.slot, min(d.place) as place, (array_agg(d.timer order by d.place))[1] - 'static' as timer,
+      bool_and((d.timer -> 'static')::boolean) as static,
+      pawl_private.duration((array_agg(d.timer #>> '{in,constant}'))[1]) as duration
+    from node v
+    cross join lateral (
+      select t.*, row_number() over () as place from pawl_private.definition_timers(v.value, v.at) t
+    ) d
+    group by v.path, v.lineage, d.slot
+  ),
+  invariant as materialized (
+    select
+      v.path, v.depth,
+      jsonb_build_object(
+        'text', pawl_private.guard_text(v.invariant),
+        'guard', pawl_private.compiled_guard(v.invariant, v.at || '/invariant')) as invariant
+    from (
+      select null as path, 0 as depth, '' as at, p_definition -> 'invariant' as invariant
+      union all
+      select n.path, cardinality(n.lineage), n.at, n.value -> 'invariant'
+      from node n
+    ) v
+    where v.invariant is not null
+  )
   insert into pawl.workflow_state (
-    workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides,
-    require_if_match)
+    workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
+    remembered, invariants, protected, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
-    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
-    array(
-      select distinct k collate "C"
-      from pawl_private.definition_states(p_definition) n
-      cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
-      where n.path = any (s.lineage)
-      order by k collate "C"),
-    array(select pawl_private.duration(k) from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    false,
+    case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
+    s.lineage, e.events,
+    (select array_agg(p order by length(p) desc, p collate "C") from unnest(e.events) p where p like '%*'),
+    case when t.armed then '{}' else t.timeouts end, case when t.armed then '{}' else t.timeout_events end,
+    case when t.armed then t.timers end,
+    s.final and cardinality(s.lineage) > 1, s.final and cardinality(s.lineage) > 1,
+    (select array_agg(r order by length(r)) from unnest(s.lineage[:cardinality(s.lineage) - 1]) r where r = any (v_resumed)),
+    (
+      select jsonb_agg(i.invariant order by i.depth)
+      from invariant i
+      where i.path is null or i.path = any (s.lineage)
+    ),
+    exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
+    s.value ?| array['invoke', 'compensate'],
+    s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
     coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from pawl_private.definition_states(p_definition) s
+  from node s
+  cross join lateral (
+    select array(
+      select distinct k collate "C"
+      from node n
+      cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
+      where n.path = any (s.lineage) and not s.final
+      order by k collate "C") as events
+  ) e
+  cross join lateral (
+    select
+      -- Static timers: see the module's comment.
+      coalesce(bool_or(not d.static or d.path <> s.path), false) or coalesce(s.lineage && v_kept, false)
+        or exists (select from node n where n.path = any (s.lineage) and jsonb_path_exists(n.value, '$.on.*[*].rearm')) as armed,
+      coalesce(array_agg(d.duration order by d.duration), '{}') as timeouts,
+      coalesce(array_agg(d.slot order by d.duration), '{}') as timeout_events,
+      jsonb_agg(
+        d.timer || jsonb_build_object(
+          'slot', d.slot || case when d.path = s.path then '' else '@' || d.path end, 'owner', d.path, 'zone', v_zone)
+        order by d.depth desc, d.place
+      ) as timers
+    from timer d
+    where d.path = any (s.lineage) and not s.final
+  ) t
   where s.atomic;
 
+  perform pawl_private.check_task(t.value, t.name, t.at, t.state is null)
+  from pawl_private.definition_tasks(p_definition) t;
+  with flat as materialized (
+    select * from pawl_private.definition_transitions(p_definition)
+  ),
+  task as materialized (
+    select * from pawl_private.definition_tasks(p_definition)
+  ),
+  -- Each guard once, in however many states it is.
+  guarded as materialized (
+    select
+      g.guard_at,
+      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}') end as guard,
+      case when jsonb_typeof(g.guard) <> 'string' then pawl_private.compiled_guard(g.guard, g.guard_at) end as compiled,
+      pawl_private.guard_text(g.guard) as text
+    from (select distinct f.guard_at, f.guard from flat f where f.guard is not null) g
+  )
   insert into pawl.workflow_transition (
-    workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
-    assign_stages, assign_payload, assign_nests, payload_schema, payload_schema_checksum)
+    workflow, workflow_version, source, event, position, target, guard, guard_compiled, guard_text, internal, kept, rearms, resumes,
+    resumed_state, resumes_timers, compensation, assign_names, assign_paths, assign_compiled, assign_payload, assign_nests, payload_schema,
+    payload_schema_checksum)
   select
-    p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
-    t.assign_paths, t.assign_stages, t.assign_payload,
-    exists (select from unnest(t.assign_paths) as p (path) where pawl_private.path_nests(p.path)), t.payload_schema,
-    encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
-  from pawl_private.definition_transitions(p_definition) t;
+    p_name, p_version, t.source, t.event, t.position, t.target,
+    g.guard, g.compiled, g.text, t.internal, t.kept, t.rearms, t.resumes, t.resumed_state, t.resumes_timers, k.position, a.names, a.paths,
+    case when a.names = '{}' and not a.payload then t.stages end, a.payload,
+    t.stages is not null and not a.payload and (
+      a.names = '{}' or exists (select from unnest(a.paths) as p (path) where pawl_private.path_nests(p.path))),
+    b.payload_schema, encode(sha256(convert_to(b.payload_schema::text, 'UTF8')), 'hex')
+  from flat t
+  left join task k on k.state is null and k.at = left(t.guard_at, -length('/guard')) || '/compensate'
+  left join guarded g on g.guard_at = t.guard_at and t.guard is not null
+  cross join lateral (select pawl_private.bundle(t.payload_schema, p_definition -> 'schemas') as payload_schema) b
+  cross join lateral (
+    select
+      coalesce(array_agg(p.value #>> '{1,0}' order by p.place) filter (where p.plain), '{}') as names,
+      coalesce(
+        array_agg(
+          (case when p.value #>> '{2,0}' = 'path' then p.value #>> '{2,2}' else (p.value #> '{2,2}')::text end)::jsonpath
+          order by p.place) filter (where p.plain),
+        '{}') as paths,
+      coalesce(t.stages = '[[["payload", null]]]', false) as payload
+    from (
+      select x.value, x.place, true as plain
+      from jsonb_array_elements(t.stages -> 0) with ordinality as x (value, place)
+      where jsonb_array_length(t.stages) = 1 and pawl_private.is_plain(t.stages -> 0)
+    ) p
+  ) a;
+
+  with task as materialized (
+    select * from pawl_private.definition_tasks(p_definition)
+  )
+  insert into pawl.workflow_task (workflow, workflow_version, position, state, name, connection, topic, deadline, compensation, spec)
+  select
+    p_name, p_version, t.position, t.state, t.name, t.value #>> '{http,connection}', t.value #>> '{work,topic}',
+    pawl_private.exact_duration(t.value ->> 'deadline', t.at || '/deadline'), c.position, pawl_private.compiled_task(t.value, t.at, t.state is null)
+  from task t
+  left join task c on c.state is null and c.at = t.at || '/compensate';
+
+  select
+    array_agg(distinct t.source) filter (where pawl_private.reads_more(t.text, false)),
+    bool_or(pawl_private.reads_more(t.text, true)),
+    array_agg(distinct t.source) filter (where t.event in (':always', ':done'))
+  into v_reading, v_reads_actor, v_eventless
+  from (
+    select
+      t.source, t.event,
+      concat(t.assign_paths::text, ' ', t.assign_compiled::text, ' ', t.guard::text, ' ', t.guard_compiled::text) as text
+    from pawl.workflow_transition t
+    where t.workflow = p_name and t.workflow_version = p_version
+    offset 0
+  ) t;
+  v_reads_actor := coalesce(v_reads_actor, false) or exists (
+    select from pawl.workflow_state s
+    where s.workflow = p_name and s.workflow_version = p_version and pawl_private.reads_more(s.timers::text, true)
+    union all
+    select from pawl.workflow_task t
+    where t.workflow = p_name and t.workflow_version = p_version and pawl_private.reads_more(t.spec::text, true));
 
   update pawl.workflow_state s
   set
-    reads_instance = exists (
-      select from pawl.workflow_transition t
-      cross join lateral unnest(t.assign_paths || t.guard) as p (path)
-      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-        -- Postgres writes a jsonpath as canonical text.
-        and regexp_replace(p.path::text, '[$][.]"(context|payload)"', '', 'g') like '%$%'
-    ),
-    eventless = exists (
-      select from pawl.workflow_transition t
-      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-        and t.event = ':always'
-    )
+    reads_instance = coalesce(s.state = any (v_reading), false),
+    reads_actor = v_reads_actor,
+    eventless = coalesce(s.state = any (v_eventless), false)
   where s.workflow = p_name and s.workflow_version = p_version;
 
   update pawl.workflow w
   set initial_moves = exists (
     select from pawl.workflow_transition t
     where t.workflow = w.name and t.workflow_version = w.version and t.source = w.initial
-      and t.event in (':always', ':initial')
+      and t.event in (':always', ':done', ':initial')
+    union all
+    select from pawl.workflow_state s
+    where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
+      and (s.timers is not null or s.invariants is not null)
   )
   where w.name = p_name and w.version = p_version;
 end
 $$;
 revoke execute on function pawl_private.store_definition(text,integer,jsonb,text) from public;
+
+create function pawl_private.strict(p_path text) returns text
+language sql immutable parallel safe
+as $$ select case when p_path ~ '^[[:space:]]*(lax|strict)[[:space:]]' then p_path else 'strict ' || p_path end $$;
+revoke execute on function pawl_private.strict(text) from public;
+
+create function pawl_private.subscription_document(p_tenant text, p_id uuid) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'url', regexp_replace(regexp_replace(s.url, '[?#].*', ''), '^([^/]*//)[^/]*@', '\1'),
+    'workflows', s.workflows, 'events', s.events, 'states', s.states, 'terminal_only', s.terminal_only,
+    'disabled', s.disabled_at is not null)
+  from pawl.subscription s
+  where s.tenant_id = p_tenant and s.id = p_id
+$$;
+revoke execute on function pawl_private.subscription_document(text,uuid) from public;
+
+create function pawl_private.subscription_limit(p_tenant text) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_limit bigint;
+  v_used bigint;
+begin
+  select (t.limits ->> 'subscriptions')::bigint into v_limit
+  from pawl.tenant t
+  where t.id = p_tenant and t.limits ? 'subscriptions'
+  for no key update;
+  if v_limit is null then
+    return null;
+  end if;
+  select count(*) into v_used from pawl.subscription s where s.tenant_id = p_tenant;
+  return case when v_used >= v_limit then jsonb_build_object('name', 'subscriptions', 'limit', v_limit, 'used', v_used) end;
+end
+$$;
+revoke execute on function pawl_private.subscription_limit(text) from public;
 
 create function pawl_private.subscription_wants(p_subscription pawl.subscription, p_xid xid8, p_seq bigint, p_workflow text, p_event text, p_to_state text, p_status text) returns boolean
 language sql stable
@@ -5539,10 +12469,578 @@ as $$
 $$;
 revoke execute on function pawl_private.subscription_wants(pawl.subscription,xid8,bigint,text,text,text,text) from public;
 
+create function pawl_private.sweep_instance(p_tenant text, p_instance_id uuid, p_ids uuid[], p_reports jsonb[], p_now timestamp with time zone) returns text
+language plpgsql volatile
+as $$
+declare
+  v_problem text;
+  v_result text := 'put-off';
+begin
+  perform from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id for no key update skip locked;
+  if not found then
+    return 'busy';
+  end if;
+  begin
+    if p_ids is null then
+      perform pawl_private.undo_next(p_tenant, p_instance_id, p_now);
+    else
+      perform pawl_private.settle_tasks(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids, null, p_reports);
+    end if;
+    return 'swept';
+  exception
+    when query_canceled then
+      v_problem := sqlerrm;
+      v_result := 'timed-out';
+    when others then
+      v_problem := sqlerrm;
+  end;
+  if p_ids is null then
+    perform pawl_private.put_off_undoing(p_tenant, p_instance_id, v_problem, p_now);
+  else
+    update pawl.task t
+    set problem = case when t.problem like 'input: %' then t.problem else left(v_problem, 1000) end, look_at = p_now + interval '1 minute'
+    where t.tenant_id = p_tenant and t.id = any (p_ids) and t.ended_at is null;
+  end if;
+  return v_result;
+end
+$$;
+revoke execute on function pawl_private.sweep_instance(text,uuid,uuid[],jsonb[],timestamp with time zone) from public;
+
+create function pawl_private.task_cannot(p_task pawl.task, p_error text, p_now timestamp with time zone) returns void
+language sql volatile
+as $$
+  update pawl.task t
+  set due_at = null, look_at = p_now, problem = left('input: ' || p_error, 1000)
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
+$$;
+revoke execute on function pawl_private.task_cannot(pawl.task,text,timestamp with time zone) from public;
+
+create function pawl_private.task_decide(p_task pawl.task, p_spec pawl.workflow_task, p_kind text, p_report jsonb, p_now timestamp with time zone) returns pawl.task
+language plpgsql volatile
+as $$
+declare
+  v_task pawl.task := p_task;
+  v_spec jsonb := p_spec.spec;
+  v_reconcile jsonb := p_spec.spec -> 'reconcile';
+  v_result text := p_report ->> 'result';
+  v_status integer := (p_report ->> 'status')::integer;
+  v_asked interval := pawl_private.report_seconds(p_report, 'retry_after');
+  v_body jsonb := p_report -> 'body';
+  v_answer jsonb;
+  v_verdict text;
+  v_next interval;
+begin
+  v_task.leased_until := null;
+  v_task.look_at := v_task.deadline_at;
+  v_task.due_at := null;
+  if p_task.leased_until is not null or v_result <> 'expired' then
+    v_task.tried_at := p_now;
+  end if;
+
+  if v_result in ('overdue', 'impossible') then
+    v_verdict := case when v_task.status = 'pending' then 'error' else 'unknown' end;
+  elsif v_result in ('postponed', 'released') then
+    -- There was no attempt.
+    v_task.due_at := p_now + coalesce(pawl_private.report_seconds(p_report, 'seconds'), interval '0');
+    v_task.tried_at := p_task.tried_at;
+    if p_kind = 'reconcile' then
+      v_task.checks := greatest(v_task.checks - 1, 0);
+      return v_task;
+    end if;
+    v_task.tries := greatest(v_task.tries - 1, 0);
+    if v_task.status = 'sent' and v_task.tries = 0 then
+      v_task.status := 'pending';
+      v_task.sent_at := null;
+    end if;
+    return v_task;
+  elsif v_task.topic is not null then
+    v_verdict := case
+      when v_result = 'completed' then 'done'
+      when v_result = 'failed' and p_report ->> 'outcome' is not null then p_report ->> 'outcome'
+      when v_result = 'failed' and not coalesce((p_report ->> 'retryable')::boolean, false) then 'error'
+      when v_task.tries < (v_spec ->> 'max')::integer then 'retry'
+      when v_result = 'failed' then 'error'
+      else 'unknown'
+    end;
+    if v_verdict = 'retry' then
+      v_task.status := case when v_result = 'failed' then v_task.status else 'sent' end;
+      v_task.due_at := p_now + case
+        when p_report ->> 'retry_in' is not null then pawl_private.report_seconds(p_report, 'retry_in')
+        when v_result = 'expired' then interval '0'
+        else pawl_private.backoff(v_spec, v_task.tries, null)
+      end;
+      return v_task;
+    end if;
+  elsif p_kind = 'reconcile' then
+    if v_result = 'answered' and v_status not between 500 and 599 and v_status not in (408, 425, 429) then
+      v_answer := pawl_private.task_document(p_task, pawl_private.task_step(p_task)) || jsonb_build_object(
+        'status', v_status, 'headers', coalesce(p_report -> 'headers', '{}'), 'body', v_body);
+      v_verdict := case
+        when pawl_private.holds_or_not(v_answer, v_reconcile -> 'done') then 'done'
+        when v_reconcile ? 'failed' and pawl_private.holds_or_not(v_answer, v_reconcile -> 'failed') then 'error'
+        when v_reconcile ? 'absent' and pawl_private.holds_or_not(v_answer, v_reconcile -> 'absent') then 'absent'
+      end;
+    end if;
+    v_task.tried_at := p_task.tried_at; -- That of the call, whose effect is looked for.
+    if v_verdict = 'done' then
+      begin
+        v_body := coalesce(pawl_private.value(v_answer, v_reconcile -> 'result'), 'null');
+      exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+        p_report := p_report || jsonb_build_object('error', left('result: ' || sqlerrm, 1000));
+        v_body := 'null';
+      end;
+    elsif v_verdict = 'absent' and p_now >= p_task.tried_at + pawl_private.duration(v_reconcile ->> 'absent_after') then
+      -- It had no effect, and can have none any more. It begins again, under a fresh key.
+      v_task.status := 'pending';
+      v_task.connection := p_spec.connection;
+      v_task.key_number := p_task.key_number + 1;
+      v_task.tries := 0;
+      v_task.checks := 0;
+      v_task.sent_at := null;
+      v_task.due_at := p_now;
+      return v_task;
+    elsif v_verdict is distinct from 'error' then
+      v_next := pawl_private.duration(coalesce(v_reconcile -> 'every' ->> p_task.checks, v_reconcile -> 'every' ->> -1));
+      if v_verdict = 'absent' then
+        -- An effect may still appear. So it is looked for as before, and when it has been absent for long enough.
+        v_next := least(v_next, p_task.tried_at + pawl_private.duration(v_reconcile ->> 'absent_after') - p_now);
+      end if;
+      v_task.due_at := p_now + greatest(v_next, v_asked);
+      return v_task;
+    end if;
+  else
+    v_verdict := case
+      when v_result = 'refused' then 'again'
+      when v_result in ('lost', 'expired') then 'ambiguous'
+      when v_status in (429, 503) then 'again'
+      when v_status >= 500 or v_status in (408, 425) then 'ambiguous'
+      when not v_spec ? 'success' then case when v_status between 200 and 299 then 'done' else 'error' end
+      when pawl_private.holds_or_not(
+        pawl_private.task_document(p_task, pawl_private.task_step(p_task)) || jsonb_build_object(
+          'status', v_status, 'headers', coalesce(p_report -> 'headers', '{}'), 'body', v_body),
+        v_spec -> 'success') then 'done'
+      else 'error'
+    end;
+    if v_verdict = 'again' then
+      v_task.tries := greatest(v_task.tries - 1, 0);
+      if v_task.tries = 0 then
+        v_task.status := 'pending';
+        v_task.sent_at := null;
+      end if;
+      v_task.due_at := p_now + pawl_private.backoff(v_spec, least(v_task.attempts, 30), v_asked);
+      return v_task;
+    elsif v_verdict = 'ambiguous' then
+      if v_spec ? 'header' and v_task.tries < (v_spec ->> 'max')::integer then
+        v_next := pawl_private.backoff(v_spec, v_task.tries, v_asked);
+        if p_now + v_next + pawl_private.duration(v_spec ->> 'timeout') < pawl_private.key_holds_until(v_task, v_spec) then
+          v_task.status := 'sent';
+          v_task.due_at := p_now + v_next;
+          return v_task;
+        end if;
+      end if;
+      if v_reconcile is not null then
+        v_task.status := 'reconciling';
+        v_task.connection := v_reconcile ->> 'connection';
+        v_task.checks := 0;
+        v_task.due_at := p_now + pawl_private.duration(v_reconcile -> 'every' ->> 0);
+        return v_task;
+      end if;
+      v_verdict := 'unknown';
+    end if;
+  end if;
+
+  v_task.status := v_verdict;
+  v_task.look_at := null;
+  v_task.ended_at := p_now;
+  if pawl_private.is_too_deep(jsonb_build_object('body', v_body)) then
+    -- No guard and no context takes it. What happened, happened.
+    v_body := 'null';
+    p_report := p_report || '{"error": "too-deep"}';
+  end if;
+  v_task.result := pawl_private.task_result(p_task, v_status, p_report -> 'headers', v_body, p_report -> 'error');
+  return v_task;
+end
+$$;
+revoke execute on function pawl_private.task_decide(pawl.task,pawl.workflow_task,text,jsonb,timestamp with time zone) from public;
+
+create function pawl_private.task_digest(p_task pawl.task) returns jsonb
+language sql stable
+as $$
+  select jsonb_build_object(
+    'instance', p_task.instance_id, 'workflow', p_task.workflow, 'state', p_task.state, 'name', p_task.name, 'status', p_task.status,
+    'attempts', p_task.attempts)
+$$;
+revoke execute on function pawl_private.task_digest(pawl.task) from public;
+
+create function pawl_private.task_document(p_task pawl.task, p_step pawl.history) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance;
+  v_document jsonb;
+begin
+  select a.* into strict v_instance
+  from pawl.instance_at a
+  where a.tenant_id = p_task.tenant_id and a.id = p_task.instance_id and a.version = p_task.entered_version;
+  v_document := pawl_private.document(
+    p_instance => v_instance, p_payload => coalesce(p_step.payload, '{}'), p_now => p_step.at, p_event => p_step.event,
+    p_principal => coalesce(p_step.principal, pawl_private.principal(p_step.actor, true, false)));
+  v_document := v_document || jsonb_build_object('task', jsonb_build_object(
+    'id', p_task.id, 'key', pawl_private.task_key(p_task), 'name', p_task.name, 'workflow', p_task.workflow, 'state', p_task.state));
+  if p_task.compensates is not null then
+    v_document := v_document || jsonb_build_object('result', (
+      select t.result
+      from pawl.compensation c
+      join pawl.task t on t.tenant_id = c.tenant_id and t.id = c.task_id
+      where c.tenant_id = p_task.tenant_id and c.instance_id = p_task.instance_id and c.number = p_task.compensates));
+  end if;
+  return v_document;
+end
+$$;
+revoke execute on function pawl_private.task_document(pawl.task,pawl.history) from public;
+
+create function pawl_private.task_ended(p_task pawl.task, p_now timestamp with time zone) returns void
+language plpgsql volatile
+as $$
+begin
+  if p_task.compensates is not null then
+    update pawl.compensation c
+    set
+      status = case p_task.status when 'done' then 'undone' when 'cancelled' then 'registered' else 'failed' end,
+      reason = case when p_task.status <> 'done' then left(coalesce(p_task.result ->> 'error', 'the compensation ended as ' || p_task.status), 1000) end
+    where c.tenant_id = p_task.tenant_id and c.instance_id = p_task.instance_id and c.number = p_task.compensates
+      and c.status not in ('skipped', 'undone');
+  end if;
+  perform pawl_private.undo_next(p_task.tenant_id, p_task.instance_id, p_now);
+end
+$$;
+revoke execute on function pawl_private.task_ended(pawl.task,timestamp with time zone) from public;
+
+create function pawl_private.task_key(p_task pawl.task) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return p_task.id || case when p_task.key_number > 1 then '-' || p_task.key_number else '' end;
+end
+$$;
+revoke execute on function pawl_private.task_key(pawl.task) from public;
+
+create function pawl_private.task_notify(p_tenant text, p_topic text) returns void
+language sql volatile
+as $$ select pg_notify('pawl_task', left(case when p_topic is null then 'http' else 'work:' || p_tenant || '/' || p_topic end, 500)) $$;
+revoke execute on function pawl_private.task_notify(text,text) from public;
+
+create function pawl_private.task_request(p_document jsonb, p_request jsonb) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_part jsonb;
+  v_value jsonb;
+  v_path jsonb := '[]';
+begin
+  for v_part in select e from jsonb_array_elements(p_request -> 'path') e loop
+    if jsonb_typeof(v_part) = 'array' then
+      v_value := pawl_private.value(p_document, v_part -> 0);
+      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') or v_value #>> '{}' in ('', '.', '..') then
+        raise exception 'a part of the path has the value %, which is no text and no number', coalesce(v_value::text, 'nothing')
+          using errcode = 'invalid_parameter_value';
+      end if;
+      v_part := jsonb_build_array(v_value #>> '{}');
+    end if;
+    v_path := v_path || jsonb_build_array(v_part);
+  end loop;
+  return jsonb_build_object(
+    'method', p_request ->> 'method', 'path', v_path,
+    'query', case when p_request ? 'query' then pawl_private.value(p_document, p_request -> 'query') end,
+    'headers', case when p_request ? 'headers' then pawl_private.value(p_document, p_request -> 'headers') end)
+    || case when p_request ? 'body' then jsonb_build_object('body', pawl_private.value(p_document, p_request -> 'body')) else '{}' end;
+end
+$$;
+revoke execute on function pawl_private.task_request(jsonb,jsonb) from public;
+
+create function pawl_private.task_result(p_task pawl.task, p_status integer, p_headers jsonb, p_body jsonb, p_error jsonb) returns jsonb
+language plpgsql immutable parallel safe
+as $$
+begin
+  return jsonb_build_object(
+    'task', p_task.id, 'name', p_task.name, 'attempt', p_task.attempts, 'status', p_status, 'headers', coalesce(p_headers, '{}'),
+    'body', coalesce(p_body, 'null'), 'error', p_error);
+end
+$$;
+revoke execute on function pawl_private.task_result(pawl.task,integer,jsonb,jsonb,jsonb) from public;
+
+create function pawl_private.task_retains(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable
+as $$
+begin
+  return exists (
+    select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_id and t.ended_at is null);
+end
+$$;
+revoke execute on function pawl_private.task_retains(text,uuid) from public;
+
+create function pawl_private.task_spec(p_task pawl.task) returns pawl.workflow_task
+language plpgsql stable
+as $$
+declare
+  v_spec pawl.workflow_task;
+begin
+  select w.* into strict v_spec
+  from pawl.workflow_task w
+  where w.workflow = p_task.workflow and w.workflow_version = p_task.workflow_version and w.position = p_task.position;
+  return v_spec;
+end
+$$;
+revoke execute on function pawl_private.task_spec(pawl.task) from public;
+
+create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instance) returns text
+language plpgsql stable
+as $$
+begin
+  return case
+    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
+    when exists (
+      select from pawl.history h
+      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
+        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
+    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
+    else 'elsewhere'
+  end;
+end
+$$;
+revoke execute on function pawl_private.task_stays(pawl.task,pawl.instance) from public;
+
+create function pawl_private.task_step(p_task pawl.task) returns pawl.history
+language plpgsql stable
+as $$
+declare
+  v_step pawl.history;
+begin
+  select h.* into strict v_step
+  from pawl.history h
+  where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.entered_version;
+  return v_step;
+end
+$$;
+revoke execute on function pawl_private.task_step(pawl.task) from public;
+
+create function pawl_private.tenant_document(p_tenant pawl.tenant) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_tenant.id is not null then
+  jsonb_build_object('limits', p_tenant.limits, 'disabled', p_tenant.disabled_at is not null)
+end $$;
+revoke execute on function pawl_private.tenant_document(pawl.tenant) from public;
+
+create function pawl_private.tenant_of(p_table regclass, p_id uuid) returns text
+language plpgsql stable
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tenant text;
+begin
+  execute format(
+    'select t.id
+    from (select n.id from pawl.tenant n order by n.id limit 10000) t
+    cross join lateral (select from %s r where r.tenant_id = t.id and r.id = $1 limit 1) r
+    limit 1', p_table)
+  into v_tenant
+  using p_id;
+  return case
+    when v_tenant is not null then v_tenant
+    when exists (select from pawl.tenant n order by n.id offset 10000 limit 1) then '*'
+    else ''
+  end;
+end
+$$;
+revoke execute on function pawl_private.tenant_of(regclass,uuid) from public;
+
+create function pawl_private.time_of(p_value jsonb, p_at text) returns timestamp with time zone
+language plpgsql stable parallel safe
+as $$
+declare
+  v_result timestamptz;
+begin
+  if jsonb_typeof(p_value) <> 'string'
+    or p_value #>> '{}' !~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$' then
+    perform pawl_private.fault(p_at, format('%s is no time; write one as RFC 3339 does, with an offset', left(p_value::text, 100)));
+  end if;
+  v_result := (p_value #>> '{}')::timestamptz;
+  -- The offset may lead out of the years that RFC 3339 can write.
+  if extract(year from v_result at time zone 'UTC') not between 1 and 9999 then
+    raise datetime_field_overflow;
+  end if;
+  return v_result;
+exception when datetime_field_overflow or invalid_datetime_format or invalid_time_zone_displacement_value then
+  perform pawl_private.fault(p_at, format('%s is no time that there is', left(p_value::text, 100)));
+end
+$$;
+revoke execute on function pawl_private.time_of(jsonb,text) from public;
+
+create function pawl_private.timed_out() returns boolean
+language sql volatile
+as $$
+  select current_setting('statement_timeout') <> '0'
+    and clock_timestamp() - statement_timestamp() >= current_setting('statement_timeout')::interval * 0.8
+$$;
+revoke execute on function pawl_private.timed_out() from public;
+
+create function pawl_private.timer_payload(p_event text, p_due_at timestamp with time zone, p_memory jsonb, p_now timestamp with time zone) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_payload jsonb := jsonb_build_object('due_at', pawl_private.rfc3339(p_due_at));
+begin
+  if p_event like 'every:%' then
+    v_payload := v_payload || jsonb_build_object(
+      'missed', (pawl_private.next_repeat(p_memory #> array['due', p_event], p_now)).missed);
+  end if;
+  return v_payload;
+end
+$$;
+revoke execute on function pawl_private.timer_payload(text,timestamp with time zone,jsonb,timestamp with time zone) from public;
+
+create function pawl_private.timer_turns(p_now timestamp with time zone, p_limit integer) returns text[]
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tenants text[] := '{}';
+  v_after text := (select l.after_tenant from pawl_private.timer_lane l where l.name = 'fast');
+  v_begun boolean := v_after = '';
+  v_next record;
+begin
+  for v_look in 1..1000 loop
+    exit when cardinality(v_tenants) >= p_limit;
+    select t.tenant_id, t.due_at
+    into v_next
+    from pawl.timer t
+    where t.tenant_id > v_after and t.queued_version is distinct from t.armed_version
+    order by t.tenant_id, t.due_at
+    limit 1;
+    if v_next.tenant_id is null then
+      v_after := ''; -- Nobody is behind the last one: from the beginning.
+      exit when v_begun or v_tenants <> '{}';
+      v_begun := true;
+      continue;
+    end if;
+    v_after := v_next.tenant_id;
+    if v_next.due_at <= p_now and not pawl_private.is_disabled(v_after) then
+      v_tenants := v_tenants || v_after;
+    end if;
+  end loop;
+  update pawl_private.timer_lane l set after_tenant = v_after where l.name = 'fast' and l.after_tenant <> v_after;
+  return v_tenants;
+end
+$$;
+revoke execute on function pawl_private.timer_turns(timestamp with time zone,integer) from public;
+
+create function pawl_private.token_document(p_token pawl.token) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'name', p_token.name, 'subject', p_token.subject, 'scopes', p_token.scopes, 'roles', p_token.roles,
+    'workflows', p_token.workflows, 'expires_at', pawl_private.audit_time(p_token.expires_at))
+$$;
+revoke execute on function pawl_private.token_document(pawl.token) from public;
+
 create function pawl_private.too_slow(p_elapsed interval, p_timers integer) returns boolean
 language sql immutable parallel safe
 as $$ select p_elapsed > p_timers * interval '12.5 milliseconds' $$;
 revoke execute on function pawl_private.too_slow(interval,integer) from public;
+
+create function pawl_private.uncommanded(p_principal jsonb, p_reason text, p_by_timer boolean DEFAULT false) returns pawl_private.fire_command
+language sql immutable parallel safe
+as $$
+  select row(null, null, '{}', '', '*', '*', p_reason, null, null, p_by_timer, false, p_principal)::pawl_private.fire_command
+$$;
+revoke execute on function pawl_private.uncommanded(jsonb,text,boolean) from public;
+
+create function pawl_private.undo_next(p_tenant text, p_instance_id uuid, p_now timestamp with time zone) returns void
+language plpgsql volatile
+as $$
+declare
+  v_instance pawl.instance;
+  v_on_failure text;
+  v_step pawl.compensation;
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_failed boolean;
+  v_problem text;
+  v_at timestamptz;
+begin
+  update pawl.undoing u set due_at = null where u.tenant_id = p_tenant and u.instance_id = p_instance_id;
+  if not found then
+    return;
+  end if;
+  select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id;
+  select s.undoing into strict v_on_failure
+  from pawl.workflow_state s
+  where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
+  loop
+    if exists (
+      select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_instance_id and t.ended_at is null
+    ) then
+      return;
+    end if;
+    v_failed := exists (
+      select from pawl.compensation c where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'failed');
+    v_step := null;
+    if not v_failed or v_on_failure = 'continue' then
+      select c.* into v_step
+      from pawl.compensation c
+      where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'registered'
+      order by c.number desc
+      limit 1
+      for update;
+    end if;
+    exit when v_step.number is null;
+    select w.* into strict v_spec
+    from pawl.workflow_task w
+    where w.workflow = v_step.workflow and w.workflow_version = v_step.workflow_version and w.position = v_step.position;
+    if v_step.task_id is not null then
+      select t.* into strict v_task from pawl.task t where t.tenant_id = p_tenant and t.id = v_step.task_id;
+      if v_task.status in ('error', 'cancelled') then
+        update pawl.compensation c set status = 'void'
+        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+        continue;
+      elsif v_task.status = 'unknown' and v_spec.spec ->> 'if_unknown' = 'park' then
+        update pawl.compensation c set status = 'failed', reason = 'it is unknown whether there is an effect to undo'
+        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+        continue;
+      end if;
+    end if;
+    -- It begins after the step that it follows, which was made after p_now was read.
+    select greatest(h.at, p_now) into strict v_at
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance_id and h.version = v_instance.version;
+    update pawl.compensation c
+    set undone_by = pawl_private.arm_task(v_instance, v_spec, v_step.version, v_at, v_step.number)
+    where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+    return;
+  end loop;
+
+  v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, case when v_failed then 'error' else 'done' end, null);
+  if v_problem is not null and not v_failed then
+    v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, 'error', v_problem);
+  end if;
+  if v_problem is not null then
+    perform pawl_private.put_off_undoing(p_tenant, p_instance_id, v_problem, p_now);
+  end if;
+end
+$$;
+revoke execute on function pawl_private.undo_next(text,uuid,timestamp with time zone) from public;
 
 create function pawl_private.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe
@@ -5564,6 +13062,165 @@ as $$
   from (select (extract(epoch from p_at) * 1000000)::bigint as us) t
 $$;
 revoke execute on function pawl_private.uuid_v7_with(timestamp with time zone,bytea) from public;
+
+create function pawl_private.value(p_document jsonb, p_value jsonb) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_operation text := p_value ->> 0;
+  v_at text;
+  v_last integer;
+  v_result jsonb;
+  v_item jsonb;
+  v_one jsonb;
+  v_items jsonb[];
+  v_path text[];
+  v_from timestamptz;
+  v_duration interval;
+begin
+  if v_operation = 'path' then
+    return jsonb_path_query_first(p_document, (p_value ->> 2)::jsonpath, '{}', true);
+  elsif v_operation = 'literal' then
+    return p_value -> 2;
+  elsif v_operation = 'computed' then
+    return pawl_private.computed(p_document, p_value ->> 2, p_value ->> 1, false, null);
+  end if;
+  v_at := p_value ->> 1;
+  v_last := jsonb_array_length(p_value) - 1;
+  case v_operation
+    when 'if' then
+      return pawl_private.value(p_document, p_value -> case when pawl_private.holds(p_document, p_value -> 2) then 3 else 4 end);
+    when 'first' then
+      for v_n in 2 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item <> 'null' then
+          return v_item;
+        end if;
+      end loop;
+    when 'append', 'union' then
+      v_result := pawl_private.array_of(pawl_private.value(p_document, p_value -> 2), v_at);
+      for v_n in 3 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is not null and (v_operation = 'append' or not v_result @> jsonb_build_array(v_item)
+          or array_position(array(select jsonb_array_elements(v_result)), v_item) is null) then
+          v_result := v_result || jsonb_build_array(v_item);
+        end if;
+      end loop;
+    when 'without' then
+      v_result := pawl_private.value(p_document, p_value -> 2);
+      if jsonb_typeof(v_result) is distinct from 'object' then
+        v_result := pawl_private.array_of(v_result, v_at);
+      end if;
+      for v_n in 3 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is null then
+          continue;
+        elsif jsonb_typeof(v_result) = 'array' then
+          select coalesce(jsonb_agg(e.item order by e.place), '[]')
+          into v_result
+          from jsonb_array_elements(v_result) with ordinality as e (item, place)
+          where e.item <> v_item;
+        elsif jsonb_typeof(v_item) <> 'string' then
+          perform pawl_private.fault(v_at, format('a member is named by a text, and not by %s', left(v_item::text, 100)));
+        else
+          v_result := v_result - (v_item #>> '{}');
+        end if;
+      end loop;
+    when 'merge' then
+      v_result := '{}';
+      for v_n in 2 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is null or v_item = 'null' then
+          continue;
+        elsif jsonb_typeof(v_item) <> 'object' then
+          perform pawl_private.fault(v_at, format('only objects can be merged, and an operand is of type %s', jsonb_typeof(v_item)));
+        end if;
+        v_result := v_result || v_item;
+      end loop;
+    when 'set' then
+      v_result := pawl_private.value(p_document, p_value -> 2);
+      if v_result is null or v_result = 'null' then
+        v_result := '{}';
+      elsif jsonb_typeof(v_result) not in ('object', 'array') then
+        perform pawl_private.fault(v_at, format('its first operand must be an object, and is of type %s', jsonb_typeof(v_result)));
+      end if;
+      v_item := pawl_private.value(p_document, p_value -> 4);
+      if v_item is not null then
+        v_path := '{}';
+        for v_n in 0 .. jsonb_array_length(p_value -> 3) - 1 loop
+          v_one := pawl_private.value(p_document, p_value -> 3 -> v_n);
+          if v_one is null then
+            perform pawl_private.fault(v_at, format('name %s selects nothing', v_n + 1));
+          elsif v_one = '""' or jsonb_typeof(v_one) not in ('string', 'number') then
+            perform pawl_private.fault(v_at, format('name %s is %s; it must be a text that is not empty, or a number', v_n + 1, left(v_one::text, 100)));
+          end if;
+          v_path := v_path || (v_one #>> '{}');
+        end loop;
+        v_result := pawl_private.set_deep(v_result, v_path, v_item, v_at);
+      end if;
+    when 'object' then
+      select coalesce(jsonb_object_agg(m.name, m.value) filter (where m.value is not null), '{}')
+      into v_result
+      from (select e.key as name, pawl_private.value(p_document, e.value) as value from jsonb_each(p_value -> 2) e offset 0) m;
+    when 'array' then
+      select coalesce(jsonb_agg(m.value order by m.n) filter (where m.value is not null), '[]')
+      into v_result
+      from (select n, pawl_private.value(p_document, p_value -> n) as value from generate_series(2, v_last) n offset 0) m;
+    when 'all' then
+      return pawl_private.computed(p_document, p_value ->> 2, v_at, true, p_value ->> 3);
+    when 'concat' then
+      v_items := '{}';
+      for v_n in 2 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is not null then
+          v_items := v_items || v_item;
+        end if;
+      end loop;
+      return pawl_private.concatenated(v_items, v_at);
+    when 'time' then
+      v_item := pawl_private.value(p_document, p_value -> 2);
+      v_result := pawl_private.value(p_document, p_value -> 3);
+      if v_item is null or v_result is null then
+        return null;
+      end if;
+      v_from := pawl_private.time_of(v_item, v_at);
+      v_duration := case when jsonb_typeof(v_result) = 'string' then pawl_private.duration(v_result #>> '{}') end;
+      if v_duration is null then
+        perform pawl_private.fault(v_at, format('%s is no duration of at most ten years', left(v_result::text, 100)));
+      end if;
+      v_one := case when v_last > 3 then pawl_private.value(p_document, p_value -> 4) else '"UTC"' end;
+      return case when v_one is not null then pawl_private.moved_value(v_from, v_duration, v_one, v_at) end;
+    when 'duration' then
+      v_item := pawl_private.value(p_document, p_value -> 2);
+      v_result := pawl_private.value(p_document, p_value -> 3);
+      if v_item is null or v_result is null then
+        return null;
+      end if;
+      return to_jsonb(trim_scale(extract(epoch from
+        pawl_private.time_of(v_result, v_at) - pawl_private.time_of(v_item, v_at))));
+  end case;
+  return v_result;
+end
+$$;
+revoke execute on function pawl_private.value(jsonb,jsonb) from public;
+
+create function pawl_private.was_due(p_before pawl.instance, p_payload jsonb) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return (p_payload ->> 'due_at')::timestamptz <= pawl_private.last_step_at(p_before);
+end
+$$;
+revoke execute on function pawl_private.was_due(pawl.instance,jsonb) from public;
+
+create function pawl_private.was_left(p_memory jsonb, p_compound text, p_state text) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  return p_memory #>> array['left', p_compound, 'state'] = p_state;
+end
+$$;
+revoke execute on function pawl_private.was_left(jsonb,text,text) from public;
 
 create function pawl_private.webhook_restored(p_first_seq bigint) returns void
 language sql volatile
@@ -5592,4 +13249,131 @@ end
 $$;
 revoke execute on function pawl_private.webhook_retains(text,uuid) from public;
 
+create function pawl_private.with_memory(p_before pawl.instance, p_next pawl.instance, p_move pawl_private.move, p_command pawl_private.fire_command, p_at timestamp with time zone) returns pawl.instance
+language plpgsql stable
+as $$
+begin
+  p_next.memory := pawl_private.remembered(p_before, p_next, p_move, p_command, p_at);
+  return p_next;
+end
+$$;
+revoke execute on function pawl_private.with_memory(pawl.instance,pawl.instance,pawl_private.move,pawl_private.fire_command,timestamp with time zone) from public;
+
+create function pawl_private.work_claim(p_tenant text, p_topic text, p_worker text, p_max integer, p_lease interval DEFAULT NULL::interval, p_key text DEFAULT NULL::text, p_within text[] DEFAULT NULL::text[], p_holds boolean DEFAULT false) returns SETOF pawl.work
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_incremental_sort = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_input jsonb;
+  v_step pawl.history;
+  v_repeats boolean := false;
+begin
+  if p_max not between 1 and 100 or p_max is null then
+    perform pawl_private.refuse_malformed('a claim takes 1 to 100 tasks');
+  elsif p_lease not between interval '1 second' and interval '1 hour' then
+    perform pawl_private.refuse_malformed('a lease holds for 1s to 1h');
+  elsif length(p_key) > 255 then
+    perform pawl_private.refuse_malformed('a key has at most 255 characters');
+  end if;
+  if p_key <> '' then
+    perform pawl_private.lock_claim_key(p_tenant, p_key, v_now);
+    v_repeats := exists (
+      select from pawl.task t
+      where t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null);
+    if v_repeats then
+      perform pawl_private.commit_synchronously();
+    end if;
+  end if;
+  for v_task in
+    (
+      select t.*
+      from pawl.task t
+      where v_repeats and t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null
+    )
+    union all
+    (
+      select d.*
+      from (
+        select t.*
+        from pawl.task t
+        where not v_repeats and not p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
+          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+          and (p_within is null or t.workflow = any (p_within))
+        order by t.tenant_id, t.topic, t.due_at
+        limit p_max
+        for update skip locked
+      ) d
+    )
+    union all
+    (
+      select d.*
+      from (
+        select t.*
+        from pawl.task t
+        join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
+        where not v_repeats and p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
+          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+          and (p_within is null or t.workflow = any (p_within))
+        order by t.tenant_id, t.topic, t.due_at
+        limit p_max
+        for no key update of i skip locked
+        for update of t skip locked
+      ) d
+    )
+  loop
+    v_spec := pawl_private.task_spec(v_task);
+    v_step := pawl_private.task_step(v_task);
+    begin
+      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+    exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+      perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
+      continue;
+    end;
+    if not v_repeats then
+      v_task := pawl_private.begin_attempt(
+        v_task, v_spec, p_worker, p_key, coalesce(p_lease, pawl_private.duration(v_spec.spec ->> 'lease')), v_now);
+    end if;
+    return query select
+      v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
+      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_step.correlation_id::text, v_step.traceparent;
+  end loop;
+end
+$$;
+revoke execute on function pawl_private.work_claim(text,text,text,integer,interval,text,text[],boolean) from public;
+
+alter table pawl.bulk_item add constraint bulk_item_bulk_fkey FOREIGN KEY (tenant_id, bulk_id) REFERENCES pawl.bulk(tenant_id, id) ON DELETE CASCADE;
+
+alter table pawl.connection add constraint connection_tenant_fkey FOREIGN KEY (tenant_id) REFERENCES pawl.tenant(id);
+
+alter table pawl.db_role add constraint db_role_tenant_fkey FOREIGN KEY (tenant_key) REFERENCES pawl.tenant(id);
+
 alter table pawl.instance add constraint instance_state_is_declared CHECK ((((state_hash = hashtextextended(state, hashtextextended(workflow, (workflow_version)::bigint))) IS TRUE) OR pawl_private.state_is_declared(workflow, workflow_version, state))) NOT VALID;
+
+alter table pawl.role add constraint role_tenant_fkey FOREIGN KEY (tenant_key) REFERENCES pawl.tenant(id);
+
+alter table pawl.tenant add constraint tenant_limits_are_known CHECK ((pawl_private.limits_fault((limits)::jsonb) IS NULL)) NOT VALID;
+
+alter table pawl.token add constraint token_tenant_fkey FOREIGN KEY (tenant_key) REFERENCES pawl.tenant(id);
+
+alter table pawl.workflow_task add constraint workflow_task_state_fkey FOREIGN KEY (workflow, workflow_version, state) REFERENCES pawl.workflow_state(workflow, workflow_version, state);
+
+alter table pawl.workflow_transition add constraint workflow_transition_source_fkey FOREIGN KEY (workflow, workflow_version, source) REFERENCES pawl.workflow_state(workflow, workflow_version, state);
+
+alter table pawl.workflow_transition add constraint workflow_transition_target_fkey FOREIGN KEY (workflow, workflow_version, target) REFERENCES pawl.workflow_state(workflow, workflow_version, state);
+
+CREATE TRIGGER role_changes_access AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON pawl.role FOR EACH STATEMENT EXECUTE FUNCTION pawl_private.note_changed_access();
+
+CREATE TRIGGER tenant_changes_access AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON pawl.tenant FOR EACH STATEMENT EXECUTE FUNCTION pawl_private.note_changed_access();
+
+CREATE TRIGGER token_changes_access AFTER DELETE OR UPDATE OF tenant_id, id, sha256, subject, scopes, roles, workflows, expires_at, revoked_at OR TRUNCATE ON pawl.token FOR EACH STATEMENT EXECUTE FUNCTION pawl_private.note_changed_access();

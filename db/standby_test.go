@@ -45,6 +45,9 @@ func acknowledging(id uuid.UUID) map[string]func(context.Context, queries.DBTX) 
 		"exists": func(ctx context.Context, q queries.DBTX) (string, error) {
 			return codes(tryCreate(ctx, q, tenant, creation{workflow: "door", key: "another", businessKey: "front"}))
 		},
+		"by key": func(ctx context.Context, q queries.DBTX) (string, error) {
+			return codes(tryFireByKeys(ctx, q, keyed{workflow: "door", businessKey: "back", event: "open", key: "started", start: "{}"}))
+		},
 		"fire_one":   one("select (pawl.fire_one($1, 'open', p_key => 'opened')).state", id),
 		"create_one": one("select (pawl.create_one('door', p_key => 'created one')).state"),
 		"register": func(ctx context.Context, q queries.DBTX) (string, error) {
@@ -58,7 +61,7 @@ func acknowledging(id uuid.UUID) map[string]func(context.Context, queries.DBTX) 
 }
 
 var acknowledged = map[string]string{
-	"fire": "applied ", "refused": "transition-not-allowed ", "batch": "instance-not-found applied ", "create": "applied ",
+	"fire": "applied ", "refused": "transition-not-allowed ", "batch": "instance-not-found applied ", "by key": "created ", "create": "applied ",
 	"exists": "instance-exists ", "fire_one": "OPEN", "create_one": "CLOSED", "register": "known",
 }
 
@@ -70,6 +73,7 @@ func decided(t *testing.T, pool *pgxpool.Pool) uuid.UUID {
 	wantOutcome(t, fire(t, pool, tenant, command{id: id, event: "open", key: "opened"})[0], "applied")
 	wantOutcome(t, fire(t, pool, tenant, command{id: id, event: "open", key: "refused"})[0], "transition-not-allowed")
 	bounded.Exec(t, pool, "select pawl.create_one('door', p_key => 'created one')")
+	wantOutcome(t, fireByKeys(t, pool, keyed{workflow: "door", businessKey: "back", event: "open", key: "started", start: "{}"})[0], "created")
 	return id
 }
 

@@ -170,3 +170,65 @@ func TestLanesOfTimersAreTheOwners(t *testing.T) {
 		t.Errorf("then another looks at %d timers, want 0", n)
 	}
 }
+
+// While more timers are due than a call fires, tenants take turns: whoever has few timers waits for two calls at most,
+// however many of another tenant's are due before them. With as many tenants as a call fires timers, each has one.
+func TestTenantsTakeTurnsInTheFastLane(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	register(t, pool, lamp)
+	dbtest.SetClock(t, pool, noon)
+	lamps := func(tenant string, n int) {
+		t.Helper()
+		for range n {
+			create(t, pool, tenant, creation{workflow: "lamp"})
+		}
+		dbtest.Advance(t, pool, time.Millisecond)
+	}
+	fired := func(limit int) map[string]int {
+		t.Helper()
+		before := bounded.Value[int](t, pool, "select count(*) from pawl.history where kind = 'timeout'")
+		bounded.Exec(t, pool, fmt.Sprintf("select pawl.fire_timers(%d)", limit))
+		counts := map[string]int{}
+		for _, tenant := range bounded.Column[string](t, pool, `
+			select tenant_id from pawl.history where kind = 'timeout' order by seq offset $1`, before) {
+			counts[tenant]++
+		}
+		return counts
+	}
+	// One that begins with the turns, one in the middle and one at the end: wherever the flood is, the others get through.
+	for _, flood := range []string{"a", "m", "z"} {
+		lamps(flood, 100)
+	}
+	lamps("b", 1)
+	lamps("n", 1)
+	lamps("zz", 1)
+	dbtest.Advance(t, pool, time.Minute)
+	total := map[string]int{}
+	for range 2 {
+		for tenant, n := range fired(10) {
+			total[tenant] += n
+		}
+	}
+	for _, quiet := range []string{"b", "n", "zz"} {
+		if total[quiet] != 1 {
+			t.Errorf("after two calls the timer of %q is not fired: %v", quiet, total)
+		}
+	}
+	if fewest, most := min(total["a"], total["m"], total["z"]), max(total["a"], total["m"], total["z"]); most > fewest+1 {
+		t.Errorf("the shares differ: %v", total)
+	}
+	seen := map[string]int{}
+	for range 6 {
+		for tenant, n := range fired(1) {
+			seen[tenant] += n
+		}
+	}
+	if seen["a"] != 2 || seen["m"] != 2 || seen["z"] != 2 {
+		t.Errorf("six calls for one timer each gave %v", seen)
+	}
+	bounded.True(t, "all timers to fire", func() bool {
+		bounded.Exec(t, pool, "select pawl.fire_timers(50)")
+		return bounded.Value[int](t, pool, "select count(*) from pawl.timer where due_at <= pawl.now()") == 0
+	})
+}

@@ -42,6 +42,7 @@ func TestUnroutedSteps(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 0)
 	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	dbtest.Tenants(t, pool, "many", "also-many", "one")
 	subscribeOften(t, pool, "many", 25)
 	subscribeOften(t, pool, "also-many", 25)
 	subscribeOften(t, pool, "one", 1)
@@ -71,7 +72,7 @@ func TestUnroutedSteps(t *testing.T) {
 	bounded.Exec(t, pool, "select pawl.fire_one($1, 'open', p_tenant => 'many'), pawl.fire_one($1, 'remove', p_tenant => 'many')", instance)
 	route(t, pool, 1, limit)
 	removed := func() bool {
-		return bounded.Value[bool](t, pool, "select cardinality(pawl.purge_instances('many', array[$1::uuid], pawl.now())) = 1", instance)
+		return bounded.Value[bool](t, pool, "select cardinality(pawl.purge_archived('many', array[$1::uuid], pawl.now())) = 1", instance)
 	}
 	bounded.Exec(t, pool, "update pawl.delivery set status = 'dead', next_attempt_at = null")
 	if removed() {
@@ -102,6 +103,7 @@ func TestUnroutedStepsByTurns(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 0)
 	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	dbtest.Tenants(t, pool, "a", "b", "c")
 	for _, tenant := range []string{"a", "b", "c"} {
 		subscribeOften(t, pool, tenant, 10)
 	}
@@ -136,6 +138,7 @@ func TestLanesArePassedInPieces(t *testing.T) {
 	t.Parallel()
 	pool, _ := withDoors(t, 0)
 	bounded.Exec(t, pool, "select pawl.consumer_create('webhooks', true); select pawl.consumer_lead('webhooks', 'x', '1 hour')")
+	dbtest.Tenants(t, pool, "a", "b", "c")
 	for tenant, n := range map[string]int{"a": 25, "b": 3, "c": 10} {
 		subscribeOften(t, pool, tenant, n)
 		bounded.Exec(t, pool, "select pawl.create_one('door', p_tenant => $1)", tenant)

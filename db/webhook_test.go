@@ -2,9 +2,11 @@ package db_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -348,7 +350,7 @@ func TestRetentionWaitsForWebhooks(t *testing.T) {
 			bounded.Exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
 			removed := func() bool {
 				t.Helper()
-				return bounded.Value[bool](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now())) = 1", id)
+				return bounded.Value[bool](t, pool, "select cardinality(pawl.purge_archived('default', array[$1::uuid], pawl.now())) = 1", id)
 			}
 			if removed() {
 				t.Fatal("it went before it was routed")
@@ -374,10 +376,54 @@ func TestRetentionTakesCallbacks(t *testing.T) {
 	id := doors(t, pool, 1)[0]
 	bounded.Exec(t, pool, "insert into pawl.callback (tenant_id, instance_id, url, created_at) values ('default', $1, 'https://example.com', now())", id)
 	bounded.Exec(t, pool, "select pawl.fire_one($1, 'open'), pawl.fire_one($1, 'remove')", id)
-	if n := bounded.Value[int](t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], pawl.now()))", id); n != 1 {
+	if n := bounded.Value[int](t, pool, "select cardinality(pawl.purge_archived('default', array[$1::uuid], pawl.now()))", id); n != 1 {
 		t.Fatalf("%d instances were removed", n)
 	}
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {
 		t.Errorf("%d callbacks are left", n)
+	}
+}
+
+// Each change of a subscription and each replay is in the audit, in its own transaction, by who made it. Neither a secret nor
+// what a URL may have of one is.
+func TestChangesOfSubscriptionsAreInTheAudit(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	const caller = `{"actor": "ann", "token": "k1", "address": "203.0.113.7", "request_id": "r1"}`
+	id := bounded.Value[string](t, pool, `
+		select (pawl.subscription_create(
+			'default', 'https://u:hunter2@example.com/a?key=hunter2', '{}', '{}', '{}', false, 'whsec_hunter2', 'ann', p_caller => $1)).id::text`, caller)
+	bounded.Exec(t, pool, `select pawl.subscription_update('default', $1, null, null, null, null, true, null, p_caller => $2)`, id, caller)
+	bounded.Exec(t, pool, `select pawl.subscription_rotate_secret('default', $1, 'whsec_hunter2', '1 hour', p_caller => $2)`, id, caller)
+	bounded.Exec(t, pool, `
+		select pawl.secrets_replace('subscription', '{default}', array[$1::text], '{whsec_hunter2}', '{sealed:v1:a:x}', '{whsec_hunter2}', '{sealed:v1:a:y}')`, id)
+	bounded.Exec(t, pool, `select pawl.subscription_test('default', $1, p_caller => $2)`, id, caller)
+	bounded.Exec(t, pool, `update pawl.delivery set status = 'dead', next_attempt_at = null`)
+	bounded.Exec(t, pool, `select pawl.delivery_replay('default', null, $1, 'dead', null, null, null, 10, p_caller => $2)`, id, caller)
+	bounded.Exec(t, pool, `select pawl.subscription_delete('default', $1, p_caller => $2)`, id, caller)
+	// What changes nothing is no act.
+	bounded.Exec(t, pool, `
+		select pawl.subscription_update('default', $1, null, null, null, null, true, null), pawl.subscription_delete('default', $1),
+			pawl.subscription_rotate_secret('default', $1, 'whsec_x', '1 hour'), pawl.delivery_replay('default', null, $1, 'dead', null, null, null, 10)`, id)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, tx, "select pawl.subscription_create('default', 'https://example.com', '{}', '{}', '{}', false, 'whsec_x', 'ann')")
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := bounded.Column[string](t, pool, `
+		select concat_ws(' ', a.tenant_id, a.actor = case when a.tenant_id = '*' then session_user else 'ann' end, a.token_id, a.action,
+			replace(a.target, $1, 'it'), a.before, a.after)
+		from pawl.audit a order by a.seq`, id)
+	const before = `{"url": "https://example.com/a", "events": [], "states": [], "disabled": false, "workflows": [], "terminal_only": false}`
+	after := strings.Replace(before, `"terminal_only": false`, `"terminal_only": true`, 1)
+	if diff := cmp.Diff(got, []string{
+		"default t k1 subscription.create it " + before, "default t k1 subscription.update it " + before + " " + after,
+		"default t k1 secret.rotate it", `* t secret.rotate subscription {"rows": 1}`, "default t k1 subscription.test it",
+		`default t k1 delivery.replay it {"status": "dead", "replayed": 1}`, "default t k1 subscription.delete it " + after,
+	}); diff != "" {
+		t.Error(diff)
 	}
 }

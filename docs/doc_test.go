@@ -23,8 +23,8 @@
 // output of nothing. A yaml, sql or go block whose first line is a comment that names a file is
 // written to that file, and not run by itself: a later block of the page must use the file.
 //
-// A line of a shell block that starts a service (pawl serve, pawl dev, make run, the webhook
-// receiver) starts the real program and goes on when it serves. A service that is started at
+// A line of a shell block that starts a service (pawl serve, pawl dev, make run, the program of an
+// example) starts the real program and goes on when it serves. A service that is started at
 // the address of an earlier one replaces it. The ports that pages name are replaced by free ones,
 // and the URLs of databases by that of the page's own.
 //

@@ -112,7 +112,7 @@ func TestCommandsAndFlags(t *testing.T) {
 		return string(out)
 	}
 	commands := map[string]string{"": help("")}
-	for _, m := range regexp.MustCompile(`(?m)^  ([a-z-]+(?: [a-z-]+)?)(?:  | *$)`).FindAllStringSubmatch(commands[""], -1) {
+	for _, m := range regexp.MustCompile(`(?m)^  ([a-z-]+(?: [a-z-]+){0,2})(?:  | *$)`).FindAllStringSubmatch(commands[""], -1) {
 		commands[m[1]] = ""
 	}
 	if len(commands) < 20 {
@@ -123,7 +123,7 @@ func TestCommandsAndFlags(t *testing.T) {
 		group, _, _ := strings.Cut(c, " ")
 		groups[group] = true
 	}
-	words := regexp.MustCompile(`^(?:[A-Z_]+=\S+ )*(?:bin/)?pawl ([a-z]+)(?: ([a-z-]+))?`)
+	words := regexp.MustCompile(`^(?:[A-Z_]+=\S+ )*(?:bin/)?pawl ([a-z]+)(?: ([a-z-]+))?(?: ([a-z-]+))?`)
 	flags := regexp.MustCompile(`(?:^|[\s\[])(--[a-z][a-z-]*)`)
 	looked := 0
 	for _, p := range mustPages(t) {
@@ -146,6 +146,9 @@ func TestCommandsAndFlags(t *testing.T) {
 			command := m[1]
 			if _, single := commands[command]; !single && m[2] != "" {
 				command += " " + m[2]
+			}
+			if _, whole := commands[command]; !whole && m[3] != "" {
+				command += " " + m[3]
 			}
 			known, is := commands[command]
 			if !is {
@@ -320,7 +323,7 @@ func TestSQLStates(t *testing.T) {
 // TestReceiverWithoutADatabase shows that the example says in one line what is wrong.
 func TestReceiverWithoutADatabase(t *testing.T) {
 	t.Parallel()
-	away := bounded.Command(t, receiver)
+	away := bounded.Command(t, exampleProgram("webhook-receiver"))
 	away.Env = append(os.Environ(), "DATABASE_URL=postgres://127.0.0.1:1/x", "WEBHOOK_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if out, err := away.CombinedOutput(); err == nil || strings.Count(string(out), "\n") != 1 || strings.Count(string(out), "refused") != 1 {
 		t.Errorf("without a database the receiver says (%v) %s", err, out)

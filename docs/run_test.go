@@ -26,12 +26,21 @@ var unrunnable = map[string]string{
 	"for replica in $(docker compose ps --quiet pawl)":      "needs Docker; make test-containers restarts the replicas",
 }
 
-// program and receiver are the real things, built once.
-var program, receiver string
+// examples are the programs of the examples, which are built beside pawl.
+var examples = []string{"webhook-receiver", "trip-saga", "payment", "export-job"}
+
+// program is the real thing, built once.
+var program string
+
+func exampleProgram(name string) string { return filepath.Join(filepath.Dir(program), name) }
 
 func TestMain(m *testing.M) {
-	programs, remove := bounded.Build("../cmd/pawl", "../examples/webhook-receiver")
-	program, receiver = programs[0], programs[1]
+	packages := []string{"../cmd/pawl"}
+	for _, example := range examples {
+		packages = append(packages, "../examples/"+example)
+	}
+	programs, remove := bounded.Build(packages...)
+	program = programs[0]
 	code := m.Run()
 	remove()
 	dbtest.Exit(code)
@@ -124,7 +133,8 @@ func newRunner(t *testing.T, p page, contract *openapi3.T, checker string, passe
 	role := "pawl_service_" + filepath.Base(databaseName(t, r.dsn))
 	r.dropRoleAtEnd(role)
 	r.words = strings.NewReplacer(
-		"127.0.0.1:8080", service, "--listen :8080", "--listen "+service, "127.0.0.1:8081", replica, "127.0.0.1:9090", hook,
+		"127.0.0.1:8080", service, "--listen :8080", "--listen "+service, "127.0.0.1:8081", replica, "127.0.0.1:9090", hook, "127.0.0.1:9091", hook,
+		"127.0.0.1:9092", hook, "127.0.0.1:9093", hook,
 		// A shell would take a URL with several parameters apart.
 		"postgres://owner@db/app", "$OWNER_URL", "postgres://pawl_service@db/app", "$SERVICE_URL", "pawl_service", role,
 		// Pasted as it is printed, with what a shell makes something else of.

@@ -109,15 +109,16 @@ func startPsql(t *testing.T, dir string, env []string, dsn string) *session {
 
 // serviceCommand makes of a line that starts a service what starts the real program here.
 func serviceCommand(line string) (command string, is bool) {
-	m := regexp.MustCompile(`^((?:[A-Z_]+=\S+ +)*)(make run|(?:bin/)?pawl (?:dev|serve)|go run ./examples/webhook-receiver)\b(.*)$`).FindStringSubmatch(line)
+	m := regexp.MustCompile(`^((?:[A-Z_]+=\S+ +)*)(make run|(?:bin/)?pawl (?:dev|serve)|go run ./examples/[a-z-]+)\b(.*)$`).FindStringSubmatch(line)
 	if m == nil || strings.Contains(line, "--help") {
 		return "", false
 	}
-	switch m[2] {
-	case "make run":
+	example, isExample := strings.CutPrefix(m[2], "go run ./examples/")
+	switch {
+	case m[2] == "make run":
 		return m[1] + program + " dev" + m[3], true
-	case "go run ./examples/webhook-receiver":
-		return m[1] + receiver + m[3], true
+	case isExample:
+		return m[1] + exampleProgram(example) + m[3], true
 	default:
 		return m[1] + program + strings.TrimPrefix(strings.TrimPrefix(m[2], "bin/"), "pawl") + m[3], true
 	}
@@ -129,7 +130,7 @@ type services struct {
 }
 
 var (
-	serving   = regexp.MustCompile(`pawl listens on http://(\S+)\s|msg=serving address=(\S+)\s|\breceiving"? address=(\S+)\s|msg="working, without an API"`)
+	serving   = regexp.MustCompile(`pawl listens on http://(\S+)\s|msg=serving address=(\S+)\s|\b(?:receiving|serving)"? address=(\S+)\s|msg="working, without an API"|INFO working server=`)
 	anyListen = regexp.MustCompile(`^(\[::\]|0\.0\.0\.0)?:`)
 )
 
@@ -141,8 +142,8 @@ func (s *services) start(t *testing.T, dir string, env []string, command string)
 		s.stop = map[string]func(){}
 	}
 	kind := "pawl"
-	if strings.Contains(command, receiver) {
-		kind = "receiver"
+	if m := regexp.MustCompile(`\S*/(?:` + strings.Join(examples, "|") + `)\b.*`).FindString(command); m != "" {
+		kind = m
 	}
 	if m := regexp.MustCompile(`--listen[ =]\S*?(:\d+)`).FindStringSubmatch(command); m != nil {
 		kind = m[1]

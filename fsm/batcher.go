@@ -151,10 +151,10 @@ func (b *batcher[C, R]) submit(commands ...*pending[C, R]) {
 }
 
 // offer queues commands of one tenant in order: all of them, or none if there is no room for all or the
-// batcher is closed. There are 2 * maxQueue places. Afterwards the tenant must not have more waiting commands
-// than places are free. So one tenant alone can fill maxQueue places, and the more others wait, the fewer it
-// can fill. Slow commands fill no more than an eighth of maxQueue, so that the tenant's other commands find
-// room.
+// batcher is closed. There are 2 * maxQueue places, and a limit of the tenant's own if the commands' context
+// has one. Afterwards the tenant must not have more waiting commands than places are free. So one tenant alone
+// can fill maxQueue places, and the more others wait, the fewer it can fill. Slow commands fill no more than an
+// eighth of maxQueue, so that the tenant's other commands find room.
 func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	slow := 0
 	for _, p := range commands {
@@ -165,9 +165,12 @@ func (b *batcher[C, R]) offer(commands ...*pending[C, R]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t := b.tenants[commands[0].tenant]
+	own := limitsOf(commands[0].ctx).Queue
 	switch {
 	case b.closed:
 		return &Error{Kind: Unavailable, Message: "the service is shutting down; try again"}
+	case own != nil && int64(t.waiting+len(commands)) > *own:
+		return Errorf(TooManyRequests, "more than %d commands of the tenant would wait; try again with fewer at a time", *own)
 	case t.waiting+len(commands) > 2*b.maxQueue-b.waiting-len(commands):
 		return &Error{Kind: Unavailable, Message: "too many commands are waiting; try again"}
 	case slow > 0 && t.slow+slow > max(b.maxQueue/8, 1):

@@ -14,17 +14,39 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
-// A Command is a CreateCommand or a FireCommand.
+// A Command is a CreateCommand, a FireCommand or a FireByKeyCommand.
 type Command interface {
-	identity() (kind, tenant, key string)
+	// order returns the queue of the command, and its tenant, and names. Commands of different queues that have a name in
+	// common must be carried out in their order.
+	order() (queue, tenant string, names []string)
 }
 
-func (c CreateCommand) identity() (kind, tenant, key string) {
-	return "create", cmp.Or(c.Tenant, DefaultTenant), c.Key
+func (c CreateCommand) order() (queue, tenant string, names []string) {
+	return "creates", c.Tenant, []string{nameOfKey(c.Key), nameOfHolder(c.Workflow, c.BusinessKey)}
 }
 
-func (c FireCommand) identity() (kind, tenant, key string) {
-	return "fire", cmp.Or(c.Tenant, DefaultTenant), c.Key
+func (c FireCommand) order() (queue, tenant string, names []string) {
+	return "fires", c.Tenant, []string{nameOfKey(c.Key), "fire"}
+}
+
+// Whether a FireCommand is for the same instance is not known before the engine is called.
+func (c FireByKeyCommand) order() (queue, tenant string, names []string) {
+	return "fires by key", c.Tenant, []string{nameOfKey(c.Key), nameOfHolder(c.Workflow, c.BusinessKey), "fire"}
+}
+
+// nameOfKey and nameOfHolder are the names of what commands may have in common. They are empty if there is no key.
+func nameOfKey(key string) string {
+	if key == "" {
+		return ""
+	}
+	return "key " + key
+}
+
+func nameOfHolder(workflow, businessKey string) string {
+	if businessKey == "" {
+		return ""
+	}
+	return "holder " + workflow + " " + businessKey
 }
 
 // Origin says who gives a command and on whose behalf. It is not part of the fingerprint that tells
@@ -59,8 +81,8 @@ type CreateCommand struct {
 	ExpiresIn time.Duration
 	// CallbackURL, if not empty, is sent the last step of the instance as a webhook.
 	CallbackURL string
-	// CallbackSecret signs the callback: "whsec_" and 24 to 64 bytes in base64. Empty: the secret of
-	// Config.Webhooks signs it.
+	// CallbackSecret signs the callback: "whsec_" and 24 to 64 bytes in base64. Empty: a secret
+	// that is derived for the tenant from that of Config.Webhooks signs it.
 	CallbackSecret string
 	Origin
 }
@@ -80,14 +102,78 @@ type FireCommand struct {
 	// every event to expect one.
 	Expect Expect
 	Origin
+	// holder, if not nil, says which instance it is, and not ID.
+	holder *holder
+}
+
+// FireByKeyCommand asks the instance that holds a business key to take the transition of an event: the one that
+// was created with it or, if the workflow's keys are reusable, the active one.
+type FireByKeyCommand struct {
+	// Tenant whose instance it is; up to 63 characters. Default DefaultTenant.
+	Tenant string
+	// Workflow is the name of the workflow, and BusinessKey the key; 1 to 255 characters each.
+	Workflow    string
+	BusinessKey string
+	// Event is the name of the event.
+	Event string
+	// Payload is a JSON object; nil means an empty one.
+	Payload json.RawMessage
+	// Start, if not nil, is the instance to create if none holds the key. It is created and the event fired at it, or
+	// neither. An event that is refused then is not recorded for the Key.
+	Start *Start
+	// Key is the idempotency key; see CreateCommand.Key.
+	Key string
+	// Expect says at which versions the instance may be; see FireCommand.Expect. If the instance would be created, any
+	// precondition fails, and none is required.
+	Expect Expect
+	Origin
+}
+
+// Start is an instance of the latest version of a workflow, to be created if there is none. Its members are as those
+// of a CreateCommand.
+type Start struct {
+	Context        json.RawMessage
+	CorrelationID  string
+	ExpiresIn      time.Duration
+	CallbackURL    string
+	CallbackSecret string
+}
+
+// A holder is the instance that holds a business key.
+type holder struct {
+	workflow, businessKey string
+	// start creates the instance if there is none; nil to create none.
+	start *CreateCommand
+	// checked is the checksum of the schema that the context of start was checked against; empty for none.
+	checked string
+	// created: the command created the instance.
+	created bool
+}
+
+// fire is the command as one that fires at a holder.
+func (c FireByKeyCommand) fire() FireCommand {
+	h := &holder{workflow: c.Workflow, businessKey: c.BusinessKey}
+	if s := c.Start; s != nil {
+		h.start = &CreateCommand{
+			Tenant: c.Tenant, Workflow: c.Workflow, Context: s.Context, BusinessKey: c.BusinessKey,
+			CorrelationID: s.CorrelationID, ExpiresIn: s.ExpiresIn, CallbackURL: s.CallbackURL, CallbackSecret: s.CallbackSecret,
+		}
+	}
+	return FireCommand{
+		Tenant: c.Tenant, Event: c.Event, Payload: c.Payload, Key: c.Key, Expect: c.Expect, Origin: c.Origin, holder: h,
+	}
 }
 
 // Result is what an applied command left behind.
 type Result struct {
 	// Instance as the command left it. It may have made further steps since.
 	Instance Instance
+	// Created: the command created the instance.
+	Created bool
 	// Replayed: the command had been applied before, under the same key.
 	Replayed bool
+	// Before, of a dry run, is the version that the instance still has; 0 if the instance would be created.
+	Before int64
 }
 
 // A Reply is the answer to one of several commands: a result, or an error.
@@ -131,6 +217,9 @@ func (e Expect) Versions() []int64 {
 	return versions
 }
 
+// Parameter returns the precondition as the functions of the database take it.
+func (e Expect) Parameter() string { return e.parameter }
+
 // Equal reports whether both are the same precondition.
 func (e Expect) Equal(other Expect) bool { return e == other }
 
@@ -144,8 +233,12 @@ func IsVisible(text string, max int) bool {
 	return text != "" && len(text) <= max
 }
 
-// CheckKey returns a KeyInvalid error unless the key is 1 to 255 visible ASCII characters.
+// CheckKey returns a KeyInvalid error unless the key is 1 to 255 visible ASCII characters that do not begin with
+// "bulk:": history shows such keys for what a bulk has done.
 func CheckKey(key string) error {
+	if strings.HasPrefix(key, "bulk:") {
+		return Errorf(KeyInvalid, "an idempotency key must not begin with bulk:, as what a bulk has done does")
+	}
 	if IsVisible(key, 255) {
 		return nil
 	}
@@ -221,7 +314,25 @@ func (c *FireCommand) normalise() error {
 	if err := normalise(&c.Tenant, c.Key, &c.Payload, "/payload", &c.Origin); err != nil {
 		return err
 	}
-	return CheckTexts(Text{"", c.Event, 255})
+	err := CheckTexts(Text{"", c.Event, 255})
+	if h := c.holder; h != nil && err == nil {
+		err = h.normalise()
+	}
+	return err
+}
+
+// normalise fills in defaults, and refuses what the database could not store.
+func (h *holder) normalise() error {
+	if h.businessKey == "" {
+		return Errorf(Malformed, "the business key must not be empty")
+	}
+	if err := CheckTexts(Text{"", h.workflow, 255}, Text{"", h.businessKey, 255}); err != nil || h.start == nil {
+		return err
+	}
+	if err := h.start.normalise(); err != nil {
+		return Within("/start", err)
+	}
+	return nil
 }
 
 // normalise does what both kinds of commands need. The document is the context or the payload, and stands

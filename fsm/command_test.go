@@ -98,7 +98,7 @@ func TestBooking(t *testing.T) {
 	fsmtest.Refused(t, err, fsm.InstanceNotFound)
 	_, err = s.History(ctx, "other", i.ID, fsm.Page{})
 	fsmtest.Refused(t, err, fsm.InstanceNotFound)
-	_, err = s.AcceptedEvents(ctx, "other", i.ID, true)
+	_, err = s.AcceptedEvents(ctx, "other", i.ID, true, "")
 	fsmtest.Refused(t, err, fsm.InstanceNotFound)
 
 	steps := fsmtest.History(t, s, i.ID)
@@ -126,15 +126,15 @@ func TestBooking(t *testing.T) {
 	// A key answers with what was, though the instance has moved on and If-Match is stale.
 	r, err = s.Fire(ctx, fsm.FireCommand{
 		ID: i.ID, Event: "reserve", Payload: json.RawMessage(` { "x" : 1, "seat": "12A", "price":9007199254740993} `), Key: "k2",
-		Expect: fsm.ExpectVersion(77), Origin: fsm.Origin{Actor: "eve", Reason: "again"},
+		Expect: fsm.ExpectVersion(77), Origin: fsm.Origin{Actor: "bob", Reason: "again"},
 	})
 	if diff := cmp.Diff(fsm.Result{Instance: reserved, Replayed: true}, r); err != nil || diff != "" {
 		t.Errorf("replay: %v (-first +replay):\n%s", err, diff)
 	}
 	r, err = s.Create(ctx, fsm.CreateCommand{
-		Workflow: "flight-booking", Context: json.RawMessage(`{"price":9007199254740993,"flight_id":"LX1"}`), Key: "k1", BusinessKey: "order-1",
+		Workflow: "flight-booking", Context: json.RawMessage(`{"price":9007199254740993,"flight_id":"LX1"}`), Key: "k1", BusinessKey: "order-1", Origin: fsm.Origin{Actor: "alice"},
 	})
-	if diff := cmp.Diff(fsm.Result{Instance: i, Replayed: true}, r); err != nil || diff != "" {
+	if diff := cmp.Diff(fsm.Result{Instance: i, Created: true, Replayed: true}, r); err != nil || diff != "" {
 		t.Errorf("replay of the creation: %v (-first +replay):\n%s", err, diff)
 	}
 }

@@ -31,9 +31,21 @@ func (s *Service) Fire(ctx context.Context, c FireCommand) (Result, error) {
 	return r.Result, r.Err
 }
 
+// FireByKey is Fire for the instance that holds a business key. With a Start it creates the instance if none holds the
+// key.
+//
+// Kinds: those of Fire, and with a Start WorkflowNotFound, InvalidContext and CallbackSecretRequired.
+func (s *Service) FireByKey(ctx context.Context, c FireByKeyCommand) (Result, error) {
+	r := s.Do(ctx, []Command{c})[0]
+	return r.Result, r.Err
+}
+
 // Do carries out commands and returns their replies in the same order. Each command stands for
 // itself: one that is refused undoes no other. Commands for one instance, or with one key, are carried
-// out in order. The kinds of the errors are those of Create and Fire.
+// out in order. The kinds of the errors are those of Create, Fire and FireByKey.
+//
+// A FireByKeyCommand waits for the FireCommands before it, and they for it, since they may be for one instance. So
+// commands of the two kinds share fewer calls if they alternate.
 func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
 	if len(commands) == 1 {
 		return s.do(ctx, commands)
@@ -47,31 +59,34 @@ func (s *Service) Do(ctx context.Context, commands []Command) []Reply {
 	return replies
 }
 
-// inAnyOrder returns how many of the commands, from the first on, may be in flight together. Creates
-// and fires have queues of their own, and nothing keeps an order between the two queues. So the count
-// ends before a command whose key is that of an earlier command of the other kind.
+// inAnyOrder returns how many of the commands, from the first on, may be in flight together. Creates, fires and
+// fires by business key have queues of their own, and nothing keeps an order between the queues. So the count ends
+// before a command that must come after one of another queue.
 func inAnyOrder(commands []Command) int {
-	kinds := map[string]string{}
+	queues := map[string]string{}
 	for i, c := range commands {
-		kind, tenant, key := c.identity()
-		if key == "" {
-			continue // Two commands without a key share none.
+		queue, tenant, names := c.order()
+		for _, name := range names {
+			if name == "" {
+				continue
+			}
+			name = cmp.Or(tenant, DefaultTenant) + " " + name
+			if used, known := queues[name]; known && used != queue {
+				return i
+			}
+			queues[name] = queue
 		}
-		if used, known := kinds[tenant+" "+key]; known && used != kind {
-			return i
-		}
-		kinds[tenant+" "+key] = kind
 	}
 	return len(commands)
 }
 
-// do carries out commands of which no create has the key of a fire.
+// do carries out commands that may be in flight together.
 func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	var (
-		creates []*pending[CreateCommand, Result]
-		fires   []*pending[FireCommand, Result]
-		waits   = make([]func() (Result, error), len(commands))
-		replies = make([]Reply, len(commands))
+		creates       []*pending[CreateCommand, Result]
+		fires, byKeys []*pending[FireCommand, Result]
+		waits         = make([]func() (Result, error), len(commands))
+		replies       = make([]Reply, len(commands))
 	)
 	// Nothing depends on what is done before the queue: a wrong guess costs a second call.
 	until := time.Now().Add(s.config.CallTimeout)
@@ -80,29 +95,54 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		case CreateCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
-				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, "key "+c.Key)
-				guess(s, p, s.guesses.forCreate(c.Workflow), c.Context, until)
+				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, nameOfKey(c.Key))
+				guess(s, p, &p.checked, s.guesses.forCreate(c.Workflow), c.Context, until)
 				s.trackOfCreate(p)
 				creates, waits[i] = append(creates, p), p.wait
 			}
 		case FireCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
-				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), "key "+c.Key)
-				guess(s, p, s.guesses.forFire(c.ID, c.Event), c.Payload, until)
+				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), nameOfKey(c.Key))
+				guess(s, p, &p.checked, s.guesses.forFire(c.ID, c.Event), c.Payload, until)
 				s.trackOfFire(p, until)
 				fires, waits[i] = append(fires, p), p.wait
 			}
+		case FireByKeyCommand:
+			f := c.fire()
+			f.Key = keyOr(f.Key)
+			if replies[i].Err = cmp.Or(f.normalise(), s.checkStart(ctx, f.holder)); replies[i].Err == nil {
+				p := newPending[FireCommand, Result](ctx, f, f.Tenant, nameOfKey(f.Key), nameOfHolder(c.Workflow, c.BusinessKey))
+				guess(s, p, &p.checked, s.guesses.forFire(f.ID, f.Event), f.Payload, until)
+				if h := f.holder; h.start != nil {
+					guess(s, p, &h.checked, s.guesses.forCreate(h.workflow), h.start.Context, until)
+				}
+				s.trackOfFire(p, until)
+				byKeys, waits[i] = append(byKeys, p), p.wait
+			}
 		}
 	}
+	s.db.Active(ctx)
 	s.creates.submit(creates...)
 	s.fires.submit(fires...)
+	s.firesByKey.submit(byKeys...)
 	for i, wait := range waits {
 		if wait != nil {
 			replies[i].Result, replies[i].Err = wait()
 		}
 	}
 	return replies
+}
+
+// checkStart is checkCallback for the instance that a command may start.
+func (s *Service) checkStart(ctx context.Context, h *holder) error {
+	if h.start == nil {
+		return nil
+	}
+	if err := s.checkCallback(ctx, h.start); err != nil {
+		return Within("/start", err)
+	}
+	return nil
 }
 
 // checkCallback refuses a callback that cannot be sent, and one that cannot be signed. It replaces the URL by the
@@ -140,7 +180,7 @@ func (s *Service) checkCallback(ctx context.Context, c *CreateCommand) error {
 // those of Fire.
 func (s *Service) FireTx(ctx context.Context, tx pgx.Tx, c FireCommand) (Result, error) {
 	return s.decide(ctx, &c, func(p *pending[FireCommand, Result]) (queries.Outcome, error) {
-		outcomes, err := fire(ctx, queries.New(session.Tx(tx)), []*pending[FireCommand, Result]{p})
+		outcomes, err := s.fire(ctx, queries.New(session.Tx(tx)), []*pending[FireCommand, Result]{p})
 		if err != nil {
 			return queries.Outcome{}, s.blameFire(p, err)
 		}

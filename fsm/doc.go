@@ -4,7 +4,8 @@
 //
 // # What it owns
 //
-//   - [Service]: create, fire, dry runs, reads of instances and of their history.
+//   - [Service]: create, fire, by id or by business key, override, cancel, dry runs, reads of instances and of
+//     their history.
 //   - The batcher, by which commands reach the engine.
 //   - The vocabulary of errors: [Kind] and [Error].
 //
@@ -23,10 +24,13 @@
 //	                       ▲          │ one call for everything that waits
 //	                       └──────────┘ while it runs, more commands queue
 //
-// A command that finds no call in flight is called at once; commands that arrive during a call share the
-// next one. While calls are slow, up to Config.Flushers of them are in flight. A reply is given after the
-// commit. Commands for one instance, or with one key, are never in flight in two calls at once, and keep their
-// order. A call may have commands of several tenants, and several commands for one instance: a chain.
+// Creates, fires and fires by business key have a queue each; those of the third are calls of pawl.fire_by_keys, which
+// may create an instance and fire at it.
+//
+// A command that finds no call in flight is called at once; commands that arrive during a call share the next one.
+// While calls are slow, up to Config.Flushers of them are in flight. A reply is given after the commit. Commands for
+// one instance, or with one key, are never in flight in two calls at once, and keep their order. A call may have
+// commands of several tenants, and several commands for one instance: a chain. Fires by business key form no chains.
 //
 // The files in the order in which a fire passes them: do.go checks the command and queues it (command.go has
 // its type), guess.go finds the schema to check its payload against, batcher.go takes it out, flush.go makes

@@ -38,6 +38,10 @@ const (
 	InstanceNotFound
 	// TransitionNotAllowed: the state has no transition for the event, or is final.
 	TransitionNotAllowed
+	// StateProtected: an override, a cancel or an instance migration would leave or enter a protected state.
+	StateProtected
+	// NotCancellable: the workflow names no state for instances that are cancelled.
+	NotCancellable
 	// GuardRejected: there are transitions for the event, but no guard of theirs holds.
 	GuardRejected
 	// GuardError: a guard or an assign raises, although it is evaluated leniently, or takes longer
@@ -48,9 +52,9 @@ const (
 	// WorkflowConflict: the definition names a version that is not the next one, the version that is to
 	// be retired is in use, or another instance migration of the workflow is under way.
 	WorkflowConflict
-	// VersionMismatch: the instance is not at an expected version.
+	// VersionMismatch: the instance or the connection is not at an expected version.
 	VersionMismatch
-	// PreconditionRequired: the workflow wants every event to expect a version.
+	// PreconditionRequired: the workflow wants every event to expect a version, as every override must.
 	PreconditionRequired
 	// TooLarge: a context, a payload or a definition is over its limit.
 	TooLarge
@@ -69,12 +73,32 @@ const (
 	// StepsLost: the log has been at the given id, and has lost its end since. Error.LastCommon has the last id
 	// that it still has.
 	StepsLost
-	// NotFound: the tenant has no such subscription or delivery.
+	// NotFound: there is no such schema, or the tenant has no such subscription, delivery, bulk or task.
 	NotFound
+	// Forbidden: the caller may not give what it does not have.
+	Forbidden
+	// UnknownTenant: there is no such tenant.
+	UnknownTenant
+	// TenantRequired: there are too many tenants to look at all of them; name one.
+	TenantRequired
+	// TokenExists: another token has the id.
+	TokenExists
 	// DeliveryConflict: the delivery is still pending, or its subscription is disabled or deleted.
 	DeliveryConflict
+	// BulkConflict: the bulk has ended.
+	BulkConflict
+	// LeaseSuperseded: the lease is not the newest of the task.
+	LeaseSuperseded
+	// TaskEnded: the task, or the compensation, is in no state in which this can be done with it.
+	TaskEnded
+	// ConfirmationRequired: the bulk would concern many instances, and its filter must be confirmed.
+	ConfirmationRequired
 	// CallbackSecretRequired: neither the callback nor the deployment has a secret to sign it with.
 	CallbackSecretRequired
+	// LimitReached: the tenant has as much of something as it may have. Waiting does not change that. See Error.Limit.
+	LimitReached
+	// TooManyRequests: as many commands of the tenant wait as its own limit allows. The same request may be made again.
+	TooManyRequests
 	// Unavailable: the database is away or busy, or the queue is full. The same request may be made
 	// again.
 	Unavailable
@@ -84,10 +108,15 @@ const (
 
 var kindNames = [kindCount]string{
 	"internal", "malformed request", "invalid idempotency key", "idempotency key reuse",
-	"workflow not found", "instance not found", "transition not allowed", "guard rejected", "guard error",
+	"workflow not found", "instance not found", "transition not allowed",
+	"state protected", "not cancellable", "guard rejected", "guard error",
 	"instance exists", "workflow conflict", "version mismatch", "precondition required", "too large",
 	"invalid definition", "invalid context", "invalid payload", "unknown event", "event id too old",
-	"unknown event id", "steps lost", "not found", "delivery conflict", "callback secret required", "unavailable",
+	"unknown event id", "steps lost", "not found", "forbidden", "unknown tenant",
+	"tenant required",
+	"token exists", "delivery conflict", "bulk conflict", "lease superseded", "task ended", "confirmation required", "callback secret required",
+	"limit reached", "too many requests",
+	"unavailable",
 }
 
 // Kinds returns every kind, for tables that must be total.
@@ -130,13 +159,15 @@ type Error struct {
 	Message string
 	// Faults of a Malformed, InvalidDefinition, InvalidContext or InvalidPayload.
 	Faults []Fault
-	// Refusal is set if the instance was found and refuses the event. For a WorkflowConflict it has only
-	// a Version, that of the workflow: the latest one, or the one in use; 0 if there is none.
+	// Refusal is set if the instance was found and refuses the event. For a WorkflowConflict, and for the
+	// VersionMismatch of a connection, it has only a Version: the latest one, or the one in use; 0 if there is none.
 	Refusal *Refusal
 	// InstanceID of InstanceExists: the instance that has the business key.
 	InstanceID uuid.UUID
 	// LastCommon of StepsLost.
 	LastCommon string
+	// Limit of LimitReached.
+	Limit *ReachedLimit
 	// Replayed: the refusal was decided before, for the same idempotency key.
 	Replayed bool
 	// Cause is for logs, and never for clients.
@@ -189,6 +220,14 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Errorf returns an Error with a message.
 func Errorf(k Kind, format string, args ...any) *Error {
 	return &Error{Kind: k, Message: fmt.Sprintf(format, args...)}
+}
+
+// NoInstance returns the InstanceNotFound error for an id.
+func NoInstance() error { return Errorf(InstanceNotFound, "there is no such instance") }
+
+// NoHolder returns the InstanceNotFound error for a business key.
+func NoHolder() error {
+	return Errorf(InstanceNotFound, "no instance of the workflow holds this business key")
 }
 
 // NoWorkflow returns the WorkflowNotFound error for a name and a version. Version 0 stands for the latest one.
@@ -292,6 +331,7 @@ func fromDatabase(err error) *Error {
 	}
 	// The detail of what the engine raises is JSON.
 	var detail struct {
+		ReachedLimit
 		Version int64
 		Errors  []struct{ Pointer, Detail string }
 	}
@@ -302,11 +342,13 @@ func fromDatabase(err error) *Error {
 	if kind, known := conditions[pg.Code]; known {
 		e.Kind, e.Message = kind, pg.Message
 		switch kind {
-		case WorkflowConflict:
+		case WorkflowConflict, VersionMismatch:
 			e.Refusal = &Refusal{Version: detail.Version}
+		case LimitReached:
+			e.Limit = &detail.ReachedLimit
 		case EventIDTooOld:
 			e.Message = "steps behind the event id have been purged; read the instances and begin anew"
-		case Malformed:
+		case Malformed, InvalidDefinition:
 			for _, f := range detail.Errors {
 				e.Faults = append(e.Faults, Fault{Pointer: f.Pointer, Detail: f.Detail})
 			}
@@ -326,19 +368,29 @@ func fromDatabase(err error) *Error {
 // table pawl_private.condition lists the conditions too, and a test compares the two. PW40L is
 // not here: it is for operators, not for callers.
 var conditions = map[string]Kind{
-	"PW400": Malformed,
-	"PW404": InstanceNotFound,
-	"PW409": TransitionNotAllowed,
-	"PW40E": InstanceExists,
-	"PW40G": GuardRejected,
-	"PW40V": WorkflowConflict,
-	"PW40W": WorkflowNotFound,
-	"PW410": EventIDTooOld,
-	"PW412": VersionMismatch,
-	"PW413": TooLarge,
-	"PW422": UnknownEvent,
-	"PW428": PreconditionRequired,
-	"PW42D": InvalidDefinition,
-	"PW42G": GuardError,
-	"PW42K": KeyReuse,
+	"PW400":          Malformed,
+	"PW403":          Forbidden,
+	"PW404":          InstanceNotFound,
+	"PW409":          TransitionNotAllowed,
+	principalChanged: Unavailable,
+	"PW40C":          NotCancellable,
+	"PW40B":          BulkConflict,
+	"PW40D":          TaskEnded,
+	"PW40E":          InstanceExists,
+	"PW40G":          GuardRejected,
+	"PW40K":          NotFound,
+	"PW40M":          LimitReached,
+	"PW40P":          StateProtected,
+	"PW40S":          LeaseSuperseded,
+	"PW40T":          UnknownTenant,
+	"PW40V":          WorkflowConflict,
+	"PW40W":          WorkflowNotFound,
+	"PW410":          EventIDTooOld,
+	"PW412":          VersionMismatch,
+	"PW413":          TooLarge,
+	"PW422":          UnknownEvent,
+	"PW428":          PreconditionRequired,
+	"PW42D":          InvalidDefinition,
+	"PW42G":          GuardError,
+	"PW42K":          KeyReuse,
 }

@@ -25,7 +25,7 @@ func TestEventlessRefusals(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, `{"name":"w","initial":"A","states":{
 		"A":{"on":{
-			"loop":{"target":"L","assign":{"x":"$.payload.x"}}, "raise":"R", "large":{"target":"G","assign":"*"}, "fail":"D"}},
+			"loop":{"target":"L","assign":{"x":"$.payload.x"}}, "raise":"R", "large":{"target":"G","assign":{"*":true,"trusted":true}}, "fail":"D"}},
 		"L":{"always":{"target":"L","guard":"$.context.x > 0","assign":{"x":"$.context.x - $.payload.by"}},"on":{"end":"END"}},
 		"R":{"always":{"target":"END","guard":"$nowhere == 1"},"on":{"end":"END"}},
 		"G":{"always":{"target":"END","assign":{"twice":"$.payload"}}},
@@ -170,7 +170,7 @@ func TestSlowEventlessGuards(t *testing.T) {
 	limited := fsmtest.Open(t, dbtest.DSN(pool), db.Config{StatementTimeout: 500 * time.Millisecond, LockTimeout: 50 * time.Millisecond})
 	const guard = `"exists($.context.a[*] ? (exists($.context.a[*] ? (exists($.context.a[*] ? (@ < 0))))))"`
 	s := fsmtest.On(t, limited, fsm.Config{}, `{"name":"w","initial":"A","states":{
-		"A":{"always":{"guard":`+guard+`,"target":"END"},"on":{"go":{"target":"A","assign":"*"}}},"END":{"type":"final"}}}`)
+		"A":{"always":{"guard":`+guard+`,"target":"END"},"on":{"go":{"target":"A","assign":{"*":true,"trusted":true}}}},"END":{"type":"final"}}}`)
 	slow := fmt.Sprintf(`{"a":[1%s]}`, strings.Repeat(",1", 600))
 	i := fsmtest.Create(t, s, "w", `{"a":[]}`)
 	before := fsmtest.Counts(t, pool)
@@ -218,7 +218,7 @@ func TestMigrationIntoEventlessStates(t *testing.T) {
 		ids = append(ids, fsmtest.Create(t, s, "w", `{"x":`+x+`}`).ID)
 	}
 	fsmtest.Register(t, s, `{"name":"w","initial":"A","states":{"END":{"type":"final"},"A":{
-		"initial":"B","on":{"go":"END"},"entry":{"assign":{"never":"1"}},"states":{
+		"initial":"B","on":{"go":"END"},"entry":{"assign":{"never":1}},"states":{
 			"B":{"always":[{"guard":"$.context.x == 1","target":"C","assign":{"seen":"$.instance.workflow_version"}},
 				{"guard":"$.context.x == 2","target":"END"},{"guard":"$.context.x == 3","target":"B"}]},
 			"C":{"after":{"1m":"END"}}}}}}`)
@@ -255,4 +255,32 @@ func TestMigrationIntoEventlessStates(t *testing.T) {
 	}
 	dbtest.Advance(t, pool, time.Minute)
 	fsmtest.WantFired(t, pool, 1)
+}
+
+// A sliding lifetime keeps its end and its length over a migration, whatever timers and eventless steps come between.
+func TestMigrationKeepsSlidingLifetimes(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{})
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	const definition = `{"name":"w","initial":"A","ttl":{"after":"3h","target":"END","sliding":true},"states":{
+		"A":{"after":{"1h":"B"}},"B":{"always":[{"guard":"$.context.x == $.instance.workflow_version","target":"C"}],"on":{"poke":{},"end":"END"}},
+		"C":{"on":{"poke":{},"end":"END"}},"END":{"type":"final"}},"description":"first"}`
+	fsmtest.Register(t, s, definition)
+	stays, moves := fsmtest.Create(t, s, "w", `{"x":0}`), fsmtest.Create(t, s, "w", `{"x":2}`)
+	dbtest.Advance(t, pool, time.Hour)
+	fsmtest.WantFired(t, pool, 2)
+	dbtest.Advance(t, pool, time.Hour)
+	fsmtest.Register(t, s, strings.Replace(definition, `"first"`, `"second"`, 1))
+	if _, err := s.Migrate(t.Context(), lifecycle.MigrateCommand{Workflow: "w", From: 1, To: 2}); err != nil {
+		t.Fatal(err)
+	}
+	for id, state := range map[uuid.UUID]string{stays.ID: "B", moves.ID: "C"} {
+		i := fsmtest.Get(t, s, id)
+		if i.State != state || i.WorkflowVersion != 2 || !i.ExpiresAt.Equal(fsmtest.Noon.Add(3*time.Hour)) {
+			t.Errorf("after the migration: %+v, %s", i, i.ExpiresAt)
+		}
+		if i = fsmtest.Fire(t, s, id, "poke", `{}`); !i.ExpiresAt.Equal(fsmtest.Noon.Add(5 * time.Hour)) {
+			t.Errorf("after a command: %+v, %s", i, i.ExpiresAt)
+		}
+	}
 }

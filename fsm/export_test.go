@@ -137,3 +137,10 @@ func Refused(code string, id uuid.UUID, r Refusal) *Error {
 
 // ConditionStates are the SQLSTATEs that the service knows.
 func ConditionStates() []string { return slices.Sorted(maps.Keys(conditions)) }
+
+// WaitingFires returns how many fires wait for a call.
+func (s *Service) WaitingFires() int {
+	s.fires.mu.Lock()
+	defer s.fires.mu.Unlock()
+	return s.fires.waiting
+}

@@ -185,7 +185,7 @@ func TestReadIsLost(t *testing.T) {
 		"get":     func() error { return second(service.Get(ctx, "marked", i.ID)) },
 		"history": func() error { return second(service.History(ctx, "marked", i.ID, fsm.Page{})) },
 		"list":    func() error { return second(service.List(ctx, "marked", fsm.Filter{}, fsm.Page{})) },
-		"actions": func() error { return second(service.AcceptedEvents(ctx, "marked", i.ID, false)) },
+		"actions": func() error { return second(service.AcceptedEvents(ctx, "marked", i.ID, false, "")) },
 		"preview": func() error {
 			return second(service.Preview(ctx, fsm.FireCommand{Tenant: "marked", ID: i.ID, Event: "stop"}))
 		},

@@ -2,21 +2,25 @@ package fsm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
+	"github.com/pawl-fsm/pawl/internal/seal"
 )
 
 // create calls the engine, and returns one outcome for each command, in their order.
-func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateCommand, Result]) ([]queries.Outcome, error) {
-	var p queries.CreateParams
+func (s *Service) create(ctx context.Context, q *queries.Queries, batch []*pending[CreateCommand, Result]) ([]queries.Outcome, error) {
+	p := queries.CreateParams{Verified: !s.config.UnverifiedActors, Access: accessOf(batch)}
 	for _, c := range batch {
 		p.Tenants = append(p.Tenants, c.tenant)
 		p.Workflows = append(p.Workflows, c.command.Workflow)
@@ -35,8 +39,10 @@ func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateComm
 	}
 	if slices.ContainsFunc(batch, func(c *pending[CreateCommand, Result]) bool { return c.command.CallbackURL != "" }) {
 		for _, c := range batch {
+			seed, sealed := s.sealCallback(c.tenant, c.command.CallbackSecret)
 			p.CallbackUrls = append(p.CallbackUrls, c.command.CallbackURL)
-			p.CallbackSecrets = append(p.CallbackSecrets, c.command.CallbackSecret)
+			p.Seeds, p.CallbackSecrets = append(p.Seeds, seed), append(p.CallbackSecrets, sealed)
+			p.CallbackDigests = append(p.CallbackDigests, seal.Digest(c.command.CallbackSecret))
 		}
 	}
 	rows, err := q.Create(ctx, p)
@@ -44,8 +50,8 @@ func create(ctx context.Context, q *queries.Queries, batch []*pending[CreateComm
 }
 
 // fire calls the engine, and returns one outcome for each command, in their order.
-func fire(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand, Result]) ([]queries.Outcome, error) {
-	var p queries.FireParams
+func (s *Service) fire(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand, Result]) ([]queries.Outcome, error) {
+	p := queries.FireParams{Verified: !s.config.UnverifiedActors, Access: accessOf(batch)}
 	for _, c := range batch {
 		p.Tenants = append(p.Tenants, c.tenant)
 		p.Ids = append(p.Ids, c.command.ID)
@@ -61,6 +67,87 @@ func fire(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand,
 	}
 	rows, err := q.Fire(ctx, p)
 	return inOrder(len(batch), rows, err)
+}
+
+// fireByKeys is fire for the instances that hold business keys.
+func (s *Service) fireByKeys(ctx context.Context, q *queries.Queries, batch []*pending[FireCommand, Result]) ([]queries.Outcome, error) {
+	p := queries.FireByKeysParams{Verified: !s.config.UnverifiedActors, Access: accessOf(batch)}
+	for _, c := range batch {
+		h := c.command.holder
+		start, err := h.document()
+		if err != nil {
+			return nil, err
+		}
+		p.Tenants = append(p.Tenants, c.tenant)
+		p.Workflows = append(p.Workflows, h.workflow)
+		p.BusinessKeys = append(p.BusinessKeys, h.businessKey)
+		p.Events = append(p.Events, c.command.Event)
+		p.Payloads = append(p.Payloads, c.command.Payload)
+		p.Keys = append(p.Keys, c.command.Key)
+		p.Expected = append(p.Expected, c.command.Expect.parameter)
+		p.Checked = append(p.Checked, c.checked)
+		p.Starts = append(p.Starts, start)
+		p.StartsChecked = append(p.StartsChecked, h.checked)
+		p.Actors = append(p.Actors, c.command.Actor)
+		p.Reasons = append(p.Reasons, c.command.Reason)
+		p.CorrelationIds = append(p.CorrelationIds, c.command.CorrelationID)
+		p.Traceparents = append(p.Traceparents, c.command.Traceparent)
+	}
+	if slices.ContainsFunc(batch, startsCallback) {
+		for _, c := range batch {
+			secret := ""
+			if startsCallback(c) {
+				secret = c.command.holder.start.CallbackSecret
+			}
+			seed, sealed := s.sealCallback(c.tenant, secret)
+			p.Seeds, p.CallbackSecrets = append(p.Seeds, seed), append(p.CallbackSecrets, sealed)
+		}
+	}
+	rows, err := q.FireByKeys(ctx, p)
+	outcomes, err := inOrder(len(batch), rows, err)
+	for i := range outcomes {
+		created := outcomes[i].Code == "created"
+		if created {
+			outcomes[i].Code = "applied"
+		}
+		batch[i].command.holder.created = created
+	}
+	return outcomes, err
+}
+
+// startsCallback reports whether what a command would start has a callback.
+func startsCallback(p *pending[FireCommand, Result]) bool {
+	start := p.command.holder.start
+	return start != nil && start.CallbackURL != ""
+}
+
+// sealCallback seals the secret of the callback of an instance that is to be made. The seed becomes the last 62 bits of the
+// instance's id, by which the secret is bound to it.
+func (s *Service) sealCallback(tenant, secret string) (seed uuid.UUID, sealed string) {
+	seed = uuid.New()
+	return seed, s.config.Keys.Seal(secret, seal.Callback(tenant, seed))
+}
+
+// document is what the command would start, as pawl.fire_by_keys takes it; nil for nothing. Instead of the callback's secret
+// it has the secret's digest, since it is part of the fingerprint.
+func (h *holder) document() (json.RawMessage, error) {
+	if h.start == nil {
+		return nil, nil
+	}
+	start := struct {
+		Context        json.RawMessage `json:"context"`
+		CorrelationID  string          `json:"correlation_id,omitempty"`
+		ExpiresIn      string          `json:"expires_in,omitempty"`
+		CallbackURL    string          `json:"callback_url,omitempty"`
+		CallbackSecret string          `json:"callback_secret,omitempty"`
+	}{
+		Context: h.start.Context, CorrelationID: h.start.CorrelationID,
+		CallbackURL: h.start.CallbackURL, CallbackSecret: seal.Digest(h.start.CallbackSecret),
+	}
+	if h.start.ExpiresIn > 0 {
+		start.ExpiresIn = fmt.Sprintf("%d microseconds", h.start.ExpiresIn.Microseconds())
+	}
+	return json.Marshal(start)
 }
 
 // inOrder sorts the outcomes of a call by the commands that they belong to.
@@ -79,11 +166,15 @@ func inOrder(n int, rows []queries.Outcome, err error) ([]queries.Outcome, error
 }
 
 func (s *Service) flushCreates(batch []*pending[CreateCommand, Result]) flushed[CreateCommand, Result] {
-	return flush(s, batch, handling[CreateCommand]{create, s.answerCreate, sourceOfCreate, s.blameCreate})
+	return flush(s, batch, handling[CreateCommand]{s.create, s.answerCreate, sourceOfCreate, s.blameCreate})
 }
 
 func (s *Service) flushFires(batch []*pending[FireCommand, Result]) flushed[FireCommand, Result] {
-	return flush(s, batch, handling[FireCommand]{fire, s.answerFire, sourceOfFire, s.blameFire})
+	return flush(s, batch, handling[FireCommand]{s.fire, s.answerFire, sourceOfFire, s.blameFire})
+}
+
+func (s *Service) flushFiresByKey(batch []*pending[FireCommand, Result]) flushed[FireCommand, Result] {
+	return flush(s, batch, handling[FireCommand]{s.fireByKeys, s.answerFire, sourceOfFire, s.blameFire})
 }
 
 // A handling is how the commands of one kind are called and answered.
@@ -102,9 +193,12 @@ type handling[C any] struct {
 //
 // If the call fails although there is a connection, each command is called again by itself. Then the one to
 // blame harms no other. If a document must still be checked against a schema, its command is called again when
-// it has been checked, before any later command for the instance.
+// it has been checked, before any later command for the instance. If principals have changed, the commands that were let in
+// by what is remembered fail, and the others are called again.
 func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left flushed[C, Result]) {
 	defer failAll(batch, &left)
+	batch, left.again = oneAccess(batch)
+	access := accessOf(batch)
 	var outcomes []queries.Outcome
 	began := time.Now()
 	unanswered, err := s.db.Attempt(context.Background(), func(ctx context.Context) (err error) {
@@ -117,6 +211,17 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left 
 			p.unanswered = true
 		}
 	}
+	if database.IsCode(err, principalChanged) {
+		s.recollection.forget(*access)
+		for _, p := range batch {
+			if admissionOf(p.ctx) == nil {
+				left.again = append(left.again, p)
+				continue
+			}
+			p.fail(ErrPrincipalChanged)
+		}
+		return left
+	}
 	if err != nil {
 		left.away = database.IsConnectionError(err)
 		if len(batch) > 1 && !left.away {
@@ -124,7 +229,11 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left 
 			return left
 		}
 		for _, p := range batch {
-			p.fail(h.blame(p, err))
+			err := h.blame(p, err)
+			if errors.Is(err, GuardError) {
+				confirm(p)
+			}
+			p.fail(err)
 		}
 		return left
 	}
@@ -136,6 +245,7 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left 
 		// The effect may be that of an unanswered attempt of this very command. To its caller that is
 		// no replay.
 		outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
+		confirm(p)
 		if outcomes[i].Code == "applied" && !outcomes[i].Replayed {
 			moved = append(moved, *outcomes[i].ID)
 		}
@@ -162,7 +272,7 @@ func observe[C any](s *Service, batch []*pending[C, Result], outcomes []queries.
 		return
 	}
 	for i, p := range batch {
-		if p.blamed.instance != uuid.Nil {
+		if p.blamed.isLock() {
 			s.slowness.acquit(p.blamed) // No lock held up the call for long.
 		}
 		x, known := h.source(p, outcomes[i])
@@ -193,6 +303,9 @@ func sourceOfFire(p *pending[FireCommand, Result], o queries.Outcome) (x source,
 
 // locked is the source of an instance that another transaction has locked.
 func locked(p *pending[FireCommand, Result]) source {
+	if h := p.command.holder; h != nil {
+		return source{tenant: p.tenant, holder: nameOfHolder(h.workflow, h.businessKey)}
+	}
 	return source{tenant: p.tenant, instance: p.command.ID}
 }
 
@@ -215,9 +328,13 @@ func (s *Service) trackOfFire(p *pending[FireCommand, Result], until time.Time) 
 	if setTrack(s, p, locked(p)); p.track == trackSlow || !s.slowness.knows(p.tenant, p.command.Event) {
 		return
 	}
+	if h := p.command.holder; h != nil {
+		setTrack(s, p, source{tenant: p.tenant, workflow: h.workflow, event: p.command.Event})
+		return
+	}
 	ctx, cancel := context.WithDeadline(p.ctx, until)
 	defer cancel()
-	if i, err := s.Get(ctx, p.tenant, p.command.ID); err == nil {
+	if i, err := s.get(ctx, p.tenant, p.command.ID); err == nil {
 		setTrack(s, p, source{tenant: p.tenant, workflow: i.Workflow, event: p.command.Event})
 	}
 }
@@ -233,7 +350,8 @@ func (s *Service) blameFire(p *pending[FireCommand, Result], err error) error {
 		return fromDatabase(err)
 	}
 	if database.IsCode(err, database.QueryCanceled) && p.blamed.workflow == "" {
-		if _, previewErr := s.preview(context.Background(), p); !database.IsGuardFailure(previewErr) {
+		// Nothing has locked an instance that does not exist.
+		if _, err2 := s.preview(context.Background(), p); !database.IsGuardFailure(err2) && !errors.Is(err2, errNoHolder) {
 			s.slowness.blame(locked(p))
 			return fromDatabase(err)
 		}
@@ -251,27 +369,54 @@ func (s *Service) blameCreate(p *pending[CreateCommand, Result], err error) erro
 		return fromDatabase(err)
 	}
 	if database.IsCode(err, database.QueryCanceled) && p.blamed.workflow == "" {
-		if _, previewErr := previewCreate(context.Background(), s.db.TryCommand, p.command.Workflow, 0, p.command.Context); !errors.Is(previewErr, GuardError) {
+		again := Position{Workflow: p.command.Workflow, Context: p.command.Context}
+		if _, previewErr := (Simulator{s, s.db.TryCommand}).Start(context.Background(), again, p.command.Actor); !errors.Is(previewErr, GuardError) {
 			return fromDatabase(err)
 		}
 	}
 	x, _ := sourceOfCreate(p, queries.Outcome{})
 	s.slowness.blame(x)
-	return &Error{Kind: GuardError, Message: guardErrorMessage, Cause: err}
+	return newGuardError(err)
 }
 
-const guardErrorMessage = "a guard or an assign of the definition fails or takes too long on this input; nothing was changed"
-
-// guardError is the GuardError of a fire, with the instance as it is. workflow is the instance's; empty if it
-// cannot be read.
-func (s *Service) guardError(p *pending[FireCommand, Result], err error) (e *Error, workflow string) {
-	e = &Error{
+// newGuardError is the GuardError of a call that failed in a guard or a value. Its fault, if there is one, says which and
+// why: the engine raises it with the JSON Pointer of the guard or value in the definition.
+func newGuardError(err error) *Error {
+	e := &Error{
 		Kind:    GuardError,
-		Message: guardErrorMessage,
-		Refusal: &Refusal{Event: p.command.Event},
+		Message: "a guard or an assign of the definition fails or takes too long on this input; nothing was changed",
 		Cause:   err,
 	}
-	if i, err := s.Get(context.Background(), p.tenant, p.command.ID); err == nil {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && strings.HasPrefix(pg.ColumnName, "/") {
+		e.Faults = []Fault{{Pointer: pg.ColumnName, Detail: strings.TrimPrefix(pg.Message, pg.ColumnName+": ")}}
+	}
+	return e
+}
+
+// find reads the instance that a fire is for.
+func (s *Service) find(ctx context.Context, p *pending[FireCommand, Result]) (i Instance, err error) {
+	id := p.command.ID
+	if p.command.holder != nil {
+		err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+			id, err = holderID(ctx, q, p)
+			return err
+		})
+		if err != nil {
+			return Instance{}, err
+		}
+	}
+	return s.get(ctx, p.tenant, id)
+}
+
+// guardError is the GuardError of a fire, with the instance as it is. workflow is the instance's; empty if it
+// is not known.
+func (s *Service) guardError(p *pending[FireCommand, Result], err error) (e *Error, workflow string) {
+	e = newGuardError(err)
+	e.Refusal = &Refusal{Event: p.command.Event}
+	if h := p.command.holder; h != nil {
+		workflow = h.workflow
+	}
+	if i, err := s.find(context.Background(), p); err == nil {
 		e.Refusal.State, e.Refusal.Status, e.Refusal.Version, e.Refusal.AcceptedEvents = i.State, i.Status, i.Version, i.AcceptedEvents
 		workflow = i.Workflow
 	}

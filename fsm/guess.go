@@ -59,7 +59,9 @@ func (g *guesses) fired(o queries.Outcome, event, checksum string) {
 	g.versions.put(version, struct{}{})
 	place := version
 	place.state = *o.State
-	g.places.put(*o.ID, place)
+	if o.ID != nil { // Else it is an instance that is still to be started.
+		g.places.put(*o.ID, place)
+	}
 	place.event = event
 	g.schemas.put(place, checksum)
 	g.schemas.put(circumstance{event: event}, checksum)

@@ -103,11 +103,15 @@ type Step struct {
 	Version int64
 	// WorkflowVersion is the version of the workflow that the instance was on after the step.
 	WorkflowVersion int
-	// Kind is "created", "transition", "timeout", "expired", "forced" or "migrated".
+	// Kind is "created", "transition", "timeout", "expired", "forced", "cancelled", "migrated", "result" (of a task) or
+	// "compensated".
 	Kind string
-	// Event is nil for a creation, an instance migration and an eventless step. That of a timeout is
-	// "after:" and its time, and that of a lifetime "ttl". From is nil for a creation.
+	// Event is nil for a creation, an instance migration, a cancel, an override to a state and an eventless step. That of a timer is
+	// "after:" or "every:" and its time, that of a lifetime "ttl", and that of a compound state that has ended "done". From is
+	// nil for a creation.
 	Event, From *string
+	// Internal is set if the step has neither left nor entered a state. Then From and To are the same.
+	Internal bool
 	// To, Status and Context are those of the instance after the step.
 	To      string
 	Status  Status
@@ -116,6 +120,8 @@ type Step struct {
 	Payload json.RawMessage
 	// Actor is who gave the command, or "pawl" for a timeout and a lifetime.
 	Actor string
+	// DatabaseUser is the session's user if the command came by SQL; nil if not, and of a row of the log.
+	DatabaseUser *string
 	// Reason, Key, CorrelationID and Traceparent are those of the command; nil if it had none. Without a
 	// correlation id of its own it has the instance's.
 	Reason, Key, CorrelationID, Traceparent *string
@@ -127,8 +133,9 @@ type Step struct {
 func StepOf(h queries.History) Step {
 	return Step{
 		Version: h.Version, WorkflowVersion: int(h.WorkflowVersion), Kind: h.Kind, Event: h.Event, From: h.FromState,
-		To: h.ToState, Status: Status(h.Status), Context: h.Context, Payload: h.Payload, Actor: h.Actor,
+		To: h.ToState, Status: Status(h.Status), Context: h.Context, Payload: h.Payload, Actor: h.Actor, DatabaseUser: h.DatabaseUser,
 		Reason: h.Reason, Key: h.Key, CorrelationID: h.CorrelationID, Traceparent: h.Traceparent, At: h.At,
+		Internal: h.Internal != nil,
 	}
 }
 
@@ -138,6 +145,7 @@ func StepOfMessage(m queries.Message) Step {
 		Version: m.Version, WorkflowVersion: int(m.WorkflowVersion), Kind: m.Kind, Event: m.Event, From: m.FromState,
 		To: m.ToState, Status: Status(m.Status), Context: m.Context, Payload: m.Payload, Actor: m.Actor,
 		Reason: m.Reason, Key: m.Key, CorrelationID: m.CorrelationID, Traceparent: m.Traceparent, At: m.At,
+		Internal: m.Internal != nil,
 	}
 }
 

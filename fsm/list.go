@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 )
 
@@ -42,6 +43,8 @@ type Filter struct {
 	// these workflows, or of any workflow if none is named; then the names may stand for 10,000 states at most.
 	Workflows, States []string
 	Statuses          []Status
+	// Within, if not nil, are the workflows that the caller may know of. The others are to it as if they did not exist.
+	Within []string
 	// BusinessKey and CorrelationID choose the instances that have exactly this value.
 	BusinessKey, CorrelationID string
 	// CreatedAfter and CreatedBefore are both exclusive.
@@ -78,14 +81,8 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 	items, next, err := database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
 		Scope: "instances " + tenant + " " + string(scope),
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.ListInstancesRow, error) {
-			p := queries.ListInstancesParams{
-				TenantID: tenant, Statuses: choice.statuses, Workflows: choice.workflows, States: choice.states,
-				BusinessKey: database.Optional(f.BusinessKey), CorrelationID: database.Optional(f.CorrelationID),
-				CreatedAfter: database.Optional(f.CreatedAfter), CreatedBefore: database.Optional(f.CreatedBefore),
-				StuckFor: pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
-				Failing:  f.FailingTimer, ByChange: f.byChange(), Ascending: !strings.HasPrefix(string(f.Sort), "-"),
-				RowLimit: limit, ReadLimit: limit, Bytes: PageBytes,
-			}
+			p := f.params(tenant, choice)
+			p.RowLimit, p.ReadLimit, p.Bytes = limit, limit, PageBytes
 			if err := f.readKey(&p, after); err != nil {
 				return nil, err
 			}
@@ -102,6 +99,17 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 		Key:   f.key,
 	}, page.Limit, page.Cursor)
 	return List[Instance]{items, next}, err
+}
+
+// params are the conditions of a filter, for a choice of its names.
+func (f Filter) params(tenant string, c choice) queries.ListInstancesParams {
+	return queries.ListInstancesParams{
+		TenantID: tenant, Statuses: c.statuses, Workflows: c.workflows, States: c.states,
+		BusinessKey: database.Optional(f.BusinessKey), CorrelationID: database.Optional(f.CorrelationID),
+		CreatedAfter: database.Optional(f.CreatedAfter), CreatedBefore: database.Optional(f.CreatedBefore),
+		StuckFor: pgtype.Interval{Microseconds: f.StuckFor.Microseconds(), Valid: f.StuckFor > 0},
+		Failing:  f.FailingTimer, ByChange: f.byChange(), Ascending: !strings.HasPrefix(string(f.Sort), "-"),
+	}
 }
 
 // normal returns the filter in the form that its cursors are bound to. It refuses a filter that is wrong
@@ -131,6 +139,9 @@ func (f Filter) normal() (Filter, error) {
 		return f, badFilter("sort", "must be created_at, -created_at, state_changed_at or -state_changed_at")
 	}
 	f.Workflows, f.States, f.Statuses = sorted(f.Workflows), sorted(f.States), sorted(f.Statuses)
+	if f.Within != nil {
+		f.Within = append([]string{}, sorted(f.Within)...)
+	}
 	return f, nil
 }
 
@@ -181,16 +192,54 @@ func (f Filter) readKey(p *queries.ListInstancesParams, key string) error {
 
 // checkSorted refuses a list by state_changed_at that would have to read more than MaxSorted instances.
 func checkSorted(ctx context.Context, db queries.DBTX, p queries.ListInstancesParams) error {
-	n, err := database.Planned(db).CountInstances(ctx, queries.CountInstancesParams{
-		TenantID: p.TenantID, Statuses: p.Statuses, Workflows: p.Workflows, Failing: p.Failing, BusinessKey: p.BusinessKey,
-		CorrelationID: p.CorrelationID, CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor,
-		RowLimit: MaxSorted + 1,
-	})
+	n, err := countInstances(ctx, database.Planned(db), p, MaxSorted+1)
 	if err == nil && n > MaxSorted {
 		return badFilter("sort", fmt.Sprintf("by state_changed_at is for at most %d instances, and there are more with this "+
 			"workflow, status, correlation_id and time of creation; choose fewer of them, or sort by created_at", MaxSorted))
 	}
 	return err
+}
+
+// countInstances counts the index entries that a list would have to read, up to a limit.
+func countInstances(ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, limit int) (int64, error) {
+	return q.CountInstances(ctx, queries.CountInstancesParams{
+		TenantID: p.TenantID, Statuses: p.Statuses, Workflows: p.Workflows, Failing: p.Failing, BusinessKey: p.BusinessKey,
+		CorrelationID: p.CorrelationID, CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor,
+		RowLimit: int32(limit),
+	})
+}
+
+// A Choice is what a Filter's names stand for now.
+type Choice struct {
+	Filter
+	// RangeStatuses has an entry for each index range that the instances are in, and RangeWorkflows is nil or has the
+	// workflow of each range.
+	RangeStatuses, RangeWorkflows []string
+	// Paths are those of atomic states, or nil for all.
+	Paths []string
+	// Counted is how many index entries there are to read, up to a limit: no fewer than the instances that the filter
+	// chooses.
+	Counted int64
+}
+
+// Choose says which instances of a tenant a filter chooses, and how many at most, counted up to a limit. The sort does
+// not matter. Kinds: as of List.
+func (s *Service) Choose(ctx context.Context, tenant string, f Filter, limit int) (Choice, error) {
+	f, err := f.normal()
+	if err != nil {
+		return Choice{}, err
+	}
+	c, err := s.choose(ctx, f)
+	if err != nil {
+		return Choice{}, err
+	}
+	out := Choice{Filter: f, RangeStatuses: c.statuses, RangeWorkflows: c.workflows, Paths: c.states}
+	p := f.params(tenant, c)
+	err = s.db.ReadPlanned(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		out.Counted, err = countInstances(ctx, q, p, limit)
+		return err
+	})
+	return out, err
 }
 
 // A choice says what to read for a filter's workflows, states and statuses.
@@ -212,7 +261,7 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 		wanted = slices.DeleteFunc(slices.Clone(wanted), func(status Status) bool { return status != Active })
 	}
 	var c choice
-	if len(f.Workflows)+len(f.States) == 0 {
+	if len(f.Workflows)+len(f.States) == 0 && f.Within == nil {
 		for _, status := range wanted {
 			c.statuses = append(c.statuses, string(status))
 		}
@@ -220,9 +269,7 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 	}
 	var rows []queries.ChosenStatesRow
 	err := s.db.ReadPlanned(ctx, func(ctx context.Context, q *queries.Queries) error {
-		unknown, err := q.UnknownNames(ctx, queries.UnknownNamesParams{
-			Workflows: append([]string{}, f.Workflows...), Events: []string{}, States: append([]string{}, f.States...),
-		})
+		unknown, err := f.unknownNames(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -247,7 +294,7 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 			ranges = append(ranges, r)
 		}
 	}
-	if len(workflows) > MaxNames { // This happens only if the filter names states and no workflow.
+	if len(workflows) > MaxNames && f.Within == nil { // This happens only if the filter names states and no workflow.
 		for i := range ranges {
 			ranges[i].Workflow = ""
 		}
@@ -279,8 +326,8 @@ const (
 // chosenStates reads the workflows, statuses and states of the instances that a filter chooses. If there are more
 // than maxCombinations, the workflows are empty.
 func (f Filter) chosenStates(ctx context.Context, q *queries.Queries) ([]queries.ChosenStatesRow, error) {
-	if len(f.Workflows) > 0 {
-		return q.ChosenStates(ctx, queries.ChosenStatesParams{Workflows: f.Workflows, States: f.States})
+	if among := f.among(); among != nil {
+		return q.ChosenStates(ctx, queries.ChosenStatesParams{Workflows: among, States: f.States})
 	}
 	p := queries.ChosenStatesOfAllParams{States: f.States, ByWorkflow: true, RowLimit: maxCombinations + 1}
 	all, err := q.ChosenStatesOfAll(ctx, p)
@@ -298,6 +345,33 @@ func (f Filter) chosenStates(ctx context.Context, q *queries.Queries) ([]queries
 	return rows, err
 }
 
+// among returns the workflows that the filter chooses among; nil for all.
+func (f Filter) among() []string {
+	if len(f.Workflows) > 0 {
+		return f.Workflows
+	}
+	return f.Within
+}
+
+// unknownNames returns the workflows and states of the filter that do not exist.
+func (f Filter) unknownNames(ctx context.Context, q *queries.Queries) (unknown []queries.UnknownNamesRow, err error) {
+	for i, name := range f.Workflows {
+		if f.Within != nil && !slices.Contains(f.Within, name) {
+			unknown = append(unknown, queries.UnknownNamesRow{Kind: "workflows", Place: int32(i)})
+		}
+	}
+	if len(unknown) > 0 {
+		return unknown, nil // Those within are not told apart by their states.
+	}
+	unknown, err = q.UnknownNames(ctx, queries.UnknownNamesParams{
+		Workflows: append([]string{}, f.among()...), Events: []string{}, States: append([]string{}, f.States...),
+	})
+	if len(f.Workflows) == 0 { // A workflow of Within need not exist.
+		unknown = slices.DeleteFunc(unknown, func(u queries.UnknownNamesRow) bool { return u.Kind == "workflows" })
+	}
+	return unknown, err
+}
+
 // unknown returns the error of a filter that names workflows or states that do not exist. Each fault suggests the
 // nearest name that does.
 func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queries.UnknownNamesRow) error {
@@ -306,11 +380,13 @@ func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queri
 		parameter, name, known, err := "workflow", "", []string(nil), error(nil)
 		if u.Kind == "workflows" {
 			name = f.Workflows[u.Place]
-			known, err = q.ListWorkflowNames(ctx, maxSuggested)
+			if known = f.Within; f.Within == nil {
+				known, err = q.ListWorkflowNames(ctx, maxSuggested)
+			}
 		} else {
 			parameter, name = "state", f.States[u.Place]
-			if len(f.Workflows) > 0 {
-				known, err = q.ListStateNames(ctx, f.Workflows)
+			if among := f.among(); among != nil {
+				known, err = q.ListStateNames(ctx, among)
 			} else {
 				known, err = q.ListAllStateNames(ctx, maxSuggested)
 			}
@@ -320,7 +396,7 @@ func (f Filter) unknown(ctx context.Context, q *queries.Queries, unknown []queri
 			return err
 		}
 		detail := fmt.Sprintf("there is no %s %q", parameter, name)
-		if near := nearest(name, known); near != "" {
+		if near := definition.Nearest(name, known); near != "" {
 			detail += fmt.Sprintf("; did you mean %q?", near)
 		}
 		e.Faults = append(e.Faults, Fault{Parameter: parameter, Detail: detail})
@@ -339,42 +415,4 @@ func WithCompounds(states []string) []string {
 		}
 	}
 	return sorted(all)
-}
-
-// nearest returns the known name that is most like a misspelled one, or "" if none is like it. Case does not
-// count, nor do the states around a state. Otherwise it is the name with the fewest edits, at most one for each
-// three characters.
-func nearest(name string, known []string) (near string) {
-	best := len(name)/3 + 1
-	for _, k := range known {
-		distance := edits(strings.ToLower(name), strings.ToLower(k))
-		if strings.HasSuffix(strings.ToLower(k), "."+strings.ToLower(name)) {
-			distance = 0
-		}
-		if distance < best {
-			near, best = k, distance
-		}
-	}
-	return near
-}
-
-// edits is the Levenshtein distance of two texts, in bytes.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substituted, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -338,8 +338,8 @@ func TestStatesOfManyWorkflows(t *testing.T) {
 		from pawl.workflow w, generate_series(1, 300) n, generate_series(1, 2) v`)
 	bounded.Exec(t, pool, `
 		insert into pawl.workflow_state (
-			workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides, require_if_match)
-		select w.name, w.version, n.state, s.status, s.events, s.timeouts, s.timeout_events, false, false, false
+			workflow, workflow_version, state, lineage, status, events, timeouts, timeout_events, eventless, done, ttl_slides, require_if_match, protected)
+		select w.name, w.version, n.state, array[n.state], s.status, s.events, s.timeouts, s.timeout_events, false, false, false, false, false
 		from pawl.workflow w, pawl.workflow_state s,
 			lateral (select 'COUNTING' as state union all select 'BIG.S' || i from generate_series(1, 34) i) n
 		where s.workflow = 'counter' and s.state = 'COUNTING' and w.name <> 'counter'`)
@@ -350,8 +350,8 @@ func TestStatesOfManyWorkflows(t *testing.T) {
 	}
 	bounded.Exec(t, pool, `
 		insert into pawl.workflow_state (
-			workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides, require_if_match)
-		select 'w1', 1, 'BIG.T' || i, 'active', '{}', '{}', '{}', false, false, false from generate_series(1, 10000) i`)
+			workflow, workflow_version, state, lineage, status, events, timeouts, timeout_events, eventless, done, ttl_slides, require_if_match, protected)
+		select 'w1', 1, 'BIG.T' || i, array['BIG.T' || i], 'active', '{}', '{}', '{}', false, false, false, false, false from generate_series(1, 10000) i`)
 	_, err := list(fsm.Filter{States: []string{"BIG"}})
 	if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "state" {
 		t.Errorf("got %v", e)

@@ -48,6 +48,7 @@ func (r rule) holds(context, payload values) bool {
 	}
 }
 
+// apply returns the context that the assigns leave. It is nil if one of them raises.
 func (r rule) apply(context, payload values, version int64) values {
 	n, given := payload["n"]
 	next := maps.Clone(context)
@@ -57,9 +58,10 @@ func (r rule) apply(context, payload values, version int64) values {
 			next["x"] = n
 		}
 	case 2:
-		if given {
-			next["x"] += n
+		if !given {
+			return nil
 		}
+		next["x"] += n
 		next["y"] = version
 	case 3:
 		maps.Copy(next, payload)
@@ -83,7 +85,7 @@ func (r rule) definition() map[string]any {
 	case 2:
 		d["assign"] = map[string]any{"x": "$.context.x + $.payload.n", "y": "$.instance.version"}
 	case 3:
-		d["assign"] = "*"
+		d["assign"] = map[string]any{"*": true, "trusted": true}
 	}
 	return d
 }
@@ -201,8 +203,12 @@ func (m machine) fire(r *run, event string, payload values) outcome {
 		if !rule.holds(r.context, payload) {
 			continue
 		}
+		next := rule.apply(r.context, payload, r.version)
+		if next == nil {
+			return outcome{kind: fsm.GuardError, state: r.state, version: r.version}
+		}
 		from := r.state
-		r.context, r.state = rule.apply(r.context, payload, r.version), rule.target
+		r.context, r.state = next, rule.target
 		r.version++
 		r.steps = append(r.steps, fsm.Step{Version: r.version, Event: &event, From: &from, To: r.state, Context: r.context.json()})
 		return outcome{applied: true, state: r.state, version: r.version, context: string(r.context.json())}

@@ -14,11 +14,6 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 )
 
-func withoutTimes(i fsm.Instance) fsm.Instance {
-	i.CreatedAt, i.StateChangedAt, i.ExpiresAt = time.Time{}, time.Time{}, nil
-	return i
-}
-
 func TestNestedStates(t *testing.T) {
 	t.Parallel()
 	s, _ := fsmtest.New(t, fsm.Config{}, fsmtest.Shop)
@@ -72,7 +67,7 @@ func TestNestedStates(t *testing.T) {
 	// What is inherited behind a transition without a guard is none.
 	fsmtest.Register(t, s, `{"name":"w","initial":"A","states":{"END":{"type":"final"},
 		"A":{"initial":"X","on":{"go":"END","stop":"END"},"states":{"X":{"on":{"go":"Y","stop":{"guard":"$.payload.a","target":"Y"}}},"Y":{}}}}}`)
-	actions, err := s.AcceptedEvents(t.Context(), fsm.DefaultTenant, fsmtest.Create(t, s, "w", `{}`).ID, false)
+	actions, err := s.AcceptedEvents(t.Context(), fsm.DefaultTenant, fsmtest.Create(t, s, "w", `{}`).ID, false, "")
 	if want := []fsm.AcceptedEvent{{Event: "go", Targets: []string{"A.Y"}}, {Event: "stop", Targets: []string{"A.Y", "END"}}}; err != nil || !cmp.Equal(actions, want) {
 		t.Errorf("actions %+v, %v", actions, err)
 	}

@@ -73,7 +73,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 		fsmtest.Register(t, s, described)
 	}
 	for n, w := range wantPages(t, 7, 3, func(page fsm.Page) (fsm.List[string], error) {
-		l, err := s.ListWorkflows(bounded.Context(t), page)
+		l, err := s.ListWorkflows(bounded.Context(t), nil, page)
 		names := make([]string, len(l.Items))
 		for i, w := range l.Items {
 			names[i] = w.Name

@@ -15,6 +15,12 @@ import (
 // commands share a call.
 // Kinds: InstanceNotFound, Unavailable.
 func (s *Service) Get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
+	s.db.Active(ctx)
+	return s.get(ctx, tenant, id)
+}
+
+// get is Get for what the service itself must know: no tenant is active by it.
+func (s *Service) get(ctx context.Context, tenant string, id uuid.UUID) (Instance, error) {
 	p := newPending[uuid.UUID, Instance](ctx, id, tenant)
 	s.gets.submit(p)
 	return p.wait()
@@ -50,7 +56,7 @@ func (s *Service) flushGets(batch []*pending[uuid.UUID, Instance]) (left flushed
 		if i, known := found[place{p.tenant, p.command}]; known {
 			p.complete(i)
 		} else {
-			p.fail(Errorf(InstanceNotFound, "there is no such instance"))
+			p.fail(NoInstance())
 		}
 	}
 	return left
@@ -84,9 +90,9 @@ func (s *Service) GetVersion(ctx context.Context, tenant string, id uuid.UUID, v
 }
 
 // AcceptedEvents returns the events that an instance accepts in its state, sorted. With evaluate it says of
-// each event whether it would be taken now with an empty payload.
+// each event whether it would be taken now with an empty payload, from the actor.
 // Kinds: InstanceNotFound, Unavailable.
-func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUID, evaluate bool) ([]AcceptedEvent, error) {
+func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUID, evaluate bool, actor string) ([]AcceptedEvent, error) {
 	i, err := s.Get(ctx, tenant, id)
 	if err != nil {
 		return nil, err
@@ -110,6 +116,7 @@ func (s *Service) AcceptedEvents(ctx context.Context, tenant string, id uuid.UUI
 		err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
 			rows, err := q.GuardHolds(ctx, queries.GuardHoldsParams{
 				TenantID: tenant, ID: id, Events: []string{events[n].Event}, Payload: emptyObject,
+				Actor: actor, Verified: !s.config.UnverifiedActors,
 			})
 			if len(rows) == 1 {
 				events[n].GuardHolds = &rows[0].Holds

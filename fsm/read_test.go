@@ -153,17 +153,17 @@ func TestActions(t *testing.T) {
 		{Event: "go", Targets: []string{"B", "Z"}, GuardHolds: new(false)},
 		{Event: "grow", Targets: []string{"A"}, GuardHolds: new(true)},
 		{Event: "raise", Targets: []string{"B"}},
-		{Event: "stamp", Targets: []string{"B"}, GuardHolds: new(true)},
+		{Event: "stamp", Targets: []string{"B"}},
 		{Event: "zoned", Targets: []string{"B"}, GuardHolds: new(false)},
 	}
-	got, err := s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, true)
+	got, err := s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, true, "")
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 	for n := range want {
 		want[n].GuardHolds = nil
 	}
-	got, err = s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, false)
+	got, err = s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, false, "")
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
@@ -172,7 +172,7 @@ func TestActions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err = s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, true)
+	got, err = s.AcceptedEvents(t.Context(), fsm.DefaultTenant, i.ID, true, "")
 	if err != nil || got == nil || len(got) != 0 {
 		t.Errorf("a final state accepts %v, %v", got, err)
 	}

@@ -14,7 +14,7 @@ import (
 // Unavailable with the reason.
 func (s *Service) Ping(ctx context.Context) error {
 	_, err := s.db.Attempt(ctx, func(ctx context.Context) error {
-		if err := checkSchema(ctx, s.db.Queries()); err != nil {
+		if err := checkSchema(ctx, s.db.Queries(), s.config.Privileges); err != nil {
 			return err
 		}
 		if _, err := s.db.Queries().GetSetting(ctx); err != nil {
@@ -32,16 +32,26 @@ func (s *Service) Ping(ctx context.Context) error {
 	return unfit(err)
 }
 
-// CheckSchema returns nil if the database has the schema of this build, and the role the privileges of the service.
-// Otherwise it returns Unavailable. The message says what is wrong and what to do: the schema is missing, older or
-// newer, privileges are missing, or the database cannot be reached.
-func CheckSchema(ctx context.Context, db queries.DBTX) error {
-	return unfit(checkSchema(ctx, queries.New(db)))
+// CheckSchema returns nil if the database has the schema of this build, and the role the given privileges, as `pawl
+// migrate grants` names them. Otherwise it returns Unavailable. The message says what is wrong and what to do: the
+// schema is missing, older or newer, privileges are missing, or the database cannot be reached.
+func CheckSchema(ctx context.Context, db queries.DBTX, privileges ...string) error {
+	return unfit(checkSchema(ctx, queries.New(db), privileges))
 }
 
 // checkSchema is CheckSchema, but it returns the driver's errors unchanged.
-func checkSchema(ctx context.Context, q *queries.Queries) error {
-	state, err := q.SchemaState(ctx, schema.Grants()["service"])
+func checkSchema(ctx context.Context, q *queries.Queries, privileges []string) error {
+	needed := schema.Joined(privileges...)
+	p := queries.SchemaStateParams{Relations: []string{}, Columns: []string{}, Functions: needed.Functions}
+	for _, r := range needed.Relations {
+		if r.Columns == nil {
+			p.Relations = append(p.Relations, r.Name)
+		}
+		for _, column := range r.Columns {
+			p.Columns = append(p.Columns, r.Name+"."+column)
+		}
+	}
+	state, err := q.SchemaState(ctx, p)
 	if err != nil {
 		return err
 	}

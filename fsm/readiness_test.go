@@ -97,10 +97,10 @@ func TestPrivilegesThatAreMissing(t *testing.T) {
 	as := func(sql string) error {
 		t.Helper()
 		bounded.Exec(t, owner, "reset role; "+sql+"; set role "+quoted)
-		return fsm.CheckSchema(t.Context(), owner)
+		return fsm.CheckSchema(t.Context(), owner, db.Service.Parts()...)
 	}
 	wantUnfit(t, as("select 1"), "privileges", "usage on schema pawl", "pawl migrate grants")
-	grants, err := db.Grants(role, db.Service)
+	grants, err := db.Grants(db.Role{Name: role, Privilege: db.Service})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +109,15 @@ func TestPrivilegesThatAreMissing(t *testing.T) {
 	}
 	for _, grant := range strings.Split(strings.TrimSpace(grants), ";\n") {
 		grant = strings.TrimSuffix(grant, ";")
+		if strings.HasPrefix(grant, "select pawl_private.bind_role(") {
+			continue
+		}
 		what, _, _ := strings.Cut(strings.TrimPrefix(grant, "grant "), " to "+quoted)
-		what = strings.NewReplacer("on function ", "on ", "on all tables in schema pawl", "on pawl.", "on schema", "on schema").Replace(what)
+		what = strings.Replace(what, "on function ", "on ", 1)
+		if columns, relation, some := strings.Cut(what, ") on "); some {
+			_, columns, _ = strings.Cut(columns, "(")
+			what = "select on " + relation + "." + strings.Split(columns, ", ")[0]
+		}
 		wantUnfit(t, as(strings.NewReplacer("grant ", "revoke ", " to "+quoted, " from "+quoted).Replace(grant)), what)
 		if err := as(grant); err != nil {
 			t.Errorf("after %s: %v", grant, err)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	turns "github.com/pawl-fsm/pawl/fsm/internal/gate"
@@ -61,6 +63,64 @@ func TestListsHoldUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	bounded.Wait(t, "the lists", lists.Wait)
+}
+
+// asked is a context that tells when somebody waits for its end.
+type asked struct {
+	context.Context
+	once *sync.Once
+	when chan struct{}
+}
+
+func (a asked) Done() <-chan struct{} {
+	a.once.Do(func() { close(a.when) })
+	return a.Context.Done()
+}
+
+// Beside another tenant that sends commands or reads instances, a tenant has a quarter of the connections for reads.
+func TestReadsAreFewerBesideCommands(t *testing.T) {
+	t.Parallel()
+	first, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
+	id := fsmtest.Create(t, first, "counter", `{"x": 0}`).ID
+	sized := func(n int32) *pgxpool.Pool {
+		return fsmtest.Spied(t, pool, func(c *pgxpool.Config) { c.MaxConns = n })
+	}
+	for name, act := range map[string]func(*fsmtest.Service){
+		"get":  func(s *fsmtest.Service) { fsmtest.Get(t, s, id) },
+		"fire": func(s *fsmtest.Service) { fsmtest.Fire(t, s, id, "add", `{"n": 1}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := fsmtest.On(t, sized(4), fsm.Config{Reads: sized(6)}) // 4 for reads.
+			var reads sync.WaitGroup
+			defer bounded.Wait(t, "the reads", reads.Wait)
+			read := func(ctx context.Context, f func()) {
+				reads.Go(func() {
+					if err := s.Database().Read(ctx, func(context.Context, *queries.Queries) error { f(); return nil }); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			busy := fsm.ForTenant(bounded.Context(t), "busy")
+			inside, leave := make(chan struct{}), make(chan struct{})
+			read(busy, func() { close(inside); bounded.Receive(t, "the end of the first read", leave) })
+			bounded.Receive(t, "the first read", inside)
+			act(s)
+			var second atomic.Bool
+			waits := asked{busy, new(sync.Once), make(chan struct{})}
+			read(waits, func() { second.Store(true) })
+			bounded.Receive(t, "the second read waits", waits.when)
+			for range 20 { // Others do not wait.
+				if _, err := s.List(fsm.ForTenant(bounded.Context(t), "other"), fsm.DefaultTenant, fsm.Filter{}, fsm.Page{}); err != nil {
+					t.Error(err)
+				}
+			}
+			if second.Load() {
+				t.Error("two reads of the busy tenant are made at once")
+			}
+			close(leave)
+			bounded.True(t, "the second read is made", second.Load)
+		})
+	}
 }
 
 // A list whose caller leaves gives its connection back, and its statement ends.

@@ -207,7 +207,7 @@ func TestServerDiesAndReturns(t *testing.T) {
 		"create":   func() error { return second(s.Create(within, fsm.CreateCommand{Workflow: "counter"})) },
 		"preview":  func() error { return second(s.Preview(within, c)) },
 		"get":      func() error { return second(s.Get(within, fsm.DefaultTenant, i.ID)) },
-		"actions":  func() error { return second(s.AcceptedEvents(within, fsm.DefaultTenant, i.ID, true)) },
+		"actions":  func() error { return second(s.AcceptedEvents(within, fsm.DefaultTenant, i.ID, true, "")) },
 		"list":     func() error { return second(s.List(within, fsm.DefaultTenant, fsm.Filter{}, fsm.Page{})) },
 		"register": func() error { return second(s.Register(within, "", []byte(fsmtest.Counter), "", false)) },
 		"ping":     func() error { return s.Ping(within) },

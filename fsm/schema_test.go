@@ -22,7 +22,7 @@ import (
 // checked is a workflow with a schema for its context and one for a payload.
 func checked(contextSchema, payloadSchema string) string {
 	return fmt.Sprintf(`{"name":"checked","initial":"A","context_schema":%s,"states":{
-		"A":{"on":{"go":[{"target":"B","guard":"$.payload.n == 1","payload_schema":%s},{"target":"A","assign":"*"}]}},
+		"A":{"on":{"go":[{"target":"B","guard":"$.payload.* == 1","payload_schema":%s},{"target":"A","assign":{"*":true,"trusted":true}}]}},
 		"B":{"type":"final"}}}`, contextSchema, payloadSchema)
 }
 
@@ -234,7 +234,7 @@ func TestChecksKeepTheOrder(t *testing.T) {
 	s, _ := fsmtest.New(t, fsm.Config{}, checked(`{}`, `{"type":"object"}`), fsmtest.Counter)
 	i, other := fsmtest.Create(t, s, "checked", `{}`), fsmtest.Create(t, s, "counter", `{"x":0}`)
 	replies := s.Do(t.Context(), []fsm.Command{
-		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"first":1}`)},
+		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"first":2}`)},
 		fsm.FireCommand{ID: other.ID, Event: "add", Payload: json.RawMessage(`{"n":1}`)},
 		fsm.FireCommand{ID: i.ID, Event: "go", Payload: json.RawMessage(`{"n":1}`)},
 	})
@@ -243,5 +243,5 @@ func TestChecksKeepTheOrder(t *testing.T) {
 			t.Errorf("%d: %+v", n, replies[n])
 		}
 	}
-	fsmtest.SameJSON(t, fsmtest.Get(t, s, i.ID).Context, `{"first":1}`)
+	fsmtest.SameJSON(t, fsmtest.Get(t, s, i.ID).Context, `{"first":2}`)
 }

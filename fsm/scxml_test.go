@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,7 +14,6 @@ import (
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
-	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
@@ -20,9 +21,20 @@ import (
 // algorithm (www.w3.org/TR/scxml/#AlgorithmforSCXMLInterpretation) word by word, which the
 // engine's flattened tables must come to the same as. Each block of executable content
 // writes its own two digits to the end of n, so that the order shows.
+//
+// A transition with resume leads to a deep history state of its target, whose default is the target itself. The
+// engine differs from SCXML by design, and so does the model, in this:
+//   - A final state is never remembered: a compound state that was left from one within it begins at its initial again.
+//   - The done of a compound state is a transition of its own, which comes before all eventless ones. SCXML's done.state
+//     event would come after them, and states around might take it.
+//   - A state accepts an event by its exact name if itself or a state around it names it, else by the longest pattern. Guards that
+//     refuse do not lead on to another name. SCXML tries all that match, by state and document order.
+//   - A pattern payment.* does not match payment.
 type chart struct {
 	states  []*chartState // In document order.
 	initial *chartState
+	first   int // Digits that go with initial.
+	ttl     map[string]any
 }
 
 type chartState struct {
@@ -32,16 +44,31 @@ type chartState struct {
 	initial     *chartState
 	final       bool
 	entry, exit int // Two digits, or 0 for none.
+	first       int // Digits that go with initial.
 	on          map[string][]chartTransition
 	always      []chartTransition
+	done        []chartTransition
+	after       []chartTimer
+	every       []chartTimer
+}
+
+// A chartTimer has in or at.
+type chartTimer struct {
+	in, at any
+	chartTransition
 }
 
 type chartTransition struct {
-	target *chartState
-	below  int // Guard: x is less. 0 for no guard.
-	digits int // Assigned to n, or 0 for none.
+	target   *chartState // nil: it stays.
+	internal bool
+	resume   bool
+	below    int // Guard: x is less. 0 for no guard.
+	digits   int // Assigned to n, or 0 for none.
 	// x becomes the payload's, or one more, or stays.
 	x byte
+	// These go with timers.
+	timed, rearm bool   // resume is "timers".
+	sets         string // A name that is assigned from the payload, or none.
 }
 
 func (s *chartState) path() string {
@@ -51,24 +78,36 @@ func (s *chartState) path() string {
 	return s.parent.path() + "." + s.name
 }
 
-// ancestors lists the states around s, the innermost first.
-func (s *chartState) ancestors() (list []*chartState) {
-	for p := s.parent; p != nil; p = p.parent {
+// lineage lists s and the states around it, the innermost first.
+func (s *chartState) lineage() (list []*chartState) {
+	for p := s; p != nil; p = p.parent {
 		list = append(list, p)
 	}
 	return list
 }
 
-func charts() *rapid.Generator[*chart] {
+// within says whether s is a descendant of another state.
+func (s *chartState) within(other *chartState) bool { return slices.Contains(s.lineage()[1:], other) }
+
+// What the charts name, and what is fired.
+var (
+	chartNames  = []string{"next", "e.a", "e.a.b", "*", "e.*", "e.a.*"}
+	chartEvents = []string{"next", "e.a", "e.a.b", "e.c", "e", "other"}
+)
+
+// charts are random statecharts; timed: with timers, which SCXML does not have.
+func charts(timed bool) *rapid.Generator[*chart] {
 	return rapid.Custom(func(t *rapid.T) *chart {
 		c := &chart{}
+		// The engine counts the timeouts that were refused, and arming some of them anew upsets the count. So no chart has both.
+		rearms := timed && rapid.Bool().Draw(t, "rearms")
 		digits := 9
 		draw := func() int {
 			digits++
 			if rapid.IntRange(0, 3).Draw(t, "silent") == 0 {
 				return 0
 			}
-			return digits
+			return 10 + digits%90
 		}
 		var grow func(parent *chartState, depth int)
 		grow = func(parent *chartState, depth int) {
@@ -81,41 +120,102 @@ func charts() *rapid.Generator[*chart] {
 				for range rapid.IntRange(1, 3).Draw(t, "children") {
 					grow(s, depth+1)
 				}
+				if rapid.IntRange(0, 2).Draw(t, "ends") == 0 {
+					end := &chartState{name: "F", parent: s, final: true, entry: draw()}
+					c.states = append(c.states, end)
+					s.children = append(s.children, end)
+				}
 				s.initial = rapid.SampledFrom(s.children).Draw(t, "initial")
+				s.first = draw()
 			}
 		}
 		for range rapid.IntRange(1, 3).Draw(t, "tops") {
 			grow(nil, 0)
 		}
-		c.initial = rapid.SampledFrom(c.states).Draw(t, "root's initial")
+		c.initial, c.first = rapid.SampledFrom(c.states).Draw(t, "root's initial"), draw()
 		c.states = append(c.states, &chartState{name: "END", final: true, entry: draw()})
-		for _, s := range c.states[:len(c.states)-1] {
-			candidates := func(most int, always bool) (list []chartTransition) {
-				for range rapid.IntRange(0, most).Draw(t, "candidates") {
+		for _, s := range c.states {
+			if s.final {
+				continue
+			}
+			var resumable []*chartState
+			for _, other := range c.states {
+				if other.initial != nil && !slices.Contains(s.lineage(), other) {
+					resumable = append(resumable, other)
+				}
+			}
+			candidates := func(least, most int, eventless bool) (list []chartTransition) {
+				for range rapid.IntRange(least, most).Draw(t, "candidates") {
 					tr := chartTransition{
-						target: rapid.SampledFrom(c.states).Draw(t, "target"),
-						below:  rapid.IntRange(0, 3).Draw(t, "below"), digits: draw() % 100,
+						below: rapid.IntRange(0, 3).Draw(t, "below"), digits: draw(),
 						x: rapid.SampledFrom([]byte{'p', '+', 0}).Draw(t, "x"),
 					}
-					if always {
+					if eventless {
 						tr.x = '+' // So that it ends, some day.
 						if rapid.IntRange(0, 9).Draw(t, "guarded") > 0 {
 							tr.below = max(tr.below, 1)
 						}
+					}
+					if eventless || rapid.IntRange(0, 3).Draw(t, "goes") > 0 {
+						tr.resume = len(resumable) > 0 && rapid.IntRange(0, 2).Draw(t, "resume") == 0
+						if tr.resume {
+							tr.target = rapid.SampledFrom(resumable).Draw(t, "target")
+						} else {
+							tr.target = rapid.SampledFrom(c.states).Draw(t, "target")
+						}
+						tr.internal = tr.target.within(s) && rapid.Bool().Draw(t, "internal")
+					}
+					if timed {
+						tr.timed = tr.resume && rapid.Bool().Draw(t, "with timers")
+						tr.rearm = rearms && tr.target == nil && rapid.Bool().Draw(t, "rearm")
+						tr.sets = rapid.SampledFrom([]string{"", "", "in", "at"}).Draw(t, "sets")
 					}
 					list = append(list, tr)
 				}
 				return list
 			}
 			s.on = map[string][]chartTransition{}
-			for _, event := range events {
-				if list := candidates(2, false); len(list) > 0 {
-					s.on[event] = list
+			for _, name := range chartNames {
+				if rapid.Bool().Draw(t, name) {
+					s.on[name] = candidates(1, 2, false)
 				}
 			}
-			if rapid.IntRange(0, 2).Draw(t, "always") == 0 {
-				s.always = candidates(2, true)
+			if rapid.IntRange(0, 3).Draw(t, "always") == 0 {
+				s.always = candidates(1, 2, true)
 			}
+			if slices.ContainsFunc(s.children, func(child *chartState) bool { return child.final }) {
+				s.done = candidates(1, 2, true)
+				s.done[len(s.done)-1].below = 0
+			}
+			if !timed {
+				continue
+			}
+			if rapid.Bool().Draw(t, "after") {
+				for _, tr := range candidates(1, 3, false) {
+					timer := chartTimer{chartTransition: tr}
+					if rearms {
+						timer.below = 0
+					}
+					if timer.at = rapid.SampledFrom([]any{nil, nil, nil, "$.context.at"}).Draw(t, "at"); timer.at == nil {
+						timer.in = rapid.SampledFrom([]any{
+							"1m", "90s", "4m", "1mo", "$.context.in", map[string]any{"$first": []any{"$.context.in", "50s"}},
+						}).Draw(t, "in")
+					}
+					s.after = append(s.after, timer)
+				}
+			}
+			if rapid.IntRange(0, 2).Draw(t, "every") == 0 {
+				tr := candidates(1, 1, true)[0]
+				tr.target, tr.internal, tr.resume, tr.timed = nil, false, false, false
+				if rearms {
+					tr.below = 0
+				}
+				in := rapid.SampledFrom([]any{"70s", "3m", "1mo", map[string]any{"$path": "40 + $.context.x"}}).Draw(t, "in")
+				s.every = []chartTimer{{in: in, chartTransition: tr}}
+			}
+		}
+		if timed && rapid.Bool().Draw(t, "ttl") {
+			c.ttl = map[string]any{"after": "20m", "target": "END", "sliding": rapid.Bool().Draw(t, "sliding")}
 		}
 		return c
 	})
@@ -124,28 +224,67 @@ func charts() *rapid.Generator[*chart] {
 // json writes the canonical form.
 func (c *chart) json(name string) string {
 	var states func(list []*chartState) map[string]any
+	transition := func(tr chartTransition) map[string]any {
+		m := map[string]any{}
+		if tr.target != nil {
+			m["target"] = tr.target.path()
+		}
+		if tr.internal {
+			m["internal"] = true
+		}
+		if tr.resume {
+			m["resume"] = true
+		}
+		if tr.timed {
+			m["resume"] = "timers"
+		}
+		if tr.rearm {
+			m["rearm"] = true
+		}
+		if tr.below > 0 {
+			m["guard"] = fmt.Sprintf("$.context.x < %d", tr.below)
+		}
+		assign := map[string]any{}
+		if tr.digits > 0 {
+			assign["n"] = fmt.Sprintf("$.context.n * 100 + %d", tr.digits)
+		}
+		switch tr.x {
+		case 'p':
+			assign["x"] = "$.payload.x"
+		case '+':
+			assign["x"] = "$.context.x + 1"
+		}
+		if tr.sets != "" {
+			assign[tr.sets] = "$.payload." + tr.sets
+		}
+		if len(assign) > 0 {
+			m["assign"] = assign
+		}
+		return m
+	}
 	transitions := func(list []chartTransition) (out []any) {
 		for _, tr := range list {
-			m := map[string]any{"target": tr.target.path()}
-			if tr.below > 0 {
-				m["guard"] = fmt.Sprintf("$.context.x < %d", tr.below)
-			}
-			assign := map[string]any{}
-			if tr.digits > 0 {
-				assign["n"] = fmt.Sprintf("$.context.n * 100 + %d", tr.digits)
-			}
-			switch tr.x {
-			case 'p':
-				assign["x"] = "$.payload.x"
-			case '+':
-				assign["x"] = "$.context.x + 1"
-			}
-			if len(assign) > 0 {
-				m["assign"] = assign
+			out = append(out, transition(tr))
+		}
+		return out
+	}
+	timers := func(list []chartTimer) (out []any) {
+		for _, timer := range list {
+			m := transition(timer.chartTransition)
+			if timer.at != nil {
+				m["at"] = timer.at
+			} else {
+				m["in"] = timer.in
 			}
 			out = append(out, m)
 		}
 		return out
+	}
+	initial := func(target string, digits int) any {
+		if digits == 0 {
+			return target
+		}
+		return map[string]any{"target": target, "assign": map[string]any{"n": fmt.Sprintf("$.context.n * 100 + %d", digits)}}
 	}
 	block := func(digits int) map[string]any {
 		return map[string]any{"assign": map[string]any{"n": fmt.Sprintf("$.context.n * 100 + %d", digits)}}
@@ -155,7 +294,7 @@ func (c *chart) json(name string) string {
 		for _, s := range list {
 			m := map[string]any{}
 			if s.final {
-				m["type"], m["outcome"] = "final", "completed"
+				m["type"] = "final"
 			}
 			if s.entry > 0 {
 				m["entry"] = block(s.entry)
@@ -173,8 +312,17 @@ func (c *chart) json(name string) string {
 			if len(s.always) > 0 {
 				m["always"] = transitions(s.always)
 			}
+			if len(s.after) > 0 {
+				m["after"] = timers(s.after)
+			}
+			if len(s.every) > 0 {
+				m["every"] = timers(s.every)
+			}
+			if len(s.done) > 0 {
+				m["done"] = transitions(s.done)
+			}
 			if s.initial != nil {
-				m["initial"], m["states"] = s.initial.name, states(s.children)
+				m["initial"], m["states"] = initial(s.initial.name, s.first), states(s.children)
 			}
 			out[s.name] = m
 		}
@@ -186,7 +334,11 @@ func (c *chart) json(name string) string {
 			tops = append(tops, s)
 		}
 	}
-	text, _ := json.Marshal(map[string]any{"name": name, "initial": c.initial.path(), "states": states(tops)})
+	definition := map[string]any{"name": name, "initial": initial(c.initial.path(), c.first), "states": states(tops)}
+	if c.ttl != nil {
+		definition["ttl"] = c.ttl
+	}
+	text, _ := json.Marshal(definition)
 	return string(text)
 }
 
@@ -195,6 +347,13 @@ type chartRun struct {
 	leaf *chartState
 	x    int
 	n    string
+	// left is historyValue: by compound state, the atomic state that it was last left from.
+	left map[*chartState]*chartState
+}
+
+func (r chartRun) clone() chartRun {
+	r.left = maps.Clone(r.left)
+	return r
 }
 
 func (r *chartRun) write(digits int) {
@@ -203,26 +362,55 @@ func (r *chartRun) write(digits int) {
 	}
 }
 
-// enter enters a target's ancestors below the domain, the target, and what its initials lead
-// to.
-func (r *chartRun) enter(domain, target *chartState) {
+// enter is enterStates: it enters a target's ancestors below the domain, the target, and, unless that is resumed, what its
+// initials lead to.
+func (r *chartRun) enter(domain, target *chartState, resumed bool) {
 	var list []*chartState
 	for s := target; s != domain; s = s.parent {
 		list = append(list, s)
 	}
 	slices.Reverse(list)
-	for s := target.initial; s != nil; s = s.initial {
-		list = append(list, s)
-	}
 	for _, s := range list {
 		r.write(s.entry)
 	}
-	r.leaf = list[len(list)-1]
+	r.leaf = target
+	if resumed {
+		return
+	}
+	for s := target; s.initial != nil; s = s.initial {
+		r.write(s.first)
+		r.write(s.initial.entry)
+		r.leaf = s.initial
+	}
 }
 
-// select is selectTransitions and selectEventlessTransitions.
+// begin is the creation.
+func (c *chart) begin() chartRun {
+	r := chartRun{n: "1", left: map[*chartState]*chartState{}}
+	r.write(c.first)
+	r.enter(nil, c.initial, false)
+	return r
+}
+
+// accepts says under which name an event is accepted in the present state; "" if it is not.
+func (r *chartRun) accepts(event string) (name string) {
+	for _, s := range r.leaf.lineage() {
+		for declared := range s.on {
+			prefix, isPattern := strings.CutSuffix(declared, "*")
+			if declared == event {
+				return event
+			}
+			if isPattern && strings.HasPrefix(event, prefix) && len(declared) > len(name) {
+				name = declared
+			}
+		}
+	}
+	return name
+}
+
+// selectTransition is selectTransitions and selectEventlessTransitions.
 func (r *chartRun) selectTransition(of func(*chartState) []chartTransition) (*chartState, *chartTransition) {
-	for _, s := range append([]*chartState{r.leaf}, r.leaf.ancestors()...) {
+	for _, s := range r.leaf.lineage() {
 		for _, tr := range of(s) {
 			if tr.below == 0 || r.x < tr.below {
 				return s, &tr
@@ -232,17 +420,35 @@ func (r *chartRun) selectTransition(of func(*chartState) []chartTransition) (*ch
 	return nil, nil
 }
 
+func (r *chartRun) selectEvent(event string) (*chartState, *chartTransition) {
+	name := r.accepts(event)
+	return r.selectTransition(func(s *chartState) []chartTransition { return s.on[name] })
+}
+
 // microstep takes a transition that a state declares.
 func (r *chartRun) microstep(source *chartState, tr *chartTransition, payload int) {
-	// findLCCA: the first proper ancestor of the source of which the target is a descendant.
-	var domain *chartState
-	for _, a := range source.ancestors() {
-		if slices.Contains(tr.target.ancestors(), a) {
-			domain = a
-			break
+	domain := r.leaf // Of a transition without a target nothing is left.
+	switch {
+	case tr.internal:
+		domain = source
+	case tr.target != nil:
+		// findLCCA: the first proper ancestor of the source of which the target is a descendant.
+		domain = nil
+		for _, a := range source.lineage()[1:] {
+			if tr.target.within(a) {
+				domain = a
+				break
+			}
 		}
 	}
-	for s := r.leaf; s != domain; s = s.parent {
+	leaf := r.leaf
+	for s := leaf; s != domain; s = s.parent {
+		if s.initial != nil {
+			delete(r.left, s)
+			if !leaf.final {
+				r.left[s] = leaf
+			}
+		}
 		r.write(s.exit)
 	}
 	r.write(tr.digits)
@@ -252,19 +458,36 @@ func (r *chartRun) microstep(source *chartState, tr *chartTransition, payload in
 	case '+':
 		r.x++
 	}
-	r.enter(domain, tr.target)
+	if tr.target == nil {
+		return
+	}
+	if last := r.left[tr.target]; tr.resume && last != nil {
+		r.enter(domain, last, true)
+	} else {
+		r.enter(domain, tr.target, false)
+	}
 }
 
-// macrostep takes eventless transitions until there are none, and says whether there ever
-// were none; after each, step is told.
-func (r *chartRun) macrostep(step func()) bool {
+// macrostep takes done and eventless transitions until there are none, and says whether there ever
+// were none; before each, step is told what it is.
+func (r *chartRun) macrostep(step func(event string)) bool {
 	for range 101 {
-		source, tr := r.selectTransition(func(s *chartState) []chartTransition { return s.always })
+		event, of := "", func(s *chartState) []chartTransition { return s.always }
+		if r.leaf.final && r.leaf.parent != nil {
+			ended := r.leaf.parent
+			event, of = "done", func(s *chartState) []chartTransition {
+				if s != ended {
+					return nil
+				}
+				return s.done
+			}
+		}
+		source, tr := r.selectTransition(of)
 		if tr == nil {
 			return true
 		}
 		r.microstep(source, tr, 0)
-		step()
+		step(event)
 	}
 	return false
 }
@@ -276,108 +499,109 @@ type chartStep struct {
 func TestNestedStatesFollowSCXML(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{})
-	const machines = 25
-	loops, eventless, inherited := 0, 0, 0
+	machines := 300
+	if testing.Short() {
+		machines = 60
+	}
+	seen := map[string]int{}
 	for n := range machines {
-		c := charts().Example(n)
+		c := charts(false).Example(n)
 		name := fmt.Sprint("chart-", n)
 		bounded.Exec(t, pool, "select pawl.register_workflow($1)", c.json(name))
 
-		begin := chartRun{n: "1"}
-		begin.enter(nil, c.initial)
-		steps := []chartStep{{"", "", begin.leaf.path(), begin.n}}
-		record := func(r *chartRun, event string, steps *[]chartStep) func() {
+		run := c.begin()
+		want := []chartStep{{"", "", run.leaf.path(), run.n}}
+		record := func(r *chartRun, steps *[]chartStep) func(string) {
 			from := r.leaf
-			return func() {
+			return func(event string) {
 				*steps = append(*steps, chartStep{event, from.path(), r.leaf.path(), r.n})
-				from, event = r.leaf, ""
+				from = r.leaf
 			}
 		}
-		rests := begin.macrostep(record(&begin, "", &steps))
-		for round := range 4 {
-			result, err := s.Create(t.Context(), fsm.CreateCommand{Workflow: name, Context: json.RawMessage(`{"n":1,"x":0}`)})
-			if !rests {
-				loops++
-				fsmtest.Refused(t, err, fsm.GuardError)
+		rests := run.macrostep(record(&run, &want))
+		result, err := s.Create(t.Context(), fsm.CreateCommand{Workflow: name, Context: json.RawMessage(`{"n":1,"x":0}`)})
+		if !rests {
+			seen["loop"]++
+			fsmtest.Refused(t, err, fsm.GuardError)
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, c.json(name))
+		}
+		for k := range 24 {
+			event := chartEvents[(k*7+n)%len(chartEvents)]
+			payload := (k + n) % 4
+			if run.leaf.final {
 				break
 			}
-			if err != nil {
-				t.Fatalf("%v\n%s", err, c.json(name))
+			next, more := run.clone(), slices.Clone(want)
+			source, tr := next.selectEvent(event)
+			rests := true
+			if tr != nil {
+				seen["inherited"] += count(source != run.leaf)
+				seen["pattern"] += count(next.accepts(event) != event)
+				seen["internal"] += count(tr.internal)
+				seen["without target"] += count(tr.target == nil)
+				seen["resumed"] += count(tr.resume && run.left[tr.target] != nil)
+				seen["resumed by initial"] += count(tr.resume && run.left[tr.target] == nil)
+				seen["resumed around"] += count(tr.resume && run.leaf.within(tr.target))
+				step := record(&next, &more)
+				next.microstep(source, tr, payload)
+				step(event)
+				rests = next.macrostep(record(&next, &more))
+				for _, step := range more[len(want)+1:] {
+					seen[map[bool]string{true: "done", false: "always"}[step.Event == "done"]]++
+				}
 			}
-			run, want := begin, slices.Clone(steps)
-			for k := range 12 {
-				event := events[(k*7+round*3+n)%len(events)]
-				payload := (k + round) % 4
-				if run.leaf.final {
-					break
+			fired, err := s.Fire(t.Context(), fsm.FireCommand{ID: result.Instance.ID, Event: event, Payload: fmt.Appendf(nil, `{"x":%d}`, payload)})
+			switch {
+			case tr == nil:
+				if !errors.Is(err, fsm.GuardRejected) && !errors.Is(err, fsm.TransitionNotAllowed) && !errors.Is(err, fsm.UnknownEvent) {
+					t.Fatalf("%s in %s: %v\n%s", event, run.leaf.path(), err, c.json(name))
 				}
-				next, more := run, slices.Clone(want)
-				source, tr := run.selectTransition(func(s *chartState) []chartTransition { return s.on[event] })
-				rests := true
-				if tr != nil {
-					if source != run.leaf {
-						inherited++
-					}
-					step := record(&next, event, &more)
-					next.microstep(source, tr, payload)
-					step()
-					rests = next.macrostep(record(&next, "", &more))
-					eventless += len(more) - len(want) - 1
-				}
-				command := fsm.FireCommand{ID: result.Instance.ID, Event: event, Payload: json.RawMessage(fmt.Sprintf(`{"x":%d}`, payload))}
-				simulated, err := s.Simulate(t.Context(), lifecycle.Simulation{
-					Workflow: name, State: run.leaf.path(), Context: json.RawMessage(fmt.Sprintf(`{"n":%s,"x":%d}`, run.n, run.x)),
-					Events: []lifecycle.SimulatedEvent{{Event: event, Payload: command.Payload}},
-				})
+			case !rests:
+				seen["loop"]++
+				fsmtest.Refused(t, err, fsm.GuardError)
+			default:
 				if err != nil {
-					t.Fatal(err)
+					t.Fatalf("%s in %s: %v\n%s", event, run.leaf.path(), err, c.json(name))
 				}
-				preview, previewErr := s.Preview(t.Context(), command)
-				fired, err := s.Fire(t.Context(), command)
-				switch {
-				case tr == nil:
-					if !errors.Is(err, fsm.GuardRejected) && !errors.Is(err, fsm.TransitionNotAllowed) && !errors.Is(err, fsm.UnknownEvent) {
-						t.Fatalf("%s in %s: %v", event, run.leaf.path(), err)
-					}
-				case !rests:
-					loops++
-					fsmtest.Refused(t, err, fsm.GuardError)
-				default:
-					if err != nil {
-						t.Fatalf("%s in %s: %v\n%s", event, run.leaf.path(), err, c.json(name))
-					}
-					run, want = next, more
-					if fired.Instance.State != run.leaf.path() || fired.Instance.Version != int64(len(want)) {
-						t.Fatalf("%s leads to %+v, want %s at %d\n%s", event, fired.Instance, run.leaf.path(), len(want), c.json(name))
-					}
+				if fired.Instance.State != next.leaf.path() || fired.Instance.Version != int64(len(more)) {
+					t.Fatalf("%s in %s leads to %s at %d, want %s at %d\n%s", event, run.leaf.path(),
+						fired.Instance.State, fired.Instance.Version, next.leaf.path(), len(more), c.json(name))
 				}
-				// A dry run and a simulation decide alike.
-				if (previewErr == nil) != (err == nil) || err == nil && !cmp.Equal(withoutTimes(preview.Instance), withoutTimes(fired.Instance)) {
-					t.Fatalf("a dry run says %+v, %v\nfiring comes to %+v, %v", preview.Instance, previewErr, fired.Instance, err)
-				}
-				if simulated.State != run.leaf.path() || nOf(t, simulated.Context) != run.n {
-					t.Fatalf("a simulation of %s leads to %s %s, want %s %s", event, simulated.State, simulated.Context, run.leaf.path(), run.n)
-				}
-			}
-			var got []chartStep
-			for _, step := range fsmtest.History(t, s, result.Instance.ID) {
-				out := chartStep{To: step.To, N: nOf(t, step.Context)}
-				if step.Event != nil {
-					out.Event = *step.Event
-				}
-				if step.From != nil {
-					out.From = *step.From
-				}
-				got = append(got, out)
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Fatalf("(-want +got):\n%s\n%s", diff, c.json(name))
+				run, want = next, more
 			}
 		}
+		var got []chartStep
+		for _, step := range fsmtest.History(t, s, result.Instance.ID) {
+			out := chartStep{To: step.To, N: nOf(t, step.Context)}
+			if step.Event != nil {
+				out.Event = *step.Event
+			}
+			if step.From != nil {
+				out.From = *step.From
+			}
+			got = append(got, out)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("(-want +got):\n%s\n%s", diff, c.json(name))
+		}
 	}
-	if loops == 0 || eventless == 0 || inherited == 0 {
-		t.Errorf("%d loops, %d eventless and %d inherited transitions: this shows little", loops, eventless, inherited)
+	for _, what := range []string{
+		"loop", "inherited", "pattern", "internal", "without target", "resumed", "resumed by initial", "resumed around", "done", "always",
+	} {
+		if seen[what] == 0 {
+			t.Errorf("%s: never, so this shows little", what)
+		}
 	}
+}
+
+func count(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func nOf(t *testing.T, document json.RawMessage) string {

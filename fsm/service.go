@@ -11,6 +11,8 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/internal/seal"
+	"github.com/pawl-fsm/pawl/internal/variable"
 )
 
 // WebhookPolicy says where webhooks may be sent to, and what signs the callbacks without a secret of
@@ -18,11 +20,27 @@ import (
 // package can write.
 type WebhookPolicy = address.Policy
 
+// SecretKeys seal the secrets that are stored. It is the type of an internal package under a name that programs which
+// embed this package can write.
+type SecretKeys = seal.Keys
+
+// ParseSecretKeys reads keys in the form id:base64 of 32 bytes, separated by commas. The first one seals, and all of them
+// open. The error does not show a key.
+func ParseSecretKeys(text string) (SecretKeys, error) { return seal.Parse(text) }
+
+// NewSecretKey returns a random key in that form.
+func NewSecretKey() string { return seal.NewKey() }
+
+// Variables are the variables of the process that connections may take secrets from. It is the type of an internal
+// package under a name that programs which embed this package can write.
+type Variables = variable.Policy
+
 // Config tunes a Service. Its zero value works.
 type Config struct {
 	// Flushers is the largest number of calls in flight, for creates, fires and gets each. While calls
 	// take less than 5 ms and fewer than MaxBatch commands wait, only one call is made at a time: the
-	// fewer calls are made at once, the more commands share each of them. Default 4, but at most a fifth of
+	// fewer calls are made at once, the more commands share each of them. Fires by business key have half as
+	// many, and half of SlowCalls, and at least one. Default 4, but at most a fifth of
 	// the pool's connections, so that slow fires leave some to creates, gets and workers.
 	Flushers int
 	// SlowCalls is the largest number of calls in flight with commands that were slow before, for creates and
@@ -45,9 +63,21 @@ type Config struct {
 	// dry runs, and what the packages under this one do. Tenants take turns for its connections, and two of these
 	// are kept for changes, such as registrations. Default: half of the connections of the pool that New gets.
 	Reads *pgxpool.Pool
-	// Webhooks says which URLs callbacks and subscriptions may have, and what signs a callback without a
+	// Privileges are those that Ping wants the pool's role to have: see CheckSchema. Default: "api".
+	Privileges []string
+	// Webhooks says which URLs callbacks, subscriptions and connections may have, and what signs a callback without a
 	// secret of its own. Default: public addresses only, and no secret.
 	Webhooks WebhookPolicy
+	// RetentionFloor is the shortest retention with which a workflow can be registered. Default 0: any.
+	RetentionFloor time.Duration
+	// Keys seal the secrets of callbacks, subscriptions and connections before they are stored. Default: none, and they are stored as
+	// they are.
+	Keys SecretKeys
+	// Variables says which variables of the process connections may name. Default: none.
+	Variables Variables
+	// UnverifiedActors says that whoever sends a command may name any actor, since nobody is authenticated. Then
+	// $.actor has "verified": false in guards and values.
+	UnverifiedActors bool
 	// Moved, if given, is called after the commit of a call, with the ids of the instances that the call
 	// created or moved. It must not block, since the next call waits for it. A FireTx is not reported:
 	// its caller commits it.
@@ -61,6 +91,9 @@ func (c Config) withDefaults(connections int) Config {
 	}
 	if c.SlowCalls <= 0 {
 		c.SlowCalls = max(min(2, connections/10), 1)
+	}
+	if c.Privileges == nil {
+		c.Privileges = []string{"api"}
 	}
 	if c.MaxBatch <= 0 {
 		c.MaxBatch = 256
@@ -84,14 +117,18 @@ func (c Config) withDefaults(connections int) Config {
 // A command without a tenant belongs to DefaultTenant. A read has no such default: it sees only what
 // the tenant that it names has. Who waits for whom is decided by the tenant of the context; see ForTenant.
 type Service struct {
-	db       *database.Client
-	config   Config
-	creates  *batcher[CreateCommand, Result]
-	fires    *batcher[FireCommand, Result]
-	gets     *batcher[uuid.UUID, Instance]
-	schemas  definition.Schemas
-	guesses  guesses
-	slowness slowness
+	db      *database.Client
+	config  Config
+	creates *batcher[CreateCommand, Result]
+	fires   *batcher[FireCommand, Result]
+	// firesByKey has the fires whose instance is that of a business key.
+	firesByKey   *batcher[FireCommand, Result]
+	gets         *batcher[uuid.UUID, Instance]
+	principals   *batcher[PrincipalQuery, Principal]
+	recollection recollection
+	schemas      definition.Schemas
+	guesses      guesses
+	slowness     slowness
 }
 
 // New returns a Service on a pool whose connections see a migrated schema. The pool should set
@@ -103,6 +140,9 @@ func New(pool *pgxpool.Pool, config Config) *Service {
 	s.creates = newBatcher(config, s.flushCreates)
 	s.fires = newBatcher(config, s.flushFires)
 	s.gets = newBatcher(config, s.flushGets)
+	s.principals = newBatcher(config, s.flushPrincipals)
+	config.Flushers, config.SlowCalls = max(config.Flushers/2, 1), max(config.SlowCalls/2, 1)
+	s.firesByKey = newBatcher(config, s.flushFiresByKey)
 	return s
 }
 
@@ -130,9 +170,22 @@ func (s *Service) Schemas() *definition.Schemas { return &s.schemas }
 // Webhooks returns the policy that the Service was made with.
 func (s *Service) Webhooks() WebhookPolicy { return s.config.Webhooks }
 
+// Verified reports whether the actors of commands have been authenticated; see Config.UnverifiedActors.
+func (s *Service) Verified() bool { return !s.config.UnverifiedActors }
+
+// RetentionFloor returns the floor that the Service was made with.
+func (s *Service) RetentionFloor() time.Duration { return s.config.RetentionFloor }
+
+// Keys returns the keys that the Service was made with.
+func (s *Service) Keys() SecretKeys { return s.config.Keys }
+
+// Variables returns the variables that the Service was made with.
+func (s *Service) Variables() Variables { return s.config.Variables }
+
 // Close refuses new commands as Unavailable, and returns when those that were accepted have their
 // replies. The pool stays open, and reads go on.
 func (s *Service) Close() {
 	s.creates.close()
 	s.fires.close()
+	s.firesByKey.close()
 }

@@ -58,7 +58,7 @@ create function strange.never(text, text) returns boolean language sql immutable
 create operator strange.= (leftarg = text, rightarg = text, function = strange.never);
 create function strange.pg_current_snapshot() returns pg_snapshot language sql as $$ select '1:1:'::pg_snapshot $$;
 create sequence strange.id;
-create or replace function pawl_private.uuid_v7(p_at timestamptz) returns uuid language sql volatile
+create or replace function pawl_private.uuid_v7_with(p_at timestamptz, p_bytes bytea) returns uuid language sql volatile
 as $$ select ('00000000-0000-7000-8000-' || lpad(nextval('strange.id')::text, 12, '0'))::uuid $$;`
 
 // waitingRoom has timeouts of days and months. In Berlin, 31 March 2030 has 23 hours.
@@ -143,6 +143,13 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	counter := created(fsm.CreateCommand{Workflow: "counter", Key: "counter", Context: json.RawMessage(`{"x": 1}`)})
 	fire(counter.ID, "add", `{"n": 0.1}`, "key-7")
 	fire(counter.ID, "add", `{"n": -1}`, "key-8")
+	for _, payload := range []string{`{"n": -1}`, `{"n": 0.1}`, `{"n": 0.1}`, `{"n": 0.10}`} {
+		result, err := s.FireByKey(ctx, fsm.FireByKeyCommand{
+			Workflow: "counter", BusinessKey: "é €", Event: "add", Payload: json.RawMessage(payload), Key: "key-10",
+			Start: &fsm.Start{Context: json.RawMessage(`{"x": 1.10}`)},
+		})
+		r.add("by key", result, err)
+	}
 	hasty := fsmtest.On(t, fsmtest.Open(t, dbtest.DSN(owner), db.Config{StatementTimeout: 500 * time.Millisecond}), fsm.Config{CallTimeout: 5 * time.Second})
 	_, err = hasty.Fire(ctx, fsm.FireCommand{ID: counter.ID, Event: "slow", Payload: slowPayload})
 	fsmtest.Refused(t, err, fsm.GuardError)
@@ -182,6 +189,11 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	for _, event := range []string{"ask", "ask", "raise", "name", "missing"} {
 		sql(event, `select id::text from pawl.fire_one($1, $2, $3, 'sql-' || $2, p_actor => 'Jürgen')`, waiting, event, `{"who": "Jürgen €"}`)
 	}
+	for _, event := range []string{"missing", "ask", "ask"} {
+		sql("by key", `select row(f.id, extract(epoch from f.expires_at), f.version)::text
+			from pawl.fire_by_key('patient', 'ö', $1, '{"who": "Jürgen €"}', 'sql-by-key', p_actor => 'Jürgen',
+				p_start => '{"context": {"until": "2030-03-30T14:00:00+01:00"}, "expires_in": "1 day 90 minutes"}') f`, event)
+	}
 	sql("a stale fire_one", `select id::text from pawl.fire_one($1, 'ask', p_expected_version => 1, p_actor => 'Jürgen')`, waiting)
 	sql("a repeated create_one", `select id::text from pawl.create_one('patient', '{}', 'sql-1', p_actor => 'Jürgen')`)
 
@@ -200,7 +212,7 @@ func record(t *testing.T, owner *pgxpool.Pool) string {
 	// Reads of the past, and dry runs.
 	at, err := s.GetAt(ctx, fsm.DefaultTenant, i.ID, noon.Add(time.Hour))
 	r.add("get at", at, err)
-	events, err := s.AcceptedEvents(ctx, fsm.DefaultTenant, counter.ID, true)
+	events, err := s.AcceptedEvents(ctx, fsm.DefaultTenant, counter.ID, true, "")
 	r.add("events", events, err)
 	for _, f := range []fsm.Filter{{}, {BusinessKey: "Jürgen €"}, {CreatedAfter: noon.Add(-time.Hour), Statuses: []fsm.Status{"active"}}, {StuckFor: time.Hour}} {
 		list, err := s.List(ctx, fsm.DefaultTenant, f, fsm.Page{})

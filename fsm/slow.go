@@ -29,8 +29,13 @@ const (
 // locked.
 type source struct {
 	tenant, workflow, event string
-	instance                uuid.UUID
+	// instance or holder is set for a lock. holder names the instance that holds a business key.
+	instance uuid.UUID
+	holder   string
 }
+
+// isLock reports whether the source is an instance that is locked.
+func (x source) isLock() bool { return x.instance != uuid.Nil || x.holder != "" }
 
 // A mark says what is known of a source.
 type mark struct {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/google/uuid"
@@ -16,7 +17,7 @@ func (s *server) BacktestWorkflow(ctx context.Context, r BacktestWorkflowRequest
 	if r.Body == nil {
 		return nil, errNoBody
 	}
-	if err := checkVersion(r.Name, r.Body.Version); err != nil {
+	if err := cmp.Or(requestOf(ctx).checkWorkflow(r.Name, value(r.Body.Version)), checkVersion(r.Name, r.Body.Version)); err != nil {
 		return nil, err
 	}
 	if r.Body.Sample != nil && *r.Body.Sample < 1 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 
+	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
@@ -30,8 +32,12 @@ type operation struct {
 	keyRequired bool
 	// produces are the media types of the 2xx responses.
 	produces []string
-	// access says who may call the operation.
-	access access
+	// admission says who may call the operation.
+	admission admission
+	// id is the operationId.
+	id string
+	// tenancy says which tenant the operation is for.
+	tenancy tenancy
 }
 
 // A route is one path of the contract, split at its slashes. A path parameter is the segment
@@ -83,7 +89,7 @@ func parseContract(text []byte) (*contract, error) {
 }
 
 func parseOperation(o *openapi3.Operation) (*operation, error) {
-	op := &operation{query: map[string]*openapi3.Parameter{}}
+	op := &operation{id: o.OperationID, query: map[string]*openapi3.Parameter{}}
 	for _, p := range o.Parameters {
 		switch {
 		case p.Value.In == openapi3.ParameterInQuery:
@@ -102,7 +108,9 @@ func parseOperation(o *openapi3.Operation) (*operation, error) {
 	slices.Sort(op.produces)
 	op.produces = slices.Compact(op.produces)
 	var err error
-	op.access, err = parseAccess(o.Extensions["x-scope"])
+	if op.admission, err = parseAdmission(o.Extensions["x-scope"]); err == nil && !op.admission.public {
+		op.tenancy, err = parseTenancy(o.Extensions["x-tenant"])
+	}
 	return op, err
 }
 
@@ -215,6 +223,16 @@ func checkValue(schema *openapi3.Schema, value string) string {
 // GetContract answers with openapi.yaml as it is embedded.
 func (s *server) GetContract(context.Context, GetContractRequestObject) (GetContractResponseObject, error) {
 	return GetContract200ApplicationYamlResponse{
-		Body: bytes.NewReader(openapiYAML), ContentLength: int64(len(openapiYAML)),
+		Headers: GetContract200ResponseHeaders{CacheControl: "max-age=300"},
+		Body:    bytes.NewReader(openapiYAML), ContentLength: int64(len(openapiYAML)),
 	}, nil
+}
+
+// GetDefinitionSchema answers with the JSON Schema of definitions.
+func (s *server) GetDefinitionSchema(context.Context, GetDefinitionSchemaRequestObject) (GetDefinitionSchemaResponseObject, error) {
+	var schema map[string]any
+	if err := json.Unmarshal([]byte(definition.DocumentSchema), &schema); err != nil {
+		return nil, err
+	}
+	return GetDefinitionSchema200ApplicationSchemaPlusJSONResponse(schema), nil
 }

@@ -64,7 +64,8 @@ func TestContractListsStatuses(t *testing.T) {
 			if op.RequestBody != nil {
 				want = append(want, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 			}
-			if strings.Contains(path, "{") && op.OperationID != "registerWorkflow" {
+			makes := []string{"registerWorkflow", "registerSchema", "putRole", "putTenant", "putConnection"}
+			if strings.Contains(path, "{") && !slices.Contains(makes, op.OperationID) {
 				want = append(want, http.StatusNotFound)
 			}
 			for status, response := range op.Responses.Map() {
@@ -171,6 +172,9 @@ func TestContractExamples(t *testing.T) {
 func operationOf(method, target string) (path string, item *openapi3.PathItem, op *openapi3.Operation) {
 	target, _, _ = strings.Cut(target, "?")
 	segments := strings.Split(target, "/")
+	if item := contract().Paths.Value(target); item != nil {
+		return target, item, item.GetOperation(method)
+	}
 	for path, item := range contract().Paths.Map() {
 		pattern := strings.Split(path, "/")
 		fits := len(pattern) == len(segments)
@@ -282,8 +286,12 @@ func (a *api) checkValues(r answer, name string, v any) {
 			a.checkValues(r, "", child)
 		}
 	case string:
+		ids := uuidPattern
+		if strings.Contains(r.request, "/v1/tokens") || strings.Contains(r.request, "/v1/tenants") {
+			ids = nil // Those are names.
+		}
 		pattern := map[string]*regexp.Regexp{
-			"id": uuidPattern, "instance_id": uuidPattern,
+			"id": ids, "instance_id": uuidPattern,
 			"at": timePattern, "created_at": timePattern, "state_changed_at": timePattern, "expires_at": timePattern,
 		}[name]
 		if pattern != nil && !pattern.MatchString(v) {

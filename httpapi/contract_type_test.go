@@ -19,7 +19,8 @@ func generatedTypeFaults(document any) (faults []string) {
 	}
 	uuid := func(schema any) bool {
 		s, _ := schema.(map[string]any)
-		return s["$ref"] != nil || s["format"] == "uuid"
+		// A name is an id that people choose.
+		return s["$ref"] != nil || s["format"] == "uuid" || s["format"] == "name"
 	}
 	var walk func(at string, v any)
 	walk = func(at string, v any) {

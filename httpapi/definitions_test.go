@@ -45,7 +45,7 @@ const (
 		"name": "counter", "initial": "ON", "states": {
 			"ON": {"on": {
 				"add": {"target": "ON", "assign": {"sum": "$.context.sum + $.payload.by"}},
-				"set": {"target": "ON", "assign": "*"},
+				"set": {"target": "ON", "assign": {"*": true, "trusted": true}},
 				"stop": "OFF"
 			}},
 			"OFF": {"type": "final"}
@@ -72,6 +72,20 @@ const (
 				"stop": "B"
 			}},
 			"B": {"type": "final"}
+		}
+	}`
+	// safe begins in a protected state. Its cancel leads on without an event.
+	safe = `{
+		"name": "safe", "initial": "LOCKED", "cancel": "CLOSING", "context_schema": {"properties": {"n": {"type": "integer"}}},
+		"states": {
+			"LOCKED": {"protected": true, "on": {"unlock": "OPEN"}},
+			"OPEN": {"on": {
+				"lock": {"target": "LOCKED", "guard": "$.payload.code == 7"},
+				"read": {"target": "READ", "guard": "$.payload.code == 7", "payload_schema": {"required": ["code"]}}
+			}},
+			"READ": {"on": {"lock": "LOCKED"}, "entry": {"assign": {"by": "$.event"}}},
+			"CLOSING": {"always": {"target": "CLOSED"}},
+			"CLOSED": {"type": "final", "outcome": "cancelled"}
 		}
 	}`
 	raises = `{"payload": {"t": "2026-01-01T00:00:00"}}`

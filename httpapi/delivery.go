@@ -2,28 +2,27 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 
-	"github.com/google/uuid"
-
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 // deliveryOf converts a delivery to the form of the contract.
 func deliveryOf(d subscription.Delivery) api.Delivery {
-	text := func(id *uuid.UUID) *string {
-		if id == nil {
-			return nil
-		}
-		s := id.String()
-		return &s
-	}
 	return api.Delivery{
-		ID: d.ID.String(), SubscriptionID: text(d.SubscriptionID), InstanceID: text(d.InstanceID), Version: d.Version,
+		ID: d.ID.String(), SubscriptionID: textOf(d.SubscriptionID), InstanceID: textOf(d.InstanceID), Version: d.Version,
 		Type: d.Type, Status: api.DeliveryStatus(d.Status), Attempts: d.Attempts, NextAttemptAt: (*api.Timestamp)(d.NextAttemptAt),
 		LastStatus: d.LastStatus, LastError: d.LastError, LastResponse: d.LastResponse, CreatedAt: api.Timestamp(d.CreatedAt),
 		DeliveredAt: (*api.Timestamp)(d.DeliveredAt),
 	}
+}
+
+func listedDelivery(i item[subscription.Delivery]) api.Delivery {
+	out := deliveryOf(i.value)
+	out.Tenant = i.tenant
+	return out
 }
 
 // ListDeliveries answers with a page of the delivery log, newest first.
@@ -41,12 +40,15 @@ func (s *server) ListDeliveries(ctx context.Context, in ListDeliveriesRequestObj
 		return nil, malformed("instance_id", "must be a UUID")
 	}
 	r := requestOf(ctx)
-	list, err := s.subscriptions.Deliveries(ctx, r.principal.tenant, filter, page)
+	filter.Within = r.within()
+	list, err := listOf(ctx, s, page, false, func(tenant string, page fsm.Page) (fsm.List[subscription.Delivery], error) {
+		return s.subscriptions.Deliveries(ctx, tenant, filter, page)
+	})
 	if err != nil {
 		return nil, err
 	}
 	return ListDeliveries200JSONResponse{
-		Body:    api.DeliveryList{Items: each(list.Items, deliveryOf), NextCursor: optional(list.Next)},
+		Body:    api.DeliveryList{Items: each(list.Items, listedDelivery), NextCursor: optional(list.Next)},
 		Headers: ListDeliveries200ResponseHeaders{Link: r.nextLink(list.Next)},
 	}, nil
 }
@@ -57,7 +59,17 @@ func (s *server) ReplayDelivery(ctx context.Context, in ReplayDeliveryRequestObj
 	if err != nil {
 		return nil, err
 	}
-	delivery, err := s.subscriptions.ReplayDelivery(ctx, requestOf(ctx).principal.tenant, id)
+	r := requestOf(ctx)
+	if within := r.within(); within != nil {
+		known, err := s.subscriptions.IsWithin(ctx, r.principal.tenant, id, within)
+		if err != nil {
+			return nil, err
+		}
+		if !known {
+			return nil, subscription.ErrNoDelivery
+		}
+	}
+	delivery, err := s.subscriptions.ReplayDelivery(ctx, r.principal.tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +88,17 @@ func (s *server) ReplayDeliveries(ctx context.Context, in ReplayDeliveriesReques
 	var ok bool
 	if filter.SubscriptionID, ok = filterID(body.SubscriptionID); !ok {
 		return nil, malformedAt("/subscription_id", "an id is not a UUID", "must be a UUID")
+	}
+	if requestOf(ctx).within() != nil {
+		if body.SubscriptionID == nil {
+			return nil, forbidden("your grants are for some workflows: name a subscription within them in /subscription_id")
+		}
+		switch _, err := s.subscription(ctx, *body.SubscriptionID); {
+		case errors.Is(err, fsm.NotFound):
+			return ReplayDeliveries200JSONResponse{}, nil
+		case err != nil:
+			return nil, err
+		}
 	}
 	replayed, err := s.subscriptions.ReplayDeliveries(ctx, requestOf(ctx).principal.tenant, filter)
 	if err != nil {

@@ -85,7 +85,7 @@ func (r *request) diagramFormat(asked *api.GetWorkflowDiagramParamsFormat) (defi
 
 // instanceOf reads an instance, which must belong to the workflow.
 func (s *server) instanceOf(ctx context.Context, workflow string, text api.InstanceID) (fsm.Instance, error) {
-	id, err := instanceID(text)
+	id, err := s.instance(ctx, text)
 	if err != nil {
 		return fsm.Instance{}, err
 	}

@@ -12,6 +12,7 @@
 // A request passes these stages, and each may end it with a problem:
 //
 //	ServeHTTP      request id, log line, panics                    server.go
+//	  edge         Host, origin, preflight requests                edge.go
 //	  admit        path, method, token, scope, rate, query, Accept request.go, contract.go, token.go, scope.go, limit.go
 //	               repeated headers, idempotency key, entity tags, preferences  header.go
 //	  echo         routing, binding, strict decoding of the body   server.go, server.gen.go

@@ -1,6 +1,9 @@
 package httpapi
 
 import (
+	"net/http"
+	"testing"
+
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
@@ -34,9 +37,20 @@ func CheckContract(text []byte) error {
 // Admits reports whether an operation with this x-scope admits a token with these scopes. The
 // error is that of an x-scope with which New fails.
 func Admits(extension any, held ...Scope) (bool, error) {
-	a, err := parseAccess(extension)
-	return err == nil && (a.public || a.allow(held) == nil), err
+	a, err := parseAdmission(extension)
+	p := principal{grants: []grant{{scopes: held}}}
+	return err == nil && (a.public || p.has(a.scopes...)), err
 }
 
 // ETags writes a precondition as entity tags.
 func ETags(e fsm.Expect) string { return etags(e) }
+
+// CallerAddress returns the address that a service with this configuration records for a request.
+func CallerAddress(t testing.TB, config Config, in *http.Request) string {
+	t.Helper()
+	e, err := newEdge(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.caller(in)
+}

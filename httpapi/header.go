@@ -14,8 +14,8 @@ import (
 )
 
 // singleHeaders are the headers of which one value is meant. The idempotency key is another one,
-// with a problem code of its own. net/http refuses a second Host and a second Content-Length.
-var singleHeaders = []string{"Authorization", "Content-Type", "Last-Event-ID", "X-Actor", "X-Correlation-ID"}
+// with a problem code of its own, and so is Authorization. net/http refuses a second Host and a second Content-Length.
+var singleHeaders = []string{"Content-Type", "Last-Event-ID", "X-Actor", "X-Correlation-ID", tenantHeader}
 
 // checkSingle refuses a single header that was sent more than once. A proxy in front may have
 // chosen, and checked, another one than the service would.

@@ -8,7 +8,7 @@ import (
 
 // ListHistory answers with a page of an instance's steps, oldest first.
 func (s *server) ListHistory(ctx context.Context, in ListHistoryRequestObject) (ListHistoryResponseObject, error) {
-	id, err := instanceID(in.ID)
+	id, err := s.instance(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 func TestHistory(t *testing.T) {
@@ -27,8 +31,12 @@ func TestHistory(t *testing.T) {
 		"items.1.to", "ON", "items.1.context.sum", "3", "items.1.payload.by", "2", "items.1.actor", "bob",
 		"items.1.reason", "more", "items.1.correlation_id", "again", "items.1.traceparent", trace)
 	r.wantAt("items.2.to", "OFF", "items.2.status", "completed", "items.2.actor", "anonymous", "items.2.reason", "null",
-		"items.2.payload", "{}", "items.2.correlation_id", "mine", "items.2.traceparent", "null", "items.3", missing)
+		"items.2.payload", "{}", "items.2.correlation_id", "mine", "items.2.traceparent", "null", "items.3", missing, "items.0.database_user", missing, "items.1.database_user", missing)
 	a.get("/v1/instances/x/history").want(http.StatusNotFound, "instance-not-found")
+
+	// A command that came by SQL shows who was logged in.
+	id = bounded.Value[uuid.UUID](t, a.pool, "select (pawl.create_one('counter', p_actor => 'carol')).id").String()
+	a.get("/v1/instances/"+id+"/history").wantAt("items.0.actor", "carol", "items.0.database_user", bounded.Value[string](t, a.pool, "select session_user"))
 
 	// The header is used if the body has no correlation id.
 	id = a.create("counter", "", "X-Correlation-ID", "theirs")

@@ -151,7 +151,16 @@ func TestKeyOfAnotherRequest(t *testing.T) {
 		a.post(target, key, `{"context": {"price": 1}, "expires_in": "61s"}`).want(http.StatusUnprocessableEntity, "idempotency-key-reuse")
 		a.post(target, key, `{"context": {"price": 1}}`).want(http.StatusUnprocessableEntity, "idempotency-key-reuse")
 	})
-	a.get("/v1/instances/"+id).wantAt("version", "2", "context.sum", "1")
+	t.Run("subject", func(t *testing.T) {
+		b := a.on(t).another(setup{http: httpapi.Config{Tokens: []httpapi.Token{
+			{SHA256: sum("ada"), Subject: "ada", Scopes: tenantScopes}, {SHA256: sum("bob"), Subject: "bob", Scopes: tenantScopes},
+		}}})
+		key, body := newKey(), `{"payload": {"by": 0}}`
+		b.post(add, key, body, "Authorization", "Bearer ada").want(http.StatusOK)
+		b.post(add, key, body, "Authorization", "Bearer bob").want(http.StatusUnprocessableEntity, "idempotency-key-reuse")
+		b.post(add, key, body, "Authorization", "Bearer ada").want(http.StatusOK).wantHeader("Idempotent-Replayed", "true")
+	})
+	a.get("/v1/instances/"+id).wantAt("version", "3", "context.sum", "1")
 	a.get("/v1/instances/"+other).wantAt("version", "1")
 	if got := a.count("pawl.instance"); got != instances+2 {
 		t.Errorf("there are %d instances, want %d", got, instances+2)

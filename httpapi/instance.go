@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,36 +24,46 @@ func (r *request) createCommand(workflow, key string, body api.CreateRequest) (f
 	if utf8.RuneCountInString(workflow) > maxName {
 		return fsm.CreateCommand{}, fsm.NoWorkflow(workflow, 0)
 	}
-	expiresIn, err := durationAt("/expires_in", body.ExpiresIn)
-	if err != nil {
-		return fsm.CreateCommand{}, err
-	}
 	businessKey, err := textAt("/business_key", body.BusinessKey)
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
-	correlationID, err := textAt("/correlation_id", body.CorrelationID)
-	if err != nil {
-		return fsm.CreateCommand{}, err
-	}
-	callbackURL, err := textAt("/callback_url", body.CallbackURL)
-	if err != nil {
-		return fsm.CreateCommand{}, err
-	}
-	callbackSecret, err := textAt("/callback_secret", body.CallbackSecret)
+	start, err := startAt("", api.Start{
+		Context: body.Context, CorrelationID: body.CorrelationID, ExpiresIn: body.ExpiresIn, CallbackURL: body.CallbackURL,
+		CallbackSecret: body.CallbackSecret,
+	})
 	if err != nil {
 		return fsm.CreateCommand{}, err
 	}
 	return fsm.CreateCommand{
-		Tenant: r.principal.tenant, Workflow: workflow, Context: body.Context, Key: key, BusinessKey: businessKey,
-		CorrelationID: correlationID, ExpiresIn: expiresIn, CallbackURL: callbackURL, CallbackSecret: callbackSecret,
-		Origin: r.origin(body.Reason),
+		Tenant: r.principal.tenant, Workflow: workflow, Context: start.Context, Key: key, BusinessKey: businessKey,
+		CorrelationID: start.CorrelationID, ExpiresIn: start.ExpiresIn, CallbackURL: start.CallbackURL,
+		CallbackSecret: start.CallbackSecret, Origin: r.origin(body.Reason),
 	}, nil
+}
+
+// startAt converts the settings of a new instance, which stand at a JSON Pointer of the body.
+func startAt(pointer string, body api.Start) (s fsm.Start, err error) {
+	s.Context = body.Context
+	if s.ExpiresIn, err = durationAt(pointer+"/expires_in", body.ExpiresIn); err != nil {
+		return s, err
+	}
+	if s.CorrelationID, err = textAt(pointer+"/correlation_id", body.CorrelationID); err != nil {
+		return s, err
+	}
+	if s.CallbackURL, err = textAt(pointer+"/callback_url", body.CallbackURL); err != nil {
+		return s, err
+	}
+	s.CallbackSecret, err = textAt(pointer+"/callback_secret", body.CallbackSecret)
+	return s, err
 }
 
 // CreateInstance creates an instance.
 func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObject) (CreateInstanceResponseObject, error) {
 	r := requestOf(ctx)
+	if err := r.checkCreate(in.Name); err != nil {
+		return nil, err
+	}
 	command, err := r.createCommand(in.Name, r.key, value(in.Body))
 	if err != nil {
 		return nil, err
@@ -69,26 +80,31 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 		},
 	}
 	if r.minimal {
-		return createdMinimal(created), nil
+		return createdMinimal(created.Headers), nil
 	}
 	return created, nil
 }
 
 // createdMinimal is a 201 without a body, for Prefer: return=minimal. The generated response
 // always has one.
-type createdMinimal CreateInstance201JSONResponse
+type createdMinimal CreateInstance201ResponseHeaders
 
 // VisitCreateInstanceResponse writes the headers and the status.
 func (c createdMinimal) VisitCreateInstanceResponse(w http.ResponseWriter) error {
 	h := w.Header()
-	h.Set("ETag", c.Headers.ETag)
-	h.Set("Location", c.Headers.Location)
-	h.Set("Preference-Applied", *c.Headers.PreferenceApplied)
-	if c.Headers.IdempotentReplayed != nil {
+	h.Set("ETag", c.ETag)
+	h.Set("Location", c.Location)
+	h.Set("Preference-Applied", *c.PreferenceApplied)
+	if c.IdempotentReplayed != nil {
 		h.Set("Idempotent-Replayed", "true")
 	}
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// VisitFireEventByKeyResponse writes the headers and the status.
+func (c createdMinimal) VisitFireEventByKeyResponse(w http.ResponseWriter) error {
+	return c.VisitCreateInstanceResponse(w)
 }
 
 // FireEvent fires an event at an instance. A dry run decides the event and writes nothing.
@@ -97,8 +113,11 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 	if err != nil {
 		return nil, err
 	}
-	if utf8.RuneCountInString(in.Event) > maxName {
-		return nil, malformed("event", fmt.Sprintf("must have at most %d characters", maxName))
+	if err := checkName("event", in.Event); err != nil {
+		return nil, err
+	}
+	if err := s.checkFireAt(ctx, id, in.Event); err != nil {
+		return nil, err
 	}
 	r := requestOf(ctx)
 	body := value(in.Body)
@@ -112,7 +131,7 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 		// The instance keeps its version, so this is the tag that a following If-Match needs.
 		return FireEvent200JSONResponse{
 			Body:    api.InstanceOf(result.Instance),
-			Headers: FireEvent200ResponseHeaders{ETag: etag(result.Instance.Version - 1)},
+			Headers: FireEvent200ResponseHeaders{ETag: etag(result.Before)},
 		}, nil
 	}
 	result, err := s.service.Fire(ctx, command)
@@ -141,10 +160,90 @@ func (r *request) fireCommand(id uuid.UUID, event, key string, payload json.RawM
 	}
 }
 
+// checkName refuses a path parameter that is too long for a name.
+func checkName(parameter, name string) error {
+	if utf8.RuneCountInString(name) > maxName {
+		return malformed(parameter, fmt.Sprintf("must have at most %d characters", maxName))
+	}
+	return nil
+}
+
+// FireEventByKey fires an event at the instance that holds a business key, and creates that instance if the body says
+// so and there is none.
+func (s *server) FireEventByKey(ctx context.Context, in FireEventByKeyRequestObject) (FireEventByKeyResponseObject, error) {
+	if err := cmp.Or(checkName("business_key", in.BusinessKey), checkName("event", in.Event)); err != nil {
+		return nil, err
+	}
+	r := requestOf(ctx)
+	if err := r.checkFireByKey(in.Name, in.Event, value(in.Body).Start != nil); err != nil {
+		return nil, err
+	}
+	command, err := r.fireByKeyCommand(in.Name, in.BusinessKey, in.Event, r.key, value(in.Body))
+	if err != nil {
+		return nil, err
+	}
+	command.Expect = r.ifMatch
+	if value(in.Params.DryRun) {
+		result, err := s.service.PreviewByKey(ctx, command)
+		if err != nil {
+			return nil, err
+		}
+		preview := FireEventByKey200JSONResponse{Body: api.InstanceOf(result.Instance)}
+		if !result.Created {
+			preview.Headers.ETag = optional(etag(result.Before))
+		}
+		return preview, nil
+	}
+	result, err := s.service.FireByKey(ctx, command)
+	if err != nil {
+		return nil, err
+	}
+	tag, replayed, applied := etag(result.Instance.Version), optional(result.Replayed), r.returnApplied()
+	switch {
+	case result.Created:
+		headers := FireEventByKey201ResponseHeaders{
+			ETag: tag, Location: location(result.Instance), IdempotentReplayed: replayed, PreferenceApplied: applied,
+		}
+		if r.minimal {
+			return createdMinimal(headers), nil
+		}
+		return FireEventByKey201JSONResponse{Body: api.InstanceOf(result.Instance), Headers: headers}, nil
+	case r.minimal:
+		return FireEventByKey204Response{Headers: FireEventByKey204ResponseHeaders{
+			ETag: tag, IdempotentReplayed: replayed, PreferenceApplied: applied,
+		}}, nil
+	}
+	return FireEventByKey200JSONResponse{
+		Body:    api.InstanceOf(result.Instance),
+		Headers: FireEventByKey200ResponseHeaders{ETag: &tag, IdempotentReplayed: replayed, PreferenceApplied: applied},
+	}, nil
+}
+
+// fireByKeyCommand builds the command of a fire by business key, single or in a batch.
+func (r *request) fireByKeyCommand(
+	workflow, businessKey, event, key string, body api.FireByKeyRequest,
+) (fsm.FireByKeyCommand, error) {
+	if utf8.RuneCountInString(workflow) > maxName {
+		return fsm.FireByKeyCommand{}, fsm.NoWorkflow(workflow, 0)
+	}
+	command := fsm.FireByKeyCommand{
+		Tenant: r.principal.tenant, Workflow: workflow, BusinessKey: businessKey, Event: event, Payload: body.Payload, Key: key,
+		Origin: r.origin(body.Reason),
+	}
+	if body.Start != nil {
+		start, err := startAt("/start", *body.Start)
+		if err != nil {
+			return fsm.FireByKeyCommand{}, err
+		}
+		command.Start = &start
+	}
+	return command, nil
+}
+
 // GetInstance answers with an instance: the present one, a past one (at, version), or the one
 // that a wait ends with (Prefer: wait, until).
 func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (GetInstanceResponseObject, error) {
-	id, err := instanceID(in.ID)
+	id, err := s.instance(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +283,7 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 		return nil, err
 	}
 	return ListInstances200JSONResponse{
-		Body:    api.InstanceList{Items: each(list.Items, api.InstanceOf), NextCursor: optional(list.Next)},
+		Body:    api.InstanceList{Items: each(list.Items, listedInstance), NextCursor: optional(list.Next)},
 		Headers: ListInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -192,6 +291,9 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 // ListWorkflowInstances answers with a page of the instances of one workflow, which must
 // exist.
 func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInstancesRequestObject) (ListWorkflowInstancesResponseObject, error) {
+	if err := requestOf(ctx).checkWorkflow(in.Name, 0); err != nil {
+		return nil, err
+	}
 	if _, err := s.workflows.GetWorkflow(ctx, in.Name, 0); err != nil {
 		return nil, err
 	}
@@ -205,19 +307,25 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 		return nil, err
 	}
 	return ListWorkflowInstances200JSONResponse{
-		Body:    api.InstanceList{Items: each(list.Items, api.InstanceOf), NextCursor: optional(list.Next)},
+		Body:    api.InstanceList{Items: each(list.Items, listedInstance), NextCursor: optional(list.Next)},
 		Headers: ListWorkflowInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
 
+func listedInstance(i item[fsm.Instance]) api.Instance {
+	out := api.InstanceOf(i.value)
+	out.Tenant = i.tenant
+	return out
+}
+
 // listInstances reads the page that both lists of instances answer with.
-func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (fsm.List[fsm.Instance], error) {
+func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (fsm.List[item[fsm.Instance]], error) {
 	page, err := pageOf(p.Limit, p.Cursor)
 	if err != nil {
-		return fsm.List[fsm.Instance]{}, err
+		return fsm.List[item[fsm.Instance]]{}, err
 	}
 	f := fsm.Filter{
-		Workflows: p.Workflow, States: p.State,
+		Workflows: p.Workflow, States: p.State, Within: requestOf(ctx).within(),
 		Statuses:    each(p.Status, func(s api.InstanceStatus) fsm.Status { return fsm.Status(s) }),
 		BusinessKey: value(p.BusinessKey), CorrelationID: value(p.CorrelationID),
 		CreatedAfter: bound(p.CreatedAfter), CreatedBefore: bound(p.CreatedBefore),
@@ -225,23 +333,34 @@ func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (
 	}
 	if p.StuckFor != nil {
 		if f.StuckFor, err = definition.ParseDuration(*p.StuckFor); err != nil {
-			return fsm.List[fsm.Instance]{}, malformed("stuck_for", err.Error())
+			return fsm.List[item[fsm.Instance]]{}, malformed("stuck_for", err.Error())
 		}
 	}
-	return s.service.List(ctx, requestOf(ctx).principal.tenant, f, page)
+	return listOf(ctx, s, page, false, func(tenant string, page fsm.Page) (fsm.List[fsm.Instance], error) {
+		return s.service.List(ctx, tenant, f, page)
+	})
 }
 
 // ListActions answers with the events that the state of an instance accepts.
 func (s *server) ListActions(ctx context.Context, in ListActionsRequestObject) (ListActionsResponseObject, error) {
-	id, err := instanceID(in.ID)
+	id, err := s.instance(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	actions, err := s.service.AcceptedEvents(ctx, requestOf(ctx).principal.tenant, id, value(in.Params.Evaluate))
+	caller := &requestOf(ctx).principal
+	actions, err := s.service.AcceptedEvents(ctx, caller.tenant, id, value(in.Params.Evaluate), caller.subject)
 	if err != nil {
 		return nil, err
+	}
+	permitted := func(string) bool { return true }
+	if !caller.mayAll(ScopeFire) {
+		workflow, err := s.workflowOf(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		permitted = func(event string) bool { return caller.may(ScopeFire, workflow, event) }
 	}
 	return ListActions200JSONResponse{Items: each(actions, func(a fsm.AcceptedEvent) api.Action {
-		return api.Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets}
+		return api.Action{Event: a.Event, PayloadSchema: a.PayloadSchema, GuardHolds: a.GuardHolds, Targets: a.Targets, Permitted: permitted(a.Event)}
 	})}, nil
 }

@@ -85,8 +85,14 @@ func serve(t testing.TB, dsn string, s setup) *api {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, token := range s.http.Tokens {
+		if token.Tenant != "" && token.Tenant != fsm.Deployment {
+			bounded.Exec(t, pool, "select pawl.tenant_put($1)", token.Tenant)
+		}
+	}
 	notifier := live.NewNotifier(pool, nil)
 	s.fsm.Moved = notifier.Moved
+	s.fsm.UnverifiedActors = len(s.http.Tokens) == 0 && !s.http.DatabaseTokens // As pawl serve does.
 	service := fsm.New(pool, s.fsm)
 	t.Cleanup(func() {
 		service.Close()
@@ -202,7 +208,9 @@ func (a *api) register(definition string) {
 	if err := json.Unmarshal([]byte(definition), &document); err != nil {
 		a.t.Fatal(err)
 	}
-	a.do(http.MethodPut, "/v1/workflows/"+document.Name, definition).want(http.StatusCreated)
+	// A machine that runs all tests at once may be too slow for the first call: the answer says to try again.
+	bounded.Until(a.t, "the registration", func() answer { return a.do(http.MethodPut, "/v1/workflows/"+document.Name, definition) },
+		func(r answer) bool { return r.status != http.StatusServiceUnavailable }).want(http.StatusCreated)
 }
 
 // post sends a POST with an idempotency key, or without one for an empty key.

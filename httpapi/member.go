@@ -47,6 +47,9 @@ func each[A, B any](list []A, convert func(A) B) []B {
 	return out
 }
 
+// as converts a text to another type of texts.
+func as[B, A ~string](text A) B { return B(text) }
+
 // durationAt parses a duration at a JSON Pointer of the body; a missing one is 0.
 func durationAt(pointer string, text *api.Duration) (time.Duration, error) {
 	if text == nil {
@@ -87,7 +90,7 @@ func instanceID(text api.InstanceID) (uuid.UUID, error) {
 	return id, nil
 }
 
-// resourceID parses the id of a subscription or a delivery. Text that is not a UUID gets the
+// resourceID parses the id of a resource that is no instance. Text that is not a UUID gets the
 // same not-found as a UUID that names nothing.
 func resourceID(text, resource string) (uuid.UUID, error) {
 	id, ok := parseUUID(text)
@@ -95,6 +98,15 @@ func resourceID(text, resource string) (uuid.UUID, error) {
 		return uuid.Nil, &fsm.Error{Kind: fsm.NotFound, Message: "there is no such " + resource}
 	}
 	return id, nil
+}
+
+// textOf writes an id that may be missing.
+func textOf(id *uuid.UUID) *string {
+	if id == nil {
+		return nil
+	}
+	text := id.String()
+	return &text
 }
 
 // filterID parses an id that filters a list. It refuses the nil UUID, because fsm takes that

@@ -51,9 +51,14 @@ func (r *request) hold(n int64) bool {
 	switch {
 	case r.memory == nil || n == 0:
 	case n < 0:
-		r.memory.give(r.principal.tenant, -n)
-	case !r.memory.take(r.principal.tenant, n):
-		return false
+		r.memory.give(r.holder, -n)
+	default:
+		if r.held == 0 {
+			r.holder = r.principal.tenant
+		}
+		if !r.memory.take(r.holder, n) {
+			return false
+		}
 	}
 	r.held += n
 	return true

@@ -13,9 +13,17 @@ func TestMethods(t *testing.T) {
 	a := start(t)
 	a.register(booking)
 	id := a.create("booking", `{"context": {"price": 1}}`)
+	a.do(http.MethodPut, "/v1/schemas/booking", `{}`).want(http.StatusCreated)
 	subscription := a.do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`).want(http.StatusCreated).at("id")
+	a.do(http.MethodPost, "/v1/tokens", `{"id": "ci", "subject": "ci", "scopes": ["read"]}`).want(http.StatusCreated)
+	bulk := a.post("/v1/bulk", newKey(), `{"action": "retry", "ids": ["`+id+`"]}`).want(http.StatusAccepted).at("id")
+	a.do(http.MethodPut, "/v1/roles/booking", `{"scopes": ["read"]}`).want(http.StatusCreated)
+	a.do(http.MethodPut, connections+"/booking", `{"base_url": "`+service+`"}`).want(http.StatusCreated)
+	a.parcels()
+	a.create("parcel", `{}`)
+	task := a.get("/v1/tasks").at("items.0.id")
 	for path, item := range contract().Paths.Map() {
-		target := strings.NewReplacer("subscriptions/{id}", "subscriptions/"+subscription, "{name}", "booking", "{version}", "1", "{id}", id, "{event}", "cancel",
+		target := strings.NewReplacer("tasks/{id}", "tasks/"+task, "bulk/{id}", "bulk/"+bulk, "tokens/{id}", "tokens/ci", "tenants/{id}", "tenants/default", "subscriptions/{id}", "subscriptions/"+subscription, "{name}", "booking", "{version}", "1", "{id}", id, "{event}", "cancel",
 			"{code}", "internal").Replace(path)
 		allow := []string{}
 		for _, method := range []string{"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"} {

@@ -15,6 +15,9 @@ func (s *server) MigrateWorkflow(ctx context.Context, r MigrateWorkflowRequestOb
 	if r.Body == nil {
 		return nil, errNoBody
 	}
+	if err := requestOf(ctx).checkWorkflow(r.Name, 0); err != nil {
+		return nil, err
+	}
 	filter := value(r.Body.Filter)
 	var ids []uuid.UUID
 	for i, text := range filter.Ids {

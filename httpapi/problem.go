@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/live"
@@ -53,23 +54,35 @@ var problemKinds = map[api.ProblemCode]problemKind{
 	api.ProblemCodeMalformedRequest:       {400, "Malformed request", "The request violates the contract, whatever the state of the service: the JSON is not strict, a member is unknown or repeated, or a parameter is out of range. `errors` lists the faults. Correct the request; the same key may be used."},
 	api.ProblemCodeIdempotencyKeyRequired: {400, "Idempotency key required", "This operation changes something, so the service must recognise a retry. Send an Idempotency-Key header: a new key for each new request, the same key for each retry of it."},
 	api.ProblemCodeIdempotencyKeyInvalid:  {400, "Idempotency key invalid", "An Idempotency-Key must be 1 to 255 visible ASCII characters, bare or as a quoted string, and be sent once."},
-	api.ProblemCodeUnauthenticated:        {401, "Unauthenticated", "This service requires a bearer token, and the request has none or an unknown one."},
-	api.ProblemCodeForbidden:              {403, "Forbidden", "The token is valid, but it lacks the scope that this operation requires."},
-	api.ProblemCodeNotFound:               {404, "Not found", "There is nothing at this path, or the tenant has no subscription or delivery with this id."},
+	api.ProblemCodeUnauthenticated:        {401, "Unauthenticated", "This service requires a bearer token, and the request has none, more than one, or one that is unknown, revoked, expired or not valid."},
+	api.ProblemCodeForbidden:              {403, "Forbidden", "The token is valid, but no grant of its bearer has a scope that this operation requires, for this workflow and event; or the tenant is another's. GET /v1/tokens/self shows what the bearer may do. Or a web page of another site sent the request from a browser, and the deployment does not name its origin with --cors-origin."},
+	api.ProblemCodeUnknownTenant:          {403, "Unknown tenant", "The tenant does not exist. An operator makes it with `pawl tenant create`, or PUT /v1/tenants/{id}."},
+	api.ProblemCodeTenantDisabled:         {403, "Tenant disabled", "The tenant is disabled. Nothing of it is lost; an operator can enable it."},
+	api.ProblemCodeTenantRequired:         {400, "Tenant required", "The caller belongs to the deployment (tenant `*`). It must name the tenant that it acts for in the header X-Pawl-Tenant."},
+	api.ProblemCodeTokenExists:            {409, "Token exists", "Another token has this id, or had it before it was revoked. Give another id, or none."},
+	api.ProblemCodeNotFound:               {404, "Not found", "There is nothing at this path, there is no such schema, or the tenant has no subscription or delivery with this id."},
 	api.ProblemCodeWorkflowNotFound:       {404, "Workflow not found", "There is no workflow with this name, or it has no such version."},
-	api.ProblemCodeInstanceNotFound:       {404, "Instance not found", "The tenant has no instance with this id, or the instance did not exist at that time or version."},
+	api.ProblemCodeInstanceNotFound:       {404, "Instance not found", "The tenant has no instance with this id, or none that holds the business key, or the instance did not exist at that time or version."},
 	api.ProblemCodeMethodNotAllowed:       {405, "Method not allowed", "This path does not support the method. The Allow header lists the methods that it supports."},
 	api.ProblemCodeNotAcceptable:          {406, "Not acceptable", "The Accept header admits none of the media types that this operation answers with."},
 	api.ProblemCodeTransitionNotAllowed:   {409, "Transition not allowed", "The state has no transition for this event, or is final. `state`, `instance_status`, `allowed_events` and `version` show what the instance accepts now. The refusal is recorded: a retry with the same key gets it again."},
+	api.ProblemCodeStateProtected:         {409, "State protected", "The definition protects the state of the instance, or the state that it would get into: overrides, cancels and instance migrations neither leave nor enter it. The events that it accepts (`allowed_events`) and its timers do. The refusal is recorded: use a new key after the instance has moved."},
+	api.ProblemCodeNotCancellable:         {409, "Not cancellable", "The definition of the instance's version names no state for cancels. Fire an event that ends the instance, or override it. The refusal is recorded."},
 	api.ProblemCodeGuardRejected:          {409, "Guard rejected", "The state has transitions for this event, but none of their guards holds. `guards` lists the guards in the order in which they were tried. The refusal is recorded: decide again and use a new key."},
 	api.ProblemCodeInstanceExists:         {409, "Instance exists", "Another instance of this workflow has the business key. The Location header names it."},
 	api.ProblemCodeWorkflowConflict:       {409, "Workflow conflict", "The definition names a version that is not the next one, the version is in use, or another migration of the workflow is running. If you are registering, compare the definition with the latest version, then leave `version` out or name the next one."},
 	api.ProblemCodeDeliveryConflict:       {409, "Delivery conflict", "The delivery to replay is already pending, or cannot be sent any more, since its subscription was deleted, its instance was purged or its callback was delivered; or the subscription to test is disabled. A pending delivery is sent without a replay; a disabled subscription can be enabled."},
-	api.ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance no longer has a version that If-Match names. Read it and decide again; the same key may be used."},
+	api.ProblemCodeBulkConflict:           {409, "Bulk conflict", "The bulk is done or was stopped. One that is done may be retried; instead of one that was stopped, submit another."},
+	api.ProblemCodeLeaseSuperseded:        {409, "Lease superseded", "The lease is not the newest of the task: it ran out, and another worker has claimed the task, or the task was given back. Stop the work; what the other worker does counts."},
+	api.ProblemCodeTaskEnded:              {409, "Task ended", "The task has ended, perhaps with another result, or is not in a state in which this can be done with it. `detail` says which. Read the task. A result that came too late is kept with it."},
+	api.ProblemCodeConfirmationRequired:   {409, "Confirmation required", "The filter of the bulk is empty or may choose more than 1,000 instances. If that is meant, send the same request with `confirm`: the workflow of the filter, or `*` if it does not name exactly one. A dry run needs none."},
+	api.ProblemCodeLimitReached:           {409, "Limit reached", "The tenant has as much of something as it may have: open instances, storage or subscriptions. `used` and `limit` say how much; of open instances and storage, `used` is some seconds old. Waiting does not help: end or purge instances, delete subscriptions, or have the limit raised. The same key may be used then."},
+	api.ProblemCodeVersionMismatch:        {412, "Version mismatch", "The instance or the connection no longer has a version that If-Match names. Read it and decide again; the same key may be used. A command that would create its instance can expect no version."},
 	api.ProblemCodeEventIDTooOld:          {410, "Event id too old", "Some of the steps behind Last-Event-ID have been purged. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
 	api.ProblemCodeUnknownEventID:         {404, "Unknown event id", "The service has never been at the place that Last-Event-ID names: the id is of another deployment, or of a server that is ahead of this one. This problem is the data of an event in a stream. Read the instances, and start again without an id or with from=start."},
 	api.ProblemCodeStepsLost:              {409, "Steps lost", "The database has gone on from a copy that lacks the last steps before Last-Event-ID: an asynchronous standby was promoted, or a backup restored. This problem is the data of an event in a stream. last_common is the last id that the database still has, and what came after it has not happened. Undo what was done for it, and resume behind last_common, as browsers do by themselves."},
-	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit, the context would become nested too deep, or the answer to a simulation would be too large."},
+	api.ProblemCodeTooLarge:               {413, "Too large", "The body, the context or the payload exceeds its limit, the context would become nested too deep, or a simulation exceeds a limit."},
+	api.ProblemCodeMisdirectedRequest:     {421, "Misdirected request", "The request names a host that this service does not answer for. Use a host of the deployment, which names them with --allowed-host; a proxy must pass on one of them as Host."},
 	api.ProblemCodeUnsupportedMediaType:   {415, "Unsupported media type", "A body must be application/json in UTF-8, and the Content-Type header must say so."},
 	api.ProblemCodeIdempotencyKeyReuse:    {422, "Idempotency key reused", "This key was used for another request. Nothing was changed. Use a new key for a new request."},
 	api.ProblemCodeCallbackSecretRequired: {422, "Callback secret required", "There is no secret to sign the callback with. Send a `callback_secret` with the `callback_url`, or have the deployment set PAWL_WEBHOOK_SECRET."},
@@ -78,8 +91,8 @@ var problemKinds = map[api.ProblemCode]problemKind{
 	api.ProblemCodeInvalidContext:         {422, "Invalid context", "The context does not match the workflow's schema. `errors` lists its faults, at most 100 of them."},
 	api.ProblemCodeInvalidPayload:         {422, "Invalid payload", "The payload does not match the event's schema. `errors` lists its faults, at most 100 of them."},
 	api.ProblemCodeUnknownEvent:           {422, "Unknown event", "No state of the workflow has a transition for an event with this name."},
-	api.ProblemCodePreconditionRequired:   {428, "Precondition required", "This workflow requires that every event names the version it was decided on. Read the instance and send its ETag as If-Match; `If-Match: *` accepts any version."},
-	api.ProblemCodeTooManyRequests:        {429, "Too many requests", "The caller exceeds its request rate. Wait for the seconds that Retry-After gives."},
+	api.ProblemCodePreconditionRequired:   {428, "Precondition required", "This workflow requires that every event names the version it was decided on, or the request is an override, which always must. Read the instance and send its ETag as If-Match; `If-Match: *` accepts any version."},
+	api.ProblemCodeTooManyRequests:        {429, "Too many requests", "The subject or its tenant exceeds its request rate, or the tenant's own limit of waiting commands or open streams. Wait for the seconds that Retry-After gives; the same key may be used."},
 	api.ProblemCodeInternal:               {500, "Internal error", "The service failed in a way that it does not handle. Its log has the cause under the request id. A retry with the same key is safe."},
 	api.ProblemCodeUnavailable:            {503, "Unavailable", "The database is unavailable or busy, or too many commands are waiting. Retry with the same key after the seconds that Retry-After gives."},
 }
@@ -93,6 +106,8 @@ var codes = map[fsm.Kind]api.ProblemCode{
 	fsm.WorkflowNotFound:       api.ProblemCodeWorkflowNotFound,
 	fsm.InstanceNotFound:       api.ProblemCodeInstanceNotFound,
 	fsm.TransitionNotAllowed:   api.ProblemCodeTransitionNotAllowed,
+	fsm.StateProtected:         api.ProblemCodeStateProtected,
+	fsm.NotCancellable:         api.ProblemCodeNotCancellable,
 	fsm.GuardRejected:          api.ProblemCodeGuardRejected,
 	fsm.GuardError:             api.ProblemCodeGuardError,
 	fsm.InstanceExists:         api.ProblemCodeInstanceExists,
@@ -108,8 +123,18 @@ var codes = map[fsm.Kind]api.ProblemCode{
 	fsm.UnknownEventID:         api.ProblemCodeUnknownEventID,
 	fsm.StepsLost:              api.ProblemCodeStepsLost,
 	fsm.NotFound:               api.ProblemCodeNotFound,
+	fsm.Forbidden:              api.ProblemCodeForbidden,
+	fsm.UnknownTenant:          api.ProblemCodeUnknownTenant,
+	fsm.TenantRequired:         api.ProblemCodeTenantRequired,
+	fsm.TokenExists:            api.ProblemCodeTokenExists,
 	fsm.DeliveryConflict:       api.ProblemCodeDeliveryConflict,
+	fsm.BulkConflict:           api.ProblemCodeBulkConflict,
+	fsm.LeaseSuperseded:        api.ProblemCodeLeaseSuperseded,
+	fsm.TaskEnded:              api.ProblemCodeTaskEnded,
+	fsm.ConfirmationRequired:   api.ProblemCodeConfirmationRequired,
 	fsm.CallbackSecretRequired: api.ProblemCodeCallbackSecretRequired,
+	fsm.LimitReached:           api.ProblemCodeLimitReached,
+	fsm.TooManyRequests:        api.ProblemCodeTooManyRequests,
 	fsm.Unavailable:            api.ProblemCodeUnavailable,
 }
 
@@ -159,6 +184,9 @@ func refuse(ctx context.Context, p *api.Problem, headers http.Header, e *fsm.Err
 	if e.LastCommon != "" {
 		p.LastCommon = &e.LastCommon
 	}
+	if e.Limit != nil {
+		p.Limit, p.Used = &e.Limit.Limit, &e.Limit.Used
+	}
 	if e.Replayed {
 		headers.Set("Idempotent-Replayed", "true")
 	}
@@ -172,27 +200,34 @@ func refuse(ctx context.Context, p *api.Problem, headers http.Header, e *fsm.Err
 		return
 	}
 	switch e.Kind {
-	case fsm.TransitionNotAllowed:
+	case fsm.TransitionNotAllowed, fsm.StateProtected, fsm.NotCancellable:
 		status := api.InstanceStatus(r.Status)
-		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, &r.Event, &r.Version
+		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, optional(r.Event), &r.Version
 		p.AllowedEvents = r.AcceptedEvents
 	case fsm.GuardRejected:
+		if p.Guards = r.Guards; r.State == "" {
+			return // It refuses a creation.
+		}
 		status := api.InstanceStatus(r.Status)
-		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, &r.Event, &r.Version
-		p.AllowedEvents, p.Guards = r.AcceptedEvents, r.Guards
+		p.State, p.InstanceStatus, p.Event, p.Version = &r.State, &status, optional(r.Event), &r.Version
+		p.AllowedEvents = r.AcceptedEvents
 	case fsm.VersionMismatch:
 		expected := etags(r.Expected)
 		if sent := requestOf(ctx).ifMatchText; sent != "" {
 			expected = sent
 		}
-		p.State, p.Version, p.Expected = &r.State, &r.Version, &expected
+		p.Expected = &expected
+		if r.Version > 0 { // 0 means that there is no instance.
+			p.State, p.Version = optional(r.State), &r.Version
+		}
 	case fsm.PreconditionRequired:
-		p.State, p.Event, p.Version = &r.State, &r.Event, &r.Version
-		p.Detail = "this workflow wants every event to name the version it has seen: send it again with If-Match: " + etag(r.Version)
+		p.State, p.Event, p.Version = &r.State, optional(r.Event), &r.Version
+		wish, _, _ := strings.Cut(e.Message, ";")
+		p.Detail = wish + ": send it again with If-Match: " + etag(r.Version)
 	case fsm.UnknownEvent:
 		p.State, p.Event, p.Version, p.AllowedEvents = &r.State, &r.Event, &r.Version, r.AcceptedEvents
 	case fsm.GuardError:
-		p.Event = &r.Event
+		p.Event = optional(r.Event)
 		if r.State != "" {
 			p.State = &r.State
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -87,12 +88,19 @@ func TestProblems(t *testing.T) {
 	price := `{"context": {"price": 1}, "business_key": "first"}`
 	id := a.post(books, newKey(), price).want(http.StatusCreated).at("id")
 	a.post(books, "used", `{"context": {"price": 1}}`).want(http.StatusCreated)
-	strict, moody := a.create("careful", ""), a.create("touchy", "")
+	a.register(safe)
+	a.parcels()
+	strict, moody, vault := a.create("careful", ""), a.create("touchy", ""), a.create("safe", "")
 	guarded := a.another(setup{http: httpapi.Config{Tokens: []httpapi.Token{
 		{SHA256: sum("reader"), Subject: "r", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
+		{SHA256: sum("operator"), Subject: "o", Tenant: fsm.Deployment, Scopes: httpapi.Scopes()},
+		{SHA256: sum("sleeper"), Subject: "s", Tenant: "asleep", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
+		{SHA256: sum("small"), Subject: "s", Tenant: "small", Scopes: []httpapi.Scope{httpapi.ScopeDeliver}},
 	}}})
+	bounded.Exec(a.t, a.pool, "select pawl.tenant_put('asleep', p_disabled => true)")
 	busy := a.another(setup{http: httpapi.Config{RateLimit: 0.001}})
 	busy.get("/v1/workflows").want(http.StatusOK)
+	onLoopback := a.another(setup{http: httpapi.Config{OnLoopback: true}})
 	gone := serve(t, "postgres://nobody@127.0.0.1:1/nothing", setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
 	broken := startWith(t, setup{http: httpapi.Config{Logger: slog.New(slog.DiscardHandler)}})
 	bounded.Exec(broken.t, broken.pool, "drop table pawl.timer cascade")
@@ -115,6 +123,20 @@ func TestProblems(t *testing.T) {
 		"forbidden": {403, nil, func(a *api) answer {
 			return guarded.on(a.t).post(books, newKey(), price, "Authorization", "Bearer reader")
 		}},
+		"unknown-tenant": {403, nil, func(a *api) answer {
+			return guarded.on(a.t).get("/v1/instances", "Authorization", "Bearer operator", "X-Pawl-Tenant", "nobody")
+		}},
+		"tenant-disabled": {403, nil, func(a *api) answer {
+			return guarded.on(a.t).get("/v1/instances", "Authorization", "Bearer sleeper")
+		}},
+		"tenant-required": {400, nil, func(a *api) answer {
+			return guarded.on(a.t).get("/v1/instances", "Authorization", "Bearer operator")
+		}},
+		"token-exists": {409, nil, func(a *api) answer {
+			token := `{"id": "ci", "subject": "ci", "scopes": ["read"]}`
+			a.do(http.MethodPost, "/v1/tokens", token).want(http.StatusCreated)
+			return a.do(http.MethodPost, "/v1/tokens", token)
+		}},
 		"not-found":          {404, nil, func(a *api) answer { return a.get("/v1/nothing/here") }},
 		"workflow-not-found": {404, nil, func(a *api) answer { return a.get("/v1/workflows/nobody") }},
 		"instance-not-found": {404, nil, func(a *api) answer { return a.get("/v1/instances/" + id + "?version=7") }},
@@ -124,6 +146,12 @@ func TestProblems(t *testing.T) {
 		"not-acceptable": {406, nil, func(a *api) answer { return a.get("/v1/workflows", "Accept", "text/html") }},
 		"transition-not-allowed": {409, nil, func(a *api) answer {
 			return a.fire(id, "pay", "")
+		}},
+		"state-protected": {409, nil, func(a *api) answer {
+			return a.post("/v1/instances/"+vault+"/override", newKey(), `{"to": "OPEN", "reason": "why"}`, "If-Match", `"1"`)
+		}},
+		"not-cancellable": {409, nil, func(a *api) answer {
+			return a.post("/v1/instances/"+id+"/cancel", newKey(), `{"reason": "why"}`)
 		}},
 		"guard-rejected": {409, nil, func(a *api) answer { return a.fire(id, "reserve", `{"payload": {"price": 2}}`) }},
 		"instance-exists": {409, []string{"Location", "/v1/instances/" + id}, func(a *api) answer {
@@ -137,13 +165,38 @@ func TestProblems(t *testing.T) {
 			delivery := a.post(subscriptions+"/"+subscription+"/test", "", "").want(http.StatusAccepted).at("id")
 			return a.post("/v1/deliveries/"+delivery+"/replay", "", "")
 		}},
+		"lease-superseded": {409, nil, func(a *api) answer {
+			a.create("parcel", `{}`)
+			claim := a.claim(1, 1)
+			a.says(claim, 0, "release", ``).want(http.StatusOK)
+			a.claim(1, 1)
+			return a.says(claim, 0, "heartbeat", ``)
+		}},
+		"task-ended": {409, nil, func(a *api) answer {
+			parcel := a.create("parcel", `{}`)
+			a.fire(parcel, "abort", `{}`).want(http.StatusOK)
+			return a.do(http.MethodPost, "/v1/tasks/"+a.get("/v1/tasks?instance_id="+parcel).at("items.0.id")+"/retry", `{"reason": "why"}`)
+		}},
+		"bulk-conflict": {409, nil, func(a *api) answer {
+			bulk := a.post("/v1/bulk", newKey(), `{"action": "archive", "filter": {"status": "failed"}}`).want(http.StatusAccepted).at("id")
+			a.post("/v1/bulk/"+bulk+"/stop", "", "").want(http.StatusOK)
+			return a.post("/v1/bulk/"+bulk+"/resume", "", "")
+		}},
+		"confirmation-required": {409, nil, func(a *api) answer {
+			return a.post("/v1/bulk", newKey(), `{"action": "archive", "filter": {}}`)
+		}},
 		"callback-secret-required": {422, nil, func(a *api) answer {
 			return a.post(books, newKey(), `{"context": {"price": 1}, "callback_url": "`+endpoint+`"}`)
+		}},
+		"limit-reached": {409, nil, func(a *api) answer {
+			bounded.Exec(a.t, a.pool, `select pawl.tenant_put('small', '{"subscriptions": 0}')`)
+			return guarded.on(a.t).do(http.MethodPost, subscriptions, `{"url": "`+endpoint+`"}`, "Authorization", "Bearer small")
 		}},
 		"version-mismatch": {412, []string{"ETag", ""}, func(a *api) answer { return a.fire(id, "cancel", "", "If-Match", `W/"1"`) }},
 		"too-large": {413, nil, func(a *api) answer {
 			return a.fire(id, "cancel", `{"payload": {"a": "`+strings.Repeat("x", 65536)+`"}}`)
 		}},
+		"misdirected-request":    {421, nil, func(a *api) answer { return onLoopback.on(a.t).misdirect("evil.example", "/v1/workflows") }},
 		"unsupported-media-type": {415, nil, func(a *api) answer { return a.post(books, newKey(), "price=1", "Content-Type", "text/plain") }},
 		"idempotency-key-reuse":  {422, nil, func(a *api) answer { return a.post(books, "used", `{"context": {"price": 2}}`) }},
 		"guard-error":            {422, nil, func(a *api) answer { return a.fire(moody, "when", raises) }},
@@ -240,4 +293,23 @@ func TestPanic(t *testing.T) {
 		t.Errorf("the log does not tell of the panic: %q", line)
 	}
 	a.get("/healthz").want(http.StatusOK) // The service goes on.
+}
+
+// A row that the database refuses has the data of a tenant. Neither the problem nor the log shows it.
+func TestFailingRowIsNotShown(t *testing.T) {
+	t.Parallel()
+	for name, handler := range map[string]func(io.Writer) slog.Handler{
+		"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+		"json": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+	} {
+		var log bounded.Lines
+		a := startWith(t, setup{http: httpapi.Config{Logger: slog.New(handler(&log))}})
+		a.register(counter)
+		bounded.Exec(t, a.pool, "alter table pawl.history add constraint planted check (reason is distinct from 'hunter2') not valid")
+		r := a.post("/v1/workflows/counter/instances", newKey(), `{"context": {"sum": 4711}, "reason": "hunter2"}`, "X-Request-ID", "planted").want(http.StatusInternalServerError, "internal")
+		line := log.Find(t, "request failed")
+		if !strings.Contains(line, "planted") || strings.Contains(strings.ToLower(string(r.body)+line), "failing row") || strings.Contains(string(r.body)+line, "hunter2") || strings.Contains(line, "4711") {
+			t.Errorf("%s: %s\n%s", name, r.body, line)
+		}
+	}
 }

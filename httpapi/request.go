@@ -16,16 +16,25 @@ import (
 // Handlers get it from their context; see requestOf.
 type request struct {
 	id        string // X-Request-ID, of the client or generated.
+	address   string // Where the request comes from, behind the trusted proxies.
 	op        *operation
 	url       *url.URL
 	header    http.Header
 	principal principal
+	// admission is by what the principal was let in, if it was not looked up; else nil.
+	admission *fsm.Admission
+	// base is the context without what depends on the principal.
+	base context.Context
+	// counted: the request was counted against the rate of its subject.
+	counted bool
 	// client ends when the client has closed the connection, or its own side of it.
 	client    context.Context
 	memory    *memory
 	held      int64           // How many bytes it holds.
+	holder    string          // The tenant that holds them, whatever becomes of the principal.
 	body      int64           // How many bytes of its body were read.
 	streaming bool            // The answer is a stream, which sets deadlines by itself.
+	endStream func()          // Counts the request as a stream no more; nil if it is none.
 	problem   api.ProblemCode // The code of the answer if it is a problem, for the log.
 
 	key           string
@@ -59,6 +68,7 @@ func requestOf(ctx context.Context) *request {
 func (r *request) outlive(client context.Context, config Config) (context.Context, context.CancelFunc) {
 	r.client = client
 	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(client), requestKey{}, r))
+	r.base = ctx
 	stop := context.AfterFunc(client, func() {
 		end := time.AfterFunc(config.Outlive, cancel)
 		drained := func() bool { return false }
@@ -83,10 +93,18 @@ func (r *request) origin(reason *string) fsm.Origin {
 	}
 }
 
-// admit runs every check that needs neither the body nor the database, and fills in r. Its
+// caller returns who the request is from, for the audit.
+func (r *request) caller() fsm.Caller {
+	return fsm.Caller{
+		Actor: r.principal.subject, Token: r.principal.tokenID, Address: r.address, RequestID: r.id, Unauthenticated: r.principal.open,
+	}
+}
+
+// admit runs every check that does not need the body, and fills in r. Its
 // order is part of the contract: path, method, repeated headers, token, scope, rate, query,
 // Accept, headers. A caller without a valid token thus learns nothing beyond the published contract.
-func (s *server) admit(r *request, in *http.Request) error {
+// recall: see identify.
+func (s *server) admit(ctx context.Context, r *request, in *http.Request, recall bool) error {
 	query, err := cleanURL(in.URL)
 	if err != nil {
 		return err
@@ -106,13 +124,14 @@ func (s *server) admit(r *request, in *http.Request) error {
 			headers: map[string]string{"Allow": route.allow()},
 		}
 	}
-	if r.op.access.public {
+	if r.op.admission.public {
 		return nil // A probe is answered whatever parameters and headers it sends.
 	}
 	if err := checkSingle(in.Header); err != nil {
 		return err
 	}
-	if err := s.identify(r, in.Header); err != nil {
+	dryRun := query.Get("dry_run") == "true"
+	if err := s.identify(ctx, r, method, recall && r.op.commands() && !dryRun); err != nil {
 		return err
 	}
 	if err := r.op.checkQuery(query); err != nil {
@@ -121,7 +140,7 @@ func (s *server) admit(r *request, in *http.Request) error {
 	if !accepts(in.Header, r.op.produces) {
 		return notAcceptable(r.op.produces)
 	}
-	return r.readHeaders(in.Header, query.Get("dry_run") == "true")
+	return r.readHeaders(in.Header, dryRun)
 }
 
 // notAcceptable returns the problem of a request whose Accept admits none of the media types.
@@ -152,27 +171,52 @@ func cleanURL(u *url.URL) (url.Values, error) {
 
 func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
-// identify sets the principal and checks its scopes and its rate.
-func (s *server) identify(r *request, h http.Header) error {
-	r.principal = principal{subject: "anonymous", tenant: s.config.Tenant}
-	if s.auth == nil {
-		if actor := h.Get("X-Actor"); actor != "" {
-			if !isText(actor) || utf8.RuneCountInString(actor) > 255 {
-				return malformed("X-Actor", "must be at most 255 characters of UTF-8")
-			}
-			r.principal.subject = actor
-		}
-	} else {
-		var err error
-		if r.principal, err = s.auth.authenticate(h.Get("Authorization")); err != nil {
-			return err
-		}
-		if err := r.op.access.allow(r.principal.scopes); err != nil {
-			return err
-		}
+// identify sets the principal, and checks its scopes, its rate and its tenant. method: that of the operation. With recall the
+// principal may be one that is remembered.
+func (s *server) identify(ctx context.Context, r *request, method string, recall bool) (err error) {
+	if r.principal, r.admission, err = s.principalOf(ctx, r.header, recall); err != nil {
+		return err
 	}
-	if !s.limits.allow(r.principal) {
-		return &problemError{code: api.ProblemCodeTooManyRequests, detail: "the request rate of this subject is exceeded"}
+	p := &r.principal
+	switch {
+	case !p.has(r.op.admission.scopes...):
+		return &problemError{
+			code: api.ProblemCodeForbidden, detail: "this operation needs a token with the scope " + quoted(r.op.admission.scopes, " or "),
+		}
+	case r.op.admission.needs(ScopeAdmin) && r.op.tenancy == ofDeployment && !p.isDeployment():
+		return &problemError{code: api.ProblemCodeForbidden, detail: "this operation needs a token of the tenant *"}
 	}
-	return nil
+	if !r.counted {
+		if exceeded := s.limits.allow(*p); exceeded != "" {
+			return &problemError{code: api.ProblemCodeTooManyRequests, detail: exceeded}
+		}
+		r.counted = true
+	}
+	return r.op.tenancy.check(p, method)
+}
+
+// principalOf returns the principal of a request; see authenticate.
+func (s *server) principalOf(ctx context.Context, h http.Header, recall bool) (principal, *fsm.Admission, error) {
+	actsFor := h.Get(tenantHeader)
+	if len(h.Values(tenantHeader)) > 0 && (!isText(actsFor) || actsFor == "" || utf8.RuneCountInString(actsFor) > 63) {
+		return principal{}, nil, malformed(tenantHeader, "must be 1 to 63 characters of UTF-8")
+	}
+	if s.auth != nil {
+		token, err := bearer(h)
+		if err != nil {
+			return principal{}, nil, err
+		}
+		return s.auth.authenticate(ctx, token, actsFor, recall)
+	}
+	p := principal{subject: "anonymous", home: s.config.Tenant, tenant: s.config.Tenant, open: true, grants: []grant{{scopes: Scopes()}}}
+	if actor := h.Get("X-Actor"); actor != "" {
+		if !isText(actor) || utf8.RuneCountInString(actor) > 255 {
+			return p, nil, malformed("X-Actor", "must be at most 255 characters of UTF-8")
+		}
+		p.subject = actor
+	}
+	if actsFor != "" && actsFor != p.tenant {
+		return p, nil, &problemError{code: api.ProblemCodeForbidden, detail: "without authentication the service has one tenant, which is " + p.tenant}
+	}
+	return p, nil, nil
 }

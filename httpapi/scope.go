@@ -5,73 +5,81 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/pawl-fsm/pawl/httpapi/api"
+	"github.com/pawl-fsm/pawl/fsm/access"
 )
 
 // A Scope is a permission of a token. No scope includes another.
 type Scope string
 
 const (
-	// ScopeRead allows reading, streaming, simulation and back-tests: what writes nothing.
+	// ScopeRead allows reads, streams and simulations.
 	ScopeRead Scope = "read"
-	// ScopeWrite allows creating instances, firing events and replaying deliveries.
-	ScopeWrite Scope = "write"
-	// ScopeAdmin allows registering, migrating and retiring workflows, and managing
-	// subscriptions: a subscriber receives every step of the tenant.
+	// ScopeCreate allows creating instances.
+	ScopeCreate Scope = "create"
+	// ScopeFire allows firing events.
+	ScopeFire Scope = "fire"
+	// ScopeWork allows claiming and completing tasks.
+	ScopeWork Scope = "work"
+	// ScopeDeploy allows registering, migrating, retiring and back-testing workflows. Only the deployment has it.
+	ScopeDeploy Scope = "deploy"
+	// ScopeConnect allows managing connections, sources and schedules.
+	ScopeConnect Scope = "connect"
+	// ScopeDeliver allows managing subscriptions and deliveries.
+	ScopeDeliver Scope = "deliver"
+	// ScopeOperate allows overriding and cancelling instances, and bulk operations.
+	ScopeOperate Scope = "operate"
+	// ScopeAudit allows reading the audit.
+	ScopeAudit Scope = "audit"
+	// ScopeAdmin allows managing tokens, roles and tenants.
 	ScopeAdmin Scope = "admin"
 )
 
 // Scopes returns all scopes.
-func Scopes() []Scope { return []Scope{ScopeRead, ScopeWrite, ScopeAdmin} }
+func Scopes() []Scope { return each(access.Scopes, as[Scope]) }
 
 // scopeNone is the x-scope of a public operation.
 const scopeNone = "none"
 
-// An access says who may call an operation. Its zero value admits nobody.
-type access struct {
+// An admission says who may call an operation. Its zero value admits nobody.
+type admission struct {
 	// public operations need no token and ignore the one that is sent.
 	public bool
 	// scopes: a token that has any of them is admitted.
 	scopes []Scope
 }
 
-// parseAccess reads the x-scope of an operation: none, a scope, or a list of scopes. Nothing
+// parseAdmission reads the x-scope of an operation: none, a scope, or a list of scopes. Nothing
 // is derived from the operation's method or path. An operation that declares nothing is an
 // error, so that a new one cannot be served before somebody has decided who may call it.
-func parseAccess(extension any) (access, error) {
+func parseAdmission(extension any) (admission, error) {
 	var names []any
 	switch v := extension.(type) {
 	case nil:
-		return access{}, fmt.Errorf("x-scope is missing; declare %s, or %s for a public operation", quoted(Scopes(), " or "), scopeNone)
+		return admission{}, fmt.Errorf("x-scope is missing; declare %s, or %s for a public operation", quoted(Scopes(), " or "), scopeNone)
 	case string:
 		if v == scopeNone {
-			return access{public: true}, nil
+			return admission{public: true}, nil
 		}
 		names = []any{v}
 	case []any:
 		names = v
 	}
 	if len(names) == 0 {
-		return access{}, fmt.Errorf("x-scope is %v; it must be a scope, a list of scopes, or %s", extension, scopeNone)
+		return admission{}, fmt.Errorf("x-scope is %v; it must be a scope, a list of scopes, or %s", extension, scopeNone)
 	}
-	var a access
+	var a admission
 	for _, name := range names {
 		text, _ := name.(string)
 		if !slices.Contains(Scopes(), Scope(text)) {
-			return access{}, fmt.Errorf("x-scope has %v, which is not one of the scopes %s", name, quoted(Scopes(), ", "))
+			return admission{}, fmt.Errorf("x-scope has %v, which is not one of the scopes %s", name, quoted(Scopes(), ", "))
 		}
 		a.scopes = append(a.scopes, Scope(text))
 	}
 	return a, nil
 }
 
-// allow returns a forbidden problem unless a token with these scopes may call the operation.
-func (a access) allow(held []Scope) error {
-	if slices.ContainsFunc(a.scopes, func(s Scope) bool { return slices.Contains(held, s) }) {
-		return nil
-	}
-	return &problemError{code: api.ProblemCodeForbidden, detail: "this operation needs a token with the scope " + quoted(a.scopes, " or ")}
-}
+// needs reports whether no other scope admits.
+func (a admission) needs(s Scope) bool { return slices.Equal(a.scopes, []Scope{s}) }
 
 // quoted writes scopes in quotes with a separator between them.
 func quoted(scopes []Scope, separator string) string {

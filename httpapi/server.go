@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"strings"
@@ -18,19 +19,27 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
+	"github.com/pawl-fsm/pawl/fsm/bulk"
+	"github.com/pawl-fsm/pawl/fsm/connection"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
+	"github.com/pawl-fsm/pawl/fsm/task"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
 
 // A Config configures the handler. The zero value works.
 type Config struct {
-	// Tenant is the tenant of all requests while Tokens is empty. Default fsm.DefaultTenant.
+	// Tenant is the tenant of all requests without authentication. Default fsm.DefaultTenant.
 	Tenant string
-	// Tokens are the accepted bearer tokens. Default none: the service runs without
-	// authentication, and every caller may do everything.
+	// DatabaseTokens says that callers need a token, and that those of the database are taken. Without it, Tokens and
+	// Verifier the service runs without authentication, and every caller may do everything.
+	DatabaseTokens bool
+	// Tokens are static tokens that are taken beside those of the database.
 	Tokens []Token
+	// Verifier, if not nil, verifies tokens of an identity provider.
+	Verifier Verifier
 	// RateLimit is the number of requests per second that each subject may send to this
 	// process, with bursts of the same size. Default 0: no limit.
 	RateLimit float64
@@ -53,6 +62,20 @@ type Config struct {
 	// its own side of it. Waits, streams, simulations and back-tests end at once.
 	// Default 30 s.
 	Outlive time.Duration
+	// Auditor, if not nil, writes answers with 401 and 403 down, and reads of the audit. Default nil: nobody does.
+	Auditor *access.Auditor
+	// OnLoopback says that the service listens on a loopback address. Then it answers only requests that name a host of
+	// AllowedHosts, an address of this machine or localhost. Default false.
+	OnLoopback bool
+	// AllowedHosts are the hosts that requests may name, with any port unless one is given here. The address that the
+	// service listens on is always one of them. Default none: any host, or with OnLoopback those of this machine.
+	AllowedHosts []string
+	// CORSOrigins are the origins whose pages may call the service from a browser, such as https://app.example.
+	// Default none: pages of other sites can read nothing and change nothing.
+	CORSOrigins []string
+	// TrustedProxies are the networks whose X-Forwarded-For is believed. Default none: the caller has the address that
+	// the connection comes from.
+	TrustedProxies []netip.Prefix
 	// Leaving ends when the process is told to stop. It is not ready then, and still serves; it closes each connection
 	// after the next answer, so that clients go elsewhere. Default nil: never.
 	Leaving context.Context
@@ -72,12 +95,18 @@ type server struct {
 	workflows     *lifecycle.Service
 	live          *live.Service
 	subscriptions *subscription.Service
+	bulks         *bulk.Service
+	tasks         *task.Service
+	connections   *connection.Service
 
 	config   Config
 	contract *contract
+	edge     *edge
+	access   *access.Service
 	auth     *authenticator // Nil without authentication.
 	limits   *limits
 	memory   *memory
+	streams  *streams
 	batches  *fsm.Gate
 	router   http.Handler
 	// unavailable limits the log lines about overload and an unavailable database.
@@ -90,6 +119,10 @@ type Services struct {
 	Workflows     *lifecycle.Service
 	Live          *live.Service
 	Subscriptions *subscription.Service
+	Bulks         *bulk.Service
+	Tasks         *task.Service
+	Connections   *connection.Service
+	Access        *access.Service
 }
 
 // ServicesOf returns the services on the database of one of them. The hub wakes the requests that wait;
@@ -97,7 +130,8 @@ type Services struct {
 func ServicesOf(instances *fsm.Service, hub *live.Hub) Services {
 	return Services{
 		Instances: instances, Workflows: lifecycle.New(instances), Live: live.New(instances, hub),
-		Subscriptions: subscription.New(instances),
+		Subscriptions: subscription.New(instances), Bulks: bulk.New(instances), Connections: connection.New(instances),
+		Tasks: task.New(instances, hub), Access: access.New(instances),
 	}
 }
 
@@ -130,23 +164,30 @@ func New(services Services, config Config) (http.Handler, error) {
 	}
 	s := &server{
 		service: services.Instances, workflows: services.Workflows, live: services.Live,
-		subscriptions: services.Subscriptions, config: config,
-		limits: newLimits(config.RateLimit), memory: newMemory(config.MaxHeld), batches: fsm.NewGate(4, 2, 1024),
+		subscriptions: services.Subscriptions, bulks: services.Bulks, connections: services.Connections, tasks: services.Tasks,
+		access: services.Access, config: config,
+		limits: newLimits(config.RateLimit), memory: newMemory(config.MaxHeld), streams: newStreams(), batches: fsm.NewGate(4, 2, 1024),
 		unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}
 	var err error
 	if s.contract, err = loadContract(); err != nil {
 		return nil, fmt.Errorf("httpapi: %w", err)
 	}
-	if len(config.Tokens) > 0 {
-		if s.auth, err = newAuthenticator(config.Tokens); err != nil {
+	if s.edge, err = newEdge(config); err != nil {
+		return nil, fmt.Errorf("httpapi: %w", err)
+	}
+	if config.DatabaseTokens || len(config.Tokens) > 0 || config.Verifier != nil {
+		s.auth = &authenticator{
+			service: services.Instances, tokens: config.DatabaseTokens || len(config.Tokens) > 0, verifier: config.Verifier,
+		}
+		if s.auth.static, err = staticTokens(config.Tokens); err != nil {
 			return nil, fmt.Errorf("httpapi: %w", err)
 		}
 	}
 	e := echo.New()
 	e.Binder = binder{config.MaxBody}
 	e.HTTPErrorHandler = func(err error, c echo.Context) { s.fail(c.Request().Context(), c.Response(), err) }
-	RegisterHandlers(e, NewStrictHandler(s, nil))
+	RegisterHandlers(e, NewStrictHandler(s, []StrictMiddlewareFunc{s.confirm}))
 	s.router = e
 	return s, nil
 }
@@ -154,11 +195,12 @@ func New(services Services, config Config) (http.Handler, error) {
 // ServeHTTP answers every request, with a problem if a handler panics.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start, method := time.Now(), in.Method
-	r := &request{id: uuid.NewString(), url: in.URL, header: in.Header, memory: s.memory}
+	r := &request{id: uuid.NewString(), address: s.edge.caller(in), url: in.URL, header: in.Header, memory: s.memory}
 	if ids := in.Header.Values("X-Request-ID"); len(ids) == 1 && fsm.IsVisible(ids[0], 128) {
 		r.id = ids[0]
 	}
 	w.Header().Set("X-Request-ID", r.id)
+	s.edge.mark(w.Header(), in)
 	if s.isLeaving() {
 		w.Header().Set("Connection", "close")
 	}
@@ -166,7 +208,12 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	defer release()
 	out := &response{ResponseWriter: w, server: s, ctx: ctx, request: r}
 	defer func() {
-		defer func() { r.hold(-r.held) }()
+		defer func() {
+			r.hold(-r.held)
+			if r.endStream != nil {
+				r.endStream()
+			}
+		}()
 		if cause := recover(); cause != nil {
 			if cause == http.ErrAbortHandler {
 				panic(cause)
@@ -176,22 +223,33 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 		out.end()
 		s.logRequest(ctx, r, method, out.status, time.Since(start))
 	}()
+	if err := s.edge.admit(out.Header(), in); err != nil {
+		if route := s.contract.match(in.URL.EscapedPath()); route != nil {
+			r.op = route.methods[method] // For the audit.
+		}
+		s.fail(ctx, out, err)
+		return
+	}
 	if in.Method == http.MethodOptions {
 		if route := s.contract.match(in.URL.EscapedPath()); route != nil {
 			out.Header().Set("Allow", route.allow())
+			s.edge.preflight(out.Header(), in, route.allow())
 			out.WriteHeader(http.StatusNoContent)
 			return
 		}
 	}
-	err := s.admit(r, in)
+	err := s.admit(ctx, r, in, true)
+	if err != nil && r.admission != nil {
+		err = s.admit(ctx, r, in, false)
+	}
 	if r.op != nil && len(r.op.produces) > 1 {
-		out.Header().Set("Vary", "Accept")
+		out.Header().Set("Vary", strings.Join(append(out.Header().Values("Vary"), "Accept"), ", "))
 	}
 	if err != nil {
 		s.fail(ctx, out, err)
 		return
 	}
-	in = in.WithContext(fsm.ForTenant(ctx, r.principal.tenant))
+	in = in.WithContext(r.context())
 	if in.Method == http.MethodHead {
 		// net/http discards the body of a response to HEAD.
 		in.Method, r.head = http.MethodGet, true
@@ -228,8 +286,15 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 		return
 	}
 	err = fromEcho(err)
+	r := requestOf(ctx)
+	if r.doubts(err) {
+		if _, refusal := s.lookUp(r); refusal != nil {
+			err = refusal
+		}
+	}
 	p := writeProblem(ctx, w, err)
-	requestOf(ctx).problem = p.Code
+	r.problem = p.Code
+	s.noteRefusal(r, p)
 	switch {
 	case p.Status == http.StatusServiceUnavailable:
 		// Thousands of requests may fail for one reason: log one of them a second.
@@ -238,6 +303,22 @@ func (s *server) fail(ctx context.Context, w http.ResponseWriter, err error) {
 		})
 	case p.Status >= http.StatusInternalServerError:
 		s.config.Logger.ErrorContext(ctx, "request failed", "request_id", p.RequestID, "status", p.Status, "error", err)
+	}
+}
+
+// confirm answers a request anew whose answer is in doubt.
+func (s *server) confirm(answer StrictHandlerFunc, _ string) StrictHandlerFunc {
+	return func(c echo.Context, in any) (any, error) {
+		out, err := answer(c, in)
+		if r := requestOf(c.Request().Context()); err != nil && r.doubts(err) {
+			ctx, err := s.lookUp(r)
+			if err != nil {
+				return nil, err
+			}
+			c.SetRequest(c.Request().WithContext(ctx))
+			return answer(c, in)
+		}
+		return out, err
 	}
 }
 

@@ -43,15 +43,24 @@ func (r *request) lastEventID(fromStart bool) string {
 	return id
 }
 
+// openStream counts a stream of the request's tenant until the request ends, or refuses it.
+func (s *server) openStream(r *request) (err error) {
+	r.endStream, err = s.streams.begin(r.principal.tenant, r.principal.limits.Streams)
+	return err
+}
+
 // StreamInstance streams the steps of one instance until it is final.
 func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObject) (StreamInstanceResponseObject, error) {
-	id, err := instanceID(in.ID)
+	id, err := s.instance(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	r, p := requestOf(ctx), in.Params
 	last := r.lastEventID(value(p.From) == api.StreamInstanceParamsFromStart)
 	tenant := r.principal.tenant
+	if err := s.openStream(r); err != nil {
+		return nil, err
+	}
 	stream, err := s.live.StreamInstance(ctx, tenant, id, eventFilter(nil, p.Event, p.State, p.TerminalOnly), last)
 	if err != nil {
 		if isOfStream(err) {
@@ -70,11 +79,16 @@ func (s *server) StreamInstance(ctx context.Context, in StreamInstanceRequestObj
 func (s *server) StreamEvents(ctx context.Context, in StreamEventsRequestObject) (StreamEventsResponseObject, error) {
 	r, p := requestOf(ctx), in.Params
 	last := r.lastEventID(value(p.From) == api.StreamEventsParamsFromStart)
-	stream, err := s.live.StreamTenant(ctx, r.principal.tenant, eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly), last)
+	if err := s.openStream(r); err != nil {
+		return nil, err
+	}
+	filter := eventFilter(p.Workflow, p.Event, p.State, p.TerminalOnly)
+	filter.Workflows = r.narrowed(filter.Workflows)
+	stream, err := s.live.StreamTenant(ctx, r.principal.tenant, filter, last)
 	if err != nil && !isOfStream(err) {
 		return nil, err
 	}
-	return &eventStream{server: s, ctx: ctx, stream: stream, err: err}, nil
+	return &eventStream{server: s, ctx: ctx, stream: stream, err: err, all: r.principal.tenant == fsm.Deployment}, nil
 }
 
 // isOfStream reports whether an error is sent as an event: a browser that gets an error status reads nothing of it, and
@@ -93,8 +107,10 @@ type eventStream struct {
 	out    http.ResponseWriter
 	page   bytes.Buffer
 	sent   string // The last id that was sent.
-	// flushed is when a page was last sent. read is when a signal last caused a read.
-	flushed, read time.Time
+	all    bool   // The stream is that of all tenants.
+	// flushed is when a page was last sent. read is when a signal last caused a read. admitted is when the caller was last
+	// found to be allowed the stream.
+	flushed, read, admitted time.Time
 }
 
 // VisitStreamInstanceResponse writes the response.
@@ -113,7 +129,6 @@ func (s *eventStream) write(w http.ResponseWriter) error {
 	requestOf(s.ctx).streaming = true
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would buffer the events.
 	w.WriteHeader(http.StatusOK)
 	if requestOf(s.ctx).head {
@@ -127,6 +142,7 @@ func (s *eventStream) write(w http.ResponseWriter) error {
 		s.fail(s.err)
 		return nil
 	}
+	s.admitted = time.Now()
 	s.move()
 	for s.flush() && s.follow(ctx) {
 	}
@@ -136,6 +152,13 @@ func (s *eventStream) write(w http.ResponseWriter) error {
 // follow waits for new steps and adds them to the page, or adds a heartbeat when the stream
 // has been idle. It returns false when the stream has ended.
 func (s *eventStream) follow(ctx context.Context) bool {
+	if time.Since(s.admitted) >= s.server.config.Heartbeat {
+		if err := s.server.readmit(ctx); err != nil {
+			s.fail(err)
+			return false
+		}
+		s.admitted = time.Now()
+	}
 	events, more, err := s.stream.Next(ctx)
 	// While the database is unavailable the stream stays open and tries again. A client could
 	// do no better, and a browser that gets an error status does not even reconnect.
@@ -173,6 +196,7 @@ func (s *eventStream) follow(ctx context.Context) bool {
 	if away {
 		idle = min(idle, time.Second)
 	}
+	idle = min(idle, s.server.config.Heartbeat-time.Since(s.admitted))
 	return s.wait(ctx, min(idle, s.stream.Alone()))
 }
 
@@ -199,9 +223,11 @@ func (s *eventStream) wait(ctx context.Context, timeout time.Duration) bool {
 
 // event adds an event to the page.
 func (s *eventStream) event(e live.Message) {
-	data, err := json.Marshal(api.StreamedStep{
-		InstanceID: e.InstanceID.String(), Workflow: e.Workflow, HistoryItem: api.HistoryItemOf(e.Step),
-	})
+	step := api.StreamedStep{InstanceID: e.InstanceID.String(), Workflow: e.Workflow, HistoryItem: api.HistoryItemOf(e.Step)}
+	if s.all {
+		step.Tenant = e.Tenant
+	}
+	data, err := json.Marshal(step)
 	if err != nil {
 		panic(err) // Context and payload are JSON from the database, and the rest are strings and numbers.
 	}

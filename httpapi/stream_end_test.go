@@ -74,7 +74,7 @@ func tooOld(t *testing.T) answer {
 	dbtest.Advance(t, a.pool, 25*time.Hour)
 	a.fire(id, "add", `{"payload": {"by": 1}}`).want(http.StatusOK)
 	a.stream("/v1/events", e.id).want("transition 2 OFF", "transition 2 ON")
-	bounded.Exec(a.t, a.pool, "select pawl.purge_instances('default', array[$1::uuid], pawl.now())", gone)
+	bounded.Exec(a.t, a.pool, "select pawl.purge_archived('default', array[$1::uuid], pawl.now())", gone)
 	a.create("booking", `{"context": {"price": 1}}`)
 	a.stream("/v1/events?workflow=booking", other.id).want("created 1 QUOTED")
 	r := a.stream("/v1/events", e.id).wantError(http.StatusGone, "event-id-too-old", "")

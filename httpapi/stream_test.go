@@ -257,7 +257,7 @@ func TestStreamScopes(t *testing.T) {
 	t.Parallel()
 	a := startLive(t, httpapi.Config{Tokens: []httpapi.Token{
 		{SHA256: sum("reader"), Subject: "r", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
-		{SHA256: sum("writer"), Subject: "w", Scopes: []httpapi.Scope{httpapi.ScopeWrite}},
+		{SHA256: sum("writer"), Subject: "w", Scopes: []httpapi.Scope{httpapi.ScopeFire}},
 	}})
 	a.get("/v1/events").want(http.StatusUnauthorized, "unauthenticated")
 	a.get("/v1/events", "Authorization", "Bearer writer").want(http.StatusForbidden, "forbidden")

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/httpapi/api"
 )
@@ -16,7 +17,7 @@ func subscriptionOf(s subscription.Subscription) api.Subscription {
 			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: &s.TerminalOnly,
 		},
 		Secret: optional(s.Secret), Disabled: s.DisabledAt != nil, DisabledAt: (*api.Timestamp)(s.DisabledAt),
-		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: (*api.Timestamp)(s.CircuitOpenUntil),
+		DisabledReason: s.DisabledReason, Failures: s.Failures, RestsUntil: (*api.Timestamp)(s.CircuitOpenUntil), Finding: s.Finding,
 		PreviousSecretUntil: (*api.Timestamp)(s.PreviousSecretUntil), CreatedAt: api.Timestamp(s.CreatedAt), CreatedBy: s.CreatedBy,
 	}
 }
@@ -37,8 +38,13 @@ func (s *server) CreateSubscription(ctx context.Context, in CreateSubscriptionRe
 	if err != nil {
 		return nil, err
 	}
-	p := requestOf(ctx).principal
-	created, err := s.subscriptions.Subscribe(ctx, p.tenant, in.Body.URL, filterOf(value(in.Body.Filter)), secret, p.subject)
+	r := requestOf(ctx)
+	filter := filterOf(value(in.Body.Filter))
+	if err := r.checkFilter(filter); err != nil {
+		return nil, err
+	}
+	p := r.principal
+	created, err := s.subscriptions.Subscribe(ctx, p.tenant, in.Body.URL, filter, secret, p.subject)
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +54,12 @@ func (s *server) CreateSubscription(ctx context.Context, in CreateSubscriptionRe
 	}, nil
 }
 
+func listedSubscription(i item[subscription.Subscription]) api.Subscription {
+	out := subscriptionOf(i.value)
+	out.Tenant = i.tenant
+	return out
+}
+
 // ListSubscriptions answers with a page of the tenant's subscriptions, newest first.
 func (s *server) ListSubscriptions(ctx context.Context, in ListSubscriptionsRequestObject) (ListSubscriptionsResponseObject, error) {
 	page, err := pageOf(in.Params.Limit, in.Params.Cursor)
@@ -55,19 +67,21 @@ func (s *server) ListSubscriptions(ctx context.Context, in ListSubscriptionsRequ
 		return nil, err
 	}
 	r := requestOf(ctx)
-	list, err := s.subscriptions.Subscriptions(ctx, r.principal.tenant, page)
+	list, err := listOf(ctx, s, page, false, func(tenant string, page fsm.Page) (fsm.List[subscription.Subscription], error) {
+		return s.subscriptions.Subscriptions(ctx, tenant, r.within(), page)
+	})
 	if err != nil {
 		return nil, err
 	}
 	return ListSubscriptions200JSONResponse{
-		Body:    api.SubscriptionList{Items: each(list.Items, subscriptionOf), NextCursor: optional(list.Next)},
+		Body:    api.SubscriptionList{Items: each(list.Items, listedSubscription), NextCursor: optional(list.Next)},
 		Headers: ListSubscriptions200ResponseHeaders{Link: r.nextLink(list.Next)},
 	}, nil
 }
 
 // GetSubscription answers with one subscription.
 func (s *server) GetSubscription(ctx context.Context, in GetSubscriptionRequestObject) (GetSubscriptionResponseObject, error) {
-	id, err := resourceID(in.ID, "subscription")
+	id, err := s.subscription(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +94,7 @@ func (s *server) GetSubscription(ctx context.Context, in GetSubscriptionRequestO
 
 // UpdateSubscription changes the members that the body has.
 func (s *server) UpdateSubscription(ctx context.Context, in UpdateSubscriptionRequestObject) (UpdateSubscriptionResponseObject, error) {
-	id, err := resourceID(in.ID, "subscription")
+	id, err := s.subscription(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +104,9 @@ func (s *server) UpdateSubscription(ctx context.Context, in UpdateSubscriptionRe
 	change := subscription.Change{URL: in.Body.URL, Disabled: in.Body.Disabled}
 	if in.Body.Filter != nil {
 		filter := filterOf(*in.Body.Filter)
+		if err := requestOf(ctx).checkFilter(filter); err != nil {
+			return nil, err
+		}
 		change.Filter = &filter
 	}
 	changed, err := s.subscriptions.UpdateSubscription(ctx, requestOf(ctx).principal.tenant, id, change)
@@ -101,7 +118,7 @@ func (s *server) UpdateSubscription(ctx context.Context, in UpdateSubscriptionRe
 
 // DeleteSubscription deletes a subscription.
 func (s *server) DeleteSubscription(ctx context.Context, in DeleteSubscriptionRequestObject) (DeleteSubscriptionResponseObject, error) {
-	id, err := resourceID(in.ID, "subscription")
+	id, err := s.subscription(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +130,7 @@ func (s *server) DeleteSubscription(ctx context.Context, in DeleteSubscriptionRe
 
 // RotateSubscriptionSecret replaces the signing secret. The old one stays valid for a while.
 func (s *server) RotateSubscriptionSecret(ctx context.Context, in RotateSubscriptionSecretRequestObject) (RotateSubscriptionSecretResponseObject, error) {
-	id, err := resourceID(in.ID, "subscription")
+	id, err := s.subscription(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +147,7 @@ func (s *server) RotateSubscriptionSecret(ctx context.Context, in RotateSubscrip
 
 // TestSubscription makes a delivery that tests the endpoint.
 func (s *server) TestSubscription(ctx context.Context, in TestSubscriptionRequestObject) (TestSubscriptionResponseObject, error) {
-	id, err := resourceID(in.ID, "subscription")
+	id, err := s.subscription(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -125,17 +125,17 @@ func TestWebhookScopes(t *testing.T) {
 	t.Parallel()
 	a := startWith(t, setup{http: httpapi.Config{Tokens: []httpapi.Token{
 		{SHA256: sum("writer"), Subject: "wilma"},
-		{SHA256: sum("admin"), Subject: "dora", Scopes: []httpapi.Scope{httpapi.ScopeAdmin, httpapi.ScopeRead}},
-		{SHA256: sum("stranger"), Subject: "sam", Tenant: "elsewhere", Scopes: []httpapi.Scope{httpapi.ScopeAdmin, httpapi.ScopeRead, httpapi.ScopeWrite}},
+		{SHA256: sum("deliverer"), Subject: "dora", Scopes: []httpapi.Scope{httpapi.ScopeDeliver}},
+		{SHA256: sum("stranger"), Subject: "sam", Tenant: "elsewhere", Scopes: tenantScopes},
 	}}})
 	as := func(token string) []string { return []string{"Authorization", "Bearer " + token} }
 	body := `{"url": "` + endpoint + `"}`
 	a.post(subscriptions, "", body, as("writer")...).want(http.StatusForbidden, "forbidden")
-	id := a.post(subscriptions, "", body, as("admin")...).want(http.StatusCreated).wantAt("created_by", "dora").at("id")
-	a.get(subscriptions+"/"+id, as("writer")...).want(http.StatusOK)
-	delivery := a.post(subscriptions+"/"+id+"/test", "", "", as("admin")...).want(http.StatusAccepted).at("id")
-	a.post("/v1/deliveries/replay", "", "", as("admin")...).want(http.StatusForbidden, "forbidden")
-	a.post("/v1/deliveries/replay", "", "", as("writer")...).want(http.StatusOK)
+	id := a.post(subscriptions, "", body, as("deliverer")...).want(http.StatusCreated).wantAt("created_by", "dora").at("id")
+	a.get(subscriptions+"/"+id, as("writer")...).want(http.StatusForbidden, "forbidden")
+	delivery := a.post(subscriptions+"/"+id+"/test", "", "", as("deliverer")...).want(http.StatusAccepted).at("id")
+	a.post("/v1/deliveries/replay", "", "", as("writer")...).want(http.StatusForbidden, "forbidden")
+	a.post("/v1/deliveries/replay", "", "", as("deliverer")...).want(http.StatusOK)
 	// Another tenant can neither see nor change it.
 	a.get(subscriptions+"/"+id, as("stranger")...).want(http.StatusNotFound, "not-found")
 	a.do(http.MethodDelete, subscriptions+"/"+id, "", as("stranger")...).want(http.StatusNotFound, "not-found")

@@ -4,11 +4,16 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/httpapi"
 )
+
+// tenantScopes are all scopes that a tenant's token may have.
+var tenantScopes = slices.DeleteFunc(httpapi.Scopes(), func(s httpapi.Scope) bool { return s == httpapi.ScopeDeploy })
 
 // sum returns the digest of a token in the form of Token.SHA256.
 func sum(token string) string {
@@ -21,7 +26,7 @@ func TestTokens(t *testing.T) {
 	a := startWith(t, setup{http: httpapi.Config{Tokens: []httpapi.Token{
 		{SHA256: sum("reader"), Subject: "rita", Scopes: []httpapi.Scope{httpapi.ScopeRead}},
 		{SHA256: sum("writer"), Subject: "wilma"},
-		{SHA256: strings.ToUpper(sum("deployer")), Subject: "dora", Scopes: []httpapi.Scope{httpapi.ScopeAdmin, httpapi.ScopeRead}},
+		{SHA256: strings.ToUpper(sum("deployer")), Subject: "dora", Tenant: fsm.Deployment, Scopes: []httpapi.Scope{httpapi.ScopeDeploy}},
 		{SHA256: sum("stranger"), Subject: "sam", Tenant: "elsewhere"},
 	}}})
 	as := func(token string) []string { return []string{"Authorization", "Bearer " + token, "X-Actor", "mallory"} }
@@ -37,6 +42,10 @@ func TestTokens(t *testing.T) {
 		{"Authorization", "Bearer " + sum("writer")},
 		{"Authorization", "Basic d3JpdGVy"},
 		{"Authorization", "writer"},
+		{"Authorization", "Bearer  writer"},
+		{"Authorization", "Bearer writer, Bearer reader"},
+		{"Authorization", "Bearer writer", "Authorization", "Bearer writer"},
+		{"Authorization", "Basic d3JpdGVy", "Authorization", "Bearer writer"},
 		{"X-Actor", "rita"},
 	} {
 		for _, target := range []string{"/v1/workflows", "/v1/instances", "/v1/instances/nobody?version=x"} {
@@ -84,6 +93,12 @@ func TestTokenFiles(t *testing.T) {
 		``, `{}`, `[{}]`, `[{"sha256": "x", "subject": "s"}]`, `[{"sha256": "` + sum("x") + `"}]`,
 		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": ["root"]}]`,
 		`[{"sha256": "` + sum("x") + `", "subject": "s", "more": 1}]`,
+		`[]`, `null`, `[{"sha256": "` + sum("") + `", "subject": "s"}]`,
+		`[{"sha256": "` + sum("x") + `", "subject": "s"}, {"sha256": "` + strings.ToUpper(sum("x")) + `", "subject": "t"}]`,
+		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": ["write"]}]`,
+		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": ["read", "admin"]}]`,
+		`[{"sha256": "` + sum("x") + `", "subject": "s", "scopes": ["deploy"]}]`,
+		`[{"sha256": "` + sum("x") + `", "subject": "s", "tenant": "` + strings.Repeat("t", 64) + `"}]`,
 	} {
 		if tokens, err := httpapi.ParseTokens([]byte(bad)); err == nil {
 			t.Errorf("%s: got %v", bad, tokens)

@@ -74,11 +74,31 @@ func (s *server) awaitInstance(ctx context.Context, id uuid.UUID, until *string)
 	if r.wait == nil || *r.wait == 0 || done(i) {
 		return i, nil
 	}
+	err = s.lasting(ctx, *r.wait, func(while context.Context) (_ bool, err error) {
+		i, err = s.live.Await(while, r.principal.tenant, id, done)
+		return while.Err() == nil, err
+	})
+	return i, err
+}
+
+// lasting looks again and again until it is done, the wait is over, the client closes its side of the connection, or the
+// process shuts down. A look takes as long as a heartbeat. Between two it is seen whether the caller may still look.
+func (s *server) lasting(ctx context.Context, wait time.Duration, look func(context.Context) (done bool, err error)) error {
 	waiting, cancel := s.draining(ctx)
 	defer cancel()
-	waiting, cancelTimeout := context.WithTimeout(waiting, *r.wait)
+	waiting, cancelTimeout := context.WithTimeout(waiting, wait)
 	defer cancelTimeout()
-	return s.live.Await(waiting, r.principal.tenant, id, done)
+	for {
+		while, stop := context.WithTimeout(waiting, s.config.Heartbeat)
+		done, err := look(while)
+		stop()
+		if done || err != nil || waiting.Err() != nil {
+			return err
+		}
+		if err := s.readmit(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // until parses the parameter until: states separated by commas, of which final stands for

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/pawl-fsm/pawl/fsm"
@@ -24,7 +25,11 @@ func (s *server) RegisterWorkflow(ctx context.Context, r RegisterWorkflowRequest
 	if r.Body == nil {
 		return nil, &problemError{code: api.ProblemCodeMalformedRequest, detail: "this operation needs a definition as its JSON body"}
 	}
-	registered, err := s.workflows.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun))
+	if !requestOf(ctx).reaches(r.Name) {
+		return nil, forbidden("your grants are not for this workflow")
+	}
+	registered, err := s.workflows.Register(ctx, r.Name, *r.Body, requestOf(ctx).principal.subject, value(r.Params.DryRun),
+		lifecycle.Confirmation(value(r.Params.Confirm)))
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +48,7 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.workflows.ListWorkflows(ctx, page)
+	list, err := s.workflows.ListWorkflows(ctx, requestOf(ctx).within(), page)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +61,9 @@ func (s *server) ListWorkflows(ctx context.Context, r ListWorkflowsRequestObject
 // GetWorkflow answers with the latest version, and with the number of instances in each state
 // of each version.
 func (s *server) GetWorkflow(ctx context.Context, r GetWorkflowRequestObject) (GetWorkflowResponseObject, error) {
+	if err := requestOf(ctx).checkWorkflow(r.Name, 0); err != nil {
+		return nil, err
+	}
 	w, err := s.workflows.GetWorkflow(ctx, r.Name, 0)
 	if err != nil {
 		return nil, err
@@ -83,7 +91,7 @@ func checkVersion(name string, asked *int) error {
 
 // workflow reads the given version, or the latest for nil.
 func (s *server) workflow(ctx context.Context, name string, version *int) (lifecycle.Workflow, error) {
-	if err := checkVersion(name, version); err != nil {
+	if err := cmp.Or(requestOf(ctx).checkWorkflow(name, value(version)), checkVersion(name, version)); err != nil {
 		return lifecycle.Workflow{}, err
 	}
 	return s.workflows.GetWorkflow(ctx, name, value(version))
@@ -100,6 +108,9 @@ func (s *server) GetWorkflowVersion(ctx context.Context, r GetWorkflowVersionReq
 
 // RetireWorkflowVersion retires a version that no instance uses.
 func (s *server) RetireWorkflowVersion(ctx context.Context, r RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error) {
+	if err := requestOf(ctx).checkWorkflow(r.Name, r.Version); err != nil {
+		return nil, err
+	}
 	if err := s.workflows.Retire(ctx, r.Name, r.Version); err != nil {
 		return nil, err
 	}

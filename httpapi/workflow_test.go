@@ -114,7 +114,7 @@ func TestInvalidDefinition(t *testing.T) {
 	for _, want := range []string{
 		"/name", "/version", "/description", "/initial", "/colour", "/ttl/after", "/ttl/target", "/ttl/why", "/require_if_match",
 		"/context_schema", "/states/1st", "/states/A/on/bad event", "/states/A/on/gone", "/states/A/on/none", "/states/A/on/kind",
-		"/states/A/on/path/guard", "/states/A/on/path/assign/y", "/states/A/on/path/assign", "/states/A/on/late/1",
+		"/states/A/on/path/guard", "/states/A/on/path/assign/y", "/states/A/on/path/assign/", "/states/A/on/late/1",
 		"/states/A/on/file/payload_schema", "/states/A/on/more/when", "/states/A/on/more/assign",
 		"/states/A/on/two~1~0ways/1/payload_schema", "/states/A/on/two~1~0ways", "/states/A/after/never", "/states/LOOP", "/states/STUCK",
 		"/states/DONE/outcome", "/states/DONE/on", "/states/KIND/type", "/states/OPEN/outcome", "/states/LIST",
@@ -140,7 +140,7 @@ func TestInvalidDefinition(t *testing.T) {
 		`{"initial": "A", "context_schema": {"$ref": "http://example.com"}, "states": {"A": {"type": "final"}}}`:       "/context_schema",
 		`{"initial": "A", "ttl": {"after": "20000d", "target": "A"}, "states": {"A": {"type": "final"}}}`:              "/ttl/after",
 		`{"initial": "A", "states": {"A": {"on": {"go": {"target": "B", "guard": ""}}}, "B": {"type": "final"}}}`:      "/states/A/on/go/guard",
-		`{"initial": "A", "states": {"A": {"on": {"go": {"guard": "true"}}}, "B": {"type": "final"}}}`:                 "/states/A/on/go/target",
+		`{"initial": "A", "states": {"A": {"on": {"go": {"guard": "true"}}}, "B": {"type": "final"}}}`:                 "/states/A/on/go/guard",
 		`{"initial": "A", "states": {"A": {"on": {"go": {"target": "B", "assign": ["x"]}}}, "B": {"type": "final"}}}`:  "/states/A/on/go/assign",
 		`{"initial": "A", "states": {"A": {"on": {"go": {"target": "B", "guard": "1 = 1"}}}, "B": {"type": "final"}}}`: "/states/A/on/go/guard",
 	} {

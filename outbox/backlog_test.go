@@ -169,9 +169,11 @@ func TestSlowSinkGetsSmallerPages(t *testing.T) {
 	config := outboxtest.Quick
 	config.Lease = 100 * time.Millisecond
 	outboxtest.Relay(t, pool, "all", sink, config)
-	if got := sink.Want(t, steps); len(got) != steps {
-		t.Errorf("%d messages came, want %d", len(got), steps)
-	}
+	// Under load a page that was taken may come again: the lease is as short as the test is.
+	bounded.Until(t, "all messages", sink.List, func(list []string) bool {
+		slices.Sort(list)
+		return len(slices.Compact(list)) == steps
+	})
 }
 
 // A page that takes longer than a statement may, for its large documents, comes in smaller parts.

@@ -1,11 +1,12 @@
 // Package outbox reads the log of committed steps and publishes each step as a message, at least
-// once and in order within each instance.
+// once and in order within each instance. It does so with the rows of the audit, in the order of their
+// positions.
 //
 // # What it owns
 //
 //   - [Message]: a step in the shape in which it is published, and its CloudEvent.
 //   - [Relay]: publishes messages to a [Sink] on behalf of a consumer.
-//   - [Sequencer]: gives committed steps their positions.
+//   - [Sequencer]: gives committed steps and rows of the audit their positions.
 //   - [Election]: makes one process at a time the leader of a consumer, or the sequencer. Package webhook uses
 //     it too.
 //   - [Statuses] and [DeleteConsumer]: what an operator sees of consumers and does to them.
@@ -62,7 +63,7 @@
 //
 // # What it may import
 //
-// fsm for the types of a step, db/queries, db/session and pgx. It imports none of its rooms: [Sink] is
+// fsm and fsm/access for the types of a step and of a row of the audit, db/queries, db/session and pgx. It imports none of its rooms: [Sink] is
 // declared here, where it is called, and package sink implements it. It knows no HTTP, and
 // httpapi does not import it.
 package outbox

@@ -83,24 +83,23 @@ func (e Election) resign(ctx context.Context, leader string, term int64) {
 	_ = e.Resign(ctx, leader, term)
 }
 
-// ElectionOf returns the Election of a consumer, which is created if need be. fromStart lets a consumer that is
-// created now begin with the first step that there is, and not with the next one.
-func ElectionOf(q *queries.Queries, consumer string, fromStart bool, length time.Duration, logger *slog.Logger) Election {
+// ElectionOf returns the Election of a consumer, which is created if need be.
+func ElectionOf(q *queries.Queries, c queries.ConsumerCreateParams, length time.Duration, logger *slog.Logger) Election {
 	return Election{
-		Length: length, Logger: logger.With("consumer", consumer),
+		Length: length, Logger: logger.With("consumer", c.Consumer),
 		Stand: func(ctx context.Context, leader string) (term int64, err error) {
-			p := queries.ConsumerLeadParams{Consumer: consumer, Leader: leader, Lease: interval(length)}
+			p := queries.ConsumerLeadParams{Consumer: c.Consumer, Leader: leader, Lease: Interval(length), Audit: c.Audit}
 			if term, err = q.ConsumerLead(ctx, p); err != nil || term > 0 {
 				return term, err
 			}
 			// The reason may be that there is no such consumer.
-			if err := q.ConsumerCreate(ctx, queries.ConsumerCreateParams{Consumer: consumer, FromStart: fromStart}); err != nil {
+			if err := q.ConsumerCreate(ctx, c); err != nil {
 				return 0, err
 			}
 			return q.ConsumerLead(ctx, p)
 		},
 		Resign: func(ctx context.Context, leader string, term int64) error {
-			return q.ConsumerResign(ctx, queries.ConsumerResignParams{Consumer: consumer, Leader: leader, Term: term})
+			return q.ConsumerResign(ctx, queries.ConsumerResignParams{Consumer: c.Consumer, Leader: leader, Term: term})
 		},
 	}
 }

@@ -10,21 +10,24 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
 )
 
 // A Message is a committed step of an instance, in the shape in which sinks and webhooks publish
-// it.
+// it. To a sink of the audit it is a row of the audit.
 type Message struct {
 	Tenant string
-	// Epoch is that of the log to which the step belongs. 1 is the first one.
+	// Epoch is that of the log to which the step belongs, or the row. 1 is the first one.
 	Epoch int64
 	// Position is the step's position in the log. It rises with each step of an instance. It is 0 if the step was not
-	// read from the log.
+	// read from the log. Rows of the audit have positions of their own, which rise with each message.
 	Position int64
 	// Step is the step itself.
 	Step fsm.Step
 	// Instance is the instance as the step left it.
 	Instance fsm.Instance
+	// Audit is the row of the audit. Then Step and Instance are zero.
+	Audit *access.AuditRow
 }
 
 // MessageOf returns the message of a step that was read from the outbox.
@@ -47,27 +50,77 @@ func MessageOf(e queries.Message) Message {
 	return out
 }
 
-// ID is "<instance>:<version>", from the second epoch on "<instance>:<version>@<epoch>". It is the same each time the
-// message is published, and no other step has it, so a receiver can drop repeats by it.
-func (m Message) ID() string { return fsm.StepID(m.Instance.ID, m.Step.Version, m.Epoch) }
+// auditMessageOf returns the message of a row of the audit.
+func auditMessageOf(a queries.AuditMessage) Message {
+	return Message{
+		Tenant: a.TenantID, Epoch: a.Epoch, Position: a.Position,
+		Audit: &access.AuditRow{
+			Tenant: a.TenantID, Seq: a.Seq, At: a.At, Actor: a.Actor, Unauthenticated: a.Unauthenticated, TokenID: a.TokenID,
+			Address: a.Address, RequestID: a.RequestID, Action: a.Action, Target: a.Target, Outcome: a.Outcome, Reason: a.Reason,
+			Count: a.Count, Before: a.Before, After: a.After,
+		},
+	}
+}
+
+// ID is "<instance>:<version>", and that of a row of the audit "audit:<seq>". From the second epoch on, "@<epoch>"
+// follows. It is the same each time the message is published, and no other step or row has it, so a receiver can drop
+// repeats by it.
+func (m Message) ID() string {
+	if m.Audit == nil {
+		return fsm.StepID(m.Instance.ID, m.Step.Version, m.Epoch)
+	}
+	id := "audit:" + strconv.FormatInt(m.Audit.Seq, 10)
+	if m.Epoch > 1 {
+		id += "@" + strconv.FormatInt(m.Epoch, 10)
+	}
+	return id
+}
+
+// Key is what the order of messages is kept by: the messages with one key are published one after the other. It is the
+// id of the instance, and "audit" for all rows of the audit.
+func (m Message) Key() string {
+	if m.Audit != nil {
+		return "audit"
+	}
+	return m.Instance.ID.String()
+}
+
+// At is when the step was made, or the row written.
+func (m Message) At() time.Time {
+	if m.Audit != nil {
+		return m.Audit.At
+	}
+	return m.Step.At
+}
 
 // types are the types of CloudEvents by the kind of step. The database derives the same types for
 // the log of deliveries, by pawl_private.message_type; a test compares them.
 var types = map[string]string{
-	"created":    "pawl.instance.created",
-	"transition": "pawl.instance.transitioned",
-	"timeout":    "pawl.instance.timed-out",
-	"expired":    "pawl.instance.expired",
-	"forced":     "pawl.instance.forced",
-	"migrated":   "pawl.instance.migrated",
+	"created":     "pawl.instance.created",
+	"transition":  "pawl.instance.transitioned",
+	"timeout":     "pawl.instance.timed-out",
+	"expired":     "pawl.instance.expired",
+	"forced":      "pawl.instance.forced",
+	"cancelled":   "pawl.instance.cancelled",
+	"migrated":    "pawl.instance.migrated",
+	"result":      "pawl.instance.result",
+	"compensated": "pawl.instance.compensated",
 }
 
-// Type is the type of the CloudEvent, such as pawl.instance.transitioned.
-func (m Message) Type() string { return types[m.Step.Kind] }
+// Type is the type of the CloudEvent, such as pawl.instance.transitioned; pawl.audit for a row of the audit.
+func (m Message) Type() string {
+	if m.Audit != nil {
+		return "pawl.audit"
+	}
+	return types[m.Step.Kind]
+}
 
-// Source is the source of the CloudEvent: /tenants/{tenant}/workflows/{workflow}, each name
+// Source is the source of the CloudEvent: /tenants/{tenant}/workflows/{workflow}, or /tenants/{tenant}/audit, each name
 // percent-encoded.
 func (m Message) Source() string {
+	if m.Audit != nil {
+		return "/tenants/" + url.PathEscape(m.Tenant) + "/audit"
+	}
 	return "/tenants/" + url.PathEscape(m.Tenant) + "/workflows/" + url.PathEscape(m.Instance.Workflow)
 }
 
@@ -81,7 +134,13 @@ const CloudEventType = "application/cloudevents+json"
 // correlationid and traceparent are those of the command, if it had any. The data is an item of
 // the instance's history as the API shows it, with one more member, instance: the instance after
 // that step.
+//
+// Of a row of the audit, the subject is its target, and is missing without one. The extension sequence is the position.
+// The data is the row as the API shows it.
 func (m Message) CloudEvent() ([]byte, error) {
+	if m.Audit != nil {
+		return m.auditEvent()
+	}
 	s, i := m.Step, m.Instance
 	if i.AcceptedEvents == nil {
 		i.AcceptedEvents = []string{}
@@ -92,7 +151,7 @@ func (m Message) CloudEvent() ([]byte, error) {
 		Data: messageData{
 			Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: s.Kind, Event: s.Event, From: s.From, To: s.To,
 			Status: s.Status, Context: s.Context, Payload: s.Payload, Actor: s.Actor, Reason: s.Reason, Key: s.Key,
-			CorrelationID: s.CorrelationID, Traceparent: s.Traceparent, At: timestamp(s.At),
+			CorrelationID: s.CorrelationID, Traceparent: s.Traceparent, At: timestamp(s.At), Internal: s.Internal,
 			Instance: messageInstance{
 				ID: i.ID, Workflow: i.Workflow, WorkflowVersion: i.WorkflowVersion, State: i.State, Status: i.Status,
 				Version: i.Version, Context: i.Context, BusinessKey: i.BusinessKey, CorrelationID: i.CorrelationID,
@@ -110,14 +169,31 @@ func (m Message) CloudEvent() ([]byte, error) {
 	return out.CloudEvent()
 }
 
+func (m Message) auditEvent() ([]byte, error) {
+	a := m.Audit
+	out := Envelope{
+		ID: m.ID(), Source: m.Source(), Type: m.Type(), Time: a.At, Sequence: strconv.FormatInt(m.Position, 10), Epoch: m.Epoch,
+		TenantID: m.Tenant,
+		Data: auditData{
+			Tenant: a.Tenant, Seq: a.Seq, At: timestamp(a.At), Actor: a.Actor, Unauthenticated: a.Unauthenticated, TokenID: a.TokenID,
+			Address: a.Address, RequestID: a.RequestID, Action: a.Action, Target: a.Target, Outcome: a.Outcome, Reason: a.Reason,
+			Count: a.Count, Before: a.Before, After: a.After,
+		},
+	}
+	if a.Target != nil {
+		out.Subject = *a.Target
+	}
+	return out.CloudEvent()
+}
+
 // An Envelope is what every CloudEvent of pawl has around its data.
 type Envelope struct {
-	ID, Source, Type, Subject string
-	Time                      time.Time
-	TenantID                  string
-	// Sequence, CorrelationID and Traceparent are left out if they are empty, Epoch if it is 0.
-	Sequence, CorrelationID, Traceparent string
-	Epoch                                int64
+	ID, Source, Type string
+	Time             time.Time
+	TenantID         string
+	// Subject, Sequence, CorrelationID and Traceparent are left out if they are empty, Epoch if it is 0.
+	Subject, Sequence, CorrelationID, Traceparent string
+	Epoch                                         int64
 	// Data is written as JSON.
 	Data any
 }
@@ -129,7 +205,7 @@ func (e Envelope) CloudEvent() ([]byte, error) {
 		ID              string    `json:"id"`
 		Source          string    `json:"source"`
 		Type            string    `json:"type"`
-		Subject         string    `json:"subject"`
+		Subject         string    `json:"subject,omitempty"`
 		Time            timestamp `json:"time"`
 		DataContentType string    `json:"datacontenttype"`
 		Sequence        string    `json:"sequence,omitempty"`
@@ -161,6 +237,7 @@ type messageData struct {
 	CorrelationID   *string         `json:"correlation_id"`
 	Traceparent     *string         `json:"traceparent"`
 	At              timestamp       `json:"at"`
+	Internal        bool            `json:"internal,omitempty"`
 	Instance        messageInstance `json:"instance"`
 }
 
@@ -180,6 +257,25 @@ type messageInstance struct {
 	StateChangedAt  timestamp       `json:"state_changed_at"`
 	ExpiresAt       *timestamp      `json:"expires_at"`
 	Error           json.RawMessage `json:"error"`
+}
+
+// auditData has the members of the API's AuditRow.
+type auditData struct {
+	Tenant          string          `json:"tenant"`
+	Seq             int64           `json:"seq"`
+	At              timestamp       `json:"at"`
+	Actor           string          `json:"actor"`
+	Unauthenticated bool            `json:"unauthenticated"`
+	TokenID         *string         `json:"token_id"`
+	Address         *string         `json:"address"`
+	RequestID       *string         `json:"request_id"`
+	Action          string          `json:"action"`
+	Target          *string         `json:"target"`
+	Outcome         string          `json:"outcome"`
+	Reason          *string         `json:"reason"`
+	Count           int64           `json:"count"`
+	Before          json.RawMessage `json:"before"`
+	After           json.RawMessage `json:"after"`
 }
 
 // timestamp is a time that is written as the API writes times.

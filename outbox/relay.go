@@ -33,6 +33,10 @@ type RelayConfig struct {
 	// FromStart makes a consumer that is created now begin with the first step that there is.
 	// Default false: with the next one.
 	FromStart bool
+	// Audit makes the relay publish the rows of the audit instead of the steps, in the order of their positions. Its
+	// consumer reads nothing else. FromStart is as for steps: without it, a consumer that is created now begins with the rows
+	// that get positions from now on.
+	Audit bool
 	// Page is the most messages that are published at once. The page shrinks while pages take
 	// too long. Default 500.
 	Page int
@@ -66,7 +70,7 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	return c
 }
 
-// A Relay publishes every committed step to a sink on behalf of a consumer, whose position is in
+// A Relay publishes every committed step, or every row of the audit, to a sink on behalf of a consumer, whose position is in
 // the database. Any number of processes may run the relay of one consumer: one at a time leads
 // and publishes.
 type Relay struct {
@@ -88,7 +92,8 @@ func NewRelay(pool *pgxpool.Pool, consumer string, sink Sink, config RelayConfig
 // Run relays until the context ends, and then returns nil. Errors are logged and retried; none
 // ends it.
 func (r *Relay) Run(ctx context.Context) error {
-	ElectionOf(r.queries, r.consumer, r.config.FromStart, r.config.Lease, r.config.Logger).
+	consumer := queries.ConsumerCreateParams{Consumer: r.consumer, FromStart: r.config.FromStart, Audit: r.config.Audit}
+	ElectionOf(r.queries, consumer, r.config.Lease, r.config.Logger).
 		Run(ctx, "relaying", func(ctx context.Context, lease Lease) (progress bool, err error) {
 			return (&leadership{Relay: r, Lease: lease, renewed: lease.Since}).run(ctx)
 		})
@@ -133,16 +138,10 @@ func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error
 	if err != nil || next.Until == nil {
 		return 0, false, err
 	}
-	rows, err := l.queries.ConsumerRead(ctx, queries.ConsumerReadParams{Consumer: l.consumer, Until: *next.Until, Bytes: fsm.PageBytes})
+	messages, bytes, err := l.read(ctx, *next.Until)
 	if err != nil {
 		l.page.Adapt(err)
 		return 0, false, err
-	}
-	bytes := 0
-	messages := make([]Message, len(rows))
-	for i, row := range rows {
-		bytes += len(row.Context) + len(row.Payload)
-		messages[i] = MessageOf(row)
 	}
 	position := *next.Until
 	if bytes >= fsm.PageBytes {
@@ -153,7 +152,26 @@ func (l *leadership) relayPage(ctx context.Context) (n int, more bool, err error
 			return 0, false, err
 		}
 	}
-	return len(rows), true, l.advance(ctx, next.Epoch, position, len(rows))
+	return len(messages), true, l.advance(ctx, next.Epoch, position, len(messages))
+}
+
+// read reads the messages up to a position. A page ends with the message by which its documents have fsm.PageBytes.
+// bytes is how many they have.
+func (l *leadership) read(ctx context.Context, until int64) (messages []Message, bytes int, err error) {
+	if l.config.Audit {
+		rows, err := l.queries.ConsumerReadAudit(ctx, queries.ConsumerReadAuditParams{Consumer: l.consumer, Until: until, Bytes: fsm.PageBytes})
+		for _, row := range rows {
+			bytes += len(row.Before) + len(row.After)
+			messages = append(messages, auditMessageOf(row))
+		}
+		return messages, bytes, err
+	}
+	rows, err := l.queries.ConsumerRead(ctx, queries.ConsumerReadParams{Consumer: l.consumer, Until: until, Bytes: fsm.PageBytes})
+	for _, row := range rows {
+		bytes += len(row.Context) + len(row.Payload)
+		messages = append(messages, MessageOf(row))
+	}
+	return messages, bytes, err
 }
 
 // publish gives the sink no more time than the lease has left. What it published later could come
@@ -177,14 +195,14 @@ func (l *leadership) advance(ctx context.Context, epoch, position int64, relayed
 	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
 		return l.queries.ConsumerAdvance(ctx, queries.ConsumerAdvanceParams{
 			Consumer: l.consumer, Leader: l.Leader, Term: l.Term, Epoch: epoch, Position: position, Relayed: int64(relayed),
-			Lease: interval(l.config.Lease),
+			Lease: Interval(l.config.Lease),
 		})
 	})
 }
 
 func (l *leadership) renew(ctx context.Context) error {
 	return l.keepLease(ctx, func(ctx context.Context) (leads bool, err error) {
-		return l.queries.ConsumerRenew(ctx, queries.ConsumerRenewParams{Consumer: l.consumer, Leader: l.Leader, Term: l.Term, Lease: interval(l.config.Lease)})
+		return l.queries.ConsumerRenew(ctx, queries.ConsumerRenewParams{Consumer: l.consumer, Leader: l.Leader, Term: l.Term, Lease: Interval(l.config.Lease)})
 	})
 }
 
@@ -201,6 +219,7 @@ func (l *leadership) keepLease(ctx context.Context, call func(context.Context) (
 	return err
 }
 
-func interval(d time.Duration) pgtype.Interval {
+// Interval is a duration as the database takes it.
+func Interval(d time.Duration) pgtype.Interval {
 	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
 }

@@ -84,7 +84,7 @@ func (s *Sequencer) Run(ctx context.Context) error {
 	Election{
 		Length: s.config.Lease, Logger: s.config.Logger.With("work", "sequencer"),
 		Stand: func(ctx context.Context, leader string) (term int64, err error) {
-			return s.queries.LogLead(ctx, queries.LogLeadParams{Leader: leader, Lease: interval(s.config.Lease)})
+			return s.queries.LogLead(ctx, queries.LogLeadParams{Leader: leader, Lease: Interval(s.config.Lease)})
 		},
 		Resign: func(ctx context.Context, leader string, term int64) error {
 			return s.queries.LogResign(ctx, queries.LogResignParams{Leader: leader, Term: term})
@@ -168,7 +168,7 @@ func (l *sequence) begin(ctx context.Context) error {
 func (l *sequence) tick(ctx context.Context) (numbered bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
-	t, err := l.queries.LogTick(ctx, queries.LogTickParams{Leader: l.Leader, Term: l.Term, Lease: interval(l.config.Lease)})
+	t, err := l.queries.LogTick(ctx, queries.LogTickParams{Leader: l.Leader, Term: l.Term, Lease: Interval(l.config.Lease)})
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("tick: %w", err)

@@ -115,7 +115,7 @@ func TestSequencerSweeps(t *testing.T) {
 		id := outboxtest.Create(t, pool)
 		bounded.Exec(t, pool, "select pawl.fire_one($1, 'stop')", id)
 		bounded.UntilSQL(t, pool, "select count(*) > 1 from pawl.log")
-		bounded.UntilSQL(t, pool, "select cardinality(pawl.purge_instances('default', array[$1::uuid], 'infinity')) = 1", id)
+		bounded.UntilSQL(t, pool, "select cardinality(pawl.purge_archived('default', array[$1::uuid], 'infinity')) = 1", id)
 		bounded.UntilSQL(t, pool, "select not exists (select from pawl_private.purged_instance) and not exists (select from pawl.log where instance_id <> $1)", kept)
 	}
 }

@@ -18,7 +18,8 @@ type Status struct {
 	Leader string `json:"leader"`
 	// Term is the number of the present lease: 1 for the first leader.
 	Term int64 `json:"term"`
-	// Relayed counts the steps that were relayed, and those that were relayed again.
+	// Relayed counts the steps that were relayed, and those that were relayed again. For a consumer of the audit, steps
+	// are its rows, here and below.
 	Relayed int64 `json:"relayed"`
 	// Steps counts the steps that are yet to be relayed. BehindSeconds is the age of the oldest
 	// of them; 0 if there is none.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -9,10 +10,31 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// refuseEmpty refuses an argument that is given but empty, and a list with an empty element. As a rule
-// they come from a script in which a variable is not set. If they counted as not given, the command would
-// do more than the script means. An environment variable that is set to nothing does count as not given.
-func refuseEmpty(parsed *kong.Context, args []string) error {
+// secret reads flags of the type secret: the secret itself, or @FILE to read it from a file, without the line break at
+// its end. Flags with the tag secret take only @FILE on the command line; see checkArguments.
+func secret(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("value", &text); err != nil {
+		return err
+	}
+	if file, ok := strings.CutPrefix(text, "@"); ok {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if text = strings.TrimRight(string(data), "\r\n"); text == "" {
+			return fmt.Errorf("%s is empty", file)
+		}
+	}
+	target.SetString(text)
+	return nil
+}
+
+// checkArguments refuses a secret, since every user of the machine sees the arguments of a process. It also refuses an
+// argument that is given but empty, and a list with an empty element. As a rule these come from a script in which a
+// variable is not set. If they counted as not given, the command would do more than the script means. An environment
+// variable that is set to nothing does count as not given.
+func checkArguments(parsed *kong.Context, args []string) error {
 	flags := map[string]*kong.Flag{}
 	for _, p := range parsed.Path {
 		switch {
@@ -30,6 +52,8 @@ func refuseEmpty(parsed *kong.Context, args []string) error {
 		}
 		switch flag := flags[name]; {
 		case flag == nil || flag.IsBool():
+		case flag.Tag.Has("secret") && value != "" && !strings.HasPrefix(value, "@"):
+			return fmt.Errorf("%s must not be on the command line, where every user of this machine sees it: set %s, or give %s @FILE", name, flag.Envs[0], name)
 		case value == "":
 			return fmt.Errorf("%s must not be empty", name)
 		case flag.IsSlice() && slices.Contains(strings.Split(value, string(flag.Tag.Sep)), ""):

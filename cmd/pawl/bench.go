@@ -19,7 +19,7 @@ type benchCommand struct {
 	Workflows   int           `default:"0" placeholder:"N" help:"Register N workflows of five versions each at the end, and measure transitions before and after."`
 	Grown       bool          `help:"Fill the tables to 1,000,000 instances, 10,000,000 steps and 5,000,000 keys at the end, and measure again. Takes about four minutes and 8 GB of disk."`
 	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures to a file as JSON too."`
-	DatabaseURL string        `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"An empty database to use as its owner; it is left empty. By default a private Postgres is started."`
+	DatabaseURL string        `env:"DATABASE_URL,PAWL_DATABASE_URL" type:"secret" placeholder:"URL" help:"An empty database to use as its owner; it is left empty. By default a private Postgres is started."`
 }
 
 func (b *benchCommand) config() bench.Config {

@@ -24,7 +24,8 @@ import (
 // clientFlags are the flags of the commands that are clients of the HTTP API.
 type clientFlags struct {
 	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
-	Token  string `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
+	Token  string `type:"secret" secret:"" placeholder:"@FILE" env:"PAWL_TOKEN" help:"Bearer token to send, from the environment or a file."`
+	Tenant string `placeholder:"ID" help:"Tenant to act for, with a token of the tenant '*'."`
 	Actor  string `env:"PAWL_ACTOR" help:"Who acts, for the history. It is ignored by a service with tokens."`
 	JSON   bool   `help:"Print the answer as JSON."`
 }
@@ -49,18 +50,20 @@ func (m *moment) UnmarshalText(text []byte) error {
 
 // problem is an error answer of the service, as RFC 9457 defines it, with pawl's members.
 type problem struct {
-	foreign       string   // The message for an answer that is not pawl's; the rest is empty then.
-	Status        int      `json:"status"`
-	Code          string   `json:"code"`
-	Detail        string   `json:"detail"`
-	RequestID     string   `json:"request_id"`
-	AllowedEvents []string `json:"allowed_events"`
-	Guards        []string `json:"guards"`
-	Errors        []struct {
-		Pointer   string `json:"pointer"`
-		Parameter string `json:"parameter"`
-		Detail    string `json:"detail"`
-	} `json:"errors"`
+	foreign       string         // The message for an answer that is not pawl's; the rest is empty then.
+	Status        int            `json:"status"`
+	Code          string         `json:"code"`
+	Detail        string         `json:"detail"`
+	RequestID     string         `json:"request_id"`
+	AllowedEvents []string       `json:"allowed_events"`
+	Guards        []string       `json:"guards"`
+	Errors        []problemFault `json:"errors"`
+}
+
+type problemFault struct {
+	Pointer   string `json:"pointer"`
+	Parameter string `json:"parameter"`
+	Detail    string `json:"detail"`
 }
 
 // Error returns the detail with what helps to go on, below it and indented.
@@ -69,15 +72,15 @@ func (p *problem) Error() string {
 		return p.foreign
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d %s: %s (request %s)", p.Status, p.Code, p.Detail, p.RequestID)
+	fmt.Fprintf(&b, "%d %s: %s (request %s)", p.Status, oneLine(p.Code), oneLine(p.Detail), oneLine(p.RequestID))
 	for _, e := range p.Errors {
-		fmt.Fprintf(&b, "\n  %s%s: %s", e.Pointer, e.Parameter, e.Detail)
+		fmt.Fprintf(&b, "\n  %s%s: %s", oneLine(e.Pointer), oneLine(e.Parameter), oneLine(e.Detail))
 	}
 	if len(p.AllowedEvents) > 0 {
-		fmt.Fprintf(&b, "\n  it accepts: %s", strings.Join(p.AllowedEvents, ", "))
+		fmt.Fprintf(&b, "\n  it accepts: %s", oneLine(strings.Join(p.AllowedEvents, ", ")))
 	}
 	for _, g := range p.Guards {
-		fmt.Fprintf(&b, "\n  guard: %s", g)
+		fmt.Fprintf(&b, "\n  guard: %s", oneLine(g))
 	}
 	return b.String()
 }
@@ -89,6 +92,15 @@ type call struct {
 	body         any // Sent as JSON; nil sends no body.
 	key          string
 	ifMatch      string
+	wait         time.Duration // How long the service may wait before it answers.
+}
+
+// ifMatch is the If-Match header for a version; empty for 0.
+func ifMatch(version int64) string {
+	if version == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%q", strconv.FormatInt(version, 10))
 }
 
 // parameters returns a query of those values that are not empty.
@@ -144,7 +156,7 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 		return 0, 0, err
 	}
 	for name, value := range map[string]string{
-		"Idempotency-Key": c.key, "If-Match": c.ifMatch, "X-Actor": f.Actor,
+		"Idempotency-Key": c.key, "If-Match": c.ifMatch, "X-Actor": f.Actor, "X-Pawl-Tenant": f.Tenant,
 	} {
 		if value != "" {
 			req.Header.Set(name, value)
@@ -156,7 +168,7 @@ func (f *clientFlags) once(ctx context.Context, c call, body []byte, into any) (
 	if f.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+f.Token)
 	}
-	client := http.Client{Timeout: 30 * time.Second}
+	client := http.Client{Timeout: 30*time.Second + c.wait}
 	res, err := client.Do(req)
 	if err != nil {
 		return 0, 0, unreachable(err)

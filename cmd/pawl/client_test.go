@@ -101,12 +101,28 @@ $`).MatchString(out) {
 	if out := mustPawl(t, env, "instance", "accepted-events", created.ID, "--evaluate"); !strings.Contains(out, "pay") {
 		t.Error(out)
 	}
+	byKey := []string{"instance", "fire-by-key", "flight-booking", "order/8", "reserve", "--payload", "{price: 2}"}
+	if _, stderr, code := pawl(t, env, byKey...); code != 1 || !strings.Contains(stderr, "404 instance-not-found") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	byKey = append(byKey, "--start", "{context: {flight_id: LH8, price: 2}}", "--key", "k8")
+	if out := mustPawl(t, env, append(byKey, "--dry-run")...); !strings.Contains(out, "RESERVED") {
+		t.Error(out)
+	}
+	for range 2 { // The second time it is a replay.
+		if out := mustPawl(t, env, byKey...); !regexp.MustCompile(`(?s)RESERVED.*version +2\n.*business key +order/8\n`).MatchString(out) {
+			t.Error(out)
+		}
+	}
+	if out := mustPawl(t, env, "instance", "fire-by-key", "flight-booking", "order/8", "cancel", "--if-match", "2"); !strings.Contains(out, "CANCELLED") {
+		t.Error(out)
+	}
 	for i := range 3 {
 		mustPawl(t, env, "instance", "create", "flight-booking", "--context", fmt.Sprintf("{flight_id: LH%d, price: 1}", i))
 	}
 	var listed []struct{ ID string }
-	if err := json.Unmarshal([]byte(mustPawl(t, env, "instance", "list", "--limit", "0", "--json")), &listed); err != nil || len(listed) != 4 {
-		t.Errorf("%d instances are listed (%v), want 4", len(listed), err)
+	if err := json.Unmarshal([]byte(mustPawl(t, env, "instance", "list", "--limit", "0", "--json")), &listed); err != nil || len(listed) != 5 {
+		t.Errorf("%d instances are listed (%v), want 5", len(listed), err)
 	}
 	if out := mustPawl(t, env, "instance", "list", "--state", "RESERVED"); !strings.Contains(out, created.ID) || strings.Count(out, "\n") != 2 {
 		t.Error(out)

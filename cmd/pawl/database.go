@@ -12,7 +12,7 @@ import (
 
 // ownerFlags name the database for the commands that need the schema's owner.
 type ownerFlags struct {
-	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as the schema's owner."`
+	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" type:"secret" placeholder:"URL" help:"The database, as the schema's owner; @FILE reads the URL from a file."`
 }
 
 // Validate refuses an empty URL.
@@ -20,7 +20,7 @@ func (o ownerFlags) Validate() error { return wantDatabase(o.DatabaseURL) }
 
 // roleFlags name the database for the commands that need no more than the service.
 type roleFlags struct {
-	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"The database, as a role with the privileges of 'pawl migrate grants'."`
+	DatabaseURL string `required:"" env:"DATABASE_URL,PAWL_DATABASE_URL" type:"secret" placeholder:"URL" help:"The database, as a role with privileges of 'pawl migrate grants'; @FILE reads the URL from a file."`
 }
 
 // Validate refuses an empty URL.
@@ -35,13 +35,13 @@ func wantDatabase(url string) error {
 }
 
 // openDatabase returns a pool on a database. It fails if the schema is not the one that this build needs, or if the
-// role lacks the privileges of the service.
-func openDatabase(c *console, url string, config db.Config) (*pgxpool.Pool, error) {
+// role lacks one of the privileges.
+func openDatabase(c *console, url string, config db.Config, privileges ...db.Privilege) (*pgxpool.Pool, error) {
 	pool, err := db.Open(c, url, config)
 	if err != nil {
 		return nil, err
 	}
-	unfit, found := errors.AsType[*fsm.Error](fsm.CheckSchema(c, session.Pool(pool)))
+	unfit, found := errors.AsType[*fsm.Error](fsm.CheckSchema(c, session.Pool(pool), parts(privileges)...))
 	if !found {
 		return pool, nil
 	}
@@ -50,4 +50,12 @@ func openDatabase(c *console, url string, config db.Config) (*pgxpool.Pool, erro
 		return nil, unfit.Cause
 	}
 	return nil, errors.New(unfit.Message)
+}
+
+// parts are the names of privileges in the database.
+func parts(privileges []db.Privilege) (names []string) {
+	for _, p := range privileges {
+		names = append(names, p.Parts()...)
+	}
+	return names
 }

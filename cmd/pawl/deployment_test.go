@@ -3,6 +3,7 @@ package main_test
 import (
 	"crypto/sha256"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -63,7 +64,7 @@ type client struct {
 	tenant string
 }
 
-func (c client) token() string { return "token of " + c.tenant }
+func (c client) token() string { return "token-of-" + strings.Replace(c.tenant, "*", "all", 1) }
 
 func (c client) send(want int, method, path, body string, headers ...string) answer {
 	c.t.Helper()
@@ -98,31 +99,36 @@ func TestGrownDeployment(t *testing.T) {
 	}
 	var tokens []token
 	clients := make([]client, tenants)
+	tokenOf := func(c client, scopes ...string) token {
+		return token{fmt.Sprintf("%x", sha256.Sum256([]byte(c.token()))), "client of " + c.tenant, c.tenant, scopes}
+	}
 	for n := range clients {
 		clients[n] = client{t: t, tenant: fmt.Sprintf("tenant-%d", n)}
-		tokens = append(tokens, token{
-			fmt.Sprintf("%x", sha256.Sum256([]byte(clients[n].token()))), "client of " + clients[n].tenant, clients[n].tenant, []string{"read", "write", "admin"},
-		})
+		tokens = append(tokens, tokenOf(clients[n], "read", "create", "fire", "deliver"))
+		mustPawl(t, owner, "tenant", "create", clients[n].tenant)
 	}
+	deployer := client{t: t, tenant: "*"}
+	tokens = append(tokens, tokenOf(deployer, "deploy"))
 	text, err := json.Marshal(tokens)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := start(t, []string{
 		"DATABASE_URL=" + dbtest.Pooler(t, role, "transaction", "default_pool_size = 4"), "PAWL_LISTEN_DATABASE_URL=" + role,
-		"PAWL_WEBHOOK_ALLOW_PRIVATE=true",
+		"PAWL_WEBHOOK_ALLOW_PRIVATE=true", "PAWL_SECRET_KEY=k:" + base64.StdEncoding.EncodeToString(make([]byte, 32)),
 	}, "serve", "--tokens", writeFile(t, "tokens.json", string(text)))
 	for n := range clients {
 		clients[n].server = p.url
 	}
 	one, other := clients[7], clients[8]
+	deployer.server = p.url
 
 	// The deployment grows by copies of a workflow.
 	mustPawl(t, nil, "workflow", "validate", flight)
-	if out := one.pawl("workflow", "apply", flight); out != "flight-booking: version 1 registered\n" {
+	if out := deployer.pawl("workflow", "apply", flight); out != "flight-booking: version 1 registered\n" {
 		t.Errorf("apply says %s", out)
 	}
-	one.send(http.StatusCreated, http.MethodPut, "/v1/workflows/door", door)
+	deployer.send(http.StatusCreated, http.MethodPut, "/v1/workflows/door", door)
 	look := dialDSN(t, dsn)
 	for version := range 2 {
 		bounded.Exec(t, look, `
@@ -197,7 +203,7 @@ func TestGrownDeployment(t *testing.T) {
 		}
 		waited <- a
 	}()
-	caller := loginRole(t, dsn, "caller")
+	caller := loginRole(t, dsn, "caller", "--tenant", one.tenant)
 	callerConfig, err := pgx.ParseConfig(dbtest.Pooler(t, caller, "transaction"))
 	if err != nil {
 		t.Fatal(err)

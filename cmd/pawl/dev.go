@@ -16,7 +16,7 @@ import (
 type devCommand struct {
 	Listen      string `default:"127.0.0.1:8080" env:"PAWL_LISTEN" help:"Address to listen on; port 0 takes a free one."`
 	DataDir     string `default:".pawl" type:"path" env:"PAWL_DATA_DIR" help:"Folder of the private Postgres's data."`
-	DatabaseURL string `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"Use this database instead of a private Postgres."`
+	DatabaseURL string `env:"DATABASE_URL,PAWL_DATABASE_URL" type:"secret" placeholder:"URL" help:"Use this database instead of a private Postgres."`
 	serviceFlags
 }
 
@@ -57,22 +57,26 @@ func (d *devCommand) Run(c *console) error {
 		return err
 	}
 	example := func(service *fsm.Service) error { return registerExample(c, service) }
+	shown := dsn
+	if d.DatabaseURL != "" {
+		shown = "the one that DATABASE_URL names" // Which may have a password.
+	}
 	return d.serve(c, dsn, d.Listen, example, func(addr net.Addr) {
 		if addr == nil {
-			c.printf("pawl runs its workers, without an API\nits database is %s\n", dsn)
+			c.printf("pawl runs its workers, without an API\nits database is %s\n", shown)
 			return
 		}
-		c.printf(devBanner, addr, dsn)
+		c.printf(devBanner, addr, shown, d.scheme())
 	})
 }
 
-const devBanner = `pawl listens on http://%[1]s
+const devBanner = `pawl listens on %[3]s://%[1]s
 its database is %[2]s
 
 try it:
-  curl -i http://%[1]s/v1/workflows/flight-booking/instances -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%%s%%N)" -d '{"context": {"flight_id": "LH454", "price": 420}}'
-  curl 'http://%[1]s/v1/instances?workflow=flight-booking'
-  curl http://%[1]s/v1/workflows/flight-booking
+  curl -i %[3]s://%[1]s/v1/workflows/flight-booking/instances -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%%s%%N)" -d '{"context": {"flight_id": "LH454", "price": 420}}'
+  curl '%[3]s://%[1]s/v1/instances?workflow=flight-booking'
+  curl %[3]s://%[1]s/v1/workflows/flight-booking
 `
 
 // registerExample registers flight-booking. From the second start on this changes nothing.

@@ -23,39 +23,53 @@ var allowed = map[string][]string{
 	"db/session": {"db/queries"},
 	"db/localpg": {},
 
-	"fsm":                   {"db/queries", "db/schema", "db/session", "fsm/definition", "fsm/internal/database", "fsm/internal/gate", "internal/address"},
+	"fsm":                   {"db/queries", "db/schema", "db/session", "fsm/definition", "fsm/internal/database", "fsm/internal/gate", "internal/address", "internal/seal", "internal/variable"},
 	"fsm/definition":        {"fsm/internal/gate"},
+	"fsm/access":            {"db/queries", "fsm", "fsm/internal/database"},
 	"fsm/internal/database": {"db/queries", "db/session", "fsm/internal/gate"},
 	"fsm/internal/gate":     {},
 	"fsm/internal/final":    {"db/queries", "fsm/internal/database"},
+	"fsm/bulk":              {"db/queries", "db/session", "fsm", "fsm/definition", "fsm/internal/database", "fsm/worker"},
+	"fsm/connection":        {"db/queries", "fsm", "fsm/definition", "fsm/internal/database", "internal/seal"},
 	"fsm/lifecycle":         {"db/queries", "db/session", "fsm", "fsm/definition", "fsm/internal/database", "fsm/internal/final", "fsm/internal/gate"},
 	"fsm/live":              {"db/queries", "db/session", "fsm", "fsm/internal/database", "fsm/worker"}, // The hub polls in the worker's loop.
-	"fsm/subscription":      {"db/queries", "fsm", "fsm/internal/database", "internal/address"},
+	"fsm/rotation":          {"db/queries", "fsm", "internal/seal"},
+	"fsm/subscription":      {"db/queries", "fsm", "fsm/internal/database", "internal/address", "internal/seal"},
+	"fsm/task":              {"db/queries", "fsm", "fsm/internal/database", "fsm/live"}, // The hub wakes the claims that wait.
 	"fsm/worker":            {"db/queries", "db/session", "fsm/internal/database", "fsm/internal/final"},
 
-	"httpapi":     {"fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "httpapi/api"},
+	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api"},
 	"httpapi/api": {"fsm"},
 
-	"outbox":          {"db/queries", "db/session", "fsm"},
+	"outbox":          {"db/queries", "db/session", "fsm", "fsm/access"},
 	"outbox/dispatch": {"internal/address"},
+	"outbox/invoke":   {"db/queries", "db/session", "fsm", "fsm/connection", "fsm/worker", "internal/address", "internal/seal", "internal/variable", "outbox", "outbox/dispatch"},
 	"outbox/sink":     {"outbox"},
-	"outbox/webhook":  {"db/queries", "db/session", "fsm", "fsm/subscription", "internal/address", "outbox", "outbox/dispatch"},
+	"outbox/webhook":  {"db/queries", "db/session", "fsm", "fsm/subscription", "internal/address", "internal/seal", "outbox", "outbox/dispatch"},
 
 	"internal/address":   {},
 	"internal/bench":     {"db", "db/localpg", "fsm/live", "outbox"},
 	"internal/matrix":    {"db/localpg"},
+	"internal/seal":      {},
 	"internal/migration": {"db", "db/localpg", "db/schema"},
+	"internal/oidc":      {},
+	"internal/variable":  {},
 
 	"internal/torture":       {"db/localpg", "internal/torture/check"},
 	"internal/torture/check": {},
 
 	"examples/document-processing": {},
 	"examples/flight-booking":      {},
+	"examples/export-job":          {"examples/worker/loop"},
+	"examples/payment":             {},
+	"examples/trip-saga":           {},
 	"examples/webhook-receiver":    {"db"},
+	"examples/worker":              {"examples/worker/loop"},
+	"examples/worker/loop":         {},
 
 	"cmd/pawl": {
-		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/worker",
-		"httpapi", "httpapi/api", "internal/bench", "outbox", "outbox/sink", "outbox/webhook",
+		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
+		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
 	},
 
 	// For tests only.
@@ -64,7 +78,7 @@ var allowed = map[string][]string{
 	"examples/story":    {"fsm", "httpapi", "internal/bounded"},
 	"fsm/fsmtest":       {"db", "db/dbtest", "fsm", "fsm/lifecycle", "internal/bounded"},
 	"internal/bounded":  {"db/queries"},
-	"outbox/outboxtest": {"db/dbtest", "db/queries", "fsm", "internal/bounded", "outbox"},
+	"outbox/outboxtest": {"db/dbtest", "db/queries", "fsm", "fsm/access", "internal/bounded", "outbox"},
 }
 
 // foreign lists what a package, and the packages under it, must not import of others.
@@ -122,6 +136,26 @@ func TestImports(t *testing.T) {
 		if !seen[path] {
 			t.Errorf("there is no package %s", path)
 		}
+	}
+}
+
+// TestServersOfTestsStayOut keeps the servers that tests run out of the program.
+func TestServersOfTestsStayOut(t *testing.T) {
+	t.Parallel()
+	list := bounded.Command(t, "go", "list", "-deps", ".")
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for imported := range strings.FieldsSeq(string(out)) {
+		for _, server := range []string{"github.com/zitadel/", "github.com/twmb/franz-go/pkg/kfake", "github.com/Shopify/toxiproxy", "github.com/testcontainers/"} {
+			if strings.HasPrefix(imported, server) {
+				t.Errorf("the program has %s", imported)
+			}
+		}
+	}
+	if !strings.Contains(string(out), "github.com/coreos/go-oidc/") {
+		t.Error("the list is not that of the program")
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 )
 
 // instanceCommand is `pawl instance`.
@@ -16,7 +15,12 @@ type instanceCommand struct {
 	Get            instanceGet            `cmd:"" help:"Show an instance as it is, or as it was at a time or version."`
 	List           instanceList           `cmd:"" help:"List instances, newest first unless --sort is given."`
 	Fire           instanceFire           `cmd:"" help:"Fire an event at an instance."`
+	FireByKey      instanceFireByKey      `cmd:"" help:"Fire an event at the instance that holds a business key."`
 	History        instanceHistory        `cmd:"" help:"Show the steps of an instance."`
+	Timeline       instanceTimeline       `cmd:"" help:"Show what happened to an instance: its steps, tasks with their attempts, compensations and deliveries."`
+	Compensation   instanceCompensation   `cmd:"" help:"List, retry and skip what undoes the steps of an instance."`
+	Override       instanceOverride       `cmd:"" help:"Move an instance although its definition does not allow it now."`
+	Cancel         instanceCancel         `cmd:"" help:"Move an instance to the state that its definition names for cancels."`
 	Watch          instanceWatch          `cmd:"" help:"Print the steps of an instance as they are made, until it is final."`
 	AcceptedEvents instanceAcceptedEvents `cmd:"" help:"Show the events that an instance accepts."`
 	Migrate        instanceMigrate        `cmd:"" help:"Migrate live instances to another version of their workflow."`
@@ -80,11 +84,7 @@ func (c *console) printInstance(i instanceAnswer, asJSON bool) error {
 			lines = append(lines, [2]string{"fails", *n.LastError})
 		}
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 1, ' ', 0)
-	for _, line := range lines {
-		_, _ = fmt.Fprintf(table, "%s\t%s\n", line[0], line[1])
-	}
-	return table.Flush()
+	return c.printLines(lines)
 }
 
 // showInstance sends a request and prints the instance that is its answer.
@@ -197,10 +197,10 @@ func (i *instanceList) Run(c *console) error {
 	if i.JSON {
 		return c.printJSON(items)
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "ID\tWORKFLOW\tSTATE\tSTATUS\tVERSION\tSINCE")
+	table := c.table(2)
+	table.row("ID\tWORKFLOW\tSTATE\tSTATUS\tVERSION\tSINCE")
 	for _, item := range items {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\n",
+		table.row("%s\t%s\t%s\t%s\t%d\t%s",
 			item.ID, item.Workflow, item.State, item.Status, item.Version, item.ChangedAt)
 	}
 	return table.Flush()
@@ -230,9 +230,8 @@ func pages[T any](c *console, f *clientFlags, path string, query url.Values, lim
 	}
 }
 
-// instanceFire fires an event at an instance.
-type instanceFire struct {
-	oneInstance
+// fireFlags are the arguments that every command has that fires an event.
+type fireFlags struct {
 	Event   string `arg:"" help:"Name of the event."`
 	Payload string `placeholder:"JSON|@FILE|-" help:"Payload: JSON or YAML, @FILE to read it from a file, or - for standard input."`
 	IfMatch int64  `help:"Fire only if the instance is at this version."`
@@ -241,20 +240,58 @@ type instanceFire struct {
 	DryRun  bool   `help:"Show the instance as it would be, and change nothing."`
 }
 
+// call returns the request that fires the event at what the path names. start is the argument that says what to create;
+// empty for nothing.
+func (f *fireFlags) call(c *console, path, start string) (call, error) {
+	payload, err := c.input(f.Payload)
+	if err != nil {
+		return call{}, err
+	}
+	body := members(map[string]string{"reason": f.Reason}, "payload", payload)
+	if start != "" {
+		if body["start"], err = c.input(start); err != nil {
+			return call{}, err
+		}
+	}
+	return newCommand(path+"/actions/"+url.PathEscape(f.Event), f.Key, body, f.IfMatch, f.DryRun), nil
+}
+
+// newCommand returns the request of a command for an instance, which must be at the version ifMatch unless that is 0.
+func newCommand(path, key string, body any, version int64, dryRun bool) call {
+	request := call{method: http.MethodPost, path: path, key: key, body: body, ifMatch: ifMatch(version)}
+	if dryRun {
+		request.query = url.Values{"dry_run": {"true"}}
+	}
+	return request
+}
+
+// instanceFire fires an event at an instance.
+type instanceFire struct {
+	oneInstance
+	fireFlags
+}
+
 func (i *instanceFire) Run(c *console) error {
-	payload, err := c.input(i.Payload)
+	request, err := i.call(c, i.path(), "")
 	if err != nil {
 		return err
 	}
-	request := call{
-		method: http.MethodPost, path: i.path() + "/actions/" + url.PathEscape(i.Event), key: i.Key,
-		body: members(map[string]string{"reason": i.Reason}, "payload", payload),
-	}
-	if i.IfMatch != 0 {
-		request.ifMatch = fmt.Sprintf("%q", strconv.FormatInt(i.IfMatch, 10))
-	}
-	if i.DryRun {
-		request.query = url.Values{"dry_run": {"true"}}
+	return i.showInstance(c, request)
+}
+
+// instanceFireByKey fires an event at the instance that holds a business key.
+type instanceFireByKey struct {
+	clientFlags
+	Workflow    string `arg:"" help:"Name of the workflow."`
+	BusinessKey string `arg:"" help:"Business key of the instance."`
+	fireFlags
+	Start string `placeholder:"JSON|@FILE|-" help:"Create the instance if none holds the key, such as {context: {price: 1}}: JSON or YAML, @FILE or -."`
+}
+
+func (i *instanceFireByKey) Run(c *console) error {
+	request, err := i.call(c, "/v1/workflows/"+url.PathEscape(i.Workflow)+"/keys/"+url.PathEscape(i.BusinessKey), i.Start)
+	if err != nil {
+		return err
 	}
 	return i.showInstance(c, request)
 }

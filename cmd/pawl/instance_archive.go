@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -41,7 +40,8 @@ func (a *age) UnmarshalText(text []byte) error {
 // Help is printed below the help of the command.
 func (i *instanceArchive) Help() string {
 	return "Writes one JSON object per line: an instance as the API shows it, with its tenant_id and its whole history. " +
-		"Without --purge the database is only read.\n\n" +
+		"Without --purge the database is only read, which takes the privilege reader or service of 'pawl migrate grants'.\n\n" +
+		"--purge takes the privilege operator as well, or the schema's owner. " +
 		"With --purge an instance is purged after its line has been written to the file and the file has been flushed to " +
 		"the disk. With standard output it is purged after the line has been written; make sure that the reader keeps it. " +
 		"An instance stays if an idempotency key still replays it, or if another transaction has locked it; standard error " +
@@ -66,7 +66,11 @@ type archivedInstance struct {
 }
 
 func (i *instanceArchive) Run(c *console) (err error) {
-	pool, err := openDatabase(c, i.DatabaseURL, db.Config{MaxConns: 2})
+	needed := []db.Privilege{db.Reader}
+	if i.Purge {
+		needed = append(needed, db.Operator)
+	}
+	pool, err := openDatabase(c, i.DatabaseURL, db.Config{MaxConns: 2}, needed...)
 	if err != nil {
 		return err
 	}
@@ -74,7 +78,8 @@ func (i *instanceArchive) Run(c *console) (err error) {
 	service := fsm.New(pool, fsm.Config{})
 	defer service.Close()
 
-	output, sync := c.out, func() error { return nil }
+	var output io.Writer = c.out
+	sync := func() error { return nil }
 	if i.Output != "" {
 		var file *os.File
 		if file, err = newFile(i.Output); err != nil {
@@ -116,14 +121,14 @@ func writeLine(to io.Writer, a lifecycle.Archived) error {
 
 // print prints the numbers on standard error, since the archive may be on standard output.
 func (i *instanceArchive) print(c *console, a lifecycle.Archive) {
-	_, _ = fmt.Fprintf(c.err, "%d instances written", a.Written)
+	c.complain("%d instances written", a.Written)
 	if i.Purge {
-		_, _ = fmt.Fprintf(c.err, ", %d purged", a.Purged)
+		c.complain(", %d purged", a.Purged)
 	}
 	if stay := a.Written - a.Purged; i.Purge && stay > 0 {
-		_, _ = fmt.Fprintf(c.err, "; %d stay, since a key still replays them or a transaction has locked them, and are written again by the next run", stay)
+		c.complain("; %d stay, since a key still replays them or a transaction has locked them, and are written again by the next run", stay)
 	}
-	_, _ = fmt.Fprintln(c.err)
+	c.complain("\n")
 }
 
 // newFile creates a file. It fails if the file exists. The folder is flushed to the disk too, so that

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,7 +92,8 @@ func TestInstanceArchive(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.NewDSN(t)
 	conn := dialDSN(t, dsn)
-	env := []string{"DATABASE_URL=" + serviceRole(t, dsn)}
+	service := serviceRole(t, dsn)
+	env := []string{"DATABASE_URL=" + service}
 	// The workers of the service purge nothing, since this workflow has no retention.
 	p := start(t, env, "serve")
 	mustPawl(t, nil, "workflow", "apply", "--server", p.url, flight)
@@ -129,6 +131,12 @@ func TestInstanceArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"instance", "archive", "--older-than", "365d", "--purge", "--output", file}
+	wantLine(t, env, 1, []string{"the role lacks", "pawl migrate grants"}, args...)
+	role, err := url.Parse(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPawl(t, []string{"DATABASE_URL=" + dsn}, "migrate", "grants", "--role", role.User.Username(), "--privilege", "operator", "--tenant", "*", "--apply")
 	if _, stderr, code := pawl(t, env, args...); code != 1 || !strings.Contains(stderr, "file exists") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
@@ -192,7 +200,7 @@ func TestArchiveIsKilled(t *testing.T) {
 	archive.Kill(t)
 	// Wait until the server has ended its last statement.
 	bounded.UntilSQL(t, conn, `select count(*) = 0 from pg_stat_activity
-		where datname = current_database() and state <> 'idle' and query like '%purge_instances%' and pid <> pg_backend_pid()`)
+		where datname = current_database() and state <> 'idle' and query like '%purge_archived%' and pid <> pg_backend_pid()`)
 	left := instancesLeft(t, conn)
 	text, err := os.ReadFile(file)
 	if err != nil {

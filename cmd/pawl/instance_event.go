@@ -2,12 +2,10 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 )
 
 // instanceAcceptedEvents prints the events that the state of an instance has a transition for.
@@ -35,14 +33,14 @@ func (i *instanceAcceptedEvents) Run(c *console) error {
 	if i.JSON {
 		return c.printJSON(answer.Items)
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "EVENT\tLEADS TO\tGUARD HOLDS\tPAYLOAD SCHEMA")
+	table := c.table(2)
+	table.row("EVENT\tLEADS TO\tGUARD HOLDS\tPAYLOAD SCHEMA")
 	for _, a := range answer.Items {
 		holds := "-"
 		if a.GuardHolds != nil {
 			holds = strconv.FormatBool(*a.GuardHolds)
 		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", a.Event, strings.Join(a.Targets, ", "), holds, a.PayloadSchema)
+		table.row("%s\t%s\t%s\t%s", a.Event, strings.Join(a.Targets, ", "), holds, a.PayloadSchema)
 	}
 	return table.Flush()
 }

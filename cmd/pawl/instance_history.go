@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/url"
-	"text/tabwriter"
 )
 
 // stepAnswer is a step of an instance as the API shows it.
@@ -37,10 +35,10 @@ func (i *instanceHistory) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "VERSION\tAT\tKIND\tEVENT\tFROM\tTO\tACTOR\tREASON")
+	table := c.table(2)
+	table.row("VERSION\tAT\tKIND\tEVENT\tFROM\tTO\tACTOR\tREASON")
 	for _, s := range items {
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Version, s.At,
+		table.row("%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s", s.Version, s.At,
 			s.Kind, orDash(s.Event), orDash(s.From), s.To, s.Actor, orDash(s.Reason))
 	}
 	return table.Flush()

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -26,12 +25,22 @@ type cli struct {
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 
 	Dev          devCommand          `cmd:"" help:"Run everything on this machine: a private Postgres (or DATABASE_URL), the schema, the service and the flight-booking example."`
-	Serve        serveCommand        `cmd:"" help:"Run the service on a migrated database: the HTTP API and the background workers."`
+	Serve        serveCommand        `cmd:"" help:"Run the service on a migrated database: the HTTP API and the background workers. PAWL_SECRET_KEY has the keys that seal stored secrets."`
 	Migrate      migrateCommand      `cmd:"" help:"Deploy the database schema and its settings."`
 	Workflow     workflowCommand     `cmd:"" help:"Check, register and read workflows."`
+	Schema       schemaCommand       `cmd:"" help:"Register and read the JSON Schemas that definitions share."`
 	Instance     instanceCommand     `cmd:"" help:"Create, move, read, migrate and archive instances."`
+	Task         taskCommand         `cmd:"" help:"List tasks, and help those that ended badly."`
+	Work         workCommand         `cmd:"" help:"Claim and end tasks, for workers that are shell scripts."`
+	Bulk         bulkCommand         `cmd:"" help:"Do one thing with many instances, in the background."`
+	Connection   connectionCommand   `cmd:"" help:"Say how to reach the services that tasks call."`
 	Subscription subscriptionCommand `cmd:"" help:"Subscribe endpoints to messages, by webhook."`
+	Token        tokenCommand        `cmd:"" help:"Make, list and revoke tokens, on the database."`
+	Role         roleCommand         `cmd:"" help:"Make, list and delete roles, on the database."`
+	Tenant       tenantCommand       `cmd:"" help:"Make, limit and disable tenants, on the database."`
+	Audit        auditCommand        `cmd:"" help:"Read who did what with power and who was refused, and delete old rows."`
 	Outbox       outboxCommand       `cmd:"" help:"Show what has been published and delivered, and what is still to come."`
+	Secret       secretCommand       `cmd:"" help:"Make and rotate the keys that seal stored secrets, and show what signs callbacks."`
 	Bench        benchCommand        `cmd:"" help:"Measure the service on an empty database, beside pgbench on the same server."`
 }
 
@@ -52,43 +61,45 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 	}()
 	var c cli
+	con := newConsole(ctx, stdin, stdout, stderr)
 	parser, err := kong.New(&c,
 		kong.Name("pawl"),
 		kong.Description("A finite-state-machine service whose only dependency is PostgreSQL."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.Vars{"version": version, "measurements": strings.Join(bench.Names(), ", ")},
+		kong.NamedMapper("secret", kong.MapperFunc(secret)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.UsageOnError(),
 	)
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "pawl:", err)
+		con.fail(err.Error())
 		return 2
 	}
 	parsed, err := parser.Parse(args)
 	if err == nil {
-		err = refuseEmpty(parsed, args)
+		err = checkArguments(parsed, args)
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "pawl: %v (see pawl --help)\n", err)
+		con.fail(err.Error() + " (see pawl --help)")
 		return 2
 	}
 	options := &slog.HandlerOptions{Level: c.LogLevel}
-	var handler slog.Handler = slog.NewTextHandler(stderr, options)
+	var handler slog.Handler = slog.NewTextHandler(con.err, options)
 	if c.LogFormat == "json" {
-		handler = slog.NewJSONHandler(stderr, options)
+		handler = slog.NewJSONHandler(con.err, options)
 	}
-	con := &console{Context: ctx, in: stdin, out: stdout, err: stderr, log: slog.New(handler)}
+	con.log = slog.New(handler)
 	switch err := parsed.Run(con); {
 	case err == nil:
 		return 0
 	case errors.Is(err, errReported):
 		return 1
 	case errors.As(err, new(undecided)):
-		_, _ = fmt.Fprintln(stderr, "pawl:", explain(err))
+		con.fail(explain(err))
 		return 2
 	default:
-		_, _ = fmt.Fprintln(stderr, "pawl:", explain(err))
+		con.fail(explain(err))
 		return 1
 	}
 }

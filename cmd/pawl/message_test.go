@@ -105,7 +105,7 @@ func with(dsn string, args []string) []string {
 func TestDatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	commands := append(slices.Clone(databaseCommands),
-		[]string{"migrate", "up"}, []string{"migrate", "down"}, []string{"migrate", "status"}, []string{"dev"}, []string{"serve"}, []string{"bench"})
+		[]string{"migrate", "up"}, []string{"migrate", "down"}, []string{"migrate", "status"}, []string{"dev"}, []string{"serve", "--listen", "127.0.0.1:0"}, []string{"bench"})
 	for _, args := range commands {
 		for dsn, word := range map[string]string{"postgres://u:hunter2@127.0.0.1:1/x": "refused", "postgres://u:hunter2@nowhere.invalid/x": "lookup nowhere.invalid"} {
 			line := wantLine(t, nil, 1, nil, with(dsn, args)...)

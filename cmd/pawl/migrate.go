@@ -162,21 +162,24 @@ func (m *migratePrint) Run(c *console) error {
 
 // migrateGrants prints or applies the privileges of a role.
 type migrateGrants struct {
-	Role        string       `required:"" placeholder:"ROLE" help:"Role that gets the privileges."`
-	Privilege   db.Privilege `default:"service" enum:"service,caller" help:"service: for 'pawl serve'. caller: for an application that fires events in its own transactions."`
+	Role        string       `required:"" placeholder:"ROLE" help:"Login that gets the privileges. What it inherits from other roles, and SET ROLE, do not count."`
+	Privilege   db.Privilege `default:"service" enum:"service,api,worker,reader,caller,operator" help:"service: for 'pawl serve'; api, worker: for 'pawl serve --no-workers' and '--no-api'; reader: to look into the tables; caller: for an application that fires events in its own transactions; operator: a caller that may force instances, too."`
+	Tenant      string       `placeholder:"TENANT" help:"With caller and operator: the only tenant that the role may act for; * for all."`
+	Subject     string       `placeholder:"SUBJECT" help:"With caller and operator: the actor in history, whatever the role names. Without it the role may name any."`
 	Apply       bool         `help:"Apply the privileges instead of printing them."`
-	DatabaseURL string       `env:"DATABASE_URL,PAWL_DATABASE_URL" placeholder:"URL" help:"With --apply: the database, as the schema's owner."`
+	DatabaseURL string       `env:"DATABASE_URL,PAWL_DATABASE_URL" type:"secret" placeholder:"URL" help:"With --apply: the database, as the schema's owner."`
 }
 
 func (m *migrateGrants) Run(c *console) error {
+	role := db.Role{Name: m.Role, Privilege: m.Privilege, Tenant: m.Tenant, Subject: m.Subject}
 	if m.Apply {
 		if err := wantDatabase(m.DatabaseURL); err != nil {
 			return err
 		}
-		return asOwner(db.Grant(c, m.DatabaseURL, m.Role, m.Privilege))
+		return asOwner(db.Grant(c, m.DatabaseURL, role))
 	}
-	sql, err := db.Grants(m.Role, m.Privilege)
-	c.printf("%s", sql)
+	sql, err := db.Grants(role)
+	c.print(sql)
 	return err
 }
 

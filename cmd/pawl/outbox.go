@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -24,7 +23,7 @@ type outboxStatus struct {
 }
 
 func (o *outboxStatus) Run(c *console) error {
-	pool, err := openDatabase(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
+	pool, err := openDatabase(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute}, db.Reader)
 	if err != nil {
 		return err
 	}
@@ -36,18 +35,18 @@ func (o *outboxStatus) Run(c *console) error {
 	if o.JSON {
 		return c.printJSON(list)
 	}
-	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "CONSUMER\tBEHIND\tSTEPS\tRELAYED\tLAST\tTERM\tLEADER")
+	table := c.table(2)
+	table.row("CONSUMER\tBEHIND\tSTEPS\tRELAYED\tLAST\tTERM\tLEADER")
 	for _, s := range list {
 		leader := s.Leader
 		if leader == "" {
 			leader = "nobody"
 		}
 		behind := time.Duration(s.BehindSeconds * float64(time.Second)).Round(time.Millisecond)
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%d\t%s\n",
+		table.row("%s\t%s\t%d\t%d\t%s\t%d\t%s",
 			s.Consumer, behind, s.Steps, s.Relayed, s.AdvancedAt.UTC().Format(time.RFC3339), s.Term, leader)
 	}
-	return w.Flush()
+	return table.Flush()
 }
 
 // outboxDelete deletes a consumer, straight from the database.
@@ -57,7 +56,7 @@ type outboxDelete struct {
 }
 
 func (o *outboxDelete) Run(c *console) error {
-	pool, err := openDatabase(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute})
+	pool, err := openDatabase(c, o.DatabaseURL, db.Config{MaxConns: 1, StatementTimeout: time.Minute}, db.Reader)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"text/tabwriter"
 )
 
 // deliveryAnswer is a delivery as the API shows it. raw is the whole answer.
@@ -73,10 +72,10 @@ func (o *outboxDeliveries) Run(c *console) error {
 	if o.JSON {
 		return c.printJSON(items)
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "ID\tSTEP\tTYPE\tSTATUS\tATTEMPTS\tNEXT\tERROR")
+	table := c.table(2)
+	table.row("ID\tSTEP\tTYPE\tSTATUS\tATTEMPTS\tNEXT\tERROR")
 	for _, d := range items {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n",
+		table.row("%s\t%s\t%s\t%s\t%d\t%s\t%s",
 			d.ID, d.step(), d.Type, d.Status, d.Attempts, orDash(d.NextAttemptAt), orDash(d.LastError))
 	}
 	return table.Flush()

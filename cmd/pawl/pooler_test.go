@@ -90,6 +90,9 @@ func TestBehindAPooler(t *testing.T) {
 			bounded.UntilSQL(t, look, "select not exists (select from pawl.timer where due_at <= pawl.now())")
 			bounded.UntilSQL(t, look, "select count(*) = 1 from pawl.consumer where name = 'webhooks' and lease_until > pawl.now()")
 			for _, line := range regexp.MustCompile(`level=(WARN|ERROR).*`).FindAllString(p.Output.String(), -1) {
+				if strings.Contains(line, "whoever reaches this address") || strings.Contains(line, "secrets of webhooks") {
+					continue // It runs without authentication, and without a key.
+				}
 				if !strings.Contains(line, "requests are refused") && (mode == "transaction" || !strings.Contains(line, "a pooler is on the way")) {
 					t.Errorf("it says %q", line)
 				}

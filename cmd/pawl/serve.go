@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +22,8 @@ import (
 	"github.com/pawl-fsm/pawl/db"
 	"github.com/pawl-fsm/pawl/db/schema"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
+	"github.com/pawl-fsm/pawl/fsm/bulk"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/worker"
 	"github.com/pawl-fsm/pawl/httpapi"
@@ -28,22 +32,25 @@ import (
 
 // serviceFlags are the flags of dev and serve.
 type serviceFlags struct {
-	Tenant            string        `default:"default" env:"PAWL_TENANT" help:"Tenant of all requests while --tokens is not given."`
-	Tokens            string        `type:"existingfile" env:"PAWL_TOKENS" placeholder:"FILE" help:"JSON array of {sha256, subject, tenant, scopes}: the bearer tokens to accept. Without it every caller may do everything."`
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
-	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds three, and one for each sink."`
-	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half. Two more are for changes: of workflows, subscriptions and deliveries, and migrations of instances."`
+	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" type:"secret" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
+	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds three, one for each sink, and one more for each with audit=true; calls of services add three."`
+	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half, or a quarter while another one sends commands. Two more are for changes: of workflows, subscriptions and deliveries, and migrations of instances."`
 	MaxSlowCalls      int           `default:"2" env:"PAWL_MAX_SLOW_CALLS" help:"Largest number of calls at a time, for creates and for events each, with commands that were slow before: because of their guards, or because another transaction had their instance locked."`
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
 	GuardTimeout      time.Duration `default:"1s" env:"PAWL_GUARD_TIMEOUT" help:"Longest time of a guard, and of any statement."`
 	LockTimeout       time.Duration `default:"500ms" env:"PAWL_LOCK_TIMEOUT" help:"Longest wait for an instance that another transaction has locked."`
+	RetentionFloor    time.Duration `default:"24h" env:"PAWL_RETENTION_FLOOR" help:"Shortest retention with which a workflow can be registered; 0s for any."`
 	ShutdownDelay     time.Duration `default:"0s" env:"PAWL_SHUTDOWN_DELAY" help:"How long to go on serving after SIGTERM, while /readyz answers 503, so that load balancers stop sending requests first. A second SIGTERM ends it."`
 	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM, or from the end of the shutdown delay, to the end of the process. Requests may take four fifths of it; streams, waits, simulations and back-tests end at once."`
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
-	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, purge what is past its time, send webhooks, publish to sinks. At least one process must run them."`
+	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, purge what is past its time, send webhooks, publish to sinks, call services for tasks. At least one process must run them."`
+	webFlags
+	authFlags
 	sinkFlags
 	webhookFlags
+	connectionFlags
+	invokeFlags
 }
 
 // Validate refuses a process that would have nothing to do, and flags that contradict each other.
@@ -60,7 +67,7 @@ func (s *serviceFlags) Validate() error {
 	if s.MaxSlowCalls < 1 {
 		return errors.New("--max-slow-calls must be at least 1")
 	}
-	return errors.Join(s.sinkFlags.Validate(), s.webhookFlags.Validate())
+	return errors.Join(s.webFlags.Validate(), s.authFlags.Validate(), s.sinkFlags.Validate(), s.webhookFlags.Validate(), s.invokeFlags.Validate())
 }
 
 // serveCommand is `pawl serve`: one replica of the service.
@@ -77,6 +84,9 @@ func (s *serveCommand) Validate() error {
 
 func (s *serveCommand) Run(c *console) error {
 	return s.serve(c, s.DatabaseURL, s.Listen, nil, func(addr net.Addr) {
+		if os.Getenv(secretKeyVariable) == "" {
+			c.log.Warn("secrets of webhooks and connections are stored as they are: give a key in " + secretKeyVariable + ", which 'pawl secret key' makes")
+		}
 		if addr == nil {
 			c.log.Info("working, without an API")
 			return
@@ -94,6 +104,11 @@ const outboxTimeout = 5 * time.Second
 // connections are closed. prepare, which may be nil, is called before the API listens. started is called when
 // everything runs: with the address that the API listens on, or with nil if there is no API.
 func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.Service) error, started func(net.Addr)) error {
+	if s.API {
+		if err := s.authFlags.check(listen); err != nil {
+			return err
+		}
+	}
 	if os.Getenv("GOGC") == "" {
 		// The heap holds a few megabytes. Collecting each time it doubles would take a sixth of the
 		// service's CPU time.
@@ -103,9 +118,10 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		// Clients can make the heap larger for a time. Then it is collected more often.
 		debug.SetMemoryLimit(256 << 20)
 	}
+	needed := s.privileges()
 	pool, err := openDatabase(c, dsn, db.Config{
 		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
-	})
+	}, needed...)
 	if err != nil {
 		return err
 	}
@@ -126,19 +142,29 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	defer closePool(readPool)
 	// The outbox reads many rows at a time. It has connections of its own, so that no request waits
 	// for one that it uses.
-	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 2 + len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
+	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 2 + 2*len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
 	if err != nil {
 		return err
 	}
 	defer closePool(outboxPool)
+	// An instance that somebody has locked must not hold up the results of calls for long.
+	invokePool, err := db.Open(c, dsn, db.Config{MaxConns: invokeConns, StatementTimeout: outboxTimeout, LockTimeout: s.LockTimeout})
+	if err != nil {
+		return err
+	}
+	defer closePool(invokePool)
 	if err := s.logStart(c, listen); err != nil {
+		return err
+	}
+	sealing, err := secretKeys()
+	if err != nil {
 		return err
 	}
 	hub := live.NewHub(pool, live.HubConfig{ListenURL: s.ListenDatabaseURL, Logger: c.log})
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
 	service := fsm.New(pool, fsm.Config{
-		Reads: readPool, Moved: notifier.Moved, Webhooks: s.policy(), SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Reads: readPool, Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	if prepare != nil {
@@ -155,15 +181,20 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	var addr net.Addr
 	drain := func(context.Context) error { return nil }
 	if s.API {
-		server, err := s.server(serving, c, service, hub)
+		listener, err := net.Listen("tcp", listen)
 		if err != nil {
-			return err
+			return fmt.Errorf("listen: %w", err)
 		}
-		if addr, drain, err = listenAndServe(server, listen, group); err != nil {
-			return err
+		addr = listener.Addr()
+		auditor := access.NewAuditor(service, c.log)
+		server, err := s.server(serving, c, service, hub, addr, auditor)
+		if err != nil {
+			return errors.Join(err, listener.Close())
 		}
-		if tcp, ok := addr.(*net.TCPAddr); ok && s.Tokens == "" && !tcp.IP.IsLoopback() {
-			c.log.Warn("whoever reaches this address may do everything: give --tokens, or listen on 127.0.0.1", "address", addr.String())
+		group.Go(func() error { return auditor.Run(working) })
+		drain = serveOn(server, listener, group)
+		if s.isOpen() {
+			c.log.Warn("whoever reaches this address may do everything: --auth tokens wants a token", "address", addr.String())
 		}
 	}
 	group.Go(func() error {
@@ -179,25 +210,43 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	})
 	group.Go(func() error { return hub.Run(working) })
 	if s.Workers {
-		keys := worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Logger: c.log})
+		keys := worker.NewKeyPurger(pool, worker.BatchConfig{Logger: c.log})
 		group.Go(func() error { return keys.Run(working) })
 		timers := worker.NewTimers(pool, worker.TimerConfig{
 			Limit: min(250*time.Millisecond, s.GuardTimeout), Fired: notifier.MovedAny, Logger: c.log,
 		})
 		group.Go(func() error { return timers.Run(working) })
-		instances := worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Logger: c.log})
+		bulks := bulk.NewWorker(pool, service, bulk.WorkerConfig{Moved: notifier.Moved, Logger: c.log})
+		group.Go(func() error { return bulks.Run(working) })
+		usage := worker.NewUsageCounter(pool, worker.BatchConfig{Logger: c.log})
+		group.Go(func() error { return usage.Run(working) })
+		instances := worker.NewInstancePurger(pool, worker.BatchConfig{Logger: c.log})
 		group.Go(func() error { return instances.Run(working) })
 		sequencer := outbox.NewSequencer(outboxPool, outbox.SequencerConfig{
 			Wanted: hub.Wanted, Wake: hub.WakeSteps, Moved: notifier.Numbered, Logger: c.log,
 		})
 		group.Go(func() error { return sequencer.Run(working) })
-		s.deliver(working, c, outboxPool, hub, group)
+		s.deliver(working, c, outboxPool, sealing, hub, group)
+		if s.Invoke {
+			s.call(working, c, invokePool, s.policy(), sealing, s.ConnectionEnv, hub, group)
+		}
 		if err := s.relay(working, c, outboxPool, hub, group); err != nil {
 			group.Go(func() error { return err })
 		}
 	}
 	started(addr)
 	return group.Wait()
+}
+
+// privileges are what the role needs for what the process does.
+func (s *serviceFlags) privileges() (needed []db.Privilege) {
+	if s.API {
+		needed = append(needed, db.API)
+	}
+	if s.Workers {
+		needed = append(needed, db.Worker)
+	}
+	return needed
 }
 
 // stay blocks until the process must stop serving: when a part of it has failed, or when the delay after the first
@@ -232,10 +281,7 @@ func (s *serviceFlags) logStart(c *console, listen string) error {
 	for i, u := range urls {
 		sinks[i] = u.Consumer // Not the URL, which may have a password.
 	}
-	auth := "none"
-	if s.Tokens != "" {
-		auth = "tokens"
-	}
+	auth := cmp.Or(strings.Join(s.ways(), ","), authNone)
 	if !s.API {
 		listen = "none"
 	}
@@ -244,25 +290,26 @@ func (s *serviceFlags) logStart(c *console, listen string) error {
 	return nil
 }
 
-// server returns the HTTP server, which does not listen yet. When the console's context ends, it is not ready any more.
+// server returns the HTTP server for an address. When the console's context ends, it is not ready any more.
 // When the context serving ends, reads that wait are answered.
-func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub) (*http.Server, error) {
-	config := httpapi.Config{Tenant: s.Tenant, RateLimit: s.RateLimit, Leaving: c, Draining: serving, Logger: c.log}
-	if s.Tokens != "" {
-		data, err := os.ReadFile(s.Tokens)
-		if err != nil {
-			return nil, fmt.Errorf("tokens: %w", err)
-		}
-		if config.Tokens, err = httpapi.ParseTokens(data); err != nil {
-			return nil, err
-		}
+func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub, addr net.Addr, auditor *access.Auditor) (*http.Server, error) {
+	config := httpapi.Config{RateLimit: s.RateLimit, Auditor: auditor, Leaving: c, Draining: serving, Logger: c.log}
+	s.webFlags.apply(&config, addr)
+	if err := s.authFlags.configure(&config, c.log); err != nil {
+		return nil, err
 	}
 	handler, err := httpapi.New(httpapi.ServicesOf(service, hub), config)
 	if err != nil {
 		return nil, err
 	}
+	certificates, err := s.tls(c.log)
+	if err != nil {
+		return nil, err
+	}
 	return &http.Server{
 		Handler:           handler,
+		TLSConfig:         certificates,
+		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelInfo),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		MaxHeaderBytes:    64 << 10,
@@ -282,31 +329,34 @@ const sendBuffer = 256 << 10
 
 // limitBuffer sets the size of a connection's buffer.
 func limitBuffer(ctx context.Context, conn net.Conn) context.Context {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer) // Without it the connection works too.
 	}
 	return ctx
 }
 
-// listenAndServe listens on an address and adds the server to the group. drain lets the server finish its
-// requests; if drain's context ends before, it closes their connections.
-func listenAndServe(server *http.Server, listen string, group *errgroup.Group) (addr net.Addr, drain func(context.Context) error, err error) {
-	listener, err := net.Listen("tcp", listen)
-	if err != nil {
-		return nil, nil, fmt.Errorf("listen: %w", err)
+// serveOn adds the server to the group. drain lets it finish its requests; if drain's context ends before, it closes
+// their connections.
+func serveOn(server *http.Server, listener net.Listener, group *errgroup.Group) (drain func(context.Context) error) {
+	serve := server.Serve
+	if server.TLSConfig != nil {
+		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
 	})
-	return listener.Addr(), func(ctx context.Context) error {
+	return func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("shutdown: %w", err), server.Close())
 		}
 		return nil
-	}, nil
+	}
 }
 
 // closePool closes a pool. It waits for connections in use, but no longer than the timeout.

@@ -218,7 +218,7 @@ func TestTokens(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tokens.json")
 	// The hash is that of "letmein".
-	text := `[{"sha256": "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032", "subject": "carla", "scopes": ["read", "admin"]}]`
+	text := `[{"sha256": "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032", "subject": "carla", "tenant": "*", "scopes": ["read", "deploy"]}]`
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -41,8 +41,8 @@ func serviceRole(t *testing.T, dsn string) string {
 	return loginRole(t, dsn, "service")
 }
 
-// loginRole is serviceRole for any privilege that `pawl migrate grants` knows.
-func loginRole(t *testing.T, dsn, privilege string) string {
+// loginRole is serviceRole for any privilege that `pawl migrate grants` knows, with more flags of it.
+func loginRole(t *testing.T, dsn, privilege string, flags ...string) string {
 	t.Helper()
 	owner, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
@@ -62,7 +62,8 @@ func loginRole(t *testing.T, dsn, privilege string) string {
 			t.Error(err)
 		}
 	})
-	mustPawl(t, []string{"DATABASE_URL=" + dsn}, "migrate", "grants", "--role", role, "--privilege", privilege, "--apply")
+	args := append([]string{"migrate", "grants", "--role", role, "--privilege", privilege, "--apply"}, flags...)
+	mustPawl(t, []string{"DATABASE_URL=" + dsn}, args...)
 	u, err := url.Parse(dsn)
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 // sinkFlags are the flags of serve and dev for sinks.
 type sinkFlags struct {
-	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every message to this sink: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, separated by spaces. Put passwords in the environment only."`
+	Sinks []string `name:"sink" sep:" " env:"PAWL_SINKS" placeholder:"URL" help:"Publish every message to this sink: stdout:, nats://host/STREAM, kafka://host/TOPIC or amqp://host/vhost?exchange=NAME. May be repeated; in the environment, separated by spaces. With ?audit=true it gets the audit too. Put passwords in the environment only."`
 }
 
 // Validate refuses URLs that cannot work, and two sinks with one consumer, of which only one would get
@@ -42,7 +42,7 @@ func (s *sinkFlags) parse() ([]sink.URL, error) {
 	return urls, nil
 }
 
-// relay adds a relay for each sink to the group. The relays run until the context ends.
+// relay adds the relays of each sink to the group. They run until the context ends.
 func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, hub *live.Hub, group *errgroup.Group) error {
 	urls, err := s.parse()
 	if err != nil {
@@ -53,10 +53,20 @@ func (s *sinkFlags) relay(ctx context.Context, c *console, pool *pgxpool.Pool, h
 		if err != nil {
 			return err
 		}
-		relay := outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: hub.WakeLog, Logger: c.log})
+		receiver = sink.InTurns(receiver)
+		relays := []*outbox.Relay{
+			outbox.NewRelay(pool, u.Consumer, receiver, outbox.RelayConfig{FromStart: u.FromStart, Wake: hub.WakeLog, Logger: c.log}),
+		}
+		if u.AuditConsumer != "" {
+			relays = append(relays, outbox.NewRelay(pool, u.AuditConsumer, receiver, outbox.RelayConfig{Audit: true, FromStart: u.FromStart, Logger: c.log}))
+		}
 		group.Go(func() error {
 			defer func() { _ = receiver.Close() }()
-			return relay.Run(ctx)
+			var running errgroup.Group
+			for _, relay := range relays {
+				running.Go(func() error { return relay.Run(ctx) })
+			}
+			return running.Wait()
 		})
 	}
 	return nil

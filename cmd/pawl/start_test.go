@@ -93,8 +93,7 @@ func TestReadinessFollowsTheSchema(t *testing.T) {
 	ready(http.StatusServiceUnavailable, "no schema of pawl", "pawl migrate up")
 }
 
-// One line of the log says what has started. If other machines can reach the address and there are no
-// tokens, there is a warning.
+// One line of the log says what has started. If callers are not authenticated, there is a warning.
 func TestStartIsLogged(t *testing.T) {
 	t.Parallel()
 	env := []string{"DATABASE_URL=" + dbtest.NewDSN(t)}
@@ -104,8 +103,8 @@ func TestStartIsLogged(t *testing.T) {
 		line   string
 		warned bool
 	}{
-		{[]string{"--listen", "127.0.0.1:0"}, "schema_version=1 listen=127.0.0.1:0 auth=none workers=true sinks=none", false},
-		{[]string{"--listen", ":0", "--no-workers"}, "schema_version=1 listen=:0 auth=none workers=false sinks=none", true},
+		{[]string{"--listen", "127.0.0.1:0"}, "schema_version=1 listen=127.0.0.1:0 auth=none workers=true sinks=none", true},
+		{[]string{"--listen", ":0", "--no-workers", "--auth", "none"}, "schema_version=1 listen=:0 auth=none workers=false sinks=none", true},
 		{[]string{"--listen", ":0", "--tokens", writeFile(t, "tokens.json", `[{"sha256": "`+strings.Repeat("0", 64)+`", "subject": "x", "scopes": ["read"]}]`)}, "schema_version=1 listen=:0 auth=tokens workers=true sinks=none", false},
 		{[]string{"--no-api", "--sink", "stdout:?consumer=one", "--sink", "stdout:?consumer=two"}, `schema_version=1 listen=none auth=none workers=true sinks="sink one,sink two"`, false},
 	} {

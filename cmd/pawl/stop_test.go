@@ -38,7 +38,7 @@ func TestStopEndsWhatTakesLong(t *testing.T) {
 	bounded.Exec(t, conn, `create or replace function pawl_private.knows_event(p_workflow text, p_workflow_version integer, p_event text) returns boolean
 		language plpgsql stable as 'begin perform pg_sleep(600); return false; end'`)
 	bounded.Exec(t, conn, `create or replace function pawl_private.backtest_step(
-		p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_reason text, p_at timestamptz, p_entered boolean, p_setting pawl.setting,
+		p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_principal jsonb, p_reason text, p_at timestamptz, p_entered boolean, p_setting pawl.setting,
 		out code text, out instance pawl.instance, out guards text[], out error text)
 		language plpgsql stable as 'begin perform pg_sleep(600); end'`)
 	open, err := http.NewRequestWithContext(bounded.Context(t), http.MethodGet, p.url+"/v1/events", nil)
@@ -88,7 +88,7 @@ func TestStopCutsWhatDoesNotEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = stalled.Close() }()
-		if _, err := io.WriteString(stalled, strings.Repeat("GET "+request+" HTTP/1.1\r\nHost: pawl.test\r\n\r\n", 8)); err != nil {
+		if _, err := io.WriteString(stalled, strings.Repeat("GET "+request+" HTTP/1.1\r\nHost: localhost\r\n\r\n", 8)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 )
 
 // subscriptionCommand is `pawl subscription`.
@@ -35,6 +34,7 @@ type subscriptionAnswer struct {
 	DisabledReason *string `json:"disabled_reason"`
 	Failures       int     `json:"failures"`
 	RestsUntil     *string `json:"rests_until"`
+	Finding        *string `json:"finding"`
 }
 
 // UnmarshalJSON keeps the whole answer for --json.
@@ -69,13 +69,21 @@ func (s *subscriptionAnswer) filter() string {
 
 // health words whether deliveries are sent to the endpoint.
 func (s *subscriptionAnswer) health() string {
-	switch {
-	case s.DisabledReason != nil:
+	if s.DisabledReason != nil {
 		return "disabled: " + *s.DisabledReason
-	case s.RestsUntil != nil:
-		return fmt.Sprintf("circuit open until %s, failures in a row: %d", *s.RestsUntil, s.Failures)
-	case s.Failures > 0:
-		return fmt.Sprintf("circuit closed, failures in a row: %d", s.Failures)
+	}
+	return health(s.Finding, s.RestsUntil, s.Failures)
+}
+
+// health words the state of a circuit.
+func health(finding, restsUntil *string, failures int) string {
+	switch {
+	case finding != nil:
+		return "resting: " + *finding
+	case restsUntil != nil:
+		return fmt.Sprintf("circuit open until %s, failures in a row: %d", *restsUntil, failures)
+	case failures > 0:
+		return fmt.Sprintf("circuit closed, failures in a row: %d", failures)
 	}
 	return "circuit closed"
 }
@@ -135,10 +143,10 @@ func (s *subscriptionList) Run(c *console) error {
 	if s.JSON {
 		return c.printJSON(items)
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "ID\tURL\tFILTER\tHEALTH")
+	table := c.table(2)
+	table.row("ID\tURL\tFILTER\tHEALTH")
 	for _, item := range items {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", item.ID, item.URL, item.filter(), item.health())
+		table.row("%s\t%s\t%s\t%s", item.ID, item.URL, item.filter(), item.health())
 	}
 	return table.Flush()
 }

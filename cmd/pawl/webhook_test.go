@@ -103,3 +103,34 @@ func TestWebhookFlags(t *testing.T) {
 		}
 	}
 }
+
+// --webhook-allow-private allows the private networks, or those that it names, and nothing that it cannot read.
+func TestAllowPrivateFlag(t *testing.T) {
+	t.Parallel()
+	dsn := "DATABASE_URL=" + dbtest.NewDSN(t)
+	for _, c := range []struct {
+		flags             []string
+		env               string
+		loopback, private int
+	}{
+		{nil, "", http.StatusBadRequest, http.StatusBadRequest},
+		{nil, "false", http.StatusBadRequest, http.StatusBadRequest},
+		{nil, "true", http.StatusCreated, http.StatusCreated},
+		{nil, "10.2.0.0/16,fd12::/16", http.StatusBadRequest, http.StatusCreated},
+		{[]string{"--webhook-allow-private"}, "", http.StatusCreated, http.StatusCreated},
+		{[]string{"--webhook-allow-private=false"}, "true", http.StatusBadRequest, http.StatusBadRequest},
+		{[]string{"--webhook-allow-private", "10.2.0.0/16"}, "", http.StatusBadRequest, http.StatusCreated},
+		{[]string{"--webhook-allow-private=127.0.0.0/8"}, "", http.StatusCreated, http.StatusBadRequest},
+	} {
+		p := start(t, []string{dsn, "PAWL_WEBHOOK_ALLOW_PRIVATE=" + c.env}, append([]string{"serve"}, c.flags...)...)
+		for url, want := range map[string]int{"http://127.0.0.1:1/": c.loopback, "http://10.2.3.4/": c.private, "http://169.254.169.254/": http.StatusBadRequest} {
+			a, err := send(bounded.Context(t), http.MethodPost, p.url+"/v1/subscriptions", `{"url": "`+url+`"}`)
+			if err != nil || a.status != want {
+				t.Errorf("%v %s: %s gets %d, want %d: %s, %v", c.flags, c.env, url, a.status, want, a.body, err)
+			}
+		}
+	}
+	for _, bad := range []string{"10.2.0.0", "10.2.0.0/16,", "private"} {
+		wantLine(t, []string{dsn}, 2, []string{"--webhook-allow-private", "must be true, false or networks"}, "serve", "--webhook-allow-private="+bad)
+	}
+}

@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"text/tabwriter"
 
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
 // workflowCommand is `pawl workflow`.
 type workflowCommand struct {
-	Validate  workflowValidate  `cmd:"" help:"Check definitions, and print all of their faults."`
+	Init      workflowInit      `cmd:"" help:"Print a definition to begin with, with comments."`
+	Schema    workflowSchema    `cmd:"" help:"Print the JSON Schema of definitions, for editors."`
+	Validate  workflowValidate  `cmd:"" help:"Check definitions, and print all of their faults and warnings."`
+	Test      workflowTest      `cmd:"" help:"Run the scenarios of definitions, and print what is not as expected."`
 	Diff      workflowDiff      `cmd:"" help:"Print the differences between two definitions, and which of them are unsafe for live instances."`
 	Backtest  workflowBacktest  `cmd:"" help:"Re-run recorded histories under another definition, and print the instances that would have gone another way."`
 	Migration workflowMigration `cmd:"" help:"Print a schema migration that registers a definition, for goose and psql."`
@@ -34,19 +35,41 @@ type workflowAnswer struct {
 	CreatedBy  *string         `json:"created_by"`
 }
 
-// readDefinition reads a definition in YAML or JSON and checks it. Only the syntax of guards and assigns
-// is not checked, since that takes a database. It returns the document as JSON, with its shorthands, and
-// its model.
+// readDefinition reads a definition in YAML or JSON and checks it. Only the syntax of paths is not checked, since
+// that takes a database. It returns the document as JSON, with its shorthands and without what is for editors and
+// tests, and its model.
 func readDefinition(file string) (document json.RawMessage, model *definition.Definition, err error) {
-	data, err := os.ReadFile(file)
+	return readDefinitionWith(file, nil)
+}
+
+// readDefinitionWith is readDefinition with schemas of the deployment.
+func readDefinitionWith(file string, lookup definition.Lookup) (document json.RawMessage, model *definition.Definition, err error) {
+	document, draft, err := readDraft(file, lookup)
+	if err == nil {
+		err = draft.Err()
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	if document, err = toJSON(data); err != nil {
+	return document, &draft.Definition, nil
+}
+
+// readDraft is readDefinitionWith for a definition that may have faults, and warnings.
+func readDraft(file string, lookup definition.Lookup) (document json.RawMessage, draft *definition.Draft, err error) {
+	if document, err = readDocument(file); err != nil {
 		return nil, nil, err
 	}
-	model, err = definition.Parse(document, "", definition.Limits{})
-	return document, model, err
+	if draft, err = definition.ReadWith(document, "", definition.Limits{}, lookup); err != nil {
+		return nil, nil, err
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(document, &members); err != nil {
+		return nil, nil, err
+	}
+	delete(members, "$schema")
+	delete(members, "tests")
+	document, err = json.Marshal(members)
+	return document, draft, err
 }
 
 // workflowApply registers definitions.
@@ -67,16 +90,22 @@ func (w *workflowApply) Run(c *console) error {
 			c.printFaults(file, err)
 			return errReported
 		}
-		switch {
-		case w.JSON:
-			if err := c.printJSON(answer); err != nil {
-				return err
-			}
-		case status == http.StatusCreated:
-			c.printf("%s: version %d registered\n", answer.Name, answer.Version)
-		default:
-			c.printf("%s: version %d, unchanged\n", answer.Name, answer.Version)
+		if err := w.printRegistered(c, status, answer.Name, answer.Version, answer); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// printRegistered prints what the service answered to the registration of a version.
+func (f *clientFlags) printRegistered(c *console, status int, name string, version int, answer any) error {
+	switch {
+	case f.JSON:
+		return c.printJSON(answer)
+	case status == http.StatusCreated:
+		c.printf("%s: version %d registered\n", name, version)
+	default:
+		c.printf("%s: version %d, unchanged\n", name, version)
 	}
 	return nil
 }
@@ -92,10 +121,10 @@ func (w *workflowList) Run(c *console) error {
 	if w.JSON {
 		return c.printJSON(items)
 	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "NAME\tVERSION\tREGISTERED\tBY")
+	table := c.table(2)
+	table.row("NAME\tVERSION\tREGISTERED\tBY")
 	for _, i := range items {
-		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\n", i.Name, i.Version, orDash(i.CreatedAt), orDash(i.CreatedBy))
+		table.row("%s\t%d\t%s\t%s", i.Name, i.Version, orDash(i.CreatedAt), orDash(i.CreatedBy))
 	}
 	return table.Flush()
 }

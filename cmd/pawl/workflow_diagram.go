@@ -18,7 +18,7 @@ type workflowDiagram struct {
 	At       int                      `name:"workflow-version" help:"Number of the version; by default that of the instance, or the latest."`
 	Instance string                   `help:"Id of an instance whose path is marked."`
 	Server   string                   `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
-	Token    string                   `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
+	Token    string                   `type:"secret" secret:"" placeholder:"@FILE" env:"PAWL_TOKEN" help:"Bearer token to send, from the environment or a file."`
 }
 
 func (w *workflowDiagram) Run(c *console) error {
@@ -40,7 +40,7 @@ func (w *workflowDiagram) Run(c *console) error {
 	_, err := client.do(c, call{
 		method: http.MethodGet, path: "/v1/workflows/" + url.PathEscape(w.Of) + "/diagram", query: query,
 	}, &diagram)
-	c.printf("%s", diagram)
+	c.print(diagram)
 	return err
 }
 
@@ -55,7 +55,7 @@ func (w *workflowDiagram) drawFile(c *console) error {
 		return errReported
 	}
 	diagram, err := model.Diagram(w.Format, nil)
-	c.printf("%s", diagram)
+	c.print(diagram)
 	return err
 }
 

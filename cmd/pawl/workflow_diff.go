@@ -15,7 +15,7 @@ type workflowDiff struct {
 	Format string `enum:"text,json" default:"text" help:"Format: text or json."`
 	FailOn string `enum:"any,unsafe,none" default:"any" help:"Differences that make the exit code 1: any, unsafe ones only, or none."`
 	Server string `default:"http://127.0.0.1:8080" env:"PAWL_SERVER" help:"URL of the service."`
-	Token  string `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
+	Token  string `type:"secret" secret:"" placeholder:"@FILE" env:"PAWL_TOKEN" help:"Bearer token to send, from the environment or a file."`
 }
 
 // Help is printed below the help of the command.

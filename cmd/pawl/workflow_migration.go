@@ -17,7 +17,8 @@ import (
 // workflowMigration prints a schema migration that registers a definition.
 type workflowMigration struct {
 	File    string `arg:"" type:"existingfile" help:"File with a definition in YAML or JSON."`
-	Against string `placeholder:"URL" help:"A database. If the definition is the latest version of its workflow there, the migration does nothing."`
+	Against string `type:"secret" placeholder:"URL" help:"A database. If the definition is the latest version of its workflow there, the migration does nothing."`
+	schemasFlag
 }
 
 // Help is printed below the help of the command.
@@ -96,10 +97,14 @@ end
 `))
 
 func (w *workflowMigration) Run(c *console) error {
-	_, model, err := readDefinition(w.File)
+	_, model, err := readDefinitionWith(w.File, schemasIn(w.Schemas))
 	if err != nil {
 		c.printFaults(w.File, err)
 		return errReported
+	}
+	if missing := model.Missing(); len(missing) > 0 {
+		return fmt.Errorf("%s refers to %s: name the folder that has these schemas by --schemas, since a migration brings them with it",
+			w.File, strings.Join(missing, ", "))
 	}
 	if w.Against != "" {
 		latest, found, err := w.latest(c, model.Name)
@@ -122,7 +127,7 @@ func (w *workflowMigration) Run(c *console) error {
 
 // latest reads the latest version of a workflow from the database.
 func (w *workflowMigration) latest(c *console, name string) (latest lifecycle.Workflow, found bool, err error) {
-	pool, err := openDatabase(c, w.Against, db.Config{MaxConns: 1})
+	pool, err := openDatabase(c, w.Against, db.Config{MaxConns: 1}, db.Reader)
 	if err != nil {
 		return latest, false, err
 	}

@@ -51,7 +51,7 @@ states:
       go: [{ target: A }, { target: NOWHERE }]
       back: &back
         target: NOWHERE
-        guard: '$.a'
+        guard: '$.context.a == 1'
       again: *back
     colour: red
   B: { type: final }
@@ -65,10 +65,10 @@ states:
 	}
 	want := map[string][]string{
 		faulty: {
-			"6 /states/A/on/go/1", "6 /states/A/on/go/1/target", "8 /states/A/on/back/target", "8 /states/A/on/again/target",
-			"11 /states/A/colour", "12 /states/B",
+			"6:27 /states/A/on/go/1", "6:29 /states/A/on/go/1/target", "8:9 /states/A/on/back/target", "8:9 /states/A/on/again/target",
+			"11:5 /states/A/colour", "12:3 /states/B",
 		},
-		twice: {"3 /initial"},
+		twice: {"3:1 /initial"},
 	}
 
 	stdout, stderr, code := pawl(t, nil, "workflow", "validate", faulty, flight, noYAML, twice)
@@ -77,9 +77,9 @@ states:
 	}
 	for file, faults := range want {
 		for _, fault := range faults {
-			line, pointer, _ := strings.Cut(fault, " ")
-			if !strings.Contains(stderr, file+":"+line+": "+pointer+": ") {
-				t.Errorf("there is no %s of line %s in\n%s", pointer, line, stderr)
+			place, pointer, _ := strings.Cut(fault, " ")
+			if !strings.Contains(stderr, file+":"+place+": "+pointer+": ") {
+				t.Errorf("there is no %s at %s in\n%s", pointer, place, stderr)
 			}
 		}
 	}
@@ -107,7 +107,7 @@ states:
 		PathsChecked bool `json:"paths_checked"`
 		Faults       []struct {
 			Pointer, Detail string
-			Line            int
+			Line, Column    int
 		}
 	}
 	stdout, _, code = pawl(t, nil, "workflow", "validate", "--format", "json", faulty, flight, noYAML, twice)
@@ -121,7 +121,7 @@ states:
 	}
 	got := []string{}
 	for _, f := range checked[3].Faults {
-		got = append(got, fmt.Sprintf("%d %s", f.Line, f.Pointer))
+		got = append(got, fmt.Sprintf("%d:%d %s", f.Line, f.Column, f.Pointer))
 	}
 	if diff := cmp.Diff(want[twice], got); diff != "" {
 		t.Error(diff)
@@ -139,9 +139,85 @@ states:
 	p := start(t, []string{"DATABASE_URL=" + dbtest.NewDSN(t)}, "serve")
 	guard := edited(t, "'$.payload.price == $.context.price'", "'$.payload.price =='")
 	stdout, _, code = pawl(t, []string{"PAWL_SERVER=" + p.url}, "workflow", "validate", "--format", "github", guard, flight)
-	if code != 1 || !strings.Contains(stdout, ",line=18,col=9::/states/QUOTED/on/reserve/guard: is no SQL/JSON path") ||
+	if code != 1 || !strings.Contains(stdout, ",line=19,col=9::/states/QUOTED/on/reserve/guard: is no SQL/JSON path") ||
 		!strings.Contains(stdout, flight+": valid\n") {
 		t.Errorf("exit code %d: %s", code, stdout)
+	}
+}
+
+// Validate prints warnings with their names and places, and fails for them if it is told to.
+func TestWorkflowWarnings(t *testing.T) {
+	t.Parallel()
+	const text = `name: w
+initial: A
+tests: [{ name: t }]
+states:
+  A:
+    on:
+      go:
+        target: B
+        guard: 'exists($.payload.x)'
+        assign: { n: '"text"' }
+  B: { type: final }
+`
+	warned := writeFile(t, "warned.yaml", text)
+	silent := writeFile(t, "silent.yaml", strings.Replace(text, "    on:", "    x-allow: [use-present, quoted-text]\n    on:", 1))
+	stdout, stderr, code := pawl(t, nil, "workflow", "validate", warned)
+	for _, want := range []string{
+		":9:9: warning: /states/A/on/go/guard: exists(", "(use-present)\n", ":10:19: warning: /states/A/on/go/assign/n: ", "(quoted-text)\n",
+	} {
+		if code != 0 || !strings.Contains(stderr, want) || !strings.Contains(stdout, warned+": valid") {
+			t.Errorf("exit code %d, no %q in %s%s", code, want, stdout, stderr)
+		}
+	}
+	stdout, _, code = pawl(t, nil, "workflow", "validate", "--strict", "--format", "github", warned)
+	if want := "::warning file=" + warned + ",line=9,col=9::warning: /states/A/on/go/guard: exists("; code != 1 || !strings.Contains(stdout, want) {
+		t.Errorf("exit code %d, no %q in %s", code, want, stdout)
+	}
+	var checked []struct {
+		Valid    bool
+		Warnings []struct {
+			Name, Pointer, Detail string
+			Line, Column          int
+		}
+	}
+	stdout, _, code = pawl(t, nil, "workflow", "validate", "--format", "json", warned, silent)
+	if err := json.Unmarshal([]byte(stdout), &checked); err != nil || code != 0 || len(checked) != 2 || !checked[0].Valid {
+		t.Fatalf("exit code %d (%v): %s", code, err, stdout)
+	}
+	if w := checked[0].Warnings; len(w) != 2 || w[0].Name != "quoted-text" || w[0].Line != 10 || w[0].Column != 19 || w[0].Detail == "" || w[1].Pointer != "/states/A/on/go/guard" {
+		t.Errorf("got %+v", w)
+	}
+	if w := checked[1].Warnings; w == nil || len(w) != 0 {
+		t.Errorf("got %+v, want an empty list", w)
+	}
+	mustPawl(t, nil, "workflow", "validate", "--strict", silent, flight)
+	// A file that another tool made of YAML 1.1.
+	old := writeFile(t, "old.json", `{"name": "w", "initial": "A", "states": {"A": {"true": {"go": "B"}}, "B": {"type": "final"}}}`)
+	if _, stderr, code := pawl(t, nil, "workflow", "validate", old); code != 1 || !strings.Contains(stderr, "YAML 1.1") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// What init prints is a definition that has neither faults nor warnings, and fits the schema that it names.
+func TestWorkflowInit(t *testing.T) {
+	t.Parallel()
+	text := mustPawl(t, nil, "workflow", "init", "my-order")
+	file := writeFile(t, "order.yaml", text)
+	if out := mustPawl(t, nil, "workflow", "validate", "--strict", file); !strings.Contains(out, "valid") || !strings.Contains(text, "name: my-order\n") {
+		t.Errorf("%s\n%s", out, text)
+	}
+	if !strings.HasPrefix(text, "# yaml-language-server: $schema=./workflow.schema.json\n") || !strings.Contains(text, "\ntests:\n") {
+		t.Error(text)
+	}
+	if stdout, stderr, code := pawl(t, nil, "workflow", "init", "No Name"); code != 1 || stdout != "" || !strings.Contains(stderr, "lower-case") {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	var schema struct {
+		Schema string `json:"$schema"`
+	}
+	if err := json.Unmarshal([]byte(mustPawl(t, nil, "workflow", "schema")), &schema); err != nil || !strings.Contains(schema.Schema, "2020-12") {
+		t.Errorf("%v: %+v", err, schema)
 	}
 }
 

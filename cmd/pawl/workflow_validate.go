@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,17 +17,25 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
 
-// workflowValidate checks definitions. With --server, the service checks the guards and assigns too.
+// workflowValidate checks definitions. With --server, the service checks the syntax of paths too.
 type workflowValidate struct {
 	Files  []string `arg:"" type:"existingfile" help:"Files with a definition in YAML or JSON."`
 	Format string   `enum:"text,json,github" default:"text" help:"Format: text, json, or github (annotations in the log of GitHub Actions)."`
-	Server string   `placeholder:"URL" env:"PAWL_SERVER" help:"URL of a service that checks the syntax of guards and assigns too; without it they are not checked."`
-	Token  string   `placeholder:"TOKEN" env:"PAWL_TOKEN" help:"Bearer token to send."`
+	Server string   `placeholder:"URL" env:"PAWL_SERVER" help:"URL of a service that checks the syntax of guards and assigns too; without it that is not checked."`
+	Token  string   `type:"secret" secret:"" placeholder:"@FILE" env:"PAWL_TOKEN" help:"Bearer token to send, from the environment or a file."`
+	Strict bool     `help:"Fail if there are warnings, too."`
+	schemasFlag
+}
+
+// schemasFlag names where the schemas of the deployment are.
+type schemasFlag struct {
+	Schemas string `type:"existingdir" placeholder:"DIR" help:"Folder with the JSON Schemas of the deployment in YAML or JSON: pawl:address is in address.yaml."`
 }
 
 // Help is printed below the help of the command.
 func (w *workflowValidate) Help() string {
-	return "Every file is checked. The exit code is 1 if any of them has a fault."
+	return "Every file is checked. The exit code is 1 if any of them has a fault, or with --strict a warning. " +
+		"A definition silences a warning by its name: x-allow: [NAME] in the definition, a state or a transition."
 }
 
 // Validate refuses a URL that no request can be sent to.
@@ -42,12 +51,16 @@ type checkedFile struct {
 	File   string  `json:"file"`
 	Valid  bool    `json:"valid"`
 	Faults []fault `json:"faults"`
-	// PathsChecked is false if the guards and assigns were not checked.
+	// Warnings have names.
+	Warnings []fault `json:"warnings"`
+	// PathsChecked is false if the syntax of the paths was not checked.
 	PathsChecked bool `json:"paths_checked"`
 }
 
-// fault is one thing that is wrong with a file. Line and Column begin at 1, and are 0 if unknown.
+// fault is one thing that is wrong with a file, or with a name a warning. Line and Column begin at 1, and are 0 if
+// unknown.
 type fault struct {
+	Name    string `json:"name,omitempty"`
 	Pointer string `json:"pointer"`
 	Detail  string `json:"detail"`
 	Line    int    `json:"line,omitempty"`
@@ -58,12 +71,12 @@ func (w *workflowValidate) Run(c *console) error {
 	checked := make([]checkedFile, len(w.Files))
 	failed := false
 	for i, file := range w.Files {
-		err := w.check(c, file)
-		checked[i] = checkedFile{File: relative(file), Valid: err == nil, Faults: []fault{}, PathsChecked: w.Server != ""}
+		warnings, err := w.check(c, file)
+		checked[i] = checkedFile{File: relative(file), Valid: err == nil, Faults: []fault{}, Warnings: warnings, PathsChecked: w.Server != ""}
 		if err != nil {
 			checked[i].Faults = faultsOf(file, err)
-			failed = true
 		}
+		failed = failed || err != nil || w.Strict && len(warnings) > 0
 	}
 	if w.Format == "json" {
 		if err := c.printJSON(checked); err != nil {
@@ -94,33 +107,66 @@ func relative(file string) string {
 	return path
 }
 
-// check returns the faults of a file as an error.
-func (w *workflowValidate) check(c *console, file string) error {
-	definition, model, err := readDefinition(file)
-	if err != nil || w.Server == "" {
-		return err
+// check returns the warnings of a file, and its faults as an error.
+func (w *workflowValidate) check(c *console, file string) (warnings []fault, err error) {
+	warnings = []fault{}
+	document, draft, err := readDraft(file, schemasIn(w.Schemas))
+	if err != nil {
+		return warnings, err
+	}
+	for _, warning := range draft.Warnings() {
+		warnings = append(warnings, fault{Name: warning.Name, Pointer: warning.Pointer, Detail: warning.Detail})
+	}
+	locateFaults(file, warnings)
+	if err := draft.Err(); err != nil || w.Server == "" {
+		return warnings, err
+	}
+	if w.Schemas != "" { // The service may not have these schemas yet.
+		if document, err = withSchemas(document, &draft.Definition); err != nil {
+			return warnings, err
+		}
 	}
 	client := clientFlags{Server: w.Server, Token: w.Token}
 	_, err = client.do(c, call{
-		method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(model.Name),
-		query: url.Values{"dry_run": {"true"}}, body: definition,
+		method: http.MethodPut, path: "/v1/workflows/" + url.PathEscape(draft.Definition.Name),
+		query: url.Values{"dry_run": {"true"}}, body: document,
 	}, nil)
-	return err
+	return warnings, err
+}
+
+// withSchemas returns a document with the copies of schemas that its model carries.
+func withSchemas(document json.RawMessage, model *definition.Definition) (json.RawMessage, error) {
+	if len(model.Schemas) == 0 {
+		return document, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(document, &members); err != nil {
+		return nil, err
+	}
+	schemas, err := json.Marshal(model.Schemas)
+	if err != nil {
+		return nil, err
+	}
+	members["schemas"] = schemas
+	return json.Marshal(members)
 }
 
 // print prints the result for a file in the format that was asked for.
 func (w *workflowValidate) print(c *console, f checkedFile) {
-	switch {
-	case f.Valid && f.PathsChecked:
-		c.printf("%s: valid\n", f.File)
-	case f.Valid:
-		c.printf("%s: valid, but for its guards and assigns, which only --server checks\n", f.File)
-	case w.Format == "github":
-		for _, fault := range f.Faults {
-			c.printf("%s\n", fault.annotation(f.File))
+	found := append(f.Faults, f.Warnings...)
+	if w.Format == "github" {
+		for _, fault := range found {
+			c.annotate(fault.annotation(f.File))
 		}
+	} else {
+		c.printFaultsOf(f.File, found)
+	}
+	switch {
+	case !f.Valid:
+	case f.PathsChecked:
+		c.printf("%s: valid\n", f.File)
 	default:
-		c.printFaultsOf(f.File, f.Faults)
+		c.printf("%s: valid, but for its guards and assigns, which only --server checks\n", f.File)
 	}
 }
 
@@ -129,7 +175,11 @@ func (w *workflowValidate) print(c *console, f checkedFile) {
 func (f fault) annotation(file string) string {
 	escape := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
 	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
-	text := "::error file=" + property.Replace(file)
+	text := "::error file="
+	if f.Name != "" {
+		text = "::warning file="
+	}
+	text += property.Replace(file)
 	if f.Line > 0 {
 		text += fmt.Sprintf(",line=%d", f.Line)
 	}
@@ -139,12 +189,16 @@ func (f fault) annotation(file string) string {
 	return text + "::" + escape.Replace(f.String())
 }
 
-// String returns the detail of a fault behind its pointer.
+// String returns the detail of a fault behind its pointer, and a warning with its name.
 func (f fault) String() string {
-	if f.Pointer == "" {
-		return f.Detail
+	text := f.Detail
+	if f.Pointer != "" {
+		text = f.Pointer + ": " + text
 	}
-	return f.Pointer + ": " + f.Detail
+	if f.Name != "" {
+		text = fmt.Sprintf("warning: %s (%s)", text, f.Name)
+	}
+	return text
 }
 
 // printFaults prints the faults of a definition on standard error, each on a line of its own.
@@ -157,7 +211,10 @@ func (c *console) printFaultsOf(file string, faults []fault) {
 		if f.Line > 0 {
 			at += fmt.Sprintf(":%d", f.Line)
 		}
-		_, _ = fmt.Fprintf(c.err, "%s: %s\n", at, f)
+		if f.Column > 0 {
+			at += fmt.Sprintf(":%d", f.Column)
+		}
+		c.complain("%s: %s\n", at, f)
 	}
 }
 
@@ -183,19 +240,24 @@ func faultsOf(file string, err error) []fault {
 	if len(faults) == 0 {
 		return []fault{{Detail: err.Error(), Line: lineIn(err)}}
 	}
+	locateFaults(file, faults)
+	return faults
+}
+
+// locateFaults adds the lines and columns to faults, if the file can be read.
+func locateFaults(file string, faults []fault) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return faults
+		return
 	}
 	document, err := parseYAML(data)
 	if err != nil {
-		return faults
+		return
 	}
 	for i := range faults {
 		n := locate(document, faults[i].Pointer)
 		faults[i].Line, faults[i].Column = n.Line, n.Column
 	}
-	return faults
 }
 
 var yamlLine = regexp.MustCompile(`\bline (\d+)`)

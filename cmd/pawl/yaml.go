@@ -6,12 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/pawl-fsm/pawl/fsm/definition"
 )
+
+// readDocument reads a file in YAML or JSON, as JSON.
+func readDocument(file string) (json.RawMessage, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return toJSON(data)
+}
 
 // toJSON converts a document in YAML, of which JSON is a subset, to JSON. Numbers keep their digits. A
 // member that is given twice is written twice, since the reader of the JSON refuses that.

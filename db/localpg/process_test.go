@@ -84,10 +84,12 @@ func TestServerDiesWithItsProcess(t *testing.T) {
 	if _, err := os.Stat(h.dir); err != nil {
 		t.Fatalf("the temporary folder is gone although nobody stopped the server: %v", err)
 	}
-	localpg.Sweep(t.Context())
-	if _, err := os.Stat(h.dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the temporary folder was not swept: %v", err)
-	}
+	// Another package's tests may sweep the folder at the same time: then this sweep leaves it to them.
+	bounded.True(t, "the temporary folder to be swept", func() bool {
+		localpg.Sweep(t.Context())
+		_, err := os.Stat(h.dir)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 func TestSweepLeavesTheLivingAlone(t *testing.T) {

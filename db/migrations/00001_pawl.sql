@@ -32,6 +32,8 @@ create domain pawl.tenant_id as text collate "C"
   constraint tenant_id_has_1_to_63_characters check (length(value) between 1 and 63);
 create domain pawl.key as text collate "C"
   constraint key_has_1_to_255_characters check (length(value) between 1 and 255);
+create domain pawl.actor as text
+  constraint actor_has_1_to_255_characters check (length(value) between 1 and 255);
 create domain pawl.reason as text
   constraint reason_has_1_to_1000_characters check (length(value) between 1 and 1000);
 create domain pawl.version as bigint
@@ -40,9 +42,10 @@ create domain pawl.status as text
   constraint status_is_known check (value in ('active', 'completed', 'failed', 'cancelled', 'expired'));
 create domain pawl.kind as text
   constraint kind_is_known
-    check (value in ('created', 'transition', 'timeout', 'expired', 'forced', 'migrated'));
+    check (value in ('created', 'transition', 'timeout', 'expired', 'forced', 'cancelled', 'migrated', 'result', 'compensated'));
 create domain pawl.decision as text
-  constraint decision_is_recorded check (value in ('applied', 'transition-not-allowed', 'guard-rejected'));
+  constraint decision_is_recorded check (
+    value in ('applied', 'transition-not-allowed', 'guard-rejected', 'state-protected', 'not-cancellable'));
 create domain pawl.object as jsonb
   constraint object_is_a_json_object check (jsonb_typeof(value) = 'object');
 create domain pawl.sha256 as bytea
@@ -50,6 +53,7 @@ create domain pawl.sha256 as bytea
 
 comment on domain pawl.tenant_id is 'the namespace of keys and instances';
 comment on domain pawl.key is 'a name that a caller chooses';
+comment on domain pawl.actor is 'who gave a command';
 comment on domain pawl.reason is 'why a command was given, in the actor''s words';
 comment on domain pawl.object is 'a JSON object';
 comment on domain pawl.sha256 is 'a SHA-256 digest';
@@ -59,7 +63,8 @@ comment on domain pawl.kind is 'what made a step';
 comment on domain pawl.decision is 'what is recorded for an idempotency key';
 
 -- setting is one row: what every replica and every SQL caller must agree on.
--- `pawl migrate set` changes it. Nothing caches it but cursor_secret, which never changes.
+-- `pawl migrate set` changes it. Nothing caches it but cursor_secret, which never changes, and access_version, which is
+-- there to be compared.
 create table pawl.setting (
   only_row boolean not null default true,
   idempotency_ttl interval not null default interval '24 hours',
@@ -69,6 +74,7 @@ create table pawl.setting (
   definition_limit integer not null default 1048576,
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
+  access_version uuid not null default gen_random_uuid(),
   constraint setting_pkey primary key (only_row),
   constraint setting_is_one_row check (only_row),
   constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
@@ -89,18 +95,31 @@ comment on column pawl.setting.context_limit is 'bytes of a context as jsonb tex
 comment on column pawl.setting.payload_limit is 'bytes of a payload as jsonb text';
 comment on column pawl.setting.definition_limit is 'bytes of a definition as jsonb text';
 comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
+comment on column pawl.setting.access_version is 'another one after each change of a token, a role or a tenant';
 
 insert into pawl.setting default values;
 
--- privilege says which functions each kind of role may execute. `service` is `pawl serve`;
--- `caller` is an application that moves instances in its own transactions. Each module adds
--- its rows in its grants.sql; `pawl migrate grants` turns them into GRANT statements.
+-- privilege says which functions a role with a privilege may execute. `api` is what requests need, `worker` what the
+-- background work needs. `pawl serve` does both unless it is told otherwise. `caller` is an application that moves
+-- instances in its own transactions, and `operator` may force them, too. `reader` is for support: it reads, and no
+-- secrets. Each module adds its rows in its grants.sql; `pawl migrate grants` turns them into GRANT statements.
 create table pawl_private.privilege (
   privilege text not null,
   function text not null,
   constraint privilege_pkey primary key (privilege, function),
-  constraint privilege_is_known check (privilege in ('service', 'caller'))
+  constraint privilege_is_known check (privilege in ('api', 'worker', 'reader', 'caller', 'operator'))
 );
+
+-- readable says which tables and views a role with a privilege may read, beside what its functions answer.
+create table pawl_private.readable (
+  privilege text not null,
+  relation text not null,
+  columns text[],
+  constraint readable_pkey primary key (privilege, relation),
+  constraint readable_privilege_is_known check (privilege in ('api', 'worker', 'reader'))
+);
+
+comment on column pawl_private.readable.columns is 'null for all';
 
 -- condition lists why a command is refused, and why a request cannot be carried out. `outcome` is the
 -- engine's code, `problem` the code that HTTP answers with. Outcomes that are one problem to a caller
@@ -124,12 +143,26 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('malformed-request', 'malformed-request', 'PW400',
     'context and payload must be JSON objects, nested at most 64 deep'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
+  ('unknown-state', 'malformed-request', 'PW400', 'the instance''s version of the workflow has no such state'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),
   ('workflow-not-found', 'workflow-not-found', 'PW40W', 'there is no such workflow'),
   ('transition-not-allowed', 'transition-not-allowed', 'PW409', 'the state %2$s has no transition for %1$s'),
+  ('instance-final', 'transition-not-allowed', 'PW409', 'the state %2$s is final, and nothing leaves it'),
+  ('state-protected', 'state-protected', 'PW40P',
+    'a protected state is neither left nor entered by hand; the instance is in %2$s, whose events and timers go on'),
+  ('not-cancellable', 'not-cancellable', 'PW40C', 'the workflow names no state for instances that are cancelled'),
   ('guard-rejected', 'guard-rejected', 'PW40G', 'no guard of %1$s in the state %2$s holds for this payload'),
+  ('invariant-broken', 'guard-rejected', 'PW40G', 'the step would break an invariant'),
   ('instance-exists', 'instance-exists', 'PW40E', 'instance %4$s already has this business key'),
+  ('limit-reached', 'limit-reached', 'PW40M', null),
   ('workflow-conflict', 'workflow-conflict', 'PW40V', null),
+  ('bulk-conflict', 'bulk-conflict', 'PW40B', null),
+  ('principal-changed', 'unavailable', 'PW40A', null),
+  ('task-not-found', 'not-found', 'PW40K', 'there is no such task'),
+  ('lease-superseded', 'lease-superseded', 'PW40S',
+    'somebody else has claimed the task since; the work of this lease no longer counts'),
+  ('task-ended', 'task-ended', 'PW40D', 'the task has ended'),
+  ('task-open', 'task-ended', 'PW40D', 'the task is under way; wait for its end'),
   ('consumer-led', 'internal', 'PW40L', null),
   ('steps-purged', 'event-id-too-old', 'PW410', null),
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
@@ -139,11 +172,17 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('unknown-event', 'unknown-event', 'PW422', 'the workflow has no event "%1$s"'),
   ('always-loop', 'guard-error', 'PW42G',
     'eventless transitions follow one another without coming to rest; nothing was changed'),
+  ('timer-loop', 'guard-error', 'PW42G',
+    'timers of the instance follow one another without time passing; nothing was changed'),
   ('invalid-definition', 'invalid-definition', 'PW42D', null),
   ('idempotency-key-reuse', 'idempotency-key-reuse', 'PW42K',
     'this idempotency key was used for another request; take a new one'),
+  ('forbidden', 'forbidden', 'PW403', null),
+  ('unknown-tenant', 'unknown-tenant', 'PW40T', null),
   ('precondition-required', 'precondition-required', 'PW428',
-    'this workflow wants every event to name the version it has seen; the instance is at version %3$s');
+    'this workflow wants every event to name the version it has seen; the instance is at version %3$s'),
+  ('override-unconditional', 'precondition-required', 'PW428',
+    'an override must name the version it has seen; the instance is at version %3$s');
 
 -- 00_core/private.sql
 
@@ -246,6 +285,7 @@ as $$
     when length(p_tenant) not between 1 and 63 or p_tenant is null then 'the tenant must have 1 to 63 characters'
     when length(p_actor) not between 1 and 255 or p_actor is null then 'the actor must have 1 to 255 characters'
     when length(p_key) > 255 then 'the key must have no more than 255 characters'
+    when starts_with(p_key, 'bulk:') then 'the key must not begin with bulk:, as what a bulk has done does'
     when length(p_business_key) > 255 then 'the business key must have no more than 255 characters'
     when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
       then 'the correlation id must have 1 to 255 visible ASCII characters'
@@ -255,9 +295,9 @@ $$;
 -- +goose StatementEnd
 
 -- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
--- nothing. It is for answers that acknowledge what was committed before. A commit is visible
--- although perhaps no standby has it, if its wait was cancelled, or if the server crashed while it waited. When this commit's wait is
--- over, the standbys have everything that this transaction has seen.
+-- nothing. It is for answers that acknowledge what was committed before. A commit is visible although perhaps no
+-- standby has it, if its wait was cancelled, or if the server crashed while it waited. When this commit's wait is over,
+-- the standbys have everything that this transaction has seen.
 --
 -- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot
 -- know what its primary has acknowledged.
@@ -275,6 +315,17 @@ begin
     perform pg_logical_emit_message(true, 'pawl', ''::text);
   end if;
 end
+$$;
+-- +goose StatementEnd
+
+-- timed_out says whether the statement timeout has come, for a handler of query_canceled. Somebody may have cancelled
+-- the call instead. The timeout's clock starts a little before statement_timestamp.
+-- +goose StatementBegin
+create function pawl_private.timed_out() returns boolean
+language sql volatile
+as $$
+  select current_setting('statement_timeout') <> '0'
+    and clock_timestamp() - statement_timestamp() >= current_setting('statement_timeout')::interval * 0.8
 $$;
 -- +goose StatementEnd
 
@@ -318,9 +369,1672 @@ $$;
 -- 00_core/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.now'),
-  ('service', 'pawl.schema_version'),
-  ('service', 'pawl.uuid_v7_floor');
+  ('api', 'pawl.now'),
+  ('api', 'pawl.schema_version'),
+  ('api', 'pawl.uuid_v7_floor'),
+  ('worker', 'pawl.now'),
+  ('worker', 'pawl.schema_version'),
+  ('worker', 'pawl.uuid_v7_floor'),
+  ('reader', 'pawl.now'),
+  ('reader', 'pawl.schema_version'),
+  ('reader', 'pawl.uuid_v7_floor');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.setting', null),
+  ('worker', 'pawl.setting', null),
+  ('reader', 'pawl.setting', '{only_row,idempotency_ttl,idempotency_ttl_slides,context_limit,payload_limit,definition_limit,state_limit}');
+
+-- 05_language/tables.sql
+
+-- Module language: what definitions say in guards, values and durations.
+--
+-- A *path* is a SQL/JSON path. It is read in strict mode unless it begins with "lax". In lax mode a comparison looks
+-- into arrays, so that [0.01, 420] would equal 420.
+--
+-- A *value* makes data. It is a path, a scalar, an object or array of values, or an operation such as
+-- {"$append": [A, V]}. A value may select nothing: that is null of SQL, which is not null of JSON.
+--
+-- A *guard* is a path, or an object such as {"all": [G, G]}. It is true, false or unknown, as a condition of SQL is,
+-- and holds only if it is true.
+--
+-- Registration compiles values and guards. compiled_value and compiled_guard check them and write each as a JSON array:
+-- the name of the operation, the JSON Pointer of its place in the definition, the operands. The engine evaluates that
+-- form by value and holds. Guards and assigns that are plain paths are not compiled: the engine keeps them as jsonpath,
+-- and evaluates them in its own statement.
+--
+-- An operation that cannot be carried out raises 22023, and the column of the error is the operation's JSON Pointer.
+-- The error undoes the call. The service finds the command to blame and answers guard-error.
+--
+-- Nothing here reads a table, and nothing depends on a session's settings.
+
+-- 05_language/private.sql
+
+-- fault raises that a value or a guard of a definition is wrong, or cannot be carried out for an instance.
+-- p_at: its JSON Pointer in the definition
+-- Raises:  22023 with the pointer in front of the message, and as its column
+-- +goose StatementBegin
+create function pawl_private.fault(p_at text, p_message text) returns void
+language plpgsql stable
+as $$
+begin
+  raise exception '%: %', p_at, p_message using errcode = '22023', column = p_at;
+end
+$$;
+-- +goose StatementEnd
+
+-- below extends a JSON Pointer by a name.
+-- +goose StatementBegin
+create function pawl_private.below(p_at text, p_name text) returns text
+language sql immutable parallel safe
+as $$ select p_at || '/' || replace(replace(p_name, '~', '~0'), '/', '~1') $$;
+-- +goose StatementEnd
+
+-- initial_of names the state that a definition, or a compound state of it, begins in.
+-- +goose StatementBegin
+create function pawl_private.initial_of(p_value jsonb) returns text
+language sql immutable parallel safe
+as $$ select coalesce(p_value #>> '{initial,target}', p_value ->> 'initial') $$;
+-- +goose StatementEnd
+
+-- duration reads a duration such as 90s, 1h30m, 1y2mo or P3DT12H, which may have a sign. The result has no days,
+-- whose length would depend on the time zone of the session: a day has 24 hours. Years and months stay months.
+-- Returns: null if it is no duration, or is longer than 10 years
+-- +goose StatementBegin
+create function pawl_private.duration(p_text text) returns interval
+language plpgsql stable parallel safe
+as $$
+declare
+  v_sign integer := case when p_text like '-%' then -1 else 1 end;
+  v_text text := ltrim(p_text, '+-');
+  v_part text[];
+  v_months numeric := 0;
+  v_seconds numeric := 0;
+begin
+  if p_text ~ '^[+-]?P[0-9]' or p_text ~ '^[+-]?PT[0-9]' then
+    v_part := regexp_match(
+      v_text,
+      '^P(?:([0-9]{1,9})Y)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9})W)?(?:([0-9]{1,9})D)?'
+        || '(?:T(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,12}(?:[.][0-9]{1,6})?)S)?)?$');
+    if v_part is null then
+      return null;
+    end if;
+    v_months := coalesce(v_part[1], '0')::numeric * 12 + coalesce(v_part[2], '0')::numeric;
+    v_seconds := coalesce(v_part[3], '0')::numeric * 604800 + coalesce(v_part[4], '0')::numeric * 86400
+      + coalesce(v_part[5], '0')::numeric * 3600 + coalesce(v_part[6], '0')::numeric * 60 + coalesce(v_part[7], '0')::numeric;
+  elsif p_text ~ '^[+-]?([0-9]{1,12}(ms|mo|y|w|d|h|m|s))+$' then
+    for v_part in select regexp_matches(v_text, '([0-9]+)(ms|mo|y|w|d|h|m|s)', 'g') loop
+      if v_part[2] in ('mo', 'y') then
+        v_months := v_months + v_part[1]::numeric * case v_part[2] when 'y' then 12 else 1 end;
+      else
+        v_seconds := v_seconds + v_part[1]::numeric * case v_part[2]
+          when 'w' then 604800 when 'd' then 86400 when 'h' then 3600 when 'm' then 60 when 's' then 1 else 0.001
+        end;
+      end if;
+    end loop;
+  else
+    return null;
+  end if;
+  if v_months > 120 or v_seconds > 315360000 then
+    return null;
+  end if;
+  return make_interval(months => (v_sign * v_months)::integer, secs => (v_sign * v_seconds)::double precision);
+end
+$$;
+-- +goose StatementEnd
+
+-- months_of and seconds_of are the two parts of a duration: that which needs a calendar, and the rest.
+-- +goose StatementBegin
+create function pawl_private.months_of(p_duration interval) returns integer
+language sql immutable parallel safe
+as $$ select (extract(year from p_duration) * 12 + extract(month from p_duration))::integer $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+create function pawl_private.seconds_of(p_duration interval) returns numeric
+language sql immutable parallel safe
+as $$ select extract(epoch from p_duration - make_interval(months => pawl_private.months_of(p_duration))) $$;
+-- +goose StatementEnd
+
+-- moved moves a time by a duration. Months are counted by the calendar of a time zone: January 31 and a month is the
+-- last day of February.
+-- +goose StatementBegin
+create function pawl_private.moved(p_at timestamptz, p_duration interval, p_zone text) returns timestamptz
+language plpgsql stable parallel safe
+as $$
+declare
+  v_months integer := pawl_private.months_of(p_duration);
+begin
+  if v_months <> 0 then
+    p_at := (p_at at time zone p_zone + make_interval(months => v_months)) at time zone p_zone;
+  end if;
+  return p_at + make_interval(secs => pawl_private.seconds_of(p_duration)::double precision);
+end
+$$;
+-- +goose StatementEnd
+
+-- time_of reads a time that a value made: RFC 3339, with an offset.
+-- Raises:  22023 with the pointer if it is none
+-- +goose StatementBegin
+create function pawl_private.time_of(p_value jsonb, p_at text) returns timestamptz
+language plpgsql stable parallel safe
+as $$
+declare
+  v_result timestamptz;
+begin
+  if jsonb_typeof(p_value) <> 'string'
+    or p_value #>> '{}' !~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$' then
+    perform pawl_private.fault(p_at, format('%s is no time; write one as RFC 3339 does, with an offset', left(p_value::text, 100)));
+  end if;
+  v_result := (p_value #>> '{}')::timestamptz;
+  -- The offset may lead out of the years that RFC 3339 can write.
+  if extract(year from v_result at time zone 'UTC') not between 1 and 9999 then
+    raise datetime_field_overflow;
+  end if;
+  return v_result;
+exception when datetime_field_overflow or invalid_datetime_format or invalid_time_zone_displacement_value then
+  perform pawl_private.fault(p_at, format('%s is no time that there is', left(p_value::text, 100)));
+end
+$$;
+-- +goose StatementEnd
+
+-- strict puts the mode in front of a path that says none.
+-- +goose StatementBegin
+create function pawl_private.strict(p_path text) returns text
+language sql immutable parallel safe
+as $$ select case when p_path ~ '^[[:space:]]*(lax|strict)[[:space:]]' then p_path else 'strict ' || p_path end $$;
+-- +goose StatementEnd
+
+-- is_path says whether a string in a value is a path.
+-- +goose StatementBegin
+create function pawl_private.is_path(p_text text) returns boolean
+language sql immutable parallel safe
+as $$ select left(p_text, 1) = '$' and substr(p_text, 2, 1) <> '$' or p_text ~ '^(lax|strict)[[:space:]]+[$]' $$;
+-- +goose StatementEnd
+
+-- compiled_path compiles a path. A plain path has only members and subscripts: it selects one item, or nothing.
+-- Returns: ["path", pointer, path] or ["computed", pointer, path]
+-- Raises:  42601 and others if it is no path
+-- +goose StatementBegin
+create function pawl_private.compiled_path(p_path jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_text text;
+begin
+  if jsonb_typeof(p_path) = 'object' and p_path ? '$path' then
+    p_path := p_path -> '$path';
+    p_at := p_at || '/$path';
+  end if;
+  if jsonb_typeof(p_path) is distinct from 'string' then
+    perform pawl_private.fault(p_at, 'must be a SQL/JSON path');
+  end if;
+  -- Postgres writes a jsonpath as canonical text.
+  v_text := pawl_private.strict(p_path #>> '{}')::jsonpath::text;
+  if regexp_replace(v_text, '^strict ', '') = '$' then
+    perform pawl_private.fault(p_at, '$ alone is all that a path reads; name a member, such as $.context');
+  end if;
+  return jsonb_build_array(
+    case when v_text ~ E'^(strict )?[$]([.]"([^"\\\\]|\\\\.)*"|[[]([0-9]+|last)[]])*$' then 'path' else 'computed' end, p_at, v_text);
+end
+$$;
+-- +goose StatementEnd
+
+-- plain_prefix returns the plain path that a compiled path begins with. If that selects nothing, neither does the path.
+-- Returns: null if it begins otherwise
+-- +goose StatementBegin
+create function pawl_private.plain_prefix(p_path text) returns text
+language sql immutable parallel safe
+as $$ select substring(p_path from E'^(?:strict )?[$](?:[.]"(?:[^"\\\\]|\\\\.)*"|[[][0-9]+[]])*') $$;
+-- +goose StatementEnd
+
+-- compiled_list compiles the operands of an operation.
+-- +goose StatementBegin
+create function pawl_private.compiled_list(p_values jsonb, p_at text, p_least integer, p_most integer) returns jsonb
+language plpgsql stable
+as $$
+begin
+  if jsonb_typeof(p_values) is distinct from 'array' or jsonb_array_length(p_values) not between p_least and p_most then
+    perform pawl_private.fault(p_at, case
+      when p_least = p_most then format('must be an array of %s values', p_least)
+      when p_most >= 1000 then format('must be an array of at least %s values', p_least)
+      else format('must be an array of %s to %s values', p_least, p_most)
+    end);
+  end if;
+  return coalesce(
+    (
+      select jsonb_agg(pawl_private.compiled_value(e.value, p_at || '/' || e.place - 1) order by e.place)
+      from jsonb_array_elements(p_values) with ordinality as e (value, place)
+    ),
+    '[]');
+end
+$$;
+-- +goose StatementEnd
+
+-- compiled_value checks and compiles a value.
+-- p_may_unset: whether {"$unset": true} may stand here
+-- Returns: a JSON array: the operation's name without "$", the pointer, the operands. A constant is
+--          ["literal", pointer, constant]
+-- Raises:  22023 with the pointer; what the parser of paths raises
+-- +goose StatementBegin
+create function pawl_private.compiled_value(p_value jsonb, p_at text, p_may_unset boolean default false) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_text text := p_value #>> '{}';
+  v_operation text;
+  v_operand jsonb;
+  v_names text[];
+  v_list jsonb := '[]';
+  v_compiled jsonb;
+begin
+  if jsonb_typeof(p_value) = 'string' then
+    if left(v_text, 2) = '$' || '$' then
+      return jsonb_build_array('literal', p_at, substr(v_text, 2));
+    elsif pawl_private.is_path(v_text) then
+      return pawl_private.compiled_path(p_value, p_at);
+    end if;
+    return jsonb_build_array('literal', p_at, p_value);
+  elsif jsonb_typeof(p_value) = 'array' then
+    v_list := pawl_private.compiled_list(p_value, p_at, 0, 1000000);
+    if not exists (select from jsonb_array_elements(v_list) e where e ->> 0 <> 'literal') then
+      return jsonb_build_array('literal', p_at, (select coalesce(jsonb_agg(e -> 2), '[]') from jsonb_array_elements(v_list) e));
+    end if;
+    return jsonb_build_array('array', p_at) || v_list;
+  elsif jsonb_typeof(p_value) is distinct from 'object' then
+    return jsonb_build_array('literal', p_at, p_value);
+  end if;
+
+  v_names := array(select k from jsonb_object_keys(p_value) k order by k collate "C");
+  if not exists (select from unnest(v_names) n where n like '$%') then
+    v_compiled := coalesce(
+      (
+        select jsonb_object_agg(n.name, pawl_private.compiled_value(p_value -> n.name, pawl_private.below(p_at, n.name)))
+        from unnest(v_names) as n (name)
+      ),
+      '{}');
+    if not exists (select from jsonb_each(v_compiled) e where e.value ->> 0 <> 'literal') then
+      return jsonb_build_array(
+        'literal', p_at, (select coalesce(jsonb_object_agg(e.key, e.value -> 2), '{}') from jsonb_each(v_compiled) e));
+    end if;
+    return jsonb_build_array('object', p_at, v_compiled);
+  elsif cardinality(v_names) > 1 then
+    perform pawl_private.fault(
+      p_at, 'a member that begins with $ is an operation and stands alone; data with such a name is written with $literal');
+  end if;
+  v_operation := substr(v_names[1], 2);
+  v_operand := p_value -> v_names[1];
+  p_at := pawl_private.below(p_at, v_names[1]);
+  case v_operation
+    when 'path' then
+      return pawl_private.compiled_path(v_operand, p_at);
+    when 'all' then
+      v_compiled := pawl_private.compiled_path(v_operand, p_at);
+      return jsonb_build_array('all', p_at, v_compiled -> 2, pawl_private.plain_prefix(v_compiled ->> 2));
+    when 'literal' then
+      return jsonb_build_array('literal', p_at, v_operand);
+    when 'unset' then
+      if v_operand is distinct from 'true' then
+        perform pawl_private.fault(p_at, 'must be true');
+      elsif not p_may_unset then
+        perform pawl_private.fault(p_at, 'stands only for the whole value of a name in assign, or for a branch of its $if');
+      end if;
+      return jsonb_build_array('unset', p_at);
+    when 'if' then
+      if jsonb_typeof(v_operand) is distinct from 'array' or jsonb_array_length(v_operand) <> 3 then
+        perform pawl_private.fault(p_at, 'must be an array of a guard and two values');
+      end if;
+      return jsonb_build_array(
+        'if', p_at, pawl_private.compiled_guard(v_operand -> 0, p_at || '/0'),
+        pawl_private.compiled_value(v_operand -> 1, p_at || '/1', p_may_unset),
+        pawl_private.compiled_value(v_operand -> 2, p_at || '/2', p_may_unset));
+    when 'set' then
+      if jsonb_typeof(v_operand) is distinct from 'array' or jsonb_array_length(v_operand) <> 3 then
+        perform pawl_private.fault(p_at, 'must be an array of an object, an array of names, and a value');
+      end if;
+      return jsonb_build_array(
+        'set', p_at, pawl_private.compiled_value(v_operand -> 0, p_at || '/0'),
+        pawl_private.compiled_list(v_operand -> 1, p_at || '/1', 1, 64),
+        pawl_private.compiled_value(v_operand -> 2, p_at || '/2'));
+    when 'first', 'concat', 'merge' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 1, 1000000);
+    when 'append', 'union', 'without' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 1000000);
+    when 'duration' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 2);
+    when 'time' then
+      return jsonb_build_array(v_operation, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 3);
+    else
+      perform pawl_private.fault(
+        p_at, 'is no operation; there are $path, $all, $first, $if, $append, $union, $without, $merge, $set, $concat, $time, '
+        || '$duration, $unset and $literal, and data with such a name is written with $literal');
+  end case;
+end
+$$;
+-- +goose StatementEnd
+
+-- guard_path reads the path of a guard. One that is no predicate and may select several items is compared with true, so that
+-- it does not only look at the first of them.
+-- Raises:  42601 and others if it is no path
+-- +goose StatementBegin
+create function pawl_private.guard_path(p_text text) returns jsonpath
+language plpgsql stable
+as $$
+declare
+  v_text text := ltrim(pawl_private.strict(p_text));
+  v_mode integer := position(' ' in v_text);
+begin
+  if pawl_private.compiled_path(to_jsonb(v_text), '') ->> 0 = 'path' then
+    return v_text::jsonpath; -- It selects one item at most.
+  end if;
+  return (left(v_text, v_mode) || '(' || substr(v_text, v_mode + 1) || ') == true')::jsonpath;
+exception when syntax_error then
+  return v_text::jsonpath; -- A predicate cannot be compared.
+end
+$$;
+-- +goose StatementEnd
+
+-- compiled_guard checks and compiles a guard.
+-- Returns: a JSON array: the operator, the pointer, the operands; of a path ["path", pointer, path]. The operands of
+--          present and absent are the path and, unless it is plain, its plain_prefix
+-- Raises:  as compiled_value
+-- +goose StatementBegin
+create function pawl_private.compiled_guard(p_guard jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_operator text;
+  v_operand jsonb;
+  v_compiled jsonb;
+begin
+  if jsonb_typeof(p_guard) = 'string' then
+    return jsonb_build_array('path', p_at, pawl_private.guard_path(p_guard #>> '{}')::text);
+  elsif jsonb_typeof(p_guard) is distinct from 'object' or (select count(*) from jsonb_object_keys(p_guard)) <> 1 then
+    perform pawl_private.fault(p_at, 'must be a path, or an object with one of all, any, not, present, absent, equal, in, before and after');
+  end if;
+  select e.key, e.value into v_operator, v_operand from jsonb_each(p_guard) e;
+  p_at := pawl_private.below(p_at, v_operator);
+  case v_operator
+    when 'all', 'any' then
+      if jsonb_typeof(v_operand) is distinct from 'array' or v_operand = '[]' then
+        perform pawl_private.fault(p_at, 'must be an array of at least one guard');
+      end if;
+      return jsonb_build_array(v_operator, p_at) || (
+        select jsonb_agg(pawl_private.compiled_guard(e.value, p_at || '/' || e.place - 1) order by e.place)
+        from jsonb_array_elements(v_operand) with ordinality as e (value, place));
+    when 'not' then
+      return jsonb_build_array(v_operator, p_at, pawl_private.compiled_guard(v_operand, p_at));
+    when 'present', 'absent' then
+      v_compiled := pawl_private.compiled_path(v_operand, p_at);
+      return jsonb_build_array(v_operator, p_at, v_compiled -> 2)
+        || case
+          when v_compiled ->> 0 = 'path' then '[]'
+          else jsonb_build_array(pawl_private.plain_prefix(v_compiled ->> 2))
+        end;
+    when 'equal', 'in', 'before', 'after' then
+      return jsonb_build_array(v_operator, p_at) || pawl_private.compiled_list(v_operand, p_at, 2, 2);
+    else
+      perform pawl_private.fault(p_at, 'is no guard; there are all, any, not, present, absent, equal, in, before and after');
+  end case;
+end
+$$;
+-- +goose StatementEnd
+
+-- compiled_assign checks and compiles the member assign of a transition, an entry, an exit or an initial.
+-- Returns: a JSON array of ["payload", names or null] and ["set", path of names, value, pointer], in the order in which
+--          they are carried out. Null if there is nothing to assign
+-- Raises:  as compiled_value
+-- +goose StatementBegin
+create function pawl_private.compiled_assign(p_assign jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_list jsonb[] := '{}';
+  v_name text;
+  v_path text[];
+  v_paths text[] := '{}';
+  v_all boolean;
+begin
+  if p_assign is null or p_assign = '{}' then
+    return null;
+  elsif p_assign = '"*"' then
+    return '[["payload", null]]';
+  elsif jsonb_typeof(p_assign) <> 'object' then
+    perform pawl_private.fault(p_at, 'must be "*", or an object from names to values');
+  end if;
+  v_all := coalesce(p_assign -> '*' = 'true', false);
+  if v_all then
+    v_list := array['["payload", null]'::jsonb];
+  elsif p_assign ? '*' then
+    if jsonb_typeof(p_assign -> '*') <> 'array'
+      or exists (select from jsonb_array_elements(p_assign -> '*') n where jsonb_typeof(n) <> 'string') then
+      perform pawl_private.fault(p_at || '/*', 'must be true, or an array of names of the payload');
+    end if;
+    v_list := array[jsonb_build_array('payload', p_assign -> '*')];
+  end if;
+  for v_name in select k from jsonb_object_keys(p_assign) k where k <> '*' order by k collate "C" loop
+    continue when v_all and v_name = 'trusted' and p_assign -> v_name = 'true';
+    v_path := string_to_array(v_name, '.');
+    if '' = any (v_path) or v_name = '' then
+      perform pawl_private.fault(pawl_private.below(p_at, v_name), 'a name, and each part of one with dots, must not be empty');
+    elsif exists (
+      select from generate_series(1, cardinality(v_path) - 1) n where array_to_string(v_path[:n], '.') = any (v_paths)
+    ) then
+      perform pawl_private.fault(pawl_private.below(p_at, v_name), 'is within another name of this assign, so that it is not clear which is set');
+    end if;
+    v_paths := v_paths || v_name;
+    v_list := array_append(v_list, jsonb_build_array(
+      'set', to_jsonb(v_path), pawl_private.compiled_value(p_assign -> v_name, pawl_private.below(p_at, v_name), true),
+      pawl_private.below(p_at, v_name)));
+  end loop;
+  return to_jsonb(v_list);
+end
+$$;
+-- +goose StatementEnd
+
+-- is_plain says whether a compiled assign sets members of the context's top level to what plain paths select, or to
+-- scalars. The engine evaluates such an assign in its own statement.
+-- +goose StatementBegin
+create function pawl_private.is_plain(p_assign jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+  select not exists (
+    select
+    from jsonb_array_elements(p_assign) a
+    where a ->> 0 <> 'set' or jsonb_array_length(a -> 1) <> 1
+      or a #>> '{2,0}' <> 'path'
+      and not (a #>> '{2,0}' = 'literal' and jsonb_typeof(a #> '{2,2}') in ('string', 'number', 'boolean', 'null'))
+  )
+$$;
+-- +goose StatementEnd
+
+-- computed evaluates a path that may raise. p_all: whether to return all items, as an array; p_prefix: then, the
+-- plain path that it begins with: if that selects nothing, there are no items. Null if it begins otherwise.
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.computed(p_document jsonb, p_path text, p_at text, p_all boolean, p_prefix text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  if p_all then
+    return jsonb_path_query_array(p_document, p_path::jsonpath);
+  end if;
+  return jsonb_path_query_first(p_document, p_path::jsonpath);
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+  if p_prefix is not null and jsonb_path_query_first(p_document, p_prefix::jsonpath, '{}', true) is null then
+    return '[]';
+  end if;
+  perform pawl_private.fault(p_at, sqlerrm);
+end
+$$;
+-- +goose StatementEnd
+
+-- array_of returns an operand that must be an array. Nothing, and null, count as an empty one.
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.array_of(p_value jsonb, p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  if p_value is null or p_value = 'null' then
+    return '[]';
+  elsif jsonb_typeof(p_value) <> 'array' then
+    perform pawl_private.fault(p_at, format('its first operand must be an array, and is of type %s', jsonb_typeof(p_value)));
+  end if;
+  return p_value;
+end
+$$;
+-- +goose StatementEnd
+
+-- set_deep sets a member of a member. Objects that are missing on the way are made.
+-- p_path: names; a number, as text, is an index of an array that is there
+-- Raises:  22023 with the pointer if the way leads through a scalar, or past the end of an array
+-- +goose StatementBegin
+create function pawl_private.set_deep(p_object jsonb, p_path text[], p_value jsonb, p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_type text := jsonb_typeof(p_object);
+begin
+  if cardinality(p_path) = 0 then
+    return p_value;
+  elsif p_object is null or v_type = 'null' then
+    p_object := '{}';
+  elsif v_type = 'array' then
+    if p_path[1] !~ '^[0-9]{1,9}$' or p_path[1]::integer >= jsonb_array_length(p_object) then
+      perform pawl_private.fault(p_at, format('the array has no item %s; add items with $append', p_path[1]));
+    end if;
+    return jsonb_set(
+      p_object, p_path[1:1], pawl_private.set_deep(p_object -> p_path[1]::integer, p_path[2:], p_value, p_at));
+  elsif v_type <> 'object' then
+    perform pawl_private.fault(p_at, format('%s cannot be set within a value of type %s', p_path[1], v_type));
+  end if;
+  return p_object || jsonb_build_object(
+    p_path[1], pawl_private.set_deep(p_object -> p_path[1], p_path[2:], p_value, p_at));
+end
+$$;
+-- +goose StatementEnd
+
+-- concatenated carries out $concat: texts, or arrays.
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.concatenated(p_items jsonb[], p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_list jsonb;
+  v_text text;
+  v_item jsonb;
+begin
+  foreach v_item in array p_items loop
+    continue when v_item = 'null';
+    if jsonb_typeof(v_item) = 'array' then
+      v_list := coalesce(v_list, '[]') || v_item;
+    elsif jsonb_typeof(v_item) = 'object' then
+      perform pawl_private.fault(p_at, 'an object cannot be concatenated; name a member of it, or use $merge');
+    else
+      v_text := coalesce(v_text, '') || (v_item #>> '{}');
+    end if;
+    if v_list is not null and v_text is not null then
+      perform pawl_private.fault(p_at, 'arrays and scalars cannot be concatenated with each other');
+    end if;
+  end loop;
+  return coalesce(v_list, to_jsonb(coalesce(v_text, '')));
+end
+$$;
+-- +goose StatementEnd
+
+-- moved_value carries out $time: see moved.
+-- Raises:  22023 with the pointer if there is no such zone, or no such time
+-- +goose StatementBegin
+create function pawl_private.moved_value(p_from timestamptz, p_duration interval, p_zone jsonb, p_at text) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_result timestamptz;
+begin
+  perform p_from at time zone case when jsonb_typeof(p_zone) = 'string' then p_zone #>> '{}' else '' end;
+  v_result := pawl_private.moved(p_from, p_duration, p_zone #>> '{}');
+  if extract(year from v_result at time zone 'UTC') not between 1 and 9999 then
+    raise datetime_field_overflow;
+  end if;
+  return to_jsonb(pawl_private.rfc3339(v_result));
+exception
+  when invalid_parameter_value then
+    perform pawl_private.fault(p_at, format('%s is no time zone; name one such as Europe/Berlin', left(p_zone::text, 100)));
+  when datetime_field_overflow then
+    perform pawl_private.fault(p_at, 'the time is not within the years 1 to 9999');
+end
+$$;
+-- +goose StatementEnd
+
+-- value evaluates a compiled value on the document {context, payload, instance, now, event, actor}.
+-- Returns: null of SQL if it selects nothing
+-- Raises:  22023 with the pointer if an operation cannot be carried out
+-- +goose StatementBegin
+create function pawl_private.value(p_document jsonb, p_value jsonb) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_operation text := p_value ->> 0;
+  v_at text;
+  v_last integer;
+  v_result jsonb;
+  v_item jsonb;
+  v_one jsonb;
+  v_items jsonb[];
+  v_path text[];
+  v_from timestamptz;
+  v_duration interval;
+begin
+  if v_operation = 'path' then
+    return jsonb_path_query_first(p_document, (p_value ->> 2)::jsonpath, '{}', true);
+  elsif v_operation = 'literal' then
+    return p_value -> 2;
+  elsif v_operation = 'computed' then
+    return pawl_private.computed(p_document, p_value ->> 2, p_value ->> 1, false, null);
+  end if;
+  v_at := p_value ->> 1;
+  v_last := jsonb_array_length(p_value) - 1;
+  case v_operation
+    when 'if' then
+      return pawl_private.value(p_document, p_value -> case when pawl_private.holds(p_document, p_value -> 2) then 3 else 4 end);
+    when 'first' then
+      for v_n in 2 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item <> 'null' then
+          return v_item;
+        end if;
+      end loop;
+    when 'append', 'union' then
+      v_result := pawl_private.array_of(pawl_private.value(p_document, p_value -> 2), v_at);
+      for v_n in 3 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is not null and (v_operation = 'append' or not v_result @> jsonb_build_array(v_item)
+          or array_position(array(select jsonb_array_elements(v_result)), v_item) is null) then
+          v_result := v_result || jsonb_build_array(v_item);
+        end if;
+      end loop;
+    when 'without' then
+      v_result := pawl_private.value(p_document, p_value -> 2);
+      if jsonb_typeof(v_result) is distinct from 'object' then
+        v_result := pawl_private.array_of(v_result, v_at);
+      end if;
+      for v_n in 3 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is null then
+          continue;
+        elsif jsonb_typeof(v_result) = 'array' then
+          select coalesce(jsonb_agg(e.item order by e.place), '[]')
+          into v_result
+          from jsonb_array_elements(v_result) with ordinality as e (item, place)
+          where e.item <> v_item;
+        elsif jsonb_typeof(v_item) <> 'string' then
+          perform pawl_private.fault(v_at, format('a member is named by a text, and not by %s', left(v_item::text, 100)));
+        else
+          v_result := v_result - (v_item #>> '{}');
+        end if;
+      end loop;
+    when 'merge' then
+      v_result := '{}';
+      for v_n in 2 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is null or v_item = 'null' then
+          continue;
+        elsif jsonb_typeof(v_item) <> 'object' then
+          perform pawl_private.fault(v_at, format('only objects can be merged, and an operand is of type %s', jsonb_typeof(v_item)));
+        end if;
+        v_result := v_result || v_item;
+      end loop;
+    when 'set' then
+      v_result := pawl_private.value(p_document, p_value -> 2);
+      if v_result is null or v_result = 'null' then
+        v_result := '{}';
+      elsif jsonb_typeof(v_result) not in ('object', 'array') then
+        perform pawl_private.fault(v_at, format('its first operand must be an object, and is of type %s', jsonb_typeof(v_result)));
+      end if;
+      v_item := pawl_private.value(p_document, p_value -> 4);
+      if v_item is not null then
+        v_path := '{}';
+        for v_n in 0 .. jsonb_array_length(p_value -> 3) - 1 loop
+          v_one := pawl_private.value(p_document, p_value -> 3 -> v_n);
+          if v_one is null then
+            perform pawl_private.fault(v_at, format('name %s selects nothing', v_n + 1));
+          elsif v_one = '""' or jsonb_typeof(v_one) not in ('string', 'number') then
+            perform pawl_private.fault(v_at, format('name %s is %s; it must be a text that is not empty, or a number', v_n + 1, left(v_one::text, 100)));
+          end if;
+          v_path := v_path || (v_one #>> '{}');
+        end loop;
+        v_result := pawl_private.set_deep(v_result, v_path, v_item, v_at);
+      end if;
+    when 'object' then
+      select coalesce(jsonb_object_agg(m.name, m.value) filter (where m.value is not null), '{}')
+      into v_result
+      from (select e.key as name, pawl_private.value(p_document, e.value) as value from jsonb_each(p_value -> 2) e offset 0) m;
+    when 'array' then
+      select coalesce(jsonb_agg(m.value order by m.n) filter (where m.value is not null), '[]')
+      into v_result
+      from (select n, pawl_private.value(p_document, p_value -> n) as value from generate_series(2, v_last) n offset 0) m;
+    when 'all' then
+      return pawl_private.computed(p_document, p_value ->> 2, v_at, true, p_value ->> 3);
+    when 'concat' then
+      v_items := '{}';
+      for v_n in 2 .. v_last loop
+        v_item := pawl_private.value(p_document, p_value -> v_n);
+        if v_item is not null then
+          v_items := v_items || v_item;
+        end if;
+      end loop;
+      return pawl_private.concatenated(v_items, v_at);
+    when 'time' then
+      v_item := pawl_private.value(p_document, p_value -> 2);
+      v_result := pawl_private.value(p_document, p_value -> 3);
+      if v_item is null or v_result is null then
+        return null;
+      end if;
+      v_from := pawl_private.time_of(v_item, v_at);
+      v_duration := case when jsonb_typeof(v_result) = 'string' then pawl_private.duration(v_result #>> '{}') end;
+      if v_duration is null then
+        perform pawl_private.fault(v_at, format('%s is no duration of at most ten years', left(v_result::text, 100)));
+      end if;
+      v_one := case when v_last > 3 then pawl_private.value(p_document, p_value -> 4) else '"UTC"' end;
+      return case when v_one is not null then pawl_private.moved_value(v_from, v_duration, v_one, v_at) end;
+    when 'duration' then
+      v_item := pawl_private.value(p_document, p_value -> 2);
+      v_result := pawl_private.value(p_document, p_value -> 3);
+      if v_item is null or v_result is null then
+        return null;
+      end if;
+      return to_jsonb(trim_scale(extract(epoch from
+        pawl_private.time_of(v_result, v_at) - pawl_private.time_of(v_item, v_at))));
+  end case;
+  return v_result;
+end
+$$;
+-- +goose StatementEnd
+
+-- holds evaluates a compiled guard.
+-- Returns: null if the guard is unknown
+-- Raises:  22023 with the pointer if an operand cannot be made, or is no array or time where it must be one
+-- +goose StatementBegin
+create function pawl_private.holds(p_document jsonb, p_guard jsonb) returns boolean
+language plpgsql stable parallel safe
+as $$
+declare
+  v_operator text := p_guard ->> 0;
+  v_result boolean;
+  v_one boolean;
+  v_left jsonb;
+  v_right jsonb;
+begin
+  case v_operator
+    when 'path' then
+      return jsonb_path_match(p_document, (p_guard ->> 2)::jsonpath, '{}', true);
+    when 'present', 'absent' then
+      -- In silent mode a path that is not plain would end at the first item that it cannot read, and hide those behind it.
+      return (v_operator = 'present') = case
+        when jsonb_array_length(p_guard) = 3 then jsonb_path_query_first(p_document, (p_guard ->> 2)::jsonpath, '{}', true) is not null
+        else pawl_private.computed(p_document, p_guard ->> 2, p_guard ->> 1, true, p_guard ->> 3) <> '[]'
+      end;
+    when 'not' then
+      return not pawl_private.holds(p_document, p_guard -> 2);
+    when 'all', 'any' then
+      v_result := v_operator = 'all';
+      for v_n in 2 .. jsonb_array_length(p_guard) - 1 loop
+        v_one := pawl_private.holds(p_document, p_guard -> v_n);
+        if v_operator = 'all' then
+          v_result := v_result and v_one;
+          exit when not v_result;
+        else
+          v_result := v_result or v_one;
+          exit when v_result;
+        end if;
+      end loop;
+      return v_result;
+    else
+      v_left := pawl_private.value(p_document, p_guard -> 2);
+      v_right := pawl_private.value(p_document, p_guard -> 3);
+      if v_left is null or v_right is null then
+        return null;
+      end if;
+      case v_operator
+        when 'equal' then
+          return v_left = v_right;
+        when 'in' then
+          if jsonb_typeof(v_right) <> 'array' then
+            perform pawl_private.fault(p_guard ->> 1, format('its second operand must be an array, and is of type %s', jsonb_typeof(v_right)));
+          end if;
+          return exists (select from jsonb_array_elements(v_right) e where e = v_left);
+        when 'before' then
+          return pawl_private.time_of(v_left, p_guard ->> 1) < pawl_private.time_of(v_right, p_guard ->> 1);
+        when 'after' then
+          return pawl_private.time_of(v_left, p_guard ->> 1) > pawl_private.time_of(v_right, p_guard ->> 1);
+      end case;
+  end case;
+end
+$$;
+-- +goose StatementEnd
+
+-- assigned carries out compiled assigns, stage after stage: each stage sees the context that the one before has left,
+-- and the assigns of one stage do not see each other. A value that selects nothing leaves its name as it was.
+-- p_stages: an array of what compiled_assign makes
+-- Returns: the context
+-- Raises:  as value
+-- +goose StatementBegin
+create function pawl_private.assigned(p_document jsonb, p_stages jsonb) returns jsonb
+language plpgsql stable parallel safe
+as $$
+declare
+  v_document jsonb := p_document;
+  v_context jsonb;
+  v_one jsonb;
+  v_compiled jsonb;
+  v_value jsonb;
+  v_path text[];
+begin
+  for v_stage in 0 .. jsonb_array_length(p_stages) - 1 loop
+    v_context := v_document -> 'context';
+    for v_n in 0 .. jsonb_array_length(p_stages -> v_stage) - 1 loop
+      v_one := p_stages -> v_stage -> v_n;
+      if v_one ->> 0 = 'payload' then
+        v_context := v_context || case
+          when v_one -> 1 = 'null' then v_document -> 'payload'
+          else coalesce(
+            (
+              select jsonb_object_agg(p.key, p.value)
+              from jsonb_each(v_document -> 'payload') p
+              where v_one -> 1 ? p.key
+            ),
+            '{}')
+        end;
+        continue;
+      end if;
+      v_compiled := v_one -> 2;
+      while v_compiled ->> 0 = 'if' loop
+        v_compiled := v_compiled -> case when pawl_private.holds(v_document, v_compiled -> 2) then 3 else 4 end;
+      end loop;
+      if v_compiled ->> 0 = 'unset' then
+        v_path := array(select jsonb_array_elements_text(v_one -> 1));
+        -- Without the question, a name within an array raises an error.
+        if v_context #> v_path is not null then
+          v_context := v_context #- v_path;
+        end if;
+        continue;
+      end if;
+      v_value := pawl_private.value(v_document, v_compiled);
+      if v_value is null then
+        continue;
+      elsif jsonb_array_length(v_one -> 1) = 1 then
+        v_context := v_context || jsonb_build_object(v_one -> 1 ->> 0, v_value);
+      else
+        v_context := pawl_private.set_deep(
+          v_context, array(select jsonb_array_elements_text(v_one -> 1)), v_value, v_one ->> 3);
+      end if;
+    end loop;
+    if v_stage < jsonb_array_length(p_stages) - 1 then
+      v_document := v_document || jsonb_build_object('context', v_context);
+    end if;
+  end loop;
+  return v_context;
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/tables.sql
+
+-- Module access: who may call, for which tenant, with which permissions, and what was done with power.
+--
+-- A *token* authenticates a caller as one subject of one tenant. A *role* is a named grant of a tenant. What a
+-- caller may do is a set of grants: its token's own and those of its roles. A grant has scopes, workflows and
+-- events, and an operation needs one grant that allows it all.
+--
+-- A service may remember what principals has told it, together with pawl.setting.access_version. Each transaction that
+-- changes a token, a role or a tenant changes the version, too, and keeps the row of pawl.setting locked until it ends. So
+-- whoever sees a version sees what was true with it. The functions that carry out commands compare it: see
+-- pawl_private.refuse_changed_principal. A version is random, so that none comes back after a restore or a failover.
+--
+-- The tenant '*' is the deployment. It has tokens and roles, but no instances and no row in pawl.tenant.
+
+-- tenant is a namespace of instances, keys, subscriptions and tokens.
+create table pawl.tenant (
+  id pawl.tenant_id not null,
+  limits pawl.object not null default '{}',
+  created_at timestamptz not null,
+  created_by text not null,
+  disabled_at timestamptz,
+  constraint tenant_pkey primary key (id),
+  constraint tenant_is_not_the_deployment check (id <> '*'),
+  constraint tenant_created_by_has_1_to_255_characters check (length(created_by) between 1 and 255)
+);
+
+comment on column pawl.tenant.limits is 'whole numbers by name: see pawl_private.limits_fault; a limit that is missing is the deployment''s';
+comment on column pawl.tenant.disabled_at is 'since when its callers are refused, and its timers and deliveries wait';
+
+insert into pawl.tenant (id, created_at, created_by) values ('default', now(), 'pawl');
+
+-- token is a bearer token. Its text is pawl_<id>_<secret>, of which only the digest is kept.
+create table pawl.token (
+  tenant_id pawl.tenant_id not null,
+  id text collate "C" not null,
+  sha256 pawl.sha256 not null,
+  name text,
+  subject text not null,
+  scopes text[] not null,
+  roles text[] not null,
+  workflows text[] not null,
+  created_at timestamptz not null,
+  created_by text not null,
+  expires_at timestamptz,
+  revoked_at timestamptz,
+  last_used_at timestamptz,
+  tenant_key pawl.tenant_id generated always as (nullif(tenant_id, '*')) stored,
+  constraint token_pkey primary key (id),
+  constraint token_tenant_fkey foreign key (tenant_key) references pawl.tenant (id),
+  constraint token_id_is_a_slug check (id ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+  constraint token_name_has_1_to_255_characters check (length(name) between 1 and 255),
+  constraint token_subject_has_1_to_255_characters check (length(subject) between 1 and 255),
+  constraint token_created_by_has_1_to_255_characters check (length(created_by) between 1 and 255),
+  constraint token_scopes_are_known check (
+    scopes <@ array['read', 'create', 'fire', 'work', 'deploy', 'connect', 'deliver', 'operate', 'audit', 'admin']),
+  constraint token_deploys_for_the_deployment check (tenant_id = '*' or not scopes @> array['deploy']),
+  constraint token_lists_are_short
+    check (cardinality(scopes) <= 10 and cardinality(roles) <= 20 and cardinality(workflows) <= 100),
+  constraint token_expires_after_its_creation check (expires_at > created_at)
+)
+-- last_used_at is updated once an hour: fillfactor keeps that in the row's page.
+with (fillfactor = 80);
+
+create index token_tenant_idx on pawl.token (tenant_id, id);
+
+comment on column pawl.token.tenant_id is 'the tenant; * for the deployment';
+comment on column pawl.token.sha256 is 'of the whole text';
+comment on column pawl.token.roles is 'names of roles of the tenant; one that does not exist grants nothing';
+comment on column pawl.token.workflows is 'bounds everything that it may do; empty for all';
+comment on column pawl.token.last_used_at is 'late by up to an hour';
+
+-- role is a grant with a name.
+create table pawl.role (
+  tenant_id pawl.tenant_id not null,
+  name text collate "C" not null,
+  scopes text[] not null,
+  workflows text[] not null,
+  events text[] not null,
+  created_at timestamptz not null,
+  created_by text not null,
+  updated_at timestamptz not null,
+  tenant_key pawl.tenant_id generated always as (nullif(tenant_id, '*')) stored,
+  constraint role_pkey primary key (tenant_id, name),
+  constraint role_tenant_fkey foreign key (tenant_key) references pawl.tenant (id),
+  constraint role_name_has_1_to_128_visible_characters check (name ~ '^[!-~]{1,128}$'),
+  constraint role_created_by_has_1_to_255_characters check (length(created_by) between 1 and 255),
+  constraint role_scopes_are_known check (
+    scopes <@ array['read', 'create', 'fire', 'work', 'deploy', 'connect', 'deliver', 'operate', 'audit', 'admin']),
+  constraint role_has_scopes check (cardinality(scopes) between 1 and 10),
+  constraint role_deploys_for_the_deployment check (tenant_id = '*' or not scopes @> array['deploy']),
+  constraint role_lists_are_short check (cardinality(workflows) <= 100 and cardinality(events) <= 100)
+);
+
+comment on column pawl.role.workflows is 'empty for all';
+comment on column pawl.role.events is 'those that the scope fire allows; empty for all';
+
+-- audit has a row for each act of power and for refusals. Nothing updates a row, and only the schema's owner deletes
+-- old ones.
+create table pawl.audit (
+  tenant_id pawl.tenant_id not null,
+  seq bigint generated always as identity,
+  at timestamptz not null,
+  actor text not null,
+  unauthenticated boolean not null default false,
+  token_id text,
+  address text,
+  request_id text,
+  action text not null,
+  target text,
+  outcome text not null,
+  reason text,
+  count bigint not null default 1,
+  before jsonb,
+  after jsonb,
+  xid xid8 not null default pg_current_xact_id(),
+  constraint audit_pkey primary key (tenant_id, seq),
+  constraint audit_actor_has_1_to_255_characters check (length(actor) between 1 and 255),
+  constraint audit_action_has_1_to_64_characters check (length(action) between 1 and 64),
+  constraint audit_outcome_has_1_to_64_characters check (length(outcome) between 1 and 64),
+  constraint audit_texts_are_short check (
+    coalesce(length(token_id), 0) <= 255 and coalesce(length(address), 0) <= 255
+    and coalesce(length(request_id), 0) <= 255 and coalesce(length(target), 0) <= 1024 and coalesce(length(reason), 0) <= 1000),
+  constraint audit_documents_are_short check (
+    coalesce(octet_length(before::text), 0) <= 16384 and coalesce(octet_length(after::text), 0) <= 16384),
+  constraint audit_count_is_positive check (count >= 1)
+);
+
+-- A page of the audit is read by one of these, behind a seq; see pawl.audit_page.
+create index audit_seq_idx on pawl.audit (seq);
+create index audit_target_idx on pawl.audit (tenant_id, target, seq);
+create index audit_actor_idx on pawl.audit (tenant_id, actor, seq);
+create index audit_action_idx on pawl.audit (tenant_id, action, seq);
+create index audit_at_idx on pawl.audit (at);
+-- A tick finds new rows by this one.
+create index audit_xid_idx on pawl.audit (xid);
+
+comment on column pawl.audit.tenant_id is 'the tenant; * for what concerns the deployment, and for callers who are unknown';
+comment on column pawl.audit.actor is 'the subject; for a session without a subject, its session_user';
+comment on column pawl.audit.unauthenticated is 'the service runs without authentication, and the caller named the actor';
+comment on column pawl.audit.action is 'a noun and a verb, such as workflow.register';
+comment on column pawl.audit.outcome is 'done, or the code of the problem';
+comment on column pawl.audit.count is 'how many refusals or reads the row stands for';
+
+-- principal is who a caller is and what it may do. It is a shape and never holds rows.
+--
+--   tenant_id  the tenant that it belongs to
+--   subject, expires_at, scopes, workflows: of the token; '' and null without one. sha256 is its digest
+--   live       whether the token is neither revoked nor expired
+--   stale      whether its use is to be noted; see token_used
+--   grants     of the roles: an array of {scopes, workflows, events}; null for none
+--   acts_for   the tenant that the caller acts for; '' for that of a token that there is not
+--   known, disabled, limits: of the tenant that it acts for
+--   version    the access_version with which this is true; null if it must not be remembered: see principals
+create view pawl.principal as
+select
+  0::bigint as place, null::bytea as sha256, false as live, false as stale, ''::text as tenant_id, ''::text as subject,
+  null::text[] as scopes, null::text[] as workflows, null::timestamptz as expires_at, null::jsonb as grants, ''::text as acts_for,
+  false as known, false as disabled, null::jsonb as limits, null::uuid as version
+where false;
+
+-- db_role binds a role of the database that calls the functions for SQL callers: see pawl_private.bound_actor. It is
+-- the session's user: neither SET ROLE nor membership in another role changes the binding. `pawl migrate grants` writes
+-- the rows.
+create table pawl.db_role (
+  role name not null,
+  tenant_id text collate "C" not null,
+  subject text,
+  created_at timestamptz not null,
+  tenant_key pawl.tenant_id generated always as (nullif(tenant_id, '*')) stored,
+  constraint db_role_pkey primary key (role),
+  constraint db_role_tenant_fkey foreign key (tenant_key) references pawl.tenant (id),
+  constraint db_role_subject_has_1_to_255_characters check (length(subject) between 1 and 255)
+);
+
+comment on column pawl.db_role.tenant_id is 'the tenant that it acts for; * for all';
+comment on column pawl.db_role.subject is 'the actor of all that it does; null if it may name any';
+
+-- 07_access/private.sql
+
+-- limits_fault says what is wrong with the limits of a tenant, or null.
+-- +goose StatementBegin
+create function pawl_private.limits_fault(p_limits jsonb) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.fault
+  from jsonb_each(p_limits) l
+  cross join lateral (select case
+    when l.key not in (
+      'requests_per_second', 'queue', 'open_instances', 'subscriptions', 'streams', 'storage_bytes', 'webhook_attempts')
+      then format('/limits/%s is none of requests_per_second, queue, open_instances, subscriptions, streams, storage_bytes and webhook_attempts', l.key)
+    when jsonb_typeof(l.value) <> 'number' or l.value::text !~ '^[0-9]{1,13}$' or l.value::text::numeric > 1000000000000
+      then format('/limits/%s must be a whole number from 0 to 1000000000000', l.key)
+  end as fault) f
+  where f.fault is not null
+  order by l.key
+  limit 1
+$$;
+-- +goose StatementEnd
+
+alter table pawl.tenant add constraint tenant_limits_are_known check (pawl_private.limits_fault(limits) is null) not valid;
+
+-- excerpt is a document for the audit: itself, or what identifies it if it has more than 16 KiB.
+-- +goose StatementBegin
+create function pawl_private.excerpt(p_document jsonb) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when octet_length(p_document::text) > 16384
+      then jsonb_build_object('bytes', octet_length(p_document::text), 'sha256', encode(sha256(convert_to(p_document::text, 'UTF8')), 'hex'))
+    else p_document
+  end
+$$;
+-- +goose StatementEnd
+
+-- audit writes down what was done or refused.
+-- p_caller: {actor, token, address, request_id, unauthenticated}; null for the session
+-- p_before, p_after: documents about the target. A document of more than 16 KiB is replaced by its size and digest
+-- p_count: how many refusals or reads the row stands for
+-- Writes: audit
+-- +goose StatementBegin
+create function pawl_private.audit(
+  p_tenant text, p_caller jsonb, p_action text, p_target text, p_outcome text default 'done', p_reason text default null,
+  p_before jsonb default null, p_after jsonb default null, p_count bigint default 1
+) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into pawl.audit (
+    tenant_id, at, actor, unauthenticated, token_id, address, request_id, action, target, outcome, reason, count, before,
+    after)
+  select
+    p_tenant, pawl.now(), left(coalesce(p_caller ->> 'actor', session_user), 255),
+    coalesce((p_caller -> 'unauthenticated')::boolean, false), left(p_caller ->> 'token', 255),
+    left(case when p_caller is null then host(inet_client_addr()) else p_caller ->> 'address' end, 255),
+    left(p_caller ->> 'request_id', 255), p_action, left(p_target, 1024), p_outcome, left(p_reason, 1000),
+    p_count, pawl_private.excerpt(p_before), pawl_private.excerpt(p_after)
+$$;
+-- +goose StatementEnd
+
+-- audit_time is a time in a document of the audit, whatever the session's time zone is.
+-- +goose StatementBegin
+create function pawl_private.audit_time(p_at timestamptz) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
+-- +goose StatementEnd
+
+-- token_document is a token for the audit.
+-- +goose StatementBegin
+create function pawl_private.token_document(p_token pawl.token) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'name', p_token.name, 'subject', p_token.subject, 'scopes', p_token.scopes, 'roles', p_token.roles,
+    'workflows', p_token.workflows, 'expires_at', pawl_private.audit_time(p_token.expires_at))
+$$;
+-- +goose StatementEnd
+
+-- refuse_unbounded raises 'forbidden' if a grant reaches beyond the workflows that its maker is bound to.
+-- +goose StatementBegin
+create function pawl_private.refuse_unbounded(p_workflows text[], p_within text[]) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if cardinality(p_within) > 0 and (cardinality(p_workflows) = 0 or not p_workflows <@ p_within) then
+    perform pawl_private.raise_condition(
+      'forbidden', 'your token is bound to workflows: name some of them, and no others, in /workflows');
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- role_document is a role for the audit; null for none.
+-- +goose StatementBegin
+create function pawl_private.role_document(p_role pawl.role) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_role.name is not null then
+  jsonb_build_object('scopes', p_role.scopes, 'workflows', p_role.workflows, 'events', p_role.events)
+end $$;
+-- +goose StatementEnd
+
+-- tenant_document is a tenant for the audit; null for none.
+-- +goose StatementBegin
+create function pawl_private.tenant_document(p_tenant pawl.tenant) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_tenant.id is not null then
+  jsonb_build_object('limits', p_tenant.limits, 'disabled', p_tenant.disabled_at is not null)
+end $$;
+-- +goose StatementEnd
+
+-- bound_role is the binding of the session's user. It refuses a call for a tenant that the user may not act for. The
+-- owner of the schema and superusers, who have no binding, may act for all.
+-- Returns: the binding; null for the owner and superusers
+-- Raises:  42501 insufficient_privilege
+-- +goose StatementBegin
+create function pawl_private.bound_role(p_tenant text) returns pawl.db_role
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role pawl.db_role;
+begin
+  select * into v_role from pawl.db_role r where r.role = session_user;
+  if not found and not exists (
+    select from pg_roles r
+    where r.rolname = session_user
+      and (r.rolsuper or r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'pawl'))
+  ) then
+    raise exception 'the role % may act for no tenant', quote_ident(session_user)
+      using errcode = 'insufficient_privilege',
+        hint = format(
+          'Run "pawl migrate grants --role %s --privilege caller --tenant T [--subject S]" as the schema''s owner.',
+          quote_ident(session_user));
+  elsif v_role.tenant_id <> '*' and v_role.tenant_id is distinct from p_tenant then
+    raise exception 'the role % may act for the tenant % only', quote_ident(session_user), v_role.tenant_id
+      using errcode = 'insufficient_privilege', hint = 'Name it in p_tenant.';
+  end if;
+  return v_role;
+end
+$$;
+-- +goose StatementEnd
+
+-- bound_actor is the actor of a command for a tenant by a SQL caller: see bound_role.
+-- p_actor: the actor that the caller names, which counts if its role has no subject
+-- Raises:  42501 insufficient_privilege, also if the tenant is disabled; PW40T unknown-tenant
+-- +goose StatementBegin
+create function pawl_private.bound_actor(p_tenant text, p_actor text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role pawl.db_role := pawl_private.bound_role(p_tenant);
+  v_disabled boolean;
+begin
+  select t.disabled_at is not null into v_disabled from pawl.tenant t where t.id = p_tenant;
+  if not found then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', left(p_tenant, 63)));
+  elsif v_disabled then
+    raise exception 'the tenant % is disabled', p_tenant using errcode = 'insufficient_privilege';
+  end if;
+  return coalesce(v_role.subject, p_actor);
+end
+$$;
+-- +goose StatementEnd
+
+-- bind_role binds a role of the database to a tenant, and perhaps to a subject, instead of what it was bound to.
+-- p_tenant: * for all
+-- Raises:  PW40T unknown-tenant
+-- Writes:  db_role, audit
+-- +goose StatementBegin
+create function pawl_private.bind_role(p_role name, p_tenant text, p_subject text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before pawl.db_role;
+begin
+  select * into v_before from pawl.db_role r where r.role = p_role for update;
+  insert into pawl.db_role (role, tenant_id, subject, created_at)
+  values (p_role, p_tenant, p_subject, pawl.now())
+  on conflict (role) do update set tenant_id = excluded.tenant_id, subject = excluded.subject, created_at = excluded.created_at;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => null, p_action => 'db_role.bind', p_target => p_role::text,
+    p_before => case when v_before.role is not null then
+      jsonb_build_object('tenant', v_before.tenant_id, 'subject', v_before.subject)
+    end,
+    p_after => jsonb_build_object('tenant', p_tenant, 'subject', p_subject));
+exception when foreign_key_violation then
+  perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+end
+$$;
+-- +goose StatementEnd
+
+-- tenant_of finds the tenant that has a row with an id. It looks the id up for one tenant after the other.
+-- p_table: a table whose key is (tenant_id, id)
+-- Returns: the tenant; an empty text if none has the row, and * if none of the first 10,000 tenants has it and there are
+--          more
+-- +goose StatementBegin
+create function pawl_private.tenant_of(p_table regclass, p_id uuid) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to look: by the key, for each tenant.
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_tenant text;
+begin
+  execute format(
+    'select t.id
+    from (select n.id from pawl.tenant n order by n.id limit 10000) t
+    cross join lateral (select from %s r where r.tenant_id = t.id and r.id = $1 limit 1) r
+    limit 1', p_table)
+  into v_tenant
+  using p_id;
+  return case
+    when v_tenant is not null then v_tenant
+    when exists (select from pawl.tenant n order by n.id offset 10000 limit 1) then '*'
+    else ''
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- note_changed_access makes pawl.setting.access_version another one.
+-- Locks:   setting
+-- Writes:  setting
+-- +goose StatementBegin
+create function pawl_private.note_changed_access() returns trigger
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pawl.setting set access_version = gen_random_uuid();
+  return null;
+end
+$$;
+-- +goose StatementEnd
+
+-- A token that is new changes nothing for anybody, and last_used_at decides nothing.
+create trigger token_changes_access
+  after update of tenant_id, id, sha256, subject, scopes, roles, workflows, expires_at, revoked_at or delete or truncate on pawl.token
+  for each statement execute function pawl_private.note_changed_access();
+create trigger role_changes_access
+  after insert or update or delete or truncate on pawl.role
+  for each statement execute function pawl_private.note_changed_access();
+create trigger tenant_changes_access
+  after insert or update or delete or truncate on pawl.tenant
+  for each statement execute function pawl_private.note_changed_access();
+
+-- refuse_changed_principal refuses commands whose caller was let in with another access_version than the present one. The
+-- caller looks up what holds now, and decides anew.
+-- Raises:  PW40A principal-changed
+-- +goose StatementBegin
+create function pawl_private.refuse_changed_principal() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.raise_condition(
+    'principal-changed', 'tokens, roles or tenants have changed; look the callers up again');
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/audit_note.sql
+
+-- audit_note writes down refusals, or reads of the audit. What was done is written by the function that does it, in the
+-- same transaction, so that nobody can claim an act here.
+-- p_outcome: the code of the problem; 'done' for the action audit.read alone
+-- p_count:   how many of them the row stands for
+-- Raises:  PW400 malformed-request
+-- Writes:  audit
+-- +goose StatementBegin
+create function pawl.audit_note(
+  p_tenant text, p_caller jsonb, p_action text, p_outcome text, p_reason text default null, p_count bigint default 1
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_constraint text;
+  v_column text;
+begin
+  if p_outcome = 'done' and p_action is distinct from 'audit.read' then
+    perform pawl_private.raise_condition('malformed-request', format('%s was not done by this call: give the code of a refusal', p_action));
+  end if;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => p_action, p_target => null, p_outcome => p_outcome,
+    p_reason => p_reason, p_count => p_count);
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/principals.sql
+
+-- principals reads what callers may do: an entry of each array for a caller.
+--
+-- It is asked often, so it looks up single rows. All that it reads is of one snapshot, with the version.
+--
+-- What has a version may be remembered for a minute, and used for commands: the engine compares the version. Time changes
+-- none, so a token that expires soon has none, and neither has one whose use is to be noted.
+-- p_tokens: the id of the caller's token; empty for a caller that something else has authenticated
+-- p_homes: the tenant that a caller without a token belongs to; else empty
+-- p_tenants: the tenant that it acts for; empty for the one that it belongs to
+-- p_roles: an array for each caller, with the names of its roles beside those of the token
+-- Returns: one row per caller, in their order; place counts from 1
+-- +goose StatementBegin
+create function pawl.principals(p_tokens text[], p_homes text[], p_tenants text[], p_roles jsonb)
+returns setof pawl.principal
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_version uuid := (select g.access_version from pawl.setting g);
+begin
+  return query
+  select
+    c.place, t.sha256::bytea, t.id is not null and t.revoked_at is null and coalesce(t.expires_at > v_now, true),
+    coalesce(t.last_used_at < v_now - interval '59 minutes', true), coalesce(t.tenant_id, c.home, '')::text, coalesce(t.subject, ''),
+    t.scopes, t.workflows, t.expires_at, r.grants, coalesce(c.tenant, t.tenant_id, c.home, '')::text, n.id is not null,
+    n.disabled_at is not null, n.limits::jsonb,
+    case
+      when n.disabled_at is null and (n.id is not null or coalesce(c.tenant, t.tenant_id, c.home) = '*') and (
+        c.token is null
+        or t.revoked_at is null and t.last_used_at >= v_now - interval '59 minutes'
+          and coalesce(t.expires_at > v_now + interval '5 minutes', true))
+        then v_version
+    end
+  from (
+    select nullif(u.token, '') as token, nullif(u.home, '') as home, nullif(u.tenant, '') as tenant, u.place
+    from unnest(p_tokens, p_homes, p_tenants) with ordinality as u (token, home, tenant, place)
+  ) c
+  left join lateral (select * from pawl.token t where t.id = c.token limit 1) t on true
+  left join lateral (
+    select * from pawl.tenant n where n.id = coalesce(c.tenant, t.tenant_id, c.home)::text limit 1
+  ) n on true
+  left join lateral (
+    select jsonb_agg(jsonb_build_object('scopes', r.scopes, 'workflows', r.workflows, 'events', r.events)) as grants
+    from pawl.role r
+    -- The first condition spares callers without roles the search.
+    where (cardinality(t.roles) > 0 or p_roles -> (c.place - 1)::integer <> '[]')
+      and r.tenant_id = coalesce(t.tenant_id, c.home)::text
+      and r.name = any (t.roles || array(select jsonb_array_elements_text(p_roles -> (c.place - 1)::integer)))
+  ) r on true
+  order by c.place;
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/role_delete.sql
+
+-- role_delete deletes a role. Tokens that have it keep its name, which grants nothing then.
+-- p_within: see token_create
+-- Returns: whether there was one
+-- Raises:  PW403 forbidden
+-- Locks:   role, then setting
+-- Writes:  role, setting, audit
+-- +goose StatementBegin
+create function pawl.role_delete(p_tenant text, p_name text, p_within text[] default null, p_caller jsonb default null)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role pawl.role;
+begin
+  delete from pawl.role r where r.tenant_id = p_tenant and r.name = p_name returning * into v_role;
+  if not found then
+    return false;
+  end if;
+  perform pawl_private.refuse_unbounded(v_role.workflows, p_within);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.delete', p_target => p_name,
+    p_before => pawl_private.role_document(v_role));
+  return true;
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/role_put.sql
+
+-- role_put makes a role, or replaces it.
+-- p_within: see token_create. It bounds the role that is replaced, too
+-- Returns: whether it is new
+-- Raises:  PW400 malformed-request, PW403 forbidden, PW40T unknown-tenant
+-- Locks:   role, then setting
+-- Writes:  role, setting, audit
+-- +goose StatementBegin
+create function pawl.role_put(
+  p_tenant text, p_name text, p_scopes text[], p_workflows text[], p_events text[], p_within text[] default null,
+  p_caller jsonb default null
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_before pawl.role;
+  v_after pawl.role;
+  v_constraint text;
+  v_column text;
+begin
+  perform pawl_private.refuse_unbounded(p_workflows, p_within);
+  loop
+    select * into v_before from pawl.role r where r.tenant_id = p_tenant and r.name = p_name for update;
+    if not found then
+      insert into pawl.role as r (tenant_id, name, scopes, workflows, events, created_at, created_by, updated_at)
+      values (
+        p_tenant, p_name, p_scopes, p_workflows, p_events, v_now, coalesce(p_caller ->> 'actor', session_user), v_now)
+      on conflict (tenant_id, name) do nothing
+      returning r.* into v_after;
+    else
+      perform pawl_private.refuse_unbounded(v_before.workflows, p_within);
+      update pawl.role r
+      set scopes = p_scopes, workflows = p_workflows, events = p_events, updated_at = v_now
+      where r.tenant_id = p_tenant and r.name = p_name
+      returning r.* into v_after;
+    end if;
+    exit when found; -- Otherwise another caller has just made it.
+  end loop;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'role.put', p_target => p_name,
+    p_before => pawl_private.role_document(v_before), p_after => pawl_private.role_document(v_after));
+  return v_before.name is null;
+exception
+  when foreign_key_violation then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/tenant_put.sql
+
+-- tenant_put makes a tenant, or changes it. Nothing deletes a tenant; a disabled one can be enabled again.
+-- p_limits: replaces all limits; null leaves them
+-- p_disabled: null leaves it
+-- Returns: whether it is new
+-- Raises:  PW400 malformed-request
+-- Locks:   tenant, then setting
+-- Writes:  tenant, setting, audit
+-- +goose StatementBegin
+create function pawl.tenant_put(
+  p_id text, p_limits jsonb default null, p_disabled boolean default null, p_caller jsonb default null
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_before pawl.tenant;
+  v_after pawl.tenant;
+  v_fault text := pawl_private.limits_fault(p_limits);
+  v_constraint text;
+  v_column text;
+begin
+  if v_fault is not null then
+    perform pawl_private.raise_condition('malformed-request', v_fault);
+  end if;
+  insert into pawl.tenant as t (id, limits, created_at, created_by, disabled_at)
+  values (
+    p_id, coalesce(p_limits, '{}'), v_now, coalesce(p_caller ->> 'actor', session_user), case when p_disabled then v_now end)
+  on conflict (id) do nothing
+  returning t.* into v_after;
+  if not found then
+    select * into v_before from pawl.tenant t where t.id = p_id for no key update;
+    update pawl.tenant t
+    set limits = coalesce(p_limits, t.limits),
+      disabled_at = case coalesce(p_disabled, t.disabled_at is not null) when true then coalesce(t.disabled_at, v_now) end
+    where t.id = p_id
+    returning t.* into v_after;
+  end if;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => p_caller, p_action => 'tenant.put', p_target => p_id,
+    p_before => pawl_private.tenant_document(v_before), p_after => pawl_private.tenant_document(v_after));
+  return v_before.id is null;
+exception
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/token_create.sql
+
+-- token_create makes a token.
+-- p_within: the workflows that the caller is bound to, which bound the token too; null for all
+-- Returns: the token; no row if the id is taken
+-- Raises:  PW400 malformed-request, PW403 forbidden, PW40T unknown-tenant
+-- Writes:  token, audit
+-- +goose StatementBegin
+create function pawl.token_create(
+  p_tenant text, p_id text, p_sha256 bytea, p_subject text, p_scopes text[], p_roles text[], p_workflows text[],
+  p_name text default null, p_expires_at timestamptz default null, p_within text[] default null, p_caller jsonb default null
+) returns setof pawl.token
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_token pawl.token;
+  v_constraint text;
+  v_column text;
+begin
+  perform pawl_private.refuse_unbounded(p_workflows, p_within);
+  insert into pawl.token (
+    tenant_id, id, sha256, name, subject, scopes, roles, workflows, created_at, created_by, expires_at)
+  values (
+    p_tenant, p_id, p_sha256, p_name, p_subject, p_scopes, p_roles, p_workflows, pawl.now(),
+    coalesce(p_caller ->> 'actor', session_user), p_expires_at)
+  on conflict (id) do nothing
+  returning * into v_token;
+  if v_token.id is null then
+    return;
+  end if;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'token.create', p_target => p_id,
+    p_after => pawl_private.token_document(v_token));
+  return next v_token;
+exception
+  when foreign_key_violation then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/token_revoke.sql
+
+-- token_revoke refuses a token from now on. A token that is revoked already stays as it is.
+-- p_within: see token_create
+-- Returns: the token; no row if the tenant has none of this id
+-- Raises:  PW403 forbidden
+-- Locks:   token, then setting
+-- Writes:  token, setting, audit
+-- +goose StatementBegin
+create function pawl.token_revoke(p_tenant text, p_id text, p_within text[] default null, p_caller jsonb default null)
+returns setof pawl.token
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_token pawl.token;
+begin
+  select * into v_token from pawl.token t where t.tenant_id = p_tenant and t.id = p_id for no key update;
+  if not found then
+    return;
+  end if;
+  perform pawl_private.refuse_unbounded(v_token.workflows, p_within);
+  if v_token.revoked_at is null then
+    update pawl.token t set revoked_at = pawl.now() where t.id = p_id returning * into v_token;
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'token.revoke', p_target => p_id);
+  end if;
+  return next v_token;
+end
+$$;
+-- +goose StatementEnd
+
+-- 07_access/token_used.sql
+
+-- token_used notes that a token was used, about once an hour. An hour less the minute for which a service remembers the
+-- token, so that last_used_at is late by no more than an hour.
+-- Writes: token
+-- +goose StatementBegin
+create function pawl.token_used(p_id text) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.token t
+  set last_used_at = pawl.now()
+  where t.id = p_id and coalesce(t.last_used_at < pawl.now() - interval '59 minutes', true)
+$$;
+-- +goose StatementEnd
+
+-- 07_access/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('api', 'pawl.principals'),
+  ('api', 'pawl.token_used'),
+  ('api', 'pawl.token_create'),
+  ('api', 'pawl.token_revoke'),
+  ('api', 'pawl.role_put'),
+  ('api', 'pawl.role_delete'),
+  ('api', 'pawl.tenant_put'),
+  ('api', 'pawl.audit_note');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.tenant', null),
+  ('api', 'pawl.token', null),
+  ('api', 'pawl.role', null),
+  ('reader', 'pawl.tenant', null),
+  ('reader', 'pawl.token', '{tenant_id,id,name,subject,scopes,roles,workflows,created_at,created_by,expires_at,revoked_at,last_used_at}'),
+  ('reader', 'pawl.role', null),
+  ('reader', 'pawl.audit', null),
+  ('reader', 'pawl.db_role', null);
 
 -- 10_workflow/tables.sql
 
@@ -342,8 +2056,9 @@ create table pawl.workflow (
   business_key_reusable boolean not null,
   context_schema pawl.object,
   context_schema_checksum text,
+  context_default pawl.object,
   created_at timestamptz not null,
-  created_by text not null,
+  created_by pawl.actor not null,
   constraint workflow_pkey primary key (name, version),
   constraint workflow_name_is_a_slug check (name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'),
   -- An underscore counts as two characters. The language of definitions has the same bound.
@@ -359,12 +2074,20 @@ create table pawl.workflow (
 );
 
 comment on column pawl.workflow.initial is 'the atomic state that an instance starts in';
-comment on column pawl.workflow.initial_moves is 'whether entering it assigns, or eventless transitions may leave it';
+comment on column pawl.workflow.initial_moves is
+  'whether a creation must look at it: entering it assigns or arms timers, it has an invariant, or it may be left at once';
+comment on column pawl.workflow.context_schema is
+  'of the definition; its member x-context-default is the context_default, which the caller merges in before it checks a context';
+comment on column pawl.workflow.context_default is 'merged under the context of a creation';
 comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
 -- workflow_state holds the atomic states, the only ones that instances are in. A state within
 -- others is named by its path, with dots, and accepts the events that those others accept.
+--
+-- Its timers are *static* if each is the state's own, leads to a state, and has a constant duration that needs no
+-- calendar. Then they are counted from when the state was entered, and nothing is stored for them. Otherwise they are
+-- *armed*: read when the state is entered, and kept in the instance's memory.
 --
 -- A version that was retired leaves its states and transitions here if history names it: replays and reads of
 -- the past need them. So there is no foreign key to workflow.
@@ -373,31 +2096,60 @@ create table pawl.workflow_state (
   workflow_version integer not null,
   state text collate "C" not null,
   status pawl.status not null,
+  lineage text[] not null,
   events text[] not null,
+  patterns text[],
   timeouts interval[] not null,
   timeout_events text[] not null,
+  timers jsonb,
   eventless boolean not null,
+  done boolean not null,
+  remembered text[],
+  invariants jsonb,
+  protected boolean not null,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
+  reads_actor boolean not null default false,
+  tasks boolean not null default false,
+  undoing text,
   state_hash bigint not null
     generated always as (hashtextextended(state, hashtextextended(workflow, workflow_version))) stored,
   constraint workflow_state_pkey primary key (workflow, workflow_version, state),
   constraint workflow_state_is_a_path_of_names
     check (length(state) <= 255 and state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'),
   constraint workflow_state_final_accepts_nothing
-    check (status = 'active' or (events = '{}' and timeouts = '{}' and not eventless)),
+    check (status = 'active' or (events = '{}' and timeouts = '{}' and timers is null and not eventless)),
+  constraint workflow_state_done_is_left_at_once check (not done or eventless),
+  constraint workflow_state_undoing_stops_or_continues check (undoing in ('stop', 'continue')),
+  constraint workflow_state_timers_are_static_or_armed check (timers is null or timeouts = '{}'),
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
   constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
 -- Finds the states of a name in all workflows; see pawl.chosen_states.
-create index workflow_state_state_idx on pawl.workflow_state (state, status, workflow);
+--
+-- Its condition always holds, and those queries repeat it; no other condition implies it. Without it, while the table
+-- is small or not analysed, the planner would take this index for look-ups by the primary key.
+create index workflow_state_state_idx on pawl.workflow_state (state, status, workflow) where length(workflow) > 0;
 
-comment on column pawl.workflow_state.events is 'the events that it accepts, sorted';
-comment on column pawl.workflow_state.timeouts is 'how long after entering it each timeout is due, the nearest first';
-comment on column pawl.workflow_state.eventless is 'whether it has eventless transitions';
+comment on column pawl.workflow_state.lineage is 'the paths of the states around it, from the outside in, then its own';
+comment on column pawl.workflow_state.events is 'the events and patterns of events that it accepts, sorted';
+comment on column pawl.workflow_state.patterns is 'those that are patterns, the longest first; null if there is none';
+comment on column pawl.workflow_state.timeouts is 'of static timers: how long after entering it each is due, the nearest first';
+comment on column pawl.workflow_state.timers is
+  'of armed timers, its own and then those of the states around it: an array of {slot, owner, every, in | at, zone}; see pawl_private.armed';
+comment on column pawl.workflow_state.eventless is 'whether it has transitions that need no event';
+comment on column pawl.workflow_state.done is 'whether it is final within another state, whose done leaves it at once';
+comment on column pawl.workflow_state.remembered is
+  'the states around it that some transition resumes; null if there is none';
+comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: what must hold in it; null if nothing';
+comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
+comment on column pawl.workflow_state.reads_actor is 'whether a guard or a value of the workflow reads $.actor';
+comment on column pawl.workflow_state.tasks is 'whether entering it starts tasks or undoes steps';
+comment on column pawl.workflow_state.undoing is
+  'of a state that undoes steps: what it does when one cannot be undone, stop or continue; null for other states';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
 comment on column pawl.workflow_state.state_hash is 'goes with the state into pawl.instance, whose CHECK recognizes it';
@@ -407,13 +2159,25 @@ comment on column pawl.workflow_state.require_if_match is 'the workflow''s setti
 -- then those that it inherits from the states around it. The first by position whose guard
 -- holds is taken.
 --
--- Some events are the engine's own, and no caller may fire them: 'after:10m' ends a timeout,
--- 'ttl' ends the lifetime, ':always' stands for no event, and ':initial' is the creation.
+-- Some events are the engine's own, and no caller may fire them: 'after:10m' and 'every:24h' are timers, and have the
+-- suffix '@' and the path of a state if that state around this one declares them; 'ttl' ends the lifetime, ':always'
+-- stands for no event, ':done' for the end of the state around a final one, and ':initial' is the creation. An event
+-- may be a pattern: '*', or 'payment.*'.
+--
+-- So are those of tasks: 'done:NAME', 'error:NAME' and 'unknown:NAME' are what became of a task of the state, with the
+-- suffix '@' and the path of the task's state in a state that an outcome leads to, for an operator who tries the task
+-- again or says what happened. 'done:compensate' and 'error:compensate' end a state that undoes steps, and
+-- 'compensated:NAME' stands in it for each step that is undone.
+--
+-- A transition that resumes a compound state has a row for each state that may have been left last, with that state in
+-- resumed_state, and one for the case that none was. From a state within the compound one, the last is the source
+-- itself.
 --
 -- A transition assigns in stages: first the states that it leaves, then the transition itself,
 -- then the states that it enters. Each stage sees the context that the one before has left.
--- assign_stages is null if there is one stage. Within a stage, a null name merges the payload's
--- top level.
+--
+-- Assigns have one of three forms. A single stage that is plain (see pawl_private.is_plain) is in assign_names and
+-- assign_paths. A single stage that merges the whole payload is assign_payload. All else is assign_compiled.
 create table pawl.workflow_transition (
   workflow text collate "C" not null,
   workflow_version integer not null,
@@ -422,10 +2186,18 @@ create table pawl.workflow_transition (
   position integer not null,
   target text collate "C" not null,
   guard jsonpath,
+  guard_compiled jsonb,
   guard_text text,
+  internal boolean not null,
+  kept integer not null,
+  rearms text,
+  resumes text,
+  resumed_state text,
+  resumes_timers boolean not null,
+  compensation integer,
   assign_names text[] not null,
   assign_paths jsonpath[] not null,
-  assign_stages integer[],
+  assign_compiled jsonb,
   assign_payload boolean not null,
   assign_nests boolean not null,
   payload_schema pawl.object,
@@ -436,37 +2208,123 @@ create table pawl.workflow_transition (
   constraint workflow_transition_target_fkey
     foreign key (workflow, workflow_version, target) references pawl.workflow_state (workflow, workflow_version, state),
   constraint workflow_transition_event_is_an_identifier
-    check (event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' or event ~ '^after:[0-9a-z]+$' or event in (':always', ':initial')),
+    check (
+      event ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}([.][*])?$' or event in ('*', ':always', ':done', ':initial')
+      or event ~ '^(after|every):[0-9a-z]+(@.+)?$'
+      or event ~ '^(done|error|unknown|compensated):[A-Za-z][A-Za-z0-9_.-]{0,63}(@.+)?$'),
   constraint workflow_transition_position_is_positive check (position >= 1),
-  constraint workflow_transition_guard_has_a_text check ((guard is null) = (guard_text is null)),
+  constraint workflow_transition_guard_has_a_text check ((coalesce(guard::text, guard_compiled::text) is null) = (guard_text is null)),
+  constraint workflow_transition_guard_has_one_form check (guard is null or guard_compiled is null),
+  constraint workflow_transition_internal_stays check (not internal or target = source and resumes is null),
+  constraint workflow_transition_rearms_internally check (rearms is null or internal),
+  constraint workflow_transition_resumes_a_state check (resumes is not null or resumed_state is null and not resumes_timers),
   constraint workflow_transition_assigns_are_pairs check (cardinality(assign_names) = cardinality(assign_paths)),
-  constraint workflow_transition_assigns_have_a_stage
-    check (assign_stages is null or cardinality(assign_stages) = cardinality(assign_names) and not assign_payload),
+  constraint workflow_transition_assigns_in_one_form
+    check ((assign_names <> '{}')::integer + assign_payload::integer + (assign_compiled is not null)::integer <= 1),
   constraint workflow_transition_payload_schema_has_a_checksum
     check ((payload_schema is null) = (payload_schema_checksum is null))
 );
 
-comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it';
+comment on column pawl.workflow_transition.guard_text is 'the guard as the definition words it; of an object its compact JSON';
+comment on column pawl.workflow_transition.internal is 'whether it leaves and enters no state';
+comment on column pawl.workflow_transition.kept is 'how many states of the source''s lineage it neither leaves nor enters, from the outside in';
+comment on column pawl.workflow_transition.rearms is 'the path of the state whose timers it arms anew; null if none';
+comment on column pawl.workflow_transition.resumes is 'the path of the compound state that it resumes; null if none';
+comment on column pawl.workflow_transition.resumed_state is
+  'the row is for an instance that last left the compound state from here; null: for one that never did';
+comment on column pawl.workflow_transition.resumes_timers is 'whether timers of the resumed state go on with what was left';
+comment on column pawl.workflow_transition.compensation is 'the position in workflow_task of what undoes the step; null if nothing does';
 comment on column pawl.workflow_transition.assign_nests is 'whether the context may become nested deeper';
 comment on column pawl.workflow_transition.assign_payload is 'merges the payload''s top level into the context';
 
+-- workflow_task holds the tasks of a version: those that atomic states start, and the compensations, which undo what a
+-- task or a transition did. A task either calls a service by a connection or offers work under a topic. As states, they
+-- stay if history names their version.
+create table pawl.workflow_task (
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  position integer not null,
+  state text collate "C",
+  name text collate "C" not null,
+  connection text collate "C",
+  topic text collate "C",
+  deadline interval not null,
+  compensation integer,
+  spec jsonb not null,
+  constraint workflow_task_pkey primary key (workflow, workflow_version, position),
+  constraint workflow_task_name_key unique (workflow, workflow_version, state, name),
+  constraint workflow_task_state_fkey
+    foreign key (workflow, workflow_version, state) references pawl.workflow_state (workflow, workflow_version, state),
+  constraint workflow_task_calls_or_offers_work check ((connection is null) <> (topic is null)),
+  constraint workflow_task_name_is_an_identifier check (name ~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$'),
+  constraint workflow_task_deadline_is_positive check (deadline > interval '0' and deadline <= interval '366 days')
+);
+
+comment on column pawl.workflow_task.state is 'the atomic state that starts it; null for a compensation';
+comment on column pawl.workflow_task.name is 'of a compensation, the name of the task or the event whose step it undoes';
+comment on column pawl.workflow_task.compensation is 'the position of what undoes it; null if nothing does';
+comment on column pawl.workflow_task.spec is 'compiled by pawl_private.compiled_task, which describes its members';
+
+-- schema holds the JSON Schemas of the deployment, which definitions name by '$ref': 'pawl:NAME' or
+-- 'pawl:NAME@VERSION'. One immutable row per version. A definition carries copies of those that it refers to, in its
+-- member schemas, so nothing that runs reads this table.
+create table pawl.schema (
+  name text collate "C" not null,
+  version integer not null,
+  schema pawl.object not null,
+  checksum text not null,
+  created_at timestamptz not null,
+  created_by pawl.actor not null,
+  constraint schema_pkey primary key (name, version),
+  constraint schema_name_is_a_slug check (name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'),
+  constraint schema_name_is_short check (length(replace(name, '_', '__')) <= 42),
+  constraint schema_version_is_positive check (version >= 1)
+);
+
+comment on column pawl.schema.schema is 'as it was registered';
+
 -- 10_workflow/private.sql
 
+-- compact writes a JSON value without spaces.
+-- +goose StatementBegin
+create function pawl_private.compact(p_value jsonb) returns text
+language plpgsql stable
+as $$
+begin
+  return case jsonb_typeof(p_value)
+    when 'object' then
+      '{' || coalesce((select string_agg(to_json(e.key) || ':' || pawl_private.compact(e.value), ',') from jsonb_each(p_value) e), '') || '}'
+    when 'array' then
+      '[' || coalesce((select string_agg(pawl_private.compact(e), ',' order by n) from jsonb_array_elements(p_value) with ordinality as a (e, n)), '') || ']'
+    else p_value::text
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- guard_text writes a guard as refusals and diagrams show it.
+-- +goose StatementBegin
+create function pawl_private.guard_text(p_guard jsonb) returns text
+language sql stable
+as $$ select case when jsonb_typeof(p_guard) = 'object' then pawl_private.compact(p_guard) else p_guard #>> '{}' end $$;
+-- +goose StatementEnd
+
 -- definition_states lists the states of a definition in canonical form.
--- Returns: one row per state. path; lineage: the paths of the states around it, from the
---          outside in, then its own; atomic: whether it has no states within; leaf: the atomic
---          state that entering it leads to, by each `initial`; transitions: how many it declares
+-- Returns: one row per state. path; at: its JSON Pointer; lineage: the paths of the states around it, from the outside
+--          in, then its own; atomic: whether it has no states within; leaf: the atomic state that entering it leads to,
+--          by each `initial`; transitions: how many it declares, with its timers
 -- +goose StatementBegin
 create function pawl_private.definition_states(p_definition jsonb)
-returns table (path text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
-language sql immutable
+returns table (path text, at text, lineage text[], value jsonb, atomic boolean, leaf text, transitions bigint)
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with recursive node as (
-    select s.key as path, array[s.key] as lineage, s.value
+    select s.key as path, pawl_private.below('/states', s.key) as at, array[s.key] as lineage, s.value
     from jsonb_each(p_definition -> 'states') s
     union all
-    select n.path || '.' || s.key, n.lineage || (n.path || '.' || s.key), s.value
+    select
+      n.path || '.' || s.key, pawl_private.below(n.at || '/states', s.key), n.lineage || (n.path || '.' || s.key), s.value
     from node n
     cross join lateral jsonb_each(n.value -> 'states') s
   ),
@@ -476,20 +2334,318 @@ as $$
     union all
     select e.path, n.path, n.value
     from entered e
-    join node n on n.path = e.leaf || '.' || (e.value ->> 'initial')
+    join node n on n.path = e.leaf || '.' || pawl_private.initial_of(e.value)
     where e.value ? 'states'
   )
-  select n.path, n.lineage, n.value, not n.value ? 'states', e.leaf, t.transitions
+  select n.path, n.at, n.lineage, n.value, not n.value ? 'states', e.leaf, t.transitions
   from node n
   left join entered e on e.path = n.path and not e.value ? 'states'
   cross join lateral (
     select coalesce(sum(case when jsonb_typeof(d.value) = 'array' then jsonb_array_length(d.value) end), 0) as transitions
     from (
-      select o.value from jsonb_each(coalesce(n.value -> 'on', '{}') || coalesce(n.value -> 'after', '{}')) o
+      select o.value
+      from jsonb_each(
+        coalesce(n.value -> 'on', '{}') || case when jsonb_typeof(n.value -> 'after') = 'object' then n.value -> 'after' else '{}' end
+      ) o
       union all
-      select n.value -> 'always'
+      select n.value -> m.name from unnest(array['always', 'done', 'after', 'every']) as m (name)
     ) d
   ) t
+$$;
+-- +goose StatementEnd
+
+-- definition_timers lists the timers that a state of a definition in canonical form declares, in document order.
+-- Returns: one row per candidate. slot: the timer's event; position: of the candidate; value: the transition; at: its
+--          JSON Pointer; timer: {slot, every, static, in} or the same with at instead of in. in and at are {constant:
+--          text} or {value: compiled value}; static: as in pawl.workflow_state
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.definition_timers(p_state jsonb, p_at text)
+returns table (slot text, "position" bigint, value jsonb, at text, timer jsonb)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_kind text;
+  v_item record;
+  v_when jsonb;
+  v_constant text;
+  v_duration interval;
+  v_seen jsonb := '{}';
+begin
+  foreach v_kind in array array['after', 'every'] loop
+    for v_item in
+      select p_at || '/' || v_kind || '/' || t.place - 1 as at, t.value, t.value ->> 'in' as key, t.place
+      from jsonb_array_elements(case when jsonb_typeof(p_state -> v_kind) = 'array' then p_state -> v_kind end)
+        with ordinality as t (value, place)
+      union all
+      select pawl_private.below(p_at || '/after', a.key) || '/' || t.place - 1, t.value || jsonb_build_object('in', a.key), a.key, t.place
+      from jsonb_each(case when v_kind = 'after' and jsonb_typeof(p_state -> 'after') = 'object' then p_state -> 'after' end) a
+      cross join lateral jsonb_array_elements(a.value) with ordinality as t (value, place)
+    loop
+      if jsonb_typeof(v_item.value) <> 'object' or (v_item.value ? 'in') = (v_item.value ? 'at') then
+        perform pawl_private.fault(v_item.at, 'a timer has either in, a duration, or at, a time');
+      end if;
+      at := v_item.at;
+      value := v_item.value - 'in' - 'at';
+      v_constant := case
+        when jsonb_typeof(v_item.value -> 'in') = 'string' and not pawl_private.is_path(v_item.key) and v_item.key not like '$%' then v_item.key
+      end;
+      if v_constant is not null then
+        v_duration := pawl_private.duration(v_constant);
+        if v_duration is null or v_duration <= interval '0' then
+          perform pawl_private.fault(at, format('%s is no duration; write one like 90s, 15m, 24h or 1mo, of at most ten years', v_constant));
+        elsif v_kind = 'every' and v_duration < interval '1 second' then
+          perform pawl_private.fault(at, 'every must be at least 1s');
+        end if;
+        slot := v_kind || ':' || v_constant;
+        v_when := jsonb_build_object('in', jsonb_build_object('constant', v_constant));
+      else
+        slot := v_kind || ':' || v_item.place;
+        v_when := case
+          when v_item.value ? 'in' then jsonb_build_object('in', jsonb_build_object('value', pawl_private.compiled_value(v_item.value -> 'in', at || '/in')))
+          else jsonb_build_object('at', jsonb_build_object('value', pawl_private.compiled_value(v_item.value -> 'at', at || '/at')))
+        end;
+      end if;
+      if v_kind = 'every' and (value ? 'target' or v_item.value ? 'at') then
+        perform pawl_private.fault(at, 'every has in, and no target and no at: it stays in the state');
+      end if;
+      timer := v_when || jsonb_build_object(
+        'slot', slot, 'every', v_kind = 'every',
+        'static', v_constant is not null and v_kind = 'after' and value ? 'target' and not value ? 'internal'
+          and pawl_private.months_of(v_duration) = 0);
+      v_seen := v_seen || jsonb_build_object(slot, coalesce((v_seen ->> slot)::integer, 0) + 1);
+      position := (v_seen ->> slot)::integer;
+      return next;
+    end loop;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- definition_tasks lists the tasks of a definition in canonical form, and the compensations.
+-- Returns: one row per task. state: the atomic state that starts it; null for a compensation. at: its JSON Pointer
+-- +goose StatementBegin
+create function pawl_private.definition_tasks(p_definition jsonb)
+returns table ("position" integer, state text, name text, value jsonb, at text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with node as materialized (
+    select * from pawl_private.definition_states(p_definition)
+  ),
+  invoked as (
+    select n.path as state, t.key as name, t.value, pawl_private.below(n.at || '/invoke', t.key) as at
+    from node n
+    cross join lateral jsonb_each(case when jsonb_typeof(n.value -> 'invoke') = 'object' then n.value -> 'invoke' end) t
+  ),
+  listed as (
+    select i.* from invoked i
+    union all
+    select null, i.name, i.value -> 'compensate', i.at || '/compensate'
+    from invoked i
+    where i.value ? 'compensate'
+    union all
+    select null, o.key, t.value -> 'compensate', pawl_private.below(n.at || '/on', o.key) || '/' || t.place - 1 || '/compensate'
+    from node n
+    cross join lateral jsonb_each(case when jsonb_typeof(n.value -> 'on') = 'object' then n.value -> 'on' end) o
+    cross join lateral jsonb_array_elements(case when jsonb_typeof(o.value) = 'array' then o.value end)
+      with ordinality as t (value, place)
+    where t.value ? 'compensate'
+  )
+  select row_number() over (order by l.at collate "C")::integer, l.state, l.name, l.value, l.at from listed l
+$$;
+-- +goose StatementEnd
+
+-- compiled_request compiles the request of a task.
+-- Returns: {method, path, query, headers, body}. path: an array of texts, and of arrays of one compiled value each; query,
+--          headers, body: compiled values, left out if there are none
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.compiled_request(p_http jsonb, p_at text) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_part record;
+  v_path jsonb := '[]';
+  v_name text;
+  v_request jsonb;
+begin
+  for v_part in
+    select m.groups[1] as part
+    from regexp_matches(p_http ->> 'path', '([{][{]|[}][}]|[{][^{}]+[}]|[^{}]+|.)', 'g') as m (groups)
+  loop
+    if v_part.part in ('{', '}') then
+      perform pawl_private.fault(p_at || '/path', 'a brace that stands for itself is written twice');
+    end if;
+    v_path := v_path || case
+      when v_part.part in ('{{', '}}') then to_jsonb(left(v_part.part, 1))
+      when starts_with(v_part.part, '{') then
+        jsonb_build_array(jsonb_build_array(pawl_private.compiled_value(
+          jsonb_build_object('$path', substr(v_part.part, 2, length(v_part.part) - 2)), p_at || '/path')))
+      else to_jsonb(v_part.part)
+    end;
+  end loop;
+  v_request := jsonb_build_object('method', p_http ->> 'method', 'path', v_path);
+  foreach v_name in array array['query', 'headers', 'body'] loop
+    if p_http ? v_name then
+      v_request := v_request || jsonb_build_object(
+        v_name, pawl_private.compiled_value(p_http -> v_name, p_at || '/' || v_name));
+    end if;
+  end loop;
+  return v_request;
+end
+$$;
+-- +goose StatementEnd
+
+-- check_request checks the request of a task in canonical form.
+-- Raises: 22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.check_request(p_http jsonb, p_at text) returns void
+language plpgsql stable
+as $$
+declare
+  v_fault text[] := case
+    when jsonb_typeof(p_http) is distinct from 'object' then array['', 'must be an object with connection, method and path']
+    when coalesce(p_http ->> 'connection', '') !~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$' or length(p_http ->> 'connection') > 63 then array['/connection', 'must be the name of a connection']
+    when coalesce(p_http ->> 'method', '') !~ '^(GET|POST|PUT|PATCH|DELETE|HEAD)$' then array['/method', 'must be GET, POST, PUT, PATCH, DELETE or HEAD']
+    when jsonb_typeof(p_http -> 'path') is distinct from 'string' or p_http ->> 'path' not like '/%' then array['/path', 'must be a text that begins with a slash']
+    when jsonb_typeof(p_http -> 'query') <> 'object' then array['/query', 'must be an object']
+    when jsonb_typeof(p_http -> 'headers') <> 'object' then array['/headers', 'must be an object']
+  end;
+begin
+  perform pawl_private.fault(p_at || v_fault[1], v_fault[2]) where v_fault is not null;
+end
+$$;
+-- +goose StatementEnd
+
+-- check_duration checks a member of a task that is a duration. p_least, p_most: its bounds, null for none
+-- Raises: 22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.check_duration(p_value jsonb, p_at text, p_least interval default null, p_most interval default null)
+returns void
+language plpgsql stable
+as $$
+declare
+  v_duration interval;
+begin
+  if p_value is null then
+    return;
+  end if;
+  v_duration := pawl_private.exact_duration(coalesce(p_value #>> '{}', ''), p_at);
+  if v_duration < p_least or v_duration > p_most then
+    perform pawl_private.fault(p_at, concat_ws(', ', 'must be at least ' || p_least, 'at most ' || p_most));
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- check_task checks a task in canonical form, so that nothing is stored that raises when the task is carried out.
+-- Raises: 22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.check_task(p_task jsonb, p_name text, p_at text, p_compensation boolean) returns void
+language plpgsql stable
+as $$
+declare
+  v_reconcile jsonb := p_task -> 'reconcile';
+  v_fault text[] := case
+    when jsonb_typeof(p_task) is distinct from 'object' then array['', 'must be an object']
+    when p_compensation and p_name !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['', 'undoes the steps of one event, which must be named']
+    when not p_compensation and (p_name !~ '^[A-Za-z][A-Za-z0-9_-]{0,63}$' or p_name = 'compensate')
+      then array['', 'the name of a task is an identifier, and not compensate']
+    when p_task ? 'http' = p_task ? 'work' then array['', 'must have either http or work']
+    when not p_task ? 'deadline' then array['/deadline', 'must be there']
+    when p_compensation and p_task ?| array['done', 'error', 'unknown', 'late', 'compensate']
+      then array['', 'a compensation has no done, error, unknown, late and compensate']
+    when not p_compensation and exists (
+      select from unnest(array['done', 'error', 'unknown']) as m (name) where coalesce(p_task -> m.name -> -1, '{"guard": null}') ? 'guard'
+    ) then array['', 'each of done, error and unknown must have transitions, the last without a guard']
+    when p_task ? 'work' and jsonb_typeof(p_task -> 'work') <> 'object' then array['/work', 'must be an object with a topic']
+    when p_task ? 'work' and coalesce(p_task #>> '{work,topic}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/work/topic', 'must be an identifier']
+    when p_task ? 'work' and jsonb_typeof(p_task #> '{work,input}') <> 'object' then array['/work/input', 'must be an object']
+    when p_task ? 'work' and p_task ?| array['idempotency', 'timeout', 'success', 'reconcile']
+      then array['', 'work has no idempotency, timeout, success and reconcile']
+    when p_task ? 'idempotency' and (coalesce(p_task #>> '{idempotency,header}', '') !~ '^[A-Za-z0-9!#%&''*+.^_`|~-]{1,100}$' or p_task #> '{idempotency,window}' is null)
+      then array['/idempotency', 'must have a header and a window']
+    when p_task ? 'retry' and coalesce(p_task #>> '{retry,max}', '') !~ '^([1-9][0-9]?|100)$' then array['/retry/max', 'must be 1 to 100']
+    when p_task ? 'retry' and (p_task #> '{retry,base}' is null or p_task #> '{retry,cap}' is null) then array['/retry', 'must have max, base and cap']
+    when p_task ? 'late' and coalesce(p_task #>> '{late,event}', '') !~ '^[A-Za-z][A-Za-z0-9_.-]{0,63}$' then array['/late/event', 'must be the name of an event']
+    when p_task ? 'if_unknown' and (not p_compensation or p_task ->> 'if_unknown' not in ('run', 'park')) then array['/if_unknown', 'must be run or park, of a compensation']
+    when p_task ? 'reconcile' and jsonb_typeof(v_reconcile) <> 'object' then array['/reconcile', 'must be an object']
+    when p_task ? 'reconcile' and not v_reconcile ? 'done' then array['/reconcile/done', 'must be there']
+    when v_reconcile ? 'every' and (jsonb_typeof(v_reconcile -> 'every') <> 'array' or v_reconcile -> 'every' = '[]')
+      then array['/reconcile/every', 'must be an array of durations']
+  end;
+begin
+  perform pawl_private.fault(p_at || v_fault[1], v_fault[2]) where v_fault is not null;
+  perform pawl_private.check_request(p_task -> 'http', p_at || '/http') where p_task ? 'http';
+  perform pawl_private.check_request(v_reconcile -> 'http', p_at || '/reconcile/http') where v_reconcile is not null;
+  perform pawl_private.check_duration(p_task -> 'deadline', p_at || '/deadline', null, interval '8784 hours');
+  perform pawl_private.check_duration(p_task -> 'timeout', p_at || '/timeout', interval '0.1 seconds', interval '10 minutes');
+  perform pawl_private.check_duration(p_task #> '{work,lease}', p_at || '/work/lease', interval '1 second', interval '1 hour');
+  perform pawl_private.check_duration(p_task #> '{idempotency,window}', p_at || '/idempotency/window');
+  perform pawl_private.check_duration(p_task #> '{retry,base}', p_at || '/retry/base');
+  perform pawl_private.check_duration(p_task #> '{retry,cap}', p_at || '/retry/cap');
+  perform pawl_private.check_duration(v_reconcile -> 'absent_after', p_at || '/reconcile/absent_after');
+  perform pawl_private.check_duration(e.value, p_at || '/reconcile/every/' || e.place - 1)
+  from jsonb_array_elements(v_reconcile -> 'every') with ordinality as e (value, place);
+end
+$$;
+-- +goose StatementEnd
+
+-- compiled_task compiles a task in canonical form.
+-- Returns: of a call: request, as of compiled_request; header and window of its idempotency, if it has one; timeout;
+--          success, a compiled guard or null; reconcile: null or {connection, request, every, done, failed, absent,
+--          result, absent_after}. Of work: input, lease. Of both: max, base and cap of its retries; late: an event or null;
+--          if_unknown, of a compensation
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.compiled_task(p_task jsonb, p_at text, p_compensation boolean) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_http jsonb := p_task -> 'http';
+  v_reconcile jsonb := p_task -> 'reconcile';
+  v_idempotency jsonb := coalesce(
+    p_task -> 'idempotency',
+    case when p_compensation and v_http is not null then '{"header": "Idempotency-Key", "window": "24h"}'::jsonb end);
+  v_spec jsonb;
+  v_name text;
+begin
+  v_spec := jsonb_strip_nulls(jsonb_build_object(
+    'max', coalesce((p_task #>> '{retry,max}')::integer, case when v_http is null then 1 else 6 end),
+    'base', coalesce(p_task #>> '{retry,base}', '1s'),
+    'cap', coalesce(p_task #>> '{retry,cap}', '1m'),
+    'late', p_task #>> '{late,event}',
+    'if_unknown', case when p_compensation then coalesce(p_task ->> 'if_unknown', 'park') end));
+  if v_http is null then
+    return v_spec || jsonb_build_object(
+      'lease', coalesce(p_task #>> '{work,lease}', '60s'),
+      'input', pawl_private.compiled_value(coalesce(p_task #> '{work,input}', '{}'), p_at || '/work/input'));
+  end if;
+  v_spec := v_spec || jsonb_strip_nulls(jsonb_build_object(
+    'timeout', coalesce(p_task ->> 'timeout', '15s'), 'header', v_idempotency ->> 'header', 'window', v_idempotency ->> 'window'))
+    || jsonb_build_object('request', pawl_private.compiled_request(v_http, p_at || '/http'));
+  if p_task ? 'success' then
+    v_spec := v_spec || jsonb_build_object('success', pawl_private.compiled_guard(p_task -> 'success', p_at || '/success'));
+  end if;
+  if v_reconcile is not null then
+    v_reconcile := jsonb_build_object(
+      'connection', v_reconcile #> '{http,connection}',
+      'request', pawl_private.compiled_request(v_reconcile -> 'http', p_at || '/reconcile/http'),
+      'every', coalesce(v_reconcile -> 'every', '["5s", "30s", "5m"]'), 'absent_after', coalesce(v_reconcile ->> 'absent_after', '1m'),
+      'result', pawl_private.compiled_value(coalesce(v_reconcile -> 'result', '"$.body"'), p_at || '/reconcile/result'));
+    foreach v_name in array array['done', 'failed', 'absent'] loop
+      if p_task -> 'reconcile' ? v_name then
+        v_reconcile := v_reconcile || jsonb_build_object(
+          v_name, pawl_private.compiled_guard(p_task #> array['reconcile', v_name], p_at || '/reconcile/' || v_name));
+      end if;
+    end loop;
+    v_spec := v_spec || jsonb_build_object('reconcile', v_reconcile);
+  end if;
+  return v_spec;
+end
 $$;
 -- +goose StatementEnd
 
@@ -497,104 +2653,184 @@ $$;
 -- own transitions, then those that it inherits, the innermost state's first. Each leads to an
 -- atomic state. 'ttl' and ':initial' are among them.
 --
--- The algorithm is SCXML's for a machine without parallel regions. The innermost state around
--- both the declaring state and the target is neither left nor entered. A transition leaves the
--- states within it, the innermost first, and enters those down to the target, the outermost
--- first.
+-- The algorithm is SCXML's for a machine without parallel regions. The innermost state around both the declaring state
+-- and the target is neither left nor entered; of an internal transition it may be the declaring state itself. The
+-- transition leaves the states within it, the innermost first, and enters those down to the target, the outermost
+-- first. A final state within another state has only the done of that one.
+-- p_source, p_target: null; else only the transition ':forced' from this atomic state to that state, which no state
+--                     declares. In its stages it is itself '["forced"]'
 -- Returns: rows of pawl.workflow_transition
 -- +goose StatementBegin
-create function pawl_private.definition_transitions(p_definition jsonb)
+create function pawl_private.definition_transitions(p_definition jsonb, p_source text default null, p_target text default null)
 returns table (
-  source text, event text, "position" bigint, target text, guard_text text, assign_names text[], assign_paths jsonpath[],
-  assign_stages integer[], assign_payload boolean, payload_schema jsonb
+  source text, event text, "position" bigint, target text, guard jsonb, guard_at text, internal boolean, kept integer, rearms text,
+  resumes text, resumed_state text, resumes_timers boolean, stages jsonb, payload_schema jsonb
 )
-language sql immutable
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with node as materialized (
-    select * from pawl_private.definition_states(p_definition)
+    select
+      n.*,
+      n.atomic and n.value ->> 'type' is not distinct from 'final' as final,
+      pawl_private.compiled_assign(n.value #> '{entry,assign}', n.at || '/entry/assign') as entry,
+      pawl_private.compiled_assign(n.value #> '{exit,assign}', n.at || '/exit/assign') as exit,
+      pawl_private.compiled_assign(n.value #> '{initial,assign}', n.at || '/initial/assign') as first
+    from pawl_private.definition_states(p_definition) n
+  ),
+  task as materialized (
+    select t.* from pawl_private.definition_tasks(p_definition) t where p_source is null
+  ),
+  -- What becomes of tasks and of undoing, by the states that react to it.
+  outcome as materialized (
+    select t.state, m.name || ':' || t.name as event, o.position, o.value, t.at || '/' || m.name || '/' || o.position - 1 as at
+    from task t
+    cross join unnest(array['done', 'error', 'unknown']) as m (name)
+    cross join lateral jsonb_array_elements(case when jsonb_typeof(t.value -> m.name) = 'array' then t.value -> m.name end)
+      with ordinality as o (value, position)
+    where t.state is not null
+  ),
+  handler as materialized (
+    select o.state as path, o.event, o.position, o.value, o.at from outcome o
+    union all
+    -- In the states that an outcome of a task leads to, an operator may settle the task anew.
+    select distinct n.leaf, o.event || '@' || o.state, o.position, o.value, o.at
+    from outcome f
+    join node n on n.path = f.value ->> 'target'
+    join outcome o on o.state = f.state and split_part(o.event, ':', 2) = split_part(f.event, ':', 2)
+    where n.leaf <> f.state
+    union all
+    select n.path, m.name || ':compensate', o.position, o.value, n.at || '/' || m.name || '/' || o.position - 1
+    from node n
+    cross join unnest(array['done', 'error']) as m (name)
+    cross join lateral jsonb_array_elements(case when jsonb_typeof(n.value -> m.name) = 'array' then n.value -> m.name end)
+      with ordinality as o (value, position)
+    where n.value ? 'compensate'
+    union all
+    select n.path, 'compensated:' || c.name, 1, '{}', n.at
+    from node n
+    cross join (select distinct t.name from task t where t.state is null) c
+    where n.value ? 'compensate'
   ),
   declared as materialized (
-    select n.path, n.lineage, e.event, t.position, t.value, t.value ->> 'target' as target
+    select
+      n.path, n.lineage, e.event, e.position, e.value, e.value ->> 'target' as target, e.timer, e.at,
+      pawl_private.compiled_assign(e.value -> 'assign', e.at || '/assign') as assign
     from node n
     cross join lateral (
-      select o.key as event, o.value as transitions from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+      select o.key as event, t.position, t.value, false as timer, pawl_private.below(n.at || '/on', o.key) || '/' || t.position - 1 as at
+      from jsonb_each(coalesce(n.value -> 'on', '{}')) o
+      cross join lateral jsonb_array_elements(o.value) with ordinality as t (value, position)
       union all
-      select 'after:' || a.key, a.value from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+      select ':' || m.name, t.position, t.value, false, n.at || '/' || m.name || '/' || t.position - 1
+      from unnest(array['always', 'done']) as m (name)
+      cross join lateral jsonb_array_elements(n.value -> m.name) with ordinality as t (value, position)
+      where not n.value ? 'compensate'
       union all
-      select ':always', n.value -> 'always' where n.value ? 'always'
+      select t.slot, t.position, t.value, true, t.at
+      from pawl_private.definition_timers(n.value, n.at) t
+      union all
+      select h.event, h.position, h.value, false, h.at
+      from handler h
+      where h.path = n.path
     ) e
-    cross join lateral jsonb_array_elements(e.transitions) with ordinality as t (value, position)
+    where p_source is null
   ),
-  -- inside: the states around the declaring state. Those that are around the target too are neither
-  -- left nor entered.
+  -- inside: the states around the declaring state, with itself if the transition is internal. Those that are around the
+  -- target too are neither left nor entered.
   inherited as (
     select
-      s.path as source, s.lineage, d.event, d.value, d.target,
-      row_number() over (partition by s.path, d.event order by cardinality(d.lineage) desc, d.position) as position,
+      s.path as source, s.lineage,
+      d.event || case when d.timer and d.path <> s.path then '@' || d.path else '' end as event,
+      d.value, d.target, d.at, d.assign, d.path as declaring,
+      cardinality(d.lineage) as depth, d.position,
       -- All transitions of an event in a state share one schema.
       (array_agg(d.value -> 'payload_schema') filter (where d.value ? 'payload_schema')
         over (partition by s.path, d.event))[1] as payload_schema,
-      d.lineage[:cardinality(d.lineage) - 1] as inside,
+      d.lineage[:cardinality(d.lineage) - case when d.value ? 'internal' then 0 else 1 end] as inside,
       -- An inherited transition behind one without a guard is never taken.
       bool_or(not d.value ? 'guard') over (
         partition by s.path, d.event order by cardinality(d.lineage) desc
         groups between unbounded preceding and 1 preceding
-      ) as idle
+      ) and not d.timer as idle
     from node s
     join declared d on d.path = any (s.lineage)
-    where s.atomic
+    where s.atomic and case
+      when s.final then d.event = ':done' and d.path = s.lineage[cardinality(s.lineage) - 1]
+      else d.event <> ':done'
+    end
     union all
-    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', 1, null, '{}', null
+    select s.path, s.lineage, 'ttl', '{}', p_definition #>> '{ttl,target}', '/ttl', null, null, 0, 1, null, '{}', null
     from node s
-    where p_definition ? 'ttl' and s.atomic and s.value ->> 'type' is distinct from 'final'
+    where p_source is null and p_definition ? 'ttl' and s.atomic and (not s.final or cardinality(s.lineage) > 1)
     union all
-    select i.leaf, '{}', ':initial', '{}', p_definition ->> 'initial', 1, null, '{}', null
+    select i.leaf, '{}', ':initial', '{}', i.path, '/initial', pawl_private.compiled_assign(p_definition #> '{initial,assign}', '/initial/assign'),
+      null, 0, 1, null, '{}', null
     from node i
-    where i.path = p_definition ->> 'initial'
+    where p_source is null and i.path = pawl_private.initial_of(p_definition)
+    union all
+    select s.path, s.lineage, ':forced', '{}', p_target, '', '["forced"]', null, 0, 1, null,
+      s.lineage[:cardinality(s.lineage) - 1], null
+    from node s
+    where s.path = p_source
+  ),
+  -- One row for each state that a transition leads to.
+  led as (
+    select i.*, coalesce(t.leaf, i.source) as leaf, null::text as resumed_state, false as resumed
+    from inherited i
+    left join node t on t.path = i.target
+    where i.idle is not true
+    union all
+    select i.*, l.path, l.path, true
+    from inherited i
+    join node l on i.target = any (l.lineage) and l.atomic and not l.final
+    -- Within the state that is resumed, the present state is the one that was left last.
+    where i.idle is not true and i.value ? 'resume' and (l.path = i.source or not i.target = any (i.lineage))
+  ),
+  kept as (
+    select
+      i.*, t.lineage as target_lineage, l.lineage as leaf_lineage,
+      case
+        when i.target is null then cardinality(i.lineage)
+        else (
+          select count(*)
+          from unnest(i.lineage) as a (path)
+          where a.path = any (i.inside) and a.path = any (t.lineage[:cardinality(t.lineage) - 1])
+        )
+      end::integer as kept
+    from led i
+    left join node t on t.path = i.target
+    left join node l on l.path = i.leaf
   )
   select
-    i.source, i.event, i.position, t.leaf, i.value ->> 'guard', coalesce(a.names, '{}'), coalesce(a.paths, '{}'),
-    a.stages, coalesce(a.payload, false), i.payload_schema
-  from inherited i
-  left join node t on t.path = i.target
-  left join node l on l.path = t.leaf
+    i.source, i.event, row_number() over (partition by i.source, i.event order by i.depth desc, i.position, i.resumed desc, i.leaf collate "C"),
+    i.leaf, i.value -> 'guard', i.at || '/guard', i.target is null, i.kept,
+    case when i.value ? 'rearm' then i.declaring end,
+    case when i.value ? 'resume' then i.target end, i.resumed_state, i.value -> 'resume' is not distinct from '"timers"', a.stages,
+    i.payload_schema
+  from kept i
   cross join lateral (
-    select
-      array_agg(p.name order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as names,
-      array_agg(p.path order by p.stage, p.name collate "C") filter (where not p.lone or p.name is not null) as paths,
-      array_agg(p.stage order by p.stage, p.name collate "C") filter (where not p.lone) as stages,
-      bool_or(p.lone and p.name is null) as payload
+    select jsonb_agg(x.assign order by x.place) as stages
     from (
-      select g.stage, count(*) filter (where g.first) over () = 1 as lone, g.name, g.path
-      from (
-        select b.stage, m.name, m.path::jsonpath as path, row_number() over (partition by b.stage) = 1 as first
-        from (
-          select row_number() over (order by x.place)::integer as stage, x.assign
-          from (
-            -- States that are left, the transition itself, states that are entered, in this order.
-            select -cardinality(n.lineage) as place, n.value #> '{exit,assign}' as assign
-            from node n
-            where n.path = any (i.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
-            union all
-            select 0, i.value -> 'assign'
-            union all
-            select cardinality(n.lineage), n.value #> '{entry,assign}'
-            from node n
-            where n.path = any (l.lineage) and not (n.path = any (i.inside) and n.path = any (t.lineage[:cardinality(t.lineage) - 1]))
-          ) x
-          where x.assign is not null and x.assign <> '{}'
-        ) b
-        cross join lateral (
-          select o.key as name, o.value as path
-          from jsonb_each_text(case when jsonb_typeof(b.assign) = 'object' then b.assign end) o
-          union all
-          select null, null where b.assign = '"*"'
-        ) m
-      ) g
-    ) p
+      -- States that are left, the transition itself, states that are entered, in this order. What goes with initial
+      -- comes between its state and the state that it leads to.
+      select -2 * cardinality(n.lineage) as place, n.exit as assign
+      from node n
+      where n.path = any (i.lineage[i.kept + 1:])
+      union all
+      select case i.event when ':initial' then 1 else 0 end, i.assign
+      union all
+      select 2 * cardinality(n.lineage), n.entry
+      from node n
+      where n.path = any (i.leaf_lineage[i.kept + 1:])
+      union all
+      select 2 * cardinality(n.lineage) + 1, n.first
+      from node n
+      where n.path = any (i.leaf_lineage[greatest(i.kept + 1, cardinality(i.target_lineage)):]) and not i.resumed
+    ) x
+    where x.assign is not null
   ) a
-  where i.idle is not true and (i.event <> ':initial' or a.names is not null or a.payload)
+  where i.event <> ':initial' or a.stages is not null
 $$;
 -- +goose StatementEnd
 
@@ -620,20 +2856,37 @@ as $$
       select case
         when (select count(*) from node) > g.state_limit
           then format('there are more than %s states', g.state_limit)
-        when not exists (select from node n where n.path = p_definition ->> 'initial') then 'initial must name a state'
-        when not exists (select from node n where n.value ->> 'type' = 'final') then 'no state is final'
+        when not exists (select from node n where n.path = pawl_private.initial_of(p_definition)) then 'initial must name a state'
+        when not exists (select from node n where n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1) then 'no state at the top is final'
         when p_definition ->> 'business_key' not in ('unique', 'reusable') then 'business_key must be unique or reusable'
         when p_definition ? 'ttl' and not exists (
-          select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final'
-        ) then 'ttl.target must name a final state'
+          select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1
+        ) then 'ttl.target must name a final state at the top'
+        when p_definition ? 'cancel' and not exists (select from node n where n.path = p_definition ->> 'cancel')
+          then 'cancel must name a state'
         else coalesce(
           (
             select case
               when jsonb_typeof(n.value) <> 'object' then format('%s must be an object', n.path)
               when n.leaf is null then format('initial of %s must name a state within it', n.path)
-              when n.value ->> 'type' = 'final' and (cardinality(n.lineage) > 1 or not n.atomic)
-                then format('%s is final, so that it must neither be within another state nor have states within', n.path)
-              when n.value ? 'after' and not n.atomic then format('%s has states within, and so no timeouts', n.path)
+              when n.value ->> 'type' = 'final' and not n.atomic
+                then format('%s is final, so that it must not have states within', n.path)
+              when n.value ->> 'type' = 'final' and cardinality(n.lineage) > 1 and not exists (
+                select from node o where o.path = n.lineage[cardinality(n.lineage) - 1] and o.value ? 'done'
+              ) then format('%s is final within a state that has no done', n.path)
+              when n.value ->> 'type' = 'final' and n.value ?| array['on', 'always', 'after', 'every', 'done']
+                then format('%s is final, so that it has no transitions', n.path)
+              when n.value ? 'invoke' and (jsonb_typeof(n.value -> 'invoke') <> 'object' or n.value -> 'invoke' = '{}')
+                then format('invoke of %s must be an object with at least one task', n.path)
+              when n.value ? 'compensate' and (n.value #>> '{compensate,on_failure}') is distinct from 'stop'
+                and (n.value #>> '{compensate,on_failure}') is distinct from 'continue'
+                then format('compensate of %s must have on_failure, stop or continue', n.path)
+              when n.value ?| array['invoke', 'compensate'] and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to start tasks or to undo steps', n.path)
+              when n.value ?& array['invoke', 'compensate'] then format('%s undoes steps, so that it starts no tasks', n.path)
+              when n.value ? 'compensate' and not n.value ?& array['done', 'error']
+                then format('%s undoes steps, so that it needs done and error', n.path)
+              when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
             end as fault
             from node n
             order by fault nulls last
@@ -642,12 +2895,24 @@ as $$
           (
             select case
               when jsonb_typeof(e.value) <> 'array'
-                then 'each event and timeout, and always, must have an array of transitions: this is not the canonical form'
-              when e.own and (e.key like '%:%' or e.key = 'ttl') then 'ttl and events with a colon are the engine''s own'
+                then 'each event and timeout, always, and each outcome of a task must have an array of transitions: this is not the canonical form'
+              when e.own and (e.key like '%:%' or e.key in ('ttl', 'done')) then 'ttl, done and events with a colon are the engine''s own'
               else (
-                select format('there is no state %s', t.value ->> 'target')
+                select case
+                  when not t.value ? 'target' then case
+                    when e.key in ('always', 'done', 'error', 'unknown') then format('%s must have a target', e.key)
+                    when t.value ? 'resume' or t.value ? 'internal' then 'resume and internal need a target'
+                  end
+                  when o.path is null then format('there is no state %s', t.value ->> 'target')
+                  when t.value ? 'rearm' then 'rearm is for transitions without a target'
+                  when t.value ? 'internal' and not (e.path = any (o.lineage) and o.path <> e.path)
+                    then format('%s is not within %s, so that no internal transition leads there', o.path, e.path)
+                  when t.value ? 'resume' and (o.atomic or o.path = any (e.lineage))
+                    then format('%s cannot be resumed from %s', o.path, e.path)
+                end
                 from jsonb_array_elements(e.value) t
-                where not exists (select from node o where o.path = t.value ->> 'target')
+                left join node o on o.path = t.value ->> 'target'
+                order by 1 nulls last
                 limit 1
               )
             end as fault
@@ -655,19 +2920,37 @@ as $$
             cross join lateral (
               select o.key, o.value, true as own from jsonb_each(coalesce(n.value -> 'on', '{}')) o
               union all
-              select a.key, a.value, false from jsonb_each(coalesce(n.value -> 'after', '{}')) a
+              select a.key, a.value, false
+              from jsonb_each(case when jsonb_typeof(n.value -> 'after') = 'object' then n.value -> 'after' end) a
               union all
-              select 'always', n.value -> 'always', false where n.value ? 'always'
-            ) e
+              select m.name, n.value -> m.name, false
+              from unnest(array['always', 'done', 'after', 'every', 'error']) as m (name)
+              where n.value ? m.name and (m.name <> 'after' or jsonb_typeof(n.value -> 'after') <> 'object')
+              union all
+              select m.name, coalesce(t.value -> m.name, 'null'), false
+              from jsonb_each(case when jsonb_typeof(n.value -> 'invoke') = 'object' then n.value -> 'invoke' end) t
+              cross join unnest(array['done', 'error', 'unknown']) as m (name)
+            ) d
+            cross join lateral (select d.key, d.value, d.own, n.path, n.lineage) e
             order by fault nulls last
             limit 1
           ),
           (
-            select 'the states have more than 50000 transitions, with those that they inherit'
-            from node s
-            join node n on n.path = any (s.lineage)
-            where s.atomic
-            having sum(n.transitions) > 50000
+            select 'the states have more than 50000 transitions, with those that they inherit and those to each state that may be resumed'
+            from (
+              select n.transitions
+              from node s
+              join node n on n.path = any (s.lineage)
+              where s.atomic
+              union all
+              select 1
+              from node s
+              join node n on n.path = any (s.lineage)
+              cross join lateral jsonb_path_query(n.value, '$.on.*[*] ? (exists(@.resume))') t
+              join node l on t ->> 'target' = any (l.lineage) and l.atomic
+              where s.atomic
+            ) c
+            having sum(c.transitions) > 50000
           ))
       end
     )
@@ -676,12 +2959,23 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- duration reads a duration of a definition. A day has 24 hours and a month 30 days. The result has
--- neither days nor months, whose length would depend on the time zone of the session.
+-- exact_duration reads a duration that is counted without a calendar.
+-- Raises:  22023 with the pointer
 -- +goose StatementBegin
-create function pawl_private.duration(p_text text) returns interval
-language sql immutable parallel safe
-as $$ select make_interval(secs => extract(epoch from p_text::interval)::float8) $$;
+create function pawl_private.exact_duration(p_text text, p_at text) returns interval
+language plpgsql stable
+as $$
+declare
+  v_duration interval := pawl_private.duration(p_text);
+begin
+  if v_duration is null and p_text is not null or v_duration <= interval '0' then
+    perform pawl_private.fault(p_at, format('%s is no duration; write one like 90s, 15m or 24h, of at most ten years', p_text));
+  elsif pawl_private.months_of(v_duration) <> 0 then
+    perform pawl_private.fault(p_at, 'months and years have no fixed length; write days');
+  end if;
+  return v_duration;
+end
+$$;
 -- +goose StatementEnd
 
 -- path_nests says whether what a path selects may be nested as deep as the context or the payload themselves. It
@@ -697,77 +2991,292 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- reads_more says whether guards or assigns may read more than the context and the payload; p_actor: whether they
+-- may read the actor. p_text: paths as PostgreSQL writes them, alone or within JSON texts.
+-- +goose StatementBegin
+create function pawl_private.reads_more(p_text text, p_actor boolean) returns boolean
+language sql immutable parallel safe
+as $$
+  -- Removed are the pointers of operations, which end with $ and a name, and the members that are not asked for. What
+  -- is left has a $ only if it reads something else.
+  select regexp_replace(
+    regexp_replace(p_text, '/[$][a-z]+', '', 'g'),
+    case
+      when p_actor then E'[$]([.]\\\\?"(context|payload|instance|now|event)\\\\?"|\\\\?")'
+      else E'[$]([.]\\\\?"(context|payload)\\\\?"|\\\\?")'
+    end,
+    '', 'g') like '%$%'
+$$;
+-- +goose StatementEnd
+
+-- schema_references lists the schemas of the deployment that a JSON Schema refers to: what each member $ref has in
+-- front of its fragment, if that begins with 'pawl:'. In the text of a jsonb value a quote within a string has a
+-- backslash.
+-- +goose StatementBegin
+create function pawl_private.schema_references(p_schema jsonb) returns text[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(select distinct m[1] from regexp_matches(p_schema::text, '"[$]ref": "(pawl:[^"#]*)', 'g') m)
+$$;
+-- +goose StatementEnd
+
+-- bundle returns a schema with copies of the schemas of the deployment that it refers to, and of those that these refer
+-- to, under $defs. $id gives each the name that references have; without $schema it is of the latest draft, whatever
+-- the schema around it is of. Package fsm/definition does the same.
+-- p_schemas: by their names, the member schemas of a definition
+-- Returns: the schema itself if p_schemas is null, or if it refers to none of them
+-- +goose StatementBegin
+create function pawl_private.bundle(p_schema jsonb, p_schemas jsonb) returns jsonb
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_defs jsonb;
+begin
+  if p_schemas is null or p_schema is null then
+    return p_schema;
+  end if;
+  with recursive reached (reference) as (
+    select unnest(pawl_private.schema_references(p_schema))
+    union
+    select unnest(pawl_private.schema_references(p_schemas -> r.reference)) from reached r
+  )
+  select
+    jsonb_object_agg(
+      r.reference,
+      jsonb_build_object('$schema', 'https://json-schema.org/draft/2020-12/schema') || (p_schemas -> r.reference)
+        || jsonb_build_object('$id', r.reference))
+  into v_defs
+  from reached r
+  where jsonb_typeof(p_schemas -> r.reference) = 'object';
+  return p_schema || coalesce(jsonb_build_object('$defs', coalesce(p_schema -> '$defs', '{}') || v_defs), '{}');
+end
+$$;
+-- +goose StatementEnd
+
 -- store_definition stores a definition in canonical form, flattened, as a version of a workflow.
+-- Raises:  22023 with the pointer; what the parser of paths and the tables' constraints raise
 -- Writes:  workflow, workflow_state, workflow_transition
 -- +goose StatementBegin
 create function pawl_private.store_definition(p_name text, p_version integer, p_definition jsonb, p_actor text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_schema jsonb := pawl_private.bundle(p_definition -> 'context_schema', p_definition -> 'schemas');
+  v_default jsonb := nullif(p_definition -> 'context_default', '{}');
+  v_zone text := coalesce(p_definition ->> 'timezone', 'UTC');
+  v_resumed text[];
+  v_kept text[];
+  v_reading text[];
+  v_reads_actor boolean;
+  v_eventless text[];
 begin
+  perform pawl.now() at time zone v_zone; -- Raises if there is no such zone.
+  v_schema := case when v_default is null then v_schema - 'x-context-default' else v_schema || jsonb_build_object('x-context-default', v_default) end;
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    business_key_reusable, context_schema, context_schema_checksum, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
-    n.leaf, false, pawl_private.duration(p_definition #>> '{ttl,after}'), p_definition #>> '{ttl,target}',
-    pawl_private.duration(p_definition ->> 'retention'), p_definition ->> 'business_key' is not distinct from 'reusable',
-    p_definition -> 'context_schema',
-    encode(sha256(convert_to((p_definition -> 'context_schema')::text, 'UTF8')), 'hex'), pawl.now(), p_actor
+    n.leaf, false, pawl_private.exact_duration(p_definition #>> '{ttl,after}', '/ttl/after'), p_definition #>> '{ttl,target}',
+    pawl_private.exact_duration(p_definition ->> 'retention', '/retention'),
+    p_definition ->> 'business_key' is not distinct from 'reusable',
+    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
-  where n.path = p_definition ->> 'initial';
+  where n.path = pawl_private.initial_of(p_definition);
 
+  -- The states that transitions resume, and those whose timers go on then.
+  select
+    array_agg(distinct t ->> 'target'), array_agg(distinct t ->> 'target') filter (where t -> 'resume' = '"timers"')
+  into v_resumed, v_kept
+  from pawl_private.definition_states(p_definition) n
+  cross join lateral (
+    select jsonb_path_query(n.value, 'strict $.on.*[*]', '{}', true) as t
+    union all
+    select jsonb_array_elements(v.list)
+    from (
+      select n.value -> m.name as list from unnest(array['always', 'done', 'after']) as m (name)
+      union all
+      select a.value from jsonb_each(case when jsonb_typeof(n.value -> 'after') = 'object' then n.value -> 'after' end) a
+    ) v
+    where jsonb_typeof(v.list) = 'array'
+  ) d
+  where t ? 'resume';
+
+  with node as materialized (
+    select n.*, n.value ->> 'type' is not distinct from 'final' as final
+    from pawl_private.definition_states(p_definition) n
+  ),
+  -- The timers that each state declares.
+  timer as materialized (
+    select
+      v.path, cardinality(v.lineage) as depth, d.slot, min(d.place) as place, (array_agg(d.timer order by d.place))[1] - 'static' as timer,
+      bool_and((d.timer -> 'static')::boolean) as static,
+      pawl_private.duration((array_agg(d.timer #>> '{in,constant}'))[1]) as duration
+    from node v
+    cross join lateral (
+      select t.*, row_number() over () as place from pawl_private.definition_timers(v.value, v.at) t
+    ) d
+    group by v.path, v.lineage, d.slot
+  ),
+  invariant as materialized (
+    select
+      v.path, v.depth,
+      jsonb_build_object(
+        'text', pawl_private.guard_text(v.invariant),
+        'guard', pawl_private.compiled_guard(v.invariant, v.at || '/invariant')) as invariant
+    from (
+      select null as path, 0 as depth, '' as at, p_definition -> 'invariant' as invariant
+      union all
+      select n.path, cardinality(n.lineage), n.at, n.value -> 'invariant'
+      from node n
+    ) v
+    where v.invariant is not null
+  )
   insert into pawl.workflow_state (
-    workflow, workflow_version, state, status, events, timeouts, timeout_events, eventless, ttl_slides,
-    require_if_match)
+    workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
+    remembered, invariants, protected, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
-    case when s.value ->> 'type' = 'final' then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
-    array(
-      select distinct k collate "C"
-      from pawl_private.definition_states(p_definition) n
-      cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
-      where n.path = any (s.lineage)
-      order by k collate "C"),
-    array(select pawl_private.duration(k) from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    array(select 'after:' || k from jsonb_object_keys(coalesce(s.value -> 'after', '{}')) k order by k::interval),
-    false,
+    case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
+    s.lineage, e.events,
+    (select array_agg(p order by length(p) desc, p collate "C") from unnest(e.events) p where p like '%*'),
+    case when t.armed then '{}' else t.timeouts end, case when t.armed then '{}' else t.timeout_events end,
+    case when t.armed then t.timers end,
+    s.final and cardinality(s.lineage) > 1, s.final and cardinality(s.lineage) > 1,
+    (select array_agg(r order by length(r)) from unnest(s.lineage[:cardinality(s.lineage) - 1]) r where r = any (v_resumed)),
+    (
+      select jsonb_agg(i.invariant order by i.depth)
+      from invariant i
+      where i.path is null or i.path = any (s.lineage)
+    ),
+    exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
+    s.value ?| array['invoke', 'compensate'],
+    s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
     coalesce((p_definition ->> 'require_if_match')::boolean, false)
-  from pawl_private.definition_states(p_definition) s
+  from node s
+  cross join lateral (
+    select array(
+      select distinct k collate "C"
+      from node n
+      cross join lateral jsonb_object_keys(coalesce(n.value -> 'on', '{}')) k
+      where n.path = any (s.lineage) and not s.final
+      order by k collate "C") as events
+  ) e
+  cross join lateral (
+    select
+      -- Static timers: see the module's comment.
+      coalesce(bool_or(not d.static or d.path <> s.path), false) or coalesce(s.lineage && v_kept, false)
+        or exists (select from node n where n.path = any (s.lineage) and jsonb_path_exists(n.value, '$.on.*[*].rearm')) as armed,
+      coalesce(array_agg(d.duration order by d.duration), '{}') as timeouts,
+      coalesce(array_agg(d.slot order by d.duration), '{}') as timeout_events,
+      jsonb_agg(
+        d.timer || jsonb_build_object(
+          'slot', d.slot || case when d.path = s.path then '' else '@' || d.path end, 'owner', d.path, 'zone', v_zone)
+        order by d.depth desc, d.place
+      ) as timers
+    from timer d
+    where d.path = any (s.lineage) and not s.final
+  ) t
   where s.atomic;
 
+  perform pawl_private.check_task(t.value, t.name, t.at, t.state is null)
+  from pawl_private.definition_tasks(p_definition) t;
+  with flat as materialized (
+    select * from pawl_private.definition_transitions(p_definition)
+  ),
+  task as materialized (
+    select * from pawl_private.definition_tasks(p_definition)
+  ),
+  -- Each guard once, in however many states it is.
+  guarded as materialized (
+    select
+      g.guard_at,
+      case when jsonb_typeof(g.guard) = 'string' then pawl_private.guard_path(g.guard #>> '{}') end as guard,
+      case when jsonb_typeof(g.guard) <> 'string' then pawl_private.compiled_guard(g.guard, g.guard_at) end as compiled,
+      pawl_private.guard_text(g.guard) as text
+    from (select distinct f.guard_at, f.guard from flat f where f.guard is not null) g
+  )
   insert into pawl.workflow_transition (
-    workflow, workflow_version, source, event, position, target, guard, guard_text, assign_names, assign_paths,
-    assign_stages, assign_payload, assign_nests, payload_schema, payload_schema_checksum)
+    workflow, workflow_version, source, event, position, target, guard, guard_compiled, guard_text, internal, kept, rearms, resumes,
+    resumed_state, resumes_timers, compensation, assign_names, assign_paths, assign_compiled, assign_payload, assign_nests, payload_schema,
+    payload_schema_checksum)
   select
-    p_name, p_version, t.source, t.event, t.position, t.target, t.guard_text::jsonpath, t.guard_text, t.assign_names,
-    t.assign_paths, t.assign_stages, t.assign_payload,
-    exists (select from unnest(t.assign_paths) as p (path) where pawl_private.path_nests(p.path)), t.payload_schema,
-    encode(sha256(convert_to(t.payload_schema::text, 'UTF8')), 'hex')
-  from pawl_private.definition_transitions(p_definition) t;
+    p_name, p_version, t.source, t.event, t.position, t.target,
+    g.guard, g.compiled, g.text, t.internal, t.kept, t.rearms, t.resumes, t.resumed_state, t.resumes_timers, k.position, a.names, a.paths,
+    case when a.names = '{}' and not a.payload then t.stages end, a.payload,
+    t.stages is not null and not a.payload and (
+      a.names = '{}' or exists (select from unnest(a.paths) as p (path) where pawl_private.path_nests(p.path))),
+    b.payload_schema, encode(sha256(convert_to(b.payload_schema::text, 'UTF8')), 'hex')
+  from flat t
+  left join task k on k.state is null and k.at = left(t.guard_at, -length('/guard')) || '/compensate'
+  left join guarded g on g.guard_at = t.guard_at and t.guard is not null
+  cross join lateral (select pawl_private.bundle(t.payload_schema, p_definition -> 'schemas') as payload_schema) b
+  cross join lateral (
+    select
+      coalesce(array_agg(p.value #>> '{1,0}' order by p.place) filter (where p.plain), '{}') as names,
+      coalesce(
+        array_agg(
+          (case when p.value #>> '{2,0}' = 'path' then p.value #>> '{2,2}' else (p.value #> '{2,2}')::text end)::jsonpath
+          order by p.place) filter (where p.plain),
+        '{}') as paths,
+      coalesce(t.stages = '[[["payload", null]]]', false) as payload
+    from (
+      select x.value, x.place, true as plain
+      from jsonb_array_elements(t.stages -> 0) with ordinality as x (value, place)
+      where jsonb_array_length(t.stages) = 1 and pawl_private.is_plain(t.stages -> 0)
+    ) p
+  ) a;
+
+  with task as materialized (
+    select * from pawl_private.definition_tasks(p_definition)
+  )
+  insert into pawl.workflow_task (workflow, workflow_version, position, state, name, connection, topic, deadline, compensation, spec)
+  select
+    p_name, p_version, t.position, t.state, t.name, t.value #>> '{http,connection}', t.value #>> '{work,topic}',
+    pawl_private.exact_duration(t.value ->> 'deadline', t.at || '/deadline'), c.position, pawl_private.compiled_task(t.value, t.at, t.state is null)
+  from task t
+  left join task c on c.state is null and c.at = t.at || '/compensate';
+
+  select
+    array_agg(distinct t.source) filter (where pawl_private.reads_more(t.text, false)),
+    bool_or(pawl_private.reads_more(t.text, true)),
+    array_agg(distinct t.source) filter (where t.event in (':always', ':done'))
+  into v_reading, v_reads_actor, v_eventless
+  from (
+    select
+      t.source, t.event,
+      concat(t.assign_paths::text, ' ', t.assign_compiled::text, ' ', t.guard::text, ' ', t.guard_compiled::text) as text
+    from pawl.workflow_transition t
+    where t.workflow = p_name and t.workflow_version = p_version
+    offset 0
+  ) t;
+  v_reads_actor := coalesce(v_reads_actor, false) or exists (
+    select from pawl.workflow_state s
+    where s.workflow = p_name and s.workflow_version = p_version and pawl_private.reads_more(s.timers::text, true)
+    union all
+    select from pawl.workflow_task t
+    where t.workflow = p_name and t.workflow_version = p_version and pawl_private.reads_more(t.spec::text, true));
 
   update pawl.workflow_state s
   set
-    reads_instance = exists (
-      select from pawl.workflow_transition t
-      cross join lateral unnest(t.assign_paths || t.guard) as p (path)
-      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-        -- Postgres writes a jsonpath as canonical text.
-        and regexp_replace(p.path::text, '[$][.]"(context|payload)"', '', 'g') like '%$%'
-    ),
-    eventless = exists (
-      select from pawl.workflow_transition t
-      where t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
-        and t.event = ':always'
-    )
+    reads_instance = coalesce(s.state = any (v_reading), false),
+    reads_actor = v_reads_actor,
+    eventless = coalesce(s.state = any (v_eventless), false)
   where s.workflow = p_name and s.workflow_version = p_version;
 
   update pawl.workflow w
   set initial_moves = exists (
     select from pawl.workflow_transition t
     where t.workflow = w.name and t.workflow_version = w.version and t.source = w.initial
-      and t.event in (':always', ':initial')
+      and t.event in (':always', ':done', ':initial')
+    union all
+    select from pawl.workflow_state s
+    where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
+      and (s.timers is not null or s.invariants is not null)
   )
   where w.name = p_name and w.version = p_version;
 end
@@ -793,7 +3302,7 @@ as $$
     cross join lateral (
       select w.state, w.status, w.workflow
       from pawl.workflow_state w
-      where w.state >= r.first and w.state <= r.last
+      where w.state >= r.first and w.state <= r.last and length(w.workflow) > 0
       order by w.state, w.status, w.workflow
       limit 1
     ) f
@@ -803,7 +3312,7 @@ as $$
     cross join lateral (
       select w.state, w.status, w.workflow
       from pawl.workflow_state w
-      where w.state <= s.last
+      where w.state <= s.last and length(w.workflow) > 0
         and (w.state, w.status, w.workflow) > (s.state, s.status, case when p_by_workflow then s.workflow else '~' end)
       order by w.state, w.status, w.workflow
       limit 1
@@ -842,6 +3351,132 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 10_workflow/register_schema.sql
+
+-- register_schema stores a JSON Schema as the next version of a schema of the deployment. If the content is the latest
+-- version's, it changes nothing, and its commit waits as that of the version did: see commit_synchronously. Callers
+-- vouch for the schema, since PostgreSQL has no JSON Schema.
+-- Returns: version; created: whether it is new
+-- Raises:  PW400 malformed-request, PW42D invalid-definition
+-- Locks:   schema (share update exclusive): registrations of schemas wait for each other
+-- Writes:  schema, audit
+-- +goose StatementBegin
+create function pawl.register_schema(
+  p_name text, p_schema jsonb, p_actor text default session_user, p_caller jsonb default null, out version integer, out created boolean
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_latest pawl.schema;
+  v_limit integer := (select g.definition_limit from pawl.setting g);
+begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(p_tenant => '*', p_actor => p_actor));
+  if octet_length(p_schema::text) > v_limit then
+    perform pawl_private.raise_condition('invalid-definition', format('the schema has more than %s bytes', v_limit));
+  end if;
+  lock table pawl.schema in share update exclusive mode;
+  select * into v_latest from pawl.schema s where s.name = p_name order by s.version desc limit 1;
+  version := coalesce(v_latest.version, 0);
+  created := v_latest.schema is distinct from p_schema or version = 0;
+  if not created then
+    perform pawl_private.commit_synchronously();
+    return;
+  end if;
+  version := version + 1;
+  insert into pawl.schema (name, version, schema, checksum, created_at, created_by)
+  values (p_name, version, p_schema, encode(sha256(convert_to(p_schema::text, 'UTF8')), 'hex'), pawl.now(), p_actor);
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'schema.register',
+    p_target => p_name || ' ' || version);
+exception
+  -- Raised by constraints.
+  when integrity_constraint_violation then
+    perform pawl_private.raise_condition('invalid-definition', 'invalid schema: ' || sqlerrm);
+end
+$$;
+-- +goose StatementEnd
+
+-- 10_workflow/schemas_for.sql
+
+-- schemas_for finds the schemas that references name, with those that these refer to: the latest version for
+-- 'pawl:NAME', that version for 'pawl:NAME@VERSION'.
+-- Returns: a row for each reference: schema, null if there is none. It ends with the row by which the schemas have
+--          p_bytes
+-- +goose StatementBegin
+create function pawl.schemas_for(p_references text[], p_bytes bigint) returns table (reference text, schema jsonb)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_next text[] := p_references;
+  v_more text[];
+  v_found text[] := '{}';
+  v_bytes bigint := 0;
+begin
+  while v_next <> '{}' loop
+    v_found := v_found || v_next;
+    v_more := '{}';
+    for reference, schema in
+      select r.reference, s.schema
+      from unnest(v_next) as r (reference)
+      left join lateral (
+        select s.schema
+        from pawl.schema s
+        where s.name = split_part(substr(r.reference, 6), '@', 1)
+          and (position('@' in r.reference) = 0 or s.version::text = split_part(r.reference, '@', 2))
+        order by s.version desc
+        limit 1
+      ) s on true
+    loop
+      return next;
+      v_bytes := v_bytes + coalesce(octet_length(schema::text), 0);
+      if v_bytes >= p_bytes then
+        return;
+      end if;
+      v_more := v_more || pawl_private.schema_references(schema);
+    end loop;
+    v_next := array(select unnest(v_more) except select unnest(v_found));
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 10_workflow/schemas_page.sql
+
+-- schemas_page reads the latest version of each schema whose name comes after p_after.
+-- Returns: up to p_limit rows, by name. The page ends with the row by which its schemas have p_bytes, so it has at
+--          least one row if there are any. Only the schemas of these rows are read
+-- +goose StatementBegin
+create function pawl.schemas_page(p_after text, p_limit integer, p_bytes bigint) returns setof pawl.schema
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+declare
+  v_schema pawl.schema;
+  v_bytes bigint := 0;
+begin
+  for v_schema in
+    select s.*
+    from pawl.schema s
+    where s.name > p_after
+      and s.version = (select max(v.version) from pawl.schema v where v.name = s.name)
+    order by s.name
+    limit p_limit
+  loop
+    return next v_schema;
+    v_bytes := v_bytes + octet_length(v_schema.schema::text);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
 -- 10_workflow/state_names.sql
 
 -- state_names reads the names of the states of all workflows in order, from one to the next.
@@ -851,12 +3486,12 @@ create function pawl.state_names(p_limit integer) returns setof text
 language sql stable parallel safe
 as $$
   with recursive step as (
-    (select w.state from pawl.workflow_state w order by w.state limit 1)
+    (select w.state from pawl.workflow_state w where length(w.workflow) > 0 order by w.state limit 1)
     union all
     select f.state
     from step s
     cross join lateral (
-      select w.state from pawl.workflow_state w where w.state > s.state order by w.state limit 1
+      select w.state from pawl.workflow_state w where w.state > s.state and length(w.workflow) > 0 order by w.state limit 1
     ) f
   )
   select s.state from step s limit greatest(p_limit, 0)
@@ -885,10 +3520,12 @@ $$;
 -- 10_workflow/workflows_page.sql
 
 -- workflows_page reads the latest version of each workflow whose name comes after p_after.
+-- p_workflows: the names to choose among; null for all
 -- Returns: up to p_limit rows, by name. The page ends with the row by which its definitions have p_bytes, so it has
 --          at least one row if there are any. Only the definitions of these rows are read
 -- +goose StatementBegin
-create function pawl.workflows_page(p_after text, p_limit integer, p_bytes bigint) returns setof pawl.workflow
+create function pawl.workflows_page(p_after text, p_limit integer, p_bytes bigint, p_workflows text[] default null)
+returns setof pawl.workflow
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -901,7 +3538,7 @@ begin
   for v_workflow in
     select w.*
     from pawl.workflow w
-    where w.name > p_after
+    where w.name > p_after and (p_workflows is null or w.name = any (p_workflows))
       and w.version = (select max(v.version) from pawl.workflow v where v.name = w.name)
     order by w.name
     limit p_limit
@@ -917,11 +3554,25 @@ $$;
 -- 10_workflow/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.jsonpath_error'),
-  ('service', 'pawl.chosen_states'),
-  ('service', 'pawl.state_names'),
-  ('service', 'pawl.workflow_names'),
-  ('service', 'pawl.workflows_page');
+  ('api', 'pawl.jsonpath_error'),
+  ('api', 'pawl.register_schema'),
+  ('api', 'pawl.schemas_for'),
+  ('api', 'pawl.schemas_page'),
+  ('api', 'pawl.chosen_states'),
+  ('api', 'pawl.state_names'),
+  ('api', 'pawl.workflow_names'),
+  ('api', 'pawl.workflows_page');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.workflow', null),
+  ('api', 'pawl.workflow_state', null),
+  ('api', 'pawl.workflow_transition', null),
+  ('api', 'pawl.schema', null),
+  ('worker', 'pawl.workflow', null),
+  ('reader', 'pawl.workflow', null),
+  ('reader', 'pawl.workflow_state', null),
+  ('reader', 'pawl.workflow_transition', null),
+  ('reader', 'pawl.schema', null);
 
 -- 20_instance/tables.sql
 
@@ -935,16 +3586,16 @@ insert into pawl_private.privilege (privilege, function) values
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
 -- commit. create_one and fire_one wrap them for SQL callers. An empty string in a text array
--- means "none".
+-- means "none". A fire by business key (fire_by_keys) is made of calls of both.
 --
 -- A call of fire proceeds in these steps. Under READ COMMITTED each statement of a volatile function
 -- sees a fresh snapshot.
 --
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
 --   2. Lock the instances of the others, in the order of their ids.
---   3. Read the clock, then decide and write in one statement. A command has an effect only if
---      it has no key, or if this statement claims its key. If a call has several commands for one
---      instance, the statement runs once for each round of them.
+--   3. Read the clock, then decide and write in one statement. A command has an effect only if it has no key, or if
+--      this statement claims its key. If a call has several commands for one instance, the statement runs once for each
+--      round of them.
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
@@ -961,6 +3612,10 @@ insert into pawl_private.privilege (privilege, function) values
 --   * Each round of a call claims its keys in order, but a later round may claim a smaller key. So two
 --     calls that use the same keys for different instances may wait for each other. PostgreSQL ends one
 --     of them in the same way.
+--
+-- Overrides and cancels come one by one, and have a function of their own (pawl_private.force). It takes the same steps
+-- and shares what decides and records: decide for an event whose guards are passed over, complete_macrostep and
+-- append_history. So the functions for commands need not ask at each command whether it is one of these.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -979,7 +3634,8 @@ insert into pawl_private.privilege (privilege, function) values
 --   * decide and choose are single SELECTs in language sql, and stable, so that the planner
 --     inlines them. They hold the decision, and dry runs share them.
 --   * complete_macrostep takes eventless transitions in a loop. Only states that have some call
---     it; other commands pay nothing for them.
+--     it; other commands pay nothing for them. The same is true of what few workflows use:
+--     compiled guards and values, invariants, and memory (see remembered).
 --   * The planner must not memoize: the cache key would hold the whole context, which does not
 --     recur.
 --   * No volatile function is called inside the writing statement.
@@ -1021,6 +3677,7 @@ create table pawl.instance (
   expires_at timestamptz,
   error pawl.object,
   state_hash bigint,
+  memory jsonb,
   constraint instance_pkey primary key (tenant_id, id),
   constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
 )
@@ -1043,6 +3700,7 @@ alter table pawl.instance add constraint instance_state_is_declared check (
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
+comment on column pawl.instance.memory is 'what the engine must remember beside the state; null if nothing: see pawl_private.remembered';
 comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
@@ -1087,15 +3745,20 @@ create table pawl.history (
   payload pawl.object,
   expires_at timestamptz,
   error pawl.object,
-  actor text not null,
+  actor pawl.actor not null,
   reason pawl.reason,
   key pawl.key,
   correlation_id pawl.key,
   traceparent text,
   at timestamptz not null,
   entered_at timestamptz,
+  internal boolean,
+  principal jsonb,
+  memory jsonb,
+  database_user text,
   constraint history_pkey primary key (tenant_id, instance_id, version),
-  constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
+  constraint history_starts_with_created check ((version = 1) = (kind = 'created')),
+  constraint history_internal_stays check (internal is null or internal and from_state = to_state)
 )
 -- Rows are inserted and never updated. Vacuum reads only new pages, so it runs after a fixed number
 -- of rows, whatever the table's size, and freezes them in the same pass. Each page is then written
@@ -1107,7 +3770,10 @@ with (
 );
 
 comment on column pawl.history.entered_at is
-  'when the state was entered, if earlier than the step: an instance migration may keep the state';
+  'when the state was entered, if earlier than the step: an internal transition and an instance migration may keep the state';
+comment on column pawl.history.internal is 'true if the step neither left nor entered a state; else null';
+comment on column pawl.history.principal is 'what the step read as $.actor, if the workflow reads it';
+comment on column pawl.history.database_user is 'the session''s user if the command came by SQL; null if it came through the service, and for timers';
 
 -- idempotency_key holds the first decision for a key: the step that the command made, or the
 -- refusal that the machine decided, and at which version. A replay is rebuilt from history.
@@ -1119,6 +3785,7 @@ create table pawl.idempotency_key (
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamptz not null,
+  invariant text,
   constraint idempotency_key_pkey primary key (tenant_id, key)
 )
 -- As many keys are purged as are inserted, so the table levels off at what vacuum leaves behind:
@@ -1128,6 +3795,8 @@ create table pawl.idempotency_key (
 with (
   autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1
 );
+
+comment on column pawl.idempotency_key.invariant is 'the invariant that the step would have broken, if that is why it was refused';
 
 create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
 -- Finds the refusals that are recorded for an instance, which keep the instance from being purged.
@@ -1167,8 +3836,10 @@ comment on column pawl.timer.queue is 'the queue of the slow lane that it was mo
 comment on column pawl.timer.queued_version is
   'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
 
--- The timers of the fast lane, and those of each queue of the slow lane.
+-- The timers of the fast lane, of all tenants and of each, and those of each queue of the slow lane.
 create index timer_due_at_idx on pawl.timer (due_at)
+  where queued_version is distinct from armed_version;
+create index timer_tenant_due_at_idx on pawl.timer (tenant_id, due_at)
   where queued_version is distinct from armed_version;
 create index timer_queue_idx on pawl.timer (queue, due_at)
   where queued_version = armed_version;
@@ -1182,7 +3853,7 @@ select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
   i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
   coalesce(h.entered_at, h.at) as state_changed_at,
-  h.expires_at, h.error, null::bigint as state_hash
+  h.expires_at, h.error, null::bigint as state_hash, h.memory
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
 
@@ -1196,18 +3867,47 @@ create table pawl.callback (
   created_at timestamptz not null,
   constraint callback_pkey primary key (tenant_id, instance_id),
   constraint callback_url_has_1_to_2048_characters check (length(url) between 1 and 2048),
-  constraint callback_secret_has_a_prefix check (secret like 'whsec\_%')
+  constraint callback_secret_has_a_prefix check (secret ~ '^(whsec_|sealed:v1:)')
 )
 -- As many rows are deleted as are inserted.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
-comment on column pawl.callback.secret is 'null: the deployment''s secret signs';
+comment on column pawl.callback.secret is 'sealed by the service if it has a key; null: the deployment''s secret signs';
 
--- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked'
--- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
--- is after an applied command, else as it is; null if there is none to show. actions: the events
--- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold. timeout_event,
--- timeout_due_at: of an applied command, the next deadline that it left, or null; see pawl.next_timeout.
+-- The tenants whose instances are counted.
+create index tenant_counted_idx on pawl.tenant (id)
+  where limits ?| array['open_instances', 'storage_bytes'];
+
+-- tenant_usage has what a tenant used when it was last counted, and how far the present count has come. There is a row
+-- for each tenant that has a limit on it. Creations look at the row, and do not write it.
+create table pawl_private.tenant_usage (
+  tenant_id pawl.tenant_id not null,
+  open_instances bigint,
+  storage_bytes bigint,
+  next_at timestamptz not null,
+  part text not null default 'open',
+  after_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  after_version bigint not null default 0,
+  opened bigint not null default 0,
+  stored bigint not null default 0,
+  constraint tenant_usage_pkey primary key (tenant_id),
+  constraint tenant_usage_part_is_known check (part in ('open', 'instances', 'history'))
+)
+-- The rows are updated every few seconds.
+with (fillfactor = 50);
+
+comment on column pawl_private.tenant_usage.open_instances is 'null before the first count; storage_bytes too, and while it has no limit';
+comment on column pawl_private.tenant_usage.next_at is 'when the count goes on, or the next one begins';
+comment on column pawl_private.tenant_usage.part is 'of the present count: what is counted now, behind after_id and after_version';
+comment on column pawl_private.tenant_usage.opened is 'of the present count, as stored: open_instances and storage_bytes so far';
+
+create index tenant_usage_next_at_idx on pawl_private.tenant_usage (next_at);
+
+-- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked' or
+-- 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it is after an applied
+-- command, else as it is; null if there is none to show. actions: the events that it accepts. guards: of a
+-- 'guard-rejected' command, the guards that did not hold; of an 'invariant-broken' one, the invariant. schema: that
+-- JSON Schema; of 'limit-reached' the limit, see pawl_private.limit_text. timeout_event, timeout_due_at: of an applied command, the next deadline that it left, or null; see pawl.next_timeout.
 create type pawl.outcome as (
   ordinal integer,
   code text,
@@ -1244,23 +3944,47 @@ select
   null::text[] as guards,
   null::jsonb as schema,
   null::text as timeout_event,
-  null::timestamptz as timeout_due_at
+  null::timestamptz as timeout_due_at,
+  null::jsonb as memory
 where false;
 
--- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the instance before the
--- first step (null at its creation) and after each step. instance: after the last one; events, timeouts and
--- timeout_events: those of its state then. refusal: null, or why the steps cannot be made.
+-- move says how a transition leads from state to state; its members are those of workflow_transition.
+create type pawl_private.move as (
+  internal boolean,
+  kept integer,
+  rearms text,
+  resumes text,
+  resumed_state text,
+  resumes_timers boolean,
+  compensation integer
+);
+
+-- next_due is a deadline and its event.
+create type pawl_private.next_due as (
+  due_at timestamptz,
+  event text
+);
+
+-- macrostep is a step with the steps that follow it without an event, as SCXML calls it. steps: the instance before the
+-- first step (null at its creation) and after each step; made: the event of each of them: null for the one before, the
+-- command's for the first, then null or 'done'. instance: after the last step; events, timeouts and timeout_events:
+-- those of its state then; tasks: whether entering it starts or undoes something. refusal: null, or why the steps cannot be made; broken: the invariant that one of them would
+-- break.
 create type pawl_private.macrostep as (
   refusal text,
+  broken text,
   steps pawl.instance[],
+  made text[],
   instance pawl.instance,
   events text[],
   timeouts interval[],
-  timeout_events text[]
+  timeout_events text[],
+  tasks boolean
 );
 
--- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
--- whether it is a timeout or a lifetime that is due.
+-- fire_command is a fire as decide sees it. expected, checked and verified: as for pawl.fire. by_timer: whether it is
+-- for a timer or a lifetime that is due. by_task: whether it is for what became of a task. principal: what guards and values read as $.actor; null to make it of the
+-- actor.
 create type pawl_private.fire_command as (
   tenant text,
   event text,
@@ -1269,7 +3993,11 @@ create type pawl_private.fire_command as (
   expected text,
   checked text,
   reason text,
-  by_timer boolean
+  actor text,
+  verified boolean,
+  by_timer boolean,
+  by_task boolean,
+  principal jsonb
 );
 
 -- 20_instance/private.sql
@@ -1294,13 +4022,14 @@ create function pawl_private.instance_row(
   p_state_changed_at timestamptz default null,
   p_expires_at timestamptz default null,
   p_error pawl.object default null,
-  p_state_hash bigint default null
+  p_state_hash bigint default null,
+  p_memory jsonb default null
 ) returns pawl.instance
 language sql immutable parallel safe
 as $$
   select row(
     p_tenant_id, p_id, p_workflow, p_workflow_version, p_state, p_status, p_version, p_context, p_business_key,
-    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash)::pawl.instance
+    p_business_key_reusable, p_correlation_id, p_parent_id, p_created_at, p_state_changed_at, p_expires_at, p_error, p_state_hash, p_memory)::pawl.instance
 $$;
 -- +goose StatementEnd
 
@@ -1308,34 +4037,81 @@ $$;
 -- +goose StatementBegin
 create function pawl_private.is_decision(p_code text) returns boolean
 language sql immutable parallel safe
-as $$ select p_code in ('applied', 'transition-not-allowed', 'guard-rejected') $$;
+as $$
+  select p_code in (
+    'applied', 'transition-not-allowed', 'instance-final', 'guard-rejected', 'invariant-broken', 'state-protected',
+    'not-cancellable')
+$$;
 -- +goose StatementEnd
 
 -- fingerprint tells requests under one key apart: the SHA-256 of what a fire asks for, as canonical
--- jsonb text.
+-- jsonb text, and of the authenticated subject, whose keys are its own; null if there is none.
 -- +goose StatementBegin
-create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb) returns bytea
+create function pawl_private.fingerprint(p_id uuid, p_event text, p_payload jsonb, p_subject text) returns bytea
 language sql stable parallel safe
-as $$ select sha256(convert_to(jsonb_build_array('fire', p_id, p_event, p_payload)::text, 'UTF8')) $$;
+as $$
+  select sha256(convert_to(
+    jsonb_build_array('fire', p_id, p_event, p_payload)::text || coalesce(p_subject, ''), 'UTF8'))
+$$;
 -- +goose StatementEnd
 
--- deadline is the next deadline of an instance that entered its state at p_entered_at, or null.
+-- remembered_deadline is deadline and deadline_event for an instance that has a memory.
 -- +goose StatementBegin
-create function pawl_private.deadline(p_entered_at timestamptz, p_timeouts interval[], p_expires_at timestamptz)
-returns timestamptz
+create function pawl_private.remembered_deadline(
+  p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_memory jsonb, p_expires_at timestamptz
+) returns pawl_private.next_due
+language plpgsql stable parallel safe
+as $$
+declare
+  v_next pawl_private.next_due;
+begin
+  select d.due_at, d.event
+  into v_next.due_at, v_next.event
+  from (
+    select p_entered_at + t.timeout as due_at, t.event, t.place
+    from unnest(p_timeouts, p_timeout_events) with ordinality as t (timeout, event, place)
+    union all
+    select (t.value ->> 'at')::timestamptz, t.key, (t.value ->> 'place')::bigint
+    from jsonb_each(p_memory -> 'due') t
+  ) d
+  where d.due_at > coalesce((p_memory ->> 'at')::timestamptz, '-infinity')
+  order by d.due_at, d.place
+  limit 1;
+  if p_expires_at < v_next.due_at or v_next.due_at is null then
+    v_next.due_at := p_expires_at;
+    v_next.event := case when p_expires_at is not null then 'ttl' end;
+  end if;
+  return v_next;
+end
+$$;
+-- +goose StatementEnd
+
+-- deadline is the next deadline of an instance that entered its state at p_entered_at, or null. Deadlines that had
+-- passed before the last internal step do not count: that step left them as they were, late or refused.
+-- +goose StatementBegin
+create function pawl_private.deadline(
+  p_entered_at timestamptz, p_timeouts interval[], p_memory jsonb, p_expires_at timestamptz
+) returns timestamptz
 language sql stable parallel safe
-as $$ select least(p_entered_at + p_timeouts[1], p_expires_at) $$;
+as $$
+  select case
+    when p_memory is null then least(p_entered_at + p_timeouts[1], p_expires_at)
+    else (pawl_private.remembered_deadline(p_entered_at, p_timeouts, null, p_memory, p_expires_at)).due_at
+  end
+$$;
 -- +goose StatementEnd
 
 -- deadline_event is the event of that deadline, or null. If a timeout and the lifetime are due at the same
 -- time, the timeout comes first.
 -- +goose StatementBegin
 create function pawl_private.deadline_event(
-  p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_expires_at timestamptz
+  p_entered_at timestamptz, p_timeouts interval[], p_timeout_events text[], p_memory jsonb, p_expires_at timestamptz
 ) returns text
 language sql stable parallel safe
 as $$
   select case
+    when p_memory is not null then
+      (pawl_private.remembered_deadline(p_entered_at, p_timeouts, p_timeout_events, p_memory, p_expires_at)).event
     when p_entered_at + p_timeouts[1] <= p_expires_at or p_expires_at is null then p_timeout_events[1]
     else 'ttl'
   end
@@ -1344,6 +4120,29 @@ $$;
 
 -- The planner inlines functions in language sql, and each session pays for that when it plans its first
 -- call. So functions that few calls need are in PL/pgSQL, which a session parses only when it calls them.
+
+-- matching returns the name under which a state accepts an event: the event itself, or the longest pattern that fits
+-- it.
+-- Returns: the event if there is none
+-- +goose StatementBegin
+create function pawl_private.matching(p_event text, p_events text[], p_patterns text[]) returns text
+language plpgsql immutable parallel safe
+as $$
+declare
+  v_pattern text;
+begin
+  if p_event = any (p_events) or p_event like '%:%' or p_event = 'ttl' then
+    return p_event;
+  end if;
+  foreach v_pattern in array coalesce(p_patterns, '{}') loop
+    if starts_with(p_event, left(v_pattern, -1)) then
+      return v_pattern;
+    end if;
+  end loop;
+  return p_event;
+end
+$$;
+-- +goose StatementEnd
 
 -- guards lists the guards of an event in a state, as the definition words them.
 -- +goose StatementBegin
@@ -1354,11 +4153,13 @@ as $$
 begin
   return (
     select array_agg(t.guard_text order by t.position)
-    from pawl.workflow_transition t
-    where t.workflow = p_workflow
-      and t.workflow_version = p_workflow_version
-      and t.source = p_state
-      and t.event = p_event);
+    from pawl.workflow_state s
+    join pawl.workflow_transition t on t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+    where s.workflow = p_workflow
+      and s.workflow_version = p_workflow_version
+      and s.state = p_state
+      and t.event = pawl_private.matching(p_event, s.events, s.patterns)
+      and t.resumed_state is null);
 end
 $$;
 -- +goose StatementEnd
@@ -1371,14 +4172,31 @@ as $$
 begin
   return exists (
     select from pawl.workflow_transition t
-    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and t.event = p_event);
+    where t.workflow = p_workflow and t.workflow_version = p_workflow_version and (t.event = p_event or t.event like '%*' and starts_with(p_event, left(t.event, -1))));
 end
 $$;
 -- +goose StatementEnd
 
--- document is what guards and assigns read.
+-- principal is what guards and values read as $.actor.
+-- p_verified: whether the actor is who the service has authenticated; null for a SQL caller, who is its session's user
 -- +goose StatementBegin
-create function pawl_private.document(p_instance pawl.instance, p_payload jsonb, p_now timestamptz) returns jsonb
+create function pawl_private.principal(p_actor text, p_verified boolean, p_by_timer boolean) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return jsonb_build_object(
+    'subject', case when p_by_timer then 'timer' when p_verified is null then session_user::text else p_actor end,
+    'scopes', '[]'::jsonb, 'roles', '[]'::jsonb)
+    || case when p_verified = false then '{"verified": false}' else '{}'::jsonb end;
+end
+$$;
+-- +goose StatementEnd
+
+-- document is what guards and values read. p_event: the command's; 'timeout' of a timer or lifetime; null at a creation.
+-- +goose StatementBegin
+create function pawl_private.document(
+  p_instance pawl.instance, p_payload jsonb, p_now timestamptz, p_event text, p_principal jsonb
+) returns jsonb
 language plpgsql stable parallel safe
 as $$
 begin
@@ -1386,6 +4204,8 @@ begin
     'context', p_instance.context,
     'payload', p_payload,
     'now', pawl_private.rfc3339(p_now),
+    'event', p_event,
+    'actor', p_principal,
     'instance', jsonb_build_object(
       'id', p_instance.id,
       'workflow', p_instance.workflow,
@@ -1402,30 +4222,84 @@ end
 $$;
 -- +goose StatementEnd
 
--- assign computes the context that a transition's assigns leave, stage after stage: each stage sees
--- the context that the one before has left. A path that selects nothing leaves its name as it was.
+-- principal_of is principal for a command.
 -- +goose StatementBegin
-create function pawl_private.assign(p_document jsonb, p_names text[], p_paths jsonpath[], p_stages integer[])
-returns jsonb
+create function pawl_private.principal_of(p_command pawl_private.fire_command) returns jsonb
 language plpgsql stable parallel safe
 as $$
-declare
-  v_document jsonb := p_document;
-  v_stage integer;
 begin
-  for v_stage in 1 .. p_stages[cardinality(p_stages)] loop
-    v_document := v_document || jsonb_build_object('context', v_document -> 'context' || (
-      select
-        case when bool_or(a.name is null) then v_document -> 'payload' else '{}' end
-        || coalesce(jsonb_object_agg(a.name, a.value) filter (where a.name is not null and a.value is not null), '{}')
-      from (
-        select n.name, jsonb_path_query_first(v_document, n.path, '{}', true) as value
-        from unnest(p_names, p_paths, p_stages) as n (name, path, stage)
-        where n.stage = v_stage
-        offset 0
-      ) a));
-  end loop;
-  return v_document -> 'context';
+  return coalesce(
+    p_command.principal, pawl_private.principal(p_command.actor, p_command.verified, p_command.by_timer));
+end
+$$;
+-- +goose StatementEnd
+
+-- document_of is document for a command.
+-- +goose StatementBegin
+create function pawl_private.document_of(
+  p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamptz
+) returns jsonb
+language plpgsql stable parallel safe
+as $$
+begin
+  return pawl_private.document(
+    p_instance, p_command.payload, p_now, case when p_command.by_timer then 'timeout' else p_command.event end,
+    pawl_private.principal_of(p_command));
+end
+$$;
+-- +goose StatementEnd
+
+-- uncommanded stands for the command where no caller has sent one: at a creation, and in a migration. by_timer: whether it leaves a
+-- sliding lifetime as it is.
+-- +goose StatementBegin
+create function pawl_private.uncommanded(p_principal jsonb, p_reason text, p_by_timer boolean default false)
+returns pawl_private.fire_command
+language sql immutable parallel safe
+as $$
+  select row(null, null, '{}', '', '*', '*', p_reason, null, null, p_by_timer, false, p_principal)::pawl_private.fire_command
+$$;
+-- +goose StatementEnd
+
+-- last_step_at is when an instance made its last step.
+-- +goose StatementBegin
+create function pawl_private.last_step_at(p_instance pawl.instance) returns timestamptz
+language plpgsql stable parallel safe
+as $$
+begin
+  return greatest(p_instance.state_changed_at, (p_instance.memory ->> 'at')::timestamptz);
+end
+$$;
+-- +goose StatementEnd
+
+-- slid_at is when a sliding lifetime last began anew.
+-- +goose StatementBegin
+create function pawl_private.slid_at(p_instance pawl.instance) returns timestamptz
+language plpgsql stable parallel safe
+as $$
+begin
+  return coalesce((p_instance.memory ->> 'slid_at')::timestamptz, p_instance.state_changed_at);
+end
+$$;
+-- +goose StatementEnd
+
+-- was_due says whether a timer's step was due at the time of the step before it already.
+-- +goose StatementBegin
+create function pawl_private.was_due(p_before pawl.instance, p_payload jsonb) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return (p_payload ->> 'due_at')::timestamptz <= pawl_private.last_step_at(p_before);
+end
+$$;
+-- +goose StatementEnd
+
+-- circles says whether a timer that was due at once already would be the hundredth in a row.
+-- +goose StatementBegin
+create function pawl_private.circles(p_instance pawl.instance, p_payload jsonb) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return (p_instance.memory ->> 'at_once')::integer >= 100 and pawl_private.was_due(p_instance, p_payload);
 end
 $$;
 -- +goose StatementEnd
@@ -1443,20 +4317,62 @@ end
 $$;
 -- +goose StatementEnd
 
--- choose picks the transition that an event takes from a state: the first by position whose guard
--- holds on the document {context, payload, instance, now}. A guard that is false, null, missing or
--- not boolean does not hold.
+-- context_refusal says why a context cannot be kept, or null. p_nests: whether it may be nested deeper than before.
+-- +goose StatementBegin
+create function pawl_private.context_refusal(p_context jsonb, p_nests boolean, p_setting pawl.setting) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return case
+    when octet_length(p_context::text) > p_setting.context_limit then 'context-too-large'
+    when p_nests and pawl_private.is_too_deep(p_context) then 'context-too-deep'
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- was_left says whether an instance last left a compound state from the given state. p_memory: the instance's
+-- +goose StatementBegin
+create function pawl_private.was_left(p_memory jsonb, p_compound text, p_state text) returns boolean
+language plpgsql immutable parallel safe
+as $$
+begin
+  return p_memory #>> array['left', p_compound, 'state'] = p_state;
+end
+$$;
+-- +goose StatementEnd
+
+-- lies_within says whether an atomic state is another one or lies within it. p_around: '' for any
+-- +goose StatementBegin
+create function pawl_private.lies_within(p_workflow text, p_workflow_version integer, p_state text, p_around text) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return p_around = '' or exists (
+    select from pawl.workflow_state s
+    where s.workflow = p_workflow and s.workflow_version = p_workflow_version and s.state = p_state
+      and p_around = any (s.lineage));
+end
+$$;
+-- +goose StatementEnd
+
+-- choose picks the transition that an event takes from a state: the first by position whose guard holds on the document
+-- {context, payload, instance, now, event, actor}. A guard that is false or unknown does not hold.
 --
 -- If a candidate has a payload schema that the caller has not checked, it is chosen without its
 -- guard, with unchecked true and no context. So a payload is refused for its shape before a guard
 -- reads it. p_checked: the checksum of the schema that was checked, or '*' for any.
+-- p_memory: the instance's, which says what a transition resumes.
+-- p_bypass: null; else guards are passed over, and it is the state that the transition must lead to or into, or '' for any.
 -- Returns: one row, or none if no guard holds; context: as the transition leaves it; nests: whether it may be
 --          nested deeper than before; guard: its text in the definition, or null
 -- +goose StatementBegin
 create function pawl_private.choose(
   p_workflow text, p_workflow_version integer, p_state text, p_event text,
-  p_document jsonb, p_checked text
-) returns table (target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text)
+  p_document jsonb, p_checked text, p_memory jsonb, p_bypass text default null
+) returns table (
+  target text, unchecked boolean, context jsonb, nests boolean, payload_schema jsonb, guard text, move pawl_private.move
+)
 language sql stable parallel safe
 as $$
   select
@@ -1465,8 +4381,7 @@ as $$
     case
       when t.unchecked then null
       when t.assign_payload then p_document -> 'context' || (p_document -> 'payload')
-      when t.assign_stages is not null then
-        pawl_private.assign(p_document, t.assign_names, t.assign_paths, t.assign_stages)
+      when t.assign_compiled is not null then pawl_private.assigned(p_document, t.assign_compiled)
       when t.assign_names = '{}' then p_document -> 'context'
       else p_document -> 'context' || coalesce(
         (
@@ -1482,7 +4397,8 @@ as $$
     end,
     t.assign_nests,
     t.payload_schema,
-    t.guard_text
+    t.guard_text,
+    row(t.internal, t.kept, t.rearms, t.resumes, t.resumed_state, t.resumes_timers, t.compensation)::pawl_private.move
   from (
     select w.*, u.unchecked
     from pawl.workflow_transition w
@@ -1496,9 +4412,15 @@ as $$
       and w.source = p_state
       and w.event = p_event
       and case
-        when u.unchecked or w.guard is null then true
-        else jsonb_path_match(p_document, w.guard, '{}', true)
+        when p_bypass is not null then pawl_private.lies_within(w.workflow, w.workflow_version, w.target, p_bypass)
+        when u.unchecked then true
+        when w.guard is not null then jsonb_path_match(p_document, w.guard, '{}', true)
+        when w.guard_compiled is not null then pawl_private.holds(p_document, w.guard_compiled)
+        else true
       end
+      and (
+        w.resumed_state is null or w.resumed_state = w.source
+        or pawl_private.was_left(p_memory, w.resumes, w.resumed_state))
     order by w.position
     limit 1
   ) t
@@ -1518,62 +4440,358 @@ end
 $$;
 -- +goose StatementEnd
 
--- complete_macrostep takes the eventless transitions of an instance that has made a step, one after
--- the other, until no guard holds. Each is a step of its own, at the same time. Their guards and
--- assigns see the command's payload, too. p_before: the instance before the step; null at its creation.
--- Returns: the macrostep; its refusal is 'always-loop' after 100 eventless transitions, or
---          'context-too-large' or 'context-too-deep'
+-- broken_invariant returns the first invariant of a state that an instance in it would break, or null. What is unknown
+-- breaks it.
+-- p_invariants: as in workflow_state
+-- Raises:  as pawl_private.holds
+-- +goose StatementBegin
+create function pawl_private.broken_invariant(p_invariants jsonb, p_instance pawl.instance) returns text
+language plpgsql stable
+as $$
+declare
+  v_document jsonb := pawl_private.document(p_instance, '{}', p_instance.state_changed_at, null, null);
+begin
+  for v_n in 0 .. jsonb_array_length(p_invariants) - 1 loop
+    if pawl_private.holds(v_document, p_invariants -> v_n -> 'guard') is not true then
+      return p_invariants -> v_n ->> 'text';
+    end if;
+  end loop;
+  return null;
+end
+$$;
+-- +goose StatementEnd
+
+-- armed reads a timer of a state that is entered at p_at: when it is due.
+-- p_timer: as in workflow_state.timers. p_document: what its value reads
+-- Returns: null if its value selects nothing; else {at, place}, and for one that repeats every, from, n and zone: it is
+--          due n times every after from
+-- Raises:  22023 with the pointer if the value is no time, or no duration
+-- +goose StatementBegin
+create function pawl_private.armed(p_timer jsonb, p_place integer, p_document jsonb, p_at timestamptz) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_pointer text;
+  v_value jsonb;
+  v_duration interval := pawl_private.duration(p_timer #>> '{in,constant}');
+  v_due_at timestamptz;
+begin
+  if v_duration is null then
+    v_value := pawl_private.value(p_document, coalesce(p_timer #> '{in,value}', p_timer #> '{at,value}'));
+    v_pointer := coalesce(p_timer #>> '{in,value,1}', p_timer #>> '{at,value,1}');
+    if v_value is null or v_value = 'null' then
+      return null;
+    elsif p_timer ? 'at' then
+      v_due_at := pawl_private.time_of(v_value, v_pointer);
+    else
+      v_duration := case jsonb_typeof(v_value)
+        when 'string' then pawl_private.duration(v_value #>> '{}')
+        when 'number' then case when abs((v_value #>> '{}')::numeric) <= 315360000 then make_interval(secs => (v_value #>> '{}')::double precision) end
+      end;
+      if v_duration is null then
+        perform pawl_private.fault(v_pointer, format(
+          '%s is no duration of at most ten years; write one like "90s" or "P3D", or a number of seconds', left(v_value::text, 100)));
+      elsif (p_timer -> 'every')::boolean and v_duration < interval '1 second' then
+        perform pawl_private.fault(v_pointer, format('%s is too short for every, whose least is 1s', left(v_value::text, 100)));
+      end if;
+    end if;
+  end if;
+  v_due_at := coalesce(v_due_at, pawl_private.moved(p_at, greatest(v_duration, interval '0'), p_timer ->> 'zone'));
+  return jsonb_build_object('at', pawl_private.rfc3339(v_due_at), 'place', p_place) || case when (p_timer -> 'every')::boolean then
+    jsonb_build_object('every', pawl_private.duration_text(v_duration), 'from', pawl_private.rfc3339(p_at), 'n', 1, 'zone', p_timer -> 'zone')
+  else '{}' end;
+end
+$$;
+-- +goose StatementEnd
+
+-- duration_text writes a duration so that pawl_private.duration reads it.
+-- +goose StatementBegin
+create function pawl_private.duration_text(p_duration interval) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return format(
+    'P%sMT%sS', pawl_private.months_of(p_duration), trim_scale(pawl_private.seconds_of(p_duration)));
+end
+$$;
+-- +goose StatementEnd
+
+-- next_repeat moves a timer that repeats to its first time after p_now. It stays on the grid that began when the state
+-- was entered.
+-- p_due: as armed returns
+-- Returns: the same with the next time; missed: how many times were passed over
+-- +goose StatementBegin
+create function pawl_private.next_repeat(p_due jsonb, p_now timestamptz, out due jsonb, out missed bigint)
+language plpgsql stable
+as $$
+declare
+  v_every interval := pawl_private.duration(p_due ->> 'every');
+  v_from timestamptz := (p_due ->> 'from')::timestamptz;
+  v_n bigint := (p_due ->> 'n')::bigint;
+  v_months integer := pawl_private.months_of(v_every);
+  v_seconds numeric := pawl_private.seconds_of(v_every);
+  v_at timestamptz;
+begin
+  if v_every is null then
+    return;
+  elsif v_months = 0 then
+    v_n := greatest(v_n, floor(extract(epoch from p_now - v_from) / v_seconds)::bigint);
+  end if;
+  loop
+    v_n := v_n + 1;
+    v_at := pawl_private.moved(
+      v_from, make_interval(months => (v_months * v_n)::integer, secs => (v_seconds * v_n)::double precision), p_due ->> 'zone');
+    exit when v_at > p_now;
+  end loop;
+  due := p_due || jsonb_build_object('at', pawl_private.rfc3339(v_at), 'n', v_n);
+  missed := v_n - (p_due ->> 'n')::bigint - 1;
+end
+$$;
+-- +goose StatementEnd
+
+-- passed_over is an instance whose repeating timer was refused at p_now: the timer is due at its next time. Other timers
+-- are left as they are.
+-- +goose StatementBegin
+create function pawl_private.passed_over(p_instance pawl.instance, p_event text, p_now timestamptz) returns pawl.instance
+language plpgsql stable
+as $$
+declare
+  v_due jsonb := p_instance.memory #> array['due', p_event];
+begin
+  if v_due ? 'every' then
+    p_instance.memory := jsonb_set(
+      p_instance.memory, array['due', p_event], (pawl_private.next_repeat(v_due, p_now)).due);
+  end if;
+  return p_instance;
+end
+$$;
+-- +goose StatementEnd
+
+-- remembered computes the memory of an instance after a step. Its members are left out if there is nothing to
+-- remember:
+--
+--   due      when the armed timers of its state are due, by slot: see armed
+--   left     by the path of a compound state that some transition resumes: {state, due}: the atomic state within it
+--            that was left last, and the timers that it had then. These have rest, the seconds that were left, instead
+--            of at, unless their time is absolute
+--   at       the time of the last step, if it was internal and later than the state's
+--   slid_at  when the lifetime last began anew, if that is not when the state was entered
+--   at_once  how many steps in a row timers have made that were due before the step before them
+--
+-- p_before: the instance before the step; all null at its creation. p_next: after it, without its memory.
+-- p_at: the time of the step
+-- Returns: null if there is nothing
+-- Raises:  as armed
+-- +goose StatementBegin
+create function pawl_private.remembered(
+  p_before pawl.instance, p_next pawl.instance, p_move pawl_private.move, p_command pawl_private.fire_command,
+  p_at timestamptz
+) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_source pawl.workflow_state;
+  v_target pawl.workflow_state;
+  v_due jsonb := '{}';
+  v_left jsonb := coalesce(p_before.memory -> 'left', '{}');
+  v_result jsonb := '{}';
+  v_compound text;
+  v_timer jsonb;
+  v_one jsonb;
+  v_depth integer;
+  v_document jsonb;
+  v_slid_at timestamptz;
+begin
+  select s.* into strict v_target
+  from pawl.workflow_state s
+  where s.workflow = p_next.workflow and s.workflow_version = p_next.workflow_version and s.state = p_next.state;
+  if p_before.id is not null then
+    select s.* into strict v_source
+    from pawl.workflow_state s
+    where s.workflow = p_before.workflow and s.workflow_version = p_before.workflow_version and s.state = p_before.state;
+    foreach v_compound in array coalesce(v_source.remembered, '{}') loop
+      v_depth := array_position(v_source.lineage, v_compound);
+      if v_depth > p_move.kept then
+        v_left := v_left - v_compound;
+        if not v_source.done then
+          v_left := v_left || jsonb_build_object(v_compound, jsonb_build_object(
+            'state', v_source.state,
+            'due', (
+              select jsonb_object_agg(t ->> 'slot', case
+                when t ? 'at' then d.one
+                else d.one - 'at' || jsonb_build_object('rest', extract(epoch from (d.one ->> 'at')::timestamptz - p_at))
+              end)
+              from jsonb_array_elements(v_source.timers) t
+              cross join lateral (select p_before.memory #> array['due', t ->> 'slot'] as one) d
+              where d.one is not null and array_position(v_source.lineage, t ->> 'owner') >= v_depth
+                and not (p_command.by_timer and p_command.event is not distinct from t ->> 'slot')
+            )));
+        end if;
+      end if;
+    end loop;
+  end if;
+
+  for v_n in 0 .. coalesce(jsonb_array_length(v_target.timers), 0) - 1 loop
+    v_timer := v_target.timers -> v_n;
+    v_depth := array_position(v_target.lineage, v_timer ->> 'owner');
+    v_one := null;
+    if v_depth <= p_move.kept and v_timer ->> 'owner' is distinct from p_move.rearms then
+      -- Its state was not entered: it goes on.
+      v_one := p_before.memory #> array['due', v_timer ->> 'slot'];
+      if p_command.by_timer and p_command.event = v_timer ->> 'slot' then
+        v_one := case when (v_timer -> 'every')::boolean then (pawl_private.next_repeat(v_one, p_at)).due end;
+      end if;
+      v_one := v_one || jsonb_build_object('place', v_n);
+    elsif p_move.resumes_timers and p_move.resumed_state is not null
+      and v_depth >= array_position(v_target.lineage, p_move.resumes) then
+      v_one := v_left #> array[p_move.resumes, 'due', v_timer ->> 'slot'];
+      if v_one ? 'rest' then
+        v_one := v_one - 'rest' || jsonb_build_object(
+          'at', pawl_private.rfc3339(p_at + make_interval(secs => (v_one ->> 'rest')::double precision)));
+        if v_one ? 'every' then
+          -- Its grid begins anew with the time that was left.
+          v_one := v_one || jsonb_build_object('n', 0, 'from', v_one -> 'at');
+        end if;
+      end if;
+    else
+      v_document := coalesce(v_document, pawl_private.document_of(p_next, p_command, p_at));
+      v_one := pawl_private.armed(v_timer, v_n, v_document, p_at);
+    end if;
+    if v_one is not null then
+      v_due := v_due || jsonb_build_object(v_timer ->> 'slot', v_one);
+    end if;
+  end loop;
+
+  if v_due <> '{}' then
+    v_result := jsonb_build_object('due', v_due);
+  end if;
+  if v_left <> '{}' and p_next.status = 'active' then
+    v_result := v_result || jsonb_build_object('left', v_left);
+  end if;
+  if p_next.state_changed_at <> p_at then
+    v_result := v_result || jsonb_build_object('at', pawl_private.rfc3339(p_at));
+  end if;
+  if v_target.ttl_slides then
+    v_slid_at := case when p_command.by_timer then pawl_private.slid_at(p_before) else p_at end;
+    if v_slid_at <> p_next.state_changed_at then
+      v_result := v_result || jsonb_build_object('slid_at', pawl_private.rfc3339(v_slid_at));
+    end if;
+  end if;
+  if p_command.by_timer and pawl_private.was_due(p_before, p_command.payload) then
+    v_result := v_result || jsonb_build_object('at_once', coalesce((p_before.memory ->> 'at_once')::integer, 0) + 1);
+  end if;
+  return nullif(v_result, '{}');
+end
+$$;
+-- +goose StatementEnd
+
+-- with_memory is the instance after a step with what it must remember.
+-- +goose StatementBegin
+create function pawl_private.with_memory(
+  p_before pawl.instance, p_next pawl.instance, p_move pawl_private.move, p_command pawl_private.fire_command,
+  p_at timestamptz
+) returns pawl.instance
+language plpgsql stable
+as $$
+begin
+  p_next.memory := pawl_private.remembered(p_before, p_next, p_move, p_command, p_at);
+  return p_next;
+end
+$$;
+-- +goose StatementEnd
+
+-- entered_memory is the memory of an instance that is in a state without having come from another.
+-- +goose StatementBegin
+create function pawl_private.entered_memory(
+  p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamptz
+) returns jsonb
+language plpgsql stable
+as $$
+begin
+  return pawl_private.remembered(
+    null, p_instance, row(false, 0, null, null, null, false, null)::pawl_private.move, p_command, p_now);
+end
+$$;
+-- +goose StatementEnd
+
+-- complete_macrostep takes the transitions of an instance that need no event, after it has made a step, one after the
+-- other, until no guard holds. Each is a step of its own, at the same time. Their guards and assigns see the command's
+-- payload, event and actor, too. In a final state within another state they are the done of that one.
+-- p_before: the instance before the step; null at its creation. p_command: see uncommanded. p_at: the time of the step
+-- Returns: the macrostep; its refusal is 'always-loop' after 100 such transitions, 'invariant-broken' with the
+--          invariant that a step would break, 'context-too-large' or 'context-too-deep'
 -- +goose StatementBegin
 create function pawl_private.complete_macrostep(
-  p_before pawl.instance, p_instance pawl.instance, p_event text, p_payload jsonb, p_reason text,
-  p_now timestamptz, p_setting pawl.setting
+  p_before pawl.instance, p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamptz,
+  p_at timestamptz, p_setting pawl.setting
 ) returns pawl_private.macrostep
 language plpgsql stable
 as $$
 declare
   v_macrostep pawl_private.macrostep;
   v_instance pawl.instance := p_instance;
+  v_last pawl.instance;
+  v_state pawl.workflow_state;
   v_next record;
-  v_eventless boolean;
 begin
   v_macrostep.steps := array[p_before, p_instance];
+  v_macrostep.made := array[null, p_command.event];
   loop
-    select s.events, s.timeouts, s.timeout_events, s.eventless
-    into strict v_macrostep.events, v_macrostep.timeouts, v_macrostep.timeout_events, v_eventless
+    select s.* into strict v_state
     from pawl.workflow_state s
     where s.workflow = v_instance.workflow
       and s.workflow_version = v_instance.workflow_version
       and s.state = v_instance.state;
-    exit when not v_eventless;
-    select t.target, t.context, t.nests, t.guard, s.status, s.state_hash
+    v_macrostep.events := v_state.events;
+    v_macrostep.timeouts := v_state.timeouts;
+    v_macrostep.timeout_events := v_state.timeout_events;
+    v_macrostep.tasks := v_state.tasks;
+    if v_last.id is not null then
+      if v_instance.memory is not null or v_state.timers is not null or v_next.remembered is not null
+        or v_state.ttl_slides and p_command.by_timer then
+        v_instance := pawl_private.with_memory(v_last, v_instance, v_next.move, p_command, p_at);
+      end if;
+      v_macrostep.steps[cardinality(v_macrostep.steps)] := v_instance;
+    end if;
+    if v_state.invariants is not null then
+      v_macrostep.broken := pawl_private.broken_invariant(v_state.invariants, v_instance);
+      if v_macrostep.broken is not null then
+        v_macrostep.refusal := 'invariant-broken';
+        return v_macrostep;
+      end if;
+    end if;
+    exit when not v_state.eventless;
+    select t.target, t.context, t.nests, t.guard, t.move, s.status, s.state_hash, v_state.remembered
     into v_next
     from pawl_private.choose(
       p_workflow => v_instance.workflow, p_workflow_version => v_instance.workflow_version,
-      p_state => v_instance.state, p_event => ':always',
-      p_document => pawl_private.document(v_instance, p_payload, p_now), p_checked => '*') t
+      p_state => v_instance.state, p_event => case when v_state.done then ':done' else ':always' end,
+      p_document => pawl_private.document_of(v_instance, p_command, p_now), p_checked => '*',
+      p_memory => v_instance.memory) t
     join pawl.workflow_state s
       on s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = t.target;
     exit when not found;
     if cardinality(v_macrostep.steps) > 101 then
       v_macrostep.refusal := 'always-loop';
       return v_macrostep;
-    elsif octet_length(v_next.context::text) > p_setting.context_limit then
-      v_macrostep.refusal := 'context-too-large';
-      return v_macrostep;
-    elsif v_next.nests and pawl_private.is_too_deep(v_next.context) then
-      v_macrostep.refusal := 'context-too-deep';
+    end if;
+    v_macrostep.refusal := pawl_private.context_refusal(v_next.context, v_next.nests, p_setting);
+    if v_macrostep.refusal is not null then
       return v_macrostep;
     end if;
+    v_last := v_instance;
     if v_next.status = 'failed' then
-      v_instance.error := pawl_private.failure(p_event, v_instance.state, v_next.guard, p_reason);
+      v_instance.error := pawl_private.failure(
+        p_command.event, v_instance.state, v_next.guard, nullif(p_command.reason, ''));
     end if;
     v_instance.state := v_next.target;
     v_instance.state_hash := v_next.state_hash;
     v_instance.status := v_next.status;
     v_instance.context := v_next.context;
     v_instance.version := v_instance.version + 1;
-    v_instance.state_changed_at := greatest(v_instance.state_changed_at, p_now);
+    v_instance.state_changed_at := p_at;
     v_macrostep.steps := v_macrostep.steps || v_instance;
+    v_macrostep.made := v_macrostep.made || case when v_state.done then 'done' end;
   end loop;
   v_macrostep.instance := v_instance;
   return v_macrostep;
@@ -1581,56 +4799,68 @@ end
 $$;
 -- +goose StatementEnd
 
--- begin_macrostep is complete_macrostep for a new instance. First it runs the entry assigns of the
--- states that the instance starts in.
+-- begin_macrostep is complete_macrostep for a new instance. First it runs the assigns of the initial state and the
+-- entry assigns of the states that the instance starts in, and arms its timers.
+-- p_entered: whether the assigns were made
 -- +goose StatementBegin
 create function pawl_private.begin_macrostep(
-  p_instance pawl.instance, p_reason text, p_now timestamptz, p_setting pawl.setting
+  p_instance pawl.instance, p_principal jsonb, p_reason text, p_now timestamptz, p_setting pawl.setting,
+  p_entered boolean default false
 ) returns pawl_private.macrostep
 language plpgsql stable
 as $$
 declare
+  v_command pawl_private.fire_command := pawl_private.uncommanded(p_principal, p_reason);
   v_instance pawl.instance := p_instance;
   v_macrostep pawl_private.macrostep;
-  v_nests boolean;
+  v_entry record;
 begin
-  select t.context, t.nests
-  into v_instance.context, v_nests
-  from pawl_private.choose(
-    p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
-    p_state => p_instance.state, p_event => ':initial',
-    p_document => pawl_private.document(p_instance, '{}', p_now), p_checked => '*') t;
-  if not found then
-    v_instance.context := p_instance.context;
-  elsif octet_length(v_instance.context::text) > p_setting.context_limit then
-    v_macrostep.refusal := 'context-too-large';
-    return v_macrostep;
-  elsif v_nests and pawl_private.is_too_deep(v_instance.context) then
-    v_macrostep.refusal := 'context-too-deep';
-    return v_macrostep;
+  if not p_entered then
+    select t.context, t.nests
+    into v_entry
+    from pawl_private.choose(
+      p_workflow => p_instance.workflow, p_workflow_version => p_instance.workflow_version,
+      p_state => p_instance.state, p_event => ':initial',
+      p_document => pawl_private.document_of(p_instance, v_command, p_now), p_checked => '*', p_memory => null) t;
+    if found then
+      v_macrostep.refusal := pawl_private.context_refusal(v_entry.context, v_entry.nests, p_setting);
+      if v_macrostep.refusal is not null then
+        return v_macrostep;
+      end if;
+      v_instance.context := v_entry.context;
+    end if;
   end if;
+  v_instance.memory := pawl_private.entered_memory(v_instance, v_command, p_now);
   return pawl_private.complete_macrostep(
-    p_before => null, p_instance => v_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
-    p_now => p_now, p_setting => p_setting);
+    p_before => null, p_instance => v_instance, p_command => v_command, p_now => p_now, p_at => p_now,
+    p_setting => p_setting);
 end
 $$;
 -- +goose StatementEnd
 
--- decide makes the decision of a fire. It only reads. p_instance: the instance; all of its columns are null if
--- it does not exist. Refusals are checked in the order of the contract: not found, precondition, size, event,
--- guard. If the command's key was taken while the call waited, the code is 'seen' instead of a refusal that
--- is not recorded.
--- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step
---          if applied, else as it is; null if there is none. due_at, timeout_event: its next deadline,
---          if applied; null if none. was_timed: whether it had a deadline before. payload_schema: with
---          'payload-unchecked'. steps: those of the macrostep if eventless transitions may have followed,
---          else null
+-- decide makes the decision of a fire. It only reads. The planner puts it in place, and each call makes its expressions
+-- ready, whether they are evaluated or not; so what few commands need stands in functions of its own.
+--
+-- p_instance: all of its columns are null if the instance does not
+-- exist. Refusals are checked in the order of the contract: not found, precondition, size, event, guard. If the
+-- command's key was taken while the call waited, the code is 'seen' instead of a refusal that is not recorded.
+-- p_bypass: as for choose
+-- Returns: one row. code: the outcome's. from_state: the state before. instance: after the last step if applied, else
+--          as it is; null if there is none. due_at, timeout_event: its next deadline, if applied; null if none.
+--          was_timed: whether it had a deadline before. guards: of 'guard-rejected', those that did not hold; of
+--          'invariant-broken', the invariant, which is also in invariant. payload_schema: with 'payload-unchecked'.
+--          at: the time of the step. internal: whether it left no state. stays: whether, besides, no other step followed; then
+--          its timers are as they were, except the one that fired and, if rearmed, those that the transition armed anew. steps,
+--          made: those of the macrostep if others may have followed, else null. principal: what is kept in history. tasks:
+--          whether leaving or entering a state, or the transition, starts, ends or undoes something
 -- +goose StatementBegin
 create function pawl_private.decide(
-  p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command
+  p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command,
+  p_bypass text default null
 ) returns table (
   code text, from_state text, instance pawl.instance, actions text[], due_at timestamptz, timeout_event text,
-  was_timed boolean, guards text[], payload_schema jsonb, steps pawl.instance[]
+  was_timed boolean, guards text[], invariant text, payload_schema jsonb, at timestamptz, internal boolean, stays boolean, rearmed boolean,
+  steps pawl.instance[], made text[], principal jsonb, tasks boolean, compensation integer
 )
 language sql stable
 as $$
@@ -1644,25 +4874,45 @@ as $$
     case when o.applied then coalesce((s.macrostep).events, s.events) else f.events end,
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
-        pawl_private.deadline(n.at, coalesce((s.macrostep).timeouts, s.timeouts), n.expires_at)
+        case
+          when (g.next).memory is null then
+            pawl_private.deadline(
+              (g.next).state_changed_at, coalesce((s.macrostep).timeouts, s.timeouts), null, n.expires_at)
+          else (g.deadline).due_at
+        end
     end,
     case
       when coalesce(((s.macrostep).instance).status, s.status) = 'active' then
-        pawl_private.deadline_event(
-          n.at, coalesce((s.macrostep).timeouts, s.timeouts), coalesce((s.macrostep).timeout_events, s.timeout_events),
-          n.expires_at)
+        case
+          when (g.next).memory is not null then (g.deadline).event
+          else
+            pawl_private.deadline_event(
+              (g.next).state_changed_at, coalesce((s.macrostep).timeouts, s.timeouts),
+              coalesce((s.macrostep).timeout_events, s.timeout_events), null, n.expires_at)
+        end
     end,
-    f.timeouts <> '{}' or i.expires_at is not null,
+    f.timeouts <> '{}' or i.expires_at is not null or f.timers is not null,
     case
-      when o.code = 'guard-rejected' then
-        pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
+      when o.code = 'invariant-broken' then array[o.broken]
+      when o.code = 'guard-rejected' then pawl_private.guards(i.workflow, i.workflow_version, i.state, c.event)
     end,
+    case when o.code = 'invariant-broken' then o.broken end,
     case when t.unchecked then t.payload_schema end,
-    case when o.applied then (s.macrostep).steps end
+    n.at,
+    o.applied and (t.move).internal,
+    o.applied and (t.move).internal and coalesce(cardinality((s.macrostep).steps) = 2, true),
+    (t.move).rearms is not null,
+    case when o.applied then (s.macrostep).steps end,
+    case when o.applied then (s.macrostep).made end,
+    case when f.reads_actor then pawl_private.principal_of((c)::pawl_private.fire_command) end,
+    o.applied and (f.tasks or coalesce((s.macrostep).tasks, s.tasks) or (t.move).compensation is not null),
+    (t.move).compensation
   from (select (p_command).* offset 0) c
   cross join lateral (select (p_instance).* offset 0) i
   left join lateral (
-    select w.events, w.timeouts, w.ttl_slides, w.require_if_match, w.reads_instance
+    select
+      w.events, w.patterns, w.timeouts, w.timers, w.remembered, w.ttl_slides, w.require_if_match, w.reads_instance, w.reads_actor,
+      w.tasks
     from pawl.workflow_state w
     where w.workflow = i.workflow and w.workflow_version = i.workflow_version and w.state = i.state
     limit 1
@@ -1674,10 +4924,11 @@ as $$
         then 'version-mismatch'
       when c.expected = '' and f.require_if_match then 'precondition-required'
       when jsonb_typeof(c.payload) is distinct from 'object' then 'malformed-request'
-      when octet_length(c.payload::text) > p_setting.payload_limit then 'payload-too-large'
+      when octet_length(c.payload::text) > p_setting.payload_limit and not c.by_task then 'payload-too-large'
       -- The service has checked the depth of what it gets.
       when c.checked = '*' and pawl_private.is_too_deep(c.payload) then 'malformed-request'
-      when (c.event like '%:%' or c.event = 'ttl') <> c.by_timer then 'unknown-event'
+      when (c.event like '%:%' or c.event = 'ttl') <> (c.by_timer or c.by_task) or c.event = 'done' or c.event like '%*%' then 'unknown-event'
+      when c.by_timer and i.memory is not null and pawl_private.circles((i)::pawl.instance, c.payload) then 'timer-loop'
     end as refusal
     offset 0
   ) e
@@ -1685,34 +4936,44 @@ as $$
   cross join lateral (
     select case
       when e.refusal is not null then null
-      when f.reads_instance then pawl_private.document((i)::pawl.instance, c.payload, p_now)
+      when f.reads_instance then
+        pawl_private.document_of((i)::pawl.instance, (c)::pawl_private.fire_command, p_now)
       else jsonb_build_object('context', i.context, 'payload', c.payload)
-    end as document
+    end as document,
+    case when f.patterns is null then c.event else pawl_private.matching(c.event, f.events, f.patterns) end as name
     offset 0
   ) d
   left join lateral pawl_private.choose(
     p_workflow => i.workflow,
     p_workflow_version => i.workflow_version,
     p_state => case when e.refusal is null and i.status = 'active' then i.state end,
-    p_event => c.event,
+    p_event => d.name,
     p_document => d.document,
-    p_checked => nullif(c.checked, '')
+    p_checked => nullif(c.checked, ''),
+    p_memory => i.memory,
+    p_bypass => p_bypass
   ) t on true
   cross join lateral (
     select
       a.at,
-      -- A sliding lifetime begins anew with each step, and keeps its length.
-      case when f.ttl_slides then a.at + (i.expires_at - i.state_changed_at) else i.expires_at end as expires_at
-    from (select greatest(p_now, i.state_changed_at) as at offset 0) a
+      -- A sliding lifetime begins anew with each command, and keeps its length.
+      case when f.ttl_slides and not c.by_timer then a.at + (i.expires_at - a.slid_at) else i.expires_at end as expires_at
+    from (
+      select
+        case
+          when i.memory is null then greatest(p_now, i.state_changed_at)
+          else greatest(p_now, pawl_private.last_step_at((i)::pawl.instance))
+        end as at,
+        case when i.memory is null then i.state_changed_at else pawl_private.slid_at((i)::pawl.instance) end as slid_at
+      offset 0
+    ) a
   ) n
   left join lateral (
     select
-      w.status, w.events, w.timeouts, w.timeout_events, x.next,
-      case when w.eventless then
+      w.status, w.events, w.timeouts, w.timeout_events, w.tasks, x.next,
+      case when w.eventless or w.invariants is not null then
         pawl_private.complete_macrostep(
-          p_before => (i)::pawl.instance, p_instance => x.next, p_event => c.event,
-          p_payload => c.payload, p_reason => nullif(c.reason, ''), p_now => p_now,
-          p_setting => p_setting)
+          (i)::pawl.instance, x.next, (c)::pawl_private.fire_command, p_now, n.at, p_setting)
       end as macrostep
     from pawl.workflow_state w
     cross join lateral (
@@ -1722,12 +4983,23 @@ as $$
         p_version => i.version + 1, p_context => t.context, p_business_key => i.business_key,
         p_business_key_reusable => i.business_key_reusable,
         p_correlation_id => i.correlation_id, p_parent_id => i.parent_id, p_created_at => i.created_at,
-        p_state_changed_at => n.at, p_expires_at => n.expires_at, p_state_hash => w.state_hash,
+        p_state_changed_at => case when (t.move).internal then i.state_changed_at else n.at end,
+        p_expires_at => n.expires_at, p_state_hash => w.state_hash,
         p_error => case
           when w.status = 'failed' then
             pawl_private.failure(c.event, i.state, t.guard, nullif(c.reason, ''))
           else i.error
         end) as next
+      offset 0
+    ) r
+    -- Most instances have nothing to remember.
+    cross join lateral (
+      select case
+        when i.memory is not null or w.timers is not null or f.remembered is not null or (t.move).internal
+          or w.ttl_slides and c.by_timer then
+          pawl_private.with_memory((i)::pawl.instance, r.next, t.move, (c)::pawl_private.fire_command, n.at)
+        else r.next
+      end as next
       offset 0
     ) x
     where w.workflow = i.workflow
@@ -1746,7 +5018,7 @@ as $$
       when s.status is not null then 'applied'
       when octet_length(t.context::text) > p_setting.context_limit then 'context-too-large'
       when t.target is not null then 'context-too-deep'
-      when c.event = any (f.events) then 'guard-rejected'
+      when d.name = any (f.events) then 'guard-rejected'
       when pawl_private.knows_event(i.workflow, i.workflow_version, c.event) then 'transition-not-allowed'
       else 'unknown-event'
     end as code
@@ -1764,9 +5036,21 @@ as $$
         ) then 'seen'
         else x.code
       end as code,
-      s.status is not null and (s.macrostep).refusal is null as applied
+      s.status is not null and (s.macrostep).refusal is null as applied,
+      (s.macrostep).broken as broken
     offset 0
   ) o
+  cross join lateral (
+    select
+      g.next,
+      case when (g.next).memory is not null then
+        pawl_private.remembered_deadline(
+          (g.next).state_changed_at, coalesce((s.macrostep).timeouts, s.timeouts),
+          coalesce((s.macrostep).timeout_events, s.timeout_events), (g.next).memory, n.expires_at)
+      end as deadline
+    from (select coalesce((s.macrostep).instance, s.next) as next offset 0) g
+    offset 0
+  ) g
 $$;
 -- +goose StatementEnd
 
@@ -1800,7 +5084,7 @@ begin
   return query
   select
     c.ordinal,
-    case when r.same then k.decision else 'idempotency-key-reuse' end::text,
+    case when not r.same then 'idempotency-key-reuse' when k.invariant is not null then 'invariant-broken' else k.decision end::text,
     true,
     case when a.id is not null then
       pawl_private.instance_row(
@@ -1813,14 +5097,17 @@ begin
     end,
     s.events,
     case when r.same and k.decision = 'guard-rejected' then
-      pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
+      case
+        when k.invariant is not null then array[k.invariant]
+        else pawl_private.guards(a.workflow, a.workflow_version, a.state, c.event)
+      end
     end,
     null::jsonb,
     case when k.decision = 'applied' and a.status = 'active' then
-      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.expires_at)
+      pawl_private.deadline_event(a.state_changed_at, s.timeouts, s.timeout_events, a.memory, a.expires_at)
     end,
     case when k.decision = 'applied' and a.status = 'active' then
-      pawl_private.deadline(a.state_changed_at, s.timeouts, a.expires_at)
+      pawl_private.deadline(a.state_changed_at, s.timeouts, a.memory, a.expires_at)
     end
   from unnest(p_ordinals, p_tenants, p_keys, p_fingerprints, p_events) as c (ordinal, tenant, key, fingerprint, event)
   cross join lateral (
@@ -1850,33 +5137,108 @@ $$;
 
 -- append_history appends steps that were made by one command at one time. It is the only writer of
 -- history but for the statements of fire and create, which append single steps in place.
--- p_steps: the instance before the first step (null at its creation) and after each step. p_kind,
--- p_event, p_payload: of the first step; the others are eventless transitions.
+-- p_steps, p_made: as of pawl_private.macrostep. p_kind, p_payload, p_internal, p_principal: of the first step.
 -- Writes:  history
 -- +goose StatementBegin
 create function pawl_private.append_history(
-  p_steps pawl.instance[], p_kind text, p_at timestamptz, p_event text, p_payload jsonb, p_actor text, p_reason text,
-  p_key text, p_correlation_id text, p_traceparent text
+  p_steps pawl.instance[], p_made text[], p_kind text, p_at timestamptz, p_payload jsonb, p_internal boolean, p_principal jsonb,
+  p_actor text, p_reason text, p_key text, p_correlation_id text, p_traceparent text, p_database_user text default null
 ) returns void
 language plpgsql volatile -- As instance_retains: it is called for each instance of a migration.
 as $$
 begin
   insert into pawl.history (
     tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at)
+    context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal, memory,
+    database_user)
   select
     s.tenant_id, s.id, s.version, s.workflow, s.workflow_version,
     case when n = 2 then p_kind else 'transition' end,
-    case when n = 2 then p_event end,
+    p_made[n],
     (p_steps[n - 1]).state,
     s.state, s.status, s.context,
     case when n = 2 then p_payload end,
     s.expires_at, s.error, p_actor, nullif(p_reason, ''), nullif(p_key, ''),
     coalesce(nullif(p_correlation_id, ''), s.correlation_id), nullif(p_traceparent, ''), p_at,
-    nullif(s.state_changed_at, p_at)
+    nullif(s.state_changed_at, p_at), case when n = 2 and p_internal then true end, case when n = 2 then p_principal end, s.memory,
+    p_database_user
   from generate_series(2, cardinality(p_steps)) n
   cross join lateral (select (p_steps[n]).*) s
   order by n;
+end
+$$;
+-- +goose StatementEnd
+
+-- is_disabled says whether a tenant is disabled. Then the workers leave its rows alone. The planner inlines it.
+-- +goose StatementBegin
+create function pawl_private.is_disabled(p_tenant text) returns boolean
+language sql stable parallel safe
+as $$ select exists (select from pawl.tenant t where t.id = p_tenant and t.disabled_at is not null) $$;
+-- +goose StatementEnd
+
+-- limit_text words a limit that is reached: a JSON object with its `name`, the `limit`, and how much is `used`.
+-- +goose StatementBegin
+create function pawl_private.limit_text(p_limit jsonb) returns text
+language sql immutable parallel safe
+as $$
+  select format('the tenant has %s %s, and may have %s', p_limit ->> 'used', p_limit ->> 'name', p_limit ->> 'limit')
+$$;
+-- +goose StatementEnd
+
+-- creation_limits returns the limits because of which tenants may create no instance, as of their last count: a JSON
+-- object with the limit of each such tenant; null if there is none.
+-- +goose StatementBegin
+create function pawl_private.creation_limits(p_tenants text[]) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from pawl_private.tenant_usage) then
+    return null; -- As in most deployments.
+  end if;
+  return (
+    select jsonb_object_agg(u.tenant_id, l.reached)
+    from pawl_private.tenant_usage u
+    join pawl.tenant t on t.id = u.tenant_id
+    cross join lateral (
+      select jsonb_build_object('name', c.name, 'limit', t.limits -> c.name, 'used', c.used) as reached
+      from (values ('open_instances', u.open_instances), ('storage_bytes', u.storage_bytes)) as c (name, used)
+      where c.used >= (t.limits ->> c.name)::numeric
+      limit 1
+    ) l
+    where u.tenant_id = any (p_tenants)
+  );
+end
+$$;
+-- +goose StatementEnd
+
+-- problem describes an outcome other than 'applied': an object with the code and the detail that HTTP answers with, and
+-- what the caller needs to go on.
+-- +goose StatementBegin
+create function pawl_private.problem(p_outcome pawl.outcome, p_id uuid, p_event text, p_expected bigint) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance := p_outcome.instance;
+begin
+  return (
+    select jsonb_strip_nulls(jsonb_build_object(
+      'code', c.problem,
+      'detail', case p_outcome.code
+        when 'limit-reached' then pawl_private.limit_text(p_outcome.schema)
+        else format(c.message, p_event, v_instance.state, v_instance.version, v_instance.id)
+      end,
+      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
+      'state', v_instance.state,
+      'instance_status', v_instance.status,
+      'version', v_instance.version,
+      'expected', p_expected,
+      'event', p_event,
+      'allowed_events', p_outcome.actions,
+      'guards', p_outcome.guards))
+      || case p_outcome.code when 'limit-reached' then p_outcome.schema else '{}' end
+    from pawl_private.condition c
+    where c.outcome = p_outcome.code);
 end
 $$;
 -- +goose StatementEnd
@@ -1889,25 +5251,10 @@ create function pawl_private.refuse(p_outcome pawl.outcome, p_id uuid, p_event t
 language plpgsql stable
 as $$
 declare
-  v_instance pawl.instance := p_outcome.instance;
-  v_message text;
+  v_problem jsonb := pawl_private.problem(p_outcome, p_id, p_event, p_expected);
 begin
-  select format(c.message, p_event, v_instance.state, v_instance.version, v_instance.id)
-  into v_message
-  from pawl_private.condition c
-  where c.outcome = p_outcome.code;
   perform pawl_private.raise_condition(
-    p_outcome => p_outcome.code,
-    p_message => v_message,
-    p_detail => jsonb_build_object(
-      'instance_id', case p_outcome.code when 'instance-not-found' then p_id else v_instance.id end,
-      'state', v_instance.state,
-      'instance_status', v_instance.status,
-      'version', v_instance.version,
-      'expected', p_expected,
-      'event', p_event,
-      'allowed_events', p_outcome.actions,
-      'guards', p_outcome.guards));
+    p_outcome => p_outcome.code, p_message => v_problem ->> 'detail', p_detail => v_problem - 'code' - 'detail');
 end
 $$;
 -- +goose StatementEnd
@@ -1952,6 +5299,732 @@ end
 $$;
 -- +goose StatementEnd
 
+-- simulated makes the instance of a simulation. p_position: as for pawl.simulate.
+-- Returns: null if the workflow has no such version or state
+-- Raises:  PW400 malformed-request
+-- +goose StatementBegin
+create function pawl_private.simulated(
+  p_workflow text, p_workflow_version integer, p_position jsonb, p_now timestamptz
+) returns pawl.instance
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance;
+  v_context jsonb := p_position -> 'context';
+begin
+  perform pawl_private.refuse_malformed(case
+    when jsonb_typeof(v_context) is distinct from 'object' then 'the context must be a JSON object'
+    when coalesce((p_position ->> 'version')::numeric, 1) not between 1 and 1000000000000000 then 'the version must be from 1 to 10^15'
+  end);
+  select (pawl_private.instance_row(
+    p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
+    p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status,
+    p_version => coalesce((p_position ->> 'version')::bigint, 1),
+    p_context => case when p_position ->> 'state' is null then coalesce(w.context_default, '{}') || v_context else v_context end,
+    p_created_at => coalesce((p_position ->> 'created_at')::timestamptz, p_now),
+    p_state_changed_at => coalesce((p_position ->> 'state_changed_at')::timestamptz, p_now),
+    p_expires_at => coalesce((p_position ->> 'expires_at')::timestamptz, p_now + w.ttl),
+    p_state_hash => s.state_hash, p_memory => nullif(p_position -> 'memory', 'null'))).*
+  into v_instance
+  from pawl.workflow w
+  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
+  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_position ->> 'state', w.initial);
+  if v_instance.id is not null and p_position ? 'state' and not p_position ? 'state_changed_at' then
+    -- It begins in this state, as if it had been entered now.
+    v_instance.memory := pawl_private.entered_memory(v_instance, pawl_private.uncommanded(null, null), p_now);
+  end if;
+  return v_instance;
+end
+$$;
+-- +goose StatementEnd
+
+-- next_deadline is the nearest deadline of an instance: of its state's timeouts but the first
+-- p_tried, which were refused, and of its lifetime. A timeout precedes a lifetime that is due at the
+-- same time.
+-- Returns: one row, or none if there is no deadline. tried: the p_tried that leads to the deadline
+--          after this one; null for the lifetime, which is the last
+-- +goose StatementBegin
+create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer)
+returns table (due_at timestamptz, event text, tried integer)
+language sql stable
+as $$
+  select d.due_at, d.event, d.tried
+  from (
+    select u.due_at, u.event, u.position::integer as tried
+    from (
+      select t.due_at, t.event, row_number() over (order by t.due_at, t.place) as position
+      from (
+        select p_instance.state_changed_at + u.timeout as due_at, u.event, u.place
+        from pawl.workflow_state s
+        cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, place)
+        where s.workflow = p_instance.workflow
+          and s.workflow_version = p_instance.workflow_version
+          and s.state = p_instance.state
+        union all
+        select (d.value ->> 'at')::timestamptz, d.key, (d.value ->> 'place')::bigint
+        from jsonb_each(p_instance.memory -> 'due') d
+      ) t
+    ) u
+    where u.position > p_tried
+    union all
+    select p_instance.expires_at, 'ttl', null
+    where p_instance.expires_at is not null
+  ) d
+  where p_instance.status = 'active'
+  order by d.due_at, d.tried
+  limit 1
+$$;
+-- +goose StatementEnd
+
+-- timer_payload is the payload of a timer's step: {due_at}, and of one that repeats {due_at, missed}: how many times
+-- were passed over, since it comes so late.
+-- +goose StatementBegin
+create function pawl_private.timer_payload(p_event text, p_due_at timestamptz, p_memory jsonb, p_now timestamptz) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_payload jsonb := jsonb_build_object('due_at', pawl_private.rfc3339(p_due_at));
+begin
+  if p_event like 'every:%' then
+    v_payload := v_payload || jsonb_build_object(
+      'missed', (pawl_private.next_repeat(p_memory #> array['due', p_event], p_now)).missed);
+  end if;
+  return v_payload;
+end
+$$;
+-- +goose StatementEnd
+
+-- pass_over is passed_over for an instance that exists. It is no step, and history does not show it. The caller must hold
+-- the instance's lock.
+-- Returns: whether the timer repeats
+-- Writes:  instance, timer
+-- +goose StatementBegin
+create function pawl_private.pass_over(p_instance pawl.instance, p_event text, p_tried integer) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance := pawl_private.passed_over(p_instance, p_event, pawl.now());
+begin
+  if v_instance.memory is not distinct from p_instance.memory then
+    return false;
+  end if;
+  update pawl.instance i
+  set memory = v_instance.memory
+  where i.tenant_id = p_instance.tenant_id and i.id = p_instance.id;
+  perform pawl_private.set_timer(v_instance, p_tried);
+  return true;
+end
+$$;
+-- +goose StatementEnd
+
+-- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If there is
+-- none, it deletes the timer. It clears a failure, and takes the timer out of the slow lane. The caller must hold the
+-- instance's lock.
+-- Writes:  timer
+-- +goose StatementBegin
+create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
+  select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
+  from pawl_private.next_deadline(p_instance, p_tried) d
+  on conflict on constraint timer_pkey do update
+  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
+    failed_version = null, last_error = null, queue = null, queued_version = null;
+  if not found then
+    delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- keep_timer keeps what is known of an instance's timer over an internal step: which timeouts were refused, that it
+-- fails, and its place in the slow lane. p_changed: whether the step has moved deadlines; then the timer is armed for
+-- the next one. p_rearmed: whether it has armed timers anew; then timeouts that were refused are tried again, since they
+-- may no longer be the first. The caller must hold the instance's lock.
+-- Writes:  timer
+-- +goose StatementBegin
+create function pawl_private.keep_timer(p_instance pawl.instance, p_changed boolean, p_rearmed boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_timer pawl.timer;
+begin
+  select t.* into v_timer from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  if p_changed then
+    perform pawl_private.set_timer(
+      p_instance, case when v_timer.armed_version = p_instance.version - 1 and not p_rearmed then v_timer.tried else 0 end);
+  elsif v_timer.armed_version = p_instance.version - 1
+    and (v_timer.tried > 0 or v_timer.failed_version is not null or v_timer.queued_version is not null) then
+    update pawl.timer t
+    set armed_version = p_instance.version,
+      failed_version = case when t.failed_version = t.armed_version then p_instance.version else t.failed_version end,
+      queued_version = case when t.queued_version = t.armed_version then p_instance.version else t.queued_version end
+    where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- merged is a document with a JSON Merge Patch (RFC 7396).
+-- +goose StatementBegin
+create function pawl_private.merged(p_document jsonb, p_patch jsonb) returns jsonb
+language plpgsql immutable parallel safe
+as $$
+declare
+  v_result jsonb := case when jsonb_typeof(p_document) = 'object' then p_document else '{}' end;
+  v_name text;
+  v_value jsonb;
+begin
+  if jsonb_typeof(p_patch) <> 'object' then
+    return p_patch;
+  end if;
+  for v_name, v_value in select m.key, m.value from jsonb_each(p_patch) m loop
+    v_result := case
+      when v_value = 'null' then v_result - v_name
+      else v_result || jsonb_build_object(v_name, pawl_private.merged(v_result -> v_name, v_value))
+    end;
+  end loop;
+  return v_result;
+end
+$$;
+-- +goose StatementEnd
+
+-- expected_fault says what is wrong with a precondition, as pawl.fire takes it, or null.
+-- +goose StatementBegin
+create function pawl_private.expected_fault(p_expected text) returns text
+language sql immutable parallel safe
+as $$
+  select format('%L is no array of versions', left(p_expected, 100))
+  where p_expected not in ('', '*') and case
+    when p_expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (p_expected::numeric[])
+    else true
+  end
+$$;
+-- +goose StatementEnd
+
+-- force_fault says what is wrong with what overrides and cancels have in common, or null.
+-- +goose StatementBegin
+create function pawl_private.force_fault(
+  p_tenant text, p_actor text, p_key text, p_correlation_id text, p_reason text, p_expected text
+) returns text
+language plpgsql immutable parallel safe
+as $$
+begin
+  return coalesce(
+    pawl_private.command_fault(
+      p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason),
+    case when p_reason !~ '[^[:space:]]' or p_reason is null then 'the reason must have 1 to 1000 characters, not only spaces' end,
+    pawl_private.expected_fault(p_expected));
+end
+$$;
+-- +goose StatementEnd
+
+-- forced_step makes a step to a state that no transition need lead to. It leaves the present state and enters the other
+-- as a transition between them would: what they assign is assigned, and timers are armed. It only reads.
+-- p_command: its event is what guards and values read as $.event. p_patch, p_patch_checked: as for pawl.override
+-- Returns: the macrostep; its refusal may also be 'unknown-state', 'state-protected' or 'context-unchecked', with
+--          unchecked as pawl.override returns it
+-- Raises:  what guards and values raise
+-- +goose StatementBegin
+create function pawl_private.forced_step(
+  p_now timestamptz, p_setting pawl.setting, p_before pawl.instance, p_command pawl_private.fire_command, p_to text,
+  p_patch jsonb, p_patch_checked text, out macrostep pawl_private.macrostep, out unchecked jsonb
+)
+language plpgsql stable
+as $$
+declare
+  v_at timestamptz := greatest(p_now, pawl_private.last_step_at(p_before));
+  v_next pawl.instance := p_before;
+  v_document jsonb := pawl_private.document_of(p_before, p_command, p_now);
+  v_workflow pawl.workflow;
+  v_target pawl.workflow_state;
+  v_step record;
+  v_left jsonb;
+begin
+  select w.* into strict v_workflow
+  from pawl.workflow w
+  where w.name = p_before.workflow and w.version = p_before.workflow_version;
+  if not exists (
+    select from pawl.workflow_state s
+    where s.workflow = v_workflow.name and s.workflow_version = v_workflow.version and s.lineage @> array[p_to]
+  ) then
+    macrostep.refusal := 'unknown-state';
+    return;
+  end if;
+  select t.target, t.kept, s.exits, s.entries
+  into strict v_step
+  from pawl_private.definition_transitions(v_workflow.definition, p_before.state, p_to) t
+  cross join lateral (
+    select
+      coalesce(jsonb_agg(s.stage order by s.place) filter (where not s.reached), '[]') as exits,
+      coalesce(jsonb_agg(s.stage order by s.place) filter (where s.reached and s.stage <> '["forced"]'), '[]') as entries
+    from (
+      select s.stage, s.place, bool_or(s.stage = '["forced"]') over (order by s.place) as reached
+      from jsonb_array_elements(t.stages) with ordinality as s (stage, place)
+    ) s
+  ) s;
+  select s.* into strict v_target
+  from pawl.workflow_state s
+  where s.workflow = v_workflow.name and s.workflow_version = v_workflow.version and s.state = v_step.target;
+  if v_target.protected then
+    macrostep.refusal := 'state-protected';
+    return;
+  end if;
+
+  v_next.context := coalesce(pawl_private.assigned(v_document, v_step.exits), v_next.context);
+  if p_patch is not null then
+    v_left := v_next.context;
+    v_next.context := pawl_private.merged(v_left, p_patch);
+    if v_workflow.context_schema is not null and v_next.context <> v_left
+      and p_patch_checked not in ('*', p_before.version::text) then
+      macrostep.refusal := 'context-unchecked';
+      unchecked := jsonb_build_object(
+        'schema', v_workflow.context_schema - 'x-context-default', 'before', v_left, 'after', v_next.context);
+      return;
+    end if;
+  end if;
+  v_next.context := coalesce(
+    pawl_private.assigned(v_document || jsonb_build_object('context', v_next.context), v_step.entries), v_next.context);
+  macrostep.refusal := pawl_private.context_refusal(v_next.context, true, p_setting);
+  if macrostep.refusal is not null then
+    return;
+  end if;
+
+  v_next.state := v_target.state;
+  v_next.state_hash := v_target.state_hash;
+  v_next.status := v_target.status;
+  v_next.version := p_before.version + 1;
+  v_next.state_changed_at := v_at;
+  if v_target.ttl_slides then
+    v_next.expires_at := v_at + (p_before.expires_at - pawl_private.slid_at(p_before));
+  end if;
+  if v_target.status = 'failed' then
+    v_next.error := pawl_private.failure(p_command.event, p_before.state, null, p_command.reason);
+  end if;
+  v_next.memory := pawl_private.remembered(
+    p_before, v_next, row(false, v_step.kept, null, null, null, false, null)::pawl_private.move, p_command, v_at);
+  macrostep := pawl_private.complete_macrostep(
+    p_before => p_before, p_instance => v_next, p_command => p_command, p_now => p_now, p_at => v_at,
+    p_setting => p_setting);
+  macrostep.made[2] := null; -- No event made the first step.
+end
+$$;
+-- +goose StatementEnd
+
+-- decide_force decides an override or a cancel, as decide does a fire. It only reads.
+-- p_kind: 'forced' or 'cancelled', as in history. p_to: null to pass over the guards of the command's event, or if
+-- p_kind is 'cancelled'. p_target: as for pawl.override
+-- Returns: as decide does, of which the first step is forced. code may also be 'override-unconditional',
+--          'instance-final', 'state-protected', 'not-cancellable', 'unknown-state' or 'context-unchecked', then with
+--          unchecked. steps: the instance before the first step and after each, if applied
+-- Raises:  what guards and values raise
+-- +goose StatementBegin
+create function pawl_private.decide_force(
+  p_now timestamptz, p_setting pawl.setting, p_instance pawl.instance, p_command pawl_private.fire_command,
+  p_kind text, p_to text, p_patch jsonb, p_patch_checked text, p_target text,
+  out code text, out instance pawl.instance, out actions text[], out guards text[], out schema jsonb,
+  out at timestamptz, out internal boolean, out stays boolean, out rearmed boolean, out was_timed boolean,
+  out steps pawl.instance[], out made text[], out principal jsonb, out compensation integer
+)
+language plpgsql stable
+as $$
+declare
+  v_source pawl.workflow_state;
+  v_to text := p_to;
+  v_decided record;
+  v_forced record;
+  v_macrostep pawl_private.macrostep;
+begin
+  if p_instance.id is null then
+    code := 'instance-not-found';
+    return;
+  end if;
+  instance := p_instance;
+  select s.* into strict v_source
+  from pawl.workflow_state s
+  where s.workflow = p_instance.workflow and s.workflow_version = p_instance.workflow_version and s.state = p_instance.state;
+  if p_kind = 'cancelled' then
+    select w.definition ->> 'cancel' into strict v_to
+    from pawl.workflow w
+    where w.name = p_instance.workflow and w.version = p_instance.workflow_version;
+  end if;
+  actions := v_source.events;
+  code := case
+    when p_command.expected not in ('', '*') and not p_instance.version = any (p_command.expected::bigint[]) then 'version-mismatch'
+    when p_command.expected = '' and p_kind = 'forced' then 'override-unconditional'
+    when p_instance.status <> 'active' then 'instance-final'
+    when p_kind = 'cancelled' and v_to is null then 'not-cancellable'
+    when v_source.protected then 'state-protected'
+  end;
+  if code is not null then
+    return;
+  end if;
+
+  if v_to is null then
+    select d.* into strict v_decided
+    from pawl_private.decide(
+      p_now => p_now, p_setting => p_setting, p_instance => p_instance, p_command => p_command,
+      p_bypass => coalesce(p_target, '')) d;
+    code := case
+      -- All guards were passed over: no transition leads to the target.
+      when v_decided.code = 'guard-rejected' then 'transition-not-allowed'
+      else v_decided.code
+    end;
+    guards := case when code = 'invariant-broken' then v_decided.guards end;
+    schema := v_decided.payload_schema;
+    internal := v_decided.internal;
+    stays := v_decided.stays;
+    rearmed := v_decided.rearmed;
+    if code = 'applied' then
+      steps := coalesce(v_decided.steps, array[p_instance, v_decided.instance]);
+      made := coalesce(v_decided.made, array[null, p_command.event]);
+      compensation := v_decided.compensation;
+      actions := v_decided.actions;
+    end if;
+  else
+    p_command.event := p_kind;
+    select f.* into strict v_forced
+    from pawl_private.forced_step(
+      p_now => p_now, p_setting => p_setting, p_before => p_instance, p_command => p_command, p_to => v_to,
+      p_patch => p_patch, p_patch_checked => p_patch_checked) f;
+    v_macrostep := v_forced.macrostep;
+    code := coalesce(v_macrostep.refusal, 'applied');
+    guards := case when v_macrostep.broken is not null then array[v_macrostep.broken] end;
+    schema := v_forced.unchecked;
+    internal := false;
+    stays := false;
+    if code = 'applied' then
+      steps := v_macrostep.steps;
+      made := v_macrostep.made;
+      actions := v_macrostep.events;
+    end if;
+  end if;
+  if code = 'applied' and exists (
+    select from pawl.workflow_state s
+    where s.workflow = p_instance.workflow and s.workflow_version = p_instance.workflow_version
+      and s.state = (steps[2]).state and s.protected
+  ) then
+    code := 'state-protected';
+    actions := v_source.events;
+  end if;
+  if code = 'applied' then
+    instance := steps[cardinality(steps)];
+    at := greatest(p_now, pawl_private.last_step_at(p_instance));
+    was_timed := v_source.timeouts <> '{}' or v_source.timers is not null or p_instance.expires_at is not null;
+    principal := case when v_source.reads_actor then pawl_private.principal_of(p_command) end;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- digested is what audit keeps of an instance. The context may hold what an auditor must not read.
+-- +goose StatementBegin
+create function pawl_private.digested(p_instance pawl.instance) returns jsonb
+language plpgsql stable
+as $$
+begin
+  return jsonb_build_object(
+    'workflow', p_instance.workflow, 'workflow_version', p_instance.workflow_version, 'state', p_instance.state,
+    'status', p_instance.status, 'version', p_instance.version,
+    'context_sha256', encode(sha256(convert_to(p_instance.context::text, 'UTF8')), 'hex'));
+end
+$$;
+-- +goose StatementEnd
+
+-- is_claimed says whether a command has an idempotency key that another holds. p_key: '' for none
+-- +goose StatementBegin
+create function pawl_private.is_claimed(p_tenant text, p_key text, p_now timestamptz) returns boolean
+language plpgsql stable
+as $$
+begin
+  return p_key <> '' and exists (
+    select from pawl.idempotency_key k where k.tenant_id = p_tenant and k.key = p_key and k.expires_at > p_now);
+end
+$$;
+-- +goose StatementEnd
+
+-- force carries out an override or a cancel as fire does a command, with an audit row.
+-- p_kind, p_to, p_target: as for decide_force. p_patch, p_patch_checked, p_dry_run, p_raises, p_caller: as for
+-- pawl.override. p_history_key: the key that history shows for a command without one; null for none
+-- Returns: the outcome; see pawl.override
+-- Raises:  see pawl.override
+-- Locks:   instance (for no key update), then idempotency_key
+-- Writes:  idempotency_key, instance, history, timer, task, compensation, undoing, audit
+-- +goose StatementBegin
+create function pawl_private.force(
+  p_kind text, p_id uuid, p_command pawl_private.fire_command, p_to text, p_patch jsonb, p_patch_checked text, p_target text,
+  p_correlation_id text, p_traceparent text, p_dry_run boolean, p_raises boolean, p_caller jsonb,
+  p_history_key text default null
+) returns pawl.outcome
+language plpgsql volatile
+as $$
+declare
+  v_action text := case p_kind when 'forced' then 'instance.override' else 'instance.cancel' end;
+  v_key text := case when p_dry_run then '' else coalesce(p_command.key, '') end;
+  -- The reason does not tell requests apart.
+  v_fingerprint bytea := sha256(convert_to(
+    jsonb_build_array(v_action, p_id, p_to, p_patch, p_command.event, p_command.payload, p_target)::text
+      || case when p_command.verified then p_command.actor else '' end,
+    'UTF8'));
+  v_setting pawl.setting;
+  v_now timestamptz := pawl.now();
+  v_seen boolean;
+  v_before pawl.instance;
+  v_decided record;
+  v_outcome pawl.outcome;
+begin
+  p_command.key := v_key;
+  p_caller := coalesce(p_caller, jsonb_build_object('actor', p_command.actor));
+  select g.* into strict v_setting from pawl.setting g;
+  v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
+  if not v_seen then
+    if p_dry_run then
+      select i.* into v_before from pawl.instance i where i.tenant_id = p_command.tenant and i.id = p_id;
+    else
+      select i.* into v_before from pawl.instance i where i.tenant_id = p_command.tenant and i.id = p_id for no key update;
+      v_now := pawl.now(); -- Read under the lock, so that time rises with the version.
+    end if;
+    select d.* into strict v_decided
+    from pawl_private.decide_force(
+      p_now => v_now, p_setting => v_setting, p_instance => v_before, p_command => p_command, p_kind => p_kind,
+      p_to => p_to, p_patch => p_patch, p_patch_checked => p_patch_checked, p_target => p_target) d;
+    v_outcome := (
+      1, v_decided.code, false, v_decided.instance, v_decided.actions, v_decided.guards, v_decided.schema, null, null
+    )::pawl.outcome;
+    if v_decided.code = 'applied' then
+      select n.event, n.due_at into v_outcome.timeout_event, v_outcome.timeout_due_at
+      from pawl_private.next_deadline(v_decided.instance, 0) n;
+    end if;
+    if v_key <> '' and not pawl_private.is_decision(v_decided.code) then
+      v_seen := pawl_private.is_claimed(p_command.tenant, v_key, v_now);
+    elsif v_key <> '' then
+      insert into pawl.idempotency_key as k (
+        tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
+      values (
+        p_command.tenant, v_key, v_fingerprint,
+        case v_decided.code
+          when 'invariant-broken' then 'guard-rejected' when 'instance-final' then 'transition-not-allowed'
+          else v_decided.code
+        end,
+        p_id, (v_decided.instance).version, v_now + v_setting.idempotency_ttl,
+        case v_decided.code when 'invariant-broken' then v_decided.guards[1] end)
+      on conflict on constraint idempotency_key_pkey do update
+      set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
+        version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
+      where k.expires_at <= v_now;
+      v_seen := not found;
+    end if;
+  end if;
+
+  if v_seen then
+    select r.* into strict v_outcome
+    from pawl_private.replay(
+      p_now => v_now, p_setting => v_setting, p_ordinals => '{1}', p_tenants => array[p_command.tenant],
+      p_keys => array[v_key], p_fingerprints => array[v_fingerprint], p_events => array[p_command.event]) r;
+    if v_outcome.code = 'transition-not-allowed' and (v_outcome.instance).status <> 'active' then
+      v_outcome.code := 'instance-final';
+    elsif v_outcome.code = 'applied' then
+      perform pawl_private.audit(
+        p_tenant => p_command.tenant, p_caller => p_caller, p_action => v_action, p_target => p_id::text,
+        p_outcome => 'replayed', p_reason => p_command.reason, p_before => null,
+        p_after => pawl_private.digested(v_outcome.instance));
+    end if;
+  elsif v_outcome.code = 'applied' and not p_dry_run then
+    update pawl.instance i
+    set state = (v_outcome.instance).state, status = (v_outcome.instance).status, version = (v_outcome.instance).version,
+      context = (v_outcome.instance).context, state_changed_at = (v_outcome.instance).state_changed_at,
+      expires_at = (v_outcome.instance).expires_at, error = (v_outcome.instance).error,
+      state_hash = (v_outcome.instance).state_hash, memory = (v_outcome.instance).memory
+    where i.tenant_id = p_command.tenant and i.id = p_id;
+    perform pawl_private.append_history(
+      p_steps => v_decided.steps, p_made => v_decided.made, p_kind => p_kind, p_at => v_decided.at,
+      p_payload => case when p_to is null and p_kind = 'forced' then p_command.payload end,
+      p_internal => v_decided.internal, p_principal => v_decided.principal, p_actor => p_command.actor,
+      p_reason => p_command.reason, p_key => coalesce(nullif(v_key, ''), p_history_key), p_correlation_id => p_correlation_id, p_traceparent => p_traceparent,
+      p_database_user => case when p_command.verified is null then session_user::text end);
+    perform pawl_private.move_tasks(
+      p_instance => v_outcome.instance, p_at => v_decided.at, p_moves => not v_decided.stays,
+      p_compensation => v_decided.compensation, p_event => p_command.event, p_version => (v_decided.steps[2]).version);
+    if not v_decided.stays then
+      perform pawl_private.set_timer(v_outcome.instance, 0);
+    elsif v_decided.was_timed then
+      perform pawl_private.keep_timer(v_outcome.instance, v_decided.rearmed, v_decided.rearmed);
+    end if;
+    perform pawl_private.audit(
+      p_tenant => p_command.tenant, p_caller => p_caller, p_action => v_action, p_target => p_id::text,
+      p_outcome => 'done', p_reason => p_command.reason, p_before => pawl_private.digested(v_before),
+      p_after => pawl_private.digested(v_outcome.instance));
+  end if;
+
+  if p_raises and v_outcome.code <> 'applied' then
+    perform pawl_private.refuse(
+      p_outcome => v_outcome, p_id => p_id, p_event => p_command.event,
+      p_expected => case when p_command.expected like '{%' then (p_command.expected::bigint[])[1] end);
+  end if;
+  return v_outcome;
+end
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/cancel.sql
+
+-- cancel moves an instance to the state that its definition names as cancel. The step is one that override makes, but
+-- its kind in history, and what guards and values read as $.event, is 'cancelled'.
+-- p_expected: '' for no precondition, else as for override. The other parameters are as for override
+-- Returns: the outcome
+-- Raises:  PW40C not-cancellable; what override raises
+-- Locks:   instance (for no key update), then idempotency_key
+-- Writes:  idempotency_key, instance, history, timer, audit
+-- +goose StatementBegin
+create function pawl.cancel(
+  p_id uuid, p_reason text, p_expected text default '', p_key text default null, p_tenant text default 'default',
+  p_actor text default session_user, p_correlation_id text default null, p_traceparent text default null,
+  p_verified boolean default null, p_dry_run boolean default false, p_raises boolean default true,
+  p_caller jsonb default null
+) returns pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_memoize = off
+set jit = off
+as $$
+begin
+  perform pawl_private.refuse_malformed(pawl_private.force_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
+    p_expected => p_expected));
+  return pawl_private.force(
+    p_kind => 'cancelled', p_id => p_id,
+    p_command => (
+      p_tenant, null, '{}', p_key, coalesce(p_expected, ''), '*', p_reason,
+      pawl_private.bound_actor(p_tenant, p_actor), p_verified, false, false, null
+    )::pawl_private.fire_command,
+    p_to => null, p_patch => null, p_patch_checked => '*', p_target => null,
+    p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
+    p_caller => p_caller);
+end
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/count_usage.sql
+
+-- count_usage goes on with the count of what tenants use, for limits on open instances and on storage. It takes the
+-- tenant whose turn it is, and reads up to p_limit rows: of its active instances, then, if its storage has a limit, of
+-- all its instances and of its history. A tenant is counted again five seconds after its count has ended. Storage is
+-- the size of contexts and payloads as they are stored, and 200 bytes for each instance and each step.
+-- Returns: whether there may be more to count now
+-- Locks:   tenant_usage (for update, skipping what is locked)
+-- Writes:  tenant_usage
+-- +goose StatementBegin
+create function pawl.count_usage(p_limit integer) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by an index, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_limits jsonb;
+  v_row pawl_private.tenant_usage;
+  v_read integer;
+  v_stored bigint;
+  v_ended boolean;
+begin
+  select u.* into v_row
+  from pawl_private.tenant_usage u
+  where u.next_at <= v_now
+  order by u.next_at
+  limit 1
+  for update skip locked;
+  if not found then
+    insert into pawl_private.tenant_usage (tenant_id, next_at)
+    select t.id, v_now
+    from pawl.tenant t
+    where t.limits ?| array['open_instances', 'storage_bytes']
+      and not exists (select from pawl_private.tenant_usage u where u.tenant_id = t.id)
+    on conflict on constraint tenant_usage_pkey do nothing;
+    return found;
+  end if;
+  select t.limits into v_limits
+  from pawl.tenant t
+  where t.id = v_row.tenant_id and t.limits ?| array['open_instances', 'storage_bytes'];
+  if not found then
+    delete from pawl_private.tenant_usage u where u.tenant_id = v_row.tenant_id;
+    return true;
+  end if;
+
+  if v_row.part = 'open' then
+    select count(*), coalesce((array_agg(i.id order by i.id desc))[1], v_row.after_id)
+    into v_read, v_row.after_id
+    from (
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = v_row.tenant_id and i.status = 'active' and i.workflow <> '' and i.id > v_row.after_id
+      order by i.tenant_id, i.status, i.id
+      limit p_limit
+    ) i;
+    v_row.opened := v_row.opened + v_read;
+  elsif v_row.part = 'instances' then
+    select count(*), coalesce((array_agg(i.id order by i.id desc))[1], v_row.after_id), coalesce(sum(i.bytes), 0)
+    into v_read, v_row.after_id, v_stored
+    from (
+      select i.id, 200 + pg_column_size(i.context) as bytes
+      from pawl.instance i
+      where i.tenant_id = v_row.tenant_id and i.id > v_row.after_id
+      order by i.tenant_id, i.id
+      limit p_limit
+    ) i;
+  else
+    select count(*), coalesce((array_agg(h.instance_id order by h.instance_id desc, h.version desc))[1], v_row.after_id),
+      coalesce((array_agg(h.version order by h.instance_id desc, h.version desc))[1], v_row.after_version), coalesce(sum(h.bytes), 0)
+    into v_read, v_row.after_id, v_row.after_version, v_stored
+    from (
+      select h.instance_id, h.version, 200 + pg_column_size(h.context) + coalesce(pg_column_size(h.payload), 0) as bytes
+      from pawl.history h
+      where h.tenant_id = v_row.tenant_id and (h.instance_id, h.version) > (v_row.after_id, v_row.after_version)
+      order by h.tenant_id, h.instance_id, h.version
+      limit p_limit
+    ) h;
+  end if;
+  v_row.stored := v_row.stored + coalesce(v_stored, 0);
+
+  v_ended := v_read < p_limit;
+  if v_ended then
+    v_row.after_id := '00000000-0000-0000-0000-000000000000';
+    v_row.after_version := 0;
+    case
+      when v_row.part = 'open' then
+        v_row.open_instances := v_row.opened;
+        v_row.opened := 0;
+        v_row.part := case when v_limits ? 'storage_bytes' then 'instances' else 'open' end;
+        v_row.storage_bytes := case when v_limits ? 'storage_bytes' then v_row.storage_bytes end;
+      when v_row.part = 'instances' then
+        v_row.part := 'history';
+      else
+        v_row.storage_bytes := v_row.stored;
+        v_row.stored := 0;
+        v_row.part := 'open';
+    end case;
+  end if;
+  update pawl_private.tenant_usage u
+  set open_instances = v_row.open_instances, storage_bytes = v_row.storage_bytes, part = v_row.part, after_id = v_row.after_id,
+    after_version = v_row.after_version, opened = v_row.opened, stored = v_row.stored,
+    -- Those whose counts are under way take turns.
+    next_at = case when v_ended and v_row.part = 'open' then v_now + interval '5 seconds' else v_now end
+  where u.tenant_id = v_row.tenant_id;
+  return true;
+end
+$$;
+-- +goose StatementEnd
+
 -- 20_instance/create.sql
 
 -- create starts instances of the latest version of their workflow, and records what was decided.
@@ -1960,19 +6033,25 @@ $$;
 -- p_lifetimes:                override the workflow's ttl
 -- p_callback_urls:            where to send the end of the instance, signed with p_callback_secrets;
 --                             null if no command has one
--- p_checked:                  as for fire, of the context schema
+-- p_callback_digests:         stand for the secrets in the fingerprint. The secrets may be sealed, to another text each time
+-- p_seeds:                    the last 62 bits of the ids of the instances, so that a secret can be sealed for its instance
+-- p_checked:                  as for fire, of the context schema and the context with the workflow's context_default
+--                             under it
+-- p_verified, p_access: as for fire
 -- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
---          has the business key. 'context-unchecked' comes with the schema that the caller must check
--- Raises:  40001 a key, or the holder of a business key, vanished while it was read: try again;
+--          has the business key. 'context-unchecked' comes with the schema that the caller must check, and
+--          'limit-reached' with the limit; neither is recorded
+-- Raises:  PW40A principal-changed; 40001 a key, or the holder of a business key, vanished while it was read: try again;
 --          what an assign or a guard raises even in silent mode
 -- Locks:   idempotency_key (by key), then instance (the business key)
--- Writes:  idempotency_key, instance, history, timer, callback
+-- Writes:  idempotency_key, instance, history, timer, callback, task, undoing
 -- +goose StatementBegin
 create function pawl.create(
   p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[],
   p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[],
   p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
-  p_callback_urls text[] default null, p_callback_secrets text[] default null
+  p_callback_urls text[] default null, p_callback_secrets text[] default null, p_verified boolean default null,
+  p_callback_digests text[] default null, p_seeds uuid[] default null, p_access uuid default null
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -1982,7 +6061,9 @@ as $$
 declare
   v_setting pawl.setting;
   v_now timestamptz := pawl.now();
-  v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_ids uuid[] := array(
+    select pawl_private.uuid_v7_with(v_now, uuid_send(coalesce(p_seeds[c.ordinal], gen_random_uuid())))
+    from generate_series(1, cardinality(p_workflows)) as c (ordinal));
   v_row record;
   v_ordinals integer[];
   v_tenants text[];
@@ -1992,8 +6073,12 @@ declare
   v_lost integer[];
   v_place integer;
   v_found integer;
+  v_limits jsonb := pawl_private.creation_limits(p_tenants);
 begin
   select * into strict v_setting from pawl.setting;
+  if v_setting.access_version <> p_access then
+    perform pawl_private.refuse_changed_principal();
+  end if;
   for v_row in
     with decided as materialized (
       select
@@ -2009,13 +6094,20 @@ begin
           jsonb_build_array(
             'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
             extract(epoch from c.lifetime))::text
-          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
+          || coalesce(
+            nullif(p_callback_urls[c.ordinal], '') || ' '
+            || coalesce(p_callback_digests[c.ordinal], p_callback_secrets[c.ordinal]), '')
+          || coalesce(chr(10) || case when p_verified then c.actor end, ''),
           'UTF8'))
         end as fingerprint,
         coalesce((z.macrostep).events, s.events) as actions,
         coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
         coalesce((z.macrostep).timeout_events, s.timeout_events) as timeout_events,
         (z.macrostep).steps,
+        (z.macrostep).made,
+        (z.macrostep).broken,
+        coalesce((z.macrostep).tasks, s.tasks) as tasks,
+        case when s.reads_actor then pawl_private.principal(c.actor, p_verified, false) end as principal,
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
@@ -2035,14 +6127,14 @@ begin
       ) k on true
       left join lateral (
         select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
-          w.context_schema, w.context_schema_checksum
+          w.context_schema, w.context_schema_checksum, w.context_default
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash
+        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash, s.reads_actor, s.tasks
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -2056,16 +6148,24 @@ begin
       ) b on true
       cross join lateral (
         select case
+          when w.context_default is not null and jsonb_typeof(c.context) = 'object' then w.context_default || c.context
+          else c.context
+        end as context
+        offset 0
+      ) q
+      cross join lateral (
+        select case
           when k.seen then 'seen'
           when w.name is null then 'workflow-not-found'
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when octet_length(q.context::text) > v_setting.context_limit then 'context-too-large'
           -- The service has checked the depth of what it gets.
           when c.checked = '*' and pawl_private.is_too_deep(c.context) then 'malformed-request'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
+          when v_limits ? c.tenant then 'limit-reached'
         end as refusal
         offset 0
       ) e
@@ -2073,7 +6173,7 @@ begin
         select case when e.refusal is null then
           pawl_private.instance_row(
             p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
-            p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
+            p_state => w.initial, p_status => s.status, p_version => 1, p_context => q.context,
             p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
@@ -2084,7 +6184,8 @@ begin
       cross join lateral (
         select case when e.refusal is null and w.initial_moves then
           pawl_private.begin_macrostep(
-            p_instance => n.instance, p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
+            p_instance => n.instance, p_principal => pawl_private.principal(c.actor, p_verified, false),
+            p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
         end as macrostep
         offset 0
       ) z
@@ -2131,10 +6232,11 @@ begin
     appended as (
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
-        actor, reason, key, correlation_id, traceparent, at)
+        actor, reason, key, correlation_id, traceparent, at, principal, database_user)
       select
         i.tenant_id, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
-        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
+        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now, p.principal,
+        case when p_verified is null then session_user end
       from kept p
       cross join lateral (select (p.instance).*) i
       where p.started and p.steps is null
@@ -2144,7 +6246,7 @@ begin
       select p.tenant, (p.instance).id, t.due_at, (p.instance).version, 0
       from kept p
       cross join lateral (
-        select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
+        select pawl_private.deadline(v_now, p.timeouts, (p.instance).memory, (p.instance).expires_at) as due_at
       ) t
       where p.started and (p.instance).status = 'active' and t.due_at is not null
     )
@@ -2156,6 +6258,9 @@ begin
       p.key,
       p.fingerprint,
       case when p.started then p.steps end as steps,
+      p.started and p.tasks as tasks,
+      p.made,
+      p.principal,
       (
         p.ordinal, p.code, false,
         case
@@ -2166,13 +6271,13 @@ begin
               p_business_key => p.business_key)
         end,
         case when p.started then p.actions end,
-        null,
-        case when p.code = 'context-unchecked' then p.context_schema end,
+        case when p.broken is not null then array[p.broken] end,
+        case p.code when 'context-unchecked' then p.context_schema when 'limit-reached' then v_limits -> p.tenant end,
         case when p.started and (p.instance).status = 'active' then
-          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).expires_at)
+          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).memory, (p.instance).expires_at)
         end,
         case when p.started and (p.instance).status = 'active' then
-          pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at)
+          pawl_private.deadline(v_now, p.timeouts, (p.instance).memory, (p.instance).expires_at)
         end
       )::pawl.outcome as outcome
     from kept p
@@ -2187,9 +6292,14 @@ begin
     else
       if v_row.steps is not null then
         perform pawl_private.append_history(
-          p_steps => v_row.steps, p_kind => 'created', p_at => v_now, p_event => null, p_payload => null,
-          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal], p_key => v_row.key,
-          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+          p_steps => v_row.steps, p_made => v_row.made, p_kind => 'created', p_at => v_now, p_payload => null, p_internal => false,
+          p_principal => v_row.principal, p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal],
+          p_key => v_row.key, p_correlation_id => p_correlation_ids[v_row.ordinal],
+          p_traceparent => p_traceparents[v_row.ordinal],
+          p_database_user => case when p_verified is null then session_user::text end);
+      end if;
+      if v_row.tasks then
+        perform pawl_private.move_tasks(p_instance => (v_row.outcome).instance, p_at => v_now, p_moves => true);
       end if;
       if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
         insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)
@@ -2251,7 +6361,7 @@ $$;
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
 -- Returns: the instance
--- Raises:  PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
 --          What create raises
 -- Locks:   idempotency_key, then instance
 -- Writes:  idempotency_key, instance, history, timer
@@ -2270,15 +6380,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcome pawl.outcome;
+  v_actor text;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
     p_correlation_id => p_correlation_id));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
-    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],
+    p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
     p_traceparents => array['']);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
@@ -2301,18 +6413,26 @@ $$;
 -- p_by_timer: whether the commands are timeouts or lifetimes that are due. Such a command needs no key:
 --             after it the instance no longer has the version that the command expects. Its key in history
 --             is made of that version, as 'timer:3'
+-- p_verified: whether the service has authenticated the actors; null if the caller is no service. It decides what
+--             guards read as $.actor
+-- p_fingerprints: what tells the requests under one key apart, if it is not what a fire asks for
+-- p_history_keys: the keys that history shows for commands without one; null for none. They protect nothing
+-- p_kind: the kind of the steps in history if the commands are for what became of tasks; null for others. Then their
+--             events may be the engine's own
+-- p_access:   the access_version with which the callers were let in; null if they were looked up just now
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
 --          caller must check before it calls again. The later commands for the same instance have the
 --          outcome 'undecided'
--- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises even
+-- Raises:  PW40A principal-changed; 40001 a key vanished while it was read: try again; what a guard or an assign raises even
 --          in silent mode
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
--- Writes:  idempotency_key, instance, history, timer
+-- Writes:  idempotency_key, instance, history, timer, task, compensation, undoing
 -- +goose StatementBegin
 create function pawl.fire(
   p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[],
   p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
-  p_by_timer boolean default false
+  p_by_timer boolean default false, p_verified boolean default null, p_fingerprints bytea[] default null,
+  p_history_keys text[] default null, p_kind text default null, p_access uuid default null
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2355,6 +6475,9 @@ begin
   from pawl.setting g;
   v_setting := v_row.setting;
   v_seen := v_row.seen;
+  if v_setting.access_version <> p_access then
+    perform pawl_private.refuse_changed_principal();
+  end if;
   if true = any (v_seen) then
     -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
@@ -2363,10 +6486,12 @@ begin
         array_agg(c.ordinal::integer) as ordinals,
         array_agg(c.tenant) as tenants,
         array_agg(c.key) as keys,
-        array_agg(pawl_private.fingerprint(c.id, c.event, c.payload)) as fingerprints,
+        array_agg(coalesce(
+          p_fingerprints[c.ordinal],
+          pawl_private.fingerprint(c.id, c.event, c.payload, case when p_verified then c.actor end))) as fingerprints,
         array_agg(c.event) as events
-      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, v_seen)
-        with ordinality as c (tenant, id, event, payload, key, seen, ordinal)
+      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, p_actors, v_seen)
+        with ordinality as c (tenant, id, event, payload, key, actor, seen, ordinal)
       where c.seen
     ) c
     cross join lateral pawl_private.replay(
@@ -2404,7 +6529,12 @@ begin
           c.event,
           c.payload,
           nullif(c.key, '') as key,
-          case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
+          case
+            when c.key <> '' then
+              coalesce(
+                p_fingerprints[c.ordinal],
+                pawl_private.fingerprint(c.id, c.event, c.payload, case when p_verified then c.actor end))
+          end as fingerprint,
           c.actor,
           nullif(c.reason, '') as reason,
           nullif(c.correlation_id, '') as correlation_id,
@@ -2422,21 +6552,24 @@ begin
         cross join lateral pawl_private.decide(
           p_now => v_now, p_setting => v_setting, p_instance => i,
           p_command => (
-            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer
+            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, c.actor, p_verified, p_by_timer, p_kind is not null,
+            null
           )::pawl_private.fire_command) d
         where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
       ),
       claimed as (
-        insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+        insert into pawl.idempotency_key as k (
+          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
         select distinct on (d.tenant, d.key)
-          d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
-          v_now + v_setting.idempotency_ttl
+          d.tenant, d.key, d.fingerprint, case d.code when 'invariant-broken' then 'guard-rejected' else d.code end,
+          (d.instance).id, (d.instance).version,
+          v_now + v_setting.idempotency_ttl, d.invariant
         from decided d
         where d.key is not null and pawl_private.is_decision(d.code)
         order by d.tenant, d.key, d.ordinal
         on conflict on constraint idempotency_key_pkey do update
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-          version = excluded.version, expires_at = excluded.expires_at
+          version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
         where k.expires_at <= v_now
         -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
@@ -2462,18 +6595,21 @@ begin
         on conflict on constraint instance_pkey do update
         set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
           state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
-          state_hash = excluded.state_hash
+          state_hash = excluded.state_hash, memory = excluded.memory
       ),
       appended as (
         insert into pawl.history (
           tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal,
+          memory, database_user)
         select
           i.tenant_id, i.id, i.version, i.workflow, i.workflow_version,
-          case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
+          coalesce(p_kind, case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end),
           d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
-          case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
-          coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+          case when p_by_timer then 'timer:' || i.version - 1 else coalesce(d.key, p_history_keys[d.ordinal]) end,
+          coalesce(d.correlation_id, i.correlation_id), d.traceparent, d.at, nullif(i.state_changed_at, d.at),
+          case when d.internal then true end, d.principal, i.memory,
+          case when p_verified is null and not p_by_timer then session_user end
         from decided d
         cross join lateral (select (d.instance).*) i
         where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
@@ -2484,7 +6620,7 @@ begin
         select d.tenant, (d.instance).id, d.due_at, (d.instance).version, 0
         from decided d
         where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-          and d.due_at is not null
+          and d.due_at is not null and not d.stays
         on conflict on constraint timer_pkey do update
         set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
         -- A timer that is due too early is left as it is, and corrected when it is due.
@@ -2498,9 +6634,18 @@ begin
         d.fingerprint,
         d.event,
         case
-          when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
+          when d.code = 'applied' and d.was_timed and d.due_at is null and not d.stays then (d.instance).id
         end as disarmed,
+        d.code = 'applied' and d.was_timed and d.stays as stays,
+        d.rearmed,
+        d.at,
+        d.internal,
+        d.principal,
         d.steps,
+        d.made,
+        d.tasks and not d.stays or d.compensation is not null as tasks,
+        d.compensation,
+        d.stays as stayed,
         (
           d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
         )::pawl.outcome as outcome
@@ -2516,17 +6661,27 @@ begin
       end if;
       if v_row.steps is not null then
         perform pawl_private.append_history(
-          p_steps => v_row.steps,
-          p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-          p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
-          p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
-          p_reason => p_reasons[v_row.ordinal],
-          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
-          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+          p_steps => v_row.steps, p_made => v_row.made,
+          p_kind => coalesce(p_kind, case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end),
+          p_at => v_row.at, p_payload => p_payloads[v_row.ordinal],
+          p_internal => v_row.internal, p_principal => v_row.principal,
+          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal],
+          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else coalesce(v_row.key, p_history_keys[v_row.ordinal]) end,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal],
+          p_database_user => case when p_verified is null and not p_by_timer then session_user::text end);
       end if;
       if v_row.disarmed is not null then
         -- One by one, since the plan of a delete with a join need not look up rows by the full key.
         delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
+      end if;
+      if v_row.stays then
+        perform pawl_private.keep_timer((v_row.outcome).instance, p_by_timer or v_row.rearmed, v_row.rearmed);
+      end if;
+      if v_row.tasks then
+        perform pawl_private.move_tasks(
+          p_instance => (v_row.outcome).instance, p_at => v_row.at, p_moves => not v_row.stayed,
+          p_compensation => v_row.compensation, p_event => v_row.event,
+          p_version => case when v_row.steps is null then ((v_row.outcome).instance).version else (v_row.steps[2]).version end);
       end if;
       if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
         -- The caller checks the payload and calls again. Until then, later commands for the instance must
@@ -2557,13 +6712,357 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 20_instance/fire_by_key.sql
+
+-- fire_by_key is fire_one for the instance that holds a business key.
+-- p_start: null, or a JSON object: if no instance holds the key, one is created and the event fired at it, or neither.
+--          Its members `context`, `correlation_id` and `expires_in`, an interval, are those of the new instance
+-- Returns: the instance after the step
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW40W, PW412, PW413, PW422, PW42G, PW42K, PW428: see
+--          pawl_private.condition; the detail is JSON. What fire_by_keys raises
+-- Locks:   instance (for no key update), then idempotency_key
+-- Writes:  idempotency_key, instance, history, timer
+-- +goose StatementBegin
+create function pawl.fire_by_key(
+  p_workflow text,
+  p_business_key text,
+  p_event text,
+  p_payload jsonb default '{}',
+  p_key text default null,
+  p_expected_version bigint default null,
+  p_tenant text default 'default',
+  p_actor text default session_user,
+  p_correlation_id text default null,
+  p_start jsonb default null
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_outcome pawl.outcome;
+  v_actor text;
+begin
+  perform pawl_private.refuse_malformed(coalesce(
+    pawl_private.command_fault(
+      p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
+      p_correlation_id => p_correlation_id),
+    case when coalesce(p_business_key, '') = '' then 'the business key must not be empty' end,
+    pawl_private.start_fault(p_start)));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
+  select * into strict v_outcome from pawl.fire_by_keys(
+    p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_business_keys => array[p_business_key],
+    p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
+    p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
+    p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+  if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
+    perform pawl_private.raise_condition(
+      'version-mismatch', 'no instance holds this business key, so none is at the expected version',
+      jsonb_build_object('expected', p_expected_version, 'event', p_event));
+  elsif v_outcome.code not in ('applied', 'created') then
+    perform pawl_private.refuse(
+      p_outcome => v_outcome, p_id => null, p_event => p_event, p_expected => p_expected_version);
+  end if;
+  return v_outcome.instance;
+end
+$$;
+-- +goose StatementEnd
+
+-- start_fault says what is wrong with the start of a fire by business key, or null.
+-- +goose StatementBegin
+create function pawl_private.start_fault(p_start jsonb) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lifetime interval;
+begin
+  if p_start is null then
+    return null;
+  elsif jsonb_typeof(p_start) <> 'object' then
+    return 'the start must be a JSON object';
+  elsif p_start - '{context,correlation_id,expires_in}'::text[] <> '{}' then
+    return 'the start may have no other members than context, correlation_id and expires_in';
+  elsif jsonb_typeof(p_start -> 'correlation_id') <> 'string' or jsonb_typeof(p_start -> 'expires_in') <> 'string' then
+    return 'correlation_id and expires_in of the start must be strings';
+  elsif p_start ->> 'correlation_id' collate "C" !~ '^[!-~]{1,255}$' then
+    return 'the correlation id of the start must have 1 to 255 visible ASCII characters';
+  end if;
+  begin
+    v_lifetime := (p_start ->> 'expires_in')::interval;
+  exception when data_exception then
+    v_lifetime := '0';
+  end;
+  -- The sum of a time and a longer one may be no time that PostgreSQL can store.
+  if v_lifetime not between interval '1 microsecond' and interval '3650 days' then
+    return 'expires_in of the start must be an interval, more than 0 and at most 3650 days';
+  end if;
+  return null;
+end
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/fire_by_keys.sql
+
+-- Firing by business key. A key is held by the instance that an index of pawl.instance allows one of: see
+-- instance_business_key_key.
+
+-- start_fingerprint is pawl_private.fingerprint for a fire by business key. The id of the instance is not part of it,
+-- since it is not known if the instance is to be created.
+-- +goose StatementBegin
+create function pawl_private.start_fingerprint(
+  p_workflow text, p_business_key text, p_event text, p_payload jsonb, p_start jsonb, p_subject text
+) returns bytea
+language sql stable parallel safe
+as $$
+  select sha256(convert_to(
+    jsonb_build_array('fire-by-key', p_workflow, p_business_key, p_event, p_payload, p_start)::text
+      || coalesce(p_subject, ''), 'UTF8'))
+$$;
+-- +goose StatementEnd
+
+-- lock_holder locks the instance that holds a business key, which then holds it until the transaction ends.
+-- Returns: its id; null if no instance holds the key
+-- Locks:   instance (for no key update)
+-- +goose StatementBegin
+create function pawl_private.lock_holder(p_tenant text, p_workflow text, p_business_key text) returns uuid
+language plpgsql volatile
+as $$
+declare
+  v_id uuid;
+begin
+  loop
+    select i.id
+    into v_id
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.workflow = p_workflow and i.business_key = p_business_key
+      and (i.status = 'active' or not i.business_key_reusable)
+    limit 1;
+    exit when not found;
+    perform
+    from pawl.instance i
+    where i.tenant_id = p_tenant and i.id = v_id and (i.status = 'active' or not i.business_key_reusable)
+    for no key update;
+    exit when found;
+    -- It has ended, or was purged, since it was looked up. Another one may hold the key by now.
+  end loop;
+  return v_id;
+end
+$$;
+-- +goose StatementEnd
+
+-- started_by says whether the command with an idempotency key, which moved an instance to a version, created it too.
+-- Then both were one transaction, the creation has no key, and no other command moved the instance in between.
+-- +goose StatementBegin
+create function pawl_private.started_by(p_tenant text, p_id uuid, p_version bigint, p_key text) returns boolean
+language plpgsql stable parallel safe
+as $$
+begin
+  return exists (
+    select
+    from pawl.history c
+    cross join lateral (
+      select h.xid
+      from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = p_id and h.version = p_version
+      limit 1
+    ) l
+    where c.tenant_id = p_tenant and c.instance_id = p_id and c.version = 1 and c.key is null and c.xid = l.xid
+      and not exists (
+        select
+        from pawl.history h
+        where h.tenant_id = p_tenant and h.instance_id = p_id and h.version between 2 and p_version and h.key <> p_key));
+end
+$$;
+-- +goose StatementEnd
+
+-- fire_by_keys fires events as fire does, at the instances that hold business keys. A command may start an instance: if
+-- none holds its key, it creates one and fires the event at it, or does neither. The whole call is one transaction.
+-- p_starts:         a JSON object if the command may start an instance, else null. Its members `context`,
+--                   `correlation_id`, `expires_in` (an interval), `callback_url` and `callback_secret` are those of the
+--                   new instance; see create. It is part of the fingerprint, as it is written
+-- p_callback_secrets, p_seeds: as for create, of the new instance. A secret here is used instead of that of p_starts,
+--                   which then is its digest
+-- p_starts_checked: as p_checked, of the context schema of the instance to create
+-- p_verified, p_access: as for fire
+-- Returns: one outcome per command, in no order, with the codes of fire. Instead of 'applied' the code is 'created' if
+--          the command created the instance. If it would have created one, it is 'version-mismatch' if it expects any
+--          version, and may be a code of create. Such a refusal shows no id, and is not recorded
+-- Raises:  what create and fire raise
+-- Locks:   the instances that hold the keys (for no key update, by id), then what fire locks. Then, for one command
+--          after the other, by business key, what create and fire lock. Two calls that start instances may therefore
+--          wait for each other. PostgreSQL ends one of them with 40P01, and the service repeats it
+-- Writes:  idempotency_key, instance, history, timer, callback
+-- +goose StatementBegin
+create function pawl.fire_by_keys(
+  p_tenants text[], p_workflows text[], p_business_keys text[], p_events text[], p_payloads jsonb[], p_keys text[],
+  p_expected text[], p_checked text[], p_starts jsonb[], p_starts_checked text[], p_actors text[], p_reasons text[],
+  p_correlation_ids text[], p_traceparents text[], p_verified boolean default null,
+  p_callback_secrets text[] default null, p_seeds uuid[] default null, p_access uuid default null
+) returns setof pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_memoize = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_fingerprints bytea[];
+  -- A command whose key nobody holds fires at an id that does not exist, in case it is a replay.
+  v_ids uuid[] := array(select gen_random_uuid() from generate_series(1, cardinality(p_business_keys)));
+  v_row record;
+  v_outcome pawl.outcome;
+  v_open integer[] := '{}';
+  v_place integer;
+  v_id uuid;
+  v_start jsonb;
+  v_starts boolean;
+begin
+  select array_agg(
+    pawl_private.start_fingerprint(
+      c.workflow, c.business_key, c.event, c.payload, c.start, case when p_verified then c.actor end)
+    order by c.ordinal)
+  into v_fingerprints
+  from unnest(p_workflows, p_business_keys, p_events, p_payloads, p_starts, p_actors)
+    with ordinality as c (workflow, business_key, event, payload, start, actor, ordinal);
+
+  for v_row in
+    select c.ordinal, c.id
+    from (
+      select c.ordinal, c.tenant, h.id
+      from unnest(p_tenants, p_workflows, p_business_keys, p_keys)
+        with ordinality as c (tenant, workflow, business_key, key, ordinal)
+      cross join lateral (
+        select i.id
+        from pawl.instance i
+        where i.tenant_id = c.tenant and i.workflow = c.workflow and i.business_key = c.business_key
+          and (i.status = 'active' or not i.business_key_reusable)
+        limit 1
+      ) h
+      left join lateral (
+        select true as seen
+        from pawl.idempotency_key k
+        where k.tenant_id = c.tenant and k.key = c.key and k.expires_at > v_now
+        limit 1
+      ) k on true
+      where k.seen is not true -- A replay takes no lock.
+      order by h.id, c.tenant
+    ) c
+    cross join lateral (
+      -- An instance that holds its key no more when it is locked is left out.
+      select true
+      from pawl.instance i
+      where i.tenant_id = c.tenant and i.id = c.id and (i.status = 'active' or not i.business_key_reusable)
+      limit 1
+      for no key update
+    ) i
+  loop
+    v_ids[v_row.ordinal] := v_row.id;
+  end loop;
+
+  for v_outcome in
+    select o.*
+    from pawl.fire(
+      p_tenants => p_tenants, p_ids => v_ids, p_events => p_events, p_payloads => p_payloads, p_keys => p_keys,
+      p_expected => p_expected, p_checked => p_checked, p_actors => p_actors, p_reasons => p_reasons,
+      p_correlation_ids => p_correlation_ids, p_traceparents => p_traceparents, p_verified => p_verified,
+      p_fingerprints => v_fingerprints, p_access => p_access) o
+  loop
+    if v_outcome.code = 'instance-not-found' then
+      v_open := v_open || v_outcome.ordinal;
+      continue;
+    end if;
+    if v_outcome.code = 'applied' and v_outcome.replayed and p_starts[v_outcome.ordinal] is not null
+      and pawl_private.started_by(
+        p_tenants[v_outcome.ordinal], (v_outcome.instance).id, (v_outcome.instance).version,
+        p_keys[v_outcome.ordinal]) then
+      v_outcome.code := 'created';
+    end if;
+    return next v_outcome;
+  end loop;
+
+  for v_place in
+    select o.place from unnest(v_open) as o (place) order by p_tenants[o.place], p_workflows[o.place], p_business_keys[o.place], o.place
+  loop
+    v_start := p_starts[v_place];
+    loop
+      v_id := pawl_private.lock_holder(p_tenants[v_place], p_workflows[v_place], p_business_keys[v_place]);
+      v_starts := v_id is null and v_start is not null;
+      begin
+        v_outcome := null;
+        if v_starts and p_expected[v_place] <> '' then
+          v_outcome.code := case
+            when exists (select from pawl.workflow w where w.name = p_workflows[v_place]) then 'version-mismatch'
+            else 'workflow-not-found'
+          end;
+          v_outcome.replayed := false;
+        elsif v_starts then
+          -- Without a key, which belongs to the event.
+          select o.*
+          into strict v_outcome
+          from pawl.create(
+            p_tenants => p_tenants[v_place:v_place], p_workflows => p_workflows[v_place:v_place],
+            p_contexts => array[coalesce(v_start -> 'context', '{}')], p_keys => array[''],
+            p_business_keys => p_business_keys[v_place:v_place],
+            p_instance_correlation_ids => array[coalesce(v_start ->> 'correlation_id', '')],
+            -- A day has 24 hours, whatever the time zone of the session.
+            p_lifetimes => array[
+              make_interval(secs => extract(epoch from (v_start ->> 'expires_in')::interval)::double precision)],
+            p_checked => p_starts_checked[v_place:v_place],
+            p_actors => p_actors[v_place:v_place], p_reasons => p_reasons[v_place:v_place],
+            p_correlation_ids => p_correlation_ids[v_place:v_place],
+            p_traceparents => p_traceparents[v_place:v_place],
+            p_callback_urls => array[coalesce(v_start ->> 'callback_url', '')],
+            p_callback_secrets => array[
+              coalesce(nullif(p_callback_secrets[v_place], ''), v_start ->> 'callback_secret', '')],
+            p_verified => p_verified, p_seeds => p_seeds[v_place:v_place]) o;
+          v_id := case when v_outcome.code = 'applied' then (v_outcome.instance).id end;
+        end if;
+        if v_id is not null or not v_starts then
+          select o.*
+          into strict v_outcome
+          from pawl.fire(
+            p_tenants => p_tenants[v_place:v_place], p_ids => array[coalesce(v_id, v_ids[v_place])],
+            p_events => p_events[v_place:v_place], p_payloads => p_payloads[v_place:v_place],
+            p_keys => p_keys[v_place:v_place],
+            -- Whoever starts an instance knows its version.
+            p_expected => case when v_starts then array['*'] else p_expected[v_place:v_place] end,
+            p_checked => p_checked[v_place:v_place], p_actors => p_actors[v_place:v_place],
+            p_reasons => p_reasons[v_place:v_place], p_correlation_ids => p_correlation_ids[v_place:v_place],
+            p_traceparents => p_traceparents[v_place:v_place], p_verified => p_verified,
+            p_fingerprints => v_fingerprints[v_place:v_place]) o;
+        end if;
+        if v_starts and (v_outcome.code <> 'applied' or v_outcome.replayed) then
+          raise exception 'the instance is not started' using errcode = 'PW000'; -- Caught below.
+        end if;
+      exception when sqlstate 'PW000' then
+        if not v_outcome.replayed then
+          v_outcome.instance.id := null;
+        end if;
+      end;
+      exit when v_outcome.code <> 'instance-exists'; -- Else another command has just taken the key.
+    end loop;
+    v_outcome.ordinal := v_place;
+    if v_outcome.code = 'applied' and v_start is not null and (
+      v_starts and not v_outcome.replayed
+      or v_outcome.replayed and pawl_private.started_by(
+        p_tenants[v_place], (v_outcome.instance).id, (v_outcome.instance).version, p_keys[v_place])
+    ) then
+      v_outcome.code := 'created';
+    end if;
+    return next v_outcome;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
 -- 20_instance/fire_one.sql
 
 -- fire_one moves one instance inside the caller's own transaction, so that the step and the caller's
 -- business rows commit together or not at all. The caller vouches for the payload's schema, as with
 -- create_one.
 -- Returns: the instance after the step
--- Raises:  PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
 --          pawl_private.condition; the detail is JSON. What fire raises
 -- Locks:   instance (for no key update), then idempotency_key
 -- Writes:  idempotency_key, instance, history, timer
@@ -2583,13 +7082,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcome pawl.outcome;
+  v_actor text;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
-    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
+    p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
     p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
@@ -2604,10 +7105,14 @@ $$;
 
 -- guard_holds says for each of the given events whether a transition of the instance's state would be
 -- taken for p_payload. Payload schemas play no part.
+-- p_events: patterns of events stand for themselves
+-- p_actor, p_verified: as for fire
 -- Returns: one row per event, by name
 -- Raises:  what a guard or an assign raises even in silent mode
 -- +goose StatementBegin
-create function pawl.guard_holds(p_instance pawl.instance, p_events text[], p_payload jsonb)
+create function pawl.guard_holds(
+  p_instance pawl.instance, p_events text[], p_payload jsonb, p_actor text default session_user, p_verified boolean default null
+)
 returns table (event text, holds boolean)
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -2616,7 +7121,8 @@ as $$
   from unnest(p_events) as e (event)
   left join lateral pawl_private.choose(
     p_instance.workflow, p_instance.workflow_version, p_instance.state, e.event,
-    pawl_private.document(p_instance, p_payload, pawl.now()), '*') t on true
+    pawl_private.document(p_instance, p_payload, pawl.now(), e.event, pawl_private.principal(p_actor, p_verified, false)), '*',
+    p_instance.memory) t on true
   order by e.event
 $$;
 -- +goose StatementEnd
@@ -2624,9 +7130,9 @@ $$;
 -- 20_instance/history_page.sql
 
 -- history_page reads a page of an instance's history: the steps after the version p_after.
--- Returns: up to p_limit rows, in the order of their versions. The page ends with the row by which its contexts
---          and payloads have p_bytes, so it has at least one row if there are any. Only the documents of these rows
---          are read
+-- Returns: up to p_limit rows, in the order of their versions. The page ends with the row by which its contexts and
+--          payloads have p_bytes, so it has at least one row if there are any. Only the documents of these rows are
+--          read
 -- +goose StatementBegin
 create function pawl.history_page(
   p_tenant text, p_instance uuid, p_after bigint, p_limit integer, p_bytes bigint
@@ -2717,8 +7223,81 @@ as $$
     p_outcome.ordinal, p_outcome.code, p_outcome.replayed, i.id, i.workflow, i.workflow_version, i.state,
     i.status::text, i.version::bigint, i.context::jsonb, i.business_key::text, i.correlation_id::text, i.created_at,
     i.state_changed_at, i.expires_at, i.error::jsonb, p_outcome.actions, p_outcome.guards, p_outcome.schema,
-    p_outcome.timeout_event, p_outcome.timeout_due_at
+    p_outcome.timeout_event, p_outcome.timeout_due_at, i.memory::jsonb
   from (select (p_outcome.instance).*) i
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/override.sql
+
+-- override makes a step that an instance's definition does not allow now, in the name of an operator: along a transition
+-- of an event whatever its guards say, or to any state of the instance's version. All else is as after every step:
+-- entry and exit assigns, timers, invariants, eventless transitions, history (with kind 'forced'). A final instance does
+-- not move, and a protected state is neither left nor entered. The audit has a row for the step, and one for a replay.
+-- p_reason:        why; 1 to 1000 characters, not blank
+-- p_expected:      '*' for any version, else an array literal of the versions that will do, such as '{3}'
+-- p_to:            the path of a state; of a compound one, the instance gets into its initial state. Guards and values
+--                  read 'forced' as $.event
+-- p_context_patch: with p_to: a JSON Merge Patch (RFC 7396) of the context. What the states that are left assign comes
+--                  before it, what the states that are entered assign comes after it
+-- p_event, p_payload: in place of p_to. p_bypass: with p_event: 'guard'
+-- p_target:        with p_event: a state; only a transition that leads there, or into it, is taken. Null for the first
+-- p_checked:       as for fire
+-- p_patch_checked: the version of the instance for which the caller has checked the patched context against the
+--                  workflow's schema, or '*' for any; see 'context-unchecked'
+-- p_verified:      as for fire
+-- p_dry_run:       decide, and write and lock nothing; the caller's transaction may be read-only. The key plays no part
+-- p_raises:        whether a refusal is raised, or returned as fire returns it. A refusal that is raised is not recorded
+--                  for the key
+-- p_caller:        who acts, for the audit: a JSON object; null for the session
+-- Returns: the outcome. 'payload-unchecked' is as fire's. With 'context-unchecked', schema is an object of the schema and
+--          the contexts before and after the patch: if the first fits the schema, the second must
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW40P, PW412, PW413, PW422, PW42G, PW42K, PW428: see
+--          pawl_private.condition; the detail is JSON. 40001 a key vanished while it was read: try again. What a guard or
+--          an assign raises
+-- Locks:   instance (for no key update), then idempotency_key
+-- Writes:  idempotency_key, instance, history, timer, audit
+-- +goose StatementBegin
+create function pawl.override(
+  p_id uuid, p_reason text, p_expected text, p_to text default null, p_context_patch jsonb default null,
+  p_event text default null, p_payload jsonb default null, p_bypass text default null, p_target text default null,
+  p_key text default null, p_tenant text default 'default', p_actor text default session_user,
+  p_correlation_id text default null, p_traceparent text default null, p_checked text default '*',
+  p_patch_checked text default '*', p_verified boolean default null, p_dry_run boolean default false,
+  p_raises boolean default true, p_caller jsonb default null
+) returns pawl.outcome
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_memoize = off
+-- Plans over JSON of unknown size look expensive, and would be compiled.
+set jit = off
+as $$
+begin
+  perform pawl_private.refuse_malformed(coalesce(
+    pawl_private.force_fault(
+      p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id, p_reason => p_reason,
+      p_expected => p_expected),
+    case
+      when (p_event is null) = (p_to is null) then 'give either an event or a state to go to'
+      when p_event is not null and p_bypass is distinct from 'guard'
+        then 'an override by an event passes over guards: bypass must be guard. Fire the event if its guards are to count'
+      when p_event is not null and p_context_patch is not null then 'a context patch goes with a state to go to'
+      when p_to is not null and (p_payload is not null or p_bypass is not null or p_target is not null)
+        then 'payload, bypass and target go with an event'
+      when jsonb_typeof(p_context_patch) <> 'object' or pawl_private.is_too_deep(p_context_patch)
+        then 'the context patch must be a JSON object, nested at most 64 deep'
+    end));
+  return pawl_private.force(
+    p_kind => 'forced', p_id => p_id,
+    p_command => (
+      p_tenant, p_event, coalesce(p_payload, '{}'), p_key, coalesce(p_expected, ''), p_checked, p_reason,
+      pawl_private.bound_actor(p_tenant, p_actor), p_verified,
+      false, false, null
+    )::pawl_private.fire_command,
+    p_to => p_to, p_patch => p_context_patch, p_patch_checked => p_patch_checked, p_target => p_target,
+    p_correlation_id => p_correlation_id, p_traceparent => p_traceparent, p_dry_run => p_dry_run, p_raises => p_raises,
+    p_caller => p_caller);
+end
 $$;
 -- +goose StatementEnd
 
@@ -2728,26 +7307,25 @@ $$;
 -- be read-only. Keys play no part.
 -- p_expected, p_checked: as for fire
 -- p_instances: rows to decide for instead of the stored instances, one per command; null for the stored
+-- p_actor, p_verified, p_by_timer: as for fire. p_by_task: whether the commands are for what became of tasks. p_now: when
+--             it is decided; null for now
 -- Returns: one outcome per command, in no order; an applied one shows the instance as it would be
--- Raises:  PW400 malformed-request if p_expected is not as described; what a guard or an assign raises even in silent mode
+-- Raises:  PW400 malformed-request if p_expected is not as described; what a guard or an assign raises even in silent
+--          mode
 -- +goose StatementBegin
 create function pawl.preview(
   p_tenant text, p_ids uuid[], p_events text[], p_payloads jsonb[], p_expected text[], p_checked text[],
-  p_instances pawl.instance[] default null
+  p_instances pawl.instance[] default null, p_actor text default session_user, p_verified boolean default null,
+  p_now timestamptz default null, p_by_timer boolean default false, p_by_task boolean default false
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform pawl_private.refuse_malformed(format('%L is no array of versions', left(e.expected, 100)))
-  from unnest(p_expected) as e (expected)
-  where e.expected not in ('', '*') and case
-    when e.expected ~ '^[{]((-?[0-9]{1,18}|[0-9]{19,30})(,(-?[0-9]{1,18}|[0-9]{19,30}))*)?[}]$' then 9223372036854775807 < any (e.expected::numeric[])
-    else true
-  end;
+  perform pawl_private.refuse_malformed(pawl_private.expected_fault(e.expected)) from unnest(p_expected) as e (expected);
   return query
   select c.ordinal::integer, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
-  from (select pawl.now() as now offset 0) n -- Read once: all commands are decided at one time.
+  from (select coalesce(p_now, pawl.now()) as now offset 0) n -- Read once: all commands are decided at one time.
   cross join unnest(p_ids, p_events, p_payloads, p_expected, p_checked)
     with ordinality as c (id, event, payload, expected, checked, ordinal)
   left join lateral (
@@ -2760,7 +7338,7 @@ begin
     p_now => n.now, p_setting => (select g from pawl.setting g),
     p_instance => case when p_instances is null then i.instance else p_instances[c.ordinal] end,
     p_command => (
-      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, false
+      p_tenant, c.event, c.payload, '', c.expected, c.checked, null, p_actor, p_verified, p_by_timer, p_by_task, null
     )::pawl_private.fire_command) d;
 end
 $$;
@@ -2768,44 +7346,35 @@ $$;
 
 -- 20_instance/simulate.sql
 
--- simulate decides an event for an instance that does not exist, in the given state, at the given
--- version, with the given context. It writes nothing.
--- p_state:   null to create the instance with the context first
--- p_event:   null to decide no event
--- p_checked: as for fire
+-- simulate decides an event for an instance that does not exist. It writes nothing.
+-- p_position: {state, context, version, created_at, state_changed_at, expires_at, memory}, as an outcome shows them.
+--             Without a state, the instance is created with the context first. Without times, it has just been created
+-- p_event:    null to decide no event; may be one of what became of a task, such as 'done:charge'
+-- p_checked, p_actor, p_verified: as for fire. p_now: when it happens; null for now
 -- Returns: one outcome, as preview does; none if the workflow has no such version or state
 -- Raises:  PW400 malformed-request; what preview raises
 -- +goose StatementBegin
 create function pawl.simulate(
-  p_workflow text, p_workflow_version integer, p_state text, p_version bigint, p_context jsonb,
-  p_event text, p_payload jsonb, p_checked text
+  p_workflow text, p_workflow_version integer, p_position jsonb, p_event text, p_payload jsonb, p_checked text,
+  p_actor text default session_user, p_verified boolean default null, p_now timestamptz default null
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := pawl.now();
+  v_now timestamptz := coalesce(p_now, pawl.now());
   v_instance pawl.instance;
   v_macrostep pawl_private.macrostep;
+  v_by_task boolean := coalesce(p_event ~ '^(done|error|unknown|compensated):', false);
 begin
-  perform pawl_private.refuse_malformed(case
-    when jsonb_typeof(p_context) is distinct from 'object' then 'the context must be a JSON object'
-    when p_version not between 1 and 1000000000000000 or p_version is null then 'the version must be from 1 to 10^15'
-  end);
-  select (pawl_private.instance_row(
-    p_tenant_id => 'simulation', p_id => '00000000-0000-0000-0000-000000000000', p_workflow => s.workflow,
-    p_workflow_version => s.workflow_version, p_state => s.state, p_status => s.status, p_version => p_version,
-    p_context => p_context, p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + w.ttl)).*
-  into v_instance
-  from pawl.workflow w
-  join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version
-  where w.name = p_workflow and w.version = p_workflow_version and s.state = coalesce(p_state, w.initial);
-  if not found then
+  v_instance := pawl_private.simulated(p_workflow, p_workflow_version, p_position, v_now);
+  if v_instance.id is null then
     return;
   end if;
-  if p_state is null then
+  if p_position ->> 'state' is null then
     v_macrostep := pawl_private.begin_macrostep(
-      p_instance => v_instance, p_reason => null, p_now => v_now, p_setting => (select g from pawl.setting g));
+      p_instance => v_instance, p_principal => pawl_private.principal(p_actor, p_verified, false), p_reason => null,
+      p_now => v_now, p_setting => (select g from pawl.setting g));
     v_instance := coalesce(v_macrostep.instance, v_instance);
   end if;
   if p_event is not null and v_macrostep.refusal is null then
@@ -2813,32 +7382,134 @@ begin
     from pawl.preview(
       p_tenant => 'simulation', p_ids => array[v_instance.id], p_events => array[p_event],
       p_payloads => array[p_payload], p_expected => array['*'], p_checked => array[p_checked],
-      p_instances => array[v_instance]) o;
+      p_instances => array[v_instance], p_actor => p_actor, p_verified => case when v_by_task then true else p_verified end,
+      p_now => v_now, p_by_task => v_by_task) o;
   else
     return query select
-      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events, null::text[], null::jsonb,
-      null::text, null::timestamptz;
+      1, coalesce(v_macrostep.refusal, 'applied'), false, v_instance, v_macrostep.events,
+      case when v_macrostep.broken is not null then array[v_macrostep.broken] end, null::jsonb, d.event, d.due_at
+    from (select) one
+    left join lateral pawl_private.next_deadline(v_instance, 0) d on v_macrostep.refusal is null;
   end if;
 end
 $$;
 -- +goose StatementEnd
 
+-- 20_instance/simulate_timeout.sql
+
+-- simulate_timeout makes the next step that a timer or the lifetime makes by p_until, of an instance that does not
+-- exist. It writes nothing. Deadlines are tried in their order, each at its time, but not before p_now.
+-- p_position: as for simulate, with a state; and tried: how many timeouts of the state were refused, 0 if it is left
+--             out
+-- Returns: one row: the event and the time of the step, its outcome, and tried for the position after it. Without such
+--          a step the outcome's code is 'none', and tried counts the timeouts that were refused. No row if the workflow
+--          has no such version or state
+-- Raises:  PW400 malformed-request; what preview raises
+-- +goose StatementBegin
+create function pawl.simulate_timeout(
+  p_workflow text, p_workflow_version integer, p_position jsonb, p_now timestamptz, p_until timestamptz
+) returns table (event text, at timestamptz, tried integer, outcome pawl.outcome)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_instance pawl.instance;
+  v_deadline record;
+begin
+  v_instance := pawl_private.simulated(p_workflow, p_workflow_version, p_position, p_now);
+  if v_instance.id is null then
+    return;
+  end if;
+  tried := coalesce((p_position ->> 'tried')::integer, 0);
+  loop
+    select d.* into v_deadline from pawl_private.next_deadline(v_instance, tried) d;
+    if not found or v_deadline.due_at > p_until then
+      event := '';
+      at := p_until;
+      outcome := jsonb_populate_record(null::pawl.outcome, '{"ordinal": 1, "code": "none", "replayed": false}');
+      outcome.instance := v_instance;
+      outcome.timeout_event := v_deadline.event;
+      outcome.timeout_due_at := v_deadline.due_at;
+      return next;
+      return;
+    end if;
+    event := v_deadline.event;
+    at := greatest(v_deadline.due_at, p_now);
+    select o.*
+    into outcome
+    from pawl.preview(
+      p_tenant => 'simulation', p_ids => array[v_instance.id], p_events => array[event],
+      p_payloads => array[pawl_private.timer_payload(event, v_deadline.due_at, v_instance.memory, at)], p_expected => array['*'],
+      p_checked => array['*'], p_instances => array[v_instance], p_actor => 'pawl', p_now => at, p_by_timer => true) o;
+    if (outcome).code not in ('guard-rejected', 'invariant-broken', 'transition-not-allowed') or v_deadline.tried is null then
+      -- Behind an internal step the timeouts that were refused stay so.
+      tried := case when (outcome).code = 'applied' and ((outcome).instance).state_changed_at >= at then 0 else tried end;
+      return next;
+      return;
+    end if;
+    if event like 'every:%' then
+      v_instance := pawl_private.passed_over(v_instance, event, at);
+    else
+      tried := v_deadline.tried;
+    end if;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 20_instance/tenant_of_instance.sql
+
+-- tenant_of_instance finds the tenant that has an instance.
+-- Returns: as pawl_private.tenant_of
+-- +goose StatementBegin
+create function pawl.tenant_of_instance(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.instance', p_id => p_id) $$;
+-- +goose StatementEnd
+
 -- 20_instance/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.create'),
-  ('service', 'pawl.fire'),
-  ('service', 'pawl.preview'),
-  ('service', 'pawl.instances'),
-  ('service', 'pawl.instances_page'),
-  ('service', 'pawl.history_page'),
-  ('service', 'pawl.simulate'),
-  ('service', 'pawl.outcome_rows'),
-  ('service', 'pawl.guard_holds'),
-  ('service', 'pawl.create_one'),
-  ('service', 'pawl.fire_one'),
+  ('api', 'pawl.create'),
+  ('api', 'pawl.fire'),
+  ('api', 'pawl.fire_by_keys'),
+  ('api', 'pawl.preview'),
+  ('api', 'pawl.override'),
+  ('api', 'pawl.cancel'),
+  ('api', 'pawl.instances'),
+  ('api', 'pawl.instances_page'),
+  ('api', 'pawl.history_page'),
+  ('api', 'pawl.simulate'),
+  ('api', 'pawl.simulate_timeout'),
+  ('api', 'pawl.outcome_rows'),
+  ('api', 'pawl.guard_holds'),
+  ('api', 'pawl.tenant_of_instance'),
+  ('worker', 'pawl.count_usage'),
+  ('reader', 'pawl.instances'),
+  ('reader', 'pawl.history_page'),
   ('caller', 'pawl.create_one'),
-  ('caller', 'pawl.fire_one');
+  ('caller', 'pawl.fire_one'),
+  ('caller', 'pawl.fire_by_key'),
+  ('operator', 'pawl.create_one'),
+  ('operator', 'pawl.fire_one'),
+  ('operator', 'pawl.fire_by_key'),
+  ('operator', 'pawl.override'),
+  ('operator', 'pawl.cancel');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.instance', null),
+  ('api', 'pawl.instance_at', null),
+  ('api', 'pawl.history', null),
+  ('worker', 'pawl.instance', null),
+  ('reader', 'pawl.instance', null),
+  ('reader', 'pawl.instance_at', null),
+  ('reader', 'pawl.history', null),
+  ('reader', 'pawl.idempotency_key', null),
+  ('reader', 'pawl.timer', null),
+  ('reader', 'pawl.callback', '{tenant_id,instance_id,created_at}'),
+  ('api', 'pawl.timer', null);
 
 -- 30_timer/tables.sql
 
@@ -2852,6 +7523,9 @@ insert into pawl_private.privilege (privilege, function) values
 -- the slow lane when they are due. The fast lane tries none of them until slow_until, and the index that it
 -- reads does not hold them. The slow lane takes its queues by turns: first by tenant, then by workflow. It
 -- fires one timer after the other, each in a subtransaction, under the service's own statement timeout.
+--
+-- While more timers are due than a call of the fast lane fires, tenants take turns, with one timer at each turn. So a
+-- tenant's timers wait for a call or two, however many another tenant's are due before them.
 --
 -- One process at a time works in each lane: its transaction holds the lane's row of timer_lane. Others would
 -- only wait for the same instances, and the slow lane never runs more than one guard at a time. The lanes wait
@@ -2867,9 +7541,13 @@ insert into pawl_private.privilege (privilege, function) values
 -- connect.
 create table pawl_private.timer_lane (
   name text not null,
+  after_tenant text collate "C" not null default '',
   constraint timer_lane_pkey primary key (name),
   constraint timer_lane_is_known check (name in ('fast', 'slow'))
 );
+
+comment on column pawl_private.timer_lane.after_tenant is
+  'of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first';
 
 insert into pawl_private.timer_lane (name) values ('fast'), ('slow');
 
@@ -2905,13 +7583,22 @@ select
 from pawl.timer t
 join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
 cross join lateral (
-  select u.event, i.state_changed_at + u.timeout as due_at, u.position
-  from pawl.workflow_state s
-  cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
-  where s.workflow = i.workflow
-    and s.workflow_version = i.workflow_version
-    and s.state = i.state
-    and u.position > case when t.armed_version = i.version then t.tried else 0 end
+  select u.event, u.due_at, u.position
+  from (
+    select a.event, a.due_at, row_number() over (order by a.due_at, a.place) as position
+    from (
+      select o.event, i.state_changed_at + o.timeout as due_at, o.place
+      from pawl.workflow_state s
+      cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as o (timeout, event, place)
+      where s.workflow = i.workflow
+        and s.workflow_version = i.workflow_version
+        and s.state = i.state
+      union all
+      select m.key, (m.value ->> 'at')::timestamptz, (m.value ->> 'place')::bigint
+      from jsonb_each(i.memory -> 'due') m
+    ) a
+  ) u
+  where u.position > case when t.armed_version = i.version then t.tried else 0 end
   union all
   select 'ttl'::text as event, i.expires_at as due_at, null::bigint as position
   where i.expires_at is not null
@@ -2927,45 +7614,64 @@ select null::text as event, null::timestamptz as due_at, null::text as last_erro
 
 -- 30_timer/private.sql
 
--- next_deadline is the nearest deadline of an instance: of its state's timeouts but the first
--- p_tried, which were refused, and of its lifetime. A timeout precedes a lifetime that is due at the
--- same time.
--- Returns: one row, or none if there is no deadline. tried: the p_tried that leads to the deadline
---          after this one; null for the lifetime, which is the last
+-- timer_turns chooses the tenants of whose timers the next call of the fast lane fires some, while more timers are due
+-- than a call fires. Tenants have their turns in the order of their names, behind the last one that had its turn. No more
+-- than 1,000 tenants with timers are looked at. The caller must hold the lock of the fast lane.
+-- Returns: up to p_limit tenants with due timers, none of which is disabled
+-- Writes:  timer_lane
 -- +goose StatementBegin
-create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer)
-returns table (due_at timestamptz, event text, tried integer)
-language sql stable
+create function pawl_private.timer_turns(p_now timestamptz, p_limit integer) returns text[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by the index of tenants, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
 as $$
-  select d.due_at, d.event, d.tried
-  from (
-    select p_instance.state_changed_at + u.timeout as due_at, u.event, u.position::integer as tried
-    from pawl.workflow_state s
-    cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
-    where s.workflow = p_instance.workflow
-      and s.workflow_version = p_instance.workflow_version
-      and s.state = p_instance.state
-      and u.position > p_tried
-    union all
-    select p_instance.expires_at, 'ttl', null
-    where p_instance.expires_at is not null
-  ) d
-  where p_instance.status = 'active'
-  order by d.due_at, d.tried
-  limit 1
+declare
+  v_tenants text[] := '{}';
+  v_after text := (select l.after_tenant from pawl_private.timer_lane l where l.name = 'fast');
+  v_begun boolean := v_after = '';
+  v_next record;
+begin
+  for v_look in 1..1000 loop
+    exit when cardinality(v_tenants) >= p_limit;
+    select t.tenant_id, t.due_at
+    into v_next
+    from pawl.timer t
+    where t.tenant_id > v_after and t.queued_version is distinct from t.armed_version
+    order by t.tenant_id, t.due_at
+    limit 1;
+    if v_next.tenant_id is null then
+      v_after := ''; -- Nobody is behind the last one: from the beginning.
+      exit when v_begun or v_tenants <> '{}';
+      v_begun := true;
+      continue;
+    end if;
+    v_after := v_next.tenant_id;
+    if v_next.due_at <= p_now and not pawl_private.is_disabled(v_after) then
+      v_tenants := v_tenants || v_after;
+    end if;
+  end loop;
+  update pawl_private.timer_lane l set after_tenant = v_after where l.name = 'fast' and l.after_tenant <> v_after;
+  return v_tenants;
+end
 $$;
 -- +goose StatementEnd
 
 -- due_timers reads the timers of a lane that are due, the oldest first, and locks their instances. It leaves
--- out an instance that is locked, and looks at no more than 5,000 timers to find others.
--- p_queue: a queue of the slow lane; null for the fast lane
--- Returns: up to p_limit rows. tried: how many timeouts of the state were refused. due_at, event: the
---          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline. queue:
---          in the fast lane, the queue that the timer must be moved to, untried; null if it is not known to be
---          slow
+-- out an instance that is locked, and those of disabled tenants, and looks at no more than 5,000 timers to find
+-- others; at 1,000 with p_tenants.
+-- p_queue:   a queue of the slow lane; null for the fast lane
+-- p_tenants: in the fast lane, the tenants that take turns, with one timer at each turn; null for all, without turns
+-- Returns: up to p_limit rows. tried: how many timeouts of the state were refused. due_at, event: the next deadline,
+--          which need not be due; null if there is none. next_tried: as of next_deadline. queue: in the fast lane, the
+--          queue that the timer must be moved to, untried; null if it is not known to be slow
 -- Locks:   instance (for no key update, those that are not locked)
 -- +goose StatementBegin
-create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer)
+create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer, p_tenants text[] default null)
 returns table (
   instance pawl.instance, queued_version bigint, tried integer, due_at timestamptz, event text, next_tried integer,
   queue integer
@@ -2988,9 +7694,26 @@ begin
       (
         select t.*
         from pawl.timer t
-        where p_queue is null and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+        where p_queue is null and p_tenants is null and t.due_at <= p_now
+          and t.queued_version is distinct from t.armed_version
         order by t.due_at
         limit 5000
+      )
+      union all
+      (
+        select (t.timer).*
+        from unnest(p_tenants) as d (tenant_id)
+        cross join lateral (
+          select o.timer, row_number() over () as turn
+          from (
+            select t as timer
+            from pawl.timer t
+            where t.tenant_id = d.tenant_id and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+            order by t.tenant_id, t.due_at
+            limit greatest(1000 / greatest(cardinality(p_tenants), 1), 1)
+          ) o
+        ) t
+        order by t.turn
       )
       union all
       (
@@ -3004,7 +7727,7 @@ begin
     cross join lateral (
       select i as instance
       from pawl.instance i
-      where i.tenant_id = t.tenant_id and i.id = t.instance_id
+      where i.tenant_id = t.tenant_id and i.id = t.instance_id and not pawl_private.is_disabled(t.tenant_id)
       limit 1
       for no key update skip locked
     ) l
@@ -3083,33 +7806,10 @@ end
 $$;
 -- +goose StatementEnd
 
--- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If
--- there is none, it deletes the timer. It clears a failure, and takes the timer out of the slow lane. The caller
--- must hold the instance's lock.
--- Writes:  timer
--- +goose StatementBegin
-create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-  select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
-  from pawl_private.next_deadline(p_instance, p_tried) d
-  on conflict on constraint timer_pkey do update
-  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
-    failed_version = null, last_error = null, queue = null, queued_version = null;
-  if not found then
-    delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
-  end if;
-end
-$$;
--- +goose StatementEnd
-
--- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or
--- to the next deadline if that is earlier, and takes it out of the slow lane. p_tried: how many timeouts of the state were refused before
--- this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log
--- only.
+-- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or to the next
+-- deadline if that is earlier, and takes it out of the slow lane. p_tried: how many timeouts of the state were refused
+-- before this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log only.
+-- A timer that repeats does not fail: it is tried again at its next time.
 -- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
 --          version before
 -- Writes:  timer
@@ -3124,6 +7824,11 @@ declare
   v_now timestamptz := pawl.now();
   v_known boolean;
 begin
+  if pawl_private.pass_over(p_instance, p_event, p_tried) then
+    return jsonb_build_array(jsonb_build_object(
+      'tenant', p_instance.tenant_id, 'workflow', p_instance.workflow, 'instance', p_instance.id, 'event', p_event,
+      'reason', p_error, 'cause', p_cause));
+  end if;
   select t.failed_version = p_instance.version and t.armed_version = p_instance.version and t.last_error = p_error
   into v_known
   from pawl.timer t
@@ -3145,11 +7850,11 @@ end
 $$;
 -- +goose StatementEnd
 
--- fire_timer_batch fires the given timeouts and lifetimes of locked instances. The payload is {"due_at"}, so
--- that history shows how late each was. If no guard of a timeout holds, the timer is armed for the
--- instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an exception
--- the batch is fired again, one by one. If the statement timeout comes meanwhile, the timers from then on are
--- left as they were. It comes once in a statement, so the caller must not do much more.
+-- fire_timer_batch fires the given timeouts and lifetimes of locked instances. Their payloads show how late each was:
+-- see timer_payload. If no guard of a timeout holds, the timer is armed for the instance's next deadline. If a step
+-- cannot be made, the timer fails: see fail_timer. After an exception the batch is fired again, one by one. If the
+-- statement timeout comes meanwhile, the timers from then on are left as they were. It comes once in a statement, so
+-- the caller must not do much more.
 -- p_tried:      how many timeouts of the state were refused before this one
 -- p_next_tried: the same, if this one is refused too; null for the lifetime
 -- Returns: fired: how many steps were made. failures: the new ones, see fail_timer. done: how many of the timers
@@ -3181,7 +7886,10 @@ begin
     from pawl.fire(
       p_tenants => p_tenants, p_ids => p_ids, p_events => p_events,
       p_payloads => array(
-        select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
+        select pawl_private.timer_payload(d.event, d.due_at, case when d.event like 'every:%' then (
+          select i.memory from pawl.instance i where i.tenant_id = d.tenant and i.id = d.id
+        ) end, pawl.now())
+        from unnest(p_tenants, p_ids, p_events, p_due_at) as d (tenant, id, event, due_at)),
       p_keys => v_none,
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
       p_checked => array_fill('*'::text, array[v_size]),
@@ -3195,8 +7903,10 @@ begin
     select i.* into strict v_instance
     from pawl.instance i
     where i.tenant_id = p_tenants[v_outcome.ordinal] and i.id = p_ids[v_outcome.ordinal];
-    if v_outcome.code in ('guard-rejected', 'transition-not-allowed') then
-      perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
+    if v_outcome.code in ('guard-rejected', 'invariant-broken', 'transition-not-allowed') then
+      if not pawl_private.pass_over(v_instance, p_events[v_outcome.ordinal], p_tried[v_outcome.ordinal]) then
+        perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
+      end if;
     else
       select format(c.message, p_events[v_outcome.ordinal], v_instance.state, v_instance.version, v_instance.id)
       into strict v_error
@@ -3209,9 +7919,7 @@ begin
   end loop;
 exception
 when query_canceled then
-  -- The timeout's clock starts a little before statement_timestamp.
-  if current_setting('statement_timeout') = '0'
-    or clock_timestamp() - statement_timestamp() < current_setting('statement_timeout')::interval * 0.8 then
+  if not pawl_private.timed_out() then
     raise;
   end if;
   fired := 0;
@@ -3295,6 +8003,7 @@ begin
     select from pawl.timer t
     where t.queue = q.id and t.due_at <= v_now and t.queued_version = t.armed_version
   )
+    and not pawl_private.is_disabled(q.tenant_id)
   order by o.tenant_turn_at, o.workflow_turn_at, q.turn_at, q.id
   limit 1;
   if not found then
@@ -3342,8 +8051,8 @@ $$;
 -- 30_timer/fire_timers.sql
 
 -- fire_timers works in the fast lane: it fires up to p_limit timers that are due, the oldest first, and moves
--- those that are known to be slow to the slow lane. The statement timeout bounds the call. If it comes while
--- guards run, the call returns and has fired nothing, or the timers before that.
+-- those that are known to be slow to the slow lane. If more are due, tenants take turns. The statement timeout
+-- bounds the call. If it comes while guards run, the call returns and has fired nothing, or the timers before that.
 -- p_one_kind: fire only timers of the oldest one's kind. If that takes too long, the kind counts as slow, and
 --             those of the timers that could not be fired in time are moved to the slow lane
 -- Returns: looked_at: how many timers were read; -1 if another process works in the lane. fired: how
@@ -3354,7 +8063,7 @@ $$;
 -- Raises:  57014 the statement timeout came before any guard ran
 -- Locks:   timer_lane (if it is not locked), instance (for no key update, those that are not locked), timer,
 --          slow_queue
--- Writes:  instance, history, timer, slow_queue
+-- Writes:  instance, history, timer, slow_queue, timer_lane
 -- +goose StatementBegin
 create function pawl.fire_timers(
   p_limit integer, p_one_kind boolean default false, out looked_at integer, out fired integer, out late interval,
@@ -3377,6 +8086,7 @@ declare
   v_due_at timestamptz[] := '{}';
   v_done integer;
   v_queue integer;
+  v_turns text[];
 begin
   looked_at := -1;
   fired := 0;
@@ -3386,7 +8096,18 @@ begin
   perform from pawl_private.timer_lane l where l.name = 'fast' for update skip locked;
   if found then
     looked_at := 0;
-    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit, null) t loop
+    if exists (
+      select from pawl.timer t
+      where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      offset greatest(p_limit, 0)
+      limit 1
+    ) then
+      v_turns := pawl_private.timer_turns(p_now => v_now, p_limit => p_limit);
+    end if;
+    for v_timer in
+      select t.* from pawl_private.due_timers(p_now => v_now, p_limit => p_limit, p_queue => null, p_tenants => v_turns) t
+    loop
       looked_at := looked_at + 1;
       if v_timer.due_at > v_now or v_timer.due_at is null then
         perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
@@ -3424,12 +8145,31 @@ begin
       end if;
     end if;
   end if;
-  select t.due_at - v_now
+  select min(n.due_at) - v_now
   into next_in
-  from pawl.timer t
-  where t.queued_version is distinct from t.armed_version
-  order by t.due_at
-  limit 1;
+  from (
+    -- Of those that are due, the first of a tenant that is not disabled, if one is among the first; then those to come.
+    select o.due_at
+    from (
+      select t.tenant_id, t.due_at
+      from pawl.timer t
+      where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      limit greatest(p_limit, 0)::bigint + 1
+    ) o
+    where not pawl_private.is_disabled(o.tenant_id)
+    union all
+    (
+      select t.due_at
+      from pawl.timer t
+      where t.due_at > v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      limit 1
+    )
+  ) n;
+  if v_turns is not null and exists (select from pawl_private.timer_lane l where l.name = 'fast' and l.after_tenant <> '') then
+    next_in := interval '0'; -- There may be tenants with due timers behind the last turn.
+  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -3460,14 +8200,14 @@ language sql stable parallel safe security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.expires_at),
-    pawl_private.deadline(i.state_changed_at, s.timeouts, i.expires_at),
+    pawl_private.deadline_event(i.state_changed_at, s.timeouts, s.timeout_events, i.memory, i.expires_at),
+    pawl_private.deadline(i.state_changed_at, s.timeouts, i.memory, i.expires_at),
     null::text
   from pawl.instance_at i
   join pawl.workflow_state s
     on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
   where i.tenant_id = p_tenant and i.id = p_id and i.version = p_version and i.status = 'active'
-    and (i.expires_at is not null or s.timeouts <> '{}')
+    and (i.expires_at is not null or s.timeouts <> '{}' or i.memory ? 'due')
 $$;
 -- +goose StatementEnd
 
@@ -3500,10 +8240,15 @@ $$;
 -- 30_timer/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.fire_timers'),
-  ('service', 'pawl.fire_slow_timers'),
-  ('service', 'pawl.instance_timeout'),
-  ('service', 'pawl.past_timeout');
+  ('worker', 'pawl.fire_timers'),
+  ('worker', 'pawl.fire_slow_timers'),
+  ('api', 'pawl.instance_timeout'),
+  ('api', 'pawl.past_timeout'),
+  ('reader', 'pawl.instance_timeout');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.next_timeout', null),
+  ('reader', 'pawl.next_timeout', null);
 
 -- 40_log/tables.sql
 
@@ -3542,6 +8287,10 @@ insert into pawl_private.privilege (privilege, function) values
 -- not compared with snapshots any more. Those that have no position get a new seq and a new transaction id, as if
 -- they were committed now.
 --
+-- The audit has positions of its own. A tick numbers its new rows too, by the same snapshots, in the order of their seq.
+-- A row that has a position gets no second one, so that it does not matter which server wrote its transaction id: on
+-- another server, all rows without a position get one when the epoch begins.
+--
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
 -- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
 -- asked too, since a failover may lose a term, and give it out again.
@@ -3565,10 +8314,21 @@ with (
 
 comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
 
+-- audit_log has a position for each row of the audit, for consumers that read it. epoch is the one in which the row got it.
+create table pawl.audit_log (
+  position bigint not null,
+  epoch bigint not null,
+  tenant_id pawl.tenant_id not null,
+  seq bigint not null,
+  constraint audit_log_pkey primary key (position),
+  constraint audit_log_row_has_one_position_key unique (tenant_id, seq)
+);
+
 -- log_head is the end of the log, and the sequencer's lease. It has one row.
 create table pawl.log_head (
   snapshot pg_snapshot not null,
   position bigint not null,
+  audit_position bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
   epoch_snapshot pg_snapshot,
@@ -3576,6 +8336,7 @@ create table pawl.log_head (
   leader text not null,
   lease_until timestamptz not null,
   constraint log_head_position_is_a_count check (position >= 0),
+  constraint log_head_audit_position_is_a_count check (audit_position >= 0),
   constraint log_head_epoch_is_a_count check (epoch >= 0),
   constraint log_head_term_is_a_count check (term >= 0)
 )
@@ -3585,15 +8346,16 @@ with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_sca
 
 create unique index log_head_has_one_row_idx on pawl.log_head ((true));
 
-comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
+comment on column pawl.log_head.snapshot is 'the steps and the rows of the audit that it sees have positions';
 comment on column pawl.log_head.position is 'the position of the last step';
+comment on column pawl.log_head.audit_position is 'the position of the last row of the audit';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 
-insert into pawl.log_head (snapshot, position, epoch, first_seq, term, leader, lease_until)
-values ('1:1:', 0, 0, 0, 0, '', 'epoch');
+insert into pawl.log_head (snapshot, position, audit_position, epoch, first_seq, term, leader, lease_until)
+values ('1:1:', 0, 0, 0, 0, 0, '', 'epoch');
 
 -- log_epoch has a row for each server and timeline that the log was written on.
 create table pawl.log_epoch (
@@ -3645,6 +8407,7 @@ create table pawl_private.log_floor (
 
 create table pawl.consumer (
   name text collate "C" not null,
+  audit boolean not null,
   position bigint not null,
   since pg_snapshot not null,
   later_seq bigint,
@@ -3661,6 +8424,7 @@ create table pawl.consumer (
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
+comment on column pawl.consumer.audit is 'whether it reads the audit, and not the steps';
 comment on column pawl.consumer.position is 'what has been read';
 comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
 comment on column pawl.consumer.later_seq is 'first_seq of the next server that the database came to; null if there is none';
@@ -3675,6 +8439,12 @@ select h.*, 0::bigint as epoch, null::bigint as position, i.business_key, i.corr
 from pawl.history h
 left join pawl.instance i on false
 left join pawl.workflow_state s on false
+where false;
+
+-- audit_message is a row of the audit as a consumer is told of it. It is a shape, and never holds rows.
+create view pawl.audit_message as
+select a.*, 0::bigint as epoch, 0::bigint as position
+from pawl.audit a
 where false;
 
 -- 40_log/private.sql
@@ -3698,6 +8468,40 @@ as $$
   from pg_snapshot_xip(p_from) as x (xid)
   cross join lateral (select h.* from pawl.history h where h.xid = x.xid offset 0) h
   where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
+$$;
+-- +goose StatementEnd
+
+-- audit_between is steps_between for the audit. A row that has a position is left out: its transaction id may be another
+-- server's. The planner inlines it.
+-- Returns: rows of the audit, in no order
+-- +goose StatementBegin
+create function pawl_private.audit_between(p_from pg_snapshot, p_until pg_snapshot) returns setof pawl.audit
+language sql stable
+as $$
+  select n.*
+  from (
+    select a.*
+    from pawl.audit a
+    where a.xid >= pg_snapshot_xmax(p_from) and a.xid < pg_snapshot_xmax(p_until) and pg_visible_in_snapshot(a.xid, p_until)
+    union all
+    select a.*
+    from pg_snapshot_xip(p_from) as x (xid)
+    cross join lateral (select a.* from pawl.audit a where a.xid = x.xid offset 0) a
+    where pg_visible_in_snapshot(x.xid, p_until)
+  ) n
+  where not exists (select from pawl.audit_log l where l.tenant_id = n.tenant_id and l.seq = n.seq offset 0)
+$$;
+-- +goose StatementEnd
+
+-- step_at reads a step by its full key, to which the limit binds it: see module instance. The planner inlines it. Where
+-- the row is passed on as a whole, as to message_of, it would be put together column by column, so that its readers do
+-- not use this function.
+-- Returns: one row, or none if the instance was purged
+-- +goose StatementBegin
+create function pawl_private.step_at(p_tenant pawl.tenant_id, p_instance uuid, p_version bigint) returns setof pawl.history
+language sql stable
+as $$
+  select h.* from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version = p_version limit 1
 $$;
 -- +goose StatementEnd
 
@@ -3780,6 +8584,29 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- audit_until is log_until for the audit.
+-- +goose StatementBegin
+create function pawl_private.audit_until(p_after bigint, p_limit integer) returns bigint
+language sql stable
+as $$
+  select max(l.position) from (select l.position from pawl.audit_log l where l.position > p_after order by l.position limit p_limit) l
+$$;
+-- +goose StatementEnd
+
+-- commit_durably makes the commit of this transaction durable before anybody sees what it wrote, also where the
+-- session would not wait.
+-- +goose StatementBegin
+create function pawl_private.commit_durably() returns void
+language plpgsql volatile
+as $$
+begin
+  if current_setting('synchronous_commit') in ('off', 'local') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
 -- server_of_log identifies the server, the database and the timeline.
 -- +goose StatementBegin
 create function pawl_private.server_of_log(
@@ -3841,7 +8668,7 @@ language plpgsql stable -- As instance_retains.
 as $$
 declare
   v_head pawl.log_head;
-  v_read bigint := (select min(c.position) from pawl.consumer c);
+  v_read bigint := (select min(c.position) from pawl.consumer c where not c.audit);
 begin
   select h.* into strict v_head from pawl.log_head h;
   if v_head.epoch = 0 and v_read is null then
@@ -3871,8 +8698,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- steps_lost says whether steps of a tenant after p_after have been purged: of p_workflows, or of all workflows
--- if the array is empty or null.
+-- steps_lost says whether steps of a tenant, or of all (*), after p_after have been purged: of p_workflows, or of all
+-- workflows if the array is empty or null.
 -- p_floor: what was swept up to this position does not count
 -- +goose StatementBegin
 create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_after bigint, p_until bigint, p_floor bigint) returns boolean
@@ -3880,11 +8707,11 @@ language sql stable
 as $$
   select exists (
     select from pawl_private.log_floor f
-    where f.tenant_id = p_tenant and f.position > greatest(p_after, p_floor)
+    where (p_tenant = '*' or f.tenant_id = p_tenant) and f.position > greatest(p_after, p_floor)
       and (coalesce(cardinality(p_workflows), 0) = 0 or f.workflow = any (p_workflows))
   ) or exists (
     select
-    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and l.tenant_id = p_tenant) l
+    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and (p_tenant = '*' or l.tenant_id = p_tenant)) l
     cross join lateral (
       select p.workflow from pawl_private.purged_instance p where p.tenant_id = l.tenant_id and p.instance_id = l.instance_id limit 1
     ) p
@@ -3899,7 +8726,7 @@ $$;
 -- asynchronous: steps whose advance is lost in a crash are relayed again.
 -- p_epoch, p_position: as consumer_next returned them
 -- p_relayed:           how many steps were relayed, for consumer_status
--- Returns: whether p_leader still leads in p_term, and p_position is still that of the same step; if not,
+-- Returns: whether p_leader still leads in p_term, and p_position is still that of the same step or row; if not,
 --          nothing is changed
 -- Locks:   consumer
 -- Writes:  consumer
@@ -3918,7 +8745,7 @@ begin
   set position = p_position, relayed = c.relayed + p_relayed, advanced_at = v_now, lease_until = v_now + p_lease
   where c.name = p_consumer and c.leader = p_leader and c.term = p_term
     -- A failover may have lost the end of the log.
-    and exists (select from pawl.log_head h where h.epoch = p_epoch and h.position >= p_position);
+    and exists (select from pawl.log_head h where h.epoch = p_epoch and case when c.audit then h.audit_position else h.position end >= p_position);
   return found;
 end
 $$;
@@ -3928,10 +8755,12 @@ $$;
 
 -- consumer_create creates a consumer, unless there is one of this name. It begins with the oldest step that is
 -- kept if p_from_start, else with the steps that are committed from now on.
--- Raises:  PW400 malformed-request if an argument breaks a rule
+-- p_audit: whether it reads the audit, and not the steps. Unless p_from_start, it begins with the rows that get their
+--          position from now on
+-- Raises:  PW400 malformed-request if an argument breaks a rule, or if the consumer that there is reads the other
 -- Writes:  consumer
 -- +goose StatementBegin
-create function pawl.consumer_create(p_consumer text, p_from_start boolean default false) returns void
+create function pawl.consumer_create(p_consumer text, p_from_start boolean default false, p_audit boolean default false) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3940,12 +8769,16 @@ declare
   v_column text;
   v_now timestamptz := pawl.now();
 begin
-  insert into pawl.consumer (name, position, since, term, leader, lease_until, relayed, advanced_at)
+  insert into pawl.consumer (name, audit, position, since, term, leader, lease_until, relayed, advanced_at)
   select
-    p_consumer, case when p_from_start then 0 else h.position end,
-    case when p_from_start then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
+    p_consumer, p_audit, case when p_from_start then 0 when p_audit then h.audit_position else h.position end,
+    case when p_from_start or p_audit then '1:1:' else pg_current_snapshot() end, 0, '', v_now, 0, v_now
   from pawl.log_head h
   on conflict on constraint consumer_pkey do nothing;
+  if not found and exists (select from pawl.consumer c where c.name = p_consumer and c.audit <> p_audit) then
+    perform pawl_private.raise_condition('malformed-request', format(
+      'the consumer %s reads %s: choose another name', p_consumer, case when p_audit then 'steps' else 'the audit' end));
+  end if;
 exception
   when data_exception or not_null_violation or check_violation then
     get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
@@ -3983,11 +8816,12 @@ $$;
 
 -- consumer_lead makes p_leader the leader of a consumer, if nobody leads, or if p_leader itself does. p_leader
 -- must be a name that nobody else has.
+-- p_audit: as for consumer_create
 -- Returns: the new term; null if another process leads, or if there is no such consumer
 -- Locks:   consumer
 -- Writes:  consumer
 -- +goose StatementBegin
-create function pawl.consumer_lead(p_consumer text, p_leader text, p_lease interval) returns bigint
+create function pawl.consumer_lead(p_consumer text, p_leader text, p_lease interval, p_audit boolean default false) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3997,7 +8831,7 @@ declare
 begin
   update pawl.consumer c
   set term = c.term + 1, leader = p_leader, lease_until = v_now + p_lease
-  where c.name = p_consumer and (c.lease_until <= v_now or c.leader = p_leader)
+  where c.name = p_consumer and c.audit = p_audit and (c.lease_until <= v_now or c.leader = p_leader)
   returning c.term into v_term;
   return v_term;
 end
@@ -4006,7 +8840,7 @@ $$;
 
 -- 40_log/consumer_next.sql
 
--- consumer_next says which page of the log a consumer is to read next, of up to p_limit steps.
+-- consumer_next says which page of the log, or of the audit, a consumer is to read next: up to p_limit steps or rows.
 -- Returns: epoch: the present one. until: the last position of the page; null if there is nothing to read
 -- +goose StatementBegin
 create function pawl.consumer_next(p_consumer text, p_limit integer, out epoch bigint, out until bigint)
@@ -4015,7 +8849,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off
 as $$
-  select h.epoch, pawl_private.log_until(c.position, p_limit)
+  select h.epoch, case when c.audit then pawl_private.audit_until(c.position, p_limit) else pawl_private.log_until(c.position, p_limit) end
   from pawl.consumer c
   cross join pawl.log_head h
   where c.name = p_consumer
@@ -4054,12 +8888,50 @@ begin
       limit 1
     ) h
     cross join lateral pawl_private.message_of(h.step, l.position, e) m
-    where c.name = p_consumer
+    where c.name = p_consumer and not c.audit
       and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.later_seq)
     order by l.position
   loop
     return next v_message;
     v_bytes := v_bytes + octet_length(v_message.context::text) + coalesce(octet_length(v_message.payload::text), 0);
+    exit when v_bytes >= p_bytes;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 40_log/consumer_read_audit.sql
+
+-- consumer_read_audit reads rows of the audit for a consumer, up to p_until.
+-- Returns: the rows that were not purged, in the order of position. The page ends with the row by which its documents
+--          have p_bytes
+-- +goose StatementBegin
+create function pawl.consumer_read_audit(p_consumer text, p_until bigint, p_bytes bigint) returns setof pawl.audit_message
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_row pawl.audit_message;
+  v_bytes bigint := 0;
+begin
+  for v_row in
+    select a.*, l.epoch, l.position
+    from pawl.consumer c
+    cross join lateral (
+      select l.* from pawl.audit_log l where l.position > c.position and l.position <= p_until order by l.position
+    ) l
+    cross join lateral (
+      select a.* from pawl.audit a where a.tenant_id = l.tenant_id and a.seq = l.seq limit 1
+    ) a
+    where c.name = p_consumer and c.audit
+    order by l.position
+  loop
+    return next v_row;
+    v_bytes := v_bytes + coalesce(octet_length(v_row.before::text), 0) + coalesce(octet_length(v_row.after::text), 0);
     exit when v_bytes >= p_bytes;
   end loop;
 end
@@ -4110,12 +8982,14 @@ $$;
 -- others. There, no step may be in progress meanwhile. So all steps that have a position have smaller seqs than
 -- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position. The lock's
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
+--
+-- On another server the rows of the audit without a position get one, too.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps is still open; ask
 --          again
 -- Locks:   on another server history (share); log_head, consumer, subscription
--- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance, log_mark
+-- Writes:  log_epoch, log_head, audit_log, history, consumer, subscription, purged_instance, log_mark
 -- +goose StatementBegin
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
@@ -4128,12 +9002,14 @@ declare
   v_head pawl.log_head;
   v_last pawl.log_epoch;
   v_step record;
+  v_rows bigint := 0;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
   restored := case
-    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    -- Before the first sequencer, a row of another server shows by a transaction id that this one has not reached.
     when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+      or exists (select from pawl.audit a where a.xid >= pg_snapshot_xmax(pg_current_snapshot()))
     else (v_last.system_identifier, v_last.database_id, v_last.table_id)
       <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
   end;
@@ -4143,6 +9019,7 @@ begin
     return;
   end if;
   if restored then
+    perform pawl_private.commit_durably();
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
@@ -4178,9 +9055,18 @@ begin
     coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h
   returning snapshot into v_head.epoch_snapshot;
+  if restored then
+    insert into pawl.audit_log (position, epoch, tenant_id, seq)
+    select h.audit_position + row_number() over (order by a.seq), log_begin.epoch, a.tenant_id, a.seq
+    from pawl.audit a
+    cross join pawl.log_head h
+    where not exists (select from pawl.audit_log l where l.tenant_id = a.tenant_id and l.seq = a.seq);
+    get diagnostics v_rows = row_count;
+  end if;
   update pawl.log_head h
   set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
-    first_seq = coalesce(v_head.first_seq, h.first_seq), lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
+    first_seq = coalesce(v_head.first_seq, h.first_seq), audit_position = h.audit_position + v_rows,
+    lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
 end
 $$;
@@ -4295,13 +9181,15 @@ $$;
 -- 40_log/log_settled.sql
 
 -- log_settled says where the log ends behind the steps of a tenant that p_since sees.
+-- p_tenant: * for all tenants
 -- p_since, p_server: what the call before returned; null in the first call
 -- Returns: since: the snapshot: p_since, or a new one if it is null or the server has been started since. server:
---          when this server was started. epoch: the present one. place: the last position; null while a step that
---          since sees has no position, or while there is no sequencer
+--          when this server was started. epoch, place: the present end of the log. settled: whether all steps that
+--          since sees have a position; false while there is no sequencer
 -- +goose StatementBegin
 create function pawl.log_settled(
-  p_tenant text, p_since pg_snapshot, p_server timestamptz, out since pg_snapshot, out server timestamptz, out epoch bigint, out place bigint
+  p_tenant text, p_since pg_snapshot, p_server timestamptz,
+  out since pg_snapshot, out server timestamptz, out epoch bigint, out place bigint, out settled boolean
 )
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -4318,24 +9206,23 @@ begin
   since := coalesce(since, pg_current_snapshot());
   select h.* into strict v_head from pawl.log_head h;
   epoch := v_head.epoch;
+  place := v_head.position;
   -- Without a sequencer there may be any number of steps to look at, and none gets a position.
-  if epoch > 0 and v_head.lease_until > pawl.now() and not exists (
-    select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where h.tenant_id = p_tenant
-  ) then
-    place := v_head.position;
-  end if;
+  settled := epoch > 0 and v_head.lease_until > pawl.now() and not exists (
+    select from pawl_private.steps_between(v_head.snapshot, since, v_head.first_seq) h where p_tenant = '*' or h.tenant_id = p_tenant
+  );
 end
 $$;
 -- +goose StatementEnd
 
 -- 40_log/log_sweep.sql
 
--- log_sweep deletes rows of purged instances from the log, and notes the largest position of each tenant's
--- workflow. It looks at p_limit rows after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
--- returned.
--- Returns: since: null if nothing is to be swept, if p_leader does not lead in p_term, or if the server is not that
---          of the present epoch. last: the last position that was looked at; null at the end of
---          the pass. swept: how many rows were deleted
+-- log_sweep deletes rows of purged instances from the log, and notes the largest position of each tenant's workflow. It
+-- looks at p_limit rows after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the
+-- others what it returned.
+-- Returns: since: null if nothing is to be swept, if p_leader does not lead in p_term, or if the server is not that of
+--          the present epoch. last: the last position that was looked at; null at the end of the pass. swept: how many
+--          rows were deleted
 -- Writes:  log, log_floor, purged_instance
 -- +goose StatementBegin
 create function pawl.log_sweep(
@@ -4384,28 +9271,29 @@ $$;
 
 -- 40_log/log_tick.sql
 
--- log_tick gives positions to the steps that were committed since the last tick, and renews the sequencer's
+-- log_tick gives positions to the steps and the rows of the audit that were committed since the last tick, and renews the sequencer's
 -- lease when a third of it has passed. It must be a transaction of its own, committed synchronously, and the
 -- commit must not be cancelled: a commit that waits for a standby and is cancelled shows positions that no
 -- standby has.
 -- Returns: leads: whether p_leader still leads in p_term, on the server of the present epoch; if not, nothing is
---          changed. last: the last position. steps: how many got a position
+--          changed. steps: how many steps got a position
 -- Locks:   log_head
--- Writes:  log, log_head, log_mark
+-- Writes:  log, audit_log, log_head, log_mark
 -- +goose StatementBegin
-create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, out leads boolean, out last bigint, out steps bigint)
+create function pawl.log_tick(p_leader text, p_term bigint, p_lease interval, out leads boolean, out steps bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
 as $$
-#variable_conflict use_column
 declare
   v_now timestamptz := pawl.now();
   v_began timestamptz := clock_timestamp();
   v_head pawl.log_head;
   v_snapshot pg_snapshot;
+  v_last bigint;
+  v_rows bigint;
 begin
   -- No lock yet: it would draw this transaction's id before the snapshot is taken. See the module's comment.
   select h.* into v_head from pawl.log_head h where h.leader = p_leader and h.term = p_term;
@@ -4414,10 +9302,10 @@ begin
   if not leads then
     return;
   end if;
-  last := v_head.position;
   v_snapshot := pg_current_snapshot();
   if v_head.lease_until > v_now + p_lease * 2 / 3
     and not exists (select from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq))
+    and not exists (select from pawl_private.audit_between(v_head.snapshot, v_snapshot))
     -- A large transaction in progress: each tick would look at all of its steps until it is in the snapshot's list.
     and not (
       clock_timestamp() > v_began + interval '2 milliseconds'
@@ -4430,9 +9318,7 @@ begin
   if not leads then
     return;
   end if;
-  if current_setting('synchronous_commit') in ('off', 'local') then
-    perform set_config('synchronous_commit', 'on', true);
-  end if;
+  perform pawl_private.commit_durably();
   perform from pawl.log_head h
   where h.leader = p_leader and h.term = p_term and h.position = v_head.position
   for no key update;
@@ -4444,15 +9330,19 @@ begin
   select v_head.position + row_number() over (order by h.seq), h.tenant_id, h.instance_id, h.version
   from pawl_private.steps_between(v_head.snapshot, v_snapshot, v_head.first_seq) h;
   get diagnostics steps = row_count;
-  last := v_head.position + steps;
+  v_last := v_head.position + steps;
+  insert into pawl.audit_log (position, epoch, tenant_id, seq)
+  select v_head.audit_position + row_number() over (order by a.seq), v_head.epoch, a.tenant_id, a.seq
+  from pawl_private.audit_between(v_head.snapshot, v_snapshot) a;
+  get diagnostics v_rows = row_count;
   update pawl.log_head h
-  set snapshot = v_snapshot, position = log_tick.last, lease_until = v_now + p_lease;
+  set snapshot = v_snapshot, position = v_last, audit_position = v_head.audit_position + v_rows, lease_until = v_now + p_lease;
   insert into pawl_private.log_mark (position, snapshot, marked_at)
-  select last, v_snapshot, v_now
+  select v_last, v_snapshot, v_now
   where steps > 0 and not exists (
     select
     from (select m.position, m.marked_at from pawl_private.log_mark m order by m.position desc limit 1) m
-    where m.position > log_tick.last - 10000 and m.marked_at > v_now - interval '1 minute'
+    where m.position > v_last - 10000 and m.marked_at > v_now - interval '1 minute'
   );
   if found then
     -- The last mark up to which everything has been read, and later ones, are of use.
@@ -4460,7 +9350,7 @@ begin
     where m.position < (
       select max(o.position)
       from pawl_private.log_mark o
-      where o.position <= coalesce((select min(c.position) from pawl.consumer c), log_tick.last)
+      where o.position <= coalesce((select min(c.position) from pawl.consumer c where not c.audit), v_last)
     );
   end if;
 end
@@ -4503,7 +9393,7 @@ $$;
 -- 40_log/stream_look.sql
 
 -- stream_look looks at the next page of the log for a tenant's stream: up to p_limit rows of all tenants.
--- p_floor: as for stream_read
+-- p_tenant, p_floor: as for stream_read
 -- Returns: as log_place; and until: the last position of the page, or null if there is none. steps: how many
 --          rows are the tenant's
 -- Raises:  PW410 steps of p_workflows that follow have been purged
@@ -4522,7 +9412,7 @@ as $$
 begin
   select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
   if state = 'known' then
-    select max(l.position), count(*) filter (where l.tenant_id = p_tenant)
+    select max(l.position), count(*) filter (where p_tenant = '*' or l.tenant_id = p_tenant)
     into until, steps
     from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
     if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then
@@ -4596,6 +9486,7 @@ $$;
 -- 40_log/stream_read.sql
 
 -- stream_read reads a tenant's steps after p_after up to p_until.
+-- p_tenant: * for all tenants
 -- p_floor: what was purged up to this position is not missed
 -- Returns: up to p_limit messages without the instance's keys, in the order of position. The page ends when its
 --          contexts and payloads have p_bytes or more, but has at least one row
@@ -4625,12 +9516,10 @@ begin
     cross join lateral (
       select l.*
       from pawl.log l
-      where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
+      where l.position > p_after and l.position <= p_until and (p_tenant = '*' or l.tenant_id = p_tenant)
       order by l.position
     ) l
-    cross join lateral (
-      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-    ) h
+    cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     order by l.position
     limit p_limit
   loop
@@ -4645,25 +9534,377 @@ $$;
 -- 40_log/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.log_lead'),
-  ('service', 'pawl.log_resign'),
-  ('service', 'pawl.log_begin'),
-  ('service', 'pawl.log_tick'),
-  ('service', 'pawl.log_sweep'),
-  ('service', 'pawl.log_place'),
-  ('service', 'pawl.log_moved'),
-  ('service', 'pawl.log_settled'),
-  ('service', 'pawl.consumer_create'),
-  ('service', 'pawl.consumer_lead'),
-  ('service', 'pawl.consumer_resign'),
-  ('service', 'pawl.consumer_renew'),
-  ('service', 'pawl.consumer_next'),
-  ('service', 'pawl.consumer_read'),
-  ('service', 'pawl.consumer_advance'),
-  ('service', 'pawl.stream_look'),
-  ('service', 'pawl.stream_place'),
-  ('service', 'pawl.stream_read'),
-  ('service', 'pawl.stream_instance');
+  ('worker', 'pawl.log_lead'),
+  ('worker', 'pawl.log_resign'),
+  ('worker', 'pawl.log_begin'),
+  ('worker', 'pawl.log_tick'),
+  ('worker', 'pawl.log_sweep'),
+  ('api', 'pawl.log_place'),
+  ('api', 'pawl.log_moved'),
+  ('api', 'pawl.log_settled'),
+  ('worker', 'pawl.log_moved'),
+  ('worker', 'pawl.consumer_create'),
+  ('worker', 'pawl.consumer_lead'),
+  ('worker', 'pawl.consumer_resign'),
+  ('worker', 'pawl.consumer_renew'),
+  ('worker', 'pawl.consumer_next'),
+  ('worker', 'pawl.consumer_read'),
+  ('worker', 'pawl.consumer_read_audit'),
+  ('worker', 'pawl.consumer_advance'),
+  ('api', 'pawl.stream_look'),
+  ('api', 'pawl.stream_place'),
+  ('api', 'pawl.stream_read'),
+  ('api', 'pawl.stream_instance');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.log_head', null),
+  ('reader', 'pawl.log_head', null),
+  ('reader', 'pawl.log_epoch', null),
+  ('reader', 'pawl.log', null),
+  ('reader', 'pawl.audit_log', null),
+  ('reader', 'pawl.consumer', null);
+
+-- 45_connection/tables.sql
+
+-- Module connection: the services of others that tasks call over HTTP, and how to reach them.
+--
+-- A definition names a connection, and each tenant has its own connections. So definitions hold neither addresses nor
+-- secrets.
+--
+-- A secret is sealed by the service, if it has a key, for its tenant, connection and column. No role may read it from the
+-- table. The invoker gets it from connection_endpoints. Instead of a secret, a connection may name a variable of the
+-- process that calls.
+--
+-- A service that keeps failing has its circuit opened. Then it is probed with one call at a time, at growing intervals,
+-- until one succeeds. A connection whose secret cannot be had rests with a finding. Tasks wait meanwhile and lose no
+-- attempt.
+--
+-- Lock order: connection, by tenant and name, after all of the engine's and before consumer.
+
+-- connection is a service that tasks call.
+create table pawl.connection (
+  tenant_id pawl.tenant_id not null,
+  name text collate "C" not null,
+  version pawl.version not null,
+  base_url text not null,
+  auth pawl.object not null,
+  secret text,
+  headers pawl.object not null,
+  timeout interval,
+  concurrency integer not null,
+  tls_ca text,
+  failures integer not null default 0,
+  circuit_open_until timestamptz,
+  finding text,
+  created_at timestamptz not null,
+  created_by pawl.actor not null,
+  updated_at timestamptz not null,
+  constraint connection_pkey primary key (tenant_id, name),
+  constraint connection_tenant_fkey foreign key (tenant_id) references pawl.tenant (id),
+  constraint connection_name_is_a_slug check (name ~ '^[a-z][a-z0-9]*([-_][a-z0-9]+)*$'),
+  constraint connection_name_has_1_to_63_characters check (length(name) between 1 and 63),
+  constraint connection_base_url_has_1_to_2048_characters check (length(base_url) between 1 and 2048),
+  constraint connection_base_url_is_http_without_user_query_and_fragment check (base_url ~ '^https?://[^/?#@]+(/[^?#]*)?$'),
+  constraint connection_auth_has_a_known_type check (coalesce(auth ->> 'type' in ('none', 'bearer', 'basic', 'header'), false)),
+  constraint connection_auth_holds_no_secret check (auth - '{type,user,name,env}'::text[] = '{}'),
+  constraint connection_auth_names_a_user_if_it_is_basic check ((auth ? 'user') = (auth ->> 'type' = 'basic')),
+  constraint connection_auth_names_a_header_if_that_is_its_type check ((auth ? 'name') = (auth ->> 'type' = 'header')),
+  -- What is known to be absent and what is known to be present exclude one another.
+  constraint connection_has_a_secret_or_a_variable_unless_it_has_no_auth
+    check (case when auth ->> 'type' = 'none' then not auth ? 'env' and secret is null else (auth ? 'env') = (secret is null) end),
+  constraint connection_secret_has_1_to_32768_characters check (length(secret) between 1 and 32768),
+  constraint connection_headers_have_up_to_128_KiB check (octet_length(headers::text) <= 131072),
+  constraint connection_timeout_is_from_100_ms_to_10_minutes check (timeout between '100 milliseconds' and '10 minutes'),
+  constraint connection_concurrency_is_from_1_to_512 check (concurrency between 1 and 512),
+  constraint connection_tls_ca_has_1_to_65536_characters check (length(tls_ca) between 1 and 65536),
+  constraint connection_failures_are_counted check (failures >= 0)
+)
+-- There are few rows. Those of failing services are updated often: fillfactor keeps that in their page.
+with (fillfactor = 50);
+
+comment on column pawl.connection.version is 'counts the changes of its settings, and is the ETag';
+comment on column pawl.connection.auth is 'type; user of basic, name of header; env, the variable that has the secret';
+comment on column pawl.connection.secret is 'sealed or not; null without one';
+comment on column pawl.connection.headers is 'names and texts, sent with each request';
+comment on column pawl.connection.timeout is 'the longest that an attempt may take; null for what the task says';
+comment on column pawl.connection.concurrency is 'how many calls a replica makes at a time';
+comment on column pawl.connection.tls_ca is 'PEM certificates that may sign the service''s, instead of those of the system; null for these';
+comment on column pawl.connection.failures is 'how many attempts have failed in a row';
+comment on column pawl.connection.circuit_open_until is 'nothing is sent before this time';
+comment on column pawl.connection.finding is 'why the secret cannot be had, so that nothing is sent; null if it can, as far as is known';
+
+-- connection_row is a connection without its secret, as everybody but the invoker sees it.
+create view pawl.connection_row as
+select
+  c.tenant_id, c.name, c.version, c.base_url, c.auth, c.headers, c.timeout, c.concurrency, c.tls_ca, c.failures,
+  c.circuit_open_until, c.finding, c.created_at, c.created_by, c.updated_at
+from pawl.connection c;
+
+-- connection_endpoint is what the invoker needs to call a connection's service. secret: sealed or not; '' if there is none.
+-- tls_ca: '' for the system's. resting: the connection has a finding. It is a shape, as pawl.outcome_row is, and never
+-- holds rows.
+create view pawl.connection_endpoint as
+select ''::text as tenant_id, ''::text as name, ''::text as base_url, '{}'::jsonb as auth, ''::text as secret,
+  '{}'::jsonb as headers, null::interval as timeout, 0 as concurrency, ''::text as tls_ca, false as resting
+where false;
+
+-- 45_connection/private.sql
+
+-- circuit_open_for is for how long a circuit opens after so many failed attempts in a row; null while it stays closed.
+-- Afterwards the circuit is half-open: one attempt at a time probes the other side. p_rest is the time after the fifth
+-- failure; each further failure doubles it, up to ten minutes.
+-- +goose StatementBegin
+create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
+language sql immutable parallel safe
+as $$
+  select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
+$$;
+-- +goose StatementEnd
+
+-- connection_document is a connection for the audit; null for none. Of headers it has the names.
+-- +goose StatementBegin
+create function pawl_private.connection_document(p_connection pawl.connection) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_connection.name is not null then
+  jsonb_build_object(
+    'base_url', p_connection.base_url, 'auth', p_connection.auth,
+    'headers', (select coalesce(jsonb_agg(h.name order by h.name), '[]') from jsonb_object_keys(p_connection.headers) h (name)),
+    'timeout_ms', (extract(epoch from p_connection.timeout) * 1000)::integer, 'concurrency', p_connection.concurrency,
+    'tls_ca_sha256', encode(sha256(convert_to(p_connection.tls_ca, 'UTF8')), 'hex'))
+end $$;
+-- +goose StatementEnd
+
+-- refuse_changed raises 'version-mismatch' unless a connection is as its caller expects.
+-- p_expected: as for pawl.fire
+-- p_version:  null if there is no such connection
+-- +goose StatementBegin
+create function pawl_private.refuse_changed(p_expected text, p_version bigint) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_expected = '' or p_expected = '*' and p_version is not null then
+    return;
+  elsif p_version is null then
+    perform pawl_private.raise_condition('version-mismatch', 'there is no such connection, so it has no version');
+  elsif not p_version = any (p_expected::bigint[]) then
+    perform pawl_private.raise_condition(
+      'version-mismatch', format('the connection is at version %s; read it again and decide anew', p_version),
+      jsonb_build_object('version', p_version));
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- 45_connection/connection_delete.sql
+
+-- connection_delete deletes a connection. Tasks that name it wait until there is one again.
+-- p_expected: as for connection_put
+-- Returns: whether there was one
+-- Raises:  PW412 version-mismatch
+-- Locks:   connection
+-- Writes:  connection, audit
+-- +goose StatementBegin
+create function pawl.connection_delete(p_tenant text, p_name text, p_expected text default '', p_caller jsonb default null)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_connection pawl.connection;
+begin
+  select * into v_connection from pawl.connection c where c.tenant_id = p_tenant and c.name = p_name for update;
+  if not found then
+    return false;
+  end if;
+  perform pawl_private.refuse_changed(p_expected, v_connection.version);
+  delete from pawl.connection c where c.tenant_id = p_tenant and c.name = p_name;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'connection.delete', p_target => p_name,
+    p_before => pawl_private.connection_document(v_connection));
+  return true;
+end
+$$;
+-- +goose StatementEnd
+
+-- 45_connection/connection_endpoints.sql
+
+-- connection_endpoints reads how to call the services of connections.
+-- Returns: one row per connection that exists, in no order
+-- +goose StatementBegin
+create function pawl.connection_endpoints(p_tenants text[], p_names text[]) returns setof pawl.connection_endpoint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+  select
+    c.tenant_id::text, c.name, c.base_url, c.auth::jsonb, coalesce(c.secret, ''), c.headers::jsonb, c.timeout, c.concurrency,
+    coalesce(c.tls_ca, ''), c.finding is not null
+  from unnest(p_tenants, p_names) as k (tenant_id, name)
+  cross join lateral (
+    select c.* from pawl.connection c where c.tenant_id = k.tenant_id and c.name = k.name limit 1
+  ) c
+$$;
+-- +goose StatementEnd
+
+-- 45_connection/connection_finding.sql
+
+-- connection_finding notes which connections have secrets that the invoker can have, or cannot. One with a finding rests
+-- for p_rest, and is then looked at again. Its tasks wait and lose no attempt.
+-- p_findings: why the secret cannot be had; '' if it can, which ends the rest
+-- Locks:   connection, by tenant and name, those that change
+-- Writes:  connection
+-- +goose StatementBegin
+create function pawl.connection_finding(p_tenants text[], p_names text[], p_findings text[], p_rest interval) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_look record;
+begin
+  for v_look in
+    select *
+    from unnest(p_tenants, p_names, p_findings) as k (tenant_id, name, finding)
+    order by k.tenant_id collate "C", k.name collate "C"
+  loop
+    update pawl.connection c
+    set
+      finding = nullif(v_look.finding, ''),
+      circuit_open_until = case when v_look.finding <> '' then greatest(c.circuit_open_until, v_now + p_rest) end
+    where c.tenant_id = v_look.tenant_id and c.name = v_look.name and (v_look.finding <> '' or c.finding is not null);
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 45_connection/connection_put.sql
+
+-- connection_put makes a connection, or replaces all of its settings. Its circuit is closed and its finding forgotten.
+--
+-- A replacement without a secret keeps the one that there is, if it goes to the same place in the same way: base_url, auth
+-- and tls_ca are as before. Otherwise who may change a connection could have its secret sent to a server of their own.
+-- p_auth:     type, user, name, env; without the secret
+-- p_secret:   sealed or not; null if auth is none or names a variable, and to keep the secret
+-- p_headers:  an object of texts
+-- p_timeout, p_tls_ca: null for none
+-- p_expected: the versions of which the connection must have one: '' for any or none, '*' for any, else an array
+-- Returns: the connection; no row if the secret is to be kept, and there is none that may be
+-- Raises:  PW400 malformed-request if an argument breaks a rule; PW40T unknown-tenant; PW412 version-mismatch
+-- Locks:   connection
+-- Writes:  connection, audit
+-- +goose StatementBegin
+create function pawl.connection_put(
+  p_tenant text, p_name text, p_base_url text, p_auth jsonb, p_secret text, p_headers jsonb, p_timeout interval,
+  p_concurrency integer, p_tls_ca text, p_expected text default '', p_caller jsonb default null
+) returns setof pawl.connection_row
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_wants boolean := p_auth ->> 'type' <> 'none' and not p_auth ? 'env';
+  v_secret text := p_secret;
+  v_before pawl.connection;
+  v_after pawl.connection;
+  v_constraint text;
+  v_column text;
+begin
+  loop
+    select * into v_before from pawl.connection c where c.tenant_id = p_tenant and c.name = p_name for no key update;
+    perform pawl_private.refuse_changed(p_expected, v_before.version);
+    if v_wants and p_secret is null then
+      if (v_before.base_url, v_before.auth, v_before.tls_ca) is distinct from (p_base_url, p_auth, p_tls_ca) then
+        return;
+      end if;
+      v_secret := v_before.secret;
+    end if;
+    if v_before.name is null then
+      insert into pawl.connection as c (
+        tenant_id, name, version, base_url, auth, secret, headers, timeout, concurrency, tls_ca, created_at, created_by,
+        updated_at)
+      values (
+        p_tenant, p_name, 1, p_base_url, p_auth, v_secret, p_headers, p_timeout, p_concurrency, p_tls_ca, v_now,
+        coalesce(p_caller ->> 'actor', session_user), v_now)
+      on conflict (tenant_id, name) do nothing
+      returning c.* into v_after;
+    else
+      update pawl.connection c
+      set
+        version = c.version + 1, base_url = p_base_url, auth = p_auth, secret = v_secret, headers = p_headers,
+        timeout = p_timeout, concurrency = p_concurrency, tls_ca = p_tls_ca, failures = 0, circuit_open_until = null,
+        finding = null, updated_at = v_now
+      where c.tenant_id = p_tenant and c.name = p_name
+      returning c.* into v_after;
+    end if;
+    exit when found; -- Otherwise another caller has just made it.
+  end loop;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'connection.put', p_target => p_name,
+    p_before => pawl_private.connection_document(v_before), p_after => pawl_private.connection_document(v_after));
+  return query select r.* from pawl.connection_row r where r.tenant_id = p_tenant and r.name = p_name;
+exception
+  when foreign_key_violation then
+    perform pawl_private.raise_condition('unknown-tenant', format('the tenant %s does not exist', p_tenant));
+  when data_exception or not_null_violation or check_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+-- +goose StatementEnd
+
+-- 45_connection/connection_report.sql
+
+-- connection_report notes which attempts to call connections' services have succeeded, in the order in which the attempts
+-- of a connection ended. Five failures in a row open its circuit; a success closes it. An answer with 429 or 503 is
+-- neither, and is not reported.
+-- p_rest: for how long a circuit opens the first time; see pawl_private.circuit_open_for
+-- Locks:   connection, by tenant and name, those that change
+-- Writes:  connection
+-- +goose StatementBegin
+create function pawl.connection_report(p_tenants text[], p_names text[], p_succeeded boolean[], p_rest interval) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_attempt record;
+begin
+  for v_attempt in
+    select *
+    from unnest(p_tenants, p_names, p_succeeded) with ordinality as r (tenant_id, name, succeeded, place)
+    order by r.tenant_id collate "C", r.name collate "C", r.place
+  loop
+    if v_attempt.succeeded then
+      update pawl.connection c
+      set failures = 0, circuit_open_until = null
+      where c.tenant_id = v_attempt.tenant_id and c.name = v_attempt.name
+        and (c.failures > 0 or c.circuit_open_until is not null);
+    else
+      -- Attempts that were under way when the circuit opened do not keep it open for longer.
+      update pawl.connection c
+      set failures = c.failures + 1, circuit_open_until = v_now + pawl_private.circuit_open_for(c.failures + 1, p_rest)
+      where c.tenant_id = v_attempt.tenant_id and c.name = v_attempt.name
+        and (c.circuit_open_until is null or c.circuit_open_until <= v_now);
+    end if;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 45_connection/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('api', 'pawl.connection_put'),
+  ('api', 'pawl.connection_delete'),
+  ('worker', 'pawl.connection_endpoints'),
+  ('worker', 'pawl.connection_report'),
+  ('worker', 'pawl.connection_finding');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.connection_row', null),
+  ('reader', 'pawl.connection_row', '{tenant_id,name,version,timeout,concurrency,failures,circuit_open_until,finding,created_at,created_by,updated_at}');
 
 -- 50_webhook/tables.sql
 
@@ -4687,6 +9928,10 @@ insert into pawl_private.privilege (privilege, function) values
 -- An endpoint that keeps failing has its circuit opened. Then it is probed with one delivery at a time,
 -- at growing intervals, until one succeeds. Deliveries that wait meanwhile lose no attempt.
 --
+-- Secrets are sealed by the service, if it has a key, for their row and column. So the service chooses the last 62 bits
+-- of a row's id. No role may read a secret from the tables. The sender gets secrets from delivery_endpoints. If it
+-- cannot open one, the subscription rests with a finding until it can.
+--
 -- Routing, settling and replaying lock the consumer's row, and so see one another's writes.
 -- Lock order: consumer, subscription, delivery, callback, after all of the engine's.
 
@@ -4708,12 +9953,13 @@ create table pawl.subscription (
   disabled_reason text,
   failures integer not null default 0,
   circuit_open_until timestamptz,
+  finding text,
   created_at timestamptz not null,
-  created_by text not null,
+  created_by pawl.actor not null,
   constraint subscription_pkey primary key (tenant_id, id),
   constraint subscription_url_has_1_to_2048_characters check (length(url) between 1 and 2048),
   constraint subscription_secrets_have_a_prefix
-    check (secret like 'whsec\_%' and coalesce(previous_secret like 'whsec\_%', true)),
+    check (secret ~ '^(whsec_|sealed:v1:)' and coalesce(previous_secret ~ '^(whsec_|sealed:v1:)', true)),
   constraint subscription_previous_secret_has_an_end
     check ((previous_secret is null) = (previous_secret_until is null)),
   constraint subscription_disabled_has_a_reason check ((disabled_at is null) = (disabled_reason is null)),
@@ -4728,6 +9974,14 @@ comment on column pawl.subscription.since is 'steps that it sees were committed 
 comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
+comment on column pawl.subscription.finding is 'why the secret cannot be opened, so that nothing is sent; null if it can, as far as is known';
+
+-- subscription_row is a subscription without its secrets, as everybody but the sender sees it.
+create view pawl.subscription_row as
+select
+  s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.previous_secret_until, s.disabled_at,
+  s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
+from pawl.subscription s;
 
 -- delivery is one message for one subscription, or for a callback, and its attempts.
 create table pawl.delivery (
@@ -4807,11 +10061,12 @@ create index delivery_dead_idx on pawl.delivery (tenant_id, id)
 create index delivery_delivered_idx on pawl.delivery (id)
   where status = 'delivered';
 
--- endpoint is where the deliveries of a subscription or a callback go, and the secrets that sign them. An
--- empty secret stands for the deployment's. It is a shape, as pawl.outcome_row is, and never holds rows.
+-- endpoint is where the deliveries of a subscription or a callback go, and the secrets that sign them, sealed or not. An
+-- empty secret stands for the deployment's. resting: the subscription has a finding. It is a shape, as pawl.outcome_row is,
+-- and never holds rows.
 create view pawl.endpoint as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as url, ''::text as secret,
-  ''::text as previous_secret, false as disabled
+  ''::text as previous_secret, false as disabled, false as callback, false as resting
 where false;
 
 -- delivery_lane says whether deliveries of a subscription, or the callbacks of a tenant, can be sent. The
@@ -4819,6 +10074,17 @@ where false;
 -- is a shape and never holds rows.
 create view pawl.delivery_lane as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as subscription_id, false as ready, false as half_open
+where false;
+
+-- stored_secret is a row of subscriptions, callbacks or connections with its secrets, sealed or not. row_key: its key
+-- within the tenant, as text. previous_secret: '' if there is none. It is a shape and never holds rows.
+create view pawl.stored_secret as
+select ''::text as tenant_id, ''::text as row_key, ''::text as secret, ''::text as previous_secret
+where false;
+
+-- delivery_tenant is what a tenant may have sent; see pawl.delivery_tenants. It is a shape and never holds rows.
+create view pawl.delivery_tenant as
+select ''::text as tenant_id, false as disabled, null::integer as attempts
 where false;
 
 -- 50_webhook/private.sql
@@ -4833,17 +10099,6 @@ as $$
     when 'timeout' then 'timed-out'
     else p_kind
   end
-$$;
--- +goose StatementEnd
-
--- circuit_open_for is for how long an endpoint's circuit opens after so many failed attempts in a row;
--- null while it stays closed. Afterwards the circuit is half-open: one delivery at a time probes the
--- endpoint. p_rest is the time after the fifth failure; each further failure doubles it, up to ten minutes.
--- +goose StatementBegin
-create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
-language sql immutable parallel safe
-as $$
-  select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
 $$;
 -- +goose StatementEnd
 
@@ -4936,6 +10191,30 @@ end
 $$;
 -- +goose StatementEnd
 
+-- subscription_limit returns a tenant's limit of subscriptions if it is reached, as limit_text words it; else null.
+-- Locks:   tenant (for no key update, if its subscriptions have a limit): one transaction at a time creates some
+-- +goose StatementBegin
+create function pawl_private.subscription_limit(p_tenant text) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_limit bigint;
+  v_used bigint;
+begin
+  select (t.limits ->> 'subscriptions')::bigint into v_limit
+  from pawl.tenant t
+  where t.id = p_tenant and t.limits ? 'subscriptions'
+  for no key update;
+  if v_limit is null then
+    return null;
+  end if;
+  select count(*) into v_used from pawl.subscription s where s.tenant_id = p_tenant;
+  return case when v_used >= v_limit then jsonb_build_object('name', 'subscriptions', 'limit', v_limit, 'used', v_used) end;
+end
+$$;
+-- +goose StatementEnd
+
 -- route_page creates the deliveries of a page of the log: of the steps after p_after up to p_until. It looks at up
 -- to p_limit pairs of a step and a subscription of one tenant, and at up to twice as many in all; further steps, and
 -- those of a tenant that has unrouted steps, are put off. The caller must hold the lock of the consumer's row.
@@ -4965,9 +10244,7 @@ begin
       l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
       pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
-    cross join lateral (
-      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-    ) h
+    cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     where l.position > p_after and l.position <= p_until
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
@@ -5064,9 +10341,7 @@ begin
       select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
-    left join lateral (
-      select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-    ) h on true
+    left join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h on true
     order by u.tenant_id, u.position
   loop
     select
@@ -5129,9 +10404,7 @@ begin
       (
         select 0 as part, u.position as place, h as step
         from pawl.unrouted_step u
-        cross join lateral (
-          select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-        ) h
+        cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
         where u.tenant_id = p_tenant
         order by u.tenant_id, u.position
         limit 20000
@@ -5140,14 +10413,12 @@ begin
       (
         select 1, l.position, h
         from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
-        cross join lateral (
-          select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-        ) h
+        cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
         where l.tenant_id = p_tenant
       )
       union all
       (
-        select 2, h.seq, h
+        select 2, h.seq, h::pawl.history
         from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
         where h.tenant_id = p_tenant
       )
@@ -5198,12 +10469,88 @@ end
 $$;
 -- +goose StatementEnd
 
+-- subscription_document is a subscription for the audit; null for none. Its URL has neither a password nor a query.
+-- +goose StatementBegin
+create function pawl_private.subscription_document(p_tenant text, p_id uuid) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'url', regexp_replace(regexp_replace(s.url, '[?#].*', ''), '^([^/]*//)[^/]*@', '\1'),
+    'workflows', s.workflows, 'events', s.events, 'states', s.states, 'terminal_only', s.terminal_only,
+    'disabled', s.disabled_at is not null)
+  from pawl.subscription s
+  where s.tenant_id = p_tenant and s.id = p_id
+$$;
+-- +goose StatementEnd
+
+-- replay_deliveries makes settled deliveries of p_ids pending again: see delivery_replay.
+-- Returns: as delivery_replay
+-- Locks:   consumer
+-- Writes:  delivery
+-- +goose StatementBegin
+create function pawl_private.replay_deliveries(
+  p_tenant text, p_ids uuid[], out replayed integer, out gone integer, out looked_at integer, out last uuid
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+  v_now timestamptz;
+  v_row record;
+begin
+  replayed := 0; gone := 0; looked_at := 0;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  for v_row in
+    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    from unnest(p_ids) as u (id)
+    cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
+    ) d
+    order by d.id
+  loop
+    looked_at := looked_at + 1;
+    last := v_row.id;
+    continue when v_row.status = 'pending';
+    if not exists (
+      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
+      union all
+      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
+    ) or v_row.instance_id is not null and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) then
+      gone := gone + 1;
+      continue;
+    end if;
+    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
+    update pawl.delivery d
+    set status = 'pending', replayed = true,
+      next_attempt_at = (
+        select case
+          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+        end
+        from pawl.delivery o
+        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+          and o.instance_id = v_row.instance_id and o.status = 'pending'
+      )
+    where d.tenant_id = p_tenant and d.id = v_row.id;
+    replayed := replayed + 1;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
 -- 50_webhook/consumer_status.sql
 
 -- consumer_status says how far the consumers have read. Steps without a position are still to be read, and so is
 -- what the consumer `webhooks` has read and put off.
 -- Returns: one row per consumer, by name. leader: null if nobody leads. steps: how many are still to be
---          read. behind: the age of the oldest of these; null if there is none
+--          read; rows, for a consumer of the audit. behind: the age of the oldest of these; null if there is none
 -- +goose StatementBegin
 create function pawl.consumer_status()
 returns table (name text, leader text, term bigint, relayed bigint, steps bigint, behind interval, advanced_at timestamptz)
@@ -5213,13 +10560,13 @@ set enable_seqscan = off
 set jit = off
 as $$
   select
-    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps,
-    n.at - least(o.at, t.oldest, u.oldest), c.advanced_at
+    c.name, case when c.lease_until > n.at then c.leader end, c.term, c.relayed, l.steps + t.steps + u.steps + a.rows,
+    n.at - least(o.at, t.oldest, u.oldest, a.oldest), c.advanced_at
   from pawl.consumer c
   cross join (select pawl.now() as at offset 0) n
   cross join pawl.log_head e
   cross join lateral (
-    select count(*) as steps, min(l.position) as next from pawl.log l where l.position > c.position
+    select count(*) as steps, min(l.position) as next from pawl.log l where not c.audit and l.position > c.position
   ) l
   left join lateral (
     select h.at
@@ -5232,7 +10579,7 @@ as $$
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
     from pawl_private.steps_between(e.snapshot, pg_current_snapshot(), e.first_seq) h
-    where pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
+    where not c.audit and pawl_private.step_follows(h.xid, h.seq, c.since, c.later_seq)
   ) t
   cross join lateral (
     select count(*) as steps, min(h.at) as oldest
@@ -5240,6 +10587,17 @@ as $$
     left join pawl.history h on h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version
     where c.name = 'webhooks'
   ) u
+  cross join lateral (
+    select count(*) as rows, min(r.at) as oldest
+    from (
+      select a.at
+      from pawl.audit_log l
+      join pawl.audit a on a.tenant_id = l.tenant_id and a.seq = l.seq
+      where c.audit and l.position > c.position
+      union all
+      select b.at from pawl_private.audit_between(e.snapshot, pg_current_snapshot()) b where c.audit
+    ) r
+  ) a
   order by c.name
 $$;
 -- +goose StatementEnd
@@ -5311,13 +10669,13 @@ set enable_seqscan = off
 as $$
   select
     s.tenant_id::text, s.id, s.url, s.secret, coalesce(case when s.previous_secret_until > pawl.now() then s.previous_secret end, ''),
-    s.disabled_at is not null
+    s.disabled_at is not null, false, s.finding is not null
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select s.* from pawl.subscription s where s.tenant_id = k.tenant_id and s.id = k.id limit 1
   ) s
   union all
-  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false
+  select b.tenant_id::text, b.instance_id, b.url, coalesce(b.secret, ''), '', false, true, false
   from unnest(p_tenants, p_ids) as k (tenant_id, id)
   cross join lateral (
     select b.* from pawl.callback b where b.tenant_id = k.tenant_id and b.instance_id = k.id limit 1
@@ -5334,7 +10692,8 @@ $$;
 -- slow.
 -- p_rest: look only at what is left of p_tenants, the subscriptions after their places
 -- A lane is ready if deliveries are due and its subscription is neither disabled nor has its circuit open. The
--- lane of a deleted subscription is ready too: its deliveries are to be abandoned.
+-- lane of a deleted subscription is ready too: its deliveries are to be abandoned. Of a disabled tenant only the lane of
+-- its callbacks is returned, and it is not ready.
 -- Returns: one row per lane that was looked at, the rows of a tenant one after another, its callbacks first
 -- +goose StatementBegin
 create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_rest boolean, p_looks integer, p_each integer)
@@ -5384,6 +10743,12 @@ begin
     end if;
     exit when v_next is null;
     v_tenant := v_next;
+    if pawl_private.is_disabled(v_tenant) then
+      v_lane := (v_tenant, v_nil, false, false);
+      return next v_lane;
+      v_looked := v_looked + 1;
+      continue;
+    end if;
     if v_callbacks is not null then
       v_lane := (v_tenant, v_nil, v_callbacks <= v_now, false);
       return next v_lane;
@@ -5521,14 +10886,17 @@ $$;
 -- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
 -- their order again. What is known of a delivery stays until there is a new result. A delivery whose
 -- subscription, callback or instance is gone cannot be sent any more, and does not change.
+-- p_earlier: how many were replayed by earlier calls of the same act. The audit has one row for an act: that of its only
+--            call. An act of more calls has two: one of the first call, with "more", so that none is without its row if
+--            it is cut off, and one of the last call, with the sum
 -- Returns: replayed: how many; gone: how many cannot be sent any more; looked_at: how many were read; last: the
 --          id of the last one that was read
 -- Locks:   consumer
--- Writes:  delivery
+-- Writes:  delivery, audit
 -- +goose StatementBegin
 create function pawl.delivery_replay(
   p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamptz, p_to timestamptz, p_after uuid,
-  p_limit integer, out replayed integer, out gone integer, out looked_at integer, out last uuid
+  p_limit integer, p_caller jsonb default null, p_earlier bigint default 0, out replayed integer, out gone integer, out looked_at integer, out last uuid
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -5536,15 +10904,14 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
-  v_now timestamptz;
   v_after uuid := greatest(p_after, pawl.uuid_v7_floor(coalesce(p_from, '-infinity')));
   v_before uuid := pawl.uuid_v7_floor(coalesce(p_to, 'infinity') + interval '1 millisecond');
   v_ids uuid[];
-  v_row record;
+  v_more boolean;
+  v_earlier bigint := coalesce(p_earlier, 0);
 begin
-  replayed := 0; gone := 0; looked_at := 0; last := p_after;
+  -- Before the deliveries are chosen, so that none of them is settled meanwhile.
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
-  v_now := pawl.now();
   -- Dead letters have an index of their own.
   if p_ids is not null then
     v_ids := p_ids;
@@ -5569,43 +10936,16 @@ begin
       limit greatest(p_limit, 0)
     );
   end if;
-  for v_row in
-    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
-    from unnest(v_ids) as u (id)
-    cross join lateral (
-      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
-    ) d
-    order by d.id
-  loop
-    looked_at := looked_at + 1;
-    last := v_row.id;
-    continue when v_row.status = 'pending';
-    if not exists (
-      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
-      union all
-      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    ) or v_row.instance_id is not null and not exists (
-      select from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
-    ) then
-      gone := gone + 1;
-      continue;
-    end if;
-    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
-    update pawl.delivery d
-    set status = 'pending', replayed = true,
-      next_attempt_at = (
-        select case
-          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
-            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
-        end
-        from pawl.delivery o
-        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
-          and o.instance_id = v_row.instance_id and o.status = 'pending'
-      )
-    where d.tenant_id = p_tenant and d.id = v_row.id;
-    replayed := replayed + 1;
-  end loop;
+  select r.* into replayed, gone, looked_at, last from pawl_private.replay_deliveries(p_tenant, v_ids) r;
+  last := coalesce(last, p_after);
+  v_more := p_ids is null and looked_at > 0 and looked_at >= p_limit;
+  if replayed > 0 and v_earlier = 0 or v_earlier > 0 and not v_more then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'delivery.replay',
+      p_target => coalesce(case when cardinality(p_ids) = 1 then p_ids[1]::text end, p_subscription::text),
+      p_after => jsonb_build_object('replayed', v_earlier + replayed, 'status', p_status)
+        || case when v_more then jsonb_build_object('more', true) else '{}' end);
+  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -5702,7 +11042,7 @@ $$;
 --   retry      the attempt failed; the next is due after p_delays
 --   dead       the attempt failed, and was the last
 --   gone       the endpoint answered 410: it is dead, and its subscription is disabled
---   postponed  there was no attempt; it is due after p_delays
+--   postponed  there was no attempt; it is due after p_delays. Without an error, the one before stays
 --   abandoned  there was no attempt, and there will be none: it is dead, or delivered as it was before a replay
 -- p_pauses: for how long the endpoint asked not to be called; null if it did not
 -- p_rest:   for how long an endpoint's circuit opens the first time
@@ -5799,7 +11139,10 @@ begin
       replayed = d.replayed and v_attempt.result = 'postponed',
       next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
       last_status = case when v_attempt.result in ('postponed', 'abandoned') then d.last_status else nullif(v_attempt.status, 0) end,
-      last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
+      last_error = case
+        when v_attempt.result = 'postponed' then coalesce(nullif(v_attempt.error, ''), d.last_error)
+        else nullif(v_attempt.error, '')
+      end,
       last_response = case when v_attempt.result in ('postponed', 'abandoned') then d.last_response else nullif(v_attempt.response, '') end
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
     continue when v_delivery.callback;
@@ -5862,17 +11205,153 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 50_webhook/delivery_tenants.sql
+
+-- delivery_tenants reads what tenants may have sent.
+-- Returns: one row per tenant that exists, in no order. attempts: how many attempts may be under way; null for no limit
+-- +goose StatementBegin
+create function pawl.delivery_tenants(p_tenants text[]) returns setof pawl.delivery_tenant
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+  select t.id::text, t.disabled_at is not null, least((t.limits ->> 'webhook_attempts')::bigint, 1000000)::integer
+  from pawl.tenant t
+  where t.id = any (p_tenants)
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/secrets_page.sql
+
+-- secrets_page shows stored secrets to the schema's owner, who seals them anew.
+-- p_table: subscription, callback or connection
+-- p_row:   the key of the row within its tenant: an id, or the name of a connection. '' for none
+-- Returns: up to p_limit rows that have secrets, by tenant and key, after those of p_tenant and p_row
+-- +goose StatementBegin
+create function pawl.secrets_page(p_table text, p_tenant text, p_row text, p_limit integer) returns setof pawl.stored_secret
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_sort = off
+as $$
+begin
+  case p_table
+  when 'subscription' then
+    return query
+    select s.tenant_id::text, s.id::text, s.secret, coalesce(s.previous_secret, '')
+    from pawl.subscription s
+    where (s.tenant_id, s.id) > (p_tenant, coalesce(nullif(p_row, '')::uuid, '00000000-0000-0000-0000-000000000000'))
+    order by s.tenant_id, s.id
+    limit p_limit;
+  when 'callback' then
+    return query
+    select b.tenant_id::text, b.instance_id::text, b.secret, ''
+    from pawl.callback b
+    where b.secret is not null
+      and (b.tenant_id, b.instance_id) > (p_tenant, coalesce(nullif(p_row, '')::uuid, '00000000-0000-0000-0000-000000000000'))
+    order by b.tenant_id, b.instance_id
+    limit p_limit;
+  when 'connection' then
+    return query
+    select c.tenant_id::text, c.name, c.secret, ''
+    from pawl.connection c
+    where c.secret is not null and (c.tenant_id, c.name) > (p_tenant, p_row)
+    order by c.tenant_id, c.name
+    limit p_limit;
+  end case;
+end
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/secrets_replace.sql
+
+-- secrets_replace replaces stored secrets by the same secrets, sealed anew, for the schema's owner. A row whose secrets are
+-- not those of p_from and p_previous_from any more, or that another transaction has locked, does not change. A subscription
+-- or a connection that rested since its secret could not be had goes on.
+-- p_table: subscription, callback or connection
+-- p_rows:  the keys of the rows, as secrets_page returns them
+-- Returns: how many rows were changed
+-- Locks:   subscription, callback or connection, those that nobody else has locked
+-- Writes:  subscription, callback or connection, audit
+-- +goose StatementBegin
+create function pawl.secrets_replace(
+  p_table text, p_tenants text[], p_rows text[], p_from text[], p_to text[], p_previous_from text[], p_previous_to text[],
+  p_caller jsonb default null
+) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_changed integer;
+begin
+  case p_table
+  when 'subscription' then
+    update pawl.subscription s
+    set
+      secret = k.secret,
+      previous_secret = nullif(k.previous_secret, ''),
+      circuit_open_until = case when s.finding is null then s.circuit_open_until end,
+      finding = null
+    from (
+      select l.tenant_id, l.id, k.secret, k.previous_secret
+      from unnest(p_tenants, p_rows, p_from, p_to, p_previous_from, p_previous_to)
+        as k (tenant_id, key, old_secret, secret, old_previous_secret, previous_secret)
+      join pawl.subscription l on l.tenant_id = k.tenant_id and l.id = k.key::uuid
+      where l.secret = k.old_secret and coalesce(l.previous_secret, '') = k.old_previous_secret
+      for no key update of l skip locked
+    ) k
+    where s.tenant_id = k.tenant_id and s.id = k.id;
+  when 'callback' then
+    update pawl.callback b
+    set secret = k.secret
+    from (
+      select l.tenant_id, l.instance_id, k.secret
+      from unnest(p_tenants, p_rows, p_from, p_to) as k (tenant_id, key, old_secret, secret)
+      join pawl.callback l on l.tenant_id = k.tenant_id and l.instance_id = k.key::uuid
+      where l.secret = k.old_secret
+      for no key update of l skip locked
+    ) k
+    where b.tenant_id = k.tenant_id and b.instance_id = k.instance_id;
+  when 'connection' then
+    update pawl.connection c
+    set
+      secret = k.secret,
+      circuit_open_until = case when c.finding is null then c.circuit_open_until end,
+      finding = null
+    from (
+      select l.tenant_id, l.name, k.secret
+      from unnest(p_tenants, p_rows, p_from, p_to) as k (tenant_id, key, old_secret, secret)
+      join pawl.connection l on l.tenant_id = k.tenant_id and l.name = k.key
+      where l.secret = k.old_secret
+      for no key update of l skip locked
+    ) k
+    where c.tenant_id = k.tenant_id and c.name = k.name;
+  end case;
+  get diagnostics v_changed = row_count;
+  if v_changed > 0 then
+    perform pawl_private.audit(
+      p_tenant => '*', p_caller => p_caller, p_action => 'secret.rotate', p_target => p_table,
+      p_after => jsonb_build_object('rows', v_changed));
+  end if;
+  return v_changed;
+end
+$$;
+-- +goose StatementEnd
+
 -- 50_webhook/subscription_create.sql
 
 -- subscription_create creates a subscription to the steps that are committed from now on.
+-- p_secret: sealed or not
+-- p_seed:   the last 62 bits of the id, for which the secret is sealed
 -- Returns: the subscription
--- Raises:  PW400 malformed-request if an argument breaks a rule
--- Writes:  subscription
+-- Raises:  PW400 malformed-request if an argument breaks a rule; PW40M limit-reached
+-- Locks:   tenant (for no key update, if its subscriptions have a limit)
+-- Writes:  subscription, audit
 -- +goose StatementBegin
 create function pawl.subscription_create(
   p_tenant text, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean, p_secret text,
-  p_actor text
-) returns setof pawl.subscription
+  p_actor text, p_seed uuid default gen_random_uuid(), p_caller jsonb default null
+) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -5880,14 +11359,21 @@ declare
   v_constraint text;
   v_column text;
   v_now timestamptz := pawl.now();
+  v_id uuid := pawl_private.uuid_v7_with(v_now, uuid_send(p_seed));
+  v_reached jsonb := pawl_private.subscription_limit(p_tenant);
 begin
-  return query
+  if v_reached is not null then
+    perform pawl_private.raise_condition('limit-reached', pawl_private.limit_text(v_reached), v_reached);
+  end if;
   insert into pawl.subscription (
     tenant_id, id, url, workflows, events, states, terminal_only, secret, since, created_at, created_by)
   values (
-    p_tenant, pawl_private.uuid_v7(v_now), p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
-    pg_current_snapshot(), v_now, p_actor)
-  returning *;
+    p_tenant, v_id, p_url, p_workflows, p_events, p_states, p_terminal_only, p_secret,
+    pg_current_snapshot(), v_now, p_actor);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.create', p_target => v_id::text,
+    p_after => pawl_private.subscription_document(p_tenant, v_id));
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = v_id;
 exception
   when data_exception or not_null_violation or check_violation then
     get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
@@ -5902,46 +11388,121 @@ $$;
 -- log of deliveries.
 -- Returns: whether it existed
 -- Locks:   subscription
+-- Writes:  subscription, audit
+-- +goose StatementBegin
+create function pawl.subscription_delete(p_tenant text, p_id uuid, p_caller jsonb default null) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before jsonb := pawl_private.subscription_document(p_tenant, p_id);
+begin
+  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
+  if not found then
+    return false;
+  end if;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.delete', p_target => p_id::text, p_before => v_before);
+  return true;
+end
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/subscription_rest.sql
+
+-- subscription_rest notes which subscriptions have secrets that the sender can open, or cannot. One with a finding rests
+-- for p_rest, and is then looked at again. Its deliveries wait and lose no attempt.
+-- p_findings: why the secret cannot be opened; '' if it can, which ends the rest
+-- Returns: whether p_leader still leads in p_term; if not, nothing is changed
+-- Locks:   consumer
 -- Writes:  subscription
 -- +goose StatementBegin
-create function pawl.subscription_delete(p_tenant text, p_id uuid) returns boolean
+create function pawl.subscription_rest(
+  p_leader text, p_term bigint, p_tenants text[], p_ids uuid[], p_findings text[], p_rest interval
+) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id;
-  return found;
+  perform from pawl.consumer c where c.name = 'webhooks' and c.leader = p_leader and c.term = p_term for no key update;
+  if not found then
+    return false;
+  end if;
+  update pawl.subscription s
+  set
+    finding = nullif(k.finding, ''),
+    circuit_open_until = case when k.finding <> '' then greatest(s.circuit_open_until, pawl.now() + p_rest) end
+  from unnest(p_tenants, p_ids, p_findings) as k (tenant_id, id, finding)
+  where s.tenant_id = k.tenant_id and s.id = k.id and (k.finding <> '' or s.finding is not null);
+  return true;
 end
 $$;
 -- +goose StatementEnd
 
 -- 50_webhook/subscription_rotate_secret.sql
 
--- subscription_rotate_secret replaces a subscription's secret. For p_overlap the previous one signs, too.
--- Returns: the subscription, or no row
+-- subscription_rotate_secret replaces a subscription's secret. For p_overlap the previous one signs, too. If the previous
+-- one is sealed, the caller has sealed it anew, for its new column.
+-- p_secret:   sealed or not
+-- p_from:     the sealed secret that p_previous was made from, as subscription_sealed_secret shows it; '' if there is none
+-- p_previous: the previous secret; '' if it cannot be opened and is lost
+-- Returns: the subscription; no row if there is none, or if its secret is not that of p_from
 -- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Locks:   subscription
--- Writes:  subscription
+-- Writes:  subscription, audit
 -- +goose StatementBegin
-create function pawl.subscription_rotate_secret(p_tenant text, p_id uuid, p_secret text, p_overlap interval)
-returns setof pawl.subscription
+create function pawl.subscription_rotate_secret(
+  p_tenant text, p_id uuid, p_secret text, p_overlap interval, p_from text default '', p_previous text default '',
+  p_caller jsonb default null
+) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_constraint text;
   v_column text;
+  v_secret text;
 begin
-  return query
+  select s.secret into v_secret from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
+  if p_from is distinct from (case when v_secret like 'sealed:%' then v_secret else '' end) then
+    return;
+  end if;
+  if p_from <> '' then
+    v_secret := nullif(p_previous, '');
+  end if;
   update pawl.subscription s
-  set secret = p_secret, previous_secret = s.secret, previous_secret_until = pawl.now() + p_overlap
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*;
+  set
+    secret = p_secret,
+    previous_secret = v_secret,
+    previous_secret_until = case when v_secret is not null then pawl.now() + p_overlap end,
+    circuit_open_until = case when s.finding is null then s.circuit_open_until end,
+    finding = null
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    perform pawl_private.audit(p_tenant => p_tenant, p_caller => p_caller, p_action => 'secret.rotate', p_target => p_id::text);
+  end if;
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = p_id;
 exception
   when data_exception or not_null_violation or check_violation then
     get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
     perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
 end
+$$;
+-- +goose StatementEnd
+
+-- 50_webhook/subscription_sealed_secret.sql
+
+-- subscription_sealed_secret shows a subscription's secret if it is sealed, so that the service can seal it for another
+-- column.
+-- Returns: the sealed secret; '' if it is not sealed; null if there is no such subscription
+-- +goose StatementBegin
+create function pawl.subscription_sealed_secret(p_tenant text, p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when s.secret like 'sealed:%' then s.secret else '' end
+  from pawl.subscription s
+  where s.tenant_id = p_tenant and s.id = p_id
 $$;
 -- +goose StatementEnd
 
@@ -5951,9 +11512,9 @@ $$;
 -- the endpoint's circuit is open.
 -- Returns: the delivery, or no row if there is no such subscription
 -- Locks:   subscription
--- Writes:  subscription, delivery
+-- Writes:  subscription, delivery, audit
 -- +goose StatementBegin
-create function pawl.subscription_test(p_tenant text, p_id uuid) returns setof pawl.delivery
+create function pawl.subscription_test(p_tenant text, p_id uuid, p_caller jsonb default null) returns setof pawl.delivery
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -5964,6 +11525,7 @@ begin
   set circuit_open_until = case when s.circuit_open_until > v_now then v_now else s.circuit_open_until end
   where s.tenant_id = p_tenant and s.id = p_id;
   if found then
+    perform pawl_private.audit(p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.test', p_target => p_id::text);
     return query
     insert into pawl.delivery (
       tenant_id, id, subscription_id, callback, type, status, attempts, next_attempt_at, created_at)
@@ -5985,12 +11547,12 @@ $$;
 -- Returns: the subscription, or no row
 -- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Locks:   consumer, subscription
--- Writes:  subscription, delivery
+-- Writes:  subscription, delivery, audit
 -- +goose StatementBegin
 create function pawl.subscription_update(
   p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean,
-  p_disabled boolean
-) returns setof pawl.subscription
+  p_disabled boolean, p_caller jsonb default null
+) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -6002,6 +11564,7 @@ declare
   v_column text;
   v_now timestamptz;
   v_afresh boolean;
+  v_before jsonb;
 begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
@@ -6010,7 +11573,7 @@ begin
   end if;
 
   select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
-  return query
+  v_before := pawl_private.subscription_document(p_tenant, p_id);
   update pawl.subscription s
   set
     url = coalesce(p_url, s.url),
@@ -6027,8 +11590,13 @@ begin
     later_seq = case when not p_disabled and s.disabled_at is not null then null else s.later_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*;
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.update', p_target => p_id::text, p_before => v_before,
+      p_after => pawl_private.subscription_document(p_tenant, p_id));
+  end if;
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = p_id;
   if v_afresh then
     update pawl.delivery d
     set next_attempt_at = v_now
@@ -6050,23 +11618,46 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 50_webhook/tenant_of_subscription.sql
+
+-- tenant_of_subscription finds the tenant that has a subscription.
+-- Returns: as pawl_private.tenant_of
+-- +goose StatementBegin
+create function pawl.tenant_of_subscription(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.subscription', p_id => p_id) $$;
+-- +goose StatementEnd
+
 -- 50_webhook/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.consumer_status'),
-  ('service', 'pawl.subscription_create'),
-  ('service', 'pawl.subscription_update'),
-  ('service', 'pawl.subscription_delete'),
-  ('service', 'pawl.subscription_rotate_secret'),
-  ('service', 'pawl.subscription_test'),
-  ('service', 'pawl.delivery_route'),
-  ('service', 'pawl.delivery_lanes'),
-  ('service', 'pawl.delivery_due'),
-  ('service', 'pawl.delivery_messages'),
-  ('service', 'pawl.delivery_endpoints'),
-  ('service', 'pawl.delivery_settle'),
-  ('service', 'pawl.delivery_replay'),
-  ('service', 'pawl.delivery_purge');
+  ('worker', 'pawl.consumer_status'),
+  ('reader', 'pawl.consumer_status'),
+  ('api', 'pawl.subscription_create'),
+  ('api', 'pawl.subscription_update'),
+  ('api', 'pawl.subscription_delete'),
+  ('api', 'pawl.subscription_rotate_secret'),
+  ('api', 'pawl.subscription_sealed_secret'),
+  ('api', 'pawl.subscription_test'),
+  ('api', 'pawl.tenant_of_subscription'),
+  ('api', 'pawl.delivery_replay'),
+  ('worker', 'pawl.delivery_route'),
+  ('worker', 'pawl.delivery_lanes'),
+  ('worker', 'pawl.delivery_tenants'),
+  ('worker', 'pawl.delivery_due'),
+  ('worker', 'pawl.delivery_messages'),
+  ('worker', 'pawl.delivery_endpoints'),
+  ('worker', 'pawl.delivery_settle'),
+  ('worker', 'pawl.delivery_purge'),
+  ('worker', 'pawl.subscription_rest');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.subscription_row', null),
+  ('api', 'pawl.delivery', null),
+  ('reader', 'pawl.subscription_row', '{tenant_id,id,workflows,events,states,terminal_only,previous_secret_until,disabled_at,disabled_reason,failures,circuit_open_until,finding,created_at,created_by}'),
+  ('reader', 'pawl.delivery', null),
+  ('reader', 'pawl.unrouted_step', null);
 
 -- 60_lifecycle/tables.sql
 
@@ -6089,7 +11680,7 @@ create table pawl.instance_migration (
   batch_at timestamptz not null,
   finished_at timestamptz,
   moved bigint not null,
-  actor text not null,
+  actor pawl.actor not null,
   constraint instance_migration_pkey primary key (tenant_id, workflow, from_version, to_version),
   constraint instance_migration_leads_elsewhere check (from_version <> to_version),
   constraint instance_migration_moved_is_not_negative check (moved >= 0)
@@ -6186,9 +11777,112 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- Back-tests re-run recorded histories under another definition of their workflow. Events and payloads
--- are decided again, each at its recorded time, by the same function that fires, and the result is compared
--- with what history shows. Nothing is kept.
+-- store_candidate stores a definition under a random number that no version has: two candidates at the same time do not
+-- wait for each other, as a rule. The caller sees to it that it does not stay.
+-- Raises:  PW42D invalid-definition
+-- Writes:  workflow, workflow_state, workflow_transition
+-- +goose StatementBegin
+create function pawl_private.store_candidate(p_workflow text, p_definition jsonb) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer := 1073741824 + floor(random() * 1073741823)::integer;
+  v_fault text;
+begin
+  begin
+    v_fault := case
+      when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
+      else pawl_private.definition_fault(p_definition)
+    end;
+    if v_fault is null then
+      perform pawl_private.store_definition(
+        p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'candidate');
+    end if;
+  exception
+    when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
+      or program_limit_exceeded then
+      v_fault := sqlerrm;
+  end;
+  if v_fault is not null then
+    perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
+  end if;
+  return v_version;
+end
+$$;
+-- +goose StatementEnd
+
+-- migrated is an instance after its migration to another version, and after the steps that follow without an event.
+-- What it remembers of a state that it keeps goes on: armed timers that both versions have keep their time, others are
+-- counted from when the state was entered. States that it had left last are named as the map says.
+-- p_old, p_new: the instance before, and after but for its memory. p_map: from states to states
+-- Returns: a macrostep; its refusal may also be 'guard-error'
+-- +goose StatementBegin
+create function pawl_private.migrated(
+  p_old pawl.instance, p_new pawl.instance, p_map jsonb, p_principal jsonb, p_reason text, p_now timestamptz, p_setting pawl.setting
+) returns pawl_private.macrostep
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_macrostep pawl_private.macrostep;
+  v_new pawl.instance := p_new;
+  v_source pawl.workflow_state;
+  v_target pawl.workflow_state;
+  v_timer jsonb;
+  v_one jsonb;
+  v_due jsonb := '{}';
+  v_left jsonb;
+  v_entered boolean := p_map ? p_old.state;
+begin
+  select s.* into v_source
+  from pawl.workflow_state s
+  where s.workflow = p_old.workflow and s.workflow_version = p_old.workflow_version and s.state = p_old.state;
+  select s.* into strict v_target
+  from pawl.workflow_state s
+  where s.workflow = p_new.workflow and s.workflow_version = p_new.workflow_version and s.state = p_new.state;
+  for v_n in 0 .. coalesce(jsonb_array_length(v_target.timers), 0) - 1 loop
+    v_timer := v_target.timers -> v_n;
+    v_one := p_old.memory #> array['due', v_timer ->> 'slot'];
+    if v_entered and v_timer ->> 'owner' = p_new.state or not v_timer ->> 'owner' = any (v_source.lineage)
+      or not coalesce(v_source.timers @> jsonb_build_array(jsonb_build_object('slot', v_timer ->> 'slot')), false) then
+      v_one := pawl_private.armed(
+        v_timer, v_n, pawl_private.document(p_new, '{}', p_now, null, p_principal), p_new.state_changed_at);
+    end if;
+    if v_one is not null then
+      v_due := v_due || jsonb_build_object(v_timer ->> 'slot', v_one || jsonb_build_object('place', v_n));
+    end if;
+  end loop;
+  select jsonb_object_agg(l.key, jsonb_strip_nulls(l.value || jsonb_build_object('state', s.state)))
+  into v_left
+  from jsonb_each(p_old.memory -> 'left') l
+  join pawl.workflow_state s
+    on s.workflow = p_new.workflow and s.workflow_version = p_new.workflow_version
+    and s.state = coalesce(p_map ->> (l.value ->> 'state'), l.value ->> 'state') and l.key = any (s.remembered);
+  v_new.memory := nullif(
+    case when v_due <> '{}' then jsonb_build_object('due', v_due) else '{}' end
+    || case when v_left is not null then jsonb_build_object('left', v_left) else '{}' end
+    || case
+      when v_target.ttl_slides and v_source.ttl_slides and not v_entered and p_old.memory ? 'slid_at'
+        then jsonb_build_object('slid_at', p_old.memory -> 'slid_at')
+      else '{}'
+    end,
+    '{}');
+  return pawl_private.complete_macrostep(
+    p_before => p_old, p_instance => v_new, p_command => pawl_private.uncommanded(p_principal, p_reason, true),
+    p_now => p_now, p_at => p_now, p_setting => p_setting);
+exception
+  -- What guards and values raise.
+  when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+    v_macrostep.refusal := 'guard-error';
+    return v_macrostep;
+end
+$$;
+-- +goose StatementEnd
+
+-- Back-tests re-run recorded histories under another definition of their workflow. Events and payloads are decided
+-- again, each at its recorded time, by the same function that fires, and the result is compared with what history
+-- shows. Nothing is kept.
 --
 -- Two instances are followed: the candidate's, and the recorded one beside it, as history had it. Both are
 -- in the same state until the first difference, where the re-run ends: what comes after it has no meaning.
@@ -6207,7 +11901,7 @@ $$;
 --          error. instance: as it becomes if applied, else null
 -- +goose StatementBegin
 create function pawl_private.backtest_step(
-  p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_reason text, p_at timestamptz,
+  p_instance pawl.instance, p_kind text, p_event text, p_payload jsonb, p_principal jsonb, p_reason text, p_at timestamptz,
   p_entered boolean, p_setting pawl.setting,
   out code text, out instance pawl.instance, out guards text[], out error text
 )
@@ -6219,24 +11913,20 @@ declare
   v_decided record;
 begin
   if p_kind = 'created' then
-    v_macrostep := case
-      when p_entered then
-        pawl_private.complete_macrostep(
-          p_before => null, p_instance => p_instance, p_event => null, p_payload => '{}', p_reason => p_reason,
-          p_now => p_at, p_setting => p_setting)
-      else
-        pawl_private.begin_macrostep(
-          p_instance => p_instance, p_reason => p_reason, p_now => p_at, p_setting => p_setting)
-    end;
+    v_macrostep := pawl_private.begin_macrostep(
+      p_instance => p_instance, p_principal => p_principal, p_reason => p_reason, p_now => p_at, p_setting => p_setting,
+      p_entered => p_entered);
     code := coalesce(v_macrostep.refusal, 'applied');
     instance := v_macrostep.instance;
+    guards := array[v_macrostep.broken];
   else
     select d.*
     into strict v_decided
     from pawl_private.decide(
       p_now => p_at, p_setting => p_setting, p_instance => p_instance,
       p_command => (
-        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, p_kind <> 'transition'
+        p_instance.tenant_id, p_event, p_payload, '', '*', '*', p_reason, null, null,
+        p_kind in ('timeout', 'expired'), p_kind in ('result', 'compensated'), p_principal
       )::pawl_private.fire_command) d;
     code := v_decided.code;
     guards := v_decided.guards;
@@ -6244,11 +11934,16 @@ begin
       instance := v_decided.instance;
     end if;
   end if;
-  if code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
+  if code = 'invariant-broken' then
+    code := 'guard-rejected';
+  elsif code in ('payload-too-large', 'context-too-large', 'context-too-deep') then
     code := 'too-large';
-  elsif code = 'always-loop' then
+  elsif code in ('always-loop', 'timer-loop') then
+    error := case code
+      when 'always-loop' then 'eventless transitions follow one another without coming to rest'
+      else 'timers follow one another without time passing'
+    end;
     code := 'guard-error';
-    error := 'eventless transitions follow one another without coming to rest';
   end if;
 exception
   -- What guards and assigns raise, although they are evaluated leniently.
@@ -6271,25 +11966,33 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_recorded pawl.instance := p_recorded;
   v_tried integer := 0;
+  v_looks integer := 0;
   v_deadline record;
 begin
   loop
-    select d.* into v_deadline from pawl_private.next_deadline(p_recorded, v_tried) d;
+    select d.* into v_deadline from pawl_private.next_deadline(v_recorded, v_tried) d;
     if not found or v_deadline.due_at > p_at then
       return false;
     end if;
     if v_deadline.event is distinct from p_except and exists (
       select
       from pawl_private.backtest_step(
-        p_recorded, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl_private.rfc3339(v_deadline.due_at)), null,
+        v_recorded, 'timeout', v_deadline.event,
+        pawl_private.timer_payload(v_deadline.event, v_deadline.due_at, v_recorded.memory, v_deadline.due_at), null, null,
         v_deadline.due_at, null, p_setting) s
       where s.code in ('applied', 'guard-error')
     ) then
       return true;
     end if;
-    v_tried := v_deadline.tried;
-    if v_tried is null then
+    if v_deadline.event like 'every:%' then
+      v_recorded := pawl_private.passed_over(v_recorded, v_deadline.event, v_deadline.due_at);
+    else
+      v_tried := v_deadline.tried;
+    end if;
+    v_looks := v_looks + 1;
+    if v_tried is null or v_looks > 1000 then
       return false;
     end if;
   end loop;
@@ -6297,10 +12000,51 @@ end
 $$;
 -- +goose StatementEnd
 
+-- backtest_repeats moves the candidate's repeating timers on to where the recorded instance had them at a step. A
+-- repeating timer that is refused moves on, and history shows only the time to which it moved. Without this the
+-- candidate would try again a time that has passed. Timers on another grid stay as they are.
+-- Returns: the candidate's memory before the step
+-- +goose StatementBegin
+create function pawl_private.backtest_repeats(p_memory jsonb, p_step pawl.history) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_slot text;
+  v_one jsonb;
+  v_recorded jsonb;
+begin
+  for v_slot, v_one in
+    select d.key, d.value
+    from jsonb_each(p_memory -> 'due') d
+    where d.value ? 'every' and d.key is distinct from p_step.event
+  loop
+    -- The step may have left the timer's state: then the timer is kept with the time that remained.
+    select r.one into v_recorded
+    from (
+      select p_step.memory #> array['due', v_slot] as one
+      union all
+      select l.value #> array['due', v_slot] from jsonb_each(p_step.memory -> 'left') l
+    ) r
+    where r.one - array['at', 'rest', 'n', 'place'] = v_one - array['at', 'n', 'place']
+      and (r.one ->> 'n')::bigint > (v_one ->> 'n')::bigint;
+    if found then
+      p_memory := jsonb_set(p_memory, array['due', v_slot], v_one || jsonb_build_object(
+        'n', v_recorded -> 'n',
+        'at', coalesce(
+          v_recorded ->> 'at',
+          pawl_private.rfc3339(p_step.at + make_interval(secs => (v_recorded ->> 'rest')::double precision)))));
+    end if;
+  end loop;
+  return p_memory;
+end
+$$;
+-- +goose StatementEnd
+
 -- backtest_timeout finds the deadline that the candidate's instance meets before a recorded step. Deadlines
 -- are tried one after the other by their times, as the timers do: a refused one gives way to the next.
 -- p_step: the recorded step; null for none up to p_until. If it is a timeout itself, the candidate's may come
--- as late as it did, and deadlines that history skipped are skipped.
+-- as late as it did, and deadlines that history skipped are skipped. At most 1000 deadlines are tried.
 -- Returns: code: 'applied' or 'guard-error'; null if there is no such deadline. instance: as it becomes.
 --          event and due_at: the deadline's
 -- +goose StatementBegin
@@ -6315,21 +12059,33 @@ as $$
 declare
   v_timed boolean := coalesce(p_step.kind in ('timeout', 'expired'), false);
   v_due_at timestamptz := case when v_timed then (p_step.payload ->> 'due_at')::timestamptz end;
+  v_candidate pawl.instance := p_candidate;
+  v_looks integer := 0;
   v_tried integer := 0;
   v_deadline record;
   v_same boolean;
   v_step record;
 begin
   while v_tried is not null loop
-    select d.* into v_deadline from pawl_private.next_deadline(p_candidate, v_tried) d;
+    select d.* into v_deadline from pawl_private.next_deadline(v_candidate, v_tried) d;
     exit when not found or v_deadline.due_at > p_until or v_deadline.due_at = p_until and not v_timed;
-    v_tried := v_deadline.tried;
+    v_looks := v_looks + 1;
+    exit when v_looks > 1000;
     v_same := coalesce(v_deadline.due_at = v_due_at and v_deadline.event = p_step.event, false);
+    if v_same then
+      v_candidate.memory := pawl_private.backtest_repeats(v_candidate.memory, p_step);
+    end if;
     select s.*
     into v_step
-    from pawl_private.backtest_step(
-      p_candidate, 'timeout', v_deadline.event, jsonb_build_object('due_at', pawl_private.rfc3339(v_deadline.due_at)), null,
-      case when v_same or v_deadline.due_at > v_due_at then p_step.at else v_deadline.due_at end, null, p_setting) s;
+    from (select case when v_same or v_deadline.due_at > v_due_at then p_step.at else v_deadline.due_at end as at) t
+    cross join lateral pawl_private.backtest_step(
+      v_candidate, 'timeout', v_deadline.event,
+      pawl_private.timer_payload(v_deadline.event, v_deadline.due_at, v_candidate.memory, t.at), null, null, t.at, null, p_setting) s;
+    if v_deadline.event like 'every:%' then
+      v_candidate := pawl_private.passed_over(v_candidate, v_deadline.event, v_deadline.due_at);
+    else
+      v_tried := v_deadline.tried;
+    end if;
     continue when v_step.code not in ('applied', 'guard-error');
     if not v_timed then
       exit when pawl_private.backtest_overdue(p_recorded, v_deadline.due_at, null, p_setting);
@@ -6348,8 +12104,8 @@ $$;
 -- +goose StatementEnd
 
 -- backtest_instance re-runs the history of one instance, a command at a time with the eventless steps that
--- followed it. It ends at the first difference, at a step that no event made ('migrated', 'forced'), or at
--- version 1000.
+-- followed it. It ends at the first difference, at a step that was not decided by the
+-- definition ('migrated', 'forced', 'cancelled'), or at version 1000.
 --
 -- It begins with the context of the first step, to which the entry of the recorded initial state has already
 -- assigned. If the candidate assigns the same on entry, that is not done twice. A lifetime that differs from
@@ -6374,6 +12130,7 @@ declare
   v_candidate pawl.workflow;
   v_origin pawl.workflow;
   v_entered boolean;
+  v_reads_actor boolean;
   v_instance pawl.instance; -- The candidate's.
   v_before pawl.instance; -- As recorded, before the command.
   v_after pawl.instance; -- As recorded, after it and what followed.
@@ -6394,11 +12151,13 @@ begin
     return;
   end if;
   select w.* into strict v_candidate from pawl.workflow w where w.name = p_workflow and w.version = p_version;
+  v_reads_actor := exists (
+    select from pawl.workflow_state s where s.workflow = p_workflow and s.workflow_version = p_version and s.reads_actor);
 
   for v_row in
     select
       h as step,
-      coalesce(lead(h.kind = 'transition' and h.event is null) over (order by h.version), false) as goes_on
+      coalesce(lead(h.kind = 'transition' and (h.event is null or h.event = 'done')) over (order by h.version), false) as goes_on
     from pawl.history h
     where h.tenant_id = p_tenant and h.instance_id = p_id and h.version <= 1001
     order by h.version
@@ -6416,7 +12175,8 @@ begin
     v_after.status := (v_row.step).status;
     v_after.version := (v_row.step).version;
     v_after.context := (v_row.step).context;
-    v_after.state_changed_at := (v_row.step).at;
+    v_after.state_changed_at := coalesce((v_row.step).entered_at, (v_row.step).at);
+    v_after.memory := (v_row.step).memory;
     v_after.expires_at := (v_row.step).expires_at;
     v_goes_on := v_row.goes_on;
     continue when v_goes_on;
@@ -6424,6 +12184,12 @@ begin
       'version', v_command.version, 'workflow_version', v_command.workflow_version, 'event', v_command.event,
       'from', v_command.from_state, 'to', v_after.state);
     steps := v_command.version;
+    if v_reads_actor and v_command.kind in ('created', 'transition') and v_command.principal is null then
+      -- Nobody knows any more who gave the command.
+      steps := v_command.version - 1;
+      complete := false;
+      exit;
+    end if;
 
     if v_command.kind = 'created' then
       v_origin := null;
@@ -6432,7 +12198,8 @@ begin
       v_instance.workflow_version := p_version;
       v_instance.state := v_candidate.initial;
       v_instance.version := 1;
-      v_instance.context := v_command.context;
+      v_instance.context := coalesce(v_candidate.context_default, '{}') || v_command.context;
+      v_instance.memory := null;
       v_instance.created_at := v_command.at;
       v_instance.state_changed_at := v_command.at;
       v_instance.error := null;
@@ -6448,11 +12215,11 @@ begin
         v_origin.context_schema_checksum as met
       into v_schema;
       v_entered := not exists (
-        select t.assign_names, t.assign_paths::text[], t.assign_stages, t.assign_payload
+        select t.assign_names, t.assign_paths::text[], t.assign_compiled, t.assign_payload
         from pawl.workflow_transition t
         where t.workflow = p_workflow and t.workflow_version = p_version and t.event = ':initial'
         except
-        select t.assign_names, t.assign_paths::text[], t.assign_stages, t.assign_payload
+        select t.assign_names, t.assign_paths::text[], t.assign_compiled, t.assign_payload
         from pawl.workflow_transition t
         where t.workflow = p_workflow and t.workflow_version = v_command.workflow_version and t.event = ':initial');
     else
@@ -6473,7 +12240,7 @@ begin
           'outcome', v_step.code, 'would_be', (v_step.instance).state, 'timeout', v_step.event,
           'due_at', pawl_private.rfc3339(v_step.due_at), 'error', v_step.error);
         exit;
-      elsif v_command.kind in ('migrated', 'forced') then
+      elsif v_command.kind in ('migrated', 'forced', 'cancelled') then
         complete := false;
         exit;
       end if;
@@ -6483,16 +12250,20 @@ begin
       from (
         select t.payload_schema, t.payload_schema_checksum
         from pawl.workflow_transition t
+        join pawl.workflow_state s
+          on s.workflow = t.workflow and s.workflow_version = t.workflow_version and s.state = t.source
         where t.workflow = p_workflow and t.workflow_version = p_version and t.source = v_instance.state
-          and t.event = v_command.event and v_command.kind = 'transition'
+          and t.event = pawl_private.matching(v_command.event, s.events, s.patterns) and v_command.kind = 'transition'
         order by t.position
         limit 1
       ) c
       left join lateral (
         select t.payload_schema_checksum
         from pawl.workflow_transition t
+        join pawl.workflow_state s
+          on s.workflow = t.workflow and s.workflow_version = t.workflow_version and s.state = t.source
         where t.workflow = p_workflow and t.workflow_version = v_command.workflow_version
-          and t.source = v_before.state and t.event = v_command.event
+          and t.source = v_before.state and t.event = pawl_private.matching(v_command.event, s.events, s.patterns)
         order by t.position
         limit 1
       ) r on true;
@@ -6503,10 +12274,12 @@ begin
       v_checks := v_checks || (v_place || jsonb_build_object('checksum', v_schema.checksum));
     end if;
     if v_command.kind not in ('timeout', 'expired') then
+      v_instance.memory := pawl_private.backtest_repeats(v_instance.memory, v_command);
       select s.*
       into v_step
       from pawl_private.backtest_step(
-        v_instance, v_command.kind, v_command.event, v_command.payload, v_command.reason, v_command.at, v_entered,
+        v_instance, v_command.kind, v_command.event, v_command.payload, v_command.principal, v_command.reason, v_command.at,
+        v_entered,
         p_setting) s;
       if v_step.code <> 'applied' then
         difference := jsonb_build_object('outcome', v_step.code, 'guards', v_step.guards, 'error', v_step.error);
@@ -6544,22 +12317,278 @@ end
 $$;
 -- +goose StatementEnd
 
+-- audit_is_about says whether a row of the audit is about one of the workflows, or about an instance of one.
+-- +goose StatementBegin
+create function pawl_private.audit_is_about(p_row pawl.audit, p_workflows text[]) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  if p_row.action like 'workflow.%' then
+    return split_part(p_row.target, ' ', 1) = any (p_workflows);
+  elsif p_row.target ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return exists (
+      select from pawl.instance i
+      where i.tenant_id = p_row.tenant_id and i.id = p_row.target::uuid and i.workflow = any (p_workflows));
+  end if;
+  return false;
+end
+$$;
+-- +goose StatementEnd
+
+-- module_retains says whether a module still needs an instance that is final.
+-- +goose StatementBegin
+create function pawl_private.module_retains(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable -- As instance_retains.
+as $$
+begin
+  return pawl_private.log_retains(p_tenant, p_id) or pawl_private.webhook_retains(p_tenant, p_id)
+    or pawl_private.task_retains(p_tenant, p_id);
+end
+$$;
+-- +goose StatementEnd
+
+-- purge deletes instances that have been final since p_before or longer, each with its history and its expired keys,
+-- all or nothing. An instance stays while another transaction holds it, while a live
+-- key names it, and while a module retains it.
+--
+-- The keys that name an instance are read under the instance's lock, in a statement of their own, because a
+-- command writes its key under that lock and may have done so just before. Each key is then locked too,
+-- because a replay that extends a key's life locks the key alone. What happens to a command that comes too
+-- late:
+--   * A fire waits for the instance, and does not find it.
+--   * A replay reads key, history and instance in one statement, and so finds all of them or none. Without
+--     them it raises 40001, as for a purged key; the next try is a new command.
+-- This holds under read committed only, as all of the engine.
+-- p_early: whether an instance may be deleted before the retention of its workflow's latest version is over, or without one
+-- Returns: the ids of the instances that were deleted
+-- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
+--          are not locked)
+-- Writes:  instance, idempotency_key, history, timer, task, task_attempt, compensation, callback,
+--          purged_instance
+-- +goose StatementBegin
+create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamptz, p_early boolean) returns uuid[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_ids uuid[];
+  v_id uuid;
+  v_keys record;
+  v_purged uuid[] := '{}';
+begin
+  v_ids := array(
+    select i.id
+    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
+    cross join lateral (
+      select i.id
+      from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
+        and (p_early or i.state_changed_at <= v_now - (
+          select w.retention from pawl.workflow w where w.name = i.workflow order by w.version desc limit 1))
+      limit 1
+      for update skip locked
+    ) i
+  );
+  v_now := pawl.now();
+
+  -- One by one, to be bound to the full key.
+  foreach v_id in array v_ids loop
+    select k.retains, k.expired
+    into v_keys
+    from pawl_private.instance_retains(p_tenant => p_tenant, p_id => v_id, p_now => v_now) k;
+    continue when v_keys.retains or pawl_private.module_retains(p_tenant, v_id);
+
+    delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
+    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.task_attempt a
+    using pawl.task t
+    where t.tenant_id = p_tenant and t.instance_id = v_id and a.tenant_id = p_tenant and a.task_id = t.id;
+    delete from pawl.task t where t.tenant_id = p_tenant and t.instance_id = v_id;
+    delete from pawl.compensation c where c.tenant_id = p_tenant and c.instance_id = v_id;
+    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
+    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
+    with gone as (
+      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
+    )
+    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
+    v_purged := v_purged || v_id;
+  end loop;
+
+  return v_purged;
+end
+$$;
+-- +goose StatementEnd
+
+-- 60_lifecycle/audit_page.sql
+
+-- audit_page reads rows of the audit behind p_after, in the order of seq.
+--
+-- It looks at 5,000 rows at most: those of the tenant with the target, else with the actor, else with the action, else
+-- all. The other filters choose among them. A time is looked up with ten minutes to spare on either side, since rows
+-- are not written exactly in the order of their times.
+-- p_tenant:    the tenant; null for all
+-- p_workflows: only rows about these workflows, and about instances of them that are not purged; null for all rows
+-- p_from, p_to: rows from p_from on, and before p_to
+-- p_bytes:     the page ends with the row by which its documents have so many bytes
+-- Returns: the rows, up to p_limit. If it ends before p_limit, and there may be more, the last row is none: it
+--          has the seq behind which to go on, and an empty action
+-- +goose StatementBegin
+create function pawl.audit_page(
+  p_tenant text, p_workflows text[], p_target text, p_actor text, p_action text, p_outcome text, p_from timestamptz,
+  p_to timestamptz, p_after bigint, p_limit integer, p_bytes bigint
+) returns setof pawl.audit
+language plpgsql stable security definer rows 50
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_rows refcursor;
+  v_after bigint := coalesce(p_after, 0);
+  v_before bigint;
+  v_row pawl.audit;
+  v_looked integer := 0;
+  v_found integer := 0;
+  v_bytes bigint := 0;
+begin
+  if p_from is not null then
+    v_after := greatest(v_after, (select a.seq from pawl.audit a where a.at < p_from - interval '10 minutes' order by a.at desc limit 1));
+  end if;
+  if p_to is not null then
+    v_before := (select a.seq from pawl.audit a where a.at > p_to + interval '10 minutes' order by a.at limit 1);
+  end if;
+  v_before := coalesce(v_before, 9223372036854775807);
+  -- Row comparisons leave one index for each of these.
+  case
+    when p_tenant is null then
+      open v_rows for
+        select a.* from pawl.audit a where a.seq > v_after and a.seq < v_before order by a.seq limit 5000;
+    when p_target is not null then
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.target, a.seq) > (p_tenant, p_target, v_after) and (a.tenant_id, a.target, a.seq) < (p_tenant, p_target, v_before)
+        order by a.tenant_id, a.target, a.seq limit 5000;
+    when p_actor is not null then
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.actor, a.seq) > (p_tenant, p_actor, v_after) and (a.tenant_id, a.actor, a.seq) < (p_tenant, p_actor, v_before)
+        order by a.tenant_id, a.actor, a.seq limit 5000;
+    when p_action is not null then
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.action, a.seq) > (p_tenant, p_action, v_after) and (a.tenant_id, a.action, a.seq) < (p_tenant, p_action, v_before)
+        order by a.tenant_id, a.action, a.seq limit 5000;
+    else
+      open v_rows for
+        select a.* from pawl.audit a
+        where (a.tenant_id, a.seq) > (p_tenant, v_after) and (a.tenant_id, a.seq) < (p_tenant, v_before)
+        order by a.tenant_id, a.seq limit 5000;
+  end case;
+  loop
+    fetch v_rows into v_row;
+    exit when not found;
+    v_looked := v_looked + 1;
+    if coalesce(v_row.target = p_target, p_target is null) and coalesce(v_row.actor = p_actor, true)
+      and coalesce(v_row.action = p_action, true) and coalesce(v_row.outcome = p_outcome, true)
+      and coalesce(v_row.at >= p_from, true) and coalesce(v_row.at < p_to, true)
+      and (p_workflows is null or pawl_private.audit_is_about(v_row, p_workflows))
+    then
+      return next v_row;
+      v_found := v_found + 1;
+      exit when v_found >= p_limit;
+      v_bytes := v_bytes + coalesce(octet_length(v_row.before::text), 0) + coalesce(octet_length(v_row.after::text), 0);
+    end if;
+    if v_looked = 5000 or v_bytes >= p_bytes then
+      v_row := (v_row.tenant_id, v_row.seq, v_row.at, '', false, null, null, null, '', null, '', null, 1, null, null, v_row.xid)::pawl.audit;
+      return next v_row;
+      exit;
+    end if;
+  end loop;
+  close v_rows;
+end
+$$;
+-- +goose StatementEnd
+
+-- 60_lifecycle/audit_purge.sql
+
+-- audit_purge deletes the oldest rows of the audit that were written before a time, no more than p_limit of them. Only
+-- the owner may call it. Rows that a consumer has not read stay. That rows were deleted is written down.
+-- Returns: purged: how many were deleted; fewer than p_limit if no more can be. kept: then, how many that old stay for a
+--          consumer
+-- Raises:  PW400 malformed-request if the time is not past: the call would delete its own row
+-- Locks:   audit
+-- Writes:  audit, audit_log
+-- +goose StatementBegin
+create function pawl.audit_purge(
+  p_before timestamptz, p_limit integer, p_caller jsonb default null, out purged integer, out kept bigint
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+  v_read bigint := (select min(c.position) from pawl.consumer c where c.audit);
+begin
+  if p_before is null or p_before > pawl.now() then
+    perform pawl_private.raise_condition('malformed-request', 'p_before must be a time that is past');
+  end if;
+  with gone as (
+    delete from pawl.audit a
+    where a.ctid = any (array(
+      select o.ctid
+      from pawl.audit o
+      where o.at < p_before and (
+        v_read is null or exists (
+          select from pawl.audit_log l where l.tenant_id = o.tenant_id and l.seq = o.seq and l.position <= v_read offset 0
+        )
+      )
+      order by o.at
+      limit greatest(coalesce(p_limit, 0), 0)
+      for update
+    ))
+    returning a.tenant_id, a.seq
+  ),
+  positions as (
+    delete from pawl.audit_log l using gone g where l.tenant_id = g.tenant_id and l.seq = g.seq
+  )
+  select count(*) into purged from gone;
+  kept := case when purged < p_limit then (select count(*) from pawl.audit a where a.at < p_before) else 0 end;
+  if purged > 0 then
+    perform pawl_private.audit(
+      p_tenant => '*', p_caller => p_caller, p_action => 'audit.purge', p_target => null,
+      p_after => jsonb_build_object('before', pawl_private.audit_time(p_before), 'purged', purged));
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
 -- 60_lifecycle/backtest.sql
 
 -- backtest re-runs the recorded histories of instances against a version of their workflow, or against a
 -- definition in canonical form that is not registered.
 --
--- Such a definition is stored under a version number that no version has, in a subtransaction that is
--- rolled back before anybody can see it. Nobody waits for that, neither commands nor registrations. But the
--- transaction holds up vacuum. So a call re-runs instances for as long as storing took, or for a tenth of a second if
--- that is longer, and ends. It also ends with the row by which its differences and checks have p_bytes. The caller
--- goes on with the ids that have no row.
+-- Such a definition is stored under a version number that no version has, in a subtransaction that is rolled back
+-- before anybody can see it. Nobody waits for that, neither commands nor registrations. But the transaction holds up
+-- vacuum. So a call re-runs instances for as long as storing took, or for a tenth of a second if that is longer, and
+-- ends. It also ends with the row by which its differences and checks have p_bytes. The caller goes on with the ids
+-- that have no row.
 --
 -- The present limits of size apply. $.instance.workflow_version is the number of the candidate.
 -- p_version, p_definition: the candidate, exactly one of them
 -- p_ids: of the tenant's instances
--- Returns: one row per id, in their order, until the time is up or p_bytes are reached, but at least one. steps to checks: see
---          backtest_instance; steps is 0 if there is no such instance
+-- Returns: one row per id, in their order, until the time is up or p_bytes are reached, but at least one. steps to
+--          checks: see backtest_instance; steps is 0 if there is no such instance
 -- Raises:  PW400 malformed-request, PW40W workflow-not-found, PW42D invalid-definition
 -- Locks:   workflow (row exclusive) while the call runs, if a definition is given
 -- Writes:  nothing that stays
@@ -6581,7 +12610,6 @@ declare
   v_now timestamptz := pawl.now();
   v_setting pawl.setting;
   v_version integer := p_version;
-  v_fault text;
   v_bytes bigint := 0;
 begin
   if (p_version is null) = (p_definition is null) then
@@ -6596,25 +12624,7 @@ begin
   select * into strict v_setting from pawl.setting;
   begin
     if p_definition is not null then
-      -- A random number: two back-tests at the same time do not wait for each other, as a rule.
-      v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      begin
-        v_fault := case
-          when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-          else pawl_private.definition_fault(p_definition)
-        end;
-        if v_fault is null then
-          perform pawl_private.store_definition(
-            p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
-        end if;
-      exception
-        when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-          or program_limit_exceeded then
-          v_fault := sqlerrm;
-      end;
-      if v_fault is not null then
-        perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
-      end if;
+      v_version := pawl_private.store_candidate(p_workflow, p_definition);
     end if;
     v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
     foreach id in array coalesce(p_ids, '{}') loop
@@ -6753,31 +12763,36 @@ as $$ select $$;
 --     One that would have been due earlier is due at once.
 --   * A state that the map names is entered now, even if its name stays the same.
 --   * expires_at becomes null if the new version has no ttl, and that ttl from now if there was none.
---     Otherwise it stays. If the new version's ttl slides, the lifetime counts from state_changed_at, and
---     keeps its length if it slid before.
+--     Otherwise it stays. If the new version's ttl slides and the old one's did not, the lifetime counts from
+--     state_changed_at. If both slide, it stays, but begins anew in a state that is entered, with its length.
 --   * The context stays as it is. It is not checked against the new version's schema, and nothing is
 --     assigned for states that are left or entered.
+--   * Tasks of the old version that were not sent are cancelled, and those of the new state begin.
 --   * Then the new state's eventless transitions are taken, as after every step.
 -- An instance that a command holds is skipped, and so is one whose state does not fit. No instance is
 -- mapped to a final state: only an event or an eventless transition ends an instance.
 -- p_states, p_ids: only instances in these states, with these ids; null for all
+-- p_history_key:   the key that history shows, of a bulk; null for none
 -- p_dry_run:       write and lock nothing; the caller's transaction may be read-only
--- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate';
---          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if the eventless
---          transitions do not come to rest, or make the context too large or too deep; 'busy' if a command holds the
---          instance; 'gone' if it became final or was moved meanwhile
+-- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate'; 'state-unknown' or
+--          'state-final' if to_state does not fit; 'state-protected' if the map would have it leave or
+--          enter a protected state; 'unsettled' if the eventless transitions do not come to rest, or
+--          make the context too large or too deep; 'busy' if a command holds the instance; 'task-open' while a task
+--          may have been sent, since the new version would send it again; 'invariant-broken' or
+--          'guard-error' if an invariant of the new version does not hold, or a guard or a value raises; 'gone' if it
+--          became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
---          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
---          even in silent mode
+--          way; PW400 malformed-request with all faults of the request
 -- Locks:   workflow (for key share, both versions), instance_migration, instance (for no key update, by id,
 --          those that are not locked)
--- Writes:  instance_migration, instance, history, timer
+-- Writes:  instance_migration, instance, history, timer, task, undoing, audit
 -- +goose StatementBegin
 create function pawl.migrate_instances(
   p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer,
   p_actor text default session_user, p_dry_run boolean default false, p_states text[] default null,
   p_ids uuid[] default null, p_reason text default null, p_correlation_id text default null,
-  p_traceparent text default null
+  p_traceparent text default null, p_caller jsonb default null,
+  p_history_key text default null
 ) returns table (id uuid, from_state text, to_state text, result text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6803,11 +12818,18 @@ declare
   v_target record;
   v_macrostep pawl_private.macrostep;
   v_steps pawl.instance[];
+  v_made text[];
+  v_principal jsonb;
+  v_slid_at timestamptz;
   v_setting pawl.setting;
   v_moved bigint := 0;
+  v_begun boolean;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_correlation_id => p_correlation_id, p_reason => p_reason));
+  if length(p_history_key) not between 1 and 255 then
+    perform pawl_private.raise_condition('malformed-request', 'the key in history must have 1 to 255 characters');
+  end if;
   select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
@@ -6858,12 +12880,20 @@ begin
         set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
           actor = case when m.finished_at is null then m.actor else excluded.actor end,
           batch_at = excluded.batch_at,
-          finished_at = null;
+          finished_at = null
+        returning m.started_at = v_now into v_begun;
         exit;
       exception when unique_violation then
         null; -- A migration of another direction has begun meanwhile. Now it is seen.
       end;
     end loop;
+    -- A bulk is written down by itself.
+    if v_begun and p_history_key is null then
+      perform pawl_private.audit(
+        p_tenant => p_tenant, p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)),
+        p_action => 'workflow.migrate', p_target => format('%s %s to %s', p_workflow, p_from, p_to), p_reason => p_reason,
+        p_after => jsonb_build_object('state_map', v_map));
+    end if;
   end if;
 
   if p_ids is null then
@@ -6917,7 +12947,8 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.timers, s.invariants, s.reads_actor, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid,
+      s.protected or o.protected as protected
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -6929,6 +12960,11 @@ begin
         or not coalesce(v_old.state = any (p_states), true) then 'gone'
       when v_target.status is null then 'state-unknown'
       when v_target.status <> 'active' then 'state-final'
+      when v_map ? v_old.state and v_target.protected then 'state-protected'
+      when exists (
+        select from pawl.task t
+        where t.tenant_id = p_tenant and t.instance_id = v_id and t.ended_at is null and t.status <> 'pending'
+      ) then 'task-open'
       when p_dry_run then 'would-migrate'
       else 'migrated'
     end;
@@ -6942,37 +12978,45 @@ begin
       if v_map ? v_old.state then
         v_new.state_changed_at := v_now;
       end if;
+      v_new.memory := null;
+      v_slid_at := pawl_private.slid_at(v_old);
       v_new.expires_at := case
         when v_target.ttl is null then null
         when v_old.expires_at is null then v_now + v_target.ttl
         when not v_target.ttl_slides then v_old.expires_at
-        when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
+        when v_target.slid and v_map ? v_old.state then v_now + (v_old.expires_at - v_slid_at)
+        when v_target.slid then v_old.expires_at
         else v_new.state_changed_at + v_target.ttl
       end;
+      v_principal := pawl_private.principal(p_actor, null, false);
       v_steps := array[v_old, v_new];
-      if v_target.eventless then
-        v_macrostep := pawl_private.complete_macrostep(
-          p_before => v_old, p_instance => v_new, p_event => null, p_payload => '{}', p_reason => nullif(p_reason, ''),
+      v_made := array[null, null];
+      if v_target.eventless or v_target.timers is not null or v_target.invariants is not null or v_old.memory is not null then
+        v_macrostep := pawl_private.migrated(
+          p_old => v_old, p_new => v_new, p_map => v_map, p_principal => v_principal, p_reason => nullif(p_reason, ''),
           p_now => v_now, p_setting => v_setting);
         if v_macrostep.refusal is null then
           v_steps := v_macrostep.steps;
+          v_made := v_macrostep.made;
           v_new := v_macrostep.instance;
           to_state := v_new.state;
         else
-          result := 'unsettled';
+          result := case when v_macrostep.refusal in ('invariant-broken', 'guard-error') then v_macrostep.refusal else 'unsettled' end;
         end if;
       end if;
     end if;
     if result = 'migrated' then
       perform pawl_private.append_history(
-        p_steps => v_steps, p_kind => 'migrated', p_at => v_now, p_event => null, p_payload => null, p_actor => p_actor,
-        p_reason => p_reason, p_key => null, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
+        p_steps => v_steps, p_made => v_made, p_kind => 'migrated', p_at => v_now, p_payload => null, p_internal => false,
+        p_principal => case when v_target.reads_actor then v_principal end, p_actor => p_actor,
+        p_reason => p_reason, p_key => p_history_key, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
       update pawl.instance i
       set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
         status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash
+        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash, memory = v_new.memory
       where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
+      perform pawl_private.move_tasks(p_instance => v_new, p_at => v_now, p_moves => true);
       v_moved := v_moved + 1;
     end if;
     return next;
@@ -6988,75 +13032,67 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 60_lifecycle/propose_workflow.sql
+
+-- propose_workflow stores a definition in canonical form under a number that no version has, to be simulated. The
+-- caller must roll its transaction back. Nobody waits for it, neither commands nor registrations.
+-- Returns: the number
+-- Raises:  PW42D invalid-definition
+-- Locks:   workflow (row exclusive)
+-- Writes:  workflow, workflow_state, workflow_transition
+-- +goose StatementBegin
+create function pawl.propose_workflow(p_definition jsonb) returns integer
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+-- As for register_workflow.
+set jit = off
+as $$ select pawl_private.store_candidate(p_definition ->> 'name', p_definition) $$;
+-- +goose StatementEnd
+
+-- 60_lifecycle/purge_archived.sql
+
+-- purge_archived deletes instances that have been final since p_before or longer, whatever their retention is: see
+-- pawl_private.purge. It is for instances that were written to an archive.
+-- p_caller: see pawl_private.audit
+-- Returns: the ids of the instances that were deleted
+-- Raises:  what pawl_private.bound_role raises
+-- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
+--          are not locked)
+-- Writes:  instance, idempotency_key, history, timer, callback, purged_instance, audit
+-- +goose StatementBegin
+create function pawl.purge_archived(p_tenant text, p_ids uuid[], p_before timestamptz, p_caller jsonb default null)
+returns uuid[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_purged uuid[];
+begin
+  perform pawl_private.bound_role(p_tenant);
+  v_purged := pawl_private.purge(p_tenant, p_ids, p_before, true);
+  if v_purged <> '{}' then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'instance.purge', p_target => null, p_outcome => 'done',
+      p_reason => null, p_before => jsonb_build_object('instances', to_jsonb(v_purged)), p_after => null);
+  end if;
+  return v_purged;
+end
+$$;
+-- +goose StatementEnd
+
 -- 60_lifecycle/purge_instances.sql
 
--- purge_instances deletes instances that have been final since p_before or longer, each with its history
--- and its expired keys, all or nothing. An instance stays while another transaction holds it, while a live
--- key names it, and while a module retains it: see log_retains and webhook_retains.
---
--- The keys that name an instance are read under the instance's lock, in a statement of their own, because a
--- command writes its key under that lock and may have done so just before. Each key is then locked too,
--- because a replay that extends a key's life locks the key alone. What happens to a command that comes too
--- late:
---   * A fire waits for the instance, and does not find it.
---   * A replay reads key, history and instance in one statement, and so finds all of them or none. Without
---     them it raises 40001, as for a purged key; the next try is a new command.
--- This holds under read committed only, as all of the engine.
+-- purge_instances deletes instances whose retention is over and that have been final since p_before or longer: see
+-- pawl_private.purge.
 -- Returns: the ids of the instances that were deleted
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
 --          are not locked)
 -- Writes:  instance, idempotency_key, history, timer, callback, purged_instance
 -- +goose StatementBegin
 create function pawl.purge_instances(p_tenant text, p_ids uuid[], p_before timestamptz) returns uuid[]
-language plpgsql volatile security definer
+language sql volatile security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-as $$
-declare
-  v_now timestamptz;
-  v_ids uuid[];
-  v_id uuid;
-  v_keys record;
-  v_purged uuid[] := '{}';
-begin
-  v_ids := array(
-    select i.id
-    from (select distinct u.id from unnest(p_ids) as u (id) order by u.id) c
-    cross join lateral (
-      select i.id
-      from pawl.instance i
-      where i.tenant_id = p_tenant and i.id = c.id and i.status <> 'active' and i.state_changed_at <= p_before
-      limit 1
-      for update skip locked
-    ) i
-  );
-  v_now := pawl.now();
-
-  -- One by one, to be bound to the full key.
-  foreach v_id in array v_ids loop
-    select k.retains, k.expired
-    into v_keys
-    from pawl_private.instance_retains(p_tenant => p_tenant, p_id => v_id, p_now => v_now) k;
-    continue when v_keys.retains
-      or pawl_private.log_retains(p_tenant, v_id)
-      or pawl_private.webhook_retains(p_tenant, v_id);
-
-    delete from pawl.idempotency_key k where k.ctid = any (v_keys.expired);
-    delete from pawl.timer t where t.tenant_id = p_tenant and t.instance_id = v_id;
-    delete from pawl.callback b where b.tenant_id = p_tenant and b.instance_id = v_id;
-    delete from pawl.history h where h.tenant_id = p_tenant and h.instance_id = v_id;
-    with gone as (
-      delete from pawl.instance i where i.tenant_id = p_tenant and i.id = v_id returning i.workflow
-    )
-    insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
-    v_purged := v_purged || v_id;
-  end loop;
-
-  return v_purged;
-end
-$$;
+as $$ select pawl_private.purge(p_tenant, p_ids, p_before, false) $$;
 -- +goose StatementEnd
 
 -- 60_lifecycle/purge_keys.sql
@@ -7105,14 +13141,18 @@ $$;
 -- transitions; every target is the path of a state; every assign is an object or '*'; durations are like
 -- '90s'.
 -- p_version: the version that it must become; null for any
+-- p_confirm: 'shorten-retention' to keep final instances for a shorter time than the latest version does: those that are
+--            older are purged at once
+-- p_retention_floor: the shortest retention that is taken; null for any
 -- Returns: version; created: whether it is new
--- Raises:  PW40V workflow-conflict, PW42D invalid-definition
+-- Raises:  PW40V workflow-conflict, PW42D invalid-definition, PW400 malformed-request
 -- Locks:   workflow (share update exclusive): registrations wait for each other. They do not wait for
 --          back-tests, which store their candidates there, and no command waits for either
--- Writes:  workflow, workflow_state, workflow_transition
+-- Writes:  workflow, workflow_state, workflow_transition, audit
 -- +goose StatementBegin
 create function pawl.register_workflow(
-  p_definition jsonb, p_actor text default session_user, p_version integer default null,
+  p_definition jsonb, p_actor text default session_user, p_version integer default null, p_confirm text default null,
+  p_retention_floor interval default null, p_caller jsonb default null,
   out version integer, out created boolean
 )
 language plpgsql volatile security definer
@@ -7125,7 +13165,12 @@ declare
   v_name text := p_definition ->> 'name';
   v_latest pawl.workflow;
   v_fault text;
+  v_retention interval;
 begin
+  perform pawl_private.refuse_malformed(pawl_private.command_fault(p_tenant => '*', p_actor => p_actor));
+  if p_confirm <> 'shorten-retention' then
+    perform pawl_private.raise_condition('malformed-request', 'what can be confirmed is shorten-retention');
+  end if;
   v_fault := pawl_private.definition_fault(p_definition);
   if v_fault is not null then
     perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
@@ -7153,6 +13198,24 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
+  v_retention := (select w.retention from pawl.workflow w where w.name = v_name and w.version = register_workflow.version);
+  if v_retention < p_retention_floor then
+    perform pawl_private.raise_condition(
+      'invalid-definition', 'the retention is shorter than the deployment allows',
+      jsonb_build_object('errors', jsonb_build_array(jsonb_build_object(
+        'pointer', '/retention', 'detail', format('must be at least %s: see --retention-floor', p_retention_floor)))));
+  elsif v_latest.name is not null and p_confirm is null
+    and coalesce(v_retention < v_latest.retention, v_latest.retention is null and v_retention is not null) then
+    perform pawl_private.raise_condition(
+      'workflow-conflict',
+      format(
+        'workflow %s: final instances would be kept for a shorter time, and those that are older purged: confirm it with shorten-retention',
+        v_name),
+      jsonb_build_object('version', v_latest.version));
+  end if;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)), p_action => 'workflow.register',
+    p_target => v_name || ' ' || version, p_reason => p_confirm);
 exception
   -- Raised by casts, by constraints and by the jsonpath parser.
   when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
@@ -7182,9 +13245,10 @@ $$;
 --          the version's row, which a migration holds, stays locked for 300 ms: try again
 -- Locks:   workflow (share update exclusive, and the row), then instance (share, while the workflow's instances
 --          are counted: commands wait, readers do not)
--- Writes:  workflow, workflow_state, workflow_transition, instance_migration
+-- Writes:  workflow, workflow_state, workflow_transition, instance_migration, audit
 -- +goose StatementBegin
-create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null) returns boolean
+create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null, p_caller jsonb default null)
+returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '300ms'
@@ -7220,6 +13284,7 @@ begin
   if not exists (
     select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
   ) then
+    delete from pawl.workflow_task t where t.workflow = p_name and t.workflow_version = v_version;
     delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
     delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
   end if;
@@ -7228,6 +13293,8 @@ begin
   update pawl.instance_migration m
   set finished_at = pawl.now()
   where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => p_caller, p_action => 'workflow.retire', p_target => p_name || ' ' || v_version);
   return true;
 end
 $$;
@@ -7236,13 +13303,3429 @@ $$;
 -- 60_lifecycle/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.register_workflow'),
-  ('service', 'pawl.retire_workflow'),
-  ('service', 'pawl.migrate_instances'),
-  ('service', 'pawl.backtest'),
-  ('service', 'pawl.purge_keys'),
-  ('service', 'pawl.final_instances'),
-  ('service', 'pawl.purge_instances');
+  ('api', 'pawl.register_workflow'),
+  ('api', 'pawl.propose_workflow'),
+  ('api', 'pawl.retire_workflow'),
+  ('api', 'pawl.migrate_instances'),
+  ('api', 'pawl.backtest'),
+  ('api', 'pawl.audit_page'),
+  ('worker', 'pawl.purge_keys'),
+  ('worker', 'pawl.final_instances'),
+  ('worker', 'pawl.purge_instances'),
+  ('reader', 'pawl.final_instances'),
+  ('operator', 'pawl.purge_archived');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('reader', 'pawl.instance_migration', null);
+
+-- 70_bulk/tables.sql
+
+-- Module bulk: one action on many instances, in the background. A *bulk* is the request and its progress. It has an
+-- *item* for each instance that it has dealt with.
+--
+-- bulk_step does the next few instances of one bulk, in one transaction: it locks the bulk's row, finds the next
+-- instances, locks those, checks the filter once more, carries the action out as a single command would, writes the
+-- items, and moves the bulk's position on. So an instance is dealt with exactly once whenever a process or the server
+-- dies, and no idempotency key is needed. A process that has lost the row's lock has lost its transaction with it.
+-- Several processes may work at a time, on different bulks.
+--
+-- The instances are found in two passes:
+--
+--   * The *walk* goes through the instances that the filter chooses, in the order of their ids, up to the ids of the
+--     time of the submission. It reads a bounded number of index entries in a call, and never counts.
+--   * Then the pass over *open* items deals with those without an outcome, which are the ids of a bulk that names
+--     instances, and the instances that another transaction had locked, and with those that are to be tried again.
+--
+-- Tenants take turns, and of a tenant its bulks.
+--
+-- The status: queued, then running, and at last done or stopped, which is final. A bulk that is queued or running may
+-- be paused and resumed. One that is done may be retried, and is queued again.
+--
+-- Lock order: bulk, before all of the engine's; bulk_item, after them.
+
+create table pawl.bulk (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  action text not null,
+  filter jsonb,
+  choice jsonb,
+  workflows text[],
+  params pawl.object not null,
+  reason pawl.reason,
+  rate integer,
+  dry_run boolean not null,
+  status text not null,
+  key pawl.key not null,
+  fingerprint pawl.sha256 not null,
+  actor text not null,
+  verified boolean not null,
+  correlation_id pawl.key,
+  traceparent text,
+  caller jsonb,
+  created_at timestamptz not null,
+  started_at timestamptz,
+  finished_at timestamptz,
+  until_id uuid not null,
+  position uuid not null,
+  walked boolean not null,
+  open_from uuid not null default '00000000-0000-0000-0000-000000000000',
+  retry_at timestamptz not null default '-infinity',
+  batch integer not null default 100,
+  checks jsonb not null default '{}',
+  turn_at timestamptz not null,
+  next_at timestamptz not null,
+  estimate bigint not null,
+  open bigint not null,
+  applied bigint not null default 0,
+  refused bigint not null default 0,
+  skipped bigint not null default 0,
+  failed bigint not null default 0,
+  pace_from timestamptz,
+  pace_count bigint not null default 0,
+  pace float8,
+  constraint bulk_pkey primary key (tenant_id, id),
+  constraint bulk_key_key unique (tenant_id, key),
+  constraint bulk_action_is_known
+    check (action in ('fire', 'override', 'cancel', 'retry', 'migrate', 'replay', 'archive')),
+  constraint bulk_override_has_a_reason check (action not in ('override', 'cancel') or reason ~ '[^[:space:]]' is true),
+  constraint bulk_status_is_known check (status in ('queued', 'running', 'paused', 'stopped', 'done')),
+  constraint bulk_filter_is_chosen_by check (filter is null or choice is not null),
+  constraint bulk_rate_is_positive check (rate > 0),
+  constraint bulk_batch_is_positive check (batch > 0),
+  constraint bulk_finishes_at_its_end check ((finished_at is not null) = (status in ('stopped', 'done')))
+)
+-- Each step updates its bulk. No index has what a step changes, but for the last one.
+with (fillfactor = 50);
+
+comment on column pawl.bulk.filter is 'what the caller asked for; null if it named instances';
+comment on column pawl.bulk.choice is 'the filter as a pawl_private.bulk_filter: its names are those of the time of the submission. Without a filter, what bounds the submitter';
+comment on column pawl.bulk.workflows is 'those that its instances must have; null for any';
+comment on column pawl.bulk.until_id is 'the walk ends before this id: later instances are never looked at';
+comment on column pawl.bulk.position is 'how far the walk has come';
+comment on column pawl.bulk.open_from is 'how far the pass over open items has come';
+comment on column pawl.bulk.retry_at is 'items that were refused or failed before this time are open again';
+comment on column pawl.bulk.batch is 'how many instances the next step takes: fewer after a step that took long';
+comment on column pawl.bulk.checks is 'what was checked for the next step, by its checksum, see pawl_private.bulk_unchecked: the faults, or null if there are none. The checks of payloads hold for all steps';
+comment on column pawl.bulk.turn_at is 'when it last had its turn';
+comment on column pawl.bulk.next_at is 'no step before this time: the rate, or a wait for locked instances';
+comment on column pawl.bulk.estimate is 'how many instances the planner expected at the submission; exact for ids, and up to 1,000';
+comment on column pawl.bulk.open is 'how many items have no outcome yet';
+comment on column pawl.bulk.pace is 'items a second, as measured last';
+
+create index bulk_live_idx on pawl.bulk (tenant_id) where status in ('queued', 'running');
+create index bulk_finished_at_idx on pawl.bulk (finished_at) where finished_at is not null;
+
+create table pawl.bulk_item (
+  tenant_id pawl.tenant_id not null,
+  bulk_id uuid not null,
+  instance_id uuid not null,
+  outcome text,
+  problem pawl.object,
+  at timestamptz,
+  tries integer not null default 0,
+  constraint bulk_item_pkey primary key (tenant_id, bulk_id, instance_id),
+  constraint bulk_item_bulk_fkey foreign key (tenant_id, bulk_id) references pawl.bulk (tenant_id, id) on delete cascade,
+  constraint bulk_item_outcome_is_known check (outcome in ('applied', 'refused', 'skipped', 'failed')),
+  constraint bulk_item_outcome_has_a_time check ((outcome is null) = (at is null)),
+  constraint bulk_item_says_why_not check ((problem is null) = (coalesce(outcome, 'applied') = 'applied'))
+);
+
+comment on column pawl.bulk_item.outcome is 'null while it is open';
+comment on column pawl.bulk_item.problem is 'why it was not applied: an object with code and detail, as the problems of the API';
+comment on column pawl.bulk_item.tries is 'how often another transaction had the instance locked';
+
+-- The items that may be open.
+create index bulk_item_open_idx on pawl.bulk_item (tenant_id, bulk_id, instance_id)
+  where outcome is null or outcome in ('refused', 'failed');
+create index bulk_item_outcome_idx on pawl.bulk_item (tenant_id, bulk_id, outcome, instance_id);
+
+-- bulk_filter chooses instances, as the filter of a list does. A null member chooses all. range_statuses has the
+-- status of each index range to walk, and range_workflows is null or has the workflow of each. version: not of this
+-- version of the workflow already.
+create type pawl_private.bulk_filter as (
+  range_statuses text[],
+  range_workflows text[],
+  statuses text[],
+  workflows text[],
+  states text[],
+  business_key text,
+  correlation_id text,
+  created_after timestamptz,
+  created_before timestamptz,
+  stuck_for interval,
+  failing boolean,
+  from_version integer,
+  not_version integer
+);
+
+-- bulk_result is what has become of one instance.
+create type pawl_private.bulk_result as (
+  instance_id uuid,
+  outcome text,
+  problem jsonb
+);
+
+-- bulk_report is a bulk as its submitter sees it. done: how many instances it has dealt with. per_second: how fast it is
+-- now, or was on the whole. eta: when it ends, by the estimate and this rate, as of its last step.
+create view pawl.bulk_report as
+select
+  b.tenant_id, b.id, b.action, b.filter, b.params, b.workflows, b.reason, b.rate, b.dry_run, b.status, b.key, b.actor,
+  b.created_at, b.started_at, b.finished_at, b.estimate, b.open, b.applied, b.refused, b.skipped, b.failed, p.per_second,
+  (case
+    when b.status = 'running' and p.per_second > 0
+      then b.turn_at + interval '1 second' * (greatest(b.estimate - p.done, b.open) / p.per_second)
+  end)::timestamptz as eta
+from pawl.bulk b
+cross join lateral (
+  select d.done, (case
+    when b.pace is not null and b.finished_at is null then b.pace
+    else d.done / nullif(extract(epoch from coalesce(b.finished_at, b.turn_at) - b.started_at)::float8, 0)
+  end)::float8 as per_second
+  from (select (b.applied + b.refused + b.skipped + b.failed)::bigint as done) d
+) p;
+
+-- 70_bulk/private.sql
+
+-- bulk_chooses says whether a filter chooses an instance. The planner inlines it.
+-- +goose StatementBegin
+create function pawl_private.bulk_chooses(
+  p_instance pawl.instance, p_filter pawl_private.bulk_filter, p_now timestamptz
+) returns boolean
+language sql stable
+as $$
+  select (
+    (p_filter.statuses is null or p_instance.status = any (p_filter.statuses))
+    and (p_filter.workflows is null or p_instance.workflow = any (p_filter.workflows))
+    and (p_filter.states is null or p_instance.state = any (p_filter.states))
+    and (p_filter.business_key is null or p_instance.business_key = p_filter.business_key)
+    and (p_filter.correlation_id is null or p_instance.correlation_id = p_filter.correlation_id)
+    and (p_filter.created_after is null or p_instance.created_at > p_filter.created_after)
+    and (p_filter.created_before is null or p_instance.created_at < p_filter.created_before)
+    and (p_filter.stuck_for is null or p_instance.state_changed_at <= p_now - p_filter.stuck_for)
+    and (p_filter.from_version is null or p_instance.workflow_version = p_filter.from_version)
+    and (p_filter.not_version is null or p_instance.workflow_version <> p_filter.not_version)
+    and (p_filter.failing is not true or exists (
+      select from pawl.timer t
+      where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id
+        and t.failed_version = t.armed_version and t.failed_version = p_instance.version))
+  ) is true
+$$;
+-- +goose StatementEnd
+
+-- bulk_page reads the next part of a walk, in the order of the ids: up to p_limit instances of the index ranges of a
+-- filter, and whether the filter chooses them.
+-- +goose StatementBegin
+create function pawl_private.bulk_page(
+  p_tenant text, p_filter pawl_private.bulk_filter, p_after uuid, p_until uuid, p_limit integer
+) returns table (id uuid, chosen boolean)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+-- Planned for its arguments, so that absent members leave no condition behind. The planner is left one way to read a
+-- range: by an index, in its order.
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_workflows text[] := p_filter.range_workflows;
+  v_business_key text := p_filter.business_key;
+  v_correlation_id text := p_filter.correlation_id;
+begin
+  return query
+  select (c.instance).id, pawl_private.bulk_chooses(c.instance, p_filter, v_now)
+  from (
+    select r.instance
+    from unnest(p_filter.range_statuses) with ordinality as w (status, place)
+    cross join lateral (
+      select i as instance
+      from pawl.instance i
+      where i.tenant_id = p_tenant
+        and i.status = w.status
+        and i.workflow <> '' -- The condition of the indexes.
+        and (v_workflows is null or i.workflow = v_workflows[w.place])
+        and (v_business_key is null or i.business_key = v_business_key)
+        and (v_correlation_id is null or i.correlation_id = v_correlation_id)
+        and i.id > p_after and i.id < p_until
+      order by i.id
+      limit p_limit
+    ) r
+    order by (r.instance).id
+    limit p_limit
+  ) c
+  order by (c.instance).id;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_problem is the problem of an item, with the members of the API's problems.
+-- +goose StatementBegin
+create function pawl_private.bulk_problem(p_code text, p_detail text) returns jsonb
+language sql immutable parallel safe
+as $$ select jsonb_build_object('code', p_code, 'detail', p_detail) $$;
+-- +goose StatementEnd
+
+-- bulk_checksum tells apart what is to be checked: schemas, or schemas with the contexts to check.
+-- +goose StatementBegin
+create function pawl_private.bulk_checksum(p_document jsonb) returns text
+language sql immutable parallel safe
+as $$ select encode(sha256(convert_to(p_document::text, 'UTF8')), 'hex') $$;
+-- +goose StatementEnd
+
+-- bulk_decided is what an outcome means for a bulk. The faults of what did not fit its schema are among the bulk's checks.
+-- +goose StatementBegin
+create function pawl_private.bulk_decided(p_bulk pawl.bulk, p_id uuid, p_outcome pawl.outcome) returns pawl_private.bulk_result
+language plpgsql stable
+as $$
+begin
+  return (
+    p_id,
+    case
+      when p_outcome.code = 'applied' then 'applied'
+      when p_outcome.code in ('always-loop', 'timer-loop') then 'failed'
+      else 'refused'
+    end,
+    case p_outcome.code
+      when 'applied' then null
+      when 'payload-unchecked' then
+        pawl_private.bulk_problem('invalid-payload', 'the payload does not fit its schema')
+          || jsonb_build_object('errors', p_bulk.checks -> pawl_private.bulk_checksum(p_outcome.schema))
+      when 'context-unchecked' then
+        pawl_private.bulk_problem('invalid-context', 'the context fits the workflow''s schema, and would not with the patch')
+          || jsonb_build_object('errors', p_bulk.checks -> pawl_private.bulk_checksum(p_outcome.schema))
+      else pawl_private.problem(p_outcome => p_outcome, p_id => p_id, p_event => p_bulk.params ->> 'event', p_expected => null)
+    end)::pawl_private.bulk_result;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_caller is who a bulk acts for, with the bulk as the request, for the audit.
+-- +goose StatementBegin
+create function pawl_private.bulk_caller(p_bulk pawl.bulk) returns jsonb
+language sql immutable parallel safe
+as $$
+  select coalesce(p_bulk.caller, jsonb_build_object('actor', p_bulk.actor))
+    || jsonb_build_object('request_id', 'bulk:' || p_bulk.id)
+$$;
+-- +goose StatementEnd
+
+-- bulk_forced carries out the override or the cancel of a bulk on one instance. The bulk's item stands for an
+-- idempotency key.
+-- p_checked, p_patch_checked: as for pawl.override
+-- Writes:  what force writes, unless it is a dry run
+-- +goose StatementBegin
+create function pawl_private.bulk_forced(
+  p_bulk pawl.bulk, p_id uuid, p_checked text, p_patch_checked text, p_dry_run boolean
+) returns pawl.outcome
+language plpgsql volatile
+as $$
+begin
+  return pawl_private.force(
+    p_kind => case p_bulk.action when 'cancel' then 'cancelled' else 'forced' end, p_id => p_id,
+    p_command => (
+      p_bulk.tenant_id, p_bulk.params ->> 'event', coalesce(p_bulk.params -> 'payload', '{}'), null, '*', p_checked,
+      p_bulk.reason, p_bulk.actor, p_bulk.verified, false, false, null
+    )::pawl_private.fire_command,
+    p_to => p_bulk.params ->> 'to', p_patch => p_bulk.params -> 'context_patch', p_patch_checked => p_patch_checked,
+    p_target => p_bulk.params ->> 'target', p_correlation_id => p_bulk.correlation_id, p_traceparent => p_bulk.traceparent,
+    p_dry_run => p_dry_run, p_raises => false, p_caller => pawl_private.bulk_caller(p_bulk),
+    p_history_key => 'bulk:' || p_bulk.id);
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_unchecked finds what must be checked before a bulk goes on: the payload against the schemas that it may meet, and
+-- once before each step of an override that patches contexts, these contexts.
+-- Returns: null for nothing, or an object by checksum: {schema, payload}, which is to fit, or {schema, before, after}, of
+--          which after is to fit if before does
+-- Raises:  what guards and values raise
+-- +goose StatementBegin
+create function pawl_private.bulk_unchecked(p_bulk pawl.bulk, p_instances pawl.instance[]) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_memoize = off
+set jit = off
+as $$
+begin
+  if p_bulk.params ? 'event' then
+    return (
+      select jsonb_object_agg(
+        t.payload_schema_checksum,
+        jsonb_build_object('schema', t.payload_schema::jsonb, 'payload', coalesce(p_bulk.params -> 'payload', '{}')))
+      from (select distinct i.workflow, i.workflow_version, i.state from unnest(p_instances) i) i
+      join pawl.workflow_state s
+        on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+      join pawl.workflow_transition t
+        on t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+        and t.event = pawl_private.matching(p_bulk.params ->> 'event', s.events, s.patterns)
+      where t.payload_schema_checksum is not null and not p_bulk.checks ? t.payload_schema_checksum);
+  end if;
+  if p_bulk.params ? 'context_patch' and p_bulk.checks = '{}' then
+    return (
+      select jsonb_object_agg(pawl_private.bulk_checksum(o.schema), o.schema)
+      from unnest(p_instances) i
+      join pawl.workflow w on w.name = i.workflow and w.version = i.workflow_version
+      cross join lateral pawl_private.bulk_forced(
+        p_bulk => p_bulk, p_id => i.id, p_checked => '*', p_patch_checked => '', p_dry_run => true) o
+      where w.context_schema is not null and o.code = 'context-unchecked');
+  end if;
+  return null;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_force carries out the override or the cancel of a bulk on instances, which are locked unless it is a dry run.
+-- Returns: one row for each instance, but for those whose context must be checked and has changed since bulk_unchecked
+-- Writes:  what force writes, unless it is a dry run
+-- +goose StatementBegin
+create function pawl_private.bulk_force(p_bulk pawl.bulk, p_instances pawl.instance[])
+returns setof pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  v_instance pawl.instance;
+  v_checked text := '';
+  v_checksum text;
+  v_outcome pawl.outcome;
+begin
+  foreach v_instance in array p_instances loop
+    v_outcome := pawl_private.bulk_forced(
+      p_bulk => p_bulk, p_id => v_instance.id, p_checked => v_checked, p_patch_checked => '', p_dry_run => p_bulk.dry_run);
+    if v_outcome.code in ('payload-unchecked', 'context-unchecked') then
+      v_checksum := pawl_private.bulk_checksum(v_outcome.schema);
+      continue when not p_bulk.checks ? v_checksum;
+      if p_bulk.checks -> v_checksum = 'null' then
+        v_checked := case v_outcome.code when 'payload-unchecked' then v_checksum else v_checked end;
+        v_outcome := pawl_private.bulk_forced(
+          p_bulk => p_bulk, p_id => v_instance.id, p_checked => v_checked, p_patch_checked => '*',
+          p_dry_run => p_bulk.dry_run);
+      end if;
+    end if;
+    return next pawl_private.bulk_decided(p_bulk, v_instance.id, v_outcome);
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_fire fires the event of a bulk at instances, which are locked unless it is a dry run. Their payload schemas must
+-- have been checked: see bulk_unchecked.
+-- Writes:  what fire writes, unless it is a dry run
+-- +goose StatementBegin
+create function pawl_private.bulk_fire(p_bulk pawl.bulk, p_instances pawl.instance[])
+returns setof pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_size integer := cardinality(p_instances);
+  v_ids uuid[] := array(select i.id from unnest(p_instances) i);
+  v_event text := p_bulk.params ->> 'event';
+  v_events text[] := array_fill(v_event, array[v_size]);
+  v_payloads jsonb[] := array_fill(coalesce(p_bulk.params -> 'payload', '{}'), array[v_size]);
+  v_expected text[] := array_fill('*'::text, array[v_size]);
+  v_checked text[];
+  v_outcomes pawl.outcome[];
+begin
+  -- If the payload fits all schemas of the event in a state, fire needs to check none.
+  with fit as (
+    select s.workflow, s.workflow_version, s.state,
+      bool_and(p_bulk.checks -> t.payload_schema_checksum = 'null') as all,
+      min(t.payload_schema_checksum) filter (where p_bulk.checks -> t.payload_schema_checksum = 'null') as one
+    from (select distinct i.workflow, i.workflow_version, i.state from unnest(p_instances) i) i
+    join pawl.workflow_state s
+      on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+    join pawl.workflow_transition t
+      on t.workflow = s.workflow and t.workflow_version = s.workflow_version and t.source = s.state
+      and t.event = pawl_private.matching(v_event, s.events, s.patterns)
+    where t.payload_schema_checksum is not null
+    group by s.workflow, s.workflow_version, s.state
+  )
+  select array_agg(case when coalesce(f.all, true) then '*' else coalesce(f.one, '') end order by i.ordinality)
+  into v_checked
+  from unnest(p_instances) with ordinality i
+  left join fit f on f.workflow = i.workflow and f.workflow_version = i.workflow_version and f.state = i.state;
+  if p_bulk.dry_run then
+    v_outcomes := array(
+      select o
+      from pawl.preview(
+        p_tenant => p_bulk.tenant_id, p_ids => v_ids, p_events => v_events, p_payloads => v_payloads,
+        p_expected => v_expected, p_checked => v_checked, p_actor => p_bulk.actor, p_verified => p_bulk.verified) o);
+  else
+    v_outcomes := array(
+      select o
+      from pawl.fire(
+        p_tenants => array_fill(p_bulk.tenant_id::text, array[v_size]), p_ids => v_ids, p_events => v_events,
+        p_payloads => v_payloads, p_keys => array_fill(''::text, array[v_size]), p_expected => v_expected,
+        p_checked => v_checked, p_actors => array_fill(p_bulk.actor, array[v_size]),
+        p_reasons => array_fill(coalesce(p_bulk.reason::text, ''), array[v_size]),
+        p_correlation_ids => array_fill(coalesce(p_bulk.correlation_id::text, ''), array[v_size]),
+        p_traceparents => array_fill(coalesce(p_bulk.traceparent, ''), array[v_size]),
+        p_verified => p_bulk.verified, p_history_keys => array_fill('bulk:' || p_bulk.id, array[v_size])) o);
+  end if;
+  return query
+  select (pawl_private.bulk_decided(p_bulk, v_ids[o.ordinal], o)).*
+  from unnest(v_outcomes) o;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_migrate moves instances, which are locked unless it is a dry run, to another version of their workflow.
+-- Writes:  what migrate_instances writes
+-- +goose StatementBegin
+create function pawl_private.bulk_migrate(p_bulk pawl.bulk, p_instances pawl.instance[])
+returns setof pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select
+    m.id,
+    case
+      when m.result in ('migrated', 'would-migrate') then 'applied'
+      when m.result = 'gone' then 'skipped'
+      when m.result in ('busy', 'guard-error') then 'failed'
+      else 'refused'
+    end,
+    case m.result
+      when 'migrated' then null
+      when 'would-migrate' then null
+      when 'gone' then pawl_private.bulk_problem('no-longer-matches', 'the instance is final, or has another version')
+      when 'state-unknown' then pawl_private.bulk_problem(m.result, format('the version has no state %s', m.to_state))
+      when 'state-final' then pawl_private.bulk_problem(m.result, format('the state %s is final in the version', m.to_state))
+      when 'invariant-broken' then pawl_private.bulk_problem('guard-rejected', 'an invariant of the version does not hold')
+      when 'guard-error' then pawl_private.bulk_problem(m.result, 'a guard or a value of the version raises')
+      when 'busy' then pawl_private.bulk_problem('unavailable', 'another transaction holds the instance')
+      when 'task-open' then pawl_private.bulk_problem(m.result, 'a task of its state may have been sent')
+      else pawl_private.bulk_problem(m.result, 'the eventless transitions of the version do not come to rest')
+    end
+  from (
+    select i.workflow, i.workflow_version, array_agg(i.id) as ids
+    from unnest(p_instances) i
+    where i.status = 'active' and i.workflow_version <> (p_bulk.params ->> 'to')::integer
+    group by i.workflow, i.workflow_version
+  ) g
+  cross join lateral pawl.migrate_instances(
+    p_tenant => p_bulk.tenant_id, p_workflow => g.workflow, p_from => g.workflow_version,
+    p_to => (p_bulk.params ->> 'to')::integer, p_state_map => p_bulk.params -> 'state_map', p_after => null,
+    p_limit => cardinality(g.ids) + 1, p_actor => p_bulk.actor, p_dry_run => p_bulk.dry_run, p_ids => g.ids,
+    p_reason => p_bulk.reason, p_correlation_id => p_bulk.correlation_id, p_traceparent => p_bulk.traceparent,
+    p_history_key => 'bulk:' || p_bulk.id) m;
+  -- What is left out above has become final, or has the version already.
+  return query
+  select i.id, 'skipped', pawl_private.bulk_problem('no-longer-matches', 'the instance is final, or has the version already')
+  from unnest(p_instances) i
+  where i.status <> 'active' or i.workflow_version = (p_bulk.params ->> 'to')::integer;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_archive removes final instances. A final instance stays while something needs it: see purge.
+-- Writes:  what purge writes, unless it is a dry run
+-- +goose StatementBegin
+create function pawl_private.bulk_archive(p_bulk pawl.bulk, p_instances pawl.instance[])
+returns setof pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ids uuid[] := array(select i.id from unnest(p_instances) i where i.status <> 'active');
+  v_gone uuid[];
+begin
+  if p_bulk.dry_run then
+    v_gone := array(
+      select u.id
+      from unnest(v_ids) u (id)
+      where not (pawl_private.instance_retains(p_bulk.tenant_id, u.id, pawl.now())).retains
+        and not pawl_private.module_retains(p_bulk.tenant_id, u.id));
+  else
+    v_gone := pawl_private.purge(p_bulk.tenant_id, v_ids, pawl.now(), true);
+  end if;
+  return query
+  select i.id, case when i.id = any (v_gone) then 'applied' else 'refused' end,
+    case
+      when i.id = any (v_gone) then null
+      when i.status = 'active' then pawl_private.bulk_problem('instance-active', 'only final instances are removed')
+      else pawl_private.bulk_problem(
+        'instance-retained', 'an idempotency key, the log or a delivery still needs the instance; try again later')
+    end
+  from unnest(p_instances) i;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_retry makes the failing timers of locked instances due at once.
+-- Writes:  timer, unless it is a dry run
+-- +goose StatementBegin
+create function pawl_private.bulk_retry(p_bulk pawl.bulk, p_instances pawl.instance[])
+returns setof pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_tried integer;
+begin
+  foreach v_instance in array p_instances loop
+    select t.tried into v_tried
+    from pawl.timer t
+    where t.tenant_id = v_instance.tenant_id and t.instance_id = v_instance.id
+      and t.failed_version = t.armed_version and t.failed_version = v_instance.version;
+    if not found then
+      return next row(
+        v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-retry', 'no timer of the instance fails'))::pawl_private.bulk_result;
+      continue;
+    end if;
+    if not p_bulk.dry_run then
+      perform pawl_private.set_timer(v_instance, v_tried);
+    end if;
+    return next row(v_instance.id, 'applied', null)::pawl_private.bulk_result;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_replay makes settled deliveries of instances pending again: the dead letters, or those with the status that the
+-- parameters name, of one subscription if they name one. The audit has the bulk itself.
+-- Writes:  delivery, unless it is a dry run
+-- +goose StatementBegin
+create function pawl_private.bulk_replay(p_bulk pawl.bulk, p_instances pawl.instance[])
+returns setof pawl_private.bulk_result
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_instance pawl.instance;
+  v_ids uuid[];
+  v_replay record;
+begin
+  foreach v_instance in array p_instances loop
+    v_ids := array(
+      select d.id
+      from pawl.delivery d
+      where d.tenant_id = v_instance.tenant_id and d.instance_id = v_instance.id
+        and d.status = coalesce(p_bulk.params ->> 'status', 'dead')
+        and coalesce(d.subscription_id = (p_bulk.params ->> 'subscription_id')::uuid, true)
+      order by d.version, d.subscription_id);
+    if v_ids = '{}' then
+      return next row(
+        v_instance.id, 'skipped', pawl_private.bulk_problem('nothing-to-replay', 'no delivery of the instance is chosen'))::pawl_private.bulk_result;
+      continue;
+    end if;
+    if not p_bulk.dry_run then
+      select * into v_replay
+      from pawl_private.replay_deliveries(p_tenant => v_instance.tenant_id, p_ids => v_ids);
+      if v_replay.replayed = 0 then
+        return next row(v_instance.id, 'refused', pawl_private.bulk_problem(
+          'delivery-conflict', 'the subscription was deleted, or the callback was delivered'))::pawl_private.bulk_result;
+        continue;
+      end if;
+    end if;
+    return next row(v_instance.id, 'applied', null)::pawl_private.bulk_result;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_act carries out the action of a bulk on instances. After an exception they are tried again one by one, and those
+-- that raise fail.
+-- p_alone: whether the statement has done nothing else, so that one instance that takes too long has failed, and so that
+--          the caller can check something and try again
+-- Returns: results: one for each instance. If the statement timeout came, those from then on have none, and are as they
+--          were; so are those whose context must be checked again. Null if none has. unchecked: see bulk_unchecked; if it
+--          is not null, nothing was done
+-- Raises:  what another try may cure: a deadlock, a lock that was not to be had, the end of the session
+-- +goose StatementBegin
+create function pawl_private.bulk_act(
+  p_bulk pawl.bulk, p_instances pawl.instance[], p_alone boolean, out results pawl_private.bulk_result[],
+  out unchecked jsonb
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid := (p_instances[1]).id;
+  v_one pawl_private.bulk_result[];
+  v_state text;
+  v_problem text;
+begin
+  if p_alone then
+    unchecked := pawl_private.bulk_unchecked(p_bulk, p_instances);
+    if unchecked is not null then
+      return;
+    end if;
+  end if;
+  results := case
+    when p_bulk.action in ('override', 'cancel') then array(select r from pawl_private.bulk_force(p_bulk, p_instances) r)
+    when p_bulk.action = 'fire' then array(select r from pawl_private.bulk_fire(p_bulk, p_instances) r)
+    when p_bulk.action = 'migrate' then array(select r from pawl_private.bulk_migrate(p_bulk, p_instances) r)
+    when p_bulk.action = 'archive' then array(select r from pawl_private.bulk_archive(p_bulk, p_instances) r)
+    when p_bulk.action = 'retry' then array(select r from pawl_private.bulk_retry(p_bulk, p_instances) r)
+    when p_bulk.action = 'replay' then array(select r from pawl_private.bulk_replay(p_bulk, p_instances) r)
+  end;
+exception
+when query_canceled then
+  if not pawl_private.timed_out() then
+    raise;
+  end if;
+  results := null;
+  if p_alone and cardinality(p_instances) = 1 then
+    results := array[row(v_id, 'failed', pawl_private.bulk_problem(
+      'guard-error', 'the step takes longer than the service lets it'))::pawl_private.bulk_result];
+  end if;
+when others then
+  v_state := sqlstate;
+  if v_state ~ '^(08|25|40|53|55|57|58|XX)' then
+    raise;
+  end if;
+  if cardinality(p_instances) > 1 then
+    results := null;
+    for v_i in 1 .. cardinality(p_instances) loop
+      v_one := (pawl_private.bulk_act(p_bulk, p_instances[v_i:v_i], false)).results;
+      exit when v_one is null;
+      results := results || v_one;
+    end loop;
+    return;
+  end if;
+  if v_state like 'PW%' then
+    select c.problem into v_problem from pawl_private.condition c where c.sqlstate = v_state limit 1;
+    results := array[row(v_id, 'refused', pawl_private.bulk_problem(v_problem, left(sqlerrm, 1000)))::pawl_private.bulk_result];
+  else
+    results := array[row(v_id, 'failed', case
+      -- A path raises these. The text of any other error may give away something about the database.
+      when v_state ~ '^(22|54)' or v_state in ('42704', '0A000') then
+        pawl_private.bulk_problem('guard-error', left('a guard or an assign raises: ' || sqlerrm, 1000))
+      else pawl_private.bulk_problem('internal', format('the step cannot be made (SQLSTATE %s)', v_state))
+    end)::pawl_private.bulk_result];
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- bulk_estimate is how many instances the planner expects a walk to choose.
+-- +goose StatementBegin
+create function pawl_private.bulk_estimate(p_tenant text, p_filter pawl_private.bulk_filter) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_plan jsonb;
+begin
+  -- The estimate must be one for these values, which only a statement with literals shows.
+  execute format(
+    'explain (format json) select from pawl.instance i where i.tenant_id = %L and i.status = any (%L)'
+      || case when p_filter.workflows is not null then ' and i.workflow = any (%L)' else ' and %L is null' end
+      || case when p_filter.states is not null then ' and i.state = any (%L)' else ' and %L is null' end
+      || case when p_filter.correlation_id is not null then ' and i.correlation_id = %L' else ' and %L is null' end
+      || case when p_filter.created_after is not null then ' and i.id > %L' else ' and %L is null' end
+      || case when p_filter.created_before is not null then ' and i.id < %L' else ' and %L is null' end,
+    p_tenant, p_filter.statuses, p_filter.workflows, p_filter.states, p_filter.correlation_id,
+    pawl.uuid_v7_floor(p_filter.created_after), pawl.uuid_v7_floor(p_filter.created_before))
+  into v_plan;
+  return (v_plan #>> '{0,Plan,Plan Rows}')::numeric::bigint;
+end
+$$;
+-- +goose StatementEnd
+
+-- 70_bulk/bulk_check.sql
+
+-- bulk_check records the faults of what bulk_step has asked to check.
+-- p_checks: an object of them by the checksums that bulk_step has given: the faults, an array, or null for none
+-- Locks:   bulk
+-- Writes:  bulk
+-- +goose StatementBegin
+create function pawl.bulk_check(p_tenant text, p_id uuid, p_checks jsonb) returns void
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  update pawl.bulk b
+  set checks = b.checks || p_checks
+  where b.tenant_id = p_tenant and b.id = p_id
+$$;
+-- +goose StatementEnd
+
+-- 70_bulk/bulk_control.sql
+
+-- bulk_control pauses, resumes, stops or retries a bulk. What has no effect, such as to pause a bulk that is paused, is
+-- no fault. retry opens the items again that were refused or failed.
+-- p_control: 'pause', 'resume', 'stop' or 'retry'
+-- p_caller:  who asks; null for the session
+-- Returns: the bulk; no row if there is none
+-- Raises:  PW40B bulk-conflict if the bulk has ended
+-- Locks:   bulk
+-- Writes:  bulk, audit
+-- +goose StatementBegin
+create function pawl.bulk_control(p_tenant text, p_id uuid, p_control text, p_caller jsonb default null)
+returns setof pawl.bulk_report
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz;
+  v_bulk pawl.bulk;
+  v_before text;
+begin
+  select b.* into v_bulk from pawl.bulk b where b.tenant_id = p_tenant and b.id = p_id for no key update;
+  if not found then
+    return;
+  end if;
+  v_now := pawl.now();
+  v_before := v_bulk.status;
+  if v_bulk.status = 'stopped' and p_control <> 'stop' or v_bulk.status = 'done' and p_control <> 'retry' then
+    perform pawl_private.raise_condition(
+      'bulk-conflict', format('the bulk is %s', v_bulk.status), jsonb_build_object('bulk_status', v_bulk.status));
+  end if;
+  case p_control
+    when 'pause' then
+      v_bulk.status := 'paused';
+    when 'resume' then
+      v_bulk.status := case v_bulk.status when 'paused' then 'queued' else v_bulk.status end;
+    when 'stop' then
+      v_bulk.finished_at := coalesce(v_bulk.finished_at, v_now);
+      v_bulk.status := 'stopped';
+    when 'retry' then
+      if v_bulk.refused + v_bulk.failed > 0 then
+        v_bulk.open := v_bulk.open + v_bulk.refused + v_bulk.failed;
+        v_bulk.refused := 0;
+        v_bulk.failed := 0;
+        v_bulk.retry_at := v_now;
+        v_bulk.open_from := '00000000-0000-0000-0000-000000000000';
+        v_bulk.finished_at := null;
+        v_bulk.status := case v_bulk.status when 'done' then 'queued' else v_bulk.status end;
+      end if;
+  end case;
+  update pawl.bulk b
+  set status = v_bulk.status, finished_at = v_bulk.finished_at, open = v_bulk.open, refused = v_bulk.refused,
+    failed = v_bulk.failed, retry_at = v_bulk.retry_at, open_from = v_bulk.open_from, turn_at = v_now,
+    pace_from = null, pace_count = 0
+  where b.tenant_id = p_tenant and b.id = p_id;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'bulk.' || p_control, p_target => p_id::text,
+    p_before => jsonb_build_object('status', v_before), p_after => jsonb_build_object('status', v_bulk.status));
+  return query select r.* from pawl.bulk_report r where r.tenant_id = p_tenant and r.id = p_id;
+end
+$$;
+-- +goose StatementEnd
+
+-- 70_bulk/bulk_create.sql
+
+-- bulk_create submits a bulk. A key makes it once.
+-- p_id:      a new id, of version 7
+-- p_filter:  what the caller asked for, to be shown; null if p_ids names the instances
+-- p_choice:  the filter, or what bounds the submitter, as the members of a pawl_private.bulk_filter
+-- p_ids:     the instances; null if there is a filter
+-- p_counted: how many index entries the filter has, up to 1,001
+-- p_caller:  who asks; null for the session
+-- Returns: the bulk. If its id is not p_id, the same request was submitted before, with the same key
+-- Raises:  PW42K idempotency-key-reuse
+-- Writes:  bulk, bulk_item, audit
+-- +goose StatementBegin
+create function pawl.bulk_create(
+  p_tenant text, p_id uuid, p_action text, p_filter jsonb, p_choice jsonb, p_ids uuid[], p_params jsonb, p_reason text,
+  p_rate integer, p_dry_run boolean, p_counted bigint, p_key text, p_actor text, p_verified boolean,
+  p_correlation_id text, p_traceparent text, p_caller jsonb default null
+) returns setof pawl.bulk_report
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_filter pawl_private.bulk_filter := jsonb_populate_record(null::pawl_private.bulk_filter, p_choice);
+  v_until uuid := pawl.uuid_v7_floor(v_now + interval '1 millisecond');
+  -- As pawl_private.fingerprint.
+  v_fingerprint bytea := sha256(convert_to(
+    jsonb_build_array('bulk', p_action, p_filter, p_ids, p_params, p_rate, p_dry_run)::text
+      || case when p_verified then p_actor else '' end, 'UTF8'));
+  v_bulk pawl.bulk;
+begin
+  insert into pawl.bulk (
+    tenant_id, id, action, filter, choice, workflows, params, reason, rate, dry_run, status, key, fingerprint, actor, verified,
+    correlation_id, traceparent, caller, created_at, until_id, position, walked, turn_at, next_at, estimate, open)
+  values (
+    p_tenant, p_id, p_action, p_filter, p_choice, v_filter.workflows, p_params, nullif(p_reason, ''), p_rate, p_dry_run, 'queued', p_key,
+    v_fingerprint, p_actor, p_verified, nullif(p_correlation_id, ''), nullif(p_traceparent, ''), p_caller, v_now,
+    least(v_until, pawl.uuid_v7_floor(coalesce(v_filter.created_before, 'infinity') + interval '1 millisecond')),
+    pawl.uuid_v7_floor(coalesce(v_filter.created_after, '-infinity')),
+    p_ids is not null, v_now, v_now, 0, 0)
+  on conflict do nothing
+  returning * into v_bulk;
+  if not found then
+    select b.* into v_bulk from pawl.bulk b where b.tenant_id = p_tenant and b.key = p_key;
+    if v_bulk.fingerprint is distinct from v_fingerprint then
+      perform pawl_private.raise_condition('idempotency-key-reuse', null);
+    end if;
+    return query select r.* from pawl.bulk_report r where r.tenant_id = p_tenant and r.id = v_bulk.id;
+    return;
+  end if;
+  insert into pawl.bulk_item (tenant_id, bulk_id, instance_id)
+  select distinct p_tenant, p_id, u.id from unnest(p_ids) u (id);
+  get diagnostics v_bulk.open = row_count;
+  v_bulk.estimate := case
+    when p_ids is not null then v_bulk.open
+    when p_counted <= 1000 then p_counted
+    else greatest(p_counted, pawl_private.bulk_estimate(p_tenant, v_filter))
+  end;
+  update pawl.bulk b set open = v_bulk.open, estimate = v_bulk.estimate where b.tenant_id = p_tenant and b.id = p_id;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'bulk.create', p_target => p_id::text, p_reason => p_reason,
+    p_after => jsonb_strip_nulls(jsonb_build_object(
+      'action', p_action, 'filter', p_filter, 'ids', to_jsonb(p_ids), 'rate', p_rate,
+      'dry_run', p_dry_run)) || jsonb_build_object('params', p_params - array['payload', 'context_patch']));
+  return query select r.* from pawl.bulk_report r where r.tenant_id = p_tenant and r.id = p_id;
+end
+$$;
+-- +goose StatementEnd
+
+-- 70_bulk/bulk_purge.sql
+
+-- bulk_purge deletes bulks that ended before a time, with up to p_limit items in a call, the oldest first.
+-- Returns: how many rows it deleted; the caller repeats it until there are none
+-- Locks:   bulk (those that are not locked)
+-- Writes:  bulk, bulk_item
+-- +goose StatementBegin
+create function pawl.bulk_purge(p_age interval, p_limit integer) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_bulk pawl.bulk;
+  v_deleted bigint;
+begin
+  select b.* into v_bulk
+  from pawl.bulk b
+  where b.finished_at < pawl.now() - p_age
+  order by b.finished_at
+  limit 1
+  for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  delete from pawl.bulk_item t
+  where t.ctid = any (array(
+    select o.ctid from pawl.bulk_item o where o.tenant_id = v_bulk.tenant_id and o.bulk_id = v_bulk.id limit p_limit));
+  get diagnostics v_deleted = row_count;
+  if v_deleted < p_limit then
+    delete from pawl.bulk b where b.tenant_id = v_bulk.tenant_id and b.id = v_bulk.id;
+    v_deleted := v_deleted + 1;
+  end if;
+  return v_deleted;
+end
+$$;
+-- +goose StatementEnd
+
+-- 70_bulk/bulk_step.sql
+
+-- bulk_step deals with the next instances of the bulk whose turn it is: of the tenant that had no turn for the longest
+-- time, and of its bulks likewise. Another process may take another bulk meanwhile.
+-- p_batch: how many instances at most
+-- Returns: looked_at: how many instances it has read; -1 if no bulk is due. moved: those that made a step. next_in: the
+--          time until a bulk is due again, if none is now; null if there is none. tenant, bulk, unchecked: what the
+--          caller must check, tell bulk_check, and call again; see pawl_private.bulk_unchecked. unchecked is null if
+--          there is nothing to check
+-- Raises:  57014, and what another try may cure
+-- Locks:   bulk (if it is not locked), instance (for no key update, by id, those that are not locked), and what the
+--          action locks
+-- Writes:  bulk, bulk_item, and what the action writes
+-- +goose StatementBegin
+create function pawl.bulk_step(
+  p_batch integer, out looked_at integer, out moved uuid[], out next_in interval, out tenant text, out bulk uuid,
+  out unchecked jsonb
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_begun timestamptz := clock_timestamp(); -- Measures the call; decides nothing.
+  v_now timestamptz := pawl.now();
+  v_picked timestamptz;
+  v_bulk pawl.bulk;
+  v_filter pawl_private.bulk_filter;
+  v_limit integer;
+  v_read integer;
+  v_ids uuid[];
+  v_instances pawl.instance[];
+  v_chosen pawl.instance[];
+  v_results pawl_private.bulk_result[] := '{}';
+  v_acted pawl_private.bulk_result[];
+  v_busy uuid[];
+  v_done integer;
+  v_ended boolean;
+  v_was_open boolean;
+begin
+  moved := '{}';
+  select b.* into v_bulk
+  from pawl.bulk b
+  where b.status in ('queued', 'running') and b.next_at <= v_now and not pawl_private.is_disabled(b.tenant_id)
+  order by (
+      select max(o.turn_at) from pawl.bulk o where o.tenant_id = b.tenant_id and o.status in ('queued', 'running')
+    ), b.turn_at, b.id
+  limit 1
+  for no key update skip locked;
+  if not found then
+    looked_at := -1;
+    select min(b.next_at) - v_now into next_in from pawl.bulk b where b.status in ('queued', 'running') and b.next_at > v_now;
+    return;
+  end if;
+  v_picked := pawl.now();
+  v_now := v_picked;
+  v_filter := jsonb_populate_record(null::pawl_private.bulk_filter, v_bulk.choice);
+  -- An id tells the millisecond only.
+  v_filter.created_before := least(v_filter.created_before, v_bulk.created_at + interval '1 microsecond');
+  v_limit := greatest(least(p_batch, v_bulk.batch, ceil(v_bulk.rate / 4.0)::integer), 1);
+  v_was_open := v_bulk.walked;
+
+  if v_was_open then
+    v_ids := array(
+      select t.instance_id
+      from pawl.bulk_item t
+      where t.tenant_id = v_bulk.tenant_id and t.bulk_id = v_bulk.id and t.instance_id > v_bulk.open_from
+        and (t.outcome is null or t.outcome in ('refused', 'failed'))
+        and (t.outcome is null or t.at < v_bulk.retry_at)
+      order by t.instance_id
+      limit v_limit);
+    v_read := cardinality(v_ids);
+    v_ended := v_read < v_limit;
+    v_bulk.open_from := coalesce(v_ids[v_read], v_bulk.open_from);
+  else
+    -- As many pages as it takes to find enough, up to a bound: a rare state would be looked for in the whole table.
+    v_ids := '{}';
+    v_read := 0;
+    loop
+      select
+        v_ids || coalesce(array_agg(p.id order by p.id) filter (where p.chosen), '{}'),
+        coalesce((array_agg(p.id order by p.id desc))[1], v_bulk.position),
+        count(*) < v_limit,
+        v_read + count(*)
+      into v_ids, v_bulk.position, v_ended, v_read
+      from (
+        select p.id, p.chosen,
+          count(*) filter (where p.chosen) over (order by p.id rows between unbounded preceding and 1 preceding) as before
+        from pawl_private.bulk_page(
+          p_tenant => v_bulk.tenant_id, p_filter => v_filter, p_after => v_bulk.position, p_until => v_bulk.until_id,
+          p_limit => v_limit) p
+      ) p
+      where p.before < v_limit - cardinality(v_ids); -- Up to the last one that there is room for.
+      -- A page that was cut short has filled the room.
+      exit when cardinality(v_ids) = v_limit or v_ended or v_read >= 2000;
+    end loop;
+    v_ended := v_ended and cardinality(v_ids) < v_limit;
+    v_bulk.walked := v_ended;
+  end if;
+  looked_at := v_read;
+
+  -- A replay changes deliveries only, and locks a consumer, which comes before instances for those who send.
+  if v_bulk.dry_run or v_bulk.action = 'replay' then
+    v_instances := array(
+      select l.instance
+      from unnest(v_ids) with ordinality as c (id, place)
+      cross join lateral (
+        select i as instance from pawl.instance i where i.tenant_id = v_bulk.tenant_id and i.id = c.id limit 1
+      ) l
+      order by c.place);
+  else
+    v_instances := array(
+      select l.instance
+      from unnest(v_ids) as c (id)
+      cross join lateral (
+        select i as instance
+        from pawl.instance i
+        where i.tenant_id = v_bulk.tenant_id and i.id = c.id
+        limit 1
+        for no key update skip locked
+      ) l);
+  end if;
+
+  -- What is not locked here is locked by another transaction, or is no instance of the tenant.
+  v_busy := array(
+    select c.id
+    from unnest(v_ids) as c (id)
+    where c.id not in (select i.id from unnest(v_instances) i));
+  select array_agg(row(c.id, a.outcome, a.problem)::pawl_private.bulk_result)
+  into v_results
+  from unnest(v_busy) as c (id)
+  cross join lateral (
+    select
+      case when v_bulk.filter is null then 'refused' else 'skipped' end as outcome,
+      case
+        when v_bulk.filter is null then pawl_private.bulk_problem('instance-not-found', 'there is no such instance')
+        else pawl_private.bulk_problem('no-longer-matches', 'the instance was removed')
+      end as problem
+    where not exists (select from pawl.instance i where i.tenant_id = v_bulk.tenant_id and i.id = c.id)
+    union all
+    select 'failed', pawl_private.bulk_problem('unavailable', 'another transaction held the instance each time that it was tried')
+    from pawl.bulk_item t
+    where t.tenant_id = v_bulk.tenant_id and t.bulk_id = v_bulk.id and t.instance_id = c.id and t.tries >= 10
+      and exists (select from pawl.instance i where i.tenant_id = v_bulk.tenant_id and i.id = c.id)
+  ) a;
+  v_results := coalesce(v_results, '{}');
+  v_busy := array(
+    select b.id from unnest(v_busy) b (id) where b.id not in (select r.instance_id from unnest(v_results) r));
+  if v_bulk.choice is not null then
+    v_chosen := array(select i from unnest(v_instances) i where pawl_private.bulk_chooses(i, v_filter, v_now));
+    if cardinality(v_chosen) < cardinality(v_instances) then
+      v_results := v_results || array(
+        select case
+          when v_bulk.filter is null then
+            row(i.id, 'refused', pawl_private.bulk_problem('instance-not-found', 'there is no such instance'))::pawl_private.bulk_result
+          else
+            row(
+              i.id, 'skipped',
+              pawl_private.bulk_problem('no-longer-matches', 'the filter does not choose the instance any more')
+            )::pawl_private.bulk_result
+        end
+        from unnest(v_instances) i
+        where i.id not in (select c.id from unnest(v_chosen) c));
+      v_instances := v_chosen;
+    end if;
+  end if;
+
+  if v_instances <> '{}' then
+    select a.results, a.unchecked into strict v_acted, unchecked from pawl_private.bulk_act(v_bulk, v_instances, true) a;
+    if unchecked is not null then
+      tenant := v_bulk.tenant_id;
+      bulk := v_bulk.id;
+      return;
+    end if;
+    if v_acted is null then
+      -- The statement timeout came. Fewer are tried next.
+      update pawl.bulk b
+      set batch = greatest(cardinality(v_instances) / 2, 1), turn_at = v_now
+      where b.tenant_id = v_bulk.tenant_id and b.id = v_bulk.id;
+      return;
+    end if;
+    v_results := v_results || v_acted;
+    v_busy := v_busy || array(
+      select i.id from unnest(v_instances) i where i.id not in (select r.instance_id from unnest(v_acted) r));
+    if not v_bulk.dry_run and v_bulk.action not in ('retry', 'replay') then
+      moved := array(select r.instance_id from unnest(v_acted) r where r.outcome = 'applied');
+    end if;
+  end if;
+
+  v_now := pawl.now();
+  insert into pawl.bulk_item as t (tenant_id, bulk_id, instance_id, outcome, problem, at)
+  select v_bulk.tenant_id, v_bulk.id, r.instance_id, r.outcome, r.problem, v_now
+  from unnest(v_results) r
+  on conflict on constraint bulk_item_pkey do update
+  set outcome = excluded.outcome, problem = excluded.problem, at = excluded.at, tries = 0;
+  insert into pawl.bulk_item as t (tenant_id, bulk_id, instance_id, tries)
+  select v_bulk.tenant_id, v_bulk.id, b.id, 1
+  from unnest(v_busy) b (id)
+  on conflict on constraint bulk_item_pkey do update
+  set tries = t.tries + 1;
+
+  v_done := cardinality(v_results);
+  v_bulk.open := v_bulk.open + case when v_was_open then -v_done else cardinality(v_busy) end;
+  if v_was_open and v_ended and v_bulk.open > 0 then
+    v_bulk.open_from := '00000000-0000-0000-0000-000000000000';
+    v_bulk.next_at := v_now + interval '1 second';
+  end if;
+  if v_bulk.rate is not null then
+    v_bulk.next_at := greatest(v_bulk.next_at, v_now - interval '250 milliseconds') + interval '1 second' * v_done / v_bulk.rate;
+  end if;
+  -- A call of few instances takes as long as its fixed part does, so that only the timeout leads to fewer than 50.
+  v_bulk.batch := case
+    when clock_timestamp() - v_begun > interval '300 milliseconds' and v_bulk.batch > 50 then greatest(v_bulk.batch / 2, 50)
+    when clock_timestamp() - v_begun < interval '150 milliseconds' or v_bulk.batch < 50 then least(v_bulk.batch * 2, p_batch)
+    else v_bulk.batch
+  end;
+  if v_bulk.pace_from is null then
+    v_bulk.pace_from := v_now;
+    v_bulk.pace_count := 0;
+  elsif v_now >= v_bulk.pace_from + interval '5 seconds' then
+    v_bulk.pace := (v_bulk.pace_count + v_done) / extract(epoch from v_now - v_bulk.pace_from);
+    v_bulk.pace_from := v_now;
+    v_bulk.pace_count := 0;
+  else
+    v_bulk.pace_count := v_bulk.pace_count + v_done;
+  end if;
+  v_ended := v_ended and v_bulk.walked and v_bulk.open = 0;
+  update pawl.bulk b
+  set status = case when v_ended then 'done' else 'running' end,
+    started_at = coalesce(b.started_at, v_picked), finished_at = case when v_ended then v_now end,
+    position = coalesce(v_bulk.position, b.position), walked = v_bulk.walked, open_from = v_bulk.open_from,
+    open = v_bulk.open, batch = v_bulk.batch, turn_at = v_now, next_at = v_bulk.next_at,
+    applied = b.applied + n.applied, refused = b.refused + n.refused, skipped = b.skipped + n.skipped,
+    failed = b.failed + n.failed, checks = case when v_bulk.params ? 'context_patch' then '{}' else b.checks end,
+    pace_from = v_bulk.pace_from, pace_count = v_bulk.pace_count, pace = v_bulk.pace
+  from (
+    select
+      count(*) filter (where r.outcome = 'applied') as applied, count(*) filter (where r.outcome = 'refused') as refused,
+      count(*) filter (where r.outcome = 'skipped') as skipped, count(*) filter (where r.outcome = 'failed') as failed
+    from unnest(v_results) r
+  ) n
+  where b.tenant_id = v_bulk.tenant_id and b.id = v_bulk.id;
+end
+$$;
+-- +goose StatementEnd
+
+-- 70_bulk/tenant_of_bulk.sql
+
+-- tenant_of_bulk finds the tenant that has a bulk.
+-- Returns: as pawl_private.tenant_of
+-- +goose StatementBegin
+create function pawl.tenant_of_bulk(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.bulk', p_id => p_id) $$;
+-- +goose StatementEnd
+
+-- 70_bulk/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('api', 'pawl.bulk_create'),
+  ('api', 'pawl.bulk_control'),
+  ('api', 'pawl.tenant_of_bulk'),
+  ('worker', 'pawl.bulk_check'),
+  ('worker', 'pawl.bulk_step'),
+  ('worker', 'pawl.bulk_purge');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.bulk_report', null),
+  ('api', 'pawl.bulk_item', null),
+  ('reader', 'pawl.bulk_report', null),
+  ('reader', 'pawl.bulk_item', null);
+
+-- 80_task/tables.sql
+
+-- Module task: work that states ask for. A *task* either calls a service over HTTP by a connection, or offers work to
+-- workers that pull it from a topic. What became of it moves the instance by the same fire as everything else.
+--
+-- A task is armed in the transaction of the step that enters its state (move_tasks). Nothing is called there. A claim
+-- records *sent* and commits before the call is made. The result is settled by task_settle, in one transaction with the
+-- step that it makes. What nobody settles in time is settled by task_sweep: a lease that ran out, and a deadline.
+--
+--   pending ──claim──▶ sent ──┬──▶ done | error                   fires done:NAME, error:NAME
+--      ▲                │ ▲   └──▶ unknown                        fires unknown:NAME
+--      │                │ └─ retry under the same key
+--      └─ fresh key ── reconciling ──▶ done | error | unknown
+--      │
+--      └──▶ cancelled   the state was left before anything was sent
+--
+-- The status says what may have happened outside. A `pending` task has surely had no effect: nothing was sent, or only
+-- attempts that were refused before. A `sent` task may have had one, also while it waits for its next attempt.
+--
+-- Leaving the state cancels pending tasks. A task that was sent goes on to its end, and is then *late*: left_at says when
+-- its state was left. It moves the instance only by the event that its definition names for that.
+--
+-- Each claim has a random lease. Only the holder of the newest one may settle. A lease that has run out is still the
+-- newest until the next claim supersedes it. So two processes never settle one attempt differently, and a process that
+-- was paused is welcome if nobody has taken its place.
+--
+-- What a task sends is not stored. It is computed from the history row that entered the state, and so is the same in
+-- each attempt.
+--
+-- A *compensation* undoes what a task or a transition did. It is registered when its task is sent, or when its transition
+-- is made. A state that undoes steps has a row in undoing while an instance is in it. One step is undone at a time, the
+-- newest first: undo_next arms the compensation as a task, in the transaction that settles the one before.
+--
+-- Lock order: instance (by id), undoing, compensation, task (by id), task_attempt. A claim locks tasks alone, and skips those
+-- that are locked.
+
+create table pawl.task (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  position integer not null,
+  state text collate "C" not null,
+  name text collate "C" not null,
+  connection text collate "C",
+  topic text collate "C",
+  compensates bigint,
+  entered_version pawl.version not null,
+  result_version bigint,
+  status text not null,
+  left_at timestamptz,
+  reopened boolean not null default false,
+  attempts integer not null default 0,
+  tries integer not null default 0,
+  key_number integer not null default 1,
+  checks integer not null default 0,
+  sent_at timestamptz,
+  tried_at timestamptz,
+  due_at timestamptz,
+  look_at timestamptz,
+  deadline_at timestamptz not null,
+  lease uuid,
+  leased_until timestamptz,
+  leased_for interval,
+  worker text,
+  claim_key pawl.key,
+  progress jsonb,
+  result pawl.object,
+  problem text,
+  created_at timestamptz not null,
+  ended_at timestamptz,
+  constraint task_pkey primary key (tenant_id, id),
+  constraint task_status_is_known check (status in ('pending', 'sent', 'reconciling', 'done', 'error', 'unknown', 'cancelled')),
+  constraint task_calls_or_offers_work check ((connection is null) <> (topic is null)),
+  constraint task_ended_has_a_time check ((status in ('done', 'error', 'unknown', 'cancelled')) = (ended_at is not null)),
+  constraint task_ended_is_not_claimed check (ended_at is null or due_at is null and look_at is null and leased_until is null),
+  constraint task_open_is_looked_at check (ended_at is not null or look_at is not null),
+  constraint task_leased_is_not_due check (leased_until is null or due_at is null and lease is not null),
+  constraint task_attempts_are_counted check (attempts >= 0 and tries >= 0 and checks >= 0 and key_number >= 1)
+)
+-- Each row is written some times and indexed by what is due, so that dead entries gather where claims begin.
+with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.task.position is 'of its declaration in workflow_task';
+comment on column pawl.task.state is 'the state that started it';
+comment on column pawl.task.connection is 'by which its next call goes; what reconciles may go by another one';
+comment on column pawl.task.compensates is 'the number of the compensation that it carries out; null for the task of a state';
+comment on column pawl.task.entered_version is 'the step that its input is made from';
+comment on column pawl.task.result_version is 'the step that its outcome made';
+comment on column pawl.task.left_at is 'when its state was left before it ended';
+comment on column pawl.task.reopened is 'an operator has it tried again, or has said what happened, after it had ended';
+comment on column pawl.task.attempts is 'how often it was claimed';
+comment on column pawl.task.tries is 'how many attempts under the present key may have had an effect';
+comment on column pawl.task.key_number is 'a fresh key has the suffix -2, -3 …';
+comment on column pawl.task.checks is 'how often it was asked what became of the last attempt';
+comment on column pawl.task.sent_at is 'when it was first sent under the present key; null if surely nothing was';
+comment on column pawl.task.tried_at is 'when the last attempt ended';
+comment on column pawl.task.due_at is 'when it may be claimed; null while it is leased and when it has ended';
+comment on column pawl.task.look_at is 'when task_sweep must look at it; null when it has ended';
+comment on column pawl.task.leased_for is 'how long the lease is, and how long it is again after a heartbeat';
+comment on column pawl.task.claim_key is 'the idempotency key of the claim that took it';
+comment on column pawl.task.result is 'the payload of its outcome';
+comment on column pawl.task.problem is
+  'why its outcome did not make the step that it should have made, its input cannot be computed, or task_sweep has put it off; else null';
+
+create index task_connection_due_idx on pawl.task (tenant_id, connection, due_at) where connection is not null and due_at is not null;
+create index task_topic_due_idx on pawl.task (tenant_id, topic, due_at) where topic is not null and due_at is not null;
+create index task_look_at_idx on pawl.task (look_at) where look_at is not null;
+create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_key is not null and leased_until is not null;
+create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
+create index task_failed_idx on pawl.task (tenant_id, status, id) where status in ('error', 'unknown');
+-- For lists. No other query repeats its condition, so that the planner takes it for none of them.
+create index task_open_idx on pawl.task (tenant_id, id) where status in ('pending', 'sent', 'reconciling');
+
+-- claim_key has a row for each idempotency key of a claim, for a day. Whoever claims locks the row of its key, so that the
+-- same claim, sent twice at a time, is carried out once.
+create table pawl_private.claim_key (
+  tenant_id pawl.tenant_id not null,
+  key pawl.key not null,
+  claimed_at timestamptz not null,
+  constraint claim_key_pkey primary key (tenant_id, key)
+)
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+create index claim_key_claimed_at_idx on pawl_private.claim_key (claimed_at);
+
+-- task_attempt is one claim of a task and what came of it.
+create table pawl.task_attempt (
+  tenant_id pawl.tenant_id not null,
+  task_id uuid not null,
+  number integer not null,
+  kind text not null,
+  key text not null,
+  lease uuid not null,
+  worker text,
+  started_at timestamptz not null,
+  ended_at timestamptz,
+  result text,
+  status integer,
+  error text,
+  constraint task_attempt_pkey primary key (tenant_id, task_id, number),
+  constraint task_attempt_kind_is_known check (kind in ('call', 'reconcile', 'work')),
+  constraint task_attempt_error_is_short check (length(error) <= 1000)
+)
+with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.task_attempt.result is
+  'what was reported: see pawl.task_settle; or expired: its lease ran out, overdue, impossible, resolved; null while it is under way';
+
+-- compensation is a step that can be undone.
+create table pawl.compensation (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  number bigint not null generated always as identity,
+  name text collate "C" not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  position integer not null,
+  task_id uuid,
+  version pawl.version not null,
+  status text not null,
+  undone_by uuid,
+  reason text,
+  constraint compensation_pkey primary key (tenant_id, instance_id, number),
+  constraint compensation_task_key unique (tenant_id, task_id),
+  constraint compensation_status_is_known check (status in ('registered', 'undone', 'failed', 'skipped', 'void'))
+)
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.compensation.name is 'of the task or of the event whose step it undoes';
+comment on column pawl.compensation.position is 'of its declaration in workflow_task';
+comment on column pawl.compensation.task_id is 'the task whose effect it undoes; null for a transition';
+comment on column pawl.compensation.version is 'the step whose data its input is made from';
+comment on column pawl.compensation.status is 'void: there was no effect to undo';
+comment on column pawl.compensation.undone_by is 'the task that carries it out';
+comment on column pawl.compensation.reason is 'why it failed, or why an operator skipped it';
+
+-- undoing has a row for each instance that is in a state that undoes steps.
+create table pawl.undoing (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  due_at timestamptz,
+  tried integer not null default 0,
+  problem text,
+  constraint undoing_pkey primary key (tenant_id, instance_id)
+)
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.undoing.due_at is 'when task_sweep must look at it; null while a task is waited for';
+comment on column pawl.undoing.tried is 'how often going on has failed';
+comment on column pawl.undoing.problem is 'why going on failed last; null if it never did';
+
+create index undoing_due_at_idx on pawl.undoing (due_at) where due_at is not null;
+
+-- task_lane, task_call, task_settled and work are shapes, as pawl.outcome_row is, and never hold rows.
+create view pawl.task_lane as
+select ''::text as tenant_id, ''::text as connection, false as ready, false as half_open, 0 as concurrency
+where false;
+
+create view pawl.task_call as
+select
+  ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id, '00000000-0000-0000-0000-000000000000'::uuid as lease,
+  0 as attempt, false as reconciling, ''::text as key, ''::text as idempotency_header, ''::text as connection, ''::text as method,
+  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds, 'epoch'::timestamptz as deadline_at,
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, ''::text as state, ''::text as name,
+  null::text as correlation_id, null::text as traceparent
+where false;
+
+create view pawl.task_settled as
+select
+  0 as ordinal, ''::text as code, ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id,
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until,
+  null::text as problem
+where false;
+
+create view pawl.work as
+select
+  '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as topic, ''::text as name,
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, 0 as attempt, ''::text as key, '{}'::jsonb as input,
+  '00000000-0000-0000-0000-000000000000'::uuid as lease, 'epoch'::timestamptz as lease_expires_at,
+  'epoch'::timestamptz as deadline_at, null::text as correlation_id,
+  null::text as traceparent
+where false;
+
+-- task_row is a task as people see it. error: why it failed, or its last attempt.
+create view pawl.task_row as
+select
+  t.tenant_id, t.id, t.instance_id, t.workflow, t.workflow_version, t.state, t.name, (t.compensates is not null)::boolean as compensation,
+  t.topic, t.connection, t.status, t.attempts,
+  (t.id || case when t.key_number > 1 then '-' || t.key_number else '' end)::text as key,
+  coalesce(t.problem, t.result ->> 'error', a.error) as error,
+  (case when t.leased_until is not null then t.worker end)::text as worker, t.progress, t.due_at, t.leased_until, t.deadline_at,
+  t.left_at, t.created_at, t.ended_at
+from pawl.task t
+left join pawl.task_attempt a
+  on a.tenant_id = t.tenant_id and a.task_id = t.id and a.number = t.attempts and t.status <> 'done';
+
+-- claimed_work is a task that a claim of pawl.work_claims got. It is a shape, and never holds rows.
+create view pawl.claimed_work as
+select
+  0 as ordinal, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as topic, ''::text as name,
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, 0 as attempt, ''::text as key, '{}'::jsonb as input,
+  '00000000-0000-0000-0000-000000000000'::uuid as lease, 'epoch'::timestamptz as lease_expires_at,
+  'epoch'::timestamptz as deadline_at, null::text as correlation_id, null::text as traceparent
+where false;
+
+-- moment is one thing that happened to an instance; see pawl.timeline_page. It is a shape, and never holds rows.
+create view pawl.moment as
+select
+  'epoch'::timestamptz as at, 0::bigint as version, 0 as rank, ''::text as key, ''::text as kind, null::text as step, null::text as event,
+  null::text as from_state, null::text as to_state, null::text as actor, null::text as reason, null::text as name, null::uuid as task_id,
+  null::boolean as compensates,
+  null::integer as attempt, null::boolean as reconciling, null::text as status, null::integer as http_status, null::text as failure, null::text as worker,
+  null::timestamptz as ended_at, null::uuid as delivery_id, null::uuid as subscription_id
+where false;
+
+-- 80_task/private.sql
+
+-- task_key is the key that a task's calls carry. A fresh key has a number.
+-- +goose StatementBegin
+create function pawl_private.task_key(p_task pawl.task) returns text
+language plpgsql immutable parallel safe -- A function in SQL that is not put in place is planned at each call.
+as $$
+begin
+  return p_task.id || case when p_task.key_number > 1 then '-' || p_task.key_number else '' end;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_spec is the declaration of a task.
+-- +goose StatementBegin
+create function pawl_private.task_spec(p_task pawl.task) returns pawl.workflow_task
+language plpgsql stable
+as $$
+declare
+  v_spec pawl.workflow_task;
+begin
+  select w.* into strict v_spec
+  from pawl.workflow_task w
+  where w.workflow = p_task.workflow and w.workflow_version = p_task.workflow_version and w.position = p_task.position;
+  return v_spec;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_notify wakes those who carry tasks out. The payload is 'http' or 'work:TENANT/TOPIC'.
+-- +goose StatementBegin
+create function pawl_private.task_notify(p_tenant text, p_topic text) returns void
+language sql volatile
+as $$ select pg_notify('pawl_task', left(case when p_topic is null then 'http' else 'work:' || p_tenant || '/' || p_topic end, 500)) $$;
+-- +goose StatementEnd
+
+-- task_step is the step that the input of a task is made from.
+-- +goose StatementBegin
+create function pawl_private.task_step(p_task pawl.task) returns pawl.history
+language plpgsql stable
+as $$
+declare
+  v_step pawl.history;
+begin
+  select h.* into strict v_step
+  from pawl.history h
+  where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.entered_version;
+  return v_step;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_document is what the values and guards of a task read: the instance as the history row left it that entered the
+-- state, with the time of that row, and the task. Of a compensation it is the row of the step that it undoes, and the
+-- result of the task that did it. p_step: of task_step
+-- +goose StatementBegin
+create function pawl_private.task_document(p_task pawl.task, p_step pawl.history) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_instance pawl.instance;
+  v_document jsonb;
+begin
+  select a.* into strict v_instance
+  from pawl.instance_at a
+  where a.tenant_id = p_task.tenant_id and a.id = p_task.instance_id and a.version = p_task.entered_version;
+  v_document := pawl_private.document(
+    p_instance => v_instance, p_payload => coalesce(p_step.payload, '{}'), p_now => p_step.at, p_event => p_step.event,
+    p_principal => coalesce(p_step.principal, pawl_private.principal(p_step.actor, true, false)));
+  v_document := v_document || jsonb_build_object('task', jsonb_build_object(
+    'id', p_task.id, 'key', pawl_private.task_key(p_task), 'name', p_task.name, 'workflow', p_task.workflow, 'state', p_task.state));
+  if p_task.compensates is not null then
+    v_document := v_document || jsonb_build_object('result', (
+      select t.result
+      from pawl.compensation c
+      join pawl.task t on t.tenant_id = c.tenant_id and t.id = c.task_id
+      where c.tenant_id = p_task.tenant_id and c.instance_id = p_task.instance_id and c.number = p_task.compensates));
+  end if;
+  return v_document;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_request computes the request of a task. p_request: as of compiled_request
+-- Returns: {method, path, query, headers, body}; path: an array of texts and, for what was interpolated, of arrays of one
+--          text each
+-- Raises:  22023 with the pointer
+-- +goose StatementBegin
+create function pawl_private.task_request(p_document jsonb, p_request jsonb) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_part jsonb;
+  v_value jsonb;
+  v_path jsonb := '[]';
+begin
+  for v_part in select e from jsonb_array_elements(p_request -> 'path') e loop
+    if jsonb_typeof(v_part) = 'array' then
+      v_value := pawl_private.value(p_document, v_part -> 0);
+      if v_value is null or jsonb_typeof(v_value) not in ('string', 'number', 'boolean') or v_value #>> '{}' in ('', '.', '..') then
+        raise exception 'a part of the path has the value %, which is no text and no number', coalesce(v_value::text, 'nothing')
+          using errcode = 'invalid_parameter_value';
+      end if;
+      v_part := jsonb_build_array(v_value #>> '{}');
+    end if;
+    v_path := v_path || jsonb_build_array(v_part);
+  end loop;
+  return jsonb_build_object(
+    'method', p_request ->> 'method', 'path', v_path,
+    'query', case when p_request ? 'query' then pawl_private.value(p_document, p_request -> 'query') end,
+    'headers', case when p_request ? 'headers' then pawl_private.value(p_document, p_request -> 'headers') end)
+    || case when p_request ? 'body' then jsonb_build_object('body', pawl_private.value(p_document, p_request -> 'body')) else '{}' end;
+end
+$$;
+-- +goose StatementEnd
+
+-- arm_task adds a pending task.
+-- p_compensates: the number of the compensation that it carries out; null for the task of a state
+-- Writes: task
+-- +goose StatementBegin
+create function pawl_private.arm_task(
+  p_instance pawl.instance, p_spec pawl.workflow_task, p_entered_version bigint, p_at timestamptz, p_compensates bigint default null
+) returns uuid
+language plpgsql volatile
+as $$
+declare
+  v_id uuid := pawl_private.uuid_v7(p_at);
+begin
+  insert into pawl.task (
+    tenant_id, id, instance_id, workflow, workflow_version, position, state, name, connection, topic, compensates,
+    entered_version, status, due_at, look_at, deadline_at, created_at)
+  values (
+    p_instance.tenant_id, v_id, p_instance.id, p_spec.workflow, p_spec.workflow_version, p_spec.position, p_instance.state,
+    p_spec.name, p_spec.connection, p_spec.topic, p_compensates, p_entered_version, 'pending', p_at,
+    p_at + p_spec.deadline, p_at + p_spec.deadline, p_at);
+  perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  return v_id;
+end
+$$;
+-- +goose StatementEnd
+
+-- move_tasks does what a step does with tasks: it cancels or leaves those of the state that was left, arms those of the
+-- state that was entered, and registers the compensation of the transition.
+-- p_moves: whether a state was left or entered. p_event, p_version: of the transition's step
+-- Locks:  task
+-- Writes: task, compensation, undoing
+-- +goose StatementBegin
+create function pawl_private.move_tasks(
+  p_instance pawl.instance, p_at timestamptz, p_moves boolean, p_compensation integer default null, p_event text default null,
+  p_version bigint default null
+) returns void
+language plpgsql volatile
+as $$
+declare
+  v_spec pawl.workflow_task;
+  v_undoing text;
+begin
+  if p_compensation is not null then
+    insert into pawl.compensation (tenant_id, instance_id, name, workflow, workflow_version, position, version, status)
+    values (
+      p_instance.tenant_id, p_instance.id, p_event, p_instance.workflow, p_instance.workflow_version, p_compensation,
+      p_version, 'registered');
+  end if;
+  if not p_moves then
+    return;
+  end if;
+  update pawl.task t
+  set
+    left_at = p_at,
+    reopened = false,
+    status = case t.status when 'pending' then 'cancelled' else t.status end,
+    due_at = case when t.status <> 'pending' then t.due_at end,
+    look_at = case when t.status <> 'pending' then t.look_at end,
+    ended_at = case t.status when 'pending' then p_at end
+  where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id and t.ended_at is null and t.left_at is null;
+  delete from pawl.undoing u where u.tenant_id = p_instance.tenant_id and u.instance_id = p_instance.id;
+  if p_instance.status <> 'active' then
+    return;
+  end if;
+  for v_spec in
+    select w.*
+    from pawl.workflow_task w
+    where w.workflow = p_instance.workflow and w.workflow_version = p_instance.workflow_version and w.state = p_instance.state
+    order by w.position
+  loop
+    perform pawl_private.arm_task(p_instance, v_spec, p_instance.version, p_at);
+  end loop;
+  select s.undoing into strict v_undoing
+  from pawl.workflow_state s
+  where s.workflow = p_instance.workflow and s.workflow_version = p_instance.workflow_version and s.state = p_instance.state;
+  if v_undoing is not null then
+    -- Steps that could not be undone before are tried again.
+    update pawl.compensation c
+    set status = 'registered', undone_by = null
+    where c.tenant_id = p_instance.tenant_id and c.instance_id = p_instance.id and c.status = 'failed';
+    insert into pawl.undoing (tenant_id, instance_id, due_at) values (p_instance.tenant_id, p_instance.id, p_at);
+    perform pawl_private.task_notify(p_instance.tenant_id, null);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- holds_or_not evaluates a guard on the answer to a call. A guard that raises does not hold.
+-- +goose StatementBegin
+create function pawl_private.holds_or_not(p_document jsonb, p_guard jsonb) returns boolean
+language plpgsql stable
+as $$
+begin
+  return coalesce(pawl_private.holds(p_document, p_guard), false);
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+  return false;
+end
+$$;
+-- +goose StatementEnd
+
+-- key_holds_until is until when an attempt whose outcome is ambiguous may be tried again under the same key. After that the
+-- service may have forgotten the key. Null if nothing was sent that may have had an effect, or if there is no key.
+-- +goose StatementBegin
+create function pawl_private.key_holds_until(p_task pawl.task, p_spec jsonb) returns timestamptz
+language plpgsql stable
+as $$
+begin
+  return case when p_task.tries > 0 then p_task.sent_at + pawl_private.duration(p_spec ->> 'window') end;
+end
+$$;
+-- +goose StatementEnd
+
+-- backoff is how long to wait before the next attempt: a random part of what doubles with each try (full jitter), but at
+-- least what the other side has asked for.
+-- +goose StatementBegin
+create function pawl_private.backoff(p_spec jsonb, p_tries integer, p_asked interval) returns interval
+language plpgsql volatile
+as $$
+begin
+  return greatest(
+    random() * least(pawl_private.duration(p_spec ->> 'cap'), pawl_private.duration(p_spec ->> 'base') * 2 ^ least(greatest(p_tries - 1, 0), 30)),
+    least(coalesce(p_asked, interval '0'), interval '1 day'));
+end
+$$;
+-- +goose StatementEnd
+
+-- report_seconds reads a member of a report that is a number of seconds. It has bounds, so that times stay in range. Null
+-- if there is none.
+-- +goose StatementBegin
+create function pawl_private.report_seconds(p_report jsonb, p_name text) returns interval
+language plpgsql immutable parallel safe
+as $$
+begin
+  return case when p_report ->> p_name is not null then
+    make_interval(secs => least(greatest((p_report ->> p_name)::float8, 0), 31536000))
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_result is the payload of what became of a task. p_status: of the answer; null without one
+-- +goose StatementBegin
+create function pawl_private.task_result(p_task pawl.task, p_status integer, p_headers jsonb, p_body jsonb, p_error jsonb) returns jsonb
+language plpgsql immutable parallel safe
+as $$
+begin
+  return jsonb_build_object(
+    'task', p_task.id, 'name', p_task.name, 'attempt', p_task.attempts, 'status', p_status, 'headers', coalesce(p_headers, '{}'),
+    'body', coalesce(p_body, 'null'), 'error', p_error);
+end
+$$;
+-- +goose StatementEnd
+
+-- task_decide decides what becomes of a task after an attempt. It only reads.
+-- p_kind:   of the attempt: call, reconcile or work; null if there was none
+-- p_report: see pawl.task_settle. Its result may also be 'expired': the lease ran out, 'overdue': the deadline has passed,
+--           or 'impossible': what it sends cannot be computed
+-- Returns: the task as it will be. Its result and ended_at are set if it ends
+-- +goose StatementBegin
+create function pawl_private.task_decide(
+  p_task pawl.task, p_spec pawl.workflow_task, p_kind text, p_report jsonb, p_now timestamptz
+) returns pawl.task
+language plpgsql volatile
+as $$
+declare
+  v_task pawl.task := p_task;
+  v_spec jsonb := p_spec.spec;
+  v_reconcile jsonb := p_spec.spec -> 'reconcile';
+  v_result text := p_report ->> 'result';
+  v_status integer := (p_report ->> 'status')::integer;
+  v_asked interval := pawl_private.report_seconds(p_report, 'retry_after');
+  v_body jsonb := p_report -> 'body';
+  v_answer jsonb;
+  v_verdict text;
+  v_next interval;
+begin
+  v_task.leased_until := null;
+  v_task.look_at := v_task.deadline_at;
+  v_task.due_at := null;
+  if p_task.leased_until is not null or v_result <> 'expired' then
+    v_task.tried_at := p_now;
+  end if;
+
+  if v_result in ('overdue', 'impossible') then
+    v_verdict := case when v_task.status = 'pending' then 'error' else 'unknown' end;
+  elsif v_result in ('postponed', 'released') then
+    -- There was no attempt.
+    v_task.due_at := p_now + coalesce(pawl_private.report_seconds(p_report, 'seconds'), interval '0');
+    v_task.tried_at := p_task.tried_at;
+    if p_kind = 'reconcile' then
+      v_task.checks := greatest(v_task.checks - 1, 0);
+      return v_task;
+    end if;
+    v_task.tries := greatest(v_task.tries - 1, 0);
+    if v_task.status = 'sent' and v_task.tries = 0 then
+      v_task.status := 'pending';
+      v_task.sent_at := null;
+    end if;
+    return v_task;
+  elsif v_task.topic is not null then
+    v_verdict := case
+      when v_result = 'completed' then 'done'
+      when v_result = 'failed' and p_report ->> 'outcome' is not null then p_report ->> 'outcome'
+      when v_result = 'failed' and not coalesce((p_report ->> 'retryable')::boolean, false) then 'error'
+      when v_task.tries < (v_spec ->> 'max')::integer then 'retry'
+      when v_result = 'failed' then 'error'
+      else 'unknown'
+    end;
+    if v_verdict = 'retry' then
+      v_task.status := case when v_result = 'failed' then v_task.status else 'sent' end;
+      v_task.due_at := p_now + case
+        when p_report ->> 'retry_in' is not null then pawl_private.report_seconds(p_report, 'retry_in')
+        when v_result = 'expired' then interval '0'
+        else pawl_private.backoff(v_spec, v_task.tries, null)
+      end;
+      return v_task;
+    end if;
+  elsif p_kind = 'reconcile' then
+    if v_result = 'answered' and v_status not between 500 and 599 and v_status not in (408, 425, 429) then
+      v_answer := pawl_private.task_document(p_task, pawl_private.task_step(p_task)) || jsonb_build_object(
+        'status', v_status, 'headers', coalesce(p_report -> 'headers', '{}'), 'body', v_body);
+      v_verdict := case
+        when pawl_private.holds_or_not(v_answer, v_reconcile -> 'done') then 'done'
+        when v_reconcile ? 'failed' and pawl_private.holds_or_not(v_answer, v_reconcile -> 'failed') then 'error'
+        when v_reconcile ? 'absent' and pawl_private.holds_or_not(v_answer, v_reconcile -> 'absent') then 'absent'
+      end;
+    end if;
+    v_task.tried_at := p_task.tried_at; -- That of the call, whose effect is looked for.
+    if v_verdict = 'done' then
+      begin
+        v_body := coalesce(pawl_private.value(v_answer, v_reconcile -> 'result'), 'null');
+      exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+        p_report := p_report || jsonb_build_object('error', left('result: ' || sqlerrm, 1000));
+        v_body := 'null';
+      end;
+    elsif v_verdict = 'absent' and p_now >= p_task.tried_at + pawl_private.duration(v_reconcile ->> 'absent_after') then
+      -- It had no effect, and can have none any more. It begins again, under a fresh key.
+      v_task.status := 'pending';
+      v_task.connection := p_spec.connection;
+      v_task.key_number := p_task.key_number + 1;
+      v_task.tries := 0;
+      v_task.checks := 0;
+      v_task.sent_at := null;
+      v_task.due_at := p_now;
+      return v_task;
+    elsif v_verdict is distinct from 'error' then
+      v_next := pawl_private.duration(coalesce(v_reconcile -> 'every' ->> p_task.checks, v_reconcile -> 'every' ->> -1));
+      if v_verdict = 'absent' then
+        -- An effect may still appear. So it is looked for as before, and when it has been absent for long enough.
+        v_next := least(v_next, p_task.tried_at + pawl_private.duration(v_reconcile ->> 'absent_after') - p_now);
+      end if;
+      v_task.due_at := p_now + greatest(v_next, v_asked);
+      return v_task;
+    end if;
+  else
+    v_verdict := case
+      when v_result = 'refused' then 'again'
+      when v_result in ('lost', 'expired') then 'ambiguous'
+      when v_status in (429, 503) then 'again'
+      when v_status >= 500 or v_status in (408, 425) then 'ambiguous'
+      when not v_spec ? 'success' then case when v_status between 200 and 299 then 'done' else 'error' end
+      when pawl_private.holds_or_not(
+        pawl_private.task_document(p_task, pawl_private.task_step(p_task)) || jsonb_build_object(
+          'status', v_status, 'headers', coalesce(p_report -> 'headers', '{}'), 'body', v_body),
+        v_spec -> 'success') then 'done'
+      else 'error'
+    end;
+    if v_verdict = 'again' then
+      v_task.tries := greatest(v_task.tries - 1, 0);
+      if v_task.tries = 0 then
+        v_task.status := 'pending';
+        v_task.sent_at := null;
+      end if;
+      v_task.due_at := p_now + pawl_private.backoff(v_spec, least(v_task.attempts, 30), v_asked);
+      return v_task;
+    elsif v_verdict = 'ambiguous' then
+      if v_spec ? 'header' and v_task.tries < (v_spec ->> 'max')::integer then
+        v_next := pawl_private.backoff(v_spec, v_task.tries, v_asked);
+        if p_now + v_next + pawl_private.duration(v_spec ->> 'timeout') < pawl_private.key_holds_until(v_task, v_spec) then
+          v_task.status := 'sent';
+          v_task.due_at := p_now + v_next;
+          return v_task;
+        end if;
+      end if;
+      if v_reconcile is not null then
+        v_task.status := 'reconciling';
+        v_task.connection := v_reconcile ->> 'connection';
+        v_task.checks := 0;
+        v_task.due_at := p_now + pawl_private.duration(v_reconcile -> 'every' ->> 0);
+        return v_task;
+      end if;
+      v_verdict := 'unknown';
+    end if;
+  end if;
+
+  v_task.status := v_verdict;
+  v_task.look_at := null;
+  v_task.ended_at := p_now;
+  if pawl_private.is_too_deep(jsonb_build_object('body', v_body)) then
+    -- No guard and no context takes it. What happened, happened.
+    v_body := 'null';
+    p_report := p_report || '{"error": "too-deep"}';
+  end if;
+  v_task.result := pawl_private.task_result(p_task, v_status, p_report -> 'headers', v_body, p_report -> 'error');
+  return v_task;
+end
+$$;
+-- +goose StatementEnd
+
+-- keep_task writes a task as task_decide has returned it.
+-- Writes: task
+-- +goose StatementBegin
+create function pawl_private.keep_task(p_task pawl.task) returns void
+language plpgsql volatile
+as $$
+begin
+  update pawl.task t
+  set status = p_task.status, connection = p_task.connection, tries = p_task.tries, key_number = p_task.key_number, checks = p_task.checks,
+    sent_at = p_task.sent_at, tried_at = p_task.tried_at, due_at = p_task.due_at, look_at = p_task.look_at,
+    leased_until = p_task.leased_until, result = p_task.result, ended_at = p_task.ended_at, problem = p_task.problem
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+end
+$$;
+-- +goose StatementEnd
+
+-- outcome_event is the event that the outcome of a task fires, in the state that it is fired in; null if there is none: the
+-- state was left, and no operator has the task tried again in a state that its outcome led to.
+-- +goose StatementBegin
+create function pawl_private.outcome_event(p_task pawl.task, p_outcome text) returns text
+language plpgsql stable
+as $$
+declare
+  v_event text := p_outcome || ':' || p_task.name;
+  v_instance pawl.instance;
+begin
+  if p_task.left_at is null then
+    return v_event;
+  elsif not p_task.reopened then
+    return null;
+  end if;
+  select i.* into v_instance from pawl.instance i where i.tenant_id = p_task.tenant_id and i.id = p_task.instance_id;
+  return case pawl_private.task_stays(p_task, v_instance)
+    when 'own' then v_event
+    when 'outcome' then v_event || '@' || p_task.state
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- fire_outcomes moves instances by what became of tasks. The caller holds the locks of the instances, each of which has
+-- one task at most in a call. If a step is refused, the event of 'unknown' is fired instead, and the task keeps the problem;
+-- its status still says what happened outside. If that is refused, too, the instance stays where it is.
+-- p_kind: of the steps in history
+-- Writes: what fire writes, task
+-- +goose StatementBegin
+create function pawl_private.fire_outcomes(p_tasks pawl.task[], p_events text[], p_kind text) returns void
+language plpgsql volatile
+as $$
+declare
+  v_size integer := coalesce(cardinality(p_tasks), 0);
+  v_codes text[] := array_fill(''::text, array[v_size]);
+  v_versions bigint[] := array_fill(null::bigint, array[v_size]);
+  v_outcome pawl.outcome;
+  v_task pawl.task;
+begin
+  if v_size = 0 then
+    return;
+  end if;
+  begin
+    for v_outcome in
+      select o.*
+      from pawl.fire(
+        p_tenants => array(select t.tenant_id::text from unnest(p_tasks) t), p_ids => array(select t.instance_id from unnest(p_tasks) t),
+        p_events => p_events, p_payloads => array(select t.result::jsonb from unnest(p_tasks) t),
+        p_keys => array_fill(''::text, array[v_size]), p_expected => array_fill('*'::text, array[v_size]),
+        p_checked => array_fill('*'::text, array[v_size]), p_actors => array(select 'task:' || t.name from unnest(p_tasks) t),
+        p_reasons => array_fill(''::text, array[v_size]), p_correlation_ids => array_fill(''::text, array[v_size]),
+        p_traceparents => array(
+          select coalesce(h.traceparent, '')
+          from unnest(p_tasks) with ordinality as t
+          left join lateral (
+            select h.traceparent
+            from pawl.history h
+            where h.tenant_id = t.tenant_id and h.instance_id = t.instance_id and h.version = t.entered_version
+            limit 1
+          ) h on true
+          order by t.ordinality),
+        p_verified => true, p_history_keys => array(select 'task:' || t.id from unnest(p_tasks) t), p_kind => p_kind) o
+    loop
+      v_codes[v_outcome.ordinal] := v_outcome.code;
+      v_versions[v_outcome.ordinal] := (v_outcome.instance).version;
+    end loop;
+  exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+    if v_size > 1 then
+      for v_i in 1 .. v_size loop
+        perform pawl_private.fire_outcomes(p_tasks[v_i:v_i], p_events[v_i:v_i], p_kind);
+      end loop;
+      return;
+    end if;
+    v_codes[1] := 'guard-error';
+  end;
+  for v_i in 1 .. v_size loop
+    v_task := p_tasks[v_i];
+    if v_codes[v_i] = 'applied' then
+      update pawl.task t
+      set result_version = v_versions[v_i], reopened = false, problem = null
+      where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+      if v_task.status = 'done' and p_kind = 'result' then
+        update pawl.compensation c set version = v_versions[v_i] where c.tenant_id = v_task.tenant_id and c.task_id = v_task.id;
+      end if;
+    elsif p_events[v_i] not like 'unknown:%' and p_kind = 'result' then
+      v_task.result := v_task.result || jsonb_build_object('error', v_codes[v_i]);
+      v_task.problem := v_codes[v_i];
+      perform pawl_private.keep_task(v_task);
+      perform pawl_private.fire_outcomes(array[v_task], array['unknown' || substr(p_events[v_i], position(':' in p_events[v_i]))], p_kind);
+      update pawl.task t set problem = v_codes[v_i] where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+    else
+      update pawl.task t set problem = v_codes[v_i] where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+    end if;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- fire_late fires the event that a definition names for a task that was done after its state was left, or may have been.
+-- Returns: whether the present state accepted it
+-- +goose StatementBegin
+create function pawl_private.fire_late(p_task pawl.task, p_event text) returns boolean
+language plpgsql volatile
+as $$
+declare
+  v_outcome pawl.outcome;
+begin
+  select o.* into v_outcome
+  from pawl.fire(
+    p_tenants => array[p_task.tenant_id::text], p_ids => array[p_task.instance_id], p_events => array[p_event],
+    p_payloads => array[p_task.result::jsonb], p_keys => '{""}', p_expected => '{*}', p_checked => '{*}',
+    p_actors => array['task:' || p_task.name], p_reasons => '{""}', p_correlation_ids => '{""}', p_traceparents => '{""}',
+    p_verified => true, p_history_keys => array['task:' || p_task.id]) o;
+  if v_outcome.code = 'applied' then
+    update pawl.task t set result_version = (v_outcome.instance).version where t.tenant_id = p_task.tenant_id and t.id = p_task.id;
+  end if;
+  return v_outcome.code = 'applied';
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+  return false;
+end
+$$;
+-- +goose StatementEnd
+
+-- fire_undone fires the event that ends the undoing of steps.
+-- p_outcome: done or error. p_refused: why done was refused; null if it was not
+-- Returns: null, or why the step was refused
+-- Writes: what fire writes
+-- +goose StatementBegin
+create function pawl_private.fire_undone(p_tenant text, p_instance_id uuid, p_outcome text, p_refused text) returns text
+language plpgsql volatile
+as $$
+declare
+  v_last pawl.compensation;
+  v_steps jsonb;
+  v_code text;
+begin
+  select c.* into v_last
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and (p_outcome = 'done' or c.status = 'failed')
+  order by c.number
+  limit 1;
+  select coalesce(jsonb_agg(jsonb_build_object('name', c.name, 'status', c.status) order by c.number), '[]') into v_steps
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id;
+  select o.code into strict v_code
+  from pawl.fire(
+    p_tenants => array[p_tenant], p_ids => array[p_instance_id], p_events => array[p_outcome || ':compensate'],
+    p_payloads => array[jsonb_build_object(
+      'name', 'compensate', 'task', v_last.undone_by, 'error', coalesce(p_refused, v_last.reason), 'steps', v_steps)],
+    p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{task:compensate}', p_reasons => '{""}',
+    p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true, p_kind => 'result') o;
+  return nullif(v_code, 'applied');
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+  return 'guard-error';
+end
+$$;
+-- +goose StatementEnd
+
+-- put_off_undoing notes why the undoing of steps cannot go on, and has task_sweep look at it again: after a second first, and
+-- then after twice as long each time, up to an hour.
+-- Writes: undoing
+-- +goose StatementBegin
+create function pawl_private.put_off_undoing(p_tenant text, p_instance_id uuid, p_problem text, p_now timestamptz) returns void
+language sql volatile
+as $$
+  update pawl.undoing u
+  set problem = left(p_problem, 1000), tried = u.tried + 1,
+    due_at = p_now + least(interval '1 second' * 2 ^ least(u.tried, 12), interval '1 hour')
+  where u.tenant_id = p_tenant and u.instance_id = p_instance_id
+$$;
+-- +goose StatementEnd
+
+-- undo_next goes on with undoing the steps of an instance that is in a state that undoes them. It waits while a task is
+-- under way, and then takes the newest step that is not undone. When none is left, the state's done or error is fired. If
+-- done is refused, error is fired. If that is refused, too, task_sweep tries again later.
+-- The caller holds the instance's lock.
+-- Locks:  undoing, compensation, task
+-- Writes: undoing, compensation, task, what fire writes
+-- +goose StatementBegin
+create function pawl_private.undo_next(p_tenant text, p_instance_id uuid, p_now timestamptz) returns void
+language plpgsql volatile
+as $$
+declare
+  v_instance pawl.instance;
+  v_on_failure text;
+  v_step pawl.compensation;
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_failed boolean;
+  v_problem text;
+  v_at timestamptz;
+begin
+  update pawl.undoing u set due_at = null where u.tenant_id = p_tenant and u.instance_id = p_instance_id;
+  if not found then
+    return;
+  end if;
+  select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id;
+  select s.undoing into strict v_on_failure
+  from pawl.workflow_state s
+  where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
+  loop
+    if exists (
+      select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_instance_id and t.ended_at is null
+    ) then
+      return;
+    end if;
+    v_failed := exists (
+      select from pawl.compensation c where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'failed');
+    v_step := null;
+    if not v_failed or v_on_failure = 'continue' then
+      select c.* into v_step
+      from pawl.compensation c
+      where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'registered'
+      order by c.number desc
+      limit 1
+      for update;
+    end if;
+    exit when v_step.number is null;
+    select w.* into strict v_spec
+    from pawl.workflow_task w
+    where w.workflow = v_step.workflow and w.workflow_version = v_step.workflow_version and w.position = v_step.position;
+    if v_step.task_id is not null then
+      select t.* into strict v_task from pawl.task t where t.tenant_id = p_tenant and t.id = v_step.task_id;
+      if v_task.status in ('error', 'cancelled') then
+        update pawl.compensation c set status = 'void'
+        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+        continue;
+      elsif v_task.status = 'unknown' and v_spec.spec ->> 'if_unknown' = 'park' then
+        update pawl.compensation c set status = 'failed', reason = 'it is unknown whether there is an effect to undo'
+        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+        continue;
+      end if;
+    end if;
+    -- It begins after the step that it follows, which was made after p_now was read.
+    select greatest(h.at, p_now) into strict v_at
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance_id and h.version = v_instance.version;
+    update pawl.compensation c
+    set undone_by = pawl_private.arm_task(v_instance, v_spec, v_step.version, v_at, v_step.number)
+    where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+    return;
+  end loop;
+
+  v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, case when v_failed then 'error' else 'done' end, null);
+  if v_problem is not null and not v_failed then
+    v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, 'error', v_problem);
+  end if;
+  if v_problem is not null then
+    perform pawl_private.put_off_undoing(p_tenant, p_instance_id, v_problem, p_now);
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_ended does what the end of a task brings, beside the step of its outcome: of a compensation, the step that it
+-- undoes is noted; then undoing goes on.
+-- Writes: what undo_next writes
+-- +goose StatementBegin
+create function pawl_private.task_ended(p_task pawl.task, p_now timestamptz) returns void
+language plpgsql volatile
+as $$
+begin
+  if p_task.compensates is not null then
+    update pawl.compensation c
+    set
+      status = case p_task.status when 'done' then 'undone' when 'cancelled' then 'registered' else 'failed' end,
+      reason = case when p_task.status <> 'done' then left(coalesce(p_task.result ->> 'error', 'the compensation ended as ' || p_task.status), 1000) end
+    where c.tenant_id = p_task.tenant_id and c.instance_id = p_task.instance_id and c.number = p_task.compensates
+      and c.status not in ('skipped', 'undone');
+  end if;
+  perform pawl_private.undo_next(p_task.tenant_id, p_task.instance_id, p_now);
+end
+$$;
+-- +goose StatementEnd
+
+-- settle_task decides what a report makes of one task, and writes it. The caller holds the instance's lock.
+-- p_kind:  of the attempt
+-- Returns: the task as it became, and the event that its end fires; null if it fires none, or goes on
+-- Writes:  task, task_attempt
+-- +goose StatementBegin
+create function pawl_private.settle_task(
+  p_task pawl.task, p_kind text, p_report jsonb, p_now timestamptz, out task pawl.task, out event text
+)
+language plpgsql volatile
+as $$
+declare
+  v_spec pawl.workflow_task := pawl_private.task_spec(p_task);
+begin
+  task := pawl_private.task_decide(p_task => p_task, p_spec => v_spec, p_kind => p_kind, p_report => p_report, p_now => p_now);
+  if p_task.left_at is not null and not p_task.reopened and task.status = 'pending' and task.ended_at is null then
+    -- Its state was left meanwhile, and it surely had no effect.
+    task.status := 'cancelled';
+    task.due_at := null;
+    task.look_at := null;
+    task.ended_at := p_now;
+  end if;
+  perform pawl_private.keep_task(task);
+  update pawl.task_attempt a
+  set ended_at = p_now, result = p_report ->> 'result', status = (p_report ->> 'status')::integer, error = left(p_report ->> 'error', 1000)
+  where a.tenant_id = p_task.tenant_id and a.task_id = p_task.id and a.number = p_task.attempts
+    and (a.ended_at is null or a.result = 'expired' and p_report ->> 'result' not in ('expired', 'overdue', 'impossible'));
+  if task.ended_at is null then
+    perform pawl_private.task_notify(task.tenant_id, task.topic) where task.due_at <= p_now;
+  elsif task.status <> 'cancelled' then
+    event := case
+      when task.compensates is null then pawl_private.outcome_event(task, task.status)
+      when task.status = 'done' and exists (
+        select from pawl.undoing u where u.tenant_id = task.tenant_id and u.instance_id = task.instance_id
+      ) then 'compensated:' || task.name
+    end;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- settle_tasks settles reports of tasks, as pawl.task_settle does. It locks the instances first. A heartbeat moves nothing,
+-- and so locks no instance.
+-- p_leases: null for task_sweep, which settles what it must look at, whatever the lease is
+-- Returns: one row per report, in no order. code may also be 'too-early', for task_sweep
+-- +goose StatementBegin
+create function pawl_private.settle_tasks(p_tenants text[], p_ids uuid[], p_leases uuid[], p_reports jsonb[])
+returns setof pawl.task_settled
+language plpgsql volatile
+as $$
+declare
+  v_now timestamptz;
+  v_task pawl.task;
+  v_attempt pawl.task_attempt;
+  v_settled record;
+  v_report jsonb;
+  v_result text;
+  v_lease interval;
+  v_code text;
+  v_codes text[] := '{}';
+  v_firing pawl.task[] := '{}';
+  v_events text[] := '{}';
+  v_undone pawl.task[] := '{}';
+  v_over pawl.task[] := '{}';
+  v_ended uuid[] := '{}';
+  v_one pawl.task;
+  v_last integer := coalesce(cardinality(p_ids), 0);
+  v_instances uuid[] := array(
+    select (select t.instance_id from pawl.task t where t.tenant_id = c.tenant and t.id = c.id)
+    from unnest(p_tenants, p_ids) with ordinality as c (tenant, id, ordinal)
+    order by c.ordinal);
+begin
+  perform i.found
+  from (
+    select distinct c.instance_id, c.tenant
+    from unnest(p_tenants, v_instances, p_reports) as c (tenant, instance_id, report)
+    where c.instance_id is not null and c.report ->> 'result' <> 'heartbeat'
+    order by c.instance_id, c.tenant
+  ) c
+  cross join lateral (
+    select true as found
+    from pawl.instance i
+    where i.tenant_id = c.tenant and i.id = c.instance_id
+    limit 1
+    for no key update
+  ) i;
+  v_now := pawl.now();
+
+  for v_i in 1 .. v_last + 1 loop
+    if v_i > v_last or v_instances[v_i] = any (v_ended) then
+      -- The instances of the tasks so far are moved before the next task of one of them is decided.
+      perform pawl_private.fire_outcomes(v_firing, v_events, 'result');
+      perform pawl_private.fire_outcomes(v_undone, array(select 'compensated:' || u.name from unnest(v_undone) u), 'compensated');
+      foreach v_one in array v_over loop
+        if v_one.left_at is not null and not v_one.reopened and v_one.compensates is null and v_one.status in ('done', 'unknown')
+          and not exists (select from pawl.undoing u where u.tenant_id = v_one.tenant_id and u.instance_id = v_one.instance_id) then
+          perform pawl_private.fire_late(v_one, w.spec ->> 'late')
+          from pawl_private.task_spec(v_one) w
+          where w.spec ? 'late';
+        end if;
+        perform pawl_private.task_ended(v_one, v_now);
+      end loop;
+      v_firing := '{}';
+      v_events := '{}';
+      v_undone := '{}';
+      v_over := '{}';
+      v_ended := '{}';
+    end if;
+    exit when v_i > v_last;
+    v_report := p_reports[v_i];
+    v_result := v_report ->> 'result';
+    select t.* into v_task from pawl.task t where t.tenant_id = p_tenants[v_i] and t.id = p_ids[v_i] for update;
+    if not found then
+      v_codes := v_codes || 'task-not-found'::text;
+      continue;
+    end if;
+    select a.* into v_attempt
+    from pawl.task_attempt a
+    where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.number = v_task.attempts;
+    v_code := case
+      when p_leases is null then case
+        when v_task.ended_at is not null then 'task-ended'
+        when v_task.look_at > v_now then 'too-early'
+        else 'settled'
+      end
+      when v_task.lease = p_leases[v_i] and v_attempt.result = v_result
+        and (v_result <> 'completed' or v_task.result -> 'body' = coalesce(v_report -> 'body', 'null')) then 'repeated'
+      when v_task.ended_at is not null then 'task-ended'
+      -- A lease that ran out still holds. One that was given back, or whose attempt has failed, does not.
+      when v_task.lease is null or v_task.lease is distinct from p_leases[v_i] or v_attempt.result <> 'expired'
+        or v_result = 'heartbeat' and v_task.leased_until is null then 'lease-superseded'
+      when v_result = 'completed' and octet_length((v_report -> 'body')::text) > (select g.payload_limit from pawl.setting g)
+        then 'payload-too-large'
+      else 'settled'
+    end;
+    v_codes := v_codes || v_code;
+    if v_code = 'settled' and v_result = 'heartbeat' then
+      v_lease := coalesce(pawl_private.report_seconds(v_report, 'lease'), v_task.leased_for);
+      update pawl.task t
+      set leased_until = least(v_now + v_lease, t.deadline_at), look_at = least(v_now + v_lease, t.deadline_at), leased_for = v_lease,
+        progress = coalesce(v_report -> 'progress', t.progress)
+      where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+    elsif v_code = 'settled' then
+      select s.* into v_settled from pawl_private.settle_task(v_task, v_attempt.kind, v_report, v_now) s;
+      v_task := v_settled.task;
+      if v_task.ended_at is not null then
+        v_over := v_over || v_task;
+        v_ended := v_ended || v_task.instance_id;
+        if v_settled.event like 'compensated:%' then
+          v_undone := v_undone || v_task;
+        elsif v_settled.event is not null then
+          v_firing := v_firing || v_task;
+          v_events := v_events || v_settled.event;
+        end if;
+      end if;
+    elsif v_code in ('task-ended', 'lease-superseded') and v_result <> 'heartbeat' and p_leases is not null then
+      -- What comes too late is kept with its attempt.
+      update pawl.task_attempt a
+      set error = left(concat_ws('; ', a.error, 'late: ' || v_result, 'status ' || (v_report ->> 'status')), 1000)
+      where a.tenant_id = v_task.tenant_id and a.task_id = v_task.id and a.lease = p_leases[v_i] and coalesce(a.error, '') not like '%late: %';
+    end if;
+  end loop;
+  return query select
+    c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+  from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
+  left join lateral (
+    select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
+  ) t on true;
+end
+$$;
+-- +goose StatementEnd
+
+-- register_compensation registers that a task may have done what its compensation undoes. If an earlier effect of the task
+-- was undone, or there was none, the new one comes after what has been done since.
+-- Writes: compensation
+-- +goose StatementBegin
+create function pawl_private.register_compensation(p_task pawl.task, p_spec pawl.workflow_task) returns void
+language plpgsql volatile
+as $$
+begin
+  if p_spec.compensation is not null then
+    insert into pawl.compensation as c (tenant_id, instance_id, name, workflow, workflow_version, position, task_id, version, status)
+    values (
+      p_task.tenant_id, p_task.instance_id, p_task.name, p_task.workflow, p_task.workflow_version, p_spec.compensation, p_task.id,
+      p_task.entered_version, 'registered')
+    on conflict (tenant_id, task_id) do update
+    set status = 'registered', number = default, undone_by = null, reason = null
+    where c.status in ('void', 'undone', 'skipped');
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- lock_claim_key lets the same claim, sent twice at a time, be carried out once.
+-- Locks:  claim_key
+-- Writes: claim_key
+-- +goose StatementBegin
+create function pawl_private.lock_claim_key(p_tenant text, p_key text, p_now timestamptz) returns void
+language plpgsql volatile
+as $$
+begin
+  insert into pawl_private.claim_key (tenant_id, key, claimed_at)
+  values (p_tenant, p_key, p_now)
+  on conflict on constraint claim_key_pkey do update set claimed_at = excluded.claimed_at;
+end
+$$;
+-- +goose StatementEnd
+
+-- begin_attempt claims a task: it records that it is sent.
+-- p_for: for how long the lease holds
+-- Returns: the task as it became
+-- Writes:  task, task_attempt, compensation
+-- +goose StatementBegin
+create function pawl_private.begin_attempt(
+  p_task pawl.task, p_spec pawl.workflow_task, p_worker text, p_claim_key text, p_for interval, p_now timestamptz
+) returns pawl.task
+language plpgsql volatile
+as $$
+declare
+  v_task pawl.task;
+  v_reconciles boolean := p_task.status = 'reconciling';
+begin
+  update pawl.task t
+  set
+    status = case when v_reconciles then 'reconciling' else 'sent' end,
+    attempts = t.attempts + 1,
+    tries = t.tries + case when v_reconciles then 0 else 1 end,
+    checks = t.checks + case when v_reconciles then 1 else 0 end,
+    sent_at = coalesce(t.sent_at, p_now),
+    due_at = null,
+    lease = gen_random_uuid(),
+    leased_until = p_now + p_for,
+    leased_for = p_for,
+    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    worker = left(p_worker, 255),
+    claim_key = nullif(p_claim_key, '')
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
+  returning t.* into strict v_task;
+  insert into pawl.task_attempt (tenant_id, task_id, number, kind, key, lease, worker, started_at)
+  values (
+    v_task.tenant_id, v_task.id, v_task.attempts,
+    case when v_reconciles then 'reconcile' when v_task.topic is not null then 'work' else 'call' end,
+    pawl_private.task_key(v_task), v_task.lease, v_task.worker, p_now);
+  if not v_reconciles then
+    perform pawl_private.register_compensation(v_task, p_spec);
+  end if;
+  return v_task;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_cannot notes that a task's request or input cannot be made. task_sweep ends it.
+-- Writes: task
+-- +goose StatementBegin
+create function pawl_private.task_cannot(p_task pawl.task, p_error text, p_now timestamptz) returns void
+language sql volatile
+as $$
+  update pawl.task t
+  set due_at = null, look_at = p_now, problem = left('input: ' || p_error, 1000)
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
+$$;
+-- +goose StatementEnd
+
+-- sweep_instance settles what task_sweep has found of one instance, or lets its undoing go on. What raises, such as a step that
+-- takes longer than a statement may, is put off with its problem, so that it holds up no other.
+-- p_ids, p_reports: of tasks; null if undoing is to go on
+-- Returns: 'swept', 'put-off', 'busy' if another transaction holds the instance, or 'timed-out': it was put off, and the
+--          statement has no time left
+-- Locks:   instance (for no key update, unless it is locked), undoing, compensation, task
+-- +goose StatementBegin
+create function pawl_private.sweep_instance(p_tenant text, p_instance_id uuid, p_ids uuid[], p_reports jsonb[], p_now timestamptz)
+returns text
+language plpgsql volatile
+as $$
+declare
+  v_problem text;
+  v_result text := 'put-off';
+begin
+  perform from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id for no key update skip locked;
+  if not found then
+    return 'busy';
+  end if;
+  begin
+    if p_ids is null then
+      perform pawl_private.undo_next(p_tenant, p_instance_id, p_now);
+    else
+      perform pawl_private.settle_tasks(array_fill(p_tenant, array[cardinality(p_ids)]), p_ids, null, p_reports);
+    end if;
+    return 'swept';
+  exception
+    when query_canceled then
+      v_problem := sqlerrm;
+      v_result := 'timed-out';
+    when others then
+      v_problem := sqlerrm;
+  end;
+  if p_ids is null then
+    perform pawl_private.put_off_undoing(p_tenant, p_instance_id, v_problem, p_now);
+  else
+    update pawl.task t
+    set problem = case when t.problem like 'input: %' then t.problem else left(v_problem, 1000) end, look_at = p_now + interval '1 minute'
+    where t.tenant_id = p_tenant and t.id = any (p_ids) and t.ended_at is null;
+  end if;
+  return v_result;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_retains says whether a task of an instance is open.
+-- +goose StatementBegin
+create function pawl_private.task_retains(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable -- As instance_retains.
+as $$
+begin
+  return exists (
+    select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_id and t.ended_at is null);
+end
+$$;
+-- +goose StatementEnd
+
+-- settle_work settles one task for a SQL caller.
+-- Returns: the instance as it became; null if it was purged
+-- Raises:  PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
+-- +goose StatementBegin
+create function pawl_private.settle_work(p_tenant text, p_id uuid, p_lease uuid, p_report jsonb) returns pawl.instance
+language plpgsql volatile
+as $$
+declare
+  v_settled pawl.task_settled;
+  v_instance pawl.instance;
+begin
+  if not exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.topic is not null) then
+    perform pawl_private.raise_condition('task-not-found', null);
+  end if;
+  select s.* into strict v_settled from pawl_private.settle_tasks(array[p_tenant], array[p_id], array[p_lease], array[p_report]) s;
+  if v_settled.code not in ('settled', 'repeated') then
+    perform pawl_private.raise_condition(v_settled.code, null);
+  end if;
+  select i.* into v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = v_settled.instance_id;
+  return v_instance;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_stays says where an instance is with regard to a task that has ended: 'own' in the stay in the state that started
+-- it, 'outcome' in the stay in the state that its outcome led to, or 'elsewhere'.
+-- +goose StatementBegin
+create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instance) returns text
+language plpgsql stable
+as $$
+begin
+  return case
+    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
+    when exists (
+      select from pawl.history h
+      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
+        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
+    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
+    else 'elsewhere'
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- operating checks what an operator gives with each act on a task, and for whom the session may act.
+-- Returns: the caller for the audit
+-- Raises:  PW400; what pawl_private.bound_actor raises
+-- +goose StatementBegin
+create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_actor text;
+begin
+  perform pawl_private.refuse_malformed(pawl_private.force_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
+  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+end
+$$;
+-- +goose StatementEnd
+
+-- lock_task locks the instance of a task, and then the task, for an operator.
+-- Raises: PW40K task-not-found
+-- +goose StatementBegin
+create function pawl_private.lock_task(p_tenant text, p_id uuid, out task pawl.task, out instance pawl.instance)
+language plpgsql volatile
+as $$
+begin
+  select t.* into task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id;
+  if not found then
+    perform pawl_private.raise_condition('task-not-found', null);
+  end if;
+  select i.* into instance from pawl.instance i where i.tenant_id = p_tenant and i.id = task.instance_id for no key update;
+  select t.* into strict task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id for update;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_digest is a task for the audit.
+-- +goose StatementBegin
+create function pawl_private.task_digest(p_task pawl.task) returns jsonb
+language sql stable
+as $$
+  select jsonb_build_object(
+    'instance', p_task.instance_id, 'workflow', p_task.workflow, 'state', p_task.state, 'name', p_task.name, 'status', p_task.status,
+    'attempts', p_task.attempts)
+$$;
+-- +goose StatementEnd
+
+-- work_claim claims tasks of a topic, the longest due first. A claim with a key under which tasks are leased returns these
+-- once more, and no others.
+-- p_lease:  for how long the lease holds; null for what each task declares
+-- p_key:    '' or null for none
+-- p_within: the workflows whose tasks it may claim; null for all
+-- p_holds:  whether to lock their instances too, for a caller who settles them in the same transaction: so no step waits for
+--           a task whose holder waits for the step's instance
+-- Locks:    claim_key, instance (if p_holds, for no key update, those that are not locked), task (those that are not locked)
+-- Writes:   claim_key, task, task_attempt, compensation
+-- +goose StatementBegin
+create function pawl_private.work_claim(
+  p_tenant text, p_topic text, p_worker text, p_max integer, p_lease interval default null, p_key text default null,
+  p_within text[] default null, p_holds boolean default false
+) returns setof pawl.work
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by the index of the topic, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_input jsonb;
+  v_step pawl.history;
+  v_repeats boolean := false;
+begin
+  if p_max not between 1 and 100 or p_max is null then
+    perform pawl_private.refuse_malformed('a claim takes 1 to 100 tasks');
+  elsif p_lease not between interval '1 second' and interval '1 hour' then
+    perform pawl_private.refuse_malformed('a lease holds for 1s to 1h');
+  elsif length(p_key) > 255 then
+    perform pawl_private.refuse_malformed('a key has at most 255 characters');
+  end if;
+  if p_key <> '' then
+    perform pawl_private.lock_claim_key(p_tenant, p_key, v_now);
+    v_repeats := exists (
+      select from pawl.task t
+      where t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null);
+    if v_repeats then
+      perform pawl_private.commit_synchronously();
+    end if;
+  end if;
+  for v_task in
+    (
+      select t.*
+      from pawl.task t
+      where v_repeats and t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null
+    )
+    union all
+    (
+      select d.*
+      from (
+        select t.*
+        from pawl.task t
+        where not v_repeats and not p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
+          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+          and (p_within is null or t.workflow = any (p_within))
+        order by t.tenant_id, t.topic, t.due_at
+        limit p_max
+        for update skip locked
+      ) d
+    )
+    union all
+    (
+      select d.*
+      from (
+        select t.*
+        from pawl.task t
+        join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
+        where not v_repeats and p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
+          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+          and (p_within is null or t.workflow = any (p_within))
+        order by t.tenant_id, t.topic, t.due_at
+        limit p_max
+        for no key update of i skip locked
+        for update of t skip locked
+      ) d
+    )
+  loop
+    v_spec := pawl_private.task_spec(v_task);
+    v_step := pawl_private.task_step(v_task);
+    begin
+      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+    exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+      perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
+      continue;
+    end;
+    if not v_repeats then
+      v_task := pawl_private.begin_attempt(
+        v_task, v_spec, p_worker, p_key, coalesce(p_lease, pawl_private.duration(v_spec.spec ->> 'lease')), v_now);
+    end if;
+    return query select
+      v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
+      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_step.correlation_id::text, v_step.traceparent;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/claim_work.sql
+
+-- claim_work is for workers on the same database. It claims tasks of a topic in the caller's transaction: until that commits
+-- nobody else can claim them, and if it is rolled back, they were never claimed. Until then no step is made of their
+-- instances either. A worker that completes in the same transaction cannot lose its lease.
+-- Returns: the tasks, each with its input and its lease
+-- Raises:  what pawl_private.bound_actor raises; PW400
+-- Locks:   instance (for no key update, those that are not locked), task (those that are not locked)
+-- Writes:  task, task_attempt, compensation
+-- +goose StatementBegin
+create function pawl.claim_work(
+  p_topic text, p_worker text default session_user, p_max integer default 1, p_lease interval default null,
+  p_tenant text default 'default'
+) returns setof pawl.work
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  return query select w.* from pawl_private.work_claim(p_tenant, p_topic, p_worker, p_max, p_lease, p_holds => true) w;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/compensation_mark.sql
+
+-- compensation_mark says of the newest step of a name that is not undone and could not be, that it is to be tried again, or
+-- that it is skipped. Undoing goes on when the instance enters a state that undoes steps.
+-- p_mark: retry or skip
+-- Returns: the step as it became
+-- Raises:  what pawl_private.operating raises; PW40K task-not-found if there is no such step; PW40D task-ended if it is undone already, or is being
+--          undone; PW400
+-- Locks:   instance (for no key update), then compensation
+-- Writes:  compensation, audit
+-- +goose StatementBegin
+create function pawl.compensation_mark(
+  p_tenant text, p_instance_id uuid, p_name text, p_mark text, p_reason text, p_actor text default session_user,
+  p_caller jsonb default null
+) returns pawl.compensation
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_step pawl.compensation;
+  v_marked pawl.compensation;
+begin
+  p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
+  perform pawl_private.refuse_malformed(
+    case when p_mark not in ('retry', 'skip') or p_mark is null then 'a compensation is marked as retry or skip' end);
+  perform from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id for no key update;
+  select c.* into v_step
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.name = p_name
+  order by c.status in ('undone', 'void', 'skipped'), c.number desc
+  limit 1
+  for update;
+  if not found then
+    perform pawl_private.raise_condition('task-not-found', format('the instance has no step %s that can be undone', left(p_name, 64)));
+  elsif v_step.status in ('undone', 'void') or v_step.status = 'skipped' and p_mark = 'skip' then
+    perform pawl_private.raise_condition('task-ended', format('the step %s is %s already', v_step.name, v_step.status));
+  elsif exists (
+    select from pawl.task t where t.tenant_id = p_tenant and t.id = v_step.undone_by and t.ended_at is null
+  ) then
+    perform pawl_private.raise_condition('task-open', null);
+  end if;
+  update pawl.compensation c
+  set status = case p_mark when 'skip' then 'skipped' else 'registered' end, reason = case p_mark when 'skip' then p_reason end
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number
+  returning c.* into v_marked;
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'compensation.' || p_mark,
+    p_target => p_instance_id::text, p_reason => p_reason,
+    p_before => jsonb_build_object('name', v_step.name, 'number', v_step.number, 'status', v_step.status));
+  return v_marked;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/complete_work.sql
+
+-- complete_work completes a task in the caller's transaction, and moves its instance. If the state was left meanwhile, the
+-- instance is as it was, and the task is late.
+-- p_result: what the definition reads as $.payload.body
+-- Returns: the instance as it became
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
+-- Locks:   instance (for no key update), then task
+-- Writes:  as task_settle
+-- +goose StatementBegin
+create function pawl.complete_work(
+  p_id uuid, p_lease uuid, p_result jsonb default '{}', p_tenant text default 'default'
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  if octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) then
+    perform pawl_private.raise_condition('payload-too-large', 'the result is larger than the limit of payloads');
+  elsif p_result is null or pawl_private.is_too_deep(jsonb_build_object('body', p_result)) then
+    perform pawl_private.refuse_malformed('a result is a JSON value, nested at most 63 deep');
+  end if;
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_build_object('result', 'completed', 'body', p_result));
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/fail_work.sql
+
+-- fail_work says that a task was not done, in the caller's transaction.
+-- p_retryable: whether it may be tried again, if its definition allows that. p_retry_in: not before; null for a random wait
+-- p_outcome:   error or unknown, to end it at once; null to let the definition decide
+-- Returns: the instance as it became
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
+-- Locks:   instance (for no key update), then task
+-- Writes:  as task_settle
+-- +goose StatementBegin
+create function pawl.fail_work(
+  p_id uuid, p_lease uuid, p_error text, p_retryable boolean default false, p_retry_in interval default null,
+  p_outcome text default null, p_tenant text default 'default'
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  if p_outcome not in ('error', 'unknown') then
+    perform pawl_private.refuse_malformed('the outcome of a failed task is error or unknown');
+  end if;
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object(
+    'result', 'failed', 'error', left(p_error, 1000), 'retryable', p_retryable,
+    'retry_in', greatest(extract(epoch from p_retry_in), 0), 'outcome', p_outcome)));
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/heartbeat_work.sql
+
+-- heartbeat_work extends a lease, by as much as its definition says.
+-- p_progress: what people see of it; null to leave it
+-- Returns: the instance as it became
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
+-- Locks:   instance (for no key update), then task
+-- Writes:  as task_settle
+-- +goose StatementBegin
+create function pawl.heartbeat_work(
+  p_id uuid, p_lease uuid, p_progress jsonb default null, p_tenant text default 'default'
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  if octet_length(p_progress::text) > 4096 then
+    perform pawl_private.refuse_malformed('progress has at most 4096 bytes');
+  end if;
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, jsonb_strip_nulls(jsonb_build_object('result', 'heartbeat', 'progress', p_progress)));
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/release_work.sql
+
+-- release_work gives a task back, so that others may claim it at once. It costs no attempt.
+-- Returns: the instance as it became
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
+-- Locks:   instance (for no key update), then task
+-- Writes:  as task_settle
+-- +goose StatementBegin
+create function pawl.release_work(
+  p_id uuid, p_lease uuid, p_tenant text default 'default'
+) returns pawl.instance
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pawl_private.bound_actor(p_tenant, session_user);
+  return pawl_private.settle_work(p_tenant, p_id, p_lease, '{"result": "released"}');
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/task_claim.sql
+
+-- task_claim claims tasks that call a service, the longest due first: it records that they are sent. The caller must commit
+-- before it calls. Each lane is a tenant, a connection and how many to claim of it. A task whose request cannot be computed,
+-- or whose key the service may have forgotten, is not returned, and is left to task_sweep.
+-- p_claimer: who claims, for people
+-- Returns: what to call. path: an array of texts, which stand for themselves, and of arrays of one text, which was
+--          interpolated and is to be percent-encoded. idempotency_header: '' for none. body: null for none. timeout_seconds: of
+--          the attempt, so that it ends by the deadline
+-- Locks:   task (those that are not locked)
+-- Writes:  task, task_attempt, compensation
+-- +goose StatementBegin
+create function pawl.task_claim(p_tenants text[], p_connections text[], p_limits integer[], p_claimer text) returns setof pawl.task_call
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by the index of the lane, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_request jsonb;
+  v_timeout interval;
+  v_step pawl.history;
+begin
+  for v_lane in 1 .. coalesce(cardinality(p_tenants), 0) loop
+    for v_task in
+      select t.*
+      from pawl.task t
+      where t.tenant_id = p_tenants[v_lane] and t.connection = p_connections[v_lane] and t.connection is not null
+        and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+      order by t.tenant_id, t.connection, t.due_at
+      limit p_limits[v_lane]
+      for update skip locked
+    loop
+      v_spec := pawl_private.task_spec(v_task);
+      v_timeout := least(pawl_private.duration(v_spec.spec ->> 'timeout'), v_task.deadline_at - v_now);
+      if v_task.status = 'sent' and v_now + v_timeout >= pawl_private.key_holds_until(v_task, v_spec.spec) then
+        -- It has waited for too long. task_sweep decides what becomes of it.
+        update pawl.task t set due_at = null, look_at = v_now where t.tenant_id = v_task.tenant_id and t.id = v_task.id;
+        continue;
+      end if;
+      v_step := pawl_private.task_step(v_task);
+      begin
+        v_request := pawl_private.task_request(
+          pawl_private.task_document(v_task, v_step),
+          case when v_task.status = 'reconciling' then v_spec.spec #> '{reconcile,request}' else v_spec.spec -> 'request' end);
+      exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+        perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
+        continue;
+      end;
+      v_task := pawl_private.begin_attempt(v_task, v_spec, p_claimer, null, v_timeout + interval '10 seconds', v_now);
+      return query select
+        v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
+        case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
+        v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
+        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+    end loop;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/task_lanes.sql
+
+-- task_lanes looks for calls that can be made: the connections of tenants that have tasks which wait. Tenants are looked
+-- at in their order after p_after, until p_looks lanes have been looked at.
+-- Returns: one row per lane that was looked at, by tenant and connection: if these are p_looks, there may be more. ready: a
+--          task is due, the connection exists, its circuit is not open, and the tenant is not disabled, of which one lane is
+--          looked at. half_open: one call at a time. concurrency: the most calls at once, in each process
+-- +goose StatementBegin
+create function pawl.task_lanes(p_after text, p_looks integer) returns setof pawl.task_lane
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by an index, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_due record;
+  v_connection record;
+  v_tenant text := p_after;
+  v_name text;
+  v_lane pawl.task_lane;
+  v_looked integer := 0;
+begin
+  while v_looked < coalesce(p_looks, 0) loop
+    if v_name is null then
+      select t.tenant_id, t.connection, t.due_at into v_due
+      from pawl.task t
+      where t.connection is not null and t.due_at is not null and t.tenant_id > v_tenant
+      order by t.tenant_id, t.connection, t.due_at
+      limit 1;
+    else
+      select t.tenant_id, t.connection, t.due_at into v_due
+      from pawl.task t
+      where t.connection is not null and t.due_at is not null and t.tenant_id = v_tenant and t.connection > v_name
+      order by t.tenant_id, t.connection, t.due_at
+      limit 1;
+      if not found then
+        v_name := null;
+        continue;
+      end if;
+    end if;
+    exit when not found;
+    v_looked := v_looked + 1;
+    v_tenant := v_due.tenant_id;
+    v_name := v_due.connection;
+    v_lane := (v_tenant, v_name, false, false, 0);
+    if pawl_private.is_disabled(v_tenant) then
+      v_name := null; -- The next tenant.
+    elsif v_due.due_at <= v_now then
+      select c.failures, c.circuit_open_until, c.concurrency into v_connection
+      from pawl.connection c
+      where c.tenant_id = v_tenant and c.name = v_name;
+      if found then
+        v_lane.ready := coalesce(v_connection.circuit_open_until <= v_now, true);
+        v_lane.half_open := pawl_private.circuit_open_for(v_connection.failures, interval '1 second') is not null;
+        v_lane.concurrency := v_connection.concurrency;
+      end if;
+    end if;
+    return next v_lane;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/task_resolve.sql
+
+-- task_resolve writes down what happened, as a person has found out, of a task that ended as unknown, error or late, or that
+-- is still open. The outcome moves the instance if that is still in the state that started the task, or in the one that the
+-- outcome before led to. Otherwise it only changes the task.
+-- p_outcome: done or error. p_result: what the definition reads as $.payload.body
+-- Returns: whether it moved the instance
+-- Raises:  what pawl_private.operating raises; PW40K task-not-found; PW40D task-ended if it was cancelled, or was done and moved the instance; PW400
+-- Locks:   instance (for no key update), then task
+-- Writes:  task, audit, what fire writes
+-- +goose StatementBegin
+create function pawl.task_resolve(
+  p_tenant text, p_id uuid, p_outcome text, p_result jsonb, p_reason text, p_actor text default session_user,
+  p_caller jsonb default null
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_locked record;
+  v_task pawl.task;
+  v_before pawl.task;
+  v_stays text;
+  v_moved boolean := false;
+  v_now timestamptz;
+begin
+  p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
+  perform pawl_private.refuse_malformed(case
+    when p_outcome not in ('done', 'error') or p_outcome is null then 'the outcome is done or error'
+    when octet_length(p_result::text) > (select g.payload_limit from pawl.setting g) or pawl_private.is_too_deep(jsonb_build_object('body', p_result))
+      then 'the result is larger than the limit of payloads, or nested deeper than 63'
+  end);
+  select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
+  v_task := v_locked.task;
+  v_before := v_task;
+  v_now := pawl.now();
+  if v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null and v_task.problem is null then
+    perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
+  end if;
+  v_stays := case
+    when v_task.ended_at is not null then pawl_private.task_stays(v_task, v_locked.instance)
+    when v_task.left_at is null then 'own'
+    when v_task.reopened then pawl_private.task_stays(v_task, v_locked.instance)
+    else 'elsewhere'
+  end;
+  v_task.status := p_outcome;
+  v_task.due_at := null;
+  v_task.look_at := null;
+  v_task.leased_until := null;
+  v_task.problem := null;
+  v_task.ended_at := v_now;
+  v_task.result := pawl_private.task_result(v_task, null, null, p_result, to_jsonb(case p_outcome when 'error' then p_reason end));
+  perform pawl_private.keep_task(v_task);
+  update pawl.task t set lease = null where t.tenant_id = p_tenant and t.id = p_id;
+  update pawl.task_attempt a
+  set ended_at = v_now, result = 'resolved'
+  where a.tenant_id = p_tenant and a.task_id = p_id and a.number = v_task.attempts and a.ended_at is null;
+  perform pawl_private.register_compensation(v_task, pawl_private.task_spec(v_task)) where p_outcome = 'done' and v_before.status <> 'done';
+  if v_task.compensates is not null then
+    if p_outcome = 'done' and exists (
+      select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = v_task.instance_id
+    ) then
+      perform pawl_private.fire_outcomes(array[v_task], array['compensated:' || v_task.name], 'compensated');
+      v_moved := exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.problem is null);
+    end if;
+  elsif v_stays <> 'elsewhere' and (v_locked.instance).status = 'active' then
+    v_task.left_at := case v_stays when 'own' then null else coalesce(v_task.left_at, v_now) end;
+    v_task.reopened := true;
+    perform pawl_private.fire_outcomes(array[v_task], array[pawl_private.outcome_event(v_task, p_outcome)], 'result');
+    v_moved := exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.problem is null);
+  end if;
+  perform pawl_private.task_ended(v_task, v_now);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'task.resolve',
+    p_target => p_id::text, p_reason => p_reason, p_before => pawl_private.task_digest(v_before),
+    p_after => pawl_private.task_digest(v_task));
+  return v_moved;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/task_retry.sql
+
+-- task_retry has a task that ended as unknown, error or late tried again, from the beginning and with its whole deadline.
+-- Its outcome moves the instance if that is still in the state that started the task, or in the one that the outcome before
+-- led to. Otherwise it only changes the task.
+-- Returns: whether the outcome will move the instance
+-- Raises:  what pawl_private.operating raises; PW40K task-not-found; PW409 instance-final; PW40D task-ended if it was done in time, was cancelled, or is under way
+-- Locks:   instance (for no key update), then task
+-- Writes:  task, audit
+-- +goose StatementBegin
+create function pawl.task_retry(
+  p_tenant text, p_id uuid, p_reason text, p_actor text default session_user, p_caller jsonb default null
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_locked record;
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_stays text;
+  v_now timestamptz;
+begin
+  p_caller := pawl_private.operating(p_tenant, p_actor, p_reason, p_caller);
+  select l.* into strict v_locked from pawl_private.lock_task(p_tenant, p_id) l;
+  v_task := v_locked.task;
+  v_now := pawl.now();
+  if (v_locked.instance).id is null or (v_locked.instance).status <> 'active' then
+    perform pawl_private.raise_condition('instance-final', 'the instance is final, so that its tasks are not tried again');
+  elsif v_task.ended_at is null then
+    perform pawl_private.raise_condition('task-open', null);
+  elsif v_task.status = 'cancelled' or v_task.status = 'done' and v_task.left_at is null then
+    perform pawl_private.raise_condition('task-ended', format('the task was %s', v_task.status));
+  elsif v_task.compensates is not null then
+    perform pawl_private.raise_condition('task-ended', 'a compensation is tried again by its name: see compensations of the instance');
+  end if;
+  v_stays := pawl_private.task_stays(v_task, v_locked.instance);
+  v_spec := pawl_private.task_spec(v_task);
+  update pawl.task t
+  set
+    status = 'pending', connection = v_spec.connection, ended_at = null, problem = null, tries = 0, checks = 0, sent_at = null,
+    key_number = t.key_number + case when t.connection is not null and (t.status = 'error' or exists (
+      select from pawl.compensation c where c.tenant_id = t.tenant_id and c.task_id = t.id and c.status = 'undone')) then 1 else 0 end,
+    left_at = case when v_stays = 'own' then null else coalesce(t.left_at, v_now) end, reopened = true, due_at = v_now,
+    look_at = v_now + v_spec.deadline, deadline_at = v_now + v_spec.deadline
+  where t.tenant_id = p_tenant and t.id = p_id;
+  perform pawl_private.task_notify(p_tenant, v_task.topic);
+  perform pawl_private.audit(
+    p_tenant => p_tenant, p_caller => p_caller, p_action => 'task.retry',
+    p_target => p_id::text, p_reason => p_reason, p_before => pawl_private.task_digest(v_task));
+  return v_stays <> 'elsewhere';
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/task_settle.sql
+
+-- task_settle settles what came of attempts, in one transaction with the steps that this makes. The first reports of a call
+-- are decided first. A report is a JSON object with a result:
+--   answered   {status, headers, body, error, retry_after}: the service answered. error: what was wrong with the body
+--   refused    {error}: the call was surely not made
+--   lost       {error}: the call may have been made
+--   postponed  {error, seconds}: there was no attempt; it may be claimed again after so many seconds
+--   completed  {body}: of work: it was done
+--   failed     {error, retryable, retry_in, outcome}: of work. retry_in: seconds; outcome: error or unknown, at once
+--   released   of work: it is given back, and costs no attempt
+--   heartbeat  {progress, lease}: of work: it goes on. lease: seconds; as long as it was if left out
+-- Returns: one row per report, in no order. code: 'settled'; 'repeated': it was settled so before; 'task-not-found';
+--          'lease-superseded'; 'task-ended': it has ended otherwise; 'payload-too-large'. late: its state was left before
+-- Raises:  what fire raises
+-- Locks:   instance (for no key update, by id), undoing, compensation, task
+-- Writes:  task, task_attempt, compensation, undoing, what fire writes
+-- +goose StatementBegin
+create function pawl.task_settle(p_tenants text[], p_ids uuid[], p_leases uuid[], p_reports jsonb[]) returns setof pawl.task_settled
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$ select * from pawl_private.settle_tasks(p_tenants, p_ids, p_leases, p_reports) $$;
+-- +goose StatementEnd
+
+-- 80_task/task_sweep.sql
+
+-- task_sweep settles what nobody else settles in time: attempts whose lease ran out, deadlines that have passed, tasks whose
+-- request cannot be computed or whose key is too old, and states that undo steps and were just entered. Several processes may
+-- call it. It waits for no lock: what another transaction holds is left for the next call. What cannot be settled is put off
+-- with its problem. The tasks of disabled tenants wait.
+-- Returns: looked: how many tasks and states were settled or put off. next_in: when to look again; null if there is nothing
+--          to wait for
+-- Locks:   instance (for no key update, those that are not locked), undoing, compensation, task
+-- Writes:  as task_settle
+-- +goose StatementBegin
+create function pawl.task_sweep(p_limit integer, out looked integer, out next_in interval)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_disabled text[] := array(select t.id::text from pawl.tenant t where t.disabled_at is not null);
+  v_found record;
+  v_swept text;
+  v_busy boolean := false;
+  v_more boolean := false;
+begin
+  looked := 0;
+  for v_found in
+    with due as materialized (
+      select
+        t.tenant_id, t.instance_id, t.id,
+        case
+          when t.problem like 'input: %' then jsonb_build_object('result', 'impossible', 'error', t.problem)
+          when t.deadline_at <= v_now then '{"result": "overdue", "error": "deadline"}'
+          when t.leased_until is null then '{"result": "expired", "error": "the time for which the service knows the key is over"}'
+          else '{"result": "expired", "error": "lease-expired"}'
+        end as report
+      from pawl.task t
+      where t.look_at <= v_now and t.look_at is not null and t.tenant_id <> all (v_disabled)
+      order by t.look_at
+      limit greatest(p_limit, 0)
+    )
+    select d.tenant_id, d.instance_id, array_agg(d.id order by d.id) as ids, array_agg(d.report order by d.id) as reports
+    from due d
+    group by d.instance_id, d.tenant_id
+    order by d.instance_id
+  loop
+    v_swept := pawl_private.sweep_instance(v_found.tenant_id, v_found.instance_id, v_found.ids, v_found.reports, v_now);
+    v_busy := v_busy or v_swept = 'busy';
+    looked := looked + case when v_swept <> 'busy' then cardinality(v_found.ids) else 0 end;
+    exit when v_swept = 'timed-out';
+  end loop;
+  v_more := looked >= p_limit;
+
+  for v_found in
+    select u.tenant_id, u.instance_id
+    from pawl.undoing u
+    where u.due_at <= v_now and u.due_at is not null and u.tenant_id <> all (v_disabled)
+    order by u.due_at
+    limit greatest(p_limit, 0)
+  loop
+    exit when v_swept = 'timed-out';
+    v_swept := pawl_private.sweep_instance(v_found.tenant_id, v_found.instance_id, null, null, v_now);
+    v_busy := v_busy or v_swept = 'busy';
+    looked := looked + case when v_swept <> 'busy' then 1 else 0 end;
+  end loop;
+
+  delete from pawl_private.claim_key k
+  where k.ctid = any (array(
+    select e.ctid
+    from pawl_private.claim_key e
+    where e.claimed_at <= v_now - interval '1 day'
+    order by e.claimed_at
+    limit greatest(coalesce(p_limit, 0), 0)
+    for update skip locked));
+
+  select min(n.at) - v_now
+  into next_in
+  from (
+    (select t.look_at as at from pawl.task t where t.look_at > v_now and t.look_at is not null order by t.look_at limit 1)
+    union all
+    (select u.due_at from pawl.undoing u where u.due_at > v_now and u.due_at is not null order by u.due_at limit 1)
+    union all
+    select v_now where v_more or v_swept = 'timed-out'
+    union all
+    -- What another transaction holds, it moves or leaves soon.
+    select v_now + interval '1 second' where v_busy
+  ) n;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/tenant_of_task.sql
+
+-- tenant_of_task finds the tenant that has a task.
+-- Returns: as pawl_private.tenant_of
+-- +goose StatementBegin
+create function pawl.tenant_of_task(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.task', p_id => p_id) $$;
+-- +goose StatementEnd
+
+-- 80_task/timeline_page.sql
+
+-- timeline_page reads a page of what happened to an instance: its steps, compensations, tasks with their attempts, and the
+-- deliveries that tell of its steps.
+--
+-- The order is by time, then by the version of the step that something belongs to, then by rank: the step, what can be
+-- undone, tasks, attempts, deliveries. The times of steps rise with their versions, and deliveries have those of their
+-- steps. So steps and deliveries are read by their indexes, from where the page before has ended; of the others all
+-- are read that the instance has.
+-- p_at, p_version, p_rank, p_key: the last item of the page before; null for the first page
+-- p_step:         the version of the last step before this page
+-- p_told, p_to:   the version of the last step or delivery before this page, and the subscription of the delivery
+-- Returns: up to p_limit rows, in order
+-- +goose StatementBegin
+create function pawl.timeline_page(
+  p_tenant text, p_instance uuid, p_at timestamptz, p_version bigint, p_rank integer, p_key text, p_step bigint,
+  p_told bigint, p_to uuid, p_limit integer
+) returns setof pawl.moment
+language sql stable
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+  with tasks as (
+    select t.*,
+      -- A compensation begins with the step of its time, and not with the one that it undoes.
+      case
+        when t.compensates is null then t.entered_version
+        else (
+          select h.version
+          from pawl.history h
+          where h.tenant_id = p_tenant and h.instance_id = p_instance and h.at <= t.created_at
+          order by h.version desc
+          limit 1)
+      end as began
+    from pawl.task t
+    where t.tenant_id = p_tenant and t.instance_id = p_instance
+  )
+  select m.*
+  from (
+    (select h.at, h.version, 0, '', 'step', h.kind::text, h.event, h.from_state, h.to_state, h.actor::text, h.reason::text,
+      null::text, null::uuid, null::boolean, null::integer, null::boolean, null::text, null::integer, null::text, null::text,
+      null::timestamptz, null::uuid, null::uuid
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version > p_step
+    order by h.version
+    limit p_limit)
+    union all
+    (select d.created_at, d.version, 4, d.subscription_id::text, 'delivery', null, null, null, null, null, null,
+      null, null, null, d.attempts, null, d.status, d.last_status, d.last_error, null, d.delivered_at, d.id,
+      case when not d.callback then d.subscription_id end
+    from pawl.delivery d
+    where d.tenant_id = p_tenant and d.instance_id = p_instance and (d.version, d.subscription_id) > (p_told, p_to)
+    order by d.version, d.subscription_id
+    limit p_limit)
+    union all
+    select o.*
+    from (
+      select coalesce(
+          (select min(a.started_at) from pawl.task_attempt a where a.tenant_id = c.tenant_id and a.task_id = c.task_id), h.at),
+        c.version, 1, c.number::text, 'compensation', null, null, null, null, null, c.reason,
+        c.name, c.task_id, null::boolean, null::integer, null::boolean, c.status, null::integer, null, null, null::timestamptz, null::uuid,
+        null::uuid
+      from pawl.compensation c
+      join pawl.history h on h.tenant_id = c.tenant_id and h.instance_id = c.instance_id and h.version = c.version
+      where c.tenant_id = p_tenant and c.instance_id = p_instance
+      union all
+      select t.created_at, t.began, 2, t.id::text, 'task', null, null, null, null, null, null,
+        t.name, t.id, t.compensates is not null, t.attempts, null, t.status, (t.result ->> 'status')::integer,
+        coalesce(t.problem, t.result ->> 'error'), coalesce(t.topic, t.connection), t.ended_at, null, null
+      from tasks t
+      union all
+      select a.started_at, t.began, 3, a.task_id || ' ' || lpad(a.number::text, 9, '0'), 'attempt', null, null, null,
+        null, null, null, t.name, t.id, t.compensates is not null, a.number, a.kind = 'reconcile', a.result, a.status, a.error, a.worker,
+        a.ended_at, null, null
+      from tasks t
+      join pawl.task_attempt a on a.tenant_id = t.tenant_id and a.task_id = t.id
+    ) o (at, version, rank, key)
+    where p_at is null or (o.at, o.version, o.rank, o.key collate "C") > (p_at, p_version, p_rank, p_key)
+  ) m (at, version, rank, key, kind, step, event, from_state, to_state, actor, reason, name, task_id, compensates, attempt, reconciling,
+    status, http_status, failure, worker, ended_at, delivery_id, subscription_id)
+  order by m.at, m.version, m.rank, m.key collate "C"
+  limit p_limit
+$$;
+-- +goose StatementEnd
+
+-- 80_task/work_claims.sql
+
+-- work_claims carries out claims of workers, the first ones first; see work_claim. A claim is an object with tenant, topic,
+-- worker, max, lease (seconds; null for what each task declares), key, and within (workflows; null for all).
+-- Returns: the tasks, with the ordinals of their claims
+-- Raises, locks, writes: as work_claim
+-- +goose StatementBegin
+create function pawl.work_claims(p_claims jsonb) returns setof pawl.claimed_work
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key record;
+  v_claim record;
+begin
+  -- Those of all keys come before the first claim, and in one order, so that no two calls wait for one another.
+  for v_key in
+    select distinct c ->> 'tenant' as tenant, c ->> 'key' as key
+    from jsonb_array_elements(p_claims) c
+    where c ->> 'key' <> ''
+    order by 1, 2
+  loop
+    perform pawl_private.lock_claim_key(v_key.tenant, v_key.key, pawl.now());
+  end loop;
+  for v_claim in
+    select c.ordinal, r.*
+    from jsonb_array_elements(p_claims) with ordinality as c (claim, ordinal)
+    cross join lateral jsonb_to_record(c.claim) as r (
+      tenant text, topic text, worker text, max integer, lease float8, key text, within text[])
+    order by c.ordinal
+  loop
+    return query
+    select v_claim.ordinal::integer, w.*
+    from pawl_private.work_claim(
+      p_tenant => v_claim.tenant, p_topic => v_claim.topic, p_worker => v_claim.worker, p_max => v_claim.max,
+      p_lease => make_interval(secs => v_claim.lease), p_key => v_claim.key, p_within => v_claim.within) w;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.task_lanes'),
+  ('worker', 'pawl.task_claim'),
+  ('worker', 'pawl.task_settle'),
+  ('worker', 'pawl.task_sweep'),
+  ('api', 'pawl.task_settle'),
+  ('api', 'pawl.work_claims'),
+  ('api', 'pawl.timeline_page'),
+  ('api', 'pawl.tenant_of_task'),
+  ('api', 'pawl.task_retry'),
+  ('api', 'pawl.task_resolve'),
+  ('api', 'pawl.compensation_mark'),
+  ('caller', 'pawl.claim_work'),
+  ('caller', 'pawl.complete_work'),
+  ('caller', 'pawl.fail_work'),
+  ('caller', 'pawl.release_work'),
+  ('caller', 'pawl.heartbeat_work'),
+  ('operator', 'pawl.claim_work'),
+  ('operator', 'pawl.complete_work'),
+  ('operator', 'pawl.fail_work'),
+  ('operator', 'pawl.release_work'),
+  ('operator', 'pawl.heartbeat_work'),
+  ('operator', 'pawl.task_retry'),
+  ('operator', 'pawl.task_resolve'),
+  ('operator', 'pawl.compensation_mark');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.task', null),
+  ('api', 'pawl.task_row', null),
+  ('api', 'pawl.task_attempt', null),
+  ('api', 'pawl.compensation', null),
+  ('api', 'pawl.undoing', null),
+  ('reader', 'pawl.task', null),
+  ('reader', 'pawl.task_row', null),
+  ('reader', 'pawl.task_attempt', null),
+  ('reader', 'pawl.compensation', null),
+  ('reader', 'pawl.undoing', null);
 
 revoke execute on all functions in schema pawl, pawl_private from public;
 

@@ -8,14 +8,15 @@ select
 from pawl.backtest(
   @workflow::text, @ids::uuid[], sqlc.narg('version')::integer, sqlc.narg('definition')::jsonb, @tenant::text, @bytes::bigint) b;
 
--- NewestInstances reads ids as ListInstances does: a page of each status, merged.
+-- NewestInstances reads ids as ListInstances does: a page of each tenant and status, merged.
 -- name: NewestInstances :many
-select c.id
+select c.tenant_id, c.id
 from unnest(array['active', 'completed', 'failed', 'cancelled', 'expired']) as s (status)
+cross join unnest(@tenants::text[]) as t (id)
 cross join lateral (
-  select i.id
+  select i.tenant_id, i.id
   from pawl.instance i
-  where i.tenant_id = @tenant_id
+  where i.tenant_id = t.id
     and i.workflow = @workflow
     and i.workflow <> '' -- The condition of the index.
     and i.status = s.status

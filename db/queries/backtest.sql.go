@@ -114,12 +114,13 @@ func (q *Queries) ListDocuments(ctx context.Context, arg ListDocumentsParams) ([
 }
 
 const newestInstances = `-- name: NewestInstances :many
-select c.id
+select c.tenant_id, c.id
 from unnest(array['active', 'completed', 'failed', 'cancelled', 'expired']) as s (status)
+cross join unnest($1::text[]) as t (id)
 cross join lateral (
-  select i.id
+  select i.tenant_id, i.id
   from pawl.instance i
-  where i.tenant_id = $1
+  where i.tenant_id = t.id
     and i.workflow = $2
     and i.workflow <> '' -- The condition of the index.
     and i.status = s.status
@@ -132,16 +133,21 @@ limit $4
 `
 
 type NewestInstancesParams struct {
-	TenantID string
+	Tenants  []string
 	Workflow string
 	BeforeID *uuid.UUID
 	RowLimit int32
 }
 
-// NewestInstances reads ids as ListInstances does: a page of each status, merged.
-func (q *Queries) NewestInstances(ctx context.Context, arg NewestInstancesParams) ([]uuid.UUID, error) {
+type NewestInstancesRow struct {
+	TenantID string
+	ID       uuid.UUID
+}
+
+// NewestInstances reads ids as ListInstances does: a page of each tenant and status, merged.
+func (q *Queries) NewestInstances(ctx context.Context, arg NewestInstancesParams) ([]NewestInstancesRow, error) {
 	rows, err := q.db.Query(ctx, newestInstances,
-		arg.TenantID,
+		arg.Tenants,
 		arg.Workflow,
 		arg.BeforeID,
 		arg.RowLimit,
@@ -150,13 +156,13 @@ func (q *Queries) NewestInstances(ctx context.Context, arg NewestInstancesParams
 		return nil, err
 	}
 	defer rows.Close()
-	var items []uuid.UUID
+	var items []NewestInstancesRow
 	for rows.Next() {
-		var id uuid.UUID
-		if err := rows.Scan(&id); err != nil {
+		var i NewestInstancesRow
+		if err := rows.Scan(&i.TenantID, &i.ID); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

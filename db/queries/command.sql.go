@@ -8,264 +8,48 @@ package queries
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-const create = `-- name: Create :many
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
-from pawl.create(
-  $1::text[], $2::text[], $3::jsonb[], $4::text[], $5::text[],
-  $6::text[], $7::interval[], $8::text[], $9::text[], $10::text[],
-  $11::text[], $12::text[], $13::text[], $14::text[]) o
+const cancel = `-- name: Cancel :one
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.cancel(
+  p_tenant => $1::text, p_id => $2::uuid, p_key => $3::text, p_expected => $4::text, p_actor => $5::text,
+  p_reason => $6::text, p_correlation_id => $7::text, p_traceparent => $8::text,
+  p_verified => $9::boolean, p_dry_run => $10::boolean, p_raises => false, p_caller => $11::jsonb) o
 cross join lateral pawl.outcome_rows(o) r
 `
 
-type CreateParams struct {
-	Tenants                []string
-	Workflows              []string
-	Contexts               []json.RawMessage
-	Keys                   []string
-	BusinessKeys           []string
-	InstanceCorrelationIds []string
-	Lifetimes              []pgtype.Interval
-	Checked                []string
-	Actors                 []string
-	Reasons                []string
-	CorrelationIds         []string
-	Traceparents           []string
-	CallbackUrls           []string
-	CallbackSecrets        []string
+type CancelParams struct {
+	Tenant        string
+	ID            uuid.UUID
+	Key           string
+	Expected      string
+	Actor         string
+	Reason        string
+	CorrelationID string
+	Traceparent   string
+	Verified      bool
+	DryRun        bool
+	Caller        json.RawMessage
 }
 
-func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, error) {
-	rows, err := q.db.Query(ctx, create,
-		arg.Tenants,
-		arg.Workflows,
-		arg.Contexts,
-		arg.Keys,
-		arg.BusinessKeys,
-		arg.InstanceCorrelationIds,
-		arg.Lifetimes,
-		arg.Checked,
-		arg.Actors,
-		arg.Reasons,
-		arg.CorrelationIds,
-		arg.Traceparents,
-		arg.CallbackUrls,
-		arg.CallbackSecrets,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []Outcome
-	for rows.Next() {
-		var i Outcome
-		if err := rows.Scan(
-			&i.Ordinal,
-			&i.Code,
-			&i.Replayed,
-			&i.ID,
-			&i.Workflow,
-			&i.WorkflowVersion,
-			&i.State,
-			&i.Status,
-			&i.Version,
-			&i.Context,
-			&i.BusinessKey,
-			&i.CorrelationID,
-			&i.CreatedAt,
-			&i.StateChangedAt,
-			&i.ExpiresAt,
-			&i.Error,
-			&i.Actions,
-			&i.Guards,
-			&i.Schema,
-			&i.TimeoutEvent,
-			&i.TimeoutDueAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const fire = `-- name: Fire :many
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
-from pawl.fire(
-  $1::text[], $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
-  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) o
-cross join lateral pawl.outcome_rows(o) r
-`
-
-type FireParams struct {
-	Tenants        []string
-	Ids            []uuid.UUID
-	Events         []string
-	Payloads       []json.RawMessage
-	Keys           []string
-	Expected       []string
-	Checked        []string
-	Actors         []string
-	Reasons        []string
-	CorrelationIds []string
-	Traceparents   []string
-}
-
-func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
-	rows, err := q.db.Query(ctx, fire,
-		arg.Tenants,
-		arg.Ids,
-		arg.Events,
-		arg.Payloads,
-		arg.Keys,
-		arg.Expected,
-		arg.Checked,
-		arg.Actors,
-		arg.Reasons,
-		arg.CorrelationIds,
-		arg.Traceparents,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []Outcome
-	for rows.Next() {
-		var i Outcome
-		if err := rows.Scan(
-			&i.Ordinal,
-			&i.Code,
-			&i.Replayed,
-			&i.ID,
-			&i.Workflow,
-			&i.WorkflowVersion,
-			&i.State,
-			&i.Status,
-			&i.Version,
-			&i.Context,
-			&i.BusinessKey,
-			&i.CorrelationID,
-			&i.CreatedAt,
-			&i.StateChangedAt,
-			&i.ExpiresAt,
-			&i.Error,
-			&i.Actions,
-			&i.Guards,
-			&i.Schema,
-			&i.TimeoutEvent,
-			&i.TimeoutDueAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const preview = `-- name: Preview :many
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
-from pawl.preview(
-  $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[]) o
-cross join lateral pawl.outcome_rows(o) r
-`
-
-type PreviewParams struct {
-	Tenant   string
-	Ids      []uuid.UUID
-	Events   []string
-	Payloads []json.RawMessage
-	Expected []string
-	Checked  []string
-}
-
-func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, error) {
-	rows, err := q.db.Query(ctx, preview,
+func (q *Queries) Cancel(ctx context.Context, arg CancelParams) (Outcome, error) {
+	row := q.db.QueryRow(ctx, cancel,
 		arg.Tenant,
-		arg.Ids,
-		arg.Events,
-		arg.Payloads,
+		arg.ID,
+		arg.Key,
 		arg.Expected,
-		arg.Checked,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []Outcome
-	for rows.Next() {
-		var i Outcome
-		if err := rows.Scan(
-			&i.Ordinal,
-			&i.Code,
-			&i.Replayed,
-			&i.ID,
-			&i.Workflow,
-			&i.WorkflowVersion,
-			&i.State,
-			&i.Status,
-			&i.Version,
-			&i.Context,
-			&i.BusinessKey,
-			&i.CorrelationID,
-			&i.CreatedAt,
-			&i.StateChangedAt,
-			&i.ExpiresAt,
-			&i.Error,
-			&i.Actions,
-			&i.Guards,
-			&i.Schema,
-			&i.TimeoutEvent,
-			&i.TimeoutDueAt,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const simulate = `-- name: Simulate :one
-select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at
-from pawl.simulate(
-  $1::text, $2::integer, $3::text, $4::bigint, $5::jsonb, $6::text,
-  $7::jsonb, $8::text) o
-cross join lateral pawl.outcome_rows(o) r
-`
-
-type SimulateParams struct {
-	Workflow        string
-	WorkflowVersion int32
-	State           *string
-	Version         int64
-	Context         json.RawMessage
-	Event           *string
-	Payload         json.RawMessage
-	Checked         string
-}
-
-func (q *Queries) Simulate(ctx context.Context, arg SimulateParams) (Outcome, error) {
-	row := q.db.QueryRow(ctx, simulate,
-		arg.Workflow,
-		arg.WorkflowVersion,
-		arg.State,
-		arg.Version,
-		arg.Context,
-		arg.Event,
-		arg.Payload,
-		arg.Checked,
+		arg.Actor,
+		arg.Reason,
+		arg.CorrelationID,
+		arg.Traceparent,
+		arg.Verified,
+		arg.DryRun,
+		arg.Caller,
 	)
 	var i Outcome
 	err := row.Scan(
@@ -290,6 +74,573 @@ func (q *Queries) Simulate(ctx context.Context, arg SimulateParams) (Outcome, er
 		&i.Schema,
 		&i.TimeoutEvent,
 		&i.TimeoutDueAt,
+		&i.Memory,
+	)
+	return i, err
+}
+
+const create = `-- name: Create :many
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.create(
+  $1::text[], $2::text[], $3::jsonb[], $4::text[], $5::text[],
+  $6::text[], $7::interval[], $8::text[], $9::text[], $10::text[],
+  $11::text[], $12::text[], $13::text[], $14::text[],
+  $15::boolean, $16::text[], $17::uuid[],
+  $18::uuid) o
+cross join lateral pawl.outcome_rows(o) r
+`
+
+type CreateParams struct {
+	Tenants                []string
+	Workflows              []string
+	Contexts               []json.RawMessage
+	Keys                   []string
+	BusinessKeys           []string
+	InstanceCorrelationIds []string
+	Lifetimes              []pgtype.Interval
+	Checked                []string
+	Actors                 []string
+	Reasons                []string
+	CorrelationIds         []string
+	Traceparents           []string
+	CallbackUrls           []string
+	CallbackSecrets        []string
+	Verified               bool
+	CallbackDigests        []string
+	Seeds                  []uuid.UUID
+	Access                 *uuid.UUID
+}
+
+func (q *Queries) Create(ctx context.Context, arg CreateParams) ([]Outcome, error) {
+	rows, err := q.db.Query(ctx, create,
+		arg.Tenants,
+		arg.Workflows,
+		arg.Contexts,
+		arg.Keys,
+		arg.BusinessKeys,
+		arg.InstanceCorrelationIds,
+		arg.Lifetimes,
+		arg.Checked,
+		arg.Actors,
+		arg.Reasons,
+		arg.CorrelationIds,
+		arg.Traceparents,
+		arg.CallbackUrls,
+		arg.CallbackSecrets,
+		arg.Verified,
+		arg.CallbackDigests,
+		arg.Seeds,
+		arg.Access,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Outcome
+	for rows.Next() {
+		var i Outcome
+		if err := rows.Scan(
+			&i.Ordinal,
+			&i.Code,
+			&i.Replayed,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.CorrelationID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.Actions,
+			&i.Guards,
+			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.Memory,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const fire = `-- name: Fire :many
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.fire(
+  $1::text[], $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
+  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[],
+  p_verified => $12::boolean, p_access => $13::uuid) o
+cross join lateral pawl.outcome_rows(o) r
+`
+
+type FireParams struct {
+	Tenants        []string
+	Ids            []uuid.UUID
+	Events         []string
+	Payloads       []json.RawMessage
+	Keys           []string
+	Expected       []string
+	Checked        []string
+	Actors         []string
+	Reasons        []string
+	CorrelationIds []string
+	Traceparents   []string
+	Verified       bool
+	Access         *uuid.UUID
+}
+
+func (q *Queries) Fire(ctx context.Context, arg FireParams) ([]Outcome, error) {
+	rows, err := q.db.Query(ctx, fire,
+		arg.Tenants,
+		arg.Ids,
+		arg.Events,
+		arg.Payloads,
+		arg.Keys,
+		arg.Expected,
+		arg.Checked,
+		arg.Actors,
+		arg.Reasons,
+		arg.CorrelationIds,
+		arg.Traceparents,
+		arg.Verified,
+		arg.Access,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Outcome
+	for rows.Next() {
+		var i Outcome
+		if err := rows.Scan(
+			&i.Ordinal,
+			&i.Code,
+			&i.Replayed,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.CorrelationID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.Actions,
+			&i.Guards,
+			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.Memory,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const fireByKeys = `-- name: FireByKeys :many
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.fire_by_keys(
+  $1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[],
+  $7::text[], $8::text[], $9::jsonb[], $10::text[], $11::text[], $12::text[],
+  $13::text[], $14::text[], $15::boolean, $16::text[],
+  $17::uuid[], $18::uuid) o
+cross join lateral pawl.outcome_rows(o) r
+`
+
+type FireByKeysParams struct {
+	Tenants         []string
+	Workflows       []string
+	BusinessKeys    []string
+	Events          []string
+	Payloads        []json.RawMessage
+	Keys            []string
+	Expected        []string
+	Checked         []string
+	Starts          []json.RawMessage
+	StartsChecked   []string
+	Actors          []string
+	Reasons         []string
+	CorrelationIds  []string
+	Traceparents    []string
+	Verified        bool
+	CallbackSecrets []string
+	Seeds           []uuid.UUID
+	Access          *uuid.UUID
+}
+
+func (q *Queries) FireByKeys(ctx context.Context, arg FireByKeysParams) ([]Outcome, error) {
+	rows, err := q.db.Query(ctx, fireByKeys,
+		arg.Tenants,
+		arg.Workflows,
+		arg.BusinessKeys,
+		arg.Events,
+		arg.Payloads,
+		arg.Keys,
+		arg.Expected,
+		arg.Checked,
+		arg.Starts,
+		arg.StartsChecked,
+		arg.Actors,
+		arg.Reasons,
+		arg.CorrelationIds,
+		arg.Traceparents,
+		arg.Verified,
+		arg.CallbackSecrets,
+		arg.Seeds,
+		arg.Access,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Outcome
+	for rows.Next() {
+		var i Outcome
+		if err := rows.Scan(
+			&i.Ordinal,
+			&i.Code,
+			&i.Replayed,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.CorrelationID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.Actions,
+			&i.Guards,
+			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.Memory,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const override = `-- name: Override :one
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.override(
+  p_tenant => $1::text, p_id => $2::uuid, p_to => $3::text, p_context_patch => $4::jsonb,
+  p_event => $5::text, p_payload => $6::jsonb, p_bypass => $7::text,
+  p_target => $8::text, p_key => $9::text, p_expected => $10::text, p_checked => $11::text,
+  p_patch_checked => $12::text, p_actor => $13::text, p_reason => $14::text,
+  p_correlation_id => $15::text, p_traceparent => $16::text, p_verified => $17::boolean,
+  p_dry_run => $18::boolean, p_raises => false, p_caller => $19::jsonb) o
+cross join lateral pawl.outcome_rows(o) r
+`
+
+type OverrideParams struct {
+	Tenant        string
+	ID            uuid.UUID
+	ToState       *string
+	ContextPatch  json.RawMessage
+	Event         *string
+	Payload       json.RawMessage
+	Bypass        *string
+	Target        *string
+	Key           string
+	Expected      string
+	Checked       string
+	PatchChecked  string
+	Actor         string
+	Reason        string
+	CorrelationID string
+	Traceparent   string
+	Verified      bool
+	DryRun        bool
+	Caller        json.RawMessage
+}
+
+func (q *Queries) Override(ctx context.Context, arg OverrideParams) (Outcome, error) {
+	row := q.db.QueryRow(ctx, override,
+		arg.Tenant,
+		arg.ID,
+		arg.ToState,
+		arg.ContextPatch,
+		arg.Event,
+		arg.Payload,
+		arg.Bypass,
+		arg.Target,
+		arg.Key,
+		arg.Expected,
+		arg.Checked,
+		arg.PatchChecked,
+		arg.Actor,
+		arg.Reason,
+		arg.CorrelationID,
+		arg.Traceparent,
+		arg.Verified,
+		arg.DryRun,
+		arg.Caller,
+	)
+	var i Outcome
+	err := row.Scan(
+		&i.Ordinal,
+		&i.Code,
+		&i.Replayed,
+		&i.ID,
+		&i.Workflow,
+		&i.WorkflowVersion,
+		&i.State,
+		&i.Status,
+		&i.Version,
+		&i.Context,
+		&i.BusinessKey,
+		&i.CorrelationID,
+		&i.CreatedAt,
+		&i.StateChangedAt,
+		&i.ExpiresAt,
+		&i.Error,
+		&i.Actions,
+		&i.Guards,
+		&i.Schema,
+		&i.TimeoutEvent,
+		&i.TimeoutDueAt,
+		&i.Memory,
+	)
+	return i, err
+}
+
+const preview = `-- name: Preview :many
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.preview(
+  $1::text, $2::uuid[], $3::text[], $4::jsonb[], $5::text[], $6::text[],
+  p_actor => $7::text, p_verified => $8::boolean) o
+cross join lateral pawl.outcome_rows(o) r
+`
+
+type PreviewParams struct {
+	Tenant   string
+	Ids      []uuid.UUID
+	Events   []string
+	Payloads []json.RawMessage
+	Expected []string
+	Checked  []string
+	Actor    string
+	Verified bool
+}
+
+func (q *Queries) Preview(ctx context.Context, arg PreviewParams) ([]Outcome, error) {
+	rows, err := q.db.Query(ctx, preview,
+		arg.Tenant,
+		arg.Ids,
+		arg.Events,
+		arg.Payloads,
+		arg.Expected,
+		arg.Checked,
+		arg.Actor,
+		arg.Verified,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Outcome
+	for rows.Next() {
+		var i Outcome
+		if err := rows.Scan(
+			&i.Ordinal,
+			&i.Code,
+			&i.Replayed,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.CorrelationID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.Actions,
+			&i.Guards,
+			&i.Schema,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.Memory,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const simulate = `-- name: Simulate :one
+select r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.simulate(
+  $1::text, $2::integer, $3::jsonb, $4::text, $5::jsonb, $6::text,
+  $7::text, $8::boolean, $9::timestamptz) o
+cross join lateral pawl.outcome_rows(o) r
+`
+
+type SimulateParams struct {
+	Workflow        string
+	WorkflowVersion int32
+	Position        json.RawMessage
+	Event           *string
+	Payload         json.RawMessage
+	Checked         string
+	Actor           string
+	Verified        bool
+	Now             *time.Time
+}
+
+func (q *Queries) Simulate(ctx context.Context, arg SimulateParams) (Outcome, error) {
+	row := q.db.QueryRow(ctx, simulate,
+		arg.Workflow,
+		arg.WorkflowVersion,
+		arg.Position,
+		arg.Event,
+		arg.Payload,
+		arg.Checked,
+		arg.Actor,
+		arg.Verified,
+		arg.Now,
+	)
+	var i Outcome
+	err := row.Scan(
+		&i.Ordinal,
+		&i.Code,
+		&i.Replayed,
+		&i.ID,
+		&i.Workflow,
+		&i.WorkflowVersion,
+		&i.State,
+		&i.Status,
+		&i.Version,
+		&i.Context,
+		&i.BusinessKey,
+		&i.CorrelationID,
+		&i.CreatedAt,
+		&i.StateChangedAt,
+		&i.ExpiresAt,
+		&i.Error,
+		&i.Actions,
+		&i.Guards,
+		&i.Schema,
+		&i.TimeoutEvent,
+		&i.TimeoutDueAt,
+		&i.Memory,
+	)
+	return i, err
+}
+
+const simulateTimeout = `-- name: SimulateTimeout :one
+select t.event::text as timer, t.at::timestamptz as at, t.tried::integer as tried, r.ordinal, r.code, r.replayed, r.id, r.workflow, r.workflow_version, r.state, r.status, r.version, r.context, r.business_key, r.correlation_id, r.created_at, r.state_changed_at, r.expires_at, r.error, r.actions, r.guards, r.schema, r.timeout_event, r.timeout_due_at, r.memory
+from pawl.simulate_timeout(
+  $1::text, $2::integer, $3::jsonb, $4::timestamptz, $5::timestamptz) t
+cross join lateral pawl.outcome_rows(t.outcome) r
+`
+
+type SimulateTimeoutParams struct {
+	Workflow        string
+	WorkflowVersion int32
+	Position        json.RawMessage
+	Now             time.Time
+	Until           time.Time
+}
+
+type SimulateTimeoutRow struct {
+	Timer           string
+	At              time.Time
+	Tried           int32
+	Ordinal         int32
+	Code            string
+	Replayed        bool
+	ID              *uuid.UUID
+	Workflow        *string
+	WorkflowVersion *int32
+	State           *string
+	Status          *string
+	Version         *int64
+	Context         json.RawMessage
+	BusinessKey     *string
+	CorrelationID   *string
+	CreatedAt       *time.Time
+	StateChangedAt  *time.Time
+	ExpiresAt       *time.Time
+	Error           json.RawMessage
+	Actions         []string
+	Guards          []string
+	Schema          json.RawMessage
+	TimeoutEvent    *string
+	TimeoutDueAt    *time.Time
+	Memory          json.RawMessage
+}
+
+func (q *Queries) SimulateTimeout(ctx context.Context, arg SimulateTimeoutParams) (SimulateTimeoutRow, error) {
+	row := q.db.QueryRow(ctx, simulateTimeout,
+		arg.Workflow,
+		arg.WorkflowVersion,
+		arg.Position,
+		arg.Now,
+		arg.Until,
+	)
+	var i SimulateTimeoutRow
+	err := row.Scan(
+		&i.Timer,
+		&i.At,
+		&i.Tried,
+		&i.Ordinal,
+		&i.Code,
+		&i.Replayed,
+		&i.ID,
+		&i.Workflow,
+		&i.WorkflowVersion,
+		&i.State,
+		&i.Status,
+		&i.Version,
+		&i.Context,
+		&i.BusinessKey,
+		&i.CorrelationID,
+		&i.CreatedAt,
+		&i.StateChangedAt,
+		&i.ExpiresAt,
+		&i.Error,
+		&i.Actions,
+		&i.Guards,
+		&i.Schema,
+		&i.TimeoutEvent,
+		&i.TimeoutDueAt,
+		&i.Memory,
 	)
 	return i, err
 }

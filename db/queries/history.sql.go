@@ -12,7 +12,7 @@ import (
 )
 
 const listHistory = `-- name: ListHistory :many
-select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at
+select h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.workflow_version, h.kind, h.event, h.from_state, h.to_state, h.status, h.context, h.payload, h.expires_at, h.error, h.actor, h.reason, h.key, h.correlation_id, h.traceparent, h.at, h.entered_at, h.internal, h.principal, h.memory, h.database_user
 from pawl.history_page($1::text, $2::uuid, $3::bigint, $4::integer, $5::bigint) h
 order by h.version
 `
@@ -64,6 +64,10 @@ func (q *Queries) ListHistory(ctx context.Context, arg ListHistoryParams) ([]His
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Internal,
+			&i.Principal,
+			&i.Memory,
+			&i.DatabaseUser,
 		); err != nil {
 			return nil, err
 		}

@@ -179,5 +179,21 @@ order by t.event collate "C";
 -- name: GuardHolds :many
 select g.event::text as event, g.holds::boolean as holds
 from pawl.instance i
-cross join lateral pawl.guard_holds(i, @events::text[], @payload::jsonb) g
+cross join lateral pawl.guard_holds(i, @events::text[], @payload::jsonb, @actor::text, @verified::boolean) g
 where i.tenant_id = @tenant_id and i.id = @id;
+
+-- name: VersionOf :one
+select version from pawl.instance where tenant_id = @tenant_id and id = @id;
+
+-- name: GetHolder :one
+select id from pawl.instance
+where tenant_id = @tenant_id and workflow = @workflow and business_key = @business_key::text
+  and (status = 'active' or not business_key_reusable)
+limit 1;
+
+-- WorkflowsOfInstances reads which workflows instances are of.
+-- name: WorkflowsOfInstances :many
+select i.id, i.workflow from pawl.instance i where i.tenant_id = @tenant_id and i.id = any (@ids::uuid[]);
+
+-- name: TenantOfInstance :one
+select pawl.tenant_of_instance(@id::uuid) as tenant;

@@ -164,9 +164,29 @@ func (q *Queries) CountInstances(ctx context.Context, arg CountInstancesParams) 
 	return count, err
 }
 
+const getHolder = `-- name: GetHolder :one
+select id from pawl.instance
+where tenant_id = $1 and workflow = $2 and business_key = $3::text
+  and (status = 'active' or not business_key_reusable)
+limit 1
+`
+
+type GetHolderParams struct {
+	TenantID    string
+	Workflow    string
+	BusinessKey string
+}
+
+func (q *Queries) GetHolder(ctx context.Context, arg GetHolderParams) (uuid.UUID, error) {
+	row := q.db.QueryRow(ctx, getHolder, arg.TenantID, arg.Workflow, arg.BusinessKey)
+	var id uuid.UUID
+	err := row.Scan(&id)
+	return id, err
+}
+
 const getInstanceVersion = `-- name: GetInstanceVersion :one
 select
-  i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at
+  i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, i.memory, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at
 from pawl.instance_at i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -209,6 +229,7 @@ func (q *Queries) GetInstanceVersion(ctx context.Context, arg GetInstanceVersion
 		&i.InstanceAt.ExpiresAt,
 		&i.InstanceAt.Error,
 		&i.InstanceAt.StateHash,
+		&i.InstanceAt.Memory,
 		&i.Actions,
 		&i.TimeoutEvent,
 		&i.TimeoutDueAt,
@@ -239,7 +260,7 @@ func (q *Queries) GetInstanceVersionAt(ctx context.Context, arg GetInstanceVersi
 }
 
 const getInstances = `-- name: GetInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, i.memory, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from pawl.instances($1::text[], $2::uuid[]) i
 join pawl.workflow_state s
   on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
@@ -269,6 +290,7 @@ type GetInstancesRow struct {
 	ExpiresAt           *time.Time
 	Error               json.RawMessage
 	StateHash           *int64
+	Memory              json.RawMessage
 	Actions             []string
 	TimeoutEvent        *string
 	TimeoutDueAt        *time.Time
@@ -303,6 +325,7 @@ func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]G
 			&i.ExpiresAt,
 			&i.Error,
 			&i.StateHash,
+			&i.Memory,
 			&i.Actions,
 			&i.TimeoutEvent,
 			&i.TimeoutDueAt,
@@ -321,13 +344,15 @@ func (q *Queries) GetInstances(ctx context.Context, arg GetInstancesParams) ([]G
 const guardHolds = `-- name: GuardHolds :many
 select g.event::text as event, g.holds::boolean as holds
 from pawl.instance i
-cross join lateral pawl.guard_holds(i, $1::text[], $2::jsonb) g
-where i.tenant_id = $3 and i.id = $4
+cross join lateral pawl.guard_holds(i, $1::text[], $2::jsonb, $3::text, $4::boolean) g
+where i.tenant_id = $5 and i.id = $6
 `
 
 type GuardHoldsParams struct {
 	Events   []string
 	Payload  json.RawMessage
+	Actor    string
+	Verified bool
 	TenantID string
 	ID       uuid.UUID
 }
@@ -341,6 +366,8 @@ func (q *Queries) GuardHolds(ctx context.Context, arg GuardHoldsParams) ([]Guard
 	rows, err := q.db.Query(ctx, guardHolds,
 		arg.Events,
 		arg.Payload,
+		arg.Actor,
+		arg.Verified,
 		arg.TenantID,
 		arg.ID,
 	)
@@ -434,7 +461,7 @@ func (q *Queries) ListAllStateNames(ctx context.Context, rowLimit int32) ([]stri
 }
 
 const listInstances = `-- name: ListInstances :many
-select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, i.memory, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
 from (
   select array(
     select c.id
@@ -532,6 +559,7 @@ type ListInstancesRow struct {
 	ExpiresAt           *time.Time
 	Error               json.RawMessage
 	StateHash           *int64
+	Memory              json.RawMessage
 	Actions             []string
 	TimeoutEvent        *string
 	TimeoutDueAt        *time.Time
@@ -595,6 +623,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.ExpiresAt,
 			&i.Error,
 			&i.StateHash,
+			&i.Memory,
 			&i.Actions,
 			&i.TimeoutEvent,
 			&i.TimeoutDueAt,
@@ -655,6 +684,68 @@ func (q *Queries) ListWorkflowNames(ctx context.Context, rowLimit int32) ([]stri
 			return nil, err
 		}
 		items = append(items, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const tenantOfInstance = `-- name: TenantOfInstance :one
+select pawl.tenant_of_instance($1::uuid) as tenant
+`
+
+func (q *Queries) TenantOfInstance(ctx context.Context, id uuid.UUID) (string, error) {
+	row := q.db.QueryRow(ctx, tenantOfInstance, id)
+	var tenant string
+	err := row.Scan(&tenant)
+	return tenant, err
+}
+
+const versionOf = `-- name: VersionOf :one
+select version from pawl.instance where tenant_id = $1 and id = $2
+`
+
+type VersionOfParams struct {
+	TenantID string
+	ID       uuid.UUID
+}
+
+func (q *Queries) VersionOf(ctx context.Context, arg VersionOfParams) (int64, error) {
+	row := q.db.QueryRow(ctx, versionOf, arg.TenantID, arg.ID)
+	var version int64
+	err := row.Scan(&version)
+	return version, err
+}
+
+const workflowsOfInstances = `-- name: WorkflowsOfInstances :many
+select i.id, i.workflow from pawl.instance i where i.tenant_id = $1 and i.id = any ($2::uuid[])
+`
+
+type WorkflowsOfInstancesParams struct {
+	TenantID string
+	Ids      []uuid.UUID
+}
+
+type WorkflowsOfInstancesRow struct {
+	ID       uuid.UUID
+	Workflow string
+}
+
+// WorkflowsOfInstances reads which workflows instances are of.
+func (q *Queries) WorkflowsOfInstances(ctx context.Context, arg WorkflowsOfInstancesParams) ([]WorkflowsOfInstancesRow, error) {
+	rows, err := q.db.Query(ctx, workflowsOfInstances, arg.TenantID, arg.Ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []WorkflowsOfInstancesRow
+	for rows.Next() {
+		var i WorkflowsOfInstancesRow
+		if err := rows.Scan(&i.ID, &i.Workflow); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

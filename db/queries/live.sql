@@ -10,7 +10,7 @@ select
 from pawl.log_moved(sqlc.narg('after')::bigint, @step_limit::integer) m;
 
 -- name: LogSettled :one
-select s.since::text as since, s.server::timestamptz as server, s.epoch::bigint as epoch, s.place
+select s.since::text as since, s.server::timestamptz as server, s.epoch::bigint as epoch, s.place::bigint as place, s.settled::boolean as settled
 from pawl.log_settled(@tenant::text, sqlc.narg('since')::pg_snapshot, sqlc.narg('server')::timestamptz) s;
 
 -- name: LogHead :one

@@ -100,7 +100,7 @@ func (q *Queries) LogMoved(ctx context.Context, arg LogMovedParams) (LogMovedRow
 }
 
 const logSettled = `-- name: LogSettled :one
-select s.since::text as since, s.server::timestamptz as server, s.epoch::bigint as epoch, s.place
+select s.since::text as since, s.server::timestamptz as server, s.epoch::bigint as epoch, s.place::bigint as place, s.settled::boolean as settled
 from pawl.log_settled($1::text, $2::pg_snapshot, $3::timestamptz) s
 `
 
@@ -111,10 +111,11 @@ type LogSettledParams struct {
 }
 
 type LogSettledRow struct {
-	Since  string
-	Server time.Time
-	Epoch  int64
-	Place  *int64
+	Since   string
+	Server  time.Time
+	Epoch   int64
+	Place   int64
+	Settled bool
 }
 
 func (q *Queries) LogSettled(ctx context.Context, arg LogSettledParams) (LogSettledRow, error) {
@@ -125,6 +126,7 @@ func (q *Queries) LogSettled(ctx context.Context, arg LogSettledParams) (LogSett
 		&i.Server,
 		&i.Epoch,
 		&i.Place,
+		&i.Settled,
 	)
 	return i, err
 }
@@ -144,7 +146,7 @@ func (q *Queries) Notify(ctx context.Context, arg NotifyParams) error {
 }
 
 const streamInstance = `-- name: StreamInstance :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.stream_instance($1::text, $2::uuid, $3::bigint, $4::bigint, $5::integer, $6::bigint)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal, memory, database_user, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.stream_instance($1::text, $2::uuid, $3::bigint, $4::bigint, $5::integer, $6::bigint)
 `
 
 type StreamInstanceParams struct {
@@ -196,6 +198,10 @@ func (q *Queries) StreamInstance(ctx context.Context, arg StreamInstanceParams) 
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Internal,
+			&i.Principal,
+			&i.Memory,
+			&i.DatabaseUser,
 			&i.Epoch,
 			&i.Position,
 			&i.BusinessKey,
@@ -292,7 +298,7 @@ func (q *Queries) StreamPlace(ctx context.Context, arg StreamPlaceParams) (Strea
 }
 
 const streamRead = `-- name: StreamRead :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal, memory, database_user, epoch, position, business_key, instance_correlation_id, created_at, actions
 from pawl.stream_read(
   $1::text, $2::text[], $3::bigint, $4::bigint, $5::bigint, $6::integer, $7::bigint)
 `
@@ -348,6 +354,10 @@ func (q *Queries) StreamRead(ctx context.Context, arg StreamReadParams) ([]Messa
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Internal,
+			&i.Principal,
+			&i.Memory,
+			&i.DatabaseUser,
 			&i.Epoch,
 			&i.Position,
 			&i.BusinessKey,

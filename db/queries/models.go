@@ -12,13 +12,200 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type Audit struct {
+	// the tenant; * for what concerns the deployment, and for callers who are unknown
+	TenantID string
+	Seq      int64
+	At       time.Time
+	// the subject; for a session without a subject, its session_user
+	Actor string
+	// the service runs without authentication, and the caller named the actor
+	Unauthenticated bool
+	TokenID         *string
+	Address         *string
+	RequestID       *string
+	// a noun and a verb, such as workflow.register
+	Action string
+	Target *string
+	// done, or the code of the problem
+	Outcome string
+	Reason  *string
+	// how many refusals or reads the row stands for
+	Count  int64
+	Before json.RawMessage
+	After  json.RawMessage
+	Xid    uint64
+}
+
+type AuditMessage struct {
+	TenantID        string
+	Seq             int64
+	At              time.Time
+	Actor           string
+	Unauthenticated bool
+	TokenID         *string
+	Address         *string
+	RequestID       *string
+	Action          string
+	Target          *string
+	Outcome         string
+	Reason          *string
+	Count           int64
+	Before          json.RawMessage
+	After           json.RawMessage
+	Xid             uint64
+	Epoch           int64
+	Position        int64
+}
+
+type AuditPosition struct {
+	Position int64
+	Epoch    int64
+	TenantID string
+	Seq      int64
+}
+
+type Bulk struct {
+	TenantID string
+	ID       uuid.UUID
+	Action   string
+	// what the caller asked for; null if it named instances
+	Filter json.RawMessage
+	// the filter as a pawl_private.bulk_filter: its names are those of the time of the submission. Without a filter, what bounds the submitter
+	Choice json.RawMessage
+	// those that its instances must have; null for any
+	Workflows     []string
+	Params        json.RawMessage
+	Reason        *string
+	Rate          *int32
+	DryRun        bool
+	Status        string
+	Key           string
+	Fingerprint   []byte
+	Actor         string
+	Verified      bool
+	CorrelationID *string
+	Traceparent   *string
+	Caller        json.RawMessage
+	CreatedAt     time.Time
+	StartedAt     *time.Time
+	FinishedAt    *time.Time
+	// the walk ends before this id: later instances are never looked at
+	UntilID uuid.UUID
+	// how far the walk has come
+	Position uuid.UUID
+	Walked   bool
+	// how far the pass over open items has come
+	OpenFrom uuid.UUID
+	// items that were refused or failed before this time are open again
+	RetryAt time.Time
+	// how many instances the next step takes: fewer after a step that took long
+	Batch int32
+	// what was checked for the next step, by its checksum, see pawl_private.bulk_unchecked: the faults, or null if there are none. The checks of payloads hold for all steps
+	Checks json.RawMessage
+	// when it last had its turn
+	TurnAt time.Time
+	// no step before this time: the rate, or a wait for locked instances
+	NextAt time.Time
+	// how many instances the planner expected at the submission; exact for ids, and up to 1,000
+	Estimate int64
+	// how many items have no outcome yet
+	Open      int64
+	Applied   int64
+	Refused   int64
+	Skipped   int64
+	Failed    int64
+	PaceFrom  *time.Time
+	PaceCount int64
+	// items a second, as measured last
+	Pace *float64
+}
+
+type BulkItem struct {
+	TenantID   string
+	BulkID     uuid.UUID
+	InstanceID uuid.UUID
+	// null while it is open
+	Outcome *string
+	// why it was not applied: an object with code and detail, as the problems of the API
+	Problem json.RawMessage
+	At      *time.Time
+	// how often another transaction had the instance locked
+	Tries int32
+}
+
+type BulkReport struct {
+	TenantID   string
+	ID         uuid.UUID
+	Action     string
+	Filter     json.RawMessage
+	Params     json.RawMessage
+	Workflows  []string
+	Reason     *string
+	Rate       *int32
+	DryRun     bool
+	Status     string
+	Key        string
+	Actor      string
+	CreatedAt  time.Time
+	StartedAt  *time.Time
+	FinishedAt *time.Time
+	Estimate   int64
+	Open       int64
+	Applied    int64
+	Refused    int64
+	Skipped    int64
+	Failed     int64
+	PerSecond  *float64
+	Eta        *time.Time
+}
+
 type Callback struct {
 	TenantID   string
 	InstanceID uuid.UUID
 	Url        string
-	// null: the deployment's secret signs
+	// sealed by the service if it has a key; null: the deployment's secret signs
 	Secret    *string
 	CreatedAt time.Time
+}
+
+type ClaimedWork struct {
+	Ordinal        int32
+	ID             uuid.UUID
+	Topic          string
+	Name           string
+	InstanceID     uuid.UUID
+	Workflow       string
+	Attempt        int32
+	Key            string
+	Input          json.RawMessage
+	Lease          uuid.UUID
+	LeaseExpiresAt time.Time
+	DeadlineAt     time.Time
+	CorrelationID  *string
+	Traceparent    *string
+}
+
+type Compensation struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Number     int64
+	// of the task or of the event whose step it undoes
+	Name            string
+	Workflow        string
+	WorkflowVersion int32
+	// of its declaration in workflow_task
+	Position int32
+	// the task whose effect it undoes; null for a transition
+	TaskID *uuid.UUID
+	// the step whose data its input is made from
+	Version int64
+	// void: there was no effect to undo
+	Status string
+	// the task that carries it out
+	UndoneBy *uuid.UUID
+	// why it failed, or why an operator skipped it
+	Reason *string
 }
 
 type Condition struct {
@@ -29,8 +216,41 @@ type Condition struct {
 	Message *string
 }
 
+type Connection struct {
+	TenantID         string
+	Name             string
+	Version          int64
+	BaseUrl          string
+	Auth             json.RawMessage
+	Headers          json.RawMessage
+	Timeout          pgtype.Interval
+	Concurrency      int32
+	TlsCa            *string
+	Failures         int32
+	CircuitOpenUntil *time.Time
+	Finding          *string
+	CreatedAt        time.Time
+	CreatedBy        string
+	UpdatedAt        time.Time
+}
+
+type ConnectionEndpoint struct {
+	TenantID    string
+	Name        string
+	BaseUrl     string
+	Auth        json.RawMessage
+	Secret      string
+	Headers     json.RawMessage
+	Timeout     pgtype.Interval
+	Concurrency int32
+	TlsCa       string
+	Resting     bool
+}
+
 type Consumer struct {
 	Name string
+	// whether it reads the audit, and not the steps
+	Audit bool
 	// what has been read
 	Position int64
 	// steps that it sees are not read; see pawl_private.step_follows
@@ -44,6 +264,16 @@ type Consumer struct {
 	// how many steps were relayed, repeats included
 	Relayed    int64
 	AdvancedAt time.Time
+}
+
+type DBRole struct {
+	Role string
+	// the tenant that it acts for; * for all
+	TenantID string
+	// the actor of all that it does; null if it may name any
+	Subject   *string
+	CreatedAt time.Time
+	TenantKey *string
 }
 
 type Delivery struct {
@@ -80,6 +310,12 @@ type DeliveryLane struct {
 	HalfOpen       bool
 }
 
+type DeliveryTenant struct {
+	TenantID string
+	Disabled bool
+	Attempts *int32
+}
+
 type Endpoint struct {
 	TenantID       string
 	ID             uuid.UUID
@@ -87,6 +323,8 @@ type Endpoint struct {
 	Secret         string
 	PreviousSecret string
 	Disabled       bool
+	Callback       bool
+	Resting        bool
 }
 
 type History struct {
@@ -112,8 +350,15 @@ type History struct {
 	CorrelationID   *string
 	Traceparent     *string
 	At              time.Time
-	// when the state was entered, if earlier than the step: an instance migration may keep the state
+	// when the state was entered, if earlier than the step: an internal transition and an instance migration may keep the state
 	EnteredAt *time.Time
+	// true if the step neither left nor entered a state; else null
+	Internal *bool
+	// what the step read as $.actor, if the workflow reads it
+	Principal json.RawMessage
+	Memory    json.RawMessage
+	// the session's user if the command came by SQL; null if it came through the service, and for timers
+	DatabaseUser *string
 }
 
 type IdempotencyKey struct {
@@ -124,6 +369,8 @@ type IdempotencyKey struct {
 	InstanceID  uuid.UUID
 	Version     int64
 	ExpiresAt   time.Time
+	// the invariant that the step would have broken, if that is why it was refused
+	Invariant *string
 }
 
 type Instance struct {
@@ -146,6 +393,8 @@ type Instance struct {
 	Error json.RawMessage
 	// from the state's row in workflow_state: spares the CHECK a look-up; may be null
 	StateHash *int64
+	// what the engine must remember beside the state; null if nothing: see pawl_private.remembered
+	Memory json.RawMessage
 }
 
 type InstanceAt struct {
@@ -166,6 +415,7 @@ type InstanceAt struct {
 	ExpiresAt           *time.Time
 	Error               json.RawMessage
 	StateHash           *int64
+	Memory              json.RawMessage
 }
 
 type InstanceMigration struct {
@@ -207,12 +457,42 @@ type Message struct {
 	Traceparent           *string
 	At                    time.Time
 	EnteredAt             *time.Time
+	Internal              *bool
+	Principal             json.RawMessage
+	Memory                json.RawMessage
+	DatabaseUser          *string
 	Epoch                 int64
 	Position              *int64
 	BusinessKey           *string
 	InstanceCorrelationID *string
 	CreatedAt             *time.Time
 	Actions               []string
+}
+
+type Moment struct {
+	At             time.Time
+	Version        int64
+	Rank           int32
+	Key            string
+	Kind           string
+	Step           *string
+	Event          *string
+	FromState      *string
+	ToState        *string
+	Actor          *string
+	Reason         *string
+	Name           *string
+	TaskID         *uuid.UUID
+	Compensates    *bool
+	Attempt        *int32
+	Reconciling    *bool
+	Status         *string
+	HttpStatus     *int32
+	Failure        *string
+	Worker         *string
+	EndedAt        *time.Time
+	DeliveryID     *uuid.UUID
+	SubscriptionID *uuid.UUID
 }
 
 type NextTimeout struct {
@@ -245,6 +525,7 @@ type Outcome struct {
 	Schema          json.RawMessage
 	TimeoutEvent    *string
 	TimeoutDueAt    *time.Time
+	Memory          json.RawMessage
 }
 
 // rows of instances that were purged stay until the sequencer sweeps them
@@ -273,10 +554,12 @@ type PawlLogEpoch struct {
 }
 
 type PawlLogHead struct {
-	// the steps that it sees have positions
+	// the steps and the rows of the audit that it sees have positions
 	Snapshot string
 	// the position of the last step
 	Position int64
+	// the position of the last row of the audit
+	AuditPosition int64
 	// 0 before the first sequencer
 	Epoch int64
 	// steps up to this seq have transaction ids of another server, which are not compared with snapshots
@@ -287,6 +570,12 @@ type PawlLogHead struct {
 	Term       int64
 	Leader     string
 	LeaseUntil time.Time
+}
+
+type PawlPrivateClaimKey struct {
+	TenantID  string
+	Key       string
+	ClaimedAt time.Time
 }
 
 type PawlPrivateLogFloor struct {
@@ -322,8 +611,26 @@ type PawlPrivateSlowQueue struct {
 	TurnAt time.Time
 }
 
+type PawlPrivateTenantUsage struct {
+	TenantID string
+	// null before the first count; storage_bytes too, and while it has no limit
+	OpenInstances *int64
+	StorageBytes  *int64
+	// when the count goes on, or the next one begins
+	NextAt time.Time
+	// of the present count: what is counted now, behind after_id and after_version
+	Part         string
+	AfterID      uuid.UUID
+	AfterVersion int64
+	// of the present count, as stored: open_instances and storage_bytes so far
+	Opened int64
+	Stored int64
+}
+
 type PawlPrivateTimerLane struct {
 	Name string
+	// of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first
+	AfterTenant string
 }
 
 type PawlTimeoutRow struct {
@@ -341,9 +648,58 @@ type PawlUnroutedStep struct {
 	AfterSubscription uuid.UUID
 }
 
+type Principal struct {
+	Place     int64
+	Sha256    []byte
+	Live      bool
+	Stale     bool
+	TenantID  string
+	Subject   string
+	Scopes    []string
+	Workflows []string
+	ExpiresAt *time.Time
+	Grants    json.RawMessage
+	ActsFor   string
+	Known     bool
+	Disabled  bool
+	Limits    json.RawMessage
+	Version   *uuid.UUID
+}
+
 type Privilege struct {
 	Privilege string
 	Function  string
+}
+
+type Readable struct {
+	Privilege string
+	Relation  string
+	// null for all
+	Columns []string
+}
+
+type Role struct {
+	TenantID string
+	Name     string
+	Scopes   []string
+	// empty for all
+	Workflows []string
+	// those that the scope fire allows; empty for all
+	Events    []string
+	CreatedAt time.Time
+	CreatedBy string
+	UpdatedAt time.Time
+	TenantKey *string
+}
+
+type Schema struct {
+	Name    string
+	Version int32
+	// as it was registered
+	Schema    json.RawMessage
+	Checksum  string
+	CreatedAt time.Time
+	CreatedBy string
 }
 
 type Setting struct {
@@ -361,9 +717,47 @@ type Setting struct {
 	StateLimit      int32
 	// signs list cursors, so that any replica can check them
 	CursorSecret []byte
+	// another one after each change of a token, a role or a tenant
+	AccessVersion uuid.UUID
 }
 
-type Subscription struct {
+type StoredConnection struct {
+	TenantID string
+	Name     string
+	// counts the changes of its settings, and is the ETag
+	Version int64
+	BaseUrl string
+	// type; user of basic, name of header; env, the variable that has the secret
+	Auth json.RawMessage
+	// sealed or not; null without one
+	Secret *string
+	// names and texts, sent with each request
+	Headers json.RawMessage
+	// the longest that an attempt may take; null for what the task says
+	Timeout pgtype.Interval
+	// how many calls a replica makes at a time
+	Concurrency int32
+	// PEM certificates that may sign the service's, instead of those of the system; null for these
+	TlsCa *string
+	// how many attempts have failed in a row
+	Failures int32
+	// nothing is sent before this time
+	CircuitOpenUntil *time.Time
+	// why the secret cannot be had, so that nothing is sent; null if it can, as far as is known
+	Finding   *string
+	CreatedAt time.Time
+	CreatedBy string
+	UpdatedAt time.Time
+}
+
+type StoredSecret struct {
+	TenantID       string
+	RowKey         string
+	Secret         string
+	PreviousSecret string
+}
+
+type StoredSubscription struct {
 	TenantID string
 	ID       uuid.UUID
 	Url      string
@@ -386,8 +780,181 @@ type Subscription struct {
 	Failures int32
 	// nothing is sent before this time
 	CircuitOpenUntil *time.Time
-	CreatedAt        time.Time
-	CreatedBy        string
+	// why the secret cannot be opened, so that nothing is sent; null if it can, as far as is known
+	Finding   *string
+	CreatedAt time.Time
+	CreatedBy string
+}
+
+type Subscription struct {
+	TenantID            string
+	ID                  uuid.UUID
+	Url                 string
+	Workflows           []string
+	Events              []string
+	States              []string
+	TerminalOnly        bool
+	PreviousSecretUntil *time.Time
+	DisabledAt          *time.Time
+	DisabledReason      *string
+	Failures            int32
+	CircuitOpenUntil    *time.Time
+	Finding             *string
+	CreatedAt           time.Time
+	CreatedBy           string
+}
+
+type Task struct {
+	TenantID        string
+	ID              uuid.UUID
+	InstanceID      uuid.UUID
+	Workflow        string
+	WorkflowVersion int32
+	// of its declaration in workflow_task
+	Position int32
+	// the state that started it
+	State string
+	Name  string
+	// by which its next call goes; what reconciles may go by another one
+	Connection *string
+	Topic      *string
+	// the number of the compensation that it carries out; null for the task of a state
+	Compensates *int64
+	// the step that its input is made from
+	EnteredVersion int64
+	// the step that its outcome made
+	ResultVersion *int64
+	Status        string
+	// when its state was left before it ended
+	LeftAt *time.Time
+	// an operator has it tried again, or has said what happened, after it had ended
+	Reopened bool
+	// how often it was claimed
+	Attempts int32
+	// how many attempts under the present key may have had an effect
+	Tries int32
+	// a fresh key has the suffix -2, -3 …
+	KeyNumber int32
+	// how often it was asked what became of the last attempt
+	Checks int32
+	// when it was first sent under the present key; null if surely nothing was
+	SentAt *time.Time
+	// when the last attempt ended
+	TriedAt *time.Time
+	// when it may be claimed; null while it is leased and when it has ended
+	DueAt *time.Time
+	// when task_sweep must look at it; null when it has ended
+	LookAt      *time.Time
+	DeadlineAt  time.Time
+	Lease       *uuid.UUID
+	LeasedUntil *time.Time
+	// how long the lease is, and how long it is again after a heartbeat
+	LeasedFor pgtype.Interval
+	Worker    *string
+	// the idempotency key of the claim that took it
+	ClaimKey *string
+	Progress json.RawMessage
+	// the payload of its outcome
+	Result json.RawMessage
+	// why its outcome did not make the step that it should have made, its input cannot be computed, or task_sweep has put it off; else null
+	Problem   *string
+	CreatedAt time.Time
+	EndedAt   *time.Time
+}
+
+type TaskAttempt struct {
+	TenantID  string
+	TaskID    uuid.UUID
+	Number    int32
+	Kind      string
+	Key       string
+	Lease     uuid.UUID
+	Worker    *string
+	StartedAt time.Time
+	EndedAt   *time.Time
+	// what was reported: see pawl.task_settle; or expired: its lease ran out, overdue, impossible, resolved; null while it is under way
+	Result *string
+	Status *int32
+	Error  *string
+}
+
+type TaskCall struct {
+	TenantID          string
+	TaskID            uuid.UUID
+	Lease             uuid.UUID
+	Attempt           int32
+	Reconciling       bool
+	Key               string
+	IdempotencyHeader string
+	Connection        string
+	Method            string
+	Path              json.RawMessage
+	Query             json.RawMessage
+	Headers           json.RawMessage
+	Body              json.RawMessage
+	TimeoutSeconds    float64
+	DeadlineAt        time.Time
+	InstanceID        uuid.UUID
+	Workflow          string
+	State             string
+	Name              string
+	CorrelationID     *string
+	Traceparent       *string
+}
+
+type TaskLane struct {
+	TenantID    string
+	Connection  string
+	Ready       bool
+	HalfOpen    bool
+	Concurrency int32
+}
+
+type TaskRow struct {
+	TenantID        string
+	ID              uuid.UUID
+	InstanceID      uuid.UUID
+	Workflow        string
+	WorkflowVersion int32
+	State           string
+	Name            string
+	Compensation    bool
+	Topic           *string
+	Connection      *string
+	Status          string
+	Attempts        int32
+	Key             string
+	Error           *string
+	Worker          *string
+	Progress        json.RawMessage
+	DueAt           *time.Time
+	LeasedUntil     *time.Time
+	DeadlineAt      time.Time
+	LeftAt          *time.Time
+	CreatedAt       time.Time
+	EndedAt         *time.Time
+}
+
+type TaskSettled struct {
+	Ordinal     int32
+	Code        string
+	TenantID    string
+	TaskID      uuid.UUID
+	InstanceID  uuid.UUID
+	Status      string
+	Late        bool
+	LeasedUntil *time.Time
+	Problem     *string
+}
+
+type Tenant struct {
+	ID string
+	// whole numbers by name: see pawl_private.limits_fault; a limit that is missing is the deployment's
+	Limits    json.RawMessage
+	CreatedAt time.Time
+	CreatedBy string
+	// since when its callers are refused, and its timers and deliveries wait
+	DisabledAt *time.Time
 }
 
 type Timer struct {
@@ -407,6 +974,55 @@ type Timer struct {
 	QueuedVersion *int64
 }
 
+type Token struct {
+	// the tenant; * for the deployment
+	TenantID string
+	ID       string
+	// of the whole text
+	Sha256  []byte
+	Name    *string
+	Subject string
+	Scopes  []string
+	// names of roles of the tenant; one that does not exist grants nothing
+	Roles []string
+	// bounds everything that it may do; empty for all
+	Workflows []string
+	CreatedAt time.Time
+	CreatedBy string
+	ExpiresAt *time.Time
+	RevokedAt *time.Time
+	// late by up to an hour
+	LastUsedAt *time.Time
+	TenantKey  *string
+}
+
+type Undoing struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	// when task_sweep must look at it; null while a task is waited for
+	DueAt *time.Time
+	// how often going on has failed
+	Tried int32
+	// why going on failed last; null if it never did
+	Problem *string
+}
+
+type Work struct {
+	ID             uuid.UUID
+	Topic          string
+	Name           string
+	InstanceID     uuid.UUID
+	Workflow       string
+	Attempt        int32
+	Key            string
+	Input          json.RawMessage
+	Lease          uuid.UUID
+	LeaseExpiresAt time.Time
+	DeadlineAt     time.Time
+	CorrelationID  *string
+	Traceparent    *string
+}
+
 type Workflow struct {
 	Name       string
 	Version    int32
@@ -414,18 +1030,21 @@ type Workflow struct {
 	Checksum   string
 	// the atomic state that an instance starts in
 	Initial string
-	// whether entering it assigns, or eventless transitions may leave it
+	// whether a creation must look at it: entering it assigns or arms timers, it has an invariant, or it may be left at once
 	InitialMoves bool
 	Ttl          pgtype.Interval
 	TtlTarget    *string
 	// how long final instances are kept; the latest version's counts for all versions; null for ever
 	Retention pgtype.Interval
 	// whether a business key may be used again once its instance is final
-	BusinessKeyReusable   bool
+	BusinessKeyReusable bool
+	// of the definition; its member x-context-default is the context_default, which the caller merges in before it checks a context
 	ContextSchema         json.RawMessage
 	ContextSchemaChecksum *string
-	CreatedAt             time.Time
-	CreatedBy             string
+	// merged under the context of a creation
+	ContextDefault json.RawMessage
+	CreatedAt      time.Time
+	CreatedBy      string
 }
 
 type WorkflowState struct {
@@ -433,21 +1052,58 @@ type WorkflowState struct {
 	WorkflowVersion int32
 	State           string
 	Status          string
-	// the events that it accepts, sorted
+	// the paths of the states around it, from the outside in, then its own
+	Lineage []string
+	// the events and patterns of events that it accepts, sorted
 	Events []string
-	// how long after entering it each timeout is due, the nearest first
+	// those that are patterns, the longest first; null if there is none
+	Patterns []string
+	// of static timers: how long after entering it each is due, the nearest first
 	Timeouts      []pgtype.Interval
 	TimeoutEvents []string
-	// whether it has eventless transitions
+	// of armed timers, its own and then those of the states around it: an array of {slot, owner, every, in | at, zone}; see pawl_private.armed
+	Timers json.RawMessage
+	// whether it has transitions that need no event
 	Eventless bool
+	// whether it is final within another state, whose done leaves it at once
+	Done bool
+	// the states around it that some transition resumes; null if there is none
+	Remembered []string
+	// an array of {text, guard}: what must hold in it; null if nothing
+	Invariants json.RawMessage
+	// whether overrides, cancels and instance migrations neither leave nor enter it
+	Protected bool
 	// whether each step of the workflow starts the lifetime again
 	TtlSlides bool
 	// the workflow's setting, kept here to spare each command a look-up
 	RequireIfMatch bool
 	// whether its guards or assigns may read more than context and payload
 	ReadsInstance bool
+	// whether a guard or a value of the workflow reads $.actor
+	ReadsActor bool
+	// whether entering it starts tasks or undoes steps
+	Tasks bool
+	// of a state that undoes steps: what it does when one cannot be undone, stop or continue; null for other states
+	Undoing *string
 	// goes with the state into pawl.instance, whose CHECK recognizes it
 	StateHash int64
+}
+
+type WorkflowTask struct {
+	Workflow        string
+	WorkflowVersion int32
+	Position        int32
+	// the atomic state that starts it; null for a compensation
+	State *string
+	// of a compensation, the name of the task or the event whose step it undoes
+	Name       string
+	Connection *string
+	Topic      *string
+	Deadline   pgtype.Interval
+	// the position of what undoes it; null if nothing does
+	Compensation *int32
+	// compiled by pawl_private.compiled_task, which describes its members
+	Spec json.RawMessage
 }
 
 type WorkflowTransition struct {
@@ -458,11 +1114,26 @@ type WorkflowTransition struct {
 	Position        int32
 	Target          string
 	Guard           *string
-	// the guard as the definition words it
-	GuardText    *string
-	AssignNames  []string
-	AssignPaths  []string
-	AssignStages []int32
+	GuardCompiled   json.RawMessage
+	// the guard as the definition words it; of an object its compact JSON
+	GuardText *string
+	// whether it leaves and enters no state
+	Internal bool
+	// how many states of the source's lineage it neither leaves nor enters, from the outside in
+	Kept int32
+	// the path of the state whose timers it arms anew; null if none
+	Rearms *string
+	// the path of the compound state that it resumes; null if none
+	Resumes *string
+	// the row is for an instance that last left the compound state from here; null: for one that never did
+	ResumedState *string
+	// whether timers of the resumed state go on with what was left
+	ResumesTimers bool
+	// the position in workflow_task of what undoes the step; null if nothing does
+	Compensation   *int32
+	AssignNames    []string
+	AssignPaths    []string
+	AssignCompiled json.RawMessage
 	// merges the payload's top level into the context
 	AssignPayload bool
 	// whether the context may become nested deeper

@@ -9,7 +9,7 @@ select b.epoch::bigint as epoch, b.began::boolean as began, b.restored::boolean 
 from pawl.log_begin(@leader::text, @term::bigint) b;
 
 -- name: LogTick :one
-select t.leads::boolean as leads, coalesce(t.last, 0)::bigint as last, t.steps::bigint as steps
+select t.leads::boolean as leads, t.steps::bigint as steps
 from pawl.log_tick(@leader::text, @term::bigint, @lease::interval) t;
 
 -- name: LogSweep :one
@@ -17,10 +17,10 @@ select coalesce(s.since::text, '')::text as since, s.last, s.swept::bigint as sw
 from pawl.log_sweep(@leader::text, @term::bigint, sqlc.narg('since')::pg_snapshot, @after::bigint, @row_limit::integer) s;
 
 -- name: ConsumerCreate :exec
-select pawl.consumer_create(@consumer::text, @from_start::boolean);
+select pawl.consumer_create(@consumer::text, @from_start::boolean, @audit::boolean);
 
 -- name: ConsumerLead :one
-select coalesce(pawl.consumer_lead(@consumer::text, @leader::text, @lease::interval), 0)::bigint as term;
+select coalesce(pawl.consumer_lead(@consumer::text, @leader::text, @lease::interval, @audit::boolean), 0)::bigint as term;
 
 -- name: ConsumerResign :exec
 select pawl.consumer_resign(@consumer::text, @leader::text, @term::bigint);
@@ -33,6 +33,9 @@ select n.epoch::bigint as epoch, n.until from pawl.consumer_next(@consumer::text
 
 -- name: ConsumerRead :many
 select * from pawl.consumer_read(@consumer::text, @until::bigint, @bytes::bigint);
+
+-- name: ConsumerReadAudit :many
+select * from pawl.consumer_read_audit(@consumer::text, @until::bigint, @bytes::bigint);
 
 -- name: ConsumerAdvance :one
 select pawl.consumer_advance(

@@ -44,16 +44,17 @@ func (q *Queries) ConsumerAdvance(ctx context.Context, arg ConsumerAdvanceParams
 }
 
 const consumerCreate = `-- name: ConsumerCreate :exec
-select pawl.consumer_create($1::text, $2::boolean)
+select pawl.consumer_create($1::text, $2::boolean, $3::boolean)
 `
 
 type ConsumerCreateParams struct {
 	Consumer  string
 	FromStart bool
+	Audit     bool
 }
 
 func (q *Queries) ConsumerCreate(ctx context.Context, arg ConsumerCreateParams) error {
-	_, err := q.db.Exec(ctx, consumerCreate, arg.Consumer, arg.FromStart)
+	_, err := q.db.Exec(ctx, consumerCreate, arg.Consumer, arg.FromStart, arg.Audit)
 	return err
 }
 
@@ -69,17 +70,23 @@ func (q *Queries) ConsumerDelete(ctx context.Context, consumer string) (bool, er
 }
 
 const consumerLead = `-- name: ConsumerLead :one
-select coalesce(pawl.consumer_lead($1::text, $2::text, $3::interval), 0)::bigint as term
+select coalesce(pawl.consumer_lead($1::text, $2::text, $3::interval, $4::boolean), 0)::bigint as term
 `
 
 type ConsumerLeadParams struct {
 	Consumer string
 	Leader   string
 	Lease    pgtype.Interval
+	Audit    bool
 }
 
 func (q *Queries) ConsumerLead(ctx context.Context, arg ConsumerLeadParams) (int64, error) {
-	row := q.db.QueryRow(ctx, consumerLead, arg.Consumer, arg.Leader, arg.Lease)
+	row := q.db.QueryRow(ctx, consumerLead,
+		arg.Consumer,
+		arg.Leader,
+		arg.Lease,
+		arg.Audit,
+	)
 	var term int64
 	err := row.Scan(&term)
 	return term, err
@@ -107,7 +114,7 @@ func (q *Queries) ConsumerNext(ctx context.Context, arg ConsumerNextParams) (Con
 }
 
 const consumerRead = `-- name: ConsumerRead :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::bigint, $3::bigint)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal, memory, database_user, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.consumer_read($1::text, $2::bigint, $3::bigint)
 `
 
 type ConsumerReadParams struct {
@@ -149,12 +156,65 @@ func (q *Queries) ConsumerRead(ctx context.Context, arg ConsumerReadParams) ([]M
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Internal,
+			&i.Principal,
+			&i.Memory,
+			&i.DatabaseUser,
 			&i.Epoch,
 			&i.Position,
 			&i.BusinessKey,
 			&i.InstanceCorrelationID,
 			&i.CreatedAt,
 			&i.Actions,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const consumerReadAudit = `-- name: ConsumerReadAudit :many
+select tenant_id, seq, at, actor, unauthenticated, token_id, address, request_id, action, target, outcome, reason, count, before, after, xid, epoch, position from pawl.consumer_read_audit($1::text, $2::bigint, $3::bigint)
+`
+
+type ConsumerReadAuditParams struct {
+	Consumer string
+	Until    int64
+	Bytes    int64
+}
+
+func (q *Queries) ConsumerReadAudit(ctx context.Context, arg ConsumerReadAuditParams) ([]AuditMessage, error) {
+	rows, err := q.db.Query(ctx, consumerReadAudit, arg.Consumer, arg.Until, arg.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AuditMessage
+	for rows.Next() {
+		var i AuditMessage
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.Seq,
+			&i.At,
+			&i.Actor,
+			&i.Unauthenticated,
+			&i.TokenID,
+			&i.Address,
+			&i.RequestID,
+			&i.Action,
+			&i.Target,
+			&i.Outcome,
+			&i.Reason,
+			&i.Count,
+			&i.Before,
+			&i.After,
+			&i.Xid,
+			&i.Epoch,
+			&i.Position,
 		); err != nil {
 			return nil, err
 		}
@@ -335,7 +395,7 @@ func (q *Queries) LogSweep(ctx context.Context, arg LogSweepParams) (LogSweepRow
 }
 
 const logTick = `-- name: LogTick :one
-select t.leads::boolean as leads, coalesce(t.last, 0)::bigint as last, t.steps::bigint as steps
+select t.leads::boolean as leads, t.steps::bigint as steps
 from pawl.log_tick($1::text, $2::bigint, $3::interval) t
 `
 
@@ -347,13 +407,12 @@ type LogTickParams struct {
 
 type LogTickRow struct {
 	Leads bool
-	Last  int64
 	Steps int64
 }
 
 func (q *Queries) LogTick(ctx context.Context, arg LogTickParams) (LogTickRow, error) {
 	row := q.db.QueryRow(ctx, logTick, arg.Leader, arg.Term, arg.Lease)
 	var i LogTickRow
-	err := row.Scan(&i.Leads, &i.Last, &i.Steps)
+	err := row.Scan(&i.Leads, &i.Steps)
 	return i, err
 }

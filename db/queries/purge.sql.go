@@ -9,6 +9,17 @@ import (
 	"context"
 )
 
+const countUsage = `-- name: CountUsage :one
+select pawl.count_usage($1::integer)::boolean as more
+`
+
+func (q *Queries) CountUsage(ctx context.Context, rowLimit int32) (bool, error) {
+	row := q.db.QueryRow(ctx, countUsage, rowLimit)
+	var more bool
+	err := row.Scan(&more)
+	return more, err
+}
+
 const purgeKeys = `-- name: PurgeKeys :one
 select pawl.purge_keys($1::integer)::integer as purged
 `

@@ -14,3 +14,6 @@ from pawl.final_instances(
 
 -- name: PurgeInstances :one
 select pawl.purge_instances(@tenant::text, @ids::uuid[], @before::timestamptz)::uuid[] as purged;
+
+-- name: PurgeArchived :one
+select pawl.purge_archived(@tenant::text, @ids::uuid[], @before::timestamptz)::uuid[] as purged;

@@ -71,6 +71,23 @@ func (q *Queries) FinalInstances(ctx context.Context, arg FinalInstancesParams) 
 	return i, err
 }
 
+const purgeArchived = `-- name: PurgeArchived :one
+select pawl.purge_archived($1::text, $2::uuid[], $3::timestamptz)::uuid[] as purged
+`
+
+type PurgeArchivedParams struct {
+	Tenant string
+	Ids    []uuid.UUID
+	Before time.Time
+}
+
+func (q *Queries) PurgeArchived(ctx context.Context, arg PurgeArchivedParams) ([]uuid.UUID, error) {
+	row := q.db.QueryRow(ctx, purgeArchived, arg.Tenant, arg.Ids, arg.Before)
+	var purged []uuid.UUID
+	err := row.Scan(&purged)
+	return purged, err
+}
+
 const purgeInstances = `-- name: PurgeInstances :one
 select pawl.purge_instances($1::text, $2::uuid[], $3::timestamptz)::uuid[] as purged
 `

@@ -24,12 +24,24 @@ select
     select 'usage on schema pawl' from pawl where not has_schema_privilege(pawl.oid, 'usage')
     union all
     select 'select on pawl.' || c.relname from pg_catalog.pg_class c join pawl on pawl.oid = c.relnamespace
-    where c.relkind in ('r', 'p', 'v') and c.relname <> 'goose_db_version' and not has_table_privilege(c.oid, 'select')
+    where 'pawl.' || c.relname = any ($1::text[]) and not has_table_privilege(c.oid, 'select')
+    union all
+    select 'select on pawl.' || c.relname || '.' || a.attname
+    from pg_catalog.pg_class c
+    join pawl on pawl.oid = c.relnamespace
+    join pg_catalog.pg_attribute a on a.attrelid = c.oid
+    where 'pawl.' || c.relname || '.' || a.attname = any ($2::text[]) and not has_column_privilege(c.oid, a.attnum, 'select')
     union all
     select 'execute on pawl.' || p.proname from pg_catalog.pg_proc p join pawl on pawl.oid = p.pronamespace
-    where 'pawl.' || p.proname = any ($1::text[]) and not has_function_privilege(p.oid, 'execute')
+    where 'pawl.' || p.proname = any ($3::text[]) and not has_function_privilege(p.oid, 'execute')
   )::text[] as missing_privileges
 `
+
+type SchemaStateParams struct {
+	Relations []string
+	Columns   []string
+	Functions []string
+}
 
 type SchemaStateRow struct {
 	Made              bool
@@ -39,9 +51,9 @@ type SchemaStateRow struct {
 }
 
 // Reads from the catalogs, which every role may do: whether the schema exists, whether this role may read its
-// version, and which privileges of the service this role lacks. It does not report functions that do not exist.
-func (q *Queries) SchemaState(ctx context.Context, functions []string) (SchemaStateRow, error) {
-	row := q.db.QueryRow(ctx, schemaState, functions)
+// version, and which of the given privileges this role lacks. It does not report what does not exist.
+func (q *Queries) SchemaState(ctx context.Context, arg SchemaStateParams) (SchemaStateRow, error) {
+	row := q.db.QueryRow(ctx, schemaState, arg.Relations, arg.Columns, arg.Functions)
 	var i SchemaStateRow
 	err := row.Scan(
 		&i.Made,

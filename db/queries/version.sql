@@ -1,5 +1,5 @@
--- ListVersions reads the versions of a workflow, the latest first, and how many of a tenant's
--- instances are in each state. It reads all of the tenant's instances of the workflow, by an index.
+-- ListVersions reads the versions of a workflow, the latest first, and how many of some tenants'
+-- instances are in each state. It reads all of the tenants' instances of the workflow, by an index.
 -- name: ListVersions :many
 select
   w.version,
@@ -13,7 +13,7 @@ left join (
   from (
     select i.workflow_version, i.state, count(*) as instances
     from pawl.instance i
-    where i.tenant_id = @tenant_id
+    where i.tenant_id = any (@tenants::text[])
       and i.workflow = @name
       and i.workflow <> '' -- The condition of the index.
     group by i.workflow_version, i.state
@@ -24,7 +24,7 @@ where w.name = @name
 order by w.version desc;
 
 -- name: RetireWorkflow :one
-select pawl.retire_workflow(@name::text, @checksum::text, @version::integer)::boolean as retired;
+select pawl.retire_workflow(@name::text, @checksum::text, @version::integer, @caller::jsonb)::boolean as retired;
 
 -- name: MigrateInstances :many
 select
@@ -35,5 +35,6 @@ select
 from pawl.migrate_instances(
   @tenant::text, @workflow::text, @from_version::integer, @to_version::integer, @state_map::jsonb,
   sqlc.narg('after')::uuid, @row_limit::integer, @actor::text, @dry_run::boolean, sqlc.narg('states')::text[],
-  sqlc.narg('ids')::uuid[], @reason::text, @correlation_id::text, @traceparent::text) m
+  sqlc.narg('ids')::uuid[], @reason::text, @correlation_id::text, @traceparent::text,
+  @caller::jsonb) m
 order by m.id;

@@ -26,7 +26,7 @@ left join (
   from (
     select i.workflow_version, i.state, count(*) as instances
     from pawl.instance i
-    where i.tenant_id = $1
+    where i.tenant_id = any ($1::text[])
       and i.workflow = $2
       and i.workflow <> '' -- The condition of the index.
     group by i.workflow_version, i.state
@@ -38,8 +38,8 @@ order by w.version desc
 `
 
 type ListVersionsParams struct {
-	TenantID string
-	Name     string
+	Tenants []string
+	Name    string
 }
 
 type ListVersionsRow struct {
@@ -50,10 +50,10 @@ type ListVersionsRow struct {
 	Instances json.RawMessage
 }
 
-// ListVersions reads the versions of a workflow, the latest first, and how many of a tenant's
-// instances are in each state. It reads all of the tenant's instances of the workflow, by an index.
+// ListVersions reads the versions of a workflow, the latest first, and how many of some tenants'
+// instances are in each state. It reads all of the tenants' instances of the workflow, by an index.
 func (q *Queries) ListVersions(ctx context.Context, arg ListVersionsParams) ([]ListVersionsRow, error) {
-	rows, err := q.db.Query(ctx, listVersions, arg.TenantID, arg.Name)
+	rows, err := q.db.Query(ctx, listVersions, arg.Tenants, arg.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,8 @@ select
 from pawl.migrate_instances(
   $1::text, $2::text, $3::integer, $4::integer, $5::jsonb,
   $6::uuid, $7::integer, $8::text, $9::boolean, $10::text[],
-  $11::uuid[], $12::text, $13::text, $14::text) m
+  $11::uuid[], $12::text, $13::text, $14::text,
+  $15::jsonb) m
 order by m.id
 `
 
@@ -106,6 +107,7 @@ type MigrateInstancesParams struct {
 	Reason        string
 	CorrelationID string
 	Traceparent   string
+	Caller        json.RawMessage
 }
 
 type MigrateInstancesRow struct {
@@ -131,6 +133,7 @@ func (q *Queries) MigrateInstances(ctx context.Context, arg MigrateInstancesPara
 		arg.Reason,
 		arg.CorrelationID,
 		arg.Traceparent,
+		arg.Caller,
 	)
 	if err != nil {
 		return nil, err
@@ -156,17 +159,23 @@ func (q *Queries) MigrateInstances(ctx context.Context, arg MigrateInstancesPara
 }
 
 const retireWorkflow = `-- name: RetireWorkflow :one
-select pawl.retire_workflow($1::text, $2::text, $3::integer)::boolean as retired
+select pawl.retire_workflow($1::text, $2::text, $3::integer, $4::jsonb)::boolean as retired
 `
 
 type RetireWorkflowParams struct {
 	Name     string
 	Checksum string
 	Version  int32
+	Caller   json.RawMessage
 }
 
 func (q *Queries) RetireWorkflow(ctx context.Context, arg RetireWorkflowParams) (bool, error) {
-	row := q.db.QueryRow(ctx, retireWorkflow, arg.Name, arg.Checksum, arg.Version)
+	row := q.db.QueryRow(ctx, retireWorkflow,
+		arg.Name,
+		arg.Checksum,
+		arg.Version,
+		arg.Caller,
+	)
 	var retired bool
 	err := row.Scan(&retired)
 	return retired, err

@@ -1,31 +1,55 @@
 -- name: SubscriptionCreate :one
 select * from pawl.subscription_create(
   @tenant::text, @url::text, @workflows::text[], @events::text[], @states::text[], @terminal_only::boolean, @secret::text,
-  @actor::text);
+  @actor::text, @seed::uuid, @caller::jsonb);
 
 -- name: SubscriptionUpdate :one
 select * from pawl.subscription_update(
   @tenant::text, @id::uuid, sqlc.narg('url')::text, sqlc.narg('workflows')::text[], sqlc.narg('events')::text[],
-  sqlc.narg('states')::text[], sqlc.narg('terminal_only')::boolean, sqlc.narg('disabled')::boolean);
+  sqlc.narg('states')::text[], sqlc.narg('terminal_only')::boolean, sqlc.narg('disabled')::boolean, @caller::jsonb);
 
 -- name: SubscriptionDelete :one
-select pawl.subscription_delete(@tenant::text, @id::uuid)::boolean as deleted;
+select pawl.subscription_delete(@tenant::text, @id::uuid, @caller::jsonb)::boolean as deleted;
 
 -- name: SubscriptionRotateSecret :one
-select * from pawl.subscription_rotate_secret(@tenant::text, @id::uuid, @secret::text, @overlap::interval);
+select * from pawl.subscription_rotate_secret(
+  @tenant::text, @id::uuid, @secret::text, @overlap::interval, @from_secret::text, @previous_secret::text,
+  @caller::jsonb);
+
+-- name: SubscriptionSealedSecret :one
+select s.secret::text as secret
+from pawl.subscription_sealed_secret(@tenant::text, @id::uuid) s (secret)
+where s.secret is not null;
+
+-- name: SubscriptionRest :one
+select pawl.subscription_rest(
+  @leader::text, @term::bigint, @tenants::text[], @ids::uuid[], @findings::text[], @rest::interval)::boolean as leads;
+
+-- name: SecretsPage :many
+select * from pawl.secrets_page(@table_name::text, @tenant::text, @row_key::text, @row_limit::integer);
+
+-- name: SecretsReplace :one
+select pawl.secrets_replace(
+  @table_name::text, @tenants::text[], @row_keys::text[], @from_secrets::text[], @to_secrets::text[], @from_previous::text[],
+  @to_previous::text[])::integer as changed;
 
 -- name: SubscriptionTest :one
-select * from pawl.subscription_test(@tenant::text, @id::uuid);
+select * from pawl.subscription_test(@tenant::text, @id::uuid, @caller::jsonb);
 
 -- name: GetSubscription :one
-select * from pawl.subscription where tenant_id = @tenant_id and id = @id;
+select * from pawl.subscription_row where tenant_id = @tenant_id and id = @id;
 
 -- name: ListSubscriptions :many
 select s.*
-from pawl.subscription s
-where s.tenant_id = @tenant_id and (sqlc.narg('before_id')::uuid is null or s.id < sqlc.narg('before_id'))
+from pawl.subscription_row s
+where s.tenant_id = @tenant_id
+  and (sqlc.narg('before_id')::uuid is null or s.id < sqlc.narg('before_id'))
+  and (sqlc.narg('within')::text[] is null or s.workflows <> '{}' and s.workflows <@ sqlc.narg('within'))
 order by s.id desc
 limit @row_limit;
+
+-- name: TenantOfSubscription :one
+select pawl.tenant_of_subscription(@id::uuid) as tenant;
 
 -- UnknownNames returns the names in a filter that do not exist: workflows, and events and states that
 -- no version of the filter's workflows has, or of any workflow if the filter names none. The name of
@@ -68,6 +92,18 @@ where d.tenant_id = @tenant_id
 order by d.id desc
 limit @row_limit;
 
+-- DeliveriesWithin chooses the deliveries that lie within some workflows: those of subscriptions and callbacks that do. A
+-- subscription may have had another filter when its delivery was made, so the instance must lie within too. If the
+-- instance was purged, the subscription decides.
+-- name: DeliveriesWithin :many
+select d.id
+from pawl.delivery d
+left join pawl.subscription_row s on s.tenant_id = d.tenant_id and s.id = d.subscription_id and not d.callback
+left join pawl.instance i on i.tenant_id = d.tenant_id and i.id = d.instance_id
+where d.tenant_id = @tenant_id and d.id = any (@ids::uuid[])
+  and (i.workflow is null or i.workflow = any (@within::text[]))
+  and case when d.callback then i.workflow is not null else s.workflows <> '{}' and s.workflows <@ @within::text[] end;
+
 -- name: DeliveryReplay :one
 select
   r.replayed::integer as replayed,
@@ -77,7 +113,7 @@ select
 from pawl.delivery_replay(
   @tenant::text, sqlc.narg('ids')::uuid[], sqlc.narg('subscription_id')::uuid, @status::text,
   sqlc.narg('created_after')::timestamptz, sqlc.narg('created_before')::timestamptz, sqlc.narg('after')::uuid,
-  @row_limit::integer) r;
+  @row_limit::integer, @caller::jsonb, @earlier::bigint) r;
 
 -- name: DeliveryRoute :one
 select
@@ -93,6 +129,9 @@ select * from pawl.delivery_due(@tenants::text[], @subscriptions::uuid[], @limit
 
 -- name: DeliveryEndpoints :many
 select * from pawl.delivery_endpoints(@tenants::text[], @ids::uuid[]);
+
+-- name: DeliveryTenants :many
+select * from pawl.delivery_tenants(@tenants::text[]);
 
 -- name: DeliveryMessages :many
 select * from pawl.delivery_messages(@tenants::text[], @instances::uuid[], @versions::bigint[], @bytes::bigint);

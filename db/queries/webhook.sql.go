@@ -7,11 +7,51 @@ package queries
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 )
+
+const deliveriesWithin = `-- name: DeliveriesWithin :many
+select d.id
+from pawl.delivery d
+left join pawl.subscription_row s on s.tenant_id = d.tenant_id and s.id = d.subscription_id and not d.callback
+left join pawl.instance i on i.tenant_id = d.tenant_id and i.id = d.instance_id
+where d.tenant_id = $1 and d.id = any ($2::uuid[])
+  and (i.workflow is null or i.workflow = any ($3::text[]))
+  and case when d.callback then i.workflow is not null else s.workflows <> '{}' and s.workflows <@ $3::text[] end
+`
+
+type DeliveriesWithinParams struct {
+	TenantID string
+	Ids      []uuid.UUID
+	Within   []string
+}
+
+// DeliveriesWithin chooses the deliveries that lie within some workflows: those of subscriptions and callbacks that do. A
+// subscription may have had another filter when its delivery was made, so the instance must lie within too. If the
+// instance was purged, the subscription decides.
+func (q *Queries) DeliveriesWithin(ctx context.Context, arg DeliveriesWithinParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, deliveriesWithin, arg.TenantID, arg.Ids, arg.Within)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []uuid.UUID
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
 
 const deliveryDue = `-- name: DeliveryDue :many
 select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery_due($1::text[], $2::uuid[], $3::integer[], ($4::text[])::uuid[])
@@ -67,7 +107,7 @@ func (q *Queries) DeliveryDue(ctx context.Context, arg DeliveryDueParams) ([]Del
 }
 
 const deliveryEndpoints = `-- name: DeliveryEndpoints :many
-select tenant_id, id, url, secret, previous_secret, disabled from pawl.delivery_endpoints($1::text[], $2::uuid[])
+select tenant_id, id, url, secret, previous_secret, disabled, callback, resting from pawl.delivery_endpoints($1::text[], $2::uuid[])
 `
 
 type DeliveryEndpointsParams struct {
@@ -91,6 +131,8 @@ func (q *Queries) DeliveryEndpoints(ctx context.Context, arg DeliveryEndpointsPa
 			&i.Secret,
 			&i.PreviousSecret,
 			&i.Disabled,
+			&i.Callback,
+			&i.Resting,
 		); err != nil {
 			return nil, err
 		}
@@ -148,7 +190,7 @@ func (q *Queries) DeliveryLanes(ctx context.Context, arg DeliveryLanesParams) ([
 }
 
 const deliveryMessages = `-- name: DeliveryMessages :many
-select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[], $4::bigint)
+select tenant_id, instance_id, version, seq, xid, workflow, workflow_version, kind, event, from_state, to_state, status, context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal, memory, database_user, epoch, position, business_key, instance_correlation_id, created_at, actions from pawl.delivery_messages($1::text[], $2::uuid[], $3::bigint[], $4::bigint)
 `
 
 type DeliveryMessagesParams struct {
@@ -196,6 +238,10 @@ func (q *Queries) DeliveryMessages(ctx context.Context, arg DeliveryMessagesPara
 			&i.Traceparent,
 			&i.At,
 			&i.EnteredAt,
+			&i.Internal,
+			&i.Principal,
+			&i.Memory,
+			&i.DatabaseUser,
 			&i.Epoch,
 			&i.Position,
 			&i.BusinessKey,
@@ -239,7 +285,7 @@ select
 from pawl.delivery_replay(
   $1::text, $2::uuid[], $3::uuid, $4::text,
   $5::timestamptz, $6::timestamptz, $7::uuid,
-  $8::integer) r
+  $8::integer, $9::jsonb, $10::bigint) r
 `
 
 type DeliveryReplayParams struct {
@@ -251,6 +297,8 @@ type DeliveryReplayParams struct {
 	CreatedBefore  *time.Time
 	After          *uuid.UUID
 	RowLimit       int32
+	Caller         json.RawMessage
+	Earlier        int64
 }
 
 type DeliveryReplayRow struct {
@@ -270,6 +318,8 @@ func (q *Queries) DeliveryReplay(ctx context.Context, arg DeliveryReplayParams) 
 		arg.CreatedBefore,
 		arg.After,
 		arg.RowLimit,
+		arg.Caller,
+		arg.Earlier,
 	)
 	var i DeliveryReplayRow
 	err := row.Scan(
@@ -364,6 +414,30 @@ func (q *Queries) DeliverySettle(ctx context.Context, arg DeliverySettleParams) 
 	return leads, err
 }
 
+const deliveryTenants = `-- name: DeliveryTenants :many
+select tenant_id, disabled, attempts from pawl.delivery_tenants($1::text[])
+`
+
+func (q *Queries) DeliveryTenants(ctx context.Context, tenants []string) ([]DeliveryTenant, error) {
+	rows, err := q.db.Query(ctx, deliveryTenants, tenants)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []DeliveryTenant
+	for rows.Next() {
+		var i DeliveryTenant
+		if err := rows.Scan(&i.TenantID, &i.Disabled, &i.Attempts); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const getDelivery = `-- name: GetDelivery :one
 select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.delivery where tenant_id = $1 and id = $2
 `
@@ -398,7 +472,7 @@ func (q *Queries) GetDelivery(ctx context.Context, arg GetDeliveryParams) (Deliv
 }
 
 const getSubscription = `-- name: GetSubscription :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription where tenant_id = $1 and id = $2
+select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_row where tenant_id = $1 and id = $2
 `
 
 type GetSubscriptionParams struct {
@@ -417,15 +491,12 @@ func (q *Queries) GetSubscription(ctx context.Context, arg GetSubscriptionParams
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
-		&i.Secret,
-		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
-		&i.Since,
-		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
 		&i.CircuitOpenUntil,
+		&i.Finding,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -499,21 +570,29 @@ func (q *Queries) ListDeliveries(ctx context.Context, arg ListDeliveriesParams) 
 }
 
 const listSubscriptions = `-- name: ListSubscriptions :many
-select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.secret, s.previous_secret, s.previous_secret_until, s.since, s.later_seq, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.created_at, s.created_by
-from pawl.subscription s
-where s.tenant_id = $1 and ($2::uuid is null or s.id < $2)
+select s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.previous_secret_until, s.disabled_at, s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
+from pawl.subscription_row s
+where s.tenant_id = $1
+  and ($2::uuid is null or s.id < $2)
+  and ($3::text[] is null or s.workflows <> '{}' and s.workflows <@ $3)
 order by s.id desc
-limit $3
+limit $4
 `
 
 type ListSubscriptionsParams struct {
 	TenantID string
 	BeforeID *uuid.UUID
+	Within   []string
 	RowLimit int32
 }
 
 func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsParams) ([]Subscription, error) {
-	rows, err := q.db.Query(ctx, listSubscriptions, arg.TenantID, arg.BeforeID, arg.RowLimit)
+	rows, err := q.db.Query(ctx, listSubscriptions,
+		arg.TenantID,
+		arg.BeforeID,
+		arg.Within,
+		arg.RowLimit,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -529,15 +608,12 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 			&i.Events,
 			&i.States,
 			&i.TerminalOnly,
-			&i.Secret,
-			&i.PreviousSecret,
 			&i.PreviousSecretUntil,
-			&i.Since,
-			&i.LaterSeq,
 			&i.DisabledAt,
 			&i.DisabledReason,
 			&i.Failures,
 			&i.CircuitOpenUntil,
+			&i.Finding,
 			&i.CreatedAt,
 			&i.CreatedBy,
 		); err != nil {
@@ -551,10 +627,82 @@ func (q *Queries) ListSubscriptions(ctx context.Context, arg ListSubscriptionsPa
 	return items, nil
 }
 
+const secretsPage = `-- name: SecretsPage :many
+select tenant_id, row_key, secret, previous_secret from pawl.secrets_page($1::text, $2::text, $3::text, $4::integer)
+`
+
+type SecretsPageParams struct {
+	TableName string
+	Tenant    string
+	RowKey    string
+	RowLimit  int32
+}
+
+func (q *Queries) SecretsPage(ctx context.Context, arg SecretsPageParams) ([]StoredSecret, error) {
+	rows, err := q.db.Query(ctx, secretsPage,
+		arg.TableName,
+		arg.Tenant,
+		arg.RowKey,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []StoredSecret
+	for rows.Next() {
+		var i StoredSecret
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.RowKey,
+			&i.Secret,
+			&i.PreviousSecret,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const secretsReplace = `-- name: SecretsReplace :one
+select pawl.secrets_replace(
+  $1::text, $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+  $7::text[])::integer as changed
+`
+
+type SecretsReplaceParams struct {
+	TableName    string
+	Tenants      []string
+	RowKeys      []string
+	FromSecrets  []string
+	ToSecrets    []string
+	FromPrevious []string
+	ToPrevious   []string
+}
+
+func (q *Queries) SecretsReplace(ctx context.Context, arg SecretsReplaceParams) (int32, error) {
+	row := q.db.QueryRow(ctx, secretsReplace,
+		arg.TableName,
+		arg.Tenants,
+		arg.RowKeys,
+		arg.FromSecrets,
+		arg.ToSecrets,
+		arg.FromPrevious,
+		arg.ToPrevious,
+	)
+	var changed int32
+	err := row.Scan(&changed)
+	return changed, err
+}
+
 const subscriptionCreate = `-- name: SubscriptionCreate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_create(
+select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_create(
   $1::text, $2::text, $3::text[], $4::text[], $5::text[], $6::boolean, $7::text,
-  $8::text)
+  $8::text, $9::uuid, $10::jsonb)
 `
 
 type SubscriptionCreateParams struct {
@@ -566,6 +714,8 @@ type SubscriptionCreateParams struct {
 	TerminalOnly bool
 	Secret       string
 	Actor        string
+	Seed         uuid.UUID
+	Caller       json.RawMessage
 }
 
 func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreateParams) (Subscription, error) {
@@ -578,6 +728,8 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 		arg.TerminalOnly,
 		arg.Secret,
 		arg.Actor,
+		arg.Seed,
+		arg.Caller,
 	)
 	var i Subscription
 	err := row.Scan(
@@ -588,15 +740,12 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
-		&i.Secret,
-		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
-		&i.Since,
-		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
 		&i.CircuitOpenUntil,
+		&i.Finding,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -604,30 +753,64 @@ func (q *Queries) SubscriptionCreate(ctx context.Context, arg SubscriptionCreate
 }
 
 const subscriptionDelete = `-- name: SubscriptionDelete :one
-select pawl.subscription_delete($1::text, $2::uuid)::boolean as deleted
+select pawl.subscription_delete($1::text, $2::uuid, $3::jsonb)::boolean as deleted
 `
 
 type SubscriptionDeleteParams struct {
 	Tenant string
 	ID     uuid.UUID
+	Caller json.RawMessage
 }
 
 func (q *Queries) SubscriptionDelete(ctx context.Context, arg SubscriptionDeleteParams) (bool, error) {
-	row := q.db.QueryRow(ctx, subscriptionDelete, arg.Tenant, arg.ID)
+	row := q.db.QueryRow(ctx, subscriptionDelete, arg.Tenant, arg.ID, arg.Caller)
 	var deleted bool
 	err := row.Scan(&deleted)
 	return deleted, err
 }
 
+const subscriptionRest = `-- name: SubscriptionRest :one
+select pawl.subscription_rest(
+  $1::text, $2::bigint, $3::text[], $4::uuid[], $5::text[], $6::interval)::boolean as leads
+`
+
+type SubscriptionRestParams struct {
+	Leader   string
+	Term     int64
+	Tenants  []string
+	Ids      []uuid.UUID
+	Findings []string
+	Rest     pgtype.Interval
+}
+
+func (q *Queries) SubscriptionRest(ctx context.Context, arg SubscriptionRestParams) (bool, error) {
+	row := q.db.QueryRow(ctx, subscriptionRest,
+		arg.Leader,
+		arg.Term,
+		arg.Tenants,
+		arg.Ids,
+		arg.Findings,
+		arg.Rest,
+	)
+	var leads bool
+	err := row.Scan(&leads)
+	return leads, err
+}
+
 const subscriptionRotateSecret = `-- name: SubscriptionRotateSecret :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_rotate_secret($1::text, $2::uuid, $3::text, $4::interval)
+select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_rotate_secret(
+  $1::text, $2::uuid, $3::text, $4::interval, $5::text, $6::text,
+  $7::jsonb)
 `
 
 type SubscriptionRotateSecretParams struct {
-	Tenant  string
-	ID      uuid.UUID
-	Secret  string
-	Overlap pgtype.Interval
+	Tenant         string
+	ID             uuid.UUID
+	Secret         string
+	Overlap        pgtype.Interval
+	FromSecret     string
+	PreviousSecret string
+	Caller         json.RawMessage
 }
 
 func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg SubscriptionRotateSecretParams) (Subscription, error) {
@@ -636,6 +819,9 @@ func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg Subscription
 		arg.ID,
 		arg.Secret,
 		arg.Overlap,
+		arg.FromSecret,
+		arg.PreviousSecret,
+		arg.Caller,
 	)
 	var i Subscription
 	err := row.Scan(
@@ -646,32 +832,48 @@ func (q *Queries) SubscriptionRotateSecret(ctx context.Context, arg Subscription
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
-		&i.Secret,
-		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
-		&i.Since,
-		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
 		&i.CircuitOpenUntil,
+		&i.Finding,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
 	return i, err
 }
 
+const subscriptionSealedSecret = `-- name: SubscriptionSealedSecret :one
+select s.secret::text as secret
+from pawl.subscription_sealed_secret($1::text, $2::uuid) s (secret)
+where s.secret is not null
+`
+
+type SubscriptionSealedSecretParams struct {
+	Tenant string
+	ID     uuid.UUID
+}
+
+func (q *Queries) SubscriptionSealedSecret(ctx context.Context, arg SubscriptionSealedSecretParams) (string, error) {
+	row := q.db.QueryRow(ctx, subscriptionSealedSecret, arg.Tenant, arg.ID)
+	var secret string
+	err := row.Scan(&secret)
+	return secret, err
+}
+
 const subscriptionTest = `-- name: SubscriptionTest :one
-select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid)
+select tenant_id, id, subscription_id, callback, instance_id, version, type, status, attempts, replayed, next_attempt_at, last_status, last_error, last_response, created_at, delivered_at from pawl.subscription_test($1::text, $2::uuid, $3::jsonb)
 `
 
 type SubscriptionTestParams struct {
 	Tenant string
 	ID     uuid.UUID
+	Caller json.RawMessage
 }
 
 func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestParams) (Delivery, error) {
-	row := q.db.QueryRow(ctx, subscriptionTest, arg.Tenant, arg.ID)
+	row := q.db.QueryRow(ctx, subscriptionTest, arg.Tenant, arg.ID, arg.Caller)
 	var i Delivery
 	err := row.Scan(
 		&i.TenantID,
@@ -695,9 +897,9 @@ func (q *Queries) SubscriptionTest(ctx context.Context, arg SubscriptionTestPara
 }
 
 const subscriptionUpdate = `-- name: SubscriptionUpdate :one
-select tenant_id, id, url, workflows, events, states, terminal_only, secret, previous_secret, previous_secret_until, since, later_seq, disabled_at, disabled_reason, failures, circuit_open_until, created_at, created_by from pawl.subscription_update(
+select tenant_id, id, url, workflows, events, states, terminal_only, previous_secret_until, disabled_at, disabled_reason, failures, circuit_open_until, finding, created_at, created_by from pawl.subscription_update(
   $1::text, $2::uuid, $3::text, $4::text[], $5::text[],
-  $6::text[], $7::boolean, $8::boolean)
+  $6::text[], $7::boolean, $8::boolean, $9::jsonb)
 `
 
 type SubscriptionUpdateParams struct {
@@ -709,6 +911,7 @@ type SubscriptionUpdateParams struct {
 	States       []string
 	TerminalOnly *bool
 	Disabled     *bool
+	Caller       json.RawMessage
 }
 
 func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdateParams) (Subscription, error) {
@@ -721,6 +924,7 @@ func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdate
 		arg.States,
 		arg.TerminalOnly,
 		arg.Disabled,
+		arg.Caller,
 	)
 	var i Subscription
 	err := row.Scan(
@@ -731,19 +935,27 @@ func (q *Queries) SubscriptionUpdate(ctx context.Context, arg SubscriptionUpdate
 		&i.Events,
 		&i.States,
 		&i.TerminalOnly,
-		&i.Secret,
-		&i.PreviousSecret,
 		&i.PreviousSecretUntil,
-		&i.Since,
-		&i.LaterSeq,
 		&i.DisabledAt,
 		&i.DisabledReason,
 		&i.Failures,
 		&i.CircuitOpenUntil,
+		&i.Finding,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
 	return i, err
+}
+
+const tenantOfSubscription = `-- name: TenantOfSubscription :one
+select pawl.tenant_of_subscription($1::uuid) as tenant
+`
+
+func (q *Queries) TenantOfSubscription(ctx context.Context, id uuid.UUID) (string, error) {
+	row := q.db.QueryRow(ctx, tenantOfSubscription, id)
+	var tenant string
+	err := row.Scan(&tenant)
+	return tenant, err
 }
 
 const unknownNames = `-- name: UnknownNames :many

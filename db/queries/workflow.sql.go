@@ -8,10 +8,53 @@ package queries
 import (
 	"context"
 	"encoding/json"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const getSchema = `-- name: GetSchema :one
+select name, version, schema, checksum, created_at, created_by from pawl.schema where name = $1 order by version desc limit 1
+`
+
+func (q *Queries) GetSchema(ctx context.Context, name string) (Schema, error) {
+	row := q.db.QueryRow(ctx, getSchema, name)
+	var i Schema
+	err := row.Scan(
+		&i.Name,
+		&i.Version,
+		&i.Schema,
+		&i.Checksum,
+		&i.CreatedAt,
+		&i.CreatedBy,
+	)
+	return i, err
+}
+
+const getSchemaVersion = `-- name: GetSchemaVersion :one
+select name, version, schema, checksum, created_at, created_by from pawl.schema where name = $1 and version = $2
+`
+
+type GetSchemaVersionParams struct {
+	Name    string
+	Version int32
+}
+
+func (q *Queries) GetSchemaVersion(ctx context.Context, arg GetSchemaVersionParams) (Schema, error) {
+	row := q.db.QueryRow(ctx, getSchemaVersion, arg.Name, arg.Version)
+	var i Schema
+	err := row.Scan(
+		&i.Name,
+		&i.Version,
+		&i.Schema,
+		&i.Checksum,
+		&i.CreatedAt,
+		&i.CreatedBy,
+	)
+	return i, err
+}
+
 const getSetting = `-- name: GetSetting :one
-select only_row, idempotency_ttl, idempotency_ttl_slides, context_limit, payload_limit, definition_limit, state_limit, cursor_secret from pawl.setting
+select only_row, idempotency_ttl, idempotency_ttl_slides, context_limit, payload_limit, definition_limit, state_limit, cursor_secret, access_version from pawl.setting
 `
 
 func (q *Queries) GetSetting(ctx context.Context) (Setting, error) {
@@ -26,12 +69,13 @@ func (q *Queries) GetSetting(ctx context.Context) (Setting, error) {
 		&i.DefinitionLimit,
 		&i.StateLimit,
 		&i.CursorSecret,
+		&i.AccessVersion,
 	)
 	return i, err
 }
 
 const getWorkflow = `-- name: GetWorkflow :one
-select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, created_at, created_by from pawl.workflow where name = $1 order by version desc limit 1
+select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by from pawl.workflow where name = $1 order by version desc limit 1
 `
 
 func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error) {
@@ -50,6 +94,7 @@ func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error
 		&i.BusinessKeyReusable,
 		&i.ContextSchema,
 		&i.ContextSchemaChecksum,
+		&i.ContextDefault,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -57,7 +102,7 @@ func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error
 }
 
 const getWorkflowVersion = `-- name: GetWorkflowVersion :one
-select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, created_at, created_by from pawl.workflow where name = $1 and version = $2
+select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by from pawl.workflow where name = $1 and version = $2
 `
 
 type GetWorkflowVersionParams struct {
@@ -81,6 +126,7 @@ func (q *Queries) GetWorkflowVersion(ctx context.Context, arg GetWorkflowVersion
 		&i.BusinessKeyReusable,
 		&i.ContextSchema,
 		&i.ContextSchemaChecksum,
+		&i.ContextDefault,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -129,18 +175,86 @@ func (q *Queries) JSONPathErrors(ctx context.Context, paths []string) ([]JSONPat
 	return items, nil
 }
 
-const listWorkflows = `-- name: ListWorkflows :many
-select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.created_at, w.created_by from pawl.workflows_page($1::text, $2::integer, $3::bigint) w order by w.name
+const listSchemaNames = `-- name: ListSchemaNames :many
+select distinct s.name from pawl.schema s order by s.name limit $1::integer
 `
 
-type ListWorkflowsParams struct {
+func (q *Queries) ListSchemaNames(ctx context.Context, rowLimit int32) ([]string, error) {
+	rows, err := q.db.Query(ctx, listSchemaNames, rowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		items = append(items, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listSchemas = `-- name: ListSchemas :many
+select s.name, s.version, s.schema, s.checksum, s.created_at, s.created_by from pawl.schemas_page($1::text, $2::integer, $3::bigint) s order by s.name
+`
+
+type ListSchemasParams struct {
 	After    string
 	RowLimit int32
 	Bytes    int64
 }
 
+func (q *Queries) ListSchemas(ctx context.Context, arg ListSchemasParams) ([]Schema, error) {
+	rows, err := q.db.Query(ctx, listSchemas, arg.After, arg.RowLimit, arg.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []Schema
+	for rows.Next() {
+		var i Schema
+		if err := rows.Scan(
+			&i.Name,
+			&i.Version,
+			&i.Schema,
+			&i.Checksum,
+			&i.CreatedAt,
+			&i.CreatedBy,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listWorkflows = `-- name: ListWorkflows :many
+select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.context_default, w.created_at, w.created_by from pawl.workflows_page(
+  $1::text, $2::integer, $3::bigint, $4::text[]) w order by w.name
+`
+
+type ListWorkflowsParams struct {
+	After     string
+	RowLimit  int32
+	Bytes     int64
+	Workflows []string
+}
+
 func (q *Queries) ListWorkflows(ctx context.Context, arg ListWorkflowsParams) ([]Workflow, error) {
-	rows, err := q.db.Query(ctx, listWorkflows, arg.After, arg.RowLimit, arg.Bytes)
+	rows, err := q.db.Query(ctx, listWorkflows,
+		arg.After,
+		arg.RowLimit,
+		arg.Bytes,
+		arg.Workflows,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +275,7 @@ func (q *Queries) ListWorkflows(ctx context.Context, arg ListWorkflowsParams) ([
 			&i.BusinessKeyReusable,
 			&i.ContextSchema,
 			&i.ContextSchemaChecksum,
+			&i.ContextDefault,
 			&i.CreatedAt,
 			&i.CreatedBy,
 		); err != nil {
@@ -174,15 +289,59 @@ func (q *Queries) ListWorkflows(ctx context.Context, arg ListWorkflowsParams) ([
 	return items, nil
 }
 
+const proposeWorkflow = `-- name: ProposeWorkflow :one
+select pawl.propose_workflow($1::jsonb)::integer as version
+`
+
+func (q *Queries) ProposeWorkflow(ctx context.Context, definition json.RawMessage) (int32, error) {
+	row := q.db.QueryRow(ctx, proposeWorkflow, definition)
+	var version int32
+	err := row.Scan(&version)
+	return version, err
+}
+
+const registerSchema = `-- name: RegisterSchema :one
+select r.version::integer as version, r.created::boolean as created
+from pawl.register_schema($1::text, $2::jsonb, $3::text, $4::jsonb) r
+`
+
+type RegisterSchemaParams struct {
+	Name   string
+	Schema json.RawMessage
+	Actor  string
+	Caller json.RawMessage
+}
+
+type RegisterSchemaRow struct {
+	Version int32
+	Created bool
+}
+
+func (q *Queries) RegisterSchema(ctx context.Context, arg RegisterSchemaParams) (RegisterSchemaRow, error) {
+	row := q.db.QueryRow(ctx, registerSchema,
+		arg.Name,
+		arg.Schema,
+		arg.Actor,
+		arg.Caller,
+	)
+	var i RegisterSchemaRow
+	err := row.Scan(&i.Version, &i.Created)
+	return i, err
+}
+
 const registerWorkflow = `-- name: RegisterWorkflow :one
 select r.version::integer as version, r.created::boolean as created
-from pawl.register_workflow($1::jsonb, $2::text, $3::integer) r
+from pawl.register_workflow($1::jsonb, $2::text, $3::integer, $4::text,
+  $5::interval, $6::jsonb) r
 `
 
 type RegisterWorkflowParams struct {
-	Definition json.RawMessage
-	Actor      string
-	Version    *int32
+	Definition     json.RawMessage
+	Actor          string
+	Version        *int32
+	Confirm        *string
+	RetentionFloor pgtype.Interval
+	Caller         json.RawMessage
 }
 
 type RegisterWorkflowRow struct {
@@ -191,8 +350,50 @@ type RegisterWorkflowRow struct {
 }
 
 func (q *Queries) RegisterWorkflow(ctx context.Context, arg RegisterWorkflowParams) (RegisterWorkflowRow, error) {
-	row := q.db.QueryRow(ctx, registerWorkflow, arg.Definition, arg.Actor, arg.Version)
+	row := q.db.QueryRow(ctx, registerWorkflow,
+		arg.Definition,
+		arg.Actor,
+		arg.Version,
+		arg.Confirm,
+		arg.RetentionFloor,
+		arg.Caller,
+	)
 	var i RegisterWorkflowRow
 	err := row.Scan(&i.Version, &i.Created)
 	return i, err
+}
+
+const schemasFor = `-- name: SchemasFor :many
+select s.reference::text as reference, s.schema::jsonb as schema
+from pawl.schemas_for($1::text[], $2::bigint) s
+`
+
+type SchemasForParams struct {
+	Refs  []string
+	Bytes int64
+}
+
+type SchemasForRow struct {
+	Reference string
+	Schema    json.RawMessage
+}
+
+func (q *Queries) SchemasFor(ctx context.Context, arg SchemasForParams) ([]SchemasForRow, error) {
+	rows, err := q.db.Query(ctx, schemasFor, arg.Refs, arg.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SchemasForRow
+	for rows.Next() {
+		var i SchemasForRow
+		if err := rows.Scan(&i.Reference, &i.Schema); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -5,7 +5,7 @@
 //	tables.sql      the module's opening comment, schemas, domains, tables, indexes, types, views
 //	private.sql     the functions of schema pawl_private
 //	<function>.sql  one function of schema pawl each, with its header
-//	grants.sql      which functions each kind of role may execute, as data
+//	grants.sql      what each kind of role may execute and read, as data
 //
 // A module may use what modules before it define, and nothing of later ones. The migrations in
 // db/migrations are generated from here: see [Up] and internal/migration. A test in package db
@@ -169,16 +169,71 @@ func Annotate(text string) string {
 // grant matches a row of a grants.sql: a privilege and a function.
 var grant = regexp.MustCompile(`\('(\w+)', '([\w.]+)'\)`)
 
-// Grants returns the functions that each privilege may execute, in load order.
-func Grants() map[string][]string {
-	all := map[string][]string{}
+// readable matches a row of a grants.sql: a privilege, a table or view, and its columns.
+var readable = regexp.MustCompile(`\('(\w+)', '([\w.]+)', (?:null|'\{([\w,]+)\}')\)`)
+
+// A Relation is a table or a view that a role may read.
+type Relation struct {
+	Name    string   // With its schema.
+	Columns []string // Nil for all.
+}
+
+// Privileges is what roles with a privilege may do.
+type Privileges struct {
+	Functions []string   // They may execute these.
+	Relations []Relation // They may read these.
+}
+
+// Grants returns what each privilege may do, in load order.
+func Grants() map[string]Privileges {
+	all := map[string]Privileges{}
 	for _, file := range Files() {
 		if path.Base(file) != "grants.sql" {
 			continue
 		}
 		for _, m := range grant.FindAllStringSubmatch(Text(file), -1) {
-			all[m[1]] = append(all[m[1]], m[2])
+			p := all[m[1]]
+			p.Functions = append(p.Functions, m[2])
+			all[m[1]] = p
 		}
+		for _, m := range readable.FindAllStringSubmatch(Text(file), -1) {
+			r := Relation{Name: m[2]}
+			if m[3] != "" {
+				r.Columns = strings.Split(m[3], ",")
+			}
+			p := all[m[1]]
+			p.Relations = append(p.Relations, r)
+			all[m[1]] = p
+		}
+	}
+	return all
+}
+
+// Joined returns what several privileges may do together, each once.
+func Joined(privileges ...string) (all Privileges) {
+	grants := Grants()
+	columns := map[string][]string{}
+	for _, p := range privileges {
+		for _, f := range grants[p].Functions {
+			if !slices.Contains(all.Functions, f) {
+				all.Functions = append(all.Functions, f)
+			}
+		}
+		for _, r := range grants[p].Relations {
+			known, seen := columns[r.Name]
+			switch {
+			case !seen:
+				columns[r.Name] = r.Columns
+				all.Relations = append(all.Relations, r)
+			case r.Columns == nil || known == nil:
+				columns[r.Name] = nil
+			default:
+				columns[r.Name] = append(slices.Clone(known), r.Columns...)
+			}
+		}
+	}
+	for i, r := range all.Relations {
+		all.Relations[i].Columns = columns[r.Name]
 	}
 	return all
 }

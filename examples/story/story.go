@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -52,6 +53,15 @@ func Start(t testing.TB, pool *pgxpool.Pool, definition []byte) *Story {
 	}
 	s.Do(http.MethodPut, "/v1/workflows/"+document["name"].(string), document).Want(t, http.StatusCreated)
 	return s
+}
+
+// URL returns where the service listens.
+func (s *Story) URL() *url.URL {
+	u, err := url.Parse(s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return u
 }
 
 // Do sends a request whose body, unless nil, is sent as JSON; a string is JSON already.
@@ -103,6 +113,13 @@ func (s *Story) Do(method, path string, body any, headers ...string) Answer {
 func (s *Story) Fire(location, event, key, body string, headers ...string) Answer {
 	s.t.Helper()
 	return s.Do(http.MethodPost, location+"/actions/"+event, body, append([]string{"Idempotency-Key", key}, headers...)...)
+}
+
+// Await waits until an instance is in a state.
+func (s *Story) Await(location, state string) Answer {
+	s.t.Helper()
+	return bounded.Until(s.t, location+" to be "+state, func() Answer { return s.Do(http.MethodGet, location, nil) },
+		func(a Answer) bool { return a.Body["state"] == state })
 }
 
 // Want ends the test unless the answer has the status.

@@ -27,8 +27,8 @@ func (f DiagramFormat) Known() bool { return f == Mermaid || f == DOT }
 type Visit struct {
 	// Version is the one that the instance reached by the step.
 	Version int64
-	// Kind is that of the step, as history has it: "created", "transition", "timeout", "expired", "forced"
-	// or "migrated". If it is empty, only the state To is marked.
+	// Kind is that of the step, as history has it: "created", "transition", "timeout", "expired", "forced",
+	// "cancelled", "migrated", "result" or "compensated". If it is empty, only the state To is marked.
 	Kind string
 	// Event, From and To are those of the step. Event is nil if no event made it, and From for a creation.
 	Event, From *string
@@ -36,7 +36,7 @@ type Visit struct {
 }
 
 // Diagram writes the definition as a diagram. It shows the atomic and final states by their paths, from
-// the initial one on, and each final state with its outcome. For each transition of a state, its own or an
+// the initial one on, and each final state with its outcome. A state shows its tasks, and whether it undoes. For each transition of a state, its own or an
 // inherited one, it shows an edge with the event or timeout and the guard. The same definition and path
 // always give the same text.
 //
@@ -69,6 +69,7 @@ const (
 // edges in the order in which they were declared.
 type diagram struct {
 	name  string
+	notes []string // Of the workflow.
 	nodes []*diagramNode
 	edges []*diagramEdge
 }
@@ -76,6 +77,7 @@ type diagram struct {
 type diagramNode struct {
 	name             string
 	outcome          Outcome
+	notes            []string // Shown below the name.
 	visited, current bool
 }
 
@@ -83,38 +85,35 @@ type diagramEdge struct {
 	from, to string
 	// event and kind say which steps the edge stands for; kind is empty for a declared transition.
 	event, kind string
-	label       string
-	versions    []int64 // That the instance reached by it.
+	// result: it stands for what became of a task or of undoing.
+	result   bool
+	label    string
+	versions []int64 // That the instance reached by it.
 }
 
 // diagram returns the diagram without the way of an instance.
 func (d *Definition) diagram() *diagram {
-	g := &diagram{name: d.Name}
+	g := &diagram{name: d.Name, notes: notes(d.Description, d.Invariant, false)}
 	flat := d.Flat()
 	initial, _ := d.enter(d.Initial)
 	g.edges = append(g.edges, &diagramEdge{from: beginning, to: initial})
-	candidates := func(from, event, label string, list []Transition) {
-		for i, t := range list {
-			text := label
-			switch {
-			case t.Guard != "":
-				text += " [" + t.Guard + "]"
-			case i > 0:
-				text += " [else]"
-			}
-			g.edges = append(g.edges, &diagramEdge{from: from, to: t.Target, event: event, label: text})
-		}
-	}
 	for _, name := range nearest(flat, initial) {
 		s := flat[name]
-		g.nodes = append(g.nodes, &diagramNode{name: name, outcome: s.Outcome})
-		for _, event := range slices.Sorted(maps.Keys(s.On)) {
-			candidates(name, event, event, s.On[event])
-		}
-		candidates(name, "", "always", s.Always)
-		for _, delay := range slices.Sorted(maps.Keys(s.After)) {
-			text := FormatDuration(delay)
-			candidates(name, "after:"+text, "after "+text, s.After[delay])
+		g.nodes = append(g.nodes, &diagramNode{name: name, outcome: s.Outcome, notes: d.notes(name)})
+		for _, e := range s.Events {
+			event := e.Name
+			switch event {
+			case alwaysEvent:
+				event = ""
+			case doneEvent:
+				event = "done"
+			}
+			for i, t := range e.Candidates {
+				label := e.label(i)
+				for _, to := range t.targets() {
+					g.edges = append(g.edges, &diagramEdge{from: name, to: to, event: event, result: e.isResult(), label: label})
+				}
+			}
 		}
 	}
 	if d.TTL != nil {
@@ -124,12 +123,98 @@ func (d *Definition) diagram() *diagram {
 		}
 		g.edges = append(g.edges, &diagramEdge{from: anyState, to: d.TTL.Target, event: "ttl", label: label})
 	}
+	if cancel, known := d.enter(d.Cancel); known {
+		g.edges = append(g.edges, &diagramEdge{from: anyState, to: cancel, label: "cancel"})
+	}
 	return g
+}
+
+// notes lists what a diagram says below the name of an atomic or final state: what it and the states around it are
+// described by, what must hold there, and whether they are protected.
+func (d *Definition) notes(path string) (list []string) {
+	paths, states := d.around(path)
+	for i, s := range states {
+		for _, text := range notes(s.Description, s.Invariant, s.Protected) {
+			if paths[i] != path {
+				text = paths[i] + ": " + text
+			}
+			list = append(list, text)
+		}
+	}
+	return append(list, states[len(states)-1].taskNotes()...)
+}
+
+// taskNotes lists what a diagram says of the state's tasks, and of its undoing.
+func (s State) taskNotes() (list []string) {
+	for _, name := range slices.Sorted(maps.Keys(s.Invoke)) {
+		t := s.Invoke[name]
+		text := "invoke / " + name
+		if t.HTTP != nil {
+			text += " (" + t.HTTP.Connection + ")"
+		} else {
+			text += " (work for " + t.Work.Topic + ")"
+		}
+		if t.Compensate != nil {
+			text += ", can be undone"
+		}
+		if t.Description != "" {
+			text += " – " + t.Description
+		}
+		list = append(list, text)
+	}
+	switch {
+	case s.Compensate == nil:
+	case s.Compensate.ContinueOnFailure:
+		list = append(list, "undoes all, and goes on after a failure")
+	default:
+		list = append(list, "undoes all, and stops at a failure")
+	}
+	return list
+}
+
+func notes(description string, invariant Guard, protected bool) (list []string) {
+	if description != "" {
+		list = append(list, description)
+	}
+	if invariant != nil {
+		list = append(list, "invariant "+guardText(invariant))
+	}
+	if protected {
+		list = append(list, "protected")
+	}
+	return list
+}
+
+// label returns what an edge says of a candidate: the event, the guard, how it moves, and the description.
+func (e FlatEvent) label(i int) string {
+	t := e.Candidates[i]
+	text := e.title()
+	switch {
+	case t.Guard != nil:
+		text += " [" + guardText(t.Guard) + "]"
+	case i > 0:
+		text += " [else]"
+	}
+	switch {
+	case t.Stays:
+		text += " (stays)"
+	case t.Resume == ResumeTimers:
+		text += " (resumes, with timers)"
+	case t.Resume != NoResume:
+		text += " (resumes)"
+	}
+	if t.Compensate != nil {
+		text += " (can be undone)"
+	}
+	if t.Description != "" {
+		text += " – " + t.Description
+	}
+	return text
 }
 
 // nearest lists the states in the order of their distance from one of them. Those that cannot be reached
 // from it come last.
-func nearest(flat map[string]State, from string) []string {
+func nearest(flat map[string]FlatState, from string) []string {
 	var order []string
 	add := func(path string) {
 		if _, known := flat[path]; known && !slices.Contains(order, path) {
@@ -138,7 +223,7 @@ func nearest(flat map[string]State, from string) []string {
 	}
 	add(from)
 	for i := 0; i < len(order); i++ {
-		for _, path := range targets(flat[order[i]]) {
+		for _, path := range flat[order[i]].targets() {
 			add(path)
 		}
 	}
@@ -180,24 +265,46 @@ func (g *diagram) mark(path []Visit) {
 		switch step.Kind {
 		case "forced", "migrated":
 			e.event, e.kind = "", step.Kind
+		case "compensated":
+			e.event, e.kind = strings.TrimPrefix(e.event, "compensated:"), step.Kind
+		case "cancelled":
+			e.from, e.event = anyState, ""
 		case "expired":
 			e.from, e.event = anyState, "ttl"
 		}
-		found := false
-		for _, known := range g.edges {
-			if known.from == e.from && known.to == e.to && known.event == e.event &&
-				(known.kind == e.kind || known.kind == step.Kind) {
-				known.versions = append(known.versions, step.Version)
-				found = true
-			}
+		known := g.taking(e, step.Kind)
+		for _, edge := range known {
+			edge.versions = append(edge.versions, step.Version)
 		}
-		if drawn := e.from == beginning || e.from == anyState || g.node(e.from) != nil; !found && drawn {
+		if drawn := e.from == beginning || e.from == anyState || g.node(e.from) != nil; len(known) == 0 && drawn {
 			e.kind = step.Kind
 			e.label = strings.TrimSpace(step.Kind + " " + e.event)
 			e.versions = []int64{step.Version}
 			g.edges = append(g.edges, &e)
 		}
 	}
+}
+
+// taking lists the edges that a step may have taken: those of its event, or else those of the longest pattern for it.
+func (g *diagram) taking(e diagramEdge, kind string) (edges []*diagramEdge) {
+	most := 0
+	for _, known := range g.edges {
+		if known.from != e.from || known.to != e.to || known.kind != e.kind && known.kind != kind {
+			continue
+		}
+		exact := exactness(known.event, e.event)
+		if timer := strings.Contains(e.event, ":"); known.event != e.event && (timer || e.event == "") {
+			exact = 0 // Patterns are for callers' events.
+		}
+		switch {
+		case exact == 0 || exact < most:
+		case exact > most:
+			edges, most = []*diagramEdge{known}, exact
+		default:
+			edges = append(edges, known)
+		}
+	}
+	return edges
 }
 
 // taken returns the part of an edge's label that lists the first few of the versions.

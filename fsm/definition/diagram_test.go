@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write the golden files")
 // nasty has what means something to the languages of diagrams, wherever a definition may
 // have it.
 const nasty = `{
-  "name": "nasty", "initial": "direction-TB", "ttl": {"after": "90m", "target": "end", "sliding": true},
+  "name": "nasty", "initial": "direction-TB", "ttl": {"after": "90m", "target": "end", "sliding": true}, "cancel": "a_b",
   "states": {
     "direction-TB": {"on": {
       "state": [
@@ -28,10 +28,57 @@ const nasty = `{
       ],
       "note.left-of": "direction-TB"
     }, "after": {"90s": {"target": "end", "guard": "$[0](1) == \"--> end\""}, "1d": "end"}},
-    "a-b": {"on": {"go": "a.b"}}, "a.b": {"on": {"go": "a_b"}}, "a_b": {"on": {"default": "end"}},
+    "a-b": {"protected": true, "on": {"go": "a.b"}}, "a.b": {"on": {"go": "a_b"}}, "a_b": {"on": {"default": "end"}},
     "end": {"type": "final", "outcome": "failed"}
   }
 }`
+
+// support has what a real process has: timers of its compound states, a pause, finals within, patterns, invariants.
+const support = `{
+  "name": "support", "description": "Tickets: \"paused\" while the customer is asked.", "initial": "OPEN",
+  "invariant": {"absent": "$.context.broken"},
+  "states": {
+    "OPEN": {
+      "description": "Somebody works on it.", "initial": "TRIAGE", "done": [{"guard": {"equal": ["$.context.level", 2]}, "target": "PAUSED"}, "CLOSED"],
+      "invariant": "$.context.level > 0",
+      "after": [{"in": "4h", "target": "CLOSED", "description": "Nobody answered."}, {"at": "$.context.due_at", "assign": {"late": true}}],
+      "every": {"in": "1d", "assign": {"reminders": "$.context.reminders + 1"}},
+      "on": {"ask": "PAUSED", "*": {"description": "Kept; for the record.", "assign": {"last": "$.event"}}, "note.*": {"guard": {"in": ["$.payload.kind", ["a", "b"]]}, "assign": {"notes": {"$append": ["$.context.notes", "$.payload.text"]}}}},
+      "states": {
+        "TRIAGE": {"on": {"assign": "WORK"}},
+        "WORK": {"on": {"solve": "SOLVED", "start": {"rearm": true}}, "after": {"1mo": {"target": "TRIAGE"}}},
+        "SOLVED": {"type": "final"}
+      }
+    },
+    "PAUSED": {"on": {"answer": {"target": "OPEN", "resume": "timers"}, "reopen": {"target": "OPEN", "resume": true}}},
+    "CLOSED": {"type": "final", "description": "Over & done."}
+  }
+}`
+
+var supportPath = []definition.Visit{
+	step(1, "created", "", "", "OPEN.TRIAGE"),
+	step(2, "transition", "assign", "OPEN.TRIAGE", "OPEN.WORK"),
+	step(3, "transition", "note.add", "OPEN.WORK", "OPEN.WORK"),
+	step(4, "timeout", "every:24h@OPEN", "OPEN.WORK", "OPEN.WORK"),
+	step(5, "transition", "ask", "OPEN.WORK", "PAUSED"),
+	step(6, "transition", "answer", "PAUSED", "OPEN.WORK"),
+	step(7, "transition", "solve", "OPEN.WORK", "OPEN.SOLVED"),
+	step(8, "transition", "done", "OPEN.SOLVED", "PAUSED"),
+	step(9, "transition", "reopen", "PAUSED", "OPEN.TRIAGE"),
+	step(10, "transition", "noted", "OPEN.TRIAGE", "OPEN.TRIAGE"),
+	step(11, "timeout", "after:4h@OPEN", "OPEN.TRIAGE", "CLOSED"),
+}
+
+var tripPath = []definition.Visit{
+	step(1, "created", "", "", "OPEN"),
+	step(2, "transition", "book", "OPEN", "HOTEL"),
+	step(3, "result", "done:hotel", "HOTEL", "FLIGHT"),
+	step(4, "transition", "booked", "FLIGHT", "DONE"),
+	step(5, "transition", "revoke", "DONE", "UNDOING"),
+	step(6, "compensated", "compensated:booked", "UNDOING", "UNDOING"),
+	step(7, "compensated", "compensated:hotel", "UNDOING", "UNDOING"),
+	step(8, "result", "done:compensate", "UNDOING", "CANCELLED"),
+}
 
 func parse(t testing.TB, text string) *definition.Definition {
 	t.Helper()
@@ -81,7 +128,9 @@ var nastyPath = []definition.Visit{
 	step(11, "forced", "", "direction-TB", "a-b"),
 	step(12, "forced", "go", "a-b", "a.b"),
 	step(13, "forced", "", "a.b", "direction-TB"),
-	step(14, "timeout", "after:1m30s", "direction-TB", "end"),
+	step(14, "cancelled", "", "direction-TB", "a_b"),
+	step(15, "forced", "", "a_b", "direction-TB"),
+	step(16, "timeout", "after:1m30s", "direction-TB", "end"),
 }
 
 func TestDiagram(t *testing.T) {
@@ -98,6 +147,14 @@ func TestDiagram(t *testing.T) {
 		{"flight-booking-path.dot", parse(t, fsmtest.FlightBooking), flightPath, definition.DOT},
 		{"shop-path.mmd", parse(t, fsmtest.Shop), shopPath, definition.Mermaid},
 		{"shop-path.dot", parse(t, fsmtest.Shop), shopPath, definition.DOT},
+		{"support.mmd", parse(t, support), nil, definition.Mermaid},
+		{"support.dot", parse(t, support), nil, definition.DOT},
+		{"support-path.mmd", parse(t, support), supportPath, definition.Mermaid},
+		{"support-path.dot", parse(t, support), supportPath, definition.DOT},
+		{"trip.mmd", parse(t, fsmtest.Trip), nil, definition.Mermaid},
+		{"trip.dot", parse(t, fsmtest.Trip), nil, definition.DOT},
+		{"trip-path.mmd", parse(t, fsmtest.Trip), tripPath, definition.Mermaid},
+		{"trip-path.dot", parse(t, fsmtest.Trip), tripPath, definition.DOT},
 		{"nasty.mmd", parse(t, nasty), nil, definition.Mermaid},
 		{"nasty.dot", parse(t, nasty), nil, definition.DOT},
 		{"nasty-path.mmd", parse(t, nasty), nastyPath, definition.Mermaid},

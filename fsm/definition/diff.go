@@ -1,11 +1,10 @@
 package definition
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
-	"maps"
 	"slices"
-	"time"
+	"strings"
 )
 
 // ChangeKind says how a part of a definition changed.
@@ -46,13 +45,35 @@ func Diff(a, b *Definition) []Change {
 	return d.changes
 }
 
-type differ struct{ changes []Change }
+type differ struct {
+	changes []Change
+	// resumed are the states that some transition goes on in where an instance left them.
+	resumed []string
+	// around are the states of the old definition around the one that is compared.
+	around []State
+	// from and to are the schemas of the deployment that the definitions carry. Both are nil if one of the definitions does
+	// not carry all that it refers to, since then only the references can be compared.
+	from, to named
+}
 
 func (d *differ) add(kind ChangeKind, at, risk, format string, args ...any) {
 	d.changes = append(d.changes, Change{Kind: kind, Pointer: at, Detail: fmt.Sprintf(format, args...), Risk: risk})
 }
 
+// safely makes the changes that f adds safe, since they concern only new instances.
+func (d *differ) safely(f func()) {
+	first := len(d.changes)
+	f()
+	for i := range d.changes[first:] {
+		d.changes[first+i].Risk = ""
+	}
+}
+
 func (d *differ) definition(a, b *Definition) {
+	if len(a.Missing()) == 0 && len(b.Missing()) == 0 {
+		d.from, d.to = a.carried(), b.carried()
+	}
+	d.resumed = append(resumeTargets(a.States), resumeTargets(b.States)...)
 	if a.Name != b.Name {
 		d.add(Changed, "/name", "an instance cannot be migrated to another workflow", "the workflow is %s, no longer %s", b.Name, a.Name)
 	}
@@ -60,7 +81,13 @@ func (d *differ) definition(a, b *Definition) {
 	if a.Initial != b.Initial {
 		d.add(Changed, "/initial", "", "new instances start in %s, no longer in %s", b.Initial, a.Initial)
 	}
+	d.safely(func() { d.assign("/initial", "creation", a.InitialAssign, b.InitialAssign) })
+	if a.Timezone != b.Timezone {
+		d.add(Changed, "/timezone", "timers of months, years and days that are started from now on may be due at other times",
+			"the time zone of timers is %s, no longer %s", cmp.Or(b.Timezone, "UTC"), cmp.Or(a.Timezone, "UTC"))
+	}
 	d.ttl(a.TTL, b.TTL)
+	d.cancel(a.Cancel, b.Cancel)
 	switch {
 	case b.RequireVersion && !a.RequireVersion:
 		d.add(Changed, "/require_if_match", "callers that name no version are refused with precondition-required",
@@ -76,7 +103,10 @@ func (d *differ) definition(a, b *Definition) {
 			"a business key names one instance for as long as the instance exists")
 	}
 	d.schema("/context_schema", "a context", "an instance's context is not checked again, and may lack what the new schema promises to guards and assigns",
-		a.ContextSchema, b.ContextSchema)
+		d.from.text(a.ContextSchema), d.to.text(b.ContextSchema))
+	d.safely(func() { d.contextDefault(a.ContextDefault, b.ContextDefault) })
+	d.invariant("", "an instance", a.Invariant, b.Invariant)
+	d.allow("", a.Allow, b.Allow)
 	const older = "final instances that are older are purged, those of older versions too"
 	switch {
 	case a.Retention == b.Retention:
@@ -108,8 +138,12 @@ func (d *differ) states(at, within string, a, b map[string]State) {
 		switch {
 		case !had:
 			d.add(Added, at, "", "there is a new %s", kindOf(path, state))
-		case !has && old.Outcome == "":
-			d.add(Removed, at, unfit, "the %s is gone", kindOf(path, old))
+		case !has && !old.Final:
+			risk := unfit
+			if slices.ContainsFunc(d.resumed, func(target string) bool { return strings.HasPrefix(path, target+".") }) {
+				risk += "; one that left it goes on in the initial state instead"
+			}
+			d.add(Removed, at, risk, "the %s is gone", kindOf(path, old))
 		case !has:
 			d.add(Removed, at, "", "the final state %s is gone", path)
 		default:
@@ -120,8 +154,11 @@ func (d *differ) states(at, within string, a, b map[string]State) {
 
 // kindOf returns the name of a state behind what kind of state it is.
 func kindOf(name string, s State) string {
-	if s.Outcome != "" {
+	switch {
+	case s.Outcome != "":
 		return fmt.Sprintf("final state %s, %s", name, s.Outcome)
+	case s.Final:
+		return "final state " + name
 	}
 	if s.States != nil {
 		return fmt.Sprintf("compound state %s", name)
@@ -139,6 +176,18 @@ func (d *differ) description(at, a, b string) {
 		d.add(Removed, at, "", "the description is gone")
 	default:
 		d.add(Changed, at, "", "the description is another")
+	}
+}
+
+func (d *differ) cancel(a, b string) {
+	switch {
+	case a == b:
+	case a == "":
+		d.add(Added, "/cancel", "", "instances can be cancelled, and get into %s", b)
+	case b == "":
+		d.add(Removed, "/cancel", "a cancel is refused with not-cancellable", "instances can no longer be cancelled")
+	default:
+		d.add(Changed, "/cancel", "an instance that is cancelled ends otherwise than when it was started", "cancelled instances get into %s, no longer into %s", b, a)
 	}
 }
 
@@ -169,16 +218,17 @@ func (d *differ) ttl(a, b *TTL) {
 	}
 	switch {
 	case starts:
-		d.add(Changed, "/ttl/sliding", "", "each step starts the lifetime again")
+		d.add(Changed, "/ttl/sliding", "", "each command starts the lifetime again")
 	case a.Sliding && !b.Sliding:
-		d.add(Changed, "/ttl/sliding", "an instance ends although steps keep coming", "a step no longer starts the lifetime again")
+		d.add(Changed, "/ttl/sliding", "an instance ends although commands keep coming", "a command no longer starts the lifetime again")
 	}
 }
 
 func (d *differ) state(at, name string, a, b State) {
 	d.description(at, a.Description, b.Description)
+	d.allow(at, a.Allow, b.Allow)
 	switch {
-	case a.Outcome == "" && b.Outcome != "":
+	case !a.Final && b.Final:
 		d.add(Changed, at+"/type", unfit, "%s is final", name)
 		return
 	case a.States == nil && b.States != nil:
@@ -186,7 +236,7 @@ func (d *differ) state(at, name string, a, b State) {
 	case a.States != nil && b.States == nil:
 		d.add(Removed, at+"/states", "an instance that is in one cannot be moved, unless the migration maps the state to another",
 			"%s no longer has states within", name)
-	case a.Outcome != "" && b.Outcome == "":
+	case a.Final && !b.Final:
 		d.add(Changed, at+"/type", "", "%s is no longer final", name)
 	case a.Outcome != b.Outcome:
 		d.add(Changed, at+"/outcome", "an instance that gets there ends otherwise than when it was started",
@@ -196,10 +246,20 @@ func (d *differ) state(at, name string, a, b State) {
 		if a.Initial != b.Initial {
 			d.add(Changed, at+"/initial", "an instance goes another way than when it was started", "%s begins with %s, no longer with %s", name, b.Initial, a.Initial)
 		}
+		d.assign(at+"/initial", "beginning "+name, a.InitialAssign, b.InitialAssign)
+		d.around = append(d.around, a)
 		d.states(at, name, a.States, b.States)
+		d.around = d.around[:len(d.around)-1]
 	}
 	d.assign(at+"/entry", "entering "+name, a.Entry, b.Entry)
 	d.assign(at+"/exit", "leaving "+name, a.Exit, b.Exit)
+	d.invariant(at, "an instance in "+name, a.Invariant, b.Invariant)
+	switch {
+	case b.Protected && !a.Protected:
+		d.add(Added, at+"/protected", "an override or a cancel that would leave or enter it is refused with state-protected", "%s is protected", name)
+	case a.Protected && !b.Protected:
+		d.add(Removed, at+"/protected", "an override or a cancel may leave and enter it", "%s is no longer protected", name)
+	}
 	switch {
 	case len(a.Always) == 0 && len(b.Always) > 0:
 		d.add(Added, at+"/always", "an instance that is migrated into it is led on, if a guard holds", "%s has eventless transitions", name)
@@ -208,158 +268,55 @@ func (d *differ) state(at, name string, a, b State) {
 	default:
 		d.candidates(at+"/always", "always in "+name, a.Always, b.Always)
 	}
+	d.tasks(at+"/invoke", name, a.Invoke, b.Invoke)
+	d.undoing(at, name, a.Compensate, b.Compensate)
+	switch undoes := a.Compensate != nil || b.Compensate != nil; {
+	case undoes:
+		d.candidates(at+"/done", "done:compensate in "+name, a.Done, b.Done)
+	case len(a.Done) == 0 && len(b.Done) > 0:
+		d.add(Added, at+"/done", "", "%s leads on when a final state within is entered", name)
+	case len(a.Done) > 0 && len(b.Done) == 0:
+		d.add(Removed, at+"/done", "an instance goes another way than when it was started", "%s no longer leads on when a final state within is entered", name)
+	default:
+		d.candidates(at+"/done", "done in "+name, a.Done, b.Done)
+	}
+	d.candidates(at+"/error", "error:compensate in "+name, a.Error, b.Error)
+	d.events(at+"/on", name, a, b)
+	d.timers(at+"/after", "timeout", name, a.After, b.After)
+	d.timers(at+"/every", "repeat", name, a.Every, b.Every)
+}
+
+// events compares the callers' events of a state.
+func (d *differ) events(at, name string, a, b State) {
 	for _, event := range union(a.On, b.On) {
-		at := at + "/on" + Pointer(event)
+		at := at + Pointer(event)
 		old, had := a.On[event]
 		candidates, has := b.On[event]
 		switch {
 		case !had:
-			d.add(Added, at, "", "%s accepts %s", name, event)
+			risk := ""
+			if other := taking(event, append(slices.Clone(d.around), a)); other != "" {
+				risk = "it takes what " + other + " took"
+			}
+			d.add(Added, at, risk, "%s accepts %s", name, event)
 		case !has:
-			d.add(Removed, at, "callers that send it to an instance in "+name+" are refused", "%s no longer accepts %s", name, event)
+			d.add(Removed, at, "callers that send it to an instance in "+name+" are refused, or another transition takes it",
+				"%s no longer accepts %s", name, event)
 		default:
 			d.candidates(at, event+" in "+name, old, candidates)
 		}
 	}
-	d.timeouts(at+"/after", name, a.After, b.After)
 }
 
-// timeouts compares the timeouts of a state. Timeouts of one time are compared with each other. Those whose
-// time is in only one of the definitions are paired in the order of their times, and each pair counts as one
-// timeout whose time changed.
-func (d *differ) timeouts(at, state string, a, b map[time.Duration][]Transition) {
-	var gone, come []time.Duration
-	for _, delay := range slices.Sorted(maps.Keys(a)) {
-		if _, kept := b[delay]; kept {
-			text := FormatDuration(delay)
-			d.candidates(at+Pointer(text), "the timeout of "+state+" after "+text, a[delay], b[delay])
-		} else {
-			gone = append(gone, delay)
-		}
-	}
-	for _, delay := range slices.Sorted(maps.Keys(b)) {
-		if _, known := a[delay]; !known {
-			come = append(come, delay)
-		}
-	}
-	late := "an instance that has been in " + state + " for longer leaves it at once"
-	for i := range max(len(gone), len(come)) {
-		switch {
-		case i >= len(gone):
-			text := FormatDuration(come[i])
-			d.add(Added, at+Pointer(text), late, "%s has a timeout after %s", state, text)
-		case i >= len(come):
-			text := FormatDuration(gone[i])
-			d.add(Removed, at+Pointer(text), "an instance that nobody moves on stays in "+state, "%s no longer has a timeout after %s", state, text)
-		default:
-			from, to := FormatDuration(gone[i]), FormatDuration(come[i])
-			risk := ""
-			if come[i] < gone[i] {
-				risk = late
+// taking returns the event or pattern by which the last of the states, or one around it, takes an event; empty if
+// none does.
+func taking(event string, states []State) (taking string) {
+	for _, s := range slices.Backward(states) {
+		for name := range s.On {
+			if exactness(name, event) > exactness(taking, event) {
+				taking = name
 			}
-			d.add(Changed, at+Pointer(to), risk, "the timeout of %s comes after %s, no longer after %s", state, to, from)
-			d.candidates(at+Pointer(to), "the timeout of "+state+" after "+to, a[gone[i]], b[come[i]])
 		}
 	}
-}
-
-// candidates compares the candidates of an event or a timeout. Those that are equal at the beginning and at
-// the end of both lists count as kept. Those in between are compared by their positions.
-func (d *differ) candidates(at, what string, a, b []Transition) {
-	atA, schemaA := payloadSchema(at, a)
-	atB, schemaB := payloadSchema(at, b)
-	if schemaB == nil {
-		atB = atA
-	}
-	d.schema(atB, "the payload of "+what, "callers whose payload was accepted may be refused with invalid-payload", schemaA, schemaB)
-	for i := range min(len(a), len(b)) {
-		if schemaA != nil && schemaB != nil && (a[i].PayloadSchema == nil) != (b[i].PayloadSchema == nil) {
-			d.add(Changed, fmt.Sprintf("%s/%d/payload_schema", at, i), "", "the payload schema of %s is given in another place", what)
-		}
-	}
-
-	first := 0
-	for first < min(len(a), len(b)) && sameTransition(a[first], b[first]) {
-		first++
-	}
-	endA, endB := len(a), len(b)
-	for endA > first && endB > first && sameTransition(a[endA-1], b[endB-1]) {
-		endA, endB = endA-1, endB-1
-	}
-	for i := first; i < max(endA, endB); i++ {
-		at := fmt.Sprintf("%s/%d", at, i)
-		switch {
-		case i >= endA:
-			risk := ""
-			if i < len(b)-1 {
-				risk = "it may take what a later transition took"
-			}
-			d.add(Added, at, risk, "%s has another transition, to %s", what, b[i].Target)
-		case i >= endB:
-			d.add(Removed, at, "what it took is refused, or taken by another transition", "%s has a transition to %s no longer", what, a[i].Target)
-		default:
-			d.transition(at, what, a[i], b[i])
-		}
-	}
-}
-
-// payloadSchema returns the payload schema of an event, and its pointer. It is that of the first candidate
-// which has one, and holds for all of them.
-func payloadSchema(at string, candidates []Transition) (string, json.RawMessage) {
-	for i, t := range candidates {
-		if t.PayloadSchema != nil {
-			return fmt.Sprintf("%s/%d/payload_schema", at, i), t.PayloadSchema
-		}
-	}
-	return at + "/0/payload_schema", nil
-}
-
-// sameTransition compares everything except the payload schema, which belongs to the event.
-func sameTransition(a, b Transition) bool {
-	return a.Description == b.Description && a.Target == b.Target && a.Guard == b.Guard &&
-		a.Assign.Payload == b.Assign.Payload && maps.Equal(a.Assign.Paths, b.Assign.Paths)
-}
-
-func (d *differ) transition(at, what string, a, b Transition) {
-	d.description(at, a.Description, b.Description)
-	if a.Target != b.Target {
-		d.add(Changed, at+"/target", "an instance goes another way than when it was started", "%s leads to %s, no longer to %s", what, b.Target, a.Target)
-	}
-	switch {
-	case a.Guard == b.Guard:
-	case a.Guard == "":
-		d.add(Added, at+"/guard", "callers whose event was accepted may be refused with guard-rejected", "%s has a guard, %s", what, b.Guard)
-	case b.Guard == "":
-		d.add(Removed, at+"/guard", "what the guard kept an instance from is allowed", "%s no longer has the guard %s", what, a.Guard)
-	default:
-		d.add(Changed, at+"/guard", "an event may be refused that was accepted, and accepted that was refused",
-			"%s has the guard %s, no longer %s", what, b.Guard, a.Guard)
-	}
-	d.assign(at, what, a.Assign, b.Assign)
-}
-
-func (d *differ) assign(at, what string, a, b Assign) {
-	const stale = "an instance that is past this has its context without it, whatever reads it"
-	if a.Payload != b.Payload {
-		if b.Payload {
-			d.add(Changed, at+"/assign", "a payload may overwrite any member of an instance's context", "%s merges the payload into the context", what)
-		} else {
-			d.add(Changed, at+"/assign", "what reads members that only the payload set finds nothing", "%s no longer merges the payload into the context", what)
-		}
-	}
-	for _, name := range union(a.Paths, b.Paths) {
-		at := at + "/assign" + Pointer(name)
-		old, had := a.Paths[name]
-		path, has := b.Paths[name]
-		switch {
-		case old == path && had == has:
-		case !had:
-			d.add(Added, at, stale, "%s sets %s to %s", what, name, path)
-		case !has:
-			d.add(Removed, at, "what reads "+name+" finds nothing, or what it was before", "%s no longer sets %s", what, name)
-		default:
-			d.add(Changed, at, "an instance that is past this has "+name+" as the old path gave it",
-				"%s sets %s to %s, no longer to %s", what, name, path, old)
-		}
-	}
+	return taking
 }

@@ -13,7 +13,7 @@ import (
 func (d *differ) schema(at, what, risk string, a, b json.RawMessage) {
 	old, schema := decodeSchema(a), decodeSchema(b)
 	switch {
-	case equalJSON(old, schema) && (a == nil) == (b == nil):
+	case EqualJSON(old, schema) && (a == nil) == (b == nil):
 	case a == nil:
 		if loosens(old, schema) {
 			risk = ""
@@ -42,15 +42,15 @@ func decodeSchema(text json.RawMessage) any {
 	return v
 }
 
-// equalJSON compares values as jsonb does: numbers by their value, objects whatever their order.
-func equalJSON(a, b any) bool {
+// EqualJSON compares values as jsonb does: numbers by their value, objects whatever their order.
+func EqualJSON(a, b any) bool {
 	switch a := a.(type) {
 	case map[string]any:
 		b, ok := b.(map[string]any)
-		return ok && maps.EqualFunc(a, b, equalJSON)
+		return ok && maps.EqualFunc(a, b, EqualJSON)
 	case []any:
 		b, ok := b.([]any)
-		return ok && slices.EqualFunc(a, b, equalJSON)
+		return ok && slices.EqualFunc(a, b, EqualJSON)
 	case json.Number:
 		b, ok := b.(json.Number)
 		return ok && compareNumbers(a, b) == 0
@@ -82,7 +82,7 @@ var (
 // loosens reports whether the schema to is certain to accept every document that from accepts. It knows
 // the usual ways to loosen a schema, and returns false for all others.
 func loosens(from, to any) bool {
-	if to == true || from == false || equalJSON(from, to) {
+	if to == true || from == false || EqualJSON(from, to) {
 		return true
 	}
 	if from == true {
@@ -112,7 +112,7 @@ func loosens(from, to any) bool {
 
 // loosensKeyword is loosens for one keyword that both schemas have.
 func loosensKeyword(keyword string, from, to any) bool {
-	if equalJSON(from, to) {
+	if EqualJSON(from, to) {
 		return true
 	}
 	a, okA := from.(json.Number)
@@ -135,7 +135,7 @@ func loosensKeyword(keyword string, from, to any) bool {
 func loosensProperties(a, b map[string]any) bool {
 	same := true
 	for _, keyword := range []string{"properties", "additionalProperties"} {
-		same = same && equalJSON(a[keyword], b[keyword])
+		same = same && EqualJSON(a[keyword], b[keyword])
 	}
 	if same {
 		return true
@@ -177,7 +177,7 @@ func within(a, b any) bool {
 		return []any{v}
 	}
 	for _, v := range list(a) {
-		if !slices.ContainsFunc(list(b), func(w any) bool { return equalJSON(v, w) }) {
+		if !slices.ContainsFunc(list(b), func(w any) bool { return EqualJSON(v, w) }) {
 			return false
 		}
 	}

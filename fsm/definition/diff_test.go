@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,8 @@ func TestDiff(t *testing.T) {
 		{"ttl removed", `"ttl": {"after": "30m", "target": "EXPIRED"},`, ``, []string{"removed /ttl !"}},
 		{"business key", `"require_if_match": false`, `"require_if_match": false, "business_key": "reusable"`, []string{"changed /business_key"}},
 		{"unique again", `"require_if_match": false`, `"require_if_match": false, "business_key": "unique"`, []string{}},
+		{"cancel added", `"require_if_match": false`, `"cancel": "CANCELLED"`, []string{"added /cancel"}},
+		{"state protected", `"PAID": {`, `"PAID": {"protected": true, `, []string{"added /states/PAID/protected !"}},
 		{"if match", `"require_if_match": false`, `"require_if_match": true`, []string{"changed /require_if_match !"}},
 		{"context tightened", `"minimum": 0`, `"minimum": 1`, []string{"changed /context_schema !"}},
 		{"context loosened", `"minimum": 0`, `"minimum": -1`, []string{"changed /context_schema"}},
@@ -112,6 +115,75 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// What is new in the language, and what its changes mean for live instances.
+func TestDiffOfProcesses(t *testing.T) {
+	t.Parallel()
+	base := strings.Join(strings.Fields(support), " ")
+	const open = "/states/OPEN"
+	for _, c := range []struct {
+		from, to string // Replaced in the definition.
+		want     []string
+		words    string // In the risk or the detail of the last change.
+	}{
+		{`"name": "support",`, `"name": "support", "timezone": "Europe/Berlin",`, []string{"changed /timezone !"}, "other times"},
+		{`"name": "support",`, `"name": "support", "context_default": {"level": 1, "n": 0},`, []string{"added /context_default/level", "added /context_default/n"}, "new instances"},
+		{`"initial": "OPEN"`, `"initial": {"target": "OPEN", "assign": {"level": 1}}`, []string{"added /initial/assign/level"}, "creation sets level"},
+		{`"invariant": {"absent": "$.context.broken"}, `, ``, []string{"removed /invariant !"}, "allowed"},
+		{`{"absent": "$.context.broken"}`, `{"absent": "$.context.lost"}`, []string{"changed /invariant !"}, "cannot move"},
+		{`"PAUSED": {`, `"PAUSED": {"invariant": "$.context.level == 1", `, []string{"added /states/PAUSED/invariant !"}, "cannot move"},
+		{`"initial": "TRIAGE"`, `"initial": {"target": "TRIAGE", "assign": {"n": 1}}`, []string{"added " + open + "/initial/assign/n !"}, "beginning OPEN"},
+		{`"4h"`, `"3h"`, []string{"changed " + open + "/after/0 !"}, "has been in OPEN for longer"},
+		{`"4h"`, `"5h"`, []string{"changed " + open + "/after/0"}, "comes after 5h, no longer after 4h"},
+		{`"$.context.due_at"`, `"$.context.due"`, []string{"changed " + open + "/after/1 !"}, "counted from entering OPEN"},
+		{`, {"at": "$.context.due_at", "assign": {"late": true}}`, ``, []string{"removed " + open + "/after/1 !"}, "stays in OPEN"},
+		{`"late": true`, `"late": false`, []string{"changed " + open + "/after/1/assign/late !"}, "due_at"},
+		{`{"in": "4h", "target": "CLOSED", "description": "Nobody answered."}, {"at": "$.context.due_at", "assign": {"late": true}}`, `{"at": "$.context.due_at", "assign": {"late": true}}, {"in": "4h", "target": "CLOSED", "description": "Nobody answered."}`, []string{"changed " + open + "/after !"}, "another order"},
+		{`"in": "1d"`, `"in": "2d"`, []string{"changed " + open + "/every/0 !"}, "counted from entering OPEN"},
+		{`"every": {"in": "1d", "assign": {"reminders": "$.context.reminders + 1"}},`, ``, []string{"removed " + open + "/every/0 !"}, "no more"},
+		{`"*": {`, `"other.*": {`, []string{"removed " + open + "/on/* !", "added " + open + "/on/other.* !"}, "what * took"},
+		{`"ask": "PAUSED",`, `"ask": "PAUSED", "note.add": "PAUSED",`, []string{"added " + open + "/on/note.add !"}, "what note.* took"},
+		{`"on": {"assign": "WORK"}`, `"on": {"assign": "WORK", "ask": "WORK"}`, []string{"added " + open + "/states/TRIAGE/on/ask !"}, "what ask took"},
+		{`"on": {"assign": "WORK"}`, `"on": {"assign": "WORK", "halt": "WORK"}`, []string{"added " + open + "/states/TRIAGE/on/halt !"}, "what * took"},
+		{`"resume": "timers"`, `"resume": true`, []string{"changed /states/PAUSED/on/answer/0/resume !"}, "no longer goes on where its target was left, with"},
+		{`, "resume": true`, ``, []string{"changed /states/PAUSED/on/reopen/0/resume !"}, "anew"},
+		{`{"rearm": true}`, `{}`, []string{"changed " + open + "/states/WORK/on/start/0/rearm !"}, "ends the stay"},
+		{`{"rearm": true}`, `"TRIAGE"`, []string{"changed " + open + "/states/WORK/on/start/0/target !", "changed " + open + "/states/WORK/on/start/0/rearm !"}, "timer"},
+		{`"assign": "WORK"`, `"assign": {"target": "WORK"}, "skip": "WORK2"}}, "WORK2": {"on": {"back": "WORK"`, []string{"added " + open + "/states/TRIAGE/on/skip !", "added " + open + "/states/WORK2"}, "WORK2"},
+		{`"in": ["$.payload.kind", ["a", "b"]]`, `"in": ["$.payload.kind", ["a"]]`, []string{"changed " + open + "/on/note.*/0/guard !"}, `{"in":["$.payload.kind",["a"]]}`},
+		{`["$.context.notes", "$.payload.text"]`, `["$.context.notes", "$.payload.note"]`, []string{"changed " + open + "/on/note.*/0/assign/notes !"}, `{"$append":["$.context.notes","$.payload.note"]}`},
+		{`{"notes": `, `{"*": ["kind"], "notes": `, []string{"changed " + open + "/on/note.*/0/assign !"}, "the payload's kind"},
+		{`"done": [{"guard": {"equal": ["$.context.level", 2]}, "target": "PAUSED"}, "CLOSED"]`, `"done": "CLOSED"`, []string{"removed " + open + "/done/0 !"}, "refused, or taken by another"},
+		{`"description": "Somebody works on it."`, `"description": "It is worked on.", "x-allow": ["quoted-text"]`, []string{"changed " + open + "/description", "changed " + open + "/x-allow"}, "silenced"},
+	} {
+		changed := strings.Replace(base, c.from, c.to, 1)
+		if changed == base {
+			t.Fatalf("%q is not in %s", c.from, base)
+		}
+		a, b := parse(t, base), parse(t, changed)
+		changes := definition.Diff(a, b)
+		if diff := cmp.Diff(c.want, changesOf(changes)); diff != "" {
+			t.Errorf("%q to %q: -want +got:\n%s", c.from, c.to, diff)
+			continue
+		}
+		last := changes[len(changes)-1]
+		if !strings.Contains(last.Detail+"; "+last.Risk, c.words) {
+			t.Errorf("%q does not say %q", last.Detail+"; "+last.Risk, c.words)
+		}
+		if back := definition.Diff(b, a); len(back) == 0 {
+			t.Errorf("%q to %q: the way back has no changes", c.from, c.to)
+		}
+	}
+	// A state that is gone may be the one that an instance would go on in.
+	gone := strings.Replace(base, `"on": {"assign": "WORK"}`, `"on": {"assign": "SOLVED"}`, 1)
+	from := strings.Index(gone, `"WORK": {`)
+	to := strings.Index(gone, `"SOLVED": {`)
+	changes := definition.Diff(parse(t, base), parse(t, gone[:from]+gone[to:]))
+	i := slices.IndexFunc(changes, func(c definition.Change) bool { return c.Pointer == open+"/states/WORK" })
+	if i < 0 || !strings.Contains(changes[i].Risk, "goes on in the initial state instead") {
+		t.Errorf("got %+v", changes)
+	}
+}
+
 // model reads a definition whatever its faults.
 func model(t testing.TB, text string) *definition.Definition {
 	t.Helper()
@@ -125,21 +197,51 @@ func model(t testing.TB, text string) *definition.Definition {
 // What is added to a definition some day must not go unseen.
 func TestDiffSeesEverything(t *testing.T) {
 	t.Parallel()
+	assign := func() definition.Assign {
+		return definition.Assign{Values: map[string]definition.Value{"a": "a"}, Payload: true, Members: []string{"a"}}
+	}
+	request := func() definition.Request {
+		return definition.Request{
+			Connection: "a", Method: "GET", Path: "/", Query: map[string]definition.Value{"a": "a"}, Headers: map[string]definition.Value{"a": "a"}, Body: "a",
+		}
+	}
+	task := func(all bool) *definition.Task {
+		call := request()
+		t := &definition.Task{
+			Description: "a", HTTP: &call, Work: &definition.Work{Topic: "a", Lease: time.Second, Input: "$.context"},
+			Idempotency: &definition.Idempotency{Header: "a", Window: time.Second}, Timeout: time.Second, Deadline: time.Second,
+			Retry: &definition.Retry{Max: 1, Base: time.Second, Cap: time.Second}, Success: "a",
+			Reconcile: &definition.Reconcile{HTTP: request(), Every: []time.Duration{1}, Done: "a", Failed: "a", Absent: "a", Result: "a", AbsentAfter: time.Second},
+		}
+		if all {
+			other := *t
+			to := []definition.Transition{{Target: "A"}}
+			t.Compensate, t.Done, t.Error, t.Unknown, t.Late = &other, to, to, to, "e"
+		}
+		return t
+	}
 	full := func() *definition.Definition {
 		return &definition.Definition{
 			Name: "a", Description: "a", Initial: "A", TTL: &definition.TTL{After: 1, Target: "A"}, ContextSchema: json.RawMessage(`true`),
+			ContextDefault: map[string]any{"a": "a"}, InitialAssign: assign(),
 			States: map[string]definition.State{
 				"A": {
-					Description: "a",
-					On:          map[string][]definition.Transition{"e": {{Target: "A", Guard: "a", Assign: definition.Assign{Paths: map[string]string{"a": "a"}}, PayloadSchema: json.RawMessage(`true`), Description: "a"}}},
-					After:       map[time.Duration][]definition.Transition{1: {{Target: "A"}}},
-					Entry:       definition.Assign{Paths: map[string]string{"a": "a"}},
-					Exit:        definition.Assign{Paths: map[string]string{"a": "a"}},
-					Always:      []definition.Transition{{Target: "A", Guard: "a"}},
-					Initial:     "AA",
-					States:      map[string]definition.State{"AA": {}},
+					Description:   "a",
+					On:            map[string][]definition.Transition{"e": {{Target: "A", Guard: "a", Assign: assign(), PayloadSchema: json.RawMessage(`true`), Description: "a", Compensate: task(false)}}},
+					After:         []definition.Timer{{Delay: definition.Duration{Exact: 1}, Transition: definition.Transition{Target: "A"}}},
+					Every:         []definition.Timer{{In: "$.context.a"}, {At: "$.context.a"}},
+					Entry:         assign(),
+					Exit:          assign(),
+					Always:        []definition.Transition{{Target: "A", Guard: "a"}},
+					Done:          []definition.Transition{{Target: "A"}},
+					Initial:       "AA",
+					InitialAssign: assign(),
+					Invoke:        map[string]definition.Task{"t": *task(true)},
+					Compensate:    &definition.Undoing{},
+					Error:         []definition.Transition{{Target: "A"}},
+					States:        map[string]definition.State{"AA": {}},
 				},
-				"B": {Outcome: definition.Completed},
+				"B": {Final: true, Outcome: definition.Completed},
 			},
 		}
 	}
@@ -155,8 +257,40 @@ func TestDiffSeesEverything(t *testing.T) {
 			change(reflect.ValueOf(&s).Elem())
 			d.States["A"] = s
 		},
+		"Timer": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(&d.States["A"].Every[0]).Elem())
+		},
+		"Duration": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(&d.States["A"].After[0].Delay).Elem())
+		},
 		"Assign": func(d *definition.Definition, change func(reflect.Value)) {
 			change(reflect.ValueOf(&d.States["A"].On["e"][0].Assign).Elem())
+		},
+		"Task": func(d *definition.Definition, change func(reflect.Value)) {
+			t := d.States["A"].Invoke["t"]
+			change(reflect.ValueOf(&t).Elem())
+			d.States["A"].Invoke["t"] = t
+		},
+		"Request": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].Invoke["t"].HTTP).Elem())
+		},
+		"Work": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].Invoke["t"].Work).Elem())
+		},
+		"Idempotency": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].Invoke["t"].Idempotency).Elem())
+		},
+		"Retry": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].Invoke["t"].Retry).Elem())
+		},
+		"Reconcile": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].Invoke["t"].Reconcile).Elem())
+		},
+		"Compensation": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].On["e"][0].Compensate).Elem())
+		},
+		"Undoing": func(d *definition.Definition, change func(reflect.Value)) {
+			change(reflect.ValueOf(d.States["A"].Compensate).Elem())
 		},
 		"Transition": func(d *definition.Definition, change func(reflect.Value)) {
 			change(reflect.ValueOf(&d.States["A"].On["e"][0]).Elem())
@@ -170,8 +304,13 @@ func TestDiffSeesEverything(t *testing.T) {
 			}
 		})
 		for i, name := range names {
-			if place == "Definition" && name == "Version" {
-				continue // It is no part of the content.
+			if place == "Compensation" && slices.Contains([]string{"Done", "Error", "Unknown", "Late", "Compensate"}, name) {
+				continue // A compensation has none.
+			}
+			if place == "Definition" && (name == "Version" || name == "Schemas") || place == "Timer" && name == "Delay" {
+				// The version is no part of the content, copies of schemas are seen where schemas refer to them, and a delay is
+				// a place of its own.
+				continue
 			}
 			d := full()
 			into(d, func(v reflect.Value) {
@@ -181,17 +320,30 @@ func TestDiffSeesEverything(t *testing.T) {
 				case reflect.Bool:
 					f.SetBool(!f.Bool())
 				case reflect.Int, reflect.Int64:
-					f.SetInt(f.Int() + 1)
+					f.SetInt(f.Int() + int64(time.Millisecond))
 				case reflect.Pointer, reflect.Map:
 					f.SetZero()
-				case reflect.Slice:
-					if f.Type() == reflect.TypeFor[json.RawMessage]() {
-						f.SetBytes([]byte(`false`))
+				case reflect.Interface:
+					if f.IsNil() {
+						f.Set(reflect.ValueOf("$.context.other").Convert(f.Type()))
 					} else {
 						f.SetZero()
 					}
+				case reflect.Slice:
+					switch {
+					case f.Type() == reflect.TypeFor[json.RawMessage]():
+						f.SetBytes([]byte(`false`))
+					case f.Type() == reflect.TypeFor[[]string]() && f.Len() == 0:
+						f.Set(reflect.ValueOf([]string{"other"}))
+					default:
+						f.SetZero()
+					}
 				case reflect.Struct:
-					f.SetZero()
+					if f.IsZero() {
+						f.FieldByName("Description").SetString("other")
+					} else {
+						f.SetZero()
+					}
 				default:
 					t.Fatalf("how is %s.%s changed?", place, name)
 				}
@@ -208,7 +360,7 @@ func TestDiffOfSchemaPlaces(t *testing.T) {
 	t.Parallel()
 	text := func(first, second string) string {
 		return fmt.Sprintf(`{"name": "a", "initial": "A", "states": {"B": {"type": "final"},
-			"A": {"on": {"e": [{"target": "B", "guard": "$.a"%s}, {"target": "B"%s}]}}}}`, first, second)
+			"A": {"on": {"e": [{"target": "B", "guard": "$.context.a"%s}, {"target": "B"%s}]}}}}`, first, second)
 	}
 	const schema = `, "payload_schema": {"type": "object"}`
 	changes := definition.Diff(parse(t, text(schema, "")), parse(t, text("", schema)))

@@ -10,13 +10,22 @@ func (g *diagram) dot() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "digraph %s {\n", dotString(g.name))
 	b.WriteString("  rankdir=LR;\n")
+	if len(g.notes) > 0 {
+		fmt.Fprintf(&b, "  label=%s;\n", dotLines(g.notes))
+	}
 	b.WriteString("  node [shape=box, style=rounded];\n")
 	fmt.Fprintf(&b, "  %s [shape=point];\n", dotString(beginning))
 	for _, n := range g.nodes {
 		var attributes []string
+		lines := []string{n.name}
 		if n.outcome != "" {
-			// The backslash is Graphviz's own, for a line break.
-			attributes = append(attributes, fmt.Sprintf(`label="%s\n%s"`, dotText(n.name), n.outcome), "peripheries=2")
+			lines = append(lines, string(n.outcome))
+		}
+		if lines = append(lines, n.notes...); len(lines) > 1 {
+			attributes = append(attributes, "label="+dotLines(lines))
+		}
+		if n.outcome != "" {
+			attributes = append(attributes, "peripheries=2")
 		}
 		switch {
 		case n.current:
@@ -34,7 +43,7 @@ func (g *diagram) dot() string {
 		if label := strings.TrimSpace(e.label + " " + e.taken()); label != "" {
 			attributes = append(attributes, "label="+dotString(label))
 		}
-		if e.kind != "" || e.from == anyState {
+		if e.kind != "" || e.from == anyState || e.result {
 			attributes = append(attributes, "style=dashed")
 		}
 		if len(e.versions) > 0 {
@@ -57,6 +66,15 @@ func dotAttributes(list []string) string {
 // ampersand may start an HTML entity.
 func dotText(text string) string {
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, `&`, `&amp;`).Replace(oneLine(text))
+}
+
+// dotLines returns lines as one string. The backslash is Graphviz's own, for a line break.
+func dotLines(lines []string) string {
+	escaped := make([]string, len(lines))
+	for i, line := range lines {
+		escaped[i] = dotText(line)
+	}
+	return `"` + strings.Join(escaped, `\n`) + `"`
 }
 
 func dotString(text string) string { return `"` + dotText(text) + `"` }

@@ -2,6 +2,7 @@ package definition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -49,4 +50,22 @@ func (s *Schemas) TakeSlots(ctx context.Context) (release func()) {
 			release()
 		}
 	}
+}
+
+// PathParses reports whether the parser of paths understands a text.
+func PathParses(text string) bool {
+	_, ok := parsePath(text)
+	return ok
+}
+
+// GuardText returns a guard as a diagram shows it.
+func GuardText(g Guard) string { return guardText(g) }
+
+// FaultsOf returns the faults of a document's error.
+func FaultsOf(err error) []Fault {
+	var e *Error
+	if !errors.As(err, &e) {
+		return nil
+	}
+	return e.Faults
 }

@@ -23,8 +23,14 @@ func (g *diagram) mermaid() string {
 	}
 	var b strings.Builder
 	b.WriteString("stateDiagram-v2\n")
+	if len(g.notes) > 0 { // There is no place for it in the drawing.
+		fmt.Fprintf(&b, "    accDescr: %s\n", mermaidText(strings.Join(g.notes, " – ")))
+	}
 	for _, n := range g.nodes {
 		fmt.Fprintf(&b, "    state \"%s\" as %s\n", mermaidText(n.name), ids[n.name])
+		for _, note := range n.notes {
+			fmt.Fprintf(&b, "    %s: %s\n", ids[n.name], mermaidText(note))
+		}
 	}
 	if g.hasAny() {
 		fmt.Fprintf(&b, "    state \"any state\" as %s\n", ids[anyState])

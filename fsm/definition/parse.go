@@ -34,7 +34,7 @@ func ParseStored(data []byte) (*Definition, error) {
 }
 
 // Parse reads a definition from strict JSON. It checks everything that can be checked without a
-// database, which is all but the syntax of guards and assigns. A document without a name takes
+// database, which is all but the syntax of paths. A document without a name takes
 // defaultName. If there is a defaultName, it is a fault for the document to have another name.
 //
 // The error is an [Error], whose reason is ErrMalformed if the document is not a JSON object,
@@ -54,11 +54,19 @@ func Parse(data []byte, defaultName string, limits Limits) (*Definition, error) 
 type Draft struct {
 	// Definition has a zero value, or a part of what was written, where there is a fault.
 	Definition Definition
-	// Paths are the guards and assigns, by their pointers. They are SQL/JSON paths whose syntax was
-	// not checked.
-	Paths map[string]string
+	// Paths are those of the guards and values, by their pointers, as the engine reads them: with their mode in
+	// front. They are SQL/JSON paths whose syntax was not checked. The path of a request may hold several.
+	Paths map[string][]string
 
-	faults []Fault
+	faults   []Fault
+	warnings []Warning
+	// uses are the paths as they are written, and assigns all assigns.
+	uses    []use
+	assigns []assignAt
+	// payloads has the decoded payload schemas of the events, by the pointers of their transitions.
+	payloads map[string]any
+	// allowed has the warnings that are silenced below a pointer.
+	allowed map[string][]string
 	// within has the names of the states within each state, by its path; the path of the top level is
 	// empty.
 	within map[string][]string
@@ -67,17 +75,30 @@ type Draft struct {
 	// schemas has the faults of the schemas that were read, by their text; nil for a schema without.
 	schemas    map[string]error
 	schemaCost int
+	// late has the events of tasks that end too late, by the pointers to their names.
+	late map[string]string
+	// undos has the pointers of the compensations.
+	undos map[*Task]string
+	// named has the schemas of the deployment that the definition refers to, and hints what is like those that there
+	// are not. looked: the deployment was asked. bundled is how many bytes their copies have.
+	named   named
+	hints   map[string]string
+	looked  bool
+	bundled int
+	limits  Limits
 }
 
 // Read is Parse for callers that check more, or that take a definition with its faults. The error is an
-// [Error] with reason ErrMalformed or ErrTooLarge: nothing could be read.
+// [Error] with reason ErrMalformed or ErrTooLarge: nothing could be read. Schemas of the deployment that the definition
+// refers to without carrying them are not checked.
 func Read(data []byte, defaultName string, limits Limits) (*Draft, error) {
-	if limits.Bytes == 0 {
-		limits.Bytes = 1 << 20
-	}
-	if limits.States == 0 {
-		limits.States = 500
-	}
+	return ReadWith(data, defaultName, limits, nil)
+}
+
+// ReadWith is Read with the schemas of the deployment. The error may also be that of the lookup.
+func ReadWith(data []byte, defaultName string, limits Limits, lookup Lookup) (*Draft, error) {
+	d := newDraft(limits)
+	limits = d.limits
 	if len(data) > limits.Bytes {
 		return nil, &Error{Reason: ErrTooLarge, Message: fmt.Sprintf("a definition must have at most %d bytes", limits.Bytes)}
 	}
@@ -90,11 +111,25 @@ func Read(data []byte, defaultName string, limits Limits) (*Draft, error) {
 	if err := decoder.Decode(&document); err != nil {
 		return nil, malformed("", err.Error())
 	}
-	d := &Draft{
-		Paths: map[string]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]error{},
+	d.carry(document)
+	if err := d.lookUp(document, lookup); err != nil {
+		return nil, err
 	}
 	d.read(document, defaultName, limits)
 	return d, nil
+}
+
+func newDraft(limits Limits) *Draft {
+	if limits.Bytes == 0 {
+		limits.Bytes = 1 << 20
+	}
+	if limits.States == 0 {
+		limits.States = 500
+	}
+	return &Draft{
+		Paths: map[string][]string{}, within: map[string][]string{}, pointers: map[string]string{}, schemas: map[string]error{},
+		payloads: map[string]any{}, late: map[string]string{}, undos: map[*Task]string{}, allowed: map[string][]string{}, named: named{}, limits: limits,
+	}
 }
 
 // Fault adds a fault at a JSON Pointer.
@@ -134,7 +169,8 @@ func join(path, name string) string {
 
 // read reads the whole document.
 func (d *Draft) read(document map[string]any, defaultName string, limits Limits) {
-	d.members("", document, "name", "version", "description", "initial", "ttl", "require_if_match", "business_key", "retention", "context_schema", "states")
+	d.members("", document, "name", "version", "description", "initial", "timezone", "ttl", "cancel", "require_if_match", "business_key", "retention",
+		"context_schema", "context_default", "invariant", "states", "schemas", "x-allow", "tests", "$schema")
 	def := &d.Definition
 	d.outline("", "", document)
 	def.Name = defaultName
@@ -159,7 +195,24 @@ func (d *Draft) read(document map[string]any, defaultName string, limits Limits)
 		def.Version = int(n)
 	}
 	def.Description = d.description("", document)
-	def.Initial = d.target("/initial", nil, document["initial"])
+	at, initial, assign := d.initial("/initial", document["initial"])
+	def.Initial, def.InitialAssign = d.target(at, nil, initial), assign
+	if v, given := document["timezone"]; given {
+		def.Timezone = d.zone("/timezone", v)
+	}
+	def.Allow = d.allow("", document)
+	if v, given := document["$schema"]; given {
+		d.text("/$schema", v)
+	}
+	if v, given := document["tests"]; given {
+		list, ok := v.([]any)
+		if !ok {
+			d.fault("/tests", "must be an array of scenarios")
+		}
+		for i, scenario := range list {
+			_, _ = d.object(fmt.Sprintf("/tests/%d", i), scenario)
+		}
+	}
 	if v, given := document["ttl"]; given {
 		if m, ok := d.object("/ttl", v); ok {
 			d.members("/ttl", m, "after", "target", "sliding")
@@ -168,6 +221,9 @@ func (d *Draft) read(document map[string]any, defaultName string, limits Limits)
 				Sliding: d.boolean("/ttl", m, "sliding"),
 			}
 		}
+	}
+	if v, given := document["cancel"]; given {
+		def.Cancel = d.target("/cancel", nil, v)
 	}
 	def.RequireVersion = d.boolean("", document, "require_if_match")
 	if v, given := document["business_key"]; given {
@@ -183,9 +239,15 @@ func (d *Draft) read(document map[string]any, defaultName string, limits Limits)
 		def.Retention = d.duration("/retention", v)
 	}
 	def.ContextSchema = d.schema("/context_schema", document)
+	if v, given := document["context_default"]; given {
+		def.ContextDefault, _ = d.object("/context_default", v)
+	}
+	def.Invariant = d.invariant("", document)
 	if _, ok := d.object("/states", document["states"]); ok {
 		d.topStates(document, limits)
 	}
+	d.merges()
+	d.lint()
 }
 
 // outline notes the path of every state before the states are read, so that a target may name a state that
@@ -217,17 +279,22 @@ func (d *Draft) topStates(document map[string]any, limits Limits) {
 	case len(d.pointers) > limits.States:
 		d.fault("/states", "must have at most %d states", limits.States)
 	}
-	if !slices.ContainsFunc(slices.Collect(maps.Values(def.States)), func(s State) bool { return s.Outcome != "" }) {
+	if !slices.ContainsFunc(slices.Collect(maps.Values(def.States)), func(s State) bool { return s.Final }) {
 		d.fault("/states", "no state is final, so no instance could ever end")
 	}
 	if ttl := def.TTL; ttl != nil && d.pointers[ttl.Target] != "" {
-		if s, top := def.States[ttl.Target]; !top || s.Outcome == "" {
+		if s, top := def.States[ttl.Target]; !top || !s.Final {
 			d.fault("/ttl/target", "must be a final state, since the lifetime ends there")
 		}
+	}
+	if leaf, known := def.enter(def.Cancel); known && def.protects(leaf) {
+		d.warn("cancel-protected", "/cancel", "leads to a protected state, which nothing but transitions enters, so that no instance can be cancelled")
 	}
 	if n := def.inherited(); n > maxInherited {
 		d.fault("/states", "have %d transitions, with those that they inherit, of at most %d", n, maxInherited)
 		return
 	}
-	d.graph(def.Flat())
+	flat := def.Flat()
+	d.graph(flat)
+	d.tasks(flat)
 }

@@ -28,7 +28,9 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel := []definition.Transition{{Target: "CANCELLED"}}
-	expire := []definition.Transition{{Target: "EXPIRED"}}
+	expire := func(delay time.Duration) []definition.Timer {
+		return []definition.Timer{{Delay: definition.Duration{Exact: delay}, Transition: definition.Transition{Target: "EXPIRED"}}}
+	}
 	want := &definition.Definition{
 		Name: "flight-booking", Initial: "QUOTED", TTL: &definition.TTL{After: 30 * time.Minute, Target: "EXPIRED"},
 		ContextSchema: json.RawMessage(`{"properties":{"price":{"minimum":0,"type":"integer"}},"required":["flight_id","price"],"type":"object"}`),
@@ -37,35 +39,35 @@ func TestParse(t *testing.T) {
 				On: map[string][]definition.Transition{
 					"reserve": {{
 						Target: "RESERVED", Guard: "$.payload.price == $.context.price",
-						Assign: definition.Assign{Paths: map[string]string{"seat": "$.payload.seat", "reserved_at": "$.now"}},
+						Assign: definition.Assign{Values: map[string]definition.Value{"seat": "$.payload.seat", "reserved_at": "$.now"}},
 					}},
 					"cancel": cancel,
 				},
-				After: map[time.Duration][]definition.Transition{10 * time.Minute: expire},
+				After: expire(10 * time.Minute),
 			},
 			"RESERVED": {
 				On: map[string][]definition.Transition{
 					"pay": {
 						{
 							Target: "PAID", Guard: "$.payload.amount == $.context.price",
-							Assign: definition.Assign{Paths: map[string]string{"payment_ref": "$.payload.payment_ref", "paid_at": "$.now"}},
+							Assign: definition.Assign{Values: map[string]definition.Value{"payment_ref": "$.payload.payment_ref", "paid_at": "$.now"}},
 						},
-						{Target: "PAYMENT_MISMATCH", Assign: definition.Assign{Paths: map[string]string{"offered": "$.payload.amount"}}},
+						{Target: "PAYMENT_MISMATCH", Assign: definition.Assign{Values: map[string]definition.Value{"offered": "$.payload.amount"}}},
 					},
 					"cancel": cancel,
 				},
-				After: map[time.Duration][]definition.Transition{15 * time.Minute: expire},
+				After: expire(15 * time.Minute),
 			},
 			"PAYMENT_MISMATCH": {On: map[string][]definition.Transition{
 				"pay": {{
 					Target: "PAID", Guard: "$.payload.amount == $.context.price",
-					Assign: definition.Assign{Paths: map[string]string{"payment_ref": "$.payload.payment_ref"}},
+					Assign: definition.Assign{Values: map[string]definition.Value{"payment_ref": "$.payload.payment_ref"}},
 				}},
 				"cancel": cancel,
 			}},
-			"PAID":      {Outcome: definition.Completed},
-			"CANCELLED": {Outcome: definition.Cancelled},
-			"EXPIRED":   {Outcome: definition.Expired},
+			"PAID":      {Final: true, Outcome: definition.Completed},
+			"CANCELLED": {Final: true, Outcome: definition.Cancelled},
+			"EXPIRED":   {Final: true, Outcome: definition.Expired},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -112,23 +114,27 @@ func TestCanonical(t *testing.T) {
 		wrap(`{"on":{"go":"B"}}`):            wrap(`{"on":{"go":[{"target":"B"}]}}`),
 		wrap(`{"on":{"go":{"target":"B"}}}`): wrap(`{"on":{"go":["B"]}}`),
 		wrap(`{"after":{"90s":"B"}}`):        wrap(`{"after":{"1m30s":[{"target":"B","assign":{}}]},"on":{}}`),
-		wrap(`{"on":{"go":{"target":"B","assign":{"b":"$.now","a":"$.payload"}}}}`):      wrap(`{"on":{"go":[{"assign":{"a":"$.payload","b":"$.now"},"target":"B"}]}}`),
-		wrap(`{"on":{"go":"B"}}`) + " ":                                                  strings.Replace(wrap(`{"on":{"go":"B"}}`), `"name"`, `"version":7,"require_if_match":false,"name"`, 1),
-		wrap(`{"on":{"go":{"target":"B","payload_schema":{"a":{},"b":1}}}}`):             wrap(`{"on":{"go":{"target":"B","payload_schema":{ "b": 1, "a": {} }}}}`),
-		`{"name":"w","initial":"B","states":{"B":{"type":"final"}}}`:                     `{"name":"w","initial":"B","states":{"B":{"type":"final","outcome":"completed"}}}`,
-		wrap(`{"on":{"go":{"target":"B","description":"\u0041","guard":"$.a<1&&$.b"}}}`): wrap(`{"on":{"go":{"target":"B","description":"A","guard":"$.a<1&&$.b"}}}`),
+		wrap(`{"on":{"go":{"target":"B","assign":{"b":"$.now","a":"$.payload"}}}}`):                      wrap(`{"on":{"go":[{"assign":{"a":"$.payload","b":"$.now"},"target":"B"}]}}`),
+		wrap(`{"on":{"go":"B"}}`) + " ":                                                                  strings.Replace(wrap(`{"on":{"go":"B"}}`), `"name"`, `"version":7,"require_if_match":false,"name"`, 1),
+		wrap(`{"on":{"go":{"target":"B","payload_schema":{"a":{},"b":1}}}}`):                             wrap(`{"on":{"go":{"target":"B","payload_schema":{ "b": 1, "a": {} }}}}`),
+		wrap(`{"protected":false,"on":{"go":"B"}}`):                                                      wrap(`{"on":{"go":"B"}}`),
+		`{"name":"w","initial":"B","states":{"B":{"type":"final"}}}`:                                     `{"name":"w","initial":"B","states":{"B":{"type":"final","outcome":"completed"}}}`,
+		wrap(`{"on":{"go":{"target":"B","description":"\u0041","guard":"$.context.a<1&&$.context.b"}}}`): wrap(`{"on":{"go":{"target":"B","description":"A","guard":"$.context.a<1&&$.context.b"}}}`),
 	} {
 		if a, b := canonical(t, short), canonical(t, long); a != b {
 			t.Errorf("not the same:\n%s\n%s", a, b)
 		}
 	}
 	for _, text := range []string{
-		wrap(`{"on":{"go":{"target":"B","assign":"*"}}}`),
+		wrap(`{"on":{"go":{"target":"B","assign":{"*":true,"trusted":true}}}}`),
 		wrap(`{"description":"d","on":{"go":{"target":"B","payload_schema":{}}}}`),
 		`{"name":"w_x-1","description":"d","initial":"A","require_if_match":true,"context_schema":{"not":{}},"ttl":{"after":"1ms","target":"B"},
 			"states":{"A":{"after":{"3650d":"B","1ms":["B"]}},"B":{"type":"final","outcome":"failed"}}}`,
 		// Only the lifetime leads to C.
 		`{"name":"w","initial":"A","ttl":{"after":"1h","target":"C"},"states":{"A":{"on":{"go":"B"}},"B":{"type":"final"},"C":{"type":"final"}}}`,
+		// Only a cancel leads to C.
+		`{"name":"w","initial":"A","cancel":"C","states":{"A":{"on":{"go":"B"},"protected":true},"B":{"type":"final","protected":true},
+			"C":{"initial":"D","states":{"D":{"on":{"go":"B"}}}}}}`,
 		// Digits are kept.
 		wrap(`{"on":{"go":{"target":"B","payload_schema":{"const":9007199254740993.10}}}}`),
 	} {
@@ -233,6 +239,9 @@ func TestFaults(t *testing.T) {
 		top(`"description":null`):                     {"/description": "string"},
 		top(`"description":""`):                       {"/description": "not empty"},
 		top(`"require_if_match":"yes"`):               {"/require_if_match": "true or false"},
+		top(`"cancel":"X"`):                           {"/cancel": `no state "X"`},
+		top(`"cancel":true`):                          {"/cancel": "string"},
+		wrap(`{"protected":"yes","on":{"go":"B"}}`):   {"/states/A/protected": "true or false"},
 		top(`"business_key":"once"`):                  {"/business_key": `"unique" or "reusable"`},
 		top(`"business_key":true`):                    {"/business_key": `"unique" or "reusable"`},
 		top(`"require_if_match":null`):                {"/require_if_match": "true or false"},
@@ -254,24 +263,26 @@ func TestFaults(t *testing.T) {
 		transition(`[7]`):                             {"/states/A/on/go/0": "must be", "/states/B": "leads to"},
 		transition(`[["B"]]`):                         {"/states/A/on/go/0": "must be", "/states/B": "leads to"},
 		transition(`""`):                              {"/states/A/on/go": "not empty", "/states/B": "leads to"},
-		transition(`{"target":"B","to":"B"}`):         {"/states/A/on/go/to": "not a member"},
-		transition(`{"guard":"$.a"}`):                 {"/states/A/on/go/target": "string", "/states/B": "leads to"},
-		transition(`{"target":"B","guard":""}`):       {"/states/A/on/go/guard": "not empty"},
-		transition(`{"target":"B","guard":true}`):     {"/states/A/on/go/guard": "string"},
+		transition(`{"target":"B","to":"B"}`):         {"/states/A/on/go/to": "is not a member here; there are target"},
+		transition(`{"target":"B","guadr":"$.a"}`):    {"/states/A/on/go/guadr": "did you mean guard?"},
+		transition(`{"guard":"$.context.a"}`):         {"/states/A": "leads out", "/states/B": "leads to"},
+		transition(`{"target":"B","guard":""}`):       {"/states/A/on/go/guard": "must not be empty"},
+		transition(`{"target":"B","guard":true}`):     {"/states/A/on/go/guard": "must be a path"},
 
 		// Assigns.
-		transition(`{"target":"B","assign":"all"}`):            {"/states/A/on/go/assign": `"*"`},
-		transition(`{"target":"B","assign":[]}`):               {"/states/A/on/go/assign": `"*"`},
-		transition(`{"target":"B","assign":null}`):             {"/states/A/on/go/assign": `"*"`},
-		transition(`{"target":"B","assign":{"":"$.a"}}`):       {"/states/A/on/go/assign": "name"},
-		transition(`{"target":"B","assign":{"a/b":1,"c":""}}`): {"/states/A/on/go/assign/a~1b": "string", "/states/A/on/go/assign/c": "string"},
+		transition(`{"target":"B","assign":"all"}`):              {"/states/A/on/go/assign": `"*"`},
+		transition(`{"target":"B","assign":[]}`):                 {"/states/A/on/go/assign": `"*"`},
+		transition(`{"target":"B","assign":null}`):               {"/states/A/on/go/assign": `"*"`},
+		transition(`{"target":"B","assign":{"":"$.context.a"}}`): {"/states/A/on/go/assign/": "name"},
+		transition(`{"target":"B","assign":{"a/b":1,"c":""}}`):   nil,
 
 		// The graph.
 		transition(`"C"`): {"/states/A/on/go": `no state "C"`, "/states/B": "leads to"},
-		transition(`[{"target":"B","guard":"$.a"},{"target":"C"}]`): {"/states/A/on/go/1/target": `no state "C"`},
-		wrap(`{"on":{"go":"A"}}`):                                   {"/states/A": "leads out", "/states/B": "leads to"},
-		wrap(`{}`):                                                  {"/states/A": "leads out", "/states/B": "leads to"},
-		wrap(`{"after":{"1s":"A"}}`):                                {"/states/A": "leads out", "/states/B": "leads to"},
+		transition(`[{"target":"B","guard":"$.context.a"},{"target":"C"}]`):                                {"/states/A/on/go/1/target": `no state "C"`},
+		`{"name":"w","initial":"OPEN","states":{"OPEN":{"on":{"go":"CLOSDE"}},"CLOSED":{"type":"final"}}}`: {"/states/OPEN/on/go": "did you mean CLOSED?", "/states/CLOSED": "leads to"},
+		wrap(`{"on":{"go":"A"}}`):    {"/states/A": "leads out", "/states/B": "leads to"},
+		wrap(`{}`):                   {"/states/A": "leads out", "/states/B": "leads to"},
+		wrap(`{"after":{"1s":"A"}}`): {"/states/A": "leads out", "/states/B": "leads to"},
 		`{"name":"w","initial":"A","states":{"A":{"on":{"go":"B"}},"B":{"on":{"back":"A"}}}}`:                                          {"/states": "final"},
 		`{"name":"w","initial":"A","states":{"A":{"on":{"go":"B"}},"B":{"type":"final"},"C":{"on":{"go":"D"}},"D":{"on":{"go":"C"}}}}`: {"/states/C": "leads to", "/states/D": "leads to"},
 		`{"name":"w","initial":"X","states":{"A":{"on":{"go":"B"}},"B":{"type":"final"}}}`:                                             {"/initial": `no state "X"`},
@@ -290,27 +301,27 @@ func TestFaults(t *testing.T) {
 		wrap(`{"after":{"3651d":"B"}}`):                     {"/states/A/after/3651d": "longer"},
 		wrap(`{"after":{"60s":"B","1m":"B"}}`):              {"/states/A/after/60s": "same time"},
 		wrap(`{"after":{"x/y":"B","1m":"B"}}`):              {"/states/A/after/x~1y": "no duration"},
-		wrap(`{"after":{"":"B","1m":"B"}}`):                 {"/states/A/after/": "not empty"},
+		wrap(`{"after":{"":"B","1m":"B"}}`):                 {"/states/A/after/": "no duration"},
 		wrap(`{"after":{"x":"B","y":"B"},"on":{"go":"B"}}`): {"/states/A/after/x": "no duration", "/states/A/after/y": "no duration"},
 		wrap(`{"after":{"1s":[]},"on":{"go":"B"}}`):         {"/states/A/after/1s": "at least one"},
 
 		// Candidates.
 		transition(`[]`):                             {"/states/A/on/go": "at least one", "/states/A": "leads out", "/states/B": "leads to"},
 		transition(`["B","B"]`):                      {"/states/A/on/go/1": "never be taken"},
-		transition(`[{"target":"B","guard":7},"B"]`): {"/states/A/on/go/0/guard": "string"},
+		transition(`[{"target":"B","guard":7},"B"]`): {"/states/A/on/go/0/guard": "must be a path"},
 		transition(`[7,"B"]`):                        {"/states/A/on/go/0": "must be"},
-		transition(`[{"target":"B","payload_schema":{"type":"object"},"guard":"$.a"},{"target":"B","guard":"$.b"},{"target":"B","payload_schema":{}}]`): {
+		transition(`[{"target":"B","payload_schema":{"type":"object"},"guard":"$.context.a"},{"target":"B","guard":"$.context.b"},{"target":"B","payload_schema":{}}]`): {
 			"/states/A/on/go/2/payload_schema": "share one",
 		},
 
 		// Schemas.
-		top(`"context_schema":{"type":"objekt"}`):                                               {"/context_schema": "/type"},
-		top(`"context_schema":{"properties":{"a":{"minimum":"1"}},"required":"a"}`):             {"/context_schema": "/properties/a/minimum"},
-		top(`"context_schema":{"pattern":"("}`):                                                 {"/context_schema": "regex"},
-		top(`"context_schema":{"$schema":"https://example.com/own"}`):                           {"/context_schema": "leaves the document"},
-		transition(`{"target":"B","payload_schema":7}`):                                         {"/states/A/on/go/payload_schema": "JSON Schema"},
-		transition(`{"target":"B","payload_schema":{"$ref":"#/$defs/none"}}`):                   {"/states/A/on/go/payload_schema": "none"},
-		transition(`[{"target":"B","guard":"$.a","payload_schema":{"$ref":"other.json"}},"B"]`): {"/states/A/on/go/0/payload_schema": "leaves the document"},
+		top(`"context_schema":{"type":"objekt"}`):                                                       {"/context_schema": "/type"},
+		top(`"context_schema":{"properties":{"a":{"minimum":"1"}},"required":"a"}`):                     {"/context_schema": "/properties/a/minimum"},
+		top(`"context_schema":{"pattern":"("}`):                                                         {"/context_schema": "regex"},
+		top(`"context_schema":{"$schema":"https://example.com/own"}`):                                   {"/context_schema": "leaves the document"},
+		transition(`{"target":"B","payload_schema":7}`):                                                 {"/states/A/on/go/payload_schema": "JSON Schema"},
+		transition(`{"target":"B","payload_schema":{"$ref":"#/$defs/none"}}`):                           {"/states/A/on/go/payload_schema": "none"},
+		transition(`[{"target":"B","guard":"$.context.a","payload_schema":{"$ref":"other.json"}},"B"]`): {"/states/A/on/go/0/payload_schema": "leaves the document"},
 	} {
 		expect(t, text, faults(t, text, "", definition.Limits{}), want)
 	}
@@ -322,7 +333,7 @@ func TestFaultsAllAtOnce(t *testing.T) {
 		"name": "Not A Slug", "version": 0, "initial": "A", "surplus": 1, "ttl": {"after": "later", "target": "NOWHERE"},
 		"context_schema": {"$ref": "https://example.com/schema.json"},
 		"states": {
-			"A": {"on": {"go": {"target": "GONE", "guard": 1, "assign": {"x": 1}}, "b/ad": "B"}, "after": {"1m": "B", "60s": "B", "?": "B"}},
+			"A": {"on": {"go": {"target": "GONE", "guard": 1, "assign": {"x": "1 + $.context.x"}}, "b/ad": "B"}, "after": {"1m": "B", "60s": "B", "?": "B"}},
 			"B": {"type": "final", "outcome": "won", "on": {}},
 			"C": {"outcome": "failed"},
 			"D": 1
@@ -331,7 +342,7 @@ func TestFaultsAllAtOnce(t *testing.T) {
 	expect(t, text, faults(t, text, "", definition.Limits{States: 3}), map[string]string{
 		"/name": "lower-case", "/version": "from 1", "/surplus": "member", "/ttl/after": "duration", "/ttl/target": "NOWHERE",
 		"/context_schema": "https://example.com/schema.json", "/states": "at most 3 states",
-		"/states/A/on/go/target": "GONE", "/states/A/on/go/guard": "string", "/states/A/on/go/assign/x": "string",
+		"/states/A/on/go/target": "GONE", "/states/A/on/go/guard": "must be a path", "/states/A/on/go/assign/x": "$path",
 		"/states/A/on/b~1ad": "letter", "/states/A/after/60s": "same time", "/states/A/after/?": "duration",
 		"/states/B/outcome": "completed", "/states/B/on": "final", "/states/C/outcome": "only a final", "/states/C": "leads",
 		"/states/D": "object",
@@ -434,12 +445,16 @@ func TestReferencesOutOfTheDocument(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(fsmtest.FlightBooking))
 	f.Add([]byte(fsmtest.Counter))
+	f.Add([]byte(everything))
+	f.Add([]byte(support))
+	f.Add([]byte(fsmtest.Trip))
 	f.Add([]byte(`{}`))
-	f.Add([]byte(wrap(`{"after":{"1s":["B",{"target":"A","guard":"$.a","assign":"*"}]}}`)))
+	f.Add([]byte(wrap(`{"after":{"1s":["B",{"target":"A","guard":"$.context.a","assign":"*"}]}}`)))
 	f.Add([]byte(`{"name":"w","initial":"B","ttl":{"after":"1d","target":"B"},"context_schema":{"$ref":"#"},"states":{"B":{"type":"final","outcome":"failed"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if _, err := definition.Parse(data, "", definition.Limits{}); err == nil {
+		if d, err := definition.Parse(data, "", definition.Limits{}); err == nil {
 			canonical(t, string(data))
+			roundTrip(t, d)
 		}
 	})
 }

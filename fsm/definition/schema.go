@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"sync"
 	"time"
@@ -65,6 +67,37 @@ const (
 type kept struct {
 	text   []byte
 	copies []*compiled
+	// defaults are merged under a document before it is checked: the keyword defaultKeyword of the schema.
+	defaults map[string]any
+}
+
+// defaultKeyword is the keyword by which the schema of a context has the workflow's context_default. The engine adds
+// it, so that the checksum of a schema stands for the whole check.
+const defaultKeyword = "x-context-default"
+
+// read decodes a document, with the schema's defaults under it.
+func (k *kept) read(document []byte) (any, error) {
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
+	if m, ok := value.(map[string]any); ok && k.defaults != nil {
+		merged := maps.Clone(k.defaults)
+		maps.Copy(merged, m)
+		return merged, err
+	}
+	return value, err
+}
+
+// CheckedSchema returns the schema that the context of a creation is checked against, as the engine gives it out: with the
+// ContextDefault. Nil: there is none.
+func (d *Definition) CheckedSchema() (json.RawMessage, error) {
+	if d.ContextSchema == nil || len(d.ContextDefault) == 0 {
+		return d.ContextSchema, nil
+	}
+	var schema map[string]any
+	if err := json.Unmarshal(d.ContextSchema, &schema); err != nil {
+		return nil, err
+	}
+	schema[defaultKeyword] = d.ContextDefault
+	return json.Marshal(schema)
 }
 
 // Check checks a document against a schema, both as JSON text. It returns the faults of the document, at most 100
@@ -79,6 +112,12 @@ func (s *Schemas) Check(ctx context.Context, schema, document []byte, root strin
 	k := s.get(checksum)
 	if k == nil {
 		k = &kept{text: schema}
+		if bytes.Contains(schema, []byte(defaultKeyword)) {
+			if v, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema)); err == nil {
+				m, _ := v.(map[string]any)
+				k.defaults, _ = m[defaultKeyword].(map[string]any)
+			}
+		}
 		c, err := s.compile(ctx, k)
 		if err != nil {
 			return "", nil, err
@@ -86,7 +125,7 @@ func (s *Schemas) Check(ctx context.Context, schema, document []byte, root strin
 		k.copies = []*compiled{c}
 		s.keep(checksum, k, c.weight)
 	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
+	value, err := k.read(document)
 	if err != nil {
 		return "", nil, fmt.Errorf("document: %w", err)
 	}
@@ -123,7 +162,7 @@ func (s *Schemas) Fits(ctx context.Context, checksum string, document []byte) bo
 	if k == nil {
 		return false
 	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
+	value, err := k.read(document)
 	if err != nil {
 		return false
 	}

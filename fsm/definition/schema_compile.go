@@ -45,6 +45,8 @@ type compiled struct {
 	weight int
 	// objects is how many JSON objects the schema has.
 	objects int
+	// unknownFormats has the formats that are not checked, each with its place.
+	unknownFormats []string
 }
 
 // compileSchema compiles a JSON Schema that refers to nothing but itself. Without $schema it is of
@@ -60,6 +62,7 @@ func compileSchema(schema []byte) (*compiled, error) {
 	}
 	compiler := jsonschema.NewCompiler()
 	compiler.UseLoader(noLoader{})
+	compiler.AssertFormat()
 	compiler.UseRegexpEngine(c.compilePattern)
 	roots := []*jsonschema.Schema{}
 	spent := c.run(context.Background(), limits{steps: maxPatternSize}, func() {
@@ -90,7 +93,7 @@ func compileSchema(schema []byte) (*compiled, error) {
 	}
 	c.weight = 1 + c.objects + c.meter.taken/20
 	c.patterns = nil
-	c.measure(roots)
+	c.measure(roots, document)
 	return c, nil
 }
 
@@ -147,7 +150,7 @@ func dynamicAnchors(v any, at string, pointers []string) []string {
 }
 
 // measure makes every schema that the roots lead to take the steps of its check from the meter.
-func (c *compiled) measure(roots []*jsonschema.Schema) {
+func (c *compiled) measure(roots []*jsonschema.Schema, document any) {
 	seen := map[*jsonschema.Schema]bool{}
 	for len(roots) > 0 {
 		s := roots[len(roots)-1]
@@ -159,6 +162,7 @@ func (c *compiled) measure(roots []*jsonschema.Schema) {
 		inPlace, members, others := subschemas(s)
 		roots = append(append(append(roots, inPlace...), members...), others...)
 		if s.Bool == nil {
+			c.noteFormat(s, document)
 			newToll(c.meter, s, len(inPlace), len(members)).install(s)
 		}
 	}

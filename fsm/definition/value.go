@@ -1,13 +1,16 @@
 package definition
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	_ "time/tzdata" // Faults must not depend on the machine's time zones.
 )
 
 // The methods below read single values. For a value that does not fit, each adds a fault and returns a zero
@@ -16,8 +19,12 @@ import (
 // members adds a fault for each member that is not known here.
 func (d *Draft) members(at string, m map[string]any, known ...string) {
 	for name := range m {
-		if !slices.Contains(known, name) {
-			d.fault(at+Pointer(name), "is not a member here; there are %s", strings.Join(known, ", "))
+		switch {
+		case slices.Contains(known, name):
+		case name == "true" && slices.Contains(known, "on"):
+			d.fault(at+"/true", `was on: a reader of YAML 1.1 took that for true; write "on" in quotes, or read the file as YAML 1.2`)
+		default:
+			d.fault(at+Pointer(name), "is not a member here%s; there are %s", didYouMean("", name, known), strings.Join(known, ", "))
 		}
 	}
 }
@@ -71,18 +78,102 @@ func (d *Draft) target(at string, where place, v any) string {
 		}
 	}
 	if _, known := d.pointers[s]; !known {
-		d.fault(at, "there is no state %q", s)
+		d.fault(at, "there is no state %q%s", s, didYouMean("", s, slices.Collect(maps.Keys(d.pointers))))
 	}
 	return s
 }
 
-// path reads a guard or the value of an assign, and notes it for the check by PostgreSQL.
-func (d *Draft) path(at string, v any) string {
-	s := d.text(at, v)
-	if s != "" {
-		d.Paths[at] = s
+// A use is a path that the definition evaluates.
+type use struct {
+	at, text string
+	// expr is nil if the text could not be parsed.
+	expr *pathExpr
+	// predicate: the path itself is a condition. invariant: it stands in one.
+	predicate, invariant bool
+	// roots are the members of the document that the path is evaluated over. Nil: those of a step.
+	roots []string
+}
+
+// contextNames are the members of the context that the path reads.
+func (u use) contextNames() (names []string) {
+	if u.expr == nil {
+		return nil
 	}
-	return s
+	u.expr.walk(func(e *pathExpr, _ bool) {
+		if members := e.members(); len(members) > 1 && members[0] == "context" {
+			names = append(names, members[1])
+		}
+	})
+	return names
+}
+
+// note notes a path, as it is written, for the check by PostgreSQL and for those of its meaning. The engine reads a
+// path in strict mode, unless the path names its mode.
+func (d *Draft) note(at, text string, predicate bool) {
+	u := use{at: at, text: text, predicate: predicate}
+	if e, ok := parsePath(text); ok {
+		u.expr = e
+	}
+	d.uses = append(d.uses, u)
+	if !strings.HasPrefix(text, "lax ") && !strings.HasPrefix(text, "strict ") {
+		text = "strict " + text
+	}
+	d.Paths[at] = append(d.Paths[at], text)
+}
+
+// invariant reads the member invariant.
+func (d *Draft) invariant(at string, m map[string]any) Guard {
+	v, given := m["invariant"]
+	if !given {
+		return nil
+	}
+	first := len(d.uses)
+	g := d.guard(at+"/invariant", v)
+	for i := range d.uses[first:] {
+		d.uses[first+i].invariant = true
+	}
+	return g
+}
+
+// over says of all that f reads what it is evaluated over.
+func (d *Draft) over(roots []string, f func()) {
+	first := len(d.uses)
+	f()
+	for i := range d.uses[first:] {
+		d.uses[first+i].roots = roots
+	}
+}
+
+// zone reads the name of a time zone.
+func (d *Draft) zone(at string, v any) string {
+	name := d.text(at, v)
+	if name == "" {
+		return ""
+	}
+	if _, err := time.LoadLocation(name); err != nil || name == "Local" {
+		d.fault(at, "%q is no time zone; write a name of the tz database, such as Europe/Berlin or UTC", name)
+	}
+	return name
+}
+
+// payloadSchema returns the decoded schema of the payload that is there when what stands at a pointer is evaluated;
+// nil if there is none.
+func (d *Draft) payloadSchema(at string) any {
+	for ; at != ""; at = at[:strings.LastIndexByte(at, '/')] {
+		if schema, known := d.payloads[at]; known {
+			return schema
+		}
+	}
+	return nil
+}
+
+// calendarDuration reads a duration that may have months and years.
+func (d *Draft) calendarDuration(at, text string) Duration {
+	duration, err := ParseCalendarDuration(text)
+	if err != nil {
+		d.fault(at, "%v", err)
+	}
+	return duration
 }
 
 func (d *Draft) duration(at string, v any) time.Duration {
@@ -97,24 +188,48 @@ func (d *Draft) duration(at string, v any) time.Duration {
 	return duration
 }
 
+// span reads a duration of a fixed length between two others.
+func (d *Draft) span(at string, v any, least, most time.Duration) time.Duration {
+	faults := len(d.faults)
+	duration := d.duration(at, v)
+	if len(d.faults) == faults && (duration < least || duration > most) {
+		d.fault(at, "must be from %s to %s", FormatDuration(least), FormatDuration(most))
+	}
+	return duration
+}
+
 // schema reads a JSON Schema: the member that the pointer at ends with. The contract has objects only.
 func (d *Draft) schema(at string, m map[string]any) json.RawMessage {
 	v, given := m[at[strings.LastIndexByte(at, '/')+1:]]
 	if !given {
 		return nil
 	}
-	if _, ok := v.(map[string]any); !ok {
+	m, ok := v.(map[string]any)
+	if !ok {
 		d.fault(at, `must be a JSON Schema that is an object; {} takes every document, and {"not": {}} none`)
 		return nil
 	}
-	text, err := json.Marshal(v)
-	if err == nil {
-		err = d.checkSchema(v, text)
-	}
+	d.checkSchemaAt(at, m)
+	text, err := json.Marshal(m)
 	if err != nil {
 		d.fault(at, "%s", err)
 	}
 	return text
+}
+
+// checkSchemaAt checks a schema with those of the deployment that it refers to.
+func (d *Draft) checkSchemaAt(at string, schema map[string]any) {
+	bundle := d.bundle(at, schema)
+	if bundle == nil {
+		return
+	}
+	text, err := json.Marshal(bundle)
+	if err == nil {
+		err = d.checkSchema(bundle, text)
+	}
+	if err != nil {
+		d.fault(at, "%s", err)
+	}
 }
 
 // maxSchemaCost bounds the work that the schemas of a definition make when it is read.
@@ -136,6 +251,7 @@ func (d *Draft) checkSchema(v any, text []byte) error {
 			err = fmt.Errorf("checking even {} against this schema takes more than %d steps; apply fewer schemas to the same value", maxEmptySteps)
 		}
 		d.schemaCost += c.meter.taken / 10
+		err = cmp.Or(err, c.checkFormats())
 	}
 	d.schemas[string(text)] = err
 	return err

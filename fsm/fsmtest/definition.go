@@ -67,7 +67,7 @@ const Shop = `{
 				"PAYMENT": {
 					"initial": "CHECK",
 					"states": {
-						"CHECK": {"always": [{"guard": "$.context.total == 0", "target": "DONE", "assign": {"free": "true"}}, "DUE"]},
+						"CHECK": {"always": [{"guard": "$.context.total == 0", "target": "DONE", "assign": {"free": true}}, "DUE"]},
 						"DUE": {"on": {"pay": [{"guard": "$.payload.amount == $.context.total", "target": "DONE"}], "cancel": {"guard": "$.payload.sure == true", "target": "CART"}}}
 					}
 				}
@@ -83,7 +83,29 @@ const Shop = `{
 const Bombs = `{"name": "bomb", "initial": "TICKING", "states": {
 	"TICKING": {"on": {"defuse": "SAFE"}, "after": {
 		"1m": [
-			{"target": "SAFE", "guard": "$.context.raise == true && $nowhere == 1"},
+			{"target": "SAFE", "guard": "exists($.context ? (@.raise == true)) && $nowhere == 1"},
 			{"target": "SAFE", "guard": "exists($.context.a[*] ? (exists($.context.a[*] ? (exists($.context.a[*] ? (@ < 0))))))"},
 			{"target": "BOOM"}]}},
 	"SAFE": {"type": "final"}, "BOOM": {"type": "final"}}}`
+
+// Trip is a definition that has tasks, and undoes what was done.
+const Trip = `{
+	"name": "trip", "initial": "OPEN", "cancel": "UNDOING", "states": {
+	  "OPEN": {"on": {"book": "HOTEL"}},
+	  "HOTEL": {
+	    "description": "Two at once.", "invoke": {
+	      "hotel": {"description": "the \"best\" one", "http": {"connection": "hotel", "method": "POST", "path": "/bookings"}, "idempotency": {}, "deadline": "10m",
+	        "done": [{"guard": "$.payload.body.full == true", "target": "UNDOING"}, "FLIGHT"], "error": "UNDOING", "unknown": "UNDOING",
+	        "compensate": {"http": {"connection": "hotel", "method": "DELETE", "path": "/bookings/{$.result.body.id}"}, "deadline": "1d"}},
+	      "letter": {"work": {"topic": "letters"}, "deadline": "1h", "done": "FLIGHT", "error": "FLIGHT", "unknown": "FLIGHT", "late": {"event": "full"}}
+	    }
+	  },
+	  "FLIGHT": {"on": {"booked": {"target": "DONE", "compensate": {"work": {"topic": "airline"}, "deadline": "3d"}}, "full": "UNDOING"}},
+	  "DONE": {"on": {"travel": "OVER", "revoke": "UNDOING"}},
+	  "UNDOING": {"compensate": {}, "done": "CANCELLED", "error": "STUCK"},
+	  "STUCK": {"on": {"again": "ALL"}},
+	  "ALL": {"compensate": {"on_failure": "continue"}, "done": "CANCELLED", "error": "STUCK"},
+	  "CANCELLED": {"type": "final", "outcome": "cancelled"},
+	  "OVER": {"type": "final"}
+	}
+}`

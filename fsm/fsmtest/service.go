@@ -12,6 +12,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
+	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 type workflows = lifecycle.Service
@@ -56,11 +57,19 @@ func Open(t testing.TB, dsn string, config db.Config) *pgxpool.Pool {
 // Register registers a definition.
 func Register(t testing.TB, s *Service, definition string) lifecycle.Registration {
 	t.Helper()
-	r, err := s.Register(t.Context(), "", []byte(definition), "tester", false)
-	if err != nil {
-		t.Fatalf("register: %v", err)
+	type result struct {
+		lifecycle.Registration
+		err error
 	}
-	return r
+	// A machine that runs all tests at once may be too slow for a first call. Then the service says to try again.
+	r := bounded.Until(t, "the registration", func() (r result) {
+		r.Registration, r.err = s.Register(t.Context(), "", []byte(definition), "tester", false)
+		return r
+	}, func(r result) bool { return !errors.Is(r.err, fsm.Unavailable) })
+	if r.err != nil {
+		t.Fatalf("register: %v", r.err)
+	}
+	return r.Registration
 }
 
 // Create creates an instance with a context.

@@ -205,7 +205,7 @@ func TestArchiveMeetsAPurger(t *testing.T) {
 	var a archived
 	result, err := s.Archive(t.Context(), lifecycle.ArchiveCommand{OlderThan: time.Hour, Purge: true, Flush: a.flush, Write: func(i lifecycle.Archived) error {
 		if len(a.ids) == 0 {
-			bounded.Exec(t, pool, "select pawl.purge_instances('default', $1, pawl.now())", ids[10:15])
+			bounded.Exec(t, pool, "select pawl.purge_archived('default', $1, pawl.now())", ids[10:15])
 		}
 		return a.write(i)
 	}})

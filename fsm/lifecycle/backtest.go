@@ -38,7 +38,7 @@ const (
 // BacktestCommand asks which way a tenant's instances would have gone under another definition of their
 // workflow, the candidate.
 type BacktestCommand struct {
-	Tenant   string // Default fsm.DefaultTenant.
+	Tenant   string // Default fsm.DefaultTenant. fsm.Deployment stands for all tenants.
 	Workflow string
 	// Version is that of a registered candidate, and Definition a candidate that need not be registered.
 	// One of them must be given, and not both. A definition without a name takes the workflow's.
@@ -117,7 +117,7 @@ type Difference struct {
 // the candidate, unless they were recorded under the same schema.
 //
 // Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowNotFound, GuardError if
-// several instances take too long, Unavailable.
+// several instances take too long, TenantRequired, Unavailable.
 //
 // It ends after BacktestTime with what was back-tested until then, and at once with an error if the context
 // ends. A process runs two back-tests at a time, of different tenants; further ones wait.
@@ -136,13 +136,17 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 		return Backtest{}, fsm.AsError(err)
 	}
 	defer leave()
+	tenants, err := s.fsm.TenantsOf(ctx, c.Tenant)
+	if err != nil {
+		return Backtest{}, err
+	}
 	w, err := s.GetWorkflow(ctx, c.Workflow, c.Version)
 	if err != nil {
 		return Backtest{}, err
 	}
 	b := backtest{
-		service: s, groups: map[string]*DifferenceGroup{},
-		params: queries.BacktestParams{Workflow: w.Name, Tenant: c.Tenant, Bytes: fsm.PageBytes},
+		service: s, tenants: tenants, groups: map[string]*DifferenceGroup{},
+		params: queries.BacktestParams{Workflow: w.Name, Bytes: fsm.PageBytes},
 	}
 	b.Version = c.Version
 	if c.Definition == nil {
@@ -174,6 +178,7 @@ func (s *Service) Backtest(ctx context.Context, c BacktestCommand) (Backtest, er
 type backtest struct {
 	Backtest
 	service *Service
+	tenants []string
 	params  queries.BacktestParams
 	options pgx.TxOptions
 	groups  map[string]*DifferenceGroup
@@ -187,23 +192,33 @@ func (b *backtest) run(ctx context.Context, sample int) error {
 	const page = 100
 	var before *uuid.UUID
 	for sample > 0 {
-		var ids []uuid.UUID
+		var rows []queries.NewestInstancesRow
 		err := b.service.db.ReadPlanned(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-			ids, err = q.NewestInstances(ctx, queries.NewestInstancesParams{
-				TenantID: b.params.Tenant, Workflow: b.params.Workflow, BeforeID: before, RowLimit: int32(min(sample, page)),
+			rows, err = q.NewestInstances(ctx, queries.NewestInstancesParams{
+				Tenants: b.tenants, Workflow: b.params.Workflow, BeforeID: before, RowLimit: int32(min(sample, page)),
 			})
 			return err
 		})
-		if err != nil || len(ids) == 0 {
+		if err != nil || len(rows) == 0 {
 			return err
 		}
-		sample, before = sample-len(ids), &ids[len(ids)-1]
-		for len(ids) > 0 {
+		sample, before = sample-len(rows), &rows[len(rows)-1].ID
+		for len(rows) > 0 {
+			// A call is for one tenant.
+			b.params.Tenant = rows[0].TenantID
+			n := 1
+			for n < len(rows) && rows[n].TenantID == b.params.Tenant {
+				n++
+			}
+			ids := make([]uuid.UUID, n)
+			for i, r := range rows[:n] {
+				ids[i] = r.ID
+			}
 			done, err := b.rerun(ctx, ids)
 			if err != nil {
 				return err
 			}
-			ids = ids[done:]
+			rows = rows[done:]
 		}
 	}
 	return nil

@@ -31,8 +31,9 @@ func backtest(t testing.TB, s *fsmtest.Service, c lifecycle.BacktestCommand) lif
 }
 
 // machineries are random workflows with all that a definition may have: guards that read the
-// clock, or raise, timeouts and lifetimes, states within states, entries that count, and
-// eventless transitions. Their events are next, which leads to the end, e1 and e2.
+// clock or the actor, or raise, timers of all kinds and lifetimes, states within states that end or are resumed, entries
+// that count, internal and eventless transitions, patterns of events and invariants. Their events are next, which leads to
+// the end, e1, e2 and any other.
 func machineries() *rapid.Generator[map[string]any] {
 	return rapid.Custom(func(t *rapid.T) map[string]any {
 		atomic := []string{"S0", "S1", "P.X", "P.Y", "S2"}
@@ -42,61 +43,115 @@ func machineries() *rapid.Generator[map[string]any] {
 			return rapid.SampledFrom([]string{
 				"", fmt.Sprintf("$.context.n > %d", k), fmt.Sprintf("$.payload.n == %d", k),
 				fmt.Sprintf(`$.now < "2030-02-03T12:%02d:30.000000+00:00"`, 3*k), fmt.Sprintf("$.instance.version > %d", k),
-				"$nowhere == 1", "1 == 2",
+				"$nowhere == 1", "$.context.never == 1", `$.actor.subject == "alice"`,
 			}).Draw(t, "guard")
 		}
-		transition := func(guard string, targets []string) map[string]any {
-			d := map[string]any{"target": rapid.SampledFrom(targets).Draw(t, "target")}
+		// source is the state that declares it. Only a transition that may stay can have no target.
+		transition := func(source, guard string, mayStay bool) map[string]any {
+			d := map[string]any{"target": rapid.SampledFrom(everywhere).Draw(t, "target")}
+			switch kind := rapid.IntRange(0, 5).Draw(t, "kind"); {
+			case kind == 0 && mayStay:
+				d = map[string]any{}
+				if rapid.Bool().Draw(t, "rearm") {
+					d["rearm"] = true
+				}
+			case kind == 1 && source == "P":
+				d = map[string]any{"target": rapid.SampledFrom([]string{"P.X", "P.Y", "P.F"}).Draw(t, "within"), "internal": true}
+			case kind < 3 && !strings.HasPrefix(source, "P"):
+				d = map[string]any{"target": "P", "resume": rapid.SampledFrom([]any{true, "timers"}).Draw(t, "resume")}
+			}
 			if guard != "" {
 				d["guard"] = guard
 			}
-			switch rapid.IntRange(0, 3).Draw(t, "assign") {
+			switch rapid.IntRange(0, 4).Draw(t, "assign") {
 			case 1:
 				d["assign"] = map[string]any{"n": "$.context.n + 1"}
+			case 3:
+				d["assign"] = map[string]any{"in": "$.payload.in", "due": "$.payload.due", "seen.by": "$.actor.subject"}
 			case 2:
 				d["assign"] = map[string]any{"n": "$.payload.n", "at": "$.now"}
 			}
 			return d
 		}
-		candidates := func(n int) []any {
+		candidates := func(source string, n int) []any {
 			list := []any{}
 			for range n {
-				list = append(list, transition(guard(), everywhere))
+				list = append(list, transition(source, guard(), true))
 				if list[len(list)-1].(map[string]any)["guard"] == nil {
 					break
 				}
 			}
 			return list
 		}
-		state := func(next string) map[string]any {
+		timers := func(source string, s map[string]any) {
+			if rapid.Bool().Draw(t, "constant timers") {
+				after := map[string]any{}
+				for _, delay := range []string{"1m", "2m", "5m"} {
+					if n := rapid.IntRange(-1, 2).Draw(t, delay); n > 0 {
+						after[delay] = candidates(source, n)
+					}
+				}
+				s["after"] = after
+			} else {
+				after := []any{}
+				for range rapid.IntRange(1, 3).Draw(t, "timers") {
+					timer := transition(source, guard(), true)
+					switch in := rapid.SampledFrom([]any{
+						"2m", "1mo", "$.context.in", map[string]any{"$first": []any{"$.context.in", "3m"}}, nil,
+					}).Draw(t, "in"); {
+					case in == nil:
+						timer["at"] = "$.context.due"
+					case in == "2m" || in == "1mo":
+						// A second one behind it could never be taken.
+						timer["in"], timer["guard"] = in, "$.context.n > 2"
+					default:
+						timer["in"] = in
+					}
+					after = append(after, timer)
+				}
+				s["after"] = after
+			}
+			if rapid.IntRange(0, 3).Draw(t, "every") == 0 {
+				every := map[string]any{"in": rapid.SampledFrom([]any{"50s", "3m", map[string]any{"$path": "60 + $.context.n"}}).Draw(t, "in")}
+				if g := guard(); g != "" {
+					every["guard"] = g
+				}
+				every["assign"] = map[string]any{"n": "$.context.n + 1", "missed": "$.payload.missed"}
+				s["every"] = every
+			}
+		}
+		state := func(name, next string) map[string]any {
 			on := map[string]any{"next": next}
-			for _, event := range []string{"e1", "e2"} {
+			for _, event := range []string{"e1", "e2", "e.*", "*"} {
 				if n := rapid.IntRange(0, 2).Draw(t, event); n > 0 {
-					on[event] = candidates(n)
+					on[event] = candidates(name, n)
 				}
 			}
-			after := map[string]any{}
-			for _, delay := range []string{"1m", "2m", "5m"} {
-				if n := rapid.IntRange(-1, 2).Draw(t, delay); n > 0 {
-					after[delay] = candidates(n)
-				}
-			}
-			s := map[string]any{"on": on, "after": after}
+			s := map[string]any{"on": on}
+			timers(name, s)
 			if rapid.IntRange(0, 2).Draw(t, "entry") == 0 {
 				s["entry"] = map[string]any{"assign": map[string]any{"n": "$.context.n + 1"}}
 			}
 			if rapid.IntRange(0, 2).Draw(t, "always") == 0 {
-				s["always"] = []any{transition(fmt.Sprintf("$.context.n == %d", rapid.IntRange(0, 4).Draw(t, "k")), everywhere)}
+				s["always"] = []any{transition(name, fmt.Sprintf("$.context.n == %d", rapid.IntRange(0, 4).Draw(t, "k")), false)}
+			}
+			if rapid.IntRange(0, 4).Draw(t, "invariant") == 0 {
+				s["invariant"] = fmt.Sprintf("$.context.n < %d", rapid.IntRange(2, 9).Draw(t, "most"))
 			}
 			return s
 		}
 		within := map[string]any{
-			"initial": "X", "states": map[string]any{"X": state("P.Y"), "Y": state("S2")}, "on": map[string]any{"e1": "S1"},
+			"initial": map[string]any{"target": "X", "assign": map[string]any{"first": map[string]any{"$union": []any{"$.context.first", "$.context.n"}}}},
+			"states":  map[string]any{"X": state("P.X", "P.Y"), "Y": state("P.Y", "S2"), "F": map[string]any{"type": "final"}},
+			"on":      map[string]any{"e1": "S1", "*": []any{transition("P", "", true)}},
+			"done":    []any{map[string]any{"target": "S2", "guard": "$.context.n > 3"}, map[string]any{"target": "S1"}},
 		}
+		within["states"].(map[string]any)["X"].(map[string]any)["on"].(map[string]any)["end"] = "P.F"
+		timers("P", within)
 		d := map[string]any{
 			"initial": rapid.SampledFrom([]string{"S0", "P"}).Draw(t, "initial"),
 			"states": map[string]any{
-				"S0": state("S1"), "S1": state("P"), "P": within, "S2": state("DONE"),
+				"S0": state("S0", "S1"), "S1": state("S1", "P"), "P": within, "S2": state("S2", "DONE"),
 				"DONE": map[string]any{"type": "final"}, "GONE": map[string]any{"type": "final", "outcome": "expired"},
 			},
 		}
@@ -116,6 +171,7 @@ var machineryNames atomic.Int64
 func TestBacktestOfItsOwnVersion(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{})
+	made := map[string]int{}
 	rapid.Check(t, func(r *rapid.T) {
 		d := machineries().Draw(r, "workflow")
 		name := fmt.Sprint("machinery-", machineryNames.Add(1))
@@ -145,10 +201,19 @@ func TestBacktestOfItsOwnVersion(t *testing.T) {
 			}
 			for _, id := range ids {
 				// Refused or not, what was made is what counts.
-				_, _ = s.Fire(t.Context(), fsm.FireCommand{
-					ID: id, Event: rapid.SampledFrom([]string{"next", "e1", "e2", "back"}).Draw(r, "event"),
-					Payload: fmt.Appendf(nil, `{"n": %d}`, rapid.IntRange(0, 4).Draw(r, "n")),
+				payload, err := json.Marshal(map[string]any{
+					"n":   rapid.IntRange(0, 4).Draw(r, "n"),
+					"in":  rapid.SampledFrom([]any{nil, 45, "90s", "PT4M", 0, -1, "no duration"}).Draw(r, "in"),
+					"due": rapid.SampledFrom([]any{nil, fsmtest.Noon.Add(4 * time.Minute), fsmtest.Noon.Add(10 * time.Minute)}).Draw(r, "due"),
 				})
+				if err != nil {
+					r.Fatal(err)
+				}
+				_, err = s.Fire(t.Context(), fsm.FireCommand{
+					ID: id, Event: rapid.SampledFrom([]string{"next", "e1", "e2", "back", "end", "e.x", "other"}).Draw(r, "event"),
+					Payload: payload, Origin: fsm.Origin{Actor: rapid.SampledFrom([]string{"alice", "bob"}).Draw(r, "actor")},
+				})
+				made[kindOfStep(err)]++
 			}
 		}
 		if rapid.Bool().Draw(r, "timers") {
@@ -170,6 +235,18 @@ func TestBacktestOfItsOwnVersion(t *testing.T) {
 			}
 		}
 	})
+	for _, what := range []string{"applied", fsm.GuardRejected.Error(), fsm.GuardError.Error()} {
+		if made[what] == 0 {
+			t.Errorf("no command was %s, so this shows little: %v", what, made)
+		}
+	}
+}
+
+func kindOfStep(err error) string {
+	if err == nil {
+		return "applied"
+	}
+	return fsm.AsError(err).Kind.Error()
 }
 
 func deref(s *string) string {
@@ -257,16 +334,16 @@ func TestBacktestDifferences(t *testing.T) {
 		"a timeout just then":    {shipped, []string{"10m", "3m"}, "", ""},
 		"a timeout that raises":  {shipped, []string{`"10m": "LAPSED"`, `"2m": {"target": "LAPSED", "guard": "$limit > 1"}`}, "2 pay NEW PAID: guard-error", `"limit"`},
 		"a refused timeout":      {shipped, []string{`"10m": "LAPSED"`, `"2m": {"target": "LAPSED", "guard": "$.context.of == \"coffee\""}`}, "", ""},
-		"after a refused one":    {shipped, []string{`"10m": "LAPSED"`, `"1m": {"target": "LAPSED", "guard": "1 == 2"}, "2m": "CANCELLED", "9m": "LAPSED"`}, "2 pay NEW PAID: timeout to CANCELLED", "after:2m"},
+		"after a refused one":    {shipped, []string{`"10m": "LAPSED"`, `"1m": {"target": "LAPSED", "guard": "$.context.never == 1"}, "2m": "CANCELLED", "9m": "LAPSED"`}, "2 pay NEW PAID: timeout to CANCELLED", "after:2m"},
 		"a lifetime that ends":   {shipped, []string{`"initial"`, `"ttl": {"after": "4m", "target": "LAPSED"}, "initial"`}, "3 ship PAID SHIPPED: timeout to LAPSED", "ttl, due at 2030-02-03T12:04:00Z"},
 		"a lifetime that slides": {shipped, []string{`"initial"`, `"ttl": {"after": "4m", "target": "LAPSED", "sliding": true}, "initial"`}, "", ""},
-		"a payload schema":       {shipped, []string{`"guard": "$.payload.amount > 0"`, `"guard": "1 == 2", "payload_schema": {"properties": {"amount": {"maximum": 4}}}`}, "2 pay NEW PAID: invalid-payload", "the recorded payload does not fit its schema"},
+		"a payload schema":       {shipped, []string{`"guard": "$.payload.amount > 0"`, `"guard": "$.context.never == 1", "payload_schema": {"properties": {"amount": {"maximum": 4}}}`}, "2 pay NEW PAID: invalid-payload", "the recorded payload does not fit its schema"},
 		"one that it fits":       {shipped, []string{`"guard":`, `"payload_schema": {"properties": {"amount": {"maximum": 5}}}, "guard":`}, "", ""},
 		"a schema too late":      {shipped, []string{"> 0", "> 5", `"ship": "SHIPPED"`, `"ship": {"target": "SHIPPED", "payload_schema": {"required": ["by"]}}`}, "2 pay NEW PAID: guard-rejected", ""},
 		"a schema after all":     {shipped, []string{`"ship": "SHIPPED"`, `"ship": {"target": "SHIPPED", "payload_schema": {"required": ["by"]}}`}, "3 ship PAID SHIPPED: invalid-payload", ""},
 		"a context schema":       {shipped, []string{`"initial"`, `"context_schema": {"properties": {"of": {"type": "integer"}}}, "initial"`}, "1 - - NEW: invalid-context", "the recorded context does not fit its schema"},
 		"one that it fits too":   {shipped, []string{`"initial"`, `"context_schema": {"required": ["of"]}, "initial"`}, "", ""},
-		"an entry":               {shipped, []string{`"NEW": {`, `"NEW": {"entry": {"assign": {"free": "true == true"}}, `, "$.payload.amount > 0", "$.context.free != true"}, "2 pay NEW PAID: guard-rejected", ""},
+		"an entry":               {shipped, []string{`"NEW": {`, `"NEW": {"entry": {"assign": {"free": true}}, `, "$.payload.amount > 0", "$.context.free != true"}, "2 pay NEW PAID: guard-rejected", ""},
 		"an eventless way":       {shipped, []string{`"PAID": {`, `"PAID": {"always": {"target": "SHIPPED", "guard": "$.context.amount > 4"}, `}, "2 pay NEW PAID: elsewhere to SHIPPED", ""},
 		"within another state":   {shipped, []string{`"target": "PAID"`, `"target": "P"`, `"PAID": {`, `"P": {"initial": "PAID", "states": {"PAID": {`, `"CANCELLED"}},` + "\n\t\"SHIPPED\"", `"CANCELLED"}}}},` + "\n\t\"SHIPPED\""}, "2 pay NEW PAID: elsewhere to P.PAID", ""},
 
@@ -349,6 +426,29 @@ func TestBacktestOfATimeoutPassedOver(t *testing.T) {
 	fsmtest.WantFired(t, pool, 1)
 	if b := backtest(t, s, lifecycle.BacktestCommand{Workflow: "alarm", Version: 1}); b.Same != 1 {
 		t.Errorf("%+v", b)
+	}
+}
+
+// A repeating timer that was refused has moved on, whether its state was then left for a time or not.
+func TestBacktestOfARepeatRefused(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, `{"name": "alarm", "initial": "P", "states": {
+		"P": {
+			"initial": "SET", "states": {"SET": {"on": {"note": {}}}},
+			"every": {"in": "50s", "guard": "$.instance.version > 1"},
+			"on": {"leave": "AWAY", "end": "DONE"}},
+		"AWAY": {"always": {"target": "P", "resume": "timers"}},
+		"DONE": {"type": "final"}}}`)
+	dbtest.SetClock(t, pool, fsmtest.Noon)
+	for _, event := range []string{"note", "leave"} {
+		id := fsmtest.Create(t, s, "alarm", `{}`).ID
+		dbtest.Advance(t, pool, 3*time.Minute)
+		fsmtest.FireTimers(t, pool)
+		fsmtest.Fire(t, s, id, event, `{}`)
+		fsmtest.Fire(t, s, id, "end", `{}`)
+	}
+	if b := backtest(t, s, lifecycle.BacktestCommand{Workflow: "alarm", Version: 1}); b.Same != 2 {
+		t.Errorf("%+v", b.Differences)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // MigrateCommand asks for a tenant's active instances of one version of a workflow to be moved to
 // another version.
 type MigrateCommand struct {
-	Tenant   string // Default fsm.DefaultTenant.
+	Tenant   string // Default fsm.DefaultTenant. fsm.Deployment stands for all tenants, one after the other.
 	Workflow string
 	// From and To are versions of the workflow.
 	From, To int
@@ -62,9 +62,11 @@ type Move struct {
 type LeftInstance struct {
 	ID    uuid.UUID
 	State string
-	// Reason is "state-unknown" if the other version has no such state; "state-final" if the state is
-	// final there; "unsettled" if eventless transitions there would not come to rest; "busy" if another
-	// transaction held the instance each time that it was tried.
+	// Reason is "state-unknown" if the other version has no such state; "state-protected" if the StateMap would
+	// have it leave or enter a protected state; "state-final" if the state is final there; "unsettled" if
+	// eventless transitions there would not come to rest; "task-open" while a task of its state may have been sent,
+	// since the other version would send it again; "busy" if another transaction held the instance each time that it
+	// was tried.
 	Reason string
 }
 
@@ -80,7 +82,7 @@ type LeftInstance struct {
 // off counts as under way until a minute after its last batch.
 //
 // Kinds: Malformed with every fault of the map or the filter, WorkflowNotFound, WorkflowConflict,
-// Unavailable.
+// TenantRequired, Unavailable.
 func (s *Service) Migrate(ctx context.Context, c MigrateCommand) (Migration, error) {
 	m := migration{service: s, moves: map[[2]string]int{}}
 	err := m.run(ctx, c)
@@ -102,7 +104,21 @@ func (m *migration) run(ctx context.Context, c MigrateCommand) error {
 	if err != nil {
 		return err
 	}
-	busy, err := m.pass(ctx, params, c.IDs)
+	tenants, err := m.service.fsm.TenantsOf(ctx, params.Tenant)
+	if err != nil {
+		return err
+	}
+	for _, params.Tenant = range tenants {
+		if err := m.migrate(ctx, params, c.IDs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// migrate moves the instances of one tenant.
+func (m *migration) migrate(ctx context.Context, params queries.MigrateInstancesParams, chosen []uuid.UUID) error {
+	busy, err := m.pass(ctx, params, chosen)
 	// Other transactions are short, as a rule.
 	const rounds = 6
 	for round := 1; round < rounds && len(busy) > 0 && err == nil; round++ {
@@ -167,7 +183,7 @@ func (c *MigrateCommand) params() (queries.MigrateInstancesParams, error) {
 // pass goes once through all chosen instances, or only through those with the ids if there are any. It
 // returns those that another transaction held.
 func (m *migration) pass(ctx context.Context, p queries.MigrateInstancesParams, ids []uuid.UUID) (busy []LeftInstance, err error) {
-	p.Ids = ids
+	p.Ids, p.Caller = ids, fsm.CallerJSON(ctx)
 	for {
 		var rows []queries.MigrateInstancesRow
 		call := func(q *queries.Queries) (err error) {

@@ -24,16 +24,20 @@ type WorkflowVersion struct {
 }
 
 // Versions returns all versions of a workflow, the latest first. It counts the tenant's instances of
-// the workflow, which takes seconds for millions of them.
-// Kinds: WorkflowNotFound, Unavailable.
+// the workflow, or those of all tenants for fsm.Deployment, which takes seconds for millions of them.
+// Kinds: WorkflowNotFound, TenantRequired, Unavailable.
 func (s *Service) Versions(ctx context.Context, tenant, name string) ([]WorkflowVersion, error) {
 	missing := fsm.NoWorkflow(name, 0)
 	if containsNUL(name) || containsNUL(tenant) {
 		return nil, missing
 	}
+	tenants, err := s.fsm.TenantsOf(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
 	var rows []queries.ListVersionsRow
-	err := s.db.Linger(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "10s", func(q *queries.Queries) (err error) {
-		rows, err = q.ListVersions(ctx, queries.ListVersionsParams{TenantID: tenant, Name: name})
+	err = s.db.Linger(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly}, "10s", func(q *queries.Queries) (err error) {
+		rows, err = q.ListVersions(ctx, queries.ListVersionsParams{Tenants: tenants, Name: name})
 		if err == nil && len(rows) == 0 {
 			return missing
 		}
@@ -68,7 +72,7 @@ func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	}
 	err = s.db.ChangeAll(ctx, "30s", func(q *queries.Queries) error {
 		retired, err := q.RetireWorkflow(ctx, queries.RetireWorkflowParams{
-			Name: name, Checksum: w.Checksum, Version: int32(w.Version),
+			Name: name, Checksum: w.Checksum, Version: int32(w.Version), Caller: fsm.CallerJSON(ctx),
 		})
 		if err == nil && !retired {
 			return fsm.Errorf(fsm.WorkflowNotFound, "somebody else has retired version %d of workflow %q", version, name)

@@ -107,7 +107,7 @@ func TestRetire(t *testing.T) {
 func TestReplaysAfterTheVersionIsRetired(t *testing.T) {
 	t.Parallel()
 	const first = `{"name": "order", "initial": "A", "ttl": {"after": "9h", "target": "Z"}, "states": {
-		"A": {"on": {"go": "B", "never": {"target": "Z", "guard": "1 == 2"}}, "after": {"1h": "Z"}},
+		"A": {"on": {"go": "B", "never": {"target": "Z", "guard": "$.context.never == 1"}}, "after": {"1h": "Z"}},
 		"B": {"on": {"end": "Z"}, "after": {"2h": "Z"}}, "Z": {"type": "final"}}}`
 	s, pool := fsmtest.New(t, fsm.Config{}, first)
 	dbtest.SetClock(t, pool, fsmtest.Noon)

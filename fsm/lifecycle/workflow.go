@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
@@ -58,12 +59,23 @@ type Registration struct {
 	Created bool
 }
 
+// A Confirmation says that a caller means what loses data.
+type Confirmation string
+
+// ShortenRetention confirms that final instances are kept for a shorter time, and that older ones are purged at once.
+const ShortenRetention Confirmation = "shorten-retention"
+
 // Register checks a definition and makes it the next version of the workflow with the given name,
 // unless the latest version has the same content. If name is empty, the definition's own is taken; an empty
 // actor is "anonymous". A dry run does all of that and rolls it back.
 //
+// A version that keeps final instances for a shorter time than the latest one is a WorkflowConflict, unless
+// ShortenRetention is among the confirmations. A retention below the service's floor is a fault.
+//
 // Kinds: Malformed, TooLarge, InvalidDefinition with every fault, WorkflowConflict, Unavailable.
-func (s *Service) Register(ctx context.Context, name string, data []byte, actor string, dryRun bool) (Registration, error) {
+func (s *Service) Register(
+	ctx context.Context, name string, data []byte, actor string, dryRun bool, confirmed ...Confirmation,
+) (Registration, error) {
 	if actor == "" {
 		actor = "anonymous"
 	}
@@ -84,9 +96,15 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 	errDryRun := errors.New("dry run")
 	// The engine checks the definition again. That takes time if it is large.
 	err = s.db.ChangeAll(ctx, "30s", func(q *queries.Queries) error {
-		row, err := q.RegisterWorkflow(ctx, queries.RegisterWorkflowParams{
-			Definition: canonical, Actor: actor, Version: version,
-		})
+		p := queries.RegisterWorkflowParams{
+			Definition: canonical, Actor: actor, Version: version, Caller: fsm.CallerJSON(ctx),
+			RetentionFloor: pgtype.Interval{Microseconds: s.fsm.RetentionFloor().Microseconds(), Valid: s.fsm.RetentionFloor() > 0},
+		}
+		if slices.Contains(confirmed, ShortenRetention) {
+			confirm := string(ShortenRetention)
+			p.Confirm = &confirm
+		}
+		row, err := q.RegisterWorkflow(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -115,18 +133,12 @@ func (s *Service) Register(ctx context.Context, name string, data []byte, actor 
 
 // readDefinition checks a definition as far as it can be checked before it is stored, and returns it
 // with its canonical form.
-func readDefinition(
-	ctx context.Context, call func(context.Context, func(context.Context, *queries.Queries) error) error, name string, data []byte,
-) (*definition.Definition, json.RawMessage, error) {
-	var setting queries.Setting
-	err := call(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		setting, err = q.GetSetting(ctx)
-		return err
-	})
+func readDefinition(ctx context.Context, call caller, name string, data []byte) (*definition.Definition, json.RawMessage, error) {
+	limits, err := limitsOf(ctx, call)
 	if err != nil {
 		return nil, nil, fsm.AsError(err)
 	}
-	draft, err := definition.Read(data, name, definition.Limits{Bytes: int(setting.DefinitionLimit), States: int(setting.StateLimit)})
+	draft, err := definition.ReadWith(data, name, limits, lookup(ctx, call, limits))
 	if err != nil {
 		return nil, nil, fsm.AsError(err)
 	}
@@ -143,29 +155,36 @@ func readDefinition(
 	if err != nil {
 		return nil, nil, &fsm.Error{Kind: fsm.Internal, Cause: err}
 	}
+	if len(canonical) > limits.Bytes && len(draft.Definition.Schemas) > 0 {
+		return nil, nil, fsm.Errorf(fsm.TooLarge, "a definition must have at most %d bytes, with the schemas of the deployment that it refers to", limits.Bytes)
+	}
 	return &draft.Definition, canonical, nil
 }
 
 // checkPaths adds a fault for each guard and assign that PostgreSQL cannot parse, or not in the time that a
 // statement has. Only regular expressions take long.
 func checkPaths(ctx context.Context, q *queries.Queries, draft *definition.Draft) error {
-	rows, err := q.JSONPathErrors(ctx, slices.Compact(slices.Sorted(maps.Values(draft.Paths))))
+	all := slices.Concat(slices.Collect(maps.Values(draft.Paths))...)
+	slices.Sort(all)
+	rows, err := q.JSONPathErrors(ctx, slices.Compact(all))
 	wrong := map[string]string{}
 	for _, row := range rows {
 		wrong[row.Path] = row.Error
 	}
 	if database.IsCode(err, database.QueryCanceled) {
-		for at, path := range draft.Paths {
-			if strings.Contains(path, "like_regex") {
+		for at, paths := range draft.Paths {
+			if strings.Contains(strings.Join(paths, " "), "like_regex") {
 				draft.Fault(at, "the regular expressions here, and those of other guards and assigns, take too long to parse; make them simpler")
 				err = nil
 			}
 		}
 		return err
 	}
-	for at, path := range draft.Paths {
-		if detail := wrong[path]; detail != "" {
-			draft.Fault(at, "is no SQL/JSON path that can be used: "+detail)
+	for at, paths := range draft.Paths {
+		for _, path := range paths {
+			if detail := wrong[path]; detail != "" {
+				draft.Fault(at, "is no SQL/JSON path that can be used: "+detail)
+			}
 		}
 	}
 	return err
@@ -174,31 +193,46 @@ func checkPaths(ctx context.Context, q *queries.Queries, draft *definition.Draft
 // GetWorkflow returns a version of a workflow, or the latest one for version 0.
 // Kinds: WorkflowNotFound, Unavailable.
 func (s *Service) GetWorkflow(ctx context.Context, name string, version int) (Workflow, error) {
-	var w queries.Workflow
-	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		switch {
-		case containsNUL(name) || version < 0 || version > 1<<31-1:
-			err = pgx.ErrNoRows
-		case version == 0:
-			w, err = q.GetWorkflow(ctx, name)
-		default:
-			w, err = q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: name, Version: int32(version)})
-		}
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fsm.NoWorkflow(name, version)
-		}
-		return err
-	})
+	w, err := readVersion(ctx, s, name, version, fsm.NoWorkflow(name, version), (*queries.Queries).GetWorkflow,
+		func(q *queries.Queries, ctx context.Context, name string, version int32) (queries.Workflow, error) {
+			return q.GetWorkflowVersion(ctx, queries.GetWorkflowVersionParams{Name: name, Version: version})
+		})
 	return workflowOf(w), err
 }
 
-// ListWorkflows returns the latest version of each workflow, by name.
+// readVersion reads a version of what has a name, or the latest one for version 0. absent is the error if there is
+// none.
+func readVersion[Row any](
+	ctx context.Context, s *Service, name string, version int, absent error,
+	latest func(*queries.Queries, context.Context, string) (Row, error),
+	numbered func(*queries.Queries, context.Context, string, int32) (Row, error),
+) (row Row, err error) {
+	if containsNUL(name) || version < 0 || version > 1<<31-1 {
+		return row, absent
+	}
+	err = s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		if version == 0 {
+			row, err = latest(q, ctx, name)
+		} else {
+			row, err = numbered(q, ctx, name, int32(version))
+		}
+		if errors.Is(err, pgx.ErrNoRows) {
+			return absent
+		}
+		return err
+	})
+	return row, err
+}
+
+// ListWorkflows returns the latest version of each workflow, by name. within, if not nil, has the names to choose among.
 // Kinds: Malformed (limit or cursor), Unavailable.
-func (s *Service) ListWorkflows(ctx context.Context, page fsm.Page) (fsm.List[Workflow], error) {
+func (s *Service) ListWorkflows(ctx context.Context, within []string, page fsm.Page) (fsm.List[Workflow], error) {
 	items, next, err := database.List(ctx, s.db, database.Listing[queries.Workflow, Workflow]{
 		Scope: "workflows",
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Workflow, error) {
-			return queries.New(db).ListWorkflows(ctx, queries.ListWorkflowsParams{After: after, RowLimit: limit, Bytes: fsm.PageBytes})
+			return queries.New(db).ListWorkflows(ctx, queries.ListWorkflowsParams{
+				After: after, RowLimit: limit, Bytes: fsm.PageBytes, Workflows: within,
+			})
 		},
 		Bytes: func(w queries.Workflow) int { return len(w.Definition) },
 		Item:  workflowOf,

@@ -15,6 +15,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/definition"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
@@ -147,7 +148,7 @@ func TestListWorkflows(t *testing.T) {
 	page := fsm.Page{Limit: 1}
 	// bounded: each page begins where the last one ended
 	for {
-		l, err := s.ListWorkflows(t.Context(), page)
+		l, err := s.ListWorkflows(t.Context(), nil, page)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +165,7 @@ func TestListWorkflows(t *testing.T) {
 	if !slices.Equal(names, []string{"a", "b", "c"}) {
 		t.Errorf("got %q", names)
 	}
-	_, err := s.ListWorkflows(t.Context(), fsm.Page{Limit: -1})
+	_, err := s.ListWorkflows(t.Context(), nil, fsm.Page{Limit: -1})
 	if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "limit" {
 		t.Errorf("got %+v", e.Faults)
 	}
@@ -197,5 +198,42 @@ func TestSlowRegularExpressions(t *testing.T) {
 	}
 	if _, err := s.Register(t.Context(), "", define(guard("^[A-Z]{2}-[0-9]{1,12}$")), "", false); err != nil {
 		t.Error(err)
+	}
+}
+
+// A retention that gets shorter has older instances purged, so it must be confirmed, and it has a floor.
+func TestShorterRetention(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{RetentionFloor: 24 * time.Hour})
+	register := func(retention string, confirmed ...lifecycle.Confirmation) error {
+		_, err := s.Register(t.Context(), "", []byte(strings.Replace(fsmtest.Counter, `"states"`, retention+`"states"`, 1)), "tester", false, confirmed...)
+		return err
+	}
+	fault := fsmtest.Refusal(t, register(`"retention": "23h", `), fsm.InvalidDefinition)
+	if len(fault.Faults) != 1 || fault.Faults[0].Pointer != "/retention" {
+		t.Errorf("the faults are %v", fault.Faults)
+	}
+	for _, step := range []struct {
+		retention string
+		shorter   bool
+	}{{`"retention": "24h", `, false}, {``, false}, {`"retention": "720h", `, true}, {`"retention": "48h", `, true}, {`"retention": "49h", `, false}} {
+		if step.shorter {
+			before := fsmtest.Counts(t, pool)
+			fsmtest.Refused(t, register(step.retention), fsm.WorkflowConflict)
+			if after := fsmtest.Counts(t, pool); after != before {
+				t.Errorf("a refused registration has changed %s to %s", before, after)
+			}
+			if err := register(step.retention, lifecycle.ShortenRetention); err != nil {
+				t.Error(err)
+			}
+		} else if err := register(step.retention); err != nil {
+			t.Errorf("%s: %v", step.retention, err)
+		}
+	}
+	if got := bounded.Column[string](t, pool, "select concat_ws(' ', action, target, actor, reason) from pawl.audit order by seq"); !slices.Equal(got, []string{
+		"workflow.register counter 1 tester", "workflow.register counter 2 tester", "workflow.register counter 3 tester shorten-retention",
+		"workflow.register counter 4 tester shorten-retention", "workflow.register counter 5 tester",
+	}) {
+		t.Errorf("the audit has %q", got)
 	}
 }

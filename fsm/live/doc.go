@@ -27,10 +27,15 @@
 // two seconds. The other processes remember that for six seconds. A hub that begins to listen asks who
 // waits. So while nobody waits, no notification of a step is sent.
 //
+// Payloads are sealed, since any login may listen and notify. A hub that hears another payload looks, and no more.
+//
 // A wake-up is a hint: a waiter reads again, and may find that nothing changed. Nothing depends on a
 // notification. SQL callers send none, and one may be lost. So while somebody waits, the hub looks at the log
 // once a second, and four times as often while it has no connection that listens. While there is no sequencer,
 // each look wakes everybody.
+//
+// Those who want tasks are woken by the engine itself, which notifies in the transaction that arms a task. The hub does
+// not look for tasks: who waits for them looks by itself.
 //
 // A waiter is made before the first read. So a step that is committed after that read wakes the waiter,
 // at the latest HubConfig.Poll after it got its position.

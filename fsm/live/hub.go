@@ -79,6 +79,7 @@ type Hub struct {
 	config  HubConfig
 	// id tells this hub's notifications from those of others.
 	id      string
+	seal    seal
 	running atomic.Bool
 	// deaf: there is no connection that listens.
 	deaf atomic.Bool
@@ -92,6 +93,8 @@ type Hub struct {
 
 	mu      sync.Mutex
 	waiters map[topic][]*Waiter
+	// waitedFor counts the topics of steps that have waiters, for which the hub polls. For tasks it does not.
+	waitedFor int
 }
 
 // NewHub returns a Hub for a pool's database. While it runs it has a connection of its own beside the pool,
@@ -164,11 +167,20 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 	if session.IsPooled(conn) {
 		return false, errPooler
 	}
-	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+logChannel+"; listen "+waitChannel); err != nil {
+	if _, err := conn.Exec(ctx, "listen "+stepChannel+"; listen "+logChannel+"; listen "+waitChannel+"; listen "+taskChannel); err != nil {
 		return false, err
 	}
 	h.somebodyWaits(answerWithin)
-	if _, err := conn.Exec(ctx, "select pg_notify($1, $2)", waitChannel, h.id+" "+question); err != nil {
+	// Another database may answer now, with another secret.
+	q := queries.New(conn)
+	if err := h.seal.read(ctx, q); err != nil {
+		return false, err
+	}
+	asked, err := h.seal.close(ctx, q, waitChannel, h.id+" "+question)
+	if err != nil {
+		return false, err
+	}
+	if err := q.Notify(ctx, queries.NotifyParams{Channel: waitChannel, Payload: asked}); err != nil {
 		return false, err
 	}
 	h.deaf.Store(false)
@@ -195,10 +207,19 @@ func (h *Hub) hear(ctx context.Context) (connected bool, err error) {
 }
 
 // heard handles a notification of another process: it wakes the waiters of the instances that have
-// moved or of the log, notes that somebody waits there, or answers the question whether somebody waits here.
+// moved or of the log, notes that somebody waits there, or answers the question whether somebody waits here. What
+// another login has sent makes the hub look, and nothing more. It wakes those who wait for tasks too: the engine sends
+// these notifications in the transactions of any login.
 func (h *Hub) heard(n *pgconn.Notification) {
-	sender, payload, _ := strings.Cut(n.Payload, " ")
+	if n.Channel == taskChannel {
+		h.wake(topic{tasks: n.Payload})
+		return
+	}
+	text, ours := h.seal.open(n.Channel, n.Payload)
+	sender, payload, _ := strings.Cut(text, " ")
 	switch {
+	case !ours:
+		h.lookNow()
 	case sender == h.id:
 	case n.Channel == waitChannel && payload == question:
 		h.asked.Store(true)
@@ -253,7 +274,7 @@ func (h *Hub) announceWaiters(ctx context.Context) {
 		if !h.waited() || known {
 			continue
 		}
-		notify(h.queries, waitChannel, h.id)
+		notify(h.queries, &h.seal, waitChannel, h.id)
 		announced = time.Now()
 		if !first {
 			continue

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db"
@@ -207,11 +208,12 @@ func TestNotificationsAreShared(t *testing.T) {
 			t.Fatalf("%d instances were not named: %v", len(want), err)
 		}
 		sent++
-		if note.Payload == "- *" {
+		payload := opened(t, pool, note)
+		if payload == "- *" {
 			clear(want)
 			continue
 		}
-		for id := range strings.FieldsSeq(note.Payload) {
+		for id := range strings.FieldsSeq(payload) {
 			delete(want, id)
 		}
 	}
@@ -241,14 +243,14 @@ func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return note.Payload
+		return opened(t, pool, note)
 	}
 
 	w := awaited(t, watched, id, 2)
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
 	wantVersion(t, w, 2)
 	bounded.Exec(t, pool, "select pg_notify('pawl_step', 'marker')")
-	if got := sent(); got != "marker" {
+	if got := sent(); got != "not sealed: marker" {
 		t.Errorf("nobody waits elsewhere, and %q is sent", got)
 	}
 
@@ -276,6 +278,83 @@ func TestNotificationsThatSomebodyWaitsFor(t *testing.T) {
 	}
 	fsmtest.Fire(t, s, id, "add", `{"n": 1}`)
 	wantVersion(t, w, 4)
+}
+
+// opened is what a notification says to a hub.
+func opened(t *testing.T, pool *pgxpool.Pool, note *pgconn.Notification) string {
+	t.Helper()
+	payload, ok := live.Opened(t.Context(), pool, note.Channel, note.Payload)
+	if !ok {
+		return "not sealed: " + note.Payload
+	}
+	return payload
+}
+
+// Any login may listen and notify. It learns nothing, and what it sends makes hubs look, at most.
+func TestStrangersListenAndNotify(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	s, _ := on(t, pool, nil, fsmtest.Counter)
+	role := pgx.Identifier{"stranger of " + pool.Config().ConnConfig.Database}.Sanitize()
+	bounded.Exec(t, pool, "create role "+role+" login password 'secret'")
+	t.Cleanup(func() {
+		if _, err := pool.Exec(context.Background(), "drop role "+role); err != nil {
+			t.Error(err)
+		}
+	})
+	config := pool.Config().ConnConfig.Copy()
+	config.User, config.Password = strings.Trim(role, `"`), "secret"
+	stranger, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Close(bounded.Context(t)) }()
+	bounded.Exec(t, stranger, "listen pawl_step; listen pawl_log; listen pawl_wait")
+	id := fsmtest.Create(t, s, "counter", `{"x": 0}`).ID
+	dbtest.Number(t, pool)
+	hub := runHub(t, pool, never)
+	other := uuid.New()
+	waiter, another := hub.Instance(id), hub.Instance(other)
+	defer waiter.Close()
+	defer another.Close()
+	heard := map[string]bool{}
+	// bounded: by the deadline of the context
+	for ctx := bounded.Context(t); !heard["pawl_step"] || !heard["pawl_wait"]; {
+		note, err := stranger.WaitForNotification(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard[note.Channel] = true
+		payload := opened(t, pool, note)
+		sender, _, _ := strings.Cut(payload, " ")
+		for _, word := range []string{id.String(), sender} {
+			if len(word) > 1 && strings.Contains(note.Payload, word) {
+				t.Errorf("on %s everybody hears %q", note.Channel, note.Payload)
+			}
+		}
+	}
+
+	bounded.Receive(t, "the first look to wake all who wait", waiter.C())
+	bounded.Receive(t, "the first look to wake all who wait", another.C())
+	hub.Forget()
+	for _, channel := range []string{"pawl_step", "pawl_wait", "pawl_log"} {
+		for _, payload := range []string{"x " + id.String(), "*", "x *", "x ?", "x"} {
+			bounded.Exec(t, stranger, "select pg_notify($1, $2)", channel, payload)
+		}
+	}
+	// What is sent afterwards is heard afterwards.
+	notifier := live.NewNotifier(pool, nil)
+	t.Cleanup(notifier.Close)
+	notifier.Moved([]uuid.UUID{other})
+	bounded.Receive(t, "the other waiter to be woken", another.C())
+	select {
+	case <-waiter.C():
+		t.Error("a stranger has woken a waiter")
+	default:
+	}
+	if hub.WaitedElsewhere() {
+		t.Error("the hub believes a stranger that somebody waits")
+	}
 }
 
 // Waiters come and go in any order, while steps are made.
@@ -415,4 +494,29 @@ func TestWaitEndsWithoutSequencer(t *testing.T) {
 		bounded.Exec(t, pool, `select pawl.fire_one($1, 'add', '{"n": 1}')`, id)
 		wantVersion(t, w, version+2)
 	}
+}
+
+// A notification of the engine wakes those who wait for the tasks that it names, and nobody else. Who waits for tasks
+// makes the hub neither look for steps nor announce anything.
+func TestTasksWake(t *testing.T) {
+	t.Parallel()
+	pool := dbtest.New(t)
+	hub := runHub(t, pool, never)
+	pack, stopPack := hub.WakeTasks("work:default/pack")
+	defer stopPack()
+	http, stopHTTP := hub.WakeTasks("http")
+	defer stopHTTP()
+	if hub.Wanted() {
+		// A hub that begins to listen assumes for a moment that somebody waits elsewhere.
+		bounded.True(t, "nobody to want steps", func() bool { return !hub.Wanted() })
+	}
+	bounded.Exec(t, pool, "select pg_notify('pawl_task', 'work:default/ship'), pg_notify('pawl_task', 'work:default/pack')")
+	bounded.Receive(t, "the signal for pack", pack)
+	select {
+	case <-http:
+		t.Error("who waits for http was woken by work")
+	default:
+	}
+	bounded.Exec(t, pool, "select pg_notify('pawl_task', 'http')")
+	bounded.Receive(t, "the signal for http", http)
 }

@@ -18,8 +18,11 @@ import (
 const (
 	// The channels of LISTEN and NOTIFY. On the first, processes tell one another which instances have
 	// moved; on the second, that steps have got positions; on the third, that somebody waits. Each payload
-	// begins with the id of the hub that sends it.
+	// begins with the id of the hub that sends it, and is sealed: see seal.
 	stepChannel, logChannel, waitChannel = "pawl_step", "pawl_log", "pawl_wait"
+	// taskChannel is where the engine tells that a task was armed. The payload says for whom: "http", or "work:" with
+	// tenant/topic.
+	taskChannel = "pawl_task"
 	// anything is the payload of a notification that names no instances.
 	anything = "*"
 	// notifyEvery is the least time between two notifications of a process.
@@ -27,8 +30,8 @@ const (
 	// notifyTimeout bounds a notification.
 	notifyTimeout = 1500 * time.Millisecond
 	// maxNotified is how many ids fit into a payload beside that of the hub. A payload must have less than
-	// 8,000 bytes.
-	maxNotified = 7999/(36+1) - 1
+	// 8,000 bytes, and is written in base 64.
+	maxNotified = (8000/4*3-3-sealing)/(36+1) - 1
 )
 
 // A Notifier tells the hubs which instances have moved. It tells the hub of its process in memory. While
@@ -40,6 +43,7 @@ const (
 type Notifier struct {
 	queries *queries.Queries
 	hub     *Hub
+	seal    *seal
 
 	mu      sync.Mutex
 	moved   map[uuid.UUID]struct{}
@@ -53,7 +57,10 @@ type Notifier struct {
 // NewNotifier returns a Notifier on a pool, of which it uses one connection at a time. The hub is that of
 // the process. If it is nil, the Notifier assumes that somebody waits in another process.
 func NewNotifier(pool *pgxpool.Pool, hub *Hub) *Notifier {
-	n := &Notifier{queries: queries.New(session.Pool(pool)), hub: hub, moved: map[uuid.UUID]struct{}{}}
+	n := &Notifier{queries: queries.New(session.Pool(pool)), hub: hub, seal: &seal{}, moved: map[uuid.UUID]struct{}{}}
+	if hub != nil {
+		n.seal = &hub.seal
+	}
 	n.idle = sync.NewCond(&n.mu)
 	return n
 }
@@ -149,10 +156,10 @@ func (n *Notifier) send(ids []uuid.UUID, others, log bool) {
 		sender = n.hub.id
 	}
 	if steps {
-		notify(n.queries, stepChannel, sender+" "+payload(ids, others))
+		notify(n.queries, n.seal, stepChannel, sender+" "+payload(ids, others))
 	}
 	if log {
-		notify(n.queries, logChannel, sender)
+		notify(n.queries, n.seal, logChannel, sender)
 	}
 }
 
@@ -179,10 +186,12 @@ func parse(payload string) (ids []uuid.UUID) {
 }
 
 // notify sends a notification. Whether it arrives does not matter: it is a hint, and hubs poll too.
-func notify(q *queries.Queries, channel, payload string) {
+func notify(q *queries.Queries, s *seal, channel, payload string) {
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
 	defer cancel()
-	_ = q.Notify(ctx, queries.NotifyParams{Channel: channel, Payload: payload})
+	if sealed, err := s.close(ctx, q, channel, payload); err == nil {
+		_ = q.Notify(ctx, queries.NotifyParams{Channel: channel, Payload: sealed})
+	}
 }
 
 // Close returns when everything that was noted has been sent. A Notifier may be used after it.

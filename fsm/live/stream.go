@@ -37,7 +37,8 @@ type Message struct {
 	// ID is the place in the stream behind the message. In an instance's stream it is the id of the
 	// CloudEvent, too.
 	ID string
-	// InstanceID and Workflow are those of the instance that made the step.
+	// Tenant, InstanceID and Workflow are those of the instance that made the step.
+	Tenant     string
 	InstanceID uuid.UUID
 	Workflow   string
 	fsm.Step
@@ -158,5 +159,5 @@ func (s *Service) settle(ctx context.Context, waiter *Waiter, settled func() (bo
 }
 
 func messageOf(m queries.Message, id string) Message {
-	return Message{ID: id, InstanceID: m.InstanceID, Workflow: m.Workflow, Step: fsm.StepOfMessage(m)}
+	return Message{ID: id, Tenant: m.TenantID, InstanceID: m.InstanceID, Workflow: m.Workflow, Step: fsm.StepOfMessage(m)}
 }

@@ -46,7 +46,7 @@ func placeOf(id string) (p logPlace, err error) {
 	return p, notOfStream("must be an epoch and a position, such as 1.4711")
 }
 
-// StreamTenant streams the steps of a tenant behind lastID, which is the id of a message. FromStart streams
+// StreamTenant streams the steps of a tenant, or of all for fsm.Deployment, behind lastID, which is the id of a message. FromStart streams
 // all steps that are kept, and an empty lastID those to come. An id is valid with any filter.
 //
 // Kinds: EventIDTooOld, Malformed (LastID), StepsLost, UnknownEventID, Unavailable.
@@ -101,14 +101,9 @@ func (t *tenantStream) begin(ctx context.Context, waiter *Waiter) error {
 			if err != nil {
 				return err
 			}
-			since, server = &at.Since, &at.Server
-			if settled = at.Place != nil; settled {
-				t.place = logPlace{at.Epoch, *at.Place}
-				return nil
-			}
-			head, err := q.LogHead(ctx)
-			t.place = logPlace{max(head.Epoch, 1), head.Position}
-			return err
+			since, server, settled = &at.Since, &at.Server, at.Settled
+			t.place = logPlace{max(at.Epoch, 1), at.Place}
+			return nil
 		})
 		return settled, err
 	})

@@ -5,12 +5,15 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
 )
 
-// A topic is what is waited for: an instance, a tenant, or one of those below.
+// A topic is what is waited for: an instance, a tenant, tasks, or one of those below.
 type topic struct {
 	tenant   string
 	instance uuid.UUID
+	tasks    string // The payload of the notifications.
 	log      bool
 }
 
@@ -32,8 +35,13 @@ type Waiter struct {
 // Instance returns a Waiter for an instance.
 func (h *Hub) Instance(id uuid.UUID) *Waiter { return h.join(topic{instance: id}) }
 
-// Tenant returns a Waiter for all instances of a tenant.
-func (h *Hub) Tenant(tenant string) *Waiter { return h.join(topic{tenant: tenant}) }
+// Tenant returns a Waiter for all instances of a tenant, or of all tenants for fsm.Deployment.
+func (h *Hub) Tenant(tenant string) *Waiter {
+	if tenant == fsm.Deployment {
+		return h.join(theLog)
+	}
+	return h.join(topic{tenant: tenant})
+}
 
 // WakeLog returns a channel that is signalled after steps have got positions, and the function that ends the signals. It
 // is meant for outbox.RelayConfig.Wake and the like.
@@ -42,6 +50,12 @@ func (h *Hub) WakeLog() (signal <-chan struct{}, stop func()) { return h.signals
 // WakeSteps returns a channel that is signalled after steps have been committed, and the function that ends the signals. It
 // is meant for outbox.SequencerConfig.Wake.
 func (h *Hub) WakeSteps() (signal <-chan struct{}, stop func()) { return h.signals(anyStep) }
+
+// WakeTasks returns a channel that is signalled after a task was armed whose notification has the payload, and the
+// function that ends the signals. A notification may be lost, and tells nothing of tasks that become due later.
+func (h *Hub) WakeTasks(payload string) (signal <-chan struct{}, stop func()) {
+	return h.signals(topic{tasks: payload})
+}
 
 func (h *Hub) signals(t topic) (signal <-chan struct{}, stop func()) {
 	w := h.join(t)
@@ -56,8 +70,11 @@ func (h *Hub) Wanted() bool {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, sequencer := h.waiters[anyStep]
-	return len(h.waiters) > 1 || len(h.waiters) == 1 && !sequencer
+	others := h.waitedFor
+	if _, sequencer := h.waiters[anyStep]; sequencer {
+		others--
+	}
+	return others > 0
 }
 
 // join makes a waiter of a topic.
@@ -65,8 +82,11 @@ func (h *Hub) join(t topic) *Waiter {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	w := &Waiter{hub: h, topic: t, signal: make(chan struct{}, 1), at: len(h.waiters[t])}
-	if len(h.waiters) == 0 {
-		h.announceNow()
+	if len(h.waiters[t]) == 0 && t.tasks == "" {
+		if h.waitedFor == 0 {
+			h.announceNow()
+		}
+		h.waitedFor++
 	}
 	h.waiters[t] = append(h.waiters[t], w)
 	return w
@@ -88,6 +108,9 @@ func (w *Waiter) Close() {
 	list[last] = nil
 	if w.hub.waiters[w.topic] = list[:last]; last == 0 {
 		delete(w.hub.waiters, w.topic)
+		if w.topic.tasks == "" {
+			w.hub.waitedFor--
+		}
 	}
 }
 
@@ -121,11 +144,11 @@ func (w *Waiter) wake() {
 	}
 }
 
-// waited returns whether anybody waits.
+// waited returns whether anybody waits for steps.
 func (h *Hub) waited() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.waiters) > 0
+	return h.waitedFor > 0
 }
 
 // wait returns when the waiter is signalled, when the context ends, or after most. If most is 0, there is no

@@ -3,6 +3,7 @@ package subscription
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -80,7 +81,13 @@ func deliveryOf(d queries.Delivery) Delivery {
 type DeliveryFilter struct {
 	SubscriptionID, InstanceID uuid.UUID
 	Status                     DeliveryStatus
+	// Within, if not nil, chooses the deliveries that lie within these workflows: those for subscriptions and callbacks
+	// that do. A page then looks at no more than 1,000 deliveries, so that it may be empty although the list goes on.
+	Within []string
 }
+
+// maxLooked is how many deliveries a page looks at if DeliveryFilter.Within is set.
+const maxLooked = 1000
 
 // Deliveries returns deliveries, the newest first. The sender purges settled ones after some days; see
 // KeepDelivered and KeepDead of the Config of package outbox/webhook. A cursor is valid only with the filter
@@ -95,23 +102,42 @@ func (s *Service) Deliveries(ctx context.Context, tenant string, f DeliveryFilte
 	if err != nil {
 		return fsm.List[Delivery]{}, fsm.AsError(err)
 	}
-	items, next, err := database.List(ctx, s.db, database.Listing[queries.Delivery, Delivery]{
+	var within []uuid.UUID // Those of the rows that lie within.
+	listing := database.Listing[queries.Delivery, Delivery]{
 		Scope: "deliveries " + tenant + " " + string(scope),
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Delivery, error) {
 			before, err := database.OptionalID(after)
 			if err != nil {
 				return nil, err
 			}
-			return database.Planned(db).ListDeliveries(ctx, queries.ListDeliveriesParams{
+			rows, err := database.Planned(db).ListDeliveries(ctx, queries.ListDeliveriesParams{
 				TenantID: tenant, SubscriptionID: database.Optional(f.SubscriptionID), InstanceID: database.Optional(f.InstanceID),
 				Status: database.Optional(string(f.Status)), BeforeID: before, RowLimit: limit,
 			})
+			if err != nil || f.Within == nil {
+				return rows, err
+			}
+			ids := make([]uuid.UUID, len(rows))
+			for i, d := range rows {
+				ids[i] = d.ID
+			}
+			within, err = queries.New(db).DeliveriesWithin(ctx, queries.DeliveriesWithinParams{TenantID: tenant, Ids: ids, Within: f.Within})
+			return rows, err
 		},
 		Item: deliveryOf,
 		Key:  func(d Delivery) string { return d.ID.String() },
-	}, page.Limit, page.Cursor)
+	}
+	if f.Within != nil {
+		listing.Look, listing.Shown = maxLooked, func(d queries.Delivery) bool { return slices.Contains(within, d.ID) }
+	}
+	items, next, err := database.List(ctx, s.db, listing, page.Limit, page.Cursor)
 	return fsm.List[Delivery]{Items: items, Next: next}, err
 }
+
+const noDelivery = "there is no such delivery"
+
+// ErrNoDelivery is the error for a delivery that does not exist.
+var ErrNoDelivery error = fsm.Errorf(fsm.NotFound, noDelivery)
 
 // GetDelivery returns a delivery.
 // Kinds: NotFound, Unavailable.
@@ -119,9 +145,20 @@ func (s *Service) GetDelivery(ctx context.Context, tenant string, id uuid.UUID) 
 	var d queries.Delivery
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		d, err = q.GetDelivery(ctx, queries.GetDeliveryParams{TenantID: tenant, ID: id})
-		return fsm.IfNoRows(err, fsm.NotFound, "there is no such delivery")
+		return fsm.IfNoRows(err, fsm.NotFound, noDelivery)
 	})
 	return deliveryOf(d), err
+}
+
+// IsWithin reports whether a delivery lies within the workflows; see DeliveryFilter.Within.
+// Kinds: Unavailable.
+func (s *Service) IsWithin(ctx context.Context, tenant string, id uuid.UUID, workflows []string) (bool, error) {
+	var within []uuid.UUID
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
+		within, err = q.DeliveriesWithin(ctx, queries.DeliveriesWithinParams{TenantID: tenant, Ids: []uuid.UUID{id}, Within: workflows})
+		return err
+	})
+	return len(within) > 0, err
 }
 
 // ReplayDelivery makes a settled delivery pending again, with the full number of attempts. It keeps its id, and
@@ -167,7 +204,8 @@ type Replayed struct {
 }
 
 // ReplayDeliveries replays all deliveries that the filter chooses, the oldest first, and counts them. With an
-// error it counts those until then; another call replays the rest.
+// error it counts those until then; another call replays the rest. The audit has one row, or two for more than 500
+// deliveries: one when it begins, and one with the sum at its end.
 //
 // Kinds: Malformed, Unavailable.
 func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayFilter) (Replayed, error) {
@@ -192,12 +230,13 @@ func (s *Service) ReplayDeliveries(ctx context.Context, tenant string, f ReplayF
 		if row.LookedAt < replayPage {
 			return replayed, nil
 		}
-		p.After = &row.Last
+		p.After, p.Earlier = &row.Last, int64(replayed.Replayed)
 	}
 }
 
 // replay makes one call.
 func (s *Service) replay(ctx context.Context, p queries.DeliveryReplayParams) (row queries.DeliveryReplayRow, err error) {
+	p.Caller = fsm.CallerJSON(ctx)
 	err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		row, err = q.DeliveryReplay(ctx, p)
 		return err

@@ -16,6 +16,8 @@
 //
 //   - The secret of a subscription is returned only by the calls that set it. For a day a replaced secret
 //     signs too, beside the new one, so that a receiver can change over without refusing anything.
+//   - A secret is sealed before it is stored, if the deployment has keys. The database lets nobody read one but the
+//     sender. To seal a replaced secret for its new column, its sealed text is read here.
 //   - An endpoint's URL is checked against the deployment's policy when it is set, and its address
 //     again at each attempt.
 //   - A filter names only workflows, events and states that exist.
@@ -28,6 +30,6 @@
 //
 // # What it may import
 //
-// fsm and its internal packages, internal/address, db/queries and pgx. It imports neither httpapi nor
+// fsm and its internal packages, internal/address, internal/seal, db/queries and pgx. It imports neither httpapi nor
 // outbox.
 package subscription

@@ -5,17 +5,20 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/internal/database"
 	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/internal/seal"
 )
 
 // Service reads and changes subscriptions and deliveries. It may be used by several goroutines at
@@ -23,11 +26,12 @@ import (
 type Service struct {
 	db       *database.Client
 	webhooks fsm.WebhookPolicy
+	keys     seal.Keys
 }
 
 // New returns a Service on the database of an fsm.Service, with its policy for webhooks.
 func New(service *fsm.Service) *Service {
-	return &Service{db: service.Database(), webhooks: service.Webhooks()}
+	return &Service{db: service.Database(), webhooks: service.Webhooks(), keys: service.Keys()}
 }
 
 // Subscription is an endpoint and the steps that are sent to it.
@@ -47,6 +51,8 @@ type Subscription struct {
 	Failures int
 	// CircuitOpenUntil is when the endpoint's open circuit becomes half-open; nil if the circuit is closed.
 	CircuitOpenUntil *time.Time
+	// Finding says why the secret cannot be opened, so that nothing is sent; nil if it can, as far as is known.
+	Finding *string
 	// CreatedAt and CreatedBy are when and by which actor it was made.
 	CreatedAt time.Time
 	CreatedBy string
@@ -64,6 +70,9 @@ type Filter struct {
 	TerminalOnly bool
 }
 
+// Within reports whether the filter chooses only steps of instances of these workflows, whatever other workflows there are.
+func (f Filter) Within(workflows []string) bool { return fsm.AreWithin(f.Workflows, workflows) }
+
 func subscriptionOf(s queries.Subscription) Subscription {
 	return Subscription{
 		ID: s.ID, URL: s.Url,
@@ -71,7 +80,7 @@ func subscriptionOf(s queries.Subscription) Subscription {
 			Workflows: s.Workflows, Events: s.Events, States: s.States, TerminalOnly: s.TerminalOnly,
 		},
 		PreviousSecretUntil: s.PreviousSecretUntil, DisabledAt: s.DisabledAt, DisabledReason: s.DisabledReason,
-		Failures: int(s.Failures), CircuitOpenUntil: s.CircuitOpenUntil, CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy,
+		Failures: int(s.Failures), CircuitOpenUntil: s.CircuitOpenUntil, Finding: s.Finding, CreatedAt: s.CreatedAt, CreatedBy: s.CreatedBy,
 	}
 }
 
@@ -97,11 +106,15 @@ func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, s
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
 	}
-	var row queries.Subscription
+	var (
+		row  queries.Subscription
+		seed = uuid.New()
+	)
 	err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
 		row, err = q.SubscriptionCreate(ctx, queries.SubscriptionCreateParams{
-			Tenant: tenant, Url: url, Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
-			TerminalOnly: f.TerminalOnly, Secret: secret, Actor: cmp.Or(actor, "anonymous"),
+			Tenant: tenant, Url: url, Workflows: database.NotNull(f.Workflows), Events: database.NotNull(f.Events), States: database.NotNull(f.States),
+			TerminalOnly: f.TerminalOnly, Secret: s.keys.Seal(secret, seal.Subscription(tenant, seed)), Seed: seed,
+			Actor: cmp.Or(actor, "anonymous"), Caller: fsm.CallerJSON(ctx),
 		})
 		return err
 	})
@@ -109,7 +122,7 @@ func (s *Service) Subscribe(ctx context.Context, tenant, url string, f Filter, s
 		return Subscription{}, err
 	}
 	out := subscriptionOf(row)
-	out.Secret = row.Secret
+	out.Secret = secret
 	return out, nil
 }
 
@@ -124,14 +137,26 @@ func (s *Service) GetSubscription(ctx context.Context, tenant string, id uuid.UU
 	return subscriptionOf(row), err
 }
 
+// TenantOf returns the tenant that has a subscription.
+// Kinds: NotFound, TenantRequired, Unavailable.
+func (s *Service) TenantOf(ctx context.Context, id uuid.UUID) (string, error) {
+	return fsm.FindTenant(ctx, s.db, ErrNone, func(ctx context.Context, q *queries.Queries) (string, error) {
+		return q.TenantOfSubscription(ctx, id)
+	})
+}
+
+// ErrNone is the error for a subscription that does not exist.
+var ErrNone error = fsm.Errorf(fsm.NotFound, noSubscription)
+
 const noSubscription = "there is no such subscription"
 
 // ifMissing is fsm.IfNoRows for a subscription.
 func ifMissing(err error) error { return fsm.IfNoRows(err, fsm.NotFound, noSubscription) }
 
-// Subscriptions returns a tenant's subscriptions, the newest first.
+// Subscriptions returns a tenant's subscriptions, the newest first. within, if not nil, chooses those that lie within these
+// workflows; see Filter.Within.
 // Kinds: Malformed (limit or cursor), Unavailable.
-func (s *Service) Subscriptions(ctx context.Context, tenant string, page fsm.Page) (fsm.List[Subscription], error) {
+func (s *Service) Subscriptions(ctx context.Context, tenant string, within []string, page fsm.Page) (fsm.List[Subscription], error) {
 	items, next, err := database.List(ctx, s.db, database.Listing[queries.Subscription, Subscription]{
 		Scope: "subscriptions " + tenant,
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.Subscription, error) {
@@ -139,7 +164,9 @@ func (s *Service) Subscriptions(ctx context.Context, tenant string, page fsm.Pag
 			if err != nil {
 				return nil, err
 			}
-			return queries.New(db).ListSubscriptions(ctx, queries.ListSubscriptionsParams{TenantID: tenant, BeforeID: before, RowLimit: limit})
+			return queries.New(db).ListSubscriptions(ctx, queries.ListSubscriptionsParams{
+				TenantID: tenant, BeforeID: before, Within: within, RowLimit: limit,
+			})
 		},
 		Item: subscriptionOf,
 		Key:  func(s Subscription) string { return s.ID.String() },
@@ -162,7 +189,7 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 	if _, err := s.GetSubscription(ctx, tenant, id); err != nil {
 		return Subscription{}, err
 	}
-	p := queries.SubscriptionUpdateParams{Tenant: tenant, ID: id, Url: c.URL, Disabled: c.Disabled}
+	p := queries.SubscriptionUpdateParams{Tenant: tenant, ID: id, Url: c.URL, Disabled: c.Disabled, Caller: fsm.CallerJSON(ctx)}
 	var faults []fsm.Fault
 	if c.URL != nil {
 		url, wrong := s.checkURL(ctx, *c.URL)
@@ -174,7 +201,7 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 			return Subscription{}, err
 		}
 		faults = append(faults, wrong...)
-		p.Workflows, p.Events, p.States, p.TerminalOnly = names(f.Workflows), names(f.Events), names(f.States), &f.TerminalOnly
+		p.Workflows, p.Events, p.States, p.TerminalOnly = database.NotNull(f.Workflows), database.NotNull(f.Events), database.NotNull(f.States), &f.TerminalOnly
 	}
 	if err := unacceptable(faults); err != nil {
 		return Subscription{}, err
@@ -193,16 +220,16 @@ func (s *Service) UpdateSubscription(ctx context.Context, tenant string, id uuid
 // Kinds: NotFound, Unavailable.
 func (s *Service) Unsubscribe(ctx context.Context, tenant string, id uuid.UUID) error {
 	return s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) error {
-		deleted, err := q.SubscriptionDelete(ctx, queries.SubscriptionDeleteParams{Tenant: tenant, ID: id})
+		deleted, err := q.SubscriptionDelete(ctx, queries.SubscriptionDeleteParams{Tenant: tenant, ID: id, Caller: fsm.CallerJSON(ctx)})
 		if err == nil && !deleted {
-			return fsm.Errorf(fsm.NotFound, noSubscription)
+			return ErrNone
 		}
 		return err
 	})
 }
 
 // RotateSecret replaces the secret. If secret is empty, it makes one of 256 bits. For a day the replaced
-// secret signs too. The result has the new secret.
+// secret signs too, unless it is sealed and cannot be opened. The result has the new secret.
 //
 // Kinds: Malformed, NotFound, Unavailable.
 func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID, secret string) (Subscription, error) {
@@ -213,17 +240,41 @@ func (s *Service) RotateSecret(ctx context.Context, tenant string, id uuid.UUID,
 	}
 	var row queries.Subscription
 	err := s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		row, err = q.SubscriptionRotateSecret(ctx, queries.SubscriptionRotateSecretParams{
-			Tenant: tenant, ID: id, Secret: secret, Overlap: pgtype.Interval{Microseconds: secretOverlap.Microseconds(), Valid: true},
-		})
-		return ifMissing(err)
+		row, err = s.replaceSecret(ctx, q, tenant, id, secret)
+		return err
 	})
 	if err != nil {
 		return Subscription{}, err
 	}
 	out := subscriptionOf(row)
-	out.Secret = row.Secret
+	out.Secret = secret
 	return out, nil
+}
+
+// rotations is how often a rotation is tried, while others replace the same secret.
+const rotations = 5
+
+// replaceSecret replaces a secret. The previous one is sealed anew, for its new column. If it cannot be opened it is lost, and
+// does not sign any more.
+func (s *Service) replaceSecret(ctx context.Context, q *queries.Queries, tenant string, id uuid.UUID, secret string) (row queries.Subscription, err error) {
+	for range rotations {
+		present, err := q.SubscriptionSealedSecret(ctx, queries.SubscriptionSealedSecretParams{Tenant: tenant, ID: id})
+		if err != nil {
+			return row, ifMissing(err)
+		}
+		var previous string
+		if opened, err := s.keys.Open(present, seal.Subscription(tenant, id)); err == nil {
+			previous = s.keys.Seal(opened, seal.Previous(tenant, id))
+		}
+		row, err = q.SubscriptionRotateSecret(ctx, queries.SubscriptionRotateSecretParams{
+			Tenant: tenant, ID: id, Secret: s.keys.Seal(secret, seal.Subscription(tenant, id)), FromSecret: present, PreviousSecret: previous,
+			Overlap: pgtype.Interval{Microseconds: secretOverlap.Microseconds(), Valid: true}, Caller: fsm.CallerJSON(ctx),
+		})
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return row, err
+		}
+	}
+	return row, fsm.Errorf(fsm.Unavailable, "the secret was replaced by others meanwhile; try again")
 }
 
 // TestSubscription makes a test delivery, which is about no step. It is sent before all others of the
@@ -240,7 +291,7 @@ func (s *Service) TestSubscription(ctx context.Context, tenant string, id uuid.U
 	}
 	var row queries.Delivery
 	err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) (err error) {
-		row, err = q.SubscriptionTest(ctx, queries.SubscriptionTestParams{Tenant: tenant, ID: id})
+		row, err = q.SubscriptionTest(ctx, queries.SubscriptionTestParams{Tenant: tenant, ID: id, Caller: fsm.CallerJSON(ctx)})
 		return ifMissing(err)
 	})
 	return deliveryOf(row), err
@@ -294,7 +345,7 @@ func (s *Service) checkFilter(ctx context.Context, f Filter) ([]fsm.Fault, error
 	}
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
 		unknown, err := q.UnknownNames(ctx, queries.UnknownNamesParams{
-			Workflows: names(f.Workflows), Events: names(f.Events), States: names(f.States),
+			Workflows: database.NotNull(f.Workflows), Events: database.NotNull(f.Events), States: database.NotNull(f.States),
 		})
 		faults = nil
 		for _, u := range unknown {
@@ -307,9 +358,6 @@ func (s *Service) checkFilter(ctx context.Context, f Filter) ([]fsm.Fault, error
 	})
 	return faults, err
 }
-
-// names returns a copy of a list that is never nil, since SQL takes null for a list that was not given.
-func names(list []string) []string { return append([]string{}, list...) }
 
 // unacceptable returns an error if there are faults.
 func unacceptable(faults []fsm.Fault) error {

@@ -10,6 +10,7 @@
 //     corrected then. The engine ends what is due under the instance's lock, by the same decision as for
 //     any event.
 //   - [KeyPurger], which purges expired idempotency keys.
+//   - [UsageCounter], which counts what tenants use whose use is limited.
 //   - [InstancePurger], which purges final instances that are older than their workflow's retention.
 //
 // The database's clock alone says what is due.
@@ -29,6 +30,12 @@
 // pool's statement_timeout lets it. Tenants take turns there, and of a tenant its workflows.
 //
 // So slow timers delay others by about half a second for each slow kind, and not by their number.
+//
+// # Tenants
+//
+// While more timers are due than a call of the fast lane fires, tenants take turns, with one timer at each turn. Up to
+// 1,000 tenants with timers are looked at in a call, in the order of their names, and the next call goes on behind the
+// last one that had its turn.
 //
 // # When things fail
 //

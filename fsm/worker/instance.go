@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -12,36 +11,6 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/internal/final"
 )
 
-// InstancePurgerConfig tunes an InstancePurger. Its zero value works.
-type InstancePurgerConfig struct {
-	// Batch is how many instances are purged at once, or fewer if they have more than 20 steps each. A
-	// batch takes the database some tens of milliseconds. Default 200.
-	Batch int
-	// Pause is the time between batches. Default 25 ms.
-	Pause time.Duration
-	// Interval is the time between passes. It varies by a quarter, so that replicas that were started
-	// together do not look together. Default 1 min.
-	Interval time.Duration
-	// Logger gets a line when instances cannot be purged, and one when they can again. Default: none.
-	Logger *slog.Logger
-}
-
-func (c InstancePurgerConfig) withDefaults() InstancePurgerConfig {
-	if c.Batch <= 0 {
-		c.Batch = 200
-	}
-	if c.Pause <= 0 {
-		c.Pause = 25 * time.Millisecond
-	}
-	if c.Interval <= 0 {
-		c.Interval = time.Minute
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	return c
-}
-
 // InstancePurger purges final instances that are older than the retention of their workflow's latest
 // version, each with its history and its expired keys. An instance that a key still replays stays until
 // the key has expired. Any number of InstancePurgers may share a database: each skips what another
@@ -49,13 +18,15 @@ func (c InstancePurgerConfig) withDefaults() InstancePurgerConfig {
 type InstancePurger struct {
 	pool    *pgxpool.Pool
 	queries *queries.Queries
-	config  InstancePurgerConfig
+	config  BatchConfig
 	pass    final.Pass
 }
 
-// NewInstancePurger returns an InstancePurger on a pool, of which it takes one connection at a time.
-func NewInstancePurger(pool *pgxpool.Pool, config InstancePurgerConfig) *InstancePurger {
-	return &InstancePurger{pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults()}
+// NewInstancePurger returns an InstancePurger on a pool, of which it takes one connection at a time. A batch is of 200
+// instances by default, or fewer if they have more than 20 steps each, and takes the database some tens of milliseconds.
+// The default Interval is 1 min.
+func NewInstancePurger(pool *pgxpool.Pool, config BatchConfig) *InstancePurger {
+	return &InstancePurger{pool: pool, queries: queries.New(session.Pool(pool)), config: config.withDefaults(200, time.Minute)}
 }
 
 // Run purges until the context ends, and then returns nil. If it cannot read which instances to purge, it

@@ -17,6 +17,7 @@ import (
 	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/fsm/worker"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -65,7 +66,7 @@ func TestInstancePurger(t *testing.T) {
 	young := fsmtest.Stopped(t, s, "default", 1)[0]
 
 	watched, pass := passes(t, pool)
-	stop := bounded.Run(t, "the purger of instances", worker.NewInstancePurger(watched, worker.InstancePurgerConfig{Batch: 10, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
+	stop := bounded.Run(t, "the purger of instances", worker.NewInstancePurger(watched, worker.BatchConfig{Batch: 10, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
 	pass()
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.instance"); n != len(old)+4 {
 		t.Errorf("%d instances are left a microsecond before their time, want %d", n, len(old)+4)
@@ -94,7 +95,10 @@ func TestInstancePurger(t *testing.T) {
 		t.Errorf("%d instances are left, want 4", n)
 	}
 	// It has one again, and it holds for the older version's.
-	fsmtest.Register(t, s, strings.Replace(passing, "1h", "2h", 1))
+	again := strings.Replace(passing, "1h", "2h", 1)
+	if _, err := s.Register(t.Context(), "", []byte(again), "tester", false, lifecycle.ShortenRetention); err != nil {
+		t.Fatal(err)
+	}
 	bounded.UntilSQL(t, pool, "select count(*) = 2 from pawl.instance")
 	fsmtest.Get(t, s, active)
 	fsmtest.Get(t, s, kept)
@@ -120,8 +124,8 @@ func TestInstancePurgerWaitsForKeys(t *testing.T) {
 	dbtest.Advance(t, pool, 24*time.Hour-time.Microsecond)
 
 	watched, pass := passes(t, pool)
-	bounded.Run(t, "the purger of instances", worker.NewInstancePurger(watched, worker.InstancePurgerConfig{Interval: time.Microsecond}).Run)
-	bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Microsecond}).Run)
+	bounded.Run(t, "the purger of instances", worker.NewInstancePurger(watched, worker.BatchConfig{Interval: time.Microsecond}).Run)
+	bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.BatchConfig{Interval: time.Microsecond}).Run)
 	pass()
 	for range 2 {
 		again, err := s.Fire(t.Context(), stops)
@@ -148,7 +152,7 @@ func TestInstancePurgersUnderLoad(t *testing.T) {
 	s, pool := fsmtest.New(t, fsm.Config{}, brief)
 	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl = '5 milliseconds'")
 	for range 2 {
-		bounded.Run(t, "the purger of instances", worker.NewInstancePurger(pool, worker.InstancePurgerConfig{Batch: 7, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
+		bounded.Run(t, "the purger of instances", worker.NewInstancePurger(pool, worker.BatchConfig{Batch: 7, Pause: time.Microsecond, Interval: time.Microsecond}).Run)
 	}
 	var all sync.WaitGroup
 	for n := range 8 {
@@ -194,7 +198,7 @@ func TestInstancePurgerPassesWhatFails(t *testing.T) {
 		create trigger fail before delete on pawl.instance for each row when (old.id = '`+ids[1].String()+`') execute function fail()`)
 	dbtest.Advance(t, pool, time.Hour)
 	var lines bounded.Lines
-	bounded.Run(t, "the purger of instances", worker.NewInstancePurger(pool, worker.InstancePurgerConfig{
+	bounded.Run(t, "the purger of instances", worker.NewInstancePurger(pool, worker.BatchConfig{
 		Batch: 1, Pause: time.Microsecond, Logger: slog.New(slog.NewTextHandler(&lines, nil)),
 	}).Run)
 	if line := lines.Next(t); !strings.Contains(line, "purging final instances fails") || !strings.Contains(line, "not this one") {

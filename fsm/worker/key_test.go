@@ -39,7 +39,7 @@ func TestKeyPurgerDrains(t *testing.T) {
 	dbtest.SetClock(t, pool, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	expiredKeys(t, pool, 10_000)
 	// The look for more is an hour away: it goes on because its batches are full.
-	stop := bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Hour, Pause: time.Millisecond}).Run)
+	stop := bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.BatchConfig{Interval: time.Hour, Pause: time.Millisecond}).Run)
 	bounded.UntilSQL(t, pool, keysLeft, 1)
 	if key := bounded.Value[string](t, pool, "select key from pawl.idempotency_key"); key != "0" {
 		t.Errorf("key %s is left, which has expired", key)
@@ -69,7 +69,7 @@ func TestKeyPurgerLooksAgain(t *testing.T) {
 			}
 		}}
 	})
-	bounded.Run(t, "the purger of keys", worker.NewKeyPurger(watched, worker.KeyPurgerConfig{Interval: time.Millisecond}).Run)
+	bounded.Run(t, "the purger of keys", worker.NewKeyPurger(watched, worker.BatchConfig{Interval: time.Millisecond}).Run)
 	dbtest.Advance(t, pool, 24*time.Hour-time.Microsecond)
 	for range len(calls) {
 		bounded.Receive(t, "an earlier look", calls)
@@ -144,7 +144,7 @@ func TestKeyPurgersUnderLoad(t *testing.T) {
 	s, pool := fsmtest.New(t, fsm.Config{}, fsmtest.Counter)
 	bounded.Exec(t, pool, "update pawl.setting set idempotency_ttl = interval '1 microsecond'")
 	for range 2 {
-		bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Microsecond, Batch: 7}).Run)
+		bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.BatchConfig{Interval: time.Microsecond, Batch: 7}).Run)
 	}
 	const clients, rounds = 16, 20
 	firsts := make([]int64, clients)
@@ -182,7 +182,7 @@ func TestKeyPurgerWithoutADatabase(t *testing.T) {
 	}
 	pool := fsmtest.Open(t, server.DSN(), db.Config{})
 	var lines bounded.Lines
-	stop := bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.KeyPurgerConfig{Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&lines, nil))}).Run)
+	stop := bounded.Run(t, "the purger of keys", worker.NewKeyPurger(pool, worker.BatchConfig{Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&lines, nil))}).Run)
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -243,12 +243,12 @@ func TestTimersThatAreReadSlowly(t *testing.T) {
 	dbtest.Advance(t, pool, time.Minute)
 	bounded.Exec(t, pool, `
 		alter function pawl_private.due_timers rename to read_timers;
-		create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer)
+		create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer, p_tenants text[])
 		returns table (instance pawl.instance, queued_version bigint, tried integer, due_at timestamptz, event text, next_tried integer, queue integer)
 		language plpgsql as $$
 		begin
 			perform pg_sleep(0.4);
-			return query select * from pawl_private.read_timers(p_now, p_limit, p_queue);
+			return query select * from pawl_private.read_timers(p_now, p_limit, p_queue, p_tenants);
 		end $$`)
 	runTimers(t, pool, worker.TimerConfig{Poll: 10 * time.Millisecond, Limit: 100 * time.Millisecond})
 	bounded.UntilSQL(t, pool, "select status = 'completed' from pawl.instance where id = $1", i.ID)

@@ -110,10 +110,10 @@ func TestLifetimeSlides(t *testing.T) {
 // ladder has several timeouts in a state, of which guards refuse some.
 const ladder = `{"name": "ladder", "initial": "WAITING", "states": {
 	"WAITING": {
-		"on": {"again": "WAITING", "allow": {"target": "WAITING", "assign": {"allowed": "true == true"}}},
+		"on": {"again": "WAITING", "allow": {"target": "WAITING", "assign": {"allowed": true}}},
 		"after": {
 			"1m": {"target": "REMINDED", "guard": "$.context.allowed == true"},
-			"2m": [{"target": "NEVER", "guard": "1 == 2"}, {"target": "REMINDED", "guard": "$.context.second == true && exists($.payload.due_at)"}],
+			"2m": [{"target": "NEVER", "guard": "$.context.second == \"never\""}, {"target": "REMINDED", "guard": "$.context.second == true && exists($.payload.due_at)"}],
 			"3m": {"target": "GIVEN_UP", "assign": {"since": "$.payload.due_at"}}}},
 	"REMINDED": {"on": {"answer": "DONE"}, "after": {"1m": "GIVEN_UP"}},
 	"NEVER": {"type": "final"}, "DONE": {"type": "final"}, "GIVEN_UP": {"type": "final", "outcome": "failed"}}}`
@@ -221,7 +221,7 @@ func TestTimeoutThatRaisesFails(t *testing.T) {
 // stuffed has a timeout whose step would make the context too large, then one that leads on.
 const stuffed = `{"name": "stuffed", "initial": "WAITING", "ttl": {"after": "2h", "target": "EXPIRED"}, "states": {
 	"WAITING": {
-		"on": {"again": "WAITING", "shrink": {"target": "WAITING", "assign": {"x": "1"}}, "rest": "RESTING"},
+		"on": {"again": "WAITING", "shrink": {"target": "WAITING", "assign": {"x": 1}}, "rest": "RESTING"},
 		"after": {"1m": {"target": "DOUBLED", "assign": {"y": "$.context.x"}}, "1h": {"target": "LATE", "guard": "$.context.late == true"}}},
 	"RESTING": {"on": {"go": "WAITING"}},
 	"DOUBLED": {"type": "final"}, "LATE": {"type": "final"}, "EXPIRED": {"type": "final", "outcome": "expired"}}}`

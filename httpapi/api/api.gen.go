@@ -5,6 +5,8 @@ package api
 
 import (
 	"encoding/json"
+
+	"github.com/pawl-fsm/pawl/fsm"
 )
 
 // Defines values for BacktestOutcome.
@@ -52,6 +54,105 @@ func (e BacktestOutcome) Valid() bool {
 	}
 }
 
+// Defines values for BulkAction.
+const (
+	BulkActionArchive  BulkAction = "archive"
+	BulkActionCancel   BulkAction = "cancel"
+	BulkActionFire     BulkAction = "fire"
+	BulkActionMigrate  BulkAction = "migrate"
+	BulkActionOverride BulkAction = "override"
+	BulkActionReplay   BulkAction = "replay"
+	BulkActionRetry    BulkAction = "retry"
+)
+
+// Valid indicates whether the value is a known member of the BulkAction enum.
+func (e BulkAction) Valid() bool {
+	switch e {
+	case BulkActionArchive:
+		return true
+	case BulkActionCancel:
+		return true
+	case BulkActionFire:
+		return true
+	case BulkActionMigrate:
+		return true
+	case BulkActionOverride:
+		return true
+	case BulkActionReplay:
+		return true
+	case BulkActionRetry:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BulkFilterTimer.
+const (
+	BulkFilterTimerFailing BulkFilterTimer = "failing"
+)
+
+// Valid indicates whether the value is a known member of the BulkFilterTimer enum.
+func (e BulkFilterTimer) Valid() bool {
+	switch e {
+	case BulkFilterTimerFailing:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BulkOutcome.
+const (
+	BulkOutcomeApplied BulkOutcome = "applied"
+	BulkOutcomeFailed  BulkOutcome = "failed"
+	BulkOutcomeRefused BulkOutcome = "refused"
+	BulkOutcomeSkipped BulkOutcome = "skipped"
+)
+
+// Valid indicates whether the value is a known member of the BulkOutcome enum.
+func (e BulkOutcome) Valid() bool {
+	switch e {
+	case BulkOutcomeApplied:
+		return true
+	case BulkOutcomeFailed:
+		return true
+	case BulkOutcomeRefused:
+		return true
+	case BulkOutcomeSkipped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BulkStatus.
+const (
+	BulkStatusDone    BulkStatus = "done"
+	BulkStatusPaused  BulkStatus = "paused"
+	BulkStatusQueued  BulkStatus = "queued"
+	BulkStatusRunning BulkStatus = "running"
+	BulkStatusStopped BulkStatus = "stopped"
+)
+
+// Valid indicates whether the value is a known member of the BulkStatus enum.
+func (e BulkStatus) Valid() bool {
+	switch e {
+	case BulkStatusDone:
+		return true
+	case BulkStatusPaused:
+		return true
+	case BulkStatusQueued:
+		return true
+	case BulkStatusRunning:
+		return true
+	case BulkStatusStopped:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CommandOp.
 const (
 	CommandOpCreate CommandOp = "create"
@@ -64,6 +165,57 @@ func (e CommandOp) Valid() bool {
 	case CommandOpCreate:
 		return true
 	case CommandOpFire:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for CompensationStatus.
+const (
+	CompensationStatusFailed     CompensationStatus = "failed"
+	CompensationStatusRegistered CompensationStatus = "registered"
+	CompensationStatusSkipped    CompensationStatus = "skipped"
+	CompensationStatusUndone     CompensationStatus = "undone"
+	CompensationStatusVoid       CompensationStatus = "void"
+)
+
+// Valid indicates whether the value is a known member of the CompensationStatus enum.
+func (e CompensationStatus) Valid() bool {
+	switch e {
+	case CompensationStatusFailed:
+		return true
+	case CompensationStatusRegistered:
+		return true
+	case CompensationStatusSkipped:
+		return true
+	case CompensationStatusUndone:
+		return true
+	case CompensationStatusVoid:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConnectionAuthType.
+const (
+	ConnectionAuthTypeBasic  ConnectionAuthType = "basic"
+	ConnectionAuthTypeBearer ConnectionAuthType = "bearer"
+	ConnectionAuthTypeHeader ConnectionAuthType = "header"
+	ConnectionAuthTypeNone   ConnectionAuthType = "none"
+)
+
+// Valid indicates whether the value is a known member of the ConnectionAuthType enum.
+func (e ConnectionAuthType) Valid() bool {
+	switch e {
+	case ConnectionAuthTypeBasic:
+		return true
+	case ConnectionAuthTypeBearer:
+		return true
+	case ConnectionAuthTypeHeader:
+		return true
+	case ConnectionAuthTypeNone:
 		return true
 	default:
 		return false
@@ -91,6 +243,24 @@ func (e DeliveryStatus) Valid() bool {
 	}
 }
 
+// Defines values for FailRequestOutcome.
+const (
+	FailRequestOutcomeError   FailRequestOutcome = "error"
+	FailRequestOutcomeUnknown FailRequestOutcome = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the FailRequestOutcome enum.
+func (e FailRequestOutcome) Valid() bool {
+	switch e {
+	case FailRequestOutcomeError:
+		return true
+	case FailRequestOutcomeUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusOk HealthStatus = "ok"
@@ -108,17 +278,24 @@ func (e HealthStatus) Valid() bool {
 
 // Defines values for HistoryKind.
 const (
-	HistoryKindCreated    HistoryKind = "created"
-	HistoryKindExpired    HistoryKind = "expired"
-	HistoryKindForced     HistoryKind = "forced"
-	HistoryKindMigrated   HistoryKind = "migrated"
-	HistoryKindTimeout    HistoryKind = "timeout"
-	HistoryKindTransition HistoryKind = "transition"
+	HistoryKindCancelled   HistoryKind = "cancelled"
+	HistoryKindCompensated HistoryKind = "compensated"
+	HistoryKindCreated     HistoryKind = "created"
+	HistoryKindExpired     HistoryKind = "expired"
+	HistoryKindForced      HistoryKind = "forced"
+	HistoryKindMigrated    HistoryKind = "migrated"
+	HistoryKindResult      HistoryKind = "result"
+	HistoryKindTimeout     HistoryKind = "timeout"
+	HistoryKindTransition  HistoryKind = "transition"
 )
 
 // Valid indicates whether the value is a known member of the HistoryKind enum.
 func (e HistoryKind) Valid() bool {
 	switch e {
+	case HistoryKindCancelled:
+		return true
+	case HistoryKindCompensated:
+		return true
 	case HistoryKindCreated:
 		return true
 	case HistoryKindExpired:
@@ -126,6 +303,8 @@ func (e HistoryKind) Valid() bool {
 	case HistoryKindForced:
 		return true
 	case HistoryKindMigrated:
+		return true
+	case HistoryKindResult:
 		return true
 	case HistoryKindTimeout:
 		return true
@@ -138,10 +317,14 @@ func (e HistoryKind) Valid() bool {
 
 // Defines values for InstanceLeftReason.
 const (
-	InstanceLeftReasonBusy         InstanceLeftReason = "busy"
-	InstanceLeftReasonStateFinal   InstanceLeftReason = "state-final"
-	InstanceLeftReasonStateUnknown InstanceLeftReason = "state-unknown"
-	InstanceLeftReasonUnsettled    InstanceLeftReason = "unsettled"
+	InstanceLeftReasonBusy            InstanceLeftReason = "busy"
+	InstanceLeftReasonGuardError      InstanceLeftReason = "guard-error"
+	InstanceLeftReasonInvariantBroken InstanceLeftReason = "invariant-broken"
+	InstanceLeftReasonStateFinal      InstanceLeftReason = "state-final"
+	InstanceLeftReasonStateProtected  InstanceLeftReason = "state-protected"
+	InstanceLeftReasonStateUnknown    InstanceLeftReason = "state-unknown"
+	InstanceLeftReasonTaskOpen        InstanceLeftReason = "task-open"
+	InstanceLeftReasonUnsettled       InstanceLeftReason = "unsettled"
 )
 
 // Valid indicates whether the value is a known member of the InstanceLeftReason enum.
@@ -149,9 +332,17 @@ func (e InstanceLeftReason) Valid() bool {
 	switch e {
 	case InstanceLeftReasonBusy:
 		return true
+	case InstanceLeftReasonGuardError:
+		return true
+	case InstanceLeftReasonInvariantBroken:
+		return true
 	case InstanceLeftReasonStateFinal:
 		return true
+	case InstanceLeftReasonStateProtected:
+		return true
 	case InstanceLeftReasonStateUnknown:
+		return true
+	case InstanceLeftReasonTaskOpen:
 		return true
 	case InstanceLeftReasonUnsettled:
 		return true
@@ -211,9 +402,26 @@ func (e InstanceStatus) Valid() bool {
 	}
 }
 
+// Defines values for OverrideRequestBypass.
+const (
+	OverrideRequestBypassGuard OverrideRequestBypass = "guard"
+)
+
+// Valid indicates whether the value is a known member of the OverrideRequestBypass enum.
+func (e OverrideRequestBypass) Valid() bool {
+	switch e {
+	case OverrideRequestBypassGuard:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProblemCode.
 const (
+	ProblemCodeBulkConflict           ProblemCode = "bulk-conflict"
 	ProblemCodeCallbackSecretRequired ProblemCode = "callback-secret-required"
+	ProblemCodeConfirmationRequired   ProblemCode = "confirmation-required"
 	ProblemCodeDeliveryConflict       ProblemCode = "delivery-conflict"
 	ProblemCodeEventIDTooOld          ProblemCode = "event-id-too-old"
 	ProblemCodeForbidden              ProblemCode = "forbidden"
@@ -228,12 +436,21 @@ const (
 	ProblemCodeInvalidContext         ProblemCode = "invalid-context"
 	ProblemCodeInvalidDefinition      ProblemCode = "invalid-definition"
 	ProblemCodeInvalidPayload         ProblemCode = "invalid-payload"
+	ProblemCodeLeaseSuperseded        ProblemCode = "lease-superseded"
+	ProblemCodeLimitReached           ProblemCode = "limit-reached"
 	ProblemCodeMalformedRequest       ProblemCode = "malformed-request"
 	ProblemCodeMethodNotAllowed       ProblemCode = "method-not-allowed"
+	ProblemCodeMisdirectedRequest     ProblemCode = "misdirected-request"
 	ProblemCodeNotAcceptable          ProblemCode = "not-acceptable"
+	ProblemCodeNotCancellable         ProblemCode = "not-cancellable"
 	ProblemCodeNotFound               ProblemCode = "not-found"
 	ProblemCodePreconditionRequired   ProblemCode = "precondition-required"
+	ProblemCodeStateProtected         ProblemCode = "state-protected"
 	ProblemCodeStepsLost              ProblemCode = "steps-lost"
+	ProblemCodeTaskEnded              ProblemCode = "task-ended"
+	ProblemCodeTenantDisabled         ProblemCode = "tenant-disabled"
+	ProblemCodeTenantRequired         ProblemCode = "tenant-required"
+	ProblemCodeTokenExists            ProblemCode = "token-exists"
 	ProblemCodeTooLarge               ProblemCode = "too-large"
 	ProblemCodeTooManyRequests        ProblemCode = "too-many-requests"
 	ProblemCodeTransitionNotAllowed   ProblemCode = "transition-not-allowed"
@@ -241,6 +458,7 @@ const (
 	ProblemCodeUnavailable            ProblemCode = "unavailable"
 	ProblemCodeUnknownEvent           ProblemCode = "unknown-event"
 	ProblemCodeUnknownEventID         ProblemCode = "unknown-event-id"
+	ProblemCodeUnknownTenant          ProblemCode = "unknown-tenant"
 	ProblemCodeUnsupportedMediaType   ProblemCode = "unsupported-media-type"
 	ProblemCodeVersionMismatch        ProblemCode = "version-mismatch"
 	ProblemCodeWorkflowConflict       ProblemCode = "workflow-conflict"
@@ -250,7 +468,11 @@ const (
 // Valid indicates whether the value is a known member of the ProblemCode enum.
 func (e ProblemCode) Valid() bool {
 	switch e {
+	case ProblemCodeBulkConflict:
+		return true
 	case ProblemCodeCallbackSecretRequired:
+		return true
+	case ProblemCodeConfirmationRequired:
 		return true
 	case ProblemCodeDeliveryConflict:
 		return true
@@ -280,17 +502,35 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodeInvalidPayload:
 		return true
+	case ProblemCodeLeaseSuperseded:
+		return true
+	case ProblemCodeLimitReached:
+		return true
 	case ProblemCodeMalformedRequest:
 		return true
 	case ProblemCodeMethodNotAllowed:
 		return true
+	case ProblemCodeMisdirectedRequest:
+		return true
 	case ProblemCodeNotAcceptable:
+		return true
+	case ProblemCodeNotCancellable:
 		return true
 	case ProblemCodeNotFound:
 		return true
 	case ProblemCodePreconditionRequired:
 		return true
+	case ProblemCodeStateProtected:
+		return true
 	case ProblemCodeStepsLost:
+		return true
+	case ProblemCodeTaskEnded:
+		return true
+	case ProblemCodeTenantDisabled:
+		return true
+	case ProblemCodeTenantRequired:
+		return true
+	case ProblemCodeTokenExists:
 		return true
 	case ProblemCodeTooLarge:
 		return true
@@ -305,6 +545,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeUnknownEvent:
 		return true
 	case ProblemCodeUnknownEventID:
+		return true
+	case ProblemCodeUnknownTenant:
 		return true
 	case ProblemCodeUnsupportedMediaType:
 		return true
@@ -352,6 +594,75 @@ func (e ReplayRequestStatus) Valid() bool {
 	}
 }
 
+// Defines values for ScopeName.
+const (
+	ScopeNameAdmin   ScopeName = "admin"
+	ScopeNameAudit   ScopeName = "audit"
+	ScopeNameConnect ScopeName = "connect"
+	ScopeNameCreate  ScopeName = "create"
+	ScopeNameDeliver ScopeName = "deliver"
+	ScopeNameDeploy  ScopeName = "deploy"
+	ScopeNameFire    ScopeName = "fire"
+	ScopeNameOperate ScopeName = "operate"
+	ScopeNameRead    ScopeName = "read"
+	ScopeNameWork    ScopeName = "work"
+)
+
+// Valid indicates whether the value is a known member of the ScopeName enum.
+func (e ScopeName) Valid() bool {
+	switch e {
+	case ScopeNameAdmin:
+		return true
+	case ScopeNameAudit:
+		return true
+	case ScopeNameConnect:
+		return true
+	case ScopeNameCreate:
+		return true
+	case ScopeNameDeliver:
+		return true
+	case ScopeNameDeploy:
+		return true
+	case ScopeNameFire:
+		return true
+	case ScopeNameOperate:
+		return true
+	case ScopeNameRead:
+		return true
+	case ScopeNameWork:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SimulatedStepKind.
+const (
+	SimulatedStepKindCompensated SimulatedStepKind = "compensated"
+	SimulatedStepKindExpired     SimulatedStepKind = "expired"
+	SimulatedStepKindResult      SimulatedStepKind = "result"
+	SimulatedStepKindTimeout     SimulatedStepKind = "timeout"
+	SimulatedStepKindTransition  SimulatedStepKind = "transition"
+)
+
+// Valid indicates whether the value is a known member of the SimulatedStepKind enum.
+func (e SimulatedStepKind) Valid() bool {
+	switch e {
+	case SimulatedStepKindCompensated:
+		return true
+	case SimulatedStepKindExpired:
+		return true
+	case SimulatedStepKindResult:
+		return true
+	case SimulatedStepKindTimeout:
+		return true
+	case SimulatedStepKindTransition:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SimulatedStepOutcome.
 const (
 	SimulatedStepOutcomeApplied SimulatedStepOutcome = "applied"
@@ -364,6 +675,102 @@ func (e SimulatedStepOutcome) Valid() bool {
 	case SimulatedStepOutcomeApplied:
 		return true
 	case SimulatedStepOutcomeRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TaskType.
+const (
+	TaskTypeHTTP TaskType = "http"
+	TaskTypeWork TaskType = "work"
+)
+
+// Valid indicates whether the value is a known member of the TaskType enum.
+func (e TaskType) Valid() bool {
+	switch e {
+	case TaskTypeHTTP:
+		return true
+	case TaskTypeWork:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TaskResolveRequestOutcome.
+const (
+	TaskResolveRequestOutcomeDone  TaskResolveRequestOutcome = "done"
+	TaskResolveRequestOutcomeError TaskResolveRequestOutcome = "error"
+)
+
+// Valid indicates whether the value is a known member of the TaskResolveRequestOutcome enum.
+func (e TaskResolveRequestOutcome) Valid() bool {
+	switch e {
+	case TaskResolveRequestOutcomeDone:
+		return true
+	case TaskResolveRequestOutcomeError:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TaskStatus.
+const (
+	TaskStatusCancelled   TaskStatus = "cancelled"
+	TaskStatusDone        TaskStatus = "done"
+	TaskStatusError       TaskStatus = "error"
+	TaskStatusPending     TaskStatus = "pending"
+	TaskStatusReconciling TaskStatus = "reconciling"
+	TaskStatusSent        TaskStatus = "sent"
+	TaskStatusUnknown     TaskStatus = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the TaskStatus enum.
+func (e TaskStatus) Valid() bool {
+	switch e {
+	case TaskStatusCancelled:
+		return true
+	case TaskStatusDone:
+		return true
+	case TaskStatusError:
+		return true
+	case TaskStatusPending:
+		return true
+	case TaskStatusReconciling:
+		return true
+	case TaskStatusSent:
+		return true
+	case TaskStatusUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TimelineKind.
+const (
+	TimelineKindAttempt      TimelineKind = "attempt"
+	TimelineKindCompensation TimelineKind = "compensation"
+	TimelineKindDelivery     TimelineKind = "delivery"
+	TimelineKindStep         TimelineKind = "step"
+	TimelineKindTask         TimelineKind = "task"
+)
+
+// Valid indicates whether the value is a known member of the TimelineKind enum.
+func (e TimelineKind) Valid() bool {
+	switch e {
+	case TimelineKindAttempt:
+		return true
+	case TimelineKindCompensation:
+		return true
+	case TimelineKindDelivery:
+		return true
+	case TimelineKindStep:
+		return true
+	case TimelineKindTask:
 		return true
 	default:
 		return false
@@ -439,6 +846,21 @@ func (e StreamInstanceParamsFrom) Valid() bool {
 	}
 }
 
+// Defines values for RegisterWorkflowParamsConfirm.
+const (
+	RegisterWorkflowParamsConfirmShortenRetention RegisterWorkflowParamsConfirm = "shorten-retention"
+)
+
+// Valid indicates whether the value is a known member of the RegisterWorkflowParamsConfirm enum.
+func (e RegisterWorkflowParamsConfirm) Valid() bool {
+	switch e {
+	case RegisterWorkflowParamsConfirmShortenRetention:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for GetWorkflowDiagramParamsFormat.
 const (
 	GetWorkflowDiagramParamsFormatDot     GetWorkflowDiagramParamsFormat = "dot"
@@ -469,6 +891,9 @@ type Action struct {
 	// PayloadSchema The JSON Schema of the payload; null if any payload is accepted.
 	PayloadSchema json.RawMessage `json:"payload_schema"`
 
+	// Permitted Whether the grants of the caller allow it to fire the event.
+	Permitted bool `json:"permitted"`
+
 	// Targets The target states of the event's transitions, in the order of the transitions.
 	Targets []string `json:"targets"`
 }
@@ -479,6 +904,65 @@ type ActionList struct {
 
 	// NextCursor Always null, since the list is a single page.
 	NextCursor *string `json:"next_cursor"`
+}
+
+// AuditList One page of the audit.
+type AuditList struct {
+	// Items By `seq`.
+	Items []AuditRow `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// AuditRow Who did what, or was refused.
+type AuditRow struct {
+	// Action A noun and a verb, such as `workflow.register`. For a refusal, the operationId; `others` for several.
+	Action string `json:"action"`
+
+	// Actor The subject of the caller; `unknown` for one who was not authenticated. For what was done on the database, the
+	// user of the session. `others` stands for several callers whose refusals were too many to be kept apart.
+	Actor string `json:"actor"`
+
+	// Address The address of the client; null if there is none.
+	Address *string `json:"address"`
+
+	// After What the target is now, in the same form.
+	After json.RawMessage `json:"after"`
+
+	// At When it was written.
+	At Timestamp `json:"at"`
+
+	// Before What the target was; null if there is nothing to say. It has no secret. A document of more than 16 KiB is
+	// replaced by its `bytes` and `sha256`.
+	Before json.RawMessage `json:"before"`
+
+	// Count How many refusals or reads the row stands for; 1 for an act.
+	Count int64 `json:"count"`
+
+	// Outcome `done`, or the code of the problem.
+	Outcome string `json:"outcome"`
+
+	// Reason Why, in the words of the caller, or of the refusal.
+	Reason *string `json:"reason"`
+
+	// RequestID The request; the first one if the row stands for several.
+	RequestID *string `json:"request_id"`
+
+	// Seq Rises with each row of the deployment, with gaps.
+	Seq int64 `json:"seq"`
+
+	// Target What the action was about; null for a refusal.
+	Target *string `json:"target"`
+
+	// Tenant The tenant; `*` for what concerns the deployment, and for callers who are unknown.
+	Tenant string `json:"tenant"`
+
+	// TokenID The id of the caller's token; null if it has none in the database.
+	TokenID *string `json:"token_id"`
+
+	// Unauthenticated Whether the service ran without authentication, so that the caller named the actor.
+	Unauthenticated bool `json:"unauthenticated"`
 }
 
 // BacktestDifference The first step at which an instance would have taken another course.
@@ -580,11 +1064,315 @@ type BatchResult struct {
 	Status int `json:"status"`
 }
 
+// BearerToken A bearer token.
+type BearerToken struct {
+	// CreatedAt When it was made.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who made it.
+	CreatedBy string `json:"created_by"`
+
+	// ExpiresAt When it ends; null for never.
+	ExpiresAt *Timestamp `json:"expires_at"`
+
+	// ID The id.
+	ID string `json:"id"`
+
+	// LastUsedAt When it was last used, late by up to an hour; null for never.
+	LastUsedAt *Timestamp `json:"last_used_at"`
+
+	// Name What the token is for; null if nothing was said.
+	Name *string `json:"name"`
+
+	// RevokedAt When it was revoked; null if it was not.
+	RevokedAt *Timestamp `json:"revoked_at"`
+
+	// Roles The names of its roles.
+	Roles []string `json:"roles"`
+
+	// Scopes Its own scopes.
+	Scopes []ScopeName `json:"scopes"`
+
+	// Subject The actor of what its bearer does.
+	Subject string `json:"subject"`
+
+	// Tenant The tenant; `*` for the deployment.
+	Tenant string `json:"tenant"`
+
+	// Token The text to send as `Authorization: Bearer`. Only in the answer to the request that made it.
+	Token *string `json:"token,omitempty"`
+
+	// Workflows The workflows that bound everything that it may do; empty for all.
+	Workflows []string `json:"workflows"`
+}
+
+// Bulk An action on many instances, and how far it has come.
+type Bulk struct {
+	// Action - `fire` fires an event.
+	// - `override` makes a step that the definition does not allow now.
+	// - `cancel` moves instances to the state that their definition names for cancels.
+	// - `retry` makes failing timers due at once. It concerns only instances that have one.
+	// - `migrate` moves active instances to another version of their workflow.
+	// - `replay` makes settled deliveries of the instances pending again.
+	// - `archive` removes final instances with their history, and writes no file. It concerns only final instances.
+	Action BulkAction `json:"action"`
+
+	// Actor Who has submitted it. History names this actor too.
+	Actor string `json:"actor"`
+
+	// Applied The number of instances with the outcome `applied`.
+	Applied int64 `json:"applied"`
+
+	// CreatedAt When it was submitted.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// Done The number of instances with an outcome.
+	Done int64 `json:"done"`
+
+	// DryRun Whether instances are left as they are.
+	DryRun bool `json:"dry_run"`
+
+	// EstimatedTotal How many instances there were to deal with when it was submitted. It is exact for `ids`, and at most 1,000
+	// too high for a filter of few instances; else it is an estimate of the database.
+	EstimatedTotal int64 `json:"estimated_total"`
+
+	// Eta When it ends if `estimated_total` is right and the pace stays; null unless it runs.
+	Eta *Timestamp `json:"eta"`
+
+	// Failed The number of instances with the outcome `failed`.
+	Failed int64 `json:"failed"`
+
+	// Filter The filter of the request; null if it named instances.
+	Filter json.RawMessage `json:"filter"`
+
+	// FinishedAt When it was done or stopped; null before.
+	FinishedAt *Timestamp `json:"finished_at"`
+
+	// ID The id of the bulk.
+	ID string `json:"id"`
+
+	// Open The number of instances that are known and have no outcome yet: those of `ids`, those that another transaction
+	// had locked, and those that are to be tried again.
+	Open int64 `json:"open"`
+
+	// Params The parameters of the action.
+	Params json.RawMessage `json:"params"`
+
+	// PerSecond How many instances it deals with in a second; null before it has begun.
+	PerSecond *float64 `json:"per_second"`
+
+	// Rate The largest number of instances a second; null for no limit.
+	Rate *int `json:"rate"`
+
+	// Reason The reason.
+	Reason *string `json:"reason"`
+
+	// Refused The number of instances with the outcome `refused`.
+	Refused int64 `json:"refused"`
+
+	// Skipped The number of instances with the outcome `skipped`.
+	Skipped int64 `json:"skipped"`
+
+	// StartedAt When it began; null before.
+	StartedAt *Timestamp `json:"started_at"`
+
+	// Status `queued` until it has begun, `running`, `paused`, and at last `done` or `stopped`. One that is done may be retried;
+	// one that was stopped may not.
+	Status BulkStatus `json:"status"`
+}
+
+// BulkAction - `fire` fires an event.
+// - `override` makes a step that the definition does not allow now.
+// - `cancel` moves instances to the state that their definition names for cancels.
+// - `retry` makes failing timers due at once. It concerns only instances that have one.
+// - `migrate` moves active instances to another version of their workflow.
+// - `replay` makes settled deliveries of the instances pending again.
+// - `archive` removes final instances with their history, and writes no file. It concerns only final instances.
+type BulkAction string
+
+// BulkFilter The instances that a list with these parameters has. An instance must match every member. A member with several
+// values may be an array. `{}` chooses every instance.
+type BulkFilter struct {
+	// BusinessKey Only instances with this business key.
+	BusinessKey *string `json:"business_key,omitempty"`
+
+	// CorrelationID Only instances with this correlation id.
+	CorrelationID *string `json:"correlation_id,omitempty"`
+
+	// CreatedAfter Only instances created after this time, exclusive.
+	CreatedAfter *Timestamp `json:"created_after,omitempty"`
+
+	// CreatedBefore Only instances created before this time, exclusive.
+	CreatedBefore *Timestamp `json:"created_before,omitempty"`
+
+	// State Only instances in this state, or in one of these, up to 20. A compound state stands for all states within.
+	State Names `json:"state,omitempty"`
+
+	// Status Only instances with this status, or one of these.
+	Status Names `json:"status,omitempty"`
+
+	// StuckFor Only active instances that have been in their state for at least this duration.
+	StuckFor *string `json:"stuck_for,omitempty"`
+
+	// Timer `failing`: only instances whose timer fails.
+	Timer *BulkFilterTimer `json:"timer,omitempty"`
+
+	// Workflow Only instances of this workflow, or of one of these, up to 20.
+	Workflow Names `json:"workflow,omitempty"`
+}
+
+// BulkFilterTimer `failing`: only instances whose timer fails.
+type BulkFilterTimer string
+
+// BulkItem What has become of one instance.
+type BulkItem struct {
+	// At When it was decided.
+	At Timestamp `json:"at"`
+
+	// InstanceID The id of the instance.
+	InstanceID string `json:"instance_id"`
+
+	// Outcome - `applied`: the action was carried out; in a dry run, it would have been.
+	// - `refused`: the instance refuses the action, or there is no such instance.
+	// - `skipped`: the filter does not choose the instance any more, or there was nothing to do.
+	// - `failed`: the action could not be decided, since a guard fails or takes too long, or another transaction held
+	//   the instance.
+	Outcome BulkOutcome `json:"outcome"`
+
+	// Problem Why the action was not applied: `code` and `detail`, and the other members of a problem that help to go on;
+	// null if it was. Beside the codes of problems there are `no-longer-matches`, `nothing-to-retry`,
+	// `nothing-to-replay`, `instance-active` and `instance-retained` (of `archive`), and `state-unknown`,
+	// `state-final`, `unsettled` and `task-open` (of `migrate`).
+	Problem json.RawMessage `json:"problem"`
+}
+
+// BulkItemList One page of items.
+type BulkItemList struct {
+	// Items In the order of the instances' ids.
+	Items []BulkItem `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// BulkList One page of bulks.
+type BulkList struct {
+	// Items Newest first.
+	Items []Bulk `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// BulkNames A name, or several.
+type BulkNames = Names
+
+// BulkOutcome - `applied`: the action was carried out; in a dry run, it would have been.
+//   - `refused`: the instance refuses the action, or there is no such instance.
+//   - `skipped`: the filter does not choose the instance any more, or there was nothing to do.
+//   - `failed`: the action could not be decided, since a guard fails or takes too long, or another transaction held
+//     the instance.
+type BulkOutcome string
+
+// BulkRequest An action, and the instances that it is for.
+type BulkRequest struct {
+	// Action - `fire` fires an event.
+	// - `override` makes a step that the definition does not allow now.
+	// - `cancel` moves instances to the state that their definition names for cancels.
+	// - `retry` makes failing timers due at once. It concerns only instances that have one.
+	// - `migrate` moves active instances to another version of their workflow.
+	// - `replay` makes settled deliveries of the instances pending again.
+	// - `archive` removes final instances with their history, and writes no file. It concerns only final instances.
+	Action BulkAction `json:"action"`
+
+	// Confirm The name of the filter's workflow, or `*`, if many instances are meant.
+	Confirm *string `json:"confirm,omitempty"`
+
+	// DryRun Whether to decide the action for each instance and to change none.
+	DryRun *bool `json:"dry_run,omitempty"`
+
+	// Filter The instances that a list with these parameters has. An instance must match every member. A member with several
+	// values may be an array. `{}` chooses every instance.
+	Filter *BulkFilter `json:"filter,omitempty"`
+
+	// Ids The instances, instead of a filter. An id that the tenant has no instance for is refused.
+	Ids []string `json:"ids,omitempty"`
+
+	// Params The parameters of the action.
+	//
+	// - `fire`: `event`, and `payload` if it has one.
+	// - `migrate`: `to`, the version that the instances get; `from` for those of one version only; `state_map`, as
+	//   of the migration of a workflow.
+	// - `replay`: `status`, `dead` (the default) or `delivered`; `subscription_id` for one subscription only.
+	// - `override`: `to`, and perhaps `context_patch`; or `event` with `bypass`, and perhaps `payload` and `target`;
+	//   as of the override of an instance.
+	// - `cancel`, `retry` and `archive` have none.
+	Params json.RawMessage `json:"params,omitempty"`
+
+	// Rate The largest number of instances a second. By default there is no limit.
+	Rate *int `json:"rate,omitempty"`
+
+	// Reason The reason, for history and the audit. `override` and `cancel` need one, which is not blank.
+	Reason *string `json:"reason,omitempty"`
+}
+
+// BulkStatus `queued` until it has begun, `running`, `paused`, and at last `done` or `stopped`. One that is done may be retried;
+// one that was stopped may not.
+type BulkStatus string
+
+// Caller Who the caller is.
+type Caller struct {
+	// Authenticated Whether the service has authenticated the caller; false while it runs without authentication.
+	Authenticated bool `json:"authenticated"`
+
+	// Grants What the caller may do.
+	Grants []Grant `json:"grants"`
+
+	// Subject The actor of what the caller does.
+	Subject string `json:"subject"`
+
+	// Tenant The tenant; `*` for the deployment.
+	Tenant string `json:"tenant"`
+
+	// TokenID The id of the token; null if the caller has none in the database.
+	TokenID *string `json:"token_id"`
+}
+
+// CancelRequest A reason.
+type CancelRequest struct {
+	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
+	// idempotency key stands for.
+	Reason OperatorReason `json:"reason"`
+}
+
+// ClaimRequest Who claims, how much, and for how long.
+type ClaimRequest struct {
+	// Lease How long the lease of each task is, as a duration of at least `1s` and at most `1h`. The default is what the task
+	// declares.
+	Lease *string `json:"lease,omitempty"`
+
+	// Max How many tasks at most. The default is 1.
+	Max *int `json:"max,omitempty"`
+
+	// Wait How long to wait for a task if there is none, as a duration of at most `60s`. The default is not to wait.
+	Wait *string `json:"wait,omitempty"`
+
+	// Worker The name of the worker, for people.
+	Worker string `json:"worker"`
+}
+
+// ClaimedWork The tasks that a worker has claimed.
+type ClaimedWork struct {
+	// Tasks The tasks, the oldest first.
+	Tasks []Work `json:"tasks"`
+}
+
 // Command One command. `op: create` requires `workflow` and allows `context`, `business_key`, `correlation_id`,
-// `expires_in`, `callback_url`, `callback_secret` and `reason`. `op: fire` requires `instance_id` and `event` and
-// allows `payload`, `if_match` and `reason`. A member of the other `op` is 400 for that command.
+// `expires_in`, `callback_url`, `callback_secret` and `reason`. `op: fire` requires `event`, and either `instance_id`
+// or `workflow` and `business_key`, and allows `payload`, `if_match` and `reason`, and `start` with a business key.
+// A member that does not belong to the command is 400 for it.
 type Command struct {
-	// BusinessKey Create: the client's id for the instance.
+	// BusinessKey The client's id for the instance. Fire: instead of `instance_id`.
 	BusinessKey *string `json:"business_key,omitempty"`
 
 	// CallbackSecret Create: the secret that signs the callback.
@@ -602,7 +1390,7 @@ type Command struct {
 	// Event Fire: the name of the event.
 	Event *string `json:"event,omitempty"`
 
-	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
+	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), such as `90s`, `15m` or `1h30m`, or the form of ISO 8601, such as `PT15M`.
 	//
 	// Examples: 15m
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
@@ -625,12 +1413,198 @@ type Command struct {
 	// Reason The reason to record in history, at most 1,000 characters.
 	Reason *string `json:"reason,omitempty"`
 
-	// Workflow Create: the name of the workflow.
+	// Start The instance of the workflow's latest version to create if none holds the business key. `{}` creates one with an
+	// empty context. The members are as in `CreateRequest`.
+	Start *Start `json:"start,omitempty"`
+
+	// Workflow The name of the workflow. Fire: of the instance that holds the business key.
 	Workflow *string `json:"workflow,omitempty"`
 }
 
 // CommandOp Whether to create an instance or to fire an event.
 type CommandOp string
+
+// Compensation A step that can be undone.
+type Compensation struct {
+	// Name The name of the task or the event that it undoes.
+	Name string `json:"name"`
+
+	// Reason Why it failed, or why a person has passed over it; null otherwise.
+	Reason *string `json:"reason"`
+
+	// Status `registered`: it can be undone, and an undoing state undoes it. `undone`: it was. `failed`: it could not be, or nobody
+	// knows. `skipped`: a person has passed over it. `void`: there was no effect to undo.
+	Status CompensationStatus `json:"status"`
+
+	// TaskID The task that it undoes; null if it undoes a transition.
+	TaskID *string `json:"task_id"`
+
+	// UndoingTaskID The last task that undoes it; null if there was none yet.
+	UndoingTaskID *string `json:"undoing_task_id"`
+
+	// Version The version of the instance after the step that it undoes.
+	Version int64 `json:"version"`
+}
+
+// CompensationList The compensations of an instance.
+type CompensationList struct {
+	// Items Newest first.
+	Items []Compensation `json:"items"`
+
+	// NextCursor Always null, since the list is a single page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// CompensationRequest Why.
+type CompensationRequest struct {
+	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
+	// idempotency key stands for.
+	Reason OperatorReason `json:"reason"`
+}
+
+// CompensationStatus `registered`: it can be undone, and an undoing state undoes it. `undone`: it was. `failed`: it could not be, or nobody
+// knows. `skipped`: a person has passed over it. `void`: there was no effect to undo.
+type CompensationStatus string
+
+// CompleteRequest A lease and the result of the work.
+type CompleteRequest struct {
+	// Lease The lease of the claim.
+	Lease Lease `json:"lease"`
+
+	// Result The result, any JSON of the size of a payload at most. It is `$.payload.body` for the transitions of `done`. The
+	// default is null.
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// Connection A service that tasks call, with the state of its circuit.
+type Connection struct {
+	// Auth How pawl authenticates itself at the service.
+	Auth ConnectionAuth `json:"auth"`
+
+	// BaseURL Where the service is: an http or https URL without user, query and fragment. The path of a task is appended to
+	// it.
+	BaseURL string `json:"base_url"`
+
+	// Concurrency How many calls each replica makes at a time.
+	Concurrency int `json:"concurrency"`
+
+	// CreatedAt When it was made.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who made it.
+	CreatedBy string `json:"created_by"`
+
+	// Failures The number of failed attempts since the last successful one.
+	Failures int `json:"failures"`
+
+	// Finding Why nothing can be sent, although the service is not at fault: the secret cannot be opened with the keys that the
+	// deployment has, or its variable is not set. It ends by itself when the secret can be had; null if there is none.
+	Finding *string `json:"finding"`
+
+	// Headers Headers that are sent with each request.
+	Headers map[string]string `json:"headers"`
+
+	// Name The name, by which definitions know it.
+	Name string `json:"name"`
+
+	// RestsUntil Until when nothing is sent, because the circuit is open or there is a finding; null if there is no such time.
+	RestsUntil *Timestamp `json:"rests_until"`
+
+	// Tenant The tenant. Only in lists over all tenants.
+	Tenant *string `json:"tenant,omitempty"`
+
+	// Timeout The longest that an attempt may take; null for what the task says.
+	Timeout *string `json:"timeout"`
+
+	// TLS What is particular to the service's TLS.
+	TLS ConnectionTLS `json:"tls"`
+
+	// UpdatedAt When its settings were last changed.
+	UpdatedAt Timestamp `json:"updated_at"`
+
+	// Version Counts the changes of the settings. It is the `ETag`.
+	Version int64 `json:"version"`
+}
+
+// ConnectionAuth How pawl authenticates itself at the service.
+type ConnectionAuth struct {
+	// Env The variable of pawl's process that has the secret. The operator allows variables to tenants.
+	Env *string `json:"env,omitempty"`
+
+	// Name The name of the header that has the secret. Only for `header`.
+	Name *string `json:"name,omitempty"`
+
+	// Type `bearer`: `Authorization` with the secret as a bearer token (RFC 6750). `basic`: `Authorization` with `user` and the
+	// secret (RFC 7617). `header`: the secret in the header `name`. `none`: not at all.
+	Type ConnectionAuthType `json:"type"`
+
+	// User The user. Only for `basic`, whose password is the secret.
+	User *string `json:"user,omitempty"`
+}
+
+// ConnectionAuthRequest How pawl authenticates itself at the service.
+type ConnectionAuthRequest struct {
+	// Env The variable of pawl's process that has the secret. The operator allows variables to tenants. Instead of `secret`.
+	Env *string `json:"env,omitempty"`
+
+	// Name The name of the header that has the secret. Required for `header`; not for others.
+	Name *string `json:"name,omitempty"`
+
+	// Secret The token, the password or the value of the header. It is stored, and no answer shows it. Without it and `env`,
+	// the secret that there is stays; see the operation.
+	Secret *string `json:"secret,omitempty"`
+
+	// Type `bearer`: `Authorization` with the secret as a bearer token (RFC 6750). `basic`: `Authorization` with `user` and the
+	// secret (RFC 7617). `header`: the secret in the header `name`. `none`: not at all.
+	Type ConnectionAuthType `json:"type"`
+
+	// User The user, without a colon. Required for `basic`, whose password is the secret; not for others.
+	User *string `json:"user,omitempty"`
+}
+
+// ConnectionAuthType `bearer`: `Authorization` with the secret as a bearer token (RFC 6750). `basic`: `Authorization` with `user` and the
+// secret (RFC 7617). `header`: the secret in the header `name`. `none`: not at all.
+type ConnectionAuthType string
+
+// ConnectionList One page of connections.
+type ConnectionList struct {
+	// Items By name.
+	Items []Connection `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// ConnectionRequest The settings of a connection.
+type ConnectionRequest struct {
+	// Auth How pawl authenticates itself. Default not at all.
+	Auth *ConnectionAuthRequest `json:"auth,omitempty"`
+
+	// BaseURL Where the service is: an http or https URL without user, query and fragment. The path of a task is appended to
+	// it.
+	BaseURL string `json:"base_url"`
+
+	// Concurrency How many calls each replica makes at a time. Default 32.
+	Concurrency *int `json:"concurrency,omitempty"`
+
+	// Headers Headers that are sent with each request, at most 50. They are no place for secrets, since answers show them.
+	// `Authorization`, `Cookie`, the headers of the connection itself, and those that pawl sets are refused.
+	Headers map[string]string `json:"headers,omitempty"`
+
+	// Timeout The longest that an attempt may take, from 100 ms to 10 minutes, if the task allows more. Default what the task
+	// says.
+	Timeout *Duration `json:"timeout,omitempty"`
+
+	// TLS What is particular to the service's TLS.
+	TLS *ConnectionTLS `json:"tls,omitempty"`
+}
+
+// ConnectionTLS What is particular to the service's TLS.
+type ConnectionTLS struct {
+	// Ca Certificates in PEM, of which one must have signed the service's, instead of those that the system trusts. At
+	// most 64 KiB. Only for https.
+	Ca *string `json:"ca,omitempty"`
+}
 
 // CreateRequest The context and the settings of a new instance.
 type CreateRequest struct {
@@ -638,8 +1612,8 @@ type CreateRequest struct {
 	// as the instance exists.
 	BusinessKey *string `json:"business_key,omitempty"`
 
-	// CallbackSecret The secret that signs the callback: `whsec_` followed by 24 to 64 bytes in base64. The default is the secret
-	// of the deployment, if it has one.
+	// CallbackSecret The secret that signs the callback: `whsec_` followed by 24 to 64 bytes in base64. The default is a secret
+	// of the tenant that is derived from that of the deployment, if it has one: see `pawl secret callback`.
 	CallbackSecret *string `json:"callback_secret,omitempty"`
 
 	// CallbackURL The http or https URL of a callback. When the instance reaches a final state, it gets one signed delivery of
@@ -654,7 +1628,7 @@ type CreateRequest struct {
 	// `X-Correlation-ID`. It need not be unique.
 	CorrelationID *string `json:"correlation_id,omitempty"`
 
-	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
+	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), such as `90s`, `15m` or `1h30m`, or the form of ISO 8601, such as `PT15M`.
 	//
 	// Examples: 15m
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
@@ -664,10 +1638,36 @@ type CreateRequest struct {
 	Reason *string `json:"reason,omitempty"`
 }
 
-// Definition The definition of one version of a workflow. Answers give it in canonical form: shorthands are written out, and
-// the order of members is fixed. It has at most 1 MiB, and 500 states unless the deployment configures another
-// limit.
+// Definition The definition of one version of a workflow, as the JSON Schema at `/schemas/workflow.json` describes it. Answers give it
+// in canonical form: shorthands are written out, and the order of members is fixed. It has at most 1 MiB, and 500
+// states unless the deployment configures another limit. A member `version` is the version that the definition must
+// have or get; any other is 409 `workflow-conflict`.
 type Definition = json.RawMessage
+
+// DefinitionSimulation A definition, a sequence of events and where to start.
+type DefinitionSimulation struct {
+	// Actor The one who creates the instance, or fires an event: what guards and values see as `$.actor`. The default for an
+	// event is the one who creates the instance, and for that the caller.
+	Actor *SimulatedActor `json:"actor,omitempty"`
+
+	// Context The context to start with.
+	Context json.RawMessage `json:"context,omitempty"`
+
+	// Definition The definition of one version of a workflow, as the JSON Schema at `/schemas/workflow.json` describes it. Answers give it
+	// in canonical form: shorthands are written out, and the order of members is fixed. It has at most 1 MiB, and 500
+	// states unless the deployment configures another limit. A member `version` is the version that the definition must
+	// have or get; any other is 409 `workflow-conflict`.
+	Definition Definition `json:"definition"`
+
+	// Events The events in the order in which they are fired.
+	Events []SimulatedEvent `json:"events,omitempty"`
+
+	// Now The time at which it starts. The default is the present.
+	Now *Timestamp `json:"now,omitempty"`
+
+	// State The state to start in. The default is a creation, which leads to the initial state.
+	State *string `json:"state,omitempty"`
+}
 
 // Delivery A message for one subscription or callback, with the results of its attempts.
 type Delivery struct {
@@ -706,6 +1706,9 @@ type Delivery struct {
 	// SubscriptionID The id of the subscription; null for the callback of an instance.
 	SubscriptionID *string `json:"subscription_id"`
 
+	// Tenant The tenant. Only in lists over all tenants.
+	Tenant *string `json:"tenant,omitempty"`
+
 	// Type The type of the CloudEvent.
 	Type string `json:"type"`
 
@@ -726,10 +1729,33 @@ type DeliveryList struct {
 // dead letter, which is not sent again unless it is replayed.
 type DeliveryStatus string
 
-// Duration A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
+// Duration A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), such as `90s`, `15m` or `1h30m`, or the form of ISO 8601, such as `PT15M`.
 //
 // Examples: 15m
 type Duration = string
+
+// FailRequest A lease, and why the work failed.
+type FailRequest struct {
+	// Error Why, for people. It is `$.payload.error` for the transitions of `error` and `unknown`.
+	Error string `json:"error"`
+
+	// Lease The lease of the claim.
+	Lease Lease `json:"lease"`
+
+	// Outcome How the task ends if there is no other attempt. `error`, the default: it surely had no effect. `unknown`: it may
+	// have had one.
+	Outcome *FailRequestOutcome `json:"outcome,omitempty"`
+
+	// RetryIn With `retryable`, when to try again at the earliest, as a duration of at most `24h`.
+	RetryIn *string `json:"retry_in,omitempty"`
+
+	// Retryable Whether another attempt may succeed. The default is false.
+	Retryable *bool `json:"retryable,omitempty"`
+}
+
+// FailRequestOutcome How the task ends if there is no other attempt. `error`, the default: it surely had no effect. `unknown`: it may
+// have had one.
+type FailRequestOutcome string
 
 // Fault One fault of a request, with `pointer` or `parameter`.
 type Fault struct {
@@ -743,6 +1769,20 @@ type Fault struct {
 	Pointer *string `json:"pointer,omitempty"`
 }
 
+// FireByKeyRequest The payload of an event, the instance to create if there is none, and a reason.
+type FireByKeyRequest struct {
+	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
+	Payload json.RawMessage `json:"payload,omitempty"`
+
+	// Reason The reason to record in history, at most 1,000 characters. It is not part of the content that an idempotency
+	// key stands for.
+	Reason *string `json:"reason,omitempty"`
+
+	// Start The instance of the workflow's latest version to create if none holds the business key. `{}` creates one with an
+	// empty context. The members are as in `CreateRequest`.
+	Start *Start `json:"start,omitempty"`
+}
+
 // FireRequest The payload of an event, and a reason.
 type FireRequest struct {
 	// Payload The data of the event, at most 64 KiB unless the deployment configures another limit. The default is `{}`.
@@ -753,6 +1793,18 @@ type FireRequest struct {
 	Reason *string `json:"reason,omitempty"`
 }
 
+// Grant A set of scopes, with the workflows and events that they are for.
+type Grant struct {
+	// Events The events that `fire` allows, and the topics that `work` does; empty for all.
+	Events []string `json:"events"`
+
+	// Scopes The scopes that count.
+	Scopes []ScopeName `json:"scopes"`
+
+	// Workflows The workflows; empty for all.
+	Workflows []string `json:"workflows"`
+}
+
 // Health The process serves requests.
 type Health struct {
 	Status HealthStatus `json:"status"`
@@ -760,6 +1812,24 @@ type Health struct {
 
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
+
+// Heartbeat A lease that was extended.
+type Heartbeat struct {
+	// CancelRequested Whether the instance has left the state of the task.
+	CancelRequested bool `json:"cancel_requested"`
+
+	// LeaseExpiresAt When the lease is over unless there is another heartbeat.
+	LeaseExpiresAt Timestamp `json:"lease_expires_at"`
+}
+
+// HeartbeatRequest The lease to extend.
+type HeartbeatRequest struct {
+	// Lease The lease of the claim.
+	Lease Lease `json:"lease"`
+
+	// Progress How far the work has come, for people, as JSON of at most 4 KiB. By default what was said before stays.
+	Progress json.RawMessage `json:"progress,omitempty"`
+}
 
 // HistoryItem One step of an instance.
 type HistoryItem struct {
@@ -775,11 +1845,18 @@ type HistoryItem struct {
 	// CorrelationID The `X-Correlation-ID` of the command; null if it had none.
 	CorrelationID *string `json:"correlation_id"`
 
-	// Event The event that was fired, or the timeout (`after:10m`, `ttl`); null if there was none.
+	// DatabaseUser The login of the database whose SQL caused the step. Left out if the step came through the service, and
+	// in the messages of streams.
+	DatabaseUser *string `json:"database_user,omitempty"`
+
+	// Event The event that was fired; `after:10m`, `every:24h` or `ttl` if a timer came due; `done` if a compound state had ended; null if there was none.
 	Event *string `json:"event"`
 
 	// From The state before the step; null for `created`.
 	From *string `json:"from"`
+
+	// Internal Whether the step neither left nor entered a state; left out if not.
+	Internal *bool `json:"internal,omitempty"`
 
 	// Key The idempotency key of the command; null if it had none. A step that a timer made has `timer:` and the
 	// version that the timer was set at.
@@ -787,8 +1864,9 @@ type HistoryItem struct {
 
 	// Kind What made the step. `created`: the creation. `transition`: an event, or an eventless transition. `timeout`: a
 	// timeout of the state (`after`). `expired`: the end of the lifetime (`ttl`, `expires_in`). `migrated`: a
-	// migration to another version of the workflow. `forced`: reserved for an intervention by an operator; no
-	// operation of this contract makes such a step.
+	// migration to another version of the workflow. `forced`: an override by an operator. `cancelled`: a cancel, which
+	// is not the status of that name. `result`: the outcome of a task. `compensated`: a step that `event` names was
+	// undone.
 	Kind HistoryKind `json:"kind"`
 
 	// Payload The payload of the event; null if there was none.
@@ -815,8 +1893,9 @@ type HistoryItem struct {
 
 // HistoryKind What made the step. `created`: the creation. `transition`: an event, or an eventless transition. `timeout`: a
 // timeout of the state (`after`). `expired`: the end of the lifetime (`ttl`, `expires_in`). `migrated`: a
-// migration to another version of the workflow. `forced`: reserved for an intervention by an operator; no
-// operation of this contract makes such a step.
+// migration to another version of the workflow. `forced`: an override by an operator. `cancelled`: a cancel, which
+// is not the status of that name. `result`: the outcome of a task. `compensated`: a step that `event` names was
+// undone.
 type HistoryKind string
 
 // HistoryList One page of history, oldest first.
@@ -868,6 +1947,9 @@ type Instance struct {
 	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
 	Status InstanceStatus `json:"status"`
 
+	// Tenant The tenant. Only in lists over all tenants.
+	Tenant *string `json:"tenant,omitempty"`
+
 	// Version 1 at the creation, and one more with each step.
 	Version int64 `json:"version"`
 
@@ -885,7 +1967,10 @@ type InstanceLeft struct {
 
 	// Reason Why the instance was not migrated. `state-unknown`: the new version has no such state. `state-final`: the
 	// state is final in the new version. `unsettled`: the eventless transitions of the new version would not end.
-	// `busy`: another command held the instance at each attempt.
+	// `busy`: another command held the instance at each attempt. `state-protected`: the state map would have it leave
+	// or enter a protected state. `invariant-broken`: it would break an invariant of the new version. `guard-error`:
+	// a guard or a value of the new version fails. `task-open`: a task of its state may have been sent, and the new
+	// version would send it again.
 	Reason InstanceLeftReason `json:"reason"`
 
 	// State The present state of the instance.
@@ -894,7 +1979,10 @@ type InstanceLeft struct {
 
 // InstanceLeftReason Why the instance was not migrated. `state-unknown`: the new version has no such state. `state-final`: the
 // state is final in the new version. `unsettled`: the eventless transitions of the new version would not end.
-// `busy`: another command held the instance at each attempt.
+// `busy`: another command held the instance at each attempt. `state-protected`: the state map would have it leave
+// or enter a protected state. `invariant-broken`: it would break an invariant of the new version. `guard-error`:
+// a guard or a value of the new version fails. `task-open`: a task of its state may have been sent, and the new
+// version would send it again.
 type InstanceLeftReason string
 
 // InstanceList One page of instances.
@@ -911,6 +1999,12 @@ type InstanceSort string
 // InstanceStatus `active` until the instance reaches a final state, then the `outcome` of that state.
 type InstanceStatus string
 
+// JSONSchema A JSON Schema (2020-12, unless `$schema` names another draft).
+type JSONSchema = json.RawMessage
+
+// Lease The lease of the claim.
+type Lease = string
+
 // NextTimeout The next deadline of an instance.
 type NextTimeout struct {
 	// DueAt The deadline. It is past if the timer is late or fails.
@@ -923,6 +2017,42 @@ type NextTimeout struct {
 	// step is tried again every minute, until the instance moves or its next deadline is due.
 	LastError *string `json:"last_error"`
 }
+
+// OperatorReason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
+// idempotency key stands for.
+type OperatorReason = string
+
+// OverrideRequest Either `to`, or `event` with `bypass`; and a reason.
+type OverrideRequest struct {
+	// Bypass With `event`, required: `guard`.
+	Bypass *OverrideRequestBypass `json:"bypass,omitempty"`
+
+	// ContextPatch With `to`: a JSON Merge Patch (RFC 7396) of the context. It comes after what the states that are left assign,
+	// and before what the states that are entered assign. If the context matched the workflow's `context_schema`
+	// before it, it must match after it.
+	ContextPatch json.RawMessage `json:"context_patch,omitempty"`
+
+	// Event The event whose guards are passed over.
+	Event *string `json:"event,omitempty"`
+
+	// Payload With `event`: its data. The default is `{}`.
+	Payload json.RawMessage `json:"payload,omitempty"`
+
+	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
+	// idempotency key stands for.
+	Reason OperatorReason `json:"reason"`
+
+	// Target With `event`: the path of a state. The first transition that leads there, or to a state within, is taken. By
+	// default it is the first one of the event.
+	Target *string `json:"target,omitempty"`
+
+	// To The path of a state of the instance's version of its workflow. The instance gets into the initial state of a
+	// compound one. The present state is left and entered anew. What the states assign reads `forced` as `$.event`.
+	To *string `json:"to,omitempty"`
+}
+
+// OverrideRequestBypass With `event`, required: `guard`.
+type OverrideRequestBypass string
 
 // Problem An error in the format of RFC 9457.
 type Problem struct {
@@ -956,6 +2086,9 @@ type Problem struct {
 	// LastCommon Of `steps-lost`, the last id of the stream that the database still has.
 	LastCommon *string `json:"last_common,omitempty"`
 
+	// Limit How much the tenant may have.
+	Limit *int64 `json:"limit,omitempty"`
+
 	// RequestID The id of the request, the same as in `X-Request-ID`.
 	RequestID string `json:"request_id"`
 
@@ -970,6 +2103,9 @@ type Problem struct {
 
 	// Type The page that explains the problem, `/problems/{code}`.
 	Type string `json:"type"`
+
+	// Used How much the tenant has, with `limit`. Of open instances and storage it is some seconds old.
+	Used *int64 `json:"used,omitempty"`
 
 	// Version The version of the instance.
 	Version *int64 `json:"version,omitempty"`
@@ -1004,6 +2140,12 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// ReleaseRequest The lease to give back.
+type ReleaseRequest struct {
+	// Lease The lease of the claim.
+	Lease Lease `json:"lease"`
+}
+
 // ReplayReport The result of a replay.
 type ReplayReport struct {
 	// Gone The number of deliveries that cannot be sent any more, since their subscription or instance is gone or their callback was delivered.
@@ -1031,6 +2173,89 @@ type ReplayRequest struct {
 // ReplayRequestStatus Whether to replay dead letters or successful deliveries. The default is `dead`.
 type ReplayRequestStatus string
 
+// Role A grant with a name.
+type Role struct {
+	// CreatedAt When it was made.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who made it.
+	CreatedBy string `json:"created_by"`
+
+	// Events The events that its scope `fire` allows; empty for all.
+	Events []string `json:"events"`
+
+	// Name The name.
+	Name string `json:"name"`
+
+	// Scopes The scopes.
+	Scopes []ScopeName `json:"scopes"`
+
+	// Tenant The tenant; `*` for the deployment.
+	Tenant string `json:"tenant"`
+
+	// UpdatedAt When it was last replaced.
+	UpdatedAt Timestamp `json:"updated_at"`
+
+	// Workflows The workflows that it is for; empty for all.
+	Workflows []string `json:"workflows"`
+}
+
+// RoleList One page of roles.
+type RoleList struct {
+	// Items By name.
+	Items []Role `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// RoleRequest A role to make or replace.
+type RoleRequest struct {
+	// Events The events that its scope `fire` allows, and the topics that its scope `work` does. Default all.
+	Events []string `json:"events,omitempty"`
+
+	// Scopes The scopes.
+	Scopes []ScopeName `json:"scopes"`
+
+	// Workflows The workflows that it is for. Default all.
+	Workflows []string `json:"workflows,omitempty"`
+}
+
+// Schema One version of a JSON Schema of the deployment.
+type Schema struct {
+	// Checksum SHA-256 of the schema, in lower-case hexadecimal.
+	Checksum string `json:"checksum"`
+
+	// CreatedAt When the version was registered.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who registered the version.
+	CreatedBy string `json:"created_by"`
+
+	// Name The name of the schema.
+	Name string `json:"name"`
+
+	// Schema A JSON Schema (2020-12, unless `$schema` names another draft).
+	Schema JSONSchema `json:"schema"`
+
+	// Version The version, from 1.
+	Version int `json:"version"`
+}
+
+// SchemaList One page of schemas.
+type SchemaList struct {
+	Items []Schema `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// ScopeName A permission; none includes another. `read`: reads, streams, simulations. `create`: instances. `fire`: events.
+// `work`: tasks of workers. `deploy`: workflows, versions, migrations, back-tests; it counts only for the tenant
+// `*`. `connect`: connections, sources, schedules. `deliver`: subscriptions and deliveries. `operate`: overrides,
+// cancellations, bulk operations. `audit`: the audit. `admin`: tokens, roles and tenants.
+type ScopeName string
+
 // SecretRequest The new secret.
 type SecretRequest struct {
 	// Secret `whsec_` followed by 24 to 64 bytes in base64. By default one is generated.
@@ -1042,54 +2267,139 @@ type Simulated struct {
 	// Context The context at the end.
 	Context json.RawMessage `json:"context"`
 
+	// Start The instance before the first event.
+	Start SimulatedInstance `json:"start"`
+
 	// State The state at the end.
 	State string `json:"state"`
 
-	// Steps One step for each event.
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// Steps One step for each event, and one for each timer that comes due.
 	Steps []SimulatedStep `json:"steps"`
+
+	// Version The version of the instance at the end.
+	Version int64 `json:"version"`
 }
 
-// SimulatedEvent An event to simulate.
-type SimulatedEvent struct {
-	// Event The name of the event.
-	Event string `json:"event"`
+// SimulatedActor The one who creates the instance, or fires an event: what guards and values see as `$.actor`. The default for an
+// event is the one who creates the instance, and for that the caller.
+type SimulatedActor struct {
+	// Subject The subject.
+	Subject string `json:"subject"`
+}
 
-	// Payload The data of the event. The default is `{}`.
+// SimulatedEvent An event to simulate, or time that passes. It has either `event` or `after`.
+type SimulatedEvent struct {
+	// Actor The one who creates the instance, or fires an event: what guards and values see as `$.actor`. The default for an
+	// event is the one who creates the instance, and for that the caller.
+	Actor *SimulatedActor `json:"actor,omitempty"`
+
+	// After How much time passes: a duration that may also have months (`mo`) and years (`y`), such as `10m` or `1mo`.
+	After *string `json:"after,omitempty"`
+
+	// Event The name of the event. It may be what becomes of a task or of undoing, such as `done:charge`: nothing is called.
+	Event *string `json:"event,omitempty"`
+
+	// Payload The data of the event. The default is `{}`. Of a task it may leave members out: they are null, or `{}` for the
+	// headers.
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
-// SimulatedStep The outcome of one event.
-type SimulatedStep struct {
-	// Context The context after the event.
+// SimulatedInstance The instance before the first event.
+type SimulatedInstance struct {
+	// Context The context.
 	Context json.RawMessage `json:"context"`
 
-	// Event The name of the event.
+	// State The state.
+	State string `json:"state"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// Version The version of the instance.
+	Version int64 `json:"version"`
+}
+
+// SimulatedStep The outcome of one event or timer.
+type SimulatedStep struct {
+	// At The time of the step.
+	At Timestamp `json:"at"`
+
+	// Context The context after the step.
+	Context json.RawMessage `json:"context"`
+
+	// Event The name of the event, of the timer, or `ttl` for the lifetime.
 	Event string `json:"event"`
 
-	// From The state before the event.
-	From    string               `json:"from"`
+	// From The state before the step.
+	From string `json:"from"`
+
+	// Index The place in `events`, counted from 0, of the event, or of the time in which the timer came due.
+	Index int `json:"index"`
+
+	// Kind What makes the step, as in history.
+	Kind    SimulatedStepKind    `json:"kind"`
 	Outcome SimulatedStepOutcome `json:"outcome"`
 
 	// Problem An error in the format of RFC 9457.
 	Problem *Problem `json:"problem,omitempty"`
 
-	// To The state after the event, which is the same if the event was refused.
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// To The state after the step, which is the same if it was refused.
 	To string `json:"to"`
+
+	// Version The version of the instance after the step.
+	Version int64 `json:"version"`
 }
+
+// SimulatedStepKind What makes the step, as in history.
+type SimulatedStepKind string
 
 // SimulatedStepOutcome defines model for SimulatedStep.Outcome.
 type SimulatedStepOutcome string
 
 // Simulation A sequence of events and where to start.
 type Simulation struct {
+	// Actor The one who creates the instance, or fires an event: what guards and values see as `$.actor`. The default for an
+	// event is the one who creates the instance, and for that the caller.
+	Actor *SimulatedActor `json:"actor,omitempty"`
+
 	// Context The context to start with.
 	Context json.RawMessage `json:"context,omitempty"`
 
 	// Events The events in the order in which they are fired.
 	Events []SimulatedEvent `json:"events,omitempty"`
 
-	// State The state to start in. The default is the initial state.
+	// Now The time at which it starts. The default is the present.
+	Now *Timestamp `json:"now,omitempty"`
+
+	// State The state to start in. The default is a creation, which leads to the initial state.
 	State *string `json:"state,omitempty"`
+}
+
+// Start The instance of the workflow's latest version to create if none holds the business key. `{}` creates one with an
+// empty context. The members are as in `CreateRequest`.
+type Start struct {
+	// CallbackSecret The secret that signs the callback.
+	CallbackSecret *string `json:"callback_secret,omitempty"`
+
+	// CallbackURL The URL of a callback.
+	CallbackURL *string `json:"callback_url,omitempty"`
+
+	// Context The data of the instance. The default is `{}`.
+	Context json.RawMessage `json:"context,omitempty"`
+
+	// CorrelationID The client's id for the work that the instance belongs to.
+	CorrelationID *string `json:"correlation_id,omitempty"`
+
+	// ExpiresIn A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), such as `90s`, `15m` or `1h30m`, or the form of ISO 8601, such as `PT15M`.
+	//
+	// Examples: 15m
+	ExpiresIn *Duration `json:"expires_in,omitempty"`
 }
 
 // Subscription A subscription of an endpoint, with the state of its circuit.
@@ -1116,18 +2426,26 @@ type Subscription struct {
 	// Each name must exist in a version of some workflow, or of one of the given workflows if there are any.
 	Filter SubscriptionFilter `json:"filter"`
 
+	// Finding Why nothing can be sent, although the endpoint is not at fault: the secret cannot be opened with the keys that
+	// the deployment has. Deliveries wait and lose no attempt. It ends by itself when the key is there again, and
+	// when the secret is replaced; null if there is none.
+	Finding *string `json:"finding"`
+
 	// ID The id of the subscription.
 	ID string `json:"id"`
 
 	// PreviousSecretUntil Until when deliveries are also signed with the previous secret; null if they are not.
 	PreviousSecretUntil *Timestamp `json:"previous_secret_until"`
 
-	// RestsUntil Until when nothing is sent, because the circuit is open or the endpoint asked to wait; null if there is no
-	// such time.
+	// RestsUntil Until when nothing is sent, because the circuit is open, the endpoint asked to wait, or there is a finding;
+	// null if there is no such time.
 	RestsUntil *Timestamp `json:"rests_until"`
 
 	// Secret The secret that signs deliveries. Only in the answer to the request that set it.
 	Secret *string `json:"secret,omitempty"`
+
+	// Tenant The tenant. Only in lists over all tenants.
+	Tenant *string `json:"tenant,omitempty"`
 
 	// URL The URL that steps are delivered to, as it is sent.
 	URL string `json:"url"`
@@ -1187,8 +2505,367 @@ type SubscriptionRequest struct {
 	URL string `json:"url"`
 }
 
+// Task Work that an instance has asked for by entering a state.
+type Task struct {
+	// Attempt The number of attempts.
+	Attempt int `json:"attempt"`
+
+	// Attempts The attempts, oldest first; of more than 200, the last 200. Only in the answer to a read of this task.
+	Attempts []TaskAttempt `json:"attempts,omitzero"`
+
+	// Compensation Whether the task undoes something.
+	Compensation bool `json:"compensation"`
+
+	// Connection The connection of the call; null for work.
+	Connection *string `json:"connection"`
+
+	// CreatedAt When the state was entered.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DeadlineAt When it ends at the latest.
+	DeadlineAt Timestamp `json:"deadline_at"`
+
+	// DueAt When the next attempt is due; null while one is under way, and when it has ended.
+	DueAt *Timestamp `json:"due_at"`
+
+	// EndedAt When it ended; null while it is open.
+	EndedAt *Timestamp `json:"ended_at"`
+
+	// Error Why the last attempt, or the task, failed; null if nothing has.
+	Error *string `json:"error"`
+
+	// ID The id of the task.
+	ID string `json:"id"`
+
+	// InstanceID The id of the instance.
+	InstanceID string `json:"instance_id"`
+
+	// Key The idempotency key of the present attempts.
+	Key string `json:"key"`
+
+	// LeaseExpiresAt When the lease is over; null if nobody has one.
+	LeaseExpiresAt *Timestamp `json:"lease_expires_at"`
+
+	// LeftAt When the instance left the state while the task was open; null if it has not. Such a task is late.
+	LeftAt *Timestamp `json:"left_at"`
+
+	// MovesInstance Whether the outcome has moved the instance, or will. If not, only the task changes. Only in the answers to `retry`
+	// and `resolve`.
+	MovesInstance *bool `json:"moves_instance,omitempty"`
+
+	// Name The name of the task; of a compensation, the name of what it undoes.
+	Name string `json:"name"`
+
+	// Progress What the worker last said about its progress, any JSON; null if nothing.
+	Progress json.RawMessage `json:"progress"`
+
+	// State The state that declares the task; of a compensation, the undoing state.
+	State string `json:"state"`
+
+	// Status `pending`: nothing was sent to anybody, or only attempts that surely had no effect. `sent`: an attempt is under way,
+	// or one had an outcome that is not known and is to be repeated. `reconciling`: pawl asks whether an attempt had its
+	// effect. `done`, `error`: it ended. `unknown`: it ended, and nobody knows how. `cancelled`: its state was left before
+	// anything was sent.
+	Status TaskStatus `json:"status"`
+
+	// Tenant The tenant. Only in lists over all tenants.
+	Tenant *string `json:"tenant,omitempty"`
+
+	// Topic The topic by which workers claim it; null for a call.
+	Topic *string `json:"topic"`
+
+	// Type Whether pawl calls a service, or workers claim the task.
+	Type TaskType `json:"type"`
+
+	// Worker Who has the lease; null if nobody has.
+	Worker *string `json:"worker"`
+
+	// Workflow The name of the workflow.
+	Workflow string `json:"workflow"`
+
+	// WorkflowVersion The version of the workflow that declares the task.
+	WorkflowVersion int `json:"workflow_version"`
+}
+
+// TaskType Whether pawl calls a service, or workers claim the task.
+type TaskType string
+
+// TaskAttempt An attempt of a task, or a question about one.
+type TaskAttempt struct {
+	// Attempt Its number.
+	Attempt int `json:"attempt"`
+
+	// EndedAt When its result was recorded; null while it is under way.
+	EndedAt *Timestamp `json:"ended_at"`
+
+	// Error Why it failed; null if it did not.
+	Error *string `json:"error"`
+
+	// Key The idempotency key.
+	Key string `json:"key"`
+
+	// Reconciling Whether pawl asked if an earlier attempt had its effect.
+	Reconciling bool `json:"reconciling"`
+
+	// Result What became of it, such as `answered`, `refused`, `lost`, `completed`, `failed` or `expired`; null while it is under
+	// way. Others may be added.
+	Result *string `json:"result"`
+
+	// StartedAt When it was claimed.
+	StartedAt Timestamp `json:"started_at"`
+
+	// Status The HTTP status of the answer; null if there was none.
+	Status *int `json:"status"`
+
+	// Worker The worker, or the process that sent the call.
+	Worker *string `json:"worker"`
+}
+
+// TaskList One page of tasks.
+type TaskList struct {
+	// Items Newest first.
+	Items []Task `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// TaskResolveRequest How the task ended, and why that is known.
+type TaskResolveRequest struct {
+	// Outcome How it ended.
+	Outcome TaskResolveRequestOutcome `json:"outcome"`
+
+	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
+	// idempotency key stands for.
+	Reason OperatorReason `json:"reason"`
+
+	// Result The result, any JSON of the size of a payload at most. It is `$.payload.body` for the transitions of the outcome.
+	// The default is null.
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// TaskResolveRequestOutcome How it ended.
+type TaskResolveRequestOutcome string
+
+// TaskRetryRequest Why.
+type TaskRetryRequest struct {
+	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
+	// idempotency key stands for.
+	Reason OperatorReason `json:"reason"`
+}
+
+// TaskStatus `pending`: nothing was sent to anybody, or only attempts that surely had no effect. `sent`: an attempt is under way,
+// or one had an outcome that is not known and is to be repeated. `reconciling`: pawl asks whether an attempt had its
+// effect. `done`, `error`: it ended. `unknown`: it ended, and nobody knows how. `cancelled`: its state was left before
+// anything was sent.
+type TaskStatus string
+
+// Tenant A namespace of instances, keys, subscriptions and tokens.
+type Tenant struct {
+	// CreatedAt When it was made.
+	CreatedAt Timestamp `json:"created_at"`
+
+	// CreatedBy Who made it.
+	CreatedBy string `json:"created_by"`
+
+	// Disabled Whether it is disabled.
+	Disabled bool `json:"disabled"`
+
+	// DisabledAt Since when it is disabled; null if it is not.
+	DisabledAt *Timestamp `json:"disabled_at"`
+
+	// ID The id.
+	ID string `json:"id"`
+
+	// Limits Limits of a tenant. A limit that is missing is the deployment's.
+	Limits TenantLimits `json:"limits"`
+}
+
+// TenantLimits Limits of a tenant. A limit that is missing is the deployment's.
+type TenantLimits = fsm.TenantLimits
+
+// TenantList One page of tenants.
+type TenantList struct {
+	// Items By id.
+	Items []Tenant `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// TenantRequest What to set of a tenant.
+type TenantRequest struct {
+	// Disabled Whether its callers are refused, and its timers and deliveries wait.
+	Disabled *bool `json:"disabled,omitempty"`
+
+	// Limits Limits of a tenant. A limit that is missing is the deployment's.
+	Limits *TenantLimits `json:"limits,omitempty"`
+}
+
+// Timeline One page of what happened to an instance.
+type Timeline struct {
+	// Items Oldest first.
+	Items []TimelineItem `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// TimelineItem Something that happened to an instance. Which members it has depends on its kind.
+type TimelineItem struct {
+	// Actor Who caused the step.
+	Actor *string `json:"actor,omitempty"`
+
+	// At When it began.
+	At Timestamp `json:"at"`
+
+	// Attempt The number of the attempt; of a task or a delivery, how many there were.
+	Attempt *int `json:"attempt,omitempty"`
+
+	// Compensation Whether the task undoes something; left out if not.
+	Compensation *bool `json:"compensation,omitempty"`
+
+	// DeliveryID The id of the delivery.
+	DeliveryID *string `json:"delivery_id,omitempty"`
+
+	// EndedAt When it ended.
+	EndedAt *Timestamp `json:"ended_at,omitempty"`
+
+	// Event Of a step, the event.
+	Event *string `json:"event,omitempty"`
+
+	// Failure Why it failed.
+	Failure *string `json:"failure,omitempty"`
+
+	// From Of a step, the state before it.
+	From *string `json:"from,omitempty"`
+
+	// HTTPStatus The HTTP status of the last answer.
+	HTTPStatus *int `json:"http_status,omitempty"`
+
+	// Kind `step`: a step of the instance. `task`: a task began. `attempt`: an attempt of a task. `compensation`: something was
+	// registered to be undone. `delivery`: a message about a step. Ignore items of an unknown kind.
+	Kind TimelineKind `json:"kind"`
+
+	// Name The name of the task or of the compensation.
+	Name *string `json:"name,omitempty"`
+
+	// Reason The reason of the step.
+	Reason *string `json:"reason,omitempty"`
+
+	// Reconciling Whether pawl asked if an earlier attempt had its effect; left out if not.
+	Reconciling *bool `json:"reconciling,omitempty"`
+
+	// Status The present status of the task, the compensation or the delivery; what became of the attempt.
+	Status *string `json:"status,omitempty"`
+
+	// Step What made the step. `created`: the creation. `transition`: an event, or an eventless transition. `timeout`: a
+	// timeout of the state (`after`). `expired`: the end of the lifetime (`ttl`, `expires_in`). `migrated`: a
+	// migration to another version of the workflow. `forced`: an override by an operator. `cancelled`: a cancel, which
+	// is not the status of that name. `result`: the outcome of a task. `compensated`: a step that `event` names was
+	// undone.
+	Step *HistoryKind `json:"step,omitempty"`
+
+	// SubscriptionID The subscription of the delivery; left out for a callback.
+	SubscriptionID *string `json:"subscription_id,omitempty"`
+
+	// Summary What happened, for people. Its wording may change.
+	Summary string `json:"summary"`
+
+	// TaskID The id of the task.
+	TaskID *string `json:"task_id,omitempty"`
+
+	// To Of a step, the state after it.
+	To *string `json:"to,omitempty"`
+
+	// Version The version of the instance after the step; of the other kinds, after the step that they belong to.
+	Version *int64 `json:"version,omitempty"`
+
+	// Worker The worker, or the process that sent the call.
+	Worker *string `json:"worker,omitempty"`
+}
+
+// TimelineKind `step`: a step of the instance. `task`: a task began. `attempt`: an attempt of a task. `compensation`: something was
+// registered to be undone. `delivery`: a message about a step. Ignore items of an unknown kind.
+type TimelineKind string
+
 // TimerFilter Which timers the instances of a list have.
 type TimerFilter string
+
+// TokenList One page of tokens.
+type TokenList struct {
+	// Items By id.
+	Items []BearerToken `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// TokenRequest A token to make.
+type TokenRequest struct {
+	// ExpiresAt When it ends. Default never.
+	ExpiresAt *Timestamp `json:"expires_at,omitempty"`
+
+	// ID The id, of lower-case letters, digits and hyphens. Default one that the service makes.
+	ID *string `json:"id,omitempty"`
+
+	// Name What the token is for.
+	Name *string `json:"name,omitempty"`
+
+	// Roles The names of its roles.
+	Roles []string `json:"roles,omitempty"`
+
+	// Scopes Its own scopes. Default none, if it has roles.
+	Scopes []ScopeName `json:"scopes,omitempty"`
+
+	// Subject The actor of what its bearer does.
+	Subject string `json:"subject"`
+
+	// Workflows The workflows that bound everything that it may do. Default all.
+	Workflows []string `json:"workflows,omitempty"`
+}
+
+// Work A task as its worker gets it.
+type Work struct {
+	// Attempt The number of this attempt. From 2 on the work may have been done before.
+	Attempt int `json:"attempt"`
+
+	// CorrelationID The correlation id of the step that started the task; null if it has none.
+	CorrelationID *string `json:"correlation_id"`
+
+	// DeadlineAt When the task ends, whoever works on it.
+	DeadlineAt Timestamp `json:"deadline_at"`
+
+	// ID The id of the task.
+	ID string `json:"id"`
+
+	// Input What the definition gives the worker.
+	Input json.RawMessage `json:"input"`
+
+	// InstanceID The id of the instance.
+	InstanceID string `json:"instance_id"`
+
+	// Key The key by which others recognise the work as the same. It is that of all attempts.
+	Key string `json:"key"`
+
+	// Lease The lease, an opaque text. What ends the task names it.
+	Lease string `json:"lease"`
+
+	// LeaseExpiresAt When the lease is over unless there is a heartbeat.
+	LeaseExpiresAt Timestamp `json:"lease_expires_at"`
+
+	// Name The name of the task in its definition; of a compensation, the name of what it undoes.
+	Name string `json:"name"`
+
+	// Topic The topic.
+	Topic string `json:"topic"`
+
+	// Traceparent The trace context of the step that started the task; null if it has none.
+	Traceparent *string `json:"traceparent"`
+
+	// Workflow The name of the instance's workflow.
+	Workflow string `json:"workflow"`
+}
 
 // Workflow One version of a workflow.
 type Workflow struct {
@@ -1201,9 +2878,10 @@ type Workflow struct {
 	// CreatedBy Who registered the version; null in a dry run of a version that does not exist.
 	CreatedBy *string `json:"created_by"`
 
-	// Definition The definition of one version of a workflow. Answers give it in canonical form: shorthands are written out, and
-	// the order of members is fixed. It has at most 1 MiB, and 500 states unless the deployment configures another
-	// limit.
+	// Definition The definition of one version of a workflow, as the JSON Schema at `/schemas/workflow.json` describes it. Answers give it
+	// in canonical form: shorthands are written out, and the order of members is fixed. It has at most 1 MiB, and 500
+	// states unless the deployment configures another limit. A member `version` is the version that the definition must
+	// have or get; any other is 409 `workflow-conflict`.
 	Definition Definition `json:"definition"`
 
 	// Name The name of the workflow.
@@ -1218,9 +2896,10 @@ type Workflow struct {
 
 // WorkflowBacktest The candidate, either a definition or a version, and the size of the sample.
 type WorkflowBacktest struct {
-	// Definition The definition of one version of a workflow. Answers give it in canonical form: shorthands are written out, and
-	// the order of members is fixed. It has at most 1 MiB, and 500 states unless the deployment configures another
-	// limit.
+	// Definition The definition of one version of a workflow, as the JSON Schema at `/schemas/workflow.json` describes it. Answers give it
+	// in canonical form: shorthands are written out, and the order of members is fixed. It has at most 1 MiB, and 500
+	// states unless the deployment configures another limit. A member `version` is the version that the definition must
+	// have or get; any other is 409 `workflow-conflict`.
 	Definition *Definition `json:"definition,omitempty"`
 
 	// Sample The number of instances to re-run, newest first. The default is 1,000. A value above 10,000 means 10,000.
@@ -1341,6 +3020,36 @@ type WorkflowUse struct {
 	Version int `json:"version"`
 }
 
+// AuditAction defines model for AuditAction.
+type AuditAction = string
+
+// AuditActor defines model for AuditActor.
+type AuditActor = string
+
+// AuditAfter defines model for AuditAfter.
+type AuditAfter = int64
+
+// AuditFrom defines model for AuditFrom.
+type AuditFrom = Timestamp
+
+// AuditOutcome defines model for AuditOutcome.
+type AuditOutcome = string
+
+// AuditTarget defines model for AuditTarget.
+type AuditTarget = string
+
+// AuditTo defines model for AuditTo.
+type AuditTo = Timestamp
+
+// BulkID defines model for BulkID.
+type BulkID = string
+
+// CompensationName defines model for CompensationName.
+type CompensationName = string
+
+// ConnectionName defines model for ConnectionName.
+type ConnectionName = string
+
 // Cursor defines model for Cursor.
 type Cursor = string
 
@@ -1362,7 +3071,7 @@ type FilterState = []string
 // FilterStatus defines model for FilterStatus.
 type FilterStatus = []InstanceStatus
 
-// FilterStuckFor A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), such as `90s`, `15m` or `1h30m`.
+// FilterStuckFor A duration from 1 ms to ten years: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), such as `90s`, `15m` or `1h30m`, or the form of ISO 8601, such as `PT15M`.
 //
 // Examples: 15m
 type FilterStuckFor = Duration
@@ -1375,6 +3084,12 @@ type InstanceID = string
 
 // Limit defines model for Limit.
 type Limit = int
+
+// RoleName defines model for RoleName.
+type RoleName = string
+
+// SchemaName defines model for SchemaName.
+type SchemaName = string
 
 // Sort The order of a list of instances, descending with a `-`.
 type Sort = InstanceSort
@@ -1394,8 +3109,83 @@ type StreamTerminalOnly = bool
 // SubscriptionID defines model for SubscriptionID.
 type SubscriptionID = string
 
+// TaskID defines model for TaskID.
+type TaskID = string
+
+// TenantID defines model for TenantID.
+type TenantID = string
+
+// TokenID defines model for TokenID.
+type TokenID = string
+
+// Topic defines model for Topic.
+type Topic = string
+
 // WorkflowName defines model for WorkflowName.
 type WorkflowName = string
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Actor Only rows of this actor.
+	Actor *AuditActor `form:"actor,omitempty" json:"actor,omitempty"`
+
+	// Action Only rows of this action, such as `workflow.register`; for a refusal, the operationId.
+	Action *AuditAction `form:"action,omitempty" json:"action,omitempty"`
+
+	// Target Only rows about this, such as the id of a token or of an instance.
+	Target *AuditTarget `form:"target,omitempty" json:"target,omitempty"`
+
+	// Outcome Only rows with this outcome - `done`, or the code of a problem.
+	Outcome *AuditOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// After Only rows behind this `seq`.
+	After *AuditAfter `form:"after,omitempty" json:"after,omitempty"`
+
+	// From Only rows that were written from this time on.
+	From *AuditFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Only rows that were written before this time.
+	To *AuditTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListBulksParams defines parameters for ListBulks.
+type ListBulksParams struct {
+	// Status Only bulks with this status.
+	Status *BulkStatus `form:"status,omitempty" json:"status,omitempty"`
+
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListBulkItemsParams defines parameters for ListBulkItems.
+type ListBulkItemsParams struct {
+	// Outcome Only items with this outcome.
+	Outcome *BulkOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListConnectionsParams defines parameters for ListConnections.
+type ListConnectionsParams struct {
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
 
 // ListDeliveriesParams defines parameters for ListDeliveries.
 type ListDeliveriesParams struct {
@@ -1513,6 +3303,12 @@ type FireEventParams struct {
 	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
 }
 
+// CancelInstanceParams defines parameters for CancelInstance.
+type CancelInstanceParams struct {
+	// DryRun Whether to decide, and write nothing.
+	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+}
+
 // StreamInstanceParams defines parameters for StreamInstance.
 type StreamInstanceParams struct {
 	// From Where a stream without `Last-Event-ID` starts - now, or at the beginning of history.
@@ -1541,8 +3337,80 @@ type ListHistoryParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// OverrideInstanceParams defines parameters for OverrideInstance.
+type OverrideInstanceParams struct {
+	// DryRun Whether to decide, and write nothing.
+	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+}
+
+// ListTimelineParams defines parameters for ListTimeline.
+type ListTimelineParams struct {
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListRolesParams defines parameters for ListRoles.
+type ListRolesParams struct {
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListSchemasParams defines parameters for ListSchemas.
+type ListSchemasParams struct {
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ListSubscriptionsParams defines parameters for ListSubscriptions.
 type ListSubscriptionsParams struct {
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListTasksParams defines parameters for ListTasks.
+type ListTasksParams struct {
+	// Status Only tasks with this status.
+	Status *TaskStatus `form:"status,omitempty" json:"status,omitempty"`
+
+	// Topic Only tasks that workers claim by this topic.
+	Topic *string `form:"topic,omitempty" json:"topic,omitempty"`
+
+	// Workflow Only tasks of this workflow.
+	Workflow *string `form:"workflow,omitempty" json:"workflow,omitempty"`
+
+	// InstanceID Only tasks of this instance.
+	InstanceID *string `form:"instance_id,omitempty" json:"instance_id,omitempty"`
+
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListTenantsParams defines parameters for ListTenants.
+type ListTenantsParams struct {
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListTokensParams defines parameters for ListTokens.
+type ListTokensParams struct {
 	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
@@ -1563,7 +3431,14 @@ type ListWorkflowsParams struct {
 type RegisterWorkflowParams struct {
 	// DryRun Check the definition and write nothing.
 	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// Confirm What loses data and is meant all the same. A `retention` that is shorter than the latest version's has older
+	// final instances purged, and is 409 `workflow-conflict` without `shorten-retention`.
+	Confirm *RegisterWorkflowParamsConfirm `form:"confirm,omitempty" json:"confirm,omitempty"`
 }
+
+// RegisterWorkflowParamsConfirm defines parameters for RegisterWorkflow.
+type RegisterWorkflowParamsConfirm string
 
 // GetWorkflowDiagramParams defines parameters for GetWorkflowDiagram.
 type GetWorkflowDiagramParams struct {
@@ -1625,6 +3500,12 @@ type ListWorkflowInstancesParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// FireEventByKeyParams defines parameters for FireEventByKey.
+type FireEventByKeyParams struct {
+	// DryRun Whether to decide the event and write nothing.
+	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+}
+
 // SimulateWorkflowParams defines parameters for SimulateWorkflow.
 type SimulateWorkflowParams struct {
 	// Version The version of the workflow. The default is the latest.
@@ -1634,11 +3515,38 @@ type SimulateWorkflowParams struct {
 // RunBatchJSONRequestBody defines body for RunBatch for application/json ContentType.
 type RunBatchJSONRequestBody = BatchRequest
 
+// CreateBulkJSONRequestBody defines body for CreateBulk for application/json ContentType.
+type CreateBulkJSONRequestBody = BulkRequest
+
+// PutConnectionJSONRequestBody defines body for PutConnection for application/json ContentType.
+type PutConnectionJSONRequestBody = ConnectionRequest
+
 // ReplayDeliveriesJSONRequestBody defines body for ReplayDeliveries for application/json ContentType.
 type ReplayDeliveriesJSONRequestBody = ReplayRequest
 
 // FireEventJSONRequestBody defines body for FireEvent for application/json ContentType.
 type FireEventJSONRequestBody = FireRequest
+
+// CancelInstanceJSONRequestBody defines body for CancelInstance for application/json ContentType.
+type CancelInstanceJSONRequestBody = CancelRequest
+
+// RetryCompensationJSONRequestBody defines body for RetryCompensation for application/json ContentType.
+type RetryCompensationJSONRequestBody = CompensationRequest
+
+// SkipCompensationJSONRequestBody defines body for SkipCompensation for application/json ContentType.
+type SkipCompensationJSONRequestBody = CompensationRequest
+
+// OverrideInstanceJSONRequestBody defines body for OverrideInstance for application/json ContentType.
+type OverrideInstanceJSONRequestBody = OverrideRequest
+
+// PutRoleJSONRequestBody defines body for PutRole for application/json ContentType.
+type PutRoleJSONRequestBody = RoleRequest
+
+// RegisterSchemaJSONRequestBody defines body for RegisterSchema for application/json ContentType.
+type RegisterSchemaJSONRequestBody = JSONSchema
+
+// SimulateDefinitionJSONRequestBody defines body for SimulateDefinition for application/json ContentType.
+type SimulateDefinitionJSONRequestBody = DefinitionSimulation
 
 // CreateSubscriptionJSONRequestBody defines body for CreateSubscription for application/json ContentType.
 type CreateSubscriptionJSONRequestBody = SubscriptionRequest
@@ -1649,6 +3557,33 @@ type UpdateSubscriptionJSONRequestBody = SubscriptionPatch
 // RotateSubscriptionSecretJSONRequestBody defines body for RotateSubscriptionSecret for application/json ContentType.
 type RotateSubscriptionSecretJSONRequestBody = SecretRequest
 
+// CompleteTaskJSONRequestBody defines body for CompleteTask for application/json ContentType.
+type CompleteTaskJSONRequestBody = CompleteRequest
+
+// FailTaskJSONRequestBody defines body for FailTask for application/json ContentType.
+type FailTaskJSONRequestBody = FailRequest
+
+// HeartbeatTaskJSONRequestBody defines body for HeartbeatTask for application/json ContentType.
+type HeartbeatTaskJSONRequestBody = HeartbeatRequest
+
+// ReleaseTaskJSONRequestBody defines body for ReleaseTask for application/json ContentType.
+type ReleaseTaskJSONRequestBody = ReleaseRequest
+
+// ResolveTaskJSONRequestBody defines body for ResolveTask for application/json ContentType.
+type ResolveTaskJSONRequestBody = TaskResolveRequest
+
+// RetryTaskJSONRequestBody defines body for RetryTask for application/json ContentType.
+type RetryTaskJSONRequestBody = TaskRetryRequest
+
+// PutTenantJSONRequestBody defines body for PutTenant for application/json ContentType.
+type PutTenantJSONRequestBody = TenantRequest
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = TokenRequest
+
+// ClaimWorkJSONRequestBody defines body for ClaimWork for application/json ContentType.
+type ClaimWorkJSONRequestBody = ClaimRequest
+
 // RegisterWorkflowJSONRequestBody defines body for RegisterWorkflow for application/json ContentType.
 type RegisterWorkflowJSONRequestBody = Definition
 
@@ -1657,6 +3592,9 @@ type BacktestWorkflowJSONRequestBody = WorkflowBacktest
 
 // CreateInstanceJSONRequestBody defines body for CreateInstance for application/json ContentType.
 type CreateInstanceJSONRequestBody = CreateRequest
+
+// FireEventByKeyJSONRequestBody defines body for FireEventByKey for application/json ContentType.
+type FireEventByKeyJSONRequestBody = FireByKeyRequest
 
 // MigrateWorkflowJSONRequestBody defines body for MigrateWorkflow for application/json ContentType.
 type MigrateWorkflowJSONRequestBody = WorkflowMigration

@@ -18,10 +18,14 @@ func InstanceOf(i fsm.Instance) Instance {
 
 // HistoryItemOf converts a step to the form of the contract.
 func HistoryItemOf(s fsm.Step) HistoryItem {
+	var internal *bool
+	if s.Internal {
+		internal = &s.Internal
+	}
 	return HistoryItem{
 		Version: s.Version, WorkflowVersion: s.WorkflowVersion, Kind: HistoryKind(s.Kind), Event: s.Event,
 		From: s.From, To: s.To, Status: InstanceStatus(s.Status), Context: s.Context, Payload: s.Payload,
-		Actor: s.Actor, Reason: s.Reason, Key: s.Key, CorrelationID: s.CorrelationID,
-		Traceparent: s.Traceparent, At: Timestamp(s.At),
+		Actor: s.Actor, DatabaseUser: s.DatabaseUser, Reason: s.Reason, Key: s.Key, CorrelationID: s.CorrelationID,
+		Traceparent: s.Traceparent, At: Timestamp(s.At), Internal: internal,
 	}
 }

@@ -6,7 +6,7 @@
 // [Policy] is what the deployment configures for such endpoints. It is written once and given to
 // both sides: to the service, which refuses a URL when it is registered, and to the sender, which
 // connects to it. [NormalURL] is how such a URL is written: what a client is shown is what is sent.
-// [Guard] is the list of addresses that are refused.
+// [Guard] decides which addresses are refused.
 //
 // # Why an address is checked twice
 //

@@ -1,20 +1,35 @@
 package address
 
 import (
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"net/netip"
 	"strings"
 )
 
 // Policy is what a deployment configures for the endpoints that its clients name. Its zero value is safe for
 // clients that are not trusted.
 type Policy struct {
-	// AllowPrivate allows every address, also those that a [Guard] refuses. It is meant for
-	// development and for closed networks. Default false.
+	// AllowPrivate allows the addresses of [Private]. It is meant for development and for closed networks.
+	// Default false.
 	AllowPrivate bool
-	// Secret signs the callbacks that were registered without a secret of their own, in the form
-	// that [CheckSecret] accepts. Default empty: such callbacks are refused.
+	// AllowNetworks are allowed although they are not public. Default none.
+	AllowNetworks []netip.Prefix
+	// Secret is that of the deployment, in the form that [CheckSecret] accepts. The callbacks that were registered without
+	// a secret of their own are signed with secrets that are derived from it: see CallbackSecret. Default empty: such
+	// callbacks are refused.
 	Secret string
+}
+
+// Guard returns the guard that the policy asks for.
+func (p Policy) Guard() *Guard {
+	if p.AllowPrivate {
+		return NewGuard(append(Private(), p.AllowNetworks...)...)
+	}
+	return NewGuard(p.AllowNetworks...)
 }
 
 // Validate returns an error if the secret cannot sign. The error does not show the secret.
@@ -23,6 +38,27 @@ func (p Policy) Validate() error {
 		return nil
 	}
 	return CheckSecret(p.Secret)
+}
+
+// CallbackSecret returns what signs a tenant's callbacks, in the form that [CheckSecret] accepts; empty if the deployment has
+// no secret. It is 32 bytes of HKDF-SHA256 (RFC 5869) of the deployment's secret, without a salt and with the tenant as the
+// info. So what a tenant has signed cannot pass for another tenant's.
+func (p Policy) CallbackSecret(tenant string) (string, error) {
+	if p.Secret == "" {
+		return "", nil
+	}
+	if err := p.Validate(); err != nil {
+		return "", err
+	}
+	secret, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p.Secret, SecretPrefix))
+	if err != nil {
+		return "", fmt.Errorf("read the secret: %w", err)
+	}
+	key, err := hkdf.Key(sha256.New, secret, nil, tenant, 32)
+	if err != nil {
+		return "", fmt.Errorf("derive the tenant's secret: %w", err)
+	}
+	return SecretPrefix + base64.StdEncoding.EncodeToString(key), nil
 }
 
 // SecretPrefix is how a symmetric secret of Standard Webhooks begins.

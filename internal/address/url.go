@@ -29,13 +29,13 @@ const lookUpTimeout = time.Second
 // resolve now is accepted: the address is checked again whenever something is sent.
 func (p Policy) CheckURL(ctx context.Context, raw string, lookUp bool) (string, error) {
 	u, err := normalise(raw)
-	if err != nil || p.AllowPrivate {
-		return u.String(), err
+	if err != nil {
+		return "", err
 	}
-	guard := NewGuard()
+	guard := p.Guard()
 	for _, a := range addresses(ctx, u.Hostname(), lookUp) {
 		if !guard.Allows(a) {
-			return "", errors.New("must not lead to a loopback, private, link-local or other special address")
+			return "", errors.New("must not lead to a loopback, private, link-local or other special address, unless the deployment allows its network with --webhook-allow-private")
 		}
 	}
 	return u.String(), nil
@@ -67,7 +67,7 @@ func normalise(raw string) (u url.URL, err error) {
 	case err != nil || given.Scheme != "https" && given.Scheme != "http" || given.Hostname() == "":
 		return u, errors.New("must be an absolute http or https URL")
 	case given.User != nil:
-		return u, errors.New("must not hold a user or a password: what is sent is signed")
+		return u, errors.New("must not hold a user or a password")
 	case given.Fragment != "":
 		return u, errors.New("must not have a fragment, which is never sent")
 	case given.Port() != "" && !isPort(given.Port()):

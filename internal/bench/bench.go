@@ -14,18 +14,19 @@ import (
 // benchmark is one run.
 type benchmark struct {
 	Config
-	end     context.CancelCauseFunc // Ends the run with the reason why it cannot go on.
-	dsn     string
-	conn    *pgx.Conn // As the owner of the database.
-	meter   *meter
-	service service
-	token   string   // The bearer token of calls that are not part of a load; empty for none.
-	ids     []string // Of the instances, in the order of pawl_bench.instance.
-	pgbench *pgbench // Nil if the program is missing.
-	report  report
-	run     string // The prefix of all idempotency keys of this run.
-	runs    int    // The number of loads so far; each has keys of its own.
-	undo    []func(context.Context) error
+	end      context.CancelCauseFunc // Ends the run with the reason why it cannot go on.
+	dsn      string
+	conn     *pgx.Conn // As the owner of the database.
+	meter    *meter
+	service  service
+	token    string   // The bearer token of calls that are not part of a load; empty for none.
+	deployer string   // The token of a caller of the deployment, while there are tenants.
+	ids      []string // Of the instances, in the order of pawl_bench.instance.
+	pgbench  *pgbench // Nil if the program is missing.
+	report   report
+	run      string // The prefix of all idempotency keys of this run.
+	runs     int    // The number of loads so far; each has keys of its own.
+	undo     []func(context.Context) error
 }
 
 // cleanUpWithin bounds what a run does when it ends.

@@ -91,10 +91,12 @@ func TestRun(t *testing.T) {
 	}
 	want := []string{
 		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "one-tenant@64", "tenants@64",
-		"unchecked@64", "checked@64", "mixed@64",
+		"open@64", "tokens@64", "unchecked@64", "checked@64", "paths@64", "values@64", "mixed@64",
 		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4",
-		"alone@4", "slow-guards@4", "alone@4", "slow-timers@4", "alone@4", "schemas@4", "alone@4", "batches@4", "alone@4", "lists@4",
-		"alone@4", "stalled-readers@4", "alone@4", "webhooks@4", "before-overload@64", "overload@640", "after-overload@64",
+		"work@64", "calls@256", "invoke@20", "plain@64", "untasked@64",
+		"alone@4", "slow-guards@4", "alone@4", "slow-timers@4", "alone@4", "schemas@4", "alone@4", "stalled-readers@4",
+		"alone@4", "batches@4", "alone@4", "lists@4", "alone@4", "streams@4", "alone@4", "webhooks@4", "alone@4", "timers@4",
+		"alone@4", "registrations@4", "before-overload@64", "overload@640", "after-overload@64",
 		"one-workflow@1", "one-workflow@8", "one-workflow@64", "workflows@1", "workflows@8", "workflows@64",
 	}
 	if !slices.Equal(names, want) {
@@ -117,7 +119,8 @@ func TestRun(t *testing.T) {
 	if figures.Machine.Pawl != "v1.2.3" || figures.Machine.Postgres == "" || figures.Machine.Settings["synchronous_commit"] == "" {
 		t.Errorf("the machine is %+v", figures.Machine)
 	}
-	if !strings.Contains(out, "tenants@64 ÷ one-tenant@64") || !strings.Contains(out, "workflows@8 ÷ one-workflow@8") || !strings.Contains(out, "step to sink p99") || !strings.Contains(out, "step to long-poll p50") || !strings.Contains(out, "webhooks per second") {
+	if !strings.Contains(out, "tenants@64 ÷ one-tenant@64") || !strings.Contains(out, "workflows@8 ÷ one-workflow@8") || !strings.Contains(out, "step to sink p99") || !strings.Contains(out, "step to long-poll p50") || !strings.Contains(out, "webhooks per second") || !strings.Contains(out, "instances per second by a bulk") ||
+		!strings.Contains(out, "tasks completed per second by workers") || !strings.Contains(out, "calls of services per second") || !strings.Contains(out, "untasked@64 ÷ plain@64") {
 		t.Errorf("no targets in: %s", out)
 	}
 	if left := leftovers(t, dsn); left != "" {

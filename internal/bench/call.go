@@ -25,7 +25,7 @@ func (b *benchmark) call(ctx context.Context, method, path string, body json.Raw
 	key := uuid.NewString()
 	wait := callPause
 	for try := 1; ; try++ {
-		again, err := b.callOnce(ctx, key, method, path, body, into)
+		again, err := b.callOnce(ctx, b.token, key, method, path, body, into)
 		if err == nil || !again || try == callTries || ctx.Err() != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func (b *benchmark) call(ctx context.Context, method, path string, body json.Raw
 	}
 }
 
-func (b *benchmark) callOnce(ctx context.Context, key, method, path string, body json.RawMessage, into any) (again bool, err error) {
+func (b *benchmark) callOnce(ctx context.Context, token, key, method, path string, body json.RawMessage, into any) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+b.service.address+path, bytes.NewReader(body))
@@ -44,8 +44,8 @@ func (b *benchmark) callOnce(ctx context.Context, key, method, path string, body
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	if b.token != "" {
-		request.Header.Set("Authorization", "Bearer "+b.token)
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	if method == http.MethodPost {
 		request.Header.Set("Idempotency-Key", key)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,7 +36,7 @@ const (
 // measureTenants fires at instances of one tenant, and at as many instances of 64 tenants, with a tenant for
 // each connection.
 func (b *benchmark) measureTenants(ctx context.Context) (err error) {
-	names, _, undo, err := b.tenants(ctx, tenants, "write")
+	names, _, undo, err := b.tenants(ctx, tenants, "create", "fire")
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,15 @@ func (b *benchmark) tenants(ctx context.Context, count int, scopes ...string) (n
 		list = append(list, map[string]any{
 			"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": name, "scopes": scopes,
 		})
+		if _, err := b.conn.Exec(ctx, "select pawl.tenant_put($1)", name); err != nil {
+			return nil, nil, nil, errors.Join(err, undo())
+		}
 	}
+	b.deployer = "deployer-" + b.keys()
+	sum := sha256.Sum256([]byte(b.deployer))
+	list = append(list, map[string]any{
+		"sha256": hex.EncodeToString(sum[:]), "subject": "bench", "tenant": "*", "scopes": []string{"deploy"},
+	})
 	restart = func() error {
 		return b.restartService(ctx, "PAWL_TOKENS="+file.Name(), "PAWL_WEBHOOK_ALLOW_PRIVATE=true")
 	}
@@ -100,20 +109,46 @@ func (b *benchmark) tenants(ctx context.Context, count int, scopes ...string) (n
 
 // measureSchemas fires events whose payloads have a schema, and others that have none.
 func (b *benchmark) measureSchemas(ctx context.Context) error {
-	if err := b.call(ctx, http.MethodPut, "/v1/workflows/bench-schema", workflowWithSchema, nil); err != nil {
-		return err
-	}
-	n := min(b.Instances, tenants*instancesPerTenant)
-	err := b.create(ctx, creation{workflow: "bench-schema", total: n, connections: creators})
-	if err != nil {
-		return err
-	}
-	ids, err := b.readIDs(ctx, "select id::text from pawl.instance where workflow = 'bench-schema' and tenant_id = 'default'")
+	ids, err := b.instancesOf(ctx, "bench-schema", workflowWithSchema)
 	if err != nil {
 		return err
 	}
 	fire := func() *load { return b.transitions(manyConnections) }
-	return b.measurePair(ctx, side{"unchecked", fire, b.ids[:min(n, len(b.ids))]}, side{"checked", fire, ids})
+	return b.measurePair(ctx, side{"unchecked", fire, b.ids[:min(len(ids), len(b.ids))]}, side{"checked", fire, ids})
+}
+
+// instancesOf registers a workflow, creates instances of it, and returns their ids.
+func (b *benchmark) instancesOf(ctx context.Context, name string, definition []byte) ([]string, error) {
+	if err := b.call(ctx, http.MethodPut, "/v1/workflows/"+name, definition, nil); err != nil {
+		return nil, err
+	}
+	n := min(b.Instances, tenants*instancesPerTenant)
+	if err := b.create(ctx, creation{workflow: name, total: n, connections: creators}); err != nil {
+		return nil, err
+	}
+	return b.readIDs(ctx, "select id::text from pawl.instance where workflow = '"+name+"' and tenant_id = 'default'")
+}
+
+// The assigns of the workflows that measureValues compares: five paths, and five operations.
+const (
+	fivePaths  = `{"a": "$.payload.n", "b": "$.context.n", "c": "$.payload.n", "d": "$.context.n", "last": "$.payload.n"}`
+	fiveValues = `{"a": {"$union": ["$.context.a", "$.payload.n"]}, "b": {"$first": ["$.payload.b", "$.context.b", 1]},
+		"c": {"$merge": ["$.context.c", {"n": "$.payload.n"}]}, "d": {"$concat": ["n", "$.payload.n"]},
+		"last": {"$if": [{"present": "$.payload.n"}, "$.payload.n", 0]}}`
+)
+
+// measureValues fires events whose assigns are operations, and others whose assigns are paths.
+func (b *benchmark) measureValues(ctx context.Context) error {
+	var sides []side
+	for _, s := range []struct{ name, assign string }{{"paths", fivePaths}, {"values", fiveValues}} {
+		definition := strings.NewReplacer(`"bench"`, `"bench-`+s.name+`"`, `{"last": "$.payload.n"}`, s.assign).Replace(string(workflow))
+		ids, err := b.instancesOf(ctx, "bench-"+s.name, []byte(definition))
+		if err != nil {
+			return err
+		}
+		sides = append(sides, side{s.name, func() *load { return b.transitions(manyConnections) }, ids})
+	}
+	return b.measurePair(ctx, sides...)
 }
 
 // measureFirstCalls measures the first pawl.fire_one of a session.

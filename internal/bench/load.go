@@ -30,6 +30,10 @@ type load struct {
 	applied func(a *answer) int
 	// bearer, if set, returns the bearer token of a client.
 	bearer func(client int) string
+	// address is that of the service; empty for the one of the run.
+	address string
+	// process is that of the service at the address; 0 for the one of the run.
+	process int
 	// every is the least time between the requests of a client; 0 sends the next one as soon as
 	// the last one was answered.
 	every time.Duration

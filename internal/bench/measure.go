@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -48,14 +49,21 @@ func parts() []part {
 		{"reads", (*benchmark).measureReads},
 		{"hot", (*benchmark).measureHot},
 		{"tenants", (*benchmark).measureTenants},
+		{"tokens", (*benchmark).measureTokens},
 		{"schemas", (*benchmark).measureSchemas},
+		{"values", (*benchmark).measureValues},
 		{"first-call", (*benchmark).measureFirstCalls},
 		{"mixed", (*benchmark).measureMixed},
 		{"purge", (*benchmark).measurePurge},
 		{"relay", (*benchmark).measureRelay},
 		{"longpoll", (*benchmark).measureLongPolls},
 		{"webhooks", (*benchmark).measureWebhooks},
+		{"work", (*benchmark).measureWork},
+		{"invoke", (*benchmark).measureInvoke},
+		{"untasked", (*benchmark).measureUntasked},
 		{"neighbours", (*benchmark).measureNeighbours},
+		{"bulk", (*benchmark).measureBulk},
+		{"fairness", (*benchmark).measureFairness},
 		{"overload", (*benchmark).measureOverload},
 	}
 }
@@ -123,7 +131,7 @@ func (b *benchmark) measureAfter(ctx context.Context, name string, warmUp, d tim
 func (b *benchmark) observe(
 	ctx context.Context, l *load, ids []string, warmUp, d time.Duration,
 ) (result *loadResult, before, after reading, err error) {
-	result, err = l.run(ctx, b.service.address, ids, warmUp, d,
+	result, err = l.run(ctx, cmp.Or(l.address, b.service.address), ids, warmUp, d,
 		func() { before = b.meter.read(ctx) }, func() { after = b.meter.read(ctx) })
 	return result, before, after, err
 }

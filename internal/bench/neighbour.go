@@ -22,9 +22,10 @@ const (
 	quietEvery = 20 * time.Millisecond
 	// neighbourTurns is how often the commands are measured alone and beside the neighbour.
 	neighbourTurns = 2
-	// mostNeighbour is the target of both ratios, mostNeighbourRSS that of the memory in bytes, and
-	// mostStop that of the time that SIGTERM takes, in seconds: the default of --shutdown-timeout.
-	mostNeighbour, mostNeighbourRSS, mostStop = 3, 300e6, 10
+	// mostNeighbour is the target of both ratios beside what is slow or stalled, and mostFlood beside a flood;
+	// mostNeighbourRSS that of the memory in bytes, and mostStop that of the time that SIGTERM takes, in seconds: the
+	// default of --shutdown-timeout.
+	mostNeighbour, mostFlood, mostNeighbourRSS, mostStop = 3, 2, 300e6, 10
 )
 
 // neighbour has the figures of one tenant's single commands beside a burden that another tenant is.
@@ -33,6 +34,10 @@ type neighbour struct {
 	// P50Ratio and P99Ratio divide the latency beside the neighbour by the one alone.
 	P50Ratio float64 `json:"p50_ratio"`
 	P99Ratio float64 `json:"p99_ratio"`
+	// P99 and P99Alone are the latencies that P99Ratio divides, in milliseconds. Most is the target of the ratios.
+	P99      float64 `json:"p99_ms"`
+	P99Alone float64 `json:"p99_alone_ms"`
+	Most     float64 `json:"most_ratio"`
 	// PeakRSS is the service's in bytes beside the neighbour; nil if it is unknown.
 	PeakRSS *int64 `json:"peak_rss_bytes"`
 	// Stop is how long the service took to end after SIGTERM beside the neighbour, in seconds.
@@ -66,6 +71,7 @@ func burdenWorkflows() map[string]string {
 	return map[string]string{
 		"bench-slow":             fmt.Sprintf(states, "", `, "guard": `+fmt.Sprintf(slowGuard, "payload"), ""),
 		"bench-timer":            fmt.Sprintf(states, "", "", `, "after": {"100ms": {"target": "Z", "guard": `+fmt.Sprintf(slowGuard, "context")+"}}"),
+		"bench-tick":             fmt.Sprintf(states, "", "", `, "after": {"1s": "Z"}`),
 		"bench-schema-recursive": fmt.Sprintf(states, `"context_schema": `+recursiveSchema+", ", "", ""),
 	}
 }
@@ -76,15 +82,26 @@ func array(n int) string { return `{"a":[` + strings.Repeat("1,", n-1) + "1]}" }
 // nested returns a JSON object with n objects within.
 func nested(n int) string { return strings.Repeat(`{"child":`, n) + "{}" + strings.Repeat("}", n) }
 
-// measureNeighbours measures one tenant's single commands alone and beside another tenant that is a burden, for
-// one burden after the other.
-func (b *benchmark) measureNeighbours(ctx context.Context) (err error) {
+// measureNeighbours measures one tenant's single commands alone and beside another tenant that is a burden by what is
+// slow, large or stalled.
+func (b *benchmark) measureNeighbours(ctx context.Context) error {
+	return b.measureBeside(ctx, mostNeighbour, "slow-guards", "slow-timers", "schemas", "stalled-readers")
+}
+
+// measureFairness measures one tenant's single commands alone and beside another tenant that floods the service.
+func (b *benchmark) measureFairness(ctx context.Context) error {
+	return b.measureBeside(ctx, mostFlood, "batches", "lists", "streams", "webhooks", "timers", "registrations")
+}
+
+// measureBeside measures one tenant's single commands alone and beside each of the burdens, which another tenant is. most
+// is the target of the ratios.
+func (b *benchmark) measureBeside(ctx context.Context, most float64, chosen ...string) (err error) {
 	for name, text := range burdenWorkflows() {
 		if err := b.call(ctx, http.MethodPut, "/v1/workflows/"+name, json.RawMessage(text), nil); err != nil {
 			return err
 		}
 	}
-	names, restart, undo, err := b.tenants(ctx, 2, "read", "write", "admin")
+	names, restart, undo, err := b.tenants(ctx, 2, "read", "create", "fire", "deliver")
 	if err != nil {
 		return err
 	}
@@ -107,11 +124,13 @@ func (b *benchmark) measureNeighbours(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeBurdens()) }()
-	for _, burden := range burdens {
+	for _, name := range chosen {
+		burden := burdens[slices.IndexFunc(burdens, func(b burden) bool { return b.name == name })]
 		n, err := b.measureNeighbour(ctx, burden, ids, quiet)
 		if err != nil {
 			return fmt.Errorf("%s: %w", burden.name, err)
 		}
+		n.Most = most
 		b.report.Neighbours = append(b.report.Neighbours, n)
 		if err := restart(); err != nil {
 			return err
@@ -173,8 +192,9 @@ func (b *benchmark) measureNeighbour(ctx context.Context, burden burden, ids []s
 		b.add(name, last, &sums[i], reading{at: start}, used[i])
 	}
 	n.P50Ratio = sums[1].percentile(0.5) / max(sums[0].percentile(0.5), 0.001)
-	n.P99Ratio = sums[1].percentile(0.99) / max(sums[0].percentile(0.99), 0.001)
-	b.remark("beside %s: p50 %.2f and p99 %.2f of alone, peak RSS %s MB, SIGTERM %.1f s", n.Name, n.P50Ratio, n.P99Ratio, megabytes(n.PeakRSS), n.Stop)
+	n.P99Alone, n.P99 = sums[0].percentile(0.99), sums[1].percentile(0.99)
+	n.P99Ratio = n.P99 / max(n.P99Alone, 0.001)
+	b.remark("beside %s: p50 %.2f and p99 %.2f of alone, which is %.1f ms, peak RSS %s MB, SIGTERM %.1f s", n.Name, n.P50Ratio, n.P99Ratio, n.P99Alone, megabytes(n.PeakRSS), n.Stop)
 	return n, nil
 }
 
@@ -260,16 +280,87 @@ func (b *benchmark) burdens(ctx context.Context, count int) (list []burden, clos
 			_, err := b.conn.Exec(ctx, "delete from pawl.subscription where tenant_id = $1", b.token)
 			return err
 		}},
+		{"streams", b.readStreams(own), nil},
+		{"timers", b.insist(bearer, 1, 100*time.Millisecond, own, func(c *client, i int) {
+			c.batch(i*tickBatch, (i+1)*tickBatch, func(n int) {
+				c.body = append(c.body, `{"op":"create","workflow":"bench-tick","key":"`...)
+				c.body = append(c.key(c.body, batchKeys, n), `"}`...)
+			})
+		}), nil},
+		{"registrations", b.register, nil},
 	}, hung.close, nil
 }
 
 // fullBatch is how many commands a request may have.
 const fullBatch = 1000
 
-// insist returns a burden of a number of clients. They send one request after the other, whatever the answers.
+// tickBatch is how many timers a request arms that are due a second later.
+const tickBatch = 200
+
+// eventStreams is how many streams a tenant reads at once.
+const eventStreams = 200
+
+// readStreams returns a burden of streams of all steps from the first one on, while steps are made.
+func (b *benchmark) readStreams(ids []string) func(context.Context) {
+	keys := b.keys()
+	fire := b.insist(func(int) string { return b.token }, 2, 10*time.Millisecond, ids, func(c *client, i int) {
+		c.post(instancesPath, c.id(i), firePath, keys, i, []byte(fireBody))
+	})
+	return func(ctx context.Context) {
+		var all sync.WaitGroup
+		for range eventStreams {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					b.readStream(ctx)
+				}
+			})
+		}
+		fire(ctx)
+		all.Wait()
+	}
+}
+
+// readStream reads one stream until it or the context ends.
+func (b *benchmark) readStream(ctx context.Context) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.service.address+"/v1/events?from=start", nil)
+	if err != nil {
+		return
+	}
+	request.Header.Set("Authorization", "Bearer "+b.token)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		pause(ctx, callPause)
+		return
+	}
+	defer func() { _ = response.Body.Close() }()
+	_, _ = io.Copy(io.Discard, response.Body) // It ends with the context.
+}
+
+// register registers one version of a workflow after the other. Tenants may not, so a caller of the deployment does.
+func (b *benchmark) register(ctx context.Context) {
+	var all sync.WaitGroup
+	for client := range quietConnections {
+		all.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				definition := fmt.Sprintf(`{"initial": "A", "states": {"A": {"on": {"go": "S%d"}}, "S%[1]d": {"type": "final"}}}`, n)
+				// A refusal is one more request of the burden.
+				_, _ = b.callOnce(ctx, b.deployer, "", http.MethodPut, fmt.Sprintf("/v1/workflows/bench-registered-%d", client), json.RawMessage(definition), nil)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// insist returns a burden of a number of clients. They send one request after the other, whatever the answers; but
+// a burden that may not do what it does is none, and ends the run.
 func (b *benchmark) insist(bearer func(int) string, connections int, every time.Duration, ids []string, write func(*client, int)) func(context.Context) {
 	return func(ctx context.Context) {
-		l := &load{connections: min(connections, len(ids)), bearer: bearer, every: every, write: write, applied: func(*answer) int { return 1 }}
+		l := &load{connections: min(connections, len(ids)), bearer: bearer, every: every, write: write, applied: func(a *answer) int {
+			if a.status == http.StatusUnauthorized || a.status == http.StatusForbidden {
+				b.end(fmt.Errorf("a burden is refused with status %d", a.status))
+			}
+			return 1
+		}}
 		// The context ends it.
 		_, _ = l.run(ctx, b.service.address, ids, 0, maxDuration, func() {}, func() {})
 	}
@@ -295,7 +386,7 @@ func (b *benchmark) stallOnce(ctx context.Context, path string) {
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-	request := "GET " + path + " HTTP/1.1\r\nHost: pawl\r\nAuthorization: Bearer " + b.token + "\r\n\r\n"
+	request := "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + b.token + "\r\n\r\n"
 	if _, err := io.WriteString(conn, request); err != nil {
 		return
 	}

@@ -185,7 +185,7 @@ func (b *benchmark) await(ctx context.Context, holds func() bool) error {
 			return context.Cause(ctx)
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("messages are still missing after %s", drainWithin)
+			return fmt.Errorf("messages or calls are still missing after %s", drainWithin)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -27,10 +28,13 @@ func (b *benchmark) measurePair(ctx context.Context, sides ...side) error {
 	for i := range used {
 		used[i].at = start
 	}
-	resetPeakRSS(b.meter.service)
+	process := b.meter.service
+	defer func() { b.meter.service = process }()
+	resetPeakRSS(process)
 	for range pairSlices {
 		for i, s := range sides {
 			loads[i] = s.load()
+			b.meter.service = cmp.Or(loads[i].process, process)
 			r, before, after, err := b.observe(ctx, loads[i], s.ids, b.warmUp(d), d)
 			if err != nil {
 				return err
@@ -42,6 +46,7 @@ func (b *benchmark) measurePair(ctx context.Context, sides ...side) error {
 	}
 	for i, s := range sides {
 		slices.Sort(sums[i].latencies)
+		b.meter.service = cmp.Or(loads[i].process, process)
 		b.add(s.name, loads[i], &sums[i], reading{at: start}, used[i])
 	}
 	return nil

@@ -27,6 +27,10 @@ type report struct {
 	LongPollP50 *float64 `json:"longpoll_p50_ms,omitempty"`
 	// Neighbours has the figures of one tenant's commands beside each burden that another one is.
 	Neighbours []neighbour `json:"neighbours,omitempty"`
+	// Bulk is the number of instances per second that a bulk moves.
+	Bulk *float64 `json:"bulk_per_second,omitempty"`
+	// RequestP50 is the median delay from a step's own time, before its commit, to the request of its task, in milliseconds.
+	RequestP50 *float64 `json:"step_to_request_p50_ms,omitempty"`
 	// Webhooks is the number of webhooks per second that a local receiver gets.
 	Webhooks *float64 `json:"webhooks_per_s,omitempty"`
 }
@@ -122,7 +126,10 @@ func comparisons() []comparison {
 		{"reads@64", "transitions@64", 2},
 		{"hot@64", "fire@1", 2},
 		{"tenants@64", "one-tenant@64", 0.9},
+		{"tokens@64", "open@64", 0.95},
 		{"checked@64", "unchecked@64", 0.9},
+		{"values@64", "paths@64", 0.7},
+		{"untasked@64", "plain@64", 0.98},
 		{"workflows@1", "one-workflow@1", 0.95},
 		{"workflows@8", "one-workflow@8", 0.95},
 		{"workflows@64", "one-workflow@64", 0.95},
@@ -189,6 +196,10 @@ func (r *report) conclude() {
 		case m.label() == "transitions@256" && m.PeakRSS != nil:
 			rss := float64(*m.PeakRSS)
 			r.Targets = append(r.Targets, headline{m.label() + " peak RSS in MB", rss / 1e6, fmt.Sprintf("≤ %.0f", mostRSS/1e6), rss <= mostRSS})
+		case m.Name == "work":
+			r.Targets = append(r.Targets, headline{"tasks completed per second by workers", m.Rate, fmt.Sprintf("≥ %d", leastWork), m.Rate >= leastWork})
+		case m.Name == "calls":
+			r.Targets = append(r.Targets, headline{"calls of services per second", m.Rate, fmt.Sprintf("≥ %d", leastCalls), m.Rate >= leastCalls})
 		}
 		if f := m.Relay; f != nil {
 			r.Targets = append(r.Targets,
@@ -204,10 +215,10 @@ func (r *report) conclude() {
 		}
 	}
 	for _, n := range r.Neighbours {
-		most := fmt.Sprintf("≤ %d", mostNeighbour)
+		most := fmt.Sprintf("≤ %.0f", n.Most)
 		r.Targets = append(r.Targets,
-			headline{"p50 beside " + n.Name + " ÷ alone", n.P50Ratio, most, n.P50Ratio <= mostNeighbour},
-			headline{"p99 beside " + n.Name + " ÷ alone", n.P99Ratio, most, n.P99Ratio <= mostNeighbour},
+			headline{"p50 beside " + n.Name + " ÷ alone", n.P50Ratio, most, n.P50Ratio <= n.Most},
+			headline{"p99 beside " + n.Name + " ÷ alone", n.P99Ratio, most, n.P99Ratio <= n.Most},
 			headline{"SIGTERM beside " + n.Name + " in s", n.Stop, fmt.Sprintf("≤ %d", mostStop), n.Stop <= mostStop})
 		if n.PeakRSS != nil {
 			rss := float64(*n.PeakRSS)
@@ -216,6 +227,12 @@ func (r *report) conclude() {
 	}
 	if rate := r.Webhooks; rate != nil {
 		r.Targets = append(r.Targets, headline{"webhooks per second", *rate, fmt.Sprintf("≥ %d", leastWebhooks), *rate >= leastWebhooks})
+	}
+	if rate := r.Bulk; rate != nil {
+		r.Targets = append(r.Targets, headline{"instances per second by a bulk", *rate, fmt.Sprintf("≥ %d", leastBulk), *rate >= leastBulk})
+	}
+	if p50 := r.RequestP50; p50 != nil {
+		r.Targets = append(r.Targets, headline{"step to request p50 in ms", *p50, fmt.Sprintf("≤ %d", requestP50), *p50 <= requestP50})
 	}
 	if p50 := r.LongPollP50; p50 != nil {
 		r.Targets = append(r.Targets, headline{"step to long-poll p50 in ms", *p50, fmt.Sprintf("≤ %d", pollP50), *p50 <= pollP50})

@@ -18,6 +18,7 @@ import (
 // service is the process that is measured.
 type service struct {
 	address string // Host and port.
+	process int
 	log     *serviceLog
 	stop    func(context.Context) error // Nil until the process has started.
 }
@@ -125,8 +126,24 @@ func (b *benchmark) startService(ctx context.Context, env ...string) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	b.service.process = cmd.Process.Pid
 	b.meter.service = cmd.Process.Pid
 	return nil
+}
+
+// startAnother starts a second service beside that of the run. stop stops it, and must be called in any case.
+func (b *benchmark) startAnother(ctx context.Context, env ...string) (another service, stop func() error, err error) {
+	first := b.service
+	b.service = newService()
+	err = b.startService(ctx, env...)
+	another = b.service
+	b.service, b.meter.service = first, first.process
+	return another, func() error {
+		if another.stop == nil {
+			return nil
+		}
+		return another.stop(context.WithoutCancel(ctx))
+	}, err
 }
 
 // restartService replaces the service by one with another environment.
@@ -143,7 +160,7 @@ func serviceEnv(all []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
 		switch name {
-		case "DATABASE_URL", "PAWL_DATABASE_URL", "PAWL_TOKENS", "PAWL_TENANT", "PAWL_RATE_LIMIT", "PAWL_API", "PAWL_WORKERS":
+		case "DATABASE_URL", "PAWL_DATABASE_URL", "PAWL_TOKENS", "PAWL_AUTH", "PAWL_OIDC_ISSUER", "PAWL_TENANT", "PAWL_RATE_LIMIT", "PAWL_API", "PAWL_WORKERS":
 			return true
 		}
 		return false

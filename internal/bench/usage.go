@@ -33,6 +33,7 @@ type usage struct {
 type meter struct {
 	conn     *pgx.Conn
 	service  int
+	another  int // A second process of the service; 0 for none.
 	postgres int // The postmaster; 0 if it cannot be seen from here.
 }
 
@@ -48,6 +49,9 @@ func (m *meter) read(ctx context.Context) reading {
 	r := reading{
 		service: cpu(m.service, ownTime), load: cpu(os.Getpid(), endedToo), postgres: -1, wal: -1, transactions: -1,
 		machine: machineCPU(), at: time.Now(),
+	}
+	if m.another != 0 && r.service >= 0 {
+		r.service += max(cpu(m.another, ownTime), 0)
 	}
 	if m.postgres != 0 {
 		r.postgres = cpu(m.postgres, childrenToo)

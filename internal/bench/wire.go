@@ -38,7 +38,16 @@ func (c *client) batch(first, last int, command func(n int)) {
 func (c *client) get(path, id string) {
 	c.out = append(c.out[:0], "GET "...)
 	c.out = append(append(c.out, path...), id...)
-	c.out = append(c.out, " HTTP/1.1\r\nHost: pawl\r\n\r\n"...)
+	c.out = append(c.out, " HTTP/1.1\r\nHost: localhost\r\n"...)
+	c.authorize()
+	c.out = append(c.out, "\r\n"...)
+}
+
+// authorize writes the header with the client's token, if it has one.
+func (c *client) authorize() {
+	if c.token != "" {
+		c.out = append(append(append(c.out, "Authorization: Bearer "...), c.token...), "\r\n"...)
+	}
 }
 
 // post writes the request POST before+id+after with a JSON body. It has an idempotency key unless
@@ -46,15 +55,13 @@ func (c *client) get(path, id string) {
 func (c *client) post(before, id, after, prefix string, i int, body []byte) {
 	c.out = append(c.out[:0], "POST "...)
 	c.out = append(append(append(c.out, before...), id...), after...)
-	c.out = append(c.out, " HTTP/1.1\r\nHost: pawl\r\nContent-Type: application/json\r\n"...)
+	c.out = append(c.out, " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"...)
 	if prefix != "" {
 		c.out = append(c.out, "Idempotency-Key: "...)
 		c.out = c.key(c.out, prefix, i)
 		c.out = append(c.out, "\r\n"...)
 	}
-	if c.token != "" {
-		c.out = append(append(append(c.out, "Authorization: Bearer "...), c.token...), "\r\n"...)
-	}
+	c.authorize()
 	c.out = append(c.out, "Content-Length: "...)
 	c.out = strconv.AppendInt(c.out, int64(len(body)), 10)
 	c.out = append(append(c.out, "\r\n\r\n"...), body...)

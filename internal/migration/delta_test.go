@@ -38,7 +38,7 @@ func TestDelta(t *testing.T) {
 		create function pawl.purge_keys(p_limit bigint) returns integer language sql as 'select 1';
 		drop function pawl_private.rfc3339;
 		create function pawl.gone() returns integer language sql as 'select 1;'`)
-	grants, err := db.Grants(strings.Trim(role, `"`), db.Service)
+	grants, err := db.Grants(db.Role{Name: strings.Trim(role, `"`), Privilege: db.Service})
 	if err != nil {
 		t.Fatal(err)
 	}

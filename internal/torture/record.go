@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/internal/torture/check"
 )
@@ -124,4 +127,43 @@ func (r *record) missing(receivers []check.Receiver, steps []stepID) (of map[str
 		}
 	}
 	return of, last
+}
+
+// effect, absence, ordered and completed record what was seen of tasks.
+func (r *record) effect(e check.Effect) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run.Orders.Effects = append(r.run.Orders.Effects, e)
+	r.line("effect", e)
+}
+
+func (r *record) absence(e check.Effect) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run.Orders.Absences = append(r.run.Orders.Absences, e)
+	r.line("absence", e)
+}
+
+func (r *record) ordered(instance uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run.Orders.Created = append(r.run.Orders.Created, instance)
+}
+
+func (r *record) completed(c check.Complete) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run.Orders.Completes = append(r.run.Orders.Completes, c)
+	r.line("complete", c)
+}
+
+// forgetOrders takes what receivers got of orders out of the run, whose other checks are of accounts. missing has counted it.
+func (r *record) forgetOrders() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	orders := map[uuid.UUID]bool{}
+	for _, s := range r.run.Orders.Steps {
+		orders[s.Instance] = true
+	}
+	r.run.Received = slices.DeleteFunc(r.run.Received, func(m check.Received) bool { return orders[m.Instance] })
 }

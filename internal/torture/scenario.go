@@ -27,6 +27,8 @@ type scenario struct {
 	restores bool
 	// quiet: there is one client, which is slow.
 	quiet bool
+	// tasks: there are orders too, whose tasks call a provider and are packed by workers. lies: the provider lies half of the time.
+	tasks, lies bool
 	// inject makes the faults. When it returns they are over.
 	inject func(ctx context.Context, w *world) error
 }
@@ -83,6 +85,10 @@ func scenarios() []scenario {
 			name: "all", about: "all that loses nothing, mixed; at the end a synchronous standby is promoted",
 			cluster: clusterConfig{standby: true, synchronous: true}, inject: all,
 		},
+		{name: "tasks-kill", about: "kill -9 of all replicas, while calls of tasks are under way and at any time", tasks: true, inject: killCallers},
+		{name: "tasks-crash", about: "kill -9 of the whole server while tasks are carried out", tasks: true, inject: killPostgres},
+		{name: "tasks-pause", about: "SIGSTOP of each replica past the leases of its calls", tasks: true, inject: pauseReplicas},
+		{name: "tasks-lies", about: "a provider that charges and does not say so, or denies it, and workers that come back too late", tasks: true, lies: true, inject: letLie},
 		{name: "quiet", about: "kill -9 of the server while hardly anything is committed", quiet: true, inject: killQuietPostgres},
 	}
 }

@@ -42,6 +42,8 @@ const (
 	silence = 20 * time.Second
 	// deliverWithin bounds that wait.
 	deliverWithin = 3 * time.Minute
+	// packers is how many workers there are in a scenario with tasks.
+	packers = 3
 )
 
 // A world is one run of a scenario: the cluster, the replicas, and what is seen of them.
@@ -55,6 +57,7 @@ type world struct {
 	replicas []*replica
 	record   *record
 	accounts accounts
+	provider *provider  // Nil in a scenario without tasks.
 	faults   *rand.Rand // What the scenario draws from.
 
 	stalled sync.Mutex  // While it is held, nobody reads the sink.
@@ -72,6 +75,9 @@ const (
 	ofStream
 	ofResumed
 	ofProbe
+	ofProvider
+	ofOrders
+	ofWorkers
 )
 
 // think is the time between two commands of a client.
@@ -139,7 +145,7 @@ func (w *world) build(ctx context.Context) (err error) {
 	for _, args := range [][]string{
 		{"migrate", "up"},
 		{"migrate", "grants", "--role", "pawl", "--privilege", "service", "--apply"},
-		{"migrate", "grants", "--role", "app", "--privilege", "caller", "--apply"},
+		{"migrate", "grants", "--role", "app", "--privilege", "caller", "--tenant", "default", "--apply"},
 	} {
 		if err := w.pawl(ctx, args...); err != nil {
 			return err
@@ -214,6 +220,14 @@ func (w *world) live(ctx context.Context) error {
 	}
 	w.record.run.Receivers = []check.Receiver{{Name: "sink"}, {Name: "webhook"}, {Name: "stream"}, {Name: "stream-resumed"}}
 
+	if w.scenario.tasks {
+		if err := w.beginOrders(ctx, prober); err != nil {
+			return err
+		}
+		for n := range uint64(packers) {
+			receivers.Go(func() { w.newCaller(int(ofWorkers + n)).work(receiving) })
+		}
+	}
 	stopping, stop := context.WithCancel(ctx)
 	acting, giveUpNow := context.WithCancel(ctx)
 	defer giveUpNow()
@@ -224,6 +238,9 @@ func (w *world) live(ctx context.Context) error {
 	for i := range w.size.transactors {
 		t := w.newTransactor(1+w.size.callers+i, i%3 == 0)
 		clients.Go(func() { t.run(acting, stopping) })
+	}
+	if w.scenario.tasks {
+		clients.Go(func() { w.newCaller(ofOrders).order(acting, stopping) })
 	}
 	if !w.scenario.quiet {
 		clients.Go(func() { w.churn(stopping) })
@@ -314,7 +331,8 @@ func (w *world) deliver(ctx context.Context, since time.Time) error {
 			return true, nil
 		}
 		sleep(ctx, 200*time.Millisecond) // The look is expensive.
-		return time.Since(last) > silence && time.Since(begin) > silence, nil
+		// A task may be silent until its deadline.
+		return time.Since(last) > silence && time.Since(begin) > silence && (atRest || !w.scenario.tasks), nil
 	})
 	if err != nil && !looked {
 		return err
@@ -340,6 +358,11 @@ func (w *world) steps(ctx context.Context) (steps []stepID, atRest bool, err err
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	if err := conn.QueryRow(ctx, "select not exists (select from pawl.timer)").Scan(&atRest); err != nil {
 		return nil, false, err
+	}
+	if w.scenario.tasks && atRest {
+		if err := conn.QueryRow(ctx, "select not exists (select from pawl.task where ended_at is null)").Scan(&atRest); err != nil {
+			return nil, false, err
+		}
 	}
 	rows, err := conn.Query(ctx, "select instance_id, version, at from pawl.history")
 	if err != nil {
@@ -376,7 +399,10 @@ func (w *world) read(ctx context.Context) error {
 	rows, err := conn.Query(ctx, `
 		select h.instance_id, h.version, h.kind, coalesce(h.event, ''), coalesce(h.from_state, ''), h.to_state, h.status,
 			coalesce(h.key, ''), h.context, h.payload, h.at, `+place+`
-		from pawl.history h order by h.instance_id, h.version`)
+		from pawl.history h
+		join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id
+		where i.workflow = 'account'
+		order by h.instance_id, h.version`)
 	if err != nil {
 		return err
 	}
@@ -393,7 +419,10 @@ func (w *world) read(ctx context.Context) error {
 	if run.Timers, err = pgx.CollectRows(rows, pgx.RowToStructByPos[check.Timer]); err != nil {
 		return err
 	}
-	if rows, err = conn.Query(ctx, "select key::text, decision::text, instance_id, version from pawl.idempotency_key"); err != nil {
+	if rows, err = conn.Query(ctx, `
+		select k.key::text, k.decision::text, k.instance_id, k.version
+		from pawl.idempotency_key k
+		where not exists (select from pawl.instance i where i.tenant_id = k.tenant_id and i.id = k.instance_id and i.workflow = 'order')`); err != nil {
 		return err
 	}
 	if run.Keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[check.Key]); err != nil {
@@ -407,9 +436,15 @@ func (w *world) read(ctx context.Context) error {
 			return err
 		}
 	}
+	if w.scenario.tasks {
+		if err := w.readOrders(ctx, conn); err != nil {
+			return err
+		}
+		w.record.forgetOrders()
+	}
 	run.End = time.Now()
 	w.record.line("run", map[string]any{
-		"begin": run.Begin, "end": run.End, "steps": run.Steps, "timers": run.Timers, "keys": run.Keys, "epochs": run.Epochs,
+		"begin": run.Begin, "end": run.End, "steps": run.Steps, "timers": run.Timers, "keys": run.Keys, "epochs": run.Epochs, "orders": run.Orders,
 		"faults": run.Faults, "losses": run.Losses, "healings": run.Healings,
 	})
 	return w.saysRestored()

@@ -1,8 +1,11 @@
 package dispatch_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/pawl-fsm/pawl/internal/address"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
@@ -54,7 +58,7 @@ func TestAnswers(t *testing.T) {
 			_, _ = w.Write([]byte("not\x00\xff" + strings.Repeat("ž", 2000)))
 		}
 	})
-	client := newClient(t, dispatch.Config{AllowPrivate: true})
+	client := newClient(t, dispatch.Config{Guard: address.NewGuard(address.Private()...)})
 	for _, c := range []struct {
 		path, failure string
 		wait          time.Duration
@@ -79,9 +83,9 @@ func TestAnswers(t *testing.T) {
 		if a.RetryAfter != c.wait || fmt.Sprint(a.Status) != c.path[1:4] {
 			t.Errorf("%s: status %d and Retry-After %s, want %s", c.path, a.Status, a.RetryAfter, c.wait)
 		}
-		if n := len(a.Response); a.Status != http.StatusNoContent && (n < 1000 || n > 1024 || !strings.HasPrefix(a.Response, "not\uFFFD\uFFFDž")) ||
-			!utf8.ValidString(a.Response) {
-			t.Errorf("%s: %d bytes are kept of the body: %q", c.path, n, a.Response)
+		if n := len(a.Excerpt()); a.Status != http.StatusNoContent && (n < 1000 || n > 1024 || !strings.HasPrefix(a.Excerpt(), "not\uFFFD\uFFFDž")) ||
+			!utf8.ValidString(a.Excerpt()) {
+			t.Errorf("%s: %d bytes are kept of the body: %q", c.path, n, a.Excerpt())
 		}
 	}
 }
@@ -96,9 +100,60 @@ func TestNoAnswer(t *testing.T) {
 	}
 	closed := "http://" + listener.Addr().String()
 	_ = listener.Close()
-	client := newClient(t, dispatch.Config{AllowPrivate: true, Timeout: 200 * time.Millisecond})
-	for url, want := range map[string]string{hanging: "no answer within 200ms", closed: "connection refused"} {
+	client := newClient(t, dispatch.Config{Guard: address.NewGuard(address.Private()...), Timeout: 200 * time.Millisecond})
+	for url, want := range map[string]string{hanging: "no answer within 200ms", closed: "the connection was refused"} {
 		if a := send(t, client, url); a.Status != 0 || a.Failure == nil || !strings.Contains(a.Failure.Error(), want) {
+			t.Errorf("%s: %+v, want %q", url, a, want)
+		}
+	}
+}
+
+// The failures of attempts tell the owner of the endpoint nothing of the network: no address that a name resolved to, no
+// resolver, and no other host that a certificate is for.
+func TestFailuresNameNoHost(t *testing.T) {
+	t.Parallel()
+	answers := func(text string) string {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = bufio.NewReader(conn).ReadString('\n')
+				_, _ = conn.Write([]byte(text))
+				_ = conn.Close()
+			}
+		}()
+		return listener.Addr().String()
+	}
+	secret := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secret.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secret.StartTLS() // Its certificate is for example.com and 127.0.0.1.
+	t.Cleanup(secret.Close)
+	_, port, err := net.SplitHostPort(secret.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := serve(t, func(http.ResponseWriter, *http.Request) {})
+	client := newClient(t, dispatch.Config{Guard: address.NewGuard(address.Private()...)})
+	for url, want := range map[string]string{
+		"https://localhost:" + port:                      "the endpoint's certificate is for another host",
+		"https://127.0.0.1:" + port:                      "the endpoint's certificate is signed by an unknown authority",
+		strings.Replace(plain, "http://", "https://", 1): "the endpoint does not speak TLS",
+		"http://" + answers(""):                          "the connection was closed before there was an answer",
+		"http://" + answers("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nSecret: db.internal 10.9.8.7\r\n"): "the connection was closed before there was an answer",
+		"http://" + answers("220 mail.internal ESMTP\r\n"):                                              "the connection failed, or the answer was no HTTP",
+		"http://" + answers("HTTP/1.1 200 OK\r\nmail.internal\r\n\r\n"):                                 "the connection failed, or the answer was no HTTP",
+		"http://db.internal.invalid":                                                                    "the host's name does not resolve",
+		"http://169.254.169.254":                                                                        dispatch.ErrProhibited.Error(),
+		"https://localhost:1/?password":                                                                 "the connection was refused",
+	} {
+		if a := send(t, client, url); a.Status != 0 || a.Failure == nil || a.Failure.Error() != want {
 			t.Errorf("%s: %+v, want %q", url, a, want)
 		}
 	}

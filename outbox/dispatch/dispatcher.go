@@ -2,21 +2,22 @@ package dispatch
 
 import (
 	"context"
+	"crypto/x509"
 	"iter"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/internal/address"
 )
 
 // Config tunes a Client and a Dispatcher. Its zero value works.
 type Config struct {
-	// AllowPrivate allows endpoints with loopback, private, link-local and metadata addresses.
-	// Default false.
-	AllowPrivate bool
+	// Guard decides which addresses endpoints may have. Default: public ones.
+	Guard *address.Guard
 	// Timeout is how long an attempt may take. Default 15 s.
 	Timeout time.Duration
 	// Concurrency is the most attempts that are under way at once. Default 512.
@@ -29,10 +30,19 @@ type Config struct {
 	Bytes int
 	// Open is how long a circuit stays open the first time. Default 10 s.
 	Open time.Duration
+	// Roots are the authorities whose certificates endpoints may have. Default: those of the system.
+	Roots *x509.CertPool
+	// MaxBody is how many bytes of an answer's body are kept. Default 1 KiB.
+	MaxBody int
+	// BodyTimeout is how long the body of an answer is read: the status has come by then. Default 2 s.
+	BodyTimeout time.Duration
 }
 
 // WithDefaults returns the configuration with each zero replaced by its default.
 func (c Config) WithDefaults() Config {
+	if c.Guard == nil {
+		c.Guard = address.NewGuard()
+	}
 	if c.Timeout <= 0 {
 		c.Timeout = 15 * time.Second
 	}
@@ -47,6 +57,12 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Open <= 0 {
 		c.Open = 10 * time.Second
+	}
+	if c.MaxBody <= 0 {
+		c.MaxBody = maxExcerpt
+	}
+	if c.BodyTimeout <= 0 {
+		c.BodyTimeout = 2 * time.Second
 	}
 	return c
 }
@@ -108,16 +124,18 @@ func (r Result[T]) Succeeded() bool { return r.Kind == Attempted && r.Answer.Fai
 // A Dispatcher sends jobs. All of its methods must be called by one goroutine, its owner's; each
 // attempt runs in a goroutine of its own. The owner
 //
-//   - adds jobs, and calls Start after anything that may let one begin;
+//   - adds jobs, and calls Start after anything that may let one begin; or reserves places before it
+//     has jobs, and begins a job in each;
 //   - receives from Finished and gives what it received to Accept;
 //   - collects results, records them, and then forgets their jobs;
 //   - calls Close in the end.
 type Dispatcher[T any] struct {
-	config  Config
-	client  *Client
-	request func(context.Context, T) (*http.Request, error)
+	config Config
+	send   func(context.Context, T) Answer
 
 	owners map[string]*owner[T]
+	// limits are the most attempts of owners that have a limit of their own.
+	limits map[string]int
 	lanes  map[string]*lane[T]
 	hosts  map[string]*host
 	known  map[uuid.UUID]*Job[T]
@@ -135,13 +153,12 @@ type Dispatcher[T any] struct {
 	senders sync.WaitGroup
 }
 
-// New returns a Dispatcher without jobs. request makes the request of a job from its value, in the
-// goroutine of the attempt; its error is the failure of the attempt and is shown to the owner of
-// the endpoint.
-func New[T any](client *Client, config Config, request func(context.Context, T) (*http.Request, error)) *Dispatcher[T] {
+// New returns a Dispatcher without jobs. send makes the attempt of a job from its value, in a goroutine of
+// its own. Its context ends with Close.
+func New[T any](config Config, send func(context.Context, T) Answer) *Dispatcher[T] {
 	config = config.WithDefaults()
 	d := &Dispatcher[T]{
-		config: config, client: client, request: request, owners: map[string]*owner[T]{}, lanes: map[string]*lane[T]{}, hosts: map[string]*host{},
+		config: config, send: send, owners: map[string]*owner[T]{}, limits: map[string]int{}, lanes: map[string]*lane[T]{}, hosts: map[string]*host{},
 		known: map[uuid.UUID]*Job[T]{}, sequences: map[string][]*Job[T]{}, finished: make(chan Result[T], config.Concurrency),
 	}
 	d.sending, d.stop = context.WithCancel(context.Background())
@@ -205,7 +222,7 @@ func (d *Dispatcher[T]) Add(j *Job[T]) {
 
 // ready lets a job wait for its lane alone, or ends it if it is to be abandoned.
 func (d *Dispatcher[T]) ready(j *Job[T]) {
-	l := d.lane(j)
+	l := d.lane(j.Owner, j.Lane, j.Host)
 	if j.Abandon != "" {
 		d.ended = append(d.ended, Result[T]{Job: j, Kind: Abandoned})
 		d.over(j)
@@ -229,6 +246,15 @@ func (d *Dispatcher[T]) over(j *Job[T]) {
 	d.ready(list[0])
 }
 
+// Limit sets how many attempts of an owner may be under way, of its share of all; nil means its share.
+func (d *Dispatcher[T]) Limit(owner string, most *int32) {
+	if most != nil {
+		d.limits[owner] = int(*most)
+	} else {
+		delete(d.limits, owner)
+	}
+}
+
 // Start begins as many attempts as the limits allow, one of each owner in turn and among these one of
 // each lane in turn, and postpones the jobs whose circuit is open. It also forgets lanes that have
 // been idle for a minute.
@@ -238,17 +264,74 @@ func (d *Dispatcher[T]) Start() {
 		d.closeIdle(o)
 		if len(o.lanes) == 0 {
 			delete(d.owners, name)
+			delete(d.limits, name)
 		} else if o.busy() > 0 {
 			busy++
 		}
 	}
-	attempts, bytes := max(d.config.Concurrency/busy, 1), d.config.Bytes/busy
+	attempts, bytes := d.share(busy), d.config.Bytes/busy
 	for began := true; began; {
 		began = false
-		for _, o := range d.owners {
-			began = d.startOne(o, attempts, bytes) || began
+		for name, o := range d.owners {
+			began = d.startOne(o, d.limited(name, attempts), bytes) || began
 		}
 	}
+}
+
+// share is how many attempts an owner may have under way, if so many divide them.
+func (d *Dispatcher[T]) share(owners int) int { return max(d.config.Concurrency/owners, 1) }
+
+// limited is an owner's share, or its limit if that is less.
+func (d *Dispatcher[T]) limited(owner string, share int) int {
+	if limit, limited := d.limits[owner]; limited {
+		return min(share, limit)
+	}
+	return share
+}
+
+// Reserve takes places for up to most attempts of a lane, and returns how many: as many as could begin now.
+// ceiling is the most that the lane may have under way, if PerLane is not less. In each place Begin begins a
+// job; Release gives back those that are not used. It is for an owner who fetches a job only when it can
+// begin.
+func (d *Dispatcher[T]) Reserve(owner, name string, most, ceiling int) int {
+	if d.inFlight >= d.config.Concurrency {
+		return 0
+	}
+	l := d.lane(owner, name, "")
+	o := l.owner
+	l.ceiling = max(min(ceiling, d.config.PerLane), 1)
+	busy := 2 // This owner and the next one.
+	for _, other := range d.owners {
+		if other != o && other.busy() > 0 {
+			busy++
+		}
+	}
+	attempts := d.limited(owner, d.share(busy))
+	lanes := o.busy() + 1
+	if !l.busy() {
+		lanes++
+	}
+	n := max(min(most, min(l.limit, l.ceiling, max(attempts/lanes, 1))-l.inFlight, attempts-o.inFlight, d.config.Concurrency-d.inFlight), 0)
+	d.take(l, n)
+	return n
+}
+
+// Release gives back places of a lane that were reserved.
+func (d *Dispatcher[T]) Release(name string, n int) { d.take(d.lanes[name], -n) }
+
+// take takes places of a lane, or gives them back if there are less than 0.
+func (d *Dispatcher[T]) take(l *lane[T], n int) {
+	l.inFlight += n
+	l.owner.inFlight += n
+	d.inFlight += n
+}
+
+// Begin begins the attempt of a job in a place that was reserved in its lane.
+func (d *Dispatcher[T]) Begin(j *Job[T]) {
+	d.known[j.ID] = j
+	l := d.lanes[j.Lane]
+	d.take(l, -1)
+	d.launch(l, j)
 }
 
 // startOne begins one attempt of an owner, who may have so many attempts and bytes under way. It
@@ -287,13 +370,17 @@ func (d *Dispatcher[T]) begin(l *lane[T]) {
 		}
 		l.host.inFlight++
 	}
+	d.launch(l, j)
+}
+
+// launch begins the attempt of a job.
+func (d *Dispatcher[T]) launch(l *lane[T], j *Job[T]) {
 	j.begun = true
 	l.used = time.Now()
-	l.inFlight++
-	d.count(l.owner, j, 1)
+	d.count(l, j, 1)
 	value := j.Value
 	d.senders.Go(func() {
-		a := d.attempt(value)
+		a := d.send(d.sending, value)
 		if d.sending.Err() != nil && a.Status == 0 {
 			return // It was cut, so it says nothing of the endpoint.
 		}
@@ -302,19 +389,10 @@ func (d *Dispatcher[T]) begin(l *lane[T]) {
 }
 
 // count counts an attempt that begins (1) or has ended (-1).
-func (d *Dispatcher[T]) count(o *owner[T], j *Job[T], by int) {
-	o.inFlight += by
-	o.bytes += by * j.Size
-	d.inFlight += by
+func (d *Dispatcher[T]) count(l *lane[T], j *Job[T], by int) {
+	d.take(l, by)
+	l.owner.bytes += by * j.Size
 	d.bytes += by * j.Size
-}
-
-func (d *Dispatcher[T]) attempt(value T) Answer {
-	request, err := d.request(d.sending, value)
-	if err != nil {
-		return Answer{Failure: err}
-	}
-	return d.client.Send(d.sending, request)
 }
 
 // Finished gets the result of each attempt that has ended. The owner gives it to Accept.
@@ -324,8 +402,7 @@ func (d *Dispatcher[T]) Finished() <-chan Result[T] { return d.finished }
 // adapts the lane's limit and the circuits, and makes what waited for the job ready.
 func (d *Dispatcher[T]) Accept(r Result[T]) {
 	l := d.lanes[r.Job.Lane]
-	l.inFlight--
-	d.count(l.owner, r.Job, -1)
+	d.count(l, r.Job, -1)
 	if l.host != nil {
 		l.host.inFlight--
 		if r.Answer.Status > 0 {
@@ -337,7 +414,7 @@ func (d *Dispatcher[T]) Accept(r Result[T]) {
 	d.ended = append(d.ended, r)
 	if r.Succeeded() {
 		l.succeeded()
-		l.limit = min(l.limit+1, d.config.PerLane)
+		l.limit = min(l.limit+1, l.ceiling)
 		d.over(r.Job)
 		return
 	}
@@ -397,5 +474,14 @@ func (d *Dispatcher[T]) Drop(name string) {
 	}
 	if l := d.lanes[name]; l != nil {
 		l.ready = nil
+	}
+}
+
+// DropOwner drops the jobs of all lanes of an owner.
+func (d *Dispatcher[T]) DropOwner(name string) {
+	if o := d.owners[name]; o != nil {
+		for _, l := range o.lanes {
+			d.Drop(l.name)
+		}
 	}
 }

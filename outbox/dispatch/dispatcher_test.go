@@ -2,7 +2,6 @@ package dispatch_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/pawl-fsm/pawl/internal/address"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
@@ -26,12 +26,14 @@ type owner struct {
 
 func newOwner(t *testing.T, config dispatch.Config) *owner {
 	t.Helper()
-	config.AllowPrivate = true
-	d := dispatch.New(newClient(t, config), config, func(ctx context.Context, url string) (*http.Request, error) {
-		if url == "" {
-			return nil, errors.New("there is no URL")
+	config.Guard = address.NewGuard(address.Private()...)
+	client := newClient(t, config)
+	d := dispatch.New(config, func(ctx context.Context, url string) dispatch.Answer {
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+		if err != nil {
+			return dispatch.Answer{Failure: err}
 		}
-		return http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+		return client.Send(ctx, request)
 	})
 	t.Cleanup(d.Close)
 	return &owner{d, t, map[uuid.UUID]string{}}
@@ -333,6 +335,26 @@ func TestOwnersShareTheAttempts(t *testing.T) {
 	o.check(o.want(20), want...)
 }
 
+// An owner with a limit has no more attempts under way than that, and has its share again without the limit.
+func TestLimitOfAnOwner(t *testing.T) {
+	t.Parallel()
+	hang := bounded.NewGate(t, "the hanging attempts")
+	url := serve(t, func(http.ResponseWriter, *http.Request) { hang.Pass() })
+	o := newOwner(t, dispatch.Config{Concurrency: 12})
+	for n := range 100 {
+		o.add("hangs", dispatch.Job[string]{Owner: "limited", Lane: fmt.Sprint(n), Value: url})
+	}
+	for _, step := range []struct {
+		most *int32
+		want int
+	}{{new(int32(0)), 0}, {new(int32(2)), 2}, {nil, 6}, {new(int32(1)), 6}} {
+		o.Limit("limited", step.most)
+		if o.Start(); o.InFlight() != step.want {
+			t.Errorf("%d attempts are under way, want %d", o.InFlight(), step.want)
+		}
+	}
+}
+
 // The lanes of an owner are served in turn.
 func TestLanesTakeTurns(t *testing.T) {
 	t.Parallel()
@@ -370,4 +392,47 @@ func TestBytesUnderWay(t *testing.T) {
 	if o.Len() != 0 || o.InFlight() != 0 {
 		t.Errorf("%d jobs are left, %d under way", o.Len(), o.InFlight())
 	}
+}
+
+// Places are reserved within the limits of the lane, its ceiling, the owner's share and all, and hold back others until they
+// are used or given back.
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	hang := bounded.NewGate(t, "the attempts")
+	url := serve(t, func(http.ResponseWriter, *http.Request) { hang.Pass() })
+	o := newOwner(t, dispatch.Config{Concurrency: 12})
+	reserve := func(owner, lane string, most, ceiling, want int) {
+		t.Helper()
+		if n := o.Reserve(owner, lane, most, ceiling); n != want {
+			t.Errorf("%d places are reserved in the lane %s of %s, want %d", n, lane, owner, want)
+		}
+	}
+	reserve("first", "a", 9, 9, 2) // A lane begins with two.
+	reserve("first", "a", 9, 9, 0)
+	o.Release("a", 1)
+	reserve("first", "a", 9, 1, 0)
+	reserve("first", "a", 9, 9, 1)
+	reserve("first", "b", 9, 1, 1)
+	for _, lane := range []string{"c", "d", "e", "f"} {
+		reserve("first", lane, 1, 9, map[string]int{"c": 1, "d": 1, "e": 1}[lane]) // Half of them all.
+	}
+	reserve("second", "g", 9, 9, 2) // A third of them, and half of that for the lane.
+	reserve("second", "h", 9, 9, 1)
+	job := dispatch.Job[string]{ID: uuid.New(), Owner: "first", Lane: "a", Value: url}
+	o.Begin(&job)
+	hang.Reached()
+	if o.Start(); o.InFlight() != 9 {
+		t.Errorf("%d places are taken, want 9", o.InFlight())
+	}
+	hang.Open()
+	o.Accept(bounded.Receive(t, "the attempt", o.Finished()))
+	if r := o.Collect(); len(r) != 1 || !r[0].Succeeded() || o.InFlight() != 8 {
+		t.Errorf("the attempt ended as %+v, with %d places taken", r, o.InFlight())
+	}
+	reserve("first", "a", 9, 9, 0) // It may have three now, but its owner has its share.
+	o.Release("b", 1)
+	o.Release("c", 1)
+	o.Release("d", 1)
+	o.Release("e", 1)
+	reserve("first", "a", 9, 9, 1)
 }

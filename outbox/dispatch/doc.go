@@ -18,6 +18,9 @@
 //	                                         ├──▶ Postponed  the circuit of its lane or host is open
 //	                                         └──▶ Abandoned  there is nothing to send
 //
+// An owner that claims its jobs before it sends them adds none that would wait: it reserves places with
+// Reserve, claims no more jobs than that, and begins each in its place.
+//
 // Each [Result] is kept until the owner collects it. The owner then calls Forget, and adds the job
 // again later if it is to be tried again.
 //

@@ -11,8 +11,8 @@ type lane[T any] struct {
 	owner    *owner[T]
 	ready    []*Job[T]
 	inFlight int
-	// limit is the most attempts that may be under way.
-	limit int
+	// limit is the most attempts that may be under way now, and ceiling the most that it grows to.
+	limit, ceiling int
 	// used is when an attempt last began.
 	used time.Time
 	// host is nil if the owner keeps the circuit. The lane's own circuit is not used then.
@@ -41,31 +41,34 @@ type owner[T any] struct {
 // busy is how many lanes have something to do.
 func (o *owner[T]) busy() (n int) {
 	for _, l := range o.lanes {
-		if len(l.ready) > 0 || l.inFlight > 0 {
+		if l.busy() {
 			n++
 		}
 	}
 	return n
 }
 
-// lane returns the lane of a job, which is made if there is none.
-func (d *Dispatcher[T]) lane(j *Job[T]) *lane[T] {
-	if l := d.lanes[j.Lane]; l != nil {
+// busy reports whether a lane has something to do.
+func (l *lane[T]) busy() bool { return len(l.ready) > 0 || l.inFlight > 0 }
+
+// lane returns a lane, which is made if there is none.
+func (d *Dispatcher[T]) lane(of, name, hostName string) *lane[T] {
+	if l := d.lanes[name]; l != nil {
 		return l
 	}
-	o := d.owners[j.Owner]
+	o := d.owners[of]
 	if o == nil {
 		o = &owner[T]{}
-		d.owners[j.Owner] = o
+		d.owners[of] = o
 	}
-	l := &lane[T]{name: j.Lane, owner: o, limit: min(initialLimit, d.config.PerLane)}
+	l := &lane[T]{name: name, owner: o, limit: min(initialLimit, d.config.PerLane), ceiling: d.config.PerLane}
 	o.lanes = append(o.lanes, l)
-	d.lanes[j.Lane] = l
-	if j.Host != "" {
-		if d.hosts[j.Host] == nil {
-			d.hosts[j.Host] = &host{name: j.Host}
+	d.lanes[name] = l
+	if hostName != "" {
+		if d.hosts[hostName] == nil {
+			d.hosts[hostName] = &host{name: hostName}
 		}
-		l.host = d.hosts[j.Host]
+		l.host = d.hosts[hostName]
 		l.host.lanes++
 	}
 	return l
@@ -74,7 +77,7 @@ func (d *Dispatcher[T]) lane(j *Job[T]) *lane[T] {
 // idle reports whether a lane has had nothing to do for a minute, and its circuit nothing to
 // remember.
 func (l *lane[T]) idle() bool {
-	return len(l.ready) == 0 && l.inFlight == 0 && time.Since(l.used) > time.Minute && time.Since(l.openUntil) > time.Minute
+	return !l.busy() && time.Since(l.used) > time.Minute && time.Since(l.openUntil) > time.Minute
 }
 
 // closeIdle forgets the lanes of an owner that are idle, and their hosts with their last lane.

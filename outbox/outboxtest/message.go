@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/access"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -28,6 +29,20 @@ func Message(tenant string, id uuid.UUID, version int64, kind string) outbox.Mes
 			Version: version, Context: json.RawMessage(`{"price": 420.00}`), BusinessKey: text("order-7"),
 			CorrelationID: text("order 7"), AcceptedEvents: []string{"pay"}, CreatedAt: at, StateChangedAt: at, ExpiresAt: &at,
 			Error: json.RawMessage(`{"code": "x"}`),
+		},
+	}
+}
+
+// Audit returns a message of a row of the audit in which everything is set that can be.
+func Audit(tenant string, seq int64) outbox.Message {
+	at := time.Date(2026, 3, 1, 9, 30, 0, 123456789, time.FixedZone("", 3600))
+	text := func(s string) *string { return &s }
+	return outbox.Message{
+		Tenant: tenant, Epoch: 1, Position: seq,
+		Audit: &access.AuditRow{
+			Tenant: tenant, Seq: seq, At: at, Actor: "anna", TokenID: text("t1"), Address: text("::1"), RequestID: text("r1"),
+			Action: "workflow.register", Target: text("door 1"), Outcome: "done", Reason: text("why\nnot"), Count: 1,
+			Before: json.RawMessage(`{"x": 1.0}`), After: json.RawMessage(`{"x": "Žofie \u2028"}`),
 		},
 	}
 }

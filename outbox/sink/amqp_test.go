@@ -162,7 +162,7 @@ func TestAMQP(t *testing.T) {
 	t.Run("a page arrives in order", func(t *testing.T) {
 		q := bindQueue(t, addr, "page", "page.#")
 		sink := openSink(t, amqpURL(addr, "page"))
-		messages := page("default", 10, 100)
+		messages := append(page("default", 10, 100), audit(100, "default", "acme")...)
 		publish(t, sink, messages)
 		got := q.take(t)
 		if len(got) != len(messages) {

@@ -12,19 +12,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
 // An item is a message in the form in which a receiver gets it.
 type item struct {
-	tenant   string
-	instance uuid.UUID
-	id       string
-	subject  string
-	at       time.Time
-	body     []byte
+	key, id, subject string
+	at               time.Time
+	body             []byte
 }
 
 // itemsOf writes the messages as CloudEvents, with subjects that begin with prefix.
@@ -35,19 +30,21 @@ func itemsOf(messages []outbox.Message, prefix string) ([]item, error) {
 		if err != nil {
 			return nil, fmt.Errorf("message %s: %w", m.ID(), err)
 		}
-		out[i] = item{
-			tenant: m.Tenant, instance: m.Instance.ID, id: m.ID(), subject: subject(prefix, m), at: m.Step.At, body: body,
-		}
+		out[i] = item{key: m.Key(), id: m.ID(), subject: subject(prefix, m), at: m.At(), body: body}
 	}
 	return out, nil
 }
 
 // subject is what subscribers filter by: prefix.tenant.workflow.type, where type is the last word
-// of the CloudEvent's type, such as transitioned. It has at most 255 bytes, the most that an AMQP
+// of the CloudEvent's type, such as transitioned. That of a row of the audit is prefix.tenant.action.audit. It has at most 255 bytes, the most that an AMQP
 // routing key may have: maxPrefix bounds the prefix, and token each of the other parts.
 func subject(prefix string, m outbox.Message) string {
 	kind := m.Type()[strings.LastIndexByte(m.Type(), '.')+1:]
-	return prefix + "." + token(m.Tenant) + "." + token(m.Instance.Workflow) + "." + token(kind)
+	about := m.Instance.Workflow
+	if m.Audit != nil {
+		about = m.Audit.Action
+	}
+	return prefix + "." + token(m.Tenant) + "." + token(about) + "." + token(kind)
 }
 
 // token turns any string into one token of a subject. It percent-encodes everything but ASCII
@@ -79,25 +76,20 @@ func token(s string) string {
 const maxPrefix = 64
 
 // rounds splits items into rounds that are sent one after the other, each when the one before is
-// confirmed. No round has two items of one instance, and an item comes in a later round than
-// those of its instance before it. A broker may refuse or lose an item in the middle of a round (a
+// confirmed. No round has two items of one key, and an item comes in a later round than
+// those of its key before it. A broker may refuse or lose an item in the middle of a round (a
 // full stream, a change of leaders) and accept those behind it, and it drops repeats of what it
-// has accepted. Since none of those is of the same instance, the order within the instance holds.
+// has accepted. Since none of those has the same key, the order within the key holds.
 func rounds(items []item) iter.Seq[[]item] {
 	const (
 		most  = 1000
 		bytes = 16 << 20 // Servers bound what they buffer for a connection or a stream.
 	)
-	type instance struct {
-		tenant string
-		id     uuid.UUID
-	}
-	steps := make(map[instance]int)
+	sent := make(map[string]int)
 	var out [][]item
 	for _, m := range items {
-		i := instance{m.tenant, m.instance}
-		n := steps[i]
-		steps[i]++
+		n := sent[m.key]
+		sent[m.key]++
 		if n == len(out) {
 			out = append(out, nil)
 		}

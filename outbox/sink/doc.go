@@ -18,8 +18,9 @@
 // # Invariants
 //
 //   - Publish returns nil only when the receiver has confirmed every message.
-//   - A message of an instance is sent only when the receiver has confirmed the one before it. A
-//     receiver may refuse one message and accept the next, and it drops a repeat of what it has:
+//   - A message is sent only when the receiver has confirmed the one before it with the same
+//     [outbox.Message.Key]: of its instance, or of the audit. A receiver may refuse one message and
+//     accept the next, and it drops a repeat of what it has:
 //     sent together, the accepted one would stay ahead of the refused one for good.
 //   - A message has the same identity each time it is published: Nats-Msg-Id in NATS, message-id
 //     in AMQP, and the CloudEvent's id everywhere.

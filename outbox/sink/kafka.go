@@ -18,8 +18,8 @@ import (
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
-// openKafka returns the sink of a topic. The key of a record is the instance, so all messages of
-// an instance are in one partition, in order. The producer is idempotent, so the broker drops the
+// openKafka returns the sink of a topic. The key of a record is Message.Key, so all messages of
+// an instance, and the whole audit, are in one partition each, in order. The producer is idempotent, so the broker drops the
 // client's own retries. It does not drop a page that the relay publishes again; consumers can,
 // since the CloudEvent has the same id.
 func openKafka(u URL, _ io.Writer) (outbox.Sink, error) {
@@ -139,7 +139,7 @@ func (c *kafkaConnection) flush(ctx context.Context, items []item) error {
 	outcomes := make(chan outcome, len(items))
 	for i, m := range items {
 		record := &kgo.Record{
-			Key: []byte(m.instance.String()), Value: m.body, Timestamp: m.at,
+			Key: []byte(m.key), Value: m.body, Timestamp: m.at,
 			Headers: []kgo.RecordHeader{{Key: "content-type", Value: []byte(outbox.CloudEventType)}},
 		}
 		c.client.Produce(ctx, record, func(_ *kgo.Record, err error) { outcomes <- outcome{i, err} })

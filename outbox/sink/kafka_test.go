@@ -110,6 +110,7 @@ func TestKafka(t *testing.T) {
 		for _, tenant := range outboxtest.OddTenants {
 			messages = append(messages, page(tenant, 1, 2)...)
 		}
+		messages = append(messages, audit(100, outboxtest.OddTenants...)...)
 		publish(t, sink, messages)
 		got := consumed(t, cluster, "steps", messages)
 		if len(got) != len(messages) {

@@ -106,6 +106,23 @@ func TestNATS(t *testing.T) {
 		}
 	})
 
+	t.Run("the audit comes in its order, whatever the tenants", func(t *testing.T) {
+		sink := openSink(t, natsURL(addr, "AUDIT", "?subject=audited&create=true"))
+		messages := audit(50, outboxtest.OddTenants...)
+		for range 2 {
+			publish(t, sink, messages)
+		}
+		got := streamed(t, js, "AUDIT")
+		if len(got) != len(messages) {
+			t.Errorf("the stream has %d messages, want %d", len(got), len(messages))
+		}
+		checkOrder(t, messages, got)
+		checkBodies(t, messages, got)
+		if want := "audited.default.workflow%2Eregister.audit"; got[0].subject != want {
+			t.Errorf("the subject is %s, want %s", got[0].subject, want)
+		}
+	})
+
 	t.Run("tenants are tokens", func(t *testing.T) {
 		sink := openSink(t, natsURL(addr, "ODD", "?subject=odd&create=true"))
 		var messages []outbox.Message

@@ -40,24 +40,39 @@ type received struct {
 	body                          []byte
 }
 
-// checkOrder checks that every message came, and none before the one before it in its instance.
+// checkOrder checks that every message came, and none before the one before it with its key.
 // Repeats are allowed.
 func checkOrder(t *testing.T, messages []outbox.Message, got []received) {
 	t.Helper()
+	place := func(id string) (key string, place int64) {
+		key, number, _ := strings.Cut(id, ":")
+		place, err := strconv.ParseInt(number, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key, place
+	}
 	reached := make(map[string]int64)
 	for _, d := range got {
-		instance, version, _ := strings.Cut(d.id, ":")
-		v, err := strconv.ParseInt(version, 10, 64)
-		if err != nil || v > reached[instance]+1 {
-			t.Fatalf("%s came when its instance was at %d", d.id, reached[instance])
+		key, v := place(d.id)
+		if v > reached[key]+1 {
+			t.Fatalf("%s came when %s was at %d", d.id, key, reached[key])
 		}
-		reached[instance] = max(v, reached[instance])
+		reached[key] = max(v, reached[key])
 	}
 	for _, e := range messages {
-		if id := e.Instance.ID.String(); reached[id] < e.Step.Version {
-			t.Fatalf("of %s only %d steps came", id, reached[id])
+		if key, v := place(e.ID()); reached[key] < v {
+			t.Fatalf("of %s only %d messages came", key, reached[key])
 		}
 	}
+}
+
+// audit returns the messages of so many rows of the audit, of the tenants in turn.
+func audit(rows int, tenants ...string) (messages []outbox.Message) {
+	for n := range rows {
+		messages = append(messages, outboxtest.Audit(tenants[n%len(tenants)], int64(n+1)))
+	}
+	return messages
 }
 
 // checkBodies checks that what came are the messages, as CloudEvents.

@@ -25,9 +25,10 @@ import (
 //	kafka://[user:password@]host[:9092][,host…]/TOPIC
 //	amqp://[user:password@]host[:5672][,host…][/vhost]    amqps:// for TLS
 //
-// Every scheme takes two options as its query: consumer=NAME gives the consumer another name, and
-// from=start makes a new consumer begin with the first step that there is. Users and passwords
-// are percent-encoded where a URL requires it. The other options:
+// Every scheme takes three options as its query: consumer=NAME gives the consumer another name,
+// from=start makes a new consumer begin with the first step, or row of the audit, that there is, and
+// audit=true publishes the rows of the audit too. Users and passwords are percent-encoded where a URL
+// requires it. The other options:
 //
 //   - subject=pawl (nats), key=pawl (amqp): the prefix of subjects and routing keys. Behind it
 //     come the tenant, the workflow and the last word of the message's type, as in
@@ -46,6 +47,9 @@ type URL struct {
 	Consumer string
 	// FromStart is for [outbox.RelayConfig].
 	FromStart bool
+	// AuditConsumer is the name of the consumer of the audit: as Consumer, with "audit " for "sink ". It is empty without
+	// audit=true.
+	AuditConsumer string
 
 	kind  *kind
 	user  *url.Userinfo
@@ -124,8 +128,12 @@ func Parse(raw string) (URL, error) {
 	if err := u.readOptions(); err != nil {
 		return u, err
 	}
-	u.Consumer = "sink " + cmp.Or(u.query.Get("consumer"), u.String())
-	if len(u.Consumer) > 255 {
+	name := cmp.Or(u.query.Get("consumer"), u.String())
+	u.Consumer = "sink " + name
+	if u.flag("audit") {
+		u.AuditConsumer = "audit " + name
+	}
+	if len(name) > 255-len("audit ") {
 		return u, u.kind.errUsage("the name of its consumer is too long: give it a shorter one with consumer=NAME")
 	}
 	_, err = u.Open(io.Discard) // Checks the rules of the kind. It does not connect.
@@ -164,7 +172,7 @@ func (u *URL) readHosts(authority string) error {
 }
 
 func (u *URL) readOptions() error {
-	known := append([]string{"consumer", "from"}, u.kind.options...)
+	known := append([]string{"consumer", "from", "audit"}, u.kind.options...)
 	for _, name := range slices.Sorted(maps.Keys(u.query)) {
 		if !slices.Contains(known, name) || len(u.query[name]) > 1 {
 			return u.kind.errUsage(fmt.Sprintf("its query has %s, each once", strings.Join(known, ", ")))
@@ -177,7 +185,7 @@ func (u *URL) readOptions() error {
 	default:
 		return u.kind.errUsage("from is start, or left out")
 	}
-	for _, name := range []string{"create", "tls"} {
+	for _, name := range []string{"create", "tls", "audit"} {
 		if value := u.query.Get(name); value != "" && value != "true" && value != "false" {
 			return u.kind.errUsage(name + " is true or false")
 		}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
@@ -16,8 +15,8 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
-// A callback is sent once, when the instance is final, signed with its own secret or the
-// deployment's.
+// A callback is sent once, when the instance is final, signed with its own secret or the one that is derived from the
+// deployment's for the tenant.
 func TestCallback(t *testing.T) {
 	t.Parallel()
 	const own, shared = "whsec_b3duIHNlY3JldCBvZiB0aGUgY2FsbGVyLi4u", "whsec_c2hhcmVkIHNlY3JldCBvZiBhbGwgb2YgdXMu"
@@ -56,7 +55,15 @@ func TestCallback(t *testing.T) {
 	config := quickly
 	config.Policy.Secret, config.MaxAttempts = shared, 3
 	webhooks(t, pool, config)
-	ids, secrets := []uuid.UUID{list[0], list[2]}, []string{own, shared}
+	derived, err := config.Policy.CallbackSecret(tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := config.Policy.CallbackSecret("another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, secrets := []uuid.UUID{list[0], list[2]}, []string{own, derived}
 	for _, id := range ids {
 		outboxtest.Add(t, pool, id)
 		bounded.Value[uuid.UUID](t, pool, "select (pawl.fire_one($1, 'stop')).id", id)
@@ -73,12 +80,10 @@ func TestCallback(t *testing.T) {
 		if len(hooks) != 1 || hooks[0].what() != fmt.Sprintf("%s:3", id) {
 			t.Fatalf("the attempts were for %v", whats(hooks))
 		}
-		webhook, err := standardwebhooks.NewWebhook(secrets[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := webhook.Verify(hooks[0].body, hooks[0].header); err != nil {
-			t.Error(err)
+		for _, secret := range []string{own, derived, shared, foreign} {
+			if got := verifies(t, hooks[0], secret); got != (secret == secrets[i]) {
+				t.Errorf("callback %d is signed with %s: %v", i, secret, got)
+			}
 		}
 	}
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.callback"); n != 0 {

@@ -5,15 +5,18 @@ import (
 	"time"
 
 	"github.com/pawl-fsm/pawl/internal/address"
+	"github.com/pawl-fsm/pawl/internal/seal"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
 
 // Config tunes a Sender. Its zero value works.
 type Config struct {
-	// Policy says which addresses endpoints may have, and has the secret that signs callbacks
-	// without one. It is the same value that the service has as fsm.Config.Webhooks.
+	// Policy says which addresses endpoints may have, and has the secret of the deployment,
+	// from which those that sign callbacks without one are derived. It is the same value that the service has as fsm.Config.Webhooks.
 	Policy address.Policy
+	// Keys open the secrets that are stored. It is the same value that the service has as fsm.Config.Keys.
+	Keys seal.Keys
 	// MaxAttempts is the number of attempts after which a delivery is dead. Default 12.
 	MaxAttempts int
 	// Backoff is the longest wait after the first failure. It doubles with each further failure,
@@ -69,6 +72,6 @@ func (c Config) withDefaults() Config {
 // sending is the part that tunes package dispatch, which has the defaults.
 func (c Config) sending() dispatch.Config {
 	return dispatch.Config{
-		AllowPrivate: c.Policy.AllowPrivate, Timeout: c.Timeout, Concurrency: c.Concurrency, PerLane: c.PerEndpoint, Open: c.Open,
+		Guard: c.Policy.Guard(), Timeout: c.Timeout, Concurrency: c.Concurrency, PerLane: c.PerEndpoint, Open: c.Open,
 	}.WithDefaults()
 }

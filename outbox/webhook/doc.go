@@ -56,6 +56,9 @@
 //   - An endpoint fails: the delivery is tried again after a growing random wait, or when
 //     Retry-After says. After MaxAttempts it is a dead letter, which can be replayed.
 //   - An endpoint answers 410 Gone: its subscription is disabled, and the delivery is dead.
+//   - A secret cannot be opened, since its key is not configured or the row was changed by hand: the subscription rests with a
+//     finding, and its deliveries lose no attempt. It is looked at again after Config.Open. Deliveries of a callback are
+//     postponed likewise, and show the finding as their error. Nothing is sent with fewer signatures.
 //   - The leader dies: the next leader sends what was under way again, under the same webhook-id.
 //   - The database is slow: pages of routing and of due deliveries get smaller.
 //   - The database is away: attempts that are under way end; their deliveries are sent again.
@@ -65,5 +68,5 @@
 // # What it may import
 //
 // outbox for the message and the election, dispatch, fsm and fsm/subscription for what it shares with the API,
-// internal/address, db/queries, db/session and pgx. It does not import httpapi.
+// internal/address, internal/seal, db/queries, db/session and pgx. It does not import httpapi.
 package webhook

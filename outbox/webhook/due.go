@@ -124,9 +124,11 @@ func (l *leadership) fetch(ctx context.Context, rest bool) (again bool, err erro
 	var (
 		lanes   []queries.DeliveryLane
 		rows    []queries.Delivery
+		targets map[subscriptionKey]target
 		due     queries.DeliveryDueParams
 		reached int
 		jobs    []*dispatch.Job[delivery]
+		tenants map[string]queries.DeliveryTenant
 	)
 	err = l.call(ctx, func(ctx context.Context) (err error) {
 		if lanes, err = l.queries.DeliveryLanes(ctx, search); err != nil {
@@ -139,7 +141,20 @@ func (l *leadership) fetch(ctx context.Context, rest bool) (again bool, err erro
 		if rows, err = l.queries.DeliveryDue(ctx, due); err != nil {
 			return fmt.Errorf("due deliveries: %w", err)
 		}
-		jobs, err = l.load(ctx, rows)
+		if tenants, err = l.tenants(ctx, due.Tenants); err != nil {
+			return err
+		}
+		keys := make([]subscriptionKey, len(rows))
+		for i := range rows {
+			keys[i] = keyOf(&rows[i])
+		}
+		if targets, err = l.endpoints(ctx, keys); err != nil {
+			return err
+		}
+		if rows, err = l.rest(ctx, rows, targets); err != nil {
+			return err
+		}
+		jobs, err = l.load(ctx, rows, targets)
 		return err
 	})
 	l.fetched.Adapt(err)
@@ -154,6 +169,9 @@ func (l *leadership) fetch(ctx context.Context, rest bool) (again bool, err erro
 		}
 	} else {
 		l.pass(lanes, reached, rest)
+	}
+	for name, t := range tenants {
+		l.jobs.Limit(name, t.Attempts)
 	}
 	// Attempts may have failed while this was read, and are not settled yet: what was read of
 	// their subscriptions may no longer be due.
@@ -210,19 +228,17 @@ type stepKey struct {
 	version  int64
 }
 
-// load makes jobs of deliveries: it reads their endpoints and their steps.
-func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*dispatch.Job[delivery], error) {
+// load makes jobs of deliveries: it reads their steps.
+func (l *leadership) load(ctx context.Context, rows []queries.Delivery, targets map[subscriptionKey]target) ([]*dispatch.Job[delivery], error) {
 	if len(rows) == 0 {
 		return nil, nil
 	}
 	var (
 		p      queries.DeliveryMessagesParams
-		keys   = make([]subscriptionKey, len(rows))
 		events = map[stepKey]*queries.Message{}
 		jobs   = make([]*dispatch.Job[delivery], len(rows))
 	)
-	for i, r := range rows {
-		keys[i] = keyOf(&r)
+	for _, r := range rows {
 		if r.InstanceID == nil {
 			continue
 		}
@@ -231,10 +247,6 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*disp
 			events[k] = nil
 			p.Tenants, p.Instances, p.Versions = append(p.Tenants, k.tenant), append(p.Instances, k.instance), append(p.Versions, k.version)
 		}
-	}
-	endpoints, err := l.endpoints(ctx, keys)
-	if err != nil {
-		return nil, err
 	}
 	p.Bytes = fsm.PageBytes
 	list, err := l.queries.DeliveryMessages(ctx, p)
@@ -251,7 +263,7 @@ func (l *leadership) load(ctx context.Context, rows []queries.Delivery) ([]*disp
 		jobs = jobs[:len(rows)]
 	}
 	for i := range rows {
-		d := delivery{row: &rows[i], endpoint: endpoints[keys[i]].endpoint}
+		d := delivery{row: &rows[i], endpoint: targets[keyOf(&rows[i])].endpoint}
 		if d.row.InstanceID != nil {
 			d.event = events[stepKey{d.row.TenantID, *d.row.InstanceID, *d.row.Version}]
 		}
@@ -322,82 +334,3 @@ func laneID(row *queries.Delivery) uuid.UUID {
 
 // lane is the lane of a subscription.
 func (k subscriptionKey) lane() string { return "subscription " + k.tenant + " " + k.id.String() }
-
-// A target is where the deliveries of a subscription or a callback go now.
-type target struct {
-	endpoint
-	disabled bool
-}
-
-// endpoints reads where deliveries go now. A subscription or a callback that was deleted is
-// missing from the result.
-func (l *leadership) endpoints(ctx context.Context, keys []subscriptionKey) (map[subscriptionKey]target, error) {
-	var p queries.DeliveryEndpointsParams
-	asked, found := map[subscriptionKey]bool{}, map[subscriptionKey]target{}
-	for _, k := range keys {
-		if !asked[k] {
-			asked[k] = true
-			p.Tenants, p.Ids = append(p.Tenants, k.tenant), append(p.Ids, k.id)
-		}
-	}
-	list, err := l.queries.DeliveryEndpoints(ctx, p)
-	if err != nil {
-		return nil, fmt.Errorf("endpoints: %w", err)
-	}
-	for _, e := range list {
-		t := target{endpoint: endpoint{url: e.Url}, disabled: e.Disabled}
-		for _, secret := range []string{e.Secret, e.PreviousSecret} {
-			if secret != "" {
-				t.secrets = append(t.secrets, secret)
-			}
-		}
-		if len(t.secrets) == 0 && l.config.Policy.Secret != "" {
-			t.secrets = []string{l.config.Policy.Secret}
-		}
-		found[subscriptionKey{e.TenantID, e.ID}] = t
-	}
-	return found, nil
-}
-
-// refreshEvery is how long deliveries in memory may follow a subscription as it was before a change.
-const refreshEvery = 100 * time.Millisecond
-
-// refresh reads the subscriptions of the deliveries that wait in memory again. The deliveries go
-// where their subscription says now. Those of a subscription that was deleted or disabled are
-// dropped; if it was deleted they are fetched again, to be abandoned.
-func (l *leadership) refresh(ctx context.Context) error {
-	if time.Since(l.refreshed) < refreshEvery {
-		return nil
-	}
-	l.refreshed = time.Now()
-	asked := map[subscriptionKey]bool{}
-	var keys []subscriptionKey
-	for j := range l.jobs.Waiting() {
-		if k := keyOf(j.Value.row); !j.Value.row.Callback && !asked[k] {
-			asked[k] = true
-			keys = append(keys, k)
-		}
-	}
-	if len(keys) == 0 {
-		return nil
-	}
-	var now map[subscriptionKey]target
-	err := l.call(ctx, func(ctx context.Context) (err error) {
-		now, err = l.endpoints(ctx, keys)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		if t, there := now[k]; !there || t.disabled {
-			l.jobs.Drop(k.lane())
-		}
-	}
-	for j := range l.jobs.Waiting() {
-		if t, there := now[keyOf(j.Value.row)]; there {
-			j.Value.endpoint = t.endpoint
-		}
-	}
-	return nil
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
@@ -32,6 +33,7 @@ func hangingEndpoints(t *testing.T) (url string, hang *bounded.Gate) {
 
 func createFor(t *testing.T, pool *pgxpool.Pool, tenant string, n int) []uuid.UUID {
 	t.Helper()
+	dbtest.Tenants(t, pool, tenant)
 	return bounded.Column[uuid.UUID](t, pool, "select (pawl.create_one('counter', p_tenant => $1)).id from generate_series(1, $2)", tenant, n)
 }
 

@@ -2,6 +2,7 @@ package webhook_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,43 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
+
+// A replay is one act in the audit, with the sum: one row, or one of its beginning and one of its end.
+func TestReplayIsOneAct(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	id := subscribe(t, service, "https://example.com", everything).ID
+	insert := func(subscription uuid.UUID, n int) {
+		t.Helper()
+		bounded.Exec(t, pool, `
+			insert into pawl.delivery (tenant_id, id, subscription_id, callback, type, status, attempts, created_at)
+			select $1, pawl_private.uuid_v7(now()), $2, false, 'pawl.subscription.test', 'dead', 3, now() from generate_series(1, $3)`, tenant, subscription, n)
+	}
+	for _, c := range []struct {
+		name       string
+		dead, gone int
+		want       []string
+	}{
+		{name: "no delivery"},
+		{name: "one page", dead: 499, want: []string{`{"status": "dead", "replayed": 499}`}},
+		{name: "a full page", dead: 500, want: []string{`{"more": true, "status": "dead", "replayed": 500}`, `{"status": "dead", "replayed": 500}`}},
+		{name: "three pages", dead: 1200, want: []string{`{"more": true, "status": "dead", "replayed": 500}`, `{"status": "dead", "replayed": 1200}`}},
+		{name: "a first page that is gone", gone: 500, dead: 3, want: []string{`{"status": "dead", "replayed": 3}`}},
+		{name: "all gone", gone: 500},
+	} {
+		bounded.Exec(t, pool, "delete from pawl.delivery")
+		last := bounded.Value[int64](t, pool, "select coalesce(max(seq), 0) from pawl.audit")
+		insert(uuid.New(), c.gone)
+		insert(id, c.dead)
+		n, err := service.ReplayDeliveries(t.Context(), tenant, subscription.ReplayFilter{})
+		if err != nil || n != (subscription.Replayed{Replayed: c.dead, Gone: c.gone}) {
+			t.Errorf("%s: replayed %+v: %v", c.name, n, err)
+		}
+		if got := bounded.Column[string](t, pool, "select after::text from pawl.audit where action = 'delivery.replay' and seq > $1 order by seq", last); !slices.Equal(got, c.want) {
+			t.Errorf("%s: the audit has %q, want %q", c.name, got, c.want)
+		}
+	}
+}
 
 func TestDeadLettersAndReplay(t *testing.T) {
 	t.Parallel()

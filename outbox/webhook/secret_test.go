@@ -12,6 +12,16 @@ import (
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
+// verifies reports whether a secret has signed an attempt.
+func verifies(t *testing.T, h hook, secret string) bool {
+	t.Helper()
+	webhook, err := standardwebhooks.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return webhook.Verify(h.body, h.header) == nil
+}
+
 func TestSecretRotation(t *testing.T) {
 	t.Parallel()
 	pool, service := withService(t)
@@ -23,15 +33,7 @@ func TestSecretRotation(t *testing.T) {
 	}
 	stop := webhooks(t, pool, quickly)
 	outboxtest.Create(t, pool)
-	verifies := func(h hook, secret string) bool {
-		t.Helper()
-		webhook, err := standardwebhooks.NewWebhook(secret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return webhook.Verify(h.body, h.header) == nil
-	}
-	if h := r.want(t, 1)[0]; !verifies(h, old.Secret) || !verifies(h, rotated.Secret) {
+	if h := r.want(t, 1)[0]; !verifies(t, h, old.Secret) || !verifies(t, h, rotated.Secret) {
 		t.Errorf("the signatures are %s", h.header.Get("webhook-signature"))
 	}
 	bounded.UntilSQL(t, pool, allDelivered, 1)
@@ -39,7 +41,7 @@ func TestSecretRotation(t *testing.T) {
 	dbtest.Advance(t, pool, 24*time.Hour+time.Second)
 	webhooks(t, pool, quickly)
 	outboxtest.Create(t, pool)
-	if h := r.want(t, 2)[1]; verifies(h, old.Secret) || !verifies(h, rotated.Secret) {
+	if h := r.want(t, 2)[1]; verifies(t, h, old.Secret) || !verifies(t, h, rotated.Secret) {
 		t.Errorf("a day later the signatures are %s", h.header.Get("webhook-signature"))
 	}
 }

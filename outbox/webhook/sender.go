@@ -3,7 +3,6 @@ package webhook
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,10 +46,11 @@ const consumer = "webhooks"
 func (s *Sender) Run(ctx context.Context) error {
 	defer s.client.Close()
 	// From the first step on: a subscription matches no step from before it was made.
-	outbox.ElectionOf(s.queries, consumer, true, s.config.Lease, s.config.Logger).
+	outbox.ElectionOf(s.queries, queries.ConsumerCreateParams{Consumer: consumer, FromStart: true}, s.config.Lease, s.config.Logger).
 		Run(ctx, "delivering webhooks", func(ctx context.Context, lease outbox.Lease) (progress bool, err error) {
 			l := &leadership{
 				Sender: s, Lease: lease, renewed: lease.Since, signals: outbox.Signals{Wake: s.config.Wake}, places: map[string]uuid.UUID{},
+				reported: map[string]string{},
 			}
 			err = l.run(ctx)
 			return l.progress, err
@@ -84,13 +84,15 @@ type leadership struct {
 	places    map[string]uuid.UUID
 	searched  time.Time
 	nextPurge time.Time
+	// reported are the findings that were logged, of secrets that cannot be opened.
+	reported map[string]string
 }
 
 // grace is how long attempts that are under way may take to end when the process is to stop.
 const grace = 3 * time.Second
 
 func (l *leadership) run(ctx context.Context) (err error) {
-	l.jobs = dispatch.New(l.client, l.sending, func(ctx context.Context, d delivery) (*http.Request, error) { return d.request(ctx) })
+	l.jobs = dispatch.New(l.sending, l.send)
 	defer l.jobs.Close()
 	defer l.signals.Listen(false)
 	defer func() {
@@ -124,6 +126,15 @@ func (l *leadership) run(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// send makes an attempt of a delivery.
+func (l *leadership) send(ctx context.Context, d delivery) dispatch.Answer {
+	request, err := d.request(ctx)
+	if err != nil {
+		return dispatch.Answer{Failure: err}
+	}
+	return l.client.Send(ctx, request)
 }
 
 // round settles, routes, fetches and starts what it can without waiting for an attempt. look says
@@ -210,7 +221,7 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	var r queries.DeliveryRouteRow
 	err = l.call(ctx, func(ctx context.Context) (err error) {
 		r, err = l.queries.DeliveryRoute(ctx, queries.DeliveryRouteParams{
-			Leader: l.Leader, Term: l.Term, RowLimit: int32(l.routed.Size()), Lease: interval(l.config.Lease), Turn: l.turn,
+			Leader: l.Leader, Term: l.Term, RowLimit: int32(l.routed.Size()), Lease: outbox.Interval(l.config.Lease), Turn: l.turn,
 		})
 		return err
 	})

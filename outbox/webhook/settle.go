@@ -25,7 +25,7 @@ const (
 	resultDead = "dead"
 	// resultGone: the endpoint answered 410. The delivery is dead and the subscription disabled.
 	resultGone = "gone"
-	// resultPostponed: there was no attempt, since the circuit is open. It is due after a delay.
+	// resultPostponed: there was no attempt, since the circuit is open or the secret cannot be opened. It is due after a delay.
 	resultPostponed = "postponed"
 	// resultAbandoned: there was no attempt, since there is nothing to send. It is dead.
 	resultAbandoned = "abandoned"
@@ -71,6 +71,23 @@ func (s *Sender) decide(r dispatch.Result[delivery]) settlement {
 	return out
 }
 
+// settlements returns what settles deliveries of this leader; so far it has none.
+func (l *leadership) settlements() queries.DeliverySettleParams {
+	return queries.DeliverySettleParams{Leader: l.Leader, Term: l.Term, Rest: outbox.Interval(l.sending.Open)}
+}
+
+// addSettlement adds a delivery with its settlement and the answer to its attempt, which is empty if there was none.
+func addSettlement(p *queries.DeliverySettleParams, row *queries.Delivery, s settlement, answer dispatch.Answer) {
+	p.Tenants = append(p.Tenants, row.TenantID)
+	p.Ids = append(p.Ids, row.ID)
+	p.Results = append(p.Results, s.result)
+	p.Delays = append(p.Delays, outbox.Interval(s.delay))
+	p.Pauses = append(p.Pauses, pgtype.Interval{Microseconds: answer.RetryAfter.Microseconds(), Valid: answer.RetryAfter > 0})
+	p.Statuses = append(p.Statuses, int32(answer.Status))
+	p.Errors = append(p.Errors, s.failure)
+	p.Responses = append(p.Responses, answer.Excerpt())
+}
+
 // settle records the results that there are, in the order in which the jobs ended. If the term has
 // ended, nothing is recorded, and the error is outbox.ErrDeposed.
 func (l *leadership) settle(ctx context.Context) error {
@@ -78,23 +95,14 @@ func (l *leadership) settle(ctx context.Context) error {
 	if len(ended) == 0 {
 		return nil
 	}
-	p := queries.DeliverySettleParams{Leader: l.Leader, Term: l.Term, Rest: interval(l.sending.Open)}
+	p := l.settlements()
 	for _, r := range ended {
 		d := r.Job.Value.row
 		s := l.decide(r)
 		if s.failure != "" {
 			l.config.Logger.Debug("a webhook was not delivered", "delivery", d.ID, "result", s.result, "error", s.failure)
 		}
-		p.Tenants = append(p.Tenants, d.TenantID)
-		p.Ids = append(p.Ids, d.ID)
-		p.Results = append(p.Results, s.result)
-		p.Delays = append(p.Delays, interval(s.delay))
-		p.Pauses = append(p.Pauses, pgtype.Interval{
-			Microseconds: r.Answer.RetryAfter.Microseconds(), Valid: r.Answer.RetryAfter > 0,
-		})
-		p.Statuses = append(p.Statuses, int32(r.Answer.Status))
-		p.Errors = append(p.Errors, s.failure)
-		p.Responses = append(p.Responses, r.Answer.Response)
+		addSettlement(&p, d, s, r.Answer)
 	}
 	leads := false
 	err := l.call(ctx, func(ctx context.Context) (err error) {
@@ -121,7 +129,7 @@ func (l *leadership) purge(ctx context.Context) error {
 	var purged int32
 	err := l.call(ctx, func(ctx context.Context) (err error) {
 		purged, err = l.queries.DeliveryPurge(ctx, queries.DeliveryPurgeParams{
-			RowLimit: batch, Delivered: interval(l.config.KeepDelivered), Dead: interval(l.config.KeepDead),
+			RowLimit: batch, Delivered: outbox.Interval(l.config.KeepDelivered), Dead: outbox.Interval(l.config.KeepDead),
 		})
 		return err
 	})
@@ -134,8 +142,4 @@ func (l *leadership) purge(ctx context.Context) error {
 	}
 	l.nextPurge = time.Now().Add(pause)
 	return nil
-}
-
-func interval(d time.Duration) pgtype.Interval {
-	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
 }

@@ -84,6 +84,7 @@ as $$
     when length(p_tenant) not between 1 and 63 or p_tenant is null then 'the tenant must have 1 to 63 characters'
     when length(p_actor) not between 1 and 255 or p_actor is null then 'the actor must have 1 to 255 characters'
     when length(p_key) > 255 then 'the key must have no more than 255 characters'
+    when starts_with(p_key, 'bulk:') then 'the key must not begin with bulk:, as what a bulk has done does'
     when length(p_business_key) > 255 then 'the business key must have no more than 255 characters'
     when p_correlation_id <> '' and p_correlation_id collate "C" !~ '^[!-~]{1,255}$'
       then 'the correlation id must have 1 to 255 visible ASCII characters'
@@ -92,9 +93,9 @@ as $$
 $$;
 
 -- commit_synchronously makes the commit of this transaction wait for the synchronous standbys, though it has written
--- nothing. It is for answers that acknowledge what was committed before. A commit is visible
--- although perhaps no standby has it, if its wait was cancelled, or if the server crashed while it waited. When this commit's wait is
--- over, the standbys have everything that this transaction has seen.
+-- nothing. It is for answers that acknowledge what was committed before. A commit is visible although perhaps no
+-- standby has it, if its wait was cancelled, or if the server crashed while it waited. When this commit's wait is over,
+-- the standbys have everything that this transaction has seen.
 --
 -- It logs an empty message, since PostgreSQL waits only for transactions that have logged something. A standby cannot
 -- know what its primary has acknowledged.
@@ -111,4 +112,13 @@ begin
     perform pg_logical_emit_message(true, 'pawl', ''::text);
   end if;
 end
+$$;
+
+-- timed_out says whether the statement timeout has come, for a handler of query_canceled. Somebody may have cancelled
+-- the call instead. The timeout's clock starts a little before statement_timestamp.
+create function pawl_private.timed_out() returns boolean
+language sql volatile
+as $$
+  select current_setting('statement_timeout') <> '0'
+    and clock_timestamp() - statement_timestamp() >= current_setting('statement_timeout')::interval * 0.8
 $$;

@@ -25,6 +25,8 @@ create domain pawl.tenant_id as text collate "C"
   constraint tenant_id_has_1_to_63_characters check (length(value) between 1 and 63);
 create domain pawl.key as text collate "C"
   constraint key_has_1_to_255_characters check (length(value) between 1 and 255);
+create domain pawl.actor as text
+  constraint actor_has_1_to_255_characters check (length(value) between 1 and 255);
 create domain pawl.reason as text
   constraint reason_has_1_to_1000_characters check (length(value) between 1 and 1000);
 create domain pawl.version as bigint
@@ -33,9 +35,10 @@ create domain pawl.status as text
   constraint status_is_known check (value in ('active', 'completed', 'failed', 'cancelled', 'expired'));
 create domain pawl.kind as text
   constraint kind_is_known
-    check (value in ('created', 'transition', 'timeout', 'expired', 'forced', 'migrated'));
+    check (value in ('created', 'transition', 'timeout', 'expired', 'forced', 'cancelled', 'migrated', 'result', 'compensated'));
 create domain pawl.decision as text
-  constraint decision_is_recorded check (value in ('applied', 'transition-not-allowed', 'guard-rejected'));
+  constraint decision_is_recorded check (
+    value in ('applied', 'transition-not-allowed', 'guard-rejected', 'state-protected', 'not-cancellable'));
 create domain pawl.object as jsonb
   constraint object_is_a_json_object check (jsonb_typeof(value) = 'object');
 create domain pawl.sha256 as bytea
@@ -43,6 +46,7 @@ create domain pawl.sha256 as bytea
 
 comment on domain pawl.tenant_id is 'the namespace of keys and instances';
 comment on domain pawl.key is 'a name that a caller chooses';
+comment on domain pawl.actor is 'who gave a command';
 comment on domain pawl.reason is 'why a command was given, in the actor''s words';
 comment on domain pawl.object is 'a JSON object';
 comment on domain pawl.sha256 is 'a SHA-256 digest';
@@ -52,7 +56,8 @@ comment on domain pawl.kind is 'what made a step';
 comment on domain pawl.decision is 'what is recorded for an idempotency key';
 
 -- setting is one row: what every replica and every SQL caller must agree on.
--- `pawl migrate set` changes it. Nothing caches it but cursor_secret, which never changes.
+-- `pawl migrate set` changes it. Nothing caches it but cursor_secret, which never changes, and access_version, which is
+-- there to be compared.
 create table pawl.setting (
   only_row boolean not null default true,
   idempotency_ttl interval not null default interval '24 hours',
@@ -62,6 +67,7 @@ create table pawl.setting (
   definition_limit integer not null default 1048576,
   state_limit integer not null default 500,
   cursor_secret bytea not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
+  access_version uuid not null default gen_random_uuid(),
   constraint setting_pkey primary key (only_row),
   constraint setting_is_one_row check (only_row),
   constraint setting_is_in_a_database_in_utf8 check (getdatabaseencoding() = 'UTF8'),
@@ -82,18 +88,31 @@ comment on column pawl.setting.context_limit is 'bytes of a context as jsonb tex
 comment on column pawl.setting.payload_limit is 'bytes of a payload as jsonb text';
 comment on column pawl.setting.definition_limit is 'bytes of a definition as jsonb text';
 comment on column pawl.setting.cursor_secret is 'signs list cursors, so that any replica can check them';
+comment on column pawl.setting.access_version is 'another one after each change of a token, a role or a tenant';
 
 insert into pawl.setting default values;
 
--- privilege says which functions each kind of role may execute. `service` is `pawl serve`;
--- `caller` is an application that moves instances in its own transactions. Each module adds
--- its rows in its grants.sql; `pawl migrate grants` turns them into GRANT statements.
+-- privilege says which functions a role with a privilege may execute. `api` is what requests need, `worker` what the
+-- background work needs. `pawl serve` does both unless it is told otherwise. `caller` is an application that moves
+-- instances in its own transactions, and `operator` may force them, too. `reader` is for support: it reads, and no
+-- secrets. Each module adds its rows in its grants.sql; `pawl migrate grants` turns them into GRANT statements.
 create table pawl_private.privilege (
   privilege text not null,
   function text not null,
   constraint privilege_pkey primary key (privilege, function),
-  constraint privilege_is_known check (privilege in ('service', 'caller'))
+  constraint privilege_is_known check (privilege in ('api', 'worker', 'reader', 'caller', 'operator'))
 );
+
+-- readable says which tables and views a role with a privilege may read, beside what its functions answer.
+create table pawl_private.readable (
+  privilege text not null,
+  relation text not null,
+  columns text[],
+  constraint readable_pkey primary key (privilege, relation),
+  constraint readable_privilege_is_known check (privilege in ('api', 'worker', 'reader'))
+);
+
+comment on column pawl_private.readable.columns is 'null for all';
 
 -- condition lists why a command is refused, and why a request cannot be carried out. `outcome` is the
 -- engine's code, `problem` the code that HTTP answers with. Outcomes that are one problem to a caller
@@ -117,12 +136,26 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('malformed-request', 'malformed-request', 'PW400',
     'context and payload must be JSON objects, nested at most 64 deep'),
   ('lifetime-without-ttl', 'malformed-request', 'PW400', 'the workflow has no ttl'),
+  ('unknown-state', 'malformed-request', 'PW400', 'the instance''s version of the workflow has no such state'),
   ('instance-not-found', 'instance-not-found', 'PW404', 'there is no such instance'),
   ('workflow-not-found', 'workflow-not-found', 'PW40W', 'there is no such workflow'),
   ('transition-not-allowed', 'transition-not-allowed', 'PW409', 'the state %2$s has no transition for %1$s'),
+  ('instance-final', 'transition-not-allowed', 'PW409', 'the state %2$s is final, and nothing leaves it'),
+  ('state-protected', 'state-protected', 'PW40P',
+    'a protected state is neither left nor entered by hand; the instance is in %2$s, whose events and timers go on'),
+  ('not-cancellable', 'not-cancellable', 'PW40C', 'the workflow names no state for instances that are cancelled'),
   ('guard-rejected', 'guard-rejected', 'PW40G', 'no guard of %1$s in the state %2$s holds for this payload'),
+  ('invariant-broken', 'guard-rejected', 'PW40G', 'the step would break an invariant'),
   ('instance-exists', 'instance-exists', 'PW40E', 'instance %4$s already has this business key'),
+  ('limit-reached', 'limit-reached', 'PW40M', null),
   ('workflow-conflict', 'workflow-conflict', 'PW40V', null),
+  ('bulk-conflict', 'bulk-conflict', 'PW40B', null),
+  ('principal-changed', 'unavailable', 'PW40A', null),
+  ('task-not-found', 'not-found', 'PW40K', 'there is no such task'),
+  ('lease-superseded', 'lease-superseded', 'PW40S',
+    'somebody else has claimed the task since; the work of this lease no longer counts'),
+  ('task-ended', 'task-ended', 'PW40D', 'the task has ended'),
+  ('task-open', 'task-ended', 'PW40D', 'the task is under way; wait for its end'),
   ('consumer-led', 'internal', 'PW40L', null),
   ('steps-purged', 'event-id-too-old', 'PW410', null),
   ('version-mismatch', 'version-mismatch', 'PW412', 'the instance is at version %3$s; read it again and decide anew'),
@@ -132,8 +165,14 @@ insert into pawl_private.condition (outcome, problem, sqlstate, message) values
   ('unknown-event', 'unknown-event', 'PW422', 'the workflow has no event "%1$s"'),
   ('always-loop', 'guard-error', 'PW42G',
     'eventless transitions follow one another without coming to rest; nothing was changed'),
+  ('timer-loop', 'guard-error', 'PW42G',
+    'timers of the instance follow one another without time passing; nothing was changed'),
   ('invalid-definition', 'invalid-definition', 'PW42D', null),
   ('idempotency-key-reuse', 'idempotency-key-reuse', 'PW42K',
     'this idempotency key was used for another request; take a new one'),
+  ('forbidden', 'forbidden', 'PW403', null),
+  ('unknown-tenant', 'unknown-tenant', 'PW40T', null),
   ('precondition-required', 'precondition-required', 'PW428',
-    'this workflow wants every event to name the version it has seen; the instance is at version %3$s');
+    'this workflow wants every event to name the version it has seen; the instance is at version %3$s'),
+  ('override-unconditional', 'precondition-required', 'PW428',
+    'an override must name the version it has seen; the instance is at version %3$s');

@@ -14,7 +14,7 @@ as $$
     cross join lateral (
       select w.state, w.status, w.workflow
       from pawl.workflow_state w
-      where w.state >= r.first and w.state <= r.last
+      where w.state >= r.first and w.state <= r.last and length(w.workflow) > 0
       order by w.state, w.status, w.workflow
       limit 1
     ) f
@@ -24,7 +24,7 @@ as $$
     cross join lateral (
       select w.state, w.status, w.workflow
       from pawl.workflow_state w
-      where w.state <= s.last
+      where w.state <= s.last and length(w.workflow) > 0
         and (w.state, w.status, w.workflow) > (s.state, s.status, case when p_by_workflow then s.workflow else '~' end)
       order by w.state, w.status, w.workflow
       limit 1

@@ -1,6 +1,20 @@
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.jsonpath_error'),
-  ('service', 'pawl.chosen_states'),
-  ('service', 'pawl.state_names'),
-  ('service', 'pawl.workflow_names'),
-  ('service', 'pawl.workflows_page');
+  ('api', 'pawl.jsonpath_error'),
+  ('api', 'pawl.register_schema'),
+  ('api', 'pawl.schemas_for'),
+  ('api', 'pawl.schemas_page'),
+  ('api', 'pawl.chosen_states'),
+  ('api', 'pawl.state_names'),
+  ('api', 'pawl.workflow_names'),
+  ('api', 'pawl.workflows_page');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.workflow', null),
+  ('api', 'pawl.workflow_state', null),
+  ('api', 'pawl.workflow_transition', null),
+  ('api', 'pawl.schema', null),
+  ('worker', 'pawl.workflow', null),
+  ('reader', 'pawl.workflow', null),
+  ('reader', 'pawl.workflow_state', null),
+  ('reader', 'pawl.workflow_transition', null),
+  ('reader', 'pawl.schema', null);

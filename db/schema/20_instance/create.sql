@@ -4,18 +4,24 @@
 -- p_lifetimes:                override the workflow's ttl
 -- p_callback_urls:            where to send the end of the instance, signed with p_callback_secrets;
 --                             null if no command has one
--- p_checked:                  as for fire, of the context schema
+-- p_callback_digests:         stand for the secrets in the fingerprint. The secrets may be sealed, to another text each time
+-- p_seeds:                    the last 62 bits of the ids of the instances, so that a secret can be sealed for its instance
+-- p_checked:                  as for fire, of the context schema and the context with the workflow's context_default
+--                             under it
+-- p_verified, p_access: as for fire
 -- Returns: one outcome per command, in no order. 'instance-exists' shows the id of the instance that
---          has the business key. 'context-unchecked' comes with the schema that the caller must check
--- Raises:  40001 a key, or the holder of a business key, vanished while it was read: try again;
+--          has the business key. 'context-unchecked' comes with the schema that the caller must check, and
+--          'limit-reached' with the limit; neither is recorded
+-- Raises:  PW40A principal-changed; 40001 a key, or the holder of a business key, vanished while it was read: try again;
 --          what an assign or a guard raises even in silent mode
 -- Locks:   idempotency_key (by key), then instance (the business key)
--- Writes:  idempotency_key, instance, history, timer, callback
+-- Writes:  idempotency_key, instance, history, timer, callback, task, undoing
 create function pawl.create(
   p_tenants text[], p_workflows text[], p_contexts jsonb[], p_keys text[], p_business_keys text[],
   p_instance_correlation_ids text[], p_lifetimes interval[], p_checked text[],
   p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
-  p_callback_urls text[] default null, p_callback_secrets text[] default null
+  p_callback_urls text[] default null, p_callback_secrets text[] default null, p_verified boolean default null,
+  p_callback_digests text[] default null, p_seeds uuid[] default null, p_access uuid default null
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -25,7 +31,9 @@ as $$
 declare
   v_setting pawl.setting;
   v_now timestamptz := pawl.now();
-  v_ids uuid[] := array(select pawl_private.uuid_v7(v_now) from generate_series(1, cardinality(p_workflows)));
+  v_ids uuid[] := array(
+    select pawl_private.uuid_v7_with(v_now, uuid_send(coalesce(p_seeds[c.ordinal], gen_random_uuid())))
+    from generate_series(1, cardinality(p_workflows)) as c (ordinal));
   v_row record;
   v_ordinals integer[];
   v_tenants text[];
@@ -35,8 +43,12 @@ declare
   v_lost integer[];
   v_place integer;
   v_found integer;
+  v_limits jsonb := pawl_private.creation_limits(p_tenants);
 begin
   select * into strict v_setting from pawl.setting;
+  if v_setting.access_version <> p_access then
+    perform pawl_private.refuse_changed_principal();
+  end if;
   for v_row in
     with decided as materialized (
       select
@@ -52,13 +64,20 @@ begin
           jsonb_build_array(
             'create', c.workflow, c.context, c.business_key, c.instance_correlation_id,
             extract(epoch from c.lifetime))::text
-          || coalesce(nullif(p_callback_urls[c.ordinal], '') || ' ' || p_callback_secrets[c.ordinal], ''),
+          || coalesce(
+            nullif(p_callback_urls[c.ordinal], '') || ' '
+            || coalesce(p_callback_digests[c.ordinal], p_callback_secrets[c.ordinal]), '')
+          || coalesce(chr(10) || case when p_verified then c.actor end, ''),
           'UTF8'))
         end as fingerprint,
         coalesce((z.macrostep).events, s.events) as actions,
         coalesce((z.macrostep).timeouts, s.timeouts) as timeouts,
         coalesce((z.macrostep).timeout_events, s.timeout_events) as timeout_events,
         (z.macrostep).steps,
+        (z.macrostep).made,
+        (z.macrostep).broken,
+        coalesce((z.macrostep).tasks, s.tasks) as tasks,
+        case when s.reads_actor then pawl_private.principal(c.actor, p_verified, false) end as principal,
         w.context_schema,
         c.actor,
         nullif(c.reason, '') as reason,
@@ -78,14 +97,14 @@ begin
       ) k on true
       left join lateral (
         select w.name, w.version, w.initial, w.initial_moves, w.ttl, w.business_key_reusable,
-          w.context_schema, w.context_schema_checksum
+          w.context_schema, w.context_schema_checksum, w.context_default
         from pawl.workflow w
         where w.name = c.workflow
         order by w.version desc
         limit 1
       ) w on true
       left join lateral (
-        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash
+        select s.status, s.events, s.timeouts, s.timeout_events, s.state_hash, s.reads_actor, s.tasks
         from pawl.workflow_state s
         where s.workflow = w.name and s.workflow_version = w.version and s.state = w.initial
         limit 1
@@ -99,16 +118,24 @@ begin
       ) b on true
       cross join lateral (
         select case
+          when w.context_default is not null and jsonb_typeof(c.context) = 'object' then w.context_default || c.context
+          else c.context
+        end as context
+        offset 0
+      ) q
+      cross join lateral (
+        select case
           when k.seen then 'seen'
           when w.name is null then 'workflow-not-found'
           when jsonb_typeof(c.context) is distinct from 'object' then 'malformed-request'
           when c.lifetime is not null and w.ttl is null then 'lifetime-without-ttl'
-          when octet_length(c.context::text) > v_setting.context_limit then 'context-too-large'
+          when octet_length(q.context::text) > v_setting.context_limit then 'context-too-large'
           -- The service has checked the depth of what it gets.
           when c.checked = '*' and pawl_private.is_too_deep(c.context) then 'malformed-request'
           when w.context_schema is not null and c.checked is distinct from '*'
             and c.checked is distinct from w.context_schema_checksum then 'context-unchecked'
           when b.id is not null then 'instance-exists'
+          when v_limits ? c.tenant then 'limit-reached'
         end as refusal
         offset 0
       ) e
@@ -116,7 +143,7 @@ begin
         select case when e.refusal is null then
           pawl_private.instance_row(
             p_tenant_id => c.tenant, p_id => c.id, p_workflow => c.workflow, p_workflow_version => w.version,
-            p_state => w.initial, p_status => s.status, p_version => 1, p_context => c.context,
+            p_state => w.initial, p_status => s.status, p_version => 1, p_context => q.context,
             p_business_key => nullif(c.business_key, ''), p_business_key_reusable => w.business_key_reusable,
             p_correlation_id => coalesce(nullif(c.instance_correlation_id, ''), nullif(c.correlation_id, '')),
             p_created_at => v_now, p_state_changed_at => v_now, p_expires_at => v_now + coalesce(c.lifetime, w.ttl),
@@ -127,7 +154,8 @@ begin
       cross join lateral (
         select case when e.refusal is null and w.initial_moves then
           pawl_private.begin_macrostep(
-            p_instance => n.instance, p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
+            p_instance => n.instance, p_principal => pawl_private.principal(c.actor, p_verified, false),
+            p_reason => nullif(c.reason, ''), p_now => v_now, p_setting => v_setting)
         end as macrostep
         offset 0
       ) z
@@ -174,10 +202,11 @@ begin
     appended as (
       insert into pawl.history (
         tenant_id, instance_id, version, workflow, workflow_version, kind, to_state, status, context, expires_at,
-        actor, reason, key, correlation_id, traceparent, at)
+        actor, reason, key, correlation_id, traceparent, at, principal, database_user)
       select
         i.tenant_id, i.id, 1, i.workflow, i.workflow_version, 'created', i.state, i.status, i.context, i.expires_at,
-        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now
+        p.actor, p.reason, p.key, p.correlation_id, p.traceparent, v_now, p.principal,
+        case when p_verified is null then session_user end
       from kept p
       cross join lateral (select (p.instance).*) i
       where p.started and p.steps is null
@@ -187,7 +216,7 @@ begin
       select p.tenant, (p.instance).id, t.due_at, (p.instance).version, 0
       from kept p
       cross join lateral (
-        select pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at) as due_at
+        select pawl_private.deadline(v_now, p.timeouts, (p.instance).memory, (p.instance).expires_at) as due_at
       ) t
       where p.started and (p.instance).status = 'active' and t.due_at is not null
     )
@@ -199,6 +228,9 @@ begin
       p.key,
       p.fingerprint,
       case when p.started then p.steps end as steps,
+      p.started and p.tasks as tasks,
+      p.made,
+      p.principal,
       (
         p.ordinal, p.code, false,
         case
@@ -209,13 +241,13 @@ begin
               p_business_key => p.business_key)
         end,
         case when p.started then p.actions end,
-        null,
-        case when p.code = 'context-unchecked' then p.context_schema end,
+        case when p.broken is not null then array[p.broken] end,
+        case p.code when 'context-unchecked' then p.context_schema when 'limit-reached' then v_limits -> p.tenant end,
         case when p.started and (p.instance).status = 'active' then
-          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).expires_at)
+          pawl_private.deadline_event(v_now, p.timeouts, p.timeout_events, (p.instance).memory, (p.instance).expires_at)
         end,
         case when p.started and (p.instance).status = 'active' then
-          pawl_private.deadline(v_now, p.timeouts, (p.instance).expires_at)
+          pawl_private.deadline(v_now, p.timeouts, (p.instance).memory, (p.instance).expires_at)
         end
       )::pawl.outcome as outcome
     from kept p
@@ -230,9 +262,14 @@ begin
     else
       if v_row.steps is not null then
         perform pawl_private.append_history(
-          p_steps => v_row.steps, p_kind => 'created', p_at => v_now, p_event => null, p_payload => null,
-          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal], p_key => v_row.key,
-          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+          p_steps => v_row.steps, p_made => v_row.made, p_kind => 'created', p_at => v_now, p_payload => null, p_internal => false,
+          p_principal => v_row.principal, p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal],
+          p_key => v_row.key, p_correlation_id => p_correlation_ids[v_row.ordinal],
+          p_traceparent => p_traceparents[v_row.ordinal],
+          p_database_user => case when p_verified is null then session_user::text end);
+      end if;
+      if v_row.tasks then
+        perform pawl_private.move_tasks(p_instance => (v_row.outcome).instance, p_at => v_now, p_moves => true);
       end if;
       if p_callback_urls[v_row.ordinal] <> '' and (v_row.outcome).code = 'applied' then
         insert into pawl.callback (tenant_id, instance_id, url, secret, created_at)

@@ -2,7 +2,7 @@
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
 -- Returns: the instance
--- Raises:  PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
 --          What create raises
 -- Locks:   idempotency_key, then instance
 -- Writes:  idempotency_key, instance, history, timer
@@ -20,15 +20,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcome pawl.outcome;
+  v_actor text;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_business_key => p_business_key,
     p_correlation_id => p_correlation_id));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
   select * into strict v_outcome from pawl.create(
     p_tenants => array[p_tenant], p_workflows => array[p_workflow], p_contexts => array[p_context],
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
-    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''], p_correlation_ids => array[''],
+    p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
     p_traceparents => array['']);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);

@@ -9,17 +9,25 @@
 -- p_by_timer: whether the commands are timeouts or lifetimes that are due. Such a command needs no key:
 --             after it the instance no longer has the version that the command expects. Its key in history
 --             is made of that version, as 'timer:3'
+-- p_verified: whether the service has authenticated the actors; null if the caller is no service. It decides what
+--             guards read as $.actor
+-- p_fingerprints: what tells the requests under one key apart, if it is not what a fire asks for
+-- p_history_keys: the keys that history shows for commands without one; null for none. They protect nothing
+-- p_kind: the kind of the steps in history if the commands are for what became of tasks; null for others. Then their
+--             events may be the engine's own
+-- p_access:   the access_version with which the callers were let in; null if they were looked up just now
 -- Returns: one outcome per command, in no order. 'payload-unchecked' comes with the schema that the
 --          caller must check before it calls again. The later commands for the same instance have the
 --          outcome 'undecided'
--- Raises:  40001 a key vanished while it was read: try again; what a guard or an assign raises even
+-- Raises:  PW40A principal-changed; 40001 a key vanished while it was read: try again; what a guard or an assign raises even
 --          in silent mode
 -- Locks:   instance (for no key update, by id), then idempotency_key (by key)
--- Writes:  idempotency_key, instance, history, timer
+-- Writes:  idempotency_key, instance, history, timer, task, compensation, undoing
 create function pawl.fire(
   p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[],
   p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[],
-  p_by_timer boolean default false
+  p_by_timer boolean default false, p_verified boolean default null, p_fingerprints bytea[] default null,
+  p_history_keys text[] default null, p_kind text default null, p_access uuid default null
 ) returns setof pawl.outcome
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -62,6 +70,9 @@ begin
   from pawl.setting g;
   v_setting := v_row.setting;
   v_seen := v_row.seen;
+  if v_setting.access_version <> p_access then
+    perform pawl_private.refuse_changed_principal();
+  end if;
   if true = any (v_seen) then
     -- Unless the time to live slides, a replay takes no lock.
     return query select r.*
@@ -70,10 +81,12 @@ begin
         array_agg(c.ordinal::integer) as ordinals,
         array_agg(c.tenant) as tenants,
         array_agg(c.key) as keys,
-        array_agg(pawl_private.fingerprint(c.id, c.event, c.payload)) as fingerprints,
+        array_agg(coalesce(
+          p_fingerprints[c.ordinal],
+          pawl_private.fingerprint(c.id, c.event, c.payload, case when p_verified then c.actor end))) as fingerprints,
         array_agg(c.event) as events
-      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, v_seen)
-        with ordinality as c (tenant, id, event, payload, key, seen, ordinal)
+      from unnest(p_tenants, p_ids, p_events, p_payloads, p_keys, p_actors, v_seen)
+        with ordinality as c (tenant, id, event, payload, key, actor, seen, ordinal)
       where c.seen
     ) c
     cross join lateral pawl_private.replay(
@@ -111,7 +124,12 @@ begin
           c.event,
           c.payload,
           nullif(c.key, '') as key,
-          case when c.key <> '' then pawl_private.fingerprint(c.id, c.event, c.payload) end as fingerprint,
+          case
+            when c.key <> '' then
+              coalesce(
+                p_fingerprints[c.ordinal],
+                pawl_private.fingerprint(c.id, c.event, c.payload, case when p_verified then c.actor end))
+          end as fingerprint,
           c.actor,
           nullif(c.reason, '') as reason,
           nullif(c.correlation_id, '') as correlation_id,
@@ -129,21 +147,24 @@ begin
         cross join lateral pawl_private.decide(
           p_now => v_now, p_setting => v_setting, p_instance => i,
           p_command => (
-            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, p_by_timer
+            c.tenant, c.event, c.payload, c.key, c.expected, c.checked, c.reason, c.actor, p_verified, p_by_timer, p_kind is not null,
+            null
           )::pawl_private.fire_command) d
         where c.seen is not true and c.round = v_round and c.ordinal <> all (v_undecided)
       ),
       claimed as (
-        insert into pawl.idempotency_key as k (tenant_id, key, fingerprint, decision, instance_id, version, expires_at)
+        insert into pawl.idempotency_key as k (
+          tenant_id, key, fingerprint, decision, instance_id, version, expires_at, invariant)
         select distinct on (d.tenant, d.key)
-          d.tenant, d.key, d.fingerprint, d.code, (d.instance).id, (d.instance).version,
-          v_now + v_setting.idempotency_ttl
+          d.tenant, d.key, d.fingerprint, case d.code when 'invariant-broken' then 'guard-rejected' else d.code end,
+          (d.instance).id, (d.instance).version,
+          v_now + v_setting.idempotency_ttl, d.invariant
         from decided d
         where d.key is not null and pawl_private.is_decision(d.code)
         order by d.tenant, d.key, d.ordinal
         on conflict on constraint idempotency_key_pkey do update
         set fingerprint = excluded.fingerprint, decision = excluded.decision, instance_id = excluded.instance_id,
-          version = excluded.version, expires_at = excluded.expires_at
+          version = excluded.version, expires_at = excluded.expires_at, invariant = excluded.invariant
         where k.expires_at <= v_now
         -- If two commands have one key, the instance tells whose key was claimed.
         returning k.tenant_id, k.key, k.instance_id
@@ -169,18 +190,21 @@ begin
         on conflict on constraint instance_pkey do update
         set state = excluded.state, status = excluded.status, version = excluded.version, context = excluded.context,
           state_changed_at = excluded.state_changed_at, expires_at = excluded.expires_at, error = excluded.error,
-          state_hash = excluded.state_hash
+          state_hash = excluded.state_hash, memory = excluded.memory
       ),
       appended as (
         insert into pawl.history (
           tenant_id, instance_id, version, workflow, workflow_version, kind, event, from_state, to_state, status,
-          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at)
+          context, payload, expires_at, error, actor, reason, key, correlation_id, traceparent, at, entered_at, internal, principal,
+          memory, database_user)
         select
           i.tenant_id, i.id, i.version, i.workflow, i.workflow_version,
-          case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end,
+          coalesce(p_kind, case when not p_by_timer then 'transition' when d.event = 'ttl' then 'expired' else 'timeout' end),
           d.event, d.from_state, i.state, i.status, i.context, d.payload, i.expires_at, i.error, d.actor, d.reason,
-          case when p_by_timer then 'timer:' || i.version - 1 else d.key end,
-          coalesce(d.correlation_id, i.correlation_id), d.traceparent, i.state_changed_at
+          case when p_by_timer then 'timer:' || i.version - 1 else coalesce(d.key, p_history_keys[d.ordinal]) end,
+          coalesce(d.correlation_id, i.correlation_id), d.traceparent, d.at, nullif(i.state_changed_at, d.at),
+          case when d.internal then true end, d.principal, i.memory,
+          case when p_verified is null and not p_by_timer then session_user end
         from decided d
         cross join lateral (select (d.instance).*) i
         where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
@@ -191,7 +215,7 @@ begin
         select d.tenant, (d.instance).id, d.due_at, (d.instance).version, 0
         from decided d
         where (d.code = 'applied' and d.ordinal in (select o.ordinal from owned o)) is true
-          and d.due_at is not null
+          and d.due_at is not null and not d.stays
         on conflict on constraint timer_pkey do update
         set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = 0
         -- A timer that is due too early is left as it is, and corrected when it is due.
@@ -205,9 +229,18 @@ begin
         d.fingerprint,
         d.event,
         case
-          when d.code = 'applied' and d.was_timed and d.due_at is null then (d.instance).id
+          when d.code = 'applied' and d.was_timed and d.due_at is null and not d.stays then (d.instance).id
         end as disarmed,
+        d.code = 'applied' and d.was_timed and d.stays as stays,
+        d.rearmed,
+        d.at,
+        d.internal,
+        d.principal,
         d.steps,
+        d.made,
+        d.tasks and not d.stays or d.compensation is not null as tasks,
+        d.compensation,
+        d.stays as stayed,
         (
           d.ordinal, d.code, false, d.instance, d.actions, d.guards, d.payload_schema, d.timeout_event, d.due_at
         )::pawl.outcome as outcome
@@ -223,17 +256,27 @@ begin
       end if;
       if v_row.steps is not null then
         perform pawl_private.append_history(
-          p_steps => v_row.steps,
-          p_kind => case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end,
-          p_at => ((v_row.outcome).instance).state_changed_at, p_event => v_row.event,
-          p_payload => p_payloads[v_row.ordinal], p_actor => p_actors[v_row.ordinal],
-          p_reason => p_reasons[v_row.ordinal],
-          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else v_row.key end,
-          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal]);
+          p_steps => v_row.steps, p_made => v_row.made,
+          p_kind => coalesce(p_kind, case when not p_by_timer then 'transition' when v_row.event = 'ttl' then 'expired' else 'timeout' end),
+          p_at => v_row.at, p_payload => p_payloads[v_row.ordinal],
+          p_internal => v_row.internal, p_principal => v_row.principal,
+          p_actor => p_actors[v_row.ordinal], p_reason => p_reasons[v_row.ordinal],
+          p_key => case when p_by_timer then 'timer:' || (v_row.steps[1]).version else coalesce(v_row.key, p_history_keys[v_row.ordinal]) end,
+          p_correlation_id => p_correlation_ids[v_row.ordinal], p_traceparent => p_traceparents[v_row.ordinal],
+          p_database_user => case when p_verified is null and not p_by_timer then session_user::text end);
       end if;
       if v_row.disarmed is not null then
         -- One by one, since the plan of a delete with a join need not look up rows by the full key.
         delete from pawl.timer t where t.tenant_id = v_row.tenant and t.instance_id = v_row.disarmed;
+      end if;
+      if v_row.stays then
+        perform pawl_private.keep_timer((v_row.outcome).instance, p_by_timer or v_row.rearmed, v_row.rearmed);
+      end if;
+      if v_row.tasks then
+        perform pawl_private.move_tasks(
+          p_instance => (v_row.outcome).instance, p_at => v_row.at, p_moves => not v_row.stayed,
+          p_compensation => v_row.compensation, p_event => v_row.event,
+          p_version => case when v_row.steps is null then ((v_row.outcome).instance).version else (v_row.steps[2]).version end);
       end if;
       if (v_row.outcome).code = 'payload-unchecked' and v_round < v_last_round then
         -- The caller checks the payload and calls again. Until then, later commands for the instance must

@@ -2,7 +2,7 @@
 -- business rows commit together or not at all. The caller vouches for the payload's schema, as with
 -- create_one.
 -- Returns: the instance after the step
--- Raises:  PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
+-- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
 --          pawl_private.condition; the detail is JSON. What fire raises
 -- Locks:   instance (for no key update), then idempotency_key
 -- Writes:  idempotency_key, instance, history, timer
@@ -21,13 +21,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcome pawl.outcome;
+  v_actor text;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_key => p_key, p_correlation_id => p_correlation_id));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
   select * into strict v_outcome from pawl.fire(
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
-    p_checked => array['*'], p_actors => array[p_actor], p_reasons => array[''],
+    p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
     p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(

@@ -1,7 +1,7 @@
 -- history_page reads a page of an instance's history: the steps after the version p_after.
--- Returns: up to p_limit rows, in the order of their versions. The page ends with the row by which its contexts
---          and payloads have p_bytes, so it has at least one row if there are any. Only the documents of these rows
---          are read
+-- Returns: up to p_limit rows, in the order of their versions. The page ends with the row by which its contexts and
+--          payloads have p_bytes, so it has at least one row if there are any. Only the documents of these rows are
+--          read
 create function pawl.history_page(
   p_tenant text, p_instance uuid, p_after bigint, p_limit integer, p_bytes bigint
 ) returns setof pawl.history

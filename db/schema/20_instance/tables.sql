@@ -8,16 +8,16 @@
 -- A command is a *create* or a *fire*. Both functions take parallel arrays, one entry per
 -- command, and return one outcome per command, so that many requests share a round trip and a
 -- commit. create_one and fire_one wrap them for SQL callers. An empty string in a text array
--- means "none".
+-- means "none". A fire by business key (fire_by_keys) is made of calls of both.
 --
 -- A call of fire proceeds in these steps. Under READ COMMITTED each statement of a volatile function
 -- sees a fresh snapshot.
 --
 --   1. Replay the commands whose idempotency key is taken, from what was recorded.
 --   2. Lock the instances of the others, in the order of their ids.
---   3. Read the clock, then decide and write in one statement. A command has an effect only if
---      it has no key, or if this statement claims its key. If a call has several commands for one
---      instance, the statement runs once for each round of them.
+--   3. Read the clock, then decide and write in one statement. A command has an effect only if it has no key, or if
+--      this statement claims its key. If a call has several commands for one instance, the statement runs once for each
+--      round of them.
 --   4. Replay, in a statement of its own, the commands whose key was taken since step 1. It
 --      must be another statement, to see what others committed meanwhile.
 --
@@ -34,6 +34,10 @@
 --   * Each round of a call claims its keys in order, but a later round may claim a smaller key. So two
 --     calls that use the same keys for different instances may wait for each other. PostgreSQL ends one
 --     of them in the same way.
+--
+-- Overrides and cancels come one by one, and have a function of their own (pawl_private.force). It takes the same steps
+-- and shares what decides and records: decide for an event whose guards are passed over, complete_macrostep and
+-- append_history. So the functions for commands need not ask at each command whether it is one of these.
 --
 -- A refusal is an outcome, not an exception: it must not undo the other commands of the call,
 -- and a subtransaction for each command would cost more than the command. create_one and
@@ -52,7 +56,8 @@
 --   * decide and choose are single SELECTs in language sql, and stable, so that the planner
 --     inlines them. They hold the decision, and dry runs share them.
 --   * complete_macrostep takes eventless transitions in a loop. Only states that have some call
---     it; other commands pay nothing for them.
+--     it; other commands pay nothing for them. The same is true of what few workflows use:
+--     compiled guards and values, invariants, and memory (see remembered).
 --   * The planner must not memoize: the cache key would hold the whole context, which does not
 --     recur.
 --   * No volatile function is called inside the writing statement.
@@ -92,6 +97,7 @@ create table pawl.instance (
   expires_at timestamptz,
   error pawl.object,
   state_hash bigint,
+  memory jsonb,
   constraint instance_pkey primary key (tenant_id, id),
   constraint instance_state_changed_after_creation check (state_changed_at >= created_at)
 )
@@ -114,6 +120,7 @@ alter table pawl.instance add constraint instance_state_is_declared check (
   or pawl_private.state_is_declared(workflow, workflow_version, state)) not valid;
 
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
+comment on column pawl.instance.memory is 'what the engine must remember beside the state; null if nothing: see pawl_private.remembered';
 comment on column pawl.instance.error is 'why the instance failed: see pawl_private.failure';
 
 -- No index holds state, version, context or state_changed_at, so that a transition is a heap-only
@@ -158,15 +165,20 @@ create table pawl.history (
   payload pawl.object,
   expires_at timestamptz,
   error pawl.object,
-  actor text not null,
+  actor pawl.actor not null,
   reason pawl.reason,
   key pawl.key,
   correlation_id pawl.key,
   traceparent text,
   at timestamptz not null,
   entered_at timestamptz,
+  internal boolean,
+  principal jsonb,
+  memory jsonb,
+  database_user text,
   constraint history_pkey primary key (tenant_id, instance_id, version),
-  constraint history_starts_with_created check ((version = 1) = (kind = 'created'))
+  constraint history_starts_with_created check ((version = 1) = (kind = 'created')),
+  constraint history_internal_stays check (internal is null or internal and from_state = to_state)
 )
 -- Rows are inserted and never updated. Vacuum reads only new pages, so it runs after a fixed number
 -- of rows, whatever the table's size, and freezes them in the same pass. Each page is then written
@@ -178,7 +190,10 @@ with (
 );
 
 comment on column pawl.history.entered_at is
-  'when the state was entered, if earlier than the step: an instance migration may keep the state';
+  'when the state was entered, if earlier than the step: an internal transition and an instance migration may keep the state';
+comment on column pawl.history.internal is 'true if the step neither left nor entered a state; else null';
+comment on column pawl.history.principal is 'what the step read as $.actor, if the workflow reads it';
+comment on column pawl.history.database_user is 'the session''s user if the command came by SQL; null if it came through the service, and for timers';
 
 -- idempotency_key holds the first decision for a key: the step that the command made, or the
 -- refusal that the machine decided, and at which version. A replay is rebuilt from history.
@@ -190,6 +205,7 @@ create table pawl.idempotency_key (
   instance_id uuid not null,
   version pawl.version not null,
   expires_at timestamptz not null,
+  invariant text,
   constraint idempotency_key_pkey primary key (tenant_id, key)
 )
 -- As many keys are purged as are inserted, so the table levels off at what vacuum leaves behind:
@@ -199,6 +215,8 @@ create table pawl.idempotency_key (
 with (
   autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1
 );
+
+comment on column pawl.idempotency_key.invariant is 'the invariant that the step would have broken, if that is why it was refused';
 
 create index idempotency_key_expires_at_idx on pawl.idempotency_key (expires_at);
 -- Finds the refusals that are recorded for an instance, which keep the instance from being purged.
@@ -238,8 +256,10 @@ comment on column pawl.timer.queue is 'the queue of the slow lane that it was mo
 comment on column pawl.timer.queued_version is
   'the timer is in the slow lane while this is armed_version; a step that arms the timer anew takes it out';
 
--- The timers of the fast lane, and those of each queue of the slow lane.
+-- The timers of the fast lane, of all tenants and of each, and those of each queue of the slow lane.
 create index timer_due_at_idx on pawl.timer (due_at)
+  where queued_version is distinct from armed_version;
+create index timer_tenant_due_at_idx on pawl.timer (tenant_id, due_at)
   where queued_version is distinct from armed_version;
 create index timer_queue_idx on pawl.timer (queue, due_at)
   where queued_version = armed_version;
@@ -253,7 +273,7 @@ select
   i.tenant_id, i.id, i.workflow, h.workflow_version, h.to_state as state, h.status, h.version, h.context,
   i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at,
   coalesce(h.entered_at, h.at) as state_changed_at,
-  h.expires_at, h.error, null::bigint as state_hash
+  h.expires_at, h.error, null::bigint as state_hash, h.memory
 from pawl.history h
 join pawl.instance i on i.tenant_id = h.tenant_id and i.id = h.instance_id;
 
@@ -267,18 +287,47 @@ create table pawl.callback (
   created_at timestamptz not null,
   constraint callback_pkey primary key (tenant_id, instance_id),
   constraint callback_url_has_1_to_2048_characters check (length(url) between 1 and 2048),
-  constraint callback_secret_has_a_prefix check (secret like 'whsec\_%')
+  constraint callback_secret_has_a_prefix check (secret ~ '^(whsec_|sealed:v1:)')
 )
 -- As many rows are deleted as are inserted.
 with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
-comment on column pawl.callback.secret is 'null: the deployment''s secret signs';
+comment on column pawl.callback.secret is 'sealed by the service if it has a key; null: the deployment''s secret signs';
 
--- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked'
--- or 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it
--- is after an applied command, else as it is; null if there is none to show. actions: the events
--- that it accepts. guards: of a 'guard-rejected' command, the guards that did not hold. timeout_event,
--- timeout_due_at: of an applied command, the next deadline that it left, or null; see pawl.next_timeout.
+-- The tenants whose instances are counted.
+create index tenant_counted_idx on pawl.tenant (id)
+  where limits ?| array['open_instances', 'storage_bytes'];
+
+-- tenant_usage has what a tenant used when it was last counted, and how far the present count has come. There is a row
+-- for each tenant that has a limit on it. Creations look at the row, and do not write it.
+create table pawl_private.tenant_usage (
+  tenant_id pawl.tenant_id not null,
+  open_instances bigint,
+  storage_bytes bigint,
+  next_at timestamptz not null,
+  part text not null default 'open',
+  after_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  after_version bigint not null default 0,
+  opened bigint not null default 0,
+  stored bigint not null default 0,
+  constraint tenant_usage_pkey primary key (tenant_id),
+  constraint tenant_usage_part_is_known check (part in ('open', 'instances', 'history'))
+)
+-- The rows are updated every few seconds.
+with (fillfactor = 50);
+
+comment on column pawl_private.tenant_usage.open_instances is 'null before the first count; storage_bytes too, and while it has no limit';
+comment on column pawl_private.tenant_usage.next_at is 'when the count goes on, or the next one begins';
+comment on column pawl_private.tenant_usage.part is 'of the present count: what is counted now, behind after_id and after_version';
+comment on column pawl_private.tenant_usage.opened is 'of the present count, as stored: open_instances and storage_bytes so far';
+
+create index tenant_usage_next_at_idx on pawl_private.tenant_usage (next_at);
+
+-- outcome is the engine's answer to one command. code: 'applied', a refusal, or 'payload-unchecked' or
+-- 'context-unchecked' with the JSON Schema that the caller must check first. instance: as it is after an applied
+-- command, else as it is; null if there is none to show. actions: the events that it accepts. guards: of a
+-- 'guard-rejected' command, the guards that did not hold; of an 'invariant-broken' one, the invariant. schema: that
+-- JSON Schema; of 'limit-reached' the limit, see pawl_private.limit_text. timeout_event, timeout_due_at: of an applied command, the next deadline that it left, or null; see pawl.next_timeout.
 create type pawl.outcome as (
   ordinal integer,
   code text,
@@ -315,23 +364,47 @@ select
   null::text[] as guards,
   null::jsonb as schema,
   null::text as timeout_event,
-  null::timestamptz as timeout_due_at
+  null::timestamptz as timeout_due_at,
+  null::jsonb as memory
 where false;
 
--- macrostep is a step with the eventless steps that follow it, as SCXML calls it. steps: the instance before the
--- first step (null at its creation) and after each step. instance: after the last one; events, timeouts and
--- timeout_events: those of its state then. refusal: null, or why the steps cannot be made.
+-- move says how a transition leads from state to state; its members are those of workflow_transition.
+create type pawl_private.move as (
+  internal boolean,
+  kept integer,
+  rearms text,
+  resumes text,
+  resumed_state text,
+  resumes_timers boolean,
+  compensation integer
+);
+
+-- next_due is a deadline and its event.
+create type pawl_private.next_due as (
+  due_at timestamptz,
+  event text
+);
+
+-- macrostep is a step with the steps that follow it without an event, as SCXML calls it. steps: the instance before the
+-- first step (null at its creation) and after each step; made: the event of each of them: null for the one before, the
+-- command's for the first, then null or 'done'. instance: after the last step; events, timeouts and timeout_events:
+-- those of its state then; tasks: whether entering it starts or undoes something. refusal: null, or why the steps cannot be made; broken: the invariant that one of them would
+-- break.
 create type pawl_private.macrostep as (
   refusal text,
+  broken text,
   steps pawl.instance[],
+  made text[],
   instance pawl.instance,
   events text[],
   timeouts interval[],
-  timeout_events text[]
+  timeout_events text[],
+  tasks boolean
 );
 
--- fire_command is a fire as decide sees it. expected and checked: as for pawl.fire. by_timer:
--- whether it is a timeout or a lifetime that is due.
+-- fire_command is a fire as decide sees it. expected, checked and verified: as for pawl.fire. by_timer: whether it is
+-- for a timer or a lifetime that is due. by_task: whether it is for what became of a task. principal: what guards and values read as $.actor; null to make it of the
+-- actor.
 create type pawl_private.fire_command as (
   tenant text,
   event text,
@@ -340,5 +413,9 @@ create type pawl_private.fire_command as (
   expected text,
   checked text,
   reason text,
-  by_timer boolean
+  actor text,
+  verified boolean,
+  by_timer boolean,
+  by_task boolean,
+  principal jsonb
 );

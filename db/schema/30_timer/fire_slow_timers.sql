@@ -40,6 +40,7 @@ begin
     select from pawl.timer t
     where t.queue = q.id and t.due_at <= v_now and t.queued_version = t.armed_version
   )
+    and not pawl_private.is_disabled(q.tenant_id)
   order by o.tenant_turn_at, o.workflow_turn_at, q.turn_at, q.id
   limit 1;
   if not found then

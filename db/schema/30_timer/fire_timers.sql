@@ -1,6 +1,6 @@
 -- fire_timers works in the fast lane: it fires up to p_limit timers that are due, the oldest first, and moves
--- those that are known to be slow to the slow lane. The statement timeout bounds the call. If it comes while
--- guards run, the call returns and has fired nothing, or the timers before that.
+-- those that are known to be slow to the slow lane. If more are due, tenants take turns. The statement timeout
+-- bounds the call. If it comes while guards run, the call returns and has fired nothing, or the timers before that.
 -- p_one_kind: fire only timers of the oldest one's kind. If that takes too long, the kind counts as slow, and
 --             those of the timers that could not be fired in time are moved to the slow lane
 -- Returns: looked_at: how many timers were read; -1 if another process works in the lane. fired: how
@@ -11,7 +11,7 @@
 -- Raises:  57014 the statement timeout came before any guard ran
 -- Locks:   timer_lane (if it is not locked), instance (for no key update, those that are not locked), timer,
 --          slow_queue
--- Writes:  instance, history, timer, slow_queue
+-- Writes:  instance, history, timer, slow_queue, timer_lane
 create function pawl.fire_timers(
   p_limit integer, p_one_kind boolean default false, out looked_at integer, out fired integer, out late interval,
   out next_in interval, out failures jsonb, out timed_out boolean
@@ -33,6 +33,7 @@ declare
   v_due_at timestamptz[] := '{}';
   v_done integer;
   v_queue integer;
+  v_turns text[];
 begin
   looked_at := -1;
   fired := 0;
@@ -42,7 +43,18 @@ begin
   perform from pawl_private.timer_lane l where l.name = 'fast' for update skip locked;
   if found then
     looked_at := 0;
-    for v_timer in select t.* from pawl_private.due_timers(v_now, p_limit, null) t loop
+    if exists (
+      select from pawl.timer t
+      where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      offset greatest(p_limit, 0)
+      limit 1
+    ) then
+      v_turns := pawl_private.timer_turns(p_now => v_now, p_limit => p_limit);
+    end if;
+    for v_timer in
+      select t.* from pawl_private.due_timers(p_now => v_now, p_limit => p_limit, p_queue => null, p_tenants => v_turns) t
+    loop
       looked_at := looked_at + 1;
       if v_timer.due_at > v_now or v_timer.due_at is null then
         perform pawl_private.set_timer(v_timer.instance, v_timer.tried);
@@ -80,11 +92,30 @@ begin
       end if;
     end if;
   end if;
-  select t.due_at - v_now
+  select min(n.due_at) - v_now
   into next_in
-  from pawl.timer t
-  where t.queued_version is distinct from t.armed_version
-  order by t.due_at
-  limit 1;
+  from (
+    -- Of those that are due, the first of a tenant that is not disabled, if one is among the first; then those to come.
+    select o.due_at
+    from (
+      select t.tenant_id, t.due_at
+      from pawl.timer t
+      where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      limit greatest(p_limit, 0)::bigint + 1
+    ) o
+    where not pawl_private.is_disabled(o.tenant_id)
+    union all
+    (
+      select t.due_at
+      from pawl.timer t
+      where t.due_at > v_now and t.queued_version is distinct from t.armed_version
+      order by t.due_at
+      limit 1
+    )
+  ) n;
+  if v_turns is not null and exists (select from pawl_private.timer_lane l where l.name = 'fast' and l.after_tenant <> '') then
+    next_in := interval '0'; -- There may be tenants with due timers behind the last turn.
+  end if;
 end
 $$;

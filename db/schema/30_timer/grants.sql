@@ -1,5 +1,10 @@
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.fire_timers'),
-  ('service', 'pawl.fire_slow_timers'),
-  ('service', 'pawl.instance_timeout'),
-  ('service', 'pawl.past_timeout');
+  ('worker', 'pawl.fire_timers'),
+  ('worker', 'pawl.fire_slow_timers'),
+  ('api', 'pawl.instance_timeout'),
+  ('api', 'pawl.past_timeout'),
+  ('reader', 'pawl.instance_timeout');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.next_timeout', null),
+  ('reader', 'pawl.next_timeout', null);

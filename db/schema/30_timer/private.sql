@@ -1,39 +1,58 @@
--- next_deadline is the nearest deadline of an instance: of its state's timeouts but the first
--- p_tried, which were refused, and of its lifetime. A timeout precedes a lifetime that is due at the
--- same time.
--- Returns: one row, or none if there is no deadline. tried: the p_tried that leads to the deadline
---          after this one; null for the lifetime, which is the last
-create function pawl_private.next_deadline(p_instance pawl.instance, p_tried integer)
-returns table (due_at timestamptz, event text, tried integer)
-language sql stable
+-- timer_turns chooses the tenants of whose timers the next call of the fast lane fires some, while more timers are due
+-- than a call fires. Tenants have their turns in the order of their names, behind the last one that had its turn. No more
+-- than 1,000 tenants with timers are looked at. The caller must hold the lock of the fast lane.
+-- Returns: up to p_limit tenants with due timers, none of which is disabled
+-- Writes:  timer_lane
+create function pawl_private.timer_turns(p_now timestamptz, p_limit integer) returns text[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by the index of tenants, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
 as $$
-  select d.due_at, d.event, d.tried
-  from (
-    select p_instance.state_changed_at + u.timeout as due_at, u.event, u.position::integer as tried
-    from pawl.workflow_state s
-    cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
-    where s.workflow = p_instance.workflow
-      and s.workflow_version = p_instance.workflow_version
-      and s.state = p_instance.state
-      and u.position > p_tried
-    union all
-    select p_instance.expires_at, 'ttl', null
-    where p_instance.expires_at is not null
-  ) d
-  where p_instance.status = 'active'
-  order by d.due_at, d.tried
-  limit 1
+declare
+  v_tenants text[] := '{}';
+  v_after text := (select l.after_tenant from pawl_private.timer_lane l where l.name = 'fast');
+  v_begun boolean := v_after = '';
+  v_next record;
+begin
+  for v_look in 1..1000 loop
+    exit when cardinality(v_tenants) >= p_limit;
+    select t.tenant_id, t.due_at
+    into v_next
+    from pawl.timer t
+    where t.tenant_id > v_after and t.queued_version is distinct from t.armed_version
+    order by t.tenant_id, t.due_at
+    limit 1;
+    if v_next.tenant_id is null then
+      v_after := ''; -- Nobody is behind the last one: from the beginning.
+      exit when v_begun or v_tenants <> '{}';
+      v_begun := true;
+      continue;
+    end if;
+    v_after := v_next.tenant_id;
+    if v_next.due_at <= p_now and not pawl_private.is_disabled(v_after) then
+      v_tenants := v_tenants || v_after;
+    end if;
+  end loop;
+  update pawl_private.timer_lane l set after_tenant = v_after where l.name = 'fast' and l.after_tenant <> v_after;
+  return v_tenants;
+end
 $$;
 
 -- due_timers reads the timers of a lane that are due, the oldest first, and locks their instances. It leaves
--- out an instance that is locked, and looks at no more than 5,000 timers to find others.
--- p_queue: a queue of the slow lane; null for the fast lane
--- Returns: up to p_limit rows. tried: how many timeouts of the state were refused. due_at, event: the
---          next deadline, which need not be due; null if there is none. next_tried: as of next_deadline. queue:
---          in the fast lane, the queue that the timer must be moved to, untried; null if it is not known to be
---          slow
+-- out an instance that is locked, and those of disabled tenants, and looks at no more than 5,000 timers to find
+-- others; at 1,000 with p_tenants.
+-- p_queue:   a queue of the slow lane; null for the fast lane
+-- p_tenants: in the fast lane, the tenants that take turns, with one timer at each turn; null for all, without turns
+-- Returns: up to p_limit rows. tried: how many timeouts of the state were refused. due_at, event: the next deadline,
+--          which need not be due; null if there is none. next_tried: as of next_deadline. queue: in the fast lane, the
+--          queue that the timer must be moved to, untried; null if it is not known to be slow
 -- Locks:   instance (for no key update, those that are not locked)
-create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer)
+create function pawl_private.due_timers(p_now timestamptz, p_limit integer, p_queue integer, p_tenants text[] default null)
 returns table (
   instance pawl.instance, queued_version bigint, tried integer, due_at timestamptz, event text, next_tried integer,
   queue integer
@@ -56,9 +75,26 @@ begin
       (
         select t.*
         from pawl.timer t
-        where p_queue is null and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+        where p_queue is null and p_tenants is null and t.due_at <= p_now
+          and t.queued_version is distinct from t.armed_version
         order by t.due_at
         limit 5000
+      )
+      union all
+      (
+        select (t.timer).*
+        from unnest(p_tenants) as d (tenant_id)
+        cross join lateral (
+          select o.timer, row_number() over () as turn
+          from (
+            select t as timer
+            from pawl.timer t
+            where t.tenant_id = d.tenant_id and t.due_at <= p_now and t.queued_version is distinct from t.armed_version
+            order by t.tenant_id, t.due_at
+            limit greatest(1000 / greatest(cardinality(p_tenants), 1), 1)
+          ) o
+        ) t
+        order by t.turn
       )
       union all
       (
@@ -72,7 +108,7 @@ begin
     cross join lateral (
       select i as instance
       from pawl.instance i
-      where i.tenant_id = t.tenant_id and i.id = t.instance_id
+      where i.tenant_id = t.tenant_id and i.id = t.instance_id and not pawl_private.is_disabled(t.tenant_id)
       limit 1
       for no key update skip locked
     ) l
@@ -142,31 +178,10 @@ begin
 end
 $$;
 
--- set_timer arms an instance's timer for the next deadline after p_tried timeouts, which were refused. If
--- there is none, it deletes the timer. It clears a failure, and takes the timer out of the slow lane. The caller
--- must hold the instance's lock.
--- Writes:  timer
-create function pawl_private.set_timer(p_instance pawl.instance, p_tried integer) returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  insert into pawl.timer as t (tenant_id, instance_id, due_at, armed_version, tried)
-  select p_instance.tenant_id, p_instance.id, d.due_at, p_instance.version, p_tried
-  from pawl_private.next_deadline(p_instance, p_tried) d
-  on conflict on constraint timer_pkey do update
-  set due_at = excluded.due_at, armed_version = excluded.armed_version, tried = excluded.tried,
-    failed_version = null, last_error = null, queue = null, queued_version = null;
-  if not found then
-    delete from pawl.timer t where t.tenant_id = p_instance.tenant_id and t.instance_id = p_instance.id;
-  end if;
-end
-$$;
-
--- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or
--- to the next deadline if that is earlier, and takes it out of the slow lane. p_tried: how many timeouts of the state were refused before
--- this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log
--- only.
+-- fail_timer records why the step of a deadline could not be made. It postpones the timer by a minute, or to the next
+-- deadline if that is earlier, and takes it out of the slow lane. p_tried: how many timeouts of the state were refused
+-- before this one. p_error: the reason, for everybody who may read the instance. p_cause: the cause, for the log only.
+-- A timer that repeats does not fail: it is tried again at its next time.
 -- Returns: a JSON array with one object for the log; an empty one if the same error was recorded for this
 --          version before
 -- Writes:  timer
@@ -180,6 +195,11 @@ declare
   v_now timestamptz := pawl.now();
   v_known boolean;
 begin
+  if pawl_private.pass_over(p_instance, p_event, p_tried) then
+    return jsonb_build_array(jsonb_build_object(
+      'tenant', p_instance.tenant_id, 'workflow', p_instance.workflow, 'instance', p_instance.id, 'event', p_event,
+      'reason', p_error, 'cause', p_cause));
+  end if;
   select t.failed_version = p_instance.version and t.armed_version = p_instance.version and t.last_error = p_error
   into v_known
   from pawl.timer t
@@ -200,11 +220,11 @@ begin
 end
 $$;
 
--- fire_timer_batch fires the given timeouts and lifetimes of locked instances. The payload is {"due_at"}, so
--- that history shows how late each was. If no guard of a timeout holds, the timer is armed for the
--- instance's next deadline. If a step cannot be made, the timer fails: see fail_timer. After an exception
--- the batch is fired again, one by one. If the statement timeout comes meanwhile, the timers from then on are
--- left as they were. It comes once in a statement, so the caller must not do much more.
+-- fire_timer_batch fires the given timeouts and lifetimes of locked instances. Their payloads show how late each was:
+-- see timer_payload. If no guard of a timeout holds, the timer is armed for the instance's next deadline. If a step
+-- cannot be made, the timer fails: see fail_timer. After an exception the batch is fired again, one by one. If the
+-- statement timeout comes meanwhile, the timers from then on are left as they were. It comes once in a statement, so
+-- the caller must not do much more.
 -- p_tried:      how many timeouts of the state were refused before this one
 -- p_next_tried: the same, if this one is refused too; null for the lifetime
 -- Returns: fired: how many steps were made. failures: the new ones, see fail_timer. done: how many of the timers
@@ -235,7 +255,10 @@ begin
     from pawl.fire(
       p_tenants => p_tenants, p_ids => p_ids, p_events => p_events,
       p_payloads => array(
-        select jsonb_build_object('due_at', pawl_private.rfc3339(d.due_at)) from unnest(p_due_at) as d (due_at)),
+        select pawl_private.timer_payload(d.event, d.due_at, case when d.event like 'every:%' then (
+          select i.memory from pawl.instance i where i.tenant_id = d.tenant and i.id = d.id
+        ) end, pawl.now())
+        from unnest(p_tenants, p_ids, p_events, p_due_at) as d (tenant, id, event, due_at)),
       p_keys => v_none,
       p_expected => array(select format('{%s}', v.version) from unnest(p_versions) as v (version)),
       p_checked => array_fill('*'::text, array[v_size]),
@@ -249,8 +272,10 @@ begin
     select i.* into strict v_instance
     from pawl.instance i
     where i.tenant_id = p_tenants[v_outcome.ordinal] and i.id = p_ids[v_outcome.ordinal];
-    if v_outcome.code in ('guard-rejected', 'transition-not-allowed') then
-      perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
+    if v_outcome.code in ('guard-rejected', 'invariant-broken', 'transition-not-allowed') then
+      if not pawl_private.pass_over(v_instance, p_events[v_outcome.ordinal], p_tried[v_outcome.ordinal]) then
+        perform pawl_private.set_timer(v_instance, p_next_tried[v_outcome.ordinal]);
+      end if;
     else
       select format(c.message, p_events[v_outcome.ordinal], v_instance.state, v_instance.version, v_instance.id)
       into strict v_error
@@ -263,9 +288,7 @@ begin
   end loop;
 exception
 when query_canceled then
-  -- The timeout's clock starts a little before statement_timestamp.
-  if current_setting('statement_timeout') = '0'
-    or clock_timestamp() - statement_timestamp() < current_setting('statement_timeout')::interval * 0.8 then
+  if not pawl_private.timed_out() then
     raise;
   end if;
   fired := 0;

@@ -9,6 +9,9 @@
 -- reads does not hold them. The slow lane takes its queues by turns: first by tenant, then by workflow. It
 -- fires one timer after the other, each in a subtransaction, under the service's own statement timeout.
 --
+-- While more timers are due than a call of the fast lane fires, tenants take turns, with one timer at each turn. So a
+-- tenant's timers wait for a call or two, however many another tenant's are due before them.
+--
 -- One process at a time works in each lane: its transaction holds the lane's row of timer_lane. Others would
 -- only wait for the same instances, and the slow lane never runs more than one guard at a time. The lanes wait
 -- for no command: they skip an instance that is locked, and look at it again later.
@@ -23,9 +26,13 @@
 -- connect.
 create table pawl_private.timer_lane (
   name text not null,
+  after_tenant text collate "C" not null default '',
   constraint timer_lane_pkey primary key (name),
   constraint timer_lane_is_known check (name in ('fast', 'slow'))
 );
+
+comment on column pawl_private.timer_lane.after_tenant is
+  'of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first';
 
 insert into pawl_private.timer_lane (name) values ('fast'), ('slow');
 
@@ -61,13 +68,22 @@ select
 from pawl.timer t
 join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
 cross join lateral (
-  select u.event, i.state_changed_at + u.timeout as due_at, u.position
-  from pawl.workflow_state s
-  cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as u (timeout, event, position)
-  where s.workflow = i.workflow
-    and s.workflow_version = i.workflow_version
-    and s.state = i.state
-    and u.position > case when t.armed_version = i.version then t.tried else 0 end
+  select u.event, u.due_at, u.position
+  from (
+    select a.event, a.due_at, row_number() over (order by a.due_at, a.place) as position
+    from (
+      select o.event, i.state_changed_at + o.timeout as due_at, o.place
+      from pawl.workflow_state s
+      cross join lateral unnest(s.timeouts, s.timeout_events) with ordinality as o (timeout, event, place)
+      where s.workflow = i.workflow
+        and s.workflow_version = i.workflow_version
+        and s.state = i.state
+      union all
+      select m.key, (m.value ->> 'at')::timestamptz, (m.value ->> 'place')::bigint
+      from jsonb_each(i.memory -> 'due') m
+    ) a
+  ) u
+  where u.position > case when t.armed_version = i.version then t.tried else 0 end
   union all
   select 'ttl'::text as event, i.expires_at as due_at, null::bigint as position
   where i.expires_at is not null

@@ -27,7 +27,7 @@ begin
       limit 1
     ) h
     cross join lateral pawl_private.message_of(h.step, l.position, e) m
-    where c.name = p_consumer
+    where c.name = p_consumer and not c.audit
       and pawl_private.step_follows((h.step).xid, (h.step).seq, c.since, c.later_seq)
     order by l.position
   loop

@@ -5,12 +5,14 @@
 -- others. There, no step may be in progress meanwhile. So all steps that have a position have smaller seqs than
 -- first_seq, and all others larger ones. Commands wait while it looks for the steps without a position. The lock's
 -- timeout is longer than deadlock_timeout, after which an autovacuum gives way.
+--
+-- On another server the rows of the audit without a position get one, too.
 -- Returns: epoch: the present one. began: whether it began now. restored: whether the database has come from
 --          another server
 -- Raises:  40001 another process leads; 55P03 lock_timeout: a transaction that has made steps is still open; ask
 --          again
 -- Locks:   on another server history (share); log_head, consumer, subscription
--- Writes:  log_epoch, log_head, history, consumer, subscription, purged_instance, log_mark
+-- Writes:  log_epoch, log_head, audit_log, history, consumer, subscription, purged_instance, log_mark
 create function pawl.log_begin(p_leader text, p_term bigint, out epoch bigint, out began boolean, out restored boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -22,12 +24,14 @@ declare
   v_head pawl.log_head;
   v_last pawl.log_epoch;
   v_step record;
+  v_rows bigint := 0;
 begin
   select s.* into strict v_server from pawl_private.server_of_log() s;
   select e.* into v_last from pawl.log_epoch e order by e.epoch desc limit 1;
   restored := case
-    -- Before the first sequencer, a step of another server shows by a transaction id that this one has not reached.
+    -- Before the first sequencer, a row of another server shows by a transaction id that this one has not reached.
     when v_last.epoch is null then exists (select from pawl.history h where h.xid >= pg_snapshot_xmax(pg_current_snapshot()))
+      or exists (select from pawl.audit a where a.xid >= pg_snapshot_xmax(pg_current_snapshot()))
     else (v_last.system_identifier, v_last.database_id, v_last.table_id)
       <> (v_server.system_identifier, v_server.database_id, v_server.table_id)
   end;
@@ -37,6 +41,7 @@ begin
     return;
   end if;
   if restored then
+    perform pawl_private.commit_durably();
     lock table pawl.history in share mode;
     -- As in log_tick, the snapshot is taken before this transaction has an id.
     v_head.snapshot := pg_current_snapshot();
@@ -72,9 +77,18 @@ begin
     coalesce(v_head.first_seq, h.first_seq), case when not restored and v_last.epoch is not null then h.snapshot end, pawl.now()
   from pawl.log_head h
   returning snapshot into v_head.epoch_snapshot;
+  if restored then
+    insert into pawl.audit_log (position, epoch, tenant_id, seq)
+    select h.audit_position + row_number() over (order by a.seq), log_begin.epoch, a.tenant_id, a.seq
+    from pawl.audit a
+    cross join pawl.log_head h
+    where not exists (select from pawl.audit_log l where l.tenant_id = a.tenant_id and l.seq = a.seq);
+    get diagnostics v_rows = row_count;
+  end if;
   update pawl.log_head h
   set epoch = log_begin.epoch, epoch_snapshot = v_head.epoch_snapshot, snapshot = coalesce(v_head.snapshot, h.snapshot),
-    first_seq = coalesce(v_head.first_seq, h.first_seq), lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
+    first_seq = coalesce(v_head.first_seq, h.first_seq), audit_position = h.audit_position + v_rows,
+    lease_until = greatest(h.lease_until, pawl.now() + interval '10 seconds')
   where h.leader = p_leader and h.term = p_term;
 end
 $$;

@@ -1,9 +1,9 @@
--- log_sweep deletes rows of purged instances from the log, and notes the largest position of each tenant's
--- workflow. It looks at p_limit rows after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the others what it
--- returned.
--- Returns: since: null if nothing is to be swept, if p_leader does not lead in p_term, or if the server is not that
---          of the present epoch. last: the last position that was looked at; null at the end of
---          the pass. swept: how many rows were deleted
+-- log_sweep deletes rows of purged instances from the log, and notes the largest position of each tenant's workflow. It
+-- looks at p_limit rows after p_after. A pass over the log takes many calls. Its first call gets no p_since, and the
+-- others what it returned.
+-- Returns: since: null if nothing is to be swept, if p_leader does not lead in p_term, or if the server is not that of
+--          the present epoch. last: the last position that was looked at; null at the end of the pass. swept: how many
+--          rows were deleted
 -- Writes:  log, log_floor, purged_instance
 create function pawl.log_sweep(
   p_leader text, p_term bigint, p_since pg_snapshot, p_after bigint, p_limit integer, out since pg_snapshot, out last bigint, out swept bigint

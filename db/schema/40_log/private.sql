@@ -18,6 +18,36 @@ as $$
   where pg_visible_in_snapshot(x.xid, p_until) and h.seq > p_first_seq
 $$;
 
+-- audit_between is steps_between for the audit. A row that has a position is left out: its transaction id may be another
+-- server's. The planner inlines it.
+-- Returns: rows of the audit, in no order
+create function pawl_private.audit_between(p_from pg_snapshot, p_until pg_snapshot) returns setof pawl.audit
+language sql stable
+as $$
+  select n.*
+  from (
+    select a.*
+    from pawl.audit a
+    where a.xid >= pg_snapshot_xmax(p_from) and a.xid < pg_snapshot_xmax(p_until) and pg_visible_in_snapshot(a.xid, p_until)
+    union all
+    select a.*
+    from pg_snapshot_xip(p_from) as x (xid)
+    cross join lateral (select a.* from pawl.audit a where a.xid = x.xid offset 0) a
+    where pg_visible_in_snapshot(x.xid, p_until)
+  ) n
+  where not exists (select from pawl.audit_log l where l.tenant_id = n.tenant_id and l.seq = n.seq offset 0)
+$$;
+
+-- step_at reads a step by its full key, to which the limit binds it: see module instance. The planner inlines it. Where
+-- the row is passed on as a whole, as to message_of, it would be put together column by column, so that its readers do
+-- not use this function.
+-- Returns: one row, or none if the instance was purged
+create function pawl_private.step_at(p_tenant pawl.tenant_id, p_instance uuid, p_version bigint) returns setof pawl.history
+language sql stable
+as $$
+  select h.* from pawl.history h where h.tenant_id = p_tenant and h.instance_id = p_instance and h.version = p_version limit 1
+$$;
+
 -- step_follows says whether a step was committed after p_since was taken. p_later_seq: steps with larger ones are
 -- of a later server, whose transaction ids p_since does not know; null if there is none.
 create function pawl_private.step_follows(p_xid xid8, p_seq bigint, p_since pg_snapshot, p_later_seq bigint)
@@ -85,6 +115,25 @@ as $$
   select max(l.position) from (select l.position from pawl.log l where l.position > p_after order by l.position limit p_limit) l
 $$;
 
+-- audit_until is log_until for the audit.
+create function pawl_private.audit_until(p_after bigint, p_limit integer) returns bigint
+language sql stable
+as $$
+  select max(l.position) from (select l.position from pawl.audit_log l where l.position > p_after order by l.position limit p_limit) l
+$$;
+
+-- commit_durably makes the commit of this transaction durable before anybody sees what it wrote, also where the
+-- session would not wait.
+create function pawl_private.commit_durably() returns void
+language plpgsql volatile
+as $$
+begin
+  if current_setting('synchronous_commit') in ('off', 'local') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+end
+$$;
+
 -- server_of_log identifies the server, the database and the timeline.
 create function pawl_private.server_of_log(
   out system_identifier bigint, out database_id oid, out table_id oid, out timeline bigint
@@ -139,7 +188,7 @@ language plpgsql stable -- As instance_retains.
 as $$
 declare
   v_head pawl.log_head;
-  v_read bigint := (select min(c.position) from pawl.consumer c);
+  v_read bigint := (select min(c.position) from pawl.consumer c where not c.audit);
 begin
   select h.* into strict v_head from pawl.log_head h;
   if v_head.epoch = 0 and v_read is null then
@@ -168,19 +217,19 @@ begin
 end
 $$;
 
--- steps_lost says whether steps of a tenant after p_after have been purged: of p_workflows, or of all workflows
--- if the array is empty or null.
+-- steps_lost says whether steps of a tenant, or of all (*), after p_after have been purged: of p_workflows, or of all
+-- workflows if the array is empty or null.
 -- p_floor: what was swept up to this position does not count
 create function pawl_private.steps_lost(p_tenant text, p_workflows text[], p_after bigint, p_until bigint, p_floor bigint) returns boolean
 language sql stable
 as $$
   select exists (
     select from pawl_private.log_floor f
-    where f.tenant_id = p_tenant and f.position > greatest(p_after, p_floor)
+    where (p_tenant = '*' or f.tenant_id = p_tenant) and f.position > greatest(p_after, p_floor)
       and (coalesce(cardinality(p_workflows), 0) = 0 or f.workflow = any (p_workflows))
   ) or exists (
     select
-    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and l.tenant_id = p_tenant) l
+    from (select l.* from pawl.log l where l.position > greatest(p_after, p_floor) and l.position <= p_until and (p_tenant = '*' or l.tenant_id = p_tenant)) l
     cross join lateral (
       select p.workflow from pawl_private.purged_instance p where p.tenant_id = l.tenant_id and p.instance_id = l.instance_id limit 1
     ) p

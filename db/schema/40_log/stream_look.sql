@@ -1,5 +1,5 @@
 -- stream_look looks at the next page of the log for a tenant's stream: up to p_limit rows of all tenants.
--- p_floor: as for stream_read
+-- p_tenant, p_floor: as for stream_read
 -- Returns: as log_place; and until: the last position of the page, or null if there is none. steps: how many
 --          rows are the tenant's
 -- Raises:  PW410 steps of p_workflows that follow have been purged
@@ -17,7 +17,7 @@ as $$
 begin
   select p.epoch, p.place, p.state into epoch, place, state from pawl.log_place(p_epoch, p_position) p;
   if state = 'known' then
-    select max(l.position), count(*) filter (where l.tenant_id = p_tenant)
+    select max(l.position), count(*) filter (where p_tenant = '*' or l.tenant_id = p_tenant)
     into until, steps
     from (select l.position, l.tenant_id from pawl.log l where l.position > p_position order by l.position limit p_limit) l;
     if pawl_private.steps_lost(p_tenant, p_workflows, p_position, coalesce(until, p_position), p_floor) then

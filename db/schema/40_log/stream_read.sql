@@ -1,4 +1,5 @@
 -- stream_read reads a tenant's steps after p_after up to p_until.
+-- p_tenant: * for all tenants
 -- p_floor: what was purged up to this position is not missed
 -- Returns: up to p_limit messages without the instance's keys, in the order of position. The page ends when its
 --          contexts and payloads have p_bytes or more, but has at least one row
@@ -27,12 +28,10 @@ begin
     cross join lateral (
       select l.*
       from pawl.log l
-      where l.position > p_after and l.position <= p_until and l.tenant_id = p_tenant
+      where l.position > p_after and l.position <= p_until and (p_tenant = '*' or l.tenant_id = p_tenant)
       order by l.position
     ) l
-    cross join lateral (
-      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-    ) h
+    cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     order by l.position
     limit p_limit
   loop

@@ -33,6 +33,10 @@
 -- not compared with snapshots any more. Those that have no position get a new seq and a new transaction id, as if
 -- they were committed now.
 --
+-- The audit has positions of its own. A tick numbers its new rows too, by the same snapshots, in the order of their seq.
+-- A row that has a position gets no second one, so that it does not matter which server wrote its transaction id: on
+-- another server, all rows without a position get one when the epoch begins.
+--
 -- One process at a time is the sequencer, and one reads for a consumer: it holds a lease, and each lease has a
 -- leader and a term. What an earlier leader writes after it has lost the lease is refused. The leader's name is
 -- asked too, since a failover may lose a term, and give it out again.
@@ -56,10 +60,21 @@ with (
 
 comment on table pawl.log is 'rows of instances that were purged stay until the sequencer sweeps them';
 
+-- audit_log has a position for each row of the audit, for consumers that read it. epoch is the one in which the row got it.
+create table pawl.audit_log (
+  position bigint not null,
+  epoch bigint not null,
+  tenant_id pawl.tenant_id not null,
+  seq bigint not null,
+  constraint audit_log_pkey primary key (position),
+  constraint audit_log_row_has_one_position_key unique (tenant_id, seq)
+);
+
 -- log_head is the end of the log, and the sequencer's lease. It has one row.
 create table pawl.log_head (
   snapshot pg_snapshot not null,
   position bigint not null,
+  audit_position bigint not null,
   epoch bigint not null,
   first_seq bigint not null,
   epoch_snapshot pg_snapshot,
@@ -67,6 +82,7 @@ create table pawl.log_head (
   leader text not null,
   lease_until timestamptz not null,
   constraint log_head_position_is_a_count check (position >= 0),
+  constraint log_head_audit_position_is_a_count check (audit_position >= 0),
   constraint log_head_epoch_is_a_count check (epoch >= 0),
   constraint log_head_term_is_a_count check (term >= 0)
 )
@@ -76,15 +92,16 @@ with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_sca
 
 create unique index log_head_has_one_row_idx on pawl.log_head ((true));
 
-comment on column pawl.log_head.snapshot is 'the steps that it sees have positions';
+comment on column pawl.log_head.snapshot is 'the steps and the rows of the audit that it sees have positions';
 comment on column pawl.log_head.position is 'the position of the last step';
+comment on column pawl.log_head.audit_position is 'the position of the last row of the audit';
 comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
 
-insert into pawl.log_head (snapshot, position, epoch, first_seq, term, leader, lease_until)
-values ('1:1:', 0, 0, 0, 0, '', 'epoch');
+insert into pawl.log_head (snapshot, position, audit_position, epoch, first_seq, term, leader, lease_until)
+values ('1:1:', 0, 0, 0, 0, 0, '', 'epoch');
 
 -- log_epoch has a row for each server and timeline that the log was written on.
 create table pawl.log_epoch (
@@ -136,6 +153,7 @@ create table pawl_private.log_floor (
 
 create table pawl.consumer (
   name text collate "C" not null,
+  audit boolean not null,
   position bigint not null,
   since pg_snapshot not null,
   later_seq bigint,
@@ -152,6 +170,7 @@ create table pawl.consumer (
 -- As pawl.log_head.
 with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
+comment on column pawl.consumer.audit is 'whether it reads the audit, and not the steps';
 comment on column pawl.consumer.position is 'what has been read';
 comment on column pawl.consumer.since is 'steps that it sees are not read; see pawl_private.step_follows';
 comment on column pawl.consumer.later_seq is 'first_seq of the next server that the database came to; null if there is none';
@@ -166,4 +185,10 @@ select h.*, 0::bigint as epoch, null::bigint as position, i.business_key, i.corr
 from pawl.history h
 left join pawl.instance i on false
 left join pawl.workflow_state s on false
+where false;
+
+-- audit_message is a row of the audit as a consumer is told of it. It is a shape, and never holds rows.
+create view pawl.audit_message as
+select a.*, 0::bigint as epoch, 0::bigint as position
+from pawl.audit a
 where false;

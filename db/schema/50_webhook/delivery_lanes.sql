@@ -5,7 +5,8 @@
 -- slow.
 -- p_rest: look only at what is left of p_tenants, the subscriptions after their places
 -- A lane is ready if deliveries are due and its subscription is neither disabled nor has its circuit open. The
--- lane of a deleted subscription is ready too: its deliveries are to be abandoned.
+-- lane of a deleted subscription is ready too: its deliveries are to be abandoned. Of a disabled tenant only the lane of
+-- its callbacks is returned, and it is not ready.
 -- Returns: one row per lane that was looked at, the rows of a tenant one after another, its callbacks first
 create function pawl.delivery_lanes(p_after text, p_tenants text[], p_places uuid[], p_rest boolean, p_looks integer, p_each integer)
 returns setof pawl.delivery_lane
@@ -54,6 +55,12 @@ begin
     end if;
     exit when v_next is null;
     v_tenant := v_next;
+    if pawl_private.is_disabled(v_tenant) then
+      v_lane := (v_tenant, v_nil, false, false);
+      return next v_lane;
+      v_looked := v_looked + 1;
+      continue;
+    end if;
     if v_callbacks is not null then
       v_lane := (v_tenant, v_nil, v_callbacks <= v_now, false);
       return next v_lane;

@@ -2,13 +2,16 @@
 -- or up to p_limit that match the filter, after the id p_after. The deliveries of an instance are sent in
 -- their order again. What is known of a delivery stays until there is a new result. A delivery whose
 -- subscription, callback or instance is gone cannot be sent any more, and does not change.
+-- p_earlier: how many were replayed by earlier calls of the same act. The audit has one row for an act: that of its only
+--            call. An act of more calls has two: one of the first call, with "more", so that none is without its row if
+--            it is cut off, and one of the last call, with the sum
 -- Returns: replayed: how many; gone: how many cannot be sent any more; looked_at: how many were read; last: the
 --          id of the last one that was read
 -- Locks:   consumer
--- Writes:  delivery
+-- Writes:  delivery, audit
 create function pawl.delivery_replay(
   p_tenant text, p_ids uuid[], p_subscription uuid, p_status text, p_from timestamptz, p_to timestamptz, p_after uuid,
-  p_limit integer, out replayed integer, out gone integer, out looked_at integer, out last uuid
+  p_limit integer, p_caller jsonb default null, p_earlier bigint default 0, out replayed integer, out gone integer, out looked_at integer, out last uuid
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -16,15 +19,14 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
-  v_now timestamptz;
   v_after uuid := greatest(p_after, pawl.uuid_v7_floor(coalesce(p_from, '-infinity')));
   v_before uuid := pawl.uuid_v7_floor(coalesce(p_to, 'infinity') + interval '1 millisecond');
   v_ids uuid[];
-  v_row record;
+  v_more boolean;
+  v_earlier bigint := coalesce(p_earlier, 0);
 begin
-  replayed := 0; gone := 0; looked_at := 0; last := p_after;
+  -- Before the deliveries are chosen, so that none of them is settled meanwhile.
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
-  v_now := pawl.now();
   -- Dead letters have an index of their own.
   if p_ids is not null then
     v_ids := p_ids;
@@ -49,42 +51,15 @@ begin
       limit greatest(p_limit, 0)
     );
   end if;
-  for v_row in
-    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
-    from unnest(v_ids) as u (id)
-    cross join lateral (
-      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
-    ) d
-    order by d.id
-  loop
-    looked_at := looked_at + 1;
-    last := v_row.id;
-    continue when v_row.status = 'pending';
-    if not exists (
-      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
-      union all
-      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
-    ) or v_row.instance_id is not null and not exists (
-      select from pawl.history h
-      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
-    ) then
-      gone := gone + 1;
-      continue;
-    end if;
-    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
-    update pawl.delivery d
-    set status = 'pending', replayed = true,
-      next_attempt_at = (
-        select case
-          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
-            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
-        end
-        from pawl.delivery o
-        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
-          and o.instance_id = v_row.instance_id and o.status = 'pending'
-      )
-    where d.tenant_id = p_tenant and d.id = v_row.id;
-    replayed := replayed + 1;
-  end loop;
+  select r.* into replayed, gone, looked_at, last from pawl_private.replay_deliveries(p_tenant, v_ids) r;
+  last := coalesce(last, p_after);
+  v_more := p_ids is null and looked_at > 0 and looked_at >= p_limit;
+  if replayed > 0 and v_earlier = 0 or v_earlier > 0 and not v_more then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'delivery.replay',
+      p_target => coalesce(case when cardinality(p_ids) = 1 then p_ids[1]::text end, p_subscription::text),
+      p_after => jsonb_build_object('replayed', v_earlier + replayed, 'status', p_status)
+        || case when v_more then jsonb_build_object('more', true) else '{}' end);
+  end if;
 end
 $$;

@@ -3,7 +3,7 @@
 --   retry      the attempt failed; the next is due after p_delays
 --   dead       the attempt failed, and was the last
 --   gone       the endpoint answered 410: it is dead, and its subscription is disabled
---   postponed  there was no attempt; it is due after p_delays
+--   postponed  there was no attempt; it is due after p_delays. Without an error, the one before stays
 --   abandoned  there was no attempt, and there will be none: it is dead, or delivered as it was before a replay
 -- p_pauses: for how long the endpoint asked not to be called; null if it did not
 -- p_rest:   for how long an endpoint's circuit opens the first time
@@ -99,7 +99,10 @@ begin
       replayed = d.replayed and v_attempt.result = 'postponed',
       next_attempt_at = case when v_attempt.result in ('retry', 'postponed') then v_now + v_attempt.delay end,
       last_status = case when v_attempt.result in ('postponed', 'abandoned') then d.last_status else nullif(v_attempt.status, 0) end,
-      last_error = case when v_attempt.result = 'postponed' then d.last_error else nullif(v_attempt.error, '') end,
+      last_error = case
+        when v_attempt.result = 'postponed' then coalesce(nullif(v_attempt.error, ''), d.last_error)
+        else nullif(v_attempt.error, '')
+      end,
       last_response = case when v_attempt.result in ('postponed', 'abandoned') then d.last_response else nullif(v_attempt.response, '') end
     where d.tenant_id = v_attempt.tenant_id and d.id = v_attempt.id;
     continue when v_delivery.callback;

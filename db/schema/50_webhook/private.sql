@@ -9,15 +9,6 @@ as $$
   end
 $$;
 
--- circuit_open_for is for how long an endpoint's circuit opens after so many failed attempts in a row;
--- null while it stays closed. Afterwards the circuit is half-open: one delivery at a time probes the
--- endpoint. p_rest is the time after the fifth failure; each further failure doubles it, up to ten minutes.
-create function pawl_private.circuit_open_for(p_failures integer, p_rest interval) returns interval
-language sql immutable parallel safe
-as $$
-  select case when p_failures >= 5 then least(p_rest * 2 ^ least(p_failures - 5, 20), interval '10 minutes') end
-$$;
-
 -- delivery_failed says of a pending delivery whether its last attempt failed, or whether it waits for another that
 -- did. The planner inlines it.
 create function pawl_private.delivery_failed(p_delivery pawl.delivery) returns boolean
@@ -99,6 +90,28 @@ begin
 end
 $$;
 
+-- subscription_limit returns a tenant's limit of subscriptions if it is reached, as limit_text words it; else null.
+-- Locks:   tenant (for no key update, if its subscriptions have a limit): one transaction at a time creates some
+create function pawl_private.subscription_limit(p_tenant text) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_limit bigint;
+  v_used bigint;
+begin
+  select (t.limits ->> 'subscriptions')::bigint into v_limit
+  from pawl.tenant t
+  where t.id = p_tenant and t.limits ? 'subscriptions'
+  for no key update;
+  if v_limit is null then
+    return null;
+  end if;
+  select count(*) into v_used from pawl.subscription s where s.tenant_id = p_tenant;
+  return case when v_used >= v_limit then jsonb_build_object('name', 'subscriptions', 'limit', v_limit, 'used', v_used) end;
+end
+$$;
+
 -- route_page creates the deliveries of a page of the log: of the steps after p_after up to p_until. It looks at up
 -- to p_limit pairs of a step and a subscription of one tenant, and at up to twice as many in all; further steps, and
 -- those of a tenant that has unrouted steps, are put off. The caller must hold the lock of the consumer's row.
@@ -127,9 +140,7 @@ begin
       l.position, h.tenant_id, h.instance_id, h.version, h.seq, h.xid, h.workflow, h.kind, h.event, h.to_state, h.status, h.at,
       pawl_private.epoch_of(h.xid, h.seq, p_head) as epoch
     from pawl.log l
-    cross join lateral (
-      select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-    ) h
+    cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
     where l.position > p_after and l.position <= p_until
   ),
   -- How many subscriptions a step's tenant has is counted once, with the first step of the tenant.
@@ -224,9 +235,7 @@ begin
       select u.* from pawl.unrouted_step u where u.tenant_id = tenant order by u.tenant_id, u.position limit p_limit
     ) u
     -- A step that was purged has no deliveries.
-    left join lateral (
-      select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-    ) h on true
+    left join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h on true
     order by u.tenant_id, u.position
   loop
     select
@@ -287,9 +296,7 @@ begin
       (
         select 0 as part, u.position as place, h as step
         from pawl.unrouted_step u
-        cross join lateral (
-          select h.* from pawl.history h where h.tenant_id = u.tenant_id and h.instance_id = u.instance_id and h.version = u.version limit 1
-        ) h
+        cross join lateral pawl_private.step_at(u.tenant_id, u.instance_id, u.version) h
         where u.tenant_id = p_tenant
         order by u.tenant_id, u.position
         limit 20000
@@ -298,14 +305,12 @@ begin
       (
         select 1, l.position, h
         from (select l.* from pawl.log l where l.position > c.position order by l.position limit 20000) l
-        cross join lateral (
-          select h.* from pawl.history h where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version limit 1
-        ) h
+        cross join lateral pawl_private.step_at(l.tenant_id, l.instance_id, l.version) h
         where l.tenant_id = p_tenant
       )
       union all
       (
-        select 2, h.seq, h
+        select 2, h.seq, h::pawl.history
         from (select h.* from pawl_private.steps_between(e.snapshot, v_snapshot, e.first_seq) h limit 20000) h
         where h.tenant_id = p_tenant
       )
@@ -348,5 +353,77 @@ begin
         where s.tenant_id = p_tenant and s.id = d.subscription_id and s.disabled_at is not null
       )
   );
+end
+$$;
+
+-- subscription_document is a subscription for the audit; null for none. Its URL has neither a password nor a query.
+create function pawl_private.subscription_document(p_tenant text, p_id uuid) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'url', regexp_replace(regexp_replace(s.url, '[?#].*', ''), '^([^/]*//)[^/]*@', '\1'),
+    'workflows', s.workflows, 'events', s.events, 'states', s.states, 'terminal_only', s.terminal_only,
+    'disabled', s.disabled_at is not null)
+  from pawl.subscription s
+  where s.tenant_id = p_tenant and s.id = p_id
+$$;
+
+-- replay_deliveries makes settled deliveries of p_ids pending again: see delivery_replay.
+-- Returns: as delivery_replay
+-- Locks:   consumer
+-- Writes:  delivery
+create function pawl_private.replay_deliveries(
+  p_tenant text, p_ids uuid[], out replayed integer, out gone integer, out looked_at integer, out last uuid
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+  v_now timestamptz;
+  v_row record;
+begin
+  replayed := 0; gone := 0; looked_at := 0;
+  perform from pawl.consumer c where c.name = 'webhooks' for no key update;
+  v_now := pawl.now();
+  for v_row in
+    select d.id, d.subscription_id, d.instance_id, d.version, d.callback, d.status
+    from unnest(p_ids) as u (id)
+    cross join lateral (
+      select d.* from pawl.delivery d where d.tenant_id = p_tenant and d.id = u.id limit 1
+    ) d
+    order by d.id
+  loop
+    looked_at := looked_at + 1;
+    last := v_row.id;
+    continue when v_row.status = 'pending';
+    if not exists (
+      select from pawl.subscription s where s.tenant_id = p_tenant and s.id = v_row.subscription_id
+      union all
+      select from pawl.callback b where v_row.callback and b.tenant_id = p_tenant and b.instance_id = v_row.instance_id
+    ) or v_row.instance_id is not null and not exists (
+      select from pawl.history h
+      where h.tenant_id = p_tenant and h.instance_id = v_row.instance_id and h.version = v_row.version
+    ) then
+      gone := gone + 1;
+      continue;
+    end if;
+    -- It is due before the instance's later pending deliveries, and waits for earlier ones that failed.
+    update pawl.delivery d
+    set status = 'pending', replayed = true,
+      next_attempt_at = (
+        select case
+          when not coalesce(bool_or(o.version < v_row.version and pawl_private.delivery_failed(o)), false)
+            then least(v_now, min(o.next_attempt_at) filter (where o.version > v_row.version))
+        end
+        from pawl.delivery o
+        where o.tenant_id = p_tenant and o.subscription_id = v_row.subscription_id
+          and o.instance_id = v_row.instance_id and o.status = 'pending'
+      )
+    where d.tenant_id = p_tenant and d.id = v_row.id;
+    replayed := replayed + 1;
+  end loop;
 end
 $$;

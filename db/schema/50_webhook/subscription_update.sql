@@ -7,11 +7,11 @@
 -- Returns: the subscription, or no row
 -- Raises:  PW400 malformed-request if an argument breaks a rule
 -- Locks:   consumer, subscription
--- Writes:  subscription, delivery
+-- Writes:  subscription, delivery, audit
 create function pawl.subscription_update(
   p_tenant text, p_id uuid, p_url text, p_workflows text[], p_events text[], p_states text[], p_terminal_only boolean,
-  p_disabled boolean
-) returns setof pawl.subscription
+  p_disabled boolean, p_caller jsonb default null
+) returns setof pawl.subscription_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -23,6 +23,7 @@ declare
   v_column text;
   v_now timestamptz;
   v_afresh boolean;
+  v_before jsonb;
 begin
   perform from pawl.consumer c where c.name = 'webhooks' for no key update;
   v_now := pawl.now();
@@ -31,7 +32,7 @@ begin
   end if;
 
   select p_url <> s.url or not p_disabled into v_afresh from pawl.subscription s where s.tenant_id = p_tenant and s.id = p_id for no key update;
-  return query
+  v_before := pawl_private.subscription_document(p_tenant, p_id);
   update pawl.subscription s
   set
     url = coalesce(p_url, s.url),
@@ -48,8 +49,13 @@ begin
     later_seq = case when not p_disabled and s.disabled_at is not null then null else s.later_seq end,
     failures = case when v_afresh then 0 else s.failures end,
     circuit_open_until = case when not v_afresh or v_afresh is null then s.circuit_open_until end
-  where s.tenant_id = p_tenant and s.id = p_id
-  returning s.*;
+  where s.tenant_id = p_tenant and s.id = p_id;
+  if found then
+    perform pawl_private.audit(
+      p_tenant => p_tenant, p_caller => p_caller, p_action => 'subscription.update', p_target => p_id::text, p_before => v_before,
+      p_after => pawl_private.subscription_document(p_tenant, p_id));
+  end if;
+  return query select r.* from pawl.subscription_row r where r.tenant_id = p_tenant and r.id = p_id;
   if v_afresh then
     update pawl.delivery d
     set next_attempt_at = v_now

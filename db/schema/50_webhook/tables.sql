@@ -18,6 +18,10 @@
 -- An endpoint that keeps failing has its circuit opened. Then it is probed with one delivery at a time,
 -- at growing intervals, until one succeeds. Deliveries that wait meanwhile lose no attempt.
 --
+-- Secrets are sealed by the service, if it has a key, for their row and column. So the service chooses the last 62 bits
+-- of a row's id. No role may read a secret from the tables. The sender gets secrets from delivery_endpoints. If it
+-- cannot open one, the subscription rests with a finding until it can.
+--
 -- Routing, settling and replaying lock the consumer's row, and so see one another's writes.
 -- Lock order: consumer, subscription, delivery, callback, after all of the engine's.
 
@@ -39,12 +43,13 @@ create table pawl.subscription (
   disabled_reason text,
   failures integer not null default 0,
   circuit_open_until timestamptz,
+  finding text,
   created_at timestamptz not null,
-  created_by text not null,
+  created_by pawl.actor not null,
   constraint subscription_pkey primary key (tenant_id, id),
   constraint subscription_url_has_1_to_2048_characters check (length(url) between 1 and 2048),
   constraint subscription_secrets_have_a_prefix
-    check (secret like 'whsec\_%' and coalesce(previous_secret like 'whsec\_%', true)),
+    check (secret ~ '^(whsec_|sealed:v1:)' and coalesce(previous_secret ~ '^(whsec_|sealed:v1:)', true)),
   constraint subscription_previous_secret_has_an_end
     check ((previous_secret is null) = (previous_secret_until is null)),
   constraint subscription_disabled_has_a_reason check ((disabled_at is null) = (disabled_reason is null)),
@@ -59,6 +64,14 @@ comment on column pawl.subscription.since is 'steps that it sees were committed 
 comment on column pawl.subscription.later_seq is 'as in pawl.consumer';
 comment on column pawl.subscription.failures is 'how many attempts have failed in a row';
 comment on column pawl.subscription.circuit_open_until is 'nothing is sent before this time';
+comment on column pawl.subscription.finding is 'why the secret cannot be opened, so that nothing is sent; null if it can, as far as is known';
+
+-- subscription_row is a subscription without its secrets, as everybody but the sender sees it.
+create view pawl.subscription_row as
+select
+  s.tenant_id, s.id, s.url, s.workflows, s.events, s.states, s.terminal_only, s.previous_secret_until, s.disabled_at,
+  s.disabled_reason, s.failures, s.circuit_open_until, s.finding, s.created_at, s.created_by
+from pawl.subscription s;
 
 -- delivery is one message for one subscription, or for a callback, and its attempts.
 create table pawl.delivery (
@@ -138,11 +151,12 @@ create index delivery_dead_idx on pawl.delivery (tenant_id, id)
 create index delivery_delivered_idx on pawl.delivery (id)
   where status = 'delivered';
 
--- endpoint is where the deliveries of a subscription or a callback go, and the secrets that sign them. An
--- empty secret stands for the deployment's. It is a shape, as pawl.outcome_row is, and never holds rows.
+-- endpoint is where the deliveries of a subscription or a callback go, and the secrets that sign them, sealed or not. An
+-- empty secret stands for the deployment's. resting: the subscription has a finding. It is a shape, as pawl.outcome_row is,
+-- and never holds rows.
 create view pawl.endpoint as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as id, ''::text as url, ''::text as secret,
-  ''::text as previous_secret, false as disabled
+  ''::text as previous_secret, false as disabled, false as callback, false as resting
 where false;
 
 -- delivery_lane says whether deliveries of a subscription, or the callbacks of a tenant, can be sent. The
@@ -150,4 +164,15 @@ where false;
 -- is a shape and never holds rows.
 create view pawl.delivery_lane as
 select ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as subscription_id, false as ready, false as half_open
+where false;
+
+-- stored_secret is a row of subscriptions, callbacks or connections with its secrets, sealed or not. row_key: its key
+-- within the tenant, as text. previous_secret: '' if there is none. It is a shape and never holds rows.
+create view pawl.stored_secret as
+select ''::text as tenant_id, ''::text as row_key, ''::text as secret, ''::text as previous_secret
+where false;
+
+-- delivery_tenant is what a tenant may have sent; see pawl.delivery_tenants. It is a shape and never holds rows.
+create view pawl.delivery_tenant as
+select ''::text as tenant_id, false as disabled, null::integer as attempts
 where false;

@@ -1,17 +1,17 @@
 -- backtest re-runs the recorded histories of instances against a version of their workflow, or against a
 -- definition in canonical form that is not registered.
 --
--- Such a definition is stored under a version number that no version has, in a subtransaction that is
--- rolled back before anybody can see it. Nobody waits for that, neither commands nor registrations. But the
--- transaction holds up vacuum. So a call re-runs instances for as long as storing took, or for a tenth of a second if
--- that is longer, and ends. It also ends with the row by which its differences and checks have p_bytes. The caller
--- goes on with the ids that have no row.
+-- Such a definition is stored under a version number that no version has, in a subtransaction that is rolled back
+-- before anybody can see it. Nobody waits for that, neither commands nor registrations. But the transaction holds up
+-- vacuum. So a call re-runs instances for as long as storing took, or for a tenth of a second if that is longer, and
+-- ends. It also ends with the row by which its differences and checks have p_bytes. The caller goes on with the ids
+-- that have no row.
 --
 -- The present limits of size apply. $.instance.workflow_version is the number of the candidate.
 -- p_version, p_definition: the candidate, exactly one of them
 -- p_ids: of the tenant's instances
--- Returns: one row per id, in their order, until the time is up or p_bytes are reached, but at least one. steps to checks: see
---          backtest_instance; steps is 0 if there is no such instance
+-- Returns: one row per id, in their order, until the time is up or p_bytes are reached, but at least one. steps to
+--          checks: see backtest_instance; steps is 0 if there is no such instance
 -- Raises:  PW400 malformed-request, PW40W workflow-not-found, PW42D invalid-definition
 -- Locks:   workflow (row exclusive) while the call runs, if a definition is given
 -- Writes:  nothing that stays
@@ -32,7 +32,6 @@ declare
   v_now timestamptz := pawl.now();
   v_setting pawl.setting;
   v_version integer := p_version;
-  v_fault text;
   v_bytes bigint := 0;
 begin
   if (p_version is null) = (p_definition is null) then
@@ -47,25 +46,7 @@ begin
   select * into strict v_setting from pawl.setting;
   begin
     if p_definition is not null then
-      -- A random number: two back-tests at the same time do not wait for each other, as a rule.
-      v_version := 1073741824 + floor(random() * 1073741823)::integer;
-      begin
-        v_fault := case
-          when p_definition ->> 'name' <> p_workflow then format('its name is not %s', p_workflow)
-          else pawl_private.definition_fault(p_definition)
-        end;
-        if v_fault is null then
-          perform pawl_private.store_definition(
-            p_name => p_workflow, p_version => v_version, p_definition => p_definition, p_actor => 'backtest');
-        end if;
-      exception
-        when data_exception or integrity_constraint_violation or syntax_error or feature_not_supported
-          or program_limit_exceeded then
-          v_fault := sqlerrm;
-      end;
-      if v_fault is not null then
-        perform pawl_private.raise_condition('invalid-definition', 'invalid definition: ' || v_fault);
-      end if;
+      v_version := pawl_private.store_candidate(p_workflow, p_definition);
     end if;
     v_until := clock_timestamp() + greatest(clock_timestamp() - v_begun, interval '100 ms');
     foreach id in array coalesce(p_ids, '{}') loop

@@ -1,8 +1,15 @@
 insert into pawl_private.privilege (privilege, function) values
-  ('service', 'pawl.register_workflow'),
-  ('service', 'pawl.retire_workflow'),
-  ('service', 'pawl.migrate_instances'),
-  ('service', 'pawl.backtest'),
-  ('service', 'pawl.purge_keys'),
-  ('service', 'pawl.final_instances'),
-  ('service', 'pawl.purge_instances');
+  ('api', 'pawl.register_workflow'),
+  ('api', 'pawl.propose_workflow'),
+  ('api', 'pawl.retire_workflow'),
+  ('api', 'pawl.migrate_instances'),
+  ('api', 'pawl.backtest'),
+  ('api', 'pawl.audit_page'),
+  ('worker', 'pawl.purge_keys'),
+  ('worker', 'pawl.final_instances'),
+  ('worker', 'pawl.purge_instances'),
+  ('reader', 'pawl.final_instances'),
+  ('operator', 'pawl.purge_archived');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('reader', 'pawl.instance_migration', null);

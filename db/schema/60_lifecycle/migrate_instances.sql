@@ -8,30 +8,35 @@
 --     One that would have been due earlier is due at once.
 --   * A state that the map names is entered now, even if its name stays the same.
 --   * expires_at becomes null if the new version has no ttl, and that ttl from now if there was none.
---     Otherwise it stays. If the new version's ttl slides, the lifetime counts from state_changed_at, and
---     keeps its length if it slid before.
+--     Otherwise it stays. If the new version's ttl slides and the old one's did not, the lifetime counts from
+--     state_changed_at. If both slide, it stays, but begins anew in a state that is entered, with its length.
 --   * The context stays as it is. It is not checked against the new version's schema, and nothing is
 --     assigned for states that are left or entered.
+--   * Tasks of the old version that were not sent are cancelled, and those of the new state begin.
 --   * Then the new state's eventless transitions are taken, as after every step.
 -- An instance that a command holds is skipped, and so is one whose state does not fit. No instance is
 -- mapped to a final state: only an event or an eventless transition ends an instance.
 -- p_states, p_ids: only instances in these states, with these ids; null for all
+-- p_history_key:   the key that history shows, of a bulk; null for none
 -- p_dry_run:       write and lock nothing; the caller's transaction may be read-only
--- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate';
---          'state-unknown' or 'state-final' if to_state does not fit; 'unsettled' if the eventless
---          transitions do not come to rest, or make the context too large or too deep; 'busy' if a command holds the
---          instance; 'gone' if it became final or was moved meanwhile
+-- Returns: one row per instance that was looked at, by id. result: 'migrated' or 'would-migrate'; 'state-unknown' or
+--          'state-final' if to_state does not fit; 'state-protected' if the map would have it leave or
+--          enter a protected state; 'unsettled' if the eventless transitions do not come to rest, or
+--          make the context too large or too deep; 'busy' if a command holds the instance; 'task-open' while a task
+--          may have been sent, since the new version would send it again; 'invariant-broken' or
+--          'guard-error' if an invariant of the new version does not hold, or a guard or a value raises; 'gone' if it
+--          became final or was moved meanwhile
 -- Raises:  PW40W workflow-not-found; PW40V workflow-conflict if another migration of the workflow is under
---          way; PW400 malformed-request with all faults of the request; what a guard or an assign raises
---          even in silent mode
+--          way; PW400 malformed-request with all faults of the request
 -- Locks:   workflow (for key share, both versions), instance_migration, instance (for no key update, by id,
 --          those that are not locked)
--- Writes:  instance_migration, instance, history, timer
+-- Writes:  instance_migration, instance, history, timer, task, undoing, audit
 create function pawl.migrate_instances(
   p_tenant text, p_workflow text, p_from integer, p_to integer, p_state_map jsonb, p_after uuid, p_limit integer,
   p_actor text default session_user, p_dry_run boolean default false, p_states text[] default null,
   p_ids uuid[] default null, p_reason text default null, p_correlation_id text default null,
-  p_traceparent text default null
+  p_traceparent text default null, p_caller jsonb default null,
+  p_history_key text default null
 ) returns table (id uuid, from_state text, to_state text, result text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -57,11 +62,18 @@ declare
   v_target record;
   v_macrostep pawl_private.macrostep;
   v_steps pawl.instance[];
+  v_made text[];
+  v_principal jsonb;
+  v_slid_at timestamptz;
   v_setting pawl.setting;
   v_moved bigint := 0;
+  v_begun boolean;
 begin
   perform pawl_private.refuse_malformed(pawl_private.command_fault(
     p_tenant => p_tenant, p_actor => p_actor, p_correlation_id => p_correlation_id, p_reason => p_reason));
+  if length(p_history_key) not between 1 and 255 then
+    perform pawl_private.raise_condition('malformed-request', 'the key in history must have 1 to 255 characters');
+  end if;
   select * into strict v_setting from pawl.setting;
   foreach v_version in array array[p_from, p_to] loop
     if p_dry_run then
@@ -112,12 +124,20 @@ begin
         set started_at = case when m.finished_at is null then m.started_at else excluded.started_at end,
           actor = case when m.finished_at is null then m.actor else excluded.actor end,
           batch_at = excluded.batch_at,
-          finished_at = null;
+          finished_at = null
+        returning m.started_at = v_now into v_begun;
         exit;
       exception when unique_violation then
         null; -- A migration of another direction has begun meanwhile. Now it is seen.
       end;
     end loop;
+    -- A bulk is written down by itself.
+    if v_begun and p_history_key is null then
+      perform pawl_private.audit(
+        p_tenant => p_tenant, p_caller => coalesce(p_caller, jsonb_build_object('actor', p_actor)),
+        p_action => 'workflow.migrate', p_target => format('%s %s to %s', p_workflow, p_from, p_to), p_reason => p_reason,
+        p_after => jsonb_build_object('state_map', v_map));
+    end if;
   end if;
 
   if p_ids is null then
@@ -171,7 +191,8 @@ begin
     end if;
     from_state := v_old.state;
     to_state := coalesce(v_map ->> v_old.state, v_old.state);
-    select s.status, s.eventless, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid
+    select s.status, s.eventless, s.timers, s.invariants, s.reads_actor, s.ttl_slides, s.state_hash, w.ttl, o.ttl_slides as slid,
+      s.protected or o.protected as protected
     into v_target
     from pawl.workflow w
     left join pawl.workflow_state s on s.workflow = w.name and s.workflow_version = w.version and s.state = to_state
@@ -183,6 +204,11 @@ begin
         or not coalesce(v_old.state = any (p_states), true) then 'gone'
       when v_target.status is null then 'state-unknown'
       when v_target.status <> 'active' then 'state-final'
+      when v_map ? v_old.state and v_target.protected then 'state-protected'
+      when exists (
+        select from pawl.task t
+        where t.tenant_id = p_tenant and t.instance_id = v_id and t.ended_at is null and t.status <> 'pending'
+      ) then 'task-open'
       when p_dry_run then 'would-migrate'
       else 'migrated'
     end;
@@ -196,37 +222,45 @@ begin
       if v_map ? v_old.state then
         v_new.state_changed_at := v_now;
       end if;
+      v_new.memory := null;
+      v_slid_at := pawl_private.slid_at(v_old);
       v_new.expires_at := case
         when v_target.ttl is null then null
         when v_old.expires_at is null then v_now + v_target.ttl
         when not v_target.ttl_slides then v_old.expires_at
-        when v_target.slid then v_new.state_changed_at + (v_old.expires_at - v_old.state_changed_at)
+        when v_target.slid and v_map ? v_old.state then v_now + (v_old.expires_at - v_slid_at)
+        when v_target.slid then v_old.expires_at
         else v_new.state_changed_at + v_target.ttl
       end;
+      v_principal := pawl_private.principal(p_actor, null, false);
       v_steps := array[v_old, v_new];
-      if v_target.eventless then
-        v_macrostep := pawl_private.complete_macrostep(
-          p_before => v_old, p_instance => v_new, p_event => null, p_payload => '{}', p_reason => nullif(p_reason, ''),
+      v_made := array[null, null];
+      if v_target.eventless or v_target.timers is not null or v_target.invariants is not null or v_old.memory is not null then
+        v_macrostep := pawl_private.migrated(
+          p_old => v_old, p_new => v_new, p_map => v_map, p_principal => v_principal, p_reason => nullif(p_reason, ''),
           p_now => v_now, p_setting => v_setting);
         if v_macrostep.refusal is null then
           v_steps := v_macrostep.steps;
+          v_made := v_macrostep.made;
           v_new := v_macrostep.instance;
           to_state := v_new.state;
         else
-          result := 'unsettled';
+          result := case when v_macrostep.refusal in ('invariant-broken', 'guard-error') then v_macrostep.refusal else 'unsettled' end;
         end if;
       end if;
     end if;
     if result = 'migrated' then
       perform pawl_private.append_history(
-        p_steps => v_steps, p_kind => 'migrated', p_at => v_now, p_event => null, p_payload => null, p_actor => p_actor,
-        p_reason => p_reason, p_key => null, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
+        p_steps => v_steps, p_made => v_made, p_kind => 'migrated', p_at => v_now, p_payload => null, p_internal => false,
+        p_principal => case when v_target.reads_actor then v_principal end, p_actor => p_actor,
+        p_reason => p_reason, p_key => p_history_key, p_correlation_id => p_correlation_id, p_traceparent => p_traceparent);
       update pawl.instance i
       set workflow_version = v_new.workflow_version, version = v_new.version, state = v_new.state,
         status = v_new.status, context = v_new.context, state_changed_at = v_new.state_changed_at,
-        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash
+        expires_at = v_new.expires_at, error = v_new.error, state_hash = v_new.state_hash, memory = v_new.memory
       where i.tenant_id = p_tenant and i.id = v_id;
       perform pawl_private.set_timer(p_instance => v_new, p_tried => 0);
+      perform pawl_private.move_tasks(p_instance => v_new, p_at => v_now, p_moves => true);
       v_moved := v_moved + 1;
     end if;
     return next;

@@ -16,8 +16,9 @@
 --          the version's row, which a migration holds, stays locked for 300 ms: try again
 -- Locks:   workflow (share update exclusive, and the row), then instance (share, while the workflow's instances
 --          are counted: commands wait, readers do not)
--- Writes:  workflow, workflow_state, workflow_transition, instance_migration
-create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null) returns boolean
+-- Writes:  workflow, workflow_state, workflow_transition, instance_migration, audit
+create function pawl.retire_workflow(p_name text, p_checksum text, p_version integer default null, p_caller jsonb default null)
+returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '300ms'
@@ -53,6 +54,7 @@ begin
   if not exists (
     select from pawl.instance_migration m where m.workflow = p_name and m.from_version = v_version and m.moved > 0
   ) then
+    delete from pawl.workflow_task t where t.workflow = p_name and t.workflow_version = v_version;
     delete from pawl.workflow_transition t where t.workflow = p_name and t.workflow_version = v_version;
     delete from pawl.workflow_state s where s.workflow = p_name and s.workflow_version = v_version;
   end if;
@@ -61,6 +63,8 @@ begin
   update pawl.instance_migration m
   set finished_at = pawl.now()
   where m.workflow = p_name and v_version in (m.from_version, m.to_version) and m.finished_at is null;
+  perform pawl_private.audit(
+    p_tenant => '*', p_caller => p_caller, p_action => 'workflow.retire', p_target => p_name || ' ' || v_version);
   return true;
 end
 $$;

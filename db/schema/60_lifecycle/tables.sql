@@ -17,7 +17,7 @@ create table pawl.instance_migration (
   batch_at timestamptz not null,
   finished_at timestamptz,
   moved bigint not null,
-  actor text not null,
+  actor pawl.actor not null,
   constraint instance_migration_pkey primary key (tenant_id, workflow, from_version, to_version),
   constraint instance_migration_leads_elsewhere check (from_version <> to_version),
   constraint instance_migration_moved_is_not_negative check (moved >= 0)

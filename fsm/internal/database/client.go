@@ -1,7 +1,9 @@
 package database
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,6 +24,7 @@ type Client struct {
 
 	reads                        *pgxpool.Pool
 	reading, lingering, changing *gate.Gate
+	active                       gate.Recent // The tenants that send commands.
 }
 
 // changes is how many connections of the second pool are kept for changes, as a rule.
@@ -44,7 +47,9 @@ func New(pool, reads *pgxpool.Pool, timeout time.Duration, asError func(error) e
 	}
 	newGate := func(size int) *gate.Gate {
 		size = max(size, 1)
-		return gate.New(size, max(size/2, 1), room)
+		g := gate.New(size, max(size/2, 1), room)
+		g.Narrow(max(size/4, 1), &c.active)
+		return g
 	}
 	reading := max(size-changes, 1)
 	c.reading, c.lingering, c.changing = newGate(reading), newGate(reading/2), newGate(min(changes, size-1))
@@ -60,6 +65,10 @@ func (c *Client) Queries() *queries.Queries { return c.queries }
 
 // Timeout is how long a call may take, its repetitions included.
 func (c *Client) Timeout() time.Duration { return c.timeout }
+
+// Active notes that the context's tenant sends commands or reads single instances. For a second the calls of every other tenant have at most a
+// quarter of the places of a gate, rather than half, so that they leave processors to these.
+func (c *Client) Active(ctx context.Context) { c.active.Note(ctx) }
 
 // Read waits for its turn, calls f as Attempt does, and returns its mapped error. f must not write.
 func (c *Client) Read(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
@@ -111,6 +120,15 @@ func (c *Client) Change(ctx context.Context, f func(context.Context, *queries.Qu
 		return c.asError(err)
 	}
 	return nil
+}
+
+// Command waits for its turn among changes, and calls f as Attempt does. What f writes must be under an idempotency key.
+func (c *Client) Command(ctx context.Context, f func(context.Context, *queries.Queries) error) (unanswered bool, err error) {
+	err = c.pass(ctx, func() (err error) {
+		unanswered, err = c.attempt(ctx, c.reads, func(ctx context.Context) error { return f(ctx, queries.New(session.Pool(c.reads))) })
+		return err
+	}, c.changing)
+	return unanswered, err
 }
 
 // Attempt makes a call and repeats it, up to three times, after a deadlock, a serialization
@@ -165,6 +183,42 @@ func (c *Client) ChangeAll(ctx context.Context, statementTimeout string, f func(
 // one of half as many places as Read has connections, and then for one of Read's.
 func (c *Client) Linger(ctx context.Context, options pgx.TxOptions, statementTimeout string, f func(*queries.Queries) error) error {
 	return c.retry(ctx, options, statementTimeout, f, c.lingering, c.reading)
+}
+
+// A Trial calls a function in a transaction that leaves nothing behind, and returns the driver's error.
+type Trial func(ctx context.Context, f func(context.Context, *queries.Queries) error) error
+
+// Rehearse is Linger for several calls in one transaction, which may write and is rolled back. What a failed call has done
+// is undone, and the others go on. It returns the error of f, or the driver's error.
+func (c *Client) Rehearse(ctx context.Context, statementTimeout string, f func(Trial) error) error {
+	errEnd := errors.New("the end of a rehearsal")
+	err := c.pass(ctx, func() error {
+		conn, err := c.reads.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		return session.Transact(ctx, conn.Conn(), pgx.TxOptions{}, statementTimeout, func(db queries.DBTX) error {
+			q := queries.New(db)
+			err := f(func(ctx context.Context, f func(context.Context, *queries.Queries) error) error {
+				if _, err := db.Exec(ctx, "savepoint trial"); err != nil {
+					return err
+				}
+				if err := f(ctx, q); err != nil {
+					// If this fails, so do the calls that follow.
+					_, _ = db.Exec(ctx, "rollback to savepoint trial")
+					return err
+				}
+				_, err := db.Exec(ctx, "release savepoint trial")
+				return err
+			})
+			return cmp.Or(err, errEnd)
+		})
+	}, c.lingering, c.reading)
+	if errors.Is(err, errEnd) {
+		return nil
+	}
+	return err
 }
 
 func (c *Client) retry(
@@ -239,6 +293,9 @@ func Optional[T comparable](v T) *T {
 	}
 	return &v
 }
+
+// NotNull returns a list for a parameter that must not be NULL, which a nil list would be.
+func NotNull(list []string) []string { return append([]string{}, list...) }
 
 // OptionalID parses the key of a [Listing] whose keys are ids. It returns nil for an empty key.
 func OptionalID(key string) (*uuid.UUID, error) {

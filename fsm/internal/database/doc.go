@@ -10,17 +10,18 @@
 //
 // # Which connections a call uses
 //
-// Commands, and reads of single instances, are few calls for many callers: the batchers make them, on the first pool.
+// Creations and events, and reads of single instances, are few calls for many callers: the batchers make them, on the first pool.
 // No other call of a request uses it. On the second pool there are three ways. Each is behind a gate, and so a caller
 // holds a connection only when it is its tenant's turn:
 //
 //	Read, Try   all connections but two   reads with the timeouts of a command
 //	Linger      at most half of those     reads with statements that may take seconds
-//	Change      two                       registrations, instance migrations, subscriptions
+//	Change      two                       registrations, instance migrations, subscriptions, overrides and cancels
 //
 // So reads hold up neither commands nor changes, and long reads leave connections to short ones. A tenant has at most
-// half of the places of a gate. While no other tenant fills the rest, a newcomer enters at once, and otherwise when
-// the next call ends. A caller waits as long as its context allows.
+// half of the places of a gate, and a quarter while another one sends commands or reads single instances
+// ([Client.Active]). While no other tenant fills the rest, a newcomer enters at once, and otherwise when the next call
+// ends. A caller waits as long as its context allows.
 //
 // # Why a call may be repeated
 //

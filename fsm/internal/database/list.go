@@ -33,10 +33,17 @@ type Listing[R, T any] struct {
 	// Bytes returns the size of a row's documents, for a list whose Rows ends a page after PageBytes. Nil if its rows
 	// have none.
 	Bytes func(R) int
+	// Look, if not 0, is how many rows a page looks at. It then has only the items of those that Shown says, and may end
+	// before its limit although the list goes on.
+	Look  int
+	Shown func(R) bool
 	// Item makes an item of a row.
 	Item func(R) T
 	// Key returns the key of an item.
 	Key func(T) string
+	// Rest returns the key behind which the list goes on, if Rows has looked at no more than a part of it; else an empty
+	// one. Nil if Rows never does.
+	Rest func() string
 }
 
 // A PageError says which of the two parameters of a page was refused, and why.
@@ -80,22 +87,29 @@ func List[R, T any](ctx context.Context, c *Client, l Listing[R, T], limit int, 
 				}
 			}
 			// One row more than asked for says whether there is a next page.
-			rows, err := l.Rows(ctx, session.Conn(conn.Conn()), after, int32(limit)+1)
+			most := max(limit, l.Look)
+			rows, err := l.Rows(ctx, session.Conn(conn.Conn()), after, int32(most)+1)
 			if err != nil {
 				return err
 			}
 			items, next = items[:0], ""
-			bytes := 0
+			bytes, looked := 0, 0
 			for _, r := range rows {
 				if l.Bytes != nil {
 					bytes += l.Bytes(r)
 				}
-				if len(items) < limit {
+				if len(items) == limit || looked == most {
+					continue
+				}
+				looked++
+				if l.Shown == nil || l.Shown(r) {
 					items = append(items, l.Item(r))
 				}
 			}
-			if len(rows) > limit || bytes >= PageBytes {
-				next = SealCursor(secret, l.Scope, l.Key(items[len(items)-1]))
+			if looked < len(rows) || bytes >= PageBytes {
+				next = SealCursor(secret, l.Scope, l.Key(l.Item(rows[looked-1])))
+			} else if l.Rest != nil && l.Rest() != "" {
+				next = SealCursor(secret, l.Scope, l.Rest())
 			}
 			return nil
 		})

@@ -43,6 +43,7 @@ type Page struct {
 	Last bool
 
 	before time.Time
+	early  bool
 }
 
 // Next reads the next page, of at most limit instances. It returns the driver's error.
@@ -57,7 +58,7 @@ func (p *Pass) Next(ctx context.Context, q *queries.Queries, limit int) (Page, e
 		return Page{}, err
 	}
 	p.at = row
-	return Page{Tenant: row.AtTenant, IDs: row.Ids, Last: row.AtTenant == "", before: row.Before}, nil
+	return Page{Tenant: row.AtTenant, IDs: row.Ids, Last: row.AtTenant == "", before: row.Before, early: p.OlderThan > 0}, nil
 }
 
 // Purge purges the instances of the page that are neither locked nor still replayed by a key, and returns
@@ -65,6 +66,10 @@ func (p *Pass) Next(ctx context.Context, q *queries.Queries, limit int) (Page, e
 // more than a command has. The error is the driver's.
 func (p Page) Purge(ctx context.Context, pool *pgxpool.Pool) (purged []uuid.UUID, err error) {
 	err = database.Transact(ctx, pool, pgx.TxOptions{}, "30s", func(q *queries.Queries) error {
+		if p.early {
+			purged, err = q.PurgeArchived(ctx, queries.PurgeArchivedParams{Tenant: p.Tenant, Ids: p.IDs, Before: p.before})
+			return err
+		}
 		purged, err = q.PurgeInstances(ctx, queries.PurgeInstancesParams{Tenant: p.Tenant, Ids: p.IDs, Before: p.before})
 		return err
 	})

@@ -27,12 +27,14 @@ func tenantOf(ctx context.Context) string {
 // A Gate lets a bounded number of callers in at a time. Tenants with waiting callers take turns, and the callers of
 // one tenant come in the order of their arrival. A tenant never has more than a part of the places, even if no
 // other tenant asks. So a newcomer waits only while other tenants have all places, and until the first of their
-// calls ends.
+// calls ends. The part may be smaller beside others: see [Gate.Narrow].
 //
 // Twice room callers may wait. A tenant never has more waiting than there are places left to wait in. So one
 // tenant alone can have room of them waiting, and fewer while others wait.
 type Gate struct {
 	size, most, room int
+	beside           int     // How many of one tenant are let in while others of recent are active.
+	recent           *Recent // Nil if it makes no difference.
 
 	mu      sync.Mutex
 	inside  int
@@ -60,6 +62,10 @@ func New(size, most, room int) *Gate {
 	return &Gate{size: size, most: most, room: room, tenants: map[string]*visitors{}}
 }
 
+// Narrow makes the gate let in no more than beside callers of a tenant while another tenant is among the recent ones. It
+// must be called before the first Enter.
+func (g *Gate) Narrow(beside int, recent *Recent) { g.beside, g.recent = beside, recent }
+
 // Enter waits until the context's tenant may enter, and returns the function with which the caller leaves. It
 // returns ErrCrowded at once if too many are waiting, and the context's error if the context ends first.
 func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
@@ -74,8 +80,8 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 		g.tenants[tenant] = v
 	}
 	leave = sync.OnceFunc(func() { g.leave(v) })
-	if g.inside < g.size && v.inside < g.most {
-		// Whoever waits now has most callers inside.
+	if g.inside < g.size && len(v.waiting) == 0 && g.fits(v) {
+		// Whoever waits now has as many callers inside as it may.
 		g.admit(v)
 		g.mu.Unlock()
 		return leave, nil
@@ -89,6 +95,7 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 	v.waiting = append(v.waiting, w)
 	g.waiting++
 	g.turn(v)
+	g.advance()
 	g.mu.Unlock()
 
 	select {
@@ -145,21 +152,37 @@ func (g *Gate) release(v *visitors) {
 	g.inside--
 	v.inside--
 	g.turn(v)
+	g.advance()
+	g.forget(v)
+}
+
+// advance lets in those who wait, by turns.
+func (g *Gate) advance() {
 	for g.inside < g.size && len(g.turns) > 0 {
 		next := g.turns[0]
 		g.turns, next.inTurns = slices.Delete(g.turns, 0, 1), false
+		if !g.fits(next) {
+			continue // Its next turn comes when one of its callers leaves.
+		}
 		g.admit(next)
 		close(next.waiting[0].done)
 		next.waiting = slices.Delete(next.waiting, 0, 1)
 		g.waiting--
 		g.turn(next)
 	}
-	g.forget(v)
+}
+
+// fits reports whether one more caller of a tenant may be inside, as far as it is up to the tenant.
+func (g *Gate) fits(v *visitors) bool {
+	if v.inside >= g.beside && g.recent != nil && g.recent.others(v.tenant) {
+		return false
+	}
+	return v.inside < g.most
 }
 
 // turn puts a tenant at the end of the turns, if it has a caller that may enter.
 func (g *Gate) turn(v *visitors) {
-	if !v.inTurns && len(v.waiting) > 0 && v.inside < g.most {
+	if !v.inTurns && len(v.waiting) > 0 && g.fits(v) {
 		v.inTurns = true
 		g.turns = append(g.turns, v)
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
@@ -200,4 +203,100 @@ func TestGateOfAThousandTenants(t *testing.T) {
 	}
 	bounded.Wait(t, "all calls", calls.Wait)
 	empty(t, g)
+}
+
+// While another tenant is active, a tenant has a smaller part. Afterwards those who wait have the larger one, and come
+// before those who arrive.
+func TestGateNarrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var recent Recent
+		g := New(4, 2, 100)
+		g.Narrow(1, &recent)
+		active := func(tenant string) { recent.Note(WithTenant(t.Context(), tenant)) }
+		entered := make(chan string, 10)
+		leaves := make(chan func(), 10)
+		come := func(tenant, name string) {
+			go func() {
+				leave, err := g.Enter(WithTenant(t.Context(), tenant))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				entered <- name
+				leaves <- leave
+			}()
+			synctest.Wait()
+		}
+		want := func(names ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for len(entered) > 0 {
+				got = append(got, <-entered)
+			}
+			if !slices.Equal(got, names) {
+				t.Errorf("%q were let in, want %q", got, names)
+			}
+		}
+		active("busy")
+		come("busy", "1")
+		come("busy", "2")
+		want("1", "2") // Its own activity is none of another's.
+		come("busy", "3")
+		come("busy", "4")
+		come("busy", "5")
+		active("other")
+		(<-leaves)() // 2 is inside, which is as many as may be.
+		want()
+		come("other", "a")
+		come("other", "b")
+		want("a") // The busy tenant is active too.
+		(<-leaves)()
+		want("3")
+		time.Sleep(memory) // In the bubble, this moves the clock.
+		come("busy", "6")
+		want("4")
+		for range 6 {
+			(<-leaves)()
+			synctest.Wait()
+		}
+		want("b", "5", "6")
+		empty(t, g)
+	})
+}
+
+// Each tenant learns of the others, whichever of many was active last.
+func TestRecentTenants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var recent Recent
+		check := func(tenant string, want bool) {
+			t.Helper()
+			if got := recent.others(tenant); got != want {
+				t.Errorf("%s is beside others: %v", tenant, got)
+			}
+		}
+		note := func(tenants ...string) {
+			for _, tenant := range tenants {
+				recent.Note(WithTenant(t.Context(), tenant))
+			}
+		}
+		check("a", false)
+		note("a", "a")
+		check("a", false)
+		check("b", true)
+		note("b", "b")
+		check("a", true)
+		check("b", true)
+		note("a", "c", "c")
+		for _, tenant := range []string{"a", "b", "c", "d"} {
+			check(tenant, true)
+		}
+		time.Sleep(memory / 2) // In the bubble, this moves the clock.
+		note("c")
+		time.Sleep(memory / 2)
+		check("c", false)
+		check("a", true)
+		time.Sleep(memory / 2)
+		check("a", false)
+	})
 }

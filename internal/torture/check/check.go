@@ -14,6 +14,7 @@ var checks = []struct {
 	{"replay", replay},
 	{"timers", timers},
 	{"delivered", delivered},
+	{"tasks", tasks},
 	{"healed", healed},
 }
 

@@ -54,6 +54,20 @@ var plants = map[string]plant{
 	"wrong-position":     {check: "delivered", plant: plantWrongPosition},
 	"changed-webhook-id": {check: "delivered", plant: plantChangedWebhookID},
 	"shared-webhook-id":  {check: "delivered", plant: plantSharedWebhookID},
+	// What became of tasks.
+	"open-task":      {check: "tasks", plant: plantTask(func(t *Task) bool { t.EndedAt = time.Time{}; return true })},
+	"overdue-task":   {check: "tasks", plant: plantTask(func(t *Task) bool { t.EndedAt = t.DeadlineAt.Add(24 * time.Hour); return true })},
+	"other-outcome":  {check: "tasks", plant: plantTask(func(t *Task) bool { t.Status = "cancelled"; return true })},
+	"lost-outcome":   {check: "tasks", plant: plantLostOutcome},
+	"second-outcome": {check: "tasks", plant: plantSecondOutcome},
+	"second-charge":  {check: "tasks", plant: func(f *field) bool { return f.plantEffect("-planted") }},
+	"doubled-charge": {check: "tasks", plant: func(f *field) bool { return f.plantEffect("") }},
+	"no-charge":      {check: "tasks", plant: plantNoCharge},
+	"stale-complete": {check: "tasks", plant: plantStaleComplete},
+	"lost-order": {check: "tasks", plant: func(f *field) bool {
+		f.Orders.Created = append(f.Orders.Created, uuid.UUID{1})
+		return len(f.Orders.Tasks) > 0
+	}},
 	// What a loss took. A run without a loss has nothing to falsify here.
 	"lost-middle":   {check: "acknowledged", plant: plantLostMiddle},
 	"untold-loss":   {check: "delivered", plant: plantUntoldLoss},
@@ -745,4 +759,71 @@ func plantUndeadEffect(f *field) bool {
 		return true
 	}
 	return false
+}
+
+// plantTask changes a task that has ended.
+func plantTask(change func(*Task) bool) func(*field) bool {
+	return func(f *field) bool {
+		for i := range f.Orders.Tasks {
+			if t := &f.Orders.Tasks[i]; !t.EndedAt.IsZero() && !t.Late && t.Status == "done" {
+				return change(t)
+			}
+		}
+		return false
+	}
+}
+
+// plantLostOutcome removes the step of a task's outcome.
+func plantLostOutcome(f *field) bool {
+	at := slices.IndexFunc(f.Orders.Steps, func(s Step) bool { return s.Kind != "created" })
+	if at < 0 {
+		return false
+	}
+	f.Orders.Steps = slices.Delete(f.Orders.Steps, at, at+1)
+	return true
+}
+
+// plantSecondOutcome lets a task's outcome make its last step once more.
+func plantSecondOutcome(f *field) bool {
+	at := slices.IndexFunc(f.Orders.Steps, func(s Step) bool { return s.Kind != "created" && s.Status != "active" })
+	if at < 0 {
+		return false
+	}
+	again := f.Orders.Steps[at]
+	again.Version++
+	f.Orders.Steps = append(f.Orders.Steps, again)
+	return true
+}
+
+// plantEffect lets a task have its last effect once more, under another key if there is a suffix.
+func (f *field) plantEffect(suffix string) bool {
+	if len(f.Orders.Effects) == 0 {
+		return false
+	}
+	again := f.Orders.Effects[len(f.Orders.Effects)-1]
+	again.Key, again.At = again.Key+suffix, again.At.Add(time.Second)
+	f.Orders.Effects = append(f.Orders.Effects, again)
+	return true
+}
+
+// plantNoCharge removes the effects of a task that is done.
+func plantNoCharge(f *field) bool {
+	at := slices.IndexFunc(f.Orders.Tasks, func(t Task) bool { return t.Name == "charge" && t.Status == "done" })
+	if at < 0 {
+		return false
+	}
+	f.Orders.Effects = slices.DeleteFunc(f.Orders.Effects, func(e Effect) bool { return e.Task == f.Orders.Tasks[at].ID })
+	return true
+}
+
+// plantStaleComplete lets a worker be told that the result of another lease was taken.
+func plantStaleComplete(f *field) bool {
+	at := slices.IndexFunc(f.Orders.Completes, func(c Complete) bool { return c.Status == 200 })
+	if at < 0 {
+		return false
+	}
+	again := f.Orders.Completes[at]
+	again.Lease = uuid.UUID{1}
+	f.Orders.Completes = append(f.Orders.Completes, again)
+	return true
 }

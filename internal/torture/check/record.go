@@ -28,6 +28,8 @@ type Run struct {
 	Keys   []Key
 	// Epochs are the rows of pawl.log_epoch at End; none while the database does not have them.
 	Epochs []Epoch
+	// Orders are what was seen of tasks; empty in most scenarios.
+	Orders Orders `json:",omitzero"`
 	// Losses are when faults could lose steps that were acknowledged, in their order. Without one, none may be lost.
 	Losses []Loss
 	// Faults are the times in which the service was not bound to work.

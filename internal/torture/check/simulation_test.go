@@ -364,6 +364,7 @@ func (s *simulation) end() {
 		}
 		s.run.Keys = append(s.run.Keys, row)
 	}
+	s.run.Orders = orders(s.start)
 	for _, name := range []string{"webhook", "sink", "stream", "stream-resumed"} {
 		s.run.Receivers = append(s.run.Receivers, check.Receiver{Name: name})
 		s.deliver(name)
@@ -454,4 +455,40 @@ func null(text string) *string {
 		return nil
 	}
 	return &text
+}
+
+// orders are some whose charge was denied once, and then was made under a fresh key.
+func orders(at time.Time) (o check.Orders) {
+	for n := range byte(3) {
+		instance := uuid.UUID{0xff, n}
+		o.Created = append(o.Created, instance)
+		o.Steps = append(o.Steps, check.Step{Instance: instance, Version: 1, Kind: "created", To: "CHARGING", Status: "active", At: at})
+		for i, name := range []string{"charge", "pack", "tell"} {
+			t := check.Task{
+				ID: uuid.UUID{0xff, n, byte(i)}, Instance: instance, Name: name, Status: "done", ResultVersion: int64(i + 2),
+				DeadlineAt: at.Add(time.Minute), EndedAt: at.Add(time.Duration(i+2) * time.Second),
+			}
+			s := check.Step{
+				Instance: instance, Version: t.ResultVersion, Kind: "result", Event: "done:" + name, Status: "active",
+				Key: "task:" + t.ID.String(), At: t.EndedAt,
+			}
+			key := t.ID.String()
+			switch name {
+			case "charge":
+				o.Effects = append(o.Effects, check.Effect{Task: t.ID, Key: key, At: at})
+				o.Absences = append(o.Absences, check.Effect{Key: key, At: at.Add(time.Second)})
+				o.Effects = append(o.Effects, check.Effect{Task: t.ID, Key: key + "-2", At: at.Add(1500 * time.Millisecond)})
+			case "pack":
+				lease := uuid.UUID{n, 1}
+				t.Body = json.RawMessage(`{"lease": "` + lease.String() + `"}`)
+				o.Completes = append(o.Completes,
+					check.Complete{Task: t.ID, Lease: uuid.UUID{n, 2}, Status: 409}, check.Complete{Task: t.ID, Lease: lease, Status: 200})
+			case "tell":
+				s.Status = "completed"
+				o.Effects = append(o.Effects, check.Effect{Task: t.ID, Key: key, At: at})
+			}
+			o.Tasks, o.Steps = append(o.Tasks, t), append(o.Steps, s)
+		}
+	}
+	return o
 }

@@ -1,0 +1,20 @@
+-- Module language: what definitions say in guards, values and durations.
+--
+-- A *path* is a SQL/JSON path. It is read in strict mode unless it begins with "lax". In lax mode a comparison looks
+-- into arrays, so that [0.01, 420] would equal 420.
+--
+-- A *value* makes data. It is a path, a scalar, an object or array of values, or an operation such as
+-- {"$append": [A, V]}. A value may select nothing: that is null of SQL, which is not null of JSON.
+--
+-- A *guard* is a path, or an object such as {"all": [G, G]}. It is true, false or unknown, as a condition of SQL is,
+-- and holds only if it is true.
+--
+-- Registration compiles values and guards. compiled_value and compiled_guard check them and write each as a JSON array:
+-- the name of the operation, the JSON Pointer of its place in the definition, the operands. The engine evaluates that
+-- form by value and holds. Guards and assigns that are plain paths are not compiled: the engine keeps them as jsonpath,
+-- and evaluates them in its own statement.
+--
+-- An operation that cannot be carried out raises 22023, and the column of the error is the operation's JSON Pointer.
+-- The error undoes the call. The service finds the command to blame and answers guard-error.
+--
+-- Nothing here reads a table, and nothing depends on a session's settings.

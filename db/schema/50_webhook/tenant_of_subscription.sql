@@ -1,0 +1,6 @@
+-- tenant_of_subscription finds the tenant that has a subscription.
+-- Returns: as pawl_private.tenant_of
+create function pawl.tenant_of_subscription(p_id uuid) returns text
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pawl_private.tenant_of(p_table => 'pawl.subscription', p_id => p_id) $$;

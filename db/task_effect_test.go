@@ -1,0 +1,224 @@
+package db_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+)
+
+const lost = `{"result": "lost", "error": "timeout"}`
+
+// startWith starts an instance of a workflow that is named t.
+func startWith(t *testing.T, definition string) *taskBench {
+	t.Helper()
+	b := &taskBench{t: t, pool: dbtest.New(t)}
+	bounded.Exec(t, b.pool, "select pawl.register_workflow($1)", definition)
+	b.id = bounded.Value[uuid.UUID](t, b.pool, `select (pawl.create_one('t', '{"refuse": 0}')).id`)
+	return b
+}
+
+// task reads a column of the instance's task with the name.
+func (b *taskBench) task(name, column string) string {
+	b.t.Helper()
+	return bounded.Value[string](b.t, b.pool, fmt.Sprintf(
+		"select coalesce((t.%s)::text, 'null') from pawl.task t where t.instance_id = $1 and t.name = $2 order by t.id desc limit 1", column), b.id, name)
+}
+
+// compensations lists the steps that can be undone with their status.
+func (b *taskBench) compensations() string {
+	b.t.Helper()
+	return bounded.Value[string](b.t, b.pool,
+		"select coalesce(string_agg(c.name || ' ' || c.status, ', ' order by c.number), '') from pawl.compensation c where c.instance_id = $1", b.id)
+}
+
+// An attempt that surely had no effect is counted out once, however often it is reported. Else an earlier attempt, which may
+// have had one, would be forgotten.
+func TestTaskRefusedTwiceIsStillSent(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	b.settle(b.one(), lost)
+	b.advance(2 * time.Second)
+	call := b.one()
+	const refused = `{"result": "refused", "error": "connection refused"}`
+	if code := b.settle(call, refused); code != "settled" {
+		t.Fatal(code)
+	}
+	if code := b.settle(call, refused); code != "repeated" {
+		t.Fatal(code)
+	}
+	b.wantTasks("charge sent")
+	b.fire("skip")
+	b.wantTasks("charge sent left")
+}
+
+// A lease that was given back does not settle any more.
+func TestReleasedLeaseIsOver(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	b.settle(b.one(), answered)
+	work := b.work("pack")
+	if code := b.settle(work, `{"result": "released"}`); code != "settled" {
+		t.Fatal(code)
+	}
+	b.wantTasks("charge done, pack pending")
+	if code := b.settle(work, `{"result": "completed", "body": {}}`); code != "lease-superseded" {
+		t.Fatal(code)
+	}
+	b.wantState("PACKING")
+}
+
+// Nobody settles a task that nobody has claimed.
+func TestUnclaimedTaskIsNotSettled(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	b.settle(b.one(), answered)
+	id := b.task("pack", "id")
+	_, err := b.pool.Exec(bounded.Context(t), "select pawl.complete_work($1, null)", id)
+	wantCode(t, err, "PW40S")
+	b.wantState("PACKING")
+}
+
+// A call whose answer comes after its lease ran out is no answer to the question what became of the call.
+func TestLateAnswerOfACallIsNotReconciled(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	b.settle(b.one(), lost)
+	b.advance(2 * time.Second)
+	call := b.one()
+	b.advance(26 * time.Second)
+	b.sweep()
+	b.wantTasks("charge reconciling")
+	if code := b.settle(call, `{"result": "answered", "status": 201, "body": {"id": "c1"}}`); code != "settled" {
+		t.Fatal(code)
+	}
+	b.wantState("PACKING")
+	if got := bounded.Value[string](t, b.pool, "select context ->> 'charge' from pawl.instance where id = $1", b.id); got != "c1" {
+		t.Fatalf("charge = %s", got)
+	}
+}
+
+// After its window, the service may have forgotten a key, and would carry out a second call.
+func TestKeyIsNotSentAfterItsWindow(t *testing.T) {
+	t.Parallel()
+	b := startWith(t, `{"name": "t", "initial": "A", "states": {
+		"A": {"invoke": {"x": {"http": {"connection": "psp", "method": "POST", "path": "/x"},
+			"idempotency": {"header": "Idempotency-Key", "window": "1h"}, "deadline": "24h", "retry": {"max": 5, "base": "1s", "cap": "1m"},
+			"done": [{"target": "B"}], "error": [{"target": "B"}], "unknown": [{"target": "C"}]}}},
+		"B": {"type": "final"}, "C": {}}}`)
+	b.settle(b.one(), lost)
+	b.advance(59*time.Minute + 50*time.Second)
+	if calls := b.claim(); len(calls) != 0 {
+		t.Fatalf("claimed %v", calls)
+	}
+	b.sweep()
+	b.wantState("C")
+	b.wantTasks("x unknown")
+}
+
+// What was done is undone, also if the step that should have recorded it was refused.
+func TestDoneTaskWhoseStepIsRefusedIsUndone(t *testing.T) {
+	t.Parallel()
+	b := startWith(t, `{"name": "t", "initial": "A", "states": {
+		"A": {"invoke": {"x": {"http": {"connection": "psp", "method": "POST", "path": "/x"}, "deadline": "1h",
+			"done": [{"target": "B", "assign": {"n": "$.payload.body.id"}}], "error": [{"target": "B"}], "unknown": [{"target": "C"}],
+			"compensate": {"http": {"connection": "psp", "method": "DELETE", "path": "/x/{$.result.body.id}"}, "deadline": "1h"}}}},
+		"B": {"invariant": "$.context.n == 0"},
+		"C": {"on": {"abort": [{"target": "U"}]}},
+		"U": {"compensate": {"what": "all", "on_failure": "stop"}, "done": [{"target": "D"}], "error": [{"target": "C"}]},
+		"D": {"type": "final"}}}`)
+	b.settle(b.one(), answered)
+	b.wantState("C")
+	b.wantTasks("x done invariant-broken")
+	b.fire("abort")
+	b.sweep()
+	if got := fmt.Sprint(b.one()["path"]); got != "[/x/ [c1]]" {
+		t.Fatalf("path %s", got)
+	}
+}
+
+// A person who says that a task was done, which was never sent or had failed before, leaves something to undo.
+func TestResolvedTaskIsUndone(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	id := b.task("charge", "id")
+	bounded.Exec(t, b.pool, `select pawl.task_resolve('default', $1, 'done', '{"id": "c7"}', 'it was done by hand')`, id)
+	b.wantState("PACKING")
+	if got := b.compensations(); got != "charge registered" {
+		t.Fatal(got)
+	}
+}
+
+// A body that is nested deeper than a payload may be is left out. Else the task would have no outcome that can be made.
+func TestDeepBodyIsLeftOut(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	deep := strings.Repeat("[", 90) + strings.Repeat("]", 90)
+	b.settle(b.one(), fmt.Sprintf(`{"result": "answered", "status": 200, "body": %s}`, deep))
+	b.wantState("PACKING")
+	if got := b.task("charge", "result ->> 'error'"); got != "too-deep" {
+		t.Fatal(got)
+	}
+}
+
+// Times that are asked for have bounds.
+func TestHugeWaitIsBounded(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	if code := b.settle(b.one(), `{"result": "answered", "status": 503, "retry_after": 1e300}`); code != "settled" {
+		t.Fatal(code)
+	}
+	b.wantTasks("charge pending")
+}
+
+// A late error had no effect that somebody must be told of.
+func TestLateErrorFiresNothing(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	call := b.one()
+	b.fire("skip")
+	version := bounded.Value[int64](t, b.pool, "select version from pawl.instance where id = $1", b.id)
+	b.settle(call, `{"result": "answered", "status": 402, "body": null}`)
+	b.wantTasks("charge error left")
+	if got := bounded.Value[int64](t, b.pool, "select version from pawl.instance where id = $1", b.id); got != version {
+		t.Fatal("it moved the instance")
+	}
+}
+
+// A claim in the transaction of its worker holds the instance, so that a step of it waits, and neither waits for the other.
+func TestClaimAndStepDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	b := startTasks(t)
+	b.settle(b.one(), answered)
+	ctx := bounded.Context(t)
+	tx, err := b.pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	var id, lease uuid.UUID
+	if err := tx.QueryRow(ctx, "select w.id, w.lease from pawl.claim_work('pack') w").Scan(&id, &lease); err != nil {
+		t.Fatal(err)
+	}
+	fired := make(chan error, 1)
+	go func() {
+		_, err := b.pool.Exec(ctx, "select pawl.fire_one($1, 'pay')", b.id)
+		fired <- err
+	}()
+	bounded.UntilBlocked(t, b.pool, 1)
+	if _, err := tx.Exec(ctx, "select pawl.complete_work($1, $2)", id, lease); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := bounded.Receive(t, "the step", fired); err != nil {
+		t.Fatal(err)
+	}
+	b.wantState("PAID")
+}
