@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
@@ -104,6 +105,8 @@ func TestChangeWhileSending(t *testing.T) {
 			watched, refreshed := refreshes(t, pool)
 			webhooks(t, watched, quickly)
 			r.want(t, 1)
+			// A transaction anywhere in the cluster can hold back the positions of the later two.
+			bounded.UntilSQL(t, pool, "select count(*) = 3 from pawl.delivery")
 			if err := test.change(w); err != nil {
 				t.Fatal(err)
 			}
@@ -232,4 +235,80 @@ func TestNothingLeftToSend(t *testing.T) {
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery where last_error = 'the subscription was deleted'"); n != 2 {
 		t.Errorf("%d were abandoned for the deletion", n)
 	}
+}
+
+// Deliveries of a disabled tenant wait: those in memory, of subscriptions and of callbacks, and those that are made
+// meanwhile. Another tenant's are sent. When the tenant is enabled, all are sent.
+func TestDisabledTenant(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	watched, refreshed := refreshes(t, pool)
+	gate := bounded.NewGate(t, "the attempts")
+	r := newReceiver(t, func(http.ResponseWriter, hook) { gate.Pass() })
+	subscribe(t, service, r.url, everything)
+	disable := func(disabled bool) {
+		bounded.Exec(t, pool, "select pawl.tenant_put($1, p_disabled => $2)", tenant, disabled)
+	}
+	// The later steps of an instance wait in memory behind the first.
+	id := outboxtest.Create(t, pool)
+	outboxtest.Add(t, pool, id)
+	outboxtest.Add(t, pool, id)
+	webhooks(t, watched, quickly)
+	r.want(t, 1)
+	// A step that was made before is committed after.
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outboxtest.Create(t, tx)
+	disable(true)
+	refreshed()
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	gate.Open()
+	bounded.UntilSQL(t, pool, "select count(*) = 4 and count(*) filter (where status = 'delivered') = 1 from pawl.delivery")
+	// Another tenant's deliveries show that the sender has looked for more, and found none of these.
+	other := newReceiver(t, nil)
+	dbtest.Tenants(t, pool, "other")
+	if _, err := service.Subscribe(t.Context(), "other", other.url, everything, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	bounded.Exec(t, pool, "select pawl.create_one('counter', p_tenant => 'other')")
+	other.want(t, 1)
+	if n := len(r.list()); n != 1 {
+		t.Errorf("%d attempts for the disabled tenant, want 1", n)
+	}
+	disable(false)
+	r.want(t, 4)
+	bounded.UntilSQL(t, pool, "select count(*) = 5 and bool_and(status = 'delivered') from pawl.delivery")
+}
+
+// A tenant's limit of attempts under way holds from the first one on, and is read again.
+func TestLimitOfAttempts(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	watched, refreshed := refreshes(t, pool)
+	gate := bounded.NewGate(t, "the attempts")
+	r := newReceiver(t, func(http.ResponseWriter, hook) { gate.Pass() })
+	for range 5 {
+		subscribe(t, service, r.url, everything)
+	}
+	limit := func(limits string) { bounded.Exec(t, pool, "select pawl.tenant_put($1, $2::jsonb)", tenant, limits) }
+	limit(`{"webhook_attempts": 2}`)
+	outboxtest.Create(t, pool)
+	webhooks(t, watched, quickly)
+	r.want(t, 2)
+	refreshed()
+	if n := len(r.list()); n != 2 {
+		t.Errorf("%d attempts are under way, want 2", n)
+	}
+	limit(`{"webhook_attempts": 4}`)
+	r.want(t, 4)
+	refreshed()
+	if n := len(r.list()); n != 4 {
+		t.Errorf("%d attempts are under way, want 4", n)
+	}
+	gate.Open()
+	r.want(t, 5)
 }
