@@ -344,6 +344,40 @@ comment on column pawl.delivery.last_response is 'the first 1 KiB, as text';
 comment on column pawl.delivery.created_at is 'when the step was made; of a test delivery, when it was requested';
 comment on column pawl.delivery.delivered_at is 'when the endpoint last accepted it, even if it did not after a replay';
 
+create table pawl.dwell_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  day date not null,
+  state text collate "C" not null,
+  bucket smallint not null,
+  visits bigint not null,
+  milliseconds bigint not null,
+  constraint dwell_count_pkey PRIMARY KEY (tenant_id, workflow, day, workflow_version, state, bucket),
+  constraint dwell_count_is_positive CHECK ((visits > 0))
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+comment on column pawl.dwell_count.day is 'on which the visit ended, in UTC';
+comment on column pawl.dwell_count.bucket is 'see pawl_private.dwell_bucket';
+comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' durations';
+
+create table pawl.edge_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  day date not null,
+  from_state text collate "C" not null,
+  event text collate "C" not null,
+  to_state text collate "C" not null,
+  status pawl.status not null,
+  steps bigint not null,
+  constraint edge_count_pkey PRIMARY KEY (tenant_id, workflow, day, workflow_version, from_state, event, to_state, status),
+  constraint edge_count_is_positive CHECK ((steps > 0))
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+comment on column pawl.edge_count.day is 'of the step, in UTC';
+comment on column pawl.edge_count.from_state is 'empty: creations';
+comment on column pawl.edge_count.event is 'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
+comment on column pawl.edge_count.status is 'the instance''s after the step';
+
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
@@ -428,6 +462,17 @@ comment on column pawl.instance.error is 'why the instance failed: see pawl_priv
 comment on column pawl.instance.state_hash is 'from the state''s row in workflow_state: spares the CHECK a look-up; may be null';
 comment on column pawl.instance.memory is 'what the engine must remember beside the state; null if nothing: see pawl_private.remembered';
 
+create table pawl.instance_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  instances bigint not null,
+  constraint instance_count_pkey PRIMARY KEY (tenant_id, workflow, workflow_version, state, status),
+  constraint instance_count_is_a_count CHECK ((instances >= 0))
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+
 create table pawl.instance_migration (
   tenant_id pawl.tenant_id not null,
   workflow text collate "C" not null,
@@ -498,6 +543,24 @@ comment on column pawl.log_head.epoch is '0 before the first sequencer';
 comment on column pawl.log_head.first_seq is 'steps up to this seq have transaction ids of another server, which are not compared with snapshots';
 comment on column pawl.log_head.epoch_snapshot is 'snapshot of the present epoch, as in log_epoch';
 comment on column pawl.log_head.term is 'counts the leaders';
+
+create table pawl.residence (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  since timestamp with time zone not null,
+  visit_version pawl.version not null,
+  visit_at timestamp with time zone not null,
+  constraint residence_pkey PRIMARY KEY (tenant_id, instance_id)
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=5000);
+CREATE INDEX residence_since_idx ON pawl.residence USING btree (tenant_id, workflow, state, since, instance_id);
+CREATE INDEX residence_state_idx ON pawl.residence USING btree (tenant_id, workflow, state, instance_id);
+comment on column pawl.residence.since is 'the instance''s state_changed_at';
+comment on column pawl.residence.visit_version is 'the step that began the visit';
+comment on column pawl.residence.visit_at is 'when the visit began: later than since if an instance migration kept the state';
 
 create table pawl.role (
   tenant_id pawl.tenant_id not null,
@@ -4360,6 +4423,39 @@ begin
 end
 $$;
 revoke execute on function pawl.history_page(text,uuid,bigint,integer,bigint) from public;
+
+create function pawl.insight_fold(p_leader text, p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps bigint) returns record
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_after bigint;
+  v_until bigint;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  select c.position into v_after
+  from pawl.consumer c
+  where c.name = 'insight' and not c.audit and c.leader = p_leader and c.term = p_term
+  for no key update;
+  leads := found;
+  steps := 0;
+  if not leads then
+    return;
+  end if;
+  v_until := pawl_private.log_until(v_after, p_limit);
+  if v_until is null then
+    update pawl.consumer c set lease_until = v_now + p_lease where c.name = 'insight' and c.lease_until < v_now + p_lease * 2 / 3;
+    return;
+  end if;
+  perform pawl_private.fold(v_after, v_until);
+  steps := v_until - v_after;
+  update pawl.consumer c
+  set position = v_until, relayed = c.relayed + steps, advanced_at = v_now, lease_until = v_now + p_lease
+  where c.name = 'insight';
+end
+$$;
+revoke execute on function pawl.insight_fold(text,bigint,integer,interval) from public;
 
 create function pawl.instance_timeout(p_tenant text, p_id uuid) returns SETOF pawl.timeout_row
 language sql stable parallel safe
@@ -8994,6 +9090,25 @@ end
 $$;
 revoke execute on function pawl_private.decide_force(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command,text,text,jsonb,text,text) from public;
 
+create function pawl_private.declared_event(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text
+language plpgsql stable
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_event = '' then
+    return p_event;
+  end if;
+  return coalesce((
+    select pawl_private.matching(p_event, s.events, s.patterns)
+    from pawl.workflow_state s
+    where s.workflow = p_workflow and s.workflow_version = p_workflow_version and s.state = p_state
+    limit 1
+  ), p_event);
+end
+$$;
+revoke execute on function pawl_private.declared_event(text,integer,text,text) from public;
+
 create function pawl_private.definition_fault(p_definition jsonb) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -9609,6 +9724,11 @@ end
 $$;
 revoke execute on function pawl_private.duration_text(interval) from public;
 
+create function pawl_private.dwell_bucket(p_milliseconds bigint) returns smallint
+language sql immutable parallel safe
+as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::smallint $$;
+revoke execute on function pawl_private.dwell_bucket(bigint) from public;
+
 create function pawl_private.entered_memory(p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamp with time zone) returns jsonb
 language plpgsql stable
 as $$
@@ -9942,6 +10062,115 @@ end
 $$;
 revoke execute on function pawl_private.fire_undone(text,uuid,text,text) from public;
 
+create function pawl_private.fold(p_after bigint, p_until bigint) returns void
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_memoize = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  with step as materialized (
+    select
+      h.tenant_id, h.instance_id, h.version, h.workflow collate "C" as workflow, h.workflow_version,
+      coalesce(h.from_state, '') collate "C" as from_state, h.to_state collate "C" as to_state, h.status,
+      case when h.kind in ('forced', 'cancelled', 'migrated') then h.kind::text else coalesce(h.event, '') end collate "C" as event,
+      h.at, (h.at at time zone 'UTC')::date as day, coalesce(h.entered_at, h.at) as since
+    from (select l.* from pawl.log l where l.position > p_after and l.position <= p_until order by l.position) l
+    cross join lateral (
+      select h.*
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    where h.internal is null
+  ),
+  move as materialized (
+    select
+      s.*, lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
+      lag(s.at) over w as visit_at, lag(s.workflow_version) over w as visit_workflow_version
+    from step s
+    window w as (partition by s.tenant_id, s.instance_id order by s.version)
+  ),
+  -- The visits that the first step of each instance ends.
+  known as materialized (
+    select m.tenant_id, m.workflow, m.day, m.at, r.workflow_version, r.state, r.status, r.visit_at
+    from move m
+    cross join lateral (
+      select r.* from pawl.residence r where r.tenant_id = m.tenant_id and r.instance_id = m.instance_id limit 1
+    ) r
+    where m.is_first
+  ),
+  visit as materialized (
+    select
+      v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
+    from (
+      select k.tenant_id, k.workflow, k.workflow_version, k.day, k.state, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
+      from known k
+      union all
+      select m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.from_state, pawl_private.milliseconds(m.visit_at, m.at)
+      from move m
+      where not m.is_first
+    ) v
+  ),
+  edge as materialized (
+    select m.tenant_id, m.workflow, m.workflow_version, m.day, m.from_state, m.event, m.to_state, m.status, count(*) as steps
+    from move m
+    group by m.tenant_id, m.workflow, m.workflow_version, m.day, m.from_state, m.event, m.to_state, m.status
+  ),
+  resided as (
+    insert into pawl.residence as r
+      (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
+    select m.tenant_id, m.instance_id, m.workflow, m.workflow_version, m.to_state, m.status, m.since, m.version, m.at
+    from move m
+    where m.is_last
+    order by m.tenant_id, m.instance_id
+    on conflict on constraint residence_pkey do update
+    set workflow_version = excluded.workflow_version, state = excluded.state, status = excluded.status, since = excluded.since,
+      visit_version = excluded.visit_version, visit_at = excluded.visit_at
+  ),
+  stepped as (
+    insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)
+    select e.tenant_id, e.workflow, e.workflow_version, e.day, e.from_state, e.declared, e.to_state, e.status, sum(e.steps)
+    from (
+      select e.*, pawl_private.declared_event(e.workflow, e.workflow_version, e.from_state, e.event) collate "C" as declared from edge e
+    ) e
+    group by e.tenant_id, e.workflow, e.workflow_version, e.day, e.from_state, e.declared, e.to_state, e.status
+    on conflict on constraint edge_count_pkey do update set steps = c.steps + excluded.steps
+  ),
+  visited as (
+    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, count(*), sum(v.milliseconds)
+    from visit v
+    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket
+    on conflict on constraint dwell_count_pkey do update
+    set visits = c.visits + excluded.visits, milliseconds = c.milliseconds + excluded.milliseconds
+  )
+  merge into pawl.instance_count c
+  using (
+    select d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, sum(d.instances) as instances
+    from (
+      select m.tenant_id, m.workflow, m.workflow_version, m.to_state as state, m.status, 1 as instances from move m where m.is_last
+      union all
+      select k.tenant_id, k.workflow, k.workflow_version, k.state, k.status, -1 from known k
+    ) d
+    group by d.tenant_id, d.workflow, d.workflow_version, d.state, d.status
+    having sum(d.instances) <> 0
+    -- In the order of the key, as a purge writes them.
+    order by d.tenant_id, d.workflow, d.workflow_version, d.state, d.status
+  ) d
+  on c.tenant_id = d.tenant_id and c.workflow = d.workflow and c.workflow_version = d.workflow_version and c.state = d.state and c.status = d.status
+  when matched then update set instances = c.instances + d.instances
+  when not matched then insert (tenant_id, workflow, workflow_version, state, status, instances)
+    values (d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, d.instances);
+end
+$$;
+revoke execute on function pawl_private.fold(bigint,bigint) from public;
+
 create function pawl_private.force(p_kind text, p_id uuid, p_command pawl_private.fire_command, p_to text, p_patch jsonb, p_patch_checked text, p_target text, p_correlation_id text, p_traceparent text, p_dry_run boolean, p_raises boolean, p_caller jsonb, p_history_key text DEFAULT NULL::text) returns pawl.outcome
 language plpgsql volatile
 as $$
@@ -10147,6 +10376,36 @@ begin
 end
 $$;
 revoke execute on function pawl_private.forced_step(timestamp with time zone,pawl.setting,pawl.instance,pawl_private.fire_command,text,jsonb,text) from public;
+
+create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
+language plpgsql volatile
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  with gone as (
+    delete from pawl.residence r
+    using unnest(p_ids) as p (id)
+    where r.tenant_id = p_tenant and r.instance_id = p.id
+    returning r.workflow, r.workflow_version, r.state, r.status
+  ),
+  fewer as (
+    select g.workflow, g.workflow_version, g.state, g.status, count(*) as instances
+    from gone g
+    group by g.workflow, g.workflow_version, g.state, g.status
+    -- In the order of the key, as the fold writes them.
+    order by g.workflow, g.workflow_version, g.state, g.status
+  )
+  update pawl.instance_count c
+  set instances = c.instances - f.instances
+  from fewer f
+  where c.tenant_id = p_tenant and c.workflow = f.workflow and c.workflow_version = f.workflow_version and c.state = f.state and c.status = f.status;
+end
+$$;
+revoke execute on function pawl_private.forget_residence(text,uuid[]) from public;
 
 create function pawl_private.guard_path(p_text text) returns jsonpath
 language plpgsql stable
@@ -10729,6 +10988,11 @@ as $$
 $$;
 revoke execute on function pawl_private.migration_faults(text,integer,integer,jsonb,text[]) from public;
 
+create function pawl_private.milliseconds(p_from timestamp with time zone, p_until timestamp with time zone) returns bigint
+language sql immutable parallel safe
+as $$ select greatest(extract(epoch from p_until - p_from) * 1000, 0)::bigint $$;
+revoke execute on function pawl_private.milliseconds(timestamp with time zone,timestamp with time zone) from public;
+
 create function pawl_private.module_retains(p_tenant text, p_id uuid) returns boolean
 language plpgsql stable
 as $$
@@ -11101,6 +11365,7 @@ begin
     insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
     v_purged := v_purged || v_id;
   end loop;
+  perform pawl_private.forget_residence(p_tenant, v_purged);
 
   return v_purged;
 end

@@ -11659,6 +11659,357 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('reader', 'pawl.delivery', null),
   ('reader', 'pawl.unrouted_step', null);
 
+-- 55_insight/tables.sql
+
+-- Module insight: where the instances are, and what they did. History says all of it, but to read it off takes a scan.
+--
+-- The consumer insight reads the log and folds it: each page of steps becomes some rows more or other sums in the tables
+-- below, in the transaction that moves the consumer's position. So each step is counted exactly once, whatever dies
+-- meanwhile, and a transition pays nothing for it. One process folds at a time, so that sums are no hot rows.
+--
+-- A *visit* is the time that an instance spends in a state. It begins with a step that enters the state, and ends with
+-- the next step that is not internal: also if that leads back to the state, and with an instance migration that keeps it.
+--
+-- A page of steps is folded by one statement. What the fold has seen of an instance before is in residence, so that no
+-- history is read but the page's own.
+--
+-- What was folded is behind the instances by as long as the fold takes. A reader adds what the log has beyond the
+-- consumer's position; see pawl_private.unfolded.
+--
+-- History that is purged cannot be counted again: sums of steps and visits are never reduced. The purge takes its
+-- instances out of residence and instance_count, in its own transaction. An instance is purged only after the fold has
+-- seen its last step; see pawl_private.log_retains.
+--
+-- Lock order: consumer, residence, instance_count (by key), the other sums, after all of the engine's.
+
+-- residence says which state an instance is in, as of what was folded.
+create table pawl.residence (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  since timestamptz not null,
+  visit_version pawl.version not null,
+  visit_at timestamptz not null,
+  constraint residence_pkey primary key (tenant_id, instance_id)
+)
+-- A row is updated with almost each step of its instance, and its entries in the indexes with it.
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+
+comment on column pawl.residence.since is 'the instance''s state_changed_at';
+comment on column pawl.residence.visit_version is 'the step that began the visit';
+comment on column pawl.residence.visit_at is 'when the visit began: later than since if an instance migration kept the state';
+
+-- Lists of the instances in a state, in the order of their ids.
+create index residence_state_idx on pawl.residence (tenant_id, workflow, state, instance_id);
+-- Those that have been in a state for longest.
+create index residence_since_idx on pawl.residence (tenant_id, workflow, state, since, instance_id);
+
+-- instance_count has the number of rows in residence.
+create table pawl.instance_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  instances bigint not null,
+  constraint instance_count_pkey primary key (tenant_id, workflow, workflow_version, state, status),
+  constraint instance_count_is_a_count check (instances >= 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- edge_count has the number of steps from a state to another on a day. Its version is that of the step.
+create table pawl.edge_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  day date not null,
+  from_state text collate "C" not null,
+  event text collate "C" not null,
+  to_state text collate "C" not null,
+  status pawl.status not null,
+  steps bigint not null,
+  constraint edge_count_pkey primary key (tenant_id, workflow, day, workflow_version, from_state, event, to_state, status),
+  constraint edge_count_is_positive check (steps > 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.edge_count.day is 'of the step, in UTC';
+comment on column pawl.edge_count.from_state is 'empty: creations';
+comment on column pawl.edge_count.event is
+  'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
+comment on column pawl.edge_count.status is 'the instance''s after the step';
+
+-- dwell_count has the number of visits that ended on a day, by how long they lasted. Its version is the one that the
+-- instance had during the visit.
+create table pawl.dwell_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  day date not null,
+  state text collate "C" not null,
+  bucket smallint not null,
+  visits bigint not null,
+  milliseconds bigint not null,
+  constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket),
+  constraint dwell_count_is_positive check (visits > 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.dwell_count.day is 'on which the visit ended, in UTC';
+comment on column pawl.dwell_count.bucket is 'see pawl_private.dwell_bucket';
+comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' durations';
+
+-- 55_insight/private.sql
+
+-- dwell_bucket is the bucket of a duration: 0 for less than a millisecond, else n for 1.1^(n-1) up to 1.1^n milliseconds,
+-- without the end. Sums over buckets can be merged, and a quantile that is read off them is wrong by 5 % at most.
+-- +goose StatementBegin
+create function pawl_private.dwell_bucket(p_milliseconds bigint) returns smallint
+language sql immutable parallel safe
+as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::smallint $$;
+-- +goose StatementEnd
+
+-- milliseconds is how long a visit lasted: 0 if the clock went back.
+-- +goose StatementBegin
+create function pawl_private.milliseconds(p_from timestamptz, p_until timestamptz) returns bigint
+language sql immutable parallel safe
+as $$ select greatest(extract(epoch from p_until - p_from) * 1000, 0)::bigint $$;
+-- +goose StatementEnd
+
+-- declared_event is an event as a version declares it for a state: its name, or the pattern that it matches. So sums have
+-- no more events than definitions do.
+-- +goose StatementBegin
+create function pawl_private.declared_event(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  if p_event = '' then
+    return p_event;
+  end if;
+  return coalesce((
+    select pawl_private.matching(p_event, s.events, s.patterns)
+    from pawl.workflow_state s
+    where s.workflow = p_workflow and s.workflow_version = p_workflow_version and s.state = p_state
+    limit 1
+  ), p_event);
+end
+$$;
+-- +goose StatementEnd
+
+-- forget_residence takes instances that are purged out of what the module knows of them.
+-- Locks:  residence
+-- Writes: residence, instance_count
+-- +goose StatementBegin
+create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  with gone as (
+    delete from pawl.residence r
+    using unnest(p_ids) as p (id)
+    where r.tenant_id = p_tenant and r.instance_id = p.id
+    returning r.workflow, r.workflow_version, r.state, r.status
+  ),
+  fewer as (
+    select g.workflow, g.workflow_version, g.state, g.status, count(*) as instances
+    from gone g
+    group by g.workflow, g.workflow_version, g.state, g.status
+    -- In the order of the key, as the fold writes them.
+    order by g.workflow, g.workflow_version, g.state, g.status
+  )
+  update pawl.instance_count c
+  set instances = c.instances - f.instances
+  from fewer f
+  where c.tenant_id = p_tenant and c.workflow = f.workflow and c.workflow_version = f.workflow_version and c.state = f.state and c.status = f.status;
+end
+$$;
+-- +goose StatementEnd
+
+-- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
+-- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
+-- instances are left out.
+-- Locks:  residence, instance_count
+-- Writes: residence, instance_count, edge_count, dwell_count
+-- +goose StatementBegin
+create function pawl_private.fold(p_after bigint, p_until bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+begin
+  with step as materialized (
+    select
+      h.tenant_id, h.instance_id, h.version, h.workflow collate "C" as workflow, h.workflow_version,
+      coalesce(h.from_state, '') collate "C" as from_state, h.to_state collate "C" as to_state, h.status,
+      case when h.kind in ('forced', 'cancelled', 'migrated') then h.kind::text else coalesce(h.event, '') end collate "C" as event,
+      h.at, (h.at at time zone 'UTC')::date as day, coalesce(h.entered_at, h.at) as since
+    from (select l.* from pawl.log l where l.position > p_after and l.position <= p_until order by l.position) l
+    cross join lateral (
+      select h.*
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    where h.internal is null
+  ),
+  move as materialized (
+    select
+      s.*, lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
+      lag(s.at) over w as visit_at, lag(s.workflow_version) over w as visit_workflow_version
+    from step s
+    window w as (partition by s.tenant_id, s.instance_id order by s.version)
+  ),
+  -- The visits that the first step of each instance ends.
+  known as materialized (
+    select m.tenant_id, m.workflow, m.day, m.at, r.workflow_version, r.state, r.status, r.visit_at
+    from move m
+    cross join lateral (
+      select r.* from pawl.residence r where r.tenant_id = m.tenant_id and r.instance_id = m.instance_id limit 1
+    ) r
+    where m.is_first
+  ),
+  visit as materialized (
+    select
+      v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
+    from (
+      select k.tenant_id, k.workflow, k.workflow_version, k.day, k.state, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
+      from known k
+      union all
+      select m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.from_state, pawl_private.milliseconds(m.visit_at, m.at)
+      from move m
+      where not m.is_first
+    ) v
+  ),
+  edge as materialized (
+    select m.tenant_id, m.workflow, m.workflow_version, m.day, m.from_state, m.event, m.to_state, m.status, count(*) as steps
+    from move m
+    group by m.tenant_id, m.workflow, m.workflow_version, m.day, m.from_state, m.event, m.to_state, m.status
+  ),
+  resided as (
+    insert into pawl.residence as r
+      (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
+    select m.tenant_id, m.instance_id, m.workflow, m.workflow_version, m.to_state, m.status, m.since, m.version, m.at
+    from move m
+    where m.is_last
+    order by m.tenant_id, m.instance_id
+    on conflict on constraint residence_pkey do update
+    set workflow_version = excluded.workflow_version, state = excluded.state, status = excluded.status, since = excluded.since,
+      visit_version = excluded.visit_version, visit_at = excluded.visit_at
+  ),
+  stepped as (
+    insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)
+    select e.tenant_id, e.workflow, e.workflow_version, e.day, e.from_state, e.declared, e.to_state, e.status, sum(e.steps)
+    from (
+      select e.*, pawl_private.declared_event(e.workflow, e.workflow_version, e.from_state, e.event) collate "C" as declared from edge e
+    ) e
+    group by e.tenant_id, e.workflow, e.workflow_version, e.day, e.from_state, e.declared, e.to_state, e.status
+    on conflict on constraint edge_count_pkey do update set steps = c.steps + excluded.steps
+  ),
+  visited as (
+    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, count(*), sum(v.milliseconds)
+    from visit v
+    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket
+    on conflict on constraint dwell_count_pkey do update
+    set visits = c.visits + excluded.visits, milliseconds = c.milliseconds + excluded.milliseconds
+  )
+  merge into pawl.instance_count c
+  using (
+    select d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, sum(d.instances) as instances
+    from (
+      select m.tenant_id, m.workflow, m.workflow_version, m.to_state as state, m.status, 1 as instances from move m where m.is_last
+      union all
+      select k.tenant_id, k.workflow, k.workflow_version, k.state, k.status, -1 from known k
+    ) d
+    group by d.tenant_id, d.workflow, d.workflow_version, d.state, d.status
+    having sum(d.instances) <> 0
+    -- In the order of the key, as a purge writes them.
+    order by d.tenant_id, d.workflow, d.workflow_version, d.state, d.status
+  ) d
+  on c.tenant_id = d.tenant_id and c.workflow = d.workflow and c.workflow_version = d.workflow_version and c.state = d.state and c.status = d.status
+  when matched then update set instances = c.instances + d.instances
+  when not matched then insert (tenant_id, workflow, workflow_version, state, status, instances)
+    values (d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, d.instances);
+end
+$$;
+-- +goose StatementEnd
+
+-- 55_insight/insight_fold.sql
+
+-- insight_fold folds the next page of the log for the consumer insight, moves its position behind the page, and renews the
+-- lease. The commit is asynchronous: what a crash takes back, it takes back together.
+-- p_limit: the most rows of the log
+-- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
+--          read; 0 at its end
+-- Locks:   consumer, residence, instance_count
+-- Writes:  consumer, residence, instance_count, edge_count, dwell_count
+-- +goose StatementBegin
+create function pawl.insight_fold(
+  p_leader text, p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps bigint
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_after bigint;
+  v_until bigint;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  select c.position into v_after
+  from pawl.consumer c
+  where c.name = 'insight' and not c.audit and c.leader = p_leader and c.term = p_term
+  for no key update;
+  leads := found;
+  steps := 0;
+  if not leads then
+    return;
+  end if;
+  v_until := pawl_private.log_until(v_after, p_limit);
+  if v_until is null then
+    update pawl.consumer c set lease_until = v_now + p_lease where c.name = 'insight' and c.lease_until < v_now + p_lease * 2 / 3;
+    return;
+  end if;
+  perform pawl_private.fold(v_after, v_until);
+  steps := v_until - v_after;
+  update pawl.consumer c
+  set position = v_until, relayed = c.relayed + steps, advanced_at = v_now, lease_until = v_now + p_lease
+  where c.name = 'insight';
+end
+$$;
+-- +goose StatementEnd
+
+-- 55_insight/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.insight_fold');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.residence', null),
+  ('api', 'pawl.instance_count', null),
+  ('api', 'pawl.edge_count', null),
+  ('api', 'pawl.dwell_count', null),
+  ('reader', 'pawl.residence', null),
+  ('reader', 'pawl.instance_count', null),
+  ('reader', 'pawl.edge_count', null),
+  ('reader', 'pawl.dwell_count', null);
+
 -- 60_lifecycle/tables.sql
 
 -- Module lifecycle: what happens to workflows and instances beside single commands: registering and
@@ -12366,7 +12717,7 @@ $$;
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
 --          are not locked)
 -- Writes:  instance, idempotency_key, history, timer, task, task_attempt, compensation, callback,
---          purged_instance
+--          purged_instance, residence, instance_count
 -- +goose StatementBegin
 create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamptz, p_early boolean) returns uuid[]
 language plpgsql volatile
@@ -12419,6 +12770,7 @@ begin
     insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
     v_purged := v_purged || v_id;
   end loop;
+  perform pawl_private.forget_residence(p_tenant, v_purged);
 
   return v_purged;
 end

@@ -528,6 +528,45 @@ type Outcome struct {
 	Memory          json.RawMessage
 }
 
+type PawlDwellCount struct {
+	TenantID        string
+	Workflow        string
+	WorkflowVersion int32
+	// on which the visit ended, in UTC
+	Day   pgtype.Date
+	State string
+	// see pawl_private.dwell_bucket
+	Bucket int16
+	Visits int64
+	// the sum of the visits' durations
+	Milliseconds int64
+}
+
+type PawlEdgeCount struct {
+	TenantID        string
+	Workflow        string
+	WorkflowVersion int32
+	// of the step, in UTC
+	Day pgtype.Date
+	// empty: creations
+	FromState string
+	// as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step
+	Event   string
+	ToState string
+	// the instance's after the step
+	Status string
+	Steps  int64
+}
+
+type PawlInstanceCount struct {
+	TenantID        string
+	Workflow        string
+	WorkflowVersion int32
+	State           string
+	Status          string
+	Instances       int64
+}
+
 // rows of instances that were purged stay until the sequencer sweeps them
 type PawlLog struct {
 	Position   int64
@@ -631,6 +670,21 @@ type PawlPrivateTimerLane struct {
 	Name string
 	// of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first
 	AfterTenant string
+}
+
+type PawlResidence struct {
+	TenantID        string
+	InstanceID      uuid.UUID
+	Workflow        string
+	WorkflowVersion int32
+	State           string
+	Status          string
+	// the instance's state_changed_at
+	Since time.Time
+	// the step that began the visit
+	VisitVersion int64
+	// when the visit began: later than since if an instance migration kept the state
+	VisitAt time.Time
 }
 
 type PawlTimeoutRow struct {

@@ -647,7 +647,7 @@ $$;
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
 --          are not locked)
 -- Writes:  instance, idempotency_key, history, timer, task, task_attempt, compensation, callback,
---          purged_instance
+--          purged_instance, residence, instance_count
 create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamptz, p_early boolean) returns uuid[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -699,6 +699,7 @@ begin
     insert into pawl_private.purged_instance (tenant_id, instance_id, workflow) select p_tenant, v_id, g.workflow from gone g;
     v_purged := v_purged || v_id;
   end loop;
+  perform pawl_private.forget_residence(p_tenant, v_purged);
 
   return v_purged;
 end

@@ -1,0 +1,12 @@
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.insight_fold');
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.residence', null),
+  ('api', 'pawl.instance_count', null),
+  ('api', 'pawl.edge_count', null),
+  ('api', 'pawl.dwell_count', null),
+  ('reader', 'pawl.residence', null),
+  ('reader', 'pawl.instance_count', null),
+  ('reader', 'pawl.edge_count', null),
+  ('reader', 'pawl.dwell_count', null);

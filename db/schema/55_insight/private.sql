@@ -1,0 +1,175 @@
+-- dwell_bucket is the bucket of a duration: 0 for less than a millisecond, else n for 1.1^(n-1) up to 1.1^n milliseconds,
+-- without the end. Sums over buckets can be merged, and a quantile that is read off them is wrong by 5 % at most.
+create function pawl_private.dwell_bucket(p_milliseconds bigint) returns smallint
+language sql immutable parallel safe
+as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::smallint $$;
+
+-- milliseconds is how long a visit lasted: 0 if the clock went back.
+create function pawl_private.milliseconds(p_from timestamptz, p_until timestamptz) returns bigint
+language sql immutable parallel safe
+as $$ select greatest(extract(epoch from p_until - p_from) * 1000, 0)::bigint $$;
+
+-- declared_event is an event as a version declares it for a state: its name, or the pattern that it matches. So sums have
+-- no more events than definitions do.
+create function pawl_private.declared_event(p_workflow text, p_workflow_version integer, p_state text, p_event text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+  if p_event = '' then
+    return p_event;
+  end if;
+  return coalesce((
+    select pawl_private.matching(p_event, s.events, s.patterns)
+    from pawl.workflow_state s
+    where s.workflow = p_workflow and s.workflow_version = p_workflow_version and s.state = p_state
+    limit 1
+  ), p_event);
+end
+$$;
+
+-- forget_residence takes instances that are purged out of what the module knows of them.
+-- Locks:  residence
+-- Writes: residence, instance_count
+create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  with gone as (
+    delete from pawl.residence r
+    using unnest(p_ids) as p (id)
+    where r.tenant_id = p_tenant and r.instance_id = p.id
+    returning r.workflow, r.workflow_version, r.state, r.status
+  ),
+  fewer as (
+    select g.workflow, g.workflow_version, g.state, g.status, count(*) as instances
+    from gone g
+    group by g.workflow, g.workflow_version, g.state, g.status
+    -- In the order of the key, as the fold writes them.
+    order by g.workflow, g.workflow_version, g.state, g.status
+  )
+  update pawl.instance_count c
+  set instances = c.instances - f.instances
+  from fewer f
+  where c.tenant_id = p_tenant and c.workflow = f.workflow and c.workflow_version = f.workflow_version and c.state = f.state and c.status = f.status;
+end
+$$;
+
+-- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
+-- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
+-- instances are left out.
+-- Locks:  residence, instance_count
+-- Writes: residence, instance_count, edge_count, dwell_count
+create function pawl_private.fold(p_after bigint, p_until bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+begin
+  with step as materialized (
+    select
+      h.tenant_id, h.instance_id, h.version, h.workflow collate "C" as workflow, h.workflow_version,
+      coalesce(h.from_state, '') collate "C" as from_state, h.to_state collate "C" as to_state, h.status,
+      case when h.kind in ('forced', 'cancelled', 'migrated') then h.kind::text else coalesce(h.event, '') end collate "C" as event,
+      h.at, (h.at at time zone 'UTC')::date as day, coalesce(h.entered_at, h.at) as since
+    from (select l.* from pawl.log l where l.position > p_after and l.position <= p_until order by l.position) l
+    cross join lateral (
+      select h.*
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    where h.internal is null
+  ),
+  move as materialized (
+    select
+      s.*, lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
+      lag(s.at) over w as visit_at, lag(s.workflow_version) over w as visit_workflow_version
+    from step s
+    window w as (partition by s.tenant_id, s.instance_id order by s.version)
+  ),
+  -- The visits that the first step of each instance ends.
+  known as materialized (
+    select m.tenant_id, m.workflow, m.day, m.at, r.workflow_version, r.state, r.status, r.visit_at
+    from move m
+    cross join lateral (
+      select r.* from pawl.residence r where r.tenant_id = m.tenant_id and r.instance_id = m.instance_id limit 1
+    ) r
+    where m.is_first
+  ),
+  visit as materialized (
+    select
+      v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
+    from (
+      select k.tenant_id, k.workflow, k.workflow_version, k.day, k.state, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
+      from known k
+      union all
+      select m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.from_state, pawl_private.milliseconds(m.visit_at, m.at)
+      from move m
+      where not m.is_first
+    ) v
+  ),
+  edge as materialized (
+    select m.tenant_id, m.workflow, m.workflow_version, m.day, m.from_state, m.event, m.to_state, m.status, count(*) as steps
+    from move m
+    group by m.tenant_id, m.workflow, m.workflow_version, m.day, m.from_state, m.event, m.to_state, m.status
+  ),
+  resided as (
+    insert into pawl.residence as r
+      (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
+    select m.tenant_id, m.instance_id, m.workflow, m.workflow_version, m.to_state, m.status, m.since, m.version, m.at
+    from move m
+    where m.is_last
+    order by m.tenant_id, m.instance_id
+    on conflict on constraint residence_pkey do update
+    set workflow_version = excluded.workflow_version, state = excluded.state, status = excluded.status, since = excluded.since,
+      visit_version = excluded.visit_version, visit_at = excluded.visit_at
+  ),
+  stepped as (
+    insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)
+    select e.tenant_id, e.workflow, e.workflow_version, e.day, e.from_state, e.declared, e.to_state, e.status, sum(e.steps)
+    from (
+      select e.*, pawl_private.declared_event(e.workflow, e.workflow_version, e.from_state, e.event) collate "C" as declared from edge e
+    ) e
+    group by e.tenant_id, e.workflow, e.workflow_version, e.day, e.from_state, e.declared, e.to_state, e.status
+    on conflict on constraint edge_count_pkey do update set steps = c.steps + excluded.steps
+  ),
+  visited as (
+    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, count(*), sum(v.milliseconds)
+    from visit v
+    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket
+    on conflict on constraint dwell_count_pkey do update
+    set visits = c.visits + excluded.visits, milliseconds = c.milliseconds + excluded.milliseconds
+  )
+  merge into pawl.instance_count c
+  using (
+    select d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, sum(d.instances) as instances
+    from (
+      select m.tenant_id, m.workflow, m.workflow_version, m.to_state as state, m.status, 1 as instances from move m where m.is_last
+      union all
+      select k.tenant_id, k.workflow, k.workflow_version, k.state, k.status, -1 from known k
+    ) d
+    group by d.tenant_id, d.workflow, d.workflow_version, d.state, d.status
+    having sum(d.instances) <> 0
+    -- In the order of the key, as a purge writes them.
+    order by d.tenant_id, d.workflow, d.workflow_version, d.state, d.status
+  ) d
+  on c.tenant_id = d.tenant_id and c.workflow = d.workflow and c.workflow_version = d.workflow_version and c.state = d.state and c.status = d.status
+  when matched then update set instances = c.instances + d.instances
+  when not matched then insert (tenant_id, workflow, workflow_version, state, status, instances)
+    values (d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, d.instances);
+end
+$$;

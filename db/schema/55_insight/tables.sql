@@ -1,0 +1,100 @@
+-- Module insight: where the instances are, and what they did. History says all of it, but to read it off takes a scan.
+--
+-- The consumer insight reads the log and folds it: each page of steps becomes some rows more or other sums in the tables
+-- below, in the transaction that moves the consumer's position. So each step is counted exactly once, whatever dies
+-- meanwhile, and a transition pays nothing for it. One process folds at a time, so that sums are no hot rows.
+--
+-- A *visit* is the time that an instance spends in a state. It begins with a step that enters the state, and ends with
+-- the next step that is not internal: also if that leads back to the state, and with an instance migration that keeps it.
+--
+-- A page of steps is folded by one statement. What the fold has seen of an instance before is in residence, so that no
+-- history is read but the page's own.
+--
+-- What was folded is behind the instances by as long as the fold takes. A reader adds what the log has beyond the
+-- consumer's position; see pawl_private.unfolded.
+--
+-- History that is purged cannot be counted again: sums of steps and visits are never reduced. The purge takes its
+-- instances out of residence and instance_count, in its own transaction. An instance is purged only after the fold has
+-- seen its last step; see pawl_private.log_retains.
+--
+-- Lock order: consumer, residence, instance_count (by key), the other sums, after all of the engine's.
+
+-- residence says which state an instance is in, as of what was folded.
+create table pawl.residence (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  since timestamptz not null,
+  visit_version pawl.version not null,
+  visit_at timestamptz not null,
+  constraint residence_pkey primary key (tenant_id, instance_id)
+)
+-- A row is updated with almost each step of its instance, and its entries in the indexes with it.
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+
+comment on column pawl.residence.since is 'the instance''s state_changed_at';
+comment on column pawl.residence.visit_version is 'the step that began the visit';
+comment on column pawl.residence.visit_at is 'when the visit began: later than since if an instance migration kept the state';
+
+-- Lists of the instances in a state, in the order of their ids.
+create index residence_state_idx on pawl.residence (tenant_id, workflow, state, instance_id);
+-- Those that have been in a state for longest.
+create index residence_since_idx on pawl.residence (tenant_id, workflow, state, since, instance_id);
+
+-- instance_count has the number of rows in residence.
+create table pawl.instance_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  state text collate "C" not null,
+  status pawl.status not null,
+  instances bigint not null,
+  constraint instance_count_pkey primary key (tenant_id, workflow, workflow_version, state, status),
+  constraint instance_count_is_a_count check (instances >= 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- edge_count has the number of steps from a state to another on a day. Its version is that of the step.
+create table pawl.edge_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  day date not null,
+  from_state text collate "C" not null,
+  event text collate "C" not null,
+  to_state text collate "C" not null,
+  status pawl.status not null,
+  steps bigint not null,
+  constraint edge_count_pkey primary key (tenant_id, workflow, day, workflow_version, from_state, event, to_state, status),
+  constraint edge_count_is_positive check (steps > 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.edge_count.day is 'of the step, in UTC';
+comment on column pawl.edge_count.from_state is 'empty: creations';
+comment on column pawl.edge_count.event is
+  'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
+comment on column pawl.edge_count.status is 'the instance''s after the step';
+
+-- dwell_count has the number of visits that ended on a day, by how long they lasted. Its version is the one that the
+-- instance had during the visit.
+create table pawl.dwell_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  workflow_version integer not null,
+  day date not null,
+  state text collate "C" not null,
+  bucket smallint not null,
+  visits bigint not null,
+  milliseconds bigint not null,
+  constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket),
+  constraint dwell_count_is_positive check (visits > 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.dwell_count.day is 'on which the visit ended, in UTC';
+comment on column pawl.dwell_count.bucket is 'see pawl_private.dwell_bucket';
+comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' durations';
