@@ -118,7 +118,7 @@ func Private(t testing.TB, settings map[string]string) *localpg.Server {
 	if _, err := localpg.Find(); err != nil {
 		t.Skipf("dbtest: this test needs a server of its own: %v", err)
 	}
-	return PrivateWith(t, localpg.Config{Settings: settings})
+	return PrivateWith(t, localpg.Config{Settings: settings, InMemory: true})
 }
 
 // Major returns the PostgreSQL of a major version. If this machine has none, the test is skipped, and says how to get it.

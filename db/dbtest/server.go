@@ -119,7 +119,7 @@ func joinServer(ctx context.Context, dsn, run string) (*server, error) {
 
 // startLocal starts a private server.
 func startLocal(ctx context.Context, keep bool) (*server, error) {
-	config := localpg.Config{Settings: withDefaults(nil)}
+	config := localpg.Config{Settings: withDefaults(nil), InMemory: true}
 	if keep {
 		// A temporary folder of localpg's would be removed by a later run.
 		dir, err := os.MkdirTemp("", "pawl-kept-")

@@ -22,6 +22,9 @@ import (
 // Temporary folders are called tempPrefix + pid + "-" + a random part.
 const tempPrefix = "pawl-pg-"
 
+// memoryDir is where Linux has a file system in memory that everybody may use.
+const memoryDir = "/dev/shm"
+
 // openFolder makes the folder if it is missing, and returns its real path. Other users may enter the folders that it
 // makes, since a server that root starts runs as another user.
 func openFolder(dir string) (string, error) {
@@ -69,9 +72,11 @@ func checkOurs(home string) error {
 }
 
 // makeTemp makes a temporary folder that the server's user can reach.
-func makeTemp() (string, error) {
+func makeTemp(inMemory bool) (string, error) {
 	base := os.TempDir()
-	if a, err := systemAccount(); err == nil && os.Geteuid() == 0 {
+	if inMemory && roomInMemory() {
+		base = memoryDir
+	} else if a, err := systemAccount(); err == nil && os.Geteuid() == 0 {
 		// Some systems have a TMPDIR that only root can enter, such as those with pam_namespace.
 		if _, closed := a.firstClosed(base); closed {
 			base = "/tmp"
@@ -257,7 +262,7 @@ func complaint(out []byte) string {
 // sweep removes temporary folders whose process is gone, and stops a server that still runs in one. What it cannot
 // remove belongs to another user, or is left to the next sweep.
 func sweep(ctx context.Context) {
-	bases := []string{os.TempDir(), "/tmp"}
+	bases := []string{os.TempDir(), "/tmp", memoryDir}
 	slices.Sort(bases)
 	for _, base := range slices.Compact(bases) {
 		dirs, _ := filepath.Glob(filepath.Join(base, tempPrefix+"*-*")) // the only error is a malformed pattern

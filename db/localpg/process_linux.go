@@ -87,3 +87,10 @@ func isServerOf(pid int, data string) bool {
 	want, err := os.Stat(data)
 	return err == nil && os.SameFile(cwd, want)
 }
+
+// roomInMemory reports whether servers may have their data in memoryDir. Containers often have a small one.
+func roomInMemory() bool {
+	var fs syscall.Statfs_t
+	err := syscall.Statfs(memoryDir, &fs)
+	return err == nil && int64(fs.Bavail)*fs.Bsize >= 8<<30
+}

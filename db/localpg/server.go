@@ -35,6 +35,10 @@ type Config struct {
 	// empty or made by this package. Default: a temporary folder, which Stop removes.
 	Dir string
 
+	// InMemory makes the temporary folder in memory, on Linux with 8 GiB free there. Databases are then made and dropped
+	// in a fraction of the time. Default false.
+	InMemory bool
+
 	// Binaries is the PostgreSQL to run. Default: what Find finds, except that a version that made the data in
 	// Dir is preferred to a newer one.
 	Binaries Binaries
@@ -112,7 +116,7 @@ func Start(ctx context.Context, config Config) (_ *Server, err error) {
 
 	if s.temp {
 		sweep(ctx)
-		s.home, err = makeTemp()
+		s.home, err = makeTemp(config.InMemory)
 	} else {
 		s.home, err = openFolder(config.Dir)
 	}
