@@ -350,7 +350,7 @@ create table pawl.dwell_count (
   workflow_version integer not null,
   day date not null,
   state text collate "C" not null,
-  bucket smallint not null,
+  bucket integer not null,
   visits bigint not null,
   milliseconds bigint not null,
   constraint dwell_count_pkey PRIMARY KEY (tenant_id, workflow, day, workflow_version, state, bucket),
@@ -9724,9 +9724,9 @@ end
 $$;
 revoke execute on function pawl_private.duration_text(interval) from public;
 
-create function pawl_private.dwell_bucket(p_milliseconds bigint) returns smallint
+create function pawl_private.dwell_bucket(p_milliseconds bigint) returns integer
 language sql immutable parallel safe
-as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::smallint $$;
+as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::integer $$;
 revoke execute on function pawl_private.dwell_bucket(bigint) from public;
 
 create function pawl_private.entered_memory(p_instance pawl.instance, p_command pawl_private.fire_command, p_now timestamp with time zone) returns jsonb

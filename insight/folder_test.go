@@ -62,10 +62,17 @@ const (
 		group by (n.at at time zone 'UTC')::date, v.workflow_version, v.to_state order by 1`
 )
 
-// fold runs a Folder with small pages until the test ends, or stop is called.
+// fold runs a Folder, on sessions of its own, with small pages until the test ends, or stop is called.
 func fold(t *testing.T, pool *pgxpool.Pool, page int) (stop func()) {
 	t.Helper()
-	return bounded.Run(t, "the folder", insight.NewFolder(pool, insight.FolderConfig{
+	config := pool.Config()
+	config.ConnConfig.RuntimeParams["application_name"] = "folder"
+	own, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(own.Close)
+	return bounded.Run(t, "the folder", insight.NewFolder(own, insight.FolderConfig{
 		Page: page, Poll: time.Millisecond, Lease: time.Second,
 	}).Run)
 }
@@ -126,7 +133,7 @@ func TestSumsEqualARecount(t *testing.T) {
 		stop := fold(t, pool, 1+random.IntN(20))
 		steps(t, pool, random, 25)
 		bounded.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
-			where datname = current_database() and query like '%insight_fold%' and pid <> pg_backend_pid()`)
+			where datname = current_database() and application_name = 'folder'`)
 		stop()
 	}
 	bounded.Exec(t, pool, "select pawl.fire_one((pawl.create_one('walk')).id, 'x.y')")

@@ -41,6 +41,8 @@ var allowed = map[string][]string{
 	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api"},
 	"httpapi/api": {"fsm"},
 
+	"insight": {"db/queries", "db/session", "outbox"},
+
 	"outbox":          {"db/queries", "db/session", "fsm", "fsm/access"},
 	"outbox/dispatch": {"internal/address"},
 	"outbox/invoke":   {"db/queries", "db/session", "fsm", "fsm/connection", "fsm/worker", "internal/address", "internal/seal", "internal/variable", "outbox", "outbox/dispatch"},
@@ -86,6 +88,7 @@ var foreign = map[string][]string{
 	"fsm":             {"github.com/labstack/echo", "net/http"},
 	"fsm/definition":  {"github.com/jackc/pgx"},
 	"httpapi":         {"github.com/jackc/pgx"},
+	"insight":         {"github.com/labstack/echo", "net/http"},
 	"httpapi/api":     {"github.com/labstack/echo", "net/http"},
 	"internal/bench":  {"github.com/alecthomas/kong"},
 	"outbox":          {"github.com/labstack/echo"},

@@ -11750,7 +11750,7 @@ create table pawl.dwell_count (
   workflow_version integer not null,
   day date not null,
   state text collate "C" not null,
-  bucket smallint not null,
+  bucket integer not null,
   visits bigint not null,
   milliseconds bigint not null,
   constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket),
@@ -11767,9 +11767,9 @@ comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' dura
 -- dwell_bucket is the bucket of a duration: 0 for less than a millisecond, else n for 1.1^(n-1) up to 1.1^n milliseconds,
 -- without the end. Sums over buckets can be merged, and a quantile that is read off them is wrong by 5 % at most.
 -- +goose StatementBegin
-create function pawl_private.dwell_bucket(p_milliseconds bigint) returns smallint
+create function pawl_private.dwell_bucket(p_milliseconds bigint) returns integer
 language sql immutable parallel safe
-as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::smallint $$;
+as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::integer $$;
 -- +goose StatementEnd
 
 -- milliseconds is how long a visit lasted: 0 if the clock went back.

@@ -536,7 +536,7 @@ type PawlDwellCount struct {
 	Day   pgtype.Date
 	State string
 	// see pawl_private.dwell_bucket
-	Bucket int16
+	Bucket int32
 	Visits int64
 	// the sum of the visits' durations
 	Milliseconds int64

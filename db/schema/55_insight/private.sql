@@ -1,8 +1,8 @@
 -- dwell_bucket is the bucket of a duration: 0 for less than a millisecond, else n for 1.1^(n-1) up to 1.1^n milliseconds,
 -- without the end. Sums over buckets can be merged, and a quantile that is read off them is wrong by 5 % at most.
-create function pawl_private.dwell_bucket(p_milliseconds bigint) returns smallint
+create function pawl_private.dwell_bucket(p_milliseconds bigint) returns integer
 language sql immutable parallel safe
-as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::smallint $$;
+as $$ select case when p_milliseconds < 1 then 0 else floor(ln(p_milliseconds::double precision) / ln(1.1::double precision)) + 1 end::integer $$;
 
 -- milliseconds is how long a visit lasted: 0 if the clock went back.
 create function pawl_private.milliseconds(p_from timestamptz, p_until timestamptz) returns bigint

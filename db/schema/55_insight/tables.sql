@@ -87,7 +87,7 @@ create table pawl.dwell_count (
   workflow_version integer not null,
   day date not null,
   state text collate "C" not null,
-  bucket smallint not null,
+  bucket integer not null,
   visits bigint not null,
   milliseconds bigint not null,
   constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket),
