@@ -8,20 +8,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 const lost = `{"result": "lost", "error": "timeout"}`
-
-// startWith starts an instance of a workflow that is named t.
-func startWith(t *testing.T, definition string) *taskBench {
-	t.Helper()
-	b := &taskBench{t: t, pool: dbtest.New(t)}
-	bounded.Exec(t, b.pool, "select pawl.register_workflow($1)", definition)
-	b.id = bounded.Value[uuid.UUID](t, b.pool, `select (pawl.create_one('t', '{"refuse": 0}')).id`)
-	return b
-}
 
 // task reads a column of the instance's task with the name.
 func (b *taskBench) task(name, column string) string {
@@ -195,30 +185,12 @@ func TestClaimAndStepDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	b := startTasks(t)
 	b.settle(b.one(), answered)
-	ctx := bounded.Context(t)
-	tx, err := b.pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = tx.Rollback(ctx) }()
-	var id, lease uuid.UUID
-	if err := tx.QueryRow(ctx, "select w.id, w.lease from pawl.claim_work('pack') w").Scan(&id, &lease); err != nil {
-		t.Fatal(err)
-	}
-	fired := make(chan error, 1)
-	go func() {
-		_, err := b.pool.Exec(ctx, "select pawl.fire_one($1, 'pay')", b.id)
-		fired <- err
-	}()
-	bounded.UntilBlocked(t, b.pool, 1)
-	if _, err := tx.Exec(ctx, "select pawl.complete_work($1, $2)", id, lease); err != nil {
-		t.Fatal(err)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := bounded.Receive(t, "the step", fired); err != nil {
-		t.Fatal(err)
-	}
+	tx := begin(t, b.pool)
+	leases := bounded.Column[uuid.UUID](t, tx, "select unnest(array[w.id, w.lease]) from pawl.claim_work('pack') w")
+	fired := fireLater(t, b.pool, command{id: b.id, event: "pay"})
+	fired.awaitBlocked(t, b.pool)
+	bounded.Exec(t, tx, "select pawl.complete_work($1, $2)", leases[0], leases[1])
+	commit(t, tx)
+	wantOutcome(t, fired.wait(t)[0], "applied")
 	b.wantState("PAID")
 }
