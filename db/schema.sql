@@ -642,10 +642,9 @@ create table pawl.task (
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX task_claim_key_idx ON pawl.task USING btree (tenant_id, claim_key) WHERE ((claim_key IS NOT NULL) AND (leased_until IS NOT NULL));
 CREATE INDEX task_connection_due_idx ON pawl.task USING btree (tenant_id, connection, due_at) WHERE ((connection IS NOT NULL) AND (due_at IS NOT NULL));
-CREATE INDEX task_failed_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['error'::text, 'unknown'::text]));
 CREATE INDEX task_instance_idx ON pawl.task USING btree (tenant_id, instance_id, id);
 CREATE INDEX task_look_at_idx ON pawl.task USING btree (look_at) WHERE (look_at IS NOT NULL);
-CREATE INDEX task_open_idx ON pawl.task USING btree (tenant_id, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text]));
+CREATE INDEX task_status_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text, 'error'::text, 'unknown'::text]));
 CREATE INDEX task_topic_due_idx ON pawl.task USING btree (tenant_id, topic, due_at) WHERE ((topic IS NOT NULL) AND (due_at IS NOT NULL));
 comment on column pawl.task."position" is 'of its declaration in workflow_task';
 comment on column pawl.task.state is 'the state that started it';

@@ -14600,9 +14600,8 @@ create index task_topic_due_idx on pawl.task (tenant_id, topic, due_at) where to
 create index task_look_at_idx on pawl.task (look_at) where look_at is not null;
 create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_key is not null and leased_until is not null;
 create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
-create index task_failed_idx on pawl.task (tenant_id, status, id) where status in ('error', 'unknown');
--- For lists. No other query repeats its condition, so that the planner takes it for none of them.
-create index task_open_idx on pawl.task (tenant_id, id) where status in ('pending', 'sent', 'reconciling');
+-- For lists of one status. No other query repeats its condition, so that the planner takes it for none of them.
+create index task_status_idx on pawl.task (tenant_id, status, id) where status in ('pending', 'sent', 'reconciling', 'error', 'unknown');
 
 -- claim_key has a row for each idempotency key of a claim, for a day. Whoever claims locks the row of its key, so that the
 -- same claim, sent twice at a time, is carried out once.
