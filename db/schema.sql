@@ -1451,11 +1451,6 @@ create view pawl.task_call as
     '{}'::jsonb AS headers,
     NULL::jsonb AS body,
     (0)::double precision AS timeout_seconds,
-    '1970-01-01 00:00:00+00'::timestamp with time zone AS deadline_at,
-    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
-    ''::text AS workflow,
-    ''::text AS state,
-    ''::text AS name,
     NULL::text AS correlation_id,
     NULL::text AS traceparent
   WHERE false;
@@ -1509,8 +1504,7 @@ create view pawl.task_settled as
     '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
     ''::text AS status,
     false AS late,
-    NULL::timestamp with time zone AS leased_until,
-    NULL::text AS problem
+    NULL::timestamp with time zone AS leased_until
   WHERE false;
 
 create view pawl.timeout_row as
@@ -6077,8 +6071,8 @@ begin
         v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
-        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
-        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
+        v_step.correlation_id::text, v_step.traceparent;
     end loop;
   end loop;
 end
@@ -11951,7 +11945,7 @@ begin
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1

@@ -14692,16 +14692,14 @@ create view pawl.task_call as
 select
   ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id, '00000000-0000-0000-0000-000000000000'::uuid as lease,
   0 as attempt, false as reconciling, ''::text as key, ''::text as idempotency_header, ''::text as connection, ''::text as method,
-  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds, 'epoch'::timestamptz as deadline_at,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, ''::text as state, ''::text as name,
+  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds,
   null::text as correlation_id, null::text as traceparent
 where false;
 
 create view pawl.task_settled as
 select
   0 as ordinal, ''::text as code, ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until,
-  null::text as problem
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until
 where false;
 
 create view pawl.work as
@@ -15779,7 +15777,7 @@ begin
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -16232,8 +16230,8 @@ begin
         v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
-        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
-        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
+        v_step.correlation_id::text, v_step.traceparent;
     end loop;
   end loop;
 end

@@ -309,7 +309,7 @@ begin
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1

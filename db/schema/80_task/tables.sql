@@ -199,16 +199,14 @@ create view pawl.task_call as
 select
   ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id, '00000000-0000-0000-0000-000000000000'::uuid as lease,
   0 as attempt, false as reconciling, ''::text as key, ''::text as idempotency_header, ''::text as connection, ''::text as method,
-  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds, 'epoch'::timestamptz as deadline_at,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, ''::text as state, ''::text as name,
+  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds,
   null::text as correlation_id, null::text as traceparent
 where false;
 
 create view pawl.task_settled as
 select
   0 as ordinal, ''::text as code, ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until,
-  null::text as problem
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until
 where false;
 
 create view pawl.work as
