@@ -194,3 +194,63 @@ func TestClaimAndStepDoNotDeadlock(t *testing.T) {
 	wantOutcome(t, fired.wait(t)[0], "applied")
 	b.wantState("PAID")
 }
+
+// A step that arms a task notifies, unless those who would take it have been told of another one that they have not taken yet:
+// of the same topic, or of the same connection. Else all steps that arm tasks would commit one after another.
+func TestArmingTellsOfTheFirstTaskThatWaits(t *testing.T) {
+	t.Parallel()
+	const definition = `{"name": "NAME", "initial": "A", "states": {"A": {
+		"invoke": {"a": {TASK, "deadline": "1h", "done": [{"target": "B"}], "error": [{"target": "B"}], "unknown": [{"target": "B"}]}},
+		"on": {"leave": [{"target": "B"}]}}, "B": {"type": "final"}}}`
+	for name, c := range map[string]struct{ task, told, take string }{
+		"work": {`"work": {"topic": "pack"}`, "work:default/pack", "select count(*) from pawl.claim_work('pack', 'test', 100)"},
+		"call": {`"http": {"connection": "psp", "method": "POST", "path": "/a"}`, "http", "select count(*) from pawl.task_claim('{default}', '{psp}', '{100}', 'test')"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := startOf(t, "t", strings.NewReplacer("NAME", "t", "TASK", c.task).Replace(definition), "{}")
+			listener := connect(t, b.pool)
+			bounded.Exec(t, listener, "listen pawl_task")
+			// told returns what was told until now.
+			told := func() (payloads []string) {
+				t.Helper()
+				bounded.Exec(t, b.pool, "select pg_notify('pawl_task', 'end')")
+				for {
+					n, err := listener.WaitForNotification(bounded.Context(t))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n.Payload == "end" {
+						return payloads
+					}
+					payloads = append(payloads, n.Payload)
+				}
+			}
+			arm := func() { bounded.Exec(t, b.pool, "select pawl.create_one('t', '{}')") }
+			arm()
+			if got := told(); len(got) > 0 {
+				t.Errorf("the first task waits, and the second one told %q", got)
+			}
+			if n := bounded.Value[int](t, b.pool, c.take); n != 2 {
+				t.Fatalf("%d tasks were claimed, want 2", n)
+			}
+			arm()
+			if got := told(); len(got) != 1 || got[0] != c.told {
+				t.Errorf("none waits, and the next task told %q, want %q", got, c.told)
+			}
+			// Who has told, and is not committed, is seen by nobody.
+			if n := bounded.Value[int](t, b.pool, c.take); n != 1 {
+				t.Fatalf("%d tasks were claimed, want 1", n)
+			}
+			tx := begin(t, b.pool)
+			bounded.Exec(t, tx, "select pawl.create_one('t', '{}')")
+			arm()
+			if got := told(); len(got) != 1 {
+				t.Errorf("a task waits that is not committed, and the next one told %q", got)
+			}
+			if err := tx.Rollback(bounded.Context(t)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
