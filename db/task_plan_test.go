@@ -128,6 +128,8 @@ func taskWorkAtAMillion(t *testing.T, pool *pgxpool.Pool) {
 			t.Fatalf("%s: %d, want %d", what, got, n)
 		}
 	}
+	// Arming looks for another task that waits.
+	wantOutcome(t, create(t, conn, tenant, creation{workflow: "courier"})[0], "applied")
 	want("ready lanes", 2, "select count(*) from pawl.task_lanes('', 100) l where l.ready")
 	want("claimed calls", 10, "select count(*) from pawl.task_claim('{default}', '{psp}', '{10}', 'test')")
 	want("claimed work", 10, "select count(*) from pawl.claim_work('pack', 'test', 10)")
