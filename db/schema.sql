@@ -705,10 +705,9 @@ create table pawl.task (
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX task_claim_key_idx ON pawl.task USING btree (tenant_id, claim_key) WHERE ((claim_key IS NOT NULL) AND (leased_until IS NOT NULL));
 CREATE INDEX task_connection_due_idx ON pawl.task USING btree (tenant_id, connection, due_at) WHERE ((connection IS NOT NULL) AND (due_at IS NOT NULL));
-CREATE INDEX task_failed_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['error'::text, 'unknown'::text]));
 CREATE INDEX task_instance_idx ON pawl.task USING btree (tenant_id, instance_id, id);
 CREATE INDEX task_look_at_idx ON pawl.task USING btree (look_at) WHERE (look_at IS NOT NULL);
-CREATE INDEX task_open_idx ON pawl.task USING btree (tenant_id, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text]));
+CREATE INDEX task_status_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text, 'error'::text, 'unknown'::text]));
 CREATE INDEX task_topic_due_idx ON pawl.task USING btree (tenant_id, topic, due_at) WHERE ((topic IS NOT NULL) AND (due_at IS NOT NULL));
 comment on column pawl.task."position" is 'of its declaration in workflow_task';
 comment on column pawl.task.state is 'the state that started it';
@@ -1515,11 +1514,6 @@ create view pawl.task_call as
     '{}'::jsonb AS headers,
     NULL::jsonb AS body,
     (0)::double precision AS timeout_seconds,
-    '1970-01-01 00:00:00+00'::timestamp with time zone AS deadline_at,
-    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
-    ''::text AS workflow,
-    ''::text AS state,
-    ''::text AS name,
     NULL::text AS correlation_id,
     NULL::text AS traceparent
   WHERE false;
@@ -1573,8 +1567,7 @@ create view pawl.task_settled as
     '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
     ''::text AS status,
     false AS late,
-    NULL::timestamp with time zone AS leased_until,
-    NULL::text AS problem
+    NULL::timestamp with time zone AS leased_until
   WHERE false;
 
 create view pawl.timeout_row as
@@ -6174,8 +6167,8 @@ begin
         v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
-        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
-        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
+        v_step.correlation_id::text, v_step.traceparent;
     end loop;
   end loop;
 end
@@ -6800,6 +6793,7 @@ language plpgsql volatile
 as $$
 declare
   v_id uuid := pawl_private.uuid_v7(p_at);
+  v_told boolean := pawl_private.task_is_told(p_instance.tenant_id, p_spec.topic, p_spec.connection, p_at);
 begin
   insert into pawl.task (
     tenant_id, id, instance_id, workflow, workflow_version, position, state, name, connection, topic, compensates,
@@ -6808,7 +6802,9 @@ begin
     p_instance.tenant_id, v_id, p_instance.id, p_spec.workflow, p_spec.workflow_version, p_spec.position, p_instance.state,
     p_spec.name, p_spec.connection, p_spec.topic, p_compensates, p_entered_version, 'pending', p_at,
     p_at + p_spec.deadline, p_at + p_spec.deadline, p_at);
-  perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  if not v_told then
+    perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  end if;
   return v_id;
 end
 $$;
@@ -12217,7 +12213,7 @@ begin
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -12980,6 +12976,31 @@ begin
 end
 $$;
 revoke execute on function pawl_private.task_ended(pawl.task,timestamp with time zone) from public;
+
+create function pawl_private.task_is_told(p_tenant text, p_topic text, p_connection text, p_at timestamp with time zone) returns boolean
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+as $$
+begin
+  if p_topic is not null then
+    perform from pawl.task t
+    where t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null and t.due_at is not null and t.due_at <= p_at
+    order by t.tenant_id desc, t.topic desc, t.due_at desc
+    limit 1;
+  else
+    perform from pawl.task t
+    where t.tenant_id = p_tenant and t.connection = p_connection and t.connection is not null and t.due_at is not null and t.due_at <= p_at
+    order by t.tenant_id desc, t.connection desc, t.due_at desc
+    limit 1;
+  end if;
+  return found;
+end
+$$;
+revoke execute on function pawl_private.task_is_told(text,text,text,timestamp with time zone) from public;
 
 create function pawl_private.task_key(p_task pawl.task) returns text
 language plpgsql immutable parallel safe

@@ -947,11 +947,6 @@ type TaskCall struct {
 	Headers           json.RawMessage
 	Body              json.RawMessage
 	TimeoutSeconds    float64
-	DeadlineAt        time.Time
-	InstanceID        uuid.UUID
-	Workflow          string
-	State             string
-	Name              string
 	CorrelationID     *string
 	Traceparent       *string
 }
@@ -998,7 +993,6 @@ type TaskSettled struct {
 	Status      string
 	Late        bool
 	LeasedUntil *time.Time
-	Problem     *string
 }
 
 type Tenant struct {
