@@ -320,6 +320,72 @@ func TestBatcherKeepsCallsShort(t *testing.T) {
 	})
 }
 
+// After a call with many commands of a tenant, the tenant rests for as long as the call took while there are tenants with few
+// commands, whose commands are called meanwhile. When there are none, it does not rest.
+func TestBatcherRests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2, MaxBatch: 50})
+		of := func(tenant, name string) *fsm.Call { return fsm.NewCall(t.Context(), name, tenant) }
+		size := func(want int) aCall {
+			t.Helper()
+			synctest.Wait()
+			if len(calls) == 0 {
+				t.Fatalf("no call is made, want one of %d commands", want)
+			}
+			c := <-calls
+			if len(c.commands) != want {
+				t.Fatalf("a call of %q, want %d commands", c.names(), want)
+			}
+			return c
+		}
+		const took = 20 * time.Millisecond
+		var flood []*fsm.Call
+		for n := range 300 {
+			flood = append(flood, of("t", fmt.Sprint("t", n)))
+		}
+		submit(t, b, flood...)
+		c := size(50)
+		time.Sleep(took) // In the bubble, this moves the clock, here and below.
+		close(c.finish)
+		c = size(50) // The tenant is alone.
+		submit(t, b, of("u", "u1"))
+		short := size(1 + fsm.SmallShare)
+		close(short.finish)
+		time.Sleep(took)
+		close(c.finish)
+		none(t, calls)
+		// Another tenant's command is in the next call, at once, and this one is not long.
+		submit(t, b, of("u", "u2"))
+		short = size(1 + fsm.SmallShare)
+		submit(t, b, of("u", "u3"))
+		close(short.finish)
+		close(size(1 + fsm.SmallShare).finish)
+		// A tenant with many commands that has not had its turn is not held up either.
+		var many []*fsm.Call
+		for n := range 20 {
+			many = append(many, of("v", fmt.Sprint("v", n)))
+		}
+		submit(t, b, many...)
+		c = size(40)
+		time.Sleep(took - time.Millisecond)
+		none(t, calls)
+		time.Sleep(time.Millisecond)
+		close(c.finish)
+		none(t, calls) // Both have had theirs.
+		time.Sleep(took - time.Millisecond)
+		none(t, calls)
+		time.Sleep(time.Millisecond)
+		c = size(50)
+		time.Sleep(fsm.CutMemory)
+		close(c.finish)
+		close(size(50).finish)
+		close(size(50).finish)
+		close(size(300 - 6*50 + 30 - 3*fsm.SmallShare).finish)
+		idle(t, b)
+	})
+}
+
 // A tenant cannot fill the queue: there is room left for others.
 func TestBatcherKeepsRoomForTenants(t *testing.T) {
 	t.Parallel()
