@@ -71,8 +71,9 @@ const (
 // many turns as the tenant with the fewest commands needs. So the call of a tenant with few commands is short,
 // however many commands of others wait. It does not wait for other calls either: calls that are crowded, with
 // more than smallShare commands for each tenant, leave one flusher for it, and more if there are such tenants. While
-// there are, the tenants of a crowded call also rest for as long as the call took: their commands wait, unless those of
-// another tenant are called. So the processors that the other tenants' calls need are free for half of the time.
+// there are, a crowded call has a quarter of the commands at most, and its tenants rest for as long as it took: their
+// commands wait, unless those of another tenant are called. So the processors that the other tenants' calls need are
+// free for half of the time, and soon.
 //
 // A command that may be slow gets a call of its own, so that it holds up no other: see track. The calls of
 // trackSlow have flushers of their own.
@@ -315,10 +316,10 @@ func (b *batcher[C, R]) rest() time.Duration {
 // restAfter makes the tenants of a crowded call rest for as long as it took, if there are tenants with few commands. The
 // lock is held.
 func (b *batcher[C, R]) restAfter(c *inFlight, batch []*pending[C, R]) {
-	now := time.Now()
-	if now.Sub(b.lastCut) >= cutMemory {
+	if !b.besideFew() {
 		return
 	}
+	now := time.Now()
 	if !now.Before(b.restEnds) {
 		clear(b.resting)
 	}
@@ -343,12 +344,15 @@ func (b *batcher[C, R]) crowded() (crowded, cut int) {
 	return crowded, cut
 }
 
+// besideFew reports whether there are tenants with few commands beside one with many. The lock is held.
+func (b *batcher[C, R]) besideFew() bool { return time.Since(b.lastCut) < cutMemory }
+
 // mostCrowded returns how many calls in flight may be crowded: one flusher is left beside them and the calls of
 // trackAlone. While there are tenants with few commands, a quarter of the flushers may make crowded calls: more
 // of these would use up the processors that those tenants' calls need too. The lock is held.
 func (b *batcher[C, R]) mostCrowded() int {
 	most := max(b.flushers-1, 1) - b.single
-	if time.Since(b.lastCut) < cutMemory {
+	if b.besideFew() {
 		most = min(most, max(b.flushers/4, 1))
 	}
 	return most
@@ -500,14 +504,23 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 		}
 	}
 	b.newcomer = false
+	most := b.cap // Of a crowded call.
+	if b.besideFew() {
+		most = max(b.cap/4, 1)
+	}
 	ready := &b.ready[trackShared]
 	turns, mixed := max(ready.least(), smallShare), len(ready.turns) > 1
 	if busy, _ := b.crowded(); busy >= b.mostCrowded() {
 		turns = smallShare // This flusher is left for tenants with few commands.
 	}
-	for turn := 0; turn < turns && ready.size > 0 && len(batch) < b.cap; turn++ {
-		c.crowded = turn >= smallShare
-		for n := len(ready.turns); n > 0 && len(batch) < b.cap; n-- {
+	for turn, room := 0, b.cap; turn < turns && ready.size > 0 && len(batch) < room; turn++ {
+		if turn == smallShare {
+			if room = most; len(batch) >= room {
+				break
+			}
+			c.crowded = true
+		}
+		for n := len(ready.turns); n > 0 && len(batch) < room; n-- {
 			p := ready.pop()
 			if err := p.gaveUp(); err != nil {
 				b.refuse(p, err)
@@ -520,7 +533,7 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 		b.lastCut = c.began
 	}
 	// Chains get the rest of the room, or little of it if commands of other tenants wait for them.
-	room := b.cap
+	room := most
 	if mixed && !c.crowded {
 		room = min(len(batch)+smallShare, b.cap)
 	}
