@@ -164,6 +164,10 @@ func NewGate(size, most, room int) *Gate { return gate.New(size, most, room) }
 // Database is how the packages under fsm call the database. Its type is internal to them.
 func (s *Service) Database() *database.Client { return s.db }
 
+// Beside reports whether a tenant other than this one has sent a command, or read a single instance, within the last second.
+// It is for workers of this process, which then leave processors to that tenant.
+func (s *Service) Beside(tenant string) bool { return s.db.Beside(tenant) }
+
 // Schemas returns what checks documents, so that all checks of a process share its limits.
 func (s *Service) Schemas() *definition.Schemas { return &s.schemas }
 

@@ -226,7 +226,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 			Wanted: hub.Wanted, Wake: hub.WakeSteps, Moved: notifier.Numbered, Logger: c.log,
 		})
 		group.Go(func() error { return sequencer.Run(working) })
-		s.deliver(working, c, outboxPool, sealing, hub, group)
+		s.deliver(working, c, outboxPool, service, hub, group)
 		if s.Invoke {
 			s.call(working, c, invokePool, s.policy(), sealing, s.ConnectionEnv, hub, group)
 		}
