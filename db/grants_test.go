@@ -112,6 +112,12 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.ListInstances(t.Context(), queries.ListInstancesParams{
 		TenantID: tenant, RowLimit: 1, CreatedAfter: &at, CreatedBefore: &at,
 	}))
+	must(q.ListPlace(t.Context(), 1))
+	bounded.Exec(t, pool, "select pawl.consumer_create('insight', true); update pawl.log_head set epoch = 1")
+	must(q.ListInstancesInStates(t.Context(), queries.ListInstancesInStatesParams{
+		TenantID: tenant, Workflows: []string{"door"}, States: []string{"OPEN"}, Statuses: []string{"active"}, RowLimit: 1, Most: 99,
+	}))
+	bounded.Exec(t, pool, "delete from pawl.consumer; update pawl.log_head set epoch = 0")
 	must(q.ListHistory(t.Context(), queries.ListHistoryParams{TenantID: tenant, InstanceID: id, RowLimit: 9}))
 	must(q.ListActions(t.Context(), queries.ListActionsParams{Workflow: "door", WorkflowVersion: 1, State: "OPEN"}))
 	must(q.GuardHolds(t.Context(), queries.GuardHoldsParams{
@@ -385,7 +391,8 @@ func granted(t *testing.T, conn *pgx.Conn) (functions, relations []string) {
 
 const (
 	apiFunctions = "audit_note audit_page backtest bulk_control bulk_create cancel chosen_states compensation_mark connection_delete connection_put " +
-		"create delivery_replay fire fire_by_keys guard_holds history_page instance_timeout instances instances_page jsonpath_error " +
+		"create delivery_replay fire fire_by_keys guard_holds history_page instance_timeout instances instances_in_states instances_page " +
+		"jsonpath_error list_place " +
 		"log_moved log_place log_settled migrate_instances now outcome_rows override past_timeout preview principals propose_workflow " +
 		"register_schema register_workflow retire_workflow role_delete role_put schema_version schemas_for schemas_page simulate " +
 		"simulate_timeout state_names stream_instance stream_look stream_place stream_read subscription_create subscription_delete " +

@@ -195,11 +195,22 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 		from pawl.instance i
 		left join lateral (select i.version where i.state = 'HELD') f on true
 		where i.status = 'active'`)
-	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.timer, pawl.workflow_state")
+	// All of them are folded, but for 200 steps.
+	bounded.Exec(t, pool, `
+		insert into pawl.residence (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
+		select i.tenant_id, i.id, i.workflow, 1, i.state, i.status, i.state_changed_at, i.version, i.state_changed_at from pawl.instance i`)
+	bounded.Exec(t, pool, `
+		insert into pawl.log (position, tenant_id, instance_id, version)
+		select row_number() over (), h.tenant_id, h.instance_id, h.version from (select * from pawl.history limit 600) h`)
+	bounded.Exec(t, pool, "select pawl.consumer_create('insight', true)")
+	bounded.Exec(t, pool, "update pawl.consumer set position = 400")
+	bounded.Exec(t, pool, "update pawl.log_head set position = 600, epoch = 1, snapshot = pg_current_snapshot()")
+	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.timer, pawl.workflow_state, pawl.residence, pawl.log")
 	end := noon.Add(100_000 * time.Second)
 	dbtest.SetClock(t, pool, end)
 
 	t.Run("lists", func(t *testing.T) { listsAtAMillion(t, pool, end) })
+	t.Run("lists in states", func(t *testing.T) { listsInStatesAtAMillion(t, pool, end) })
 	t.Run("reads", func(t *testing.T) { readsAtAMillion(t, pool) })
 	t.Run("commands", func(t *testing.T) { commandsAtAMillion(t, pool) })
 	t.Run("tasks", func(t *testing.T) { tasksAtAMillion(t, pool, end) })
@@ -341,6 +352,61 @@ func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 				t.Errorf("%d were counted, want %d", got, c.count)
 			}
 			p.wantBounded(1500)
+		})
+	}
+}
+
+// listsInStatesAtAMillion looks at lists of what was folded. They read the instances of 200 steps that were not.
+func listsInStatesAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
+	conn := connect(t, pool)
+	middle := end.Add(-14 * time.Hour)
+	deep := bounded.Value[uuid.UUID](t, conn, "select pawl.uuid_v7_floor($1)", middle)
+	const page = 51
+	type params = queries.ListInstancesInStatesParams
+	in := func(state string, workflows ...string) params {
+		return params{Workflows: workflows, States: slices.Repeat([]string{state}, len(workflows))}
+	}
+	with := func(p params, change func(*params)) params {
+		change(&p)
+		return p
+	}
+	oldest := func(p *params) { p.Ascending = true }
+	changed := func(p *params) { p.ByChange = true }
+	longest := func(p *params) { p.ByChange, p.Ascending = true, true }
+	for name, c := range map[string]struct {
+		params
+		rows int
+	}{
+		"most":                     {in("DONE", "door", "parcel"), page},
+		"most, oldest first":       {with(in("DONE", "door", "parcel"), oldest), page},
+		"most, far down":           {with(in("DONE", "door"), func(p *params) { p.AfterID = &deep }), page},
+		"rare":                     {in("HELD", "door", "parcel", "claim"), page},
+		"nothing":                  {in("CLOSED", "door", "parcel", "claim"), 0},
+		"longest of most":          {with(in("DONE", "door", "parcel"), longest), page},
+		"latest of most":           {with(in("DONE", "door", "parcel"), changed), page},
+		"latest of most, far down": {with(in("DONE", "door"), func(p *params) { p.ByChange, p.AfterID, p.AfterChange = true, &deep, &middle }), page},
+		"longest of nothing":       {with(in("CLOSED", "door"), longest), 0},
+		"created":                  {with(in("DONE", "door"), func(p *params) { p.CreatedAfter = &middle }), page},
+		"created, oldest first":    {with(in("DONE", "door"), func(p *params) { p.CreatedAfter, p.Ascending = &middle, true }), page},
+		"stuck": {with(in("NEW", "door"), func(p *params) {
+			p.StuckFor = pgtype.Interval{Microseconds: time.Hour.Microseconds(), Valid: true}
+		}), page},
+		"stuck, longest": {with(with(in("NEW", "door"), longest), func(p *params) {
+			p.StuckFor = pgtype.Interval{Microseconds: time.Hour.Microseconds(), Valid: true}
+		}), page},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.TenantID, c.RowLimit, c.Bytes, c.Most = tenant, page, 4<<20, 10_000
+			c.Statuses = []string{"active", "completed", "failed"}
+			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
+			rows, err := queries.New(p).ListInstancesInStates(t.Context(), c.params)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rows) != c.rows {
+				t.Errorf("%d rows, want %d", len(rows), c.rows)
+			}
+			p.wantBounded(3500)
 		})
 	}
 }

@@ -4469,6 +4469,96 @@ as $$
 $$;
 revoke execute on function pawl.instances(text[],uuid[]) from public;
 
+create function pawl.instances_in_states(p_tenant text, p_workflows text[], p_states text[], p_statuses text[], p_created_after timestamp with time zone, p_created_before timestamp with time zone, p_stuck_for interval, p_by_change boolean, p_ascending boolean, p_after_change timestamp with time zone, p_after_id uuid, p_limit integer, p_most integer) returns uuid[]
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_unfolded uuid[] := pawl_private.unfolded(p_tenant, p_most);
+  v_changed_until timestamptz := pawl.now() - p_stuck_for;
+  v_from uuid := case when p_created_after is not null then pawl.uuid_v7_floor(p_created_after) end;
+  -- No instance is created after it has entered its state.
+  v_before timestamptz := least(p_created_before, v_changed_until) + interval '1 millisecond';
+  v_until uuid := case when v_before is not null then pawl.uuid_v7_floor(v_before) end;
+begin
+  return array(
+    select c.id
+    from (
+      select r.id, r.since
+      from unnest(p_workflows, p_states) as w (workflow, state)
+      cross join lateral (
+        select r.instance_id as id, r.since
+        from pawl.residence r
+        where r.tenant_id = p_tenant and r.workflow = w.workflow and r.state = w.state
+          and (p_statuses is null or r.status = any (p_statuses))
+          and (v_from is null or r.instance_id >= v_from)
+          and (v_until is null or r.instance_id < v_until)
+          and (v_changed_until is null or r.since <= v_changed_until)
+          and (
+            p_created_after is null and p_created_before is null
+            or exists (
+              select
+              from pawl.instance i
+              where i.tenant_id = p_tenant and i.id = r.instance_id
+                and (p_created_after is null or i.created_at > p_created_after)
+                and (p_created_before is null or i.created_at < p_created_before)
+              offset 0
+            )
+          )
+          and r.instance_id not in (select u.id from unnest(v_unfolded) as u (id))
+          and (
+            p_after_id is null
+            or case
+              when p_by_change and p_ascending then (r.since, r.instance_id) > (p_after_change, p_after_id)
+              when p_by_change then (r.since, r.instance_id) < (p_after_change, p_after_id)
+              when p_ascending then r.instance_id > p_after_id
+              else r.instance_id < p_after_id
+            end
+          )
+        order by
+          case when p_by_change and p_ascending then r.since end,
+          case when p_by_change and not p_ascending then r.since end desc,
+          case when p_ascending then r.instance_id end,
+          case when not p_ascending then r.instance_id end desc
+        limit p_limit
+      ) r
+      union all
+      select i.id, i.state_changed_at
+      from unnest(v_unfolded) as u (id)
+      cross join lateral (select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = u.id limit 1) i
+      where exists (select from unnest(p_workflows, p_states) as w (workflow, state) where w.workflow = i.workflow and w.state = i.state)
+        and (p_statuses is null or i.status = any (p_statuses))
+        and (p_created_after is null or i.created_at > p_created_after)
+        and (p_created_before is null or i.created_at < p_created_before)
+        and (v_changed_until is null or i.state_changed_at <= v_changed_until)
+        and (
+          p_after_id is null
+          or case
+            when p_by_change and p_ascending then (i.state_changed_at, i.id) > (p_after_change, p_after_id)
+            when p_by_change then (i.state_changed_at, i.id) < (p_after_change, p_after_id)
+            when p_ascending then i.id > p_after_id
+            else i.id < p_after_id
+          end
+        )
+    ) c
+    order by
+      case when p_by_change and p_ascending then c.since end,
+      case when p_by_change and not p_ascending then c.since end desc,
+      case when p_ascending then c.id end,
+      case when not p_ascending then c.id end desc
+    limit p_limit
+  );
+end
+$$;
+revoke execute on function pawl.instances_in_states(text,text[],text[],text[],timestamp with time zone,timestamp with time zone,interval,boolean,boolean,timestamp with time zone,uuid,integer,integer) from public;
+
 create function pawl.instances_page(p_tenant text, p_ids uuid[], p_bytes bigint) returns SETOF pawl.instance
 language plpgsql stable
 set enable_hashjoin = 'off'
@@ -4517,6 +4607,22 @@ exception when others then
 end
 $$;
 revoke execute on function pawl.jsonpath_error(text) from public;
+
+create function pawl.list_place(p_most bigint, OUT as_of timestamp with time zone, OUT near boolean) returns record
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  as_of := pawl.now();
+  near := exists (
+    select
+    from pawl.log_head h
+    join pawl.consumer c on c.name = 'insight' and not c.audit and c.position >= h.position - p_most
+    where h.epoch > 0 and pawl_private.server_is_of_log(h.epoch)
+  );
+end
+$$;
+revoke execute on function pawl.list_place(bigint) from public;
 
 create function pawl.log_begin(p_leader text, p_term bigint, OUT epoch bigint, OUT began boolean, OUT restored boolean) returns record
 language plpgsql volatile security definer
@@ -13327,6 +13433,44 @@ begin
 end
 $$;
 revoke execute on function pawl_private.undo_next(text,uuid,timestamp with time zone) from public;
+
+create function pawl_private.unfolded(p_tenant text, p_most integer) returns uuid[]
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_head pawl.log_head;
+  v_position bigint;
+  v_ids uuid[];
+  v_steps bigint;
+begin
+  select h.* into strict v_head from pawl.log_head h;
+  select c.position into v_position from pawl.consumer c where c.name = 'insight' and not c.audit;
+  if v_position >= v_head.position - p_most and v_head.epoch > 0 then
+    select array_agg(distinct u.instance_id) filter (where u.tenant_id = p_tenant), count(*) into v_ids, v_steps
+    from (
+      select u.tenant_id, u.instance_id
+      from (
+        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position
+        union all
+        select h.tenant_id, h.instance_id
+        from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
+      ) u
+      limit p_most + 1
+    ) u;
+  end if;
+  if v_steps <= p_most then
+    return coalesce(v_ids, '{}');
+  end if;
+  raise exception 'too many steps are not folded yet' using errcode = 'object_not_in_prerequisite_state';
+end
+$$;
+revoke execute on function pawl_private.unfolded(text,integer) from public;
 
 create function pawl_private.uuid_v7(p_at timestamp with time zone) returns uuid
 language sql volatile parallel safe

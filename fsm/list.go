@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,10 @@ const (
 	MaxNames = 20
 	// MaxSorted is the largest number of instances that List sorts by state_changed_at.
 	MaxSorted = 10_000
+	// maxUnfolded is the most steps behind the consumer insight with which a list is read from what was folded.
+	maxUnfolded = 10_000
+	// maxRanges is the most pairs of a workflow and a state that a list reads one by one.
+	maxRanges = 1000
 )
 
 // Filter says which instances are listed, and in which order. An instance is listed if every member chooses
@@ -57,28 +62,37 @@ type Filter struct {
 	// Sort is the order. Default SortCreatedAtDesc.
 	//
 	// Commands may change the order by state_changed_at between two pages: an instance that moves becomes the
-	// latest. In this order at most MaxSorted instances are listed. They are counted before the list is read.
+	// latest. In this order at most MaxSorted instances are listed, unless States are given and neither BusinessKey,
+	// CorrelationID, FailingTimer, CreatedAfter nor CreatedBefore is. They are counted before the list is read.
 	// States reduces the count only to the workflows and statuses that have such a state, and StuckFor only to
 	// the instances that were created so long ago.
 	Sort Sort
 }
 
+// An InstanceList is one page of instances.
+type InstanceList struct {
+	List[Instance]
+	// AsOf is the time from which the page is: it has what was committed until then.
+	AsOf time.Time
+}
+
 // List returns instances in the order of the filter. A cursor belongs to the filter that it was given for.
 // Kinds: Malformed (limit, cursor or filter; the faults have the parameters' names in the API), Unavailable.
-func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (List[Instance], error) {
+func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (InstanceList, error) {
+	var out InstanceList
 	f, err := f.normal()
 	if err != nil {
-		return List[Instance]{}, err
+		return out, err
 	}
 	scope, err := json.Marshal(f)
 	if err != nil {
-		return List[Instance]{}, AsError(err)
+		return out, AsError(err)
 	}
 	choice, err := s.choose(ctx, f)
 	if err != nil {
-		return List[Instance]{}, err
+		return out, err
 	}
-	items, next, err := database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
+	out.Items, out.Next, err = database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
 		Scope: "instances " + tenant + " " + string(scope),
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.ListInstancesRow, error) {
 			p := f.params(tenant, choice)
@@ -86,19 +100,56 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 			if err := f.readKey(&p, after); err != nil {
 				return nil, err
 			}
+			q := database.Planned(db)
+			place, err := q.ListPlace(ctx, maxUnfolded)
+			if err != nil {
+				return nil, err
+			}
+			out.AsOf = place.AsOf
+			if place.Near && f.isByStates() && choice.pairs != nil {
+				rows, err := listInStates(ctx, q, p, choice)
+				if !database.IsCode(err, database.NotInPrerequisiteState) { // Else there are too many steps by now.
+					return rows, err
+				}
+			}
 			if p.ByChange {
 				p.ReadLimit = MaxSorted
 				if err := checkSorted(ctx, db, p); err != nil {
 					return nil, err
 				}
 			}
-			return database.Planned(db).ListInstances(ctx, p)
+			return q.ListInstances(ctx, p)
 		},
 		Bytes: func(r queries.ListInstancesRow) int { return len(r.Context) },
 		Item:  func(r queries.ListInstancesRow) Instance { return InstanceOfRow(queries.GetInstancesRow(r)) },
 		Key:   f.key,
 	}, page.Limit, page.Cursor)
-	return List[Instance]{items, next}, err
+	return out, err
+}
+
+// isByStates reports whether a list is read by its states alone: no other index has fewer instances to look at.
+func (f Filter) isByStates() bool {
+	return len(f.States) > 0 && f.BusinessKey == "" && f.CorrelationID == "" && !f.FailingTimer &&
+		!(f.byChange() && !(f.CreatedAfter.IsZero() && f.CreatedBefore.IsZero()))
+}
+
+// listInStates is ListInstances by what was folded and what is not folded yet.
+func listInStates(ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, c choice) ([]queries.ListInstancesRow, error) {
+	in := queries.ListInstancesInStatesParams{
+		TenantID: p.TenantID, Statuses: p.Statuses, CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore,
+		StuckFor: p.StuckFor, ByChange: p.ByChange, Ascending: p.Ascending, AfterChange: p.AfterChange, AfterID: p.AfterID,
+		RowLimit: p.RowLimit, Most: maxUnfolded, Bytes: p.Bytes, Workflows: []string{}, States: []string{},
+	}
+	for _, pair := range c.pairs {
+		in.Workflows, in.States = append(in.Workflows, pair.workflow), append(in.States, pair.state)
+	}
+	in.Statuses = append([]string{}, sorted(in.Statuses)...)
+	rows, err := q.ListInstancesInStates(ctx, in)
+	out := make([]queries.ListInstancesRow, len(rows))
+	for i, r := range rows {
+		out[i] = queries.ListInstancesRow(r)
+	}
+	return out, err
 }
 
 // params are the conditions of a filter, for a choice of its names.
@@ -248,7 +299,13 @@ type choice struct {
 	statuses, workflows []string
 	// states are the paths of atomic states, or nil for all.
 	states []string
+	// pairs are the states with their workflows, each once. It is nil if the filter names no states, or if there are too
+	// many.
+	pairs []pair
 }
+
+// A pair is a state of a workflow.
+type pair struct{ workflow, state string }
 
 // choose looks up which ranges of an index have the instances that a filter chooses. It returns a Malformed
 // error if the filter names a workflow or a state that does not exist.
@@ -284,15 +341,22 @@ func (s *Service) choose(ctx context.Context, f Filter) (choice, error) {
 	}
 	var ranges []queries.ChosenStatesRow
 	workflows := map[string]bool{}
+	pairs := map[pair]bool{}
 	for _, r := range rows {
 		if slices.Contains(wanted, Status(r.Status)) {
 			workflows[r.Workflow] = true
 			if f.States != nil {
 				c.states = append(c.states, r.State)
+				pairs[pair{r.Workflow, r.State}] = true
 			}
 			r.State = ""
 			ranges = append(ranges, r)
 		}
+	}
+	if f.States != nil && len(pairs) <= maxRanges && !workflows[""] {
+		c.pairs = append([]pair{}, slices.SortedFunc(maps.Keys(pairs), func(a, b pair) int {
+			return cmp.Or(strings.Compare(a.workflow, b.workflow), strings.Compare(a.state, b.state))
+		})...)
 	}
 	if len(workflows) > MaxNames && f.Within == nil { // This happens only if the filter names states and no workflow.
 		for i := range ranges {

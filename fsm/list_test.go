@@ -74,7 +74,7 @@ func TestCursorsOfAReplacedDatabase(t *testing.T) {
 		}
 	})
 	s := fsmtest.On(t, pool, fsm.Config{})
-	list := func(cursor string) (fsm.List[fsm.Instance], error) {
+	list := func(cursor string) (fsm.InstanceList, error) {
 		return s.List(t.Context(), fsm.DefaultTenant, fsm.Filter{}, fsm.Page{Limit: 1, Cursor: cursor})
 	}
 	first, err := list("")
@@ -116,8 +116,28 @@ const (
 		"CLOSED": {"type": "final", "outcome": "failed"}}}`
 )
 
+// number gives a position to each step that is committed. The first call makes the consumer insight.
+func number(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	if !bounded.Value[bool](t, pool, "select exists (select from pawl.consumer where name = 'insight')") {
+		for _, sql := range []string{
+			"select pawl.log_lead('tester', '1 year')", "select pawl.log_begin('tester', 1)",
+			"select pawl.consumer_create('insight', true)", "select pawl.consumer_lead('insight', 'tester', '1 year')",
+		} {
+			bounded.Exec(t, pool, sql)
+		}
+	}
+	bounded.Exec(t, pool, "select pawl.log_tick('tester', 1, '1 year')")
+}
+
+// fold folds each step that has a position.
+func fold(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	bounded.UntilSQL(t, pool, "select steps = 0 from pawl.insight_fold('tester', 1, 1000, '1 year')")
+}
+
 // A list has exactly the instances that its filter chooses, in its order, page by page, whatever index ranges it is
-// merged from.
+// merged from, and whatever has been folded.
 func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	t.Parallel()
 	s, pool := fsmtest.New(t, fsm.Config{}, listedParcel, listedClaim)
@@ -139,8 +159,16 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 		all = append(all, r.Instance)
 		dbtest.Advance(t, pool, time.Minute)
 	}
-	// They move in another order than that of their creation, and some of them at the same time.
+	// They move in another order than that of their creation, and some of them at the same time. Some steps are folded,
+	// some have a position, and some do not.
 	for k := range all {
+		switch k {
+		case 20:
+			number(t, pool)
+			fold(t, pool)
+		case 40:
+			number(t, pool)
+		}
 		n := k * 37 % len(all)
 		if k%5 > 0 {
 			dbtest.Advance(t, pool, time.Minute)
@@ -177,72 +205,101 @@ func TestListsAreWhatTheirFilterChooses(t *testing.T) {
 	compare[fsm.SortCreatedAt] = func(a, b fsm.Instance) int { return compare[""](b, a) }
 	compare[fsm.SortStateChangedAtDesc] = func(a, b fsm.Instance) int { return compare[fsm.SortStateChangedAt](b, a) }
 
-	found, others := 0, []string{"", "key 3", "group-2", "stuck", "created", "failing"}
-	for n, sort := range []fsm.Sort{"", fsm.SortCreatedAt, fsm.SortStateChangedAt, fsm.SortStateChangedAtDesc} {
-		for _, workflows := range [][]string{nil, {"parcel"}, {"claim"}, {"parcel", "claim"}} {
-			for _, states := range [][]string{nil, {"NEW"}, {"HELD"}, {"CLOSED"}, {"CHECK"}, {"CHECK.SECOND", "NEW", "LOST"}} {
-				if slices.Equal(workflows, []string{"parcel"}) && within(fsm.Instance{State: "CHECK.SECOND"}, states) ||
-					slices.Equal(workflows, []string{"claim"}) && slices.Contains(states, "HELD") || len(states) == 3 && len(workflows) == 1 {
-					continue // This workflow has no such state.
-				}
-				for _, statuses := range [][]fsm.Status{nil, {fsm.Active}, {fsm.Completed}, {fsm.Failed, fsm.Active}, {fsm.Expired}} {
-					for k, other := range others {
-						if n > 0 && (k+len(statuses)+len(states))%2 > 0 {
-							continue // In the other orders, half of the filters are enough.
-						}
-						f := fsm.Filter{Workflows: workflows, States: states, Statuses: statuses, Sort: sort}
-						keep := func(fsm.Instance) bool { return true }
-						after, before := fsmtest.Noon.Add(9*time.Minute), fsmtest.Noon.Add(40*time.Minute)
-						switch other {
-						case "key 3":
-							f.BusinessKey = other
-							keep = func(i fsm.Instance) bool { return i.BusinessKey != nil && *i.BusinessKey == other }
-						case "group-2":
-							f.CorrelationID = other
-							keep = func(i fsm.Instance) bool { return *i.CorrelationID == other }
-						case "stuck":
-							f.StuckFor = 50 * time.Minute
-							keep = func(i fsm.Instance) bool {
-								return i.Status == fsm.Active && !i.StateChangedAt.After(now.Add(-50*time.Minute))
+	found, folded := 0, ""
+	lists := func() {
+		t.Helper()
+		others := []string{"", "key 3", "group-2", "stuck", "created", "failing"}
+		for n, sort := range []fsm.Sort{"", fsm.SortCreatedAt, fsm.SortStateChangedAt, fsm.SortStateChangedAtDesc} {
+			for _, workflows := range [][]string{nil, {"parcel"}, {"claim"}, {"parcel", "claim"}} {
+				for _, states := range [][]string{nil, {"NEW"}, {"HELD"}, {"CLOSED"}, {"CHECK"}, {"CHECK.SECOND", "NEW", "LOST"}} {
+					if slices.Equal(workflows, []string{"parcel"}) && within(fsm.Instance{State: "CHECK.SECOND"}, states) ||
+						slices.Equal(workflows, []string{"claim"}) && slices.Contains(states, "HELD") || len(states) == 3 && len(workflows) == 1 {
+						continue // This workflow has no such state.
+					}
+					for _, statuses := range [][]fsm.Status{nil, {fsm.Active}, {fsm.Completed}, {fsm.Failed, fsm.Active}, {fsm.Expired}} {
+						for k, other := range others {
+							if folded != "nothing is folded" && (states == nil || k > 0 && other != "stuck" && other != "created") {
+								continue // These are not read from what was folded.
 							}
-						case "created":
-							f.CreatedAfter, f.CreatedBefore = after, before
-							keep = func(i fsm.Instance) bool { return i.CreatedAt.After(after) && i.CreatedAt.Before(before) }
-						case "failing":
-							f.FailingTimer = true
-							keep = func(i fsm.Instance) bool { return i.NextTimeout != nil && i.NextTimeout.LastError != nil }
-						}
-						var want, got []fsm.Instance
-						for _, i := range all {
-							if (workflows == nil || slices.Contains(workflows, i.Workflow)) && (states == nil || within(i, states)) &&
-								(statuses == nil || slices.Contains(statuses, i.Status)) && keep(i) {
-								want = append(want, i)
+							if n > 0 && (k+len(statuses)+len(states))%2 > 0 {
+								continue // In the other orders, half of the filters are enough.
 							}
-						}
-						slices.SortFunc(want, compare[sort])
-						// bounded: each page begins where the last one ended
-						for page := (fsm.Page{Limit: 7}); ; {
-							l, err := s.List(t.Context(), fsm.DefaultTenant, f, page)
-							if err != nil {
-								t.Fatalf("%+v: %v", f, err)
+							f := fsm.Filter{Workflows: workflows, States: states, Statuses: statuses, Sort: sort}
+							keep := func(fsm.Instance) bool { return true }
+							after, before := fsmtest.Noon.Add(9*time.Minute), fsmtest.Noon.Add(40*time.Minute)
+							switch other {
+							case "key 3":
+								f.BusinessKey = other
+								keep = func(i fsm.Instance) bool { return i.BusinessKey != nil && *i.BusinessKey == other }
+							case "group-2":
+								f.CorrelationID = other
+								keep = func(i fsm.Instance) bool { return *i.CorrelationID == other }
+							case "stuck":
+								f.StuckFor = 50 * time.Minute
+								keep = func(i fsm.Instance) bool {
+									return i.Status == fsm.Active && !i.StateChangedAt.After(now.Add(-50*time.Minute))
+								}
+							case "created":
+								f.CreatedAfter, f.CreatedBefore = after, before
+								keep = func(i fsm.Instance) bool { return i.CreatedAt.After(after) && i.CreatedAt.Before(before) }
+							case "failing":
+								f.FailingTimer = true
+								keep = func(i fsm.Instance) bool { return i.NextTimeout != nil && i.NextTimeout.LastError != nil }
 							}
-							got = append(got, l.Items...)
-							if page.Cursor = l.Next; page.Cursor == "" {
-								break
+							var want, got []fsm.Instance
+							for _, i := range all {
+								if (workflows == nil || slices.Contains(workflows, i.Workflow)) && (states == nil || within(i, states)) &&
+									(statuses == nil || slices.Contains(statuses, i.Status)) && keep(i) {
+									want = append(want, i)
+								}
 							}
+							slices.SortFunc(want, compare[sort])
+							// bounded: each page begins where the last one ended
+							for page := (fsm.Page{Limit: 7}); ; {
+								l, err := s.List(t.Context(), fsm.DefaultTenant, f, page)
+								if err != nil {
+									t.Fatalf("%+v: %v", f, err)
+								}
+								if !l.AsOf.Equal(now) {
+									t.Fatalf("%+v: as of %s, want %s", f, l.AsOf, now)
+								}
+								got = append(got, l.Items...)
+								if page.Cursor = l.Next; page.Cursor == "" {
+									break
+								}
+							}
+							if diff := gocmp.Diff(want, got); diff != "" {
+								t.Errorf("%+v, %s: %s", f, folded, diff)
+							}
+							found += len(got)
 						}
-						if diff := gocmp.Diff(want, got); diff != "" {
-							t.Errorf("%+v: %s", f, diff)
-						}
-						found += len(got)
 					}
 				}
 			}
 		}
 	}
+	near := func(want bool) {
+		t.Helper()
+		if near := bounded.Value[bool](t, pool, "select near from pawl.list_place(10000)"); near != want {
+			t.Errorf("near is %t", near)
+		}
+	}
+	bounded.Exec(t, pool, "update pawl.consumer set name = 'another'")
+	folded = "nothing is folded"
+	near(false)
+	lists()
 	if found < 3000 {
 		t.Errorf("only %d were found", found)
 	}
+	bounded.Exec(t, pool, "update pawl.consumer set name = 'insight'")
+	folded = "a part is folded"
+	near(true)
+	lists()
+	number(t, pool)
+	fold(t, pool)
+	folded = "all is folded"
+	near(true)
+	lists()
 }
 
 // The values of a filter may be given in another order for the next page.
@@ -373,7 +430,7 @@ func TestSortingByChangeIsBounded(t *testing.T) {
 			'default', ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'parcel', 1, 'NEW', 'active', 1, '{}',
 			'2024-01-01', timestamptz '2024-01-01' + n * interval '1 second'
 		from generate_series(1, $1::integer) n`, fsm.MaxSorted)
-	list := func(f fsm.Filter) (fsm.List[fsm.Instance], error) {
+	list := func(f fsm.Filter) (fsm.InstanceList, error) {
 		f.Sort = fsm.SortStateChangedAtDesc
 		return s.List(t.Context(), fsm.DefaultTenant, f, fsm.Page{Limit: 2})
 	}
@@ -387,10 +444,30 @@ func TestSortingByChangeIsBounded(t *testing.T) {
 			t.Errorf("got %+v", l.Items)
 		}
 	}
-	for _, f := range []fsm.Filter{{}, {Statuses: []fsm.Status{fsm.Active, fsm.Failed}}, {States: []string{"NEW"}}} {
+	refused := func(f fsm.Filter) {
+		t.Helper()
 		_, err := list(f)
 		if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "sort" {
 			t.Errorf("%+v: got %v", f, e)
 		}
 	}
+	for _, f := range []fsm.Filter{{}, {Statuses: []fsm.Status{fsm.Active, fsm.Failed}}, {States: []string{"NEW"}}} {
+		refused(f)
+	}
+
+	// What was folded is in that order.
+	bounded.Exec(t, pool, `insert into pawl.residence (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
+		select tenant_id, id, workflow, workflow_version, state, status, state_changed_at, version, state_changed_at from pawl.instance
+		where workflow = 'parcel'`)
+	number(t, pool)
+	l, err := list(fsm.Filter{States: []string{"NEW"}})
+	if err != nil || len(l.Items) != 2 || l.Items[0].Workflow != "claim" || l.Items[1].Workflow != "parcel" {
+		t.Errorf("got %+v, %v", l.Items, err)
+	}
+	refused(fsm.Filter{States: []string{"NEW"}, CreatedBefore: time.Now()})
+
+	// With more than 10,000 steps that are not folded it is as before.
+	bounded.Exec(t, pool, "insert into pawl.log select n, 'default', gen_random_uuid(), 1 from generate_series(10, 10010) n")
+	bounded.Exec(t, pool, "update pawl.log_head set position = 9")
+	refused(fsm.Filter{States: []string{"NEW"}})
 }

@@ -45,7 +45,8 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 		clear(seen)
 		last := ""
 		for _, i := range wantPages(t, 150, 18, func(page fsm.Page) (fsm.List[fsm.Instance], error) {
-			return s.List(bounded.Context(t), fsm.DefaultTenant, fsm.Filter{Sort: sort}, page)
+			l, err := s.List(bounded.Context(t), fsm.DefaultTenant, fsm.Filter{Sort: sort}, page)
+			return l.List, err
 		}) {
 			seen[i.ID.String()] = true
 			if sort == fsm.SortCreatedAt && i.ID.String() < last {

@@ -98,23 +98,23 @@ func TestList(t *testing.T) {
 	}
 	mended := []byte(first.Next)
 	mended[len(mended)-2] ^= 1
-	for name, list := range map[string]func() (fsm.List[fsm.Instance], error){
-		"mended": func() (fsm.List[fsm.Instance], error) {
+	for name, list := range map[string]func() (fsm.InstanceList, error){
+		"mended": func() (fsm.InstanceList, error) {
 			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{}, fsm.Page{Cursor: string(mended)})
 		},
-		"cut": func() (fsm.List[fsm.Instance], error) {
+		"cut": func() (fsm.InstanceList, error) {
 			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{}, fsm.Page{Cursor: first.Next[:21]})
 		},
-		"made": func() (fsm.List[fsm.Instance], error) {
+		"made": func() (fsm.InstanceList, error) {
 			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{}, fsm.Page{Cursor: ids[2].String()})
 		},
-		"other filter": func() (fsm.List[fsm.Instance], error) {
+		"other filter": func() (fsm.InstanceList, error) {
 			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{States: []string{"COUNTING"}}, fsm.Page{Cursor: first.Next})
 		},
-		"other order": func() (fsm.List[fsm.Instance], error) {
+		"other order": func() (fsm.InstanceList, error) {
 			return s.List(ctx, fsm.DefaultTenant, fsm.Filter{Sort: fsm.SortCreatedAt}, fsm.Page{Cursor: first.Next})
 		},
-		"other tenant": func() (fsm.List[fsm.Instance], error) {
+		"other tenant": func() (fsm.InstanceList, error) {
 			return s.List(ctx, "other", fsm.Filter{}, fsm.Page{Cursor: first.Next})
 		},
 	} {

@@ -283,7 +283,7 @@ func (s *server) ListInstances(ctx context.Context, in ListInstancesRequestObjec
 		return nil, err
 	}
 	return ListInstances200JSONResponse{
-		Body:    api.InstanceList{Items: each(list.Items, listedInstance), NextCursor: optional(list.Next)},
+		Body:    list.body(),
 		Headers: ListInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -307,7 +307,7 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 		return nil, err
 	}
 	return ListWorkflowInstances200JSONResponse{
-		Body:    api.InstanceList{Items: each(list.Items, listedInstance), NextCursor: optional(list.Next)},
+		Body:    list.body(),
 		Headers: ListWorkflowInstances200ResponseHeaders{Link: requestOf(ctx).nextLink(list.Next)},
 	}, nil
 }
@@ -318,11 +318,21 @@ func listedInstance(i item[fsm.Instance]) api.Instance {
 	return out
 }
 
+// An instanceList is a page of instances of one tenant, or of several.
+type instanceList struct {
+	fsm.List[item[fsm.Instance]]
+	asOf time.Time
+}
+
+func (l instanceList) body() api.InstanceList {
+	return api.InstanceList{Items: each(l.Items, listedInstance), NextCursor: optional(l.Next), AsOf: api.Timestamp(l.asOf)}
+}
+
 // listInstances reads the page that both lists of instances answer with.
-func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (fsm.List[item[fsm.Instance]], error) {
+func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (out instanceList, err error) {
 	page, err := pageOf(p.Limit, p.Cursor)
 	if err != nil {
-		return fsm.List[item[fsm.Instance]]{}, err
+		return out, err
 	}
 	f := fsm.Filter{
 		Workflows: p.Workflow, States: p.State, Within: requestOf(ctx).within(),
@@ -333,12 +343,17 @@ func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (
 	}
 	if p.StuckFor != nil {
 		if f.StuckFor, err = definition.ParseDuration(*p.StuckFor); err != nil {
-			return fsm.List[item[fsm.Instance]]{}, malformed("stuck_for", err.Error())
+			return out, malformed("stuck_for", err.Error())
 		}
 	}
-	return listOf(ctx, s, page, false, func(tenant string, page fsm.Page) (fsm.List[fsm.Instance], error) {
-		return s.service.List(ctx, tenant, f, page)
+	out.List, err = listOf(ctx, s, page, false, func(tenant string, page fsm.Page) (fsm.List[fsm.Instance], error) {
+		list, err := s.service.List(ctx, tenant, f, page)
+		if out.asOf.IsZero() { // The first tenant of several was read first.
+			out.asOf = list.AsOf
+		}
+		return list.List, err
 	})
+	return out, err
 }
 
 // ListActions answers with the events that the state of an instance accepts.

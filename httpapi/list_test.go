@@ -233,7 +233,8 @@ func TestFilters(t *testing.T) {
 		"/v1/instances?stuck_for=1h10m1s":                                                                    {},
 		"/v1/instances?workflow=counter&state=ON&status=active&business_key=2&correlation_id=c&stuck_for=5m": {two},
 	} {
-		if got := a.get(query).want(http.StatusOK).each("items", "id"); !slices.Equal(got, want) {
+		r := a.get(query).want(http.StatusOK).wantAt("as_of", "2026-03-01T11:10:00.001000Z")
+		if got := r.each("items", "id"); !slices.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", query, got, want)
 		}
 	}

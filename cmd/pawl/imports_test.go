@@ -71,7 +71,7 @@ var allowed = map[string][]string{
 
 	"cmd/pawl": {
 		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
-		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
+		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "insight", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
 	},
 
 	// For tests only.

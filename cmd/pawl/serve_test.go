@@ -199,6 +199,7 @@ func TestWorkersOnly(t *testing.T) {
 		t.Errorf("the worker listens on %s", worker.url)
 	}
 	bounded.UntilSQL(t, conn, "select count(*) = 0 from pawl.idempotency_key")
+	bounded.UntilSQL(t, conn, "select count(*) = 3 from pawl.residence")
 	for _, p := range []*process{worker, api} {
 		p.Signal(t, syscall.SIGTERM)
 		if err := p.Wait(t); err != nil {

@@ -1987,6 +1987,9 @@ type InstanceLeftReason string
 
 // InstanceList One page of instances.
 type InstanceList struct {
+	// AsOf The time from which the page is. It has what was committed until then; of all tenants, when the first of them
+	// was read.
+	AsOf  Timestamp  `json:"as_of"`
 	Items []Instance `json:"items"`
 
 	// NextCursor The cursor of the next page; null on the last page.
@@ -3262,11 +3265,12 @@ type ListInstancesParams struct {
 
 	// Sort The order, descending with a `-`. The default is `-created_at`.
 	//
-	// The time at which instances entered their state is in no index. So `state_changed_at` and `-state_changed_at` are
-	// 400 if the filters leave more than 10,000 instances. `state` and `stuck_for` hardly make that number smaller:
-	// `state` only rules out the workflows and statuses without such a state, and `stuck_for` only the instances that
-	// were created later. An instance that moves while pages are read takes another place in these orders: with
-	// `state_changed_at` it may appear again on a later page, and with `-state_changed_at` it may be left out.
+	// With `state` and without `business_key`, `correlation_id`, `timer`, `created_after` and `created_before`, lists in
+	// the orders of `state_changed_at` may be of any length. Without `state`, the time at which instances entered their
+	// state is in no index. Then `state_changed_at` and `-state_changed_at` are 400 if the filters leave more than 10,000
+	// instances. `stuck_for` makes that number smaller only by the instances that were created later. An instance that
+	// moves while pages are read takes another place in these orders: with `state_changed_at` it may appear again on a
+	// later page, and with `-state_changed_at` it may be left out.
 	Sort *Sort `form:"sort,omitempty" json:"sort,omitempty"`
 
 	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
@@ -3486,11 +3490,12 @@ type ListWorkflowInstancesParams struct {
 
 	// Sort The order, descending with a `-`. The default is `-created_at`.
 	//
-	// The time at which instances entered their state is in no index. So `state_changed_at` and `-state_changed_at` are
-	// 400 if the filters leave more than 10,000 instances. `state` and `stuck_for` hardly make that number smaller:
-	// `state` only rules out the workflows and statuses without such a state, and `stuck_for` only the instances that
-	// were created later. An instance that moves while pages are read takes another place in these orders: with
-	// `state_changed_at` it may appear again on a later page, and with `-state_changed_at` it may be left out.
+	// With `state` and without `business_key`, `correlation_id`, `timer`, `created_after` and `created_before`, lists in
+	// the orders of `state_changed_at` may be of any length. Without `state`, the time at which instances entered their
+	// state is in no index. Then `state_changed_at` and `-state_changed_at` are 400 if the filters leave more than 10,000
+	// instances. `stuck_for` makes that number smaller only by the instances that were created later. An instance that
+	// moves while pages are read takes another place in these orders: with `state_changed_at` it may appear again on a
+	// later page, and with `-state_changed_at` it may be left out.
 	Sort *Sort `form:"sort,omitempty" json:"sort,omitempty"`
 
 	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.

@@ -1,5 +1,7 @@
 insert into pawl_private.privilege (privilege, function) values
-  ('worker', 'pawl.insight_fold');
+  ('worker', 'pawl.insight_fold'),
+  ('api', 'pawl.list_place'),
+  ('api', 'pawl.instances_in_states');
 
 insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.residence', null),

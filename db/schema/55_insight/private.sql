@@ -61,6 +61,48 @@ begin
 end
 $$;
 
+-- unfolded reads which of a tenant's instances have steps that the consumer insight has not folded, as of the caller's
+-- snapshot: those that follow the consumer's position, and committed ones that have no position yet.
+-- p_most: how many steps of all tenants there may be
+-- Returns: ids, each once
+-- Raises:  55000 there are more, or there is no such consumer
+create function pawl_private.unfolded(p_tenant text, p_most integer) returns uuid[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_head pawl.log_head;
+  v_position bigint;
+  v_ids uuid[];
+  v_steps bigint;
+begin
+  select h.* into strict v_head from pawl.log_head h;
+  select c.position into v_position from pawl.consumer c where c.name = 'insight' and not c.audit;
+  if v_position >= v_head.position - p_most and v_head.epoch > 0 then
+    select array_agg(distinct u.instance_id) filter (where u.tenant_id = p_tenant), count(*) into v_ids, v_steps
+    from (
+      select u.tenant_id, u.instance_id
+      from (
+        select l.tenant_id, l.instance_id from pawl.log l where l.position > v_position
+        union all
+        select h.tenant_id, h.instance_id
+        from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq) h
+      ) u
+      limit p_most + 1
+    ) u;
+  end if;
+  if v_steps <= p_most then
+    return coalesce(v_ids, '{}');
+  end if;
+  raise exception 'too many steps are not folded yet' using errcode = 'object_not_in_prerequisite_state';
+end
+$$;
+
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.

@@ -16,10 +16,11 @@ import (
 
 // The SQLSTATEs of PostgreSQL that callers treat in different ways.
 const (
-	SerializationFailure = "40001"
-	DeadlockDetected     = "40P01"
-	LockNotAvailable     = "55P03"
-	QueryCanceled        = "57014"
+	SerializationFailure   = "40001"
+	DeadlockDetected       = "40P01"
+	LockNotAvailable       = "55P03"
+	QueryCanceled          = "57014"
+	NotInPrerequisiteState = "55000"
 )
 
 // ErrReadOnly says that the server takes no writes. It is for a check that does not try to write.
