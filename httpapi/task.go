@@ -89,6 +89,7 @@ func (s *server) GetTask(ctx context.Context, in GetTaskRequestObject) (GetTaskR
 	if err != nil {
 		return nil, err
 	}
+	requestOf(ctx).concerns(t.Workflow, t.InstanceID)
 	attempts, err := s.tasks.Attempts(ctx, tenant, id)
 	if err != nil {
 		return nil, err
