@@ -187,7 +187,7 @@ func (s *server) identify(ctx context.Context, r *request, method string, recall
 		return &problemError{
 			code: api.ProblemCodeForbidden, detail: "this operation needs a token with the scope " + quoted(r.op.admission.scopes, " or "),
 		}
-	case r.op.admission.needs(ScopeAdmin) && r.op.tenancy == ofDeployment && !p.isDeployment():
+	case (r.op.tenancy == ofDeploymentAlone || r.op.admission.needs(ScopeAdmin) && r.op.tenancy == ofDeployment) && !p.isDeployment():
 		return &problemError{code: api.ProblemCodeForbidden, detail: "this operation needs a token of the tenant *"}
 	}
 	if !r.counted {

@@ -82,6 +82,11 @@ type Config struct {
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.
 	Draining context.Context
+	// Metrics answers GET /metrics, for callers of the deployment. Default nil: there is nothing there.
+	Metrics http.Handler
+	// Observe, if not nil, is called when a request has ended. Method and route are those of the contract, such as
+	// /v1/instances/{id}, or _other. The tenant is empty if the caller was not let in.
+	Observe func(method, route, tenant string, status int, took time.Duration)
 	// Logger gets a line for each request when it has ended, at info, with the code of the problem if it was refused,
 	// and at debug for each probe that succeeds. The line never has a path, a query, a key or a payload. It also gets an error line for each failure of the
 	// service, and at most one warning a second while requests are refused as unavailable. Default: no
@@ -159,6 +164,9 @@ func New(services Services, config Config) (http.Handler, error) {
 	if config.MaxHeld <= 0 {
 		config.MaxHeld = 64 << 20
 	}
+	if config.Observe == nil {
+		config.Observe = func(_, _, _ string, _ int, _ time.Duration) {}
+	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -222,7 +230,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 			s.fail(ctx, out, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
 		}
 		out.end()
-		s.logRequest(ctx, r, method, out.status, time.Since(start))
+		took := time.Since(start)
+		s.logRequest(ctx, r, method, out.status, took)
+		s.config.Observe(methodName(method), r.routeName(), r.principal.tenant, out.status, took)
 	}()
 	if err := s.edge.admit(out.Header(), in); err != nil {
 		if r.route != nil {
