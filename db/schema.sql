@@ -3115,7 +3115,7 @@ end
 $$;
 revoke execute on function pawl."create"(text[],text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
-create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3132,14 +3132,14 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
+revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text,text) from public;
 
 create function pawl.delivery_due(p_tenants text[], p_subscriptions uuid[], p_limits integer[], p_flying uuid[]) returns SETOF pawl.delivery
 language plpgsql stable security definer
@@ -4021,7 +4021,7 @@ end
 $$;
 revoke execute on function pawl.fire(text[],uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean,boolean,bytea[],text[],text,uuid) from public;
 
-create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb) returns pawl.instance
+create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4041,7 +4041,7 @@ begin
     p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
     p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
     p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
     perform pawl_private.raise_condition(
       'version-mismatch', 'no instance holds this business key, so none is at the expected version',
@@ -4053,7 +4053,7 @@ begin
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb) from public;
+revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb,text) from public;
 
 create function pawl.fire_by_keys(p_tenants text[], p_workflows text[], p_business_keys text[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_starts jsonb[], p_starts_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_verified boolean DEFAULT NULL::boolean, p_callback_secrets text[] DEFAULT NULL::text[], p_seeds uuid[] DEFAULT NULL::uuid[], p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
 language plpgsql volatile security definer
@@ -4212,7 +4212,7 @@ end
 $$;
 revoke execute on function pawl.fire_by_keys(text[],text[],text[],text[],jsonb[],text[],text[],text[],jsonb[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
-create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4227,7 +4227,7 @@ begin
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
       p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);
@@ -4235,7 +4235,7 @@ begin
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
+revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text,text) from public;
 
 create function pawl.fire_slow_timers(OUT looked_at integer, OUT fired integer, OUT failures jsonb) returns record
 language plpgsql volatile security definer
@@ -11063,6 +11063,21 @@ begin
 end
 $$;
 revoke execute on function pawl_private.outcome_event(pawl.task,text) from public;
+
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+revoke execute on function pawl_private.own_traceparent(text) from public;
 
 create function pawl_private.pass_over(p_instance pawl.instance, p_event text, p_tried integer) returns boolean
 language plpgsql volatile

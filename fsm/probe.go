@@ -82,11 +82,22 @@ func (p *pending[C, R]) found() finding {
 	}
 }
 
-// answered tells the probe about the reply to a command. created is the workflow of a command that creates an instance.
-func (p Probe) answered(tenant, created, event, key string, f finding, r Reply) {
-	if p.Answered == nil {
-		return
+// answered tells the probe about the reply to a command, and ends its span. created is the workflow of a command that
+// creates an instance.
+func (s *Service) answered(tenant, created, event, key string, f finding, end func(Ended), r Reply) {
+	a := observationOf(tenant, created, event, key, f, r)
+	if s.config.Probe.Answered != nil {
+		s.config.Probe.Answered(a)
 	}
+	ended := Ended{Observation: a, Instance: r.Result.Instance.ID, Version: r.Result.Instance.Version}
+	if e := (*Error)(nil); errors.As(r.Err, &e) {
+		ended.Failed = e.Kind == Internal || e.Kind == Unavailable
+	}
+	end(ended)
+}
+
+// observationOf says what became of a command.
+func observationOf(tenant, created, event, key string, f finding, r Reply) Observation {
 	a := Observation{Tenant: tenant, Workflow: f.workflow, Outcome: "applied"}
 	if f.declared {
 		a.Event = event
@@ -113,5 +124,5 @@ func (p Probe) answered(tenant, created, event, key string, f finding, r Reply) 
 	case decided && a.Key == "":
 		a.Key = "new"
 	}
-	p.Answered(a)
+	return a
 }

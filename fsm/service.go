@@ -80,6 +80,8 @@ type Config struct {
 	UnverifiedActors bool
 	// Probe is told what the Service does. Default: nobody is.
 	Probe Probe
+	// Trace begins the span of a command. Default: there are no spans.
+	Trace Trace
 	// Moved, if given, is called after the commit of a call, with the ids of the instances that the call
 	// created or moved. It must not block, since the next call waits for it. A FireTx is not reported:
 	// its caller commits it.

@@ -95,6 +95,7 @@ func (r *request) outlive(client context.Context, config Config) (context.Contex
 func (r *request) origin(reason *string) fsm.Origin {
 	return fsm.Origin{
 		Actor: r.principal.subject, Reason: value(reason), CorrelationID: r.correlationID, Traceparent: r.traceparent,
+		TraceID: r.traceID,
 	}
 }
 

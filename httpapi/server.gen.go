@@ -127,6 +127,9 @@ type ServerInterface interface {
 	// ListTimeline List what happened to an instance
 	// (GET /v1/instances/{id}/timeline)
 	ListTimeline(ctx echo.Context, id InstanceID, params ListTimelineParams) error
+	// GetInstanceTrace Read the life of an instance as a trace
+	// (GET /v1/instances/{id}/trace)
+	GetInstanceTrace(ctx echo.Context, id InstanceID) error
 	// ListRoles List roles
 	// (GET /v1/roles)
 	ListRoles(ctx echo.Context, params ListRolesParams) error
@@ -1179,6 +1182,22 @@ func (w *ServerInterfaceWrapper) ListTimeline(ctx echo.Context) error {
 	return err
 }
 
+// GetInstanceTrace converts echo context to params.
+func (w *ServerInterfaceWrapper) GetInstanceTrace(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetInstanceTrace(ctx, id)
+	return err
+}
+
 // ListRoles converts echo context to params.
 func (w *ServerInterfaceWrapper) ListRoles(ctx echo.Context) error {
 	var err error
@@ -2221,6 +2240,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/instances/:id/history", wrapper.ListHistory, options.OperationMiddlewares["listHistory"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/override", wrapper.OverrideInstance, options.OperationMiddlewares["overrideInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/timeline", wrapper.ListTimeline, options.OperationMiddlewares["listTimeline"]...)
+	router.GET(options.BaseURL+"/v1/instances/:id/trace", wrapper.GetInstanceTrace, options.OperationMiddlewares["getInstanceTrace"]...)
 	router.GET(options.BaseURL+"/v1/roles", wrapper.ListRoles, options.OperationMiddlewares["listRoles"]...)
 	router.DELETE(options.BaseURL+"/v1/roles/:name", wrapper.DeleteRole, options.OperationMiddlewares["deleteRole"]...)
 	router.GET(options.BaseURL+"/v1/roles/:name", wrapper.GetRole, options.OperationMiddlewares["getRole"]...)
@@ -3414,6 +3434,28 @@ func (response ListTimeline200JSONResponse) VisitListTimelineResponse(w http.Res
 	if response.Headers.Link != nil {
 		w.Header().Set("Link", fmt.Sprint(*response.Headers.Link))
 	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceTraceRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type GetInstanceTraceResponseObject interface {
+	VisitGetInstanceTraceResponse(w http.ResponseWriter) error
+}
+
+type GetInstanceTrace200JSONResponse Trace
+
+func (response GetInstanceTrace200JSONResponse) VisitGetInstanceTraceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
@@ -4830,6 +4872,9 @@ type StrictServerInterface interface {
 	// ListTimeline List what happened to an instance
 	// (GET /v1/instances/{id}/timeline)
 	ListTimeline(ctx context.Context, request ListTimelineRequestObject) (ListTimelineResponseObject, error)
+	// GetInstanceTrace Read the life of an instance as a trace
+	// (GET /v1/instances/{id}/trace)
+	GetInstanceTrace(ctx context.Context, request GetInstanceTraceRequestObject) (GetInstanceTraceResponseObject, error)
 	// ListRoles List roles
 	// (GET /v1/roles)
 	ListRoles(ctx context.Context, request ListRolesRequestObject) (ListRolesResponseObject, error)
@@ -6082,6 +6127,31 @@ func (sh *strictHandler) ListTimeline(ctx echo.Context, id InstanceID, params Li
 		return err
 	} else if validResponse, ok := response.(ListTimelineResponseObject); ok {
 		return validResponse.VisitListTimelineResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetInstanceTrace operation middleware
+func (sh *strictHandler) GetInstanceTrace(ctx echo.Context, id InstanceID) error {
+	var request GetInstanceTraceRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetInstanceTrace(ctx.Request().Context(), request.(GetInstanceTraceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetInstanceTrace")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetInstanceTraceResponseObject); ok {
+		return validResponse.VisitGetInstanceTraceResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

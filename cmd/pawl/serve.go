@@ -127,11 +127,6 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(c), pushTimeout)
-		defer cancel()
-		meters.Close(ctx)
-	}()
 	needed := s.privileges()
 	pool, err := openDatabase(c, dsn, db.Config{
 		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout, Tracer: meters.Tracer("commands"),
@@ -177,8 +172,14 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	hub := live.NewHub(pool, live.HubConfig{ListenURL: s.ListenDatabaseURL, Logger: c.log})
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
+	// When the last command has its reply, and while there are connections.
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c), pushTimeout)
+		defer cancel()
+		meters.Close(ctx)
+	}()
 	service := fsm.New(pool, fsm.Config{
-		Reads: readPool, Probe: meters.Probe(), Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Reads: readPool, Probe: meters.Probe(), Trace: meters.Trace, Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	if err := measure(meters, service, telemetry.Pools{"commands": pool, "reads": readPool, "outbox": outboxPool, "invoke": invokePool}); err != nil {

@@ -37,8 +37,9 @@ func (f *telemetryFlags) telemetry(c *console) (*telemetry.Telemetry, error) {
 	return telemetry.New(c, telemetry.Config{Version: version, Tenants: f.MetricsTenants, Getenv: os.Getenv, Logger: c.log})
 }
 
-// measure shows what waits in a service, and what its pools do.
+// measure shows what waits in a service and what its pools do, and has the spans of its commands linked.
 func measure(t *telemetry.Telemetry, service *fsm.Service, pools telemetry.Pools) error {
+	t.LinkBy(service.PreviousTraces)
 	return errors.Join(t.Queues(service.Waiting), t.Show(pools))
 }
 

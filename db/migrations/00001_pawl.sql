@@ -5872,6 +5872,25 @@ end
 $$;
 -- +goose StatementEnd
 
+-- own_traceparent is the traceparent of the step that a caller of SQL makes: a span of its own in the caller's trace, with
+-- the caller's decision whether it is sampled.
+-- Returns: an empty text for none, and for one that is invalid by W3C Trace Context, which is ignored
+-- +goose StatementBegin
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+-- +goose StatementEnd
+
 -- 20_instance/cancel.sql
 
 -- cancel moves an instance to the state that its definition names as cancel. The step is one that override makes, but
@@ -6360,6 +6379,7 @@ $$;
 -- create_one starts one instance inside the caller's own transaction. A key is needed only to make a
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
 --          What create raises
@@ -6373,7 +6393,8 @@ create function pawl.create_one(
   p_tenant text default 'default',
   p_business_key text default null,
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6391,7 +6412,7 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;
@@ -6733,7 +6754,8 @@ create function pawl.fire_by_key(
   p_tenant text default 'default',
   p_actor text default session_user,
   p_correlation_id text default null,
-  p_start jsonb default null
+  p_start jsonb default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6754,7 +6776,7 @@ begin
     p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
     p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
     p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
     perform pawl_private.raise_condition(
       'version-mismatch', 'no instance holds this business key, so none is at the expected version',
@@ -7061,6 +7083,7 @@ $$;
 -- fire_one moves one instance inside the caller's own transaction, so that the step and the caller's
 -- business rows commit together or not at all. The caller vouches for the payload's schema, as with
 -- create_one.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance after the step
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
 --          pawl_private.condition; the detail is JSON. What fire raises
@@ -7075,7 +7098,8 @@ create function pawl.fire_one(
   p_expected_version bigint default null,
   p_tenant text default 'default',
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -7091,7 +7115,7 @@ begin
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
       p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);

@@ -2825,6 +2825,12 @@ type TokenRequest struct {
 	Workflows []string `json:"workflows,omitempty"`
 }
 
+// Trace The message TracesData of OTLP, in JSON.
+type Trace struct {
+	// ResourceSpans One item.
+	ResourceSpans []map[string]interface{} `json:"resourceSpans"`
+}
+
 // Work A task as its worker gets it.
 type Work struct {
 	// Attempt The number of this attempt. From 2 on the work may have been done before.

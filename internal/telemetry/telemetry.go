@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"golang.org/x/time/rate"
 
 	"github.com/pawl-fsm/pawl/fsm"
@@ -47,6 +49,8 @@ type Telemetry struct {
 	registry *prometheus.Registry
 	meters   *sdk.MeterProvider
 	meter    metric.Meter
+	spans    *sdktrace.TracerProvider
+	previous atomic.Pointer[func(context.Context, []fsm.TracedStep) ([]string, error)]
 
 	requests, commands, keys *family
 	routes                   routes
@@ -110,6 +114,9 @@ func New(ctx context.Context, config Config) (*Telemetry, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		sometimes.Do(func() { config.Logger.Warn("telemetry is not delivered", "error", err) })
 	}))
+	if err := t.tracing(ctx, about); err != nil {
+		return nil, err
+	}
 	t.meters = sdk.NewMeterProvider(options...)
 	t.meter = t.meters.Meter("pawl")
 	return t, t.instruments()
@@ -248,6 +255,6 @@ func (t *Telemetry) Handler() http.Handler {
 
 // Close pushes what is left, if the collector takes it before the context ends.
 func (t *Telemetry) Close(ctx context.Context) {
-	// A failure is told to the error handler, or is the collector's.
-	_ = t.meters.Shutdown(ctx)
+	// A failure is the collector's, and has been told to the error handler.
+	_ = errors.Join(t.spans.Shutdown(ctx), t.meters.Shutdown(ctx))
 }
