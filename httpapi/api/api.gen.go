@@ -1881,7 +1881,7 @@ type HistoryItem struct {
 	// To The state after the step.
 	To string `json:"to"`
 
-	// Traceparent The `traceparent` of the command; null if it had none.
+	// Traceparent The `traceparent` of the span of the command, which is in the trace of its caller; null if it had none, such as a timer.
 	Traceparent *string `json:"traceparent"`
 
 	// Version The version of the instance after the step.
