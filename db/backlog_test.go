@@ -53,7 +53,9 @@ func TestBacklog(t *testing.T) {
 	deliver := `insert into pawl.delivery (tenant_id, id, subscription_id, callback, type, status, attempts, next_attempt_at, created_at)
 		values ($1, gen_random_uuid(), gen_random_uuid(), false, 'pawl.subscription.test', $2, 0, $3::timestamptz, pawl.now())`
 	for _, d := range []struct{ tenant, status, due string }{
-		{tenant, "pending", "2026-03-01 11:59:55+00"}, {tenant, "pending", "2026-03-01 11:58:00+00"}, {tenant, "pending", "2026-03-01 13:00:00+00"},
+		{tenant, "pending", "2026-03-01 11:59:55+00"},
+		{tenant, "pending", "2026-03-01 11:58:00+00"},
+		{tenant, "pending", "2026-03-01 13:00:00+00"},
 		{"off", "pending", "2026-02-01 00:00:00+00"},
 	} {
 		bounded.Exec(t, pool, deliver, d.tenant, d.status, d.due)
@@ -63,8 +65,11 @@ func TestBacklog(t *testing.T) {
 			entered_version, status, look_at, deadline_at, created_at, ended_at)
 		values ($1, gen_random_uuid(), $2, 'door', 1, 1, 'OPEN', 'n', $3, $4, 1, $5, $6::timestamptz, pawl.now(), pawl.now(), $7::timestamptz)`
 	for _, x := range []struct{ topic, connection, status, look, ended any }{
-		{"paint", nil, "pending", "2026-03-02", nil}, {"paint", nil, "pending", "2026-03-02", nil}, {"paint", nil, "unknown", nil, "2026-03-01"},
-		{"paint", nil, "done", nil, "2026-03-01"}, {nil, "psp", "sent", "2026-03-02", nil},
+		{"paint", nil, "pending", "2026-03-02", nil},
+		{"paint", nil, "pending", "2026-03-02", nil},
+		{"paint", nil, "unknown", nil, "2026-03-01"},
+		{"paint", nil, "done", nil, "2026-03-01"},
+		{nil, "psp", "sent", "2026-03-02", nil},
 	} {
 		bounded.Exec(t, pool, task, tenant, ids[0], x.topic, x.connection, x.status, x.look, x.ended)
 	}

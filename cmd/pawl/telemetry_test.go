@@ -141,8 +141,13 @@ func TestMetricsAreClosedByDefault(t *testing.T) {
 		url, token string
 		want       int
 	}{
-		{p.url + "/metrics", "", 401}, {p.url + "/metrics", "token-0", 200}, {p.url + "/metrics", "token-1", 403}, {p.url + "/metrics", "token-2", 403},
-		{own + "/metrics", "", 200}, {own + "/v1/instances", "token-0", 404}, {own + "/debug/pprof/", "", 404},
+		{p.url + "/metrics", "", 401},
+		{p.url + "/metrics", "token-0", 200},
+		{p.url + "/metrics", "token-1", 403},
+		{p.url + "/metrics", "token-2", 403},
+		{own + "/metrics", "", 200},
+		{own + "/v1/instances", "token-0", 404},
+		{own + "/debug/pprof/", "", 404},
 	} {
 		if got := status(c.url, c.token); got != c.want {
 			t.Errorf("%s with %q: %d, want %d", c.url, c.token, got, c.want)

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	rules     = "../../deploy/prometheus/pawl.rules.yaml"
-	dashboard = "../../deploy/grafana/pawl.json"
+	rules     = "../../deploy/prometheus/rules.yaml"
+	dashboard = "../../deploy/grafana/dashboard.json"
 	manual    = "../../docs/operating.md"
 )
 
