@@ -1195,6 +1195,13 @@ create view pawl.audit_message as
    FROM pawl.audit a
   WHERE false;
 
+create view pawl.backlog_row as
+ SELECT ''::text AS measure,
+    ''::text AS label,
+    ''::text AS status,
+    (0)::double precision AS value
+  WHERE false;
+
 create view pawl.bulk_report as
  SELECT b.tenant_id,
     b.id,
@@ -1732,6 +1739,112 @@ begin
 end
 $$;
 revoke execute on function pawl.audit_purge(timestamp with time zone,integer,jsonb) from public;
+
+create function pawl.backlog() returns SETOF pawl.backlog_row
+language plpgsql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_disabled text[] := array(select t.id::text from pawl.tenant t where t.disabled_at is not null);
+begin
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(t.due_at)), 0)::float8 as late
+    from (
+      (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 10000
+      )
+      union all
+      select s.tenant_id, s.due_at
+      from pawl_private.slow_queue q
+      cross join lateral (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.queue = q.id and t.queued_version = t.armed_version and t.due_at <= v_now
+        order by t.due_at
+        limit 1000
+      ) s
+    ) t
+    where t.tenant_id <> all (v_disabled)
+  ) t
+  cross join lateral (values ('timers_due', t.due), ('timers_late', t.late)) m (measure, value);
+
+  return query
+  select 'timers_failing'::text, ''::text, ''::text, count(*)::float8
+  from (select t.tenant_id from pawl.timer t where t.failed_version = t.armed_version limit 10000) t
+  where t.tenant_id <> all (v_disabled);
+
+  return query
+  select m.measure, c.name, ''::text, m.value
+  from pawl.consumer c
+  cross join pawl.log_head e
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position > c.position and not c.audit
+    order by f.position
+    limit 1
+  ) o on true
+  left join lateral (
+    select r.at
+    from pawl.audit_log l
+    join pawl.audit r on r.tenant_id = l.tenant_id and r.seq = l.seq
+    where l.position > c.position and c.audit
+    order by l.position
+    limit 1
+  ) a on true
+  cross join lateral (values
+    ('consumer_steps', greatest(case when c.audit then e.audit_position else e.position end - c.position, 0)::float8),
+    ('consumer_behind', coalesce(extract(epoch from v_now - coalesce(o.at, a.at)), 0)::float8)
+  ) m (measure, value);
+
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(d.next_attempt_at)), 0)::float8 as late
+    from (
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and not d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+      union all
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+    ) d
+    where d.tenant_id <> all (v_disabled)
+  ) d
+  cross join lateral (values ('deliveries_due', d.due), ('deliveries_late', d.late)) m (measure, value);
+
+  return query
+  select 'deliveries_dead'::text, ''::text, ''::text, count(*)::float8
+  from (select from pawl.delivery d where d.status = 'dead' limit 10000) d;
+
+  return query
+  select 'tasks'::text, coalesce(t.topic, '_call'), t.status, count(*)::float8
+  from (
+    (select t.topic, t.status from pawl.task t where t.status in ('pending', 'sent', 'reconciling') limit 100000)
+    union all
+    (select t.topic, t.status from pawl.task t where t.status in ('error', 'unknown') limit 10000)
+  ) t
+  group by t.topic, t.status;
+end
+$$;
+revoke execute on function pawl.backlog() from public;
 
 create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text, p_bytes bigint DEFAULT 1048576) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
@@ -3058,7 +3171,7 @@ end
 $$;
 revoke execute on function pawl."create"(text[],text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
-create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3075,14 +3188,14 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
+revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text,text) from public;
 
 create function pawl.delivery_due(p_tenants text[], p_subscriptions uuid[], p_limits integer[], p_flying uuid[]) returns SETOF pawl.delivery
 language plpgsql stable security definer
@@ -3964,7 +4077,7 @@ end
 $$;
 revoke execute on function pawl.fire(text[],uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean,boolean,bytea[],text[],text,uuid) from public;
 
-create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb) returns pawl.instance
+create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3984,7 +4097,7 @@ begin
     p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
     p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
     p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
     perform pawl_private.raise_condition(
       'version-mismatch', 'no instance holds this business key, so none is at the expected version',
@@ -3996,7 +4109,7 @@ begin
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb) from public;
+revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb,text) from public;
 
 create function pawl.fire_by_keys(p_tenants text[], p_workflows text[], p_business_keys text[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_starts jsonb[], p_starts_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_verified boolean DEFAULT NULL::boolean, p_callback_secrets text[] DEFAULT NULL::text[], p_seeds uuid[] DEFAULT NULL::uuid[], p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
 language plpgsql volatile security definer
@@ -4155,7 +4268,7 @@ end
 $$;
 revoke execute on function pawl.fire_by_keys(text[],text[],text[],text[],jsonb[],text[],text[],text[],jsonb[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
-create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4170,7 +4283,7 @@ begin
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
       p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);
@@ -4178,7 +4291,7 @@ begin
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
+revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text,text) from public;
 
 create function pawl.fire_slow_timers(OUT looked_at integer, OUT fired integer, OUT failures jsonb) returns record
 language plpgsql volatile security definer
@@ -11316,6 +11429,21 @@ begin
 end
 $$;
 revoke execute on function pawl_private.outcome_event(pawl.task,text) from public;
+
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+revoke execute on function pawl_private.own_traceparent(text) from public;
 
 create function pawl_private.pass_over(p_instance pawl.instance, p_event text, p_tried integer) returns boolean
 language plpgsql volatile

@@ -5872,6 +5872,25 @@ end
 $$;
 -- +goose StatementEnd
 
+-- own_traceparent is the traceparent of the step that a caller of SQL makes: a span of its own in the caller's trace, with
+-- the caller's decision whether it is sampled.
+-- Returns: an empty text for none, and for one that is invalid by W3C Trace Context, which is ignored
+-- +goose StatementBegin
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+-- +goose StatementEnd
+
 -- 20_instance/cancel.sql
 
 -- cancel moves an instance to the state that its definition names as cancel. The step is one that override makes, but
@@ -6360,6 +6379,7 @@ $$;
 -- create_one starts one instance inside the caller's own transaction. A key is needed only to make a
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
 --          What create raises
@@ -6373,7 +6393,8 @@ create function pawl.create_one(
   p_tenant text default 'default',
   p_business_key text default null,
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6391,7 +6412,7 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;
@@ -6733,7 +6754,8 @@ create function pawl.fire_by_key(
   p_tenant text default 'default',
   p_actor text default session_user,
   p_correlation_id text default null,
-  p_start jsonb default null
+  p_start jsonb default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6754,7 +6776,7 @@ begin
     p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
     p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
     p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
     perform pawl_private.raise_condition(
       'version-mismatch', 'no instance holds this business key, so none is at the expected version',
@@ -7061,6 +7083,7 @@ $$;
 -- fire_one moves one instance inside the caller's own transaction, so that the step and the caller's
 -- business rows commit together or not at all. The caller vouches for the payload's schema, as with
 -- create_one.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance after the step
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
 --          pawl_private.condition; the detail is JSON. What fire raises
@@ -7075,7 +7098,8 @@ create function pawl.fire_one(
   p_expected_version bigint default null,
   p_tenant text default 'default',
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -7091,7 +7115,7 @@ begin
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
       p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);
@@ -17297,6 +17321,141 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('reader', 'pawl.task_attempt', null),
   ('reader', 'pawl.compensation', null),
   ('reader', 'pawl.undoing', null);
+
+-- 90_telemetry/tables.sql
+
+-- Module telemetry: what the whole deployment has to do and has not done yet, for metrics. It has no tables.
+
+-- backlog_row is the row type of backlog. It never has rows; see pawl.timeout_row.
+create view pawl.backlog_row as
+select ''::text as measure, ''::text as label, ''::text as status, 0::float8 as value where false;
+
+-- 90_telemetry/backlog.sql
+
+-- backlog measures what is still to be done. Each part reads a bounded number of rows, by an index. So its cost does not
+-- grow with the backlog, and a count is at least what it says: of timers, deliveries and dead letters 10,000 rows are
+-- counted, and of open tasks 100,000.
+-- Timers and deliveries of disabled tenants wait until these are enabled, and are not counted.
+-- Returns: one row per measure, and per label and status where the measure has these:
+--          timers_due: how many deadlines have passed. timers_late: for how long the oldest of them, in seconds.
+--          timers_failing: how many cannot be ended.
+--          consumer_steps: by consumer, how many positions of the log it has not read. consumer_behind: by consumer, the
+--          age of the first step that it has not read, in seconds.
+--          deliveries_due: how many deliveries may be sent now. deliveries_late: for how long the oldest, in seconds.
+--          deliveries_dead: how many dead letters there are.
+--          tasks: by topic and status, how many are open, or have ended badly. Calls have the topic _call
+-- +goose StatementBegin
+create function pawl.backlog() returns setof pawl.backlog_row
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by an index.
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_disabled text[] := array(select t.id::text from pawl.tenant t where t.disabled_at is not null);
+begin
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(t.due_at)), 0)::float8 as late
+    from (
+      (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 10000
+      )
+      union all
+      select s.tenant_id, s.due_at
+      from pawl_private.slow_queue q
+      cross join lateral (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.queue = q.id and t.queued_version = t.armed_version and t.due_at <= v_now
+        order by t.due_at
+        limit 1000
+      ) s
+    ) t
+    where t.tenant_id <> all (v_disabled)
+  ) t
+  cross join lateral (values ('timers_due', t.due), ('timers_late', t.late)) m (measure, value);
+
+  return query
+  select 'timers_failing'::text, ''::text, ''::text, count(*)::float8
+  from (select t.tenant_id from pawl.timer t where t.failed_version = t.armed_version limit 10000) t
+  where t.tenant_id <> all (v_disabled);
+
+  return query
+  select m.measure, c.name, ''::text, m.value
+  from pawl.consumer c
+  cross join pawl.log_head e
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position > c.position and not c.audit
+    order by f.position
+    limit 1
+  ) o on true
+  left join lateral (
+    select r.at
+    from pawl.audit_log l
+    join pawl.audit r on r.tenant_id = l.tenant_id and r.seq = l.seq
+    where l.position > c.position and c.audit
+    order by l.position
+    limit 1
+  ) a on true
+  cross join lateral (values
+    ('consumer_steps', greatest(case when c.audit then e.audit_position else e.position end - c.position, 0)::float8),
+    ('consumer_behind', coalesce(extract(epoch from v_now - coalesce(o.at, a.at)), 0)::float8)
+  ) m (measure, value);
+
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(d.next_attempt_at)), 0)::float8 as late
+    from (
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and not d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+      union all
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+    ) d
+    where d.tenant_id <> all (v_disabled)
+  ) d
+  cross join lateral (values ('deliveries_due', d.due), ('deliveries_late', d.late)) m (measure, value);
+
+  return query
+  select 'deliveries_dead'::text, ''::text, ''::text, count(*)::float8
+  from (select from pawl.delivery d where d.status = 'dead' limit 10000) d;
+
+  return query
+  select 'tasks'::text, coalesce(t.topic, '_call'), t.status, count(*)::float8
+  from (
+    (select t.topic, t.status from pawl.task t where t.status in ('pending', 'sent', 'reconciling') limit 100000)
+    union all
+    (select t.topic, t.status from pawl.task t where t.status in ('error', 'unknown') limit 10000)
+  ) t
+  group by t.topic, t.status;
+end
+$$;
+-- +goose StatementEnd
+
+-- 90_telemetry/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.backlog');
 
 revoke execute on all functions in schema pawl, pawl_private from public;
 

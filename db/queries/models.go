@@ -65,6 +65,13 @@ type AuditPosition struct {
 	Seq      int64
 }
 
+type BacklogRow struct {
+	Measure string
+	Label   string
+	Status  string
+	Value   float64
+}
+
 type Bulk struct {
 	TenantID string
 	ID       uuid.UUID
