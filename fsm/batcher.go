@@ -72,6 +72,9 @@ const (
 // A command that may be slow gets a call of its own, so that it holds up no other: see track. The calls of
 // trackSlow have flushers of their own.
 type batcher[C, R any] struct {
+	// name is that of the queue, for the probe.
+	name  string
+	probe Probe
 	// flush makes a call, and does not panic. It completes or fails the commands, except those that must be
 	// called again.
 	flush     func([]*pending[C, R]) flushed[C, R]
@@ -123,9 +126,9 @@ type inFlight struct {
 	crowded, cut bool
 }
 
-func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) flushed[C, R]) *batcher[C, R] {
+func newBatcher[C, R any](name string, config Config, flush func([]*pending[C, R]) flushed[C, R]) *batcher[C, R] {
 	b := &batcher[C, R]{
-		flush: flush, flushers: config.Flushers, slowCalls: config.SlowCalls, cap: config.MaxBatch, maxQueue: config.MaxQueue,
+		name: name, probe: config.Probe, flush: flush, flushers: config.Flushers, slowCalls: config.SlowCalls, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
 		lines:    map[string][]*pending[C, R]{}, tenants: map[string]tally{},
 	}
@@ -380,7 +383,12 @@ func (b *batcher[C, R]) step() bool {
 // call makes a call, and lets go of the commands that have ended. The lock is held, except during the call.
 func (b *batcher[C, R]) call(batch []*pending[C, R]) {
 	b.mu.Unlock()
+	began := time.Now()
+	b.waited(batch, began)
 	left := b.flush(batch)
+	if b.probe.Called != nil {
+		b.probe.Called(b.name, len(batch), time.Since(began))
+	}
 	b.mu.Lock()
 	for _, p := range left.alone {
 		p.track = max(p.track, trackAlone)
@@ -410,6 +418,16 @@ func (b *batcher[C, R]) call(batch []*pending[C, R]) {
 			}
 			return &Error{Kind: Unavailable, Message: "the database did not answer; try again"}
 		})
+	}
+}
+
+// waited tells the probe how long the commands of a call have waited that were not called before.
+func (b *batcher[C, R]) waited(batch []*pending[C, R], now time.Time) {
+	for _, p := range batch {
+		if !p.called && b.probe.Waited != nil {
+			b.probe.Waited(b.name, now.Sub(p.queued))
+		}
+		p.called = true
 	}
 }
 

@@ -86,6 +86,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		creates       []*pending[CreateCommand, Result]
 		fires, byKeys []*pending[FireCommand, Result]
 		waits         = make([]func() (Result, error), len(commands))
+		answered      = make([]func(Reply), len(commands))
 		replies       = make([]Reply, len(commands))
 	)
 	// Nothing depends on what is done before the queue: a wrong guess costs a second call.
@@ -99,6 +100,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 				guess(s, p, &p.checked, s.guesses.forCreate(c.Workflow), c.Context, until)
 				s.trackOfCreate(p)
 				creates, waits[i] = append(creates, p), p.wait
+				answered[i] = func(r Reply) { s.config.Probe.answered(c.Tenant, c.Workflow, "", c.Key, p.found(), r) }
 			}
 		case FireCommand:
 			c.Key = keyOr(c.Key)
@@ -107,6 +109,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 				guess(s, p, &p.checked, s.guesses.forFire(c.ID, c.Event), c.Payload, until)
 				s.trackOfFire(p, until)
 				fires, waits[i] = append(fires, p), p.wait
+				answered[i] = func(r Reply) { s.config.Probe.answered(c.Tenant, "", c.Event, c.Key, p.found(), r) }
 			}
 		case FireByKeyCommand:
 			f := c.fire()
@@ -119,6 +122,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 				}
 				s.trackOfFire(p, until)
 				byKeys, waits[i] = append(byKeys, p), p.wait
+				answered[i] = func(r Reply) { s.config.Probe.answered(f.Tenant, "", f.Event, f.Key, p.found(), r) }
 			}
 		}
 	}
@@ -129,6 +133,8 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	for i, wait := range waits {
 		if wait != nil {
 			replies[i].Result, replies[i].Err = wait()
+			answered[i](replies[i])
+			s.config.Probe.collided(commands[i], replies[i])
 		}
 	}
 	return replies

@@ -78,6 +78,8 @@ type Config struct {
 	// UnverifiedActors says that whoever sends a command may name any actor, since nobody is authenticated. Then
 	// $.actor has "verified": false in guards and values.
 	UnverifiedActors bool
+	// Probe is told what the Service does. Default: nobody is.
+	Probe Probe
 	// Moved, if given, is called after the commit of a call, with the ids of the instances that the call
 	// created or moved. It must not block, since the next call waits for it. A FireTx is not reported:
 	// its caller commits it.
@@ -137,12 +139,12 @@ type Service struct {
 func New(pool *pgxpool.Pool, config Config) *Service {
 	config = config.withDefaults(int(pool.Config().MaxConns))
 	s := &Service{db: database.New(pool, config.Reads, config.CallTimeout, asError), config: config}
-	s.creates = newBatcher(config, s.flushCreates)
-	s.fires = newBatcher(config, s.flushFires)
-	s.gets = newBatcher(config, s.flushGets)
-	s.principals = newBatcher(config, s.flushPrincipals)
+	s.creates = newBatcher("create", config, s.flushCreates)
+	s.fires = newBatcher("fire", config, s.flushFires)
+	s.gets = newBatcher("get", config, s.flushGets)
+	s.principals = newBatcher("principal", config, s.flushPrincipals)
 	config.Flushers, config.SlowCalls = max(config.Flushers/2, 1), max(config.SlowCalls/2, 1)
-	s.firesByKey = newBatcher(config, s.flushFiresByKey)
+	s.firesByKey = newBatcher("fire_by_key", config, s.flushFiresByKey)
 	return s
 }
 
