@@ -17,7 +17,7 @@ import (
 var scopes = map[string]string{
 	"getHealth": "none", "getReadiness": "none", "getContract": "none", "getDefinitionSchema": "none", "getProblem": "none",
 
-	"listWorkflows": "read", "getWorkflow": "read", "getWorkflowVersion": "read", "getWorkflowDiagram": "read",
+	"listWorkflows": "read", "getWorkflow": "read", "getWorkflowVersion": "read", "getWorkflowStats": "read", "getWorkflowDiagram": "read",
 	"simulateWorkflow": "read", "simulateDefinition": "read",
 	"listSchemas": "read", "getSchema": "read", "getSchemaVersion": "read",
 	"listWorkflowInstances": "read", "listInstances": "read", "getInstance": "read", "listActions": "read", "listHistory": "read",

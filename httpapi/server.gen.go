@@ -253,6 +253,9 @@ type ServerInterface interface {
 	// SimulateWorkflow Simulate an instance
 	// (POST /v1/workflows/{name}/simulate)
 	SimulateWorkflow(ctx echo.Context, name WorkflowName, params SimulateWorkflowParams) error
+	// GetWorkflowStats Read the statistics of a workflow
+	// (GET /v1/workflows/{name}/stats)
+	GetWorkflowStats(ctx echo.Context, name WorkflowName, params GetWorkflowStatsParams) error
 	// RetireWorkflowVersion Retire a version of a workflow
 	// (DELETE /v1/workflows/{name}/versions/{version})
 	RetireWorkflowVersion(ctx echo.Context, name WorkflowName, version int) error
@@ -2078,6 +2081,45 @@ func (w *ServerInterfaceWrapper) SimulateWorkflow(ctx echo.Context) error {
 	return err
 }
 
+// GetWorkflowStats converts echo context to params.
+func (w *ServerInterfaceWrapper) GetWorkflowStats(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetWorkflowStatsParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "by" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "by", ctx.QueryParams(), &params.By, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter by: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetWorkflowStats(ctx, name, params)
+	return err
+}
+
 // RetireWorkflowVersion converts echo context to params.
 func (w *ServerInterfaceWrapper) RetireWorkflowVersion(ctx echo.Context) error {
 	var err error
@@ -2251,6 +2293,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/workflows/:name/keys/:business_key/actions/:event", wrapper.FireEventByKey, options.OperationMiddlewares["fireEventByKey"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/migrate", wrapper.MigrateWorkflow, options.OperationMiddlewares["migrateWorkflow"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/simulate", wrapper.SimulateWorkflow, options.OperationMiddlewares["simulateWorkflow"]...)
+	router.GET(options.BaseURL+"/v1/workflows/:name/stats", wrapper.GetWorkflowStats, options.OperationMiddlewares["getWorkflowStats"]...)
 	router.DELETE(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.RetireWorkflowVersion, options.OperationMiddlewares["retireWorkflowVersion"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.GetWorkflowVersion, options.OperationMiddlewares["getWorkflowVersion"]...)
 
@@ -4649,6 +4692,29 @@ func (response SimulateWorkflow200JSONResponse) VisitSimulateWorkflowResponse(w 
 	return err
 }
 
+type GetWorkflowStatsRequestObject struct {
+	Name   WorkflowName `json:"name"`
+	Params GetWorkflowStatsParams
+}
+
+type GetWorkflowStatsResponseObject interface {
+	VisitGetWorkflowStatsResponse(w http.ResponseWriter) error
+}
+
+type GetWorkflowStats200JSONResponse WorkflowStats
+
+func (response GetWorkflowStats200JSONResponse) VisitGetWorkflowStatsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RetireWorkflowVersionRequestObject struct {
 	Name    WorkflowName `json:"name"`
 	Version int          `json:"version"`
@@ -4925,6 +4991,9 @@ type StrictServerInterface interface {
 	// SimulateWorkflow Simulate an instance
 	// (POST /v1/workflows/{name}/simulate)
 	SimulateWorkflow(ctx context.Context, request SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error)
+	// GetWorkflowStats Read the statistics of a workflow
+	// (GET /v1/workflows/{name}/stats)
+	GetWorkflowStats(ctx context.Context, request GetWorkflowStatsRequestObject) (GetWorkflowStatsResponseObject, error)
 	// RetireWorkflowVersion Retire a version of a workflow
 	// (DELETE /v1/workflows/{name}/versions/{version})
 	RetireWorkflowVersion(ctx context.Context, request RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error)
@@ -7595,6 +7664,32 @@ func (sh *strictHandler) SimulateWorkflow(ctx echo.Context, name WorkflowName, p
 		return err
 	} else if validResponse, ok := response.(SimulateWorkflowResponseObject); ok {
 		return validResponse.VisitSimulateWorkflowResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetWorkflowStats operation middleware
+func (sh *strictHandler) GetWorkflowStats(ctx echo.Context, name WorkflowName, params GetWorkflowStatsParams) error {
+	var request GetWorkflowStatsRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetWorkflowStats(ctx.Request().Context(), request.(GetWorkflowStatsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetWorkflowStats")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetWorkflowStatsResponseObject); ok {
+		return validResponse.VisitGetWorkflowStatsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -38,8 +38,10 @@ var allowed = map[string][]string{
 	"fsm/task":              {"db/queries", "fsm", "fsm/internal/database", "fsm/live"}, // The hub wakes the claims that wait.
 	"fsm/worker":            {"db/queries", "db/session", "fsm/internal/database", "fsm/internal/final"},
 
-	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api"},
+	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api", "insight"},
 	"httpapi/api": {"fsm"},
+
+	"insight": {"db/queries", "db/session", "fsm", "outbox"},
 
 	"outbox":          {"db/queries", "db/session", "fsm", "fsm/access"},
 	"outbox/dispatch": {"internal/address"},
@@ -69,7 +71,7 @@ var allowed = map[string][]string{
 
 	"cmd/pawl": {
 		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
-		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
+		"httpapi", "httpapi/api", "insight", "internal/bench", "internal/oidc", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
 	},
 
 	// For tests only.

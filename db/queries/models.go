@@ -528,6 +528,20 @@ type Outcome struct {
 	Memory          json.RawMessage
 }
 
+type PawlCommandCount struct {
+	TenantID string
+	Workflow string
+	// on which the counts were written, in UTC
+	Day pgtype.Date
+	// as the latest version declares it, be it a pattern; _create for a creation; _other for what no state declares
+	Event string
+	// applied, or why the command was refused
+	Outcome string
+	// what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided
+	KeyResult string
+	Commands  int64
+}
+
 type PawlDwellCount struct {
 	TenantID        string
 	Workflow        string
@@ -537,8 +551,21 @@ type PawlDwellCount struct {
 	State string
 	// see pawl_private.dwell_bucket
 	Bucket int16
+	// the state that the visit's end led to; empty if an instance migration ended it
+	LedTo  string
 	Visits int64
 	// the sum of the visits' durations
+	Milliseconds int64
+}
+
+type PawlDwellHour struct {
+	TenantID string
+	Workflow string
+	State    string
+	Slot     int16
+	// in which the visits ended: hours since 1970, in UTC
+	Hour         int64
+	Visits       int64
 	Milliseconds int64
 }
 

@@ -879,6 +879,24 @@ func (e GetWorkflowDiagramParamsFormat) Valid() bool {
 	}
 }
 
+// Defines values for GetWorkflowStatsParamsBy.
+const (
+	GetWorkflowStatsParamsByDay     GetWorkflowStatsParamsBy = "day"
+	GetWorkflowStatsParamsByVersion GetWorkflowStatsParamsBy = "version"
+)
+
+// Valid indicates whether the value is a known member of the GetWorkflowStatsParamsBy enum.
+func (e GetWorkflowStatsParamsBy) Valid() bool {
+	switch e {
+	case GetWorkflowStatsParamsByDay:
+		return true
+	case GetWorkflowStatsParamsByVersion:
+		return true
+	default:
+		return false
+	}
+}
+
 // Action An event that the instance's state accepts.
 type Action struct {
 	// Event The name of the event.
@@ -1906,6 +1924,40 @@ type HistoryList struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
+// Hotspot How much time a state takes, and whether it takes longer than before.
+type Hotspot struct {
+	// Before The same of those that ended in the last four weeks.
+	Before *float64 `json:"before"`
+
+	// Now How many seconds the visits lasted on average that ended in the last 24 hours; null if these are fewer than
+	// 30.
+	Now *float64 `json:"now"`
+
+	// Share Its share of the time of all visits.
+	Share float64 `json:"share"`
+
+	// Slowdown `now` divided by `before`.
+	Slowdown *float64 `json:"slowdown"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Total How many seconds its visits lasted together.
+	Total float64 `json:"total"`
+}
+
+// IdempotencyCount What the idempotency keys of commands were.
+type IdempotencyCount struct {
+	// Collision Commands whose key was used for another request.
+	Collision int64 `json:"collision"`
+
+	// New Commands whose key was new.
+	New int64 `json:"new"`
+
+	// Replayed Commands that got a former answer again.
+	Replayed int64 `json:"replayed"`
+}
+
 // Instance One running process of a workflow.
 type Instance struct {
 	// Actions The events that the state accepts, ordered by name. Empty if the state is final.
@@ -1958,6 +2010,21 @@ type Instance struct {
 
 	// WorkflowVersion The version of the workflow that the instance follows, from 1.
 	WorkflowVersion int `json:"workflow_version"`
+}
+
+// InstanceCount How many instances are in a state.
+type InstanceCount struct {
+	// Instances How many there are.
+	Instances int64 `json:"instances"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// Version The version of the workflow; only with `by=version`.
+	Version *int `json:"version,omitempty"`
 }
 
 // InstanceLeft An instance that was not migrated and keeps its version.
@@ -2139,6 +2206,19 @@ type Readiness struct {
 
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
+
+// RefusalCount How many commands with an event were refused for one reason.
+type RefusalCount struct {
+	// Commands How many there were.
+	Commands int64 `json:"commands"`
+
+	// Event The event as the latest version declares it, be it a pattern; `_create` for creations; `_other` for events
+	// that no state declares.
+	Event string `json:"event"`
+
+	// Reason Why, such as `guard-rejected`.
+	Reason string `json:"reason"`
+}
 
 // ReleaseRequest The lease to give back.
 type ReleaseRequest struct {
@@ -2402,6 +2482,64 @@ type Start struct {
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
 }
 
+// StateStats How long instances stayed in a state, and how they left it.
+type StateStats struct {
+	// Day The day, in UTC; only with `by=day`.
+	Day *string `json:"day,omitempty"`
+
+	// DropOff The share of the leavings that ended their instance without completing it; null if there were none.
+	DropOff *float64 `json:"drop_off"`
+
+	// Leavings How many steps led to another state.
+	Leavings int64 `json:"leavings"`
+
+	// Mean How many seconds they lasted on average.
+	Mean float64 `json:"mean"`
+
+	// P50 How many seconds half of the visits lasted, at most.
+	P50 float64 `json:"p50"`
+
+	// P90 How many seconds nine tenths of them lasted.
+	P90 float64 `json:"p90"`
+
+	// P99 How many seconds 99 of 100 lasted.
+	P99 float64 `json:"p99"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Total How many seconds they lasted together.
+	Total float64 `json:"total"`
+
+	// Version The version of the workflow; only with `by=version`.
+	Version *int `json:"version,omitempty"`
+
+	// Visits How many visits ended. A step that leads back to the state ends one.
+	Visits int64 `json:"visits"`
+}
+
+// StatsEdge The steps from one state to another with one event.
+type StatsEdge struct {
+	// Day The day, in UTC; only with `by=day`.
+	Day *string `json:"day,omitempty"`
+
+	// Event The event as the definition declares it, be it a pattern; `forced`, `cancelled` or `migrated` for such a step;
+	// null for a creation and an eventless step.
+	Event *string `json:"event"`
+
+	// From The state before the step; null: a creation.
+	From *string `json:"from"`
+
+	// Steps How many there were.
+	Steps int64 `json:"steps"`
+
+	// To The state after the step.
+	To string `json:"to"`
+
+	// Version The version of the workflow; only with `by=version`.
+	Version *int `json:"version,omitempty"`
+}
+
 // Subscription A subscription of an endpoint, with the state of its circuit.
 type Subscription struct {
 	// CreatedAt When the subscription was created.
@@ -2652,6 +2790,39 @@ type TaskRetryRequest struct {
 	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
 	// idempotency key stands for.
 	Reason OperatorReason `json:"reason"`
+}
+
+// TaskStats What became of the tasks of a topic or a connection.
+type TaskStats struct {
+	// Cancelled Those whose state was left before they were sent.
+	Cancelled int64 `json:"cancelled"`
+
+	// Connection The connection; null: work.
+	Connection *string `json:"connection"`
+
+	// Done Those that are done.
+	Done int64 `json:"done"`
+
+	// ErrorRate The share of `errors` in `done`, `errors` and `unknown`; null if there are none.
+	ErrorRate *float64 `json:"error_rate"`
+
+	// Errors Those that failed.
+	Errors int64 `json:"errors"`
+
+	// Open Those that have not ended.
+	Open int64 `json:"open"`
+
+	// Tasks How many there are.
+	Tasks int64 `json:"tasks"`
+
+	// Topic The topic; null: calls.
+	Topic *string `json:"topic"`
+
+	// Unknown Those whose outcome is not known.
+	Unknown int64 `json:"unknown"`
+
+	// UnknownRate The share of `unknown` in these.
+	UnknownRate *float64 `json:"unknown_rate"`
 }
 
 // TaskStatus `pending`: nothing was sent to anybody, or only attempts that surely had no effect. `sent`: an attempt is under way,
@@ -3000,6 +3171,45 @@ type WorkflowMove struct {
 
 	// To The new state.
 	To string `json:"to"`
+}
+
+// WorkflowStats The statistics of a workflow.
+type WorkflowStats struct {
+	// AsOf Up to when steps are counted; null if none was yet.
+	AsOf *Timestamp `json:"as_of"`
+
+	// Edges The steps from one state to another.
+	Edges []StatsEdge `json:"edges"`
+
+	// From The first day, in UTC.
+	From string `json:"from"`
+
+	// Hotspots Where the time goes, the largest share first.
+	Hotspots []Hotspot `json:"hotspots"`
+
+	// Idempotency What the idempotency keys of commands were.
+	Idempotency IdempotencyCount `json:"idempotency"`
+
+	// Instances How many instances are in which state now. Final instances count until they are purged.
+	Instances []InstanceCount `json:"instances"`
+
+	// Refusals Why commands were refused. Replays do not count.
+	Refusals []RefusalCount `json:"refusals"`
+
+	// States How long instances stayed in each state that some left.
+	States []StateStats `json:"states"`
+
+	// Tasks What became of tasks that were started in these days and are not purged.
+	Tasks []TaskStats `json:"tasks"`
+
+	// TasksComplete Whether all tasks count; if not, the newest of the tenant's do.
+	TasksComplete bool `json:"tasks_complete"`
+
+	// To The last day, in UTC.
+	To string `json:"to"`
+
+	// Workflow The name of the workflow.
+	Workflow string `json:"workflow"`
 }
 
 // WorkflowUse A version of a workflow with the number of its instances.
@@ -3511,6 +3721,21 @@ type SimulateWorkflowParams struct {
 	// Version The version of the workflow. The default is the latest.
 	Version *int `form:"version,omitempty" json:"version,omitempty"`
 }
+
+// GetWorkflowStatsParams defines parameters for GetWorkflowStats.
+type GetWorkflowStatsParams struct {
+	// From The first day, such as `2026-03-01`, or a time of it. The default is 27 days before `to`.
+	From *string `form:"from,omitempty" json:"from,omitempty"`
+
+	// To The last day, or a time of it. The default is the present day.
+	To *string `form:"to,omitempty" json:"to,omitempty"`
+
+	// By Whether to count for each version, or for each day.
+	By *GetWorkflowStatsParamsBy `form:"by,omitempty" json:"by,omitempty"`
+}
+
+// GetWorkflowStatsParamsBy defines parameters for GetWorkflowStats.
+type GetWorkflowStatsParamsBy string
 
 // RunBatchJSONRequestBody defines body for RunBatch for application/json ContentType.
 type RunBatchJSONRequestBody = BatchRequest
