@@ -43,9 +43,10 @@ var badInputs = map[string][]string{
 		`(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb`, `jsonb_build_object('name', repeat('x', 70000))`,
 		`('{"n": 1' || repeat('0', 70000) || '}')::jsonb`, `'{"n": 1e100000}'`,
 	},
-	"text[]":  {"null", "'{}'", "'{null}'", "array['']", "'{{a},{b}}'", "array[repeat('x', 70000)]"},
-	"uuid[]":  {"null", "'{}'", "'{null}'"},
-	"jsonb[]": {"null", "'{}'", "'{null}'"},
+	"text[]":   {"null", "'{}'", "'{null}'", "array['']", "'{{a},{b}}'", "array[repeat('x', 70000)]"},
+	"bigint[]": {"null", "'{}'", "'{null}'", "'{-1}'", "'{9223372036854775807,1}'"},
+	"uuid[]":   {"null", "'{}'", "'{null}'"},
+	"jsonb[]":  {"null", "'{}'", "'{null}'"},
 }
 
 // Whatever a caller of a function gives, it is told by a condition of pawl's own what is wrong. Constraints of
@@ -110,6 +111,8 @@ func TestBadInputsAreConditions(t *testing.T) {
 		"delivery_replay":            {"p_tenant": "'default'", "p_ids": "array['" + delivery + "']::uuid[]", "p_subscription": "null", "p_status": "'dead'", "p_from": "null", "p_to": "null", "p_after": "null", "p_limit": "10"},
 		"chosen_states":              {"p_states": "'{OPEN}'", "p_by_workflow": "true", "p_limit": "10"},
 		"state_names":                {"p_limit": "10"},
+		"count_commands":             {"p_tenants": "'{default}'", "p_workflows": "'{door}'", "p_events": "'{open}'", "p_outcomes": "'{applied}'", "p_key_results": "'{new}'", "p_commands": "'{1}'", "p_instances": "'{00000000-0000-0000-0000-000000000000}'"},
+		"insight_as_of":              {},
 		"workflow_names":             {"p_limit": "10"},
 		"purge_keys":                 {"p_limit": "10"},
 		"purge_archived":             {"p_tenant": "'default'", "p_ids": "array['" + instance + "']::uuid[]", "p_before": "now()"},

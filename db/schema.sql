@@ -193,6 +193,24 @@ create table pawl.callback (
 ) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 comment on column pawl.callback.secret is 'sealed by the service if it has a key; null: the deployment''s secret signs';
 
+create table pawl.command_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  day date not null,
+  event text collate "C" not null,
+  outcome text collate "C" not null,
+  key_result text collate "C" not null,
+  commands bigint not null,
+  constraint command_count_pkey PRIMARY KEY (tenant_id, workflow, day, event, outcome, key_result),
+  constraint command_count_is_positive CHECK ((commands > 0)),
+  constraint command_count_key_result_is_known CHECK ((key_result = ANY (ARRAY[''::text, 'new'::text, 'replayed'::text, 'collision'::text]))),
+  constraint command_count_outcome_is_a_code CHECK ((outcome ~ '^[a-z-]{1,63}$'::text))
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+comment on column pawl.command_count.day is 'on which the counts were written, in UTC';
+comment on column pawl.command_count.event is 'as the latest version declares it, be it a pattern; _create for a creation; _other for what no state declares';
+comment on column pawl.command_count.outcome is 'applied, or why the command was refused';
+comment on column pawl.command_count.key_result is 'what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided';
+
 create table pawl.compensation (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
@@ -351,14 +369,29 @@ create table pawl.dwell_count (
   day date not null,
   state text collate "C" not null,
   bucket integer not null,
+  led_to text collate "C" not null,
   visits bigint not null,
   milliseconds bigint not null,
-  constraint dwell_count_pkey PRIMARY KEY (tenant_id, workflow, day, workflow_version, state, bucket),
+  constraint dwell_count_pkey PRIMARY KEY (tenant_id, workflow, day, workflow_version, state, bucket, led_to),
   constraint dwell_count_is_positive CHECK ((visits > 0))
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 comment on column pawl.dwell_count.day is 'on which the visit ended, in UTC';
 comment on column pawl.dwell_count.bucket is 'see pawl_private.dwell_bucket';
+comment on column pawl.dwell_count.led_to is 'the state that the visit''s end led to; empty if an instance migration ended it';
 comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' durations';
+
+create table pawl.dwell_hour (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slot smallint not null,
+  hour bigint not null,
+  visits bigint not null,
+  milliseconds bigint not null,
+  constraint dwell_hour_pkey PRIMARY KEY (tenant_id, workflow, state, slot),
+  constraint dwell_hour_is_positive CHECK ((visits > 0))
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+comment on column pawl.dwell_hour.hour is 'in which the visits ended: hours since 1970, in UTC';
 
 create table pawl.edge_count (
   tenant_id pawl.tenant_id not null,
@@ -377,6 +410,18 @@ comment on column pawl.edge_count.day is 'of the step, in UTC';
 comment on column pawl.edge_count.from_state is 'empty: creations';
 comment on column pawl.edge_count.event is 'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
 comment on column pawl.edge_count.status is 'the instance''s after the step';
+
+create table pawl.forecast_score (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  day date not null,
+  visits bigint not null,
+  within_p50 bigint not null,
+  within_p90 bigint not null,
+  constraint forecast_score_pkey PRIMARY KEY (tenant_id, workflow, state, day),
+  constraint forecast_score_is_a_part CHECK ((((within_p50 >= 0) AND (within_p50 <= within_p90)) AND (within_p90 <= visits)))
+);
 
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
@@ -1014,6 +1059,15 @@ create table pawl_private.condition (
   constraint condition_sqlstate_is_of_class_pw CHECK ((sqlstate ~ '^PW[0-9A-Z]{3}$'::text))
 );
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
+
+create table pawl_private.forecast_night (
+  day date not null,
+  tenant_id text collate "C" not null,
+  workflow text collate "C" not null,
+  done boolean not null
+) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
+CREATE UNIQUE INDEX forecast_night_has_one_row_idx ON pawl_private.forecast_night USING btree ((true));
+comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
 
 create table pawl_private.log_floor (
   tenant_id pawl.tenant_id not null,
@@ -2763,6 +2817,42 @@ as $$
   order by c.name
 $$;
 revoke execute on function pawl.consumer_status() from public;
+
+create function pawl.count_commands(p_tenants text[], p_workflows text[], p_events text[], p_outcomes text[], p_key_results text[], p_commands bigint[], p_instances uuid[]) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_day date := (pawl.now() at time zone 'UTC')::date;
+  v_constraint text;
+  v_column text;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  insert into pawl.command_count as c (tenant_id, workflow, day, event, outcome, key_result, commands)
+  select p.tenant_id, p.workflow, v_day, p.event, p.outcome, p.key_result, sum(p.commands)::bigint
+  from (
+    select a.tenant_id, w.workflow, pawl_private.counted_event(w.workflow, a.event) as event, a.outcome, a.key_result, a.commands
+    from unnest(p_tenants, p_workflows, p_events, p_outcomes, p_key_results, p_commands, p_instances)
+      as a (tenant_id, workflow, event, outcome, key_result, commands, instance_id)
+    cross join lateral (
+      select case
+        when a.workflow = '' then (select i.workflow from pawl.instance i where i.tenant_id = a.tenant_id and i.id = a.instance_id)
+        else a.workflow
+      end as workflow
+    ) w
+  ) p
+  where p.event is not null
+  group by p.tenant_id, p.workflow, p.event, p.outcome, p.key_result
+  -- In the order of the key, since several processes write.
+  order by p.tenant_id collate "C", p.workflow collate "C", p.event collate "C", p.outcome collate "C", p.key_result collate "C"
+  on conflict on constraint command_count_pkey do update set commands = c.commands + excluded.commands;
+exception
+  when data_exception or not_null_violation or check_violation or array_subscript_error or program_limit_exceeded then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+revoke execute on function pawl.count_commands(text[],text[],text[],text[],text[],bigint[],uuid[]) from public;
 
 create function pawl.count_usage(p_limit integer) returns boolean
 language plpgsql volatile security definer
@@ -4530,6 +4620,36 @@ end
 $$;
 revoke execute on function pawl.history_page(text,uuid,bigint,integer,bigint) from public;
 
+create function pawl.insight_as_of() returns timestamp with time zone
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_consumer pawl.consumer;
+  v_head pawl.log_head;
+begin
+  select * into v_consumer from pawl.consumer c where c.name = 'insight' and not c.audit;
+  if not found then
+    return 'epoch';
+  end if;
+  select * into v_head from pawl.log_head;
+  if v_consumer.position = v_head.position
+    and not exists (select from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq))
+  then
+    return pawl.now();
+  end if;
+  return coalesce(
+    (
+      select h.at
+      from pawl.log l
+      join pawl.history h on h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      where l.position = v_consumer.position
+    ),
+    v_consumer.advanced_at, 'epoch');
+end
+$$;
+revoke execute on function pawl.insight_as_of() from public;
+
 create function pawl.insight_fold(p_leader text, p_term bigint, p_limit integer, p_lease interval, OUT leads boolean, OUT steps bigint) returns record
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -5798,6 +5918,51 @@ begin
 end
 $$;
 revoke execute on function pawl.schemas_page(text,integer,bigint) from public;
+
+create function pawl.score_forecasts(p_leader text, p_term bigint, p_limit integer, OUT leads boolean, OUT more boolean) returns record
+language plpgsql volatile security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Some minutes after midnight the last steps of the day are folded.
+  v_day date := ((pawl.now() - interval '10 minutes') at time zone 'UTC')::date - 1;
+  v_night pawl_private.forecast_night;
+  v_next record;
+begin
+  more := false;
+  perform from pawl.consumer c
+  where c.name = 'insight' and not c.audit and c.leader = p_leader and c.term = p_term
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  select * into v_night from pawl_private.forecast_night n for update;
+  if v_night.day < v_day then
+    v_night := row(v_day, '', '', false);
+  end if;
+  if v_night.done then
+    return;
+  end if;
+  for i in 1 .. greatest(p_limit, 1) loop
+    select d.tenant_id, d.workflow into v_next
+    from pawl.dwell_count d
+    where (d.tenant_id, d.workflow) > (v_night.tenant_id, v_night.workflow)
+    order by d.tenant_id, d.workflow
+    limit 1;
+    v_night.done := not found;
+    exit when v_night.done;
+    v_night.tenant_id := v_next.tenant_id;
+    v_night.workflow := v_next.workflow;
+    perform pawl_private.score_workflow(v_night.tenant_id, v_night.workflow, v_night.day);
+  end loop;
+  update pawl_private.forecast_night set day = v_night.day, tenant_id = v_night.tenant_id, workflow = v_night.workflow, done = v_night.done;
+  more := not v_night.done;
+end
+$$;
+revoke execute on function pawl.score_forecasts(text,bigint,integer) from public;
 
 create function pawl.secrets_page(p_table text, p_tenant text, p_row text, p_limit integer) returns SETOF pawl.stored_secret
 language plpgsql stable security definer
@@ -8974,6 +9139,32 @@ as $$
 $$;
 revoke execute on function pawl_private.count_instances(text,integer) from public;
 
+create function pawl_private.counted_event(p_workflow text, p_event text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer;
+begin
+  select w.version into v_version from pawl.workflow w where w.name = p_workflow order by w.version desc limit 1;
+  if not found then
+    return null;
+  end if;
+  if p_event = '_create' then
+    return p_event;
+  end if;
+  return coalesce((
+    select m.event
+    from pawl.workflow_state s
+    cross join lateral pawl_private.matching(p_event, s.events, s.patterns) as m (event)
+    where s.workflow = p_workflow and s.workflow_version = v_version and m.event = any (s.events)
+    order by m.event = p_event desc, m.event
+    limit 1
+  ), '_other');
+end
+$$;
+revoke execute on function pawl_private.counted_event(text,text) from public;
+
 create function pawl_private.creation_limits(p_tenants text[]) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -10288,6 +10479,8 @@ set jit = 'off'
 set plan_cache_mode = 'force_generic_plan'
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_hour bigint := extract(epoch from pawl.now())::bigint / 3600;
 begin
   with step as materialized (
     select
@@ -10306,14 +10499,15 @@ begin
   ),
   move as materialized (
     select
-      s.*, lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
+      s.*, case when s.event = 'migrated' then '' else s.to_state end as led_to,
+      lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
       lag(s.at) over w as visit_at, lag(s.workflow_version) over w as visit_workflow_version
     from step s
     window w as (partition by s.tenant_id, s.instance_id order by s.version)
   ),
   -- The visits that the first step of each instance ends.
   known as materialized (
-    select m.tenant_id, m.workflow, m.day, m.at, r.workflow_version, r.state, r.status, r.visit_at
+    select m.tenant_id, m.workflow, m.day, m.at, m.led_to, r.workflow_version, r.state, r.status, r.visit_at
     from move m
     cross join lateral (
       select r.* from pawl.residence r where r.tenant_id = m.tenant_id and r.instance_id = m.instance_id limit 1
@@ -10322,12 +10516,14 @@ begin
   ),
   visit as materialized (
     select
-      v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
+      v.tenant_id, v.workflow, v.workflow_version, v.day, v.at, v.state, v.led_to, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
     from (
-      select k.tenant_id, k.workflow, k.workflow_version, k.day, k.state, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
+      select
+        k.tenant_id, k.workflow, k.workflow_version, k.day, k.at, k.state, k.led_to, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
       from known k
       union all
-      select m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.from_state, pawl_private.milliseconds(m.visit_at, m.at)
+      select
+        m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.at, m.from_state, m.led_to, pawl_private.milliseconds(m.visit_at, m.at)
       from move m
       where not m.is_first
     ) v
@@ -10358,12 +10554,27 @@ begin
     on conflict on constraint edge_count_pkey do update set steps = c.steps + excluded.steps
   ),
   visited as (
-    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, visits, milliseconds)
-    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, count(*), sum(v.milliseconds)
+    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, led_to, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, v.led_to, count(*), sum(v.milliseconds)
     from visit v
-    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket
+    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, v.led_to
     on conflict on constraint dwell_count_pkey do update
     set visits = c.visits + excluded.visits, milliseconds = c.milliseconds + excluded.milliseconds
+  ),
+  -- The hours of one page that are kept differ in their slots, since no more of them are kept than there are slots.
+  visited_lately as (
+    insert into pawl.dwell_hour as c (tenant_id, workflow, state, slot, hour, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.state, pawl_private.slot_of_hour(v.hour), v.hour, count(*), sum(v.milliseconds)
+    from (select v.*, extract(epoch from v.at)::bigint / 3600 as hour from visit v) v
+    where v.hour > v_hour - 25 and v.hour <= v_hour
+    group by v.tenant_id, v.workflow, v.state, v.hour
+    on conflict on constraint dwell_hour_pkey do update
+    set hour = greatest(c.hour, excluded.hour),
+      visits = case when c.hour > excluded.hour then c.visits when c.hour = excluded.hour then c.visits + excluded.visits else excluded.visits end,
+      milliseconds = case
+        when c.hour > excluded.hour then c.milliseconds when c.hour = excluded.hour then c.milliseconds + excluded.milliseconds
+        else excluded.milliseconds
+      end
   )
   merge into pawl.instance_count c
   using (
@@ -12223,6 +12434,43 @@ as $$
 $$;
 revoke execute on function pawl_private.schema_references(jsonb) from public;
 
+create function pawl_private.score_workflow(p_tenant text, p_workflow text, p_day date) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.forecast_score (tenant_id, workflow, state, day, visits, within_p50, within_p90)
+  select
+    p_tenant, p_workflow, d.state, p_day, sum(d.visits), coalesce(sum(d.visits) filter (where d.bucket <= q.p50), 0),
+    coalesce(sum(d.visits) filter (where d.bucket <= q.p90), 0)
+  from (
+    select d.state, d.bucket, sum(d.visits) as visits
+    from pawl.dwell_count d
+    where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day = p_day and d.led_to <> ''
+    group by d.state, d.bucket
+  ) d
+  join (
+    select
+      r.state, min(r.bucket) filter (where r.up_to >= 0.5 * r.total) as p50, min(r.bucket) filter (where r.up_to >= 0.9 * r.total) as p90
+    from (
+      select
+        b.state, b.bucket, sum(b.visits) over (partition by b.state order by b.bucket) as up_to, sum(b.visits) over (partition by b.state) as total
+      from (
+        select d.state, d.bucket, sum(d.visits) as visits
+        from pawl.dwell_count d
+        where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day >= p_day - 90 and d.day < p_day and d.led_to <> ''
+        group by d.state, d.bucket
+      ) b
+    ) r
+    where r.total >= 30
+    group by r.state
+  ) q on q.state = d.state
+  group by d.state
+  on conflict on constraint forecast_score_pkey do nothing;
+end
+$$;
+revoke execute on function pawl_private.score_workflow(text,text,date) from public;
+
 create function pawl_private.seconds_of(p_duration interval) returns numeric
 language sql immutable parallel safe
 as $$ select extract(epoch from p_duration - make_interval(months => pawl_private.months_of(p_duration))) $$;
@@ -12517,6 +12765,11 @@ begin
 end
 $$;
 revoke execute on function pawl_private.slid_at(pawl.instance) from public;
+
+create function pawl_private.slot_of_hour(p_hour bigint) returns smallint
+language sql immutable parallel safe
+as $$ select (p_hour % 25)::smallint $$;
+revoke execute on function pawl_private.slot_of_hour(bigint) from public;
 
 create function pawl_private.slow_for(p_times integer) returns interval
 language sql immutable parallel safe

@@ -137,6 +137,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		if wait != nil {
 			replies[i].Result, replies[i].Err = wait()
 			answered[i](replies[i])
+			s.config.Probe.collided(commands[i], replies[i])
 		}
 	}
 	return replies

@@ -1,9 +1,12 @@
 package fsm
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/pawl-fsm/pawl/db/queries"
 )
@@ -18,6 +21,54 @@ type Probe struct {
 	Called func(queue string, commands int, took time.Duration)
 	// Answered is called when a command has its reply.
 	Answered func(Observation)
+	// Collided is called for a command whose key was used for another request, beside Answered.
+	Collided func(Collision)
+}
+
+// A Collision is a command whose idempotency key was used for another request. The engine has not looked at what it names,
+// which need not exist.
+type Collision struct {
+	Tenant string
+	// Workflow is that of a creation, or of the business key; else empty.
+	Workflow string
+	// Instance is the one to move, unless Workflow is given.
+	Instance uuid.UUID
+}
+
+// collided tells the probe about the reply to a command if it is a collision.
+func (p Probe) collided(command Command, r Reply) {
+	if p.Collided == nil || !errors.Is(r.Err, KeyReuse) {
+		return
+	}
+	var c Collision
+	switch command := command.(type) {
+	case CreateCommand:
+		c = Collision{Tenant: command.Tenant, Workflow: command.Workflow}
+	case FireCommand:
+		c = Collision{Tenant: command.Tenant, Instance: command.ID}
+	case FireByKeyCommand:
+		c = Collision{Tenant: command.Tenant, Workflow: command.Workflow}
+	}
+	c.Tenant = cmp.Or(c.Tenant, DefaultTenant)
+	p.Collided(c)
+}
+
+// And returns a Probe that tells both what it is told. Other need not have Waited and Called.
+func (p Probe) And(other Probe) Probe {
+	both := p
+	both.Answered, both.Collided = told(p.Answered, other.Answered), told(p.Collided, other.Collided)
+	return both
+}
+
+// told returns a function that tells both; nil if nobody wants to know.
+func told[T any](a, b func(T)) func(T) {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return func(v T) { a(v); b(v) }
 }
 
 // An Observation says what became of a command. It has no text of a caller that is not a name of a definition.

@@ -18,7 +18,7 @@ var scopes = map[string]string{
 	"getHealth": "none", "getReadiness": "none", "getContract": "none", "getDefinitionSchema": "none", "getProblem": "none",
 
 	"getMetrics": "read", "getInstanceTrace": "read",
-	"listWorkflows": "read", "getWorkflow": "read", "getWorkflowVersion": "read", "getWorkflowDiagram": "read",
+	"listWorkflows": "read", "getWorkflow": "read", "getWorkflowVersion": "read", "getWorkflowStats": "read", "getWorkflowDiagram": "read",
 	"simulateWorkflow": "read", "simulateDefinition": "read",
 	"listSchemas": "read", "getSchema": "read", "getSchemaVersion": "read",
 	"listWorkflowInstances": "read", "listInstances": "read", "getInstance": "read", "listActions": "read", "listHistory": "read",
@@ -36,7 +36,7 @@ var scopes = map[string]string{
 	"rotateSubscriptionSecret": "deliver", "testSubscription": "deliver", "replayDeliveries": "deliver", "replayDelivery": "deliver",
 
 	"claimWork": "work", "heartbeatTask": "work", "completeTask": "work", "failTask": "work", "releaseTask": "work",
-	"listTasks": "read", "getTask": "read", "listCompensations": "read", "listTimeline": "read",
+	"listTasks": "read", "getTask": "read", "listCompensations": "read", "listTimeline": "read", "getForecast": "read",
 	"retryTask": "operate", "resolveTask": "operate", "retryCompensation": "operate", "skipCompensation": "operate",
 
 	"createBulk": "operate", "listBulks": "read operate", "getBulk": "read operate", "listBulkItems": "read operate",

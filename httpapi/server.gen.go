@@ -118,6 +118,9 @@ type ServerInterface interface {
 	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx echo.Context, id InstanceID, params StreamInstanceParams) error
+	// GetForecast Forecast what becomes of an instance
+	// (GET /v1/instances/{id}/forecast)
+	GetForecast(ctx echo.Context, id InstanceID) error
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx echo.Context, id InstanceID, params ListHistoryParams) error
@@ -259,6 +262,9 @@ type ServerInterface interface {
 	// SimulateWorkflow Simulate an instance
 	// (POST /v1/workflows/{name}/simulate)
 	SimulateWorkflow(ctx echo.Context, name WorkflowName, params SimulateWorkflowParams) error
+	// GetWorkflowStats Read the statistics of a workflow
+	// (GET /v1/workflows/{name}/stats)
+	GetWorkflowStats(ctx echo.Context, name WorkflowName, params GetWorkflowStatsParams) error
 	// RetireWorkflowVersion Retire a version of a workflow
 	// (DELETE /v1/workflows/{name}/versions/{version})
 	RetireWorkflowVersion(ctx echo.Context, name WorkflowName, version int) error
@@ -1090,6 +1096,22 @@ func (w *ServerInterfaceWrapper) StreamInstance(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.StreamInstance(ctx, id, params)
+	return err
+}
+
+// GetForecast converts echo context to params.
+func (w *ServerInterfaceWrapper) GetForecast(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetForecast(ctx, id)
 	return err
 }
 
@@ -2109,6 +2131,45 @@ func (w *ServerInterfaceWrapper) SimulateWorkflow(ctx echo.Context) error {
 	return err
 }
 
+// GetWorkflowStats converts echo context to params.
+func (w *ServerInterfaceWrapper) GetWorkflowStats(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetWorkflowStatsParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "by" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "by", ctx.QueryParams(), &params.By, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter by: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetWorkflowStats(ctx, name, params)
+	return err
+}
+
 // RetireWorkflowVersion converts echo context to params.
 func (w *ServerInterfaceWrapper) RetireWorkflowVersion(ctx echo.Context) error {
 	var err error
@@ -2237,6 +2298,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/instances/:id/compensations/:name/retry", wrapper.RetryCompensation, options.OperationMiddlewares["retryCompensation"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/compensations/:name/skip", wrapper.SkipCompensation, options.OperationMiddlewares["skipCompensation"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/events", wrapper.StreamInstance, options.OperationMiddlewares["streamInstance"]...)
+	router.GET(options.BaseURL+"/v1/instances/:id/forecast", wrapper.GetForecast, options.OperationMiddlewares["getForecast"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/history", wrapper.ListHistory, options.OperationMiddlewares["listHistory"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/override", wrapper.OverrideInstance, options.OperationMiddlewares["overrideInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/timeline", wrapper.ListTimeline, options.OperationMiddlewares["listTimeline"]...)
@@ -2284,6 +2346,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/workflows/:name/keys/:business_key/actions/:event", wrapper.FireEventByKey, options.OperationMiddlewares["fireEventByKey"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/migrate", wrapper.MigrateWorkflow, options.OperationMiddlewares["migrateWorkflow"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/simulate", wrapper.SimulateWorkflow, options.OperationMiddlewares["simulateWorkflow"]...)
+	router.GET(options.BaseURL+"/v1/workflows/:name/stats", wrapper.GetWorkflowStats, options.OperationMiddlewares["getWorkflowStats"]...)
 	router.DELETE(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.RetireWorkflowVersion, options.OperationMiddlewares["retireWorkflowVersion"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.GetWorkflowVersion, options.OperationMiddlewares["getWorkflowVersion"]...)
 
@@ -3309,6 +3372,28 @@ type StreamInstance204Response struct {
 func (response StreamInstance204Response) VisitStreamInstanceResponse(w http.ResponseWriter) error {
 	w.WriteHeader(204)
 	return nil
+}
+
+type GetForecastRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type GetForecastResponseObject interface {
+	VisitGetForecastResponse(w http.ResponseWriter) error
+}
+
+type GetForecast200JSONResponse Forecast
+
+func (response GetForecast200JSONResponse) VisitGetForecastResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type ListHistoryRequestObject struct {
@@ -4722,6 +4807,29 @@ func (response SimulateWorkflow200JSONResponse) VisitSimulateWorkflowResponse(w 
 	return err
 }
 
+type GetWorkflowStatsRequestObject struct {
+	Name   WorkflowName `json:"name"`
+	Params GetWorkflowStatsParams
+}
+
+type GetWorkflowStatsResponseObject interface {
+	VisitGetWorkflowStatsResponse(w http.ResponseWriter) error
+}
+
+type GetWorkflowStats200JSONResponse WorkflowStats
+
+func (response GetWorkflowStats200JSONResponse) VisitGetWorkflowStatsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RetireWorkflowVersionRequestObject struct {
 	Name    WorkflowName `json:"name"`
 	Version int          `json:"version"`
@@ -4863,6 +4971,9 @@ type StrictServerInterface interface {
 	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx context.Context, request StreamInstanceRequestObject) (StreamInstanceResponseObject, error)
+	// GetForecast Forecast what becomes of an instance
+	// (GET /v1/instances/{id}/forecast)
+	GetForecast(ctx context.Context, request GetForecastRequestObject) (GetForecastResponseObject, error)
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx context.Context, request ListHistoryRequestObject) (ListHistoryResponseObject, error)
@@ -5004,6 +5115,9 @@ type StrictServerInterface interface {
 	// SimulateWorkflow Simulate an instance
 	// (POST /v1/workflows/{name}/simulate)
 	SimulateWorkflow(ctx context.Context, request SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error)
+	// GetWorkflowStats Read the statistics of a workflow
+	// (GET /v1/workflows/{name}/stats)
+	GetWorkflowStats(ctx context.Context, request GetWorkflowStatsRequestObject) (GetWorkflowStatsResponseObject, error)
 	// RetireWorkflowVersion Retire a version of a workflow
 	// (DELETE /v1/workflows/{name}/versions/{version})
 	RetireWorkflowVersion(ctx context.Context, request RetireWorkflowVersionRequestObject) (RetireWorkflowVersionResponseObject, error)
@@ -6026,6 +6140,31 @@ func (sh *strictHandler) StreamInstance(ctx echo.Context, id InstanceID, params 
 		return err
 	} else if validResponse, ok := response.(StreamInstanceResponseObject); ok {
 		return validResponse.VisitStreamInstanceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetForecast operation middleware
+func (sh *strictHandler) GetForecast(ctx echo.Context, id InstanceID) error {
+	var request GetForecastRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetForecast(ctx.Request().Context(), request.(GetForecastRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetForecast")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetForecastResponseObject); ok {
+		return validResponse.VisitGetForecastResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -7722,6 +7861,32 @@ func (sh *strictHandler) SimulateWorkflow(ctx echo.Context, name WorkflowName, p
 		return err
 	} else if validResponse, ok := response.(SimulateWorkflowResponseObject); ok {
 		return validResponse.VisitSimulateWorkflowResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetWorkflowStats operation middleware
+func (sh *strictHandler) GetWorkflowStats(ctx echo.Context, name WorkflowName, params GetWorkflowStatsParams) error {
+	var request GetWorkflowStatsRequestObject
+
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetWorkflowStats(ctx.Request().Context(), request.(GetWorkflowStatsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetWorkflowStats")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetWorkflowStatsResponseObject); ok {
+		return validResponse.VisitGetWorkflowStatsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

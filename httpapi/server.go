@@ -27,6 +27,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/fsm/task"
 	"github.com/pawl-fsm/pawl/httpapi/api"
+	"github.com/pawl-fsm/pawl/insight"
 )
 
 // A Config configures the handler. The zero value works.
@@ -108,6 +109,7 @@ type server struct {
 	contract *contract
 	edge     *edge
 	access   *access.Service
+	insight  *insight.Service
 	auth     *authenticator // Nil without authentication.
 	limits   *limits
 	memory   *memory
@@ -128,6 +130,7 @@ type Services struct {
 	Tasks         *task.Service
 	Connections   *connection.Service
 	Access        *access.Service
+	Insight       *insight.Service
 }
 
 // ServicesOf returns the services on the database of one of them. The hub wakes the requests that wait;
@@ -136,7 +139,7 @@ func ServicesOf(instances *fsm.Service, hub *live.Hub) Services {
 	return Services{
 		Instances: instances, Workflows: lifecycle.New(instances), Live: live.New(instances, hub),
 		Subscriptions: subscription.New(instances), Bulks: bulk.New(instances), Connections: connection.New(instances),
-		Tasks: task.New(instances, hub), Access: access.New(instances),
+		Tasks: task.New(instances, hub), Access: access.New(instances), Insight: insight.New(instances),
 	}
 }
 
@@ -173,7 +176,7 @@ func New(services Services, config Config) (http.Handler, error) {
 	s := &server{
 		service: services.Instances, workflows: services.Workflows, live: services.Live,
 		subscriptions: services.Subscriptions, bulks: services.Bulks, connections: services.Connections, tasks: services.Tasks,
-		access: services.Access, config: config,
+		access: services.Access, insight: services.Insight, config: config,
 		limits: newLimits(config.RateLimit), memory: newMemory(config.MaxHeld), streams: newStreams(), batches: fsm.NewGate(4, 2, 1024),
 		unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}

@@ -73,7 +73,7 @@ func fold(t *testing.T, pool *pgxpool.Pool, page int) (stop func()) {
 	}
 	t.Cleanup(own.Close)
 	return bounded.Run(t, "the folder", insight.NewFolder(own, insight.FolderConfig{
-		Page: page, Poll: time.Millisecond, Lease: time.Second,
+		Page: page, Poll: time.Millisecond, Lease: time.Second, ScoreEvery: time.Millisecond,
 	}).Run)
 }
 
@@ -128,9 +128,15 @@ func TestSumsEqualARecount(t *testing.T) {
 	bounded.Exec(t, pool, "select pawl.register_workflow($1)", walk(1))
 	bounded.Exec(t, pool, "select pawl.create_one('walk') from generate_series(1, 20)")
 	bounded.Exec(t, pool, "select pawl.register_workflow($1)", walk(2))
-	fold(t, pool, 1000)
+	// With connections of their own, so that only theirs are killed.
+	folders, err := pgxpool.New(t.Context(), dbtest.DSN(pool)+"&application_name=folder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(folders.Close)
+	fold(t, folders, 1000)
 	for range 12 {
-		stop := fold(t, pool, 1+random.IntN(20))
+		stop := fold(t, folders, 1+random.IntN(20))
 		steps(t, pool, random, 25)
 		bounded.Exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
 			where datname = current_database() and application_name = 'folder'`)

@@ -38,10 +38,10 @@ var allowed = map[string][]string{
 	"fsm/task":              {"db/queries", "fsm", "fsm/internal/database", "fsm/live"}, // The hub wakes the claims that wait.
 	"fsm/worker":            {"db/queries", "db/session", "fsm/internal/database", "fsm/internal/final"},
 
-	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api"},
+	"httpapi":     {"fsm", "fsm/access", "fsm/bulk", "fsm/connection", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/subscription", "fsm/task", "httpapi/api", "insight"},
 	"httpapi/api": {"fsm"},
 
-	"insight": {"db/queries", "db/session", "outbox"},
+	"insight": {"db/queries", "db/session", "fsm", "outbox"},
 
 	"outbox":          {"db/queries", "db/session", "fsm", "fsm/access"},
 	"outbox/dispatch": {"internal/address"},

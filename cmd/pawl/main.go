@@ -29,6 +29,7 @@ type cli struct {
 	Migrate      migrateCommand      `cmd:"" help:"Deploy the database schema and its settings."`
 	Workflow     workflowCommand     `cmd:"" help:"Check, register and read workflows."`
 	Schema       schemaCommand       `cmd:"" help:"Register and read the JSON Schemas that definitions share."`
+	Stats        statsCommand        `cmd:"" help:"Show where the instances of a workflow are, how long they stay in each state, and where they go."`
 	Instance     instanceCommand     `cmd:"" help:"Create, move, read, migrate and archive instances."`
 	Task         taskCommand         `cmd:"" help:"List tasks, and help those that ended badly."`
 	Work         workCommand         `cmd:"" help:"Claim and end tasks, for workers that are shell scripts."`

@@ -36,7 +36,7 @@ import (
 type serviceFlags struct {
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
 	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" type:"secret" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox adds four, one for each sink, and one more for each with audit=true; calls of services add three."`
+	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox and the sums of the log add four, one for each sink, and one more for each with audit=true; calls of services add three."`
 	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half, or a quarter while another one sends commands. Two more are for changes: of workflows, subscriptions and deliveries, and migrations of instances."`
 	MaxSlowCalls      int           `default:"2" env:"PAWL_MAX_SLOW_CALLS" help:"Largest number of calls at a time, for creates and for events each, with commands that were slow before: because of their guards, or because another transaction had their instance locked."`
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
@@ -179,8 +179,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		defer cancel()
 		meters.Close(ctx)
 	}()
+	tally := insight.NewTally(insight.TallyConfig{Logger: c.log})
 	service := fsm.New(pool, fsm.Config{
-		Reads: readPool, Probe: meters.Probe(), Trace: meters.Trace, Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Reads: readPool, Probe: meters.Probe().And(tally.Probe()), Trace: meters.Trace, Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
 	if err := measure(meters, service, telemetry.Pools{"commands": pool, "reads": readPool, "outbox": outboxPool, "invoke": invokePool}); err != nil {
@@ -214,6 +215,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 			return errors.Join(err, listener.Close())
 		}
 		group.Go(func() error { return auditor.Run(working) })
+		group.Go(func() error { return tally.Run(working, service) })
 		drain = serveOn(server, listener, group)
 		if s.isOpen() {
 			c.log.Warn("whoever reaches this address may do everything: --auth tokens wants a token", "address", addr.String())

@@ -11766,7 +11766,7 @@ comment on column pawl.edge_count.event is
   'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
 comment on column pawl.edge_count.status is 'the instance''s after the step';
 
--- dwell_count has the number of visits that ended on a day, by how long they lasted. Its version is the one that the
+-- dwell_count has the number of visits that ended on a day, by how long they lasted and where their end led. Its version is the one that the
 -- instance had during the visit.
 create table pawl.dwell_count (
   tenant_id pawl.tenant_id not null,
@@ -11775,16 +11775,90 @@ create table pawl.dwell_count (
   day date not null,
   state text collate "C" not null,
   bucket integer not null,
+  led_to text collate "C" not null,
   visits bigint not null,
   milliseconds bigint not null,
-  constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket),
+  constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket, led_to),
   constraint dwell_count_is_positive check (visits > 0)
 )
 with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.dwell_count.day is 'on which the visit ended, in UTC';
 comment on column pawl.dwell_count.bucket is 'see pawl_private.dwell_bucket';
+comment on column pawl.dwell_count.led_to is 'the state that the visit''s end led to; empty if an instance migration ended it';
 comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' durations';
+
+-- dwell_hour has the visits that ended in the last 24 full hours and the present one, whatever the version. It is a ring: an
+-- hour takes the slot of the 25th hour before it, so that no row is ever deleted. A row of an older hour counts for
+-- nothing.
+create table pawl.dwell_hour (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slot smallint not null,
+  hour bigint not null,
+  visits bigint not null,
+  milliseconds bigint not null,
+  constraint dwell_hour_pkey primary key (tenant_id, workflow, state, slot),
+  constraint dwell_hour_is_positive check (visits > 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.dwell_hour.hour is 'in which the visits ended: hours since 1970, in UTC';
+
+-- command_count has the number of commands that were answered on a day. The processes that answer count them and write
+-- them every few seconds, so that what they have counted since is lost if they crash. Commands of SQL callers are not
+-- counted.
+create table pawl.command_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  day date not null,
+  event text collate "C" not null,
+  outcome text collate "C" not null,
+  key_result text collate "C" not null,
+  commands bigint not null,
+  constraint command_count_pkey primary key (tenant_id, workflow, day, event, outcome, key_result),
+  constraint command_count_is_positive check (commands > 0),
+  constraint command_count_outcome_is_a_code check (outcome ~ '^[a-z-]{1,63}$'),
+  constraint command_count_key_result_is_known check (key_result in ('', 'new', 'replayed', 'collision'))
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.command_count.day is 'on which the counts were written, in UTC';
+comment on column pawl.command_count.event is
+  'as the latest version declares it, be it a pattern; _create for a creation; _other for what no state declares';
+comment on column pawl.command_count.outcome is 'applied, or why the command was refused';
+comment on column pawl.command_count.key_result is
+  'what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided';
+
+-- forecast_score says how good the forecasts of a day were: of the visits of a state that ended on it, how many had ended
+-- by the quantiles of the days before.
+create table pawl.forecast_score (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  day date not null,
+  visits bigint not null,
+  within_p50 bigint not null,
+  within_p90 bigint not null,
+  constraint forecast_score_pkey primary key (tenant_id, workflow, state, day),
+  constraint forecast_score_is_a_part check (within_p50 between 0 and within_p90 and within_p90 <= visits)
+);
+
+-- forecast_night is how far the scoring of a day has come. It has one row.
+create table pawl_private.forecast_night (
+  day date not null,
+  tenant_id text collate "C" not null,
+  workflow text collate "C" not null,
+  done boolean not null
+)
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index forecast_night_has_one_row_idx on pawl_private.forecast_night ((true));
+
+comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
+
+insert into pawl_private.forecast_night (day, tenant_id, workflow, done) values ('epoch', '', '', true);
 
 -- 55_insight/private.sql
 
@@ -11903,11 +11977,88 @@ end
 $$;
 -- +goose StatementEnd
 
+-- counted_event is an event as pawl.command_count has it: as the latest version of the workflow declares it in some state, by
+-- its name rather than by a pattern, or _other.
+-- Returns: null if there is no such workflow
+-- +goose StatementBegin
+create function pawl_private.counted_event(p_workflow text, p_event text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer;
+begin
+  select w.version into v_version from pawl.workflow w where w.name = p_workflow order by w.version desc limit 1;
+  if not found then
+    return null;
+  end if;
+  if p_event = '_create' then
+    return p_event;
+  end if;
+  return coalesce((
+    select m.event
+    from pawl.workflow_state s
+    cross join lateral pawl_private.matching(p_event, s.events, s.patterns) as m (event)
+    where s.workflow = p_workflow and s.workflow_version = v_version and m.event = any (s.events)
+    order by m.event = p_event desc, m.event
+    limit 1
+  ), '_other');
+end
+$$;
+-- +goose StatementEnd
+
+-- score_workflow scores the visits of a workflow of a tenant that ended on a day; see pawl.score_forecasts.
+-- Writes:  forecast_score
+-- +goose StatementBegin
+create function pawl_private.score_workflow(p_tenant text, p_workflow text, p_day date) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.forecast_score (tenant_id, workflow, state, day, visits, within_p50, within_p90)
+  select
+    p_tenant, p_workflow, d.state, p_day, sum(d.visits), coalesce(sum(d.visits) filter (where d.bucket <= q.p50), 0),
+    coalesce(sum(d.visits) filter (where d.bucket <= q.p90), 0)
+  from (
+    select d.state, d.bucket, sum(d.visits) as visits
+    from pawl.dwell_count d
+    where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day = p_day and d.led_to <> ''
+    group by d.state, d.bucket
+  ) d
+  join (
+    select
+      r.state, min(r.bucket) filter (where r.up_to >= 0.5 * r.total) as p50, min(r.bucket) filter (where r.up_to >= 0.9 * r.total) as p90
+    from (
+      select
+        b.state, b.bucket, sum(b.visits) over (partition by b.state order by b.bucket) as up_to, sum(b.visits) over (partition by b.state) as total
+      from (
+        select d.state, d.bucket, sum(d.visits) as visits
+        from pawl.dwell_count d
+        where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day >= p_day - 90 and d.day < p_day and d.led_to <> ''
+        group by d.state, d.bucket
+      ) b
+    ) r
+    where r.total >= 30
+    group by r.state
+  ) q on q.state = d.state
+  group by d.state
+  on conflict on constraint forecast_score_pkey do nothing;
+end
+$$;
+-- +goose StatementEnd
+
+-- slot_of_hour is the slot of an hour in pawl.dwell_hour. There is one for each hour of the last 24 and the present one.
+-- +goose StatementBegin
+create function pawl_private.slot_of_hour(p_hour bigint) returns smallint
+language sql immutable parallel safe
+as $$ select (p_hour % 25)::smallint $$;
+-- +goose StatementEnd
+
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
 -- Locks:  residence, instance_count
--- Writes: residence, instance_count, edge_count, dwell_count
+-- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour
 -- +goose StatementBegin
 create function pawl_private.fold(p_after bigint, p_until bigint) returns void
 language plpgsql volatile
@@ -11920,6 +12071,8 @@ set enable_mergejoin = off
 set enable_memoize = off
 set jit = off
 as $$
+declare
+  v_hour bigint := extract(epoch from pawl.now())::bigint / 3600;
 begin
   with step as materialized (
     select
@@ -11938,14 +12091,15 @@ begin
   ),
   move as materialized (
     select
-      s.*, lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
+      s.*, case when s.event = 'migrated' then '' else s.to_state end as led_to,
+      lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
       lag(s.at) over w as visit_at, lag(s.workflow_version) over w as visit_workflow_version
     from step s
     window w as (partition by s.tenant_id, s.instance_id order by s.version)
   ),
   -- The visits that the first step of each instance ends.
   known as materialized (
-    select m.tenant_id, m.workflow, m.day, m.at, r.workflow_version, r.state, r.status, r.visit_at
+    select m.tenant_id, m.workflow, m.day, m.at, m.led_to, r.workflow_version, r.state, r.status, r.visit_at
     from move m
     cross join lateral (
       select r.* from pawl.residence r where r.tenant_id = m.tenant_id and r.instance_id = m.instance_id limit 1
@@ -11954,12 +12108,14 @@ begin
   ),
   visit as materialized (
     select
-      v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
+      v.tenant_id, v.workflow, v.workflow_version, v.day, v.at, v.state, v.led_to, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
     from (
-      select k.tenant_id, k.workflow, k.workflow_version, k.day, k.state, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
+      select
+        k.tenant_id, k.workflow, k.workflow_version, k.day, k.at, k.state, k.led_to, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
       from known k
       union all
-      select m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.from_state, pawl_private.milliseconds(m.visit_at, m.at)
+      select
+        m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.at, m.from_state, m.led_to, pawl_private.milliseconds(m.visit_at, m.at)
       from move m
       where not m.is_first
     ) v
@@ -11990,12 +12146,27 @@ begin
     on conflict on constraint edge_count_pkey do update set steps = c.steps + excluded.steps
   ),
   visited as (
-    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, visits, milliseconds)
-    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, count(*), sum(v.milliseconds)
+    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, led_to, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, v.led_to, count(*), sum(v.milliseconds)
     from visit v
-    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket
+    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, v.led_to
     on conflict on constraint dwell_count_pkey do update
     set visits = c.visits + excluded.visits, milliseconds = c.milliseconds + excluded.milliseconds
+  ),
+  -- The hours of one page that are kept differ in their slots, since no more of them are kept than there are slots.
+  visited_lately as (
+    insert into pawl.dwell_hour as c (tenant_id, workflow, state, slot, hour, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.state, pawl_private.slot_of_hour(v.hour), v.hour, count(*), sum(v.milliseconds)
+    from (select v.*, extract(epoch from v.at)::bigint / 3600 as hour from visit v) v
+    where v.hour > v_hour - 25 and v.hour <= v_hour
+    group by v.tenant_id, v.workflow, v.state, v.hour
+    on conflict on constraint dwell_hour_pkey do update
+    set hour = greatest(c.hour, excluded.hour),
+      visits = case when c.hour > excluded.hour then c.visits when c.hour = excluded.hour then c.visits + excluded.visits else excluded.visits end,
+      milliseconds = case
+        when c.hour > excluded.hour then c.milliseconds when c.hour = excluded.hour then c.milliseconds + excluded.milliseconds
+        else excluded.milliseconds
+      end
   )
   merge into pawl.instance_count c
   using (
@@ -12018,6 +12189,89 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 55_insight/count_commands.sql
+
+-- count_commands adds what a process has counted to pawl.command_count. Workflows that do not exist are left out.
+-- p_workflows: empty for that of the instance
+-- p_events:    empty for an event that is not declared
+-- Raises:  PW400 malformed-request
+-- Locks:   command_count (by key)
+-- Writes:  command_count
+-- +goose StatementBegin
+create function pawl.count_commands(
+  p_tenants text[], p_workflows text[], p_events text[], p_outcomes text[], p_key_results text[], p_commands bigint[], p_instances uuid[]
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_day date := (pawl.now() at time zone 'UTC')::date;
+  v_constraint text;
+  v_column text;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  insert into pawl.command_count as c (tenant_id, workflow, day, event, outcome, key_result, commands)
+  select p.tenant_id, p.workflow, v_day, p.event, p.outcome, p.key_result, sum(p.commands)::bigint
+  from (
+    select a.tenant_id, w.workflow, pawl_private.counted_event(w.workflow, a.event) as event, a.outcome, a.key_result, a.commands
+    from unnest(p_tenants, p_workflows, p_events, p_outcomes, p_key_results, p_commands, p_instances)
+      as a (tenant_id, workflow, event, outcome, key_result, commands, instance_id)
+    cross join lateral (
+      select case
+        when a.workflow = '' then (select i.workflow from pawl.instance i where i.tenant_id = a.tenant_id and i.id = a.instance_id)
+        else a.workflow
+      end as workflow
+    ) w
+  ) p
+  where p.event is not null
+  group by p.tenant_id, p.workflow, p.event, p.outcome, p.key_result
+  -- In the order of the key, since several processes write.
+  order by p.tenant_id collate "C", p.workflow collate "C", p.event collate "C", p.outcome collate "C", p.key_result collate "C"
+  on conflict on constraint command_count_pkey do update set commands = c.commands + excluded.commands;
+exception
+  when data_exception or not_null_violation or check_violation or array_subscript_error or program_limit_exceeded then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform pawl_private.refuse_malformed(pawl_private.broken_rule(sqlerrm, v_constraint, v_column));
+end
+$$;
+-- +goose StatementEnd
+
+-- 55_insight/insight_as_of.sql
+
+-- insight_as_of says as of when the sums of the module are: now if every committed step is folded, else the time of the last
+-- step that is.
+-- Returns: the time; epoch if nothing was folded yet
+-- +goose StatementBegin
+create function pawl.insight_as_of() returns timestamptz
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_consumer pawl.consumer;
+  v_head pawl.log_head;
+begin
+  select * into v_consumer from pawl.consumer c where c.name = 'insight' and not c.audit;
+  if not found then
+    return 'epoch';
+  end if;
+  select * into v_head from pawl.log_head;
+  if v_consumer.position = v_head.position
+    and not exists (select from pawl_private.steps_between(v_head.snapshot, pg_current_snapshot(), v_head.first_seq))
+  then
+    return pawl.now();
+  end if;
+  return coalesce(
+    (
+      select h.at
+      from pawl.log l
+      join pawl.history h on h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      where l.position = v_consumer.position
+    ),
+    v_consumer.advanced_at, 'epoch');
+end
+$$;
+-- +goose StatementEnd
+
 -- 55_insight/insight_fold.sql
 
 -- insight_fold folds the next page of the log for the consumer insight, moves its position behind the page, and renews the
@@ -12026,7 +12280,7 @@ $$;
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
 -- Locks:   consumer, residence, instance_count
--- Writes:  consumer, residence, instance_count, edge_count, dwell_count
+-- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour
 -- +goose StatementBegin
 create function pawl.insight_fold(
   p_leader text, p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps bigint
@@ -12194,22 +12448,88 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 55_insight/score_forecasts.sql
+
+-- score_forecasts compares the visits that ended yesterday with the quantiles of the 90 days before, for some more workflows of
+-- some tenants. States of which fewer than 30 visits had ended are left out. A day is scored once: visits that are
+-- folded later do not count.
+-- p_limit: the most workflows of tenants
+-- Returns: leads: whether p_leader still leads the consumer insight in p_term; if not, nothing is changed.
+--          more: whether there is more to score
+-- Locks:   consumer, forecast_night
+-- Writes:  forecast_night, forecast_score
+-- +goose StatementBegin
+create function pawl.score_forecasts(p_leader text, p_term bigint, p_limit integer, out leads boolean, out more boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  -- Some minutes after midnight the last steps of the day are folded.
+  v_day date := ((pawl.now() - interval '10 minutes') at time zone 'UTC')::date - 1;
+  v_night pawl_private.forecast_night;
+  v_next record;
+begin
+  more := false;
+  perform from pawl.consumer c
+  where c.name = 'insight' and not c.audit and c.leader = p_leader and c.term = p_term
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  select * into v_night from pawl_private.forecast_night n for update;
+  if v_night.day < v_day then
+    v_night := row(v_day, '', '', false);
+  end if;
+  if v_night.done then
+    return;
+  end if;
+  for i in 1 .. greatest(p_limit, 1) loop
+    select d.tenant_id, d.workflow into v_next
+    from pawl.dwell_count d
+    where (d.tenant_id, d.workflow) > (v_night.tenant_id, v_night.workflow)
+    order by d.tenant_id, d.workflow
+    limit 1;
+    v_night.done := not found;
+    exit when v_night.done;
+    v_night.tenant_id := v_next.tenant_id;
+    v_night.workflow := v_next.workflow;
+    perform pawl_private.score_workflow(v_night.tenant_id, v_night.workflow, v_night.day);
+  end loop;
+  update pawl_private.forecast_night set day = v_night.day, tenant_id = v_night.tenant_id, workflow = v_night.workflow, done = v_night.done;
+  more := not v_night.done;
+end
+$$;
+-- +goose StatementEnd
+
 -- 55_insight/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.insight_fold'),
   ('api', 'pawl.list_place'),
-  ('api', 'pawl.instances_in_states');
+  ('api', 'pawl.instances_in_states'),
+  ('worker', 'pawl.score_forecasts'),
+  ('api', 'pawl.count_commands'),
+  ('api', 'pawl.insight_as_of'),
+  ('reader', 'pawl.insight_as_of');
 
 insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.residence', null),
   ('api', 'pawl.instance_count', null),
   ('api', 'pawl.edge_count', null),
   ('api', 'pawl.dwell_count', null),
+  ('api', 'pawl.dwell_hour', null),
+  ('api', 'pawl.command_count', null),
+  ('api', 'pawl.forecast_score', null),
   ('reader', 'pawl.residence', null),
   ('reader', 'pawl.instance_count', null),
   ('reader', 'pawl.edge_count', null),
-  ('reader', 'pawl.dwell_count', null);
+  ('reader', 'pawl.dwell_count', null),
+  ('reader', 'pawl.dwell_hour', null),
+  ('reader', 'pawl.command_count', null),
+  ('reader', 'pawl.forecast_score', null);
 
 -- 60_lifecycle/tables.sql
 

@@ -7,9 +7,407 @@ package queries
 
 import (
 	"context"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 )
+
+const countCommands = `-- name: CountCommands :exec
+select pawl.count_commands(
+  $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::uuid[])
+`
+
+type CountCommandsParams struct {
+	Tenants    []string
+	Workflows  []string
+	Events     []string
+	Outcomes   []string
+	KeyResults []string
+	Commands   []int64
+	Instances  []uuid.UUID
+}
+
+// CountCommands adds what a process has counted.
+func (q *Queries) CountCommands(ctx context.Context, arg CountCommandsParams) error {
+	_, err := q.db.Exec(ctx, countCommands,
+		arg.Tenants,
+		arg.Workflows,
+		arg.Events,
+		arg.Outcomes,
+		arg.KeyResults,
+		arg.Commands,
+		arg.Instances,
+	)
+	return err
+}
+
+const countInStates = `-- name: CountInStates :many
+with counted as (
+  select
+    case when $1::text = 'version' then c.workflow_version else 0 end as version, c.state, c.status, sum(c.instances) as instances
+  from pawl.instance_count c
+  where c.tenant_id = $2::text and c.workflow = $3::text and c.instances > 0
+  group by 1, 2, 3
+  order by 1, 2, 3
+  limit $4::integer
+)
+select
+  a.as_of::timestamptz as as_of, coalesce(c.version, 0)::integer as version, coalesce(c.state, '')::text as state,
+  coalesce(c.status, '')::text as status, coalesce(c.instances, 0)::bigint as instances
+from (select pawl.insight_as_of() as as_of) a
+left join counted c on true
+order by 2, 3, 4
+`
+
+type CountInStatesParams struct {
+	By       string
+	Tenant   string
+	Workflow string
+	RowLimit int32
+}
+
+type CountInStatesRow struct {
+	AsOf      time.Time
+	Version   int32
+	State     string
+	Status    string
+	Instances int64
+}
+
+// CountInStates reads how many instances of a workflow are in each state with each status. There is one row at least: its
+// state is empty if there are no instances.
+// by: 'version' to count the instances of each version
+func (q *Queries) CountInStates(ctx context.Context, arg CountInStatesParams) ([]CountInStatesRow, error) {
+	rows, err := q.db.Query(ctx, countInStates,
+		arg.By,
+		arg.Tenant,
+		arg.Workflow,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountInStatesRow
+	for rows.Next() {
+		var i CountInStatesRow
+		if err := rows.Scan(
+			&i.AsOf,
+			&i.Version,
+			&i.State,
+			&i.Status,
+			&i.Instances,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countOpenVisits = `-- name: CountOpenVisits :many
+select
+  s.state::text as state, coalesce((
+    select sum(c.instances)
+    from pawl.instance_count c
+    where c.tenant_id = $1::text and c.workflow = $2::text and c.state = s.state and c.status = 'active'
+  ), 0)::bigint as instances, o.bucket::smallint as bucket, count(*)::bigint as visits
+from unnest($3::text[]) as s (state)
+cross join lateral (
+  select case when a.milliseconds < 1 then 0 else floor(ln(a.milliseconds) / ln(1.1::double precision)) + 1 end as bucket
+  from (
+    select extract(epoch from r.visit_at - $4::timestamptz)::double precision * -1000 as milliseconds
+    from pawl.residence r
+    where r.tenant_id = $1::text and r.workflow = $2::text and r.state = s.state
+    order by r.since
+    limit $5::integer
+  ) a
+) o
+group by s.state, o.bucket
+order by s.state, o.bucket
+`
+
+type CountOpenVisitsParams struct {
+	Tenant   string
+	Workflow string
+	States   []string
+	Now      time.Time
+	RowLimit int32
+}
+
+type CountOpenVisitsRow struct {
+	State     string
+	Instances int64
+	Bucket    int16
+	Visits    int64
+}
+
+// CountOpenVisits reads how many visits of some states have not ended, by how long they have lasted: of each state those
+// row_limit that began first. instances is how many there are in all.
+func (q *Queries) CountOpenVisits(ctx context.Context, arg CountOpenVisitsParams) ([]CountOpenVisitsRow, error) {
+	rows, err := q.db.Query(ctx, countOpenVisits,
+		arg.Tenant,
+		arg.Workflow,
+		arg.States,
+		arg.Now,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountOpenVisitsRow
+	for rows.Next() {
+		var i CountOpenVisitsRow
+		if err := rows.Scan(
+			&i.State,
+			&i.Instances,
+			&i.Bucket,
+			&i.Visits,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countTasksByTopic = `-- name: CountTasksByTopic :many
+with task as materialized (
+  select t.workflow, t.topic, t.connection, t.status
+  from pawl.task t
+  where t.tenant_id = $1::text and t.id >= $2::uuid and t.id < $3::uuid
+  order by t.id desc
+  limit $4::integer
+),
+counted as (
+  select
+    t.topic, t.connection, count(*) as tasks, count(*) filter (where t.status in ('pending', 'sent', 'reconciling')) as open,
+    count(*) filter (where t.status = 'done') as done, count(*) filter (where t.status = 'error') as errors,
+    count(*) filter (where t.status = 'unknown') as unknown, count(*) filter (where t.status = 'cancelled') as cancelled
+  from task t
+  where t.workflow = $5::text
+  group by t.topic, t.connection
+)
+select
+  n.looked_at::bigint as looked_at, coalesce(c.topic, '')::text as topic, coalesce(c.connection, '')::text as connection,
+  coalesce(c.tasks, 0)::bigint as tasks, coalesce(c.open, 0)::bigint as open, coalesce(c.done, 0)::bigint as done,
+  coalesce(c.errors, 0)::bigint as errors, coalesce(c.unknown, 0)::bigint as unknown, coalesce(c.cancelled, 0)::bigint as cancelled
+from (select count(*) as looked_at from task) n
+left join counted c on true
+order by 2, 3
+`
+
+type CountTasksByTopicParams struct {
+	Tenant   string
+	FromID   uuid.UUID
+	ToID     uuid.UUID
+	RowLimit int32
+	Workflow string
+}
+
+type CountTasksByTopicRow struct {
+	LookedAt   int64
+	Topic      string
+	Connection string
+	Tasks      int64
+	Open       int64
+	Done       int64
+	Errors     int64
+	Unknown    int64
+	Cancelled  int64
+}
+
+// CountTasksByTopic counts the tasks of a workflow among the tenant's newest row_limit that were made between two ids.
+// looked_at is how many of the tenant's were looked at. There is one row at least: its topic and connection are empty if
+// there are no tasks.
+func (q *Queries) CountTasksByTopic(ctx context.Context, arg CountTasksByTopicParams) ([]CountTasksByTopicRow, error) {
+	rows, err := q.db.Query(ctx, countTasksByTopic,
+		arg.Tenant,
+		arg.FromID,
+		arg.ToID,
+		arg.RowLimit,
+		arg.Workflow,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountTasksByTopicRow
+	for rows.Next() {
+		var i CountTasksByTopicRow
+		if err := rows.Scan(
+			&i.LookedAt,
+			&i.Topic,
+			&i.Connection,
+			&i.Tasks,
+			&i.Open,
+			&i.Done,
+			&i.Errors,
+			&i.Unknown,
+			&i.Cancelled,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const countVisits = `-- name: CountVisits :many
+select d.state::text as state, d.bucket::smallint as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
+from pawl.dwell_count d
+where d.tenant_id = $1::text and d.workflow = $2::text and d.day >= $3::date and d.day <= $4::date
+group by d.state, d.bucket, d.led_to
+order by d.state, d.bucket, d.led_to
+`
+
+type CountVisitsParams struct {
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+}
+
+type CountVisitsRow struct {
+	State  string
+	Bucket int16
+	LedTo  string
+	Visits int64
+}
+
+// CountVisits reads how many visits of each state of a workflow ended, by how long they lasted and where they led.
+func (q *Queries) CountVisits(ctx context.Context, arg CountVisitsParams) ([]CountVisitsRow, error) {
+	rows, err := q.db.Query(ctx, countVisits,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountVisitsRow
+	for rows.Next() {
+		var i CountVisitsRow
+		if err := rows.Scan(
+			&i.State,
+			&i.Bucket,
+			&i.LedTo,
+			&i.Visits,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const endStates = `-- name: EndStates :many
+select e.to_state::text as state, min(e.status::text)::text as status
+from pawl.edge_count e
+where e.tenant_id = $1::text and e.workflow = $2::text and e.day >= $3::date and e.day <= $4::date and e.status <> 'active'
+group by e.to_state
+order by e.to_state
+`
+
+type EndStatesParams struct {
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+}
+
+type EndStatesRow struct {
+	State  string
+	Status string
+}
+
+// EndStates reads in which states, and with which status, instances of a workflow have ended.
+func (q *Queries) EndStates(ctx context.Context, arg EndStatesParams) ([]EndStatesRow, error) {
+	rows, err := q.db.Query(ctx, endStates,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []EndStatesRow
+	for rows.Next() {
+		var i EndStatesRow
+		if err := rows.Scan(&i.State, &i.Status); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const forecastCoverage = `-- name: ForecastCoverage :one
+select
+  coalesce(sum(s.visits), 0)::bigint as visits, coalesce(sum(s.within_p50), 0)::bigint as within_p50,
+  coalesce(sum(s.within_p90), 0)::bigint as within_p90
+from pawl.forecast_score s
+where s.tenant_id = $1::text and s.workflow = $2::text and s.state = $3::text and s.day >= $4::date
+`
+
+type ForecastCoverageParams struct {
+	Tenant   string
+	Workflow string
+	State    string
+	FromDay  pgtype.Date
+}
+
+type ForecastCoverageRow struct {
+	Visits    int64
+	WithinP50 int64
+	WithinP90 int64
+}
+
+// ForecastCoverage reads how good the forecasts for a state were on the last days.
+func (q *Queries) ForecastCoverage(ctx context.Context, arg ForecastCoverageParams) (ForecastCoverageRow, error) {
+	row := q.db.QueryRow(ctx, forecastCoverage,
+		arg.Tenant,
+		arg.Workflow,
+		arg.State,
+		arg.FromDay,
+	)
+	var i ForecastCoverageRow
+	err := row.Scan(&i.Visits, &i.WithinP50, &i.WithinP90)
+	return i, err
+}
+
+const insightAsOf = `-- name: InsightAsOf :one
+select pawl.insight_as_of()::timestamptz as as_of
+`
+
+// InsightAsOf says up to when steps are counted.
+func (q *Queries) InsightAsOf(ctx context.Context) (time.Time, error) {
+	row := q.db.QueryRow(ctx, insightAsOf)
+	var as_of time.Time
+	err := row.Scan(&as_of)
+	return as_of, err
+}
 
 const insightFold = `-- name: InsightFold :one
 select f.leads::boolean as leads, f.steps::bigint as steps
@@ -38,5 +436,329 @@ func (q *Queries) InsightFold(ctx context.Context, arg InsightFoldParams) (Insig
 	)
 	var i InsightFoldRow
 	err := row.Scan(&i.Leads, &i.Steps)
+	return i, err
+}
+
+const scoreForecasts = `-- name: ScoreForecasts :one
+select s.leads::boolean as leads, s.more::boolean as more
+from pawl.score_forecasts($1::text, $2::bigint, $3::integer) s
+`
+
+type ScoreForecastsParams struct {
+	Leader   string
+	Term     int64
+	RowLimit int32
+}
+
+type ScoreForecastsRow struct {
+	Leads bool
+	More  bool
+}
+
+// ScoreForecasts scores the forecasts of yesterday for some more workflows.
+func (q *Queries) ScoreForecasts(ctx context.Context, arg ScoreForecastsParams) (ScoreForecastsRow, error) {
+	row := q.db.QueryRow(ctx, scoreForecasts, arg.Leader, arg.Term, arg.RowLimit)
+	var i ScoreForecastsRow
+	err := row.Scan(&i.Leads, &i.More)
+	return i, err
+}
+
+const sumCommands = `-- name: SumCommands :many
+select c.event::text as event, c.outcome::text as outcome, c.key_result::text as key_result, sum(c.commands)::bigint as commands
+from pawl.command_count c
+where c.tenant_id = $1::text and c.workflow = $2::text and c.day >= $3::date and c.day <= $4::date
+group by c.event, c.outcome, c.key_result
+order by c.event, c.outcome, c.key_result
+limit $5::integer
+`
+
+type SumCommandsParams struct {
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+	RowLimit int32
+}
+
+type SumCommandsRow struct {
+	Event     string
+	Outcome   string
+	KeyResult string
+	Commands  int64
+}
+
+// SumCommands reads how many commands got which answer.
+func (q *Queries) SumCommands(ctx context.Context, arg SumCommandsParams) ([]SumCommandsRow, error) {
+	rows, err := q.db.Query(ctx, sumCommands,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SumCommandsRow
+	for rows.Next() {
+		var i SumCommandsRow
+		if err := rows.Scan(
+			&i.Event,
+			&i.Outcome,
+			&i.KeyResult,
+			&i.Commands,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const sumDwells = `-- name: SumDwells :many
+with visit as (
+  select
+    case when $2::text = 'version' then d.workflow_version else 0 end as version,
+    case when $2::text = 'day' then d.day else date '1970-01-01' end as day, d.state, d.bucket, sum(d.visits) as visits,
+    sum(d.milliseconds) as milliseconds
+  from pawl.dwell_count d
+  where d.tenant_id = $3::text and d.workflow = $4::text and d.day >= $5::date and d.day <= $6::date
+  group by 1, 2, 3, 4
+),
+ranked as (
+  select
+    v.version, v.day, v.state, v.bucket, v.visits, v.milliseconds, sum(v.visits) over (partition by v.version, v.day, v.state order by v.bucket) as up_to,
+    sum(v.visits) over (partition by v.version, v.day, v.state) as total
+  from visit v
+)
+select
+  r.version::integer as version, r.day::date as day, r.state::text as state, sum(r.visits)::bigint as visits,
+  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::smallint as p50,
+  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::smallint as p90,
+  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::smallint as p99
+from ranked r
+group by r.version, r.day, r.state
+order by r.day, r.version, r.state
+limit $1::integer
+`
+
+type SumDwellsParams struct {
+	RowLimit int32
+	By       string
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+}
+
+type SumDwellsRow struct {
+	Version      int32
+	Day          pgtype.Date
+	State        string
+	Visits       int64
+	Milliseconds int64
+	P50          int16
+	P90          int16
+	P99          int16
+}
+
+// SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket.
+// by: 'version' or 'day' for the visits of each
+func (q *Queries) SumDwells(ctx context.Context, arg SumDwellsParams) ([]SumDwellsRow, error) {
+	rows, err := q.db.Query(ctx, sumDwells,
+		arg.RowLimit,
+		arg.By,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SumDwellsRow
+	for rows.Next() {
+		var i SumDwellsRow
+		if err := rows.Scan(
+			&i.Version,
+			&i.Day,
+			&i.State,
+			&i.Visits,
+			&i.Milliseconds,
+			&i.P50,
+			&i.P90,
+			&i.P99,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const sumDwellsLately = `-- name: SumDwellsLately :many
+with lately as (
+  select h.state, sum(h.visits) as visits, sum(h.milliseconds) as milliseconds
+  from pawl.dwell_hour h
+  where h.tenant_id = $1::text and h.workflow = $2::text and h.hour >= $3::bigint and h.hour <= $4::bigint
+  group by h.state
+),
+before as (
+  select d.state, sum(d.visits) as visits, sum(d.milliseconds) as milliseconds
+  from pawl.dwell_count d
+  where d.tenant_id = $1::text and d.workflow = $2::text and d.day >= $5::date and d.day <= $6::date
+  group by d.state
+)
+select
+  l.state::text as state, l.visits::bigint as visits, l.milliseconds::bigint as milliseconds, coalesce(b.visits, 0)::bigint as visits_before,
+  coalesce(b.milliseconds, 0)::bigint as milliseconds_before
+from lately l
+left join before b on b.state = l.state
+order by l.state
+`
+
+type SumDwellsLatelyParams struct {
+	Tenant   string
+	Workflow string
+	FromHour int64
+	ToHour   int64
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+}
+
+type SumDwellsLatelyRow struct {
+	State              string
+	Visits             int64
+	Milliseconds       int64
+	VisitsBefore       int64
+	MillisecondsBefore int64
+}
+
+// SumDwellsLately reads how long visits lasted that ended in the last 24 hours, and in the last four weeks.
+// from_hour, to_hour: as pawl.dwell_hour counts them
+func (q *Queries) SumDwellsLately(ctx context.Context, arg SumDwellsLatelyParams) ([]SumDwellsLatelyRow, error) {
+	rows, err := q.db.Query(ctx, sumDwellsLately,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromHour,
+		arg.ToHour,
+		arg.FromDay,
+		arg.ToDay,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SumDwellsLatelyRow
+	for rows.Next() {
+		var i SumDwellsLatelyRow
+		if err := rows.Scan(
+			&i.State,
+			&i.Visits,
+			&i.Milliseconds,
+			&i.VisitsBefore,
+			&i.MillisecondsBefore,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const sumEdges = `-- name: SumEdges :many
+select
+  (case when $1::text = 'version' then e.workflow_version else 0 end)::integer as version,
+  (case when $1::text = 'day' then e.day else date '1970-01-01' end)::date as day, e.from_state::text as from_state, e.event::text as event,
+  e.to_state::text as to_state, sum(e.steps)::bigint as steps,
+  coalesce(sum(e.steps) filter (where e.status not in ('active', 'completed')), 0)::bigint as bad
+from pawl.edge_count e
+where e.tenant_id = $2::text and e.workflow = $3::text and e.day >= $4::date and e.day <= $5::date
+group by 1, 2, 3, 4, 5
+order by 2, 1, 3, 4, 5
+limit $6::integer
+`
+
+type SumEdgesParams struct {
+	By       string
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+	RowLimit int32
+}
+
+type SumEdgesRow struct {
+	Version   int32
+	Day       pgtype.Date
+	FromState string
+	Event     string
+	ToState   string
+	Steps     int64
+	Bad       int64
+}
+
+// SumEdges reads how many steps led from a state to another. bad has those that ended their instance without completing it.
+// by: see SumDwells
+func (q *Queries) SumEdges(ctx context.Context, arg SumEdgesParams) ([]SumEdgesRow, error) {
+	rows, err := q.db.Query(ctx, sumEdges,
+		arg.By,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SumEdgesRow
+	for rows.Next() {
+		var i SumEdgesRow
+		if err := rows.Scan(
+			&i.Version,
+			&i.Day,
+			&i.FromState,
+			&i.Event,
+			&i.ToState,
+			&i.Steps,
+			&i.Bad,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const workflowIsRegistered = `-- name: WorkflowIsRegistered :one
+select exists (select 1 from pawl.workflow w where w.name = $1::text)::boolean as registered, pawl.now()::timestamptz as now
+`
+
+type WorkflowIsRegisteredRow struct {
+	Registered bool
+	Now        time.Time
+}
+
+// WorkflowIsRegistered says whether there is a version of a workflow, and what time it is.
+func (q *Queries) WorkflowIsRegistered(ctx context.Context, workflow string) (WorkflowIsRegisteredRow, error) {
+	row := q.db.QueryRow(ctx, workflowIsRegistered, workflow)
+	var i WorkflowIsRegisteredRow
+	err := row.Scan(&i.Registered, &i.Now)
 	return i, err
 }

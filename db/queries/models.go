@@ -535,6 +535,20 @@ type Outcome struct {
 	Memory          json.RawMessage
 }
 
+type PawlCommandCount struct {
+	TenantID string
+	Workflow string
+	// on which the counts were written, in UTC
+	Day pgtype.Date
+	// as the latest version declares it, be it a pattern; _create for a creation; _other for what no state declares
+	Event string
+	// applied, or why the command was refused
+	Outcome string
+	// what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided
+	KeyResult string
+	Commands  int64
+}
+
 type PawlDwellCount struct {
 	TenantID        string
 	Workflow        string
@@ -544,8 +558,21 @@ type PawlDwellCount struct {
 	State string
 	// see pawl_private.dwell_bucket
 	Bucket int32
+	// the state that the visit's end led to; empty if an instance migration ended it
+	LedTo  string
 	Visits int64
 	// the sum of the visits' durations
+	Milliseconds int64
+}
+
+type PawlDwellHour struct {
+	TenantID string
+	Workflow string
+	State    string
+	Slot     int16
+	// in which the visits ended: hours since 1970, in UTC
+	Hour         int64
+	Visits       int64
 	Milliseconds int64
 }
 
@@ -563,6 +590,16 @@ type PawlEdgeCount struct {
 	// the instance's after the step
 	Status string
 	Steps  int64
+}
+
+type PawlForecastScore struct {
+	TenantID  string
+	Workflow  string
+	State     string
+	Day       pgtype.Date
+	Visits    int64
+	WithinP50 int64
+	WithinP90 int64
 }
 
 type PawlInstanceCount struct {
@@ -622,6 +659,14 @@ type PawlPrivateClaimKey struct {
 	TenantID  string
 	Key       string
 	ClaimedAt time.Time
+}
+
+type PawlPrivateForecastNight struct {
+	Day      pgtype.Date
+	TenantID string
+	// the last one that was scored; empty if none was
+	Workflow string
+	Done     bool
 }
 
 type PawlPrivateLogFloor struct {

@@ -431,6 +431,7 @@ const (
 	ProblemCodeIdempotencyKeyRequired ProblemCode = "idempotency-key-required"
 	ProblemCodeIdempotencyKeyReuse    ProblemCode = "idempotency-key-reuse"
 	ProblemCodeInstanceExists         ProblemCode = "instance-exists"
+	ProblemCodeInstanceFinal          ProblemCode = "instance-final"
 	ProblemCodeInstanceNotFound       ProblemCode = "instance-not-found"
 	ProblemCodeInternal               ProblemCode = "internal"
 	ProblemCodeInvalidContext         ProblemCode = "invalid-context"
@@ -451,6 +452,7 @@ const (
 	ProblemCodeTenantDisabled         ProblemCode = "tenant-disabled"
 	ProblemCodeTenantRequired         ProblemCode = "tenant-required"
 	ProblemCodeTokenExists            ProblemCode = "token-exists"
+	ProblemCodeTooFewSamples          ProblemCode = "too-few-samples"
 	ProblemCodeTooLarge               ProblemCode = "too-large"
 	ProblemCodeTooManyRequests        ProblemCode = "too-many-requests"
 	ProblemCodeTransitionNotAllowed   ProblemCode = "transition-not-allowed"
@@ -492,6 +494,8 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodeInstanceExists:
 		return true
+	case ProblemCodeInstanceFinal:
+		return true
 	case ProblemCodeInstanceNotFound:
 		return true
 	case ProblemCodeInternal:
@@ -531,6 +535,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeTenantRequired:
 		return true
 	case ProblemCodeTokenExists:
+		return true
+	case ProblemCodeTooFewSamples:
 		return true
 	case ProblemCodeTooLarge:
 		return true
@@ -873,6 +879,24 @@ func (e GetWorkflowDiagramParamsFormat) Valid() bool {
 	case GetWorkflowDiagramParamsFormatDot:
 		return true
 	case GetWorkflowDiagramParamsFormatMermaid:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetWorkflowStatsParamsBy.
+const (
+	GetWorkflowStatsParamsByDay     GetWorkflowStatsParamsBy = "day"
+	GetWorkflowStatsParamsByVersion GetWorkflowStatsParamsBy = "version"
+)
+
+// Valid indicates whether the value is a known member of the GetWorkflowStatsParamsBy enum.
+func (e GetWorkflowStatsParamsBy) Valid() bool {
+	switch e {
+	case GetWorkflowStatsParamsByDay:
+		return true
+	case GetWorkflowStatsParamsByVersion:
 		return true
 	default:
 		return false
@@ -1793,6 +1817,76 @@ type FireRequest struct {
 	Reason *string `json:"reason,omitempty"`
 }
 
+// Forecast What will probably become of an instance.
+type Forecast struct {
+	// AsOf Up to when steps are counted; null if none was yet.
+	AsOf *Timestamp `json:"as_of"`
+
+	// Coverage How good the forecasts for the state were, left out if none was scored.
+	Coverage *ForecastCoverage `json:"coverage,omitempty"`
+
+	// Next The states that the next step may lead to, the likeliest first.
+	Next []ForecastNext `json:"next"`
+
+	// Outcomes The states that the instance may end in, the likeliest first.
+	Outcomes []ForecastOutcome `json:"outcomes"`
+
+	// P50 In how many seconds the instance will have ended in half of the cases; null if that is not known.
+	P50 *float64 `json:"p50"`
+
+	// P90 In how many seconds it will have ended in nine tenths of the cases; null if that is not known.
+	P90 *float64 `json:"p90"`
+
+	// Sample How many visits of the state have ended.
+	Sample int64 `json:"sample"`
+
+	// Spent How many seconds the instance has been in it.
+	Spent float64 `json:"spent"`
+
+	// State The present state.
+	State string `json:"state"`
+}
+
+// ForecastCoverage How good the forecasts of the last 28 days were for the next step: each night the visits that ended on the day
+// before are compared with the quantiles of the days before that.
+type ForecastCoverage struct {
+	// P50 The share that had ended by the p50; 0.5 or more is good.
+	P50 float64 `json:"p50"`
+
+	// P90 The share that had ended by the p90; 0.9 or more is good.
+	P90 float64 `json:"p90"`
+
+	// Visits How many visits were compared.
+	Visits int64 `json:"visits"`
+}
+
+// ForecastNext A state that the next step may lead to, and when it does if it does.
+type ForecastNext struct {
+	// Chance How likely it is, from 0 to 1.
+	Chance float64 `json:"chance"`
+
+	// P50 In how many seconds the step is made in half of these cases.
+	P50 *float64 `json:"p50"`
+
+	// P90 In how many seconds it is made in nine tenths of them.
+	P90 *float64 `json:"p90"`
+
+	// State The state.
+	State string `json:"state"`
+}
+
+// ForecastOutcome A state that the instance may end in.
+type ForecastOutcome struct {
+	// Chance How likely it is, from 0 to 1.
+	Chance float64 `json:"chance"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+}
+
 // Grant A set of scopes, with the workflows and events that they are for.
 type Grant struct {
 	// Events The events that `fire` allows, and the topics that `work` does; empty for all.
@@ -1906,6 +2000,40 @@ type HistoryList struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
+// Hotspot How much time a state takes, and whether it takes longer than before.
+type Hotspot struct {
+	// Before The same of those that ended in the last four weeks.
+	Before *float64 `json:"before"`
+
+	// Now How many seconds the visits lasted on average that ended in the last 24 hours; null if these are fewer than
+	// 30.
+	Now *float64 `json:"now"`
+
+	// Share Its share of the time of all visits.
+	Share float64 `json:"share"`
+
+	// Slowdown `now` divided by `before`.
+	Slowdown *float64 `json:"slowdown"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Total How many seconds its visits lasted together.
+	Total float64 `json:"total"`
+}
+
+// IdempotencyCount What the idempotency keys of commands were.
+type IdempotencyCount struct {
+	// Collision Commands whose key was used for another request.
+	Collision int64 `json:"collision"`
+
+	// New Commands whose key was new.
+	New int64 `json:"new"`
+
+	// Replayed Commands that got a former answer again.
+	Replayed int64 `json:"replayed"`
+}
+
 // Instance One running process of a workflow.
 type Instance struct {
 	// Actions The events that the state accepts, ordered by name. Empty if the state is final.
@@ -1958,6 +2086,21 @@ type Instance struct {
 
 	// WorkflowVersion The version of the workflow that the instance follows, from 1.
 	WorkflowVersion int `json:"workflow_version"`
+}
+
+// InstanceCount How many instances are in a state.
+type InstanceCount struct {
+	// Instances How many there are.
+	Instances int64 `json:"instances"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
+
+	// Version The version of the workflow; only with `by=version`.
+	Version *int `json:"version,omitempty"`
 }
 
 // InstanceLeft An instance that was not migrated and keeps its version.
@@ -2142,6 +2285,19 @@ type Readiness struct {
 
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
+
+// RefusalCount How many commands with an event were refused for one reason.
+type RefusalCount struct {
+	// Commands How many there were.
+	Commands int64 `json:"commands"`
+
+	// Event The event as the latest version declares it, be it a pattern; `_create` for creations; `_other` for events
+	// that no state declares.
+	Event string `json:"event"`
+
+	// Reason Why, such as `guard-rejected`.
+	Reason string `json:"reason"`
+}
 
 // ReleaseRequest The lease to give back.
 type ReleaseRequest struct {
@@ -2405,6 +2561,64 @@ type Start struct {
 	ExpiresIn *Duration `json:"expires_in,omitempty"`
 }
 
+// StateStats How long instances stayed in a state, and how they left it.
+type StateStats struct {
+	// Day The day, in UTC; only with `by=day`.
+	Day *string `json:"day,omitempty"`
+
+	// DropOff The share of the leavings that ended their instance without completing it; null if there were none.
+	DropOff *float64 `json:"drop_off"`
+
+	// Leavings How many steps led to another state.
+	Leavings int64 `json:"leavings"`
+
+	// Mean How many seconds they lasted on average.
+	Mean float64 `json:"mean"`
+
+	// P50 How many seconds half of the visits lasted, at most.
+	P50 float64 `json:"p50"`
+
+	// P90 How many seconds nine tenths of them lasted.
+	P90 float64 `json:"p90"`
+
+	// P99 How many seconds 99 of 100 lasted.
+	P99 float64 `json:"p99"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Total How many seconds they lasted together.
+	Total float64 `json:"total"`
+
+	// Version The version of the workflow; only with `by=version`.
+	Version *int `json:"version,omitempty"`
+
+	// Visits How many visits ended. A step that leads back to the state ends one.
+	Visits int64 `json:"visits"`
+}
+
+// StatsEdge The steps from one state to another with one event.
+type StatsEdge struct {
+	// Day The day, in UTC; only with `by=day`.
+	Day *string `json:"day,omitempty"`
+
+	// Event The event as the definition declares it, be it a pattern; `forced`, `cancelled` or `migrated` for such a step;
+	// null for a creation and an eventless step.
+	Event *string `json:"event"`
+
+	// From The state before the step; null: a creation.
+	From *string `json:"from"`
+
+	// Steps How many there were.
+	Steps int64 `json:"steps"`
+
+	// To The state after the step.
+	To string `json:"to"`
+
+	// Version The version of the workflow; only with `by=version`.
+	Version *int `json:"version,omitempty"`
+}
+
 // Subscription A subscription of an endpoint, with the state of its circuit.
 type Subscription struct {
 	// CreatedAt When the subscription was created.
@@ -2655,6 +2869,39 @@ type TaskRetryRequest struct {
 	// Reason Why, for history and the audit: 1 to 1,000 characters, not only white space. It is not part of the content that an
 	// idempotency key stands for.
 	Reason OperatorReason `json:"reason"`
+}
+
+// TaskStats What became of the tasks of a topic or a connection.
+type TaskStats struct {
+	// Cancelled Those whose state was left before they were sent.
+	Cancelled int64 `json:"cancelled"`
+
+	// Connection The connection; null: work.
+	Connection *string `json:"connection"`
+
+	// Done Those that are done.
+	Done int64 `json:"done"`
+
+	// ErrorRate The share of `errors` in `done`, `errors` and `unknown`; null if there are none.
+	ErrorRate *float64 `json:"error_rate"`
+
+	// Errors Those that failed.
+	Errors int64 `json:"errors"`
+
+	// Open Those that have not ended.
+	Open int64 `json:"open"`
+
+	// Tasks How many there are.
+	Tasks int64 `json:"tasks"`
+
+	// Topic The topic; null: calls.
+	Topic *string `json:"topic"`
+
+	// Unknown Those whose outcome is not known.
+	Unknown int64 `json:"unknown"`
+
+	// UnknownRate The share of `unknown` in these.
+	UnknownRate *float64 `json:"unknown_rate"`
 }
 
 // TaskStatus `pending`: nothing was sent to anybody, or only attempts that surely had no effect. `sent`: an attempt is under way,
@@ -3009,6 +3256,45 @@ type WorkflowMove struct {
 
 	// To The new state.
 	To string `json:"to"`
+}
+
+// WorkflowStats The statistics of a workflow.
+type WorkflowStats struct {
+	// AsOf Up to when steps are counted; null if none was yet.
+	AsOf *Timestamp `json:"as_of"`
+
+	// Edges The steps from one state to another.
+	Edges []StatsEdge `json:"edges"`
+
+	// From The first day, in UTC.
+	From string `json:"from"`
+
+	// Hotspots Where the time goes, the largest share first.
+	Hotspots []Hotspot `json:"hotspots"`
+
+	// Idempotency What the idempotency keys of commands were.
+	Idempotency IdempotencyCount `json:"idempotency"`
+
+	// Instances How many instances are in which state now. Final instances count until they are purged.
+	Instances []InstanceCount `json:"instances"`
+
+	// Refusals Why commands were refused. Replays do not count.
+	Refusals []RefusalCount `json:"refusals"`
+
+	// States How long instances stayed in each state that some left.
+	States []StateStats `json:"states"`
+
+	// Tasks What became of tasks that were started in these days and are not purged.
+	Tasks []TaskStats `json:"tasks"`
+
+	// TasksComplete Whether all tasks count; if not, the newest of the tenant's do.
+	TasksComplete bool `json:"tasks_complete"`
+
+	// To The last day, in UTC.
+	To string `json:"to"`
+
+	// Workflow The name of the workflow.
+	Workflow string `json:"workflow"`
 }
 
 // WorkflowUse A version of a workflow with the number of its instances.
@@ -3522,6 +3808,21 @@ type SimulateWorkflowParams struct {
 	// Version The version of the workflow. The default is the latest.
 	Version *int `form:"version,omitempty" json:"version,omitempty"`
 }
+
+// GetWorkflowStatsParams defines parameters for GetWorkflowStats.
+type GetWorkflowStatsParams struct {
+	// From The first day, such as `2026-03-01`, or a time of it. The default is 27 days before `to`.
+	From *string `form:"from,omitempty" json:"from,omitempty"`
+
+	// To The last day, or a time of it. The default is the present day.
+	To *string `form:"to,omitempty" json:"to,omitempty"`
+
+	// By Whether to count for each version, or for each day.
+	By *GetWorkflowStatsParamsBy `form:"by,omitempty" json:"by,omitempty"`
+}
+
+// GetWorkflowStatsParamsBy defines parameters for GetWorkflowStats.
+type GetWorkflowStatsParamsBy string
 
 // RunBatchJSONRequestBody defines body for RunBatch for application/json ContentType.
 type RunBatchJSONRequestBody = BatchRequest

@@ -93,7 +93,7 @@ func TestRun(t *testing.T) {
 		"transitions@1", "transitions@4", "creates@64", "batch@8", "replays@64", "reads@64", "hot@64", "one-tenant@64", "tenants@64",
 		"open@64", "tokens@64", "unchecked@64", "checked@64", "paths@64", "values@64", "mixed@64",
 		"before-purge@64", "purge@64", "unrelayed@4", "relayed@4", "paced@50", "held@4", "untold@4",
-		"work@64", "calls@256", "invoke@20", "plain@64", "untasked@64",
+		"work@64", "calls@256", "invoke@20", "plain@64", "untasked@64", "unfolded@64", "folded@64",
 		"alone@4", "slow-guards@4", "alone@4", "slow-timers@4", "alone@4", "schemas@4", "alone@4", "stalled-readers@4",
 		"alone@4", "batches@4", "alone@4", "lists@4", "alone@4", "streams@4", "alone@4", "webhooks@4", "alone@4", "timers@4",
 		"alone@4", "registrations@4", "before-overload@64", "overload@640", "after-overload@64",

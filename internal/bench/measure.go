@@ -61,6 +61,7 @@ func parts() []part {
 		{"work", (*benchmark).measureWork},
 		{"invoke", (*benchmark).measureInvoke},
 		{"untasked", (*benchmark).measureUntasked},
+		{"insight", (*benchmark).measureInsight},
 		{"neighbours", (*benchmark).measureNeighbours},
 		{"bulk", (*benchmark).measureBulk},
 		{"fairness", (*benchmark).measureFairness},

@@ -130,6 +130,7 @@ func comparisons() []comparison {
 		{"checked@64", "unchecked@64", 0.9},
 		{"values@64", "paths@64", 0.7},
 		{"untasked@64", "plain@64", 0.98},
+		{"folded@64", "unfolded@64", 0.95},
 		{"workflows@1", "one-workflow@1", 0.95},
 		{"workflows@8", "one-workflow@8", 0.95},
 		{"workflows@64", "one-workflow@64", 0.95},

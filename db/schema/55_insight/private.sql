@@ -103,11 +103,82 @@ begin
 end
 $$;
 
+-- counted_event is an event as pawl.command_count has it: as the latest version of the workflow declares it in some state, by
+-- its name rather than by a pattern, or _other.
+-- Returns: null if there is no such workflow
+create function pawl_private.counted_event(p_workflow text, p_event text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_version integer;
+begin
+  select w.version into v_version from pawl.workflow w where w.name = p_workflow order by w.version desc limit 1;
+  if not found then
+    return null;
+  end if;
+  if p_event = '_create' then
+    return p_event;
+  end if;
+  return coalesce((
+    select m.event
+    from pawl.workflow_state s
+    cross join lateral pawl_private.matching(p_event, s.events, s.patterns) as m (event)
+    where s.workflow = p_workflow and s.workflow_version = v_version and m.event = any (s.events)
+    order by m.event = p_event desc, m.event
+    limit 1
+  ), '_other');
+end
+$$;
+
+-- score_workflow scores the visits of a workflow of a tenant that ended on a day; see pawl.score_forecasts.
+-- Writes:  forecast_score
+create function pawl_private.score_workflow(p_tenant text, p_workflow text, p_day date) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.forecast_score (tenant_id, workflow, state, day, visits, within_p50, within_p90)
+  select
+    p_tenant, p_workflow, d.state, p_day, sum(d.visits), coalesce(sum(d.visits) filter (where d.bucket <= q.p50), 0),
+    coalesce(sum(d.visits) filter (where d.bucket <= q.p90), 0)
+  from (
+    select d.state, d.bucket, sum(d.visits) as visits
+    from pawl.dwell_count d
+    where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day = p_day and d.led_to <> ''
+    group by d.state, d.bucket
+  ) d
+  join (
+    select
+      r.state, min(r.bucket) filter (where r.up_to >= 0.5 * r.total) as p50, min(r.bucket) filter (where r.up_to >= 0.9 * r.total) as p90
+    from (
+      select
+        b.state, b.bucket, sum(b.visits) over (partition by b.state order by b.bucket) as up_to, sum(b.visits) over (partition by b.state) as total
+      from (
+        select d.state, d.bucket, sum(d.visits) as visits
+        from pawl.dwell_count d
+        where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day >= p_day - 90 and d.day < p_day and d.led_to <> ''
+        group by d.state, d.bucket
+      ) b
+    ) r
+    where r.total >= 30
+    group by r.state
+  ) q on q.state = d.state
+  group by d.state
+  on conflict on constraint forecast_score_pkey do nothing;
+end
+$$;
+
+-- slot_of_hour is the slot of an hour in pawl.dwell_hour. There is one for each hour of the last 24 and the present one.
+create function pawl_private.slot_of_hour(p_hour bigint) returns smallint
+language sql immutable parallel safe
+as $$ select (p_hour % 25)::smallint $$;
+
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
 -- Locks:  residence, instance_count
--- Writes: residence, instance_count, edge_count, dwell_count
+-- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour
 create function pawl_private.fold(p_after bigint, p_until bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -119,6 +190,8 @@ set enable_mergejoin = off
 set enable_memoize = off
 set jit = off
 as $$
+declare
+  v_hour bigint := extract(epoch from pawl.now())::bigint / 3600;
 begin
   with step as materialized (
     select
@@ -137,14 +210,15 @@ begin
   ),
   move as materialized (
     select
-      s.*, lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
+      s.*, case when s.event = 'migrated' then '' else s.to_state end as led_to,
+      lag(s.version) over w is null as is_first, lead(s.version) over w is null as is_last,
       lag(s.at) over w as visit_at, lag(s.workflow_version) over w as visit_workflow_version
     from step s
     window w as (partition by s.tenant_id, s.instance_id order by s.version)
   ),
   -- The visits that the first step of each instance ends.
   known as materialized (
-    select m.tenant_id, m.workflow, m.day, m.at, r.workflow_version, r.state, r.status, r.visit_at
+    select m.tenant_id, m.workflow, m.day, m.at, m.led_to, r.workflow_version, r.state, r.status, r.visit_at
     from move m
     cross join lateral (
       select r.* from pawl.residence r where r.tenant_id = m.tenant_id and r.instance_id = m.instance_id limit 1
@@ -153,12 +227,14 @@ begin
   ),
   visit as materialized (
     select
-      v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
+      v.tenant_id, v.workflow, v.workflow_version, v.day, v.at, v.state, v.led_to, pawl_private.dwell_bucket(v.milliseconds) as bucket, v.milliseconds
     from (
-      select k.tenant_id, k.workflow, k.workflow_version, k.day, k.state, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
+      select
+        k.tenant_id, k.workflow, k.workflow_version, k.day, k.at, k.state, k.led_to, pawl_private.milliseconds(k.visit_at, k.at) as milliseconds
       from known k
       union all
-      select m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.from_state, pawl_private.milliseconds(m.visit_at, m.at)
+      select
+        m.tenant_id, m.workflow, m.visit_workflow_version, m.day, m.at, m.from_state, m.led_to, pawl_private.milliseconds(m.visit_at, m.at)
       from move m
       where not m.is_first
     ) v
@@ -189,12 +265,27 @@ begin
     on conflict on constraint edge_count_pkey do update set steps = c.steps + excluded.steps
   ),
   visited as (
-    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, visits, milliseconds)
-    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, count(*), sum(v.milliseconds)
+    insert into pawl.dwell_count as c (tenant_id, workflow, workflow_version, day, state, bucket, led_to, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, v.led_to, count(*), sum(v.milliseconds)
     from visit v
-    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket
+    group by v.tenant_id, v.workflow, v.workflow_version, v.day, v.state, v.bucket, v.led_to
     on conflict on constraint dwell_count_pkey do update
     set visits = c.visits + excluded.visits, milliseconds = c.milliseconds + excluded.milliseconds
+  ),
+  -- The hours of one page that are kept differ in their slots, since no more of them are kept than there are slots.
+  visited_lately as (
+    insert into pawl.dwell_hour as c (tenant_id, workflow, state, slot, hour, visits, milliseconds)
+    select v.tenant_id, v.workflow, v.state, pawl_private.slot_of_hour(v.hour), v.hour, count(*), sum(v.milliseconds)
+    from (select v.*, extract(epoch from v.at)::bigint / 3600 as hour from visit v) v
+    where v.hour > v_hour - 25 and v.hour <= v_hour
+    group by v.tenant_id, v.workflow, v.state, v.hour
+    on conflict on constraint dwell_hour_pkey do update
+    set hour = greatest(c.hour, excluded.hour),
+      visits = case when c.hour > excluded.hour then c.visits when c.hour = excluded.hour then c.visits + excluded.visits else excluded.visits end,
+      milliseconds = case
+        when c.hour > excluded.hour then c.milliseconds when c.hour = excluded.hour then c.milliseconds + excluded.milliseconds
+        else excluded.milliseconds
+      end
   )
   merge into pawl.instance_count c
   using (

@@ -79,7 +79,7 @@ comment on column pawl.edge_count.event is
   'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
 comment on column pawl.edge_count.status is 'the instance''s after the step';
 
--- dwell_count has the number of visits that ended on a day, by how long they lasted. Its version is the one that the
+-- dwell_count has the number of visits that ended on a day, by how long they lasted and where their end led. Its version is the one that the
 -- instance had during the visit.
 create table pawl.dwell_count (
   tenant_id pawl.tenant_id not null,
@@ -88,13 +88,87 @@ create table pawl.dwell_count (
   day date not null,
   state text collate "C" not null,
   bucket integer not null,
+  led_to text collate "C" not null,
   visits bigint not null,
   milliseconds bigint not null,
-  constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket),
+  constraint dwell_count_pkey primary key (tenant_id, workflow, day, workflow_version, state, bucket, led_to),
   constraint dwell_count_is_positive check (visits > 0)
 )
 with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 comment on column pawl.dwell_count.day is 'on which the visit ended, in UTC';
 comment on column pawl.dwell_count.bucket is 'see pawl_private.dwell_bucket';
+comment on column pawl.dwell_count.led_to is 'the state that the visit''s end led to; empty if an instance migration ended it';
 comment on column pawl.dwell_count.milliseconds is 'the sum of the visits'' durations';
+
+-- dwell_hour has the visits that ended in the last 24 full hours and the present one, whatever the version. It is a ring: an
+-- hour takes the slot of the 25th hour before it, so that no row is ever deleted. A row of an older hour counts for
+-- nothing.
+create table pawl.dwell_hour (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slot smallint not null,
+  hour bigint not null,
+  visits bigint not null,
+  milliseconds bigint not null,
+  constraint dwell_hour_pkey primary key (tenant_id, workflow, state, slot),
+  constraint dwell_hour_is_positive check (visits > 0)
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.dwell_hour.hour is 'in which the visits ended: hours since 1970, in UTC';
+
+-- command_count has the number of commands that were answered on a day. The processes that answer count them and write
+-- them every few seconds, so that what they have counted since is lost if they crash. Commands of SQL callers are not
+-- counted.
+create table pawl.command_count (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  day date not null,
+  event text collate "C" not null,
+  outcome text collate "C" not null,
+  key_result text collate "C" not null,
+  commands bigint not null,
+  constraint command_count_pkey primary key (tenant_id, workflow, day, event, outcome, key_result),
+  constraint command_count_is_positive check (commands > 0),
+  constraint command_count_outcome_is_a_code check (outcome ~ '^[a-z-]{1,63}$'),
+  constraint command_count_key_result_is_known check (key_result in ('', 'new', 'replayed', 'collision'))
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.command_count.day is 'on which the counts were written, in UTC';
+comment on column pawl.command_count.event is
+  'as the latest version declares it, be it a pattern; _create for a creation; _other for what no state declares';
+comment on column pawl.command_count.outcome is 'applied, or why the command was refused';
+comment on column pawl.command_count.key_result is
+  'what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided';
+
+-- forecast_score says how good the forecasts of a day were: of the visits of a state that ended on it, how many had ended
+-- by the quantiles of the days before.
+create table pawl.forecast_score (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  day date not null,
+  visits bigint not null,
+  within_p50 bigint not null,
+  within_p90 bigint not null,
+  constraint forecast_score_pkey primary key (tenant_id, workflow, state, day),
+  constraint forecast_score_is_a_part check (within_p50 between 0 and within_p90 and within_p90 <= visits)
+);
+
+-- forecast_night is how far the scoring of a day has come. It has one row.
+create table pawl_private.forecast_night (
+  day date not null,
+  tenant_id text collate "C" not null,
+  workflow text collate "C" not null,
+  done boolean not null
+)
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index forecast_night_has_one_row_idx on pawl_private.forecast_night ((true));
+
+comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
+
+insert into pawl_private.forecast_night (day, tenant_id, workflow, done) values ('epoch', '', '', true);

@@ -1,0 +1,71 @@
+package httpapi_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/pawl-fsm/pawl/insight"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+)
+
+// folded folds all steps.
+func (a *api) folded() {
+	a.t.Helper()
+	sequencer := outboxtest.Number(a.t, a.pool)
+	folder := bounded.Run(a.t, "the folder", insight.NewFolder(a.pool, insight.FolderConfig{Poll: time.Millisecond}).Run)
+	outboxtest.Numbered(a.t, a.pool)
+	outboxtest.CaughtUp(a.t, a.pool, insight.Consumer)
+	folder()
+	sequencer()
+}
+
+func TestStats(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.parcels()
+	stats := "/v1/workflows/parcel/stats"
+	a.get(stats).want(http.StatusOK).wantAt("as_of", "null", "states", "[]", "idempotency.new", "0", "tasks_complete", "true")
+	for range 3 {
+		a.create("parcel", `{"context": {"sku": "A"}}`)
+	}
+	claim := a.claim(2, 2)
+	a.says(claim, 0, "complete", `, "result": {"parcel": "P"}`).want(http.StatusOK)
+	a.says(claim, 1, "fail", `, "error": "no paper", "retryable": false`).want(http.StatusOK)
+	a.folded()
+	a.get(stats).want(http.StatusOK).wantAt("workflow", "parcel", "instances.0.state", "BROKEN", "instances.0.status", "failed",
+		"states.0.state", "PACKING", "states.0.visits", "2", "states.0.drop_off", "0.5", "edges.0.from", "null", "edges.0.event", "null",
+		"hotspots.0.share", "1", "hotspots.0.slowdown", "null", "tasks.0.topic", "pack", "tasks.0.connection", "null", "tasks.0.tasks", "3",
+		"tasks.0.open", "1", "tasks.0.error_rate", "0.5", "tasks.0.unknown_rate", "0")
+	byVersion := a.get(stats + "?by=version").want(http.StatusOK)
+	byVersion.wantAt("instances.0.version", "1", "states.0.version", "1", "edges.0.version", "1")
+	today := byVersion.at("to")
+	a.get(stats+"?by=day").want(http.StatusOK).wantAt("states.0.day", today)
+	a.get(stats+"?from=2026-03-01&to=2026-03-02T10:00:00Z").want(http.StatusOK).wantAt("from", "2026-03-01", "to", "2026-03-02", "states", "[]")
+	for query, parameter := range map[string]string{
+		"from=yesterday": "from", "to=2026-02-30": "to", "from=2026-03-02&to=2026-03-01": "from", "from=2023-01-01&to=2026-03-01": "from", "by=hour": "by",
+		"since=1": "since", "from=2026-03-01&from=2026-03-01": "from",
+	} {
+		a.get(stats+"?"+query).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", parameter)
+	}
+	a.get("/v1/workflows/parcle/stats").want(http.StatusNotFound, "workflow-not-found")
+}
+
+func TestForecast(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.parcels()
+	id := a.create("parcel", `{"context": {"sku": "A"}}`)
+	forecast := "/v1/instances/" + id + "/forecast"
+	a.get(forecast).want(http.StatusConflict, "too-few-samples")
+	bounded.Exec(t, a.pool, `do $$ begin
+		for i in 1..30 loop perform pawl.fire_one((pawl.create_one('parcel', '{"sku": "B"}')).id, 'abort'); end loop;
+	end $$`)
+	a.folded()
+	a.get(forecast).want(http.StatusOK).wantAt("state", "PACKING", "sample", "30", "next.0.state", "ABORTED", "next.0.chance", "1", "outcomes", "[]", "p50", "null")
+	a.fire(id, "abort", `{}`).want(http.StatusOK)
+	a.fire(id, "end", `{}`).want(http.StatusOK)
+	a.get(forecast).want(http.StatusConflict, "instance-final")
+	a.get("/v1/instances/0195a302-6b1d-7c52-9e0f-4a5b6c7d8e9f/forecast").want(http.StatusNotFound, "instance-not-found")
+}
