@@ -411,6 +411,18 @@ comment on column pawl.edge_count.from_state is 'empty: creations';
 comment on column pawl.edge_count.event is 'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
 comment on column pawl.edge_count.status is 'the instance''s after the step';
 
+create table pawl.forecast_score (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  day date not null,
+  visits bigint not null,
+  within_p50 bigint not null,
+  within_p90 bigint not null,
+  constraint forecast_score_pkey PRIMARY KEY (tenant_id, workflow, state, day),
+  constraint forecast_score_is_a_part CHECK ((((within_p50 >= 0) AND (within_p50 <= within_p90)) AND (within_p90 <= visits)))
+);
+
 create table pawl.history (
   tenant_id pawl.tenant_id not null,
   instance_id uuid not null,
@@ -1048,6 +1060,15 @@ create table pawl_private.condition (
   constraint condition_sqlstate_is_of_class_pw CHECK ((sqlstate ~ '^PW[0-9A-Z]{3}$'::text))
 );
 comment on column pawl_private.condition.message is 'null where the function that raises words it';
+
+create table pawl_private.forecast_night (
+  day date not null,
+  tenant_id text collate "C" not null,
+  workflow text collate "C" not null,
+  done boolean not null
+) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
+CREATE UNIQUE INDEX forecast_night_has_one_row_idx ON pawl_private.forecast_night USING btree ((true));
+comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
 
 create table pawl_private.log_floor (
   tenant_id pawl.tenant_id not null,
@@ -5685,6 +5706,51 @@ begin
 end
 $$;
 revoke execute on function pawl.schemas_page(text,integer,bigint) from public;
+
+create function pawl.score_forecasts(p_leader text, p_term bigint, p_limit integer, OUT leads boolean, OUT more boolean) returns record
+language plpgsql volatile security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Some minutes after midnight the last steps of the day are folded.
+  v_day date := ((pawl.now() - interval '10 minutes') at time zone 'UTC')::date - 1;
+  v_night pawl_private.forecast_night;
+  v_next record;
+begin
+  more := false;
+  perform from pawl.consumer c
+  where c.name = 'insight' and not c.audit and c.leader = p_leader and c.term = p_term
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  select * into v_night from pawl_private.forecast_night n for update;
+  if v_night.day < v_day then
+    v_night := row(v_day, '', '', false);
+  end if;
+  if v_night.done then
+    return;
+  end if;
+  for i in 1 .. greatest(p_limit, 1) loop
+    select d.tenant_id, d.workflow into v_next
+    from pawl.dwell_count d
+    where (d.tenant_id, d.workflow) > (v_night.tenant_id, v_night.workflow)
+    order by d.tenant_id, d.workflow
+    limit 1;
+    v_night.done := not found;
+    exit when v_night.done;
+    v_night.tenant_id := v_next.tenant_id;
+    v_night.workflow := v_next.workflow;
+    perform pawl_private.score_workflow(v_night.tenant_id, v_night.workflow, v_night.day);
+  end loop;
+  update pawl_private.forecast_night set day = v_night.day, tenant_id = v_night.tenant_id, workflow = v_night.workflow, done = v_night.done;
+  more := not v_night.done;
+end
+$$;
+revoke execute on function pawl.score_forecasts(text,bigint,integer) from public;
 
 create function pawl.secrets_page(p_table text, p_tenant text, p_row text, p_limit integer) returns SETOF pawl.stored_secret
 language plpgsql stable security definer
@@ -12137,6 +12203,43 @@ as $$
   select array(select distinct m[1] from regexp_matches(p_schema::text, '"[$]ref": "(pawl:[^"#]*)', 'g') m)
 $$;
 revoke execute on function pawl_private.schema_references(jsonb) from public;
+
+create function pawl_private.score_workflow(p_tenant text, p_workflow text, p_day date) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.forecast_score (tenant_id, workflow, state, day, visits, within_p50, within_p90)
+  select
+    p_tenant, p_workflow, d.state, p_day, sum(d.visits), coalesce(sum(d.visits) filter (where d.bucket <= q.p50), 0),
+    coalesce(sum(d.visits) filter (where d.bucket <= q.p90), 0)
+  from (
+    select d.state, d.bucket, sum(d.visits) as visits
+    from pawl.dwell_count d
+    where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day = p_day and d.led_to <> ''
+    group by d.state, d.bucket
+  ) d
+  join (
+    select
+      r.state, min(r.bucket) filter (where r.up_to >= 0.5 * r.total) as p50, min(r.bucket) filter (where r.up_to >= 0.9 * r.total) as p90
+    from (
+      select
+        b.state, b.bucket, sum(b.visits) over (partition by b.state order by b.bucket) as up_to, sum(b.visits) over (partition by b.state) as total
+      from (
+        select d.state, d.bucket, sum(d.visits) as visits
+        from pawl.dwell_count d
+        where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day >= p_day - 90 and d.day < p_day and d.led_to <> ''
+        group by d.state, d.bucket
+      ) b
+    ) r
+    where r.total >= 30
+    group by r.state
+  ) q on q.state = d.state
+  group by d.state
+  on conflict on constraint forecast_score_pkey do nothing;
+end
+$$;
+revoke execute on function pawl_private.score_workflow(text,text,date) from public;
 
 create function pawl_private.seconds_of(p_duration interval) returns numeric
 language sql immutable parallel safe

@@ -91,6 +91,10 @@ const (
 	LeaseSuperseded
 	// TaskEnded: the task, or the compensation, is in no state in which this can be done with it.
 	TaskEnded
+	// InstanceFinal: the instance has ended, so that there is nothing to forecast.
+	InstanceFinal
+	// TooFewSamples: too few visits of the instance's state have ended for a forecast.
+	TooFewSamples
 	// ConfirmationRequired: the bulk would concern many instances, and its filter must be confirmed.
 	ConfirmationRequired
 	// CallbackSecretRequired: neither the callback nor the deployment has a secret to sign it with.
@@ -114,7 +118,7 @@ var kindNames = [kindCount]string{
 	"invalid definition", "invalid context", "invalid payload", "unknown event", "event id too old",
 	"unknown event id", "steps lost", "not found", "forbidden", "unknown tenant",
 	"tenant required",
-	"token exists", "delivery conflict", "bulk conflict", "lease superseded", "task ended", "confirmation required", "callback secret required",
+	"token exists", "delivery conflict", "bulk conflict", "lease superseded", "task ended", "instance final", "too few samples", "confirmation required", "callback secret required",
 	"limit reached", "too many requests",
 	"unavailable",
 }

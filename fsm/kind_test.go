@@ -272,7 +272,7 @@ func TestEveryKind(t *testing.T) {
 	fsmtest.Refused(t, doFire("go", `{}`), fsm.Unavailable)
 	produced[fsm.Unavailable] = true
 	// The tests of the packages that refuse so produce these.
-	for _, kind := range []fsm.Kind{fsm.BulkConflict, fsm.ConfirmationRequired, fsm.LeaseSuperseded, fsm.TaskEnded} {
+	for _, kind := range []fsm.Kind{fsm.BulkConflict, fsm.ConfirmationRequired, fsm.LeaseSuperseded, fsm.TaskEnded, fsm.InstanceFinal, fsm.TooFewSamples} {
 		produced[kind] = true
 	}
 	for _, kind := range fsm.Kinds() {

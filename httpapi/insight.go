@@ -59,6 +59,40 @@ func (s *server) GetWorkflowStats(ctx context.Context, r GetWorkflowStatsRequest
 	}, nil
 }
 
+// GetForecast answers with what will probably become of an instance.
+func (s *server) GetForecast(ctx context.Context, in GetForecastRequestObject) (GetForecastResponseObject, error) {
+	id, err := s.instance(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.insight.Forecast(ctx, requestOf(ctx).principal.tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	var coverage *api.ForecastCoverage
+	if c := f.Coverage; c != nil {
+		coverage = &api.ForecastCoverage{Visits: c.Visits, P50: rounded(c.P50), P90: rounded(c.P90)}
+	}
+	return GetForecast200JSONResponse{
+		Coverage: coverage,
+		AsOf:     (*api.Timestamp)(f.AsOf), State: f.State, Spent: rounded(f.Spent), Sample: f.Sample, P50: roundedAt(f.P50), P90: roundedAt(f.P90),
+		Next: each(f.Next, func(n insight.NextState) api.ForecastNext {
+			return api.ForecastNext{State: n.State, Chance: rounded(n.Chance), P50: roundedAt(n.P50), P90: roundedAt(n.P90)}
+		}),
+		Outcomes: each(f.Outcomes, func(o insight.Outcome) api.ForecastOutcome {
+			return api.ForecastOutcome{State: o.State, Status: api.InstanceStatus(o.Status), Chance: rounded(o.Chance)}
+		}),
+	}, nil
+}
+
+// roundedAt is rounded for a number that may be missing.
+func roundedAt(seconds *float64) *float64 {
+	if seconds == nil {
+		return nil
+	}
+	return new(rounded(*seconds))
+}
+
 // dayAt reads a day, or a time of it.
 func dayAt(parameter string, text *string) (*time.Time, error) {
 	if text == nil {

@@ -51,3 +51,21 @@ func TestStats(t *testing.T) {
 	}
 	a.get("/v1/workflows/parcle/stats").want(http.StatusNotFound, "workflow-not-found")
 }
+
+func TestForecast(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.parcels()
+	id := a.create("parcel", `{"context": {"sku": "A"}}`)
+	forecast := "/v1/instances/" + id + "/forecast"
+	a.get(forecast).want(http.StatusConflict, "too-few-samples")
+	bounded.Exec(t, a.pool, `do $$ begin
+		for i in 1..30 loop perform pawl.fire_one((pawl.create_one('parcel', '{"sku": "B"}')).id, 'abort'); end loop;
+	end $$`)
+	a.folded()
+	a.get(forecast).want(http.StatusOK).wantAt("state", "PACKING", "sample", "30", "next.0.state", "ABORTED", "next.0.chance", "1", "outcomes", "[]", "p50", "null")
+	a.fire(id, "abort", `{}`).want(http.StatusOK)
+	a.fire(id, "end", `{}`).want(http.StatusOK)
+	a.get(forecast).want(http.StatusConflict, "instance-final")
+	a.get("/v1/instances/0195a302-6b1d-7c52-9e0f-4a5b6c7d8e9f/forecast").want(http.StatusNotFound, "instance-not-found")
+}

@@ -177,6 +177,13 @@ func TestProblems(t *testing.T) {
 			a.fire(parcel, "abort", `{}`).want(http.StatusOK)
 			return a.do(http.MethodPost, "/v1/tasks/"+a.get("/v1/tasks?instance_id="+parcel).at("items.0.id")+"/retry", `{"reason": "why"}`)
 		}},
+		"instance-final": {409, nil, func(a *api) answer {
+			parcel := a.create("parcel", `{}`)
+			a.fire(parcel, "abort", `{}`).want(http.StatusOK)
+			a.fire(parcel, "end", `{}`).want(http.StatusOK)
+			return a.get("/v1/instances/" + parcel + "/forecast")
+		}},
+		"too-few-samples": {409, nil, func(a *api) answer { return a.get("/v1/instances/" + id + "/forecast") }},
 		"bulk-conflict": {409, nil, func(a *api) answer {
 			bulk := a.post("/v1/bulk", newKey(), `{"action": "archive", "filter": {"status": "failed"}}`).want(http.StatusAccepted).at("id")
 			a.post("/v1/bulk/"+bulk+"/stop", "", "").want(http.StatusOK)

@@ -115,6 +115,9 @@ type ServerInterface interface {
 	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx echo.Context, id InstanceID, params StreamInstanceParams) error
+	// GetForecast Forecast what becomes of an instance
+	// (GET /v1/instances/{id}/forecast)
+	GetForecast(ctx echo.Context, id InstanceID) error
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx echo.Context, id InstanceID, params ListHistoryParams) error
@@ -1078,6 +1081,22 @@ func (w *ServerInterfaceWrapper) StreamInstance(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.StreamInstance(ctx, id, params)
+	return err
+}
+
+// GetForecast converts echo context to params.
+func (w *ServerInterfaceWrapper) GetForecast(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetForecast(ctx, id)
 	return err
 }
 
@@ -2247,6 +2266,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/instances/:id/compensations/:name/retry", wrapper.RetryCompensation, options.OperationMiddlewares["retryCompensation"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/compensations/:name/skip", wrapper.SkipCompensation, options.OperationMiddlewares["skipCompensation"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/events", wrapper.StreamInstance, options.OperationMiddlewares["streamInstance"]...)
+	router.GET(options.BaseURL+"/v1/instances/:id/forecast", wrapper.GetForecast, options.OperationMiddlewares["getForecast"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/history", wrapper.ListHistory, options.OperationMiddlewares["listHistory"]...)
 	router.POST(options.BaseURL+"/v1/instances/:id/override", wrapper.OverrideInstance, options.OperationMiddlewares["overrideInstance"]...)
 	router.GET(options.BaseURL+"/v1/instances/:id/timeline", wrapper.ListTimeline, options.OperationMiddlewares["listTimeline"]...)
@@ -3301,6 +3321,28 @@ type StreamInstance204Response struct {
 func (response StreamInstance204Response) VisitStreamInstanceResponse(w http.ResponseWriter) error {
 	w.WriteHeader(204)
 	return nil
+}
+
+type GetForecastRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type GetForecastResponseObject interface {
+	VisitGetForecastResponse(w http.ResponseWriter) error
+}
+
+type GetForecast200JSONResponse Forecast
+
+func (response GetForecast200JSONResponse) VisitGetForecastResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type ListHistoryRequestObject struct {
@@ -4853,6 +4895,9 @@ type StrictServerInterface interface {
 	// StreamInstance Stream the steps of an instance
 	// (GET /v1/instances/{id}/events)
 	StreamInstance(ctx context.Context, request StreamInstanceRequestObject) (StreamInstanceResponseObject, error)
+	// GetForecast Forecast what becomes of an instance
+	// (GET /v1/instances/{id}/forecast)
+	GetForecast(ctx context.Context, request GetForecastRequestObject) (GetForecastResponseObject, error)
 	// ListHistory List an instance's history
 	// (GET /v1/instances/{id}/history)
 	ListHistory(ctx context.Context, request ListHistoryRequestObject) (ListHistoryResponseObject, error)
@@ -5993,6 +6038,31 @@ func (sh *strictHandler) StreamInstance(ctx echo.Context, id InstanceID, params 
 		return err
 	} else if validResponse, ok := response.(StreamInstanceResponseObject); ok {
 		return validResponse.VisitStreamInstanceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetForecast operation middleware
+func (sh *strictHandler) GetForecast(ctx echo.Context, id InstanceID) error {
+	var request GetForecastRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetForecast(ctx.Request().Context(), request.(GetForecastRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetForecast")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetForecastResponseObject); ok {
+		return validResponse.VisitGetForecastResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -23,6 +23,8 @@ type FolderConfig struct {
 	Poll time.Duration
 	// Lease is how long a process leads after it last folded a page. Default 10 s.
 	Lease time.Duration
+	// ScoreEvery is the time between two looks whether a day has ended, whose forecasts are scored then. Default 1 m.
+	ScoreEvery time.Duration
 	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -37,6 +39,9 @@ func (c FolderConfig) withDefaults() FolderConfig {
 	if c.Lease <= 0 {
 		c.Lease = 10 * time.Second
 	}
+	if c.ScoreEvery <= 0 {
+		c.ScoreEvery = time.Minute
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -48,6 +53,7 @@ type Folder struct {
 	queries *queries.Queries
 	config  FolderConfig
 	page    outbox.PageSize
+	looked  time.Time // When it last saw that there is nothing to score.
 }
 
 // NewFolder returns a Folder on a pool, of which it takes one connection at a time.
@@ -81,10 +87,34 @@ func (f *Folder) lead(ctx context.Context, lease outbox.Lease) (progress bool, e
 			progress = true
 		}
 		if page.Steps < int64(size) {
+			if err := f.score(ctx, lease); err != nil {
+				return progress, err
+			}
 			pause(ctx, f.config.Poll)
 		}
 	}
 	return progress, nil
+}
+
+// scored is how many workflows are scored at once.
+const scored = 20
+
+// score scores the forecasts of yesterday, if the last look was a while ago.
+func (f *Folder) score(ctx context.Context, lease outbox.Lease) error {
+	if time.Since(f.looked) < f.config.ScoreEvery {
+		return nil
+	}
+	s, err := f.queries.ScoreForecasts(ctx, queries.ScoreForecastsParams{Leader: lease.Leader, Term: lease.Term, RowLimit: scored})
+	if err != nil {
+		return err
+	}
+	if !s.Leads {
+		return outbox.ErrDeposed
+	}
+	if !s.More {
+		f.looked = time.Now()
+	}
+	return nil
 }
 
 // pause waits for d, or until the context ends.

@@ -66,7 +66,7 @@ const (
 func fold(t *testing.T, pool *pgxpool.Pool, page int) (stop func()) {
 	t.Helper()
 	return bounded.Run(t, "the folder", insight.NewFolder(pool, insight.FolderConfig{
-		Page: page, Poll: time.Millisecond, Lease: time.Second,
+		Page: page, Poll: time.Millisecond, Lease: time.Second, ScoreEvery: time.Millisecond,
 	}).Run)
 }
 

@@ -18,6 +18,7 @@ type instanceCommand struct {
 	FireByKey      instanceFireByKey      `cmd:"" help:"Fire an event at the instance that holds a business key."`
 	History        instanceHistory        `cmd:"" help:"Show the steps of an instance."`
 	Timeline       instanceTimeline       `cmd:"" help:"Show what happened to an instance: its steps, tasks with their attempts, compensations and deliveries."`
+	Forecast       instanceForecast       `cmd:"" help:"Show when an instance will probably have ended, which step comes next, and how likely each outcome is."`
 	Compensation   instanceCompensation   `cmd:"" help:"List, retry and skip what undoes the steps of an instance."`
 	Override       instanceOverride       `cmd:"" help:"Move an instance although its definition does not allow it now."`
 	Cancel         instanceCancel         `cmd:"" help:"Move an instance to the state that its definition names for cancels."`

@@ -11807,6 +11807,35 @@ comment on column pawl.command_count.outcome is 'applied, or why the command was
 comment on column pawl.command_count.key_result is
   'what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided';
 
+-- forecast_score says how good the forecasts of a day were: of the visits of a state that ended on it, how many had ended
+-- by the quantiles of the days before.
+create table pawl.forecast_score (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  day date not null,
+  visits bigint not null,
+  within_p50 bigint not null,
+  within_p90 bigint not null,
+  constraint forecast_score_pkey primary key (tenant_id, workflow, state, day),
+  constraint forecast_score_is_a_part check (within_p50 between 0 and within_p90 and within_p90 <= visits)
+);
+
+-- forecast_night is how far the scoring of a day has come. It has one row.
+create table pawl_private.forecast_night (
+  day date not null,
+  tenant_id text collate "C" not null,
+  workflow text collate "C" not null,
+  done boolean not null
+)
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index forecast_night_has_one_row_idx on pawl_private.forecast_night ((true));
+
+comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
+
+insert into pawl_private.forecast_night (day, tenant_id, workflow, done) values ('epoch', '', '', true);
+
 -- 55_insight/private.sql
 
 -- dwell_bucket is the bucket of a duration: 0 for less than a millisecond, else n for 1.1^(n-1) up to 1.1^n milliseconds,
@@ -11906,6 +11935,46 @@ begin
     order by m.event = p_event desc, m.event
     limit 1
   ), '_other');
+end
+$$;
+-- +goose StatementEnd
+
+-- score_workflow scores the visits of a workflow of a tenant that ended on a day; see pawl.score_forecasts.
+-- Writes:  forecast_score
+-- +goose StatementBegin
+create function pawl_private.score_workflow(p_tenant text, p_workflow text, p_day date) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pawl.forecast_score (tenant_id, workflow, state, day, visits, within_p50, within_p90)
+  select
+    p_tenant, p_workflow, d.state, p_day, sum(d.visits), coalesce(sum(d.visits) filter (where d.bucket <= q.p50), 0),
+    coalesce(sum(d.visits) filter (where d.bucket <= q.p90), 0)
+  from (
+    select d.state, d.bucket, sum(d.visits) as visits
+    from pawl.dwell_count d
+    where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day = p_day and d.led_to <> ''
+    group by d.state, d.bucket
+  ) d
+  join (
+    select
+      r.state, min(r.bucket) filter (where r.up_to >= 0.5 * r.total) as p50, min(r.bucket) filter (where r.up_to >= 0.9 * r.total) as p90
+    from (
+      select
+        b.state, b.bucket, sum(b.visits) over (partition by b.state order by b.bucket) as up_to, sum(b.visits) over (partition by b.state) as total
+      from (
+        select d.state, d.bucket, sum(d.visits) as visits
+        from pawl.dwell_count d
+        where d.tenant_id = p_tenant and d.workflow = p_workflow and d.day >= p_day - 90 and d.day < p_day and d.led_to <> ''
+        group by d.state, d.bucket
+      ) b
+    ) r
+    where r.total >= 30
+    group by r.state
+  ) q on q.state = d.state
+  group by d.state
+  on conflict on constraint forecast_score_pkey do nothing;
 end
 $$;
 -- +goose StatementEnd
@@ -12180,10 +12249,67 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 55_insight/score_forecasts.sql
+
+-- score_forecasts compares the visits that ended yesterday with the quantiles of the 90 days before, for some more workflows of
+-- some tenants. States of which fewer than 30 visits had ended are left out. A day is scored once: visits that are
+-- folded later do not count.
+-- p_limit: the most workflows of tenants
+-- Returns: leads: whether p_leader still leads the consumer insight in p_term; if not, nothing is changed.
+--          more: whether there is more to score
+-- Locks:   consumer, forecast_night
+-- Writes:  forecast_night, forecast_score
+-- +goose StatementBegin
+create function pawl.score_forecasts(p_leader text, p_term bigint, p_limit integer, out leads boolean, out more boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  -- Some minutes after midnight the last steps of the day are folded.
+  v_day date := ((pawl.now() - interval '10 minutes') at time zone 'UTC')::date - 1;
+  v_night pawl_private.forecast_night;
+  v_next record;
+begin
+  more := false;
+  perform from pawl.consumer c
+  where c.name = 'insight' and not c.audit and c.leader = p_leader and c.term = p_term
+  for no key update;
+  leads := found;
+  if not leads then
+    return;
+  end if;
+  select * into v_night from pawl_private.forecast_night n for update;
+  if v_night.day < v_day then
+    v_night := row(v_day, '', '', false);
+  end if;
+  if v_night.done then
+    return;
+  end if;
+  for i in 1 .. greatest(p_limit, 1) loop
+    select d.tenant_id, d.workflow into v_next
+    from pawl.dwell_count d
+    where (d.tenant_id, d.workflow) > (v_night.tenant_id, v_night.workflow)
+    order by d.tenant_id, d.workflow
+    limit 1;
+    v_night.done := not found;
+    exit when v_night.done;
+    v_night.tenant_id := v_next.tenant_id;
+    v_night.workflow := v_next.workflow;
+    perform pawl_private.score_workflow(v_night.tenant_id, v_night.workflow, v_night.day);
+  end loop;
+  update pawl_private.forecast_night set day = v_night.day, tenant_id = v_night.tenant_id, workflow = v_night.workflow, done = v_night.done;
+  more := not v_night.done;
+end
+$$;
+-- +goose StatementEnd
+
 -- 55_insight/grants.sql
 
 insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.insight_fold'),
+  ('worker', 'pawl.score_forecasts'),
   ('api', 'pawl.count_commands'),
   ('api', 'pawl.insight_as_of'),
   ('reader', 'pawl.insight_as_of');
@@ -12195,12 +12321,14 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.dwell_count', null),
   ('api', 'pawl.dwell_hour', null),
   ('api', 'pawl.command_count', null),
+  ('api', 'pawl.forecast_score', null),
   ('reader', 'pawl.residence', null),
   ('reader', 'pawl.instance_count', null),
   ('reader', 'pawl.edge_count', null),
   ('reader', 'pawl.dwell_count', null),
   ('reader', 'pawl.dwell_hour', null),
-  ('reader', 'pawl.command_count', null);
+  ('reader', 'pawl.command_count', null),
+  ('reader', 'pawl.forecast_score', null);
 
 -- 60_lifecycle/tables.sql
 

@@ -132,3 +132,59 @@ limit @row_limit::integer;
 -- name: CountCommands :exec
 select pawl.count_commands(
   @tenants::text[], @workflows::text[], @events::text[], @outcomes::text[], @key_results::text[], @commands::bigint[], @instances::uuid[]);
+
+-- CountVisits reads how many visits of each state of a workflow ended, by how long they lasted and where they led.
+-- name: CountVisits :many
+select d.state::text as state, d.bucket::smallint as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
+from pawl.dwell_count d
+where d.tenant_id = @tenant::text and d.workflow = @workflow::text and d.day >= @from_day::date and d.day <= @to_day::date
+group by d.state, d.bucket, d.led_to
+order by d.state, d.bucket, d.led_to;
+
+-- CountOpenVisits reads how many visits of some states have not ended, by how long they have lasted: of each state those
+-- row_limit that began first. instances is how many there are in all.
+-- name: CountOpenVisits :many
+select
+  s.state::text as state, coalesce((
+    select sum(c.instances)
+    from pawl.instance_count c
+    where c.tenant_id = @tenant::text and c.workflow = @workflow::text and c.state = s.state and c.status = 'active'
+  ), 0)::bigint as instances, o.bucket::smallint as bucket, count(*)::bigint as visits
+from unnest(@states::text[]) as s (state)
+cross join lateral (
+  select case when a.milliseconds < 1 then 0 else floor(ln(a.milliseconds) / ln(1.1::double precision)) + 1 end as bucket
+  from (
+    select extract(epoch from r.visit_at - @now::timestamptz)::double precision * -1000 as milliseconds
+    from pawl.residence r
+    where r.tenant_id = @tenant::text and r.workflow = @workflow::text and r.state = s.state
+    order by r.since
+    limit @row_limit::integer
+  ) a
+) o
+group by s.state, o.bucket
+order by s.state, o.bucket;
+
+-- EndStates reads in which states, and with which status, instances of a workflow have ended.
+-- name: EndStates :many
+select e.to_state::text as state, min(e.status::text)::text as status
+from pawl.edge_count e
+where e.tenant_id = @tenant::text and e.workflow = @workflow::text and e.day >= @from_day::date and e.day <= @to_day::date and e.status <> 'active'
+group by e.to_state
+order by e.to_state;
+
+-- InsightAsOf says up to when steps are counted.
+-- name: InsightAsOf :one
+select pawl.insight_as_of()::timestamptz as as_of;
+
+-- ScoreForecasts scores the forecasts of yesterday for some more workflows.
+-- name: ScoreForecasts :one
+select s.leads::boolean as leads, s.more::boolean as more
+from pawl.score_forecasts(@leader::text, @term::bigint, @row_limit::integer) s;
+
+-- ForecastCoverage reads how good the forecasts for a state were on the last days.
+-- name: ForecastCoverage :one
+select
+  coalesce(sum(s.visits), 0)::bigint as visits, coalesce(sum(s.within_p50), 0)::bigint as within_p50,
+  coalesce(sum(s.within_p90), 0)::bigint as within_p90
+from pawl.forecast_score s
+where s.tenant_id = @tenant::text and s.workflow = @workflow::text and s.state = @state::text and s.day >= @from_day::date;

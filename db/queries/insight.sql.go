@@ -109,6 +109,76 @@ func (q *Queries) CountInStates(ctx context.Context, arg CountInStatesParams) ([
 	return items, nil
 }
 
+const countOpenVisits = `-- name: CountOpenVisits :many
+select
+  s.state::text as state, coalesce((
+    select sum(c.instances)
+    from pawl.instance_count c
+    where c.tenant_id = $1::text and c.workflow = $2::text and c.state = s.state and c.status = 'active'
+  ), 0)::bigint as instances, o.bucket::smallint as bucket, count(*)::bigint as visits
+from unnest($3::text[]) as s (state)
+cross join lateral (
+  select case when a.milliseconds < 1 then 0 else floor(ln(a.milliseconds) / ln(1.1::double precision)) + 1 end as bucket
+  from (
+    select extract(epoch from r.visit_at - $4::timestamptz)::double precision * -1000 as milliseconds
+    from pawl.residence r
+    where r.tenant_id = $1::text and r.workflow = $2::text and r.state = s.state
+    order by r.since
+    limit $5::integer
+  ) a
+) o
+group by s.state, o.bucket
+order by s.state, o.bucket
+`
+
+type CountOpenVisitsParams struct {
+	Tenant   string
+	Workflow string
+	States   []string
+	Now      time.Time
+	RowLimit int32
+}
+
+type CountOpenVisitsRow struct {
+	State     string
+	Instances int64
+	Bucket    int16
+	Visits    int64
+}
+
+// CountOpenVisits reads how many visits of some states have not ended, by how long they have lasted: of each state those
+// row_limit that began first. instances is how many there are in all.
+func (q *Queries) CountOpenVisits(ctx context.Context, arg CountOpenVisitsParams) ([]CountOpenVisitsRow, error) {
+	rows, err := q.db.Query(ctx, countOpenVisits,
+		arg.Tenant,
+		arg.Workflow,
+		arg.States,
+		arg.Now,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountOpenVisitsRow
+	for rows.Next() {
+		var i CountOpenVisitsRow
+		if err := rows.Scan(
+			&i.State,
+			&i.Instances,
+			&i.Bucket,
+			&i.Visits,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const countTasksByTopic = `-- name: CountTasksByTopic :many
 with task as materialized (
   select t.workflow, t.topic, t.connection, t.status
@@ -194,6 +264,151 @@ func (q *Queries) CountTasksByTopic(ctx context.Context, arg CountTasksByTopicPa
 	return items, nil
 }
 
+const countVisits = `-- name: CountVisits :many
+select d.state::text as state, d.bucket::smallint as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
+from pawl.dwell_count d
+where d.tenant_id = $1::text and d.workflow = $2::text and d.day >= $3::date and d.day <= $4::date
+group by d.state, d.bucket, d.led_to
+order by d.state, d.bucket, d.led_to
+`
+
+type CountVisitsParams struct {
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+}
+
+type CountVisitsRow struct {
+	State  string
+	Bucket int16
+	LedTo  string
+	Visits int64
+}
+
+// CountVisits reads how many visits of each state of a workflow ended, by how long they lasted and where they led.
+func (q *Queries) CountVisits(ctx context.Context, arg CountVisitsParams) ([]CountVisitsRow, error) {
+	rows, err := q.db.Query(ctx, countVisits,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []CountVisitsRow
+	for rows.Next() {
+		var i CountVisitsRow
+		if err := rows.Scan(
+			&i.State,
+			&i.Bucket,
+			&i.LedTo,
+			&i.Visits,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const endStates = `-- name: EndStates :many
+select e.to_state::text as state, min(e.status::text)::text as status
+from pawl.edge_count e
+where e.tenant_id = $1::text and e.workflow = $2::text and e.day >= $3::date and e.day <= $4::date and e.status <> 'active'
+group by e.to_state
+order by e.to_state
+`
+
+type EndStatesParams struct {
+	Tenant   string
+	Workflow string
+	FromDay  pgtype.Date
+	ToDay    pgtype.Date
+}
+
+type EndStatesRow struct {
+	State  string
+	Status string
+}
+
+// EndStates reads in which states, and with which status, instances of a workflow have ended.
+func (q *Queries) EndStates(ctx context.Context, arg EndStatesParams) ([]EndStatesRow, error) {
+	rows, err := q.db.Query(ctx, endStates,
+		arg.Tenant,
+		arg.Workflow,
+		arg.FromDay,
+		arg.ToDay,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []EndStatesRow
+	for rows.Next() {
+		var i EndStatesRow
+		if err := rows.Scan(&i.State, &i.Status); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const forecastCoverage = `-- name: ForecastCoverage :one
+select
+  coalesce(sum(s.visits), 0)::bigint as visits, coalesce(sum(s.within_p50), 0)::bigint as within_p50,
+  coalesce(sum(s.within_p90), 0)::bigint as within_p90
+from pawl.forecast_score s
+where s.tenant_id = $1::text and s.workflow = $2::text and s.state = $3::text and s.day >= $4::date
+`
+
+type ForecastCoverageParams struct {
+	Tenant   string
+	Workflow string
+	State    string
+	FromDay  pgtype.Date
+}
+
+type ForecastCoverageRow struct {
+	Visits    int64
+	WithinP50 int64
+	WithinP90 int64
+}
+
+// ForecastCoverage reads how good the forecasts for a state were on the last days.
+func (q *Queries) ForecastCoverage(ctx context.Context, arg ForecastCoverageParams) (ForecastCoverageRow, error) {
+	row := q.db.QueryRow(ctx, forecastCoverage,
+		arg.Tenant,
+		arg.Workflow,
+		arg.State,
+		arg.FromDay,
+	)
+	var i ForecastCoverageRow
+	err := row.Scan(&i.Visits, &i.WithinP50, &i.WithinP90)
+	return i, err
+}
+
+const insightAsOf = `-- name: InsightAsOf :one
+select pawl.insight_as_of()::timestamptz as as_of
+`
+
+// InsightAsOf says up to when steps are counted.
+func (q *Queries) InsightAsOf(ctx context.Context) (time.Time, error) {
+	row := q.db.QueryRow(ctx, insightAsOf)
+	var as_of time.Time
+	err := row.Scan(&as_of)
+	return as_of, err
+}
+
 const insightFold = `-- name: InsightFold :one
 select f.leads::boolean as leads, f.steps::bigint as steps
 from pawl.insight_fold($1::text, $2::bigint, $3::integer, $4::interval) f
@@ -221,6 +436,30 @@ func (q *Queries) InsightFold(ctx context.Context, arg InsightFoldParams) (Insig
 	)
 	var i InsightFoldRow
 	err := row.Scan(&i.Leads, &i.Steps)
+	return i, err
+}
+
+const scoreForecasts = `-- name: ScoreForecasts :one
+select s.leads::boolean as leads, s.more::boolean as more
+from pawl.score_forecasts($1::text, $2::bigint, $3::integer) s
+`
+
+type ScoreForecastsParams struct {
+	Leader   string
+	Term     int64
+	RowLimit int32
+}
+
+type ScoreForecastsRow struct {
+	Leads bool
+	More  bool
+}
+
+// ScoreForecasts scores the forecasts of yesterday for some more workflows.
+func (q *Queries) ScoreForecasts(ctx context.Context, arg ScoreForecastsParams) (ScoreForecastsRow, error) {
+	row := q.db.QueryRow(ctx, scoreForecasts, arg.Leader, arg.Term, arg.RowLimit)
+	var i ScoreForecastsRow
+	err := row.Scan(&i.Leads, &i.More)
 	return i, err
 }
 

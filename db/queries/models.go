@@ -585,6 +585,16 @@ type PawlEdgeCount struct {
 	Steps  int64
 }
 
+type PawlForecastScore struct {
+	TenantID  string
+	Workflow  string
+	State     string
+	Day       pgtype.Date
+	Visits    int64
+	WithinP50 int64
+	WithinP90 int64
+}
+
 type PawlInstanceCount struct {
 	TenantID        string
 	Workflow        string
@@ -642,6 +652,14 @@ type PawlPrivateClaimKey struct {
 	TenantID  string
 	Key       string
 	ClaimedAt time.Time
+}
+
+type PawlPrivateForecastNight struct {
+	Day      pgtype.Date
+	TenantID string
+	// the last one that was scored; empty if none was
+	Workflow string
+	Done     bool
 }
 
 type PawlPrivateLogFloor struct {

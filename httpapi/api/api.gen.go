@@ -431,6 +431,7 @@ const (
 	ProblemCodeIdempotencyKeyRequired ProblemCode = "idempotency-key-required"
 	ProblemCodeIdempotencyKeyReuse    ProblemCode = "idempotency-key-reuse"
 	ProblemCodeInstanceExists         ProblemCode = "instance-exists"
+	ProblemCodeInstanceFinal          ProblemCode = "instance-final"
 	ProblemCodeInstanceNotFound       ProblemCode = "instance-not-found"
 	ProblemCodeInternal               ProblemCode = "internal"
 	ProblemCodeInvalidContext         ProblemCode = "invalid-context"
@@ -451,6 +452,7 @@ const (
 	ProblemCodeTenantDisabled         ProblemCode = "tenant-disabled"
 	ProblemCodeTenantRequired         ProblemCode = "tenant-required"
 	ProblemCodeTokenExists            ProblemCode = "token-exists"
+	ProblemCodeTooFewSamples          ProblemCode = "too-few-samples"
 	ProblemCodeTooLarge               ProblemCode = "too-large"
 	ProblemCodeTooManyRequests        ProblemCode = "too-many-requests"
 	ProblemCodeTransitionNotAllowed   ProblemCode = "transition-not-allowed"
@@ -492,6 +494,8 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodeInstanceExists:
 		return true
+	case ProblemCodeInstanceFinal:
+		return true
 	case ProblemCodeInstanceNotFound:
 		return true
 	case ProblemCodeInternal:
@@ -531,6 +535,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeTenantRequired:
 		return true
 	case ProblemCodeTokenExists:
+		return true
+	case ProblemCodeTooFewSamples:
 		return true
 	case ProblemCodeTooLarge:
 		return true
@@ -1809,6 +1815,76 @@ type FireRequest struct {
 	// Reason The reason to record in history, at most 1,000 characters. It is not part of the content that an idempotency
 	// key stands for.
 	Reason *string `json:"reason,omitempty"`
+}
+
+// Forecast What will probably become of an instance.
+type Forecast struct {
+	// AsOf Up to when steps are counted; null if none was yet.
+	AsOf *Timestamp `json:"as_of"`
+
+	// Coverage How good the forecasts for the state were, left out if none was scored.
+	Coverage *ForecastCoverage `json:"coverage,omitempty"`
+
+	// Next The states that the next step may lead to, the likeliest first.
+	Next []ForecastNext `json:"next"`
+
+	// Outcomes The states that the instance may end in, the likeliest first.
+	Outcomes []ForecastOutcome `json:"outcomes"`
+
+	// P50 In how many seconds the instance will have ended in half of the cases; null if that is not known.
+	P50 *float64 `json:"p50"`
+
+	// P90 In how many seconds it will have ended in nine tenths of the cases; null if that is not known.
+	P90 *float64 `json:"p90"`
+
+	// Sample How many visits of the state have ended.
+	Sample int64 `json:"sample"`
+
+	// Spent How many seconds the instance has been in it.
+	Spent float64 `json:"spent"`
+
+	// State The present state.
+	State string `json:"state"`
+}
+
+// ForecastCoverage How good the forecasts of the last 28 days were for the next step: each night the visits that ended on the day
+// before are compared with the quantiles of the days before that.
+type ForecastCoverage struct {
+	// P50 The share that had ended by the p50; 0.5 or more is good.
+	P50 float64 `json:"p50"`
+
+	// P90 The share that had ended by the p90; 0.9 or more is good.
+	P90 float64 `json:"p90"`
+
+	// Visits How many visits were compared.
+	Visits int64 `json:"visits"`
+}
+
+// ForecastNext A state that the next step may lead to, and when it does if it does.
+type ForecastNext struct {
+	// Chance How likely it is, from 0 to 1.
+	Chance float64 `json:"chance"`
+
+	// P50 In how many seconds the step is made in half of these cases.
+	P50 *float64 `json:"p50"`
+
+	// P90 In how many seconds it is made in nine tenths of them.
+	P90 *float64 `json:"p90"`
+
+	// State The state.
+	State string `json:"state"`
+}
+
+// ForecastOutcome A state that the instance may end in.
+type ForecastOutcome struct {
+	// Chance How likely it is, from 0 to 1.
+	Chance float64 `json:"chance"`
+
+	// State The state.
+	State string `json:"state"`
+
+	// Status `active` until the instance reaches a final state, then the `outcome` of that state.
+	Status InstanceStatus `json:"status"`
 }
 
 // Grant A set of scopes, with the workflows and events that they are for.

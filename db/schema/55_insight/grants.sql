@@ -1,5 +1,6 @@
 insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.insight_fold'),
+  ('worker', 'pawl.score_forecasts'),
   ('api', 'pawl.count_commands'),
   ('api', 'pawl.insight_as_of'),
   ('reader', 'pawl.insight_as_of');
@@ -11,9 +12,11 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.dwell_count', null),
   ('api', 'pawl.dwell_hour', null),
   ('api', 'pawl.command_count', null),
+  ('api', 'pawl.forecast_score', null),
   ('reader', 'pawl.residence', null),
   ('reader', 'pawl.instance_count', null),
   ('reader', 'pawl.edge_count', null),
   ('reader', 'pawl.dwell_count', null),
   ('reader', 'pawl.dwell_hour', null),
-  ('reader', 'pawl.command_count', null);
+  ('reader', 'pawl.command_count', null),
+  ('reader', 'pawl.forecast_score', null);

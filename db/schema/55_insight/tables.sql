@@ -143,3 +143,32 @@ comment on column pawl.command_count.event is
 comment on column pawl.command_count.outcome is 'applied, or why the command was refused';
 comment on column pawl.command_count.key_result is
   'what the idempotency key was: new, replayed, or used for another request; empty if the caller gave none or the command was not decided';
+
+-- forecast_score says how good the forecasts of a day were: of the visits of a state that ended on it, how many had ended
+-- by the quantiles of the days before.
+create table pawl.forecast_score (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  day date not null,
+  visits bigint not null,
+  within_p50 bigint not null,
+  within_p90 bigint not null,
+  constraint forecast_score_pkey primary key (tenant_id, workflow, state, day),
+  constraint forecast_score_is_a_part check (within_p50 between 0 and within_p90 and within_p90 <= visits)
+);
+
+-- forecast_night is how far the scoring of a day has come. It has one row.
+create table pawl_private.forecast_night (
+  day date not null,
+  tenant_id text collate "C" not null,
+  workflow text collate "C" not null,
+  done boolean not null
+)
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index forecast_night_has_one_row_idx on pawl_private.forecast_night ((true));
+
+comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
+
+insert into pawl_private.forecast_night (day, tenant_id, workflow, done) values ('epoch', '', '', true);
