@@ -5,20 +5,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/insight"
 	"github.com/pawl-fsm/pawl/internal/bounded"
-	"github.com/pawl-fsm/pawl/outbox/outboxtest"
 )
 
 // folded folds all steps.
 func (a *api) folded() {
 	a.t.Helper()
-	sequencer := outboxtest.Number(a.t, a.pool)
 	folder := bounded.Run(a.t, "the folder", insight.NewFolder(a.pool, insight.FolderConfig{Poll: time.Millisecond}).Run)
-	outboxtest.Numbered(a.t, a.pool)
-	outboxtest.CaughtUp(a.t, a.pool, insight.Consumer)
+	dbtest.Number(a.t, a.pool)
+	bounded.UntilSQL(a.t, a.pool, "select exists (select from pawl.consumer c, pawl.log_head h where c.name = 'insight' and c.position = h.position)")
 	folder()
-	sequencer()
 }
 
 func TestStats(t *testing.T) {

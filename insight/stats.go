@@ -146,7 +146,7 @@ func (s *Service) Stats(ctx context.Context, tenant, workflow string, query Stat
 		}
 		r := reading{ctx, q, tenant, workflow, query.By, known.Now}
 		for _, read := range []func(reading, *Stats) error{
-			(reading).instances, (reading).states, (reading).edges, (reading).hotspots, (reading).tasks, (reading).commands,
+			reading.instances, reading.states, reading.edges, reading.hotspots, reading.tasks, reading.commands,
 		} {
 			if err := read(r, &out); err != nil {
 				return err

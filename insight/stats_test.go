@@ -99,8 +99,11 @@ func TestStats(t *testing.T) {
 		t.Errorf("instances (-want +got):\n%s", diff)
 	}
 	wantEdges := []insight.Edge{
-		{From: "", Event: "", To: "OPEN", Steps: 71}, {From: "CHECK", Event: "ask", To: "OPEN", Steps: 1}, {From: "CHECK", Event: "pay", To: "PAID", Steps: 30},
-		{From: "CHECK", Event: "refuse", To: "LOST", Steps: 10}, {From: "OPEN", Event: "check", To: "CHECK", Steps: 70},
+		{From: "", Event: "", To: "OPEN", Steps: 71},
+		{From: "CHECK", Event: "ask", To: "OPEN", Steps: 1},
+		{From: "CHECK", Event: "pay", To: "PAID", Steps: 30},
+		{From: "CHECK", Event: "refuse", To: "LOST", Steps: 10},
+		{From: "OPEN", Event: "check", To: "CHECK", Steps: 70},
 	}
 	if diff := cmp.Diff(wantEdges, got.Edges); diff != "" {
 		t.Errorf("edges (-want +got):\n%s", diff)
