@@ -384,7 +384,7 @@ create table pawl.dwell_hour (
   tenant_id pawl.tenant_id not null,
   workflow text collate "C" not null,
   state text collate "C" not null,
-  slot smallint not null,
+  slot integer not null,
   hour bigint not null,
   visits bigint not null,
   milliseconds bigint not null,
@@ -12766,9 +12766,9 @@ end
 $$;
 revoke execute on function pawl_private.slid_at(pawl.instance) from public;
 
-create function pawl_private.slot_of_hour(p_hour bigint) returns smallint
+create function pawl_private.slot_of_hour(p_hour bigint) returns integer
 language sql immutable parallel safe
-as $$ select (p_hour % 25)::smallint $$;
+as $$ select (p_hour % 25)::integer $$;
 revoke execute on function pawl_private.slot_of_hour(bigint) from public;
 
 create function pawl_private.slow_for(p_times integer) returns interval

@@ -125,14 +125,14 @@ type process struct {
 // visits are those of one state.
 type visits struct {
 	sample int64
-	ended  map[int16]map[string]float64
-	open   map[int16]float64
+	ended  map[int32]map[string]float64
+	open   map[int32]float64
 }
 
 func (p *process) of(state string) *visits {
 	v := p.states[state]
 	if v == nil {
-		v = &visits{ended: map[int16]map[string]float64{}, open: map[int16]float64{}}
+		v = &visits{ended: map[int32]map[string]float64{}, open: map[int32]float64{}}
 		p.states[state] = v
 	}
 	return v
@@ -174,7 +174,7 @@ func readProcess(ctx context.Context, q *queries.Queries, tenant, workflow strin
 	if err != nil {
 		return nil, known.Now, err
 	}
-	seen, first, all := map[string]float64{}, map[string]int16{}, map[string]float64{}
+	seen, first, all := map[string]float64{}, map[string]int32{}, map[string]float64{}
 	for _, o := range open {
 		if _, known := first[o.State]; !known {
 			first[o.State] = o.Bucket
@@ -195,7 +195,7 @@ func readProcess(ctx context.Context, q *queries.Queries, tenant, workflow strin
 
 // spread adds open visits that were not looked at, since they began later than those that were. They are taken to have begun
 // evenly since then.
-func (v *visits) spread(n float64, youngest int16) {
+func (v *visits) spread(n float64, youngest int32) {
 	if n <= 0 {
 		return
 	}
@@ -207,7 +207,7 @@ func (v *visits) spread(n float64, youngest int16) {
 }
 
 // bounds are the ends of a bucket, in milliseconds; see pawl_private.dwell_bucket.
-func bounds(bucket int16) (from, to float64) {
+func bounds(bucket int32) (from, to float64) {
 	if bucket == 0 {
 		return 0, 1
 	}
@@ -226,8 +226,8 @@ type law []point
 // law returns the law of a visit that has lasted for some milliseconds: the estimate of Kaplan and Meier, in which
 // each end competes with the others. Of the bucket in which the present moment is, the later part counts.
 func (v *visits) law(spent float64) (l law) {
-	buckets := slices.Sorted(func(yield func(int16) bool) {
-		all := map[int16]bool{}
+	buckets := slices.Sorted(func(yield func(int32) bool) {
+		all := map[int32]bool{}
 		for b := range v.ended {
 			all[b] = true
 		}
@@ -240,11 +240,11 @@ func (v *visits) law(spent float64) (l law) {
 			}
 		}
 	})
-	part := func(b int16) float64 {
+	part := func(b int32) float64 {
 		from, to := bounds(b)
 		return min(max((to-spent)/(to-from), 0), 1)
 	}
-	ended := func(b int16) (n float64) {
+	ended := func(b int32) (n float64) {
 		for _, m := range v.ended[b] {
 			n += m
 		}

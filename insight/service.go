@@ -24,7 +24,7 @@ func dateOf(t time.Time) pgtype.Date { return pgtype.Date{Time: t, Valid: true} 
 
 // seconds returns the geometric middle of a bucket; see pawl_private.dwell_bucket. The middle of less than a millisecond
 // is 0.
-func seconds(bucket int16) float64 {
+func seconds(bucket int32) float64 {
 	if bucket == 0 {
 		return 0
 	}

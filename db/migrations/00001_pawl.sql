@@ -11795,7 +11795,7 @@ create table pawl.dwell_hour (
   tenant_id pawl.tenant_id not null,
   workflow text collate "C" not null,
   state text collate "C" not null,
-  slot smallint not null,
+  slot integer not null,
   hour bigint not null,
   visits bigint not null,
   milliseconds bigint not null,
@@ -12049,9 +12049,9 @@ $$;
 
 -- slot_of_hour is the slot of an hour in pawl.dwell_hour. There is one for each hour of the last 24 and the present one.
 -- +goose StatementBegin
-create function pawl_private.slot_of_hour(p_hour bigint) returns smallint
+create function pawl_private.slot_of_hour(p_hour bigint) returns integer
 language sql immutable parallel safe
-as $$ select (p_hour % 25)::smallint $$;
+as $$ select (p_hour % 25)::integer $$;
 -- +goose StatementEnd
 
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of

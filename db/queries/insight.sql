@@ -47,9 +47,9 @@ ranked as (
 )
 select
   r.version::integer as version, r.day::date as day, r.state::text as state, sum(r.visits)::bigint as visits,
-  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::smallint as p50,
-  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::smallint as p90,
-  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::smallint as p99
+  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::integer as p50,
+  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::integer as p90,
+  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::integer as p99
 from ranked r
 group by r.version, r.day, r.state
 order by r.day, r.version, r.state
@@ -135,7 +135,7 @@ select pawl.count_commands(
 
 -- CountVisits reads how many visits of each state of a workflow ended, by how long they lasted and where they led.
 -- name: CountVisits :many
-select d.state::text as state, d.bucket::smallint as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
+select d.state::text as state, d.bucket::integer as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
 from pawl.dwell_count d
 where d.tenant_id = @tenant::text and d.workflow = @workflow::text and d.day >= @from_day::date and d.day <= @to_day::date
 group by d.state, d.bucket, d.led_to
@@ -149,7 +149,7 @@ select
     select sum(c.instances)
     from pawl.instance_count c
     where c.tenant_id = @tenant::text and c.workflow = @workflow::text and c.state = s.state and c.status = 'active'
-  ), 0)::bigint as instances, o.bucket::smallint as bucket, count(*)::bigint as visits
+  ), 0)::bigint as instances, o.bucket::integer as bucket, count(*)::bigint as visits
 from unnest(@states::text[]) as s (state)
 cross join lateral (
   select case when a.milliseconds < 1 then 0 else floor(ln(a.milliseconds) / ln(1.1::double precision)) + 1 end as bucket

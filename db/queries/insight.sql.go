@@ -115,7 +115,7 @@ select
     select sum(c.instances)
     from pawl.instance_count c
     where c.tenant_id = $1::text and c.workflow = $2::text and c.state = s.state and c.status = 'active'
-  ), 0)::bigint as instances, o.bucket::smallint as bucket, count(*)::bigint as visits
+  ), 0)::bigint as instances, o.bucket::integer as bucket, count(*)::bigint as visits
 from unnest($3::text[]) as s (state)
 cross join lateral (
   select case when a.milliseconds < 1 then 0 else floor(ln(a.milliseconds) / ln(1.1::double precision)) + 1 end as bucket
@@ -142,7 +142,7 @@ type CountOpenVisitsParams struct {
 type CountOpenVisitsRow struct {
 	State     string
 	Instances int64
-	Bucket    int16
+	Bucket    int32
 	Visits    int64
 }
 
@@ -265,7 +265,7 @@ func (q *Queries) CountTasksByTopic(ctx context.Context, arg CountTasksByTopicPa
 }
 
 const countVisits = `-- name: CountVisits :many
-select d.state::text as state, d.bucket::smallint as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
+select d.state::text as state, d.bucket::integer as bucket, d.led_to::text as led_to, sum(d.visits)::bigint as visits
 from pawl.dwell_count d
 where d.tenant_id = $1::text and d.workflow = $2::text and d.day >= $3::date and d.day <= $4::date
 group by d.state, d.bucket, d.led_to
@@ -281,7 +281,7 @@ type CountVisitsParams struct {
 
 type CountVisitsRow struct {
 	State  string
-	Bucket int16
+	Bucket int32
 	LedTo  string
 	Visits int64
 }
@@ -537,9 +537,9 @@ ranked as (
 )
 select
   r.version::integer as version, r.day::date as day, r.state::text as state, sum(r.visits)::bigint as visits,
-  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::smallint as p50,
-  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::smallint as p90,
-  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::smallint as p99
+  sum(r.milliseconds)::bigint as milliseconds, (min(r.bucket) filter (where r.up_to >= 0.5 * r.total))::integer as p50,
+  (min(r.bucket) filter (where r.up_to >= 0.9 * r.total))::integer as p90,
+  (min(r.bucket) filter (where r.up_to >= 0.99 * r.total))::integer as p99
 from ranked r
 group by r.version, r.day, r.state
 order by r.day, r.version, r.state
@@ -561,9 +561,9 @@ type SumDwellsRow struct {
 	State        string
 	Visits       int64
 	Milliseconds int64
-	P50          int16
-	P90          int16
-	P99          int16
+	P50          int32
+	P90          int32
+	P99          int32
 }
 
 // SumDwells reads how long visits lasted, by state. Quantiles are buckets; see pawl_private.dwell_bucket.

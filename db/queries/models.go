@@ -569,7 +569,7 @@ type PawlDwellHour struct {
 	TenantID string
 	Workflow string
 	State    string
-	Slot     int16
+	Slot     int32
 	// in which the visits ended: hours since 1970, in UTC
 	Hour         int64
 	Visits       int64

@@ -170,9 +170,9 @@ end
 $$;
 
 -- slot_of_hour is the slot of an hour in pawl.dwell_hour. There is one for each hour of the last 24 and the present one.
-create function pawl_private.slot_of_hour(p_hour bigint) returns smallint
+create function pawl_private.slot_of_hour(p_hour bigint) returns integer
 language sql immutable parallel safe
-as $$ select (p_hour % 25)::smallint $$;
+as $$ select (p_hour % 25)::integer $$;
 
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged

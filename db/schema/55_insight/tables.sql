@@ -108,7 +108,7 @@ create table pawl.dwell_hour (
   tenant_id pawl.tenant_id not null,
   workflow text collate "C" not null,
   state text collate "C" not null,
-  slot smallint not null,
+  slot integer not null,
   hour bigint not null,
   visits bigint not null,
   milliseconds bigint not null,
