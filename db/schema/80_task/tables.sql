@@ -108,6 +108,9 @@ create index task_look_at_idx on pawl.task (look_at) where look_at is not null;
 create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_key is not null and leased_until is not null;
 create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
 create index task_failed_idx on pawl.task (tenant_id, status, id) where status in ('error', 'unknown');
+-- What ended and made no step. A task that ends as it should is in it for a moment.
+create index task_unheard_idx on pawl.task (tenant_id, id)
+  where result_version is null and status in ('done', 'error', 'unknown') and compensates is null;
 -- For lists. No other query repeats its condition, so that the planner takes it for none of them.
 create index task_open_idx on pawl.task (tenant_id, id) where status in ('pending', 'sent', 'reconciling');
 
