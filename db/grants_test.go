@@ -403,16 +403,16 @@ const (
 	workerFunctions = "backlog bulk_check bulk_purge bulk_step connection_endpoints connection_finding connection_report consumer_advance consumer_create " +
 		"consumer_lead consumer_next consumer_read consumer_read_audit consumer_renew consumer_resign consumer_status count_usage " +
 		"delivery_due delivery_endpoints delivery_lanes delivery_messages delivery_purge delivery_route delivery_settle delivery_tenants " +
-		"final_instances fire_slow_timers fire_timers insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now purge_instances " +
+		"final_instances finding_look fire_slow_timers fire_timers insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now purge_instances " +
 		"purge_keys schema_version score_forecasts subscription_rest task_claim task_lanes task_settle task_sweep uuid_v7_floor"
 	readerFunctions = "consumer_status final_instances history_page insight_as_of instance_timeout instances now schema_version uuid_v7_floor"
-	apiRelations    = "bulk_item bulk_report command_count compensation connection_row delivery dwell_count dwell_hour edge_count forecast_score history " +
+	apiRelations    = "bulk_item bulk_report command_count compensation connection_row delivery dwell_count dwell_hour edge_count finding forecast_score history " +
 		"instance instance_at instance_count log_head next_timeout residence role schema setting " +
 		"subscription_row task task_attempt task_row tenant timer token undoing workflow workflow_state workflow_transition"
-	workerRelations = "instance setting workflow"
+	workerRelations = "finding instance setting workflow"
 	readerRelations = "audit audit_log bulk_item bulk_report callback(tenant_id instance_id created_at) command_count compensation " +
 		"connection_row(tenant_id name version timeout concurrency failures circuit_open_until finding created_at created_by updated_at) " +
-		"consumer db_role delivery dwell_count dwell_hour edge_count forecast_score history idempotency_key instance instance_at instance_count instance_migration log log_epoch log_head next_timeout residence role " +
+		"consumer db_role delivery dwell_count dwell_hour edge_count finding forecast_score history idempotency_key instance instance_at instance_count instance_migration log log_epoch log_head next_timeout residence role " +
 		"schema setting(only_row idempotency_ttl idempotency_ttl_slides context_limit payload_limit definition_limit state_limit) " +
 		"subscription_row(tenant_id id workflows events states terminal_only previous_secret_until disabled_at disabled_reason failures circuit_open_until finding created_at created_by) " +
 		"task task_attempt task_row tenant timer " +

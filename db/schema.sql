@@ -411,6 +411,39 @@ comment on column pawl.edge_count.from_state is 'empty: creations';
 comment on column pawl.edge_count.event is 'as the definition declares it, be it a pattern; forced, cancelled or migrated for such a step; empty for a creation and an eventless step';
 comment on column pawl.edge_count.status is 'the instance''s after the step';
 
+create table pawl.finding (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  kind text not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  visit_version pawl.version not null,
+  since timestamp with time zone not null,
+  cause_id uuid,
+  opened_at timestamp with time zone not null,
+  closed_at timestamp with time zone,
+  detail pawl.object not null,
+  constraint finding_pkey PRIMARY KEY (tenant_id, id),
+  constraint finding_closes_after_it_opens CHECK ((closed_at >= opened_at)),
+  constraint finding_kind_is_known CHECK ((kind = ANY (ARRAY['orphaned'::text, 'slow'::text, 'task-late'::text, 'task-dead'::text, 'delivery-dead'::text]))),
+  constraint finding_of_a_task_or_a_delivery_names_it CHECK (((kind = ANY (ARRAY['task-late'::text, 'task-dead'::text, 'delivery-dead'::text])) = (cause_id IS NOT NULL)))
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+CREATE INDEX finding_cause_idx ON pawl.finding USING btree (tenant_id, id) WHERE ((closed_at IS NULL) AND (cause_id IS NOT NULL));
+CREATE INDEX finding_closed_at_idx ON pawl.finding USING btree (closed_at) WHERE (closed_at IS NOT NULL);
+CREATE INDEX finding_count_idx ON pawl.finding USING btree (kind) WHERE (closed_at IS NULL);
+CREATE INDEX finding_instance_idx ON pawl.finding USING btree (tenant_id, instance_id, id);
+CREATE INDEX finding_kind_idx ON pawl.finding USING btree (tenant_id, kind, id);
+CREATE INDEX finding_open_idx ON pawl.finding USING btree (tenant_id, id) WHERE (closed_at IS NULL);
+CREATE INDEX finding_slow_idx ON pawl.finding USING btree (tenant_id, workflow, state, since) WHERE ((closed_at IS NULL) AND (kind = 'slow'::text));
+CREATE INDEX finding_state_idx ON pawl.finding USING btree (tenant_id, workflow, state, id);
+CREATE UNIQUE INDEX finding_visit_key ON pawl.finding USING btree (tenant_id, instance_id, kind, visit_version) WHERE (closed_at IS NULL);
+comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
+comment on column pawl.finding.visit_version is 'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
+comment on column pawl.finding.since is 'since when the instance was in the state';
+comment on column pawl.finding.cause_id is 'the task or the delivery';
+comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
+
 create table pawl.forecast_score (
   tenant_id pawl.tenant_id not null,
   workflow text collate "C" not null,
@@ -754,6 +787,7 @@ CREATE INDEX task_instance_idx ON pawl.task USING btree (tenant_id, instance_id,
 CREATE INDEX task_look_at_idx ON pawl.task USING btree (look_at) WHERE (look_at IS NOT NULL);
 CREATE INDEX task_status_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text, 'error'::text, 'unknown'::text]));
 CREATE INDEX task_topic_due_idx ON pawl.task USING btree (tenant_id, topic, due_at) WHERE ((topic IS NOT NULL) AND (due_at IS NOT NULL));
+CREATE INDEX task_unheard_idx ON pawl.task USING btree (tenant_id, id) WHERE ((result_version IS NULL) AND (status = ANY (ARRAY['done'::text, 'error'::text, 'unknown'::text])) AND (compensates IS NULL));
 comment on column pawl.task."position" is 'of its declaration in workflow_task';
 comment on column pawl.task.state is 'the state that started it';
 comment on column pawl.task.connection is 'by which its next call goes; what reconciles may go by another one';
@@ -937,6 +971,8 @@ create table pawl.workflow_state (
   remembered text[],
   invariants jsonb,
   protected boolean not null,
+  stuck_after interval,
+  strands boolean not null default false,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
@@ -948,6 +984,7 @@ create table pawl.workflow_state (
   constraint workflow_state_done_is_left_at_once CHECK (((NOT done) OR eventless)),
   constraint workflow_state_final_accepts_nothing CHECK ((((status)::text = 'active'::text) OR ((events = '{}'::text[]) AND (timeouts = '{}'::interval[]) AND (timers IS NULL) AND (NOT eventless)))),
   constraint workflow_state_is_a_path_of_names CHECK (((length(state) <= 255) AND (state ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$'::text))),
+  constraint workflow_state_stuck_after_is_positive CHECK (((stuck_after > '00:00:00'::interval) AND (stuck_after <= '3650 days'::interval))),
   constraint workflow_state_timeouts_are_at_most_ten_years CHECK (('3650 days'::interval >= ALL (timeouts))),
   constraint workflow_state_timeouts_are_positive CHECK (('00:00:00'::interval < ALL (timeouts))),
   constraint workflow_state_timeouts_have_events CHECK ((cardinality(timeouts) = cardinality(timeout_events))),
@@ -965,6 +1002,8 @@ comment on column pawl.workflow_state.done is 'whether it is final within anothe
 comment on column pawl.workflow_state.remembered is 'the states around it that some transition resumes; null if there is none';
 comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: what must hold in it; null if nothing';
 comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
+comment on column pawl.workflow_state.stuck_after is 'how long an instance may be in it; the latest version that has the state counts for all versions; null for none';
+comment on column pawl.workflow_state.strands is 'whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime';
 comment on column pawl.workflow_state.ttl_slides is 'whether each step of the workflow starts the lifetime again';
 comment on column pawl.workflow_state.require_if_match is 'the workflow''s setting, kept here to spare each command a look-up';
 comment on column pawl.workflow_state.reads_instance is 'whether its guards or assigns may read more than context and payload';
@@ -1124,6 +1163,31 @@ comment on column pawl_private.slow_queue.times is 'how often the fast lane foun
 comment on column pawl_private.slow_queue.slow_until is 'until then the fast lane moves timers of the kind without trying them';
 comment on column pawl_private.slow_queue.turn_at is 'when the slow lane last took from the queue';
 
+create table pawl_private.stuck_place (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slow_since timestamp with time zone not null,
+  slow_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  orphaned_since timestamp with time zone not null,
+  orphaned_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  version integer not null default 0,
+  strands boolean not null default false,
+  declared boolean not null default false,
+  threshold interval,
+  measured_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  next_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  constraint stuck_place_pkey PRIMARY KEY (tenant_id, workflow, state)
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+CREATE INDEX stuck_place_next_at_idx ON pawl_private.stuck_place USING btree (next_at);
+comment on column pawl_private.stuck_place.slow_since is 'with slow_id: the instances up to this since, and this id, were looked at for slowness; orphaned_since likewise';
+comment on column pawl_private.stuck_place.version is 'of the workflow, the latest when the next columns were read';
+comment on column pawl_private.stuck_place.strands is 'whether the state strands instances in any version';
+comment on column pawl_private.stuck_place.declared is 'whether the threshold is a stuck_after';
+comment on column pawl_private.stuck_place.threshold is 'after which an instance is slow; null for never';
+comment on column pawl_private.stuck_place.measured_at is 'when the threshold was read';
+comment on column pawl_private.stuck_place.next_at is 'when the next look is due; infinity while nobody is there';
+
 create table pawl_private.tenant_usage (
   tenant_id pawl.tenant_id not null,
   open_instances bigint,
@@ -1150,6 +1214,17 @@ create table pawl_private.timer_lane (
   constraint timer_lane_is_known CHECK ((name = ANY (ARRAY['fast'::text, 'slow'::text])))
 );
 comment on column pawl_private.timer_lane.after_tenant is 'of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first';
+
+create table pawl_private.watch (
+  looked_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+  task_tenant text collate "C" not null default ''::text,
+  task_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  delivery_tenant text collate "C" not null default ''::text,
+  delivery_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid,
+  cause_tenant text collate "C" not null default ''::text,
+  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid
+) with (fillfactor=10, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0);
+CREATE UNIQUE INDEX watch_has_one_row_idx ON pawl_private.watch USING btree ((true));
 
 create type pawl.outcome as (
   ordinal integer,
@@ -1225,6 +1300,11 @@ create type pawl_private.move as (
 create type pawl_private.next_due as (
   due_at timestamp with time zone,
   event text
+);
+
+create type pawl_private.watched as (
+  tenant text,
+  id uuid
 );
 
 create view pawl.audit_message as
@@ -3887,6 +3967,65 @@ begin
 end
 $$;
 revoke execute on function pawl.final_instances(integer,interval,text,text[],text,text,text,uuid) from public;
+
+create function pawl.finding_look(p_limit integer, p_every interval, OUT opened bigint, OUT closed bigint, OUT more boolean) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_watch pawl_private.watch;
+  v_place pawl_private.stuck_place;
+  v_limit integer := greatest(p_limit, 1);
+  v_looked bigint := 0;
+  v_at_place record;
+  v_tasks record;
+  v_deliveries record;
+  v_causes record;
+begin
+  opened := 0; closed := 0; more := false;
+  select w.* into v_watch from pawl_private.watch w for update skip locked;
+  if not found or v_watch.looked_at > v_now - p_every and v_watch.looked_at <= v_now then
+    return;
+  end if;
+  perform from pawl.consumer c where c.name = 'insight' for no key update;
+  if not found then
+    return;
+  end if;
+  for v_place in select p.* from pawl_private.stuck_place p where p.next_at <= v_now order by p.next_at limit v_limit loop
+    select * into v_at_place from pawl_private.look_at_place(v_place, v_limit, v_now);
+    opened := opened + v_at_place.opened;
+    -- A place costs about as much as some instances.
+    v_looked := v_looked + v_at_place.looked + 5;
+    exit when v_looked >= v_limit;
+  end loop;
+  more := v_looked >= v_limit;
+
+  select * into v_causes
+  from pawl_private.look_at_causes(row(v_watch.cause_tenant, v_watch.cause_id)::pawl_private.watched, v_limit, v_now);
+  select * into v_tasks
+  from pawl_private.look_at_tasks(row(v_watch.task_tenant, v_watch.task_id)::pawl_private.watched, v_limit, v_now);
+  select * into v_deliveries
+  from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
+  opened := opened + v_tasks.opened + v_deliveries.opened;
+  closed := v_causes.closed;
+
+  delete from pawl.finding f
+  where f.ctid = any (array(
+    select o.ctid from pawl.finding o where o.closed_at <= v_now - interval '30 days' order by o.closed_at limit v_limit));
+
+  update pawl_private.watch w
+  set looked_at = case when more then '-infinity' else v_now end,
+    task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
+    delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
+    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id;
+end
+$$;
+revoke execute on function pawl.finding_look(integer,interval) from public;
 
 create function pawl.fire(p_tenants text[], p_ids uuid[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_by_timer boolean DEFAULT false, p_verified boolean DEFAULT NULL::boolean, p_fingerprints bytea[] DEFAULT NULL::bytea[], p_history_keys text[] DEFAULT NULL::text[], p_kind text DEFAULT NULL::text, p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
 language plpgsql volatile security definer
@@ -7754,6 +7893,28 @@ end
 $$;
 revoke execute on function pawl_private.backtest_timeout(pawl.instance,pawl.instance,pawl.history,timestamp with time zone,pawl.setting) from public;
 
+create function pawl_private.bad_task(p_task pawl.task, p_residence pawl.residence) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_task.result_version is not null or p_task.status not in ('done', 'error', 'unknown') or p_task.compensates is not null then
+    return null;
+  elsif p_task.left_at is not null then
+    -- One that failed had no effect.
+    return case when p_task.status in ('done', 'unknown') then 'task-late' end;
+  end if;
+  return case
+    when p_residence.status = 'active' and p_residence.state = p_task.state and exists (
+      select from pawl.history h
+      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.entered_version
+        and coalesce(h.entered_at, h.at) = p_residence.since
+    ) then 'task-dead'
+  end;
+end
+$$;
+revoke execute on function pawl_private.bad_task(pawl.task,pawl.residence) from public;
+
 create function pawl_private.begin_attempt(p_task pawl.task, p_spec pawl.workflow_task, p_worker text, p_claim_key text, p_for interval, p_now timestamp with time zone) returns pawl.task
 language plpgsql volatile
 as $$
@@ -9563,6 +9724,8 @@ as $$
               when n.value ? 'compensate' and not n.value ?& array['done', 'error']
                 then format('%s undoes steps, so that it needs done and error', n.path)
               when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
+              when n.value ? 'stuck_after' and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to have stuck_after', n.path)
             end as fault
             from node n
             order by fault nulls last
@@ -10481,6 +10644,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_hour bigint := extract(epoch from pawl.now())::bigint / 3600;
+  v_open boolean := exists (select from pawl.finding f where f.closed_at is null limit 1);
 begin
   with step as materialized (
     select
@@ -10543,6 +10707,29 @@ begin
     on conflict on constraint residence_pkey do update
     set workflow_version = excluded.workflow_version, state = excluded.state, status = excluded.status, since = excluded.since,
       visit_version = excluded.visit_version, visit_at = excluded.visit_at
+  ),
+  -- A step ends what was found of the visit.
+  closed as (
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, m.at)
+    from move m
+    where v_open and m.is_last and f.tenant_id = m.tenant_id and f.instance_id = m.instance_id and f.closed_at is null
+      and f.visit_version < m.version and f.kind <> 'delivery-dead'
+  ),
+  -- The next look must not begin behind what has come.
+  placed as (
+    insert into pawl_private.stuck_place as p (tenant_id, workflow, state, slow_since, orphaned_since)
+    select m.tenant_id, m.workflow, m.to_state, min(m.since) - interval '1 microsecond', min(m.since) - interval '1 microsecond'
+    from move m
+    where m.is_last and m.status = 'active'
+    group by m.tenant_id, m.workflow, m.to_state
+    order by m.tenant_id, m.workflow, m.to_state
+    on conflict on constraint stuck_place_pkey do update
+    set slow_since = least(p.slow_since, excluded.slow_since), orphaned_since = least(p.orphaned_since, excluded.orphaned_since),
+      slow_id = case when p.slow_since <= excluded.slow_since then p.slow_id else excluded.slow_id end,
+      orphaned_id = case when p.orphaned_since <= excluded.orphaned_since then p.orphaned_id else excluded.orphaned_id end,
+      next_at = '-infinity'
+    where p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since
   ),
   stepped as (
     insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)
@@ -10829,6 +11016,11 @@ begin
   set instances = c.instances - f.instances
   from fewer f
   where c.tenant_id = p_tenant and c.workflow = f.workflow and c.workflow_version = f.workflow_version and c.state = f.state and c.status = f.status;
+  -- In a statement of its own, to see what was found while this transaction waited for the rows above.
+  update pawl.finding f
+  set closed_at = greatest(f.opened_at, pawl.now())
+  from unnest(p_ids) as p (id)
+  where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
 end
 $$;
 revoke execute on function pawl_private.forget_residence(text,uuid[]) from public;
@@ -11236,6 +11428,309 @@ as $$
 $$;
 revoke execute on function pawl_private.log_until(bigint,integer) from public;
 
+create function pawl_private.look_at_causes(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT closed bigint) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_finding pawl.finding;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  closed := 0;
+  for v_finding in
+    select f.*
+    from pawl.finding f
+    where f.closed_at is null and f.cause_id is not null and (f.tenant_id, f.id) > (p_after.tenant, p_after.id)
+    order by f.tenant_id, f.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_finding.tenant_id, v_finding.id);
+    continue when v_finding.kind = 'delivery-dead' and exists (
+      select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
+    continue when v_finding.kind <> 'delivery-dead' and exists (
+      select
+      from pawl.task t
+      cross join pawl.residence r
+      where t.tenant_id = v_finding.tenant_id and t.id = v_finding.cause_id and r.tenant_id = v_finding.tenant_id
+        and r.instance_id = v_finding.instance_id and pawl_private.bad_task(t, r) = v_finding.kind);
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id and f.closed_at is null;
+    closed := closed + case when found then 1 else 0 end;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+revoke execute on function pawl_private.look_at_causes(pawl_private.watched,integer,timestamp with time zone) from public;
+
+create function pawl_private.look_at_deliveries(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT opened bigint) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_delivery pawl.delivery;
+  v_residence pawl.residence;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  opened := 0;
+  for v_delivery in
+    select d.*
+    from pawl.delivery d
+    where d.status = 'dead' and (d.tenant_id, d.id) > (p_after.tenant, p_after.id)
+    order by d.tenant_id, d.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_delivery.tenant_id, v_delivery.id);
+    continue when v_delivery.instance_id is null;
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id
+    for key share skip locked;
+    continue when not found;
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+    values (
+      v_delivery.tenant_id, pawl_private.uuid_v7(p_now), 'delivery-dead', v_delivery.instance_id, v_residence.workflow, v_residence.state,
+      v_delivery.version, v_residence.since, v_delivery.id, p_now,
+      jsonb_strip_nulls(jsonb_build_object(
+        'delivery_id', v_delivery.id, 'subscription_id', case when not v_delivery.callback then v_delivery.subscription_id end,
+        'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status)))
+    on conflict do nothing;
+    opened := opened + case when found then 1 else 0 end;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+revoke execute on function pawl_private.look_at_deliveries(pawl_private.watched,integer,timestamp with time zone) from public;
+
+create function pawl_private.look_at_place(p_place pawl_private.stuck_place, p_limit integer, p_now timestamp with time zone, OUT looked bigint, OUT opened bigint) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_place pawl_private.stuck_place := p_place;
+  v_version integer;
+  v_due timestamptz;
+  v_ids uuid[];
+  v_sinces timestamptz[];
+  v_rows bigint;
+  v_inhabited boolean;
+begin
+  looked := 0; opened := 0;
+  select w.version into v_version from pawl.workflow w where w.name = v_place.workflow order by w.version desc limit 1;
+  v_version := coalesce(v_version, 0);
+  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes' then
+    v_place.version := v_version;
+    v_place.measured_at := p_now;
+    v_place.strands := exists (
+      select from pawl.workflow_state s where s.workflow = v_place.workflow and s.state = v_place.state and s.strands);
+    v_place.threshold := (
+      select s.stuck_after
+      from pawl.workflow_state s
+      where s.workflow = v_place.workflow and s.state = v_place.state
+      order by s.workflow_version desc
+      limit 1);
+    v_place.declared := v_place.threshold is not null;
+    if not v_place.declared then
+      v_place.threshold := pawl_private.slow_after(v_place.tenant_id, v_place.workflow, v_place.state, p_now);
+    end if;
+  end if;
+
+  -- What is no longer due: the threshold has grown.
+  v_due := coalesce(p_now - v_place.threshold, '-infinity');
+  if v_place.slow_since > v_due then
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    where (f.tenant_id, f.id) in (
+      select s.tenant_id, s.id
+      from pawl.finding s
+      where s.tenant_id = v_place.tenant_id and s.workflow = v_place.workflow and s.state = v_place.state and s.closed_at is null
+        and s.kind = 'slow' and s.since > v_due
+      limit p_limit);
+    get diagnostics v_rows = row_count;
+    looked := v_rows;
+    if v_rows < p_limit then
+      v_place.slow_since := v_due;
+      v_place.slow_id := '00000000-0000-0000-0000-000000000000';
+    end if;
+  end if;
+
+  if v_place.strands then
+    select coalesce(array_agg(r.instance_id order by r.since, r.instance_id), '{}'), array_agg(r.since order by r.since, r.instance_id)
+    into v_ids, v_sinces
+    from (
+      select r.instance_id, r.since
+      from pawl.residence r
+      where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+        and (r.since, r.instance_id) > (v_place.orphaned_since, v_place.orphaned_id) and r.since <= p_now - interval '10 seconds'
+      order by r.since, r.instance_id
+      limit p_limit
+    ) r;
+    if v_ids <> '{}' then
+      looked := looked + cardinality(v_ids);
+      opened := opened + pawl_private.open_orphaned(v_place.tenant_id, v_ids, p_now);
+      v_place.orphaned_since := v_sinces[cardinality(v_sinces)];
+      v_place.orphaned_id := v_ids[cardinality(v_ids)];
+    end if;
+  end if;
+
+  if v_place.threshold is not null and v_place.slow_since <= v_due then
+    select coalesce(array_agg(r.instance_id order by r.since, r.instance_id), '{}'), array_agg(r.since order by r.since, r.instance_id)
+    into v_ids, v_sinces
+    from (
+      select r.instance_id, r.since
+      from pawl.residence r
+      where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+        and (r.since, r.instance_id) > (v_place.slow_since, v_place.slow_id) and r.since <= v_due
+      order by r.since, r.instance_id
+      limit p_limit
+    ) r;
+    if v_ids <> '{}' then
+      looked := looked + cardinality(v_ids);
+      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+      select
+        v_place.tenant_id, pawl_private.uuid_v7(p_now), 'slow', r.instance_id, r.workflow, r.state, r.visit_version, r.since, p_now,
+        jsonb_build_object(
+          'threshold_seconds', round(extract(epoch from v_place.threshold), 3),
+          'threshold', case when v_place.declared then 'stuck_after' else 'dwell' end)
+      from unnest(v_ids) as p (id)
+      cross join lateral (
+        select r.* from pawl.residence r where r.tenant_id = v_place.tenant_id and r.instance_id = p.id limit 1 for key share skip locked
+      ) r
+      cross join lateral (
+        select from pawl.instance i
+        where i.tenant_id = v_place.tenant_id and i.id = p.id and i.state = r.state and i.state_changed_at = r.since and i.status = 'active'
+        limit 1
+      ) i
+      where not exists (
+        select from pawl.finding f
+        where f.tenant_id = v_place.tenant_id and f.instance_id = p.id and f.kind = 'orphaned' and f.visit_version = r.visit_version
+          and f.closed_at is null)
+      on conflict do nothing;
+      get diagnostics v_rows = row_count;
+      opened := opened + v_rows;
+      v_place.slow_since := v_sinces[cardinality(v_sinces)];
+      v_place.slow_id := v_ids[cardinality(v_ids)];
+    end if;
+  end if;
+
+  v_inhabited := exists (
+    select from pawl.residence r
+    where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+    limit 1);
+  -- At least once a minute, for a new version; at least a second later, since the fold takes its time.
+  v_place.next_at := case
+    when looked >= p_limit then p_now
+    when not v_inhabited then 'infinity'
+    else greatest(p_now + interval '1 second', least(
+      p_now + interval '1 minute',
+      (
+        select r.since + v_place.threshold
+        from pawl.residence r
+        where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+          and (r.since, r.instance_id) > (v_place.slow_since, v_place.slow_id) and v_place.threshold is not null
+        order by r.since, r.instance_id
+        limit 1
+      ),
+      (
+        select r.since + interval '10 seconds'
+        from pawl.residence r
+        where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+          and (r.since, r.instance_id) > (v_place.orphaned_since, v_place.orphaned_id) and v_place.strands
+        order by r.since, r.instance_id
+        limit 1
+      )))
+  end;
+  update pawl_private.stuck_place p
+  set slow_since = v_place.slow_since, slow_id = v_place.slow_id, orphaned_since = v_place.orphaned_since,
+    orphaned_id = v_place.orphaned_id, version = v_place.version, strands = v_place.strands, declared = v_place.declared,
+    threshold = v_place.threshold, measured_at = v_place.measured_at, next_at = v_place.next_at
+  where p.tenant_id = v_place.tenant_id and p.workflow = v_place.workflow and p.state = v_place.state;
+end
+$$;
+revoke execute on function pawl_private.look_at_place(pawl_private.stuck_place,integer,timestamp with time zone) from public;
+
+create function pawl_private.look_at_tasks(p_after pawl_private.watched, p_limit integer, p_now timestamp with time zone, OUT place pawl_private.watched, OUT opened bigint) returns record
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_task pawl.task;
+  v_residence pawl.residence;
+  v_kind text;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  opened := 0;
+  for v_task in
+    select t.*
+    from pawl.task t
+    where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
+      and (t.tenant_id, t.id) > (p_after.tenant, p_after.id)
+    order by t.tenant_id, t.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_task.tenant_id, v_task.id);
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
+    for key share skip locked;
+    continue when not found;
+    v_kind := pawl_private.bad_task(v_task, v_residence);
+    -- That a task was late stays true: it is told once.
+    continue when v_kind is null or v_kind = 'task-late' and exists (
+      select from pawl.finding f
+      where f.tenant_id = v_task.tenant_id and f.instance_id = v_task.instance_id and f.kind = 'task-late' and f.cause_id = v_task.id
+        and f.opened_at >= v_task.ended_at);
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+    values (
+      v_task.tenant_id, pawl_private.uuid_v7(p_now), v_kind, v_task.instance_id, v_task.workflow, v_residence.state,
+      case when v_kind = 'task-dead' then v_residence.visit_version else v_task.entered_version end, v_residence.since, v_task.id, p_now,
+      jsonb_strip_nulls(jsonb_build_object(
+        'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error'))))
+    on conflict do nothing;
+    opened := opened + case when found then 1 else 0 end;
+    if v_kind = 'task-dead' then
+      opened := opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
+    end if;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+revoke execute on function pawl_private.look_at_tasks(pawl_private.watched,integer,timestamp with time zone) from public;
+
 create function pawl_private.matching(p_event text, p_events text[], p_patterns text[]) returns text
 language plpgsql immutable parallel safe
 as $$
@@ -11605,6 +12100,57 @@ as $$
   returning id
 $$;
 revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
+
+create function pawl_private.open_orphaned(p_tenant text, p_ids uuid[], p_now timestamp with time zone) returns bigint
+language plpgsql volatile
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_opened bigint;
+begin
+  with opened as (
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    select p_tenant, pawl_private.uuid_v7(p_now), 'orphaned', r.instance_id, r.workflow, r.state, r.visit_version, r.since, p_now, '{}'
+    from unnest(p_ids) as p (id)
+    cross join lateral (
+      select r.*
+      from pawl.residence r
+      where r.tenant_id = p_tenant and r.instance_id = p.id and r.since <= p_now - interval '10 seconds'
+      limit 1
+      for key share skip locked
+    ) r
+    cross join lateral (
+      select from pawl.workflow_state s
+      where s.workflow = r.workflow and s.workflow_version = r.workflow_version and s.state = r.state and s.strands
+      limit 1
+    ) s
+    cross join lateral (
+      select from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = r.instance_id and i.state = r.state and i.state_changed_at = r.since and i.status = 'active'
+      limit 1
+    ) i
+    where not exists (
+        select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and t.left_at is null)
+      and not exists (select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = r.instance_id)
+    on conflict do nothing
+    returning instance_id
+  ),
+  hidden as (
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    from opened o
+    where f.tenant_id = p_tenant and f.instance_id = o.instance_id and f.kind = 'slow' and f.closed_at is null
+  )
+  select count(*) into v_opened from opened;
+  return v_opened;
+end
+$$;
+revoke execute on function pawl_private.open_orphaned(text,uuid[],timestamp with time zone) from public;
 
 create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
 language plpgsql stable
@@ -12771,6 +13317,49 @@ language sql immutable parallel safe
 as $$ select (p_hour % 25)::integer $$;
 revoke execute on function pawl_private.slot_of_hour(bigint) from public;
 
+create function pawl_private.slow_after(p_tenant text, p_workflow text, p_state text, p_now timestamp with time zone) returns interval
+language plpgsql stable
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_today date := (p_now at time zone 'UTC')::date;
+  v_visits bigint;
+  v_bucket integer;
+begin
+  with visit as materialized (
+    -- Day by day and version by version, so that the other states of the workflow are not read.
+    select d.bucket, sum(d.visits) as visits
+    from (select w.version from pawl.workflow w where w.name = p_workflow) w
+    cross join generate_series(0, 27) as n (days)
+    cross join lateral (
+      select c.bucket, c.visits
+      from pawl.dwell_count c
+      where c.tenant_id = p_tenant and c.workflow = p_workflow and c.day = v_today - n.days and c.workflow_version = w.version
+        and c.state = p_state
+      offset 0
+    ) d
+    group by d.bucket
+  ),
+  summed as (
+    select v.bucket, sum(v.visits) over (order by v.bucket) as upto, sum(v.visits) over () as visits
+    from visit v
+  )
+  select max(s.visits), min(s.bucket) filter (where s.upto >= 0.99 * s.visits)
+  into v_visits, v_bucket
+  from summed s;
+  return case
+    -- The middle of the bucket, in milliseconds.
+    when v_visits >= 30 then greatest(interval '10 seconds', 3 * 1.1 ^ (v_bucket - 0.5) * interval '1 millisecond')
+  end;
+end
+$$;
+revoke execute on function pawl_private.slow_after(text,text,text,timestamp with time zone) from public;
+
 create function pawl_private.slow_for(p_times integer) returns interval
 language sql immutable parallel safe
 as $$ select least(interval '1 minute' * 2 ^ least(p_times - 1, 10), interval '1 hour') $$;
@@ -13015,7 +13604,7 @@ begin
   )
   insert into pawl.workflow_state (
     workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
-    remembered, invariants, protected, tasks, undoing, ttl_slides, require_if_match)
+    remembered, invariants, protected, stuck_after, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
     case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
@@ -13031,6 +13620,7 @@ begin
       where i.path is null or i.path = any (s.lineage)
     ),
     exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
+    pawl_private.exact_duration(s.value ->> 'stuck_after', s.at || '/stuck_after'),
     s.value ?| array['invoke', 'compensate'],
     s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -13143,6 +13733,8 @@ begin
   set
     reads_instance = coalesce(s.state = any (v_reading), false),
     reads_actor = v_reads_actor,
+    strands = s.status = 'active' and not s.done and s.events = '{}' and s.timeouts = '{}' and s.timers is null
+      and not p_definition ? 'ttl',
     eventless = coalesce(s.state = any (v_eventless), false)
   where s.workflow = p_name and s.workflow_version = p_version;
 

@@ -22,6 +22,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/access"
 	"github.com/pawl-fsm/pawl/fsm/bulk"
 	"github.com/pawl-fsm/pawl/fsm/connection"
+	"github.com/pawl-fsm/pawl/fsm/finding"
 	"github.com/pawl-fsm/pawl/fsm/lifecycle"
 	"github.com/pawl-fsm/pawl/fsm/live"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
@@ -103,6 +104,7 @@ type server struct {
 	subscriptions *subscription.Service
 	bulks         *bulk.Service
 	tasks         *task.Service
+	findings      *finding.Service
 	connections   *connection.Service
 
 	config   Config
@@ -128,6 +130,7 @@ type Services struct {
 	Subscriptions *subscription.Service
 	Bulks         *bulk.Service
 	Tasks         *task.Service
+	Findings      *finding.Service
 	Connections   *connection.Service
 	Access        *access.Service
 	Insight       *insight.Service
@@ -139,7 +142,7 @@ func ServicesOf(instances *fsm.Service, hub *live.Hub) Services {
 	return Services{
 		Instances: instances, Workflows: lifecycle.New(instances), Live: live.New(instances, hub),
 		Subscriptions: subscription.New(instances), Bulks: bulk.New(instances), Connections: connection.New(instances),
-		Tasks: task.New(instances, hub), Access: access.New(instances), Insight: insight.New(instances),
+		Tasks: task.New(instances, hub), Findings: finding.New(instances), Access: access.New(instances), Insight: insight.New(instances),
 	}
 }
 
@@ -176,7 +179,7 @@ func New(services Services, config Config) (http.Handler, error) {
 	s := &server{
 		service: services.Instances, workflows: services.Workflows, live: services.Live,
 		subscriptions: services.Subscriptions, bulks: services.Bulks, connections: services.Connections, tasks: services.Tasks,
-		access: services.Access, insight: services.Insight, config: config,
+		findings: services.Findings, access: services.Access, insight: services.Insight, config: config,
 		limits: newLimits(config.RateLimit), memory: newMemory(config.MaxHeld), streams: newStreams(), batches: fsm.NewGate(4, 2, 1024),
 		unavailable: rate.Sometimes{First: 1, Interval: time.Second},
 	}

@@ -32,6 +32,7 @@ type cli struct {
 	Stats        statsCommand        `cmd:"" help:"Show where the instances of a workflow are, how long they stay in each state, and where they go."`
 	Instance     instanceCommand     `cmd:"" help:"Create, move, read, migrate and archive instances."`
 	Task         taskCommand         `cmd:"" help:"List tasks, and help those that ended badly."`
+	Findings     findingsCommand     `cmd:"" help:"List what is wrong with instances: those that are stuck, and tasks and deliveries that ended badly."`
 	Work         workCommand         `cmd:"" help:"Claim and end tasks, for workers that are shell scripts."`
 	Bulk         bulkCommand         `cmd:"" help:"Do one thing with many instances, in the background."`
 	Connection   connectionCommand   `cmd:"" help:"Say how to reach the services that tasks call."`

@@ -36,7 +36,7 @@ import (
 type serviceFlags struct {
 	RateLimit         float64       `default:"0" env:"PAWL_RATE_LIMIT" help:"Largest number of requests per second of each subject; 0 for no limit."`
 	ListenDatabaseURL string        `env:"PAWL_LISTEN_DATABASE_URL" type:"secret" placeholder:"URL" help:"The same database without the pooler, to listen for notifications; of use only if --database-url leads to a pooler."`
-	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox and the sums of the log add four, one for each sink, and one more for each with audit=true; calls of services add three."`
+	MaxConns          int           `default:"20" env:"PAWL_MAX_CONNS" help:"Largest number of connections for commands, reads of single instances and workers. One more listens for notifications; the outbox, the sums of the log and findings add five, one for each sink, and one more for each with audit=true; calls of services add three."`
 	MaxReadConns      int           `default:"4" env:"PAWL_MAX_READ_CONNS" help:"Largest number of connections for all other reads, such as lists, history, simulations and back-tests. Tenants take turns for them, and one tenant gets at most half, or a quarter while another one sends commands. Two more are for changes: of workflows, subscriptions and deliveries, and migrations of instances."`
 	MaxSlowCalls      int           `default:"2" env:"PAWL_MAX_SLOW_CALLS" help:"Largest number of calls at a time, for creates and for events each, with commands that were slow before: because of their guards, or because another transaction had their instance locked."`
 	MaxQueue          int           `default:"8192" env:"PAWL_MAX_QUEUE" help:"Largest number of commands of one tenant that may wait. All tenants together have twice as many places, and a tenant gets fewer while others wait. Further commands are answered with 503."`
@@ -46,7 +46,7 @@ type serviceFlags struct {
 	ShutdownDelay     time.Duration `default:"0s" env:"PAWL_SHUTDOWN_DELAY" help:"How long to go on serving after SIGTERM, while /readyz answers 503, so that load balancers stop sending requests first. A second SIGTERM ends it."`
 	ShutdownTimeout   time.Duration `default:"10s" env:"PAWL_SHUTDOWN_TIMEOUT" help:"Longest time from SIGTERM, or from the end of the shutdown delay, to the end of the process. Requests may take four fifths of it; streams, waits, simulations and back-tests end at once."`
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
-	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, fold it for lists and statistics, purge what is past its time, send webhooks, publish to sinks, call services for tasks. At least one process must run them."`
+	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, fold it for lists and statistics, find instances that are stuck, purge what is past its time, send webhooks, publish to sinks, call services for tasks. At least one process must run them."`
 	webFlags
 	telemetryFlags
 	authFlags
@@ -152,7 +152,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	defer closePool(readPool)
 	// The outbox reads many rows at a time. It has connections of its own, so that no request waits
 	// for one that it uses.
-	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 3 + 2*len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout, Tracer: meters.Tracer("outbox")})
+	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 4 + 2*len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout, Tracer: meters.Tracer("outbox")})
 	if err != nil {
 		return err
 	}
@@ -257,6 +257,8 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		group.Go(func() error { return sequencer.Run(working) })
 		folder := insight.NewFolder(outboxPool, insight.FolderConfig{Logger: c.log})
 		group.Go(func() error { return folder.Run(working) })
+		watcher := worker.NewWatcher(outboxPool, worker.BatchConfig{Logger: c.log})
+		group.Go(func() error { return watcher.Run(working) })
 		s.deliver(working, c, outboxPool, service, hub, group)
 		if s.Invoke {
 			s.call(working, c, invokePool, s.policy(), sealing, s.ConnectionEnv, hub, group)

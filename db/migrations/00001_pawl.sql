@@ -2107,6 +2107,8 @@ create table pawl.workflow_state (
   remembered text[],
   invariants jsonb,
   protected boolean not null,
+  stuck_after interval,
+  strands boolean not null default false,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
@@ -2125,6 +2127,7 @@ create table pawl.workflow_state (
   constraint workflow_state_timers_are_static_or_armed check (timers is null or timeouts = '{}'),
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
   constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
+  constraint workflow_state_stuck_after_is_positive check (stuck_after > interval '0' and stuck_after <= interval '3650 days'),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
@@ -2146,6 +2149,10 @@ comment on column pawl.workflow_state.remembered is
   'the states around it that some transition resumes; null if there is none';
 comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: what must hold in it; null if nothing';
 comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
+comment on column pawl.workflow_state.stuck_after is
+  'how long an instance may be in it; the latest version that has the state counts for all versions; null for none';
+comment on column pawl.workflow_state.strands is
+  'whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime';
 comment on column pawl.workflow_state.reads_actor is 'whether a guard or a value of the workflow reads $.actor';
 comment on column pawl.workflow_state.tasks is 'whether entering it starts tasks or undoes steps';
 comment on column pawl.workflow_state.undoing is
@@ -2887,6 +2894,8 @@ as $$
               when n.value ? 'compensate' and not n.value ?& array['done', 'error']
                 then format('%s undoes steps, so that it needs done and error', n.path)
               when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
+              when n.value ? 'stuck_after' and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to have stuck_after', n.path)
             end as fault
             from node n
             order by fault nulls last
@@ -3137,7 +3146,7 @@ begin
   )
   insert into pawl.workflow_state (
     workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
-    remembered, invariants, protected, tasks, undoing, ttl_slides, require_if_match)
+    remembered, invariants, protected, stuck_after, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
     case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
@@ -3153,6 +3162,7 @@ begin
       where i.path is null or i.path = any (s.lineage)
     ),
     exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
+    pawl_private.exact_duration(s.value ->> 'stuck_after', s.at || '/stuck_after'),
     s.value ?| array['invoke', 'compensate'],
     s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -3265,6 +3275,8 @@ begin
   set
     reads_instance = coalesce(s.state = any (v_reading), false),
     reads_actor = v_reads_actor,
+    strands = s.status = 'active' and not s.done and s.events = '{}' and s.timeouts = '{}' and s.timers is null
+      and not p_definition ? 'ttl',
     eventless = coalesce(s.state = any (v_eventless), false)
   where s.workflow = p_name and s.workflow_version = p_version;
 
@@ -11683,6 +11695,106 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('reader', 'pawl.delivery', null),
   ('reader', 'pawl.unrouted_step', null);
 
+-- 54_finding/tables.sql
+
+-- Module finding: what is wrong with instances. The rows are written by modules insight and watch.
+--
+-- A *finding* says that an instance is stuck, or that a task or a delivery of it came to a bad end. It is opened by a look
+-- (module watch), and closed by what ends it:
+--
+--   orphaned        nothing will ever move the instance                        the next step
+--   slow            it has been in its state for too long                      the next step; a longer stuck_after
+--   task-dead       a task ended and made no step, and the state was not left  the next step; an operator's act on the task
+--   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
+--                   left, and no step says so
+--   delivery-dead   a delivery is a dead letter                                its replay or its purge
+--
+-- A purge of the instance closes all of its findings. An instance has one open finding of a kind for each visit of a state.
+-- A closed finding is kept for 30 days.
+--
+-- Lock order: finding, stuck_place, as residence: after all of the engine's.
+
+create table pawl.finding (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  kind text not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  visit_version pawl.version not null,
+  since timestamptz not null,
+  cause_id uuid,
+  opened_at timestamptz not null,
+  closed_at timestamptz,
+  detail pawl.object not null,
+  constraint finding_pkey primary key (tenant_id, id),
+  constraint finding_kind_is_known check (kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead')),
+  constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
+  constraint finding_closes_after_it_opens check (closed_at >= opened_at)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
+comment on column pawl.finding.visit_version is
+  'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
+comment on column pawl.finding.since is 'since when the instance was in the state';
+comment on column pawl.finding.cause_id is 'the task or the delivery';
+comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
+
+create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
+  where closed_at is null;
+-- Lists, newest first.
+create index finding_open_idx on pawl.finding (tenant_id, id) where closed_at is null;
+create index finding_kind_idx on pawl.finding (tenant_id, kind, id);
+create index finding_state_idx on pawl.finding (tenant_id, workflow, state, id);
+create index finding_instance_idx on pawl.finding (tenant_id, instance_id, id);
+-- The slow instances of a state, for a longer stuck_after.
+create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since) where closed_at is null and kind = 'slow';
+-- Those that a task or a delivery is looked at for.
+create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
+-- The count by kind.
+create index finding_count_idx on pawl.finding (kind) where closed_at is null;
+create index finding_closed_at_idx on pawl.finding (closed_at) where closed_at is not null;
+
+-- stuck_place is a state in which a tenant has, or had, instances. A look begins where the last one ended, so that it
+-- reads the instances that have become due since. See module watch.
+create table pawl_private.stuck_place (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slow_since timestamptz not null,
+  slow_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  orphaned_since timestamptz not null,
+  orphaned_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  version integer not null default 0,
+  strands boolean not null default false,
+  declared boolean not null default false,
+  threshold interval,
+  measured_at timestamptz not null default '-infinity',
+  next_at timestamptz not null default '-infinity',
+  constraint stuck_place_pkey primary key (tenant_id, workflow, state)
+)
+-- As many updates as looks.
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl_private.stuck_place.slow_since is
+  'with slow_id: the instances up to this since, and this id, were looked at for slowness; orphaned_since likewise';
+comment on column pawl_private.stuck_place.version is 'of the workflow, the latest when the next columns were read';
+comment on column pawl_private.stuck_place.strands is 'whether the state strands instances in any version';
+comment on column pawl_private.stuck_place.threshold is 'after which an instance is slow; null for never';
+comment on column pawl_private.stuck_place.declared is 'whether the threshold is a stuck_after';
+comment on column pawl_private.stuck_place.measured_at is 'when the threshold was read';
+comment on column pawl_private.stuck_place.next_at is 'when the next look is due; infinity while nobody is there';
+
+create index stuck_place_next_at_idx on pawl_private.stuck_place (next_at);
+
+-- 54_finding/grants.sql
+
+insert into pawl_private.readable (privilege, relation, columns) values
+  ('api', 'pawl.finding', null),
+  ('worker', 'pawl.finding', null),
+  ('reader', 'pawl.finding', null);
+
 -- 55_insight/tables.sql
 
 -- Module insight: where the instances are, and what they did. History says all of it, but to read it off takes a scan.
@@ -11900,8 +12012,8 @@ $$;
 -- +goose StatementEnd
 
 -- forget_residence takes instances that are purged out of what the module knows of them.
--- Locks:  residence
--- Writes: residence, instance_count
+-- Locks:  residence, finding
+-- Writes: residence, instance_count, finding
 -- +goose StatementBegin
 create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
 language plpgsql volatile
@@ -11929,6 +12041,11 @@ begin
   set instances = c.instances - f.instances
   from fewer f
   where c.tenant_id = p_tenant and c.workflow = f.workflow and c.workflow_version = f.workflow_version and c.state = f.state and c.status = f.status;
+  -- In a statement of its own, to see what was found while this transaction waited for the rows above.
+  update pawl.finding f
+  set closed_at = greatest(f.opened_at, pawl.now())
+  from unnest(p_ids) as p (id)
+  where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
 end
 $$;
 -- +goose StatementEnd
@@ -12057,8 +12174,8 @@ as $$ select (p_hour % 25)::integer $$;
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
--- Locks:  residence, instance_count
--- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour
+-- Locks:  finding, stuck_place, residence, instance_count
+-- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
 -- +goose StatementBegin
 create function pawl_private.fold(p_after bigint, p_until bigint) returns void
 language plpgsql volatile
@@ -12073,6 +12190,7 @@ set jit = off
 as $$
 declare
   v_hour bigint := extract(epoch from pawl.now())::bigint / 3600;
+  v_open boolean := exists (select from pawl.finding f where f.closed_at is null limit 1);
 begin
   with step as materialized (
     select
@@ -12135,6 +12253,29 @@ begin
     on conflict on constraint residence_pkey do update
     set workflow_version = excluded.workflow_version, state = excluded.state, status = excluded.status, since = excluded.since,
       visit_version = excluded.visit_version, visit_at = excluded.visit_at
+  ),
+  -- A step ends what was found of the visit.
+  closed as (
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, m.at)
+    from move m
+    where v_open and m.is_last and f.tenant_id = m.tenant_id and f.instance_id = m.instance_id and f.closed_at is null
+      and f.visit_version < m.version and f.kind <> 'delivery-dead'
+  ),
+  -- The next look must not begin behind what has come.
+  placed as (
+    insert into pawl_private.stuck_place as p (tenant_id, workflow, state, slow_since, orphaned_since)
+    select m.tenant_id, m.workflow, m.to_state, min(m.since) - interval '1 microsecond', min(m.since) - interval '1 microsecond'
+    from move m
+    where m.is_last and m.status = 'active'
+    group by m.tenant_id, m.workflow, m.to_state
+    order by m.tenant_id, m.workflow, m.to_state
+    on conflict on constraint stuck_place_pkey do update
+    set slow_since = least(p.slow_since, excluded.slow_since), orphaned_since = least(p.orphaned_since, excluded.orphaned_since),
+      slow_id = case when p.slow_since <= excluded.slow_since then p.slow_id else excluded.slow_id end,
+      orphaned_id = case when p.orphaned_since <= excluded.orphaned_since then p.orphaned_id else excluded.orphaned_id end,
+      next_at = '-infinity'
+    where p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since
   ),
   stepped as (
     insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)
@@ -12279,8 +12420,8 @@ $$;
 -- p_limit: the most rows of the log
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
--- Locks:   consumer, residence, instance_count
--- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour
+-- Locks:   consumer, finding, stuck_place, residence, instance_count
+-- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
 -- +goose StatementBegin
 create function pawl.insight_fold(
   p_leader text, p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps bigint
@@ -13238,7 +13379,7 @@ $$;
 -- Locks:   instance (for update, by id, those that are not locked), idempotency_key (for update, those that
 --          are not locked)
 -- Writes:  instance, idempotency_key, history, timer, task, task_attempt, compensation, callback,
---          purged_instance, residence, instance_count
+--          purged_instance, residence, instance_count, finding
 -- +goose StatementBegin
 create function pawl_private.purge(p_tenant text, p_ids uuid[], p_before timestamptz, p_early boolean) returns uuid[]
 language plpgsql volatile
@@ -15475,6 +15616,9 @@ create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_
 create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
 -- For lists of one status. No other query repeats its condition, so that the planner takes it for none of them.
 create index task_status_idx on pawl.task (tenant_id, status, id) where status in ('pending', 'sent', 'reconciling', 'error', 'unknown');
+-- What ended and made no step. A task that ends as it should is in it for a moment.
+create index task_unheard_idx on pawl.task (tenant_id, id)
+  where result_version is null and status in ('done', 'error', 'unknown') and compensates is null;
 
 -- claim_key has a row for each idempotency key of a claim, for a day. Whoever claims locks the row of its key, so that the
 -- same claim, sent twice at a time, is carried out once.
@@ -17641,6 +17785,581 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('reader', 'pawl.task_attempt', null),
   ('reader', 'pawl.compensation', null),
   ('reader', 'pawl.undoing', null);
+
+-- 85_watch/tables.sql
+
+-- Module watch: the looks that open findings, and close some.
+--
+-- One process at a time looks, every few seconds: its transaction holds the row of watch. A look holds the row of the
+-- consumer insight as well. So the fold waits for it, and it reads of each instance the visit that the fold noted last. A
+-- purge does not wait: its instances are skipped.
+--
+-- A look never reads all instances. For each state of a tenant (stuck_place) it knows up to which entry time it has
+-- looked, and reads those instances that have become due since, in the order of that time. The fold takes this place back
+-- when it notes an instance that came earlier. Tasks and deliveries are read from indexes that hold those that ended badly,
+-- a batch with each look; the next look goes on behind it.
+--
+-- *Orphaned* is a matter of structure: whether an event could be fired at all, and not whether its guard would hold. The
+-- definition alone says that of a state (workflow_state.strands), and the tasks say the rest.
+--
+-- *Slow* is a matter of time: longer than the state's stuck_after, or else three times as long as 99 of 100 visits of the
+-- tenant's own instances lasted in four weeks, if there were 30, and at least 10 s. Nobody else's times count, since
+-- they could be read off the findings.
+--
+-- Lock order: watch, consumer, stuck_place, residence, finding. No lock of the engine is held or waited for.
+
+-- watch has one row: whose turn it is, and behind what the next look goes on.
+create table pawl_private.watch (
+  looked_at timestamptz not null default '-infinity',
+  task_tenant text collate "C" not null default '',
+  task_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  delivery_tenant text collate "C" not null default '',
+  delivery_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  cause_tenant text collate "C" not null default '',
+  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'
+)
+-- As pawl.log_head.
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index watch_has_one_row_idx on pawl_private.watch ((true));
+
+insert into pawl_private.watch default values;
+
+-- watched is a place in one of the walks of a look.
+create type pawl_private.watched as (
+  tenant text,
+  id uuid
+);
+
+-- 85_watch/private.sql
+
+-- slow_after is how long an instance of a tenant may be in a state, by what its instances took in the last four weeks; null
+-- if fewer than 30 of them left the state.
+-- +goose StatementBegin
+create function pawl_private.slow_after(p_tenant text, p_workflow text, p_state text, p_now timestamptz) returns interval
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_today date := (p_now at time zone 'UTC')::date;
+  v_visits bigint;
+  v_bucket integer;
+begin
+  with visit as materialized (
+    -- Day by day and version by version, so that the other states of the workflow are not read.
+    select d.bucket, sum(d.visits) as visits
+    from (select w.version from pawl.workflow w where w.name = p_workflow) w
+    cross join generate_series(0, 27) as n (days)
+    cross join lateral (
+      select c.bucket, c.visits
+      from pawl.dwell_count c
+      where c.tenant_id = p_tenant and c.workflow = p_workflow and c.day = v_today - n.days and c.workflow_version = w.version
+        and c.state = p_state
+      offset 0
+    ) d
+    group by d.bucket
+  ),
+  summed as (
+    select v.bucket, sum(v.visits) over (order by v.bucket) as upto, sum(v.visits) over () as visits
+    from visit v
+  )
+  select max(s.visits), min(s.bucket) filter (where s.upto >= 0.99 * s.visits)
+  into v_visits, v_bucket
+  from summed s;
+  return case
+    -- The middle of the bucket, in milliseconds.
+    when v_visits >= 30 then greatest(interval '10 seconds', 3 * 1.1 ^ (v_bucket - 0.5) * interval '1 millisecond')
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- open_orphaned opens a finding for each of the instances that nothing will ever move, and closes those that say that it is
+-- slow.
+-- Returns: how many were opened
+-- Locks:   residence (for key share, those that are not locked)
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.open_orphaned(p_tenant text, p_ids uuid[], p_now timestamptz) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_opened bigint;
+begin
+  with opened as (
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    select p_tenant, pawl_private.uuid_v7(p_now), 'orphaned', r.instance_id, r.workflow, r.state, r.visit_version, r.since, p_now, '{}'
+    from unnest(p_ids) as p (id)
+    cross join lateral (
+      select r.*
+      from pawl.residence r
+      where r.tenant_id = p_tenant and r.instance_id = p.id and r.since <= p_now - interval '10 seconds'
+      limit 1
+      for key share skip locked
+    ) r
+    cross join lateral (
+      select from pawl.workflow_state s
+      where s.workflow = r.workflow and s.workflow_version = r.workflow_version and s.state = r.state and s.strands
+      limit 1
+    ) s
+    cross join lateral (
+      select from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = r.instance_id and i.state = r.state and i.state_changed_at = r.since and i.status = 'active'
+      limit 1
+    ) i
+    where not exists (
+        select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and t.left_at is null)
+      and not exists (select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = r.instance_id)
+    on conflict do nothing
+    returning instance_id
+  ),
+  hidden as (
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    from opened o
+    where f.tenant_id = p_tenant and f.instance_id = o.instance_id and f.kind = 'slow' and f.closed_at is null
+  )
+  select count(*) into v_opened from opened;
+  return v_opened;
+end
+$$;
+-- +goose StatementEnd
+
+-- look_at_place looks at the instances of a place that have become due.
+-- p_limit: the most instances, for each kind
+-- Returns: looked: how many were read or closed; opened: how many findings were opened
+-- Writes:  finding, stuck_place
+-- +goose StatementBegin
+create function pawl_private.look_at_place(
+  p_place pawl_private.stuck_place, p_limit integer, p_now timestamptz, out looked bigint, out opened bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_place pawl_private.stuck_place := p_place;
+  v_version integer;
+  v_due timestamptz;
+  v_ids uuid[];
+  v_sinces timestamptz[];
+  v_rows bigint;
+  v_inhabited boolean;
+begin
+  looked := 0; opened := 0;
+  select w.version into v_version from pawl.workflow w where w.name = v_place.workflow order by w.version desc limit 1;
+  v_version := coalesce(v_version, 0);
+  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes' then
+    v_place.version := v_version;
+    v_place.measured_at := p_now;
+    v_place.strands := exists (
+      select from pawl.workflow_state s where s.workflow = v_place.workflow and s.state = v_place.state and s.strands);
+    v_place.threshold := (
+      select s.stuck_after
+      from pawl.workflow_state s
+      where s.workflow = v_place.workflow and s.state = v_place.state
+      order by s.workflow_version desc
+      limit 1);
+    v_place.declared := v_place.threshold is not null;
+    if not v_place.declared then
+      v_place.threshold := pawl_private.slow_after(v_place.tenant_id, v_place.workflow, v_place.state, p_now);
+    end if;
+  end if;
+
+  -- What is no longer due: the threshold has grown.
+  v_due := coalesce(p_now - v_place.threshold, '-infinity');
+  if v_place.slow_since > v_due then
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    where (f.tenant_id, f.id) in (
+      select s.tenant_id, s.id
+      from pawl.finding s
+      where s.tenant_id = v_place.tenant_id and s.workflow = v_place.workflow and s.state = v_place.state and s.closed_at is null
+        and s.kind = 'slow' and s.since > v_due
+      limit p_limit);
+    get diagnostics v_rows = row_count;
+    looked := v_rows;
+    if v_rows < p_limit then
+      v_place.slow_since := v_due;
+      v_place.slow_id := '00000000-0000-0000-0000-000000000000';
+    end if;
+  end if;
+
+  if v_place.strands then
+    select coalesce(array_agg(r.instance_id order by r.since, r.instance_id), '{}'), array_agg(r.since order by r.since, r.instance_id)
+    into v_ids, v_sinces
+    from (
+      select r.instance_id, r.since
+      from pawl.residence r
+      where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+        and (r.since, r.instance_id) > (v_place.orphaned_since, v_place.orphaned_id) and r.since <= p_now - interval '10 seconds'
+      order by r.since, r.instance_id
+      limit p_limit
+    ) r;
+    if v_ids <> '{}' then
+      looked := looked + cardinality(v_ids);
+      opened := opened + pawl_private.open_orphaned(v_place.tenant_id, v_ids, p_now);
+      v_place.orphaned_since := v_sinces[cardinality(v_sinces)];
+      v_place.orphaned_id := v_ids[cardinality(v_ids)];
+    end if;
+  end if;
+
+  if v_place.threshold is not null and v_place.slow_since <= v_due then
+    select coalesce(array_agg(r.instance_id order by r.since, r.instance_id), '{}'), array_agg(r.since order by r.since, r.instance_id)
+    into v_ids, v_sinces
+    from (
+      select r.instance_id, r.since
+      from pawl.residence r
+      where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+        and (r.since, r.instance_id) > (v_place.slow_since, v_place.slow_id) and r.since <= v_due
+      order by r.since, r.instance_id
+      limit p_limit
+    ) r;
+    if v_ids <> '{}' then
+      looked := looked + cardinality(v_ids);
+      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+      select
+        v_place.tenant_id, pawl_private.uuid_v7(p_now), 'slow', r.instance_id, r.workflow, r.state, r.visit_version, r.since, p_now,
+        jsonb_build_object(
+          'threshold_seconds', round(extract(epoch from v_place.threshold), 3),
+          'threshold', case when v_place.declared then 'stuck_after' else 'dwell' end)
+      from unnest(v_ids) as p (id)
+      cross join lateral (
+        select r.* from pawl.residence r where r.tenant_id = v_place.tenant_id and r.instance_id = p.id limit 1 for key share skip locked
+      ) r
+      cross join lateral (
+        select from pawl.instance i
+        where i.tenant_id = v_place.tenant_id and i.id = p.id and i.state = r.state and i.state_changed_at = r.since and i.status = 'active'
+        limit 1
+      ) i
+      where not exists (
+        select from pawl.finding f
+        where f.tenant_id = v_place.tenant_id and f.instance_id = p.id and f.kind = 'orphaned' and f.visit_version = r.visit_version
+          and f.closed_at is null)
+      on conflict do nothing;
+      get diagnostics v_rows = row_count;
+      opened := opened + v_rows;
+      v_place.slow_since := v_sinces[cardinality(v_sinces)];
+      v_place.slow_id := v_ids[cardinality(v_ids)];
+    end if;
+  end if;
+
+  v_inhabited := exists (
+    select from pawl.residence r
+    where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+    limit 1);
+  -- At least once a minute, for a new version; at least a second later, since the fold takes its time.
+  v_place.next_at := case
+    when looked >= p_limit then p_now
+    when not v_inhabited then 'infinity'
+    else greatest(p_now + interval '1 second', least(
+      p_now + interval '1 minute',
+      (
+        select r.since + v_place.threshold
+        from pawl.residence r
+        where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+          and (r.since, r.instance_id) > (v_place.slow_since, v_place.slow_id) and v_place.threshold is not null
+        order by r.since, r.instance_id
+        limit 1
+      ),
+      (
+        select r.since + interval '10 seconds'
+        from pawl.residence r
+        where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+          and (r.since, r.instance_id) > (v_place.orphaned_since, v_place.orphaned_id) and v_place.strands
+        order by r.since, r.instance_id
+        limit 1
+      )))
+  end;
+  update pawl_private.stuck_place p
+  set slow_since = v_place.slow_since, slow_id = v_place.slow_id, orphaned_since = v_place.orphaned_since,
+    orphaned_id = v_place.orphaned_id, version = v_place.version, strands = v_place.strands, declared = v_place.declared,
+    threshold = v_place.threshold, measured_at = v_place.measured_at, next_at = v_place.next_at
+  where p.tenant_id = v_place.tenant_id and p.workflow = v_place.workflow and p.state = v_place.state;
+end
+$$;
+-- +goose StatementEnd
+
+-- bad_task says what is wrong with a task of a present instance, task-dead or task-late; null if nothing is. Without
+-- locks: a finding that is opened too early or too late is corrected by the next look.
+-- +goose StatementBegin
+create function pawl_private.bad_task(p_task pawl.task, p_residence pawl.residence) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_task.result_version is not null or p_task.status not in ('done', 'error', 'unknown') or p_task.compensates is not null then
+    return null;
+  elsif p_task.left_at is not null then
+    -- One that failed had no effect.
+    return case when p_task.status in ('done', 'unknown') then 'task-late' end;
+  end if;
+  return case
+    when p_residence.status = 'active' and p_residence.state = p_task.state and exists (
+      select from pawl.history h
+      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.entered_version
+        and coalesce(h.entered_at, h.at) = p_residence.since
+    ) then 'task-dead'
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- look_at_tasks looks at tasks that ended and made no step, behind a place.
+-- Returns: place: of the last one, to go on behind it; the beginning at the end. opened: how many findings were opened
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.look_at_tasks(
+  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out opened bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_task pawl.task;
+  v_residence pawl.residence;
+  v_kind text;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  opened := 0;
+  for v_task in
+    select t.*
+    from pawl.task t
+    where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
+      and (t.tenant_id, t.id) > (p_after.tenant, p_after.id)
+    order by t.tenant_id, t.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_task.tenant_id, v_task.id);
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
+    for key share skip locked;
+    continue when not found;
+    v_kind := pawl_private.bad_task(v_task, v_residence);
+    -- That a task was late stays true: it is told once.
+    continue when v_kind is null or v_kind = 'task-late' and exists (
+      select from pawl.finding f
+      where f.tenant_id = v_task.tenant_id and f.instance_id = v_task.instance_id and f.kind = 'task-late' and f.cause_id = v_task.id
+        and f.opened_at >= v_task.ended_at);
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+    values (
+      v_task.tenant_id, pawl_private.uuid_v7(p_now), v_kind, v_task.instance_id, v_task.workflow, v_residence.state,
+      case when v_kind = 'task-dead' then v_residence.visit_version else v_task.entered_version end, v_residence.since, v_task.id, p_now,
+      jsonb_strip_nulls(jsonb_build_object(
+        'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error'))))
+    on conflict do nothing;
+    opened := opened + case when found then 1 else 0 end;
+    if v_kind = 'task-dead' then
+      opened := opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
+    end if;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+-- +goose StatementEnd
+
+-- look_at_deliveries looks at dead letters, behind a place.
+-- Returns: as look_at_tasks
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.look_at_deliveries(
+  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out opened bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_delivery pawl.delivery;
+  v_residence pawl.residence;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  opened := 0;
+  for v_delivery in
+    select d.*
+    from pawl.delivery d
+    where d.status = 'dead' and (d.tenant_id, d.id) > (p_after.tenant, p_after.id)
+    order by d.tenant_id, d.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_delivery.tenant_id, v_delivery.id);
+    continue when v_delivery.instance_id is null;
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id
+    for key share skip locked;
+    continue when not found;
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+    values (
+      v_delivery.tenant_id, pawl_private.uuid_v7(p_now), 'delivery-dead', v_delivery.instance_id, v_residence.workflow, v_residence.state,
+      v_delivery.version, v_residence.since, v_delivery.id, p_now,
+      jsonb_strip_nulls(jsonb_build_object(
+        'delivery_id', v_delivery.id, 'subscription_id', case when not v_delivery.callback then v_delivery.subscription_id end,
+        'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status)))
+    on conflict do nothing;
+    opened := opened + case when found then 1 else 0 end;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+-- +goose StatementEnd
+
+-- look_at_causes closes findings whose task or delivery is no longer what they say, behind a place.
+-- Returns: as look_at_tasks; closed: how many were closed
+-- Writes:  finding
+-- +goose StatementBegin
+create function pawl_private.look_at_causes(
+  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out closed bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_finding pawl.finding;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  closed := 0;
+  for v_finding in
+    select f.*
+    from pawl.finding f
+    where f.closed_at is null and f.cause_id is not null and (f.tenant_id, f.id) > (p_after.tenant, p_after.id)
+    order by f.tenant_id, f.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_finding.tenant_id, v_finding.id);
+    continue when v_finding.kind = 'delivery-dead' and exists (
+      select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
+    continue when v_finding.kind <> 'delivery-dead' and exists (
+      select
+      from pawl.task t
+      cross join pawl.residence r
+      where t.tenant_id = v_finding.tenant_id and t.id = v_finding.cause_id and r.tenant_id = v_finding.tenant_id
+        and r.instance_id = v_finding.instance_id and pawl_private.bad_task(t, r) = v_finding.kind);
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id and f.closed_at is null;
+    closed := closed + case when found then 1 else 0 end;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+-- +goose StatementEnd
+
+-- 85_watch/finding_look.sql
+
+-- finding_look looks for what is wrong, and opens and closes findings. Without the consumer insight it does nothing.
+-- p_limit: bounds what is read, of each kind; p_every: nothing is done if the last look was so short a time ago and was complete
+-- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
+-- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
+-- Writes:  watch, finding, stuck_place
+-- +goose StatementBegin
+create function pawl.finding_look(p_limit integer, p_every interval, out opened bigint, out closed bigint, out more boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_watch pawl_private.watch;
+  v_place pawl_private.stuck_place;
+  v_limit integer := greatest(p_limit, 1);
+  v_looked bigint := 0;
+  v_at_place record;
+  v_tasks record;
+  v_deliveries record;
+  v_causes record;
+begin
+  opened := 0; closed := 0; more := false;
+  select w.* into v_watch from pawl_private.watch w for update skip locked;
+  if not found or v_watch.looked_at > v_now - p_every and v_watch.looked_at <= v_now then
+    return;
+  end if;
+  perform from pawl.consumer c where c.name = 'insight' for no key update;
+  if not found then
+    return;
+  end if;
+  for v_place in select p.* from pawl_private.stuck_place p where p.next_at <= v_now order by p.next_at limit v_limit loop
+    select * into v_at_place from pawl_private.look_at_place(v_place, v_limit, v_now);
+    opened := opened + v_at_place.opened;
+    -- A place costs about as much as some instances.
+    v_looked := v_looked + v_at_place.looked + 5;
+    exit when v_looked >= v_limit;
+  end loop;
+  more := v_looked >= v_limit;
+
+  select * into v_causes
+  from pawl_private.look_at_causes(row(v_watch.cause_tenant, v_watch.cause_id)::pawl_private.watched, v_limit, v_now);
+  select * into v_tasks
+  from pawl_private.look_at_tasks(row(v_watch.task_tenant, v_watch.task_id)::pawl_private.watched, v_limit, v_now);
+  select * into v_deliveries
+  from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
+  opened := opened + v_tasks.opened + v_deliveries.opened;
+  closed := v_causes.closed;
+
+  delete from pawl.finding f
+  where f.ctid = any (array(
+    select o.ctid from pawl.finding o where o.closed_at <= v_now - interval '30 days' order by o.closed_at limit v_limit));
+
+  update pawl_private.watch w
+  set looked_at = case when more then '-infinity' else v_now end,
+    task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
+    delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
+    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id;
+end
+$$;
+-- +goose StatementEnd
+
+-- 85_watch/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.finding_look');
 
 -- 90_telemetry/tables.sql
 

@@ -334,6 +334,26 @@ type Endpoint struct {
 	Resting        bool
 }
 
+type Finding struct {
+	TenantID   string
+	ID         uuid.UUID
+	Kind       string
+	InstanceID uuid.UUID
+	Workflow   string
+	// in which the instance was when the finding was opened
+	State string
+	// the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of
+	VisitVersion int64
+	// since when the instance was in the state
+	Since time.Time
+	// the task or the delivery
+	CauseID  *uuid.UUID
+	OpenedAt time.Time
+	ClosedAt *time.Time
+	// what else is known: never a payload, a context or a URL
+	Detail json.RawMessage
+}
+
 type History struct {
 	TenantID        string
 	InstanceID      uuid.UUID
@@ -702,6 +722,29 @@ type PawlPrivateSlowQueue struct {
 	TurnAt time.Time
 }
 
+type PawlPrivateStuckPlace struct {
+	TenantID string
+	Workflow string
+	State    string
+	// with slow_id: the instances up to this since, and this id, were looked at for slowness; orphaned_since likewise
+	SlowSince     time.Time
+	SlowID        uuid.UUID
+	OrphanedSince time.Time
+	OrphanedID    uuid.UUID
+	// of the workflow, the latest when the next columns were read
+	Version int32
+	// whether the state strands instances in any version
+	Strands bool
+	// whether the threshold is a stuck_after
+	Declared bool
+	// after which an instance is slow; null for never
+	Threshold pgtype.Interval
+	// when the threshold was read
+	MeasuredAt time.Time
+	// when the next look is due; infinity while nobody is there
+	NextAt time.Time
+}
+
 type PawlPrivateTenantUsage struct {
 	TenantID string
 	// null before the first count; storage_bytes too, and while it has no limit
@@ -722,6 +765,16 @@ type PawlPrivateTimerLane struct {
 	Name string
 	// of the fast lane: the last tenant that had its turn while more timers were due than a call fires; empty to begin with the first
 	AfterTenant string
+}
+
+type PawlPrivateWatch struct {
+	LookedAt       time.Time
+	TaskTenant     string
+	TaskID         uuid.UUID
+	DeliveryTenant string
+	DeliveryID     uuid.UUID
+	CauseTenant    string
+	CauseID        uuid.UUID
 }
 
 type PawlResidence struct {
@@ -1173,6 +1226,10 @@ type WorkflowState struct {
 	Invariants json.RawMessage
 	// whether overrides, cancels and instance migrations neither leave nor enter it
 	Protected bool
+	// how long an instance may be in it; the latest version that has the state counts for all versions; null for none
+	StuckAfter pgtype.Interval
+	// whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime
+	Strands bool
 	// whether each step of the workflow starts the lifetime again
 	TtlSlides bool
 	// the workflow's setting, kept here to spare each command a look-up

@@ -64,6 +64,7 @@ type writtenState struct {
 	Error       []writtenTransition            `json:"error,omitempty"`
 	Invariant   Guard                          `json:"invariant,omitempty"`
 	Protected   bool                           `json:"protected,omitempty"`
+	StuckAfter  string                         `json:"stuck_after,omitempty"`
 	States      map[string]writtenState        `json:"states,omitempty"`
 	Allow       []string                       `json:"x-allow,omitempty"`
 }
@@ -98,6 +99,9 @@ func writtenStates(states map[string]State) map[string]writtenState {
 		}
 		if s.Final {
 			w.Type = "final"
+		}
+		if s.StuckAfter > 0 {
+			w.StuckAfter = FormatDuration(s.StuckAfter)
 		}
 		if len(s.On) > 0 {
 			w.On = make(map[string][]writtenTransition, len(s.On))

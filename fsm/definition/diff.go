@@ -260,6 +260,16 @@ func (d *differ) state(at, name string, a, b State) {
 	case a.Protected && !b.Protected:
 		d.add(Removed, at+"/protected", "an override or a cancel may leave and enter it", "%s is no longer protected", name)
 	}
+	switch at := at + "/stuck_after"; {
+	case a.StuckAfter == b.StuckAfter:
+	case a.StuckAfter == 0:
+		d.add(Added, at, "", "an instance counts as slow after %s in %s", FormatDuration(b.StuckAfter), name)
+	case b.StuckAfter == 0:
+		d.add(Removed, at, "", "an instance no longer counts as slow after %s in %s", FormatDuration(a.StuckAfter), name)
+	default:
+		d.add(Changed, at, "", "an instance counts as slow after %s in %s, no longer after %s",
+			FormatDuration(b.StuckAfter), name, FormatDuration(a.StuckAfter))
+	}
 	switch {
 	case len(a.Always) == 0 && len(b.Always) > 0:
 		d.add(Added, at+"/always", "an instance that is migrated into it is led on, if a guard holds", "%s has eventless transitions", name)

@@ -53,6 +53,7 @@ func TestDiff(t *testing.T) {
 		{"unique again", `"require_if_match": false`, `"require_if_match": false, "business_key": "unique"`, []string{}},
 		{"cancel added", `"require_if_match": false`, `"cancel": "CANCELLED"`, []string{"added /cancel"}},
 		{"state protected", `"PAID": {`, `"PAID": {"protected": true, `, []string{"added /states/PAID/protected !"}},
+		{"stuck after", `"PAYMENT_MISMATCH": {`, `"PAYMENT_MISMATCH": {"stuck_after": "1d", `, []string{"added /states/PAYMENT_MISMATCH/stuck_after"}},
 		{"if match", `"require_if_match": false`, `"require_if_match": true`, []string{"changed /require_if_match !"}},
 		{"context tightened", `"minimum": 0`, `"minimum": 1`, []string{"changed /context_schema !"}},
 		{"context loosened", `"minimum": 0`, `"minimum": -1`, []string{"changed /context_schema"}},

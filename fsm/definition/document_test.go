@@ -67,6 +67,7 @@ const everything = `{
       "states": {"X": {"on": {"next": "Y", "end": "F"}}, "Y": {"on": {"back": "X"}}, "F": {"type": "final"}}
     },
     "CALL": {
+      "stuck_after": "2h",
       "invoke": {
         "charge": {
           "description": "d", "http": {"connection": "psp", "method": "POST", "path": "/a/{$.context.a}", "query": {"a": 1}, "headers": {"X-A": "$.task.id"}, "body": {"a": "$.payload.a"}},

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // tasks looks at the tasks and the compensations of the whole definition.
@@ -35,11 +36,22 @@ func (d *Draft) tasks(flat map[string]FlatState) {
 				}
 			}
 		}
+		d.stuck(d.pointers[path]+"/stuck_after", s.StuckAfter, timers)
 		if s.Compensate != nil {
 			d.undone(path, s)
 		}
 	}
 	d.compensations(flat)
+}
+
+// stuck warns of a stuck_after that no instance gets to, since one of the timers of its state leaves the state before.
+func (d *Draft) stuck(at string, after time.Duration, timers []Timer) {
+	for _, timer := range timers {
+		if after > 0 && timer.constant() && timer.Transition.unconditional() && timer.Transition.Target != "" && timer.Delay.compare(Duration{Exact: after}) <= 0 {
+			d.warn("stuck-after-timeout", at, "is not before the timeout %s, which leaves the state", timer.when("after"))
+			return
+		}
+	}
 }
 
 // retries warns of a call whose attempts cannot be told apart by the service.

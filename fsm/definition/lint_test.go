@@ -70,6 +70,10 @@ func TestWarnings(t *testing.T) {
 		// A cancel that is always refused.
 		{linted(`"cancel":"B",`, guard(`"$.payload.amount == 1"`), pay), nil},
 		{strings.Replace(linted(`"cancel":"B",`, guard(`"$.payload.amount == 1"`), pay), `"final"`, `"final","protected":true`, 1), []string{"cancel-protected /cancel protected state"}},
+		// A stuck_after that a timeout is before.
+		{wrap(`{"stuck_after":"1h","after":{"1h":"B"}}`), []string{"stuck-after-timeout /states/A/stuck_after timeout after 1h"}},
+		{wrap(`{"stuck_after":"59m","after":{"1h":"B"}}`), nil},
+		{wrap(`{"stuck_after":"2h","on":{"go":"B"},"after":{"1h":{"target":"B","guard":"$.context.a == 1"}}}`), nil},
 		// Members that no schema has.
 		{linted("", guard(`"$.payload.amuont == 1"`), pay), []string{"unknown-payload-member /guard did you mean $.payload.amount?"}},
 		{linted("", guard(`"$.payload.other == 1"`), pay), []string{"unknown-payload-member /guard $.payload.other is not in the payload_schema"}},

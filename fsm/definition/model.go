@@ -112,7 +112,10 @@ type State struct {
 	Invariant Guard
 	// Protected: overrides, cancels and instance migrations neither leave nor enter the state, or one within.
 	Protected bool
-	Allow     []string
+	// StuckAfter of an atomic state is how long an instance may be in it before it counts as slow; 0 for what the tenant's
+	// own instances took. The latest version that has the state counts for all versions.
+	StuckAfter time.Duration
+	Allow      []string
 }
 
 // Resume says how a transition goes on in a compound state.

@@ -11,6 +11,7 @@
 //     any event.
 //   - [KeyPurger], which purges expired idempotency keys.
 //   - [UsageCounter], which counts what tenants use whose use is limited.
+//   - [Watcher], which looks for what is wrong with instances, and opens and closes findings.
 //   - [InstancePurger], which purges final instances that are older than their workflow's retention.
 //
 // The database's clock alone says what is due.

@@ -261,6 +261,33 @@ func (e FailRequestOutcome) Valid() bool {
 	}
 }
 
+// Defines values for FindingKind.
+const (
+	FindingKindDeliveryDead FindingKind = "delivery-dead"
+	FindingKindOrphaned     FindingKind = "orphaned"
+	FindingKindSlow         FindingKind = "slow"
+	FindingKindTaskDead     FindingKind = "task-dead"
+	FindingKindTaskLate     FindingKind = "task-late"
+)
+
+// Valid indicates whether the value is a known member of the FindingKind enum.
+func (e FindingKind) Valid() bool {
+	switch e {
+	case FindingKindDeliveryDead:
+		return true
+	case FindingKindOrphaned:
+		return true
+	case FindingKindSlow:
+		return true
+	case FindingKindTaskDead:
+		return true
+	case FindingKindTaskLate:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusOk HealthStatus = "ok"
@@ -1791,6 +1818,65 @@ type Fault struct {
 
 	// Pointer The place in the body, as a JSON Pointer (RFC 6901).
 	Pointer *string `json:"pointer,omitempty"`
+}
+
+// Finding One thing that is, or was, wrong.
+type Finding struct {
+	// ClosedAt When it was over; null while it is open.
+	ClosedAt *Timestamp `json:"closed_at"`
+
+	// Detail What else is known, by kind. `slow`: `threshold_seconds`, and as `threshold` either `stuck_after` or `dwell`.
+	// `task-dead`, `task-late`: `task_id`, `task`, `status`, `error`. `delivery-dead`: `delivery_id`,
+	// `subscription_id`, `attempts`, `last_status`. Never a payload, a context or a URL.
+	Detail json.RawMessage `json:"detail"`
+
+	// ID The id of the finding.
+	ID string `json:"id"`
+
+	// InstanceID The id of the instance.
+	InstanceID string `json:"instance_id"`
+
+	// Kind `orphaned`: nothing will ever move the instance: its state has no event that a caller may fire, no timer, no
+	// lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
+	// three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
+	// and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
+	// says so. `delivery-dead`: a delivery is a dead letter.
+	Kind FindingKind `json:"kind"`
+
+	// OpenedAt When it was found.
+	OpenedAt Timestamp `json:"opened_at"`
+
+	// Since When the instance came into the state.
+	Since Timestamp `json:"since"`
+
+	// State The state that the instance was in when the finding was opened.
+	State string `json:"state"`
+
+	// Tenant The tenant. Only in lists over all tenants.
+	Tenant *string `json:"tenant,omitempty"`
+
+	// Version The step that began the visit of the state; of `task-late` the step that started the task, of `delivery-dead` the
+	// one that the delivery tells of.
+	Version int64 `json:"version"`
+
+	// Workflow The name of the workflow.
+	Workflow string `json:"workflow"`
+}
+
+// FindingKind `orphaned`: nothing will ever move the instance: its state has no event that a caller may fire, no timer, no
+// lifetime and no open task. `slow`: it has been in its state for longer than the state's `stuck_after`, or else than
+// three times what 99 of 100 of the tenant's visits lasted in four weeks. `task-dead`: a task ended and made no step,
+// and its state was not left. `task-late`: a task was done, or may have been, after its state was left, and no step
+// says so. `delivery-dead`: a delivery is a dead letter.
+type FindingKind string
+
+// FindingList One page of findings.
+type FindingList struct {
+	// Items Newest first.
+	Items []Finding `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last page.
+	NextCursor *string `json:"next_cursor"`
 }
 
 // FireByKeyRequest The payload of an event, the instance to create if there is none, and a reason.
@@ -3521,6 +3607,30 @@ type StreamEventsParams struct {
 
 // StreamEventsParamsFrom defines parameters for StreamEvents.
 type StreamEventsParamsFrom string
+
+// ListFindingsParams defines parameters for ListFindings.
+type ListFindingsParams struct {
+	// Kind Only findings of this kind.
+	Kind *FindingKind `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Workflow Only findings of this workflow.
+	Workflow *string `form:"workflow,omitempty" json:"workflow,omitempty"`
+
+	// State Only findings of instances that were in this state when they were opened.
+	State *string `form:"state,omitempty" json:"state,omitempty"`
+
+	// InstanceID Only findings of this instance.
+	InstanceID *string `form:"instance_id,omitempty" json:"instance_id,omitempty"`
+
+	// Open Only those that are open, or only those that are closed. Without it, both.
+	Open *bool `form:"open,omitempty" json:"open,omitempty"`
+
+	// Limit The maximum number of items of the page. A value above 200 means 200; a value below 1 is 400.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
 
 // ListInstancesParams defines parameters for ListInstances.
 type ListInstancesParams struct {

@@ -577,6 +577,8 @@ as $$
               when n.value ? 'compensate' and not n.value ?& array['done', 'error']
                 then format('%s undoes steps, so that it needs done and error', n.path)
               when jsonb_typeof(n.value -> 'protected') <> 'boolean' then format('protected of %s must be true or false', n.path)
+              when n.value ? 'stuck_after' and (not n.atomic or n.value ->> 'type' = 'final')
+                then format('%s must have no states within and not be final to have stuck_after', n.path)
             end as fault
             from node n
             order by fault nulls last
@@ -815,7 +817,7 @@ begin
   )
   insert into pawl.workflow_state (
     workflow, workflow_version, state, status, lineage, events, patterns, timeouts, timeout_events, timers, eventless, done,
-    remembered, invariants, protected, tasks, undoing, ttl_slides, require_if_match)
+    remembered, invariants, protected, stuck_after, tasks, undoing, ttl_slides, require_if_match)
   select
     p_name, p_version, s.path,
     case when s.final and cardinality(s.lineage) = 1 then coalesce(s.value ->> 'outcome', 'completed') else 'active' end,
@@ -831,6 +833,7 @@ begin
       where i.path is null or i.path = any (s.lineage)
     ),
     exists (select from node n where n.path = any (s.lineage) and n.value -> 'protected' = 'true'),
+    pawl_private.exact_duration(s.value ->> 'stuck_after', s.at || '/stuck_after'),
     s.value ?| array['invoke', 'compensate'],
     s.value #>> '{compensate,on_failure}',
     coalesce((p_definition #>> '{ttl,sliding}')::boolean, false),
@@ -943,6 +946,8 @@ begin
   set
     reads_instance = coalesce(s.state = any (v_reading), false),
     reads_actor = v_reads_actor,
+    strands = s.status = 'active' and not s.done and s.events = '{}' and s.timeouts = '{}' and s.timers is null
+      and not p_definition ? 'ttl',
     eventless = coalesce(s.state = any (v_eventless), false)
   where s.workflow = p_name and s.workflow_version = p_version;
 

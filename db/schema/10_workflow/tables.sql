@@ -67,6 +67,8 @@ create table pawl.workflow_state (
   remembered text[],
   invariants jsonb,
   protected boolean not null,
+  stuck_after interval,
+  strands boolean not null default false,
   ttl_slides boolean not null,
   require_if_match boolean not null,
   reads_instance boolean not null default false,
@@ -85,6 +87,7 @@ create table pawl.workflow_state (
   constraint workflow_state_timers_are_static_or_armed check (timers is null or timeouts = '{}'),
   constraint workflow_state_timeouts_are_positive check (interval '0' < all (timeouts)),
   constraint workflow_state_timeouts_are_at_most_ten_years check (interval '3650 days' >= all (timeouts)),
+  constraint workflow_state_stuck_after_is_positive check (stuck_after > interval '0' and stuck_after <= interval '3650 days'),
   constraint workflow_state_timeouts_have_events check (cardinality(timeouts) = cardinality(timeout_events))
 );
 
@@ -106,6 +109,10 @@ comment on column pawl.workflow_state.remembered is
   'the states around it that some transition resumes; null if there is none';
 comment on column pawl.workflow_state.invariants is 'an array of {text, guard}: what must hold in it; null if nothing';
 comment on column pawl.workflow_state.protected is 'whether overrides, cancels and instance migrations neither leave nor enter it';
+comment on column pawl.workflow_state.stuck_after is
+  'how long an instance may be in it; the latest version that has the state counts for all versions; null for none';
+comment on column pawl.workflow_state.strands is
+  'whether only a task, or the undoing of steps, leaves it: it has no events, no timers and no lifetime';
 comment on column pawl.workflow_state.reads_actor is 'whether a guard or a value of the workflow reads $.actor';
 comment on column pawl.workflow_state.tasks is 'whether entering it starts tasks or undoes steps';
 comment on column pawl.workflow_state.undoing is

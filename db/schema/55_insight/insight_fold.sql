@@ -3,8 +3,8 @@
 -- p_limit: the most rows of the log
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
--- Locks:   consumer, residence, instance_count
--- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour
+-- Locks:   consumer, finding, stuck_place, residence, instance_count
+-- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
 create function pawl.insight_fold(
   p_leader text, p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps bigint
 )

@@ -30,8 +30,8 @@ end
 $$;
 
 -- forget_residence takes instances that are purged out of what the module knows of them.
--- Locks:  residence
--- Writes: residence, instance_count
+-- Locks:  residence, finding
+-- Writes: residence, instance_count, finding
 create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -58,6 +58,11 @@ begin
   set instances = c.instances - f.instances
   from fewer f
   where c.tenant_id = p_tenant and c.workflow = f.workflow and c.workflow_version = f.workflow_version and c.state = f.state and c.status = f.status;
+  -- In a statement of its own, to see what was found while this transaction waited for the rows above.
+  update pawl.finding f
+  set closed_at = greatest(f.opened_at, pawl.now())
+  from unnest(p_ids) as p (id)
+  where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
 end
 $$;
 
@@ -177,8 +182,8 @@ as $$ select (p_hour % 25)::integer $$;
 -- fold counts the steps of a page of the log, and notes where they led their instances. Its caller moves the position of
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
--- Locks:  residence, instance_count
--- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour
+-- Locks:  finding, stuck_place, residence, instance_count
+-- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
 create function pawl_private.fold(p_after bigint, p_until bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -192,6 +197,7 @@ set jit = off
 as $$
 declare
   v_hour bigint := extract(epoch from pawl.now())::bigint / 3600;
+  v_open boolean := exists (select from pawl.finding f where f.closed_at is null limit 1);
 begin
   with step as materialized (
     select
@@ -254,6 +260,29 @@ begin
     on conflict on constraint residence_pkey do update
     set workflow_version = excluded.workflow_version, state = excluded.state, status = excluded.status, since = excluded.since,
       visit_version = excluded.visit_version, visit_at = excluded.visit_at
+  ),
+  -- A step ends what was found of the visit.
+  closed as (
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, m.at)
+    from move m
+    where v_open and m.is_last and f.tenant_id = m.tenant_id and f.instance_id = m.instance_id and f.closed_at is null
+      and f.visit_version < m.version and f.kind <> 'delivery-dead'
+  ),
+  -- The next look must not begin behind what has come.
+  placed as (
+    insert into pawl_private.stuck_place as p (tenant_id, workflow, state, slow_since, orphaned_since)
+    select m.tenant_id, m.workflow, m.to_state, min(m.since) - interval '1 microsecond', min(m.since) - interval '1 microsecond'
+    from move m
+    where m.is_last and m.status = 'active'
+    group by m.tenant_id, m.workflow, m.to_state
+    order by m.tenant_id, m.workflow, m.to_state
+    on conflict on constraint stuck_place_pkey do update
+    set slow_since = least(p.slow_since, excluded.slow_since), orphaned_since = least(p.orphaned_since, excluded.orphaned_since),
+      slow_id = case when p.slow_since <= excluded.slow_since then p.slow_id else excluded.slow_id end,
+      orphaned_id = case when p.orphaned_since <= excluded.orphaned_since then p.orphaned_id else excluded.orphaned_id end,
+      next_at = '-infinity'
+    where p.next_at = 'infinity' or p.slow_since > excluded.slow_since or p.orphaned_since > excluded.orphaned_since
   ),
   stepped as (
     insert into pawl.edge_count as c (tenant_id, workflow, workflow_version, day, from_state, event, to_state, status, steps)

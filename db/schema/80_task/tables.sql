@@ -109,6 +109,9 @@ create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_
 create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
 -- For lists of one status. No other query repeats its condition, so that the planner takes it for none of them.
 create index task_status_idx on pawl.task (tenant_id, status, id) where status in ('pending', 'sent', 'reconciling', 'error', 'unknown');
+-- What ended and made no step. A task that ends as it should is in it for a moment.
+create index task_unheard_idx on pawl.task (tenant_id, id)
+  where result_version is null and status in ('done', 'error', 'unknown') and compensates is null;
 
 -- claim_key has a row for each idempotency key of a claim, for a day. Whoever claims locks the row of its key, so that the
 -- same claim, sent twice at a time, is carried out once.

@@ -1,0 +1,25 @@
+-- name: FindingLook :one
+select f.opened::bigint as opened, f.closed::bigint as closed, f.more::boolean as more
+from pawl.finding_look(p_limit => @row_limit::integer, p_every => @every::interval) f;
+
+-- CountFindings counts the open findings of the deployment.
+-- name: CountFindings :many
+select f.kind, count(*) as findings
+from pawl.finding f
+where f.closed_at is null
+group by f.kind;
+
+-- ListFindings must be planned for its arguments.
+-- name: ListFindings :many
+select f.*
+from pawl.finding f
+where f.tenant_id = @tenant_id
+  and (sqlc.narg('before_id')::uuid is null or f.id < sqlc.narg('before_id'))
+  and (sqlc.narg('kind')::text is null or f.kind = sqlc.narg('kind'))
+  and (sqlc.narg('workflow')::text is null or f.workflow = sqlc.narg('workflow'))
+  and (sqlc.narg('state')::text is null or f.state = sqlc.narg('state'))
+  and (sqlc.narg('instance_id')::uuid is null or f.instance_id = sqlc.narg('instance_id'))
+  and (sqlc.narg('open')::boolean is null or (f.closed_at is null) = sqlc.narg('open'))
+  and (sqlc.narg('within')::text[] is null or f.workflow = any (sqlc.narg('within')))
+order by f.id desc
+limit @row_limit;

@@ -1,0 +1,90 @@
+-- Module finding: what is wrong with instances. The rows are written by modules insight and watch.
+--
+-- A *finding* says that an instance is stuck, or that a task or a delivery of it came to a bad end. It is opened by a look
+-- (module watch), and closed by what ends it:
+--
+--   orphaned        nothing will ever move the instance                        the next step
+--   slow            it has been in its state for too long                      the next step; a longer stuck_after
+--   task-dead       a task ended and made no step, and the state was not left  the next step; an operator's act on the task
+--   task-late       a task was done, or may have been, after its state was     the next step; an operator's act on the task
+--                   left, and no step says so
+--   delivery-dead   a delivery is a dead letter                                its replay or its purge
+--
+-- A purge of the instance closes all of its findings. An instance has one open finding of a kind for each visit of a state.
+-- A closed finding is kept for 30 days.
+--
+-- Lock order: finding, stuck_place, as residence: after all of the engine's.
+
+create table pawl.finding (
+  tenant_id pawl.tenant_id not null,
+  id uuid not null,
+  kind text not null,
+  instance_id uuid not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  visit_version pawl.version not null,
+  since timestamptz not null,
+  cause_id uuid,
+  opened_at timestamptz not null,
+  closed_at timestamptz,
+  detail pawl.object not null,
+  constraint finding_pkey primary key (tenant_id, id),
+  constraint finding_kind_is_known check (kind in ('orphaned', 'slow', 'task-late', 'task-dead', 'delivery-dead')),
+  constraint finding_of_a_task_or_a_delivery_names_it check ((kind in ('task-late', 'task-dead', 'delivery-dead')) = (cause_id is not null)),
+  constraint finding_closes_after_it_opens check (closed_at >= opened_at)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl.finding.state is 'in which the instance was when the finding was opened';
+comment on column pawl.finding.visit_version is
+  'the step that began the visit; of task-late the one that started the task, of delivery-dead the one that the delivery tells of';
+comment on column pawl.finding.since is 'since when the instance was in the state';
+comment on column pawl.finding.cause_id is 'the task or the delivery';
+comment on column pawl.finding.detail is 'what else is known: never a payload, a context or a URL';
+
+create unique index finding_visit_key on pawl.finding (tenant_id, instance_id, kind, visit_version)
+  where closed_at is null;
+-- Lists, newest first.
+create index finding_open_idx on pawl.finding (tenant_id, id) where closed_at is null;
+create index finding_kind_idx on pawl.finding (tenant_id, kind, id);
+create index finding_state_idx on pawl.finding (tenant_id, workflow, state, id);
+create index finding_instance_idx on pawl.finding (tenant_id, instance_id, id);
+-- The slow instances of a state, for a longer stuck_after.
+create index finding_slow_idx on pawl.finding (tenant_id, workflow, state, since) where closed_at is null and kind = 'slow';
+-- Those that a task or a delivery is looked at for.
+create index finding_cause_idx on pawl.finding (tenant_id, id) where closed_at is null and cause_id is not null;
+-- The count by kind.
+create index finding_count_idx on pawl.finding (kind) where closed_at is null;
+create index finding_closed_at_idx on pawl.finding (closed_at) where closed_at is not null;
+
+-- stuck_place is a state in which a tenant has, or had, instances. A look begins where the last one ended, so that it
+-- reads the instances that have become due since. See module watch.
+create table pawl_private.stuck_place (
+  tenant_id pawl.tenant_id not null,
+  workflow text collate "C" not null,
+  state text collate "C" not null,
+  slow_since timestamptz not null,
+  slow_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  orphaned_since timestamptz not null,
+  orphaned_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  version integer not null default 0,
+  strands boolean not null default false,
+  declared boolean not null default false,
+  threshold interval,
+  measured_at timestamptz not null default '-infinity',
+  next_at timestamptz not null default '-infinity',
+  constraint stuck_place_pkey primary key (tenant_id, workflow, state)
+)
+-- As many updates as looks.
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+comment on column pawl_private.stuck_place.slow_since is
+  'with slow_id: the instances up to this since, and this id, were looked at for slowness; orphaned_since likewise';
+comment on column pawl_private.stuck_place.version is 'of the workflow, the latest when the next columns were read';
+comment on column pawl_private.stuck_place.strands is 'whether the state strands instances in any version';
+comment on column pawl_private.stuck_place.threshold is 'after which an instance is slow; null for never';
+comment on column pawl_private.stuck_place.declared is 'whether the threshold is a stuck_after';
+comment on column pawl_private.stuck_place.measured_at is 'when the threshold was read';
+comment on column pawl_private.stuck_place.next_at is 'when the next look is due; infinity while nobody is there';
+
+create index stuck_place_next_at_idx on pawl_private.stuck_place (next_at);

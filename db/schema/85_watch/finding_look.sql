@@ -1,0 +1,62 @@
+-- finding_look looks for what is wrong, and opens and closes findings. Without the consumer insight it does nothing.
+-- p_limit: bounds what is read, of each kind; p_every: nothing is done if the last look was so short a time ago and was complete
+-- Returns: opened, closed: how many findings, without those that steps and purges close; more: whether more is due
+-- Locks:   watch (if nobody else holds it), consumer, residence (for key share, those that are not locked)
+-- Writes:  watch, finding, stuck_place
+create function pawl.finding_look(p_limit integer, p_every interval, out opened bigint, out closed bigint, out more boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_watch pawl_private.watch;
+  v_place pawl_private.stuck_place;
+  v_limit integer := greatest(p_limit, 1);
+  v_looked bigint := 0;
+  v_at_place record;
+  v_tasks record;
+  v_deliveries record;
+  v_causes record;
+begin
+  opened := 0; closed := 0; more := false;
+  select w.* into v_watch from pawl_private.watch w for update skip locked;
+  if not found or v_watch.looked_at > v_now - p_every and v_watch.looked_at <= v_now then
+    return;
+  end if;
+  perform from pawl.consumer c where c.name = 'insight' for no key update;
+  if not found then
+    return;
+  end if;
+  for v_place in select p.* from pawl_private.stuck_place p where p.next_at <= v_now order by p.next_at limit v_limit loop
+    select * into v_at_place from pawl_private.look_at_place(v_place, v_limit, v_now);
+    opened := opened + v_at_place.opened;
+    -- A place costs about as much as some instances.
+    v_looked := v_looked + v_at_place.looked + 5;
+    exit when v_looked >= v_limit;
+  end loop;
+  more := v_looked >= v_limit;
+
+  select * into v_causes
+  from pawl_private.look_at_causes(row(v_watch.cause_tenant, v_watch.cause_id)::pawl_private.watched, v_limit, v_now);
+  select * into v_tasks
+  from pawl_private.look_at_tasks(row(v_watch.task_tenant, v_watch.task_id)::pawl_private.watched, v_limit, v_now);
+  select * into v_deliveries
+  from pawl_private.look_at_deliveries(row(v_watch.delivery_tenant, v_watch.delivery_id)::pawl_private.watched, v_limit, v_now);
+  opened := opened + v_tasks.opened + v_deliveries.opened;
+  closed := v_causes.closed;
+
+  delete from pawl.finding f
+  where f.ctid = any (array(
+    select o.ctid from pawl.finding o where o.closed_at <= v_now - interval '30 days' order by o.closed_at limit v_limit));
+
+  update pawl_private.watch w
+  set looked_at = case when more then '-infinity' else v_now end,
+    task_tenant = (v_tasks.place).tenant, task_id = (v_tasks.place).id,
+    delivery_tenant = (v_deliveries.place).tenant, delivery_id = (v_deliveries.place).id,
+    cause_tenant = (v_causes.place).tenant, cause_id = (v_causes.place).id;
+end
+$$;

@@ -1,0 +1,441 @@
+-- slow_after is how long an instance of a tenant may be in a state, by what its instances took in the last four weeks; null
+-- if fewer than 30 of them left the state.
+create function pawl_private.slow_after(p_tenant text, p_workflow text, p_state text, p_now timestamptz) returns interval
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_today date := (p_now at time zone 'UTC')::date;
+  v_visits bigint;
+  v_bucket integer;
+begin
+  with visit as materialized (
+    -- Day by day and version by version, so that the other states of the workflow are not read.
+    select d.bucket, sum(d.visits) as visits
+    from (select w.version from pawl.workflow w where w.name = p_workflow) w
+    cross join generate_series(0, 27) as n (days)
+    cross join lateral (
+      select c.bucket, c.visits
+      from pawl.dwell_count c
+      where c.tenant_id = p_tenant and c.workflow = p_workflow and c.day = v_today - n.days and c.workflow_version = w.version
+        and c.state = p_state
+      offset 0
+    ) d
+    group by d.bucket
+  ),
+  summed as (
+    select v.bucket, sum(v.visits) over (order by v.bucket) as upto, sum(v.visits) over () as visits
+    from visit v
+  )
+  select max(s.visits), min(s.bucket) filter (where s.upto >= 0.99 * s.visits)
+  into v_visits, v_bucket
+  from summed s;
+  return case
+    -- The middle of the bucket, in milliseconds.
+    when v_visits >= 30 then greatest(interval '10 seconds', 3 * 1.1 ^ (v_bucket - 0.5) * interval '1 millisecond')
+  end;
+end
+$$;
+
+-- open_orphaned opens a finding for each of the instances that nothing will ever move, and closes those that say that it is
+-- slow.
+-- Returns: how many were opened
+-- Locks:   residence (for key share, those that are not locked)
+-- Writes:  finding
+create function pawl_private.open_orphaned(p_tenant text, p_ids uuid[], p_now timestamptz) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_opened bigint;
+begin
+  with opened as (
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+    select p_tenant, pawl_private.uuid_v7(p_now), 'orphaned', r.instance_id, r.workflow, r.state, r.visit_version, r.since, p_now, '{}'
+    from unnest(p_ids) as p (id)
+    cross join lateral (
+      select r.*
+      from pawl.residence r
+      where r.tenant_id = p_tenant and r.instance_id = p.id and r.since <= p_now - interval '10 seconds'
+      limit 1
+      for key share skip locked
+    ) r
+    cross join lateral (
+      select from pawl.workflow_state s
+      where s.workflow = r.workflow and s.workflow_version = r.workflow_version and s.state = r.state and s.strands
+      limit 1
+    ) s
+    cross join lateral (
+      select from pawl.instance i
+      where i.tenant_id = p_tenant and i.id = r.instance_id and i.state = r.state and i.state_changed_at = r.since and i.status = 'active'
+      limit 1
+    ) i
+    where not exists (
+        select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = r.instance_id and t.ended_at is null and t.left_at is null)
+      and not exists (select from pawl.undoing u where u.tenant_id = p_tenant and u.instance_id = r.instance_id)
+    on conflict do nothing
+    returning instance_id
+  ),
+  hidden as (
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    from opened o
+    where f.tenant_id = p_tenant and f.instance_id = o.instance_id and f.kind = 'slow' and f.closed_at is null
+  )
+  select count(*) into v_opened from opened;
+  return v_opened;
+end
+$$;
+
+-- look_at_place looks at the instances of a place that have become due.
+-- p_limit: the most instances, for each kind
+-- Returns: looked: how many were read or closed; opened: how many findings were opened
+-- Writes:  finding, stuck_place
+create function pawl_private.look_at_place(
+  p_place pawl_private.stuck_place, p_limit integer, p_now timestamptz, out looked bigint, out opened bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_place pawl_private.stuck_place := p_place;
+  v_version integer;
+  v_due timestamptz;
+  v_ids uuid[];
+  v_sinces timestamptz[];
+  v_rows bigint;
+  v_inhabited boolean;
+begin
+  looked := 0; opened := 0;
+  select w.version into v_version from pawl.workflow w where w.name = v_place.workflow order by w.version desc limit 1;
+  v_version := coalesce(v_version, 0);
+  if v_version <> v_place.version or v_place.measured_at <= p_now - interval '10 minutes' then
+    v_place.version := v_version;
+    v_place.measured_at := p_now;
+    v_place.strands := exists (
+      select from pawl.workflow_state s where s.workflow = v_place.workflow and s.state = v_place.state and s.strands);
+    v_place.threshold := (
+      select s.stuck_after
+      from pawl.workflow_state s
+      where s.workflow = v_place.workflow and s.state = v_place.state
+      order by s.workflow_version desc
+      limit 1);
+    v_place.declared := v_place.threshold is not null;
+    if not v_place.declared then
+      v_place.threshold := pawl_private.slow_after(v_place.tenant_id, v_place.workflow, v_place.state, p_now);
+    end if;
+  end if;
+
+  -- What is no longer due: the threshold has grown.
+  v_due := coalesce(p_now - v_place.threshold, '-infinity');
+  if v_place.slow_since > v_due then
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    where (f.tenant_id, f.id) in (
+      select s.tenant_id, s.id
+      from pawl.finding s
+      where s.tenant_id = v_place.tenant_id and s.workflow = v_place.workflow and s.state = v_place.state and s.closed_at is null
+        and s.kind = 'slow' and s.since > v_due
+      limit p_limit);
+    get diagnostics v_rows = row_count;
+    looked := v_rows;
+    if v_rows < p_limit then
+      v_place.slow_since := v_due;
+      v_place.slow_id := '00000000-0000-0000-0000-000000000000';
+    end if;
+  end if;
+
+  if v_place.strands then
+    select coalesce(array_agg(r.instance_id order by r.since, r.instance_id), '{}'), array_agg(r.since order by r.since, r.instance_id)
+    into v_ids, v_sinces
+    from (
+      select r.instance_id, r.since
+      from pawl.residence r
+      where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+        and (r.since, r.instance_id) > (v_place.orphaned_since, v_place.orphaned_id) and r.since <= p_now - interval '10 seconds'
+      order by r.since, r.instance_id
+      limit p_limit
+    ) r;
+    if v_ids <> '{}' then
+      looked := looked + cardinality(v_ids);
+      opened := opened + pawl_private.open_orphaned(v_place.tenant_id, v_ids, p_now);
+      v_place.orphaned_since := v_sinces[cardinality(v_sinces)];
+      v_place.orphaned_id := v_ids[cardinality(v_ids)];
+    end if;
+  end if;
+
+  if v_place.threshold is not null and v_place.slow_since <= v_due then
+    select coalesce(array_agg(r.instance_id order by r.since, r.instance_id), '{}'), array_agg(r.since order by r.since, r.instance_id)
+    into v_ids, v_sinces
+    from (
+      select r.instance_id, r.since
+      from pawl.residence r
+      where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+        and (r.since, r.instance_id) > (v_place.slow_since, v_place.slow_id) and r.since <= v_due
+      order by r.since, r.instance_id
+      limit p_limit
+    ) r;
+    if v_ids <> '{}' then
+      looked := looked + cardinality(v_ids);
+      insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, opened_at, detail)
+      select
+        v_place.tenant_id, pawl_private.uuid_v7(p_now), 'slow', r.instance_id, r.workflow, r.state, r.visit_version, r.since, p_now,
+        jsonb_build_object(
+          'threshold_seconds', round(extract(epoch from v_place.threshold), 3),
+          'threshold', case when v_place.declared then 'stuck_after' else 'dwell' end)
+      from unnest(v_ids) as p (id)
+      cross join lateral (
+        select r.* from pawl.residence r where r.tenant_id = v_place.tenant_id and r.instance_id = p.id limit 1 for key share skip locked
+      ) r
+      cross join lateral (
+        select from pawl.instance i
+        where i.tenant_id = v_place.tenant_id and i.id = p.id and i.state = r.state and i.state_changed_at = r.since and i.status = 'active'
+        limit 1
+      ) i
+      where not exists (
+        select from pawl.finding f
+        where f.tenant_id = v_place.tenant_id and f.instance_id = p.id and f.kind = 'orphaned' and f.visit_version = r.visit_version
+          and f.closed_at is null)
+      on conflict do nothing;
+      get diagnostics v_rows = row_count;
+      opened := opened + v_rows;
+      v_place.slow_since := v_sinces[cardinality(v_sinces)];
+      v_place.slow_id := v_ids[cardinality(v_ids)];
+    end if;
+  end if;
+
+  v_inhabited := exists (
+    select from pawl.residence r
+    where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+    limit 1);
+  -- At least once a minute, for a new version; at least a second later, since the fold takes its time.
+  v_place.next_at := case
+    when looked >= p_limit then p_now
+    when not v_inhabited then 'infinity'
+    else greatest(p_now + interval '1 second', least(
+      p_now + interval '1 minute',
+      (
+        select r.since + v_place.threshold
+        from pawl.residence r
+        where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+          and (r.since, r.instance_id) > (v_place.slow_since, v_place.slow_id) and v_place.threshold is not null
+        order by r.since, r.instance_id
+        limit 1
+      ),
+      (
+        select r.since + interval '10 seconds'
+        from pawl.residence r
+        where r.tenant_id = v_place.tenant_id and r.workflow = v_place.workflow and r.state = v_place.state
+          and (r.since, r.instance_id) > (v_place.orphaned_since, v_place.orphaned_id) and v_place.strands
+        order by r.since, r.instance_id
+        limit 1
+      )))
+  end;
+  update pawl_private.stuck_place p
+  set slow_since = v_place.slow_since, slow_id = v_place.slow_id, orphaned_since = v_place.orphaned_since,
+    orphaned_id = v_place.orphaned_id, version = v_place.version, strands = v_place.strands, declared = v_place.declared,
+    threshold = v_place.threshold, measured_at = v_place.measured_at, next_at = v_place.next_at
+  where p.tenant_id = v_place.tenant_id and p.workflow = v_place.workflow and p.state = v_place.state;
+end
+$$;
+
+-- bad_task says what is wrong with a task of a present instance, task-dead or task-late; null if nothing is. Without
+-- locks: a finding that is opened too early or too late is corrected by the next look.
+create function pawl_private.bad_task(p_task pawl.task, p_residence pawl.residence) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_task.result_version is not null or p_task.status not in ('done', 'error', 'unknown') or p_task.compensates is not null then
+    return null;
+  elsif p_task.left_at is not null then
+    -- One that failed had no effect.
+    return case when p_task.status in ('done', 'unknown') then 'task-late' end;
+  end if;
+  return case
+    when p_residence.status = 'active' and p_residence.state = p_task.state and exists (
+      select from pawl.history h
+      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.entered_version
+        and coalesce(h.entered_at, h.at) = p_residence.since
+    ) then 'task-dead'
+  end;
+end
+$$;
+
+-- look_at_tasks looks at tasks that ended and made no step, behind a place.
+-- Returns: place: of the last one, to go on behind it; the beginning at the end. opened: how many findings were opened
+-- Writes:  finding
+create function pawl_private.look_at_tasks(
+  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out opened bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_task pawl.task;
+  v_residence pawl.residence;
+  v_kind text;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  opened := 0;
+  for v_task in
+    select t.*
+    from pawl.task t
+    where t.result_version is null and t.status in ('done', 'error', 'unknown') and t.compensates is null
+      and (t.tenant_id, t.id) > (p_after.tenant, p_after.id)
+    order by t.tenant_id, t.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_task.tenant_id, v_task.id);
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_task.tenant_id and r.instance_id = v_task.instance_id
+    for key share skip locked;
+    continue when not found;
+    v_kind := pawl_private.bad_task(v_task, v_residence);
+    -- That a task was late stays true: it is told once.
+    continue when v_kind is null or v_kind = 'task-late' and exists (
+      select from pawl.finding f
+      where f.tenant_id = v_task.tenant_id and f.instance_id = v_task.instance_id and f.kind = 'task-late' and f.cause_id = v_task.id
+        and f.opened_at >= v_task.ended_at);
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+    values (
+      v_task.tenant_id, pawl_private.uuid_v7(p_now), v_kind, v_task.instance_id, v_task.workflow, v_residence.state,
+      case when v_kind = 'task-dead' then v_residence.visit_version else v_task.entered_version end, v_residence.since, v_task.id, p_now,
+      jsonb_strip_nulls(jsonb_build_object(
+        'task_id', v_task.id, 'task', v_task.name, 'status', v_task.status, 'error', coalesce(v_task.problem, v_task.result ->> 'error'))))
+    on conflict do nothing;
+    opened := opened + case when found then 1 else 0 end;
+    if v_kind = 'task-dead' then
+      opened := opened + pawl_private.open_orphaned(v_task.tenant_id, array[v_task.instance_id], p_now);
+    end if;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+
+-- look_at_deliveries looks at dead letters, behind a place.
+-- Returns: as look_at_tasks
+-- Writes:  finding
+create function pawl_private.look_at_deliveries(
+  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out opened bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_delivery pawl.delivery;
+  v_residence pawl.residence;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  opened := 0;
+  for v_delivery in
+    select d.*
+    from pawl.delivery d
+    where d.status = 'dead' and (d.tenant_id, d.id) > (p_after.tenant, p_after.id)
+    order by d.tenant_id, d.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_delivery.tenant_id, v_delivery.id);
+    continue when v_delivery.instance_id is null;
+    select r.* into v_residence
+    from pawl.residence r
+    where r.tenant_id = v_delivery.tenant_id and r.instance_id = v_delivery.instance_id
+    for key share skip locked;
+    continue when not found;
+    insert into pawl.finding (tenant_id, id, kind, instance_id, workflow, state, visit_version, since, cause_id, opened_at, detail)
+    values (
+      v_delivery.tenant_id, pawl_private.uuid_v7(p_now), 'delivery-dead', v_delivery.instance_id, v_residence.workflow, v_residence.state,
+      v_delivery.version, v_residence.since, v_delivery.id, p_now,
+      jsonb_strip_nulls(jsonb_build_object(
+        'delivery_id', v_delivery.id, 'subscription_id', case when not v_delivery.callback then v_delivery.subscription_id end,
+        'attempts', v_delivery.attempts, 'last_status', v_delivery.last_status)))
+    on conflict do nothing;
+    opened := opened + case when found then 1 else 0 end;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;
+
+-- look_at_causes closes findings whose task or delivery is no longer what they say, behind a place.
+-- Returns: as look_at_tasks; closed: how many were closed
+-- Writes:  finding
+create function pawl_private.look_at_causes(
+  p_after pawl_private.watched, p_limit integer, p_now timestamptz, out place pawl_private.watched, out closed bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+  v_finding pawl.finding;
+  v_looked integer := 0;
+  v_last pawl_private.watched;
+begin
+  closed := 0;
+  for v_finding in
+    select f.*
+    from pawl.finding f
+    where f.closed_at is null and f.cause_id is not null and (f.tenant_id, f.id) > (p_after.tenant, p_after.id)
+    order by f.tenant_id, f.id
+    limit p_limit
+  loop
+    v_looked := v_looked + 1;
+    v_last := (v_finding.tenant_id, v_finding.id);
+    continue when v_finding.kind = 'delivery-dead' and exists (
+      select from pawl.delivery d where d.tenant_id = v_finding.tenant_id and d.id = v_finding.cause_id and d.status = 'dead');
+    continue when v_finding.kind <> 'delivery-dead' and exists (
+      select
+      from pawl.task t
+      cross join pawl.residence r
+      where t.tenant_id = v_finding.tenant_id and t.id = v_finding.cause_id and r.tenant_id = v_finding.tenant_id
+        and r.instance_id = v_finding.instance_id and pawl_private.bad_task(t, r) = v_finding.kind);
+    update pawl.finding f
+    set closed_at = greatest(f.opened_at, p_now)
+    where f.tenant_id = v_finding.tenant_id and f.id = v_finding.id and f.closed_at is null;
+    closed := closed + case when found then 1 else 0 end;
+  end loop;
+  place := case when v_looked >= p_limit then v_last else row('', '00000000-0000-0000-0000-000000000000')::pawl_private.watched end;
+end
+$$;

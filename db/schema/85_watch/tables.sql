@@ -1,0 +1,42 @@
+-- Module watch: the looks that open findings, and close some.
+--
+-- One process at a time looks, every few seconds: its transaction holds the row of watch. A look holds the row of the
+-- consumer insight as well. So the fold waits for it, and it reads of each instance the visit that the fold noted last. A
+-- purge does not wait: its instances are skipped.
+--
+-- A look never reads all instances. For each state of a tenant (stuck_place) it knows up to which entry time it has
+-- looked, and reads those instances that have become due since, in the order of that time. The fold takes this place back
+-- when it notes an instance that came earlier. Tasks and deliveries are read from indexes that hold those that ended badly,
+-- a batch with each look; the next look goes on behind it.
+--
+-- *Orphaned* is a matter of structure: whether an event could be fired at all, and not whether its guard would hold. The
+-- definition alone says that of a state (workflow_state.strands), and the tasks say the rest.
+--
+-- *Slow* is a matter of time: longer than the state's stuck_after, or else three times as long as 99 of 100 visits of the
+-- tenant's own instances lasted in four weeks, if there were 30, and at least 10 s. Nobody else's times count, since
+-- they could be read off the findings.
+--
+-- Lock order: watch, consumer, stuck_place, residence, finding. No lock of the engine is held or waited for.
+
+-- watch has one row: whose turn it is, and behind what the next look goes on.
+create table pawl_private.watch (
+  looked_at timestamptz not null default '-infinity',
+  task_tenant text collate "C" not null default '',
+  task_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  delivery_tenant text collate "C" not null default '',
+  delivery_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  cause_tenant text collate "C" not null default '',
+  cause_id uuid not null default '00000000-0000-0000-0000-000000000000'
+)
+-- As pawl.log_head.
+with (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+create unique index watch_has_one_row_idx on pawl_private.watch ((true));
+
+insert into pawl_private.watch default values;
+
+-- watched is a place in one of the walks of a look.
+create type pawl_private.watched as (
+  tenant text,
+  id uuid
+);

@@ -1,0 +1,43 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/db/session"
+)
+
+// Watcher looks for instances that are stuck, and for tasks and deliveries that ended badly, and opens and closes findings.
+// It sees what the consumer "insight" has folded: without one it finds nothing. Any number of Watchers may share a
+// database: one at a time looks, and none so soon after another.
+type Watcher struct {
+	queries *queries.Queries
+	config  BatchConfig
+}
+
+// NewWatcher returns a Watcher on a pool, of which it takes one connection at a time. A batch is of 1000 rows by default,
+// of each kind, and takes the database up to a tenth of a second. The default Interval is 5 s.
+func NewWatcher(pool *pgxpool.Pool, config BatchConfig) *Watcher {
+	return &Watcher{queries: queries.New(session.Pool(pool)), config: config.withDefaults(1000, 5*time.Second)}
+}
+
+// Run looks until the context ends, and then returns nil. After a failure it tries again after Interval.
+func (w *Watcher) Run(ctx context.Context) error {
+	return Repeat(ctx, w.config.Logger, "looking for what is stuck", w.step)
+}
+
+func (w *Watcher) step(ctx context.Context) (wait time.Duration, err error) {
+	look, err := w.queries.FindingLook(ctx, queries.FindingLookParams{
+		RowLimit: int32(w.config.Batch),
+		// The intervals vary by a quarter.
+		Every: pgtype.Interval{Microseconds: (w.config.Interval / 2).Microseconds(), Valid: true},
+	})
+	if err != nil || !look.More {
+		return around(w.config.Interval), err
+	}
+	return w.config.Pause, nil
+}
