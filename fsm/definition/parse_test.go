@@ -236,38 +236,48 @@ func TestFaults(t *testing.T) {
 		top(`"version":null`):       {"/version": "from 1"},
 
 		// Wrong types and unknown members, at every level.
-		top(`"description":null`):                     {"/description": "string"},
-		top(`"description":""`):                       {"/description": "not empty"},
-		top(`"require_if_match":"yes"`):               {"/require_if_match": "true or false"},
-		top(`"cancel":"X"`):                           {"/cancel": `no state "X"`},
-		top(`"cancel":true`):                          {"/cancel": "string"},
-		wrap(`{"protected":"yes","on":{"go":"B"}}`):   {"/states/A/protected": "true or false"},
-		top(`"business_key":"once"`):                  {"/business_key": `"unique" or "reusable"`},
-		top(`"business_key":true`):                    {"/business_key": `"unique" or "reusable"`},
-		top(`"require_if_match":null`):                {"/require_if_match": "true or false"},
-		top(`"~x/":1`):                                {"/~0x~1": "not a member"},
-		top(`"context_schema":[]`):                    {"/context_schema": "JSON Schema"},
-		top(`"context_schema":null`):                  {"/context_schema": "JSON Schema"},
-		top(`"ttl":null`):                             {"/ttl": "object"},
-		top(`"ttl":{}`):                               {"/ttl/after": "string", "/ttl/target": "string"},
-		top(`"ttl":{"after":"x","target":"X","y":1}`): {"/ttl/after": "no duration", "/ttl/target": `no state "X"`, "/ttl/y": "not a member"},
-		top(`"ttl":{"after":"1s","target":"A"}`):      {"/ttl/target": "final"},
-		wrap(`7`):                                     {"/states/A": "object", "/states/B": "no transition leads to"},
-		wrap(`{"on":[]}`):                             {"/states/A/on": "object", "/states/A": "leads out", "/states/B": "leads to"},
-		wrap(`{"after":7,"on":{"go":"B"}}`):           {"/states/A/after": "object"},
-		wrap(`{"onn":{},"on":{"go":"B"}}`):            {"/states/A/onn": "not a member"},
-		wrap(`{"type":"parallel","on":{"go":"B"}}`):   {"/states/A/type": "final"},
-		wrap(`{"type":"parallel"}`):                   {"/states/A/type": "final", "/states/A": "leads out", "/states/B": "leads to"},
-		wrap(`{"type":null,"on":{"go":"B"}}`):         {"/states/A/type": "final"},
-		transition(`null`):                            {"/states/A/on/go": "must be", "/states/B": "leads to"},
-		transition(`[7]`):                             {"/states/A/on/go/0": "must be", "/states/B": "leads to"},
-		transition(`[["B"]]`):                         {"/states/A/on/go/0": "must be", "/states/B": "leads to"},
-		transition(`""`):                              {"/states/A/on/go": "not empty", "/states/B": "leads to"},
-		transition(`{"target":"B","to":"B"}`):         {"/states/A/on/go/to": "is not a member here; there are target"},
-		transition(`{"target":"B","guadr":"$.a"}`):    {"/states/A/on/go/guadr": "did you mean guard?"},
-		transition(`{"guard":"$.context.a"}`):         {"/states/A": "leads out", "/states/B": "leads to"},
-		transition(`{"target":"B","guard":""}`):       {"/states/A/on/go/guard": "must not be empty"},
-		transition(`{"target":"B","guard":true}`):     {"/states/A/on/go/guard": "must be a path"},
+		top(`"description":null`):                                   {"/description": "string"},
+		top(`"description":""`):                                     {"/description": "not empty"},
+		top(`"require_if_match":"yes"`):                             {"/require_if_match": "true or false"},
+		top(`"search":[]`):                                          {"/search": "object"},
+		top(`"search":{"a-b":"$.context.a"}`):                       {"/search/a-b": "underscores"},
+		top(`"search":{"a":"$.payload.a"}`):                         {"/search/a": "members of the context"},
+		top(`"search":{"a":"$.context"}`):                           {"/search/a": "members of the context"},
+		top(`"search":{"a":"$.context.a[*]"}`):                      {"/search/a": "members of the context"},
+		top(`"search":{"a":1}`):                                     {"/search/a": "members of the context"},
+		top(`"search":{"a":{"type":"text"}}`):                       {"/search/a/path": "members of the context"},
+		top(`"search":{"a":{"path":"$.context.a","type":"numbr"}}`): {"/search/a/type": `did you mean number`},
+		top(`"search":{"a":{"path":"$.context.a","of":1}}`):         {"/search/a/of": "not a member"},
+		top(`"search":{` + attributes(21) + `}`):                    {"/search": "at most 20"},
+		top(`"cancel":"X"`):                                         {"/cancel": `no state "X"`},
+		top(`"cancel":true`):                                        {"/cancel": "string"},
+		wrap(`{"protected":"yes","on":{"go":"B"}}`):                 {"/states/A/protected": "true or false"},
+		top(`"business_key":"once"`):                                {"/business_key": `"unique" or "reusable"`},
+		top(`"business_key":true`):                                  {"/business_key": `"unique" or "reusable"`},
+		top(`"require_if_match":null`):                              {"/require_if_match": "true or false"},
+		top(`"~x/":1`):                                              {"/~0x~1": "not a member"},
+		top(`"context_schema":[]`):                                  {"/context_schema": "JSON Schema"},
+		top(`"context_schema":null`):                                {"/context_schema": "JSON Schema"},
+		top(`"ttl":null`):                                           {"/ttl": "object"},
+		top(`"ttl":{}`):                                             {"/ttl/after": "string", "/ttl/target": "string"},
+		top(`"ttl":{"after":"x","target":"X","y":1}`):               {"/ttl/after": "no duration", "/ttl/target": `no state "X"`, "/ttl/y": "not a member"},
+		top(`"ttl":{"after":"1s","target":"A"}`):                    {"/ttl/target": "final"},
+		wrap(`7`):                                                   {"/states/A": "object", "/states/B": "no transition leads to"},
+		wrap(`{"on":[]}`):                                           {"/states/A/on": "object", "/states/A": "leads out", "/states/B": "leads to"},
+		wrap(`{"after":7,"on":{"go":"B"}}`):                         {"/states/A/after": "object"},
+		wrap(`{"onn":{},"on":{"go":"B"}}`):                          {"/states/A/onn": "not a member"},
+		wrap(`{"type":"parallel","on":{"go":"B"}}`):                 {"/states/A/type": "final"},
+		wrap(`{"type":"parallel"}`):                                 {"/states/A/type": "final", "/states/A": "leads out", "/states/B": "leads to"},
+		wrap(`{"type":null,"on":{"go":"B"}}`):                       {"/states/A/type": "final"},
+		transition(`null`):                                          {"/states/A/on/go": "must be", "/states/B": "leads to"},
+		transition(`[7]`):                                           {"/states/A/on/go/0": "must be", "/states/B": "leads to"},
+		transition(`[["B"]]`):                                       {"/states/A/on/go/0": "must be", "/states/B": "leads to"},
+		transition(`""`):                                            {"/states/A/on/go": "not empty", "/states/B": "leads to"},
+		transition(`{"target":"B","to":"B"}`):                       {"/states/A/on/go/to": "is not a member here; there are target"},
+		transition(`{"target":"B","guadr":"$.a"}`):                  {"/states/A/on/go/guadr": "did you mean guard?"},
+		transition(`{"guard":"$.context.a"}`):                       {"/states/A": "leads out", "/states/B": "leads to"},
+		transition(`{"target":"B","guard":""}`):                     {"/states/A/on/go/guard": "must not be empty"},
+		transition(`{"target":"B","guard":true}`):                   {"/states/A/on/go/guard": "must be a path"},
 
 		// Assigns.
 		transition(`{"target":"B","assign":"all"}`):              {"/states/A/on/go/assign": `"*"`},
@@ -457,4 +467,13 @@ func FuzzParse(f *testing.F) {
 			roundTrip(t, d)
 		}
 	})
+}
+
+// attributes are the members of a search with n attributes.
+func attributes(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf(`"a%d":"$.context.a"`, i)
+	}
+	return strings.Join(list, ",")
 }
