@@ -29,6 +29,8 @@ type Config struct {
 	LockTimeout time.Duration
 	// ConnectTimeout is how long to wait for a new connection. Default 1 s.
 	ConnectTimeout time.Duration
+	// Tracer, if not nil, is told of each call. Default nil.
+	Tracer pgx.QueryTracer
 }
 
 func (c Config) withDefaults() Config {
@@ -61,6 +63,7 @@ func Open(ctx context.Context, dsn string, config Config) (*pgxpool.Pool, error)
 	}
 	pc.MaxConns = int32(config.MaxConns)
 	pc.ConnConfig.ConnectTimeout = config.ConnectTimeout
+	pc.ConnConfig.Tracer = config.Tracer
 	session.Use(pc, map[string]string{
 		"application_name":                    "pawl",
 		"timezone":                            "UTC",

@@ -139,6 +139,7 @@ func TestServiceMayDoWhatItDoes(t *testing.T) {
 	must(q.ListBulkItems(t.Context(), queries.ListBulkItemsParams{TenantID: tenant, BulkID: submitted.ID, RowLimit: 1}))
 	must(q.ListEvents(t.Context(), queries.ListEventsParams{Workflows: []string{}, RowLimit: 1}))
 	must(q.LogHead(t.Context()))
+	must(w.Backlog(t.Context()))
 	must(w.LogLead(t.Context(), queries.LogLeadParams{Leader: "x", Lease: pgtype.Interval{Days: 1, Valid: true}}))
 	must(w.LogBegin(t.Context(), queries.LogBeginParams{Leader: "x", Term: 1}))
 	must(w.LogTick(t.Context(), queries.LogTickParams{Leader: "x", Term: 1, Lease: pgtype.Interval{Days: 1, Valid: true}}))
@@ -399,7 +400,7 @@ const (
 		"subscription_rotate_secret subscription_sealed_secret subscription_test subscription_update task_resolve task_retry task_settle " +
 		"tenant_of_bulk tenant_of_instance tenant_of_subscription tenant_of_task tenant_put timeline_page token_create token_revoke " +
 		"token_used uuid_v7_floor work_claims workflow_names workflows_page"
-	workerFunctions = "bulk_check bulk_purge bulk_step connection_endpoints connection_finding connection_report consumer_advance consumer_create " +
+	workerFunctions = "backlog bulk_check bulk_purge bulk_step connection_endpoints connection_finding connection_report consumer_advance consumer_create " +
 		"consumer_lead consumer_next consumer_read consumer_read_audit consumer_renew consumer_resign consumer_status count_usage " +
 		"delivery_due delivery_endpoints delivery_lanes delivery_messages delivery_purge delivery_route delivery_settle delivery_tenants " +
 		"final_instances fire_slow_timers fire_timers insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now purge_instances " +

@@ -148,7 +148,7 @@ func (p *planned) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 // more than a few pages, or touched more buffers than most.
 func (p *planned) wantBounded(most int) {
 	p.t.Helper()
-	grows := []string{"instance", "history", "idempotency_key", "timer"}
+	grows := []string{"instance", "history", "idempotency_key", "timer", "task", "task_attempt"}
 	p.plan.walk(func(n planNode) {
 		if strings.HasSuffix(n.Type, "Seq Scan") && slices.Contains(grows, n.Table) {
 			p.t.Errorf("%s reads %s whole", p.mode, n.Table)
@@ -167,7 +167,7 @@ func (p *planned) wantBounded(most int) {
 	}
 }
 
-// At a million instances each read touches what it answers, and little more.
+// At a million instances, each with an open task, each read touches what it answers, and little more.
 func TestPlansAtAMillionInstances(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it makes a million instances")
@@ -222,6 +222,7 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 	t.Run("lists where", func(t *testing.T) { listsWhereAtAMillion(t, pool) })
 	t.Run("reads", func(t *testing.T) { readsAtAMillion(t, pool) })
 	t.Run("commands", func(t *testing.T) { commandsAtAMillion(t, pool) })
+	t.Run("tasks", func(t *testing.T) { tasksAtAMillion(t, pool, end) })
 }
 
 func listsAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {

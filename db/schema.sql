@@ -725,10 +725,9 @@ create table pawl.task (
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
 CREATE INDEX task_claim_key_idx ON pawl.task USING btree (tenant_id, claim_key) WHERE ((claim_key IS NOT NULL) AND (leased_until IS NOT NULL));
 CREATE INDEX task_connection_due_idx ON pawl.task USING btree (tenant_id, connection, due_at) WHERE ((connection IS NOT NULL) AND (due_at IS NOT NULL));
-CREATE INDEX task_failed_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['error'::text, 'unknown'::text]));
 CREATE INDEX task_instance_idx ON pawl.task USING btree (tenant_id, instance_id, id);
 CREATE INDEX task_look_at_idx ON pawl.task USING btree (look_at) WHERE (look_at IS NOT NULL);
-CREATE INDEX task_open_idx ON pawl.task USING btree (tenant_id, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text]));
+CREATE INDEX task_status_idx ON pawl.task USING btree (tenant_id, status, id) WHERE (status = ANY (ARRAY['pending'::text, 'sent'::text, 'reconciling'::text, 'error'::text, 'unknown'::text]));
 CREATE INDEX task_topic_due_idx ON pawl.task USING btree (tenant_id, topic, due_at) WHERE ((topic IS NOT NULL) AND (due_at IS NOT NULL));
 comment on column pawl.task."position" is 'of its declaration in workflow_task';
 comment on column pawl.task.state is 'the state that started it';
@@ -1230,6 +1229,13 @@ create view pawl.audit_message as
    FROM pawl.audit a
   WHERE false;
 
+create view pawl.backlog_row as
+ SELECT ''::text AS measure,
+    ''::text AS label,
+    ''::text AS status,
+    (0)::double precision AS value
+  WHERE false;
+
 create view pawl.bulk_report as
  SELECT b.tenant_id,
     b.id,
@@ -1549,11 +1555,6 @@ create view pawl.task_call as
     '{}'::jsonb AS headers,
     NULL::jsonb AS body,
     (0)::double precision AS timeout_seconds,
-    '1970-01-01 00:00:00+00'::timestamp with time zone AS deadline_at,
-    '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
-    ''::text AS workflow,
-    ''::text AS state,
-    ''::text AS name,
     NULL::text AS correlation_id,
     NULL::text AS traceparent
   WHERE false;
@@ -1607,8 +1608,7 @@ create view pawl.task_settled as
     '00000000-0000-0000-0000-000000000000'::uuid AS instance_id,
     ''::text AS status,
     false AS late,
-    NULL::timestamp with time zone AS leased_until,
-    NULL::text AS problem
+    NULL::timestamp with time zone AS leased_until
   WHERE false;
 
 create view pawl.timeout_row as
@@ -1773,6 +1773,112 @@ begin
 end
 $$;
 revoke execute on function pawl.audit_purge(timestamp with time zone,integer,jsonb) from public;
+
+create function pawl.backlog() returns SETOF pawl.backlog_row
+language plpgsql stable security definer
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_disabled text[] := array(select t.id::text from pawl.tenant t where t.disabled_at is not null);
+begin
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(t.due_at)), 0)::float8 as late
+    from (
+      (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 10000
+      )
+      union all
+      select s.tenant_id, s.due_at
+      from pawl_private.slow_queue q
+      cross join lateral (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.queue = q.id and t.queued_version = t.armed_version and t.due_at <= v_now
+        order by t.due_at
+        limit 1000
+      ) s
+    ) t
+    where t.tenant_id <> all (v_disabled)
+  ) t
+  cross join lateral (values ('timers_due', t.due), ('timers_late', t.late)) m (measure, value);
+
+  return query
+  select 'timers_failing'::text, ''::text, ''::text, count(*)::float8
+  from (select t.tenant_id from pawl.timer t where t.failed_version = t.armed_version limit 10000) t
+  where t.tenant_id <> all (v_disabled);
+
+  return query
+  select m.measure, c.name, ''::text, m.value
+  from pawl.consumer c
+  cross join pawl.log_head e
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position > c.position and not c.audit
+    order by f.position
+    limit 1
+  ) o on true
+  left join lateral (
+    select r.at
+    from pawl.audit_log l
+    join pawl.audit r on r.tenant_id = l.tenant_id and r.seq = l.seq
+    where l.position > c.position and c.audit
+    order by l.position
+    limit 1
+  ) a on true
+  cross join lateral (values
+    ('consumer_steps', greatest(case when c.audit then e.audit_position else e.position end - c.position, 0)::float8),
+    ('consumer_behind', coalesce(extract(epoch from v_now - coalesce(o.at, a.at)), 0)::float8)
+  ) m (measure, value);
+
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(d.next_attempt_at)), 0)::float8 as late
+    from (
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and not d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+      union all
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+    ) d
+    where d.tenant_id <> all (v_disabled)
+  ) d
+  cross join lateral (values ('deliveries_due', d.due), ('deliveries_late', d.late)) m (measure, value);
+
+  return query
+  select 'deliveries_dead'::text, ''::text, ''::text, count(*)::float8
+  from (select from pawl.delivery d where d.status = 'dead' limit 10000) d;
+
+  return query
+  select 'tasks'::text, coalesce(t.topic, '_call'), t.status, count(*)::float8
+  from (
+    (select t.topic, t.status from pawl.task t where t.status in ('pending', 'sent', 'reconciling') limit 100000)
+    union all
+    (select t.topic, t.status from pawl.task t where t.status in ('error', 'unknown') limit 10000)
+  ) t
+  group by t.topic, t.status;
+end
+$$;
+revoke execute on function pawl.backlog() from public;
 
 create function pawl.backtest(p_workflow text, p_ids uuid[], p_version integer DEFAULT NULL::integer, p_definition jsonb DEFAULT NULL::jsonb, p_tenant text DEFAULT 'default'::text, p_bytes bigint DEFAULT 1048576) returns TABLE(id uuid, steps integer, complete boolean, difference jsonb, checks jsonb)
 language plpgsql volatile security definer
@@ -3099,7 +3205,7 @@ end
 $$;
 revoke execute on function pawl."create"(text[],text[],jsonb[],text[],text[],text[],interval[],text[],text[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
-create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+create function pawl.create_one(p_workflow text, p_context jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_tenant text DEFAULT 'default'::text, p_business_key text DEFAULT NULL::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3116,14 +3222,14 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text) from public;
+revoke execute on function pawl.create_one(text,jsonb,text,text,text,text,text,text) from public;
 
 create function pawl.delivery_due(p_tenants text[], p_subscriptions uuid[], p_limits integer[], p_flying uuid[]) returns SETOF pawl.delivery
 language plpgsql stable security definer
@@ -4005,7 +4111,7 @@ end
 $$;
 revoke execute on function pawl.fire(text[],uuid[],text[],jsonb[],text[],text[],text[],text[],text[],text[],text[],boolean,boolean,bytea[],text[],text,uuid) from public;
 
-create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb) returns pawl.instance
+create function pawl.fire_by_key(p_workflow text, p_business_key text, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_start jsonb DEFAULT NULL::jsonb, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4025,7 +4131,7 @@ begin
     p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
     p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
     p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
     perform pawl_private.raise_condition(
       'version-mismatch', 'no instance holds this business key, so none is at the expected version',
@@ -4037,7 +4143,7 @@ begin
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb) from public;
+revoke execute on function pawl.fire_by_key(text,text,text,jsonb,text,bigint,text,text,text,jsonb,text) from public;
 
 create function pawl.fire_by_keys(p_tenants text[], p_workflows text[], p_business_keys text[], p_events text[], p_payloads jsonb[], p_keys text[], p_expected text[], p_checked text[], p_starts jsonb[], p_starts_checked text[], p_actors text[], p_reasons text[], p_correlation_ids text[], p_traceparents text[], p_verified boolean DEFAULT NULL::boolean, p_callback_secrets text[] DEFAULT NULL::text[], p_seeds uuid[] DEFAULT NULL::uuid[], p_access uuid DEFAULT NULL::uuid) returns SETOF pawl.outcome
 language plpgsql volatile security definer
@@ -4196,7 +4302,7 @@ end
 $$;
 revoke execute on function pawl.fire_by_keys(text[],text[],text[],text[],jsonb[],text[],text[],text[],jsonb[],text[],text[],text[],text[],text[],boolean,text[],uuid[],uuid) from public;
 
-create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text) returns pawl.instance
+create function pawl.fire_one(p_id uuid, p_event text, p_payload jsonb DEFAULT '{}'::jsonb, p_key text DEFAULT NULL::text, p_expected_version bigint DEFAULT NULL::bigint, p_tenant text DEFAULT 'default'::text, p_actor text DEFAULT SESSION_USER, p_correlation_id text DEFAULT NULL::text, p_traceparent text DEFAULT NULL::text) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4211,7 +4317,7 @@ begin
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
       p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);
@@ -4219,7 +4325,7 @@ begin
   return v_outcome.instance;
 end
 $$;
-revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text) from public;
+revoke execute on function pawl.fire_one(uuid,text,jsonb,text,bigint,text,text,text,text) from public;
 
 create function pawl.fire_slow_timers(OUT looked_at integer, OUT fired integer, OUT failures jsonb) returns record
 language plpgsql volatile security definer
@@ -6474,8 +6580,8 @@ begin
         v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
-        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
-        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
+        v_step.correlation_id::text, v_step.traceparent;
     end loop;
   end loop;
 end
@@ -7100,6 +7206,7 @@ language plpgsql volatile
 as $$
 declare
   v_id uuid := pawl_private.uuid_v7(p_at);
+  v_told boolean := pawl_private.task_is_told(p_instance.tenant_id, p_spec.topic, p_spec.connection, p_at);
 begin
   insert into pawl.task (
     tenant_id, id, instance_id, workflow, workflow_version, position, state, name, connection, topic, compensates,
@@ -7108,7 +7215,9 @@ begin
     p_instance.tenant_id, v_id, p_instance.id, p_spec.workflow, p_spec.workflow_version, p_spec.position, p_instance.state,
     p_spec.name, p_spec.connection, p_spec.topic, p_compensates, p_entered_version, 'pending', p_at,
     p_at + p_spec.deadline, p_at + p_spec.deadline, p_at);
-  perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  if not v_told then
+    perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  end if;
   return v_id;
 end
 $$;
@@ -11734,6 +11843,21 @@ end
 $$;
 revoke execute on function pawl_private.outcome_event(pawl.task,text) from public;
 
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+revoke execute on function pawl_private.own_traceparent(text) from public;
+
 create function pawl_private.pass_over(p_instance pawl.instance, p_event text, p_tried integer) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -12799,7 +12923,7 @@ begin
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -13562,6 +13686,31 @@ begin
 end
 $$;
 revoke execute on function pawl_private.task_ended(pawl.task,timestamp with time zone) from public;
+
+create function pawl_private.task_is_told(p_tenant text, p_topic text, p_connection text, p_at timestamp with time zone) returns boolean
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_incremental_sort = 'off'
+set enable_seqscan = 'off'
+set enable_sort = 'off'
+set jit = 'off'
+as $$
+begin
+  if p_topic is not null then
+    perform from pawl.task t
+    where t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null and t.due_at is not null and t.due_at <= p_at
+    order by t.tenant_id desc, t.topic desc, t.due_at desc
+    limit 1;
+  else
+    perform from pawl.task t
+    where t.tenant_id = p_tenant and t.connection = p_connection and t.connection is not null and t.due_at is not null and t.due_at <= p_at
+    order by t.tenant_id desc, t.connection desc, t.due_at desc
+    limit 1;
+  end if;
+  return found;
+end
+$$;
+revoke execute on function pawl_private.task_is_told(text,text,text,timestamp with time zone) from public;
 
 create function pawl_private.task_key(p_task pawl.task) returns text
 language plpgsql immutable parallel safe

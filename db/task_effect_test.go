@@ -8,20 +8,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/pawl-fsm/pawl/db/dbtest"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 )
 
 const lost = `{"result": "lost", "error": "timeout"}`
-
-// startWith starts an instance of a workflow that is named t.
-func startWith(t *testing.T, definition string) *taskBench {
-	t.Helper()
-	b := &taskBench{t: t, pool: dbtest.New(t)}
-	bounded.Exec(t, b.pool, "select pawl.register_workflow($1)", definition)
-	b.id = bounded.Value[uuid.UUID](t, b.pool, `select (pawl.create_one('t', '{"refuse": 0}')).id`)
-	return b
-}
 
 // task reads a column of the instance's task with the name.
 func (b *taskBench) task(name, column string) string {
@@ -195,30 +185,72 @@ func TestClaimAndStepDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	b := startTasks(t)
 	b.settle(b.one(), answered)
-	ctx := bounded.Context(t)
-	tx, err := b.pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = tx.Rollback(ctx) }()
-	var id, lease uuid.UUID
-	if err := tx.QueryRow(ctx, "select w.id, w.lease from pawl.claim_work('pack') w").Scan(&id, &lease); err != nil {
-		t.Fatal(err)
-	}
-	fired := make(chan error, 1)
-	go func() {
-		_, err := b.pool.Exec(ctx, "select pawl.fire_one($1, 'pay')", b.id)
-		fired <- err
-	}()
-	bounded.UntilBlocked(t, b.pool, 1)
-	if _, err := tx.Exec(ctx, "select pawl.complete_work($1, $2)", id, lease); err != nil {
-		t.Fatal(err)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := bounded.Receive(t, "the step", fired); err != nil {
-		t.Fatal(err)
-	}
+	tx := begin(t, b.pool)
+	leases := bounded.Column[uuid.UUID](t, tx, "select unnest(array[w.id, w.lease]) from pawl.claim_work('pack') w")
+	fired := fireLater(t, b.pool, command{id: b.id, event: "pay"})
+	fired.awaitBlocked(t, b.pool)
+	bounded.Exec(t, tx, "select pawl.complete_work($1, $2)", leases[0], leases[1])
+	commit(t, tx)
+	wantOutcome(t, fired.wait(t)[0], "applied")
 	b.wantState("PAID")
+}
+
+// A step that arms a task notifies, unless those who would take it have been told of another one that they have not taken yet:
+// of the same topic, or of the same connection. Else all steps that arm tasks would commit one after another.
+func TestArmingTellsOfTheFirstTaskThatWaits(t *testing.T) {
+	t.Parallel()
+	const definition = `{"name": "NAME", "initial": "A", "states": {"A": {
+		"invoke": {"a": {TASK, "deadline": "1h", "done": [{"target": "B"}], "error": [{"target": "B"}], "unknown": [{"target": "B"}]}},
+		"on": {"leave": [{"target": "B"}]}}, "B": {"type": "final"}}}`
+	for name, c := range map[string]struct{ task, told, take string }{
+		"work": {`"work": {"topic": "pack"}`, "work:default/pack", "select count(*) from pawl.claim_work('pack', 'test', 100)"},
+		"call": {`"http": {"connection": "psp", "method": "POST", "path": "/a"}`, "http", "select count(*) from pawl.task_claim('{default}', '{psp}', '{100}', 'test')"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := startOf(t, "t", strings.NewReplacer("NAME", "t", "TASK", c.task).Replace(definition), "{}")
+			listener := connect(t, b.pool)
+			bounded.Exec(t, listener, "listen pawl_task")
+			// told returns what was told until now.
+			told := func() (payloads []string) {
+				t.Helper()
+				bounded.Exec(t, b.pool, "select pg_notify('pawl_task', 'end')")
+				for {
+					n, err := listener.WaitForNotification(bounded.Context(t))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n.Payload == "end" {
+						return payloads
+					}
+					payloads = append(payloads, n.Payload)
+				}
+			}
+			arm := func() { bounded.Exec(t, b.pool, "select pawl.create_one('t', '{}')") }
+			arm()
+			if got := told(); len(got) > 0 {
+				t.Errorf("the first task waits, and the second one told %q", got)
+			}
+			if n := bounded.Value[int](t, b.pool, c.take); n != 2 {
+				t.Fatalf("%d tasks were claimed, want 2", n)
+			}
+			arm()
+			if got := told(); len(got) != 1 || got[0] != c.told {
+				t.Errorf("none waits, and the next task told %q, want %q", got, c.told)
+			}
+			// Who has told, and is not committed, is seen by nobody.
+			if n := bounded.Value[int](t, b.pool, c.take); n != 1 {
+				t.Fatalf("%d tasks were claimed, want 1", n)
+			}
+			tx := begin(t, b.pool)
+			bounded.Exec(t, tx, "select pawl.create_one('t', '{}')")
+			arm()
+			if got := told(); len(got) != 1 {
+				t.Errorf("a task waits that is not committed, and the next one told %q", got)
+			}
+			if err := tx.Rollback(bounded.Context(t)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }

@@ -55,12 +55,23 @@ type taskBench struct {
 	id   uuid.UUID
 }
 
+// startTasks starts an instance of taskWorkflow.
 func startTasks(t *testing.T) *taskBench {
 	t.Helper()
-	pool := dbtest.New(t)
-	bounded.Exec(t, pool, "select pawl.register_workflow($1)", taskWorkflow)
-	b := &taskBench{t: t, pool: pool}
-	b.id = bounded.Value[uuid.UUID](t, pool, `select (pawl.create_one('trip', '{"price": 5, "order": "a/b"}')).id`)
+	return startOf(t, "trip", taskWorkflow, `{"price": 5, "order": "a/b"}`)
+}
+
+// startWith starts an instance of a workflow that is named t.
+func startWith(t *testing.T, definition string) *taskBench {
+	t.Helper()
+	return startOf(t, "t", definition, `{"refuse": 0}`)
+}
+
+func startOf(t *testing.T, name, definition, context string) *taskBench {
+	t.Helper()
+	b := &taskBench{t: t, pool: dbtest.New(t)}
+	bounded.Exec(t, b.pool, "select pawl.register_workflow($1)", definition)
+	b.id = bounded.Value[uuid.UUID](t, b.pool, "select (pawl.create_one($1, $2)).id", name, context)
 	return b
 }
 

@@ -242,10 +242,7 @@ func TestSweepLeavesWhatCannotBeSettledNow(t *testing.T) {
 	b := startTasks(t)
 	b.claim()
 	b.advance(16 * time.Minute)
-	tx, err := b.pool.Begin(bounded.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := begin(t, b.pool)
 	bounded.Exec(t, tx, "select from pawl.instance where id = $1 for update", b.id)
 	next := func() float64 {
 		return bounded.Value[float64](t, b.pool, "select coalesce(extract(epoch from next_in), 86400)::float8 from pawl.task_sweep(10)")
@@ -253,9 +250,7 @@ func TestSweepLeavesWhatCannotBeSettledNow(t *testing.T) {
 	if got := next(); got <= 0 {
 		t.Fatalf("next in %vs", got)
 	}
-	if err := tx.Rollback(bounded.Context(t)); err != nil {
-		t.Fatal(err)
-	}
+	commit(t, tx)
 	bounded.Exec(t, b.pool, "update pawl.tenant set disabled_at = pawl.now() where id = 'default'")
 	if got := next(); got <= 0 {
 		t.Fatalf("next in %vs", got)

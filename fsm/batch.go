@@ -27,11 +27,11 @@ type Answer[R any] struct {
 // longer than slowCall on a busy machine: with more calls at a time each has few commands.
 const batchFlushers = 2
 
-// NewBatch returns a Batch. call returns one result for each command, in their order. It is repeated after a deadlock, a
+// NewBatch returns a Batch, whose queue has a name for the Probe. call returns one result for each command, in their order. It is repeated after a deadlock, a
 // serialization failure or a lost connection, so that a command that was carried out already must be answered with the
 // same result. If it fails for several commands although there is a connection, each of them is called again by itself.
 // Two commands of a tenant with the same name are never in flight at the same time.
-func NewBatch[C, R any](s *Service, name func(C) string, call func(context.Context, *queries.Queries, []C) ([]R, error)) *Batch[C, R] {
+func NewBatch[C, R any](s *Service, queue string, name func(C) string, call func(context.Context, *queries.Queries, []C) ([]R, error)) *Batch[C, R] {
 	flush := func(batch []*pending[C, R]) (left flushed[C, R]) {
 		defer failAll(batch, &left)
 		commands := make([]C, len(batch))
@@ -61,7 +61,7 @@ func NewBatch[C, R any](s *Service, name func(C) string, call func(context.Conte
 	}
 	config := s.config
 	config.Flushers = min(config.Flushers, batchFlushers)
-	return &Batch[C, R]{newBatcher(config, flush), name}
+	return &Batch[C, R]{newBatcher(queue, config, flush), name}
 }
 
 // callError is the error of a call that may evaluate guards and values of a definition. A call that takes too long may

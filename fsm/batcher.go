@@ -24,6 +24,9 @@ const smallShare = 8
 // cutMemory is how long a call that was cut for the sake of a tenant with few commands is remembered.
 const cutMemory = time.Second
 
+// maxRest is how long a tenant with many commands rests at most after a call that had many of them.
+const maxRest = 100 * time.Millisecond
+
 // A track says with which others a command may be called.
 type track int
 
@@ -67,11 +70,17 @@ const (
 // A call may have commands of several tenants. Tenants take turns, with one command at each turn, and take as
 // many turns as the tenant with the fewest commands needs. So the call of a tenant with few commands is short,
 // however many commands of others wait. It does not wait for other calls either: calls that are crowded, with
-// more than smallShare commands for each tenant, leave one flusher for it, and more if there are such tenants.
+// more than smallShare commands for each tenant, leave one flusher for it, and more if there are such tenants. While
+// there are, a crowded call has a quarter of the commands at most, and its tenants rest for as long as it took: their
+// commands wait, unless those of another tenant are called. So the processors that the other tenants' calls need are
+// free for half of the time, and soon.
 //
 // A command that may be slow gets a call of its own, so that it holds up no other: see track. The calls of
 // trackSlow have flushers of their own.
 type batcher[C, R any] struct {
+	// name is that of the queue, for the probe.
+	name  string
+	probe Probe
 	// flush makes a call, and does not panic. It completes or fails the commands, except those that must be
 	// called again.
 	flush     func([]*pending[C, R]) flushed[C, R]
@@ -95,7 +104,10 @@ type batcher[C, R any] struct {
 	// newcomer: a command has come of a tenant that has none in crowded calls, and is not called yet.
 	newcomer bool
 	lastCut  time.Time // When a call was last cut.
-	alarmed  bool      // Whether a timer is set to call grow when the calls in flight are slow.
+	// resting are the tenants that rest until restEnds.
+	resting  map[string]bool
+	restEnds time.Time
+	alarm    time.Time // When a timer will call grow; zero for never.
 	running  int       // How many flushers there are, without those of trackSlow.
 	slow     int       // How many flushers of trackSlow there are.
 	closed   bool
@@ -123,11 +135,11 @@ type inFlight struct {
 	crowded, cut bool
 }
 
-func newBatcher[C, R any](config Config, flush func([]*pending[C, R]) flushed[C, R]) *batcher[C, R] {
+func newBatcher[C, R any](name string, config Config, flush func([]*pending[C, R]) flushed[C, R]) *batcher[C, R] {
 	b := &batcher[C, R]{
-		flush: flush, flushers: config.Flushers, slowCalls: config.SlowCalls, cap: config.MaxBatch, maxQueue: config.MaxQueue,
+		name: name, probe: config.Probe, flush: flush, flushers: config.Flushers, slowCalls: config.SlowCalls, cap: config.MaxBatch, maxQueue: config.MaxQueue,
 		patience: config.CallTimeout / 4,
-		lines:    map[string][]*pending[C, R]{}, tenants: map[string]tally{},
+		lines:    map[string][]*pending[C, R]{}, tenants: map[string]tally{}, resting: map[string]bool{},
 	}
 	b.idle = sync.NewCond(&b.mu)
 	return b
@@ -243,8 +255,8 @@ func (b *batcher[C, R]) prepare(p *pending[C, R]) {
 	}
 }
 
-// grow starts a flusher if there is work for one more. If a call must become slow before that, it sets a
-// timer. The lock is held.
+// grow starts a flusher if there is work for one more. If a call must become slow before that, or tenants must have
+// rested, it sets a timer. The lock is held.
 func (b *batcher[C, R]) grow() {
 	if b.ready[trackShared].size == 0 && !b.maySingle() || b.running == b.flushers {
 		return
@@ -254,12 +266,18 @@ func (b *batcher[C, R]) grow() {
 	case wait == 0 && b.running == len(b.calls): // No flusher is about to make a call.
 		b.running++
 		go b.run()
-	case wait > 0 && !b.alarmed:
-		b.alarmed = true
+	case wait > 0:
+		at := time.Now().Add(wait)
+		if !b.alarm.IsZero() && !at.Before(b.alarm) {
+			return
+		}
+		b.alarm = at
 		time.AfterFunc(wait, func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.alarmed = false
+			if b.alarm.Equal(at) {
+				b.alarm = time.Time{}
+			}
 			b.grow()
 		})
 	}
@@ -269,7 +287,10 @@ func (b *batcher[C, R]) grow() {
 // before that. The lock is held.
 func (b *batcher[C, R]) mustWait() time.Duration {
 	crowded, cut := b.crowded()
+	rest := b.rest()
 	switch {
+	case rest > 0 && !b.maySingle():
+		return rest
 	case b.newcomer && crowded == len(b.calls), cut == len(b.calls):
 		return 0
 	case crowded > 0 && crowded >= b.mostCrowded() && !b.newcomer && !b.maySingle():
@@ -279,6 +300,38 @@ func (b *batcher[C, R]) mustWait() time.Duration {
 	}
 	youngest := slices.MaxFunc(b.calls, func(c, d *inFlight) int { return c.began.Compare(d.began) })
 	return max(slowCall-time.Since(youngest.began), 0)
+}
+
+// rest returns how long the tenants rest whose commands are ready; 0 if one of them does not rest. The lock is held.
+func (b *batcher[C, R]) rest() time.Duration {
+	rest := time.Until(b.restEnds)
+	if rest <= 0 {
+		return 0
+	}
+	for _, q := range b.ready[trackShared].turns {
+		if !b.resting[q.tenant] || b.tenants[q.tenant].waiting <= smallShare {
+			return 0
+		}
+	}
+	return rest
+}
+
+// restAfter makes the tenants of a crowded call rest for as long as it took, if there are tenants with few commands. The
+// lock is held.
+func (b *batcher[C, R]) restAfter(c *inFlight, batch []*pending[C, R]) {
+	if !b.besideFew() {
+		return
+	}
+	now := time.Now()
+	if !now.Before(b.restEnds) {
+		clear(b.resting)
+	}
+	for _, p := range batch {
+		b.resting[p.tenant] = true
+	}
+	if ends := now.Add(min(now.Sub(c.began), maxRest)); ends.After(b.restEnds) {
+		b.restEnds = ends
+	}
 }
 
 // crowded returns how many calls in flight are crowded, and how many are cut.
@@ -294,12 +347,15 @@ func (b *batcher[C, R]) crowded() (crowded, cut int) {
 	return crowded, cut
 }
 
+// besideFew reports whether there are tenants with few commands beside one with many. The lock is held.
+func (b *batcher[C, R]) besideFew() bool { return time.Since(b.lastCut) < cutMemory }
+
 // mostCrowded returns how many calls in flight may be crowded: one flusher is left beside them and the calls of
 // trackAlone. While there are tenants with few commands, a quarter of the flushers may make crowded calls: more
 // of these would use up the processors that those tenants' calls need too. The lock is held.
 func (b *batcher[C, R]) mostCrowded() int {
 	most := max(b.flushers-1, 1) - b.single
-	if time.Since(b.lastCut) < cutMemory {
+	if b.besideFew() {
 		most = min(most, max(b.flushers/4, 1))
 	}
 	return most
@@ -368,6 +424,7 @@ func (b *batcher[C, R]) step() bool {
 		for _, p := range batch {
 			b.crowd(p, -1)
 		}
+		b.restAfter(c, batch)
 	}
 	at := slices.Index(b.calls, c)
 	b.calls = slices.Delete(b.calls, at, at+1)
@@ -380,7 +437,12 @@ func (b *batcher[C, R]) step() bool {
 // call makes a call, and lets go of the commands that have ended. The lock is held, except during the call.
 func (b *batcher[C, R]) call(batch []*pending[C, R]) {
 	b.mu.Unlock()
+	began := time.Now()
+	b.waited(batch, began)
 	left := b.flush(batch)
+	if b.probe.Called != nil {
+		b.probe.Called(b.name, len(batch), time.Since(began))
+	}
 	b.mu.Lock()
 	for _, p := range left.alone {
 		p.track = max(p.track, trackAlone)
@@ -410,6 +472,16 @@ func (b *batcher[C, R]) call(batch []*pending[C, R]) {
 			}
 			return &Error{Kind: Unavailable, Message: "the database did not answer; try again"}
 		})
+	}
+}
+
+// waited tells the probe how long the commands of a call have waited that were not called before.
+func (b *batcher[C, R]) waited(batch []*pending[C, R], now time.Time) {
+	for _, p := range batch {
+		if !p.called && b.probe.Waited != nil {
+			b.probe.Waited(b.name, now.Sub(p.queued))
+		}
+		p.called = true
 	}
 }
 
@@ -450,14 +522,23 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 		}
 	}
 	b.newcomer = false
+	most := b.cap // Of a crowded call.
+	if b.besideFew() {
+		most = max(b.cap/4, 1)
+	}
 	ready := &b.ready[trackShared]
 	turns, mixed := max(ready.least(), smallShare), len(ready.turns) > 1
 	if busy, _ := b.crowded(); busy >= b.mostCrowded() {
 		turns = smallShare // This flusher is left for tenants with few commands.
 	}
-	for turn := 0; turn < turns && ready.size > 0 && len(batch) < b.cap; turn++ {
-		c.crowded = turn >= smallShare
-		for n := len(ready.turns); n > 0 && len(batch) < b.cap; n-- {
+	for turn, room := 0, b.cap; turn < turns && ready.size > 0 && len(batch) < room; turn++ {
+		if turn == smallShare {
+			if room = most; len(batch) >= room {
+				break
+			}
+			c.crowded = true
+		}
+		for n := len(ready.turns); n > 0 && len(batch) < room; n-- {
 			p := ready.pop()
 			if err := p.gaveUp(); err != nil {
 				b.refuse(p, err)
@@ -470,7 +551,7 @@ func (b *batcher[C, R]) take() (batch []*pending[C, R], c *inFlight) {
 		b.lastCut = c.began
 	}
 	// Chains get the rest of the room, or little of it if commands of other tenants wait for them.
-	room := b.cap
+	room := most
 	if mixed && !c.crowded {
 		room = min(len(batch)+smallShare, b.cap)
 	}

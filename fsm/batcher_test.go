@@ -291,19 +291,21 @@ func TestBatcherKeepsCallsShort(t *testing.T) {
 			t.Error("somebody waited for a timer")
 		}
 		close(c.finish)
-		// While such tenants come, full calls use a quarter of the flushers, one at least.
+		// While such tenants come, full calls use a quarter of the flushers, one at least, and have a quarter of the commands.
 		close(first.finish)
 		none(t, calls)
 		close(second.finish)
-		first = size(50)
+		first = size(50 / 4)
 		none(t, calls)
 		time.Sleep(fsm.CutMemory) // In the bubble, this moves the clock.
 		close(first.finish)
 		first, second = size(50), size(50)
 		none(t, calls)
 		close(first.finish)
-		close(size(300 - 5*50 - 2*fsm.SmallShare).finish)
+		first = size(50)
 		close(second.finish)
+		close(size(300 - 5*50 - 50/4 - 2*fsm.SmallShare).finish)
+		close(first.finish)
 
 		// A call that is short for the sake of one tenant does not hold up the other.
 		submit(t, b, of("t", "t"))
@@ -316,6 +318,72 @@ func TestBatcherKeepsCallsShort(t *testing.T) {
 		short, rest := size(1+fsm.SmallShare), size(20-fsm.SmallShare)
 		close(short.finish)
 		close(rest.finish)
+		idle(t, b)
+	})
+}
+
+// After a call with many commands of a tenant, the tenant rests for as long as the call took while there are tenants with few
+// commands, whose commands are called meanwhile. When there are none, it does not rest.
+func TestBatcherRests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, calls := gated(fsm.Config{Flushers: 2, MaxBatch: 80})
+		of := func(tenant, name string) *fsm.Call { return fsm.NewCall(t.Context(), name, tenant) }
+		size := func(want int) aCall {
+			t.Helper()
+			synctest.Wait()
+			if len(calls) == 0 {
+				t.Fatalf("no call is made, want one of %d commands", want)
+			}
+			c := <-calls
+			if len(c.commands) != want {
+				t.Fatalf("a call of %q, want %d commands", c.names(), want)
+			}
+			return c
+		}
+		const took = 20 * time.Millisecond
+		var flood []*fsm.Call
+		for n := range 400 {
+			flood = append(flood, of("t", fmt.Sprint("t", n)))
+		}
+		submit(t, b, flood...)
+		c := size(80)
+		time.Sleep(took) // In the bubble, this moves the clock, here and below.
+		close(c.finish)
+		c = size(80) // The tenant is alone.
+		submit(t, b, of("u", "u1"))
+		short := size(1 + fsm.SmallShare)
+		close(short.finish)
+		time.Sleep(took)
+		close(c.finish)
+		none(t, calls)
+		// Another tenant's command is in the next call, at once, and this one is not long.
+		submit(t, b, of("u", "u2"))
+		short = size(1 + fsm.SmallShare)
+		submit(t, b, of("u", "u3"))
+		close(short.finish)
+		close(size(1 + fsm.SmallShare).finish)
+		// A tenant with many commands that has not had its turn is not held up either.
+		var many []*fsm.Call
+		for n := range 10 {
+			many = append(many, of("v", fmt.Sprint("v", n)))
+		}
+		submit(t, b, many...)
+		c = size(80 / 4)
+		time.Sleep(took - time.Millisecond)
+		none(t, calls)
+		time.Sleep(time.Millisecond)
+		close(c.finish)
+		none(t, calls) // Both have had theirs.
+		time.Sleep(took - time.Millisecond)
+		none(t, calls)
+		time.Sleep(time.Millisecond)
+		c = size(80 / 4)
+		time.Sleep(fsm.CutMemory)
+		close(c.finish)
+		close(size(80).finish)
+		close(size(80).finish)
+		close(size(400 - 4*80 - 10 - 80/4 - 3*fsm.SmallShare).finish)
 		idle(t, b)
 	})
 }

@@ -58,8 +58,12 @@ type Origin struct {
 	Reason string
 	// CorrelationID ties the command to work elsewhere: 1 to 255 visible ASCII characters, or empty.
 	CorrelationID string
-	// Traceparent is a W3C trace context (www.w3.org/TR/trace-context); up to 255 characters.
+	// Traceparent is a W3C trace context (www.w3.org/TR/trace-context); up to 255 characters. With Config.Trace, history
+	// has that of the command's own span instead, which is in the same trace.
 	Traceparent string
+	// TraceID is the id of the trace that a command without Traceparent begins: 32 hexadecimal digits. It matters only
+	// with Config.Trace. Default: a new one.
+	TraceID string
 }
 
 // CreateCommand asks for a new instance of the latest version of a workflow.

@@ -86,6 +86,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		creates       []*pending[CreateCommand, Result]
 		fires, byKeys []*pending[FireCommand, Result]
 		waits         = make([]func() (Result, error), len(commands))
+		answered      = make([]func(Reply), len(commands))
 		replies       = make([]Reply, len(commands))
 	)
 	// Nothing depends on what is done before the queue: a wrong guess costs a second call.
@@ -95,23 +96,28 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 		case CreateCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = cmp.Or(c.normalise(), s.checkCallback(ctx, &c)); replies[i].Err == nil {
+				end := s.begin("create", &c.Origin)
 				p := newPending[CreateCommand, Result](ctx, c, c.Tenant, nameOfKey(c.Key))
 				guess(s, p, &p.checked, s.guesses.forCreate(c.Workflow), c.Context, until)
 				s.trackOfCreate(p)
 				creates, waits[i] = append(creates, p), p.wait
+				answered[i] = func(r Reply) { s.answered(c.Tenant, c.Workflow, "", c.Key, p.found(), end, r) }
 			}
 		case FireCommand:
 			c.Key = keyOr(c.Key)
 			if replies[i].Err = c.normalise(); replies[i].Err == nil {
+				end := s.begin("fire", &c.Origin)
 				p := chained[FireCommand, Result](ctx, c, c.Tenant, "instance "+c.ID.String(), nameOfKey(c.Key))
 				guess(s, p, &p.checked, s.guesses.forFire(c.ID, c.Event), c.Payload, until)
 				s.trackOfFire(p, until)
 				fires, waits[i] = append(fires, p), p.wait
+				answered[i] = func(r Reply) { s.answered(c.Tenant, "", c.Event, c.Key, p.found(), end, r) }
 			}
 		case FireByKeyCommand:
 			f := c.fire()
 			f.Key = keyOr(f.Key)
 			if replies[i].Err = cmp.Or(f.normalise(), s.checkStart(ctx, f.holder)); replies[i].Err == nil {
+				end := s.begin("fire", &f.Origin)
 				p := newPending[FireCommand, Result](ctx, f, f.Tenant, nameOfKey(f.Key), nameOfHolder(c.Workflow, c.BusinessKey))
 				guess(s, p, &p.checked, s.guesses.forFire(f.ID, f.Event), f.Payload, until)
 				if h := f.holder; h.start != nil {
@@ -119,6 +125,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 				}
 				s.trackOfFire(p, until)
 				byKeys, waits[i] = append(byKeys, p), p.wait
+				answered[i] = func(r Reply) { s.answered(f.Tenant, "", f.Event, f.Key, p.found(), end, r) }
 			}
 		}
 	}
@@ -129,6 +136,7 @@ func (s *Service) do(ctx context.Context, commands []Command) []Reply {
 	for i, wait := range waits {
 		if wait != nil {
 			replies[i].Result, replies[i].Err = wait()
+			answered[i](replies[i])
 		}
 	}
 	return replies

@@ -78,7 +78,7 @@ func NewBatcher(c Config, flush func([]*Call) (away bool)) Batcher {
 // NewBatcherAgain is NewBatcher with calls whose commands may have to be called again, each by itself, or, if
 // they have a check, after it.
 func NewBatcherAgain(c Config, flush func([]*Call) (away bool, alone []*Call)) Batcher {
-	return Batcher{newBatcher(c.withDefaults(20), func(calls []*Call) (left flushed[string, Result]) {
+	return Batcher{newBatcher("test", c.withDefaults(20), func(calls []*Call) (left flushed[string, Result]) {
 		left.away, left.alone = flush(calls)
 		for _, p := range calls {
 			if p.check != nil {

@@ -246,6 +246,7 @@ func flush[C any](s *Service, batch []*pending[C, Result], h handling[C]) (left 
 		// no replay.
 		outcomes[i].Replayed = outcomes[i].Replayed && !p.unanswered
 		confirm(p)
+		p.find(outcomes[i])
 		if outcomes[i].Code == "applied" && !outcomes[i].Replayed {
 			moved = append(moved, *outcomes[i].ID)
 		}

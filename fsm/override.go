@@ -92,6 +92,7 @@ func (s *Service) override(ctx context.Context, c OverrideCommand, dryRun bool) 
 	if err := cmp.Or(c.Check(), f.normalise()); err != nil {
 		return Result{}, err
 	}
+	end := s.beginForce("override", &f, dryRun)
 	p := queries.OverrideParams{
 		Tenant: f.tenant, ID: f.id, Key: f.key, Expected: f.expect.parameter, Actor: f.origin.Actor, Reason: f.origin.Reason,
 		CorrelationID: f.origin.CorrelationID, Traceparent: f.origin.Traceparent, Verified: !s.config.UnverifiedActors,
@@ -106,7 +107,9 @@ func (s *Service) override(ctx context.Context, c OverrideCommand, dryRun bool) 
 		p.DryRun, p.Checked, p.PatchChecked = dryRun, f.checked, f.patchChecked
 		return q.Override(ctx, p)
 	}
-	return s.force(ctx, &f, dryRun)
+	result, err := s.force(ctx, &f, dryRun)
+	end(result, err)
+	return result, err
 }
 
 func (s *Service) cancel(ctx context.Context, c CancelCommand, dryRun bool) (Result, error) {
@@ -114,6 +117,7 @@ func (s *Service) cancel(ctx context.Context, c CancelCommand, dryRun bool) (Res
 	if err := f.normalise(); err != nil {
 		return Result{}, err
 	}
+	end := s.beginForce("cancel", &f, dryRun)
 	p := queries.CancelParams{
 		Tenant: f.tenant, ID: f.id, Key: f.key, Expected: f.expect.parameter, Actor: f.origin.Actor, Reason: f.origin.Reason,
 		CorrelationID: f.origin.CorrelationID, Traceparent: f.origin.Traceparent, Verified: !s.config.UnverifiedActors,
@@ -123,7 +127,22 @@ func (s *Service) cancel(ctx context.Context, c CancelCommand, dryRun bool) (Res
 		p.DryRun = dryRun
 		return q.Cancel(ctx, p)
 	}
-	return s.force(ctx, &f, dryRun)
+	result, err := s.force(ctx, &f, dryRun)
+	end(result, err)
+	return result, err
+}
+
+// beginForce begins the span of an override or a cancel, unless it is a dry run. Overrides are counted as the events
+// _override and _cancel.
+func (s *Service) beginForce(operation string, f *force, dryRun bool) (end func(Result, error)) {
+	if dryRun {
+		return func(Result, error) {}
+	}
+	ended := s.begin(operation, &f.origin)
+	return func(r Result, err error) {
+		found := finding{workflow: r.Instance.Workflow, declared: err == nil}
+		s.answered(f.tenant, "", "_"+operation, f.key, found, ended, Reply{Result: r, Err: err})
+	}
 }
 
 // Check returns a Malformed error unless To, ContextPatch, Event, Payload, Bypass and Target go together.

@@ -27,6 +27,9 @@ type pending[C, R any] struct {
 	arrival uint64
 	queued  time.Time
 	stage   stage
+	// called: it was called before. finding is what the engine found out about it.
+	called  bool
+	finding finding
 
 	// checked is the checksum of the schema that the document was checked against; empty for none. checks
 	// counts the checks.

@@ -78,6 +78,10 @@ type Config struct {
 	// UnverifiedActors says that whoever sends a command may name any actor, since nobody is authenticated. Then
 	// $.actor has "verified": false in guards and values.
 	UnverifiedActors bool
+	// Probe is told what the Service does. Default: nobody is.
+	Probe Probe
+	// Trace begins the span of a command. Default: there are no spans.
+	Trace Trace
 	// Moved, if given, is called after the commit of a call, with the ids of the instances that the call
 	// created or moved. It must not block, since the next call waits for it. A FireTx is not reported:
 	// its caller commits it.
@@ -137,12 +141,12 @@ type Service struct {
 func New(pool *pgxpool.Pool, config Config) *Service {
 	config = config.withDefaults(int(pool.Config().MaxConns))
 	s := &Service{db: database.New(pool, config.Reads, config.CallTimeout, asError), config: config}
-	s.creates = newBatcher(config, s.flushCreates)
-	s.fires = newBatcher(config, s.flushFires)
-	s.gets = newBatcher(config, s.flushGets)
-	s.principals = newBatcher(config, s.flushPrincipals)
+	s.creates = newBatcher("create", config, s.flushCreates)
+	s.fires = newBatcher("fire", config, s.flushFires)
+	s.gets = newBatcher("get", config, s.flushGets)
+	s.principals = newBatcher("principal", config, s.flushPrincipals)
 	config.Flushers, config.SlowCalls = max(config.Flushers/2, 1), max(config.SlowCalls/2, 1)
-	s.firesByKey = newBatcher(config, s.flushFiresByKey)
+	s.firesByKey = newBatcher("fire_by_key", config, s.flushFiresByKey)
 	return s
 }
 
@@ -163,6 +167,10 @@ func NewGate(size, most, room int) *Gate { return gate.New(size, most, room) }
 
 // Database is how the packages under fsm call the database. Its type is internal to them.
 func (s *Service) Database() *database.Client { return s.db }
+
+// Beside reports whether a tenant other than this one has sent a command, or read a single instance, within the last second.
+// It is for workers of this process, which then leave processors to that tenant.
+func (s *Service) Beside(tenant string) bool { return s.db.Beside(tenant) }
 
 // Schemas returns what checks documents, so that all checks of a process share its limits.
 func (s *Service) Schemas() *definition.Schemas { return &s.schemas }

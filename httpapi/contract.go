@@ -43,6 +43,8 @@ type operation struct {
 // A route is one path of the contract, split at its slashes. A path parameter is the segment
 // parameterSegment.
 type route struct {
+	// pattern is the path as the contract has it, such as /v1/instances/{id}.
+	pattern  string
 	segments []string
 	methods  map[string]*operation
 }
@@ -66,7 +68,7 @@ func parseContract(text []byte) (*contract, error) {
 	c := &contract{}
 	var faults []error
 	for _, path := range slices.Sorted(maps.Keys(doc.Paths.Map())) {
-		r := route{segments: strings.Split(path, "/"), methods: map[string]*operation{}}
+		r := route{pattern: path, segments: strings.Split(path, "/"), methods: map[string]*operation{}}
 		for i, s := range r.segments {
 			if strings.HasPrefix(s, "{") {
 				r.segments[i] = parameterSegment

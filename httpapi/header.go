@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"iter"
 	"net/http"
@@ -42,10 +44,6 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 		}
 		r.correlationID = ids[0]
 	}
-	// W3C Trace Context, 3.2: an invalid traceparent is ignored, and so is one that was sent twice.
-	if lines := h.Values("traceparent"); len(lines) == 1 && isTraceparent(lines[0]) {
-		r.traceparent = lines[0]
-	}
 	if lines := h.Values("If-Match"); len(lines) > 0 {
 		r.ifMatchText = strings.Join(lines, ", ")
 		tags, err := entityTags(r.ifMatchText)
@@ -61,6 +59,23 @@ func (r *request) readHeaders(h http.Header, dryRun bool) (err error) {
 	}
 	r.readPreferences(h)
 	return nil
+}
+
+// readTrace reads traceparent. W3C Trace Context, 3.2: an invalid one is ignored, and so is one that was sent twice. The
+// request begins a trace then.
+func (r *request) readTrace(h http.Header) {
+	if lines := h.Values("traceparent"); len(lines) == 1 && isTraceparent(lines[0]) {
+		r.traceparent, r.traceID = lines[0], lines[0][3:35]
+		return
+	}
+	r.traceID = newTraceID()
+}
+
+// newTraceID returns a random id as W3C Trace Context, 3.2.2.3, has it.
+func newTraceID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // It never fails.
+	return hex.EncodeToString(id[:])
 }
 
 // readPreferences reads return and wait from Prefer (RFC 7240). Unknown preferences are

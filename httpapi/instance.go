@@ -72,6 +72,7 @@ func (s *server) CreateInstance(ctx context.Context, in CreateInstanceRequestObj
 	if err != nil {
 		return nil, err
 	}
+	r.concerns(result.Instance.Workflow, result.Instance.ID)
 	created := CreateInstance201JSONResponse{
 		Body: api.InstanceOf(result.Instance),
 		Headers: CreateInstance201ResponseHeaders{
@@ -128,6 +129,7 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 		if err != nil {
 			return nil, err
 		}
+		r.concerns(result.Instance.Workflow, result.Instance.ID)
 		// The instance keeps its version, so this is the tag that a following If-Match needs.
 		return FireEvent200JSONResponse{
 			Body:    api.InstanceOf(result.Instance),
@@ -138,6 +140,7 @@ func (s *server) FireEvent(ctx context.Context, in FireEventRequestObject) (Fire
 	if err != nil {
 		return nil, err
 	}
+	r.concerns(result.Instance.Workflow, result.Instance.ID)
 	if r.minimal {
 		return FireEvent204Response{Headers: FireEvent204ResponseHeaders{
 			ETag: etag(result.Instance.Version), IdempotentReplayed: optional(result.Replayed),
@@ -188,6 +191,7 @@ func (s *server) FireEventByKey(ctx context.Context, in FireEventByKeyRequestObj
 		if err != nil {
 			return nil, err
 		}
+		r.concerns(result.Instance.Workflow, result.Instance.ID)
 		preview := FireEventByKey200JSONResponse{Body: api.InstanceOf(result.Instance)}
 		if !result.Created {
 			preview.Headers.ETag = optional(etag(result.Before))
@@ -198,6 +202,7 @@ func (s *server) FireEventByKey(ctx context.Context, in FireEventByKeyRequestObj
 	if err != nil {
 		return nil, err
 	}
+	r.concerns(result.Instance.Workflow, result.Instance.ID)
 	tag, replayed, applied := etag(result.Instance.Version), optional(result.Replayed), r.returnApplied()
 	switch {
 	case result.Created:
@@ -267,6 +272,7 @@ func (s *server) GetInstance(ctx context.Context, in GetInstanceRequestObject) (
 	if err != nil {
 		return nil, err
 	}
+	r.concerns(i.Workflow, i.ID)
 	tag := etag(i.Version)
 	if in.Params.Until == nil && r.notModified(tag) {
 		return GetInstance304Response{Headers: GetInstance304ResponseHeaders{ETag: tag, PreferenceApplied: applied}}, nil

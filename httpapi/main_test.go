@@ -108,6 +108,12 @@ func serveHandler(t testing.TB, services httpapi.Services, s setup) *api {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	}
+	if config.Metrics == nil {
+		config.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+			_, _ = io.WriteString(w, "pawl_requests_total 1\n")
+		})
+	}
 	handler, err := httpapi.New(services, config)
 	if err != nil {
 		t.Fatal(err)

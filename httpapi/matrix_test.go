@@ -111,7 +111,7 @@ func TestMatrix(t *testing.T) {
 				}
 			}
 			switch get := c.method == http.MethodGet; {
-			case c.tenancy == "deployment", c.tenancy == "found" && get:
+			case strings.HasPrefix(c.tenancy, "deployment"), c.tenancy == "found" && get:
 				call(deployment).want(c.admitted())
 			default:
 				call(deployment).want(http.StatusBadRequest, "tenant-required")
@@ -177,7 +177,8 @@ func TestMatrixOfResources(t *testing.T) {
 		}
 		t.Run(c.id, func(t *testing.T) {
 			a := a.on(t)
-			prefix := strings.Join(strings.Split(c.path, "/")[:3], "/") // Such as /v1/instances.
+			segments := strings.Split(c.path, "/")
+			prefix := strings.Join(segments[:min(3, len(segments))], "/") // Such as /v1/instances.
 			resource := map[string]string{"/v1/instances": instance, "/v1/subscriptions": subscription, "/v1/deliveries": delivery, "/v1/bulk": bulk, "/v1/tasks": task, "/v1/tokens": "tok", "/v1/tenants": "default"}[prefix]
 			name := map[string]string{"/v1/workflows": "mine", "/v1/roles": "r", "/v1/schemas": "s", "/v1/connections": "psp", "/v1/instances": "pack"}[prefix]
 			target := strings.NewReplacer("{name}", name, "{version}", "1", "{id}", resource, "{event}", "stop", "{business_key}", "k", "{topic}", "pack").Replace(c.path)
@@ -198,7 +199,7 @@ func TestMatrixOfResources(t *testing.T) {
 			byID := strings.Contains(c.path, "{id}")
 			call(as(other, "default")).want(http.StatusForbidden)
 			switch {
-			case c.admits("deploy") && len(c.scopes) == 1, prefix == "/v1/tenants":
+			case c.admits("deploy") && len(c.scopes) == 1, prefix == "/v1/tenants", c.tenancy == "deployment-only":
 				want(call(as(other)), http.StatusForbidden)
 			case byID, slices.Contains([]string{"/v1/roles", "/v1/connections"}, prefix) && strings.Contains(c.path, "{name}") && c.method != http.MethodPut, c.id == "fireEventByKey":
 				want(call(as(other)), http.StatusNotFound)
@@ -206,7 +207,7 @@ func TestMatrixOfResources(t *testing.T) {
 				want(call(as(other)), 0)
 			}
 			switch {
-			case slices.Contains(reaching, c.id):
+			case slices.Contains(reaching, c.id), c.tenancy == "deployment-only":
 				want(call(as(bound, "default")), http.StatusForbidden)
 			case prefix == "/v1/workflows" && strings.Contains(c.path, "{name}"), byID && slices.Contains([]string{"/v1/instances", "/v1/subscriptions", "/v1/deliveries", "/v1/bulk", "/v1/tasks"}, prefix):
 				want(call(as(bound, "default")), http.StatusNotFound)

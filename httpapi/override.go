@@ -27,6 +27,7 @@ func (s *server) OverrideInstance(ctx context.Context, in OverrideInstanceReques
 	if err != nil {
 		return nil, err
 	}
+	r.concerns(result.Instance.Workflow, result.Instance.ID)
 	answer := r.acted(result, value(in.Params.DryRun))
 	if answer.minimal {
 		return OverrideInstance204Response{Headers: OverrideInstance204ResponseHeaders(answer.headers)}, nil
@@ -52,6 +53,7 @@ func (s *server) CancelInstance(ctx context.Context, in CancelInstanceRequestObj
 	if err != nil {
 		return nil, err
 	}
+	r.concerns(result.Instance.Workflow, result.Instance.ID)
 	answer := r.acted(result, value(in.Params.DryRun))
 	if answer.minimal {
 		return CancelInstance204Response{Headers: CancelInstance204ResponseHeaders(answer.headers)}, nil

@@ -297,6 +297,8 @@ type tenancy string
 const (
 	// ofDeployment: none, since what the operation is about belongs to the deployment.
 	ofDeployment tenancy = "deployment"
+	// ofDeploymentAlone: none, and only callers of the deployment may call it.
+	ofDeploymentAlone tenancy = "deployment-only"
 	// ofFound: the one that has the resource, unless the caller names one.
 	ofFound tenancy = "found"
 	// ofNamed: the one that the caller must name. For GET it may name all.
@@ -309,15 +311,15 @@ const (
 func parseTenancy(extension any) (tenancy, error) {
 	text, _ := extension.(string)
 	switch t := tenancy(text); t {
-	case ofDeployment, ofFound, ofNamed, ofOwn:
+	case ofDeployment, ofDeploymentAlone, ofFound, ofNamed, ofOwn:
 		return t, nil
 	}
-	return "", fmt.Errorf("x-tenant is %v; it must be %s, %s, %s or %s", extension, ofDeployment, ofFound, ofNamed, ofOwn)
+	return "", fmt.Errorf("x-tenant is %v; it must be %s, %s, %s, %s or %s", extension, ofDeployment, ofDeploymentAlone, ofFound, ofNamed, ofOwn)
 }
 
 // check refuses a request of the deployment that names no tenant although the operation needs one.
 func (t tenancy) check(p *principal, method string) error {
-	if p.tenant != fsm.Deployment || t == ofDeployment || t == ofFound && method == http.MethodGet || p.named && (t == ofOwn || method == http.MethodGet) {
+	if p.tenant != fsm.Deployment || t == ofDeployment || t == ofDeploymentAlone || t == ofFound && method == http.MethodGet || p.named && (t == ofOwn || method == http.MethodGet) {
 		return nil
 	}
 	return &problemError{

@@ -17,6 +17,7 @@ import (
 type request struct {
 	id        string // X-Request-ID, of the client or generated.
 	address   string // Where the request comes from, behind the trusted proxies.
+	route     *route // Nil for a path that is not in the contract.
 	op        *operation
 	url       *url.URL
 	header    http.Header
@@ -37,9 +38,13 @@ type request struct {
 	endStream func()          // Counts the request as a stream no more; nil if it is none.
 	problem   api.ProblemCode // The code of the answer if it is a problem, for the log.
 
+	// workflow and instance are those that the request was about, for the log; empty if it was about none, or many.
+	workflow, instance string
+	traceID            string // That of traceparent, or a new one.
+
 	key           string
 	correlationID string
-	traceparent   string
+	traceparent   string // Empty if the caller sent none that is valid.
 	ifMatch       fsm.Expect
 	ifMatchText   string // If-Match as it was sent.
 	ifNoneMatch   []string
@@ -90,6 +95,7 @@ func (r *request) outlive(client context.Context, config Config) (context.Contex
 func (r *request) origin(reason *string) fsm.Origin {
 	return fsm.Origin{
 		Actor: r.principal.subject, Reason: value(reason), CorrelationID: r.correlationID, Traceparent: r.traceparent,
+		TraceID: r.traceID,
 	}
 }
 
@@ -109,8 +115,7 @@ func (s *server) admit(ctx context.Context, r *request, in *http.Request, recall
 	if err != nil {
 		return err
 	}
-	route := s.contract.match(in.URL.EscapedPath())
-	if route == nil {
+	if r.route == nil {
 		return &problemError{code: api.ProblemCodeNotFound, detail: "there is nothing at " + in.URL.EscapedPath()}
 	}
 	method := in.Method
@@ -118,10 +123,10 @@ func (s *server) admit(ctx context.Context, r *request, in *http.Request, recall
 		method = http.MethodGet
 	}
 	var known bool
-	if r.op, known = route.methods[method]; !known {
+	if r.op, known = r.route.methods[method]; !known {
 		return &problemError{
 			code: api.ProblemCodeMethodNotAllowed, detail: in.Method + " is not a method of this path",
-			headers: map[string]string{"Allow": route.allow()},
+			headers: map[string]string{"Allow": r.route.allow()},
 		}
 	}
 	if r.op.admission.public {
@@ -183,7 +188,7 @@ func (s *server) identify(ctx context.Context, r *request, method string, recall
 		return &problemError{
 			code: api.ProblemCodeForbidden, detail: "this operation needs a token with the scope " + quoted(r.op.admission.scopes, " or "),
 		}
-	case r.op.admission.needs(ScopeAdmin) && r.op.tenancy == ofDeployment && !p.isDeployment():
+	case (r.op.tenancy == ofDeploymentAlone || r.op.admission.needs(ScopeAdmin) && r.op.tenancy == ofDeployment) && !p.isDeployment():
 		return &problemError{code: api.ProblemCodeForbidden, detail: "this operation needs a token of the tenant *"}
 	}
 	if !r.counted {

@@ -17,6 +17,7 @@ import (
 var scopes = map[string]string{
 	"getHealth": "none", "getReadiness": "none", "getContract": "none", "getDefinitionSchema": "none", "getProblem": "none",
 
+	"getMetrics": "read", "getInstanceTrace": "read",
 	"listWorkflows": "read", "getWorkflow": "read", "getWorkflowVersion": "read", "getWorkflowDiagram": "read",
 	"simulateWorkflow": "read", "simulateDefinition": "read",
 	"listSchemas": "read", "getSchema": "read", "getSchemaVersion": "read",

@@ -82,8 +82,13 @@ type Config struct {
 	// Draining ends when the process begins to shut down. Waiting requests are then answered
 	// and streams end. Default nil: never.
 	Draining context.Context
-	// Logger gets a line for each request, at info, with the code of the problem if it was refused, and
-	// at debug for each probe that succeeds. It also gets an error line for each failure of the
+	// Metrics answers GET /metrics, for callers of the deployment. Default nil: there is nothing there.
+	Metrics http.Handler
+	// Observe, if not nil, is called when a request has ended. Method and route are those of the contract, such as
+	// /v1/instances/{id}, or _other. The tenant is empty if the caller was not let in.
+	Observe func(method, route, tenant string, status int, took time.Duration)
+	// Logger gets a line for each request when it has ended, at info, with the code of the problem if it was refused,
+	// and at debug for each probe that succeeds. The line never has a path, a query, a key or a payload. It also gets an error line for each failure of the
 	// service, and at most one warning a second while requests are refused as unavailable. Default: no
 	// log.
 	Logger *slog.Logger
@@ -159,6 +164,9 @@ func New(services Services, config Config) (http.Handler, error) {
 	if config.MaxHeld <= 0 {
 		config.MaxHeld = 64 << 20
 	}
+	if config.Observe == nil {
+		config.Observe = func(_, _, _ string, _ int, _ time.Duration) {}
+	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -195,7 +203,8 @@ func New(services Services, config Config) (http.Handler, error) {
 // ServeHTTP answers every request, with a problem if a handler panics.
 func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	start, method := time.Now(), in.Method
-	r := &request{id: uuid.NewString(), address: s.edge.caller(in), url: in.URL, header: in.Header, memory: s.memory}
+	r := &request{id: uuid.NewString(), address: s.edge.caller(in), url: in.URL, header: in.Header, memory: s.memory, route: s.contract.match(in.URL.EscapedPath())}
+	r.readTrace(in.Header)
 	if ids := in.Header.Values("X-Request-ID"); len(ids) == 1 && fsm.IsVisible(ids[0], 128) {
 		r.id = ids[0]
 	}
@@ -221,19 +230,21 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 			s.fail(ctx, out, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
 		}
 		out.end()
-		s.logRequest(ctx, r, method, out.status, time.Since(start))
+		took := time.Since(start)
+		s.logRequest(ctx, r, method, out.status, took)
+		s.config.Observe(methodName(method), r.routeName(), r.principal.tenant, out.status, took)
 	}()
 	if err := s.edge.admit(out.Header(), in); err != nil {
-		if route := s.contract.match(in.URL.EscapedPath()); route != nil {
-			r.op = route.methods[method] // For the audit.
+		if r.route != nil {
+			r.op = r.route.methods[method] // For the audit.
 		}
 		s.fail(ctx, out, err)
 		return
 	}
 	if in.Method == http.MethodOptions {
-		if route := s.contract.match(in.URL.EscapedPath()); route != nil {
-			out.Header().Set("Allow", route.allow())
-			s.edge.preflight(out.Header(), in, route.allow())
+		if r.route != nil {
+			out.Header().Set("Allow", r.route.allow())
+			s.edge.preflight(out.Header(), in, r.route.allow())
 			out.WriteHeader(http.StatusNoContent)
 			return
 		}
@@ -255,28 +266,6 @@ func (s *server) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 		in.Method, r.head = http.MethodGet, true
 	}
 	s.router.ServeHTTP(out, in)
-}
-
-// logRequest logs a request that was answered.
-func (s *server) logRequest(ctx context.Context, r *request, method string, status int, took time.Duration) {
-	level := slog.LevelInfo
-	if r.problem == "" && (r.url.Path == "/healthz" || r.url.Path == "/readyz") {
-		level = slog.LevelDebug
-	}
-	if !s.config.Logger.Enabled(ctx, level) {
-		return
-	}
-	attrs := []slog.Attr{
-		slog.String("request_id", r.id), slog.String("method", method), slog.String("path", r.url.Path),
-		slog.Int("status", status), slog.Duration("duration", took),
-	}
-	if r.problem != "" {
-		attrs = append(attrs, slog.String("code", string(r.problem)))
-	}
-	if r.principal.tenant != "" {
-		attrs = append(attrs, slog.String("tenant", r.principal.tenant))
-	}
-	s.config.Logger.LogAttrs(ctx, level, "request", attrs...)
 }
 
 // fail answers with a problem, unless the response has begun, and logs the cause of a

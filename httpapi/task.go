@@ -89,6 +89,7 @@ func (s *server) GetTask(ctx context.Context, in GetTaskRequestObject) (GetTaskR
 	if err != nil {
 		return nil, err
 	}
+	requestOf(ctx).concerns(t.Workflow, t.InstanceID)
 	attempts, err := s.tasks.Attempts(ctx, tenant, id)
 	if err != nil {
 		return nil, err
@@ -203,15 +204,7 @@ func (s *server) ListTimeline(ctx context.Context, in ListTimelineRequestObject)
 	}
 	return ListTimeline200JSONResponse{
 		Body: api.Timeline{
-			Items: each(list.Items, func(t task.Moment) api.TimelineItem {
-				return api.TimelineItem{
-					At: api.Timestamp(t.At), Kind: api.TimelineKind(t.Kind), Summary: t.Summary(), Version: t.Version,
-					Step: (*api.HistoryKind)(t.Step), Event: t.Event, From: t.From, To: t.To, Actor: t.Actor, Reason: t.Reason, Name: t.Name,
-					TaskID: textOf(t.TaskID), Compensation: optional(t.Compensates), Attempt: t.Attempt,
-					Reconciling: optional(t.Reconciling), Status: t.Status, HTTPStatus: t.HTTPStatus, Failure: t.Failure, Worker: t.Worker,
-					EndedAt: (*api.Timestamp)(t.EndedAt), DeliveryID: textOf(t.DeliveryID), SubscriptionID: textOf(t.SubscriptionID),
-				}
-			}),
+			Items:      each(list.Items, timelineItem),
 			NextCursor: optional(list.Next),
 		},
 		Headers: ListTimeline200ResponseHeaders{Link: r.nextLink(list.Next)},

@@ -126,6 +126,7 @@ func (s *server) CompleteTask(ctx context.Context, in CompleteTaskRequestObject)
 	if err != nil {
 		return nil, err
 	}
+	requestOf(ctx).concerns(i.Workflow, i.ID)
 	return CompleteTask200JSONResponse{Body: api.InstanceOf(i), Headers: CompleteTask200ResponseHeaders{ETag: etag(i.Version)}}, nil
 }
 
@@ -148,6 +149,7 @@ func (s *server) FailTask(ctx context.Context, in FailTaskRequestObject) (FailTa
 	if err != nil {
 		return nil, err
 	}
+	requestOf(ctx).concerns(t.Workflow, t.InstanceID)
 	return FailTask200JSONResponse(taskOf(t)), nil
 }
 

@@ -31,6 +31,9 @@ type SequencerConfig struct {
 	Wake Wake
 	// Moved, if set, is called after steps have got positions.
 	Moved func()
+	// Leading, if set, is called each time the lease is renewed, with the time until which the process surely leads, and
+	// with the zero time when it leads no more. It is for what only one process of a deployment must do or tell.
+	Leading func(until time.Time)
 	// Logger gets who leads, what fails, and which epochs begin. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -55,6 +58,9 @@ func (c SequencerConfig) withDefaults() SequencerConfig {
 	}
 	if c.Wake == nil {
 		c.Wake = NeverWake
+	}
+	if c.Leading == nil {
+		c.Leading = func(time.Time) {}
 	}
 	if c.Moved == nil {
 		c.Moved = func() {}
@@ -113,6 +119,7 @@ func (s *Sequencer) lead(ctx context.Context, lease Lease) (progress bool, err e
 	}()
 	l := &sequence{Sequencer: s, Lease: lease, queries: queries.New(session.Conn(conn)), signals: Signals{Wake: s.config.Wake}}
 	defer l.signals.Listen(false)
+	defer s.config.Leading(time.Time{})
 	if err := l.begin(ctx); err != nil {
 		return false, err
 	}
@@ -168,6 +175,7 @@ func (l *sequence) begin(ctx context.Context) error {
 func (l *sequence) tick(ctx context.Context) (numbered bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tickTimeout)
 	defer cancel()
+	until := time.Now().Add(l.config.Lease)
 	t, err := l.queries.LogTick(ctx, queries.LogTickParams{Leader: l.Leader, Term: l.Term, Lease: Interval(l.config.Lease)})
 	switch {
 	case err != nil:
@@ -175,6 +183,7 @@ func (l *sequence) tick(ctx context.Context) (numbered bool, err error) {
 	case !t.Leads:
 		return false, ErrDeposed
 	}
+	l.config.Leading(until)
 	return t.Steps > 0, nil
 }
 

@@ -67,6 +67,29 @@ func TestSequencersTakeOver(t *testing.T) {
 	}
 }
 
+// A sequencer says until when it leads, which is never longer than its lease, and says so when it leads no more.
+func TestSequencerSaysThatItLeads(t *testing.T) {
+	t.Parallel()
+	pool := private(t)
+	const lease = time.Hour
+	told := make(chan time.Time, 100)
+	stop := sequencer(t, pool, outbox.SequencerConfig{Lease: lease, Leading: func(until time.Time) { told <- until }})
+	if until := <-told; !until.After(time.Now()) || until.After(time.Now().Add(lease)) {
+		t.Errorf("it leads until %s", until)
+	}
+	// The database holds the process for the leader for at least as long.
+	bounded.UntilSQL(t, pool, "select lease_until >= $1::timestamptz - interval '1 second' from pawl.log_head", time.Now().Add(lease-time.Minute))
+	stop()
+	close(told)
+	last := time.Now()
+	for until := range told {
+		last = until
+	}
+	if !last.IsZero() {
+		t.Errorf("a former leader leads until %s", last)
+	}
+}
+
 // An idle sequencer writes nothing while its lease is fresh.
 func TestIdleSequencerWritesNothing(t *testing.T) {
 	t.Parallel()

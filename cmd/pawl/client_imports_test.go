@@ -17,7 +17,7 @@ var (
 	// public are the packages that every file may import: what a client of the API needs.
 	public = []string{"fsm/definition", "httpapi/api"}
 	// serving are the files of the commands that run the service. They may import everything.
-	serving = []string{"auth.go", "serve.go", "dev.go", "invoke.go", "oidc.go", "sink.go", "web.go", "webhook.go", "workflow_scenario_service.go"}
+	serving = []string{"auth.go", "serve.go", "dev.go", "invoke.go", "oidc.go", "sink.go", "telemetry.go", "web.go", "webhook.go", "workflow_scenario_service.go"}
 	// database lists the files of the commands that open the database themselves, database.go, which
 	// opens it for them, and error.go, which explains its errors. They may import everything but the
 	// HTTP server.

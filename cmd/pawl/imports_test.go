@@ -55,6 +55,7 @@ var allowed = map[string][]string{
 	"internal/seal":      {},
 	"internal/migration": {"db", "db/localpg", "db/schema"},
 	"internal/oidc":      {},
+	"internal/telemetry": {"fsm", "outbox"},
 	"internal/variable":  {},
 
 	"internal/torture":       {"db/localpg", "internal/torture/check"},
@@ -71,7 +72,7 @@ var allowed = map[string][]string{
 
 	"cmd/pawl": {
 		"db", "db/localpg", "db/schema", "db/session", "examples/flight-booking", "fsm", "fsm/access", "fsm/bulk", "fsm/definition", "fsm/lifecycle", "fsm/live", "fsm/rotation", "fsm/worker",
-		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "insight", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
+		"httpapi", "httpapi/api", "internal/bench", "internal/oidc", "internal/telemetry", "insight", "outbox", "outbox/invoke", "outbox/sink", "outbox/webhook",
 	},
 
 	// For tests only.
@@ -85,13 +86,14 @@ var allowed = map[string][]string{
 
 // foreign lists what a package, and the packages under it, must not import of others.
 var foreign = map[string][]string{
-	"fsm":             {"github.com/labstack/echo", "net/http"},
+	"db":              {"go.opentelemetry.io"},
+	"fsm":             {"github.com/labstack/echo", "go.opentelemetry.io", "net/http"},
 	"fsm/definition":  {"github.com/jackc/pgx"},
-	"httpapi":         {"github.com/jackc/pgx"},
-	"insight":         {"github.com/labstack/echo", "net/http"},
+	"httpapi":         {"github.com/jackc/pgx", "go.opentelemetry.io"},
+	"insight":         {"github.com/labstack/echo", "go.opentelemetry.io", "net/http"},
 	"httpapi/api":     {"github.com/labstack/echo", "net/http"},
 	"internal/bench":  {"github.com/alecthomas/kong"},
-	"outbox":          {"github.com/labstack/echo"},
+	"outbox":          {"github.com/labstack/echo", "go.opentelemetry.io"},
 	"outbox/dispatch": {"github.com/jackc/pgx"},
 	"outbox/sink":     {"github.com/jackc/pgx"},
 }

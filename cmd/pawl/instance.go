@@ -17,6 +17,7 @@ type instanceCommand struct {
 	Fire           instanceFire           `cmd:"" help:"Fire an event at an instance."`
 	FireByKey      instanceFireByKey      `cmd:"" help:"Fire an event at the instance that holds a business key."`
 	History        instanceHistory        `cmd:"" help:"Show the steps of an instance."`
+	Trace          instanceTrace          `cmd:"" help:"Print the life of an instance as OTLP in JSON, for a viewer of traces."`
 	Timeline       instanceTimeline       `cmd:"" help:"Show what happened to an instance: its steps, tasks with their attempts, compensations and deliveries."`
 	Compensation   instanceCompensation   `cmd:"" help:"List, retry and skip what undoes the steps of an instance."`
 	Override       instanceOverride       `cmd:"" help:"Move an instance although its definition does not allow it now."`

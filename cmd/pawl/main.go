@@ -21,7 +21,7 @@ var version = "dev"
 // cli is the command line.
 type cli struct {
 	LogLevel  slog.Level       `default:"info" env:"PAWL_LOG_LEVEL" help:"Lowest level that is logged: debug, info, warn or error."`
-	LogFormat string           `default:"text" enum:"text,json" env:"PAWL_LOG_FORMAT" help:"Format of log lines: text or json."`
+	LogFormat string           `default:"" enum:"text,json," env:"PAWL_LOG_FORMAT" help:"Format of log lines: text or json. Default: json for serve, text for the other commands."`
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 
 	Dev          devCommand          `cmd:"" help:"Run everything on this machine: a private Postgres (or DATABASE_URL), the schema, the service and the flight-booking example."`
@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	options := &slog.HandlerOptions{Level: c.LogLevel}
 	var handler slog.Handler = slog.NewTextHandler(con.err, options)
-	if c.LogFormat == "json" {
+	if c.LogFormat == "json" || c.LogFormat == "" && parsed.Command() == "serve" {
 		handler = slog.NewJSONHandler(con.err, options)
 	}
 	con.log = slog.New(handler)

@@ -28,6 +28,7 @@ import (
 	"github.com/pawl-fsm/pawl/fsm/worker"
 	"github.com/pawl-fsm/pawl/httpapi"
 	"github.com/pawl-fsm/pawl/insight"
+	"github.com/pawl-fsm/pawl/internal/telemetry"
 	"github.com/pawl-fsm/pawl/outbox"
 )
 
@@ -47,6 +48,7 @@ type serviceFlags struct {
 	API               bool          `name:"api" default:"true" negatable:"" env:"PAWL_API" help:"Serve the HTTP API; without it the process does not listen."`
 	Workers           bool          `default:"true" negatable:"" env:"PAWL_WORKERS" help:"Run the background workers: fire timeouts, number the log, fold it for lists and statistics, purge what is past its time, send webhooks, publish to sinks, call services for tasks. At least one process must run them."`
 	webFlags
+	telemetryFlags
 	authFlags
 	sinkFlags
 	webhookFlags
@@ -68,7 +70,7 @@ func (s *serviceFlags) Validate() error {
 	if s.MaxSlowCalls < 1 {
 		return errors.New("--max-slow-calls must be at least 1")
 	}
-	return errors.Join(s.webFlags.Validate(), s.authFlags.Validate(), s.sinkFlags.Validate(), s.webhookFlags.Validate(), s.invokeFlags.Validate())
+	return errors.Join(s.webFlags.Validate(), s.telemetryFlags.Validate(), s.authFlags.Validate(), s.sinkFlags.Validate(), s.webhookFlags.Validate(), s.invokeFlags.Validate())
 }
 
 // serveCommand is `pawl serve`: one replica of the service.
@@ -100,6 +102,9 @@ func (s *serveCommand) Run(c *console) error {
 // shorter than a lease.
 const outboxTimeout = 5 * time.Second
 
+// pushTimeout is how long the end of the process waits for a collector.
+const pushTimeout = time.Second
+
 // serve runs the API and the background workers until one of them fails or the context ends, and for the shutdown delay
 // after that. Then it stops in this order: requests are finished, the workers end, waiting commands are answered, and the
 // connections are closed. prepare, which may be nil, is called before the API listens. started is called when
@@ -119,9 +124,13 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		// Clients can make the heap larger for a time. Then it is collected more often.
 		debug.SetMemoryLimit(256 << 20)
 	}
+	meters, err := s.telemetry(c)
+	if err != nil {
+		return err
+	}
 	needed := s.privileges()
 	pool, err := openDatabase(c, dsn, db.Config{
-		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
+		MaxConns: s.MaxConns, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout, Tracer: meters.Tracer("commands"),
 	}, needed...)
 	if err != nil {
 		return err
@@ -135,7 +144,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	}
 	defer closePool(pool)
 	readPool, err := db.Open(c, dsn, db.Config{
-		MaxConns: s.MaxReadConns + 2, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout,
+		MaxConns: s.MaxReadConns + 2, StatementTimeout: s.GuardTimeout, LockTimeout: s.LockTimeout, Tracer: meters.Tracer("reads"),
 	})
 	if err != nil {
 		return err
@@ -143,13 +152,13 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	defer closePool(readPool)
 	// The outbox reads many rows at a time. It has connections of its own, so that no request waits
 	// for one that it uses.
-	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 3 + 2*len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout})
+	outboxPool, err := db.Open(c, dsn, db.Config{MaxConns: 3 + 2*len(s.Sinks), StatementTimeout: outboxTimeout, LockTimeout: outboxTimeout, Tracer: meters.Tracer("outbox")})
 	if err != nil {
 		return err
 	}
 	defer closePool(outboxPool)
 	// An instance that somebody has locked must not hold up the results of calls for long.
-	invokePool, err := db.Open(c, dsn, db.Config{MaxConns: invokeConns, StatementTimeout: outboxTimeout, LockTimeout: s.LockTimeout})
+	invokePool, err := db.Open(c, dsn, db.Config{MaxConns: invokeConns, StatementTimeout: outboxTimeout, LockTimeout: s.LockTimeout, Tracer: meters.Tracer("invoke")})
 	if err != nil {
 		return err
 	}
@@ -164,10 +173,19 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	hub := live.NewHub(pool, live.HubConfig{ListenURL: s.ListenDatabaseURL, Logger: c.log})
 	notifier := live.NewNotifier(pool, hub)
 	defer notifier.Close()
+	// When the last command has its reply, and while there are connections.
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c), pushTimeout)
+		defer cancel()
+		meters.Close(ctx)
+	}()
 	service := fsm.New(pool, fsm.Config{
-		Reads: readPool, Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
+		Reads: readPool, Probe: meters.Probe(), Trace: meters.Trace, Privileges: parts(needed), Moved: notifier.Moved, Webhooks: s.policy(), Keys: sealing, Variables: s.ConnectionEnv, UnverifiedActors: s.isOpen(), RetentionFloor: s.RetentionFloor, SlowCalls: s.MaxSlowCalls, MaxQueue: s.MaxQueue, CallTimeout: max(s.GuardTimeout, s.LockTimeout) + 500*time.Millisecond,
 	})
 	defer service.Close()
+	if err := measure(meters, service, telemetry.Pools{"commands": pool, "reads": readPool, "outbox": outboxPool, "invoke": invokePool}); err != nil {
+		return err
+	}
 	if prepare != nil {
 		if err := prepare(service); err != nil {
 			return err
@@ -179,6 +197,9 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 	// The workers run until the last request is finished.
 	working, stopWorking := context.WithCancel(context.WithoutCancel(c))
 	defer stopWorking()
+	if err := s.serveMetrics(working, c, meters, group); err != nil {
+		return err
+	}
 	var addr net.Addr
 	drain := func(context.Context) error { return nil }
 	if s.API {
@@ -188,7 +209,7 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		}
 		addr = listener.Addr()
 		auditor := access.NewAuditor(service, c.log)
-		server, err := s.server(serving, c, service, hub, addr, auditor)
+		server, err := s.server(serving, c, service, hub, addr, auditor, meters)
 		if err != nil {
 			return errors.Join(err, listener.Close())
 		}
@@ -223,13 +244,18 @@ func (s *serviceFlags) serve(c *console, dsn, listen string, prepare func(*fsm.S
 		group.Go(func() error { return usage.Run(working) })
 		instances := worker.NewInstancePurger(pool, worker.BatchConfig{Logger: c.log})
 		group.Go(func() error { return instances.Run(working) })
+		backlog, err := meters.NewBacklog(func(ctx context.Context) ([]outbox.Measure, error) { return outbox.Backlog(ctx, outboxPool) })
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return backlog.Run(working) })
 		sequencer := outbox.NewSequencer(outboxPool, outbox.SequencerConfig{
-			Wanted: hub.Wanted, Wake: hub.WakeSteps, Moved: notifier.Numbered, Logger: c.log,
+			Wanted: hub.Wanted, Wake: hub.WakeSteps, Moved: notifier.Numbered, Leading: backlog.Leading, Logger: c.log,
 		})
 		group.Go(func() error { return sequencer.Run(working) })
 		folder := insight.NewFolder(outboxPool, insight.FolderConfig{Logger: c.log})
 		group.Go(func() error { return folder.Run(working) })
-		s.deliver(working, c, outboxPool, sealing, hub, group)
+		s.deliver(working, c, outboxPool, service, hub, group)
 		if s.Invoke {
 			s.call(working, c, invokePool, s.policy(), sealing, s.ConnectionEnv, hub, group)
 		}
@@ -295,8 +321,8 @@ func (s *serviceFlags) logStart(c *console, listen string) error {
 
 // server returns the HTTP server for an address. When the console's context ends, it is not ready any more.
 // When the context serving ends, reads that wait are answered.
-func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub, addr net.Addr, auditor *access.Auditor) (*http.Server, error) {
-	config := httpapi.Config{RateLimit: s.RateLimit, Auditor: auditor, Leaving: c, Draining: serving, Logger: c.log}
+func (s *serviceFlags) server(serving context.Context, c *console, service *fsm.Service, hub *live.Hub, addr net.Addr, auditor *access.Auditor, meters *telemetry.Telemetry) (*http.Server, error) {
+	config := httpapi.Config{RateLimit: s.RateLimit, Auditor: auditor, Leaving: c, Draining: serving, Logger: c.log, Metrics: meters.Handler(), Observe: meters.Request}
 	s.webFlags.apply(&config, addr)
 	if err := s.authFlags.configure(&config, c.log); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -117,5 +118,25 @@ func TestStartIsLogged(t *testing.T) {
 		if !regexp.MustCompile(`level=INFO msg=starting version=\S+ `+regexp.QuoteMeta(c.line)+"\n").MatchString(log) || strings.Contains(log, warning) != c.warned {
 			t.Errorf("%v: the log is\n%s", c.args, log)
 		}
+	}
+}
+
+// serve logs JSON unless it is told otherwise, since programs read its log; dev logs text, since people do.
+func TestLogFormat(t *testing.T) {
+	t.Parallel()
+	env := []string{"DATABASE_URL=" + dbtest.NewDSN(t), "PAWL_LOG_FORMAT="}
+	json, text := `\{"time":"[^"]+","level":"INFO","msg":"%s",`, `level=INFO msg=%s `
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"serve"}, fmt.Sprintf(json, "serving")},
+		{[]string{"--log-format", "text", "serve"}, fmt.Sprintf(text, "serving")},
+		{[]string{"dev"}, fmt.Sprintf(text, "starting")},
+		{[]string{"--log-format", "json", "dev"}, fmt.Sprintf(json, "starting")},
+	} {
+		bounded.Start(t, bounded.Program{
+			Path: program, Args: append(c.args, "--listen", "127.0.0.1:0"), Env: env, Ready: regexp.MustCompile(`(?m)^(time=\S+ )?` + c.want),
+		}).Kill(t)
 	}
 }

@@ -89,10 +89,11 @@ func (w *webhookFlags) policy() fsm.WebhookPolicy {
 
 // deliver adds the worker that sends webhooks to the group. The worker runs until the context ends.
 func (w *webhookFlags) deliver(
-	ctx context.Context, c *console, pool *pgxpool.Pool, keys fsm.SecretKeys, hub *live.Hub, group *errgroup.Group,
+	ctx context.Context, c *console, pool *pgxpool.Pool, service *fsm.Service, hub *live.Hub, group *errgroup.Group,
 ) {
 	webhooks := webhook.New(pool, webhook.Config{
-		Policy: w.policy(), Keys: keys, MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: hub.WakeLog, Logger: c.log,
+		Policy: w.policy(), Keys: service.Keys(), MaxAttempts: w.WebhookMaxAttempts, Backoff: w.WebhookBackoffBase, Wake: hub.WakeLog,
+		Beside: service.Beside, Logger: c.log,
 	})
 	group.Go(func() error { return webhooks.Run(ctx) })
 }

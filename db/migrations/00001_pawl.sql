@@ -5913,6 +5913,25 @@ end
 $$;
 -- +goose StatementEnd
 
+-- own_traceparent is the traceparent of the step that a caller of SQL makes: a span of its own in the caller's trace, with
+-- the caller's decision whether it is sampled.
+-- Returns: an empty text for none, and for one that is invalid by W3C Trace Context, which is ignored
+-- +goose StatementBegin
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;
+-- +goose StatementEnd
+
 -- 20_instance/cancel.sql
 
 -- cancel moves an instance to the state that its definition names as cancel. The step is one that override makes, but
@@ -6401,6 +6420,7 @@ $$;
 -- create_one starts one instance inside the caller's own transaction. A key is needed only to make a
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
 --          What create raises
@@ -6414,7 +6434,8 @@ create function pawl.create_one(
   p_tenant text default 'default',
   p_business_key text default null,
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6432,7 +6453,7 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;
@@ -6774,7 +6795,8 @@ create function pawl.fire_by_key(
   p_tenant text default 'default',
   p_actor text default session_user,
   p_correlation_id text default null,
-  p_start jsonb default null
+  p_start jsonb default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -6795,7 +6817,7 @@ begin
     p_events => array[p_event], p_payloads => array[p_payload], p_keys => array[coalesce(p_key, '')],
     p_expected => array[coalesce('{' || p_expected_version || '}', '')], p_checked => array['*'],
     p_starts => array[p_start], p_starts_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code = 'version-mismatch' and (v_outcome.instance).version is null then
     perform pawl_private.raise_condition(
       'version-mismatch', 'no instance holds this business key, so none is at the expected version',
@@ -7102,6 +7124,7 @@ $$;
 -- fire_one moves one instance inside the caller's own transaction, so that the step and the caller's
 -- business rows commit together or not at all. The caller vouches for the payload's schema, as with
 -- create_one.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance after the step
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW404, PW409, PW40G, PW412, PW413, PW422, PW42G, PW42K, PW428: see
 --          pawl_private.condition; the detail is JSON. What fire raises
@@ -7116,7 +7139,8 @@ create function pawl.fire_one(
   p_expected_version bigint default null,
   p_tenant text default 'default',
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -7132,7 +7156,7 @@ begin
     p_tenants => array[p_tenant], p_ids => array[p_id], p_events => array[p_event], p_payloads => array[p_payload],
     p_keys => array[coalesce(p_key, '')], p_expected => array[coalesce('{' || p_expected_version || '}', '')],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''],
-    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array['']);
+    p_correlation_ids => array[coalesce(p_correlation_id, '')], p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(
       p_outcome => v_outcome, p_id => p_id, p_event => p_event, p_expected => p_expected_version);
@@ -15685,9 +15709,8 @@ create index task_topic_due_idx on pawl.task (tenant_id, topic, due_at) where to
 create index task_look_at_idx on pawl.task (look_at) where look_at is not null;
 create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_key is not null and leased_until is not null;
 create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
-create index task_failed_idx on pawl.task (tenant_id, status, id) where status in ('error', 'unknown');
--- For lists. No other query repeats its condition, so that the planner takes it for none of them.
-create index task_open_idx on pawl.task (tenant_id, id) where status in ('pending', 'sent', 'reconciling');
+-- For lists of one status. No other query repeats its condition, so that the planner takes it for none of them.
+create index task_status_idx on pawl.task (tenant_id, status, id) where status in ('pending', 'sent', 'reconciling', 'error', 'unknown');
 
 -- claim_key has a row for each idempotency key of a claim, for a day. Whoever claims locks the row of its key, so that the
 -- same claim, sent twice at a time, is carried out once.
@@ -15778,16 +15801,14 @@ create view pawl.task_call as
 select
   ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id, '00000000-0000-0000-0000-000000000000'::uuid as lease,
   0 as attempt, false as reconciling, ''::text as key, ''::text as idempotency_header, ''::text as connection, ''::text as method,
-  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds, 'epoch'::timestamptz as deadline_at,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, ''::text as state, ''::text as name,
+  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds,
   null::text as correlation_id, null::text as traceparent
 where false;
 
 create view pawl.task_settled as
 select
   0 as ordinal, ''::text as code, ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until,
-  null::text as problem
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until
 where false;
 
 create view pawl.work as
@@ -15947,6 +15968,50 @@ end
 $$;
 -- +goose StatementEnd
 
+-- task_retains says whether a task of an instance is open.
+-- +goose StatementBegin
+create function pawl_private.task_retains(p_tenant text, p_id uuid) returns boolean
+language plpgsql stable -- As instance_retains.
+as $$
+begin
+  return exists (
+    select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_id and t.ended_at is null);
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/private_arm.sql
+
+-- task_is_told says whether those who carry tasks of a topic, or of a connection, out have been told of a task that is still to
+-- be claimed. Then they look again when they have claimed it, and need not be told once more. Transactions that notify commit
+-- one after another: if each step that arms a task notified, a slow disk would let through one at a time.
+-- +goose StatementBegin
+create function pawl_private.task_is_told(p_tenant text, p_topic text, p_connection text, p_at timestamptz) returns boolean
+language plpgsql volatile -- It sees what was committed a moment ago.
+-- The planner is left one way to read: by the index of the topic or of the lane.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set jit = off
+as $$
+begin
+  if p_topic is not null then
+    perform from pawl.task t
+    where t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null and t.due_at is not null and t.due_at <= p_at
+    order by t.tenant_id desc, t.topic desc, t.due_at desc
+    limit 1;
+  else
+    perform from pawl.task t
+    where t.tenant_id = p_tenant and t.connection = p_connection and t.connection is not null and t.due_at is not null and t.due_at <= p_at
+    order by t.tenant_id desc, t.connection desc, t.due_at desc
+    limit 1;
+  end if;
+  return found;
+end
+$$;
+-- +goose StatementEnd
+
 -- arm_task adds a pending task.
 -- p_compensates: the number of the compensation that it carries out; null for the task of a state
 -- Writes: task
@@ -15958,6 +16023,7 @@ language plpgsql volatile
 as $$
 declare
   v_id uuid := pawl_private.uuid_v7(p_at);
+  v_told boolean := pawl_private.task_is_told(p_instance.tenant_id, p_spec.topic, p_spec.connection, p_at);
 begin
   insert into pawl.task (
     tenant_id, id, instance_id, workflow, workflow_version, position, state, name, connection, topic, compensates,
@@ -15966,7 +16032,9 @@ begin
     p_instance.tenant_id, v_id, p_instance.id, p_spec.workflow, p_spec.workflow_version, p_spec.position, p_instance.state,
     p_spec.name, p_spec.connection, p_spec.topic, p_compensates, p_entered_version, 'pending', p_at,
     p_at + p_spec.deadline, p_at + p_spec.deadline, p_at);
-  perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  if not v_told then
+    perform pawl_private.task_notify(p_instance.tenant_id, p_spec.topic);
+  end if;
   return v_id;
 end
 $$;
@@ -16032,6 +16100,208 @@ begin
 end
 $$;
 -- +goose StatementEnd
+
+-- 80_task/private_claim.sql
+
+-- register_compensation registers that a task may have done what its compensation undoes. If an earlier effect of the task
+-- was undone, or there was none, the new one comes after what has been done since.
+-- Writes: compensation
+-- +goose StatementBegin
+create function pawl_private.register_compensation(p_task pawl.task, p_spec pawl.workflow_task) returns void
+language plpgsql volatile
+as $$
+begin
+  if p_spec.compensation is not null then
+    insert into pawl.compensation as c (tenant_id, instance_id, name, workflow, workflow_version, position, task_id, version, status)
+    values (
+      p_task.tenant_id, p_task.instance_id, p_task.name, p_task.workflow, p_task.workflow_version, p_spec.compensation, p_task.id,
+      p_task.entered_version, 'registered')
+    on conflict (tenant_id, task_id) do update
+    set status = 'registered', number = default, undone_by = null, reason = null
+    where c.status in ('void', 'undone', 'skipped');
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- lock_claim_key lets the same claim, sent twice at a time, be carried out once.
+-- Locks:  claim_key
+-- Writes: claim_key
+-- +goose StatementBegin
+create function pawl_private.lock_claim_key(p_tenant text, p_key text, p_now timestamptz) returns void
+language plpgsql volatile
+as $$
+begin
+  insert into pawl_private.claim_key (tenant_id, key, claimed_at)
+  values (p_tenant, p_key, p_now)
+  on conflict on constraint claim_key_pkey do update set claimed_at = excluded.claimed_at;
+end
+$$;
+-- +goose StatementEnd
+
+-- begin_attempt claims a task: it records that it is sent.
+-- p_for: for how long the lease holds
+-- Returns: the task as it became
+-- Writes:  task, task_attempt, compensation
+-- +goose StatementBegin
+create function pawl_private.begin_attempt(
+  p_task pawl.task, p_spec pawl.workflow_task, p_worker text, p_claim_key text, p_for interval, p_now timestamptz
+) returns pawl.task
+language plpgsql volatile
+as $$
+declare
+  v_task pawl.task;
+  v_reconciles boolean := p_task.status = 'reconciling';
+begin
+  update pawl.task t
+  set
+    status = case when v_reconciles then 'reconciling' else 'sent' end,
+    attempts = t.attempts + 1,
+    tries = t.tries + case when v_reconciles then 0 else 1 end,
+    checks = t.checks + case when v_reconciles then 1 else 0 end,
+    sent_at = coalesce(t.sent_at, p_now),
+    due_at = null,
+    lease = gen_random_uuid(),
+    leased_until = p_now + p_for,
+    leased_for = p_for,
+    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
+    worker = left(p_worker, 255),
+    claim_key = nullif(p_claim_key, '')
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
+  returning t.* into strict v_task;
+  insert into pawl.task_attempt (tenant_id, task_id, number, kind, key, lease, worker, started_at)
+  values (
+    v_task.tenant_id, v_task.id, v_task.attempts,
+    case when v_reconciles then 'reconcile' when v_task.topic is not null then 'work' else 'call' end,
+    pawl_private.task_key(v_task), v_task.lease, v_task.worker, p_now);
+  if not v_reconciles then
+    perform pawl_private.register_compensation(v_task, p_spec);
+  end if;
+  return v_task;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_cannot notes that a task's request or input cannot be made. task_sweep ends it.
+-- Writes: task
+-- +goose StatementBegin
+create function pawl_private.task_cannot(p_task pawl.task, p_error text, p_now timestamptz) returns void
+language sql volatile
+as $$
+  update pawl.task t
+  set due_at = null, look_at = p_now, problem = left('input: ' || p_error, 1000)
+  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
+$$;
+-- +goose StatementEnd
+
+-- work_claim claims tasks of a topic, the longest due first. A claim with a key under which tasks are leased returns these
+-- once more, and no others.
+-- p_lease:  for how long the lease holds; null for what each task declares
+-- p_key:    '' or null for none
+-- p_within: the workflows whose tasks it may claim; null for all
+-- p_holds:  whether to lock their instances too, for a caller who settles them in the same transaction: so no step waits for
+--           a task whose holder waits for the step's instance
+-- Locks:    claim_key, instance (if p_holds, for no key update, those that are not locked), task (those that are not locked)
+-- Writes:   claim_key, task, task_attempt, compensation
+-- +goose StatementBegin
+create function pawl_private.work_claim(
+  p_tenant text, p_topic text, p_worker text, p_max integer, p_lease interval default null, p_key text default null,
+  p_within text[] default null, p_holds boolean default false
+) returns setof pawl.work
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by the index of the topic, in its order.
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_incremental_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_task pawl.task;
+  v_spec pawl.workflow_task;
+  v_input jsonb;
+  v_step pawl.history;
+  v_repeats boolean := false;
+begin
+  if p_max not between 1 and 100 or p_max is null then
+    perform pawl_private.refuse_malformed('a claim takes 1 to 100 tasks');
+  elsif p_lease not between interval '1 second' and interval '1 hour' then
+    perform pawl_private.refuse_malformed('a lease holds for 1s to 1h');
+  elsif length(p_key) > 255 then
+    perform pawl_private.refuse_malformed('a key has at most 255 characters');
+  end if;
+  if p_key <> '' then
+    perform pawl_private.lock_claim_key(p_tenant, p_key, v_now);
+    v_repeats := exists (
+      select from pawl.task t
+      where t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null);
+    if v_repeats then
+      perform pawl_private.commit_synchronously();
+    end if;
+  end if;
+  for v_task in
+    (
+      select t.*
+      from pawl.task t
+      where v_repeats and t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null
+    )
+    union all
+    (
+      select d.*
+      from (
+        select t.*
+        from pawl.task t
+        where not v_repeats and not p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
+          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+          and (p_within is null or t.workflow = any (p_within))
+        order by t.tenant_id, t.topic, t.due_at
+        limit p_max
+        for update skip locked
+      ) d
+    )
+    union all
+    (
+      select d.*
+      from (
+        select t.*
+        from pawl.task t
+        join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
+        where not v_repeats and p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
+          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
+          and (p_within is null or t.workflow = any (p_within))
+        order by t.tenant_id, t.topic, t.due_at
+        limit p_max
+        for no key update of i skip locked
+        for update of t skip locked
+      ) d
+    )
+  loop
+    v_spec := pawl_private.task_spec(v_task);
+    v_step := pawl_private.task_step(v_task);
+    begin
+      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
+    exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
+      perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
+      continue;
+    end;
+    if not v_repeats then
+      v_task := pawl_private.begin_attempt(
+        v_task, v_spec, p_worker, p_key, coalesce(p_lease, pawl_private.duration(v_spec.spec ->> 'lease')), v_now);
+    end if;
+    return query select
+      v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
+      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
+      v_step.correlation_id::text, v_step.traceparent;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- 80_task/private_decide.sql
 
 -- holds_or_not evaluates a guard on the answer to a call. A guard that raises does not hold.
 -- +goose StatementBegin
@@ -16255,6 +16525,76 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 80_task/private_operate.sql
+
+-- task_stays says where an instance is with regard to a task that has ended: 'own' in the stay in the state that started
+-- it, 'outcome' in the stay in the state that its outcome led to, or 'elsewhere'.
+-- +goose StatementBegin
+create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instance) returns text
+language plpgsql stable
+as $$
+begin
+  return case
+    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
+    when exists (
+      select from pawl.history h
+      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
+        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
+    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
+    else 'elsewhere'
+  end;
+end
+$$;
+-- +goose StatementEnd
+
+-- operating checks what an operator gives with each act on a task, and for whom the session may act.
+-- Returns: the caller for the audit
+-- Raises:  PW400; what pawl_private.bound_actor raises
+-- +goose StatementBegin
+create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_actor text;
+begin
+  perform pawl_private.refuse_malformed(pawl_private.force_fault(
+    p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
+  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
+  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
+end
+$$;
+-- +goose StatementEnd
+
+-- lock_task locks the instance of a task, and then the task, for an operator.
+-- Raises: PW40K task-not-found
+-- +goose StatementBegin
+create function pawl_private.lock_task(p_tenant text, p_id uuid, out task pawl.task, out instance pawl.instance)
+language plpgsql volatile
+as $$
+begin
+  select t.* into task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id;
+  if not found then
+    perform pawl_private.raise_condition('task-not-found', null);
+  end if;
+  select i.* into instance from pawl.instance i where i.tenant_id = p_tenant and i.id = task.instance_id for no key update;
+  select t.* into strict task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id for update;
+end
+$$;
+-- +goose StatementEnd
+
+-- task_digest is a task for the audit.
+-- +goose StatementBegin
+create function pawl_private.task_digest(p_task pawl.task) returns jsonb
+language sql stable
+as $$
+  select jsonb_build_object(
+    'instance', p_task.instance_id, 'workflow', p_task.workflow, 'state', p_task.state, 'name', p_task.name, 'status', p_task.status,
+    'attempts', p_task.attempts)
+$$;
+-- +goose StatementEnd
+
+-- 80_task/private_settle.sql
+
 -- keep_task writes a task as task_decide has returned it.
 -- Writes: task
 -- +goose StatementBegin
@@ -16391,137 +16731,6 @@ begin
   return v_outcome.code = 'applied';
 exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
   return false;
-end
-$$;
--- +goose StatementEnd
-
--- fire_undone fires the event that ends the undoing of steps.
--- p_outcome: done or error. p_refused: why done was refused; null if it was not
--- Returns: null, or why the step was refused
--- Writes: what fire writes
--- +goose StatementBegin
-create function pawl_private.fire_undone(p_tenant text, p_instance_id uuid, p_outcome text, p_refused text) returns text
-language plpgsql volatile
-as $$
-declare
-  v_last pawl.compensation;
-  v_steps jsonb;
-  v_code text;
-begin
-  select c.* into v_last
-  from pawl.compensation c
-  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and (p_outcome = 'done' or c.status = 'failed')
-  order by c.number
-  limit 1;
-  select coalesce(jsonb_agg(jsonb_build_object('name', c.name, 'status', c.status) order by c.number), '[]') into v_steps
-  from pawl.compensation c
-  where c.tenant_id = p_tenant and c.instance_id = p_instance_id;
-  select o.code into strict v_code
-  from pawl.fire(
-    p_tenants => array[p_tenant], p_ids => array[p_instance_id], p_events => array[p_outcome || ':compensate'],
-    p_payloads => array[jsonb_build_object(
-      'name', 'compensate', 'task', v_last.undone_by, 'error', coalesce(p_refused, v_last.reason), 'steps', v_steps)],
-    p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{task:compensate}', p_reasons => '{""}',
-    p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true, p_kind => 'result') o;
-  return nullif(v_code, 'applied');
-exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
-  return 'guard-error';
-end
-$$;
--- +goose StatementEnd
-
--- put_off_undoing notes why the undoing of steps cannot go on, and has task_sweep look at it again: after a second first, and
--- then after twice as long each time, up to an hour.
--- Writes: undoing
--- +goose StatementBegin
-create function pawl_private.put_off_undoing(p_tenant text, p_instance_id uuid, p_problem text, p_now timestamptz) returns void
-language sql volatile
-as $$
-  update pawl.undoing u
-  set problem = left(p_problem, 1000), tried = u.tried + 1,
-    due_at = p_now + least(interval '1 second' * 2 ^ least(u.tried, 12), interval '1 hour')
-  where u.tenant_id = p_tenant and u.instance_id = p_instance_id
-$$;
--- +goose StatementEnd
-
--- undo_next goes on with undoing the steps of an instance that is in a state that undoes them. It waits while a task is
--- under way, and then takes the newest step that is not undone. When none is left, the state's done or error is fired. If
--- done is refused, error is fired. If that is refused, too, task_sweep tries again later.
--- The caller holds the instance's lock.
--- Locks:  undoing, compensation, task
--- Writes: undoing, compensation, task, what fire writes
--- +goose StatementBegin
-create function pawl_private.undo_next(p_tenant text, p_instance_id uuid, p_now timestamptz) returns void
-language plpgsql volatile
-as $$
-declare
-  v_instance pawl.instance;
-  v_on_failure text;
-  v_step pawl.compensation;
-  v_task pawl.task;
-  v_spec pawl.workflow_task;
-  v_failed boolean;
-  v_problem text;
-  v_at timestamptz;
-begin
-  update pawl.undoing u set due_at = null where u.tenant_id = p_tenant and u.instance_id = p_instance_id;
-  if not found then
-    return;
-  end if;
-  select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id;
-  select s.undoing into strict v_on_failure
-  from pawl.workflow_state s
-  where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
-  loop
-    if exists (
-      select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_instance_id and t.ended_at is null
-    ) then
-      return;
-    end if;
-    v_failed := exists (
-      select from pawl.compensation c where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'failed');
-    v_step := null;
-    if not v_failed or v_on_failure = 'continue' then
-      select c.* into v_step
-      from pawl.compensation c
-      where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'registered'
-      order by c.number desc
-      limit 1
-      for update;
-    end if;
-    exit when v_step.number is null;
-    select w.* into strict v_spec
-    from pawl.workflow_task w
-    where w.workflow = v_step.workflow and w.workflow_version = v_step.workflow_version and w.position = v_step.position;
-    if v_step.task_id is not null then
-      select t.* into strict v_task from pawl.task t where t.tenant_id = p_tenant and t.id = v_step.task_id;
-      if v_task.status in ('error', 'cancelled') then
-        update pawl.compensation c set status = 'void'
-        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
-        continue;
-      elsif v_task.status = 'unknown' and v_spec.spec ->> 'if_unknown' = 'park' then
-        update pawl.compensation c set status = 'failed', reason = 'it is unknown whether there is an effect to undo'
-        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
-        continue;
-      end if;
-    end if;
-    -- It begins after the step that it follows, which was made after p_now was read.
-    select greatest(h.at, p_now) into strict v_at
-    from pawl.history h
-    where h.tenant_id = p_tenant and h.instance_id = p_instance_id and h.version = v_instance.version;
-    update pawl.compensation c
-    set undone_by = pawl_private.arm_task(v_instance, v_spec, v_step.version, v_at, v_step.number)
-    where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
-    return;
-  end loop;
-
-  v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, case when v_failed then 'error' else 'done' end, null);
-  if v_problem is not null and not v_failed then
-    v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, 'error', v_problem);
-  end if;
-  if v_problem is not null then
-    perform pawl_private.put_off_undoing(p_tenant, p_instance_id, v_problem, p_now);
-  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -16710,7 +16919,7 @@ begin
   end loop;
   return query select
     c.ordinal::integer, c.code, c.tenant, c.id, coalesce(t.instance_id, '00000000-0000-0000-0000-000000000000'),
-    coalesce(t.status, ''), t.left_at is not null, t.leased_until, t.problem
+    coalesce(t.status, ''), t.left_at is not null, t.leased_until
   from unnest(p_tenants, p_ids, v_codes) with ordinality as c (tenant, id, code, ordinal)
   left join lateral (
     select t.* from pawl.task t where t.tenant_id = c.tenant and t.id = c.id limit 1
@@ -16719,94 +16928,27 @@ end
 $$;
 -- +goose StatementEnd
 
--- register_compensation registers that a task may have done what its compensation undoes. If an earlier effect of the task
--- was undone, or there was none, the new one comes after what has been done since.
--- Writes: compensation
+-- settle_work settles one task for a SQL caller.
+-- Returns: the instance as it became; null if it was purged
+-- Raises:  PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
 -- +goose StatementBegin
-create function pawl_private.register_compensation(p_task pawl.task, p_spec pawl.workflow_task) returns void
-language plpgsql volatile
-as $$
-begin
-  if p_spec.compensation is not null then
-    insert into pawl.compensation as c (tenant_id, instance_id, name, workflow, workflow_version, position, task_id, version, status)
-    values (
-      p_task.tenant_id, p_task.instance_id, p_task.name, p_task.workflow, p_task.workflow_version, p_spec.compensation, p_task.id,
-      p_task.entered_version, 'registered')
-    on conflict (tenant_id, task_id) do update
-    set status = 'registered', number = default, undone_by = null, reason = null
-    where c.status in ('void', 'undone', 'skipped');
-  end if;
-end
-$$;
--- +goose StatementEnd
-
--- lock_claim_key lets the same claim, sent twice at a time, be carried out once.
--- Locks:  claim_key
--- Writes: claim_key
--- +goose StatementBegin
-create function pawl_private.lock_claim_key(p_tenant text, p_key text, p_now timestamptz) returns void
-language plpgsql volatile
-as $$
-begin
-  insert into pawl_private.claim_key (tenant_id, key, claimed_at)
-  values (p_tenant, p_key, p_now)
-  on conflict on constraint claim_key_pkey do update set claimed_at = excluded.claimed_at;
-end
-$$;
--- +goose StatementEnd
-
--- begin_attempt claims a task: it records that it is sent.
--- p_for: for how long the lease holds
--- Returns: the task as it became
--- Writes:  task, task_attempt, compensation
--- +goose StatementBegin
-create function pawl_private.begin_attempt(
-  p_task pawl.task, p_spec pawl.workflow_task, p_worker text, p_claim_key text, p_for interval, p_now timestamptz
-) returns pawl.task
+create function pawl_private.settle_work(p_tenant text, p_id uuid, p_lease uuid, p_report jsonb) returns pawl.instance
 language plpgsql volatile
 as $$
 declare
-  v_task pawl.task;
-  v_reconciles boolean := p_task.status = 'reconciling';
+  v_settled pawl.task_settled;
+  v_instance pawl.instance;
 begin
-  update pawl.task t
-  set
-    status = case when v_reconciles then 'reconciling' else 'sent' end,
-    attempts = t.attempts + 1,
-    tries = t.tries + case when v_reconciles then 0 else 1 end,
-    checks = t.checks + case when v_reconciles then 1 else 0 end,
-    sent_at = coalesce(t.sent_at, p_now),
-    due_at = null,
-    lease = gen_random_uuid(),
-    leased_until = p_now + p_for,
-    leased_for = p_for,
-    look_at = case when t.topic is null then p_now + p_for else least(p_now + p_for, t.deadline_at) end,
-    worker = left(p_worker, 255),
-    claim_key = nullif(p_claim_key, '')
-  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
-  returning t.* into strict v_task;
-  insert into pawl.task_attempt (tenant_id, task_id, number, kind, key, lease, worker, started_at)
-  values (
-    v_task.tenant_id, v_task.id, v_task.attempts,
-    case when v_reconciles then 'reconcile' when v_task.topic is not null then 'work' else 'call' end,
-    pawl_private.task_key(v_task), v_task.lease, v_task.worker, p_now);
-  if not v_reconciles then
-    perform pawl_private.register_compensation(v_task, p_spec);
+  if not exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.topic is not null) then
+    perform pawl_private.raise_condition('task-not-found', null);
   end if;
-  return v_task;
+  select s.* into strict v_settled from pawl_private.settle_tasks(array[p_tenant], array[p_id], array[p_lease], array[p_report]) s;
+  if v_settled.code not in ('settled', 'repeated') then
+    perform pawl_private.raise_condition(v_settled.code, null);
+  end if;
+  select i.* into v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = v_settled.instance_id;
+  return v_instance;
 end
-$$;
--- +goose StatementEnd
-
--- task_cannot notes that a task's request or input cannot be made. task_sweep ends it.
--- Writes: task
--- +goose StatementBegin
-create function pawl_private.task_cannot(p_task pawl.task, p_error text, p_now timestamptz) returns void
-language sql volatile
-as $$
-  update pawl.task t
-  set due_at = null, look_at = p_now, problem = left('input: ' || p_error, 1000)
-  where t.tenant_id = p_task.tenant_id and t.id = p_task.id
 $$;
 -- +goose StatementEnd
 
@@ -16855,211 +16997,135 @@ end
 $$;
 -- +goose StatementEnd
 
--- task_retains says whether a task of an instance is open.
+-- 80_task/private_undo.sql
+
+-- fire_undone fires the event that ends the undoing of steps.
+-- p_outcome: done or error. p_refused: why done was refused; null if it was not
+-- Returns: null, or why the step was refused
+-- Writes: what fire writes
 -- +goose StatementBegin
-create function pawl_private.task_retains(p_tenant text, p_id uuid) returns boolean
-language plpgsql stable -- As instance_retains.
+create function pawl_private.fire_undone(p_tenant text, p_instance_id uuid, p_outcome text, p_refused text) returns text
+language plpgsql volatile
 as $$
+declare
+  v_last pawl.compensation;
+  v_steps jsonb;
+  v_code text;
 begin
-  return exists (
-    select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_id and t.ended_at is null);
+  select c.* into v_last
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id and (p_outcome = 'done' or c.status = 'failed')
+  order by c.number
+  limit 1;
+  select coalesce(jsonb_agg(jsonb_build_object('name', c.name, 'status', c.status) order by c.number), '[]') into v_steps
+  from pawl.compensation c
+  where c.tenant_id = p_tenant and c.instance_id = p_instance_id;
+  select o.code into strict v_code
+  from pawl.fire(
+    p_tenants => array[p_tenant], p_ids => array[p_instance_id], p_events => array[p_outcome || ':compensate'],
+    p_payloads => array[jsonb_build_object(
+      'name', 'compensate', 'task', v_last.undone_by, 'error', coalesce(p_refused, v_last.reason), 'steps', v_steps)],
+    p_keys => '{""}', p_expected => '{*}', p_checked => '{*}', p_actors => '{task:compensate}', p_reasons => '{""}',
+    p_correlation_ids => '{""}', p_traceparents => '{""}', p_verified => true, p_kind => 'result') o;
+  return nullif(v_code, 'applied');
+exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded or raise_exception then
+  return 'guard-error';
 end
 $$;
 -- +goose StatementEnd
 
--- settle_work settles one task for a SQL caller.
--- Returns: the instance as it became; null if it was purged
--- Raises:  PW40K task-not-found, PW40S lease-superseded, PW40D task-ended
+-- put_off_undoing notes why the undoing of steps cannot go on, and has task_sweep look at it again: after a second first, and
+-- then after twice as long each time, up to an hour.
+-- Writes: undoing
 -- +goose StatementBegin
-create function pawl_private.settle_work(p_tenant text, p_id uuid, p_lease uuid, p_report jsonb) returns pawl.instance
+create function pawl_private.put_off_undoing(p_tenant text, p_instance_id uuid, p_problem text, p_now timestamptz) returns void
+language sql volatile
+as $$
+  update pawl.undoing u
+  set problem = left(p_problem, 1000), tried = u.tried + 1,
+    due_at = p_now + least(interval '1 second' * 2 ^ least(u.tried, 12), interval '1 hour')
+  where u.tenant_id = p_tenant and u.instance_id = p_instance_id
+$$;
+-- +goose StatementEnd
+
+-- undo_next goes on with undoing the steps of an instance that is in a state that undoes them. It waits while a task is
+-- under way, and then takes the newest step that is not undone. When none is left, the state's done or error is fired. If
+-- done is refused, error is fired. If that is refused, too, task_sweep tries again later.
+-- The caller holds the instance's lock.
+-- Locks:  undoing, compensation, task
+-- Writes: undoing, compensation, task, what fire writes
+-- +goose StatementBegin
+create function pawl_private.undo_next(p_tenant text, p_instance_id uuid, p_now timestamptz) returns void
 language plpgsql volatile
 as $$
 declare
-  v_settled pawl.task_settled;
   v_instance pawl.instance;
-begin
-  if not exists (select from pawl.task t where t.tenant_id = p_tenant and t.id = p_id and t.topic is not null) then
-    perform pawl_private.raise_condition('task-not-found', null);
-  end if;
-  select s.* into strict v_settled from pawl_private.settle_tasks(array[p_tenant], array[p_id], array[p_lease], array[p_report]) s;
-  if v_settled.code not in ('settled', 'repeated') then
-    perform pawl_private.raise_condition(v_settled.code, null);
-  end if;
-  select i.* into v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = v_settled.instance_id;
-  return v_instance;
-end
-$$;
--- +goose StatementEnd
-
--- task_stays says where an instance is with regard to a task that has ended: 'own' in the stay in the state that started
--- it, 'outcome' in the stay in the state that its outcome led to, or 'elsewhere'.
--- +goose StatementBegin
-create function pawl_private.task_stays(p_task pawl.task, p_instance pawl.instance) returns text
-language plpgsql stable
-as $$
-begin
-  return case
-    when p_task.result_version is null and p_task.left_at is null and p_instance.state = p_task.state then 'own'
-    when exists (
-      select from pawl.history h
-      where h.tenant_id = p_task.tenant_id and h.instance_id = p_task.instance_id and h.version = p_task.result_version
-        and h.to_state = p_instance.state and coalesce(h.entered_at, h.at) = p_instance.state_changed_at
-    ) then case when p_instance.state = p_task.state then 'own' else 'outcome' end
-    else 'elsewhere'
-  end;
-end
-$$;
--- +goose StatementEnd
-
--- operating checks what an operator gives with each act on a task, and for whom the session may act.
--- Returns: the caller for the audit
--- Raises:  PW400; what pawl_private.bound_actor raises
--- +goose StatementBegin
-create function pawl_private.operating(p_tenant text, p_actor text, p_reason text, p_caller jsonb) returns jsonb
-language plpgsql stable
-as $$
-declare
-  v_actor text;
-begin
-  perform pawl_private.refuse_malformed(pawl_private.force_fault(
-    p_tenant => p_tenant, p_actor => p_actor, p_key => null, p_correlation_id => null, p_reason => p_reason, p_expected => null));
-  v_actor := pawl_private.bound_actor(p_tenant, p_actor);
-  return coalesce(p_caller, jsonb_build_object('actor', v_actor));
-end
-$$;
--- +goose StatementEnd
-
--- lock_task locks the instance of a task, and then the task, for an operator.
--- Raises: PW40K task-not-found
--- +goose StatementBegin
-create function pawl_private.lock_task(p_tenant text, p_id uuid, out task pawl.task, out instance pawl.instance)
-language plpgsql volatile
-as $$
-begin
-  select t.* into task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id;
-  if not found then
-    perform pawl_private.raise_condition('task-not-found', null);
-  end if;
-  select i.* into instance from pawl.instance i where i.tenant_id = p_tenant and i.id = task.instance_id for no key update;
-  select t.* into strict task from pawl.task t where t.tenant_id = p_tenant and t.id = p_id for update;
-end
-$$;
--- +goose StatementEnd
-
--- task_digest is a task for the audit.
--- +goose StatementBegin
-create function pawl_private.task_digest(p_task pawl.task) returns jsonb
-language sql stable
-as $$
-  select jsonb_build_object(
-    'instance', p_task.instance_id, 'workflow', p_task.workflow, 'state', p_task.state, 'name', p_task.name, 'status', p_task.status,
-    'attempts', p_task.attempts)
-$$;
--- +goose StatementEnd
-
--- work_claim claims tasks of a topic, the longest due first. A claim with a key under which tasks are leased returns these
--- once more, and no others.
--- p_lease:  for how long the lease holds; null for what each task declares
--- p_key:    '' or null for none
--- p_within: the workflows whose tasks it may claim; null for all
--- p_holds:  whether to lock their instances too, for a caller who settles them in the same transaction: so no step waits for
---           a task whose holder waits for the step's instance
--- Locks:    claim_key, instance (if p_holds, for no key update, those that are not locked), task (those that are not locked)
--- Writes:   claim_key, task, task_attempt, compensation
--- +goose StatementBegin
-create function pawl_private.work_claim(
-  p_tenant text, p_topic text, p_worker text, p_max integer, p_lease interval default null, p_key text default null,
-  p_within text[] default null, p_holds boolean default false
-) returns setof pawl.work
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
--- The planner is left one way to read: by the index of the topic, in its order.
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
-set enable_incremental_sort = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-as $$
-declare
-  v_now timestamptz := pawl.now();
+  v_on_failure text;
+  v_step pawl.compensation;
   v_task pawl.task;
   v_spec pawl.workflow_task;
-  v_input jsonb;
-  v_step pawl.history;
-  v_repeats boolean := false;
+  v_failed boolean;
+  v_problem text;
+  v_at timestamptz;
 begin
-  if p_max not between 1 and 100 or p_max is null then
-    perform pawl_private.refuse_malformed('a claim takes 1 to 100 tasks');
-  elsif p_lease not between interval '1 second' and interval '1 hour' then
-    perform pawl_private.refuse_malformed('a lease holds for 1s to 1h');
-  elsif length(p_key) > 255 then
-    perform pawl_private.refuse_malformed('a key has at most 255 characters');
+  update pawl.undoing u set due_at = null where u.tenant_id = p_tenant and u.instance_id = p_instance_id;
+  if not found then
+    return;
   end if;
-  if p_key <> '' then
-    perform pawl_private.lock_claim_key(p_tenant, p_key, v_now);
-    v_repeats := exists (
-      select from pawl.task t
-      where t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null);
-    if v_repeats then
-      perform pawl_private.commit_synchronously();
-    end if;
-  end if;
-  for v_task in
-    (
-      select t.*
-      from pawl.task t
-      where v_repeats and t.tenant_id = p_tenant and t.claim_key = p_key and t.topic = p_topic and t.leased_until is not null
-    )
-    union all
-    (
-      select d.*
-      from (
-        select t.*
-        from pawl.task t
-        where not v_repeats and not p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
-          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
-          and (p_within is null or t.workflow = any (p_within))
-        order by t.tenant_id, t.topic, t.due_at
-        limit p_max
-        for update skip locked
-      ) d
-    )
-    union all
-    (
-      select d.*
-      from (
-        select t.*
-        from pawl.task t
-        join pawl.instance i on i.tenant_id = t.tenant_id and i.id = t.instance_id
-        where not v_repeats and p_holds and t.tenant_id = p_tenant and t.topic = p_topic and t.topic is not null
-          and t.due_at is not null and t.due_at <= v_now and t.deadline_at > v_now
-          and (p_within is null or t.workflow = any (p_within))
-        order by t.tenant_id, t.topic, t.due_at
-        limit p_max
-        for no key update of i skip locked
-        for update of t skip locked
-      ) d
-    )
+  select i.* into strict v_instance from pawl.instance i where i.tenant_id = p_tenant and i.id = p_instance_id;
+  select s.undoing into strict v_on_failure
+  from pawl.workflow_state s
+  where s.workflow = v_instance.workflow and s.workflow_version = v_instance.workflow_version and s.state = v_instance.state;
   loop
-    v_spec := pawl_private.task_spec(v_task);
-    v_step := pawl_private.task_step(v_task);
-    begin
-      v_input := pawl_private.value(pawl_private.task_document(v_task, v_step), v_spec.spec -> 'input');
-    exception when data_exception or undefined_object or feature_not_supported or program_limit_exceeded then
-      perform pawl_private.task_cannot(v_task, sqlerrm, v_now);
-      continue;
-    end;
-    if not v_repeats then
-      v_task := pawl_private.begin_attempt(
-        v_task, v_spec, p_worker, p_key, coalesce(p_lease, pawl_private.duration(v_spec.spec ->> 'lease')), v_now);
+    if exists (
+      select from pawl.task t where t.tenant_id = p_tenant and t.instance_id = p_instance_id and t.ended_at is null
+    ) then
+      return;
     end if;
-    return query select
-      v_task.id, v_task.topic, v_task.name, v_task.instance_id, v_task.workflow, v_task.attempts, pawl_private.task_key(v_task),
-      coalesce(v_input, '{}'), v_task.lease, least(v_task.leased_until, v_task.deadline_at), v_task.deadline_at,
-      v_step.correlation_id::text, v_step.traceparent;
+    v_failed := exists (
+      select from pawl.compensation c where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'failed');
+    v_step := null;
+    if not v_failed or v_on_failure = 'continue' then
+      select c.* into v_step
+      from pawl.compensation c
+      where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.status = 'registered'
+      order by c.number desc
+      limit 1
+      for update;
+    end if;
+    exit when v_step.number is null;
+    select w.* into strict v_spec
+    from pawl.workflow_task w
+    where w.workflow = v_step.workflow and w.workflow_version = v_step.workflow_version and w.position = v_step.position;
+    if v_step.task_id is not null then
+      select t.* into strict v_task from pawl.task t where t.tenant_id = p_tenant and t.id = v_step.task_id;
+      if v_task.status in ('error', 'cancelled') then
+        update pawl.compensation c set status = 'void'
+        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+        continue;
+      elsif v_task.status = 'unknown' and v_spec.spec ->> 'if_unknown' = 'park' then
+        update pawl.compensation c set status = 'failed', reason = 'it is unknown whether there is an effect to undo'
+        where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+        continue;
+      end if;
+    end if;
+    -- It begins after the step that it follows, which was made after p_now was read.
+    select greatest(h.at, p_now) into strict v_at
+    from pawl.history h
+    where h.tenant_id = p_tenant and h.instance_id = p_instance_id and h.version = v_instance.version;
+    update pawl.compensation c
+    set undone_by = pawl_private.arm_task(v_instance, v_spec, v_step.version, v_at, v_step.number)
+    where c.tenant_id = p_tenant and c.instance_id = p_instance_id and c.number = v_step.number;
+    return;
   end loop;
+
+  v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, case when v_failed then 'error' else 'done' end, null);
+  if v_problem is not null and not v_failed then
+    v_problem := pawl_private.fire_undone(p_tenant, p_instance_id, 'error', v_problem);
+  end if;
+  if v_problem is not null then
+    perform pawl_private.put_off_undoing(p_tenant, p_instance_id, v_problem, p_now);
+  end if;
 end
 $$;
 -- +goose StatementEnd
@@ -17306,8 +17372,8 @@ begin
         v_task.tenant_id::text, v_task.id, v_task.lease, v_task.attempts, v_task.status = 'reconciling', pawl_private.task_key(v_task),
         case when v_task.status = 'reconciling' then '' else coalesce(v_spec.spec ->> 'header', '') end, v_task.connection,
         v_request ->> 'method', v_request -> 'path', coalesce(nullif(v_request -> 'query', 'null'), '{}'),
-        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8, v_task.deadline_at, v_task.instance_id,
-        v_task.workflow, v_task.state, v_task.name, v_step.correlation_id::text, v_step.traceparent;
+        coalesce(nullif(v_request -> 'headers', 'null'), '{}'), v_request -> 'body', extract(epoch from v_timeout)::float8,
+        v_step.correlation_id::text, v_step.traceparent;
     end loop;
   end loop;
 end
@@ -17811,6 +17877,141 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('reader', 'pawl.task_attempt', null),
   ('reader', 'pawl.compensation', null),
   ('reader', 'pawl.undoing', null);
+
+-- 90_telemetry/tables.sql
+
+-- Module telemetry: what the whole deployment has to do and has not done yet, for metrics. It has no tables.
+
+-- backlog_row is the row type of backlog. It never has rows; see pawl.timeout_row.
+create view pawl.backlog_row as
+select ''::text as measure, ''::text as label, ''::text as status, 0::float8 as value where false;
+
+-- 90_telemetry/backlog.sql
+
+-- backlog measures what is still to be done. Each part reads a bounded number of rows, by an index. So its cost does not
+-- grow with the backlog, and a count is at least what it says: of timers, deliveries and dead letters 10,000 rows are
+-- counted, and of open tasks 100,000.
+-- Timers and deliveries of disabled tenants wait until these are enabled, and are not counted.
+-- Returns: one row per measure, and per label and status where the measure has these:
+--          timers_due: how many deadlines have passed. timers_late: for how long the oldest of them, in seconds.
+--          timers_failing: how many cannot be ended.
+--          consumer_steps: by consumer, how many positions of the log it has not read. consumer_behind: by consumer, the
+--          age of the first step that it has not read, in seconds.
+--          deliveries_due: how many deliveries may be sent now. deliveries_late: for how long the oldest, in seconds.
+--          deliveries_dead: how many dead letters there are.
+--          tasks: by topic and status, how many are open, or have ended badly. Calls have the topic _call
+-- +goose StatementBegin
+create function pawl.backlog() returns setof pawl.backlog_row
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+-- The planner is left one way to read: by an index.
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+  v_now timestamptz := pawl.now();
+  v_disabled text[] := array(select t.id::text from pawl.tenant t where t.disabled_at is not null);
+begin
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(t.due_at)), 0)::float8 as late
+    from (
+      (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.due_at <= v_now and t.queued_version is distinct from t.armed_version
+        order by t.due_at
+        limit 10000
+      )
+      union all
+      select s.tenant_id, s.due_at
+      from pawl_private.slow_queue q
+      cross join lateral (
+        select t.tenant_id, t.due_at
+        from pawl.timer t
+        where t.queue = q.id and t.queued_version = t.armed_version and t.due_at <= v_now
+        order by t.due_at
+        limit 1000
+      ) s
+    ) t
+    where t.tenant_id <> all (v_disabled)
+  ) t
+  cross join lateral (values ('timers_due', t.due), ('timers_late', t.late)) m (measure, value);
+
+  return query
+  select 'timers_failing'::text, ''::text, ''::text, count(*)::float8
+  from (select t.tenant_id from pawl.timer t where t.failed_version = t.armed_version limit 10000) t
+  where t.tenant_id <> all (v_disabled);
+
+  return query
+  select m.measure, c.name, ''::text, m.value
+  from pawl.consumer c
+  cross join pawl.log_head e
+  left join lateral (
+    select h.at
+    from pawl.log f
+    join pawl.history h on h.tenant_id = f.tenant_id and h.instance_id = f.instance_id and h.version = f.version
+    where f.position > c.position and not c.audit
+    order by f.position
+    limit 1
+  ) o on true
+  left join lateral (
+    select r.at
+    from pawl.audit_log l
+    join pawl.audit r on r.tenant_id = l.tenant_id and r.seq = l.seq
+    where l.position > c.position and c.audit
+    order by l.position
+    limit 1
+  ) a on true
+  cross join lateral (values
+    ('consumer_steps', greatest(case when c.audit then e.audit_position else e.position end - c.position, 0)::float8),
+    ('consumer_behind', coalesce(extract(epoch from v_now - coalesce(o.at, a.at)), 0)::float8)
+  ) m (measure, value);
+
+  return query
+  select m.measure, ''::text, ''::text, m.value
+  from (
+    select count(*)::float8 as due, coalesce(extract(epoch from v_now - min(d.next_attempt_at)), 0)::float8 as late
+    from (
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and not d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+      union all
+      (
+        select d.tenant_id, d.next_attempt_at
+        from pawl.delivery d
+        where d.status = 'pending' and d.next_attempt_at is not null and d.callback and d.next_attempt_at <= v_now
+        limit 10000
+      )
+    ) d
+    where d.tenant_id <> all (v_disabled)
+  ) d
+  cross join lateral (values ('deliveries_due', d.due), ('deliveries_late', d.late)) m (measure, value);
+
+  return query
+  select 'deliveries_dead'::text, ''::text, ''::text, count(*)::float8
+  from (select from pawl.delivery d where d.status = 'dead' limit 10000) d;
+
+  return query
+  select 'tasks'::text, coalesce(t.topic, '_call'), t.status, count(*)::float8
+  from (
+    (select t.topic, t.status from pawl.task t where t.status in ('pending', 'sent', 'reconciling') limit 100000)
+    union all
+    (select t.topic, t.status from pawl.task t where t.status in ('error', 'unknown') limit 10000)
+  ) t
+  group by t.topic, t.status;
+end
+$$;
+-- +goose StatementEnd
+
+-- 90_telemetry/grants.sql
+
+insert into pawl_private.privilege (privilege, function) values
+  ('worker', 'pawl.backlog');
 
 revoke execute on all functions in schema pawl, pawl_private from public;
 

@@ -78,3 +78,58 @@ func (q *Queries) ListHistory(ctx context.Context, arg ListHistoryParams) ([]His
 	}
 	return items, nil
 }
+
+const previousTraces = `-- name: PreviousTraces :many
+select c.ordinal::bigint as ordinal, p.traceparent::text as traceparent
+from (
+  select
+    unnest($1::text[]) as tenant, unnest($2::uuid[]) as id, unnest($3::bigint[]) as version,
+    unnest($4::text[]) as traceparent, generate_subscripts($1::text[], 1) as ordinal
+) c
+cross join lateral (
+  select h.traceparent
+  from pawl.history h
+  where h.tenant_id = c.tenant and h.instance_id = c.id and h.version < c.version and h.version >= c.version - 50
+    and h.traceparent <> c.traceparent
+  order by h.version desc
+  limit 1
+) p
+`
+
+type PreviousTracesParams struct {
+	Tenants      []string
+	Ids          []uuid.UUID
+	Versions     []int64
+	Traceparents []string
+}
+
+type PreviousTracesRow struct {
+	Ordinal     int64
+	Traceparent string
+}
+
+// PreviousTraces reads the traceparent of the last step before each of some steps that has another one.
+func (q *Queries) PreviousTraces(ctx context.Context, arg PreviousTracesParams) ([]PreviousTracesRow, error) {
+	rows, err := q.db.Query(ctx, previousTraces,
+		arg.Tenants,
+		arg.Ids,
+		arg.Versions,
+		arg.Traceparents,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []PreviousTracesRow
+	for rows.Next() {
+		var i PreviousTracesRow
+		if err := rows.Scan(&i.Ordinal, &i.Traceparent); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

@@ -78,6 +78,13 @@ type AuditPosition struct {
 	Seq      int64
 }
 
+type BacklogRow struct {
+	Measure string
+	Label   string
+	Status  string
+	Value   float64
+}
+
 type Bulk struct {
 	TenantID string
 	ID       uuid.UUID
@@ -971,11 +978,6 @@ type TaskCall struct {
 	Headers           json.RawMessage
 	Body              json.RawMessage
 	TimeoutSeconds    float64
-	DeadlineAt        time.Time
-	InstanceID        uuid.UUID
-	Workflow          string
-	State             string
-	Name              string
 	CorrelationID     *string
 	Traceparent       *string
 }
@@ -1022,7 +1024,6 @@ type TaskSettled struct {
 	Status      string
 	Late        bool
 	LeasedUntil *time.Time
-	Problem     *string
 }
 
 type Tenant struct {

@@ -50,3 +50,6 @@ from pawl.consumer_status() s;
 
 -- name: ConsumerDelete :one
 select pawl.consumer_delete(@consumer::text)::boolean as deleted;
+
+-- name: Backlog :many
+select * from pawl.backlog();

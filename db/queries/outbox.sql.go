@@ -12,6 +12,35 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const backlog = `-- name: Backlog :many
+select measure, label, status, value from pawl.backlog()
+`
+
+func (q *Queries) Backlog(ctx context.Context) ([]BacklogRow, error) {
+	rows, err := q.db.Query(ctx, backlog)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []BacklogRow
+	for rows.Next() {
+		var i BacklogRow
+		if err := rows.Scan(
+			&i.Measure,
+			&i.Label,
+			&i.Status,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const consumerAdvance = `-- name: ConsumerAdvance :one
 select pawl.consumer_advance(
   $1::text, $2::text, $3::bigint, $4::bigint, $5::bigint, $6::bigint,

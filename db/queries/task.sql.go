@@ -271,7 +271,7 @@ func (q *Queries) ListTasks(ctx context.Context, arg ListTasksParams) ([]TaskRow
 }
 
 const taskClaim = `-- name: TaskClaim :many
-select tenant_id, task_id, lease, attempt, reconciling, key, idempotency_header, connection, method, path, query, headers, body, timeout_seconds, deadline_at, instance_id, workflow, state, name, correlation_id, traceparent
+select tenant_id, task_id, lease, attempt, reconciling, key, idempotency_header, connection, method, path, query, headers, body, timeout_seconds, correlation_id, traceparent
 from pawl.task_claim(
   p_tenants => $1::text[], p_connections => $2::text[], p_limits => $3::integer[], p_claimer => $4::text)
 `
@@ -312,11 +312,6 @@ func (q *Queries) TaskClaim(ctx context.Context, arg TaskClaimParams) ([]TaskCal
 			&i.Headers,
 			&i.Body,
 			&i.TimeoutSeconds,
-			&i.DeadlineAt,
-			&i.InstanceID,
-			&i.Workflow,
-			&i.State,
-			&i.Name,
 			&i.CorrelationID,
 			&i.Traceparent,
 		); err != nil {
@@ -423,7 +418,7 @@ func (q *Queries) TaskRetry(ctx context.Context, arg TaskRetryParams) (bool, err
 }
 
 const taskSettle = `-- name: TaskSettle :many
-select ordinal, code, tenant_id, task_id, instance_id, status, late, leased_until, problem
+select ordinal, code, tenant_id, task_id, instance_id, status, late, leased_until
 from pawl.task_settle(p_tenants => $1::text[], p_ids => $2::uuid[], p_leases => $3::uuid[], p_reports => $4::jsonb[])
 `
 
@@ -457,7 +452,6 @@ func (q *Queries) TaskSettle(ctx context.Context, arg TaskSettleParams) ([]TaskS
 			&i.Status,
 			&i.Late,
 			&i.LeasedUntil,
-			&i.Problem,
 		); err != nil {
 			return nil, err
 		}

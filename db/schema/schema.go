@@ -3,7 +3,7 @@
 // A module's folder has these files, which are loaded in this order, module by module:
 //
 //	tables.sql      the module's opening comment, schemas, domains, tables, indexes, types, views
-//	private.sql     the functions of schema pawl_private
+//	private.sql     the functions of schema pawl_private; of a module with many, by what they do, in private_<part>.sql, too
 //	<function>.sql  one function of schema pawl each, with its header
 //	grants.sql      what each kind of role may execute and read, as data
 //
@@ -28,9 +28,19 @@ import (
 //go:embed */*.sql
 var files embed.FS
 
-// fixed has the files of a module that are not those of one function, with their places in the load
-// order: negative before the functions, positive after them.
-var fixed = map[string]int{"tables.sql": -2, "private.sql": -1, "grants.sql": 1}
+// place returns the place of a file in the load order of its module. It is negative for what is before the public functions,
+// positive for what is after them.
+func place(file string) int {
+	switch base := path.Base(file); {
+	case base == "tables.sql":
+		return -2
+	case base == "private.sql" || strings.HasPrefix(base, "private_"):
+		return -1
+	case base == "grants.sql":
+		return 1
+	}
+	return 0
+}
 
 // Files returns the paths of the source files, in load order.
 func Files() []string {
@@ -42,7 +52,7 @@ func Files() []string {
 		if c := strings.Compare(path.Dir(a), path.Dir(b)); c != 0 {
 			return c
 		}
-		if c := fixed[path.Base(a)] - fixed[path.Base(b)]; c != 0 {
+		if c := place(a) - place(b); c != 0 {
 			return c
 		}
 		return strings.Compare(a, b)

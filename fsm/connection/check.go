@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +20,6 @@ import (
 )
 
 const (
-	maxName    = 63
 	maxUser    = 255
 	maxSecret  = 4096
 	maxHeaders = 50
@@ -35,16 +33,9 @@ const (
 	maxConcurrency     = 512
 )
 
-var (
-	connectionName = regexp.MustCompile(`^[a-z][a-z0-9]*([-_][a-z0-9]+)*$`)
-	headerName     = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
-)
-
-// reserved are the headers that a connection cannot have: those of the connection itself (RFC 9110, 7.6.1), and those that
-// pawl sets for a task.
-var reserved = []string{
-	"authorization", "connection", "content-length", "content-type", "cookie", "expect", "host", "idempotency-key", "keep-alive",
-	"proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+// isReserved reports whether a header is one that a connection cannot have: a call has it by itself, or with a task's key.
+func isReserved(name string) bool {
+	return definition.IsOwnHeader(name) || strings.EqualFold(name, "Idempotency-Key")
 }
 
 // check fills in defaults, writes the base URL as it is stored, and returns all faults as one error.
@@ -57,10 +48,10 @@ func (s *Service) check(ctx context.Context, tenant, name string, c *Settings) e
 	fault := func(pointer, format string, args ...any) {
 		faults = append(faults, fsm.Fault{Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
 	}
-	if len(name) > maxName || !connectionName.MatchString(name) {
+	if !definition.IsConnectionName(name) {
 		faults = append(faults, fsm.Fault{
 			Parameter: "name",
-			Detail:    fmt.Sprintf("must have at most %d lower-case letters, digits and single - or _ between them, and begin with a letter", maxName),
+			Detail:    fmt.Sprintf("must have at most %d lower-case letters, digits and single - or _ between them, and begin with a letter", definition.MaxConnectionName),
 		})
 	}
 	if base, err := s.baseURL(ctx, c.BaseURL); err != nil {
@@ -117,7 +108,7 @@ func (s *Service) checkAuth(tenant string, a Auth, fault func(pointer, format st
 	switch name := strings.ToLower(a.Name); {
 	case a.Type != Header && a.Name != "":
 		fault("/auth/name", "is for the type %s", Header)
-	case a.Type == Header && (!headerName.MatchString(a.Name) || name != "authorization" && slices.Contains(reserved, name)):
+	case a.Type == Header && (!definition.IsHeaderName(a.Name) || name != "authorization" && isReserved(name)):
 		fault("/auth/name", "must be the name of a header that has a secret, such as X-Api-Key")
 	}
 	switch {
@@ -168,11 +159,11 @@ func checkHeaders(c Settings, fault func(pointer, format string, args ...any)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
 		pointer, known := "/headers"+definition.Pointer(name), strings.ToLower(name)
 		switch {
-		case !headerName.MatchString(name):
+		case !definition.IsHeaderName(name):
 			fault(pointer, "is no name of a header")
 		case known == "authorization":
 			fault(pointer, "has a secret, which headers do not hide: give it in auth")
-		case slices.Contains(reserved, known):
+		case isReserved(known):
 			fault(pointer, "is set by pawl")
 		case seen[known]:
 			fault(pointer, "is here twice, since case does not count in headers")

@@ -116,8 +116,6 @@ var (
 	taskSchema     = closedObject("id", "key", "name", "workflow", "state")
 	methods        = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"}
 	taskName       = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)
-	headerName     = regexp.MustCompile("^[A-Za-z0-9!#%&'*+.^_`|~-]{1,100}$")
-	ownHeaders     = []string{"authorization", "host", "content-type", "content-length", "cookie", "connection", "transfer-encoding"}
 	requestPath    = regexp.MustCompile(`^/([^/?#\\\x00-\x20\x7f][^?#\\\x00-\x20\x7f]*)?$`)
 	requestPathPar = regexp.MustCompile(`\{\{|\}\}|\{[^{}]*\}|[{}]`)
 )
@@ -305,8 +303,8 @@ func (d *Draft) request(at string, v any, connection string, roots []string) *Re
 	r := Request{Connection: connection}
 	if v, given := m["connection"]; given || connection == "" {
 		r.Connection = d.text(at+"/connection", v)
-		if r.Connection != "" && (len(r.Connection) > MaxNameLength || !workflowName.MatchString(r.Connection)) {
-			d.fault(at+"/connection", "must be the name of a connection: up to %d lower-case letters and digits, with single dashes or underscores between", MaxNameLength)
+		if r.Connection != "" && !IsConnectionName(r.Connection) {
+			d.fault(at+"/connection", "must be the name of a connection: up to %d lower-case letters and digits, with single dashes or underscores between", MaxConnectionName)
 		}
 	}
 	r.Method, _ = m["method"].(string)
@@ -326,9 +324,9 @@ func (d *Draft) request(at string, v any, connection string, roots []string) *Re
 	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
 		at, known := at+"/headers"+Pointer(name), strings.ToLower(name)
 		switch {
-		case !headerName.MatchString(name):
+		case !IsHeaderName(name):
 			d.fault(at, "is no name of a header")
-		case slices.Contains(ownHeaders, known):
+		case IsOwnHeader(known):
 			d.fault(at, "is not for a definition to set: the connection and the call have it")
 		case lower[known]:
 			d.fault(at, "is here twice, since case does not count in headers")
@@ -429,7 +427,7 @@ func (d *Draft) idempotency(at string, v any) *Idempotency {
 	m, _ := d.object(at, v)
 	d.members(at, m, "header", "window")
 	if v, given := m["header"]; given {
-		if i.Header = d.text(at+"/header", v); i.Header != "" && (!headerName.MatchString(i.Header) || slices.Contains(ownHeaders, strings.ToLower(i.Header))) {
+		if i.Header = d.text(at+"/header", v); i.Header != "" && (!IsHeaderName(i.Header) || IsOwnHeader(i.Header)) {
 			d.fault(at+"/header", "is no name of a header that could have a key, such as Idempotency-Key")
 		}
 	}

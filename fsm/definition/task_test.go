@@ -142,9 +142,11 @@ func TestTaskFaults(t *testing.T) {
 		charging(`"http":{},"idempotency":{},"deadline":"1h",`+ends, ""):    {at + "/http/connection": "string", at + "/http/method": "one of GET", at + "/http/path": "string"},
 		charging(`"http":"psp","idempotency":{},"deadline":"1h",`+ends, ""): {at + "/http": "object"},
 		call(`"url":"x"`): {at + "/http/url": "not a member"},
-		strings.Replace(call(`"body":{}`), `"psp"`, `"P S P"`, 1): {at + "/http/connection": "name of a connection"},
-		strings.Replace(call(`"body":{}`), `"POST"`, `"post"`, 1): {at + "/http/method": "one of GET"},
-		strings.Replace(call(`"body":{}`), `"POST"`, `"GET"`, 1):  {at + "/http/body": "has no body"},
+		strings.Replace(call(`"body":{}`), `"psp"`, `"P S P"`, 1):                                                   {at + "/http/connection": "name of a connection"},
+		strings.Replace(call(`"body":{}`), `"psp"`, `"`+strings.Repeat("p", definition.MaxConnectionName)+`"`, 1):   nil,
+		strings.Replace(call(`"body":{}`), `"psp"`, `"`+strings.Repeat("p", definition.MaxConnectionName+1)+`"`, 1): {at + "/http/connection": "name of a connection"},
+		strings.Replace(call(`"body":{}`), `"POST"`, `"post"`, 1):                                                   {at + "/http/method": "one of GET"},
+		strings.Replace(call(`"body":{}`), `"POST"`, `"GET"`, 1):                                                    {at + "/http/body": "has no body"},
 		call(`"body":null`):                       {at + "/http/body": "not be null"},
 		call(`"body":{"a":"$.contxt.a"}`):         {at + "/http/body/a": "did you mean $.context?"},
 		call(`"body":{"a":"$.task.kye"}`):         {at + "/http/body/a": "did you mean $.task.key?"},
@@ -156,6 +158,10 @@ func TestTaskFaults(t *testing.T) {
 		call(`"headers":{"Authorization":"x","cookie":"x","HOST":"x","Content-Type":"x","Content-Length":"1","Connection":"x","Transfer-Encoding":"x"}`): {
 			at + "/http/headers/Authorization": "not for a definition", at + "/http/headers/cookie": "not for", at + "/http/headers/HOST": "not for", at + "/http/headers/Content-Type": "not for",
 			at + "/http/headers/Content-Length": "not for", at + "/http/headers/Connection": "not for", at + "/http/headers/Transfer-Encoding": "not for",
+		},
+		call(`"headers":{"TE":"x","Upgrade":"x","proxy-authorization":"x","Keep-Alive":"x","Expect":"x","Trailer":"x"}`): {
+			at + "/http/headers/TE": "not for", at + "/http/headers/Upgrade": "not for", at + "/http/headers/proxy-authorization": "not for",
+			at + "/http/headers/Keep-Alive": "not for", at + "/http/headers/Expect": "not for", at + "/http/headers/Trailer": "not for",
 		},
 		call(`"headers":{"idempotency-key":"x","X-A":"1","x-a":"2","a b":"x","X-B":[1]}`): {
 			at + "/http/headers/idempotency-key": "header of idempotency", at + "/http/headers/x-a": "twice", at + "/http/headers/a b": "no name of a header", at + "/http/headers/X-B": "must give",

@@ -25,6 +25,9 @@ const (
 	// look is the time between two looks at a topic for which somebody waits: for tasks that became due, which no
 	// notification tells of.
 	look = time.Second
+	// lookAgain is the time until the next look if the last ones have found something. A step that arms a task while
+	// another one waits does not notify, and may be committed after the look that has claimed the other one.
+	lookAgain = 50 * time.Millisecond
 	// maxLooks is how many claims look at a topic in one call.
 	maxLooks = 32
 )
@@ -192,18 +195,28 @@ func (c *Claim) Close() {
 func (s *Service) serve(l *line) {
 	signal, stop := s.hub.WakeTasks("work:" + l.name.tenant + "/" + l.name.topic)
 	defer stop()
-	// again is how many claims look that have looked before.
+	// again is how many claims look that have looked before, and found whether a look since the last pause has found something.
+	found := false
 	for again := 0; ; {
 		batch, more := s.take(l, again)
 		if !more {
 			return
 		}
-		if len(batch) > 0 && s.lookFor(l, batch) {
-			// There may be more tasks, for more claims.
-			again = min(max(2*again, 1), maxLooks)
-			continue
+		if len(batch) > 0 {
+			some, full := s.lookFor(l, batch)
+			found = found || some
+			if full {
+				// There may be more tasks, for more claims.
+				again = min(max(2*again, 1), maxLooks)
+				continue
+			}
 		}
-		next := time.NewTimer(time.Until(s.began.Add(time.Since(s.began).Truncate(look) + look)))
+		pause := time.Until(s.began.Add(time.Since(s.began).Truncate(look) + look))
+		if found {
+			pause = min(pause, lookAgain)
+		}
+		found = false
+		next := time.NewTimer(pause)
 		select {
 		case <-l.changed:
 			again = 0
@@ -242,8 +255,8 @@ func (s *Service) take(l *line, again int) (batch []*Claim, more bool) {
 	return batch, true
 }
 
-// lookFor makes claims look, and reports whether the last of them got all that it wanted.
-func (s *Service) lookFor(l *line, batch []*Claim) (full bool) {
+// lookFor makes claims look, and reports whether they got some tasks, and whether the last of them got all that it wanted.
+func (s *Service) lookFor(l *line, batch []*Claim) (some, full bool) {
 	commands := make([]ClaimCommand, len(batch))
 	for i, c := range batch {
 		commands[i] = c.command
@@ -253,7 +266,7 @@ func (s *Service) lookFor(l *line, batch []*Claim) (full bool) {
 	s.mu.Lock()
 	for i, c := range batch {
 		work, err := answers[i].Result, answers[i].Err
-		full = len(work) == c.command.Max
+		some, full = some || len(work) > 0, len(work) == c.command.Max
 		c.looks = false
 		waits := len(work) == 0 && (err == nil || c.first && errors.Is(err, fsm.Unavailable))
 		if !c.first {
@@ -274,7 +287,7 @@ func (s *Service) lookFor(l *line, batch []*Claim) (full bool) {
 	}
 	s.mu.Unlock()
 	s.giveBack(l.name.tenant, unwanted)
-	return full
+	return some, full
 }
 
 // giveBack releases tasks that nobody waits for any more. A task that cannot be released keeps its lease until it is over.

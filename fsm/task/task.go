@@ -84,8 +84,8 @@ func New(service *fsm.Service, hub *live.Hub) *Service {
 		hub = live.NewHub(db.Pool(), live.HubConfig{})
 	}
 	s := &Service{fsm: service, db: db, hub: hub, began: time.Now(), lines: map[lineName]*line{}}
-	s.claims = fsm.NewBatch(service, func(c ClaimCommand) string { return "key " + c.Key }, claim)
-	s.settles = fsm.NewBatch(service, func(r report) string { return "task " + r.id.String() }, s.settle)
+	s.claims = fsm.NewBatch(service, "claim", func(c ClaimCommand) string { return "key " + c.Key }, claim)
+	s.settles = fsm.NewBatch(service, "settle", func(r report) string { return "task " + r.id.String() }, s.settle)
 	return s
 }
 

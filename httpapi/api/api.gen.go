@@ -1881,7 +1881,7 @@ type HistoryItem struct {
 	// To The state after the step.
 	To string `json:"to"`
 
-	// Traceparent The `traceparent` of the command; null if it had none.
+	// Traceparent The `traceparent` of the span of the command, which is in the trace of its caller; null if it had none, such as a timer.
 	Traceparent *string `json:"traceparent"`
 
 	// Version The version of the instance after the step.
@@ -2842,6 +2842,12 @@ type TokenRequest struct {
 
 	// Workflows The workflows that bound everything that it may do. Default all.
 	Workflows []string `json:"workflows,omitempty"`
+}
+
+// Trace The message TracesData of OTLP, in JSON.
+type Trace struct {
+	// ResourceSpans One item.
+	ResourceSpans []map[string]interface{} `json:"resourceSpans"`
 }
 
 // Work A task as its worker gets it.

@@ -68,7 +68,7 @@ func TestRun(t *testing.T) {
 	dsn := dbtest.Empty(t)
 	var output, written bytes.Buffer
 	err := bench.Run(t.Context(), bench.Config{
-		Instances: 200, Duration: 200 * time.Millisecond, Connections: []int{1, 4}, Workflows: 3,
+		Instances: 200, Duration: 100 * time.Millisecond, Connections: []int{1, 4}, Workflows: 3,
 		DatabaseURL: dsn, Program: program, Version: "v1.2.3", Output: &output, Figures: &written, Logger: slog.New(slog.DiscardHandler),
 	})
 	out := output.String()

@@ -20,8 +20,9 @@ const (
 	quietConnections = 4
 	// quietEvery is the time between the commands of a connection: the latency is measured, not the rate.
 	quietEvery = 20 * time.Millisecond
-	// neighbourTurns is how often the commands are measured alone and beside the neighbour.
-	neighbourTurns = 2
+	// neighbourTurns is how often the commands are measured alone and beside the neighbour, for half of Config.Duration
+	// each. The ratios vary from one turn to the next, so the median of them is told.
+	neighbourTurns = 3
 	// mostNeighbour is the target of both ratios beside what is slow or stalled, and mostFlood beside a flood;
 	// mostNeighbourRSS that of the memory in bytes, and mostStop that of the time that SIGTERM takes, in seconds: the
 	// default of --shutdown-timeout.
@@ -31,10 +32,10 @@ const (
 // neighbour has the figures of one tenant's single commands beside a burden that another tenant is.
 type neighbour struct {
 	Name string `json:"name"`
-	// P50Ratio and P99Ratio divide the latency beside the neighbour by the one alone.
+	// P50Ratio and P99Ratio divide the latency beside the neighbour by the one alone: medians of the turns.
 	P50Ratio float64 `json:"p50_ratio"`
 	P99Ratio float64 `json:"p99_ratio"`
-	// P99 and P99Alone are the latencies that P99Ratio divides, in milliseconds. Most is the target of the ratios.
+	// P99 and P99Alone are those latencies in all turns together, in milliseconds. Most is the target of the ratios.
 	P99      float64 `json:"p99_ms"`
 	P99Alone float64 `json:"p99_alone_ms"`
 	Most     float64 `json:"most_ratio"`
@@ -147,14 +148,16 @@ func (b *benchmark) measureNeighbour(ctx context.Context, burden burden, ids []s
 		l.bearer, l.every = bearer, quietEvery
 		return l
 	}
-	d := b.Duration / neighbourTurns
+	d := b.Duration / 2
 	start := time.Now()
 	var sums [2]loadResult
 	var used [2]reading
 	used[0].at, used[1].at = start, start
 	var last *load
+	var p50s, p99s []float64
 	n.Name = burden.name
 	for turn := range neighbourTurns {
+		var results [2]*loadResult
 		for i := range sums {
 			stop := func() {}
 			if i == 1 {
@@ -179,6 +182,7 @@ func (b *benchmark) measureNeighbour(ctx context.Context, burden burden, ids []s
 			if err != nil {
 				return n, err
 			}
+			results[i] = r
 			sums[i].add(r)
 			sums[i].elapsed += r.elapsed
 			used[i] = used[i].plus(before, after)
@@ -186,16 +190,23 @@ func (b *benchmark) measureNeighbour(ctx context.Context, burden burden, ids []s
 				pause(ctx, b.warmUp(d)) // For the last calls of the burden to end.
 			}
 		}
+		ratio := func(p float64) float64 { return results[1].percentile(p) / max(results[0].percentile(p), 0.001) }
+		p50s, p99s = append(p50s, ratio(0.5)), append(p99s, ratio(0.99))
 	}
 	for i, name := range []string{"alone", burden.name} {
 		slices.Sort(sums[i].latencies)
 		b.add(name, last, &sums[i], reading{at: start}, used[i])
 	}
-	n.P50Ratio = sums[1].percentile(0.5) / max(sums[0].percentile(0.5), 0.001)
 	n.P99Alone, n.P99 = sums[0].percentile(0.99), sums[1].percentile(0.99)
-	n.P99Ratio = n.P99 / max(n.P99Alone, 0.001)
-	b.remark("beside %s: p50 %.2f and p99 %.2f of alone, which is %.1f ms, peak RSS %s MB, SIGTERM %.1f s", n.Name, n.P50Ratio, n.P99Ratio, n.P99Alone, megabytes(n.PeakRSS), n.Stop)
+	n.P50Ratio, n.P99Ratio = median(p50s), median(p99s)
+	b.remark("beside %s: p50 %.2f and p99 %.2f of alone (%.1f in the turns), which is %.1f ms, peak RSS %s MB, SIGTERM %.1f s", n.Name, n.P50Ratio, n.P99Ratio, p99s, n.P99Alone, megabytes(n.PeakRSS), n.Stop)
 	return n, nil
+}
+
+// median returns the middle one of an odd number of values, which it sorts.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // larger returns the larger of two numbers, of which nil is unknown.

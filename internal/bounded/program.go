@@ -53,7 +53,7 @@ func Build(packages ...string) (programs []string, remove func()) {
 type Program struct {
 	Path string
 	Args []string
-	// Env is added to the environment of the test.
+	// Env is added to the environment of the test, and to PAWL_LOG_FORMAT=text: tests read the log of pawl as text.
 	Env []string
 	// Dir is the folder that it runs in; "" means that of the test.
 	Dir string
@@ -89,7 +89,7 @@ func Start(t testing.TB, program Program) *Process {
 	t.Helper()
 	cmd := exec.CommandContext(context.Background(), program.Path, program.Args...) // The cleanup kills it.
 	p := &Process{Output: &Lines{}, name: program.Path, cmd: cmd, ended: make(chan struct{})}
-	cmd.Env = append(os.Environ(), program.Env...)
+	cmd.Env = append(append(os.Environ(), "PAWL_LOG_FORMAT=text"), program.Env...)
 	cmd.Dir, cmd.Stdin, cmd.SysProcAttr = program.Dir, program.Stdin, program.System
 	cmd.Stdout, cmd.Stderr = program.Stdout, p.Output
 	if program.Stdout == nil {

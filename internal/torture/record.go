@@ -129,12 +129,19 @@ func (r *record) missing(receivers []check.Receiver, steps []stepID) (of map[str
 	return of, last
 }
 
-// effect, absence, ordered and completed record what was seen of tasks.
+// effect, booked, absence, ordered, planned and completed record what was seen of tasks.
 func (r *record) effect(e check.Effect) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.run.Orders.Effects = append(r.run.Orders.Effects, e)
 	r.line("effect", e)
+}
+
+func (r *record) booked(e check.Effect) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run.Trips.Effects = append(r.run.Trips.Effects, e)
+	r.line("booked", e)
 }
 
 func (r *record) absence(e check.Effect) {
@@ -150,19 +157,29 @@ func (r *record) ordered(instance uuid.UUID) {
 	r.run.Orders.Created = append(r.run.Orders.Created, instance)
 }
 
-func (r *record) completed(c check.Complete) {
+func (r *record) planned(instance uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.run.Orders.Completes = append(r.run.Orders.Completes, c)
+	r.run.Trips.Created = append(r.run.Trips.Created, instance)
+}
+
+func (r *record) completed(topic string, c check.Complete) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := &r.run.Orders
+	if topic == "refund" {
+		of = &r.run.Trips.Orders
+	}
+	of.Completes = append(of.Completes, c)
 	r.line("complete", c)
 }
 
-// forgetOrders takes what receivers got of orders out of the run, whose other checks are of accounts. missing has counted it.
+// forgetOrders takes what receivers got of orders and trips out of the run, whose other checks are of accounts. missing has counted it.
 func (r *record) forgetOrders() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	orders := map[uuid.UUID]bool{}
-	for _, s := range r.run.Orders.Steps {
+	for _, s := range slices.Concat(r.run.Orders.Steps, r.run.Trips.Steps) {
 		orders[s.Instance] = true
 	}
 	r.run.Received = slices.DeleteFunc(r.run.Received, func(m check.Received) bool { return orders[m.Instance] })

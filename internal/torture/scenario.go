@@ -29,6 +29,8 @@ type scenario struct {
 	quiet bool
 	// tasks: there are orders too, whose tasks call a provider and are packed by workers. lies: the provider lies half of the time.
 	tasks, lies bool
+	// undoes: there are trips too, which undo what they did if they cannot end.
+	undoes bool
 	// inject makes the faults. When it returns they are over.
 	inject func(ctx context.Context, w *world) error
 }
@@ -89,6 +91,7 @@ func scenarios() []scenario {
 		{name: "tasks-crash", about: "kill -9 of the whole server while tasks are carried out", tasks: true, inject: killPostgres},
 		{name: "tasks-pause", about: "SIGSTOP of each replica past the leases of its calls", tasks: true, inject: pauseReplicas},
 		{name: "tasks-lies", about: "a provider that charges and does not say so, or denies it, and workers that come back too late", tasks: true, lies: true, inject: letLie},
+		{name: "tasks-undo", about: "kill -9 of all replicas or of the server between the steps of undoing, with a provider that fails half of the time", tasks: true, lies: true, undoes: true, inject: killUndoing},
 		{name: "quiet", about: "kill -9 of the server while hardly anything is committed", quiet: true, inject: killQuietPostgres},
 	}
 }

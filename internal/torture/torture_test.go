@@ -68,7 +68,7 @@ func wantStandbys(t *testing.T) {
 
 func TestShortTorture(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"kill-replica", "kill-postgres", "promote-async", "tasks-lies"} {
+	for _, name := range []string{"kill-replica", "kill-postgres", "promote-async", "tasks-undo"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if name == "promote-async" {

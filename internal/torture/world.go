@@ -77,6 +77,9 @@ const (
 	ofProbe
 	ofProvider
 	ofOrders
+	ofTrips
+	ofOperator
+	ofRefunds
 	ofWorkers
 )
 
@@ -225,7 +228,10 @@ func (w *world) live(ctx context.Context) error {
 			return err
 		}
 		for n := range uint64(packers) {
-			receivers.Go(func() { w.newCaller(int(ofWorkers + n)).work(receiving) })
+			receivers.Go(func() { w.newCaller(int(ofWorkers+n)).work(receiving, "pack") })
+		}
+		if w.scenario.undoes {
+			receivers.Go(func() { w.newCaller(ofRefunds).work(receiving, "refund") })
 		}
 	}
 	stopping, stop := context.WithCancel(ctx)
@@ -241,6 +247,10 @@ func (w *world) live(ctx context.Context) error {
 	}
 	if w.scenario.tasks {
 		clients.Go(func() { w.newCaller(ofOrders).order(acting, stopping) })
+	}
+	if w.scenario.undoes {
+		clients.Go(func() { w.newCaller(ofTrips).trip(acting, stopping) })
+		clients.Go(func() { w.newCaller(ofOperator).operate(acting, stopping) })
 	}
 	if !w.scenario.quiet {
 		clients.Go(func() { w.churn(stopping) })
@@ -360,7 +370,8 @@ func (w *world) steps(ctx context.Context) (steps []stepID, atRest bool, err err
 		return nil, false, err
 	}
 	if w.scenario.tasks && atRest {
-		if err := conn.QueryRow(ctx, "select not exists (select from pawl.task where ended_at is null)").Scan(&atRest); err != nil {
+		const rests = "select not exists (select from pawl.task where ended_at is null) and not exists (select from pawl.undoing)"
+		if err := conn.QueryRow(ctx, rests).Scan(&atRest); err != nil {
 			return nil, false, err
 		}
 	}
@@ -422,7 +433,7 @@ func (w *world) read(ctx context.Context) error {
 	if rows, err = conn.Query(ctx, `
 		select k.key::text, k.decision::text, k.instance_id, k.version
 		from pawl.idempotency_key k
-		where not exists (select from pawl.instance i where i.tenant_id = k.tenant_id and i.id = k.instance_id and i.workflow = 'order')`); err != nil {
+		where not exists (select from pawl.instance i where i.tenant_id = k.tenant_id and i.id = k.instance_id and i.workflow <> 'account')`); err != nil {
 		return err
 	}
 	if run.Keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[check.Key]); err != nil {
@@ -444,7 +455,7 @@ func (w *world) read(ctx context.Context) error {
 	}
 	run.End = time.Now()
 	w.record.line("run", map[string]any{
-		"begin": run.Begin, "end": run.End, "steps": run.Steps, "timers": run.Timers, "keys": run.Keys, "epochs": run.Epochs, "orders": run.Orders,
+		"begin": run.Begin, "end": run.End, "steps": run.Steps, "timers": run.Timers, "keys": run.Keys, "epochs": run.Epochs, "orders": run.Orders, "trips": run.Trips,
 		"faults": run.Faults, "losses": run.Losses, "healings": run.Healings,
 	})
 	return w.saysRestored()

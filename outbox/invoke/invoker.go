@@ -60,8 +60,8 @@ type caller struct {
 	after string
 	// waiting is set when there are tasks that wait for a place.
 	waiting bool
-	// again is set when there may be more to claim at once.
-	again bool
+	// again is set when there may be more to claim at once, and found when a look since the last pause has claimed something.
+	again, found bool
 }
 
 func (c *caller) run(ctx context.Context) {
@@ -86,10 +86,19 @@ func (c *caller) run(ctx context.Context) {
 // lookAgain is how long to wait after a look has failed.
 const lookAgain = 250 * time.Millisecond
 
+// afterFound is the time until the next look if the last ones have found something. A step that arms a task while another one
+// waits does not notify, and may be committed after the look that has claimed the other one.
+const afterFound = 50 * time.Millisecond
+
 // idle waits until there may be something to claim: when it is told so, when a place is free that a task waits for, and
 // after Config.Poll.
 func (c *caller) idle(ctx context.Context) {
-	timer := time.NewTimer(c.config.Poll)
+	pause := c.config.Poll
+	if c.found {
+		pause = min(pause, afterFound)
+	}
+	c.found = false
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
 		select {
@@ -229,6 +238,7 @@ func (c *caller) look(ctx context.Context) error {
 		return nil
 	}
 	claimed, err := c.claim(calling, places)
+	c.found = c.found || len(claimed) > 0
 	for _, t := range claimed {
 		if ctx.Err() != nil {
 			c.settler.add(t.reportOf(outcome{Result: postponed, Error: tooLate}, unsaid))

@@ -44,6 +44,9 @@ type Config struct {
 	// Wake, if set, signals that there may be steps to route. It is called when there are subscriptions or
 	// callbacks, and stopped when there are none.
 	Wake outbox.Wake
+	// Beside, if set, reports whether a tenant other than this one sends commands. While it does, the router rests between
+	// the pieces of a tenant's steps, since they use the processors that the commands need. Default: it never rests.
+	Beside func(tenant string) bool
 	// Logger gets who leads and what fails. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -62,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Beside == nil {
+		c.Beside = func(string) bool { return false }
 	}
 	if c.Wake == nil {
 		c.Wake = outbox.NeverWake

@@ -5,16 +5,20 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
+	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
 const flooder = "a-flooder" // Before the other tenants in every order.
@@ -69,6 +73,62 @@ func TestFloodOfOneTenant(t *testing.T) {
 	}
 	if n := bounded.Value[int](t, pool, "select count(*) from pawl.delivery where tenant_id = $1 and status <> 'pending'", flooder); n > 0 {
 		t.Errorf("%d deliveries of the flood are settled: it was over", n)
+	}
+}
+
+// While another tenant sends commands, the router rests after each piece of a tenant's steps, for at least as long as the
+// database took for the piece.
+func TestRouterRests(t *testing.T) {
+	t.Parallel()
+	pool, service := withService(t)
+	url, _ := hangingEndpoints(t)
+	const endpoints, steps, piece = 20, 10, 10
+	for n := range endpoints {
+		if _, err := service.Subscribe(t.Context(), flooder, fmt.Sprintf("%s/%d", url, n), everything, "", "tester"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	createFor(t, pool, flooder, steps)
+	var mu sync.Mutex
+	var began, ended time.Time // The last piece.
+	asked, rests := 0, false   // Whether the router is to rest after it.
+	watch := func(f func()) func(string, []any) {
+		return func(sql string, _ []any) {
+			if strings.Contains(sql, "DeliveryRoute") {
+				mu.Lock()
+				defer mu.Unlock()
+				f()
+			}
+		}
+	}
+	watched := fsmtest.Spied(t, pool, func(config *pgxpool.Config) {
+		config.ConnConfig.Tracer = fsmtest.Spy{
+			Started: watch(func() {
+				if rested := time.Since(ended); rests && rested < min(ended.Sub(began), webhook.MaxRest) {
+					t.Errorf("the router rested for %s after a piece that took %s", rested, ended.Sub(began))
+				}
+				began, rests = time.Now(), false
+			}),
+			Ended: watch(func() { ended = time.Now() }),
+		}
+	})
+	config := quickly
+	config.Page = piece
+	config.Beside = func(tenant string) bool {
+		if tenant != flooder {
+			t.Errorf("the router asks who is beside %q, want the tenant of the steps", tenant)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		asked, rests = asked+1, true
+		return true
+	}
+	webhooks(t, watched, config)
+	bounded.UntilSQL(t, pool, "select count(*) = $1 from pawl.delivery", endpoints*steps)
+	mu.Lock()
+	defer mu.Unlock()
+	if most := endpoints * steps / piece; asked < most/2 {
+		t.Errorf("the router asked %d times after %d pieces", asked, most)
 	}
 }
 

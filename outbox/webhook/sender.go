@@ -75,8 +75,10 @@ type leadership struct {
 	stopping bool
 	// refreshed is when the subscriptions of what is in memory were last read.
 	refreshed time.Time
-	// turn is the tenant whose unrouted steps were last routed.
+	// turn is the tenant whose unrouted steps were last routed; empty if there are none.
 	turn string
+	// restEnds is when the router has rested.
+	restEnds time.Time
 	// after is the tenant up to which the search for due deliveries has come, empty at its end. places
 	// are the subscriptions up to which it has come within tenants that have more. searched is when
 	// it last began to look at all tenants, or went on with that.
@@ -87,6 +89,9 @@ type leadership struct {
 	// reported are the findings that were logged, of secrets that cannot be opened.
 	reported map[string]string
 }
+
+// maxRest is how long the router rests at most.
+const maxRest = 100 * time.Millisecond
 
 // grace is how long attempts that are under way may take to end when the process is to stop.
 const grace = 3 * time.Second
@@ -114,6 +119,9 @@ func (l *leadership) run(ctx context.Context) (err error) {
 		if l.unfinished() {
 			pause = min(pause, unfinishedPause)
 		}
+		if rest := time.Until(l.restEnds); rest > 0 {
+			pause = min(pause, rest) // There is more to route.
+		}
 		timer.Reset(pause)
 		select {
 		case r := <-l.jobs.Finished():
@@ -137,7 +145,8 @@ func (l *leadership) send(ctx context.Context, d delivery) dispatch.Answer {
 	return l.client.Send(ctx, request)
 }
 
-// round settles, routes, fetches and starts what it can without waiting for an attempt. look says
+// round settles, routes, fetches and starts what it can without waiting for an attempt. If it has routed a piece of a
+// tenant's steps, there is more, and another tenant sends commands, then the router rests for as long as the round took. look says
 // whether there may be due deliveries to fetch, before and after. It reports whether the next round
 // is to follow at once.
 func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err error) {
@@ -147,9 +156,12 @@ func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err erro
 		}
 		*look = true
 	}
-	more, made, err := l.route(ctx)
-	if err != nil {
-		return false, err
+	began := time.Now()
+	var more, made bool
+	if began.After(l.restEnds) {
+		if more, made, err = l.route(ctx); err != nil {
+			return false, err
+		}
 	}
 	if *look || made || len(l.places) > 0 {
 		if *look, err = l.fetch(ctx, !*look && !made); err != nil {
@@ -158,6 +170,10 @@ func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err erro
 	}
 	if err := l.refresh(ctx); err != nil {
 		return false, err
+	}
+	if more && l.turn != "" && l.config.Beside(l.turn) {
+		l.restEnds = time.Now().Add(min(time.Since(began), maxRest))
+		more = false
 	}
 	l.start()
 	if l.jobs.AcceptAll(); more || len(l.jobs.Ended()) > 0 {
@@ -232,7 +248,9 @@ func (l *leadership) route(ctx context.Context) (more, made bool, err error) {
 	case !r.Leads:
 		return false, false, outbox.ErrDeposed
 	}
-	l.turn = r.Turn
+	if l.turn = r.Turn; !r.More {
+		l.turn = ""
+	}
 	l.renewed = now.Add(-l.config.Lease / 3) // The lease may have been renewed up to a third ago.
 	l.progress = l.progress || r.Steps > 0 || r.Deliveries > 0
 	l.signals.Listen(r.Wanted)

@@ -1,6 +1,7 @@
 -- create_one starts one instance inside the caller's own transaction. A key is needed only to make a
 -- retry of the whole transaction safe. The caller vouches for the context: the service checks JSON
 -- Schemas, the database does not.
+-- p_traceparent: a W3C trace context. History records a span of the step's own in that trace; an invalid one is ignored
 -- Returns: the instance
 -- Raises:  what pawl_private.bound_actor raises; PW400, PW40W, PW40E, PW413, PW42G, PW42K: see pawl_private.condition; the detail is JSON.
 --          What create raises
@@ -13,7 +14,8 @@ create function pawl.create_one(
   p_tenant text default 'default',
   p_business_key text default null,
   p_actor text default session_user,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_traceparent text default null
 ) returns pawl.instance
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -31,7 +33,7 @@ begin
     p_keys => array[coalesce(p_key, '')], p_business_keys => array[coalesce(p_business_key, '')],
     p_instance_correlation_ids => array[coalesce(p_correlation_id, '')], p_lifetimes => array[null::interval],
     p_checked => array['*'], p_actors => array[v_actor], p_reasons => array[''], p_correlation_ids => array[''],
-    p_traceparents => array['']);
+    p_traceparents => array[pawl_private.own_traceparent(p_traceparent)]);
   if v_outcome.code <> 'applied' then
     perform pawl_private.refuse(p_outcome => v_outcome, p_id => null, p_event => null, p_expected => null);
   end if;

@@ -1753,3 +1753,20 @@ begin
   return v_outcome;
 end
 $$;
+
+-- own_traceparent is the traceparent of the step that a caller of SQL makes: a span of its own in the caller's trace, with
+-- the caller's decision whether it is sampled.
+-- Returns: an empty text for none, and for one that is invalid by W3C Trace Context, which is ignored
+create function pawl_private.own_traceparent(p_traceparent text) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_traceparent is null or length(p_traceparent) > 255
+    or p_traceparent collate "C" !~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?$'
+    or p_traceparent like '00-%' and length(p_traceparent) <> 55 then
+    return '';
+  end if;
+  return '00' || substr(p_traceparent, 3, 34) || right(replace(gen_random_uuid()::text, '-', ''), 16) || substr(p_traceparent, 53, 3);
+end
+$$;

@@ -107,9 +107,8 @@ create index task_topic_due_idx on pawl.task (tenant_id, topic, due_at) where to
 create index task_look_at_idx on pawl.task (look_at) where look_at is not null;
 create index task_claim_key_idx on pawl.task (tenant_id, claim_key) where claim_key is not null and leased_until is not null;
 create index task_instance_idx on pawl.task (tenant_id, instance_id, id);
-create index task_failed_idx on pawl.task (tenant_id, status, id) where status in ('error', 'unknown');
--- For lists. No other query repeats its condition, so that the planner takes it for none of them.
-create index task_open_idx on pawl.task (tenant_id, id) where status in ('pending', 'sent', 'reconciling');
+-- For lists of one status. No other query repeats its condition, so that the planner takes it for none of them.
+create index task_status_idx on pawl.task (tenant_id, status, id) where status in ('pending', 'sent', 'reconciling', 'error', 'unknown');
 
 -- claim_key has a row for each idempotency key of a claim, for a day. Whoever claims locks the row of its key, so that the
 -- same claim, sent twice at a time, is carried out once.
@@ -200,16 +199,14 @@ create view pawl.task_call as
 select
   ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id, '00000000-0000-0000-0000-000000000000'::uuid as lease,
   0 as attempt, false as reconciling, ''::text as key, ''::text as idempotency_header, ''::text as connection, ''::text as method,
-  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds, 'epoch'::timestamptz as deadline_at,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as workflow, ''::text as state, ''::text as name,
+  '[]'::jsonb as path, '{}'::jsonb as query, '{}'::jsonb as headers, null::jsonb as body, 0::float8 as timeout_seconds,
   null::text as correlation_id, null::text as traceparent
 where false;
 
 create view pawl.task_settled as
 select
   0 as ordinal, ''::text as code, ''::text as tenant_id, '00000000-0000-0000-0000-000000000000'::uuid as task_id,
-  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until,
-  null::text as problem
+  '00000000-0000-0000-0000-000000000000'::uuid as instance_id, ''::text as status, false as late, null::timestamptz as leased_until
 where false;
 
 create view pawl.work as

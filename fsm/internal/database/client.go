@@ -66,9 +66,13 @@ func (c *Client) Queries() *queries.Queries { return c.queries }
 // Timeout is how long a call may take, its repetitions included.
 func (c *Client) Timeout() time.Duration { return c.timeout }
 
-// Active notes that the context's tenant sends commands or reads single instances. For a second the calls of every other tenant have at most a
-// quarter of the places of a gate, rather than half, so that they leave processors to these.
+// Active notes that the context's tenant sends commands or reads single instances. For a second the calls of every other
+// tenant have at most a quarter of the places of a gate, rather than half, and these rest between two calls, so that they
+// leave processors to this one.
 func (c *Client) Active(ctx context.Context) { c.active.Note(ctx) }
+
+// Beside reports whether a tenant other than this one was active within the last second.
+func (c *Client) Beside(tenant string) bool { return c.active.Others(tenant) }
 
 // Read waits for its turn, calls f as Attempt does, and returns its mapped error. f must not write.
 func (c *Client) Read(ctx context.Context, f func(context.Context, *queries.Queries) error) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 )
 
 // ErrCrowded says that a [Gate] has as many callers waiting as it may have.
@@ -27,26 +28,30 @@ func tenantOf(ctx context.Context) string {
 // A Gate lets a bounded number of callers in at a time. Tenants with waiting callers take turns, and the callers of
 // one tenant come in the order of their arrival. A tenant never has more than a part of the places, even if no
 // other tenant asks. So a newcomer waits only while other tenants have all places, and until the first of their
-// calls ends. The part may be smaller beside others: see [Gate.Narrow].
+// calls ends. The part may be smaller beside others, and its places rest: see [Gate.Narrow].
 //
 // Twice room callers may wait. A tenant never has more waiting than there are places left to wait in. So one
 // tenant alone can have room of them waiting, and fewer while others wait.
 type Gate struct {
 	size, most, room int
-	beside           int     // How many of one tenant are let in while others of recent are active.
+	beside           int     // How many of one tenant are let in while others of recent are active; also of those that rest.
 	recent           *Recent // Nil if it makes no difference.
 
 	mu      sync.Mutex
 	inside  int
 	waiting int
-	tenants map[string]*visitors // Only tenants with callers inside or waiting.
+	tenants map[string]*visitors // Only tenants with callers inside or waiting, or with places that rest.
 	turns   []*visitors          // Tenants with waiting callers that may enter, in the order of their turns.
 }
+
+// maxRest is how long a place rests at most.
+const maxRest = 100 * time.Millisecond
 
 // visitors are the callers of one tenant.
 type visitors struct {
 	tenant  string
 	inside  int
+	resting int // Places that rest.
 	waiting []*visitor
 	inTurns bool
 }
@@ -62,8 +67,10 @@ func New(size, most, room int) *Gate {
 	return &Gate{size: size, most: most, room: room, tenants: map[string]*visitors{}}
 }
 
-// Narrow makes the gate let in no more than beside callers of a tenant while another tenant is among the recent ones. It
-// must be called before the first Enter.
+// Narrow makes the gate let in no more than beside callers of a tenant while another tenant is among the recent ones. Then
+// a place that the tenant leaves also rests for as long as it was in use, but not longer than maxRest: for that time the
+// tenant cannot use it again. So the tenant's calls, one after the other, take no more than half of the time of a processor
+// for each place, and the other tenants find processors free. Narrow must be called before the first Enter.
 func (g *Gate) Narrow(beside int, recent *Recent) { g.beside, g.recent = beside, recent }
 
 // Enter waits until the context's tenant may enter, and returns the function with which the caller leaves. It
@@ -79,11 +86,13 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 		v = &visitors{tenant: tenant}
 		g.tenants[tenant] = v
 	}
-	leave = sync.OnceFunc(func() { g.leave(v) })
+	var entered time.Time
+	leave = sync.OnceFunc(func() { g.leave(v, time.Since(entered)) })
 	if g.inside < g.size && len(v.waiting) == 0 && g.fits(v) {
 		// Whoever waits now has as many callers inside as it may.
 		g.admit(v)
 		g.mu.Unlock()
+		entered = time.Now()
 		return leave, nil
 	}
 	if len(v.waiting)+1 > 2*g.room-g.waiting-1 {
@@ -103,6 +112,7 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 		if w.err != nil {
 			return nil, w.err
 		}
+		entered = time.Now()
 		return leave, nil
 	case <-ctx.Done():
 	}
@@ -135,9 +145,19 @@ func (g *Gate) SendAway(err error) {
 	g.waiting, g.turns = 0, nil
 }
 
-func (g *Gate) leave(v *visitors) {
+// leave lets a caller go that was inside for the time that it took.
+func (g *Gate) leave(v *visitors, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.isBeside(v) {
+		v.resting++
+		time.AfterFunc(min(took, maxRest), func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			v.resting--
+			g.moveOn(v)
+		})
+	}
 	g.release(v)
 }
 
@@ -151,6 +171,11 @@ func (g *Gate) admit(v *visitors) {
 func (g *Gate) release(v *visitors) {
 	g.inside--
 	v.inside--
+	g.moveOn(v)
+}
+
+// moveOn lets in those who wait, after a place of a tenant has become free.
+func (g *Gate) moveOn(v *visitors) {
 	g.turn(v)
 	g.advance()
 	g.forget(v)
@@ -162,7 +187,7 @@ func (g *Gate) advance() {
 		next := g.turns[0]
 		g.turns, next.inTurns = slices.Delete(g.turns, 0, 1), false
 		if !g.fits(next) {
-			continue // Its next turn comes when one of its callers leaves.
+			continue // Its next turn comes when one of its callers leaves, or one of its places has rested.
 		}
 		g.admit(next)
 		close(next.waiting[0].done)
@@ -174,11 +199,14 @@ func (g *Gate) advance() {
 
 // fits reports whether one more caller of a tenant may be inside, as far as it is up to the tenant.
 func (g *Gate) fits(v *visitors) bool {
-	if v.inside >= g.beside && g.recent != nil && g.recent.others(v.tenant) {
+	if v.inside+v.resting >= g.beside && g.isBeside(v) {
 		return false
 	}
 	return v.inside < g.most
 }
+
+// isBeside reports whether a tenant other than this one is among the recent ones.
+func (g *Gate) isBeside(v *visitors) bool { return g.recent != nil && g.recent.Others(v.tenant) }
 
 // turn puts a tenant at the end of the turns, if it has a caller that may enter.
 func (g *Gate) turn(v *visitors) {
@@ -190,7 +218,7 @@ func (g *Gate) turn(v *visitors) {
 
 // forget drops a tenant without callers.
 func (g *Gate) forget(v *visitors) {
-	if v.inside == 0 && len(v.waiting) == 0 {
+	if v.inside+v.resting == 0 && len(v.waiting) == 0 {
 		delete(g.tenants, v.tenant)
 	}
 }

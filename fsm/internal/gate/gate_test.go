@@ -265,13 +265,50 @@ func TestGateNarrows(t *testing.T) {
 	})
 }
 
+// Beside another tenant, a place rests for as long as it was in use. Other tenants may use it meanwhile.
+func TestGateRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var recent Recent
+		g := New(2, 2, 100)
+		g.Narrow(1, &recent)
+		start := time.Now()
+		// use has a caller of a tenant use a place for some time, and checks when it got it.
+		use := func(tenant string, d, at time.Duration) {
+			t.Helper()
+			leave, err := g.Enter(WithTenant(t.Context(), tenant))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := time.Since(start); got != at {
+				t.Errorf("%s was let in after %s, want %s", tenant, got, at)
+			}
+			time.Sleep(d) // In the bubble, this moves the clock.
+			leave()
+		}
+		const ms = time.Millisecond
+		recent.Note(WithTenant(t.Context(), "busy"))
+		use("busy", 10*ms, 0) // Nobody else is active.
+		use("busy", 10*ms, 10*ms)
+		recent.Note(WithTenant(t.Context(), "other"))
+		use("busy", 10*ms, 20*ms)
+		use("other", 5*ms, 30*ms)
+		use("busy", 500*ms, 40*ms)
+		use("busy", 10*ms, 540*ms+maxRest)
+		time.Sleep(memory)
+		use("busy", 10*ms, 550*ms+maxRest+memory)
+		use("busy", 10*ms, 560*ms+maxRest+memory)
+		time.Sleep(maxRest)
+		empty(t, g)
+	})
+}
+
 // Each tenant learns of the others, whichever of many was active last.
 func TestRecentTenants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var recent Recent
 		check := func(tenant string, want bool) {
 			t.Helper()
-			if got := recent.others(tenant); got != want {
+			if got := recent.Others(tenant); got != want {
 				t.Errorf("%s is beside others: %v", tenant, got)
 			}
 		}

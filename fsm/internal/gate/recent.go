@@ -33,8 +33,8 @@ func (r *Recent) Note(ctx context.Context) {
 	r.last = now
 }
 
-// others reports whether a tenant other than this one was active.
-func (r *Recent) others(tenant string) bool {
+// Others reports whether a tenant other than this one was active.
+func (r *Recent) Others(tenant string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.last

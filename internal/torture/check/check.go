@@ -15,6 +15,7 @@ var checks = []struct {
 	{"timers", timers},
 	{"delivered", delivered},
 	{"tasks", tasks},
+	{"sagas", sagas},
 	{"healed", healed},
 }
 

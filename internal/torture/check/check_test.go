@@ -2,6 +2,8 @@ package check_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -168,5 +170,109 @@ func TestUndecidedSearchIsReported(t *testing.T) {
 	})
 	if !unknown {
 		t.Error("nothing says that the search did not end")
+	}
+}
+
+// manyCrashes is a run of one account and ten crashes of the server. Before each there are commands that history has, and
+// commands that the crash takes: some were acknowledged, some were only seen by readers, and some had no effect. Some of the
+// answers come only after the crash. misled lets an early reader see a sum that no order makes.
+func manyCrashes(seed uint64, misled bool) check.Run {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	start := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+	now := start
+	tick := func() time.Time {
+		now = now.Add(time.Duration(1+rng.IntN(5)) * time.Millisecond)
+		return now
+	}
+	r := check.Run{Model: check.Account(), Begin: start}
+	id := uuid.UUID{1}
+	version := int64(0)
+	is := check.Situation{}
+	n := 0
+	// ask makes a command. kept: history has it. told: it is answered. Its effect is at one moment between begin and end.
+	ask := func(kind, event string, kept, told bool) {
+		n++
+		o := check.Op{Key: fmt.Sprint(n), Client: rng.IntN(6), Kind: kind, Instance: id, Event: event, Begin: tick(), Async: true}
+		s := check.Step{Instance: id, Version: version + 1, Kind: "transition", Event: event, From: is.State, Key: o.Key}
+		if kind == "create" {
+			o.Payload, s.Kind = json.RawMessage(`{"steps":0,"sum":0}`), "created"
+			is = r.Model.Create(o.Payload)
+		} else {
+			o.Payload = json.RawMessage(fmt.Sprintf(`{"amount":%d}`, 1+rng.IntN(9)))
+			is, _ = r.Model.Fire(is, event, o.Payload)
+		}
+		version++
+		s.To, s.Status, s.Context, s.Payload, s.At = is.State, is.Status, json.RawMessage(is.Context), o.Payload, tick()
+		if kept {
+			r.Steps = append(r.Steps, s)
+		}
+		if told {
+			o.Status, o.Version, o.State, o.Context, o.End = 200, version, is.State, json.RawMessage(is.Context), tick()
+		}
+		r.Ops = append(r.Ops, o)
+	}
+	// waste makes a command that has no effect and no answer.
+	waste := func() {
+		n++
+		r.Ops = append(r.Ops, check.Op{
+			Key: fmt.Sprint(n), Kind: "fire", Instance: id, Event: "add", Payload: json.RawMessage(`{"amount":1}`), Begin: tick(),
+		})
+	}
+	read := func() *check.Op {
+		r.Ops = append(r.Ops, check.Op{
+			Kind: "get", Client: rng.IntN(6), Instance: id, Begin: tick(), Status: 200, Version: version, State: is.State,
+			Context: json.RawMessage(is.Context), End: tick(),
+		})
+		return &r.Ops[len(r.Ops)-1]
+	}
+	ask("create", "", true, true)
+	for crash := range 10 {
+		for range 3 {
+			ask("fire", "add", true, rng.IntN(4) > 0)
+			if seen := read(); misled && crash == 0 {
+				seen.Context = json.RawMessage(`{"steps":1,"sum":1000}`)
+			}
+		}
+		spared, back := version, is
+		waste()
+		waiting := read()
+		for range rng.IntN(4) {
+			ask("fire", "add", false, rng.IntN(2) == 0)
+			waste()
+			read()
+		}
+		if rng.IntN(2) == 0 {
+			ask("fire", "pause", false, false)
+			is, _ = r.Model.Fire(is, "after:1s", nil)
+			version++
+			read()
+		}
+		loss := check.Loss{Begin: tick(), AsyncOnly: true}
+		loss.End = tick()
+		r.Losses = append(r.Losses, loss)
+		version, is = spared, back
+		waiting.End = tick()
+		read()
+	}
+	r.End = tick()
+	return r
+}
+
+// Versions leave the search for an order so little choice that it tries few steps more than there are commands.
+func TestManyCrashesAreSearchedQuickly(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		run := manyCrashes(seed, false)
+		found, tried := check.Linearize(run)
+		for _, v := range found {
+			t.Errorf("seed %d: %s", seed, v.Detail)
+		}
+		if most := int64(1000 * len(run.Ops)); tried > most {
+			t.Errorf("seed %d: %d commands took %d steps of the search, more than %d", seed, len(run.Ops), tried, most)
+		}
+		found, _ = check.Linearize(manyCrashes(seed, true))
+		if len(found) != 1 || !strings.Contains(found[0].Detail, "no order explains") {
+			t.Errorf("seed %d: a false answer is not found: %v", seed, found)
+		}
 	}
 }

@@ -15,6 +15,7 @@
 //   - timers: they fire in time, not before and not after their state was left, and the armed ones are the right ones.
 //   - delivered: every receiver got every step, in order, and nothing else; ids name what they say.
 //   - tasks: each task ends in time, has one outcome in history, and one effect at the provider for each key that it may use.
+//   - sagas: what was done is undone newest first, one step at a time and once, or it is parked with a reason.
 //   - healed: all worked again in time.
 //
 // A fault is found by one check as a rule, which leaves to the others what they compare. [Plant] falsifies a run in one

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,6 +23,8 @@ type index struct {
 	// keys are those of ops, in order; attempts are the ops of a key, by their begin.
 	keys     []string
 	attempts map[string][]*Op
+	// tried counts the steps of the searches for an order.
+	tried atomic.Int64
 }
 
 func newIndex(r *Run) *index {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -68,6 +69,21 @@ var plants = map[string]plant{
 		f.Orders.Created = append(f.Orders.Created, uuid.UUID{1})
 		return len(f.Orders.Tasks) > 0
 	}},
+	// What was undone.
+	"unordered-undoing": {check: "sagas", plant: plantUnorderedUndoing},
+	"hasty-undoing":     {check: "sagas", plant: plantHastyUndoing},
+	"second-undoing":    {check: "sagas", plant: plantSecondUndoing},
+	"lost-undoing":      {check: "sagas", plant: plantLostUndoing},
+	"not-undone":        {check: "sagas", plant: plantUndone(func(_ *field, c *Compensation) { c.Status = "registered" })},
+	"undone-by-nobody":  {check: "sagas", plant: plantUndone(func(_ *field, c *Compensation) { c.UndoneBy = uuid.UUID{1} })},
+	"false-undoing":     {check: "sagas", plant: plantUndone((*field).forgetUndoing)},
+	"undead-booking":    {check: "sagas", plant: plantUndone((*field).bookAgain)},
+	"false-void":        {check: "sagas", plant: plantUndone(func(_ *field, c *Compensation) { c.Status = "void" })},
+	"parked-mutely":     {check: "sagas", plant: plantParked(func(c *Compensation) { c.Reason = "" })},
+	"parked-undone":     {check: "sagas", plant: plantParked(func(c *Compensation) { c.Status = "skipped" })},
+	"undoing-for-good":  {check: "sagas", plant: plantLast("CANCELLED", func(s *Step) { s.To = "UNDOING" })},
+	"undone-trip":       {check: "sagas", plant: plantLast("CANCELLED", func(s *Step) { s.To = "BOOKED" })},
+	"lost-registration": {check: "sagas", plant: plantLostRegistration},
 	// What a loss took. A run without a loss has nothing to falsify here.
 	"lost-middle":   {check: "acknowledged", plant: plantLostMiddle},
 	"untold-loss":   {check: "delivered", plant: plantUntoldLoss},
@@ -825,5 +841,131 @@ func plantStaleComplete(f *field) bool {
 	again := f.Orders.Completes[at]
 	again.Lease = uuid.UUID{1}
 	f.Orders.Completes = append(f.Orders.Completes, again)
+	return true
+}
+
+// plantUnorderedUndoing exchanges two steps that undid something.
+func plantUnorderedUndoing(f *field) bool {
+	steps := f.Trips.Steps
+	for i := range len(steps) - 1 {
+		a, b := &steps[i], &steps[i+1]
+		if a.Kind != "compensated" || b.Kind != "compensated" || a.Instance != b.Instance {
+			continue
+		}
+		for j := range f.Trips.Tasks {
+			switch t := &f.Trips.Tasks[j]; t.ID.String() {
+			case strings.TrimPrefix(a.Key, "task:"):
+				t.ResultVersion = b.Version
+			case strings.TrimPrefix(b.Key, "task:"):
+				t.ResultVersion = a.Version
+			}
+		}
+		a.Key, a.Event, b.Key, b.Event = b.Key, b.Event, a.Key, a.Event
+		return true
+	}
+	return false
+}
+
+// plantHastyUndoing lets a task that undoes a step begin before the one before has ended.
+func plantHastyUndoing(f *field) bool {
+	tasks := f.Trips.Tasks
+	for i := range len(tasks) - 1 {
+		if a, b := &tasks[i], &tasks[i+1]; a.Compensates > 0 && b.Compensates > 0 && a.Instance == b.Instance {
+			b.CreatedAt = a.EndedAt.Add(-time.Microsecond)
+			return true
+		}
+	}
+	return false
+}
+
+// plantSecondUndoing lets one more task undo a step that is undone.
+func plantSecondUndoing(f *field) bool {
+	at := slices.IndexFunc(f.Trips.Tasks, func(t Task) bool { return t.Compensates > 0 && t.Work && t.Status == "done" })
+	if at < 0 {
+		return false
+	}
+	task := f.Trips.Tasks[at]
+	made := slices.IndexFunc(f.Trips.Steps, func(s Step) bool { return s.Key == "task:"+task.ID.String() })
+	step := f.Trips.Steps[made]
+	task.ID, task.CreatedAt, task.ResultVersion = uuid.UUID{1}, task.EndedAt, step.Version+100
+	step.Key, step.Version = "task:"+task.ID.String(), task.ResultVersion
+	step.To, step.Status = "CANCELLED", "cancelled" // It is the last one.
+	f.Trips.Tasks, f.Trips.Steps = append(f.Trips.Tasks, task), append(f.Trips.Steps, step)
+	return true
+}
+
+// plantLostUndoing removes the step of a task that undid something.
+func plantLostUndoing(f *field) bool {
+	at := slices.IndexFunc(f.Trips.Steps, func(s Step) bool { return s.Kind == "compensated" })
+	if at < 0 {
+		return false
+	}
+	f.Trips.Steps = slices.Delete(f.Trips.Steps, at, at+1)
+	return true
+}
+
+// plantUndone changes what was seen of a booking that was undone.
+func plantUndone(change func(*field, *Compensation)) func(*field) bool {
+	return func(f *field) bool {
+		for i := range f.Trips.Compensations {
+			if c := &f.Trips.Compensations[i]; c.Status == "undone" && c.Task != uuid.Nil {
+				change(f, c)
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// forgetUndoing removes what the provider undid of a booking. The task that did so has another effect.
+func (f *field) forgetUndoing(c *Compensation) {
+	for i := range f.Trips.Effects {
+		if e := &f.Trips.Effects[i]; e.Of == c.Task {
+			e.Of = uuid.UUID{1}
+		}
+	}
+}
+
+// bookAgain lets a booking be made after it was undone, by a call that was under way for too long.
+func (f *field) bookAgain(c *Compensation) {
+	for i := range f.Trips.Effects {
+		if e := &f.Trips.Effects[i]; e.Task == c.Task {
+			e.At = e.At.Add(time.Hour)
+		}
+	}
+}
+
+// plantParked changes a step that could not be undone.
+func plantParked(change func(*Compensation)) func(*field) bool {
+	return func(f *field) bool {
+		for i := range f.Trips.Compensations {
+			if c := &f.Trips.Compensations[i]; c.Status == "failed" {
+				change(c)
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// plantLast changes the last step of a trip that ended in a state.
+func plantLast(state string, change func(*Step)) func(*field) bool {
+	return func(f *field) bool {
+		at := slices.IndexFunc(f.Trips.Steps, func(s Step) bool { return s.To == state })
+		if at < 0 {
+			return false
+		}
+		change(&f.Trips.Steps[at])
+		return true
+	}
+}
+
+// plantLostRegistration removes a step that could be undone, and was not since its trip ended well.
+func plantLostRegistration(f *field) bool {
+	at := slices.IndexFunc(f.Trips.Compensations, func(c Compensation) bool { return c.Status == "registered" && c.Task != uuid.Nil })
+	if at < 0 {
+		return false
+	}
+	f.Trips.Compensations = slices.Delete(f.Trips.Compensations, at, at+1)
 	return true
 }

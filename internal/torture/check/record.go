@@ -30,6 +30,8 @@ type Run struct {
 	Epochs []Epoch
 	// Orders are what was seen of tasks; empty in most scenarios.
 	Orders Orders `json:",omitzero"`
+	// Trips are what was seen of the undoing of steps; empty in most scenarios.
+	Trips Trips `json:",omitzero"`
 	// Losses are when faults could lose steps that were acknowledged, in their order. Without one, none may be lost.
 	Losses []Loss
 	// Faults are the times in which the service was not bound to work.

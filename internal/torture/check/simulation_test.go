@@ -365,6 +365,7 @@ func (s *simulation) end() {
 		s.run.Keys = append(s.run.Keys, row)
 	}
 	s.run.Orders = orders(s.start)
+	s.run.Trips = trips(s.start)
 	for _, name := range []string{"webhook", "sink", "stream", "stream-resumed"} {
 		s.run.Receivers = append(s.run.Receivers, check.Receiver{Name: name})
 		s.deliver(name)
@@ -466,7 +467,7 @@ func orders(at time.Time) (o check.Orders) {
 		for i, name := range []string{"charge", "pack", "tell"} {
 			t := check.Task{
 				ID: uuid.UUID{0xff, n, byte(i)}, Instance: instance, Name: name, Status: "done", ResultVersion: int64(i + 2),
-				DeadlineAt: at.Add(time.Minute), EndedAt: at.Add(time.Duration(i+2) * time.Second),
+				CreatedAt: at, DeadlineAt: at.Add(time.Minute), EndedAt: at.Add(time.Duration(i+2) * time.Second),
 			}
 			s := check.Step{
 				Instance: instance, Version: t.ResultVersion, Kind: "result", Event: "done:" + name, Status: "active",
@@ -480,6 +481,7 @@ func orders(at time.Time) (o check.Orders) {
 				o.Effects = append(o.Effects, check.Effect{Task: t.ID, Key: key + "-2", At: at.Add(1500 * time.Millisecond)})
 			case "pack":
 				lease := uuid.UUID{n, 1}
+				t.Work = true
 				t.Body = json.RawMessage(`{"lease": "` + lease.String() + `"}`)
 				o.Completes = append(o.Completes,
 					check.Complete{Task: t.ID, Lease: uuid.UUID{n, 2}, Status: 409}, check.Complete{Task: t.ID, Lease: lease, Status: 200})
@@ -488,6 +490,89 @@ func orders(at time.Time) (o check.Orders) {
 				o.Effects = append(o.Effects, check.Effect{Task: t.ID, Key: key, At: at})
 			}
 			o.Tasks, o.Steps = append(o.Tasks, t), append(o.Steps, s)
+		}
+	}
+	return o
+}
+
+// trips are one that was booked, one that was undone, one of which an operator had a step skipped after it had been tried
+// twice, and one that is parked.
+func trips(start time.Time) (o check.Trips) {
+	var number int64
+	for n, end := range []string{"BOOKED", "CANCELLED", "skipped", "STUCK"} {
+		instance, version, seconds := uuid.UUID{0xfe, byte(n)}, int64(0), 0
+		at := func() time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+		step := func(kind, event, to, key string) int64 {
+			version++
+			seconds++
+			status := "active"
+			if to == "BOOKED" || to == "CANCELLED" {
+				status = "completed"
+			}
+			o.Steps = append(o.Steps, check.Step{Instance: instance, Version: version, Kind: kind, Event: event, To: to, Status: status, Key: key, At: at()})
+			return version
+		}
+		count := byte(0)
+		// carry makes a task and its effect, and returns its id.
+		carry := func(t check.Task, to, kind string, of uuid.UUID) uuid.UUID {
+			count++
+			t.ID, t.Instance, t.CreatedAt, t.DeadlineAt = uuid.UUID{0xfe, byte(n), count}, instance, at(), at().Add(time.Minute)
+			key := "task:" + t.ID.String()
+			if t.Status != "error" && !t.Work {
+				o.Effects = append(o.Effects, check.Effect{Task: t.ID, Key: t.ID.String(), Of: of, At: at().Add(time.Millisecond)})
+			}
+			switch {
+			case t.Compensates == 0:
+				t.ResultVersion = step(kind, t.Status+":"+t.Name, to, key)
+			case t.Status == "done":
+				t.ResultVersion = step(kind, "compensated:"+t.Name, to, key)
+			}
+			t.EndedAt = at()
+			o.Tasks = append(o.Tasks, t)
+			return t.ID
+		}
+		o.Created = append(o.Created, instance)
+		step("created", "", "WAITING", "")
+		step("transition", "pay", "HOTEL", "pay")
+		first := len(o.Compensations)
+		register := func(name string, task uuid.UUID, status string) {
+			number++
+			o.Compensations = append(o.Compensations, check.Compensation{Instance: instance, Number: number, Name: name, Status: status, Task: task})
+		}
+		register("pay", uuid.Nil, "registered")
+		register("hotel", carry(check.Task{Name: "hotel", Status: "done"}, "FLIGHT", "result", uuid.Nil), "registered")
+		register("flight", carry(check.Task{Name: "flight", Status: "done"}, "CAR", "result", uuid.Nil), "registered")
+		if end == "BOOKED" {
+			register("car", carry(check.Task{Name: "car", Status: "done"}, "BOOKED", "result", uuid.Nil), "registered")
+			continue
+		}
+		register("car", carry(check.Task{Name: "car", Status: "error"}, "UNDOING", "result", uuid.Nil), "void")
+		undo := func(c *check.Compensation, status string) {
+			c.UndoneBy = carry(
+				check.Task{Name: c.Name, Status: status, Work: c.Task == uuid.Nil, Compensates: c.Number}, "UNDOING", "compensated", c.Task)
+		}
+		for i := len(o.Compensations) - 2; i >= first; i-- {
+			c := &o.Compensations[i]
+			if c.Name != "hotel" || end == "CANCELLED" {
+				undo(c, "done")
+				c.Status = "undone"
+				continue
+			}
+			for range 2 {
+				undo(c, "unknown")
+				c.Status, c.Reason = "failed", "timeout"
+				step("result", "error:compensate", "STUCK", "")
+				if end == "skipped" {
+					step("transition", "undo", "UNDOING", "undo")
+				}
+			}
+			if end == "STUCK" {
+				break
+			}
+			c.Status, c.Reason = "skipped", "done by hand"
+		}
+		if end != "STUCK" {
+			step("result", "done:compensate", "CANCELLED", "")
 		}
 	}
 	return o
