@@ -393,9 +393,9 @@ func granted(t *testing.T, conn *pgx.Conn) (functions, relations []string) {
 const (
 	apiFunctions = "audit_note audit_page backtest bulk_control bulk_create cancel chosen_states compensation_mark connection_delete connection_put " +
 		"count_commands create delivery_replay fire fire_by_keys guard_holds history_page insight_as_of instance_timeout instances instances_in_states " +
-		"instances_page jsonpath_error list_place " +
+		"instances_page instances_where jsonpath_error list_place " +
 		"log_moved log_place log_settled migrate_instances now outcome_rows override past_timeout preview principals propose_workflow " +
-		"register_schema register_workflow retire_workflow role_delete role_put schema_version schemas_for schemas_page simulate " +
+		"register_schema register_workflow reindex_workflow retire_workflow role_delete role_put schema_version schemas_for schemas_page simulate " +
 		"simulate_timeout state_names stream_instance stream_look stream_place stream_read subscription_create subscription_delete " +
 		"subscription_rotate_secret subscription_sealed_secret subscription_test subscription_update task_resolve task_retry task_settle " +
 		"tenant_of_bulk tenant_of_instance tenant_of_subscription tenant_of_task tenant_put timeline_page token_create token_revoke " +
@@ -406,11 +406,11 @@ const (
 		"final_instances finding_look fire_slow_timers fire_timers insight_fold log_begin log_lead log_moved log_resign log_sweep log_tick now purge_instances " +
 		"purge_keys schema_version score_forecasts subscription_rest task_claim task_lanes task_settle task_sweep uuid_v7_floor"
 	readerFunctions = "consumer_status final_instances history_page insight_as_of instance_timeout instances now schema_version uuid_v7_floor"
-	apiRelations    = "bulk_item bulk_report command_count compensation connection_row delivery dwell_count dwell_hour edge_count finding forecast_score history " +
+	apiRelations    = "attribute bulk_item bulk_report command_count compensation connection_row delivery dwell_count dwell_hour edge_count finding forecast_score history " +
 		"instance instance_at instance_count log_head next_timeout residence role schema setting " +
 		"subscription_row task task_attempt task_row tenant timer token undoing workflow workflow_state workflow_transition"
 	workerRelations = "finding instance setting workflow"
-	readerRelations = "audit audit_log bulk_item bulk_report callback(tenant_id instance_id created_at) command_count compensation " +
+	readerRelations = "attribute audit audit_log bulk_item bulk_report callback(tenant_id instance_id created_at) command_count compensation " +
 		"connection_row(tenant_id name version timeout concurrency failures circuit_open_until finding created_at created_by updated_at) " +
 		"consumer db_role delivery dwell_count dwell_hour edge_count finding forecast_score history idempotency_key instance instance_at instance_count instance_migration log log_epoch log_head next_timeout residence role " +
 		"schema setting(only_row idempotency_ttl idempotency_ttl_slides context_limit payload_limit definition_limit state_limit) " +

@@ -195,6 +195,14 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 		from pawl.instance i
 		left join lateral (select i.version where i.state = 'HELD') f on true
 		where i.status = 'active'`)
+	// Doors are found by n, which is rare, and by half, which is not.
+	bounded.Exec(t, pool, `
+		insert into pawl.attribute (tenant_id, instance_id, name, workflow, number_value, text_value)
+		select i.tenant_id, i.id, v.name, i.workflow, v.number, v.text
+		from (select i.*, row_number() over (order by i.id) as n from pawl.instance i where i.workflow = 'door') i
+		cross join lateral (values ('n', i.n % 10000, null), ('half', null, case i.n % 2 when 0 then 'even' else 'odd' end)) v (name, number, text)`)
+	bounded.Exec(t, pool, `update pawl.workflow set search = '{"n": {"path": ["n"]}, "half": {"path": ["half"]}}' where name = 'door'`)
+	bounded.Exec(t, pool, "update pawl.instance set context = '{\"n\": 77, \"half\": \"odd\"}' where business_key like 'key %7' and workflow = 'door' and substr(business_key, 5)::integer <= 1000")
 	// All of them are folded, but for 200 steps.
 	bounded.Exec(t, pool, `
 		insert into pawl.residence (tenant_id, instance_id, workflow, workflow_version, state, status, since, visit_version, visit_at)
@@ -205,12 +213,13 @@ func TestPlansAtAMillionInstances(t *testing.T) {
 	bounded.Exec(t, pool, "select pawl.consumer_create('insight', true)")
 	bounded.Exec(t, pool, "update pawl.consumer set position = 400")
 	bounded.Exec(t, pool, "update pawl.log_head set position = 600, epoch = 1, snapshot = pg_current_snapshot()")
-	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.timer, pawl.workflow_state, pawl.residence, pawl.log")
+	bounded.Exec(t, pool, "vacuum (analyze) pawl.instance, pawl.history, pawl.idempotency_key, pawl.timer, pawl.workflow_state, pawl.residence, pawl.log, pawl.attribute")
 	end := noon.Add(100_000 * time.Second)
 	dbtest.SetClock(t, pool, end)
 
 	t.Run("lists", func(t *testing.T) { listsAtAMillion(t, pool, end) })
 	t.Run("lists in states", func(t *testing.T) { listsInStatesAtAMillion(t, pool, end) })
+	t.Run("lists where", func(t *testing.T) { listsWhereAtAMillion(t, pool) })
 	t.Run("reads", func(t *testing.T) { readsAtAMillion(t, pool) })
 	t.Run("commands", func(t *testing.T) { commandsAtAMillion(t, pool) })
 	t.Run("tasks", func(t *testing.T) { tasksAtAMillion(t, pool, end) })
@@ -407,6 +416,32 @@ func listsInStatesAtAMillion(t *testing.T, pool *pgxpool.Pool, end time.Time) {
 				t.Errorf("%d rows, want %d", len(rows), c.rows)
 			}
 			p.wantBounded(3500)
+		})
+	}
+}
+
+// listsWhereAtAMillion looks at lists by conditions. Of a rare one few instances are looked at; of a common one no more
+// than the page says.
+func listsWhereAtAMillion(t *testing.T, pool *pgxpool.Pool) {
+	conn := connect(t, pool)
+	for conditions, c := range map[string]struct {
+		rest bool
+		most int
+	}{
+		`[{"name": "n", "op": "=", "kind": "number", "value": "77"}]`:                                                                 {false, 4000},
+		`[{"name": "n", "op": "<", "kind": "number", "value": "20"}, {"name": "half", "op": "=", "kind": "text", "value": "odd"}]`:    {false, 25_000},
+		`[{"name": "half", "op": "^", "kind": "text", "value": "o"}, {"name": "n", "op": "=", "kind": "number", "value": "7777777"}]`: {false, 4000},
+		`[{"name": "half", "op": "=", "kind": "text", "value": "odd"}]`:                                                               {true, 130_000},
+	} {
+		t.Run(conditions, func(t *testing.T) {
+			p := &planned{Conn: conn, t: t, mode: "force_custom_plan"}
+			got, err := queries.New(p).InstancesWhere(t.Context(), queries.InstancesWhereParams{
+				TenantID: tenant, Workflow: "door", Conditions: []byte(conditions), RowLimit: 51, Few: 10_000, Probes: 20_000, Most: new(int32(10_000)),
+			})
+			if err != nil || (got.Rest != nil) != c.rest {
+				t.Errorf("%d found, the rest is %v, %v", len(got.Ids), got.Rest, err)
+			}
+			p.wantBounded(c.most)
 		})
 	}
 }

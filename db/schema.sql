@@ -48,6 +48,26 @@ create domain pawl.version as bigint
   constraint version_is_positive CHECK ((VALUE >= 1));
 comment on domain pawl.version is 'counts the steps of an instance';
 
+create table pawl.attribute (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  name text collate "C" not null,
+  workflow text collate "C" not null,
+  text_value text collate "C",
+  number_value numeric,
+  time_value timestamp with time zone,
+  boolean_value boolean,
+  constraint attribute_pkey PRIMARY KEY (tenant_id, instance_id, name),
+  constraint attribute_has_a_value CHECK ((num_nonnulls(text_value, number_value, time_value, boolean_value) > 0)),
+  constraint attribute_text_has_at_most_255_bytes CHECK ((octet_length(text_value) <= 255))
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=5000);
+CREATE INDEX attribute_boolean_idx ON pawl.attribute USING btree (tenant_id, workflow, name, boolean_value, instance_id) WHERE (boolean_value IS NOT NULL);
+CREATE INDEX attribute_number_idx ON pawl.attribute USING btree (tenant_id, workflow, name, number_value, instance_id) WHERE (number_value IS NOT NULL);
+CREATE INDEX attribute_text_idx ON pawl.attribute USING btree (tenant_id, workflow, name, text_value, instance_id) WHERE (text_value IS NOT NULL);
+CREATE INDEX attribute_time_idx ON pawl.attribute USING btree (tenant_id, workflow, name, time_value, instance_id) WHERE (time_value IS NOT NULL);
+comment on column pawl.attribute.text_value is 'of a text of more than 255 bytes the first 63 characters';
+comment on column pawl.attribute.time_value is 'of a text that is a time of RFC 3339';
+
 create table pawl.audit (
   tenant_id pawl.tenant_id not null,
   seq bigint not null generated always as identity,
@@ -936,6 +956,7 @@ create table pawl.workflow (
   context_schema pawl.object,
   context_schema_checksum text,
   context_default pawl.object,
+  search pawl.object,
   created_at timestamp with time zone not null,
   created_by pawl.actor not null,
   constraint workflow_pkey PRIMARY KEY (name, version),
@@ -954,6 +975,7 @@ comment on column pawl.workflow.retention is 'how long final instances are kept;
 comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.context_schema is 'of the definition; its member x-context-default is the context_default, which the caller merges in before it checks a context';
 comment on column pawl.workflow.context_default is 'merged under the context of a creation';
+comment on column pawl.workflow.search is 'what instances are found by: {NAME: {path, type}}, with the names of members that lead to the value; the latest version''s counts for all versions; null for nothing';
 
 create table pawl.workflow_state (
   workflow text collate "C" not null,
@@ -1145,6 +1167,18 @@ create table pawl_private.readable (
   constraint readable_privilege_is_known CHECK ((privilege = ANY (ARRAY['api'::text, 'worker'::text, 'reader'::text])))
 );
 comment on column pawl_private.readable.columns is 'null for all';
+
+create table pawl_private.search_index (
+  workflow text collate "C" not null,
+  search jsonb not null,
+  complete boolean not null,
+  after_tenant text collate "C" not null,
+  after_id uuid not null,
+  indexed bigint not null,
+  constraint search_index_pkey PRIMARY KEY (workflow)
+);
+comment on column pawl_private.search_index.after_tenant is 'with after_id: the last instance that was looked at';
+comment on column pawl_private.search_index.indexed is 'how many instances were indexed';
 
 create table pawl_private.slow_queue (
   id integer not null generated always as identity,
@@ -4814,6 +4848,7 @@ begin
     return;
   end if;
   perform pawl_private.fold(v_after, v_until);
+  perform pawl_private.fold_attributes(v_after, v_until);
   steps := v_until - v_after;
   update pawl.consumer c
   set position = v_until, relayed = c.relayed + steps, advanced_at = v_now, lease_until = v_now + p_lease
@@ -4958,6 +4993,85 @@ begin
 end
 $$;
 revoke execute on function pawl.instances_page(text,uuid[],bigint) from public;
+
+create function pawl.instances_where(p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid, p_limit integer, p_few integer, p_probes integer, p_most integer, OUT ids uuid[], OUT versions bigint[], OUT rest uuid, OUT incomplete boolean) returns record
+language plpgsql stable security definer
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_unfolded uuid[] := case when p_most is not null then pawl_private.unfolded(p_tenant, p_most) end;
+  v_condition jsonb;
+  v_found uuid[];
+  v_fewest uuid[];
+  v_candidate record;
+  v_looked integer := 0;
+begin
+  ids := '{}';
+  versions := '{}';
+  for v_condition in select c.value from jsonb_array_elements(p_conditions) c where p_most is not null loop
+    v_found := array(select f.id from pawl_private.attribute_ids(p_tenant, p_workflow, v_condition, p_few + 1) f (id));
+    if cardinality(v_found) <= p_few and (v_fewest is null or cardinality(v_found) < cardinality(v_fewest)) then
+      v_fewest := v_found;
+    end if;
+  end loop;
+  incomplete := v_fewest is not null and not exists (
+    select from pawl_private.search_index i where i.workflow = p_workflow and i.complete and i.search = v_search);
+  for v_candidate in
+    select i.id, i.state, i.status, i.version, i.context
+    from (
+      select c.id
+      from (
+        select f.id from unnest(v_fewest) f (id)
+        union
+        select u.id from unnest(v_unfolded) u (id) where v_fewest is not null
+        union all
+        select w.id
+        from unnest(coalesce(p_statuses, array['active', 'completed', 'failed', 'cancelled', 'expired'])) s (status)
+        cross join lateral (
+          select i.id
+          from pawl.instance i
+          where v_fewest is null and i.tenant_id = p_tenant and i.workflow = p_workflow and i.status = s.status and i.workflow <> ''
+            and (p_after is null or case when p_ascending then i.id > p_after else i.id < p_after end)
+          order by case when p_ascending then i.id end, case when not p_ascending then i.id end desc
+          limit p_probes
+        ) w
+      ) c
+      where p_after is null or case when p_ascending then c.id > p_after else c.id < p_after end
+      order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
+    ) c
+    cross join lateral (
+      select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = c.id limit 1
+    ) i
+    where i.workflow = p_workflow
+    order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
+  loop
+    if v_looked = p_probes and v_fewest is null then
+      return;
+    end if;
+    v_looked := v_looked + 1;
+    rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
+    if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
+      and not exists (
+        select from jsonb_array_elements(p_conditions) c where not pawl_private.condition_holds(v_candidate.context, v_search, c.value)
+      ) then
+      ids := ids || v_candidate.id;
+      versions := versions || v_candidate.version::bigint;
+      if cardinality(ids) = p_limit then
+        rest := null;
+        return;
+      end if;
+    end if;
+  end loop;
+end
+$$;
+revoke execute on function pawl.instances_where(text,text,jsonb,text[],text[],boolean,uuid,integer,integer,integer,integer) from public;
 
 create function pawl.jsonpath_error(p_path text) returns text
 language plpgsql volatile
@@ -5834,6 +5948,7 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
+  perform pawl_private.search_begins(v_name, v_latest.search, v_latest.name is null);
   v_retention := (select w.retention from pawl.workflow w where w.name = v_name and w.version = register_workflow.version);
   if v_retention < p_retention_floor then
     perform pawl_private.raise_condition(
@@ -5860,6 +5975,85 @@ exception
 end
 $$;
 revoke execute on function pawl.register_workflow(jsonb,text,integer,text,interval,jsonb) from public;
+
+create function pawl.reindex_workflow(p_workflow text, p_limit integer, OUT indexed bigint, OUT total bigint, OUT complete boolean) returns record
+language plpgsql volatile security definer
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_index pawl_private.search_index;
+  v_looked integer;
+begin
+  if not exists (select from pawl.workflow w where w.name = p_workflow) then
+    perform pawl_private.raise_condition('workflow-not-found', null);
+  end if;
+  total := (select coalesce(sum(c.instances), 0) from pawl.instance_count c where c.workflow = p_workflow);
+  if v_search is null then
+    indexed := total;
+    complete := true;
+    return;
+  end if;
+  perform pawl.consumer_create('insight', true);
+  perform from pawl.consumer c where c.name = 'insight' for no key update;
+  select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+  if v_index.search is distinct from v_search then
+    perform pawl_private.search_begins(p_workflow, null, false);
+    select i.* into strict v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+  end if;
+  if not v_index.complete then
+    with looked as materialized (
+      select r.tenant_id, r.instance_id, r.workflow
+      from pawl.residence r
+      where (r.tenant_id, r.instance_id) > (v_index.after_tenant, v_index.after_id)
+      order by r.tenant_id, r.instance_id
+      limit p_limit
+      for no key update
+    ),
+    value as materialized (
+      select l.tenant_id, l.instance_id, a.*
+      from looked l
+      cross join lateral (select i.context from pawl.instance i where i.tenant_id = l.tenant_id and i.id = l.instance_id limit 1) i
+      cross join lateral pawl_private.attributes_of(i.context, v_search) a
+      where l.workflow = p_workflow
+    ),
+    gone as (
+      delete from pawl.attribute a
+      using looked l
+      where l.workflow = p_workflow and a.tenant_id = l.tenant_id and a.instance_id = l.instance_id
+        and (a.tenant_id, a.instance_id, a.name) not in (select v.tenant_id, v.instance_id, v.name from value v)
+    ),
+    written as (
+      insert into pawl.attribute as a (tenant_id, instance_id, name, workflow, text_value, number_value, time_value, boolean_value)
+      select v.tenant_id, v.instance_id, v.name, p_workflow, v.text_value, v.number_value, v.time_value, v.boolean_value
+      from value v
+      on conflict on constraint attribute_pkey do update
+      set text_value = excluded.text_value, number_value = excluded.number_value, time_value = excluded.time_value,
+        boolean_value = excluded.boolean_value
+    )
+    select
+      count(*), count(*) filter (where l.workflow = p_workflow),
+      (array_agg(l.tenant_id order by l.tenant_id desc, l.instance_id desc))[1],
+      (array_agg(l.instance_id order by l.tenant_id desc, l.instance_id desc))[1]
+    into v_looked, indexed, v_index.after_tenant, v_index.after_id
+    from looked l;
+    update pawl_private.search_index i
+    set complete = v_looked < p_limit, indexed = i.indexed + reindex_workflow.indexed,
+      after_tenant = coalesce(v_index.after_tenant, i.after_tenant), after_id = coalesce(v_index.after_id, i.after_id)
+    where i.workflow = p_workflow
+    returning i.* into v_index;
+  end if;
+  indexed := v_index.indexed;
+  complete := v_index.complete;
+end
+$$;
+revoke execute on function pawl.reindex_workflow(text,integer) from public;
 
 create function pawl.release_work(p_id uuid, p_lease uuid, p_tenant text DEFAULT 'default'::text) returns pawl.instance
 language plpgsql volatile security definer
@@ -7443,6 +7637,104 @@ end
 $$;
 revoke execute on function pawl_private.assigned(jsonb,jsonb) from public;
 
+create function pawl_private.attribute_ids(p_tenant text, p_workflow text, p_condition jsonb, p_limit integer) returns SETOF uuid
+language plpgsql stable
+set enable_bitmapscan = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text := p_condition ->> 'name';
+  v_op text := p_condition ->> 'op';
+  v_value text := p_condition ->> 'value';
+  v_low text := case when v_op in ('=', '>', '>=') then v_value end;
+  v_high text := case when v_op in ('=', '<', '<=') then v_value end;
+begin
+  case p_condition ->> 'kind'
+    when 'text' then
+      if v_op = '^' then
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
+            and a.text_value ^@ left(v_value, 63)
+          limit p_limit;
+      elsif v_op = '=' then
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+            and a.text_value = pawl_private.text_key(v_value)
+          limit p_limit;
+      else
+        -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
+            and (v_low is null or a.text_value >= left(v_low, 63)) and (v_high is null or a.text_value <= v_high)
+          limit p_limit;
+      end if;
+    when 'number' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.number_value between coalesce(v_low::numeric, '-Infinity') and coalesce(v_high::numeric, 'Infinity')
+        limit p_limit;
+    when 'time' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.time_value between coalesce(v_low::timestamptz, '-infinity') and coalesce(v_high::timestamptz, 'infinity')
+        limit p_limit;
+    when 'boolean' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.boolean_value is not null
+          and (v_op <> '=' or a.boolean_value = v_value::boolean)
+        limit p_limit;
+  end case;
+end
+$$;
+revoke execute on function pawl_private.attribute_ids(text,text,jsonb,integer) from public;
+
+create function pawl_private.attribute_of(p_value jsonb, p_type text, OUT whole_text text, OUT number_value numeric, OUT time_value timestamp with time zone, OUT boolean_value boolean) returns record
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind text := jsonb_typeof(p_value);
+  v_text text := p_value #>> '{}';
+begin
+  if v_kind in ('string', 'number', 'boolean') then
+    if p_type = 'text' or p_type is null and v_kind = 'string' then
+      whole_text := v_text;
+    end if;
+    if p_type = 'number' or p_type is null and v_kind = 'number' then
+      number_value := pawl_private.number_of(v_text);
+    end if;
+    if p_type = 'time' or p_type is null and v_kind = 'string' then
+      time_value := pawl_private.rfc3339_time(v_text);
+    end if;
+    if v_kind = 'boolean' and p_type is null or p_type = 'boolean' and v_text in ('true', 'false') then
+      boolean_value := v_text::boolean;
+    end if;
+  end if;
+end
+$$;
+revoke execute on function pawl_private.attribute_of(jsonb,text) from public;
+
+create function pawl_private.attributes_of(p_context jsonb, p_search jsonb) returns TABLE(name text, text_value text, number_value numeric, time_value timestamp with time zone, boolean_value boolean)
+language sql stable
+as $$
+  select s.key, pawl_private.text_key(a.whole_text), a.number_value, a.time_value, a.boolean_value
+  from jsonb_each(p_search) s
+  cross join lateral pawl_private.attribute_of(
+    p_context #> (select array_agg(e.name order by e.place) from jsonb_array_elements_text(s.value -> 'path') with ordinality as e (name, place)),
+    s.value ->> 'type') a
+  where num_nonnulls(a.whole_text, a.number_value, a.time_value, a.boolean_value) > 0
+$$;
+revoke execute on function pawl_private.attributes_of(jsonb,jsonb) from public;
+
 create function pawl_private.audit(p_tenant text, p_caller jsonb, p_action text, p_target text, p_outcome text DEFAULT 'done'::text, p_reason text DEFAULT NULL::text, p_before jsonb DEFAULT NULL::jsonb, p_after jsonb DEFAULT NULL::jsonb, p_count bigint DEFAULT 1) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -8966,6 +9258,17 @@ end
 $$;
 revoke execute on function pawl_private.compiled_request(jsonb,text) from public;
 
+create function pawl_private.compiled_search(p_search jsonb) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_object_agg(a.key, jsonb_strip_nulls(jsonb_build_object(
+    'path', string_to_array(substr(coalesce(a.value ->> 'path', a.value #>> '{}'), length('$.context.') + 1), '.'),
+    'type', a.value ->> 'type')))
+  from jsonb_each(p_search) a
+$$;
+revoke execute on function pawl_private.compiled_search(jsonb) from public;
+
 create function pawl_private.compiled_task(p_task jsonb, p_at text, p_compensation boolean) returns jsonb
 language plpgsql stable
 as $$
@@ -9227,6 +9530,44 @@ begin
 end
 $$;
 revoke execute on function pawl_private.concatenated(jsonb[],text) from public;
+
+create function pawl_private.condition_holds(p_context jsonb, p_search jsonb, p_condition jsonb) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_attribute jsonb := p_search -> (p_condition ->> 'name');
+  v_path text[] := array(
+    select e.name from jsonb_array_elements_text(v_attribute -> 'path') with ordinality as e (name, place) order by e.place);
+  v_value record;
+  v_wanted text := p_condition ->> 'value';
+  v_order integer;
+begin
+  select * into v_value from pawl_private.attribute_of(p_context #> v_path, v_attribute ->> 'type');
+  case p_condition ->> 'kind'
+    when 'text' then
+      if p_condition ->> 'op' = '^' then
+        return coalesce(starts_with(v_value.whole_text, v_wanted), false);
+      end if;
+      v_order := case when v_value.whole_text collate "C" < v_wanted then -1 when v_value.whole_text collate "C" > v_wanted then 1
+        when v_value.whole_text = v_wanted then 0 end;
+    when 'number' then
+      v_order := sign(v_value.number_value - v_wanted::numeric);
+    when 'time' then
+      v_order := case when v_value.time_value < v_wanted::timestamptz then -1 when v_value.time_value > v_wanted::timestamptz then 1
+        when v_value.time_value = v_wanted::timestamptz then 0 end;
+    when 'boolean' then
+      v_order := v_value.boolean_value::integer - v_wanted::boolean::integer;
+  end case;
+  return coalesce(
+    case p_condition ->> 'op'
+      when '=' then v_order = 0 when '<' then v_order < 0 when '<=' then v_order <= 0 when '>' then v_order > 0
+      when '>=' then v_order >= 0
+    end,
+    false);
+end
+$$;
+revoke execute on function pawl_private.condition_holds(jsonb,jsonb,jsonb) from public;
 
 create function pawl_private.connection_document(p_connection pawl.connection) returns jsonb
 language sql stable
@@ -9699,6 +10040,7 @@ as $$
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1
         ) then 'ttl.target must name a final state at the top'
+        when pawl_private.search_fault(p_definition -> 'search') is not null then pawl_private.search_fault(p_definition -> 'search')
         when p_definition ? 'cancel' and not exists (select from node n where n.path = p_definition ->> 'cancel')
           then 'cancel must name a state'
         else coalesce(
@@ -10784,6 +11126,68 @@ end
 $$;
 revoke execute on function pawl_private.fold(bigint,bigint) from public;
 
+create function pawl_private.fold_attributes(p_after bigint, p_until bigint) returns void
+language plpgsql volatile
+set enable_bitmapscan = 'off'
+set enable_hashjoin = 'off'
+set enable_memoize = 'off'
+set enable_mergejoin = 'off'
+set enable_seqscan = 'off'
+set jit = 'off'
+set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_searches jsonb := (
+    select jsonb_object_agg(w.name, w.search)
+    from (select distinct on (w.name) w.name, w.search from pawl.workflow w order by w.name, w.version desc) w
+    where w.search is not null);
+begin
+  if v_searches is null then
+    return;
+  end if;
+  with step as materialized (
+    select distinct on (h.tenant_id, h.instance_id) h.tenant_id, h.instance_id, h.version, h.workflow
+    from (select l.* from pawl.log l where l.position > p_after and l.position <= p_until order by l.position) l
+    cross join lateral (
+      select h.tenant_id, h.instance_id, h.version, h.workflow
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    where v_searches ? h.workflow
+    order by h.tenant_id, h.instance_id, h.version desc
+  ),
+  value as materialized (
+    select s.tenant_id, s.instance_id, s.workflow, a.*
+    from step s
+    cross join lateral (
+      select h.context
+      from pawl.history h
+      where h.tenant_id = s.tenant_id and h.instance_id = s.instance_id and h.version = s.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.attributes_of(h.context, v_searches -> s.workflow) a
+  ),
+  gone as (
+    delete from pawl.attribute a
+    using step s
+    where a.tenant_id = s.tenant_id and a.instance_id = s.instance_id
+      and (a.tenant_id, a.instance_id, a.name) not in (select v.tenant_id, v.instance_id, v.name from value v)
+  )
+  insert into pawl.attribute as a (tenant_id, instance_id, name, workflow, text_value, number_value, time_value, boolean_value)
+  select v.tenant_id, v.instance_id, v.name, v.workflow, v.text_value, v.number_value, v.time_value, v.boolean_value
+  from value v
+  order by v.tenant_id, v.instance_id, v.name
+  on conflict on constraint attribute_pkey do update
+  set text_value = excluded.text_value, number_value = excluded.number_value, time_value = excluded.time_value,
+    boolean_value = excluded.boolean_value
+  where (a.text_value, a.number_value, a.time_value, a.boolean_value)
+    is distinct from (excluded.text_value, excluded.number_value, excluded.time_value, excluded.boolean_value);
+end
+$$;
+revoke execute on function pawl_private.fold_attributes(bigint,bigint) from public;
+
 create function pawl_private.force(p_kind text, p_id uuid, p_command pawl_private.fire_command, p_to text, p_patch jsonb, p_patch_checked text, p_target text, p_correlation_id text, p_traceparent text, p_dry_run boolean, p_raises boolean, p_caller jsonb, p_history_key text DEFAULT NULL::text) returns pawl.outcome
 language plpgsql volatile
 as $$
@@ -11021,6 +11425,8 @@ begin
   set closed_at = greatest(f.opened_at, pawl.now())
   from unnest(p_ids) as p (id)
   where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
+  -- In a statement of its own: it sees what was indexed while the one above waited for a row of residence.
+  delete from pawl.attribute a using unnest(p_ids) as p (id) where a.tenant_id = p_tenant and a.instance_id = p.id;
 end
 $$;
 revoke execute on function pawl_private.forget_residence(text,uuid[]) from public;
@@ -12101,6 +12507,13 @@ as $$
 $$;
 revoke execute on function pawl_private.note_slow(pawl.instance,text,timestamp with time zone) from public;
 
+create function pawl_private.number_of(p_text text) returns numeric
+language sql immutable parallel safe
+as $$
+  select case when p_text ~ '^-?\d{1,100}(\.\d{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
+$$;
+revoke execute on function pawl_private.number_of(text) from public;
+
 create function pawl_private.open_orphaned(p_tenant text, p_ids uuid[], p_now timestamp with time zone) returns bigint
 language plpgsql volatile
 set enable_hashjoin = 'off'
@@ -12763,6 +13176,18 @@ language sql stable parallel safe
 as $$ select to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"') $$;
 revoke execute on function pawl_private.rfc3339(timestamp with time zone) from public;
 
+create function pawl_private.rfc3339_time(p_text text) returns timestamp with time zone
+language sql stable parallel safe
+as $$
+  select case
+    when p_text ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$'
+      and substr(p_text, 9, 2)::integer
+        <= extract(day from make_date(substr(p_text, 1, 4)::integer, substr(p_text, 6, 2)::integer, 1) + interval '1 month - 1 day')
+      then p_text::timestamptz
+  end
+$$;
+revoke execute on function pawl_private.rfc3339_time(text) from public;
+
 create function pawl_private.role_document(p_role pawl.role) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -13016,6 +13441,57 @@ begin
 end
 $$;
 revoke execute on function pawl_private.score_workflow(text,text,date) from public;
+
+create function pawl_private.search_begins(p_workflow text, p_before jsonb, p_is_first boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+begin
+  if v_search is null then
+    delete from pawl_private.search_index i where i.workflow = p_workflow;
+  elsif p_is_first or v_search is distinct from p_before then
+    insert into pawl_private.search_index as i (workflow, search, complete, after_tenant, after_id, indexed)
+    values (p_workflow, v_search, p_is_first, '', '00000000-0000-0000-0000-000000000000', 0)
+    on conflict on constraint search_index_pkey do update
+    set search = excluded.search, complete = excluded.complete, after_tenant = '', after_id = excluded.after_id, indexed = 0;
+  end if;
+end
+$$;
+revoke execute on function pawl_private.search_begins(text,jsonb,boolean) from public;
+
+create function pawl_private.search_fault(p_search jsonb) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(p_search) <> 'object' then 'search must be an object'
+    when (select count(*) from jsonb_object_keys(p_search)) > 20 then 'search must have at most 20 attributes'
+    else (
+      select format('search.%s must have a name of letters, digits and underscores, a path of members of the context, and no type but text, number, time or boolean', a.key)
+      from jsonb_each(p_search) a
+      where a.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'
+        or coalesce(case jsonb_typeof(a.value) when 'string' then a.value #>> '{}' else a.value ->> 'path' end, '')
+          !~ '^\$\.context(\.[A-Za-z_][A-Za-z0-9_]*)+$'
+        or octet_length(a.value::text) > 400
+        or coalesce(a.value ->> 'type', 'text') not in ('text', 'number', 'time', 'boolean')
+      order by a.key
+      limit 1
+    )
+  end
+$$;
+revoke execute on function pawl_private.search_fault(jsonb) from public;
+
+create function pawl_private.search_of(p_workflow text) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select w.search from pawl.workflow w where w.name = p_workflow order by w.version desc limit 1);
+end
+$$;
+revoke execute on function pawl_private.search_of(text) from public;
 
 create function pawl_private.seconds_of(p_duration interval) returns numeric
 language sql immutable parallel safe
@@ -13544,13 +14020,13 @@ begin
   v_schema := case when v_default is null then v_schema - 'x-context-default' else v_schema || jsonb_build_object('x-context-default', v_default) end;
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, context_default, search, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, pawl_private.exact_duration(p_definition #>> '{ttl,after}', '/ttl/after'), p_definition #>> '{ttl,target}',
     pawl_private.exact_duration(p_definition ->> 'retention', '/retention'),
     p_definition ->> 'business_key' is not distinct from 'reusable',
-    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl.now(), p_actor
+    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl_private.compiled_search(p_definition -> 'search'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = pawl_private.initial_of(p_definition);
 
@@ -14223,6 +14699,11 @@ begin
 end
 $$;
 revoke execute on function pawl_private.tenant_of(regclass,uuid) from public;
+
+create function pawl_private.text_key(p_text text) returns text
+language sql immutable parallel safe
+as $$ select case when octet_length(p_text) <= 255 then p_text else left(p_text, 63) end $$;
+revoke execute on function pawl_private.text_key(text) from public;
 
 create function pawl_private.time_of(p_value jsonb, p_at text) returns timestamp with time zone
 language plpgsql stable parallel safe

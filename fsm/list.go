@@ -56,6 +56,9 @@ type Filter struct {
 	CreatedAfter, CreatedBefore time.Time
 	// StuckFor chooses active instances that have been in their state for at least that long.
 	StuckFor time.Duration
+	// Where are conditions for search attributes of the only workflow, such as price>=400; each must hold. It is combined
+	// with Workflows, States, Statuses and the orders of created_at alone.
+	Where []string
 	// FailingTimer chooses the instances whose deadline came while its step could not be made; see
 	// NextTimeout.LastError.
 	FailingTimer bool
@@ -74,11 +77,14 @@ type InstanceList struct {
 	List[Instance]
 	// AsOf is the time from which the page is: it has what was committed until then.
 	AsOf time.Time
+	// Incomplete: instances may be missing from a list by Where until the workflow is indexed anew; see
+	// lifecycle.Service.Reindex.
+	Incomplete bool
 }
 
 // List returns instances in the order of the filter. A cursor belongs to the filter that it was given for.
 // Kinds: Malformed (limit, cursor or filter; the faults have the parameters' names in the API), Unavailable.
-func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) (InstanceList, error) {
+func (s *Service) List(ctx context.Context, tenant string, f Filter, from Page) (InstanceList, error) {
 	var out InstanceList
 	f, err := f.normal()
 	if err != nil {
@@ -92,6 +98,12 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 	if err != nil {
 		return out, err
 	}
+	conditions, err := s.conditions(ctx, f)
+	if err != nil {
+		return out, err
+	}
+	var page found
+	where := len(conditions) > 0
 	out.Items, out.Next, err = database.List(ctx, s.db, database.Listing[queries.ListInstancesRow, Instance]{
 		Scope: "instances " + tenant + " " + string(scope),
 		Rows: func(ctx context.Context, db queries.DBTX, after string, limit int32) ([]queries.ListInstancesRow, error) {
@@ -106,6 +118,11 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 				return nil, err
 			}
 			out.AsOf = place.AsOf
+			if where {
+				var rows []queries.ListInstancesRow
+				page, rows, err = listWhere(ctx, q, p, f, choice, conditions, place.Near, &out)
+				return rows, err
+			}
 			if place.Near && f.isByStates() && choice.pairs != nil {
 				rows, err := listInStates(ctx, q, p, choice)
 				if !database.IsCode(err, database.NotInPrerequisiteState) { // Else there are too many steps by now.
@@ -121,9 +138,11 @@ func (s *Service) List(ctx context.Context, tenant string, f Filter, page Page) 
 			return q.ListInstances(ctx, p)
 		},
 		Bytes: func(r queries.ListInstancesRow) int { return len(r.Context) },
+		Shown: func(r queries.ListInstancesRow) bool { return !where || page.versions[r.ID] == r.Version },
+		Rest:  func() string { return page.rest },
 		Item:  func(r queries.ListInstancesRow) Instance { return InstanceOfRow(queries.GetInstancesRow(r)) },
 		Key:   f.key,
-	}, page.Limit, page.Cursor)
+	}, from.Limit, from.Cursor)
 	return out, err
 }
 
@@ -189,6 +208,10 @@ func (f Filter) normal() (Filter, error) {
 	default:
 		return f, badFilter("sort", "must be created_at, -created_at, state_changed_at or -state_changed_at")
 	}
+	if len(f.Where) > MaxWhere {
+		return f, badFilter("where", fmt.Sprintf("must not be given more than %d times", MaxWhere))
+	}
+	f.Where = sorted(f.Where)
 	f.Workflows, f.States, f.Statuses = sorted(f.Workflows), sorted(f.States), sorted(f.Statuses)
 	if f.Within != nil {
 		f.Within = append([]string{}, sorted(f.Within)...)

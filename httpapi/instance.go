@@ -306,7 +306,7 @@ func (s *server) ListWorkflowInstances(ctx context.Context, in ListWorkflowInsta
 	p := in.Params
 	list, err := s.listInstances(ctx, api.ListInstancesParams{
 		Workflow: []string{in.Name}, State: p.State, Status: p.Status, BusinessKey: p.BusinessKey, CorrelationID: p.CorrelationID,
-		CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor, Timer: p.Timer, Sort: p.Sort,
+		CreatedAfter: p.CreatedAfter, CreatedBefore: p.CreatedBefore, StuckFor: p.StuckFor, Timer: p.Timer, Where: p.Where, Sort: p.Sort,
 		Limit: p.Limit, Cursor: p.Cursor,
 	})
 	if err != nil {
@@ -327,11 +327,12 @@ func listedInstance(i item[fsm.Instance]) api.Instance {
 // An instanceList is a page of instances of one tenant, or of several.
 type instanceList struct {
 	fsm.List[item[fsm.Instance]]
-	asOf time.Time
+	asOf       time.Time
+	incomplete bool
 }
 
 func (l instanceList) body() api.InstanceList {
-	return api.InstanceList{Items: each(l.Items, listedInstance), NextCursor: optional(l.Next), AsOf: api.Timestamp(l.asOf)}
+	return api.InstanceList{Items: each(l.Items, listedInstance), NextCursor: optional(l.Next), AsOf: api.Timestamp(l.asOf), Incomplete: l.incomplete}
 }
 
 // listInstances reads the page that both lists of instances answer with.
@@ -341,7 +342,7 @@ func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (
 		return out, err
 	}
 	f := fsm.Filter{
-		Workflows: p.Workflow, States: p.State, Within: requestOf(ctx).within(),
+		Workflows: p.Workflow, States: p.State, Where: p.Where, Within: requestOf(ctx).within(),
 		Statuses:    each(p.Status, func(s api.InstanceStatus) fsm.Status { return fsm.Status(s) }),
 		BusinessKey: value(p.BusinessKey), CorrelationID: value(p.CorrelationID),
 		CreatedAfter: bound(p.CreatedAfter), CreatedBefore: bound(p.CreatedBefore),
@@ -357,6 +358,7 @@ func (s *server) listInstances(ctx context.Context, p api.ListInstancesParams) (
 		if out.asOf.IsZero() { // The first tenant of several was read first.
 			out.asOf = list.AsOf
 		}
+		out.incomplete = out.incomplete || list.Incomplete
 		return list.List, err
 	})
 	return out, err

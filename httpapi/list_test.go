@@ -174,6 +174,29 @@ func TestCursors(t *testing.T) {
 	a.another(setup{}).get("/v1/workflows?limit=1&cursor="+cursor).want(http.StatusOK).wantAt("items.0.name", "counter")
 }
 
+// Instances are found by what their context holds, and a bad condition is told by its parameter.
+func TestWhere(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.register(strings.Replace(counter, `"name": "counter"`, `"name": "counter", "search": {"sum": "$.context.sum"}`, 1))
+	a.register(booking)
+	for n := range 3 {
+		a.create("counter", fmt.Sprintf(`{"context": {"sum": %d}}`, n))
+	}
+	r := a.get("/v1/workflows/counter/instances?where=sum%3E=1&where=sum%3C2").want(http.StatusOK).wantAt("incomplete", "false", "items.1", missing)
+	r.wantAt("items.0.context.sum", "1")
+	a.get("/v1/instances?workflow=counter&where=sum=7").want(http.StatusOK).wantAt("items.0", missing, "next_cursor", "null")
+	for _, target := range []string{
+		"/v1/instances?where=sum=1", "/v1/instances?workflow=counter&workflow=booking&where=sum=1", "/v1/instances?workflow=booking&where=sum=1",
+		"/v1/instances?workflow=counter&where=som=1", "/v1/instances?workflow=counter&where=sum", "/v1/instances?workflow=counter&where=",
+		"/v1/instances?workflow=counter&where=sum=1&business_key=b",
+	} {
+		a.get(target).want(http.StatusBadRequest, "malformed-request").wantAt("errors.0.parameter", "where")
+	}
+	a.do(http.MethodPost, "/v1/workflows/counter/reindex", "").want(http.StatusOK).wantAt("complete", "true")
+	a.do(http.MethodPost, "/v1/workflows/nothing/reindex", "").want(http.StatusNotFound, "workflow-not-found")
+}
+
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	a := start(t)

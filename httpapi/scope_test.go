@@ -29,7 +29,7 @@ var scopes = map[string]string{
 	"overrideInstance": "operate", "cancelInstance": "operate",
 
 	"registerWorkflow": "deploy", "registerSchema": "deploy", "retireWorkflowVersion": "deploy", "migrateWorkflow": "deploy",
-	"backtestWorkflow": "deploy",
+	"backtestWorkflow": "deploy", "reindexWorkflow": "deploy",
 
 	"listSubscriptions": "deliver", "getSubscription": "deliver", "listDeliveries": "deliver",
 	"createSubscription": "deliver", "updateSubscription": "deliver", "deleteSubscription": "deliver",

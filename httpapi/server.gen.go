@@ -262,6 +262,9 @@ type ServerInterface interface {
 	// MigrateWorkflow Migrate active instances to another version
 	// (POST /v1/workflows/{name}/migrate)
 	MigrateWorkflow(ctx echo.Context, name WorkflowName) error
+	// ReindexWorkflow Index a workflow's instances by its search attributes
+	// (POST /v1/workflows/{name}/reindex)
+	ReindexWorkflow(ctx echo.Context, name WorkflowName) error
 	// SimulateWorkflow Simulate an instance
 	// (POST /v1/workflows/{name}/simulate)
 	SimulateWorkflow(ctx echo.Context, name WorkflowName, params SimulateWorkflowParams) error
@@ -902,6 +905,13 @@ func (w *ServerInterfaceWrapper) ListInstances(ctx echo.Context) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "timer", ctx.QueryParams(), &params.Timer, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter timer: %s", err))
+	}
+
+	// ------------- Optional query parameter "where" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "where", ctx.QueryParams(), &params.Where, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter where: %s", err))
 	}
 
 	// ------------- Optional query parameter "sort" -------------
@@ -2070,6 +2080,13 @@ func (w *ServerInterfaceWrapper) ListWorkflowInstances(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter timer: %s", err))
 	}
 
+	// ------------- Optional query parameter "where" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "where", ctx.QueryParams(), &params.Where, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter where: %s", err))
+	}
+
 	// ------------- Optional query parameter "sort" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
@@ -2166,6 +2183,22 @@ func (w *ServerInterfaceWrapper) MigrateWorkflow(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.MigrateWorkflow(ctx, name)
+	return err
+}
+
+// ReindexWorkflow converts echo context to params.
+func (w *ServerInterfaceWrapper) ReindexWorkflow(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name WorkflowName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReindexWorkflow(ctx, name)
 	return err
 }
 
@@ -2409,6 +2442,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/workflows/:name/instances", wrapper.CreateInstance, options.OperationMiddlewares["createInstance"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/keys/:business_key/actions/:event", wrapper.FireEventByKey, options.OperationMiddlewares["fireEventByKey"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/migrate", wrapper.MigrateWorkflow, options.OperationMiddlewares["migrateWorkflow"]...)
+	router.POST(options.BaseURL+"/v1/workflows/:name/reindex", wrapper.ReindexWorkflow, options.OperationMiddlewares["reindexWorkflow"]...)
 	router.POST(options.BaseURL+"/v1/workflows/:name/simulate", wrapper.SimulateWorkflow, options.OperationMiddlewares["simulateWorkflow"]...)
 	router.GET(options.BaseURL+"/v1/workflows/:name/stats", wrapper.GetWorkflowStats, options.OperationMiddlewares["getWorkflowStats"]...)
 	router.DELETE(options.BaseURL+"/v1/workflows/:name/versions/:version", wrapper.RetireWorkflowVersion, options.OperationMiddlewares["retireWorkflowVersion"]...)
@@ -4879,6 +4913,28 @@ func (response MigrateWorkflow200JSONResponse) VisitMigrateWorkflowResponse(w ht
 	return err
 }
 
+type ReindexWorkflowRequestObject struct {
+	Name WorkflowName `json:"name"`
+}
+
+type ReindexWorkflowResponseObject interface {
+	VisitReindexWorkflowResponse(w http.ResponseWriter) error
+}
+
+type ReindexWorkflow200JSONResponse Reindexing
+
+func (response ReindexWorkflow200JSONResponse) VisitReindexWorkflowResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type SimulateWorkflowRequestObject struct {
 	Name   WorkflowName `json:"name"`
 	Params SimulateWorkflowParams
@@ -5211,6 +5267,9 @@ type StrictServerInterface interface {
 	// MigrateWorkflow Migrate active instances to another version
 	// (POST /v1/workflows/{name}/migrate)
 	MigrateWorkflow(ctx context.Context, request MigrateWorkflowRequestObject) (MigrateWorkflowResponseObject, error)
+	// ReindexWorkflow Index a workflow's instances by its search attributes
+	// (POST /v1/workflows/{name}/reindex)
+	ReindexWorkflow(ctx context.Context, request ReindexWorkflowRequestObject) (ReindexWorkflowResponseObject, error)
 	// SimulateWorkflow Simulate an instance
 	// (POST /v1/workflows/{name}/simulate)
 	SimulateWorkflow(ctx context.Context, request SimulateWorkflowRequestObject) (SimulateWorkflowResponseObject, error)
@@ -7933,6 +7992,31 @@ func (sh *strictHandler) MigrateWorkflow(ctx echo.Context, name WorkflowName) er
 		return err
 	} else if validResponse, ok := response.(MigrateWorkflowResponseObject); ok {
 		return validResponse.VisitMigrateWorkflowResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReindexWorkflow operation middleware
+func (sh *strictHandler) ReindexWorkflow(ctx echo.Context, name WorkflowName) error {
+	var request ReindexWorkflowRequestObject
+
+	request.Name = name
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReindexWorkflow(ctx.Request().Context(), request.(ReindexWorkflowRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReindexWorkflow")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReindexWorkflowResponseObject); ok {
+		return validResponse.VisitReindexWorkflowResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -116,3 +116,15 @@ func (s *server) RetireWorkflowVersion(ctx context.Context, r RetireWorkflowVers
 	}
 	return RetireWorkflowVersion204Response{}, nil
 }
+
+// ReindexWorkflow indexes some more instances of a workflow.
+func (s *server) ReindexWorkflow(ctx context.Context, r ReindexWorkflowRequestObject) (ReindexWorkflowResponseObject, error) {
+	if err := requestOf(ctx).checkWorkflow(r.Name, 0); err != nil {
+		return nil, err
+	}
+	i, err := s.workflows.Reindex(ctx, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	return ReindexWorkflow200JSONResponse{Indexed: i.Indexed, Total: i.Total, Complete: i.Complete}, nil
+}

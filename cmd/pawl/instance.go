@@ -177,6 +177,7 @@ type instanceList struct {
 	CreatedAfter  moment   `help:"Only instances created after a time, such as 2026-03-01T09:30:00Z."`
 	CreatedBefore moment   `help:"Only instances created before a time."`
 	StuckFor      string   `help:"Only active instances that have been in their state for at least this time, such as 1h."`
+	Where         []string `sep:"none" placeholder:"NAME=VALUE" help:"Only instances of the workflow whose search attribute has such a value: NAME, one of = < <= > >=, and VALUE, such as 'price>=400' or 'flight=LH*'. Each must hold."`
 	Timer         string   `enum:",failing" default:"" help:"With failing, only instances with a deadline whose step cannot be made."`
 	Sort          string   `enum:",created_at,-created_at,state_changed_at,-state_changed_at" default:"" help:"Order: created_at or state_changed_at, with a - for the latest first, such as --sort=-created_at, which is the default."`
 	Limit         int      `default:"50" help:"Largest number of instances; 0 for all."`
@@ -187,7 +188,7 @@ func (i *instanceList) Run(c *console) error {
 		"business_key": i.BusinessKey, "correlation_id": i.CorrelationID, "created_after": string(i.CreatedAfter),
 		"created_before": string(i.CreatedBefore), "stuck_for": i.StuckFor, "timer": i.Timer, "sort": i.Sort,
 	})
-	for name, values := range map[string][]string{"workflow": i.Workflow, "state": i.State, "status": i.Status} {
+	for name, values := range map[string][]string{"workflow": i.Workflow, "state": i.State, "status": i.Status, "where": i.Where} {
 		for _, value := range values {
 			query.Add(name, value)
 		}

@@ -23,6 +23,7 @@ type workflowCommand struct {
 	Show      workflowShow      `cmd:"" help:"Print the definition of a workflow."`
 	Diagram   workflowDiagram   `cmd:"" help:"Print a workflow as a diagram, with the path of an instance if --instance is given."`
 	Retire    workflowRetire    `cmd:"" help:"Retire a version that no instance uses."`
+	Reindex   workflowReindex   `cmd:"" help:"Index the instances of a workflow by the search attributes of its latest version."`
 }
 
 // workflowAnswer is a workflow as the API shows it.

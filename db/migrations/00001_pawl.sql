@@ -2057,6 +2057,7 @@ create table pawl.workflow (
   context_schema pawl.object,
   context_schema_checksum text,
   context_default pawl.object,
+  search pawl.object,
   created_at timestamptz not null,
   created_by pawl.actor not null,
   constraint workflow_pkey primary key (name, version),
@@ -2079,6 +2080,8 @@ comment on column pawl.workflow.initial_moves is
 comment on column pawl.workflow.context_schema is
   'of the definition; its member x-context-default is the context_default, which the caller merges in before it checks a context';
 comment on column pawl.workflow.context_default is 'merged under the context of a creation';
+comment on column pawl.workflow.search is
+  'what instances are found by: {NAME: {path, type}}, with the names of members that lead to the value; the latest version''s counts for all versions; null for nothing';
 comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 
@@ -2841,6 +2844,43 @@ as $$
 $$;
 -- +goose StatementEnd
 
+-- search_fault says what is wrong with the search attributes of a definition, or null.
+-- +goose StatementBegin
+create function pawl_private.search_fault(p_search jsonb) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(p_search) <> 'object' then 'search must be an object'
+    when (select count(*) from jsonb_object_keys(p_search)) > 20 then 'search must have at most 20 attributes'
+    else (
+      select format('search.%s must have a name of letters, digits and underscores, a path of members of the context, and no type but text, number, time or boolean', a.key)
+      from jsonb_each(p_search) a
+      where a.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'
+        or coalesce(case jsonb_typeof(a.value) when 'string' then a.value #>> '{}' else a.value ->> 'path' end, '')
+          !~ '^\$\.context(\.[A-Za-z_][A-Za-z0-9_]*)+$'
+        or octet_length(a.value::text) > 400
+        or coalesce(a.value ->> 'type', 'text') not in ('text', 'number', 'time', 'boolean')
+      order by a.key
+      limit 1
+    )
+  end
+$$;
+-- +goose StatementEnd
+
+-- compiled_search is what pawl.workflow.search holds.
+-- +goose StatementBegin
+create function pawl_private.compiled_search(p_search jsonb) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_object_agg(a.key, jsonb_strip_nulls(jsonb_build_object(
+    'path', string_to_array(substr(coalesce(a.value ->> 'path', a.value #>> '{}'), length('$.context.') + 1), '.'),
+    'type', a.value ->> 'type')))
+  from jsonb_each(p_search) a
+$$;
+-- +goose StatementEnd
+
 -- definition_fault says why a definition is not in canonical form, or why the engine could not
 -- run it. Guards, assigns, durations and names are checked later, by the casts and constraints
 -- of the tables that they are stored in.
@@ -2869,6 +2909,7 @@ as $$
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1
         ) then 'ttl.target must name a final state at the top'
+        when pawl_private.search_fault(p_definition -> 'search') is not null then pawl_private.search_fault(p_definition -> 'search')
         when p_definition ? 'cancel' and not exists (select from node n where n.path = p_definition ->> 'cancel')
           then 'cancel must name a state'
         else coalesce(
@@ -3086,13 +3127,13 @@ begin
   v_schema := case when v_default is null then v_schema - 'x-context-default' else v_schema || jsonb_build_object('x-context-default', v_default) end;
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, context_default, search, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, pawl_private.exact_duration(p_definition #>> '{ttl,after}', '/ttl/after'), p_definition #>> '{ttl,target}',
     pawl_private.exact_duration(p_definition ->> 'retention', '/retention'),
     p_definition ->> 'business_key' is not distinct from 'reusable',
-    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl.now(), p_actor
+    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl_private.compiled_search(p_definition -> 'search'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = pawl_private.initial_of(p_definition);
 
@@ -11816,7 +11857,8 @@ insert into pawl_private.readable (privilege, relation, columns) values
 -- instances out of residence and instance_count, in its own transaction. An instance is purged only after the fold has
 -- seen its last step; see pawl_private.log_retains.
 --
--- Lock order: consumer, residence, instance_count (by key), the other sums, after all of the engine's.
+-- Lock order: consumer, residence, instance_count (by key), the other sums, attribute (by key), after all of the engine's.
+-- A reindex takes the consumer and search_index before the rows of residence.
 
 -- residence says which state an instance is in, as of what was folded.
 create table pawl.residence (
@@ -11971,6 +12013,45 @@ create unique index forecast_night_has_one_row_idx on pawl_private.forecast_nigh
 comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
 
 insert into pawl_private.forecast_night (day, tenant_id, workflow, done) values ('epoch', '', '', true);
+-- attribute has the values that instances are found by: see pawl.workflow.search. Objects, arrays and null have no row,
+-- nor have numbers of more than 100 characters.
+create table pawl.attribute (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  name text collate "C" not null,
+  workflow text collate "C" not null,
+  text_value text collate "C",
+  number_value numeric,
+  time_value timestamptz,
+  boolean_value boolean,
+  constraint attribute_pkey primary key (tenant_id, instance_id, name),
+  constraint attribute_has_a_value check (num_nonnulls(text_value, number_value, time_value, boolean_value) > 0),
+  constraint attribute_text_has_at_most_255_bytes check (octet_length(text_value) <= 255)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+
+comment on column pawl.attribute.text_value is 'of a text of more than 255 bytes the first 63 characters';
+comment on column pawl.attribute.time_value is 'of a text that is a time of RFC 3339';
+
+create index attribute_text_idx on pawl.attribute (tenant_id, workflow, name, text_value, instance_id) where text_value is not null;
+create index attribute_number_idx on pawl.attribute (tenant_id, workflow, name, number_value, instance_id) where number_value is not null;
+create index attribute_time_idx on pawl.attribute (tenant_id, workflow, name, time_value, instance_id) where time_value is not null;
+create index attribute_boolean_idx on pawl.attribute (tenant_id, workflow, name, boolean_value, instance_id) where boolean_value is not null;
+
+-- search_index says by which attributes the instances of a workflow were indexed, or are being indexed anew. The index
+-- is complete if it is that of the latest version's search.
+create table pawl_private.search_index (
+  workflow text collate "C" not null,
+  search jsonb not null,
+  complete boolean not null,
+  after_tenant text collate "C" not null,
+  after_id uuid not null,
+  indexed bigint not null,
+  constraint search_index_pkey primary key (workflow)
+);
+
+comment on column pawl_private.search_index.after_tenant is 'with after_id: the last instance that was looked at';
+comment on column pawl_private.search_index.indexed is 'how many instances were indexed';
 
 -- 55_insight/private.sql
 
@@ -12013,7 +12094,7 @@ $$;
 
 -- forget_residence takes instances that are purged out of what the module knows of them.
 -- Locks:  residence, finding
--- Writes: residence, instance_count, finding
+-- Writes: residence, instance_count, attribute, finding
 -- +goose StatementBegin
 create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
 language plpgsql volatile
@@ -12046,6 +12127,8 @@ begin
   set closed_at = greatest(f.opened_at, pawl.now())
   from unnest(p_ids) as p (id)
   where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
+  -- In a statement of its own: it sees what was indexed while the one above waited for a row of residence.
+  delete from pawl.attribute a using unnest(p_ids) as p (id) where a.tenant_id = p_tenant and a.instance_id = p.id;
 end
 $$;
 -- +goose StatementEnd
@@ -12330,6 +12413,287 @@ end
 $$;
 -- +goose StatementEnd
 
+-- rfc3339_time is the time that a text of RFC 3339 says, or null.
+-- +goose StatementBegin
+create function pawl_private.rfc3339_time(p_text text) returns timestamptz
+language sql stable parallel safe
+as $$
+  select case
+    when p_text ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$'
+      and substr(p_text, 9, 2)::integer
+        <= extract(day from make_date(substr(p_text, 1, 4)::integer, substr(p_text, 6, 2)::integer, 1) + interval '1 month - 1 day')
+      then p_text::timestamptz
+  end
+$$;
+-- +goose StatementEnd
+
+-- number_of is the number that a text says, or null: also if it has more than 100 digits.
+-- +goose StatementBegin
+create function pawl_private.number_of(p_text text) returns numeric
+language sql immutable parallel safe
+as $$
+  select case when p_text ~ '^-?\d{1,100}(\.\d{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
+$$;
+-- +goose StatementEnd
+
+-- text_key is what is indexed of a text.
+-- +goose StatementBegin
+create function pawl_private.text_key(p_text text) returns text
+language sql immutable parallel safe
+as $$ select case when octet_length(p_text) <= 255 then p_text else left(p_text, 63) end $$;
+-- +goose StatementEnd
+
+-- attribute_of takes a value for what it is, or for its type.
+-- Returns: whole_text: a text to its end. The others are null where the value is none of the kind
+-- +goose StatementBegin
+create function pawl_private.attribute_of(
+  p_value jsonb, p_type text, out whole_text text, out number_value numeric, out time_value timestamptz, out boolean_value boolean
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind text := jsonb_typeof(p_value);
+  v_text text := p_value #>> '{}';
+begin
+  if v_kind in ('string', 'number', 'boolean') then
+    if p_type = 'text' or p_type is null and v_kind = 'string' then
+      whole_text := v_text;
+    end if;
+    if p_type = 'number' or p_type is null and v_kind = 'number' then
+      number_value := pawl_private.number_of(v_text);
+    end if;
+    if p_type = 'time' or p_type is null and v_kind = 'string' then
+      time_value := pawl_private.rfc3339_time(v_text);
+    end if;
+    if v_kind = 'boolean' and p_type is null or p_type = 'boolean' and v_text in ('true', 'false') then
+      boolean_value := v_text::boolean;
+    end if;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- attributes_of reads the values that an instance is found by from its context.
+-- +goose StatementBegin
+create function pawl_private.attributes_of(p_context jsonb, p_search jsonb)
+returns table (name text, text_value text, number_value numeric, time_value timestamptz, boolean_value boolean)
+language sql stable
+as $$
+  select s.key, pawl_private.text_key(a.whole_text), a.number_value, a.time_value, a.boolean_value
+  from jsonb_each(p_search) s
+  cross join lateral pawl_private.attribute_of(
+    p_context #> (select array_agg(e.name order by e.place) from jsonb_array_elements_text(s.value -> 'path') with ordinality as e (name, place)),
+    s.value ->> 'type') a
+  where num_nonnulls(a.whole_text, a.number_value, a.time_value, a.boolean_value) > 0
+$$;
+-- +goose StatementEnd
+
+-- search_of is what the instances of a workflow are found by: what its latest version says.
+-- +goose StatementBegin
+create function pawl_private.search_of(p_workflow text) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select w.search from pawl.workflow w where w.name = p_workflow order by w.version desc limit 1);
+end
+$$;
+-- +goose StatementEnd
+
+-- fold_attributes notes the values by which the instances of a page of the log are found. It reads only contexts of
+-- workflows that say by which.
+-- Writes: attribute
+-- +goose StatementBegin
+create function pawl_private.fold_attributes(p_after bigint, p_until bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  v_searches jsonb := (
+    select jsonb_object_agg(w.name, w.search)
+    from (select distinct on (w.name) w.name, w.search from pawl.workflow w order by w.name, w.version desc) w
+    where w.search is not null);
+begin
+  if v_searches is null then
+    return;
+  end if;
+  with step as materialized (
+    select distinct on (h.tenant_id, h.instance_id) h.tenant_id, h.instance_id, h.version, h.workflow
+    from (select l.* from pawl.log l where l.position > p_after and l.position <= p_until order by l.position) l
+    cross join lateral (
+      select h.tenant_id, h.instance_id, h.version, h.workflow
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    where v_searches ? h.workflow
+    order by h.tenant_id, h.instance_id, h.version desc
+  ),
+  value as materialized (
+    select s.tenant_id, s.instance_id, s.workflow, a.*
+    from step s
+    cross join lateral (
+      select h.context
+      from pawl.history h
+      where h.tenant_id = s.tenant_id and h.instance_id = s.instance_id and h.version = s.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.attributes_of(h.context, v_searches -> s.workflow) a
+  ),
+  gone as (
+    delete from pawl.attribute a
+    using step s
+    where a.tenant_id = s.tenant_id and a.instance_id = s.instance_id
+      and (a.tenant_id, a.instance_id, a.name) not in (select v.tenant_id, v.instance_id, v.name from value v)
+  )
+  insert into pawl.attribute as a (tenant_id, instance_id, name, workflow, text_value, number_value, time_value, boolean_value)
+  select v.tenant_id, v.instance_id, v.name, v.workflow, v.text_value, v.number_value, v.time_value, v.boolean_value
+  from value v
+  order by v.tenant_id, v.instance_id, v.name
+  on conflict on constraint attribute_pkey do update
+  set text_value = excluded.text_value, number_value = excluded.number_value, time_value = excluded.time_value,
+    boolean_value = excluded.boolean_value
+  where (a.text_value, a.number_value, a.time_value, a.boolean_value)
+    is distinct from (excluded.text_value, excluded.number_value, excluded.time_value, excluded.boolean_value);
+end
+$$;
+-- +goose StatementEnd
+
+-- search_begins notes that the latest version of a workflow is now another one. If it says something else to find
+-- instances by, they must be indexed anew, unless there are none.
+-- Writes: search_index
+-- +goose StatementBegin
+create function pawl_private.search_begins(p_workflow text, p_before jsonb, p_is_first boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+begin
+  if v_search is null then
+    delete from pawl_private.search_index i where i.workflow = p_workflow;
+  elsif p_is_first or v_search is distinct from p_before then
+    insert into pawl_private.search_index as i (workflow, search, complete, after_tenant, after_id, indexed)
+    values (p_workflow, v_search, p_is_first, '', '00000000-0000-0000-0000-000000000000', 0)
+    on conflict on constraint search_index_pkey do update
+    set search = excluded.search, complete = excluded.complete, after_tenant = '', after_id = excluded.after_id, indexed = 0;
+  end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- condition_holds says whether a value of a context fulfils a condition {name, op, kind, value}. op is =, <, <=, >, >= or
+-- ^ for a text that begins so; kind is text, number, time or boolean.
+-- +goose StatementBegin
+create function pawl_private.condition_holds(p_context jsonb, p_search jsonb, p_condition jsonb) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_attribute jsonb := p_search -> (p_condition ->> 'name');
+  v_path text[] := array(
+    select e.name from jsonb_array_elements_text(v_attribute -> 'path') with ordinality as e (name, place) order by e.place);
+  v_value record;
+  v_wanted text := p_condition ->> 'value';
+  v_order integer;
+begin
+  select * into v_value from pawl_private.attribute_of(p_context #> v_path, v_attribute ->> 'type');
+  case p_condition ->> 'kind'
+    when 'text' then
+      if p_condition ->> 'op' = '^' then
+        return coalesce(starts_with(v_value.whole_text, v_wanted), false);
+      end if;
+      v_order := case when v_value.whole_text collate "C" < v_wanted then -1 when v_value.whole_text collate "C" > v_wanted then 1
+        when v_value.whole_text = v_wanted then 0 end;
+    when 'number' then
+      v_order := sign(v_value.number_value - v_wanted::numeric);
+    when 'time' then
+      v_order := case when v_value.time_value < v_wanted::timestamptz then -1 when v_value.time_value > v_wanted::timestamptz then 1
+        when v_value.time_value = v_wanted::timestamptz then 0 end;
+    when 'boolean' then
+      v_order := v_value.boolean_value::integer - v_wanted::boolean::integer;
+  end case;
+  return coalesce(
+    case p_condition ->> 'op'
+      when '=' then v_order = 0 when '<' then v_order < 0 when '<=' then v_order <= 0 when '>' then v_order > 0
+      when '>=' then v_order >= 0
+    end,
+    false);
+end
+$$;
+-- +goose StatementEnd
+
+-- attribute_ids reads the ids of instances that may fulfil a condition: all that do, and some more.
+-- Returns: at most p_limit ids, in no order
+-- +goose StatementBegin
+create function pawl_private.attribute_ids(p_tenant text, p_workflow text, p_condition jsonb, p_limit integer) returns setof uuid
+language plpgsql stable rows 1000
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_name text := p_condition ->> 'name';
+  v_op text := p_condition ->> 'op';
+  v_value text := p_condition ->> 'value';
+  v_low text := case when v_op in ('=', '>', '>=') then v_value end;
+  v_high text := case when v_op in ('=', '<', '<=') then v_value end;
+begin
+  case p_condition ->> 'kind'
+    when 'text' then
+      if v_op = '^' then
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
+            and a.text_value ^@ left(v_value, 63)
+          limit p_limit;
+      elsif v_op = '=' then
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+            and a.text_value = pawl_private.text_key(v_value)
+          limit p_limit;
+      else
+        -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
+            and (v_low is null or a.text_value >= left(v_low, 63)) and (v_high is null or a.text_value <= v_high)
+          limit p_limit;
+      end if;
+    when 'number' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.number_value between coalesce(v_low::numeric, '-Infinity') and coalesce(v_high::numeric, 'Infinity')
+        limit p_limit;
+    when 'time' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.time_value between coalesce(v_low::timestamptz, '-infinity') and coalesce(v_high::timestamptz, 'infinity')
+        limit p_limit;
+    when 'boolean' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.boolean_value is not null
+          and (v_op <> '=' or a.boolean_value = v_value::boolean)
+        limit p_limit;
+  end case;
+end
+$$;
+-- +goose StatementEnd
+
 -- 55_insight/count_commands.sql
 
 -- count_commands adds what a process has counted to pawl.command_count. Workflows that do not exist are left out.
@@ -12421,7 +12785,7 @@ $$;
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
 -- Locks:   consumer, finding, stuck_place, residence, instance_count
--- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
+-- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, attribute, finding, stuck_place
 -- +goose StatementBegin
 create function pawl.insight_fold(
   p_leader text, p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps bigint
@@ -12450,6 +12814,7 @@ begin
     return;
   end if;
   perform pawl_private.fold(v_after, v_until);
+  perform pawl_private.fold_attributes(v_after, v_until);
   steps := v_until - v_after;
   update pawl.consumer c
   set position = v_until, relayed = c.relayed + steps, advanced_at = v_now, lease_until = v_now + p_lease
@@ -12567,6 +12932,102 @@ end
 $$;
 -- +goose StatementEnd
 
+-- 55_insight/instances_where.sql
+
+-- instances_where reads a page of the ids of a tenant's instances whose contexts fulfil conditions, in the order of their
+-- ids, as of the caller's snapshot. If one of the conditions leaves few instances, these are looked at; else those of the
+-- workflow, one after the other.
+-- p_conditions:       an array of {name, op, kind, value}; see pawl_private.condition_holds. The names are attributes
+-- p_states, p_statuses: null for all
+-- p_after:            where the page begins, exclusive; null for the first one
+-- p_few, p_probes:    how many instances of a condition are few, and how many are looked at if none leaves so few
+-- p_most:             how many steps without a fold there may be, of all tenants; null to use nothing that was folded
+-- Returns: ids: at most p_limit. versions: theirs. rest: the last id that was looked at, if the list goes on behind it although the page has
+--          fewer ids; else null. incomplete: whether instances may be missing until the workflow is indexed anew
+-- Raises:  55000 more than p_most steps are not folded yet
+-- +goose StatementBegin
+create function pawl.instances_where(
+  p_tenant text, p_workflow text, p_conditions jsonb, p_states text[], p_statuses text[], p_ascending boolean, p_after uuid,
+  p_limit integer, p_few integer, p_probes integer, p_most integer, out ids uuid[], out versions bigint[], out rest uuid, out incomplete boolean
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_unfolded uuid[] := case when p_most is not null then pawl_private.unfolded(p_tenant, p_most) end;
+  v_condition jsonb;
+  v_found uuid[];
+  v_fewest uuid[];
+  v_candidate record;
+  v_looked integer := 0;
+begin
+  ids := '{}';
+  versions := '{}';
+  for v_condition in select c.value from jsonb_array_elements(p_conditions) c where p_most is not null loop
+    v_found := array(select f.id from pawl_private.attribute_ids(p_tenant, p_workflow, v_condition, p_few + 1) f (id));
+    if cardinality(v_found) <= p_few and (v_fewest is null or cardinality(v_found) < cardinality(v_fewest)) then
+      v_fewest := v_found;
+    end if;
+  end loop;
+  incomplete := v_fewest is not null and not exists (
+    select from pawl_private.search_index i where i.workflow = p_workflow and i.complete and i.search = v_search);
+  for v_candidate in
+    select i.id, i.state, i.status, i.version, i.context
+    from (
+      select c.id
+      from (
+        select f.id from unnest(v_fewest) f (id)
+        union
+        select u.id from unnest(v_unfolded) u (id) where v_fewest is not null
+        union all
+        select w.id
+        from unnest(coalesce(p_statuses, array['active', 'completed', 'failed', 'cancelled', 'expired'])) s (status)
+        cross join lateral (
+          select i.id
+          from pawl.instance i
+          where v_fewest is null and i.tenant_id = p_tenant and i.workflow = p_workflow and i.status = s.status and i.workflow <> ''
+            and (p_after is null or case when p_ascending then i.id > p_after else i.id < p_after end)
+          order by case when p_ascending then i.id end, case when not p_ascending then i.id end desc
+          limit p_probes
+        ) w
+      ) c
+      where p_after is null or case when p_ascending then c.id > p_after else c.id < p_after end
+      order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
+    ) c
+    cross join lateral (
+      select i.* from pawl.instance i where i.tenant_id = p_tenant and i.id = c.id limit 1
+    ) i
+    where i.workflow = p_workflow
+    order by case when p_ascending then c.id end, case when not p_ascending then c.id end desc
+  loop
+    if v_looked = p_probes and v_fewest is null then
+      return;
+    end if;
+    v_looked := v_looked + 1;
+    rest := case when v_fewest is null and v_looked = p_probes then v_candidate.id end;
+    if (p_states is null or v_candidate.state = any (p_states)) and (p_statuses is null or v_candidate.status = any (p_statuses))
+      and not exists (
+        select from jsonb_array_elements(p_conditions) c where not pawl_private.condition_holds(v_candidate.context, v_search, c.value)
+      ) then
+      ids := ids || v_candidate.id;
+      versions := versions || v_candidate.version::bigint;
+      if cardinality(ids) = p_limit then
+        rest := null;
+        return;
+      end if;
+    end if;
+  end loop;
+end
+$$;
+-- +goose StatementEnd
+
 -- 55_insight/list_place.sql
 
 -- list_place says from when a list is, and whether lists may be read from what was folded: see instances_in_states.
@@ -12585,6 +13046,95 @@ begin
     join pawl.consumer c on c.name = 'insight' and not c.audit and c.position >= h.position - p_most
     where h.epoch > 0 and pawl_private.server_is_of_log(h.epoch)
   );
+end
+$$;
+-- +goose StatementEnd
+
+-- 55_insight/reindex_workflow.sql
+
+-- reindex_workflow goes on with indexing the instances of a workflow by what its latest version says, or begins with it:
+-- the next p_limit instances of all workflows are looked at. What is done is kept, so that anybody may go on. While it
+-- works, nothing is folded.
+-- Returns: indexed: how many instances were indexed so far. total: how many there are. complete: whether all are indexed
+-- Raises:  PW40W workflow-not-found
+-- Locks:   consumer, residence
+-- Writes:  consumer, search_index, attribute
+-- +goose StatementBegin
+create function pawl.reindex_workflow(p_workflow text, p_limit integer, out indexed bigint, out total bigint, out complete boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+  v_index pawl_private.search_index;
+  v_looked integer;
+begin
+  if not exists (select from pawl.workflow w where w.name = p_workflow) then
+    perform pawl_private.raise_condition('workflow-not-found', null);
+  end if;
+  total := (select coalesce(sum(c.instances), 0) from pawl.instance_count c where c.workflow = p_workflow);
+  if v_search is null then
+    indexed := total;
+    complete := true;
+    return;
+  end if;
+  perform pawl.consumer_create('insight', true);
+  perform from pawl.consumer c where c.name = 'insight' for no key update;
+  select i.* into v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+  if v_index.search is distinct from v_search then
+    perform pawl_private.search_begins(p_workflow, null, false);
+    select i.* into strict v_index from pawl_private.search_index i where i.workflow = p_workflow for no key update;
+  end if;
+  if not v_index.complete then
+    with looked as materialized (
+      select r.tenant_id, r.instance_id, r.workflow
+      from pawl.residence r
+      where (r.tenant_id, r.instance_id) > (v_index.after_tenant, v_index.after_id)
+      order by r.tenant_id, r.instance_id
+      limit p_limit
+      for no key update
+    ),
+    value as materialized (
+      select l.tenant_id, l.instance_id, a.*
+      from looked l
+      cross join lateral (select i.context from pawl.instance i where i.tenant_id = l.tenant_id and i.id = l.instance_id limit 1) i
+      cross join lateral pawl_private.attributes_of(i.context, v_search) a
+      where l.workflow = p_workflow
+    ),
+    gone as (
+      delete from pawl.attribute a
+      using looked l
+      where l.workflow = p_workflow and a.tenant_id = l.tenant_id and a.instance_id = l.instance_id
+        and (a.tenant_id, a.instance_id, a.name) not in (select v.tenant_id, v.instance_id, v.name from value v)
+    ),
+    written as (
+      insert into pawl.attribute as a (tenant_id, instance_id, name, workflow, text_value, number_value, time_value, boolean_value)
+      select v.tenant_id, v.instance_id, v.name, p_workflow, v.text_value, v.number_value, v.time_value, v.boolean_value
+      from value v
+      on conflict on constraint attribute_pkey do update
+      set text_value = excluded.text_value, number_value = excluded.number_value, time_value = excluded.time_value,
+        boolean_value = excluded.boolean_value
+    )
+    select
+      count(*), count(*) filter (where l.workflow = p_workflow),
+      (array_agg(l.tenant_id order by l.tenant_id desc, l.instance_id desc))[1],
+      (array_agg(l.instance_id order by l.tenant_id desc, l.instance_id desc))[1]
+    into v_looked, indexed, v_index.after_tenant, v_index.after_id
+    from looked l;
+    update pawl_private.search_index i
+    set complete = v_looked < p_limit, indexed = i.indexed + reindex_workflow.indexed,
+      after_tenant = coalesce(v_index.after_tenant, i.after_tenant), after_id = coalesce(v_index.after_id, i.after_id)
+    where i.workflow = p_workflow
+    returning i.* into v_index;
+  end if;
+  indexed := v_index.indexed;
+  complete := v_index.complete;
 end
 $$;
 -- +goose StatementEnd
@@ -12654,11 +13204,14 @@ insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.score_forecasts'),
   ('api', 'pawl.count_commands'),
   ('api', 'pawl.insight_as_of'),
-  ('reader', 'pawl.insight_as_of');
+  ('reader', 'pawl.insight_as_of'),
+  ('api', 'pawl.instances_where'),
+  ('api', 'pawl.reindex_workflow');
 
 insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.residence', null),
   ('api', 'pawl.instance_count', null),
+  ('api', 'pawl.attribute', null),
   ('api', 'pawl.edge_count', null),
   ('api', 'pawl.dwell_count', null),
   ('api', 'pawl.dwell_hour', null),
@@ -12666,6 +13219,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.forecast_score', null),
   ('reader', 'pawl.residence', null),
   ('reader', 'pawl.instance_count', null),
+  ('reader', 'pawl.attribute', null),
   ('reader', 'pawl.edge_count', null),
   ('reader', 'pawl.dwell_count', null),
   ('reader', 'pawl.dwell_hour', null),
@@ -14212,6 +14766,7 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
+  perform pawl_private.search_begins(v_name, v_latest.search, v_latest.name is null);
   v_retention := (select w.retention from pawl.workflow w where w.name = v_name and w.version = register_workflow.version);
   if v_retention < p_retention_floor then
     perform pawl_private.raise_condition(

@@ -119,6 +119,32 @@ left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i
 where i.state = any (@states) and i.workflow = any (@workflows) and i.status = any (@statuses)
 order by array_position(c.ids, i.id);
 
+-- SearchOf reads what the instances of a workflow are found by: what its latest version says.
+-- name: SearchOf :one
+select w.search from pawl.workflow w where w.name = @workflow order by w.version desc limit 1;
+
+-- InstancesWhere says which instances fulfil conditions; see pawl.instances_where.
+-- name: InstancesWhere :one
+select w.ids::uuid[] as ids, w.versions::bigint[] as versions, w.rest, w.incomplete::boolean as incomplete
+from pawl.instances_where(
+  @tenant_id, @workflow, @conditions::jsonb, sqlc.narg('states')::text[], sqlc.narg('statuses')::text[], @ascending::boolean,
+  sqlc.narg('after_id')::uuid, @row_limit::integer, @few::integer, @probes::integer, sqlc.narg('most')::integer
+) w;
+
+-- InstancesPage reads instances of a tenant by their ids.
+-- name: InstancesPage :many
+select i.*, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
+from pawl.instances_page(@tenant_id, @ids::uuid[], @bytes::bigint) i
+join pawl.workflow_state s
+  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
+order by array_position(@ids, i.id);
+
+-- ReindexWorkflow indexes some more instances of a workflow; see pawl.reindex_workflow.
+-- name: ReindexWorkflow :one
+select r.indexed::bigint as indexed, r.total::bigint as total, r.complete::boolean as complete
+from pawl.reindex_workflow(@workflow, @row_limit::integer) r;
+
 -- CountInstances counts the instances that ListInstances would read and sort, up to a limit. It applies only the
 -- conditions that need no column outside the indexes. It must be planned for its arguments.
 -- name: CountInstances :one

@@ -389,6 +389,144 @@ func (q *Queries) GuardHolds(ctx context.Context, arg GuardHoldsParams) ([]Guard
 	return items, nil
 }
 
+const instancesPage = `-- name: InstancesPage :many
+select i.tenant_id, i.id, i.workflow, i.workflow_version, i.state, i.status, i.version, i.context, i.business_key, i.business_key_reusable, i.correlation_id, i.parent_id, i.created_at, i.state_changed_at, i.expires_at, i.error, i.state_hash, i.memory, s.events as actions, n.event as timeout_event, n.due_at as timeout_due_at, n.last_error as timeout_error
+from pawl.instances_page($1, $2::uuid[], $3::bigint) i
+join pawl.workflow_state s
+  on s.workflow = i.workflow and s.workflow_version = i.workflow_version and s.state = i.state
+left join pawl.next_timeout n on n.tenant_id = i.tenant_id and n.instance_id = i.id
+order by array_position($2, i.id)
+`
+
+type InstancesPageParams struct {
+	TenantID string
+	Ids      []uuid.UUID
+	Bytes    int64
+}
+
+type InstancesPageRow struct {
+	TenantID            string
+	ID                  uuid.UUID
+	Workflow            string
+	WorkflowVersion     int32
+	State               string
+	Status              string
+	Version             int64
+	Context             json.RawMessage
+	BusinessKey         *string
+	BusinessKeyReusable bool
+	CorrelationID       *string
+	ParentID            *uuid.UUID
+	CreatedAt           time.Time
+	StateChangedAt      time.Time
+	ExpiresAt           *time.Time
+	Error               json.RawMessage
+	StateHash           *int64
+	Memory              json.RawMessage
+	Actions             []string
+	TimeoutEvent        *string
+	TimeoutDueAt        *time.Time
+	TimeoutError        *string
+}
+
+// InstancesPage reads instances of a tenant by their ids.
+func (q *Queries) InstancesPage(ctx context.Context, arg InstancesPageParams) ([]InstancesPageRow, error) {
+	rows, err := q.db.Query(ctx, instancesPage, arg.TenantID, arg.Ids, arg.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []InstancesPageRow
+	for rows.Next() {
+		var i InstancesPageRow
+		if err := rows.Scan(
+			&i.TenantID,
+			&i.ID,
+			&i.Workflow,
+			&i.WorkflowVersion,
+			&i.State,
+			&i.Status,
+			&i.Version,
+			&i.Context,
+			&i.BusinessKey,
+			&i.BusinessKeyReusable,
+			&i.CorrelationID,
+			&i.ParentID,
+			&i.CreatedAt,
+			&i.StateChangedAt,
+			&i.ExpiresAt,
+			&i.Error,
+			&i.StateHash,
+			&i.Memory,
+			&i.Actions,
+			&i.TimeoutEvent,
+			&i.TimeoutDueAt,
+			&i.TimeoutError,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const instancesWhere = `-- name: InstancesWhere :one
+select w.ids::uuid[] as ids, w.versions::bigint[] as versions, w.rest, w.incomplete::boolean as incomplete
+from pawl.instances_where(
+  $1, $2, $3::jsonb, $4::text[], $5::text[], $6::boolean,
+  $7::uuid, $8::integer, $9::integer, $10::integer, $11::integer
+) w
+`
+
+type InstancesWhereParams struct {
+	TenantID   string
+	Workflow   string
+	Conditions json.RawMessage
+	States     []string
+	Statuses   []string
+	Ascending  bool
+	AfterID    *uuid.UUID
+	RowLimit   int32
+	Few        int32
+	Probes     int32
+	Most       *int32
+}
+
+type InstancesWhereRow struct {
+	Ids        []uuid.UUID
+	Versions   []int64
+	Rest       *uuid.UUID
+	Incomplete bool
+}
+
+// InstancesWhere says which instances fulfil conditions; see pawl.instances_where.
+func (q *Queries) InstancesWhere(ctx context.Context, arg InstancesWhereParams) (InstancesWhereRow, error) {
+	row := q.db.QueryRow(ctx, instancesWhere,
+		arg.TenantID,
+		arg.Workflow,
+		arg.Conditions,
+		arg.States,
+		arg.Statuses,
+		arg.Ascending,
+		arg.AfterID,
+		arg.RowLimit,
+		arg.Few,
+		arg.Probes,
+		arg.Most,
+	)
+	var i InstancesWhereRow
+	err := row.Scan(
+		&i.Ids,
+		&i.Versions,
+		&i.Rest,
+		&i.Incomplete,
+	)
+	return i, err
+}
+
 const listActions = `-- name: ListActions :many
 select
   t.event,
@@ -826,6 +964,42 @@ func (q *Queries) ListWorkflowNames(ctx context.Context, rowLimit int32) ([]stri
 		return nil, err
 	}
 	return items, nil
+}
+
+const reindexWorkflow = `-- name: ReindexWorkflow :one
+select r.indexed::bigint as indexed, r.total::bigint as total, r.complete::boolean as complete
+from pawl.reindex_workflow($1, $2::integer) r
+`
+
+type ReindexWorkflowParams struct {
+	Workflow string
+	RowLimit int32
+}
+
+type ReindexWorkflowRow struct {
+	Indexed  int64
+	Total    int64
+	Complete bool
+}
+
+// ReindexWorkflow indexes some more instances of a workflow; see pawl.reindex_workflow.
+func (q *Queries) ReindexWorkflow(ctx context.Context, arg ReindexWorkflowParams) (ReindexWorkflowRow, error) {
+	row := q.db.QueryRow(ctx, reindexWorkflow, arg.Workflow, arg.RowLimit)
+	var i ReindexWorkflowRow
+	err := row.Scan(&i.Indexed, &i.Total, &i.Complete)
+	return i, err
+}
+
+const searchOf = `-- name: SearchOf :one
+select w.search from pawl.workflow w where w.name = $1 order by w.version desc limit 1
+`
+
+// SearchOf reads what the instances of a workflow are found by: what its latest version says.
+func (q *Queries) SearchOf(ctx context.Context, workflow string) (json.RawMessage, error) {
+	row := q.db.QueryRow(ctx, searchOf, workflow)
+	var search json.RawMessage
+	err := row.Scan(&search)
+	return search, err
 }
 
 const tenantOfInstance = `-- name: TenantOfInstance :one

@@ -12,6 +12,19 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type Attribute struct {
+	TenantID   string
+	InstanceID uuid.UUID
+	Name       string
+	Workflow   string
+	// of a text of more than 255 bytes the first 63 characters
+	TextValue   *string
+	NumberValue pgtype.Numeric
+	// of a text that is a time of RFC 3339
+	TimeValue    *time.Time
+	BooleanValue *bool
+}
+
 type Audit struct {
 	// the tenant; * for what concerns the deployment, and for callers who are unknown
 	TenantID string
@@ -708,6 +721,17 @@ type PawlPrivatePurgedInstance struct {
 	Xid        uint64
 }
 
+type PawlPrivateSearchIndex struct {
+	Workflow string
+	Search   json.RawMessage
+	Complete bool
+	// with after_id: the last instance that was looked at
+	AfterTenant string
+	AfterID     uuid.UUID
+	// how many instances were indexed
+	Indexed int64
+}
+
 type PawlPrivateSlowQueue struct {
 	ID              int32
 	TenantID        string
@@ -1196,8 +1220,10 @@ type Workflow struct {
 	ContextSchemaChecksum *string
 	// merged under the context of a creation
 	ContextDefault json.RawMessage
-	CreatedAt      time.Time
-	CreatedBy      string
+	// what instances are found by: {NAME: {path, type}}, with the names of members that lead to the value; the latest version's counts for all versions; null for nothing
+	Search    json.RawMessage
+	CreatedAt time.Time
+	CreatedBy string
 }
 
 type WorkflowState struct {

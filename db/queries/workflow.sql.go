@@ -75,7 +75,7 @@ func (q *Queries) GetSetting(ctx context.Context) (Setting, error) {
 }
 
 const getWorkflow = `-- name: GetWorkflow :one
-select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by from pawl.workflow where name = $1 order by version desc limit 1
+select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, context_default, search, created_at, created_by from pawl.workflow where name = $1 order by version desc limit 1
 `
 
 func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error) {
@@ -95,6 +95,7 @@ func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error
 		&i.ContextSchema,
 		&i.ContextSchemaChecksum,
 		&i.ContextDefault,
+		&i.Search,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -102,7 +103,7 @@ func (q *Queries) GetWorkflow(ctx context.Context, name string) (Workflow, error
 }
 
 const getWorkflowVersion = `-- name: GetWorkflowVersion :one
-select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by from pawl.workflow where name = $1 and version = $2
+select name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention, business_key_reusable, context_schema, context_schema_checksum, context_default, search, created_at, created_by from pawl.workflow where name = $1 and version = $2
 `
 
 type GetWorkflowVersionParams struct {
@@ -127,6 +128,7 @@ func (q *Queries) GetWorkflowVersion(ctx context.Context, arg GetWorkflowVersion
 		&i.ContextSchema,
 		&i.ContextSchemaChecksum,
 		&i.ContextDefault,
+		&i.Search,
 		&i.CreatedAt,
 		&i.CreatedBy,
 	)
@@ -237,7 +239,7 @@ func (q *Queries) ListSchemas(ctx context.Context, arg ListSchemasParams) ([]Sch
 }
 
 const listWorkflows = `-- name: ListWorkflows :many
-select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.context_default, w.created_at, w.created_by from pawl.workflows_page(
+select w.name, w.version, w.definition, w.checksum, w.initial, w.initial_moves, w.ttl, w.ttl_target, w.retention, w.business_key_reusable, w.context_schema, w.context_schema_checksum, w.context_default, w.search, w.created_at, w.created_by from pawl.workflows_page(
   $1::text, $2::integer, $3::bigint, $4::text[]) w order by w.name
 `
 
@@ -276,6 +278,7 @@ func (q *Queries) ListWorkflows(ctx context.Context, arg ListWorkflowsParams) ([
 			&i.ContextSchema,
 			&i.ContextSchemaChecksum,
 			&i.ContextDefault,
+			&i.Search,
 			&i.CreatedAt,
 			&i.CreatedBy,
 		); err != nil {

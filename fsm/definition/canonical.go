@@ -26,6 +26,7 @@ func (d *Definition) MarshalJSON() ([]byte, error) {
 		Retention      string                     `json:"retention,omitempty"`
 		ContextSchema  json.RawMessage            `json:"context_schema,omitempty"`
 		ContextDefault map[string]any             `json:"context_default,omitempty"`
+		Search         map[string]any             `json:"search,omitempty"`
 		Invariant      Guard                      `json:"invariant,omitempty"`
 		States         map[string]writtenState    `json:"states"`
 		Schemas        map[string]json.RawMessage `json:"schemas,omitempty"`
@@ -33,7 +34,7 @@ func (d *Definition) MarshalJSON() ([]byte, error) {
 	}{
 		Name: d.Name, Description: d.Description, Initial: writtenInitial(d.Initial, d.InitialAssign), Timezone: d.Timezone,
 		Cancel: d.Cancel, RequireVersion: d.RequireVersion, ContextSchema: d.ContextSchema, ContextDefault: d.ContextDefault,
-		Invariant: d.Invariant, States: writtenStates(d.States), Schemas: d.Schemas, Allow: d.Allow,
+		Search: writtenSearch(d.Search), Invariant: d.Invariant, States: writtenStates(d.States), Schemas: d.Schemas, Allow: d.Allow,
 	}
 	if d.TTL != nil {
 		document.TTL = &ttl{After: FormatDuration(d.TTL.After), Target: d.TTL.Target, Sliding: d.TTL.Sliding}

@@ -105,6 +105,7 @@ func (d *differ) definition(a, b *Definition) {
 	d.schema("/context_schema", "a context", "an instance's context is not checked again, and may lack what the new schema promises to guards and assigns",
 		d.from.text(a.ContextSchema), d.to.text(b.ContextSchema))
 	d.safely(func() { d.contextDefault(a.ContextDefault, b.ContextDefault) })
+	d.search(a.Search, b.Search)
 	d.invariant("", "an instance", a.Invariant, b.Invariant)
 	d.allow("", a.Allow, b.Allow)
 	const older = "final instances that are older are purged, those of older versions too"

@@ -51,6 +51,7 @@ func TestDiff(t *testing.T) {
 		{"ttl removed", `"ttl": {"after": "30m", "target": "EXPIRED"},`, ``, []string{"removed /ttl !"}},
 		{"business key", `"require_if_match": false`, `"require_if_match": false, "business_key": "reusable"`, []string{"changed /business_key"}},
 		{"unique again", `"require_if_match": false`, `"require_if_match": false, "business_key": "unique"`, []string{}},
+		{"search attributes", `"require_if_match": false`, `"search": {"price": "$.context.price"}`, []string{"added /search/price"}},
 		{"cancel added", `"require_if_match": false`, `"cancel": "CANCELLED"`, []string{"added /cancel"}},
 		{"state protected", `"PAID": {`, `"PAID": {"protected": true, `, []string{"added /states/PAID/protected !"}},
 		{"stuck after", `"PAYMENT_MISMATCH": {`, `"PAYMENT_MISMATCH": {"stuck_after": "1d", `, []string{"added /states/PAYMENT_MISMATCH/stuck_after"}},
@@ -224,7 +225,7 @@ func TestDiffSeesEverything(t *testing.T) {
 	full := func() *definition.Definition {
 		return &definition.Definition{
 			Name: "a", Description: "a", Initial: "A", TTL: &definition.TTL{After: 1, Target: "A"}, ContextSchema: json.RawMessage(`true`),
-			ContextDefault: map[string]any{"a": "a"}, InitialAssign: assign(),
+			ContextDefault: map[string]any{"a": "a"}, Search: map[string]definition.Attribute{"a": {Path: "a", Type: "a"}}, InitialAssign: assign(),
 			States: map[string]definition.State{
 				"A": {
 					Description:   "a",

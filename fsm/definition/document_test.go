@@ -42,7 +42,7 @@ func documentSchema(t *testing.T) *jsonschema.Schema {
 const everything = `{
   "$schema": "workflow.schema.json", "name": "everything", "version": 1, "description": "d", "initial": {"target": "P", "assign": {"n": 0}},
   "timezone": "Europe/Berlin", "ttl": {"after": "P1W", "target": "END", "sliding": true}, "cancel": "P", "require_if_match": true, "business_key": "reusable",
-  "retention": "30d", "context_schema": {"type": "object"}, "context_default": {"a": 1}, "invariant": {"not": {"equal": ["$.context.n", 9]}},
+  "retention": "30d", "context_schema": {"type": "object"}, "context_default": {"a": 1}, "search": {"a": "$.context.a", "n": {"path": "$.context.o.n", "type": "number"}}, "invariant": {"not": {"equal": ["$.context.n", 9]}},
   "x-allow": ["quoted-text"], "tests": [{"name": "t", "steps": [{"event": "e", "refused": "guard-rejected"}, {"after": "1m", "expect": {"state": "P"}}]}],
   "states": {
     "END": {"type": "final", "outcome": "failed", "description": "d", "entry": {"assign": {"e": 1}}, "invariant": "$.context.n > 0", "protected": true, "x-allow": ["quoted-text"]},

@@ -50,6 +50,9 @@ type Definition struct {
 	ContextSchema json.RawMessage
 	// ContextDefault is merged under the context that a creation sends, at the top level. Nil: nothing is.
 	ContextDefault map[string]any
+	// Search has what instances are found by, by name; see MaxAttributes. The latest version's holds for the instances of
+	// all versions.
+	Search map[string]Attribute
 	// Invariant must hold after every step. Nil always holds.
 	Invariant Guard
 	// Allow names the warnings that are silenced; those of a state or a transition are silenced there.

@@ -170,7 +170,7 @@ func join(path, name string) string {
 // read reads the whole document.
 func (d *Draft) read(document map[string]any, defaultName string, limits Limits) {
 	d.members("", document, "name", "version", "description", "initial", "timezone", "ttl", "cancel", "require_if_match", "business_key", "retention",
-		"context_schema", "context_default", "invariant", "states", "schemas", "x-allow", "tests", "$schema")
+		"context_schema", "context_default", "search", "invariant", "states", "schemas", "x-allow", "tests", "$schema")
 	def := &d.Definition
 	d.outline("", "", document)
 	def.Name = defaultName
@@ -241,6 +241,9 @@ func (d *Draft) read(document map[string]any, defaultName string, limits Limits)
 	def.ContextSchema = d.schema("/context_schema", document)
 	if v, given := document["context_default"]; given {
 		def.ContextDefault, _ = d.object("/context_default", v)
+	}
+	if v, given := document["search"]; given {
+		def.Search = d.search("/search", v)
 	}
 	def.Invariant = d.invariant("", document)
 	if _, ok := d.object("/states", document["states"]); ok {

@@ -237,14 +237,24 @@ func TestFaults(t *testing.T) {
 		top(`"version":null`):       {"/version": "from 1"},
 
 		// Wrong types and unknown members, at every level.
-		top(`"description":null`):                    {"/description": "string"},
-		top(`"description":""`):                      {"/description": "not empty"},
-		top(`"require_if_match":"yes"`):              {"/require_if_match": "true or false"},
-		top(`"cancel":"X"`):                          {"/cancel": `no state "X"`},
-		top(`"cancel":true`):                         {"/cancel": "string"},
-		wrap(`{"protected":"yes","on":{"go":"B"}}`):  {"/states/A/protected": "true or false"},
-		wrap(`{"stuck_after":"1x","on":{"go":"B"}}`): {"/states/A/stuck_after": "duration"},
-		wrap(`{"stuck_after":3600,"on":{"go":"B"}}`): {"/states/A/stuck_after": "string"},
+		top(`"description":null`):                                   {"/description": "string"},
+		top(`"description":""`):                                     {"/description": "not empty"},
+		top(`"require_if_match":"yes"`):                             {"/require_if_match": "true or false"},
+		top(`"search":[]`):                                          {"/search": "object"},
+		top(`"search":{"a-b":"$.context.a"}`):                       {"/search/a-b": "underscores"},
+		top(`"search":{"a":"$.payload.a"}`):                         {"/search/a": "members of the context"},
+		top(`"search":{"a":"$.context"}`):                           {"/search/a": "members of the context"},
+		top(`"search":{"a":"$.context.a[*]"}`):                      {"/search/a": "members of the context"},
+		top(`"search":{"a":1}`):                                     {"/search/a": "members of the context"},
+		top(`"search":{"a":{"type":"text"}}`):                       {"/search/a/path": "members of the context"},
+		top(`"search":{"a":{"path":"$.context.a","type":"numbr"}}`): {"/search/a/type": `did you mean number`},
+		top(`"search":{"a":{"path":"$.context.a","of":1}}`):         {"/search/a/of": "not a member"},
+		top(`"search":{` + attributes(21) + `}`):                    {"/search": "at most 20"},
+		top(`"cancel":"X"`):                                         {"/cancel": `no state "X"`},
+		top(`"cancel":true`):                                        {"/cancel": "string"},
+		wrap(`{"protected":"yes","on":{"go":"B"}}`):                 {"/states/A/protected": "true or false"},
+		wrap(`{"stuck_after":"1x","on":{"go":"B"}}`):                {"/states/A/stuck_after": "duration"},
+		wrap(`{"stuck_after":3600,"on":{"go":"B"}}`):                {"/states/A/stuck_after": "string"},
 		wrap(`{"initial":"X","stuck_after":"1h","on":{"go":"B"},"states":{"X":{"on":{"x":"X"}}}}`): {"/states/A/stuck_after": "without states within"},
 		`{"name":"w","initial":"B","states":{"B":{"type":"final","stuck_after":"1h"}}}`:            {"/states/B/stuck_after": "final state"},
 		top(`"business_key":"once"`):                  {"/business_key": `"unique" or "reusable"`},
@@ -462,4 +472,13 @@ func FuzzParse(f *testing.F) {
 			roundTrip(t, d)
 		}
 	})
+}
+
+// attributes are the members of a search with n attributes.
+func attributes(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf(`"a%d":"$.context.a"`, i)
+	}
+	return strings.Join(list, ",")
 }

@@ -84,3 +84,32 @@ func (s *Service) Retire(ctx context.Context, name string, version int) error {
 	}
 	return nil
 }
+
+// An Indexing says how far the instances of a workflow are indexed by its latest version's search attributes.
+type Indexing struct {
+	// Indexed of Total instances are indexed, of all tenants.
+	Indexed, Total int64
+	// Complete: all are.
+	Complete bool
+}
+
+// reindexed is how many instances one statement of Reindex looks at, while nothing is folded.
+const reindexed = 1000
+
+// Reindex indexes instances of a workflow by the search attributes of its latest version, as many as take half a second,
+// and says how far it has come. What is done is kept: whoever calls it again goes on, until Indexing.Complete.
+// Kinds: WorkflowNotFound, Unavailable.
+func (s *Service) Reindex(ctx context.Context, name string) (i Indexing, err error) {
+	end := time.Now().Add(500 * time.Millisecond)
+	for !i.Complete && time.Now().Before(end) { // bounded: by the clock
+		err = s.db.Change(ctx, func(ctx context.Context, q *queries.Queries) error {
+			r, err := q.ReindexWorkflow(ctx, queries.ReindexWorkflowParams{Workflow: name, RowLimit: reindexed})
+			i = Indexing{Indexed: r.Indexed, Total: r.Total, Complete: r.Complete}
+			return err
+		})
+		if err != nil {
+			return Indexing{}, err
+		}
+	}
+	return i, nil
+}

@@ -2218,8 +2218,12 @@ type InstanceLeftReason string
 type InstanceList struct {
 	// AsOf The time from which the page is. It has what was committed until then; of all tenants, when the first of them
 	// was read.
-	AsOf  Timestamp  `json:"as_of"`
-	Items []Instance `json:"items"`
+	AsOf Timestamp `json:"as_of"`
+
+	// Incomplete Whether instances may be missing from a list by `where`, since the workflow is to be indexed anew by
+	// `POST /v1/workflows/{name}/reindex`.
+	Incomplete bool       `json:"incomplete"`
+	Items      []Instance `json:"items"`
 
 	// NextCursor The cursor of the next page; null on the last page.
 	NextCursor *string `json:"next_cursor"`
@@ -2383,6 +2387,18 @@ type RefusalCount struct {
 
 	// Reason Why, such as `guard-rejected`.
 	Reason string `json:"reason"`
+}
+
+// Reindexing How far the instances of a workflow are indexed.
+type Reindexing struct {
+	// Complete Whether all are indexed.
+	Complete bool `json:"complete"`
+
+	// Indexed How many instances are indexed.
+	Indexed int64 `json:"indexed"`
+
+	// Total How many instances there are.
+	Total int64 `json:"total"`
 }
 
 // ReleaseRequest The lease to give back.
@@ -3460,6 +3476,9 @@ type FilterStuckFor = Duration
 // FilterTimer Which timers the instances of a list have.
 type FilterTimer = TimerFilter
 
+// FilterWhere defines model for FilterWhere.
+type FilterWhere = []string
+
 // InstanceID defines model for InstanceID.
 type InstanceID = string
 
@@ -3664,6 +3683,17 @@ type ListInstancesParams struct {
 	// Timer With `failing`, only instances whose timer fails: a deadline came, and its step could not be made. Their
 	// `next_timeout` has a `last_error`.
 	Timer *FilterTimer `form:"timer,omitempty" json:"timer,omitempty"`
+
+	// Where Only instances whose context fulfils a condition: a name of the member `search` of the workflow's latest version, one
+	// of `=`, `<`, `<=`, `>` and `>=`, and a value, such as `price>=400`. May be repeated: each condition must hold.
+	//
+	// A bare value is a number (`400`), `true` or `false`, a time of RFC 3339, or else a text; `"400"` is a text to the
+	// letter, and `flight=LH*` finds the texts that begin so. If the definition gives the attribute a type, the value is
+	// of that type.
+	//
+	// It needs one `workflow`, and can be combined with `state`, `status` and the orders of `created_at`. A page may have
+	// fewer instances than `limit` although the list goes on. Anything else is 400.
+	Where FilterWhere `form:"where,omitempty" json:"where,omitempty"`
 
 	// Sort The order, descending with a `-`. The default is `-created_at`.
 	//
@@ -3889,6 +3919,17 @@ type ListWorkflowInstancesParams struct {
 	// Timer With `failing`, only instances whose timer fails: a deadline came, and its step could not be made. Their
 	// `next_timeout` has a `last_error`.
 	Timer *FilterTimer `form:"timer,omitempty" json:"timer,omitempty"`
+
+	// Where Only instances whose context fulfils a condition: a name of the member `search` of the workflow's latest version, one
+	// of `=`, `<`, `<=`, `>` and `>=`, and a value, such as `price>=400`. May be repeated: each condition must hold.
+	//
+	// A bare value is a number (`400`), `true` or `false`, a time of RFC 3339, or else a text; `"400"` is a text to the
+	// letter, and `flight=LH*` finds the texts that begin so. If the definition gives the attribute a type, the value is
+	// of that type.
+	//
+	// It needs one `workflow`, and can be combined with `state`, `status` and the orders of `created_at`. A page may have
+	// fewer instances than `limit` although the list goes on. Anything else is 400.
+	Where FilterWhere `form:"where,omitempty" json:"where,omitempty"`
 
 	// Sort The order, descending with a `-`. The default is `-created_at`.
 	//

@@ -525,6 +525,39 @@ as $$
   where i.event <> ':initial' or a.stages is not null
 $$;
 
+-- search_fault says what is wrong with the search attributes of a definition, or null.
+create function pawl_private.search_fault(p_search jsonb) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when jsonb_typeof(p_search) <> 'object' then 'search must be an object'
+    when (select count(*) from jsonb_object_keys(p_search)) > 20 then 'search must have at most 20 attributes'
+    else (
+      select format('search.%s must have a name of letters, digits and underscores, a path of members of the context, and no type but text, number, time or boolean', a.key)
+      from jsonb_each(p_search) a
+      where a.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'
+        or coalesce(case jsonb_typeof(a.value) when 'string' then a.value #>> '{}' else a.value ->> 'path' end, '')
+          !~ '^\$\.context(\.[A-Za-z_][A-Za-z0-9_]*)+$'
+        or octet_length(a.value::text) > 400
+        or coalesce(a.value ->> 'type', 'text') not in ('text', 'number', 'time', 'boolean')
+      order by a.key
+      limit 1
+    )
+  end
+$$;
+
+-- compiled_search is what pawl.workflow.search holds.
+create function pawl_private.compiled_search(p_search jsonb) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_object_agg(a.key, jsonb_strip_nulls(jsonb_build_object(
+    'path', string_to_array(substr(coalesce(a.value ->> 'path', a.value #>> '{}'), length('$.context.') + 1), '.'),
+    'type', a.value ->> 'type')))
+  from jsonb_each(p_search) a
+$$;
+
 -- definition_fault says why a definition is not in canonical form, or why the engine could not
 -- run it. Guards, assigns, durations and names are checked later, by the casts and constraints
 -- of the tables that they are stored in.
@@ -552,6 +585,7 @@ as $$
         when p_definition ? 'ttl' and not exists (
           select from node n where n.path = p_definition #>> '{ttl,target}' and n.value ->> 'type' = 'final' and cardinality(n.lineage) = 1
         ) then 'ttl.target must name a final state at the top'
+        when pawl_private.search_fault(p_definition -> 'search') is not null then pawl_private.search_fault(p_definition -> 'search')
         when p_definition ? 'cancel' and not exists (select from node n where n.path = p_definition ->> 'cancel')
           then 'cancel must name a state'
         else coalesce(
@@ -757,13 +791,13 @@ begin
   v_schema := case when v_default is null then v_schema - 'x-context-default' else v_schema || jsonb_build_object('x-context-default', v_default) end;
   insert into pawl.workflow (
     name, version, definition, checksum, initial, initial_moves, ttl, ttl_target, retention,
-    business_key_reusable, context_schema, context_schema_checksum, context_default, created_at, created_by)
+    business_key_reusable, context_schema, context_schema_checksum, context_default, search, created_at, created_by)
   select
     p_name, p_version, p_definition, encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex'),
     n.leaf, false, pawl_private.exact_duration(p_definition #>> '{ttl,after}', '/ttl/after'), p_definition #>> '{ttl,target}',
     pawl_private.exact_duration(p_definition ->> 'retention', '/retention'),
     p_definition ->> 'business_key' is not distinct from 'reusable',
-    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl.now(), p_actor
+    v_schema, encode(sha256(convert_to(v_schema::text, 'UTF8')), 'hex'), v_default, pawl_private.compiled_search(p_definition -> 'search'), pawl.now(), p_actor
   from pawl_private.definition_states(p_definition) n
   where n.path = pawl_private.initial_of(p_definition);
 

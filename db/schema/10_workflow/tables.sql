@@ -17,6 +17,7 @@ create table pawl.workflow (
   context_schema pawl.object,
   context_schema_checksum text,
   context_default pawl.object,
+  search pawl.object,
   created_at timestamptz not null,
   created_by pawl.actor not null,
   constraint workflow_pkey primary key (name, version),
@@ -39,6 +40,8 @@ comment on column pawl.workflow.initial_moves is
 comment on column pawl.workflow.context_schema is
   'of the definition; its member x-context-default is the context_default, which the caller merges in before it checks a context';
 comment on column pawl.workflow.context_default is 'merged under the context of a creation';
+comment on column pawl.workflow.search is
+  'what instances are found by: {NAME: {path, type}}, with the names of members that lead to the value; the latest version''s counts for all versions; null for nothing';
 comment on column pawl.workflow.business_key_reusable is 'whether a business key may be used again once its instance is final';
 comment on column pawl.workflow.retention is 'how long final instances are kept; the latest version''s counts for all versions; null for ever';
 

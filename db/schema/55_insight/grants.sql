@@ -5,11 +5,14 @@ insert into pawl_private.privilege (privilege, function) values
   ('worker', 'pawl.score_forecasts'),
   ('api', 'pawl.count_commands'),
   ('api', 'pawl.insight_as_of'),
-  ('reader', 'pawl.insight_as_of');
+  ('reader', 'pawl.insight_as_of'),
+  ('api', 'pawl.instances_where'),
+  ('api', 'pawl.reindex_workflow');
 
 insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.residence', null),
   ('api', 'pawl.instance_count', null),
+  ('api', 'pawl.attribute', null),
   ('api', 'pawl.edge_count', null),
   ('api', 'pawl.dwell_count', null),
   ('api', 'pawl.dwell_hour', null),
@@ -17,6 +20,7 @@ insert into pawl_private.readable (privilege, relation, columns) values
   ('api', 'pawl.forecast_score', null),
   ('reader', 'pawl.residence', null),
   ('reader', 'pawl.instance_count', null),
+  ('reader', 'pawl.attribute', null),
   ('reader', 'pawl.edge_count', null),
   ('reader', 'pawl.dwell_count', null),
   ('reader', 'pawl.dwell_hour', null),

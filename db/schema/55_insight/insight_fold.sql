@@ -4,7 +4,7 @@
 -- Returns: leads: whether p_leader still leads in p_term; if not, nothing is changed. steps: how many rows of the log were
 --          read; 0 at its end
 -- Locks:   consumer, finding, stuck_place, residence, instance_count
--- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
+-- Writes:  consumer, residence, instance_count, edge_count, dwell_count, dwell_hour, attribute, finding, stuck_place
 create function pawl.insight_fold(
   p_leader text, p_term bigint, p_limit integer, p_lease interval, out leads boolean, out steps bigint
 )
@@ -32,6 +32,7 @@ begin
     return;
   end if;
   perform pawl_private.fold(v_after, v_until);
+  perform pawl_private.fold_attributes(v_after, v_until);
   steps := v_until - v_after;
   update pawl.consumer c
   set position = v_until, relayed = c.relayed + steps, advanced_at = v_now, lease_until = v_now + p_lease

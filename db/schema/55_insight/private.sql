@@ -31,7 +31,7 @@ $$;
 
 -- forget_residence takes instances that are purged out of what the module knows of them.
 -- Locks:  residence, finding
--- Writes: residence, instance_count, finding
+-- Writes: residence, instance_count, attribute, finding
 create function pawl_private.forget_residence(p_tenant text, p_ids uuid[]) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -63,6 +63,8 @@ begin
   set closed_at = greatest(f.opened_at, pawl.now())
   from unnest(p_ids) as p (id)
   where f.tenant_id = p_tenant and f.instance_id = p.id and f.closed_at is null;
+  -- In a statement of its own: it sees what was indexed while the one above waited for a row of residence.
+  delete from pawl.attribute a using unnest(p_ids) as p (id) where a.tenant_id = p_tenant and a.instance_id = p.id;
 end
 $$;
 
@@ -183,7 +185,7 @@ as $$ select (p_hour % 25)::integer $$;
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
 -- Locks:  finding, stuck_place, residence, instance_count
--- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
+-- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour, attribute, finding, stuck_place
 create function pawl_private.fold(p_after bigint, p_until bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -333,5 +335,266 @@ begin
   when matched then update set instances = c.instances + d.instances
   when not matched then insert (tenant_id, workflow, workflow_version, state, status, instances)
     values (d.tenant_id, d.workflow, d.workflow_version, d.state, d.status, d.instances);
+end
+$$;
+
+-- rfc3339_time is the time that a text of RFC 3339 says, or null.
+create function pawl_private.rfc3339_time(p_text text) returns timestamptz
+language sql stable parallel safe
+as $$
+  select case
+    when p_text ~ '^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-](0\d|1[0-4]):[0-5]\d)$'
+      and substr(p_text, 9, 2)::integer
+        <= extract(day from make_date(substr(p_text, 1, 4)::integer, substr(p_text, 6, 2)::integer, 1) + interval '1 month - 1 day')
+      then p_text::timestamptz
+  end
+$$;
+
+-- number_of is the number that a text says, or null: also if it has more than 100 digits.
+create function pawl_private.number_of(p_text text) returns numeric
+language sql immutable parallel safe
+as $$
+  select case when p_text ~ '^-?\d{1,100}(\.\d{1,100})?$' and length(p_text) <= 100 then p_text::numeric end
+$$;
+
+-- text_key is what is indexed of a text.
+create function pawl_private.text_key(p_text text) returns text
+language sql immutable parallel safe
+as $$ select case when octet_length(p_text) <= 255 then p_text else left(p_text, 63) end $$;
+
+-- attribute_of takes a value for what it is, or for its type.
+-- Returns: whole_text: a text to its end. The others are null where the value is none of the kind
+create function pawl_private.attribute_of(
+  p_value jsonb, p_type text, out whole_text text, out number_value numeric, out time_value timestamptz, out boolean_value boolean
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind text := jsonb_typeof(p_value);
+  v_text text := p_value #>> '{}';
+begin
+  if v_kind in ('string', 'number', 'boolean') then
+    if p_type = 'text' or p_type is null and v_kind = 'string' then
+      whole_text := v_text;
+    end if;
+    if p_type = 'number' or p_type is null and v_kind = 'number' then
+      number_value := pawl_private.number_of(v_text);
+    end if;
+    if p_type = 'time' or p_type is null and v_kind = 'string' then
+      time_value := pawl_private.rfc3339_time(v_text);
+    end if;
+    if v_kind = 'boolean' and p_type is null or p_type = 'boolean' and v_text in ('true', 'false') then
+      boolean_value := v_text::boolean;
+    end if;
+  end if;
+end
+$$;
+
+-- attributes_of reads the values that an instance is found by from its context.
+create function pawl_private.attributes_of(p_context jsonb, p_search jsonb)
+returns table (name text, text_value text, number_value numeric, time_value timestamptz, boolean_value boolean)
+language sql stable
+as $$
+  select s.key, pawl_private.text_key(a.whole_text), a.number_value, a.time_value, a.boolean_value
+  from jsonb_each(p_search) s
+  cross join lateral pawl_private.attribute_of(
+    p_context #> (select array_agg(e.name order by e.place) from jsonb_array_elements_text(s.value -> 'path') with ordinality as e (name, place)),
+    s.value ->> 'type') a
+  where num_nonnulls(a.whole_text, a.number_value, a.time_value, a.boolean_value) > 0
+$$;
+
+-- search_of is what the instances of a workflow are found by: what its latest version says.
+create function pawl_private.search_of(p_workflow text) returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select w.search from pawl.workflow w where w.name = p_workflow order by w.version desc limit 1);
+end
+$$;
+
+-- fold_attributes notes the values by which the instances of a page of the log are found. It reads only contexts of
+-- workflows that say by which.
+-- Writes: attribute
+create function pawl_private.fold_attributes(p_after bigint, p_until bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  v_searches jsonb := (
+    select jsonb_object_agg(w.name, w.search)
+    from (select distinct on (w.name) w.name, w.search from pawl.workflow w order by w.name, w.version desc) w
+    where w.search is not null);
+begin
+  if v_searches is null then
+    return;
+  end if;
+  with step as materialized (
+    select distinct on (h.tenant_id, h.instance_id) h.tenant_id, h.instance_id, h.version, h.workflow
+    from (select l.* from pawl.log l where l.position > p_after and l.position <= p_until order by l.position) l
+    cross join lateral (
+      select h.tenant_id, h.instance_id, h.version, h.workflow
+      from pawl.history h
+      where h.tenant_id = l.tenant_id and h.instance_id = l.instance_id and h.version = l.version
+      limit 1
+    ) h
+    where v_searches ? h.workflow
+    order by h.tenant_id, h.instance_id, h.version desc
+  ),
+  value as materialized (
+    select s.tenant_id, s.instance_id, s.workflow, a.*
+    from step s
+    cross join lateral (
+      select h.context
+      from pawl.history h
+      where h.tenant_id = s.tenant_id and h.instance_id = s.instance_id and h.version = s.version
+      limit 1
+    ) h
+    cross join lateral pawl_private.attributes_of(h.context, v_searches -> s.workflow) a
+  ),
+  gone as (
+    delete from pawl.attribute a
+    using step s
+    where a.tenant_id = s.tenant_id and a.instance_id = s.instance_id
+      and (a.tenant_id, a.instance_id, a.name) not in (select v.tenant_id, v.instance_id, v.name from value v)
+  )
+  insert into pawl.attribute as a (tenant_id, instance_id, name, workflow, text_value, number_value, time_value, boolean_value)
+  select v.tenant_id, v.instance_id, v.name, v.workflow, v.text_value, v.number_value, v.time_value, v.boolean_value
+  from value v
+  order by v.tenant_id, v.instance_id, v.name
+  on conflict on constraint attribute_pkey do update
+  set text_value = excluded.text_value, number_value = excluded.number_value, time_value = excluded.time_value,
+    boolean_value = excluded.boolean_value
+  where (a.text_value, a.number_value, a.time_value, a.boolean_value)
+    is distinct from (excluded.text_value, excluded.number_value, excluded.time_value, excluded.boolean_value);
+end
+$$;
+
+-- search_begins notes that the latest version of a workflow is now another one. If it says something else to find
+-- instances by, they must be indexed anew, unless there are none.
+-- Writes: search_index
+create function pawl_private.search_begins(p_workflow text, p_before jsonb, p_is_first boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_search jsonb := pawl_private.search_of(p_workflow);
+begin
+  if v_search is null then
+    delete from pawl_private.search_index i where i.workflow = p_workflow;
+  elsif p_is_first or v_search is distinct from p_before then
+    insert into pawl_private.search_index as i (workflow, search, complete, after_tenant, after_id, indexed)
+    values (p_workflow, v_search, p_is_first, '', '00000000-0000-0000-0000-000000000000', 0)
+    on conflict on constraint search_index_pkey do update
+    set search = excluded.search, complete = excluded.complete, after_tenant = '', after_id = excluded.after_id, indexed = 0;
+  end if;
+end
+$$;
+
+-- condition_holds says whether a value of a context fulfils a condition {name, op, kind, value}. op is =, <, <=, >, >= or
+-- ^ for a text that begins so; kind is text, number, time or boolean.
+create function pawl_private.condition_holds(p_context jsonb, p_search jsonb, p_condition jsonb) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_attribute jsonb := p_search -> (p_condition ->> 'name');
+  v_path text[] := array(
+    select e.name from jsonb_array_elements_text(v_attribute -> 'path') with ordinality as e (name, place) order by e.place);
+  v_value record;
+  v_wanted text := p_condition ->> 'value';
+  v_order integer;
+begin
+  select * into v_value from pawl_private.attribute_of(p_context #> v_path, v_attribute ->> 'type');
+  case p_condition ->> 'kind'
+    when 'text' then
+      if p_condition ->> 'op' = '^' then
+        return coalesce(starts_with(v_value.whole_text, v_wanted), false);
+      end if;
+      v_order := case when v_value.whole_text collate "C" < v_wanted then -1 when v_value.whole_text collate "C" > v_wanted then 1
+        when v_value.whole_text = v_wanted then 0 end;
+    when 'number' then
+      v_order := sign(v_value.number_value - v_wanted::numeric);
+    when 'time' then
+      v_order := case when v_value.time_value < v_wanted::timestamptz then -1 when v_value.time_value > v_wanted::timestamptz then 1
+        when v_value.time_value = v_wanted::timestamptz then 0 end;
+    when 'boolean' then
+      v_order := v_value.boolean_value::integer - v_wanted::boolean::integer;
+  end case;
+  return coalesce(
+    case p_condition ->> 'op'
+      when '=' then v_order = 0 when '<' then v_order < 0 when '<=' then v_order <= 0 when '>' then v_order > 0
+      when '>=' then v_order >= 0
+    end,
+    false);
+end
+$$;
+
+-- attribute_ids reads the ids of instances that may fulfil a condition: all that do, and some more.
+-- Returns: at most p_limit ids, in no order
+create function pawl_private.attribute_ids(p_tenant text, p_workflow text, p_condition jsonb, p_limit integer) returns setof uuid
+language plpgsql stable rows 1000
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+  v_name text := p_condition ->> 'name';
+  v_op text := p_condition ->> 'op';
+  v_value text := p_condition ->> 'value';
+  v_low text := case when v_op in ('=', '>', '>=') then v_value end;
+  v_high text := case when v_op in ('=', '<', '<=') then v_value end;
+begin
+  case p_condition ->> 'kind'
+    when 'text' then
+      if v_op = '^' then
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
+            and a.text_value ^@ left(v_value, 63)
+          limit p_limit;
+      elsif v_op = '=' then
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+            and a.text_value = pawl_private.text_key(v_value)
+          limit p_limit;
+      else
+        -- What is indexed of a text is no larger than the text, and no smaller than as much of a smaller text.
+        return query
+          select a.instance_id from pawl.attribute a
+          where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.text_value is not null
+            and (v_low is null or a.text_value >= left(v_low, 63)) and (v_high is null or a.text_value <= v_high)
+          limit p_limit;
+      end if;
+    when 'number' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.number_value between coalesce(v_low::numeric, '-Infinity') and coalesce(v_high::numeric, 'Infinity')
+        limit p_limit;
+    when 'time' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name
+          and a.time_value between coalesce(v_low::timestamptz, '-infinity') and coalesce(v_high::timestamptz, 'infinity')
+        limit p_limit;
+    when 'boolean' then
+      return query
+        select a.instance_id from pawl.attribute a
+        where a.tenant_id = p_tenant and a.workflow = p_workflow and a.name = v_name and a.boolean_value is not null
+          and (v_op <> '=' or a.boolean_value = v_value::boolean)
+        limit p_limit;
+  end case;
 end
 $$;

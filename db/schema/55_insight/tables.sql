@@ -17,7 +17,8 @@
 -- instances out of residence and instance_count, in its own transaction. An instance is purged only after the fold has
 -- seen its last step; see pawl_private.log_retains.
 --
--- Lock order: consumer, residence, instance_count (by key), the other sums, after all of the engine's.
+-- Lock order: consumer, residence, instance_count (by key), the other sums, attribute (by key), after all of the engine's.
+-- A reindex takes the consumer and search_index before the rows of residence.
 
 -- residence says which state an instance is in, as of what was folded.
 create table pawl.residence (
@@ -172,3 +173,42 @@ create unique index forecast_night_has_one_row_idx on pawl_private.forecast_nigh
 comment on column pawl_private.forecast_night.workflow is 'the last one that was scored; empty if none was';
 
 insert into pawl_private.forecast_night (day, tenant_id, workflow, done) values ('epoch', '', '', true);
+-- attribute has the values that instances are found by: see pawl.workflow.search. Objects, arrays and null have no row,
+-- nor have numbers of more than 100 characters.
+create table pawl.attribute (
+  tenant_id pawl.tenant_id not null,
+  instance_id uuid not null,
+  name text collate "C" not null,
+  workflow text collate "C" not null,
+  text_value text collate "C",
+  number_value numeric,
+  time_value timestamptz,
+  boolean_value boolean,
+  constraint attribute_pkey primary key (tenant_id, instance_id, name),
+  constraint attribute_has_a_value check (num_nonnulls(text_value, number_value, time_value, boolean_value) > 0),
+  constraint attribute_text_has_at_most_255_bytes check (octet_length(text_value) <= 255)
+)
+with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
+
+comment on column pawl.attribute.text_value is 'of a text of more than 255 bytes the first 63 characters';
+comment on column pawl.attribute.time_value is 'of a text that is a time of RFC 3339';
+
+create index attribute_text_idx on pawl.attribute (tenant_id, workflow, name, text_value, instance_id) where text_value is not null;
+create index attribute_number_idx on pawl.attribute (tenant_id, workflow, name, number_value, instance_id) where number_value is not null;
+create index attribute_time_idx on pawl.attribute (tenant_id, workflow, name, time_value, instance_id) where time_value is not null;
+create index attribute_boolean_idx on pawl.attribute (tenant_id, workflow, name, boolean_value, instance_id) where boolean_value is not null;
+
+-- search_index says by which attributes the instances of a workflow were indexed, or are being indexed anew. The index
+-- is complete if it is that of the latest version's search.
+create table pawl_private.search_index (
+  workflow text collate "C" not null,
+  search jsonb not null,
+  complete boolean not null,
+  after_tenant text collate "C" not null,
+  after_id uuid not null,
+  indexed bigint not null,
+  constraint search_index_pkey primary key (workflow)
+);
+
+comment on column pawl_private.search_index.after_tenant is 'with after_id: the last instance that was looked at';
+comment on column pawl_private.search_index.indexed is 'how many instances were indexed';

@@ -60,6 +60,7 @@ begin
 
   perform pawl_private.store_definition(
     p_name => v_name, p_version => version, p_definition => p_definition, p_actor => p_actor);
+  perform pawl_private.search_begins(v_name, v_latest.search, v_latest.name is null);
   v_retention := (select w.retention from pawl.workflow w where w.name = v_name and w.version = register_workflow.version);
   if v_retention < p_retention_floor then
     perform pawl_private.raise_condition(

@@ -1,0 +1,193 @@
+package fsm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pawl-fsm/pawl/db/queries"
+	"github.com/pawl-fsm/pawl/fsm/definition"
+	"github.com/pawl-fsm/pawl/fsm/internal/database"
+)
+
+const (
+	// MaxWhere is how many conditions a Filter may have.
+	MaxWhere = 10
+	// maxFew is how many instances a condition may leave so that these are looked at, and no others.
+	maxFew = 10_000
+	// maxProbes is how many instances a page looks at if no condition leaves so few.
+	maxProbes = 20_000
+	// maxNumber is the longest number of a condition, as that of an attribute.
+	maxNumber = 100
+)
+
+var (
+	wherePattern = regexp.MustCompile(`(?s)^([A-Za-z_][A-Za-z0-9_]*)(>=|<=|>|<|=)(.*)$`)
+	whereNumber  = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`)
+)
+
+// A condition is what pawl.instances_where takes.
+type condition struct {
+	Name  string `json:"name"`
+	Op    string `json:"op"` // Or ^, for a text that begins so.
+	Kind  string `json:"kind"`
+	Value string `json:"value"`
+}
+
+// parseWhere reads a condition: NAME OP VALUE. types are those of the attributes, empty where none is declared.
+func parseWhere(text string, types map[string]string) (condition, error) {
+	m := wherePattern.FindStringSubmatch(text)
+	if m == nil {
+		return condition{}, badFilter("where", fmt.Sprintf("%q must be a name, one of = < <= > >=, and a value, such as price>=400", text))
+	}
+	c := condition{Name: m[1], Op: m[2], Value: m[3]}
+	declared, known := types[c.Name]
+	if !known {
+		detail := fmt.Sprintf("there is no search attribute %q", c.Name)
+		if near := definition.Nearest(c.Name, slices.Sorted(maps.Keys(types))); near != "" {
+			detail += fmt.Sprintf("; did you mean %q?", near)
+		}
+		return c, &Error{Kind: Malformed, Message: detail, Faults: []Fault{{Parameter: "where", Detail: detail}}}
+	}
+	if err := CheckTexts(Text{"", c.Value, 1000}); err != nil || len(c.Value) > 1000 || strings.ContainsRune(c.Value, 0) {
+		return c, badFilter("where", "must have a value of at most 1000 bytes, of text in UTF-8")
+	}
+	quoted := len(c.Value) > 1 && strings.HasPrefix(c.Value, `"`) && strings.HasSuffix(c.Value, `"`)
+	at, isTime := parseTime(c.Value)
+	isNumber := whereNumber.MatchString(c.Value) && len(c.Value) <= maxNumber
+	isBoolean := c.Value == "true" || c.Value == "false"
+	switch {
+	case quoted:
+		c.Kind, c.Value = "text", c.Value[1:len(c.Value)-1]
+	case declared != "":
+		c.Kind = declared
+	case isNumber:
+		c.Kind = "number"
+	case isBoolean:
+		c.Kind = "boolean"
+	case isTime:
+		c.Kind = "time"
+	default:
+		c.Kind = "text"
+	}
+	bad := func(detail string) (condition, error) {
+		return c, badFilter("where", fmt.Sprintf("%q %s", text, detail))
+	}
+	switch {
+	case declared != "" && c.Kind != declared, c.Kind == "number" && !isNumber, c.Kind == "boolean" && !isBoolean, c.Kind == "time" && !isTime:
+		return bad("must have a value of the type " + declared)
+	case c.Kind == "boolean" && c.Op != "=":
+		return bad("compares true and false, which only = does")
+	case c.Kind == "time":
+		c.Value = FormatTime(at)
+	case c.Kind == "text" && !quoted && c.Value == "":
+		return bad(`has no value; an empty text is ""`)
+	case c.Kind == "text" && !quoted && strings.HasSuffix(c.Value, "*"):
+		if c.Op != "=" {
+			return bad("must have = before the beginning of a text; a text that ends with * is quoted")
+		}
+		c.Op, c.Value = "^", strings.TrimSuffix(c.Value, "*")
+	}
+	return c, nil
+}
+
+// parseTime reads a time of RFC 3339. Its + may have become a space, as in an URL.
+func parseTime(text string) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339Nano, strings.Replace(text, " ", "+", 1))
+	return t, err == nil && t.Year() > 0 && t.Year() < 10_000
+}
+
+// conditions reads the filter's conditions for the attributes of its workflow.
+func (s *Service) conditions(ctx context.Context, f Filter) ([]condition, error) {
+	switch {
+	case len(f.Where) == 0:
+		return nil, nil
+	case len(f.Workflows) != 1:
+		return nil, badFilter("where", "needs one workflow, whose latest version says what instances are found by")
+	case f.BusinessKey != "" || f.CorrelationID != "" || f.FailingTimer || f.StuckFor > 0 || !f.CreatedAfter.IsZero() || !f.CreatedBefore.IsZero() || f.byChange():
+		return nil, badFilter("where", "can be combined with workflow, state, status and the orders of created_at, and nothing else")
+	}
+	var search map[string]struct{ Type string }
+	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {
+		text, err := q.SearchOf(ctx, f.Workflows[0])
+		if errors.Is(err, pgx.ErrNoRows) || text == nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(text, &search)
+	})
+	if err != nil {
+		return nil, err
+	}
+	types := make(map[string]string, len(search))
+	for name, a := range search {
+		types[name] = a.Type
+	}
+	out := make([]condition, len(f.Where))
+	for i, text := range f.Where {
+		if out[i], err = parseWhere(text, types); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// A found is a page of instances that fulfil conditions, with what to do after it.
+type found struct {
+	versions map[uuid.UUID]int64
+	rest     string
+}
+
+// listWhere reads a page of the instances that fulfil conditions. Those that have moved since they were looked at are in
+// the page; the list must leave them out.
+func listWhere(
+	ctx context.Context, q *queries.Queries, p queries.ListInstancesParams, f Filter, c choice, conditions []condition, near bool, out *InstanceList,
+) (found, []queries.ListInstancesRow, error) {
+	text, err := json.Marshal(conditions)
+	if err != nil {
+		return found{}, nil, err
+	}
+	in := queries.InstancesWhereParams{
+		TenantID: p.TenantID, Workflow: f.Workflows[0], Conditions: text, States: c.states, Statuses: sorted(p.Statuses), Ascending: p.Ascending,
+		AfterID: p.AfterID, RowLimit: p.RowLimit, Few: maxFew, Probes: maxProbes,
+	}
+	if near {
+		in.Most = new(int32(maxUnfolded))
+	}
+	w, err := q.InstancesWhere(ctx, in)
+	if near && database.IsCode(err, database.NotInPrerequisiteState) {
+		in.Most = nil
+		w, err = q.InstancesWhere(ctx, in)
+	}
+	if err != nil {
+		return found{}, nil, err
+	}
+	out.Incomplete = w.Incomplete
+	page := found{versions: make(map[uuid.UUID]int64, len(w.Ids))}
+	for i, id := range w.Ids {
+		page.versions[id] = w.Versions[i]
+	}
+	rows, err := q.InstancesPage(ctx, queries.InstancesPageParams{TenantID: p.TenantID, Ids: w.Ids, Bytes: p.Bytes})
+	switch {
+	case w.Rest != nil:
+		page.rest = w.Rest.String()
+	case len(w.Ids) == int(p.RowLimit) && len(rows) < len(w.Ids): // Some were purged.
+		page.rest = w.Ids[len(w.Ids)-2].String()
+	}
+	list := make([]queries.ListInstancesRow, len(rows))
+	for i, r := range rows {
+		list[i] = queries.ListInstancesRow(r)
+	}
+	return page, list, err
+}

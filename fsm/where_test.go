@@ -1,0 +1,226 @@
+package fsm_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/fsm/fsmtest"
+	"github.com/pawl-fsm/pawl/internal/bounded"
+)
+
+// flights is a workflow with search attributes, each of which is a member of the context.
+func flights(search string) string {
+	return `{"name": "flights", "initial": "A", "search": {` + search + `}, "states": {
+		"A": {"on": {"go": {"target": "B", "assign": {"*": ["f", "o"]}}}},
+		"B": {"on": {"end": "C"}}, "C": {"type": "final"}}}`
+}
+
+const flightSearch = `"f": "$.context.f", "price": "$.context.o.price", "n": {"path": "$.context.n", "type": "number"},
+	"t": {"path": "$.context.n", "type": "text"}, "when": {"path": "$.context.f", "type": "time"}, "b": "$.context.b"`
+
+// A list by conditions has exactly the instances whose contexts fulfil them, whatever has been folded.
+func TestInstancesAreFoundByTheirContext(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, flights(flightSearch))
+	long := strings.Repeat("ä", 200)
+	contexts := []string{
+		`{"f": "LH454", "o": {"price": 400}}`, `{"f": "LH455", "o": {"price": 400.50}}`, `{"f": "lh454", "o": {"price": "400"}}`,
+		`{"f": "` + long + `1"}`, `{"f": "` + long + `2"}`, `{"f": 454}`, `{"f": null}`, `{"f": ["LH454"]}`, `{"f": {"LH454": 1}}`, `{}`,
+		`{"n": 7}`, `{"n": "7"}`, `{"n": "7.0"}`, `{"n": "x7"}`, `{"n": true}`, `{"n": 1e3}`, `{"n": 1` + strings.Repeat("0", 150) + `}`,
+		`{"f": "2026-03-01T10:00:00+01:00"}`, `{"f": "2026-03-01T09:00:00.5Z"}`, `{"f": "2026-02-30T09:00:00Z"}`, `{"f": "2026-03-01"}`,
+		`{"b": true}`, `{"b": false}`, `{"b": "true"}`, `{"f": "a*"}`, `{"f": "a\"b"}`, `{"f": ""}`, `{"o": 1}`,
+	}
+	ids := make([]uuid.UUID, len(contexts))
+	for i, context := range contexts {
+		switch i {
+		case 8:
+			number(t, pool)
+			fold(t, pool)
+		case 16:
+			number(t, pool)
+		}
+		ids[i] = fsmtest.Create(t, s, "flights", context).ID
+	}
+	// These move after they were folded, and lose what they had.
+	fsmtest.Fire(t, s, ids[0], "go", `{"f": "XX", "o": {}}`)
+	fsmtest.Fire(t, s, ids[9], "go", `{"f": "LH454", "o": {"price": 401}}`)
+	places := func(l fsm.InstanceList) (list []int) {
+		for _, i := range l.Items {
+			list = append(list, slices.Index(ids, i.ID))
+		}
+		return list
+	}
+	lists := func(folded string) {
+		t.Helper()
+		for _, c := range []struct {
+			where string
+			want  []int
+		}{
+			{"f=LH454", []int{9}},
+			{`f="LH454"`, []int{9}},
+			{"f=LH*", []int{1, 9}},
+			{"f=LH*|price>=400.6", []int{9}},
+			{"f=XX", []int{0}},
+			{"f=lh454", []int{2}},
+			{"f=" + long + "1", []int{3}},
+			{"f=" + long + "*", []int{3, 4}},
+			{"f>" + long + "1", []int{4}},
+			{"f<=" + long + "1|f>=z", []int{3}},
+			{"f=454", []int{5}},
+			{`f="454"`, nil},
+			{"f=a*", []int{24, 25}},
+			{`f="a*"`, []int{24}},
+			{`f="a"b"`, []int{25}},
+			{`f=""`, []int{26}},
+			{"price>=400", []int{1, 9}},
+			{"price>400.5", []int{9}},
+			{"price<=400.50", []int{1}},
+			{"price<400", nil},
+			{`price="400"`, []int{2}},
+			{"n=7", []int{10, 11, 12}},
+			{"n>=1", []int{10, 11, 12, 15}},
+			{"t=7", []int{10, 11}},
+			{"t=true", []int{14}},
+			{"when=2026-03-01T09:00:00Z", []int{17}},
+			{"when>=2026-03-01T10:00:00 01:00", []int{17, 18}},
+			{"when<2026-03-01T09:00:00.6Z", []int{17, 18}},
+			{"f>2026-03-01T09:00:00Z", []int{18}},
+			{`f="2026-03-01"`, []int{20}},
+			{"b=true", []int{21}},
+			{"b=false", []int{22}},
+		} {
+			f := fsm.Filter{Workflows: []string{"flights"}, Where: strings.Split(c.where, "|"), Sort: fsm.SortCreatedAt}
+			var got []int
+			// bounded: each page begins where the last one ended
+			for page := (fsm.Page{Limit: 2}); ; {
+				l, err := s.List(t.Context(), fsm.DefaultTenant, f, page)
+				if err != nil {
+					t.Fatalf("%s: %v", c.where, err)
+				}
+				if l.Incomplete {
+					t.Errorf("%s, %s: incomplete", c.where, folded)
+				}
+				got = append(got, places(l)...)
+				if page.Cursor = l.Next; page.Cursor == "" {
+					break
+				}
+			}
+			if diff := gocmp.Diff(c.want, got); diff != "" {
+				t.Errorf("%s, %s (-want +got):\n%s", c.where, folded, diff)
+			}
+		}
+		l, err := s.List(t.Context(), fsm.DefaultTenant, fsm.Filter{
+			Workflows: []string{"flights"}, Where: []string{"price>=400"}, States: []string{"B"}, Statuses: []fsm.Status{fsm.Active},
+		}, fsm.Page{})
+		if err != nil || !slices.Equal(places(l), []int{9}) {
+			t.Errorf("%s: in B are %v, %v", folded, places(l), err)
+		}
+		l, err = s.List(t.Context(), "other", fsm.Filter{Workflows: []string{"flights"}, Where: []string{"price>=400"}}, fsm.Page{})
+		if err != nil || len(l.Items) != 0 {
+			t.Errorf("%s: another tenant's are %v, %v", folded, l.Items, err)
+		}
+	}
+	bounded.Exec(t, pool, "update pawl.consumer set name = 'another'")
+	lists("nothing is folded")
+	bounded.Exec(t, pool, "update pawl.consumer set name = 'insight'")
+	lists("a part is folded")
+	number(t, pool)
+	fold(t, pool)
+	lists("all is folded")
+	// What is folded is used: without it, instances would be looked at one after the other.
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.attribute where text_value = 'LH454'"); n != 1 {
+		t.Errorf("%d attributes are LH454", n)
+	}
+
+	for where, detail := range map[string]string{
+		"": "must be a name", "f": "must be a name", "=1": "must be a name", "f!=1": "must be a name", "flight=1": `did you mean "f"`,
+		"f>LH*": "= before the beginning", "f=": "no value", "b>true": "only =", "n=x": "number", "when=today": "time", `n="7"`: "number",
+		"f=" + strings.Repeat("x", 1001): "1000",
+	} {
+		_, err := s.List(t.Context(), fsm.DefaultTenant, fsm.Filter{Workflows: []string{"flights"}, Where: []string{where}}, fsm.Page{})
+		e := fsmtest.Refusal(t, err, fsm.Malformed)
+		if e.Faults[0].Parameter != "where" || where != "flight=1" && !strings.Contains(e.Faults[0].Detail, detail) {
+			t.Errorf("%q: %+v", where, e.Faults)
+		}
+	}
+	for _, f := range []fsm.Filter{
+		{}, {Workflows: []string{"flights"}, BusinessKey: "x"}, {Workflows: []string{"flights"}, Sort: fsm.SortStateChangedAt},
+	} {
+		f.Where = []string{"f=1"}
+		_, err := s.List(t.Context(), fsm.DefaultTenant, f, fsm.Page{})
+		if e := fsmtest.Refusal(t, err, fsm.Malformed); e.Faults[0].Parameter != "where" {
+			t.Errorf("%+v: %+v", f, e.Faults)
+		}
+	}
+}
+
+// A version with other attributes counts for all instances once they are indexed anew. Whoever does that may stop at any
+// time. A purge takes what it purges out of the index.
+func TestReindex(t *testing.T) {
+	t.Parallel()
+	s, pool := fsmtest.New(t, fsm.Config{}, flights(`"f": "$.context.f"`), fsmtest.Counter)
+	for n := range 10 {
+		// Without a key, which would keep it from a purge.
+		bounded.Exec(t, pool, "select pawl.create_one('flights', $1)", fmt.Sprintf(`{"f": "F%d", "g": "G%d"}`, n, n))
+		fsmtest.Create(t, s, "counter", `{"x":0}`)
+	}
+	number(t, pool)
+	fold(t, pool)
+	find := func(where string, items int, incomplete bool) {
+		t.Helper()
+		l, err := s.List(t.Context(), fsm.DefaultTenant, fsm.Filter{Workflows: []string{"flights"}, Where: []string{where}}, fsm.Page{})
+		if err != nil || len(l.Items) != items || l.Incomplete != incomplete {
+			t.Errorf("%s: %d instances, incomplete: %t, %v", where, len(l.Items), l.Incomplete, err)
+		}
+	}
+	find("f=F*", 10, false)
+	fsmtest.Register(t, s, flights(`"g": "$.context.g"`))
+	find("g=G*", 0, true)
+	fsmtest.Create(t, s, "flights", `{"g": "G10"}`)
+	find("g=G*", 1, true)
+	number(t, pool)
+	fold(t, pool)
+	find("g=G*", 1, true)
+
+	done := false
+	for calls := 0; !done && calls < 9; calls++ {
+		done = bounded.Value[bool](t, pool, "select complete from pawl.reindex_workflow('flights', 5)")
+		if !done {
+			find("g=G10", 1, true)
+		}
+	}
+	find("g=G*", 11, false)
+	i, err := s.Reindex(t.Context(), "flights")
+	if err != nil || i.Indexed != 11 || i.Total != 11 || !i.Complete {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if n := bounded.Value[int](t, pool, "select count(*) from pawl.attribute where name <> 'g'"); n != 0 {
+		t.Errorf("%d attributes of the former version are left", n)
+	}
+	// The same attributes again are indexed, and others than those of the version before are not.
+	fsmtest.Register(t, s, strings.Replace(flights(`"g": "$.context.g"`), `"name"`, `"description": "d", "name"`, 1))
+	find("g=G*", 11, false)
+	fsmtest.Register(t, s, flights(`"f": "$.context.f"`))
+	find("f=F*", 0, true)
+	if i, err := s.Reindex(t.Context(), "flights"); err != nil || !i.Complete {
+		t.Errorf("%+v, %v", i, err)
+	}
+	find("f=F*", 10, false)
+
+	bounded.Exec(t, pool, "select pawl.fire_one(id, 'go'), pawl.fire_one(id, 'end') from (select id from pawl.instance where workflow = 'flights' limit 4) i")
+	number(t, pool)
+	fold(t, pool)
+	purged := bounded.Value[int](t, pool, `select cardinality(pawl.purge_archived('default', (select array_agg(id) from pawl.instance where status <> 'active'), pawl.now()))`)
+	if left := bounded.Value[int](t, pool, "select count(*) from pawl.attribute"); purged != 4 || left != 6 {
+		t.Errorf("%d instances are purged, and %d attributes are left", purged, left)
+	}
+	if _, err := s.Reindex(t.Context(), "nothing"); err == nil {
+		t.Error("a workflow that does not exist was indexed")
+	}
+}
