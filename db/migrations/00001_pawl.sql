@@ -12258,7 +12258,7 @@ as $$ select (p_hour % 25)::integer $$;
 -- the consumer in the same transaction, under the lock of the consumer's row. Internal steps and those of purged
 -- instances are left out.
 -- Locks:  finding, stuck_place, residence, instance_count
--- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour, finding, stuck_place
+-- Writes: residence, instance_count, edge_count, dwell_count, dwell_hour, attribute, finding, stuck_place
 -- +goose StatementBegin
 create function pawl_private.fold(p_after bigint, p_until bigint) returns void
 language plpgsql volatile
