@@ -215,6 +215,7 @@ func TestArmingTellsOfTheFirstTaskThatWaits(t *testing.T) {
 			told := func() (payloads []string) {
 				t.Helper()
 				bounded.Exec(t, b.pool, "select pg_notify('pawl_task', 'end')")
+				// bounded: each wait has a deadline, and the last one is for what was just sent
 				for {
 					n, err := listener.WaitForNotification(bounded.Context(t))
 					if err != nil {

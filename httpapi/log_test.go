@@ -162,7 +162,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 		} {
 			if c.method == secret {
 				// The contract check of the client knows no such method.
-				in, err := http.NewRequestWithContext(t.Context(), c.method, a.url+c.target, nil)
+				in, err := http.NewRequestWithContext(bounded.Context(t), c.method, a.url+c.target, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -74,7 +74,7 @@ func TestSequencerSaysThatItLeads(t *testing.T) {
 	const lease = time.Hour
 	told := make(chan time.Time, 100)
 	stop := sequencer(t, pool, outbox.SequencerConfig{Lease: lease, Leading: func(until time.Time) { told <- until }})
-	if until := <-told; !until.After(time.Now()) || until.After(time.Now().Add(lease)) {
+	if until := bounded.Receive(t, "until when it leads", told); !until.After(time.Now()) || until.After(time.Now().Add(lease)) {
 		t.Errorf("it leads until %s", until)
 	}
 	// The database holds the process for the leader for at least as long.
@@ -82,7 +82,7 @@ func TestSequencerSaysThatItLeads(t *testing.T) {
 	stop()
 	close(told)
 	last := time.Now()
-	for until := range told {
+	for until := range told { // bounded: the channel is closed
 		last = until
 	}
 	if !last.IsZero() {

@@ -159,16 +159,7 @@ func TestBacklogIsTheLeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = backlog.Run(ctx)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
+	bounded.Run(t, "the backlog", backlog.Run)
 	shows := func() bool { return strings.Contains(scrape(t, m), "pawl_timers_due") }
 	if shows() || !strings.Contains(scrape(t, m), "pawl_leading 0") {
 		t.Error("a process that does not lead shows the backlog")
