@@ -473,7 +473,7 @@ create table pawl.forecast_score (
   within_p50 bigint not null,
   within_p90 bigint not null,
   constraint forecast_score_pkey PRIMARY KEY (tenant_id, workflow, state, day),
-  constraint forecast_score_is_a_part CHECK ((((within_p50 >= 0) AND (within_p50 <= within_p90)) AND (within_p90 <= visits)))
+  constraint forecast_score_is_a_part CHECK (((within_p50 >= 0) AND (within_p50 <= within_p90) AND (within_p90 <= visits)))
 );
 
 create table pawl.history (

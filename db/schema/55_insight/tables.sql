@@ -156,7 +156,7 @@ create table pawl.forecast_score (
   within_p50 bigint not null,
   within_p90 bigint not null,
   constraint forecast_score_pkey primary key (tenant_id, workflow, state, day),
-  constraint forecast_score_is_a_part check (within_p50 between 0 and within_p90 and within_p90 <= visits)
+  constraint forecast_score_is_a_part check (within_p50 >= 0 and within_p50 <= within_p90 and within_p90 <= visits)
 );
 
 -- forecast_night is how far the scoring of a day has come. It has one row.
