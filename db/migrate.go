@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -72,7 +73,10 @@ func (v versions) Delete(ctx context.Context, db database.DBTxConn, version int6
 	return err
 }
 
-// migrate runs f with goose on a connection of its own.
+// migrateTries is how often goose runs if PostgreSQL ends it because of a deadlock with a process that works meanwhile.
+const migrateTries = 10
+
+// migrate runs f with goose on a connection of its own. After a deadlock it runs f again: each migration is a transaction.
 func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (err error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -94,10 +98,16 @@ func migrate(ctx context.Context, dsn string, f func(*goose.Provider) error) (er
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	if err := f(provider); err != nil {
-		return fmt.Errorf("migrate: %w", err)
+	for try := 1; ; try++ {
+		err := f(provider)
+		if err == nil {
+			return nil
+		}
+		const deadlockDetected = "40P01"
+		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != deadlockDetected || try == migrateTries {
+			return fmt.Errorf("migrate: %w", err)
+		}
 	}
-	return nil
 }
 
 // deployed is what a database tells about its schema.

@@ -1,6 +1,7 @@
 package db_test
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -347,4 +348,27 @@ func wantLine(t *testing.T, err error, words ...string) {
 			t.Errorf("got %q, want a line with %q", err, word)
 		}
 	}
+}
+
+// A migration that PostgreSQL ends because of a deadlock with a process that works meanwhile is run again.
+func TestMigrationAfterADeadlock(t *testing.T) {
+	t.Parallel()
+	dsn := dbtest.NewDSN(t)
+	worker, watcher := dial(t, dsn), dial(t, dsn)
+	// Then it is the migration that finds the deadlock.
+	bounded.Exec(t, worker, "set deadlock_timeout = '1min'")
+	bounded.Exec(t, worker, "begin")
+	bounded.Exec(t, worker, "lock table pawl.history in access share mode")
+	reverted := make(chan error, 1)
+	stop := bounded.Run(t, "the migration", func(ctx context.Context) error {
+		reverted <- db.Down(ctx, dsn)
+		return nil
+	})
+	bounded.UntilBlocked(t, watcher, 1)
+	bounded.Exec(t, worker, "lock table pawl_private.purged_instance in access share mode")
+	bounded.Exec(t, worker, "commit")
+	if err := bounded.Receive(t, "the migration", reverted); err != nil {
+		t.Error(err)
+	}
+	stop()
 }
