@@ -27,7 +27,7 @@ const (
 	look = time.Second
 	// lookAgain is the time until the next look if the last ones have found something. A step that arms a task while
 	// another one waits does not notify, and may be committed after the look that has claimed the other one.
-	lookAgain = 50 * time.Millisecond
+	lookAgain = 10 * time.Millisecond
 	// maxLooks is how many claims look at a topic in one call.
 	maxLooks = 32
 )

@@ -21,7 +21,7 @@
 // there are some. A claim looks when it comes. After that one claim of the line, the oldest, looks when a task is armed and
 // once a second; the others look only if it found as many tasks as it wanted. So an idle topic costs a look a second,
 // however many workers wait, and looks of several lines share a call. While a task waits to be claimed, others of its topic
-// are armed without a notification. So after a look that found something, there is another one 50 ms later.
+// are armed without a notification. So after a look that found something, there is another one 10 ms later.
 //
 // # Invariants
 //

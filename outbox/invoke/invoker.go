@@ -88,7 +88,7 @@ const lookAgain = 250 * time.Millisecond
 
 // afterFound is the time until the next look if the last ones have found something. A step that arms a task while another one
 // waits does not notify, and may be committed after the look that has claimed the other one.
-const afterFound = 50 * time.Millisecond
+const afterFound = 10 * time.Millisecond
 
 // idle waits until there may be something to claim: when it is told so, when a place is free that a task waits for, and
 // after Config.Poll.
