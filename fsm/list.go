@@ -194,7 +194,7 @@ func (f Filter) normal() (Filter, error) {
 		list      []string
 	}{{"workflow", f.Workflows}, {"state", f.States}} {
 		if len(names.list) > MaxNames {
-			return f, badFilter(names.parameter, fmt.Sprintf("must not be given more than %d times", MaxNames))
+			return f, BadParameter(names.parameter, fmt.Sprintf("must not be given more than %d times", MaxNames))
 		}
 		texts = append(texts, names.list...)
 	}
@@ -206,10 +206,10 @@ func (f Filter) normal() (Filter, error) {
 	switch f.Sort = cmp.Or(f.Sort, SortCreatedAtDesc); f.Sort {
 	case SortCreatedAt, SortCreatedAtDesc, SortStateChangedAt, SortStateChangedAtDesc:
 	default:
-		return f, badFilter("sort", "must be created_at, -created_at, state_changed_at or -state_changed_at")
+		return f, BadParameter("sort", "must be created_at, -created_at, state_changed_at or -state_changed_at")
 	}
 	if len(f.Where) > MaxWhere {
-		return f, badFilter("where", fmt.Sprintf("must not be given more than %d times", MaxWhere))
+		return f, BadParameter("where", fmt.Sprintf("must not be given more than %d times", MaxWhere))
 	}
 	f.Where = sorted(f.Where)
 	f.Workflows, f.States, f.Statuses = sorted(f.Workflows), sorted(f.States), sorted(f.Statuses)
@@ -219,8 +219,8 @@ func (f Filter) normal() (Filter, error) {
 	return f, nil
 }
 
-// badFilter returns the error for a bad parameter of a list.
-func badFilter(parameter, detail string) *Error {
+// BadParameter returns the Malformed error for a bad parameter of a request.
+func BadParameter(parameter, detail string) *Error {
 	return &Error{
 		Kind: Malformed, Message: parameter + " " + detail, Faults: []Fault{{Parameter: parameter, Detail: detail}},
 	}
@@ -268,7 +268,7 @@ func (f Filter) readKey(p *queries.ListInstancesParams, key string) error {
 func checkSorted(ctx context.Context, db queries.DBTX, p queries.ListInstancesParams) error {
 	n, err := countInstances(ctx, database.Planned(db), p, MaxSorted+1)
 	if err == nil && n > MaxSorted {
-		return badFilter("sort", fmt.Sprintf("by state_changed_at is for at most %d instances, and there are more with this "+
+		return BadParameter("sort", fmt.Sprintf("by state_changed_at is for at most %d instances, and there are more with this "+
 			"workflow, status, correlation_id and time of creation; choose fewer of them, or sort by created_at", MaxSorted))
 	}
 	return err
@@ -423,7 +423,7 @@ func (f Filter) chosenStates(ctx context.Context, q *queries.Queries) ([]queries
 		all, err = q.ChosenStatesOfAll(ctx, p)
 	}
 	if err == nil && len(all) > maxChosen {
-		err = badFilter("state", fmt.Sprintf("stands for more than %d states of all workflows; name a workflow too", maxChosen))
+		err = BadParameter("state", fmt.Sprintf("stands for more than %d states of all workflows; name a workflow too", maxChosen))
 	}
 	rows := make([]queries.ChosenStatesRow, len(all))
 	for i, r := range all {

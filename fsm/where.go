@@ -47,7 +47,7 @@ type condition struct {
 func parseWhere(text string, types map[string]string) (condition, error) {
 	m := wherePattern.FindStringSubmatch(text)
 	if m == nil {
-		return condition{}, badFilter("where", fmt.Sprintf("%q must be a name, one of = < <= > >=, and a value, such as price>=400", text))
+		return condition{}, BadParameter("where", fmt.Sprintf("%q must be a name, one of = < <= > >=, and a value, such as price>=400", text))
 	}
 	c := condition{Name: m[1], Op: m[2], Value: m[3]}
 	declared, known := types[c.Name]
@@ -59,7 +59,7 @@ func parseWhere(text string, types map[string]string) (condition, error) {
 		return c, &Error{Kind: Malformed, Message: detail, Faults: []Fault{{Parameter: "where", Detail: detail}}}
 	}
 	if err := CheckTexts(Text{"", c.Value, 1000}); err != nil || len(c.Value) > 1000 || strings.ContainsRune(c.Value, 0) {
-		return c, badFilter("where", "must have a value of at most 1000 bytes, of text in UTF-8")
+		return c, BadParameter("where", "must have a value of at most 1000 bytes, of text in UTF-8")
 	}
 	quoted := len(c.Value) > 1 && strings.HasPrefix(c.Value, `"`) && strings.HasSuffix(c.Value, `"`)
 	at, isTime := parseTime(c.Value)
@@ -80,7 +80,7 @@ func parseWhere(text string, types map[string]string) (condition, error) {
 		c.Kind = "text"
 	}
 	bad := func(detail string) (condition, error) {
-		return c, badFilter("where", fmt.Sprintf("%q %s", text, detail))
+		return c, BadParameter("where", fmt.Sprintf("%q %s", text, detail))
 	}
 	switch {
 	case declared != "" && c.Kind != declared, c.Kind == "number" && !isNumber, c.Kind == "boolean" && !isBoolean, c.Kind == "time" && !isTime:
@@ -112,9 +112,9 @@ func (s *Service) conditions(ctx context.Context, f Filter) ([]condition, error)
 	case len(f.Where) == 0:
 		return nil, nil
 	case len(f.Workflows) != 1:
-		return nil, badFilter("where", "needs one workflow, whose latest version says what instances are found by")
+		return nil, BadParameter("where", "needs one workflow, whose latest version says what instances are found by")
 	case f.BusinessKey != "" || f.CorrelationID != "" || f.FailingTimer || f.StuckFor > 0 || !f.CreatedAfter.IsZero() || !f.CreatedBefore.IsZero() || f.byChange():
-		return nil, badFilter("where", "can be combined with workflow, state, status and the orders of created_at, and nothing else")
+		return nil, BadParameter("where", "can be combined with workflow, state, status and the orders of created_at, and nothing else")
 	}
 	var search map[string]struct{ Type string }
 	err := s.db.Read(ctx, func(ctx context.Context, q *queries.Queries) error {

@@ -90,7 +90,7 @@ func (f *Folder) lead(ctx context.Context, lease outbox.Lease) (progress bool, e
 			if err := f.score(ctx, lease); err != nil {
 				return progress, err
 			}
-			pause(ctx, f.config.Poll)
+			outbox.Sleep(ctx, f.config.Poll)
 		}
 	}
 	return progress, nil
@@ -115,12 +115,4 @@ func (f *Folder) score(ctx context.Context, lease outbox.Lease) error {
 		f.looked = time.Now()
 	}
 	return nil
-}
-
-// pause waits for d, or until the context ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

@@ -160,7 +160,7 @@ func (s *Service) Stats(ctx context.Context, tenant, workflow string, query Stat
 // days returns Stats that have only the days.
 func (query StatsQuery) days(now time.Time) (Stats, error) {
 	if query.By != ByNothing && query.By != ByVersion && query.By != ByDay {
-		return Stats{}, malformed("by", "must be version or day")
+		return Stats{}, fsm.BadParameter("by", "must be version or day")
 	}
 	out := Stats{To: dayOf(now)}
 	if query.To != nil {
@@ -172,26 +172,21 @@ func (query StatsQuery) days(now time.Time) (Stats, error) {
 	}
 	switch {
 	case out.From.After(out.To) && query.From == nil:
-		return Stats{}, malformed("to", "is out of range")
+		return Stats{}, fsm.BadParameter("to", "is out of range")
 	case out.From.After(out.To):
-		return Stats{}, malformed("from", "must not be after to")
+		return Stats{}, fsm.BadParameter("from", "must not be after to")
 	case out.From.Year() < 1 || out.To.Year() > 9999:
-		return Stats{}, malformed("from", "must be in the years 1 to 9999, as to must be")
+		return Stats{}, fsm.BadParameter("from", "must be in the years 1 to 9999, as to must be")
 	case out.To.Sub(out.From) >= MaxDays*day:
-		return Stats{}, malformed("from", fmt.Sprintf("must be at most %d days before to", MaxDays-1))
+		return Stats{}, fsm.BadParameter("from", fmt.Sprintf("must be at most %d days before to", MaxDays-1))
 	}
 	return out, nil
-}
-
-// malformed returns a Malformed error for a parameter.
-func malformed(parameter, detail string) error {
-	return &fsm.Error{Kind: fsm.Malformed, Message: parameter + " " + detail, Faults: []fsm.Fault{{Parameter: parameter, Detail: detail}}}
 }
 
 // bounded refuses lists that are too long.
 func bounded[R any](rows []R, err error) ([]R, error) {
 	if len(rows) > MaxRows {
-		return nil, malformed("from", fmt.Sprintf("asks for more than %d numbers of one kind: ask for fewer days", MaxRows))
+		return nil, fsm.BadParameter("from", fmt.Sprintf("asks for more than %d numbers of one kind: ask for fewer days", MaxRows))
 	}
 	return rows, err
 }

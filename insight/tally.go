@@ -14,6 +14,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/fsm"
+	"github.com/pawl-fsm/pawl/outbox"
 )
 
 const (
@@ -97,7 +98,7 @@ func (t *Tally) add(c tallied, n int64) {
 func (t *Tally) Run(ctx context.Context, service *fsm.Service) error {
 	failing := false
 	for ctx.Err() == nil {
-		pause(ctx, t.config.Interval)
+		outbox.Sleep(ctx, t.config.Interval)
 		err := t.flush(context.WithoutCancel(ctx), service)
 		if err != nil && !failing {
 			t.config.Logger.WarnContext(ctx, "counts of commands cannot be written; they are kept until they can", "error", err)

@@ -72,7 +72,7 @@ func (e Election) Run(ctx context.Context, work string, lead Lead) {
 			failed++
 			e.Logger.ErrorContext(ctx, work+" fails; trying on", "error", err, "in", wait)
 		}
-		sleep(ctx, wait)
+		Sleep(ctx, wait)
 	}
 }
 

@@ -211,7 +211,7 @@ func (l *sequence) sweep(ctx context.Context) error {
 
 // wait waits for the next tick.
 func (l *sequence) wait(ctx context.Context) {
-	sleep(ctx, l.config.Pause)
+	Sleep(ctx, l.config.Pause)
 	wanted := l.config.Wanted()
 	l.signals.Listen(wanted)
 	pause := l.config.Idle

@@ -42,5 +42,5 @@ func idle(ctx context.Context, signal <-chan struct{}, d time.Duration) {
 	}
 }
 
-// sleep waits for d.
-func sleep(ctx context.Context, d time.Duration) { idle(ctx, nil, d) }
+// Sleep waits for d, or until the context ends.
+func Sleep(ctx context.Context, d time.Duration) { idle(ctx, nil, d) }
