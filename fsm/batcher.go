@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/pawl-fsm/pawl/fsm/internal/gate"
 )
 
 // slowCall is how long a call may take before another one is made beside it. Until then the commands that
@@ -24,8 +26,9 @@ const smallShare = 8
 // cutMemory is how long a call that was cut for the sake of a tenant with few commands is remembered.
 const cutMemory = time.Second
 
-// maxRest is how long a tenant with many commands rests at most after a call that had many of them.
-const maxRest = 100 * time.Millisecond
+// MaxRest is how long a tenant with many commands rests at most after a call that had many of them. What else uses
+// processors for one tenant, such as the routing of webhooks, rests as long.
+const MaxRest = gate.MaxRest
 
 // A track says with which others a command may be called.
 type track int
@@ -329,7 +332,7 @@ func (b *batcher[C, R]) restAfter(c *inFlight, batch []*pending[C, R]) {
 	for _, p := range batch {
 		b.resting[p.tenant] = true
 	}
-	if ends := now.Add(min(now.Sub(c.began), maxRest)); ends.After(b.restEnds) {
+	if ends := now.Add(min(now.Sub(c.began), MaxRest)); ends.After(b.restEnds) {
 		b.restEnds = ends
 	}
 }

@@ -27,9 +27,6 @@ type Held struct {
 	Lanes         map[uuid.UUID]int
 }
 
-// MaxRest is how long the router rests at most.
-const MaxRest = maxRest
-
 // MaxMessages is the most bytes of messages in memory.
 const MaxMessages = maxMessages
 

@@ -14,11 +14,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pawl-fsm/pawl/db/dbtest"
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/fsm/fsmtest"
 	"github.com/pawl-fsm/pawl/fsm/subscription"
 	"github.com/pawl-fsm/pawl/internal/bounded"
 	"github.com/pawl-fsm/pawl/outbox/outboxtest"
-	"github.com/pawl-fsm/pawl/outbox/webhook"
 )
 
 const flooder = "a-flooder" // Before the other tenants in every order.
@@ -104,7 +104,7 @@ func TestRouterRests(t *testing.T) {
 	watched := fsmtest.Spied(t, pool, func(config *pgxpool.Config) {
 		config.ConnConfig.Tracer = fsmtest.Spy{
 			Started: watch(func() {
-				if rested := time.Since(ended); rests && rested < min(ended.Sub(began), webhook.MaxRest) {
+				if rested := time.Since(ended); rests && rested < min(ended.Sub(began), fsm.MaxRest) {
 					t.Errorf("the router rested for %s after a piece that took %s", rested, ended.Sub(began))
 				}
 				began, rests = time.Now(), false

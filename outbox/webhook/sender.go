@@ -10,6 +10,7 @@ import (
 
 	"github.com/pawl-fsm/pawl/db/queries"
 	"github.com/pawl-fsm/pawl/db/session"
+	"github.com/pawl-fsm/pawl/fsm"
 	"github.com/pawl-fsm/pawl/outbox"
 	"github.com/pawl-fsm/pawl/outbox/dispatch"
 )
@@ -90,9 +91,6 @@ type leadership struct {
 	reported map[string]string
 }
 
-// maxRest is how long the router rests at most.
-const maxRest = 100 * time.Millisecond
-
 // grace is how long attempts that are under way may take to end when the process is to stop.
 const grace = 3 * time.Second
 
@@ -172,7 +170,7 @@ func (l *leadership) round(ctx context.Context, look *bool) (busy bool, err erro
 		return false, err
 	}
 	if more && l.turn != "" && l.config.Beside(l.turn) {
-		l.restEnds = time.Now().Add(min(time.Since(began), maxRest))
+		l.restEnds = time.Now().Add(min(time.Since(began), fsm.MaxRest))
 		more = false
 	}
 	l.start()

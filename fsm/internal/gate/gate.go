@@ -44,8 +44,8 @@ type Gate struct {
 	turns   []*visitors          // Tenants with waiting callers that may enter, in the order of their turns.
 }
 
-// maxRest is how long a place rests at most.
-const maxRest = 100 * time.Millisecond
+// MaxRest is how long a tenant rests at most after a call, while another one sends commands.
+const MaxRest = 100 * time.Millisecond
 
 // visitors are the callers of one tenant.
 type visitors struct {
@@ -68,7 +68,7 @@ func New(size, most, room int) *Gate {
 }
 
 // Narrow makes the gate let in no more than beside callers of a tenant while another tenant is among the recent ones. Then
-// a place that the tenant leaves also rests for as long as it was in use, but not longer than maxRest: for that time the
+// a place that the tenant leaves also rests for as long as it was in use, but not longer than MaxRest: for that time the
 // tenant cannot use it again. So the tenant's calls, one after the other, take no more than half of the time of a processor
 // for each place, and the other tenants find processors free. Narrow must be called before the first Enter.
 func (g *Gate) Narrow(beside int, recent *Recent) { g.beside, g.recent = beside, recent }
@@ -151,7 +151,7 @@ func (g *Gate) leave(v *visitors, took time.Duration) {
 	defer g.mu.Unlock()
 	if g.isBeside(v) {
 		v.resting++
-		time.AfterFunc(min(took, maxRest), func() {
+		time.AfterFunc(min(took, MaxRest), func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			v.resting--
